@@ -1,0 +1,53 @@
+# make run    the demo: a gateway and two emulated workers on this machine
+# make test   everything that is tested, set up from scratch where needed
+# The environment is .venv, installed from lock files with hashes; PYTHON chooses the interpreter.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+
+.PHONY: run test check format setup lock bench clean
+
+run: .venv/.run
+	@$(BIN)/makespan up
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+check: .venv/.dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: .venv/.dev
+	@for bench in tests/bench/bench_*.py; do $(BIN)/python $$bench || exit 1; done
+
+setup: .venv/.dev
+
+.venv/.run: requirements.lock requirements-build.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Makespan needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}: try make PYTHON=python3.12")'
+	@echo "Installing into .venv (about half a minute) ..."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) -r requirements.lock -r requirements-build.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.dev: .venv/.run requirements-dev.lock
+	@echo "Installing development tools into .venv ..."
+	@$(PIP) -r requirements-dev.lock
+	@touch $@
+
+# Lock files name versions and hashes for every platform, and no addresses.
+UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+lock: .venv/.dev
+	$(UV) pyproject.toml -o requirements.lock
+	$(UV) --group build -c requirements.lock -o requirements-build.lock
+	$(UV) --group dev -c requirements.lock -c requirements-build.lock -o requirements-dev.lock
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,1 @@
+"""The acting half of Makespan: gateway, agents, the wire between them, and the commands."""

@@ -1,0 +1,166 @@
+"""The agent's completion endpoints, as raw ASGI."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from router.agent.answers import Format, usage
+from router.agent.engines.emulated import Answer
+from router.agent.loop import EngineLoop, Job, Piece
+from router.asgi import (
+    ClientLeft,
+    DisconnectWatch,
+    Receive,
+    Scope,
+    Send,
+    header,
+    read_body,
+    respond,
+    respond_error,
+)
+from router.errors import Headers, NoCapacityError, Outcome, RequestError, RouterError
+from router.metrics import AgentMetrics
+from router.schemas import CompletionRequest, parse
+from router.settings import AgentSettings
+from router.wire import EXPECTED_TOKENS, REQUEST_ID, WORKER
+
+MOST_BODY_BYTES = 64 << 20  # the gateway's limit is the one that users meet
+
+
+@dataclass(slots=True)
+class Drain:
+    """Whether the agent is to take nothing new."""
+
+    begun: bool = False
+
+    def begin(self) -> None:
+        """From now on, finish what is there and refuse the rest."""
+        self.begun = True
+
+
+class Completions:
+    """``/v1/completions`` or ``/v1/chat/completions`` of one engine."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        loop: EngineLoop,
+        metrics: AgentMetrics,
+        drain: Drain,
+        *,
+        chat: bool,
+    ) -> None:
+        self._settings, self._loop, self._metrics = settings, loop, metrics
+        self._drain, self._chat = drain, chat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        outcome = Outcome.FAILED
+        try:
+            outcome = await self._answer(scope, receive, send)
+        except ClientLeft:
+            outcome = Outcome.CANCELLED
+        except RouterError as error:
+            outcome = error.outcome
+            await respond_error(send, error, self._headers(scope))
+        finally:
+            self._metrics.requests.labels(self._settings.model, outcome.value).inc()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Outcome:
+        if self._drain.begun:
+            raise NoCapacityError("This worker is shutting down.", retry_after_s=1.0)
+        body = await read_body(scope, receive, MOST_BODY_BYTES)
+        request = parse(body, chat=self._chat)
+        answers, limits = self._prepare(request)
+        job = Job(answers)
+        hint = header(scope, EXPECTED_TOKENS)
+        ids = self._loop.submit(job, limits, _expected(hint), time.monotonic())
+        try:
+            async with DisconnectWatch(receive):
+                form = Format(request, self._settings.model, self._loop.engine.name)
+                if request.stream:
+                    await self._stream(send, scope, job, form)
+                else:
+                    await self._whole(send, scope, job, form)
+        finally:
+            self._loop.cancel(ids)
+        return Outcome.COMPLETED
+
+    def _prepare(self, request: CompletionRequest) -> tuple[list[Answer], list[int]]:
+        """One answer a choice, and its most output tokens; refuses what could never fit."""
+        if request.model != self._settings.model:
+            raise RequestError(
+                f"The model '{request.model}' does not exist; this worker serves "
+                f"'{self._settings.model}'.",
+                param="model",
+                code="model_not_found",
+                status=404,
+            )
+        answers, limits, engine = [], [], self._loop.engine
+        for prompt in request.prompts:
+            left = self._settings.max_model_len - engine.prompt_tokens(prompt)
+            limit = request.output_limit(max(1, left))
+            if limit > left:
+                raise self._too_long(self._settings.max_model_len - left, limit)
+            for choice in range(request.n):
+                answers.append(engine.answer(request, prompt, choice, limit))
+                limits.append(limit)
+        return answers, limits
+
+    def _too_long(self, prompt_tokens: int, limit: int) -> RequestError:
+        return RequestError(
+            f"This model's maximum context length is {self._settings.max_model_len} tokens; the "
+            f"request has {prompt_tokens} in its prompt and asks for {limit} more.",
+            param="messages" if self._chat else "prompt",
+            code="context_length_exceeded",
+        )
+
+    async def _stream(self, send: Send, scope: Scope, job: Job, form: Format) -> None:
+        kind = (b"content-type", b"text/event-stream; charset=utf-8")
+        headers = [kind, (b"cache-control", b"no-cache"), *self._headers(scope)]
+        left, made = len(job.answers), 0
+        started = False
+        while left:
+            pieces = await job.take()
+            if not started:
+                start = {"type": "http.response.start", "status": 200, "headers": headers}
+                await send(start)
+                started = True
+            made += len(pieces)
+            left -= sum(piece.finish_reason is not None for piece in pieces)
+            event = {"type": "http.response.body", "body": form.chunk(pieces), "more_body": True}
+            await send(event)
+        end = form.end(usage(_prompt_tokens(job), made))
+        await send({"type": "http.response.body", "body": end})
+
+    async def _whole(self, send: Send, scope: Scope, job: Job, form: Format) -> None:
+        pieces: list[Piece] = []
+        left = len(job.answers)
+        while left:
+            new = await job.take()
+            pieces += new
+            left -= sum(piece.finish_reason is not None for piece in new)
+        body = form.whole(pieces, usage(_prompt_tokens(job), len(pieces)))
+        kind = (b"content-type", b"application/json")
+        await respond(send, 200, [kind, *self._headers(scope)], body)
+
+    def _headers(self, scope: Scope) -> Headers:
+        headers = [(WORKER, self._settings.name.encode())]
+        request_id = header(scope, REQUEST_ID)
+        if request_id is not None:
+            headers.append((REQUEST_ID, request_id))
+        return headers
+
+
+def _expected(value: bytes | None) -> float | None:
+    """The expected output tokens of one choice that a gateway sent along, if they make sense."""
+    try:
+        tokens = float(value) if value is not None else 0.0
+    except ValueError:
+        return None
+    return tokens if 1 <= tokens < float("inf") else None
+
+
+def _prompt_tokens(job: Job) -> int:
+    return sum(answer.prompt_tokens for answer in job.answers)

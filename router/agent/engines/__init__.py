@@ -1,0 +1,1 @@
+"""Engines that an agent can drive."""

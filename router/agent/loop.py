@@ -1,0 +1,150 @@
+"""The agent's loop: ask the batcher for a stage, let the engine run it, hand out its tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+
+from router.agent.engines.emulated import Answer, EmulatedEngine
+from router.metrics import AgentMetrics
+from solver.batching import Batcher, Sequence, Stage
+from solver.iteration import Action
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One token of one choice; `finish_reason` is set on its last."""
+
+    choice: int
+    text: str
+    finish_reason: str | None
+
+
+class Job:
+    """One HTTP request inside the engine: a sequence a choice, and their tokens as they come."""
+
+    def __init__(self, answers: Many[Answer]) -> None:
+        self.answers = answers
+        self._pieces: list[Piece] = []
+        self._ready = asyncio.Event()
+        self._failure: Exception | None = None
+
+    def put(self, piece: Piece) -> None:
+        """A token was made."""
+        self._pieces.append(piece)
+        self._ready.set()
+
+    def fail(self, error: Exception) -> None:
+        """The engine has broken down."""
+        self._failure = error
+        self._ready.set()
+
+    async def take(self) -> list[Piece]:
+        """The tokens made since the last call, at least one."""
+        await self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
+        self._ready.clear()
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+
+@dataclass(slots=True)
+class _Part:
+    job: Job
+    choice: int
+    answer: Answer
+    made: int = 0
+
+
+class EngineLoop:
+    """Joins a `Batcher`, which decides, and an engine, which takes time."""
+
+    def __init__(self, batcher: Batcher, engine: EmulatedEngine, metrics: AgentMetrics) -> None:
+        self.batcher, self.engine, self._metrics = batcher, engine, metrics
+        self.changed = asyncio.Event()  # somebody may want to report the new state
+        self._wake = asyncio.Event()
+        self._parts: dict[str, _Part] = {}
+        self._serial = 0
+
+    def submit(
+        self, job: Job, limits: Many[int], expected_tokens: float | None, now: float
+    ) -> list[str]:
+        """Queue a job; `limits` are its choices' most output tokens.
+
+        Returns:
+            The sequences' ids, for `cancel`.
+        """
+        ids: list[str] = []
+        for choice, (answer, limit) in enumerate(zip(job.answers, limits, strict=True)):
+            self._serial += 1
+            key = str(self._serial)
+            expected = float(limit) if expected_tokens is None else min(expected_tokens, limit)
+            self._parts[key] = _Part(job, choice, answer)
+            sequence = Sequence(key, answer.prompt_tokens, expected, limit, now)
+            self.batcher.add(sequence, now)
+            ids.append(key)
+        self._wake.set()
+        self.changed.set()
+        return ids
+
+    def cancel(self, ids: Many[str]) -> None:
+        """Nobody waits for these any more; those that have ended are ignored."""
+        for key in ids:
+            if self._parts.pop(key, None) is not None:
+                self.batcher.cancel(key, time.monotonic())
+                self.changed.set()
+
+    async def run(self) -> None:
+        """Until cancelled. If the engine breaks down, all its jobs are told."""
+        try:
+            await self._run()
+        except Exception as error:
+            log.exception("the engine has broken down")
+            for part in self._parts.values():
+                part.job.fail(error)
+            raise
+
+    async def _run(self) -> None:
+        now, resumed = time.monotonic(), True
+        while True:
+            stage = self.batcher.next_stage(now)
+            if stage is None:
+                self._wake.clear()
+                await self._wake.wait()
+                now, resumed = time.monotonic(), True
+                continue
+            start, end = await self.engine.run(stage, resumed=resumed)
+            resumed = False
+            self._finish(stage, start, end)
+            now = end
+
+    def _finish(self, stage: Stage, start: float, end: float) -> None:
+        ended = self._hand_out(stage) if stage.action is Action.DECODE else []
+        self.batcher.finish_stage(stage, ended, end)
+        self._metrics.iteration_duration.labels(stage.action.value).observe(end - start)
+        if stage.action is Action.PREFILL:
+            self._metrics.prefill_insertions.labels(stage.reason.value).inc()
+        if ended or stage.action is Action.PREFILL:
+            self.changed.set()
+
+    def _hand_out(self, stage: Stage) -> list[str]:
+        """A token for each sequence of a decode round; the ids of those that have ended."""
+        ended: list[str] = []
+        for sequence in stage.sequences:
+            part = self._parts.get(sequence.id)
+            if part is None:
+                continue  # cancelled during this stage
+            part.made += 1
+            last = part.made >= part.answer.tokens
+            if last:
+                ended.append(sequence.id)
+                del self._parts[sequence.id]
+            reason = part.answer.finish_reason if last else None
+            part.job.put(Piece(part.choice, part.answer.spoken, reason))
+        return ended

@@ -1,0 +1,97 @@
+"""The `makespan` command."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from router import logs
+from router.settings import (
+    COMMANDS,
+    AgentSettings,
+    BadSettings,
+    GatewaySettings,
+    Served,
+    Settings,
+    UpSettings,
+)
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+USAGE = """\
+usage: makespan COMMAND [options]
+
+Makespan routes LLM requests by plan: it gathers them into windows and packs each window onto the
+inference workers so that all are finished soonest.
+
+commands:
+{commands}
+
+`makespan COMMAND --help` lists a command's options. Each is also a variable (--window-max-size is
+MAKESPAN_WINDOW_MAX_SIZE) and a key of the command's table in the TOML file that MAKESPAN_CONFIG
+names; flags win over variables, variables over the file.
+"""
+
+
+def main() -> None:
+    """Run one command; exits with 2 on a bad setting, having named it."""
+    arguments = sys.argv[1:]
+    commands = {command.table: command for command in COMMANDS}
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage(), end="")
+        sys.exit(0 if arguments else 2)
+    name, *rest = arguments
+    if name in ("-V", "--version"):
+        print(f"makespan {version('makespan')}")
+        return
+    if name not in commands:
+        sys.exit(f"makespan: unknown command {name!r}; one of: {', '.join(commands)}")
+    try:
+        _run(commands[name].load(rest))
+    except BadSettings as error:
+        print(f"makespan {name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _usage() -> str:
+    lines = [f"  {command.table:<9}{(command.__doc__ or '').strip()}" for command in COMMANDS]
+    return USAGE.format(commands="\n".join(lines))
+
+
+def _run(settings: Settings) -> None:
+    """Hand over to the command; what it needs is imported only now."""
+    if isinstance(settings, UpSettings):
+        from router.up import run
+
+        run(settings)
+        return
+    logs.configure(settings.log_format, settings.log_level)
+    if isinstance(settings, GatewaySettings):
+        from router.gateway.app import create_app as create_gateway
+
+        _serve(create_gateway(settings), settings, settings.port)
+    elif isinstance(settings, AgentSettings):
+        from router.agent.app import create_app as create_agent
+
+        _serve(create_agent(settings), settings, settings.port)
+
+
+def _serve(app: FastAPI, settings: Served, port: int) -> None:
+    from router.serve import inherit, listen, serve
+
+    sock = listen(settings.host, port) if settings.fd is None else inherit(settings.fd)
+    serve(
+        app,
+        sock,
+        drain_s=settings.drain_s,
+        on_drain=app.state.drain,
+        follow_parent=settings.fd is not None,
+    )
+
+
+if __name__ == "__main__":
+    main()

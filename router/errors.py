@@ -1,0 +1,136 @@
+"""Outcomes and errors, and the one place that turns them into HTTP.
+
+RouterError
+├── RequestError            the request itself is wrong: 400, 404, 405, 413
+├── NoCapacityError         nobody can take it now: 503 with Retry-After
+└── WorkerError             the worker that had it failed: 502
+    ├── WorkerUnreachable   before it answered: the request may be tried elsewhere
+    └── WorkerBroke         in the middle of its answer
+
+Every request ends in exactly one `Outcome`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from math import ceil
+from typing import Any
+
+import orjson
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Outcome(StrEnum):
+    """How a request ended; label of ``requests_total``."""
+
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    REJECTED_INVALID = "rejected_invalid"
+    REJECTED_UNAUTHORIZED = "rejected_unauthorized"
+    REJECTED_OVER_SHARE = "rejected_over_share"
+    REJECTED_NO_CAPACITY = "rejected_no_capacity"
+    EXPIRED = "expired"
+    FAILED = "failed"
+
+
+def outcome_of_status(status: int) -> Outcome:
+    """The outcome of a request that a worker answered with `status`."""
+    exact = {
+        401: Outcome.REJECTED_UNAUTHORIZED,
+        403: Outcome.REJECTED_UNAUTHORIZED,
+        429: Outcome.REJECTED_OVER_SHARE,
+        503: Outcome.REJECTED_NO_CAPACITY,
+        504: Outcome.EXPIRED,
+    }
+    if status < 400:
+        return Outcome.COMPLETED
+    return exact.get(status, Outcome.REJECTED_INVALID if status < 500 else Outcome.FAILED)
+
+
+class RouterError(Exception):
+    """Base of everything that ends a request early; knows its HTTP answer.
+
+    Attributes:
+        param: the request field to blame, if one is.
+        code: machine-readable detail, as OpenAI's clients expect it.
+    """
+
+    status = 500
+    type = "server_error"
+    outcome = Outcome.FAILED
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param, self.code = param, code
+
+    def body(self) -> bytes:
+        """OpenAI's error object."""
+        return error_body(str(self), self.type, self.param, self.code)
+
+    def headers(self) -> Headers:
+        """Headers of the error response."""
+        return [(b"content-type", b"application/json")]
+
+
+class RequestError(RouterError):
+    """The request itself is wrong."""
+
+    status = 400
+    type = "invalid_request_error"
+    outcome = Outcome.REJECTED_INVALID
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.status = status
+
+
+class NoCapacityError(RouterError):
+    """Nobody can take the request now; `retry_after_s` says when somebody may."""
+
+    status = 503
+    type = "server_error"
+    outcome = Outcome.REJECTED_NO_CAPACITY
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message, code="server_is_overloaded")
+        self.retry_after_s = retry_after_s
+
+    def headers(self) -> Headers:
+        """With ``Retry-After`` in whole seconds, at least 1."""
+        seconds = str(max(1, ceil(self.retry_after_s)))
+        return [*super().headers(), (b"retry-after", seconds.encode())]
+
+
+class WorkerError(RouterError):
+    """The worker that had the request failed."""
+
+    status = 502
+    type = "server_error"
+    outcome = Outcome.FAILED
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="worker_failed")
+
+
+class WorkerUnreachable(WorkerError):
+    """No answer began: the request may be tried elsewhere."""
+
+
+class WorkerBroke(WorkerError):
+    """The answer broke off in the middle."""
+
+
+def error_body(
+    message: str, kind: str, param: str | None = None, code: str | None = None
+) -> bytes:
+    """OpenAI's error object as JSON."""
+    error: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": code}
+    return orjson.dumps({"error": error})
+
+
+def sse_error(error: RouterError) -> bytes:
+    """The error as one more chunk of a stream that has begun."""
+    return b"data: " + error.body() + b"\n\n"

@@ -1,0 +1,51 @@
+"""Log lines, readable or JSON, one event a line; extra fields go in through ``extra=``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import orjson
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+def _extra(record: logging.LogRecord) -> dict[str, object]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+class TextFormatter(logging.Formatter):
+    """``12:00:00.123 INFO router.gateway: message key=value``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One readable line; a traceback follows where there is one."""
+        time = f"{self.formatTime(record, '%H:%M:%S')}.{int(record.msecs):03d}"
+        fields = "".join(f" {key}={value}" for key, value in _extra(record).items())
+        line = f"{time} {record.levelname} {record.name}: {record.getMessage()}{fields}"
+        return line + (f"\n{self.formatException(record.exc_info)}" if record.exc_info else "")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record with its extra fields; what JSON does not know becomes a string."""
+        event: dict[str, object] = {
+            "time": record.created,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extra(record),
+        }
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(event, default=str).decode()
+
+
+def configure(log_format: str, log_level: str) -> None:
+    """Send this process's log to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    logging.basicConfig(handlers=[handler], level=log_level.upper(), force=True)
+    for noisy in ("uvicorn.access", "asyncio", "pyomo"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,261 @@
+"""Settings of every process: one frozen object, from a TOML file, the environment and flags.
+
+In rising order: the file named by ``MAKESPAN_CONFIG`` (one table per command), ``MAKESPAN_*``
+variables, flags. A value that is unknown or wrong stops the process and names itself.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AnyHttpUrl, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from solver.cost import PROFILES
+from solver.iteration import POLICIES
+
+PREFIX = "MAKESPAN_"
+CONFIG = PREFIX + "CONFIG"
+
+
+class BadSettings(Exception):
+    """A setting is unknown or wrong; the message names it."""
+
+
+def _split(value: Any) -> Any:  # noqa: ANN401
+    return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+
+def _url(value: str) -> str:
+    AnyHttpUrl(value)
+    return value.rstrip("/")
+
+
+Comma = BeforeValidator(_split)
+Urls = Annotated[tuple[Annotated[str, BeforeValidator(_url)], ...], NoDecode, Comma]
+Speeds = Annotated[tuple[Annotated[float, Field(gt=0)], ...], NoDecode, Comma, Field(min_length=1)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseSettings):
+    """What all commands share. Also the base that knows where settings come from."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+    table: ClassVar[str]
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    log_format: Literal["text", "json"] = Field("text", description="How log lines look.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least important lines that are logged."
+    )
+    drain_s: float = Field(
+        30.0, ge=0, description="Seconds that running requests get to end at shutdown."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags come first (pydantic-settings puts them there), then environment, then file."""
+        return init_settings, env_settings, InitSettingsSource(settings_cls, read_table(cls.table))
+
+    @classmethod
+    def load(cls, arguments: list[str]) -> Self:
+        """The settings of one process.
+
+        Raises:
+            BadSettings: naming the setting that is unknown or wrong.
+        """
+        check_environment()
+        try:
+            return cls(_cli_parse_args=arguments, _cli_prog_name=f"makespan {cls.table}")
+        except ValidationError as error:
+            problems = [f"{_where(e['loc'])}: {e['msg']}" for e in error.errors()]
+            raise BadSettings("; ".join(problems)) from error
+        except SettingsError as error:
+            raise BadSettings(str(error)) from error
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "settings"
+
+
+class GatewayTuning(Settings):
+    """How a gateway plans and forwards."""
+
+    window_max_wait_s: float = Field(
+        0.02, ge=0, le=10, description="Longest wait for a window to close under load, seconds."
+    )
+    window_max_size: int = Field(512, ge=1, description="Most requests planned together.")
+    plan_deadline_s: float = Field(
+        0.05, ge=0, le=60, description="Seconds that the MILP may take; 0 leaves it out."
+    )
+    max_body_bytes: int = Field(8 << 20, ge=1024, description="Largest request body, bytes.")
+    max_requests: int = Field(
+        10_000, ge=1, description="Requests in the gateway at once; beyond that, 503."
+    )
+    retries: int = Field(
+        2, ge=0, description="Other workers tried if one fails before its first byte."
+    )
+    connect_timeout_s: float = Field(
+        2.0, gt=0, description="Seconds to connect to a worker before it counts as down."
+    )
+    silence_timeout_s: float = Field(
+        600.0, gt=0, description="Seconds without a byte from a worker before it has failed."
+    )
+    remember: int = Field(
+        10_000, ge=0, description="Finished requests whose explanation is kept."
+    )
+
+
+class Served(Settings):
+    """A process that listens on its own, or on a socket that a supervisor made."""
+
+    fd: int | None = Field(
+        None,
+        ge=0,
+        description="Inherited socket to listen on instead; the process then ends with its parent.",
+    )
+
+
+class GatewaySettings(GatewayTuning, Served):
+    """Start a gateway before workers that already run: agents, or OpenAI-compatible servers."""
+
+    table: ClassVar[str] = "gateway"
+
+    port: Port = Field(8000, description="Port to listen on; 0 takes a free one.")
+    worker: Urls = Field((), description="Workers' base URLs, by comma or repeated.")
+    plain_slots: int = Field(
+        64, ge=1, description="Requests that a worker without an agent is taken to run at once."
+    )
+    plain_cost: Literal[tuple(PROFILES)] = Field(  # type: ignore[valid-type]
+        "llama-65b-ascend",
+        description="Cost model to start from for a worker without an agent; its scale is learnt.",
+    )
+
+
+class AgentTuning(Settings):
+    """An engine and its policy."""
+
+    model: str = Field("llama-65b", min_length=1, description="Name of the model served.")
+    cost: Literal[tuple(PROFILES)] = Field(  # type: ignore[valid-type]
+        "llama-65b-ascend", description="Cost model that the emulated engine follows."
+    )
+    slots: int = Field(200, ge=1, description="Requests that run at once.")
+    kv_tokens: int = Field(131_072, ge=1, description="Cached tokens that fit into memory.")
+    max_model_len: int = Field(
+        2048, ge=2, description="Prompt and output tokens that one request may have."
+    )
+    policy: Literal[tuple(POLICIES)] = Field(  # type: ignore[valid-type]
+        "lagrangian", description="Decides prefill or decode at each iteration."
+    )
+    lengths: Path | None = Field(
+        None, description="JSON lines of prompt_sha256 and output_tokens for the emulated engine."
+    )
+    seed: int = Field(0, description="Seed of the emulated engine's output lengths and words.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.max_model_len > self.kv_tokens:
+            raise ValueError(
+                f"max_model_len ({self.max_model_len}) is above kv_tokens ({self.kv_tokens}): "
+                "a request of that length would never fit into memory"
+            )
+        return self
+
+
+class AgentSettings(AgentTuning, Served):
+    """Start an agent and its engine (emulated: it takes a real engine's time, but has no model)."""
+
+    table: ClassVar[str] = "agent"
+
+    port: Port = Field(8100, description="Port to listen on; 0 takes a free one.")
+    name: str = Field(
+        default_factory=socket.gethostname,
+        min_length=1,
+        max_length=100,
+        pattern=r"^[A-Za-z0-9._:-]+$",
+        description="The worker's name, unique in its fleet (default: the host's name).",
+    )
+    speed: float = Field(
+        1.0, gt=0, description="How many times faster than its cost model the engine runs."
+    )
+
+
+class UpSettings(GatewayTuning, AgentTuning):
+    """Start a gateway and agents on this machine, under one supervisor."""
+
+    table: ClassVar[str] = "up"
+
+    port: Port = Field(8000, description="Port of the gateway; 0 takes a free one.")
+    agents: int = Field(2, ge=1, le=64, description="How many agents.")
+    speed: Speeds = Field(
+        (20.0,), description="Speed of the agents' engines; several are dealt out in turn."
+    )
+    drain_s: float = Field(
+        2.0, ge=0, description="Seconds that running requests get to end at shutdown."
+    )
+
+
+COMMANDS: tuple[type[Settings], ...] = (UpSettings, GatewaySettings, AgentSettings)
+
+
+def known_environment() -> frozenset[str]:
+    """Every variable that some command reads."""
+    names = {name.upper() for command in COMMANDS for name in command.model_fields}
+    return frozenset({PREFIX + name for name in names} | {CONFIG})
+
+
+def check_environment() -> None:
+    """Refuse a misspelt variable rather than run with a default that nobody asked for.
+
+    Raises:
+        BadSettings: naming the first unknown one.
+    """
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known_environment():
+            raise BadSettings(f"{name}: unknown environment variable; see `makespan --help`")
+
+
+def read_table(table: str) -> dict[str, Any]:
+    """The command's table of the settings file, if one is named.
+
+    Raises:
+        BadSettings: if the file cannot be read, or has a table that no command knows.
+    """
+    path = os.environ.get(CONFIG)
+    if not path:
+        return {}
+    try:
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadSettings(f"{CONFIG}: {path}: {error}") from error
+    known = [command.table for command in COMMANDS]
+    for name, value in data.items():
+        if name not in known or not isinstance(value, dict):
+            raise BadSettings(f"{path}: {name}: not one of the tables {', '.join(known)}")
+    return dict(data.get(table, {}))

@@ -1,0 +1,76 @@
+"""Where slot-time goes: every slot is in exactly one state at any moment.
+
+prefill   the slot's own request is being prefilled
+decode    the slot's own request is being decoded
+stalled   its request stands still while others are prefilled
+waiting   idle while work is queued
+empty     idle with none
+
+Utilization is prefill and decode over all but empty (method.md section 6 for one busy period).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+STATES = ("prefill", "decode", "stalled", "waiting", "empty")
+
+
+@dataclass(slots=True)
+class SlotLedger:
+    """Integrates slot states over time; the five sums always add up to slots x time.
+
+    `since_s` is when the ledger was opened. Times never run backwards: one before the last is
+    taken as the last.
+    """
+
+    slots: int
+    since_s: float
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STATES, 0.0))
+    _last_s: float = field(init=False)
+    _prefill: int = 0
+    _decode: int = 0
+    _stalled: int = 0
+    _queued: int = 0
+
+    def __post_init__(self) -> None:
+        self._last_s = self.since_s
+
+    def advance(self, now: float) -> None:
+        """Book the time up to `now` under the present states."""
+        passed = now - self._last_s
+        if passed <= 0:
+            return
+        self._last_s = now
+        for state, count in self.counts().items():
+            self.seconds[state] += count * passed
+
+    def stage(self, now: float, *, prefill: int, decode: int, stalled: int) -> None:
+        """From `now` on, so many slots are in each busy state."""
+        self.advance(now)
+        self._prefill, self._decode, self._stalled = prefill, decode, stalled
+
+    def queue(self, now: float, queued: int) -> None:
+        """From `now` on, so many requests wait for a slot."""
+        self.advance(now)
+        self._queued = queued
+
+    def counts(self) -> Mapping[str, int]:
+        """Slots in each state now."""
+        idle = self.slots - self._prefill - self._decode - self._stalled
+        waiting = min(idle, self._queued)
+        return {
+            "prefill": self._prefill,
+            "decode": self._decode,
+            "stalled": self._stalled,
+            "waiting": waiting,
+            "empty": idle - waiting,
+        }
+
+    @property
+    def utilization(self) -> float:
+        """(prefill + decode) over all but empty, since the ledger was opened; 0 if never busy."""
+        busy = self.seconds["prefill"] + self.seconds["decode"]
+        total = busy + self.seconds["stalled"] + self.seconds["waiting"]
+        return busy / total if total else 0.0

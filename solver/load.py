@@ -1,0 +1,130 @@
+"""What a worker still has to do, counted token by token by whoever sends it work.
+
+Counting oneself is what keeps bursts from piling onto one worker: figures polled from engines lag
+by seconds. Sums are kept as tokens flow, so reading the load costs nothing however many requests
+are in flight; only requests whose progress cannot be seen are looked at one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from solver.cost import CostModel
+
+# A request that outlives its prediction is about to end, as far as one knows.
+LEAST_REMAINING = 1.0
+
+
+@dataclass(slots=True)
+class _InFlight:
+    prompt_tokens: int
+    expected_tokens: float
+    sent_s: float
+    streamed: bool
+    made: int = 0
+
+    @property
+    def remaining(self) -> float:
+        return max(LEAST_REMAINING, self.expected_tokens - self.made)
+
+
+class WorkerLoad:
+    """Requests in flight at one worker and the tokens that they still need."""
+
+    def __init__(self) -> None:
+        self._requests: dict[str, _InFlight] = {}
+        self._unseen: dict[str, _InFlight] = {}
+        self._prefills = 0
+        self._prompt_tokens = 0
+        self._output_tokens = 0.0
+        self._kv_tokens = 0.0
+        self._kv_reserved = 0.0
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    @property
+    def kv_reserved(self) -> float:
+        """Cached tokens that the requests in flight will hold at their ends, as predicted."""
+        return self._kv_reserved
+
+    def add(
+        self, key: str, prompt_tokens: int, expected_tokens: float, now: float, *, streamed: bool
+    ) -> None:
+        """A request has been sent; `streamed`: `progress` will tell of its tokens."""
+        request = _InFlight(prompt_tokens, expected_tokens, now, streamed)
+        self._requests[key] = request
+        if not streamed:
+            self._unseen[key] = request
+        self._prefills += 1
+        self._prompt_tokens += prompt_tokens
+        self._output_tokens += request.remaining
+        self._kv_reserved += prompt_tokens + expected_tokens
+
+    def progress(self, key: str, tokens: int) -> None:
+        """`tokens` more output tokens of a request have been seen."""
+        request = self._requests.get(key)
+        if request is None or tokens <= 0:
+            return
+        if request.made == 0:
+            self._prefills -= 1
+            self._prompt_tokens -= request.prompt_tokens
+            self._kv_tokens += request.prompt_tokens
+        before = request.remaining
+        request.made += tokens
+        self._kv_tokens += tokens
+        self._output_tokens += request.remaining - before
+
+    def remove(self, key: str) -> None:
+        """A request has ended, however; unknown ones are ignored."""
+        request = self._requests.pop(key, None)
+        if request is None:
+            return
+        self._unseen.pop(key, None)
+        if request.made == 0:
+            self._prefills -= 1
+            self._prompt_tokens -= request.prompt_tokens
+        else:
+            self._kv_tokens -= request.prompt_tokens + request.made
+        self._output_tokens -= request.remaining
+        self._kv_reserved -= request.prompt_tokens + request.expected_tokens
+
+    def backlog_s(self, cost: CostModel, slots: int, more: int, now: float) -> float:
+        """Seconds until the worker has done what it has, with `more` requests joining soon.
+
+        Requests that do not stream are taken to make a token a round since they were sent, but
+        not before as many slots as they need could be free.
+        """
+        occupancy = self.occupancy(slots, more)
+        unseen_prompt, unseen_made, unseen_started = self._guess_unseen(cost, occupancy, now)
+        kv = self._kv_tokens + unseen_prompt + unseen_made
+        return cost.backlog_s(
+            prefills=self._prefills - unseen_started,
+            prompt=self._prompt_tokens - unseen_prompt,
+            output=max(0.0, self._output_tokens - unseen_made),
+            kv_tokens=kv,
+            occupancy=occupancy,
+        )
+
+    def occupancy(self, slots: int, more: int) -> float:
+        """Requests that run at once when `more` join: what an iteration's fixed cost is shared by."""
+        return float(min(slots, max(1, len(self._requests) + more)))
+
+    def _guess_unseen(
+        self, cost: CostModel, occupancy: float, now: float
+    ) -> tuple[int, float, int]:
+        """(prompt tokens prefilled, tokens made, requests started) of those that do not stream."""
+        prompt, made, started = 0, 0.0, 0
+        per_token_s = cost.decode_s(occupancy)
+        # With more in flight than run at once, each gets its share of the worker's time.
+        share = occupancy / max(occupancy, len(self._requests))
+        for request in self._unseen.values():
+            if request.made:
+                continue
+            running_s = share * (now - request.sent_s - cost.prefill_s(request.prompt_tokens))
+            if running_s > 0:
+                started += 1
+                prompt += request.prompt_tokens
+                most = max(0.0, request.remaining - LEAST_REMAINING)
+                made += min(most, running_s / per_token_s if per_token_s > 0 else most)
+        return prompt, made, started

@@ -1,0 +1,57 @@
+"""How many tokens a request will have: prompt tokens from bytes, output tokens from experience.
+
+Both estimators learn from finished requests only, one observation at a time, and give the same
+answers for the same history.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+# LLaMA's tokenizer makes 1 token of 3.5 bytes of English text (GSM8K test questions: 239.9 bytes
+# and 68.43 tokens on average); the ratio learnt starts from here.
+BYTES_PER_TOKEN = 3.5
+
+
+class TokenEstimator:
+    """Prompt tokens from the prompt's bytes, with a ratio learnt from reported usage."""
+
+    def __init__(self, prior_tokens: float = 200.0) -> None:
+        self._tokens = prior_tokens
+        self._bytes = prior_tokens * BYTES_PER_TOKEN
+
+    def estimate(self, prompt_bytes: int) -> int:
+        """Expected prompt tokens, at least 1."""
+        return max(1, round(prompt_bytes * self._tokens / self._bytes))
+
+    def observe(self, prompt_bytes: int, tokens: int) -> None:
+        """A finished request reported `tokens` for a prompt of `prompt_bytes`."""
+        decay = 0.999  # about the last thousand requests count
+        self._tokens = self._tokens * decay + tokens
+        self._bytes = self._bytes * decay + prompt_bytes
+
+
+class LengthPredictor:
+    """Mean output length of recent requests, cut at the request's own limit.
+
+    Where nothing has been seen, some imagined requests of `prior` tokens stand in; they fade as
+    real ones arrive.
+    """
+
+    def __init__(self, prior: float = 256.0, prior_weight: int = 8, memory: int = 512) -> None:
+        self._recent: deque[float] = deque([prior] * prior_weight, maxlen=memory)
+        self._lengths = np.array(self._recent)
+        self._stale = False
+
+    def predict(self, limit: int) -> float:
+        """Expected output tokens of a request that may make at most `limit`, at least 1."""
+        if self._stale:
+            self._lengths, self._stale = np.array(self._recent), False
+        return max(1.0, float(np.minimum(self._lengths, limit).mean()))
+
+    def observe(self, output_tokens: int) -> None:
+        """A request has finished with `output_tokens`."""
+        self._recent.append(float(output_tokens))
+        self._stale = True
