@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Self
 
 from router.errors import Headers, RequestError, RouterError
 
@@ -65,9 +65,7 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
     """A whole response."""
     length = (b"content-length", str(len(body)).encode())
-    await send(
-        {"type": "http.response.start", "status": status, "headers": [*headers, length]}
-    )
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -87,7 +85,7 @@ class DisconnectWatch:
         self._receive = receive
         self._left = False
 
-    async def __aenter__(self) -> DisconnectWatch:
+    async def __aenter__(self) -> Self:
         task = asyncio.current_task()
         assert task is not None
         self._task = task

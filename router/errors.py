@@ -123,9 +123,7 @@ class WorkerBroke(WorkerError):
     """The answer broke off in the middle."""
 
 
-def error_body(
-    message: str, kind: str, param: str | None = None, code: str | None = None
-) -> bytes:
+def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> bytes:
     """OpenAI's error object as JSON."""
     error: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": code}
     return orjson.dumps({"error": error})

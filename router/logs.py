@@ -47,5 +47,5 @@ def configure(log_format: str, log_level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=log_level.upper(), force=True)
-    for noisy in ("uvicorn.access", "asyncio", "pyomo"):
+    for noisy in ("uvicorn", "asyncio", "pyomo"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -40,40 +40,57 @@ class GatewayMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self.requests = Counter(
-            "makespan_requests", "Requests by how they ended.", ["model", "outcome"],
+            "makespan_requests",
+            "Requests by how they ended.",
+            ["model", "outcome"],
             registry=registry,
         )
         self.request_duration = Histogram(
             "makespan_request_duration_seconds",
             "From a request's arrival to its last byte, for completed ones.",
-            ["model"], buckets=LONG, registry=registry,
+            ["model"],
+            buckets=LONG,
+            registry=registry,
         )
         self.time_to_first_token = Histogram(
             "makespan_time_to_first_token_seconds",
             "From a streamed request's arrival to its first byte of content.",
-            ["model"], buckets=LONG, registry=registry,
+            ["model"],
+            buckets=LONG,
+            registry=registry,
         )
         self.time_per_output_token = Histogram(
             "makespan_time_per_output_token_seconds",
             "Mean time between the output tokens of a streamed request.",
-            ["model"], buckets=SHORT, registry=registry,
+            ["model"],
+            buckets=SHORT,
+            registry=registry,
         )
         self.queue = Histogram(
             "makespan_queue_seconds",
             "From a request's arrival until it was sent to a worker, or ended without.",
-            ["outcome"], buckets=TINY, registry=registry,
+            ["outcome"],
+            buckets=TINY,
+            registry=registry,
         )
         self.window_requests = Histogram(
-            "makespan_window_requests", "Requests planned together in a window.",
-            buckets=COUNTS, registry=registry,
+            "makespan_window_requests",
+            "Requests planned together in a window.",
+            buckets=COUNTS,
+            registry=registry,
         )
         self.window_wait = Histogram(
-            "makespan_window_wait_seconds", "How long a window was open.",
-            buckets=TINY, registry=registry,
+            "makespan_window_wait_seconds",
+            "How long a window was open.",
+            buckets=TINY,
+            registry=registry,
         )
         self.plan_duration = Histogram(
-            "makespan_plan_duration_seconds", "Time to plan a window, by what found the plan.",
-            ["method"], buckets=TINY, registry=registry,
+            "makespan_plan_duration_seconds",
+            "Time to plan a window, by what found the plan.",
+            ["method"],
+            buckets=TINY,
+            registry=registry,
         )
         self.plan_makespan = Gauge(
             "makespan_plan_makespan_seconds",
@@ -82,7 +99,8 @@ class GatewayMetrics:
         )
         self.plan_lower_bound = Gauge(
             "makespan_plan_lower_bound_seconds",
-            "Proven lower bound of the makespan of the latest plan.", registry=registry,
+            "Proven lower bound of the makespan of the latest plan.",
+            registry=registry,
         )
         self.plan_gap = Gauge(
             "makespan_plan_gap_ratio",
@@ -90,13 +108,15 @@ class GatewayMetrics:
             registry=registry,
         )
         self.planner_restarts = Counter(
-            "makespan_planner_restarts", "Times the MILP's process had to be started again.",
+            "makespan_planner_restarts",
+            "Times the MILP's process had to be started again.",
             registry=registry,
         )
         self.overhead = Histogram(
             "makespan_gateway_overhead_seconds",
             "Time that the gateway added before a response began, windows and plans included.",
-            buckets=TINY, registry=registry,
+            buckets=TINY,
+            registry=registry,
         )
         self.worker_up = Gauge(
             "makespan_worker_up", "1 if the worker takes requests.", ["worker"], registry=registry
@@ -104,11 +124,14 @@ class GatewayMetrics:
         self.worker_backlog = Gauge(
             "makespan_worker_backlog_seconds",
             "Time that the worker needs for what it has been sent, as predicted.",
-            ["worker"], registry=registry,
+            ["worker"],
+            registry=registry,
         )
         self.predicted_tokens_error = Histogram(
             "makespan_predicted_tokens_error_ratio",
-            "Predicted output tokens over actual ones.", buckets=RATIOS, registry=registry,
+            "Predicted output tokens over actual ones.",
+            buckets=RATIOS,
+            registry=registry,
         )
         for method in Method:
             self.plan_duration.labels(method.value)
@@ -124,13 +147,16 @@ class AgentMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self.requests = Counter(
-            "makespan_requests", "Requests by how they ended.", ["model", "outcome"],
+            "makespan_requests",
+            "Requests by how they ended.",
+            ["model", "outcome"],
             registry=registry,
         )
         self.slot_seconds = Counter(
             "makespan_slot_seconds",
             "Slot-time by state; the states of all slots add up to slots times time.",
-            ["state"], registry=registry,
+            ["state"],
+            registry=registry,
         )
         self.utilization = Gauge(
             "makespan_utilization_ratio",
@@ -143,12 +169,17 @@ class AgentMetrics:
             registry=registry,
         )
         self.iteration_duration = Histogram(
-            "makespan_iteration_duration_seconds", "Duration of the engine's iterations.",
-            ["kind"], buckets=SHORT, registry=registry,
+            "makespan_iteration_duration_seconds",
+            "Duration of the engine's iterations.",
+            ["kind"],
+            buckets=SHORT,
+            registry=registry,
         )
         self.prefill_insertions = Counter(
-            "makespan_prefill_insertions", "Prefill stages, by why the policy inserted them.",
-            ["reason"], registry=registry,
+            "makespan_prefill_insertions",
+            "Prefill stages, by why the policy inserted them.",
+            ["reason"],
+            registry=registry,
         )
         self.kv_tokens = Gauge(
             "makespan_kv_tokens", "Cached tokens held by running requests.", registry=registry

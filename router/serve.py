@@ -58,7 +58,7 @@ def inherit(fd: int) -> socket.socket:
 def url_of(sock: socket.socket) -> str:
     """The base URL of a listening socket, for a client on this machine."""
     host, port = sock.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
     return f"http://{host}:{port}"
 
 
@@ -67,7 +67,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._on_drain = on_drain
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         # uvicorn would raise the signal again after an orderly stop, which is then no success.
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
@@ -100,6 +100,7 @@ def serve(
     server = _Server(config, on_drain)
 
     async def run() -> None:
+        log.info("listening", extra={"url": url_of(sock)})
         watch = asyncio.create_task(_follow(server)) if follow_parent else None
         await server.serve(sockets=[sock])
         if watch is not None:
@@ -107,11 +108,12 @@ def serve(
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
+    log.info("stopped")
 
 
 async def _follow(server: uvicorn.Server) -> None:
     parent = os.getppid()
-    while os.getppid() == parent:
+    while os.getppid() == parent:  # noqa: ASYNC110 - no event tells of a parent's death
         await asyncio.sleep(PARENT_CHECK_S)
     log.warning("the supervisor is gone: stopping")
     server.should_exit = True

@@ -91,8 +91,13 @@ class Settings(BaseSettings):
             BadSettings: naming the setting that is unknown or wrong.
         """
         check_environment()
+        command_line: dict[str, Any] = {
+            "_cli_parse_args": arguments,
+            "_cli_prog_name": f"makespan {cls.table}",
+            "_cli_show_env_vars": True,
+        }
         try:
-            return cls(_cli_parse_args=arguments, _cli_prog_name=f"makespan {cls.table}")
+            return cls(**command_line)
         except ValidationError as error:
             problems = [f"{_where(e['loc'])}: {e['msg']}" for e in error.errors()]
             raise BadSettings("; ".join(problems)) from error
@@ -127,9 +132,7 @@ class GatewayTuning(Settings):
     silence_timeout_s: float = Field(
         600.0, gt=0, description="Seconds without a byte from a worker before it has failed."
     )
-    remember: int = Field(
-        10_000, ge=0, description="Finished requests whose explanation is kept."
-    )
+    remember: int = Field(10_000, ge=0, description="Finished requests whose explanation is kept.")
 
 
 class Served(Settings):
@@ -213,6 +216,9 @@ class UpSettings(GatewayTuning, AgentTuning):
 
     port: Port = Field(8000, description="Port of the gateway; 0 takes a free one.")
     agents: int = Field(2, ge=1, le=64, description="How many agents.")
+    agent_port: Port = Field(
+        0, description="Port of the first agent, the others follow; 0 takes free ones."
+    )
     speed: Speeds = Field(
         (20.0,), description="Speed of the agents' engines; several are dealt out in turn."
     )

@@ -63,9 +63,13 @@ class AgentState:
     utilization: float
     draining: bool
 
+    def to_json(self) -> dict[str, Any]:
+        """Its fields."""
+        return asdict(self)
+
     def encode(self) -> bytes:
         """One JSON line."""
-        return orjson.dumps(asdict(self), option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(self.to_json(), option=orjson.OPT_APPEND_NEWLINE)
 
     @classmethod
     def decode(cls, line: bytes) -> AgentState:

@@ -24,8 +24,8 @@ Number = TypeVar("Number", float, NDArray[np.float64])
 class CostModel:
     """Linear iteration times of one engine under exclusive batching.
 
-    A prefill stage of p tokens lasts ``alpha_p + beta_p * p`` seconds; a decode round of b sequences
-    that hold kv cached tokens lasts ``alpha_d + beta_d * b + gamma_d * kv`` seconds.
+    A prefill stage of p tokens lasts ``alpha_p + beta_p * p`` seconds; a decode round of b
+    sequences that hold kv cached tokens lasts ``alpha_d + beta_d * b + gamma_d * kv`` seconds.
     """
 
     alpha_p_s: float
@@ -71,9 +71,9 @@ class CostModel:
     def request_s(self, prompt: Number, output: Number, occupancy: float) -> Number:
         """Engine seconds that one request adds to a worker that runs `occupancy` requests at once.
 
-        The fixed cost of an iteration is shared by all who take part in it, so summing this over the
-        requests of a worker gives the time until it has done them all, if its slots stay filled:
-        the first four terms of the lower bound in method.md section 3.
+        The fixed cost of an iteration is shared by all who take part in it, so the sum of this over
+        the requests of a worker is the time until it has done them all, if its slots stay filled:
+        the terms of the lower bound in method.md section 3.
         """
         share_s = self.alpha_d_s / occupancy + self.beta_d_s
         context = prompt + output / 2
@@ -98,12 +98,14 @@ class CostModel:
     ) -> float:
         """Engine seconds to finish what a worker has been given.
 
-        `prefills` requests with `prompt` tokens in all still wait for their prefill; `output` tokens
-        are still to be made in all, by sequences holding `kv_tokens` in all.
+        `prefills` requests with `prompt` tokens in all still wait for their prefill; `output`
+        tokens are still to be made in all, by sequences holding `kv_tokens` in all.
         """
         held = self.gamma_d_s * kv_tokens / occupancy
         round_share_s = self.alpha_d_s / occupancy + self.beta_d_s + held
-        return self.alpha_p_s * prefills / occupancy + self.beta_p_s * prompt + round_share_s * output
+        return (
+            self.alpha_p_s * prefills / occupancy + self.beta_p_s * prompt + round_share_s * output
+        )
 
 
 @dataclass(frozen=True, slots=True)

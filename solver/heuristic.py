@@ -98,7 +98,8 @@ class _Step:
         if len(mine) == 1:
             return np.zeros(1)
         second, first = np.sort(spans)[-2:]
-        return np.where(spans == first, second, first)
+        without: FloatArray = np.where(spans == first, second, first)
+        return without
 
     def _best_move(self, mine: IntArray, last: int) -> tuple[float, int, int]:
         """(finish of the two workers afterwards, request, new worker)."""

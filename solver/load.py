@@ -107,7 +107,7 @@ class WorkerLoad:
         )
 
     def occupancy(self, slots: int, more: int) -> float:
-        """Requests that run at once when `more` join: what an iteration's fixed cost is shared by."""
+        """Requests that run at once when `more` join, and share an iteration's fixed cost."""
         return float(min(slots, max(1, len(self._requests) + more)))
 
     def _guess_unseen(

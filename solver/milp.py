@@ -16,7 +16,7 @@ import numpy as np
 import pyomo.environ as pyo
 from pyomo.opt import WriterFactory
 
-from solver.types import TOLERANCE, Plan, Problem
+from solver.types import TOLERANCE, Left, Plan, Problem
 
 # Weight of the requests' own earliest ends, relative to the finish, both per second. Small enough
 # to leave the finish within a thousandth of its best, large enough to decide between equal ones.
@@ -101,13 +101,14 @@ def solve(
     incumbent: Plan | None,
     *,
     bound_s: float = 0.0,
-    time_limit_s: float | None = None,
+    left_s: Left | None = None,
     gap: float = 1e-4,
 ) -> Outcome:
     """Improve on `incumbent`, or find a first plan if there is none.
 
-    Stops when the finish is proven within `gap` of the best, or after about `time_limit_s`. The
-    limit is HiGHS's own and may be overrun: whoever has a deadline must not wait for the answer.
+    Stops when the finish is proven within `gap` of the best, or when about `left_s()` seconds,
+    asked once the model is built, have passed. HiGHS may overrun that: whoever has a deadline must
+    not wait for the answer.
     """
     limit = None if incumbent is None else incumbent.finish_s
     try:
@@ -115,9 +116,9 @@ def solve(
     except ValueError:  # Pyomo's word for Constraint.Infeasible
         return Outcome(None, None, infeasible=True)
     form = WriterFactory("compile_standard_form").write(model, mixed_form=True)
-    highs = _highs(form, time_limit_s, gap)
+    highs = _highs(form, None if left_s is None else left_s(), gap)
     if incumbent is not None:
-        _start_from(highs, form, model, incumbent, problem)
+        _start_from(highs, form, model, incumbent)
     highs.run()
     return _read(highs, form, model, problem)
 
@@ -154,9 +155,7 @@ def _lp(form: object) -> highspy.HighsLp:
     return lp
 
 
-def _start_from(
-    h: highspy.Highs, form: object, m: pyo.ConcreteModel, plan: Plan, problem: Problem
-) -> None:
+def _start_from(h: highspy.Highs, form: object, m: pyo.ConcreteModel, plan: Plan) -> None:
     for i, j in m.A:
         m.x[i, j].set_value(int(plan.assignment[i] == j))
     for j in m.B:

@@ -19,7 +19,7 @@ from solver.bounds import packing_bound
 from solver.check import check
 from solver.errors import InfeasibleProblem
 from solver.heuristic import longest_first, polish
-from solver.types import TOLERANCE, Method, Plan, Problem, measure
+from solver.types import TOLERANCE, Left, Method, Plan, Problem, measure
 
 # Beyond this many (request, worker) pairs building the model alone eats a deadline of 50 ms.
 MILP_PAIRS = 1500
@@ -27,16 +27,20 @@ MILP_PAIRS = 1500
 GOOD_ENOUGH = 0.001
 
 
-def plan(problem: Problem, deadline_s: float | None = None) -> Plan:
-    """The whole pipeline in this process; `deadline_s` None lets the MILP run to its end.
+def plan(problem: Problem, left_s: Left | None = None) -> Plan:
+    """The whole pipeline in this process.
+
+    `left_s` tells the seconds left until the deadline; without it the MILP runs to its end.
 
     Raises:
         InfeasibleProblem: if no plan exists, or none was found by the deadline.
     """
     incumbent = first_plan(problem)
-    if incumbent is not None and not milp_pays(problem, incumbent, deadline_s):
-        return incumbent
-    result = improved(problem, incumbent, deadline_s)
+    if incumbent is not None:
+        deadline_s = None if left_s is None else left_s()
+        if not milp_pays(problem, incumbent, deadline_s):
+            return incumbent
+    result = improved(problem, incumbent, left_s)
     if result is None:
         raise InfeasibleProblem("no plan within the workers' memory was found before the deadline")
     return result
@@ -52,7 +56,7 @@ def first_plan(problem: Problem) -> Plan | None:
     if problem.requests == 0:
         return measure(problem, (), 0.0, Method.HEURISTIC)
     bound = packing_bound(problem)
-    found = longest_first(problem)
+    found = longest_first(problem)  # of a single request, this is the optimum
     if found is None:
         return None
     found = polish(problem, found, bound)
@@ -96,9 +100,7 @@ def milp_pays(problem: Problem, incumbent: Plan, deadline_s: float | None) -> bo
     return to_win_s > deadline_s and pairs <= MILP_PAIRS
 
 
-def improved(
-    problem: Problem, incumbent: Plan | None, time_limit_s: float | None
-) -> Plan | None:
+def improved(problem: Problem, incumbent: Plan | None, left_s: Left | None = None) -> Plan | None:
     """The MILP's plan if it is better than the incumbent, else the incumbent with a better bound.
 
     Raises:
@@ -107,9 +109,7 @@ def improved(
     from solver import milp  # late: Pyomo and HiGHS load only where a model is solved
 
     bound = packing_bound(problem) if incumbent is None else incumbent.finish_bound_s
-    outcome = milp.solve(
-        problem, incumbent, bound_s=bound, time_limit_s=time_limit_s, gap=GOOD_ENOUGH
-    )
+    outcome = milp.solve(problem, incumbent, bound_s=bound, left_s=left_s, gap=GOOD_ENOUGH)
     if outcome.infeasible and incumbent is None:
         raise InfeasibleProblem("the requests do not fit into the workers' memory together")
     bound = max(bound, outcome.finish_bound_s or 0.0)
@@ -126,7 +126,7 @@ def improved(
 
 
 def better(a: Plan, b: Plan) -> bool:
-    """Whether `a` finishes its new work before `b`, or as early and with earlier ends on the way."""
+    """Whether `a` finishes its new work before `b`, or as early with earlier ends on the way."""
     margin = TOLERANCE * max(a.finish_s, b.finish_s)
     if abs(a.finish_s - b.finish_s) > margin:
         return a.finish_s < b.finish_s

@@ -40,7 +40,7 @@ class WorkerView:
         slots: requests that it runs at once.
         in_flight: requests that it has been given and has not finished.
         backlog_s: seconds until it has finished those.
-        kv_free: cached tokens still free beside what those will need; None if it has no known limit.
+        kv_free: cached tokens still free beside what those will need; None: no known limit.
     """
 
     cost: CostModel

@@ -5,7 +5,7 @@ Indices: i over requests (n of them), j over workers (m of them).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -18,6 +18,9 @@ from solver.errors import ProblemError
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+# Tells the seconds left until a deadline; the solver has no clock of its own.
+Left = Callable[[], float]
+
 # Sums of some thousand doubles in different orders agree to far better than this, relative.
 TOLERANCE = 1e-9
 
@@ -26,8 +29,8 @@ TOLERANCE = 1e-9
 class Problem:
     """One window to be packed (method.md section 3). Build it with `Problem.of`.
 
-    A worker's *load* is ``initial_s[j]`` plus the costs of the requests given to it. Its *finish* is
-    its load, or the longest span among those requests if that is later. Minimised is the latest
+    A worker's *load* is ``initial_s[j]`` plus the costs of the requests given to it. Its *finish*
+    is its load, or the longest span among those requests if that is later. Minimised is the latest
     finish among the workers that get new work: the plain makespan says nothing in a small window,
     where it equals the largest backlog whatever one decides.
 
@@ -174,9 +177,7 @@ def _gap(value: float, bound: float) -> float:
     return max(0.0, value / bound - 1.0) if bound > 0 else 0.0
 
 
-def measure(
-    problem: Problem, assignment: Sequence[int], bound_s: float, method: Method
-) -> Plan:
+def measure(problem: Problem, assignment: Sequence[int], bound_s: float, method: Method) -> Plan:
     """Value an assignment; `bound_s` bounds the finish of the new work."""
     chosen = np.asarray(assignment, dtype=np.intp)
     rows = np.arange(problem.requests)

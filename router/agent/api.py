@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 from router.agent.answers import Format, usage
 from router.agent.engines.emulated import Answer
@@ -19,6 +18,7 @@ from router.asgi import (
     respond,
     respond_error,
 )
+from router.drain import Drain
 from router.errors import Headers, NoCapacityError, Outcome, RequestError, RouterError
 from router.metrics import AgentMetrics
 from router.schemas import CompletionRequest, parse
@@ -26,17 +26,6 @@ from router.settings import AgentSettings
 from router.wire import EXPECTED_TOKENS, REQUEST_ID, WORKER
 
 MOST_BODY_BYTES = 64 << 20  # the gateway's limit is the one that users meet
-
-
-@dataclass(slots=True)
-class Drain:
-    """Whether the agent is to take nothing new."""
-
-    begun: bool = False
-
-    def begin(self) -> None:
-        """From now on, finish what is there and refuse the rest."""
-        self.begun = True
 
 
 class Completions:

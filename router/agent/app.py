@@ -12,11 +12,12 @@ from fastapi.responses import StreamingResponse
 from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
-from router.agent.api import Completions, Drain
+from router.agent.api import Completions
 from router.agent.engines.emulated import EmulatedEngine
 from router.agent.engines.lengths import read_lengths
 from router.agent.loop import EngineLoop
 from router.agent.state import Reporter
+from router.drain import Drain
 from router.metrics import CONTENT_TYPE, AgentMetrics
 from router.settings import AgentSettings
 from router.web import add_error_handlers
@@ -66,9 +67,7 @@ def _lifespan(loop: EngineLoop):  # type: ignore[no-untyped-def]  # noqa: ANN202
     return lifespan
 
 
-def _add_routes(
-    app: FastAPI, settings: AgentSettings, reporter: Reporter, drain: Drain
-) -> None:
+def _add_routes(app: FastAPI, settings: AgentSettings, reporter: Reporter, drain: Drain) -> None:
     @app.get("/health")
     def health() -> dict[str, str]:
         return {"status": "ok"}

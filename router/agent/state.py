@@ -7,8 +7,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from router.agent.api import Drain
 from router.agent.loop import EngineLoop
+from router.drain import Drain
 from router.metrics import AgentMetrics
 from router.settings import AgentSettings
 from router.wire import HEARTBEAT_S, STATE_EVERY_S, AgentState

@@ -1,0 +1,128 @@
+"""The gateway's books: sizes of requests as predicted, and what they turned out to be."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from router.errors import Outcome
+from router.gateway.records import RequestLog, RequestRecord
+from router.gateway.usage import Usage
+from router.metrics import GatewayMetrics
+from router.schemas import CompletionRequest
+from solver.predict import LengthPredictor, TokenEstimator
+
+# The gateway only estimates prompt tokens. It refuses a prompt as too long if it would be even with
+# this share of the estimate; in between, the engine, which counts, has the word.
+SURE = 0.5
+# Stands for "no limit" where neither request nor worker names one.
+UNLIMITED = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A request's size in tokens, all choices together.
+
+    `least_tokens` is what its longest choice needs at least: prompt, and the output it asks for.
+    """
+
+    prompt_tokens: int
+    expected_tokens: float
+    least_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds on the monotonic clock; None for what never happened."""
+
+    received: float
+    sent: float | None
+    first_byte: float | None
+    ended: float
+
+
+class Accounts:
+    """Predicts, remembers, learns and counts."""
+
+    def __init__(self, metrics: GatewayMetrics, remember: int) -> None:
+        self._metrics = metrics
+        self.log = RequestLog(remember)
+        self._estimator = TokenEstimator()
+        self._predictors: dict[str, LengthPredictor] = {}
+
+    @property
+    def running(self) -> int:
+        """Requests in the gateway now."""
+        return self.log.running
+
+    def size(self, request: CompletionRequest, context: int | None, hint: float | None) -> Size:
+        """What the request will need, as well as one can tell now.
+
+        `context` is the longest prompt and output that some worker can hold; `hint` the client's
+        guess at the output tokens of one choice.
+        """
+        prompts = [
+            self._estimator.estimate(_bytes(prompt.text))
+            if prompt.token_ids is None
+            else prompt.token_ids
+            for prompt in request.prompts
+        ]
+        longest = max(prompts)
+        left = UNLIMITED if context is None else max(1, context - longest)
+        limit = request.output_limit(left)
+        expected = self._expected(request, limit, hint)
+        counted = all(prompt.token_ids is not None for prompt in request.prompts)
+        least = longest if counted else int(longest * SURE)
+        return Size(
+            prompt_tokens=sum(prompts) * request.n,
+            expected_tokens=expected * request.choices,
+            least_tokens=least + (request.max_tokens or 1),
+        )
+
+    def _expected(self, request: CompletionRequest, limit: int, hint: float | None) -> float:
+        if hint is not None:
+            return min(hint, float(limit))
+        if request.ignore_eos and request.max_tokens is not None:
+            return float(limit)
+        return self._predictor(request.model).predict(limit)
+
+    def _predictor(self, model: str) -> LengthPredictor:
+        return self._predictors.setdefault(model, LengthPredictor())
+
+    def begin(self, record: RequestRecord) -> None:
+        """A request has come in."""
+        self.log.begin(record)
+
+    def learn(self, request: CompletionRequest, record: RequestRecord, usage: Usage | None) -> None:
+        """A request has been answered in full."""
+        if record.output_tokens:
+            if not request.ignore_eos:
+                self._predictor(request.model).observe(record.output_tokens // request.choices)
+            ratio = record.expected_tokens / record.output_tokens
+            self._metrics.predicted_tokens_error.observe(ratio)
+        if usage is not None and all(prompt.token_ids is None for prompt in request.prompts):
+            size = sum(_bytes(prompt.text) for prompt in request.prompts)
+            self._estimator.observe(size, usage.prompt_tokens)
+
+    def end(self, record: RequestRecord, outcome: Outcome, timing: Timing) -> None:
+        """A request has ended, one way or the other: the one place that counts it."""
+        record.ended_s = time.time()
+        self.log.end(record)
+        metrics, model = self._metrics, record.model
+        metrics.requests.labels(model, outcome.value).inc()
+        until = timing.ended if timing.sent is None else timing.sent
+        metrics.queue.labels(outcome.value).observe(until - timing.received)
+        if timing.sent is not None and timing.first_byte is not None:
+            metrics.overhead.observe(timing.sent - timing.received)
+        if outcome is Outcome.COMPLETED:
+            metrics.request_duration.labels(model).observe(timing.ended - timing.received)
+            if record.stream and timing.first_byte is not None:
+                first = timing.first_byte
+                metrics.time_to_first_token.labels(model).observe(first - timing.received)
+                if record.output_tokens and record.output_tokens > 1:
+                    per_token = (timing.ended - first) / (record.output_tokens - 1)
+                    metrics.time_per_output_token.labels(model).observe(per_token)
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,306 @@
+"""The gateway's completion endpoints, as raw ASGI: parse, place, forward, account.
+
+Every request ends in exactly one outcome, recorded in one place (`Completions.__call__`), and a
+worker's failure is retried elsewhere as long as the client has not seen a byte.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass, field
+from itertools import count
+
+from router.asgi import (
+    ClientLeft,
+    DisconnectWatch,
+    Receive,
+    Scope,
+    Send,
+    header,
+    read_body,
+    respond_error,
+)
+from router.drain import Drain
+from router.errors import (
+    Headers,
+    NoCapacityError,
+    Outcome,
+    RequestError,
+    RouterError,
+    WorkerUnreachable,
+    outcome_of_status,
+    sse_error,
+)
+from router.gateway.accounts import Accounts, Timing
+from router.gateway.dispatch import Dispatcher, Placement, Ticket
+from router.gateway.forward import Forwarder, Reply
+from router.gateway.records import RequestRecord
+from router.gateway.usage import JsonMeter, StreamMeter
+from router.gateway.workers import Workers
+from router.schemas import CompletionRequest, parse
+from router.settings import GatewayTuning
+from router.wire import EXPECTED_TOKENS, OVERHEAD_MS, REQUEST_ID, WORKER
+
+log = logging.getLogger(__name__)
+
+_GOOD_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+# Worker answers that another worker may not give: it is shutting down, or its engine is.
+_RETRY_STATUS = frozenset((502, 503))
+
+
+@dataclass(eq=False, slots=True)
+class Exchange:
+    """One request under way: what came in, what is known of it, what went out."""
+
+    send: Send
+    record: RequestRecord
+    received: float = field(default_factory=time.monotonic)
+    headers: Headers = field(default_factory=list)
+    body: bytes = b""
+    request: CompletionRequest | None = None
+    sent: float | None = None
+    started: bool = False  # the client has seen the response begin
+    streaming: bool = False
+    first_byte: float | None = None
+
+    def timing(self) -> Timing:
+        """What is timed of it."""
+        return Timing(self.received, self.sent, self.first_byte, time.monotonic())
+
+
+class Completions:
+    """``/v1/completions`` or ``/v1/chat/completions``."""
+
+    def __init__(
+        self,
+        tuning: GatewayTuning,
+        workers: Workers,
+        dispatcher: Dispatcher,
+        forwarder: Forwarder,
+        accounts: Accounts,
+        drain: Drain,
+        *,
+        chat: bool,
+    ) -> None:
+        self._tuning, self._workers, self._dispatcher = tuning, workers, dispatcher
+        self._forwarder, self._accounts, self._chat = forwarder, accounts, chat
+        self._path = "/v1/chat/completions" if chat else "/v1/completions"
+        self._drain, self._serial = drain, count()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, and account for it whatever happens."""
+        record = RequestRecord(_request_id(scope), "other", False, time.time())
+        exchange = Exchange(send, record, headers=scope["headers"])
+        self._accounts.begin(record)
+        outcome = Outcome.FAILED
+        try:
+            outcome = await self._serve(scope, receive, exchange)
+        except ClientLeft:
+            outcome = Outcome.CANCELLED
+        except RouterError as error:
+            outcome = error.outcome
+            await self._refuse(exchange, error)
+        finally:
+            exchange.record.outcome = outcome.value
+            self._accounts.end(record, outcome, exchange.timing())
+
+    async def _serve(self, scope: Scope, receive: Receive, exchange: Exchange) -> Outcome:
+        if self._drain.begun or self._accounts.running > self._tuning.max_requests:
+            why = "is shutting down" if self._drain.begun else "has too many requests"
+            wait_s = self._dispatcher.retry_after_s()
+            raise NoCapacityError(f"This gateway {why}; please try again.", wait_s)
+        exchange.body = await read_body(scope, receive, self._tuning.max_body_bytes)
+        exchange.request = parse(exchange.body, chat=self._chat)
+        ticket = self._ticket(exchange, exchange.request, header(scope, EXPECTED_TOKENS))
+        async with DisconnectWatch(receive):
+            return await self._try_workers(exchange, ticket)
+
+    def _ticket(self, exchange: Exchange, request: CompletionRequest, hint: bytes | None) -> Ticket:
+        """What the planner must know of the request; refuses what nobody could serve.
+
+        Raises:
+            RequestError: if no worker knows the model, or the prompt is too long for all.
+        """
+        context = self._context(request.model)
+        size = self._accounts.size(request, context, _hint(hint))
+        if context is not None and size.least_tokens > context:
+            raise RequestError(
+                f"The maximum context length of '{request.model}' is {context} tokens; the request "
+                f"needs at least {size.least_tokens} by its prompt and its output limit.",
+                param="messages" if request.chat else "prompt",
+                code="context_length_exceeded",
+            )
+        record = exchange.record
+        record.model, record.stream = request.model, request.stream
+        record.prompt_tokens, record.expected_tokens = size.prompt_tokens, size.expected_tokens
+        return Ticket(
+            key=str(next(self._serial)),
+            request_id=record.id,
+            model=request.model,
+            prompt_tokens=size.prompt_tokens,
+            expected_tokens=size.expected_tokens,
+            least_tokens=size.least_tokens,
+            streamed=request.stream,
+        )
+
+    def _context(self, model: str) -> int | None:
+        """The longest context that some worker has for `model`; None if one does not tell."""
+        serving = [worker for worker in self._workers if model in worker.models]
+        if not serving:
+            if not self._workers.models():
+                raise NoCapacityError("No worker is up.", self._dispatcher.retry_after_s())
+            raise RequestError(
+                f"The model '{model}' does not exist; GET /v1/models lists those that do.",
+                param="model",
+                code="model_not_found",
+                status=404,
+            )
+        lengths = [worker.max_model_len(model) for worker in serving]
+        known = [length for length in lengths if length is not None]
+        return max(known) if len(known) == len(lengths) else None
+
+    async def _try_workers(self, exchange: Exchange, ticket: Ticket) -> Outcome:
+        """One worker after another, until one begins to answer."""
+        failure: RouterError | None = None
+        for _ in range(1 + self._tuning.retries):
+            try:
+                placement = await self._dispatcher.place(ticket)
+            except NoCapacityError as error:
+                raise failure or error from failure
+            try:
+                outcome = await self._attempt(exchange, ticket, placement)
+            except WorkerUnreachable as error:
+                self._workers.mark_down(placement.worker, str(error))
+                failure = error
+            else:
+                if outcome is not None:
+                    return outcome
+                failure = WorkerUnreachable("The worker refused the request.")
+            finally:
+                self._dispatcher.release(ticket, placement.worker)
+            ticket.excluded.add(placement.worker)
+            exchange.record.failed_workers.append(placement.worker.name)
+        assert failure is not None
+        raise failure
+
+    async def _attempt(
+        self, exchange: Exchange, ticket: Ticket, placement: Placement
+    ) -> Outcome | None:
+        """Forward to one worker; None if it refused and another may be asked."""
+        record, worker = exchange.record, placement.worker
+        record.plan, record.index, record.worker = placement.plan, placement.index, worker.name
+        exchange.sent, record.sent_s = time.monotonic(), time.time()
+        assert exchange.request is not None
+        per_choice = ticket.expected_tokens / exchange.request.choices
+        extra = {
+            REQUEST_ID.decode(): record.id,
+            EXPECTED_TOKENS.decode(): f"{per_choice:.1f}",
+            "content-type": "application/json",
+        }
+        reply = await self._forwarder.send(
+            worker.url, self._path, exchange.headers, extra, exchange.body
+        )
+        try:
+            if reply.status in _RETRY_STATUS and self._dispatcher.has_other(ticket, worker):
+                return None
+            occupancy = worker.load.occupancy(worker.slots, 0)
+            await self._relay(exchange, ticket, placement, reply)
+            self._learn(placement, record, occupancy)
+            return outcome_of_status(reply.status)
+        finally:
+            reply.close()
+
+    async def _relay(
+        self, exchange: Exchange, ticket: Ticket, placement: Placement, reply: Reply
+    ) -> None:
+        """Pass the answer on as it comes, counting tokens on the way."""
+        exchange.streaming = reply.is_stream
+        meter = StreamMeter() if reply.is_stream else JsonMeter()
+        load, send = placement.worker.load, exchange.send
+        async for chunk in reply.chunks():
+            if not exchange.started:
+                await self._start(exchange, placement, reply)
+            load.progress(ticket.key, meter.feed(chunk))
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if not exchange.started:
+            await self._start(exchange, placement, reply)
+        await send({"type": "http.response.body", "body": b""})
+        if reply.status == 200 and exchange.request is not None:
+            usage = meter.usage()
+            exchange.record.output_tokens = meter.tokens(usage)
+            self._accounts.learn(exchange.request, exchange.record, usage)
+
+    async def _start(self, exchange: Exchange, placement: Placement, reply: Reply) -> None:
+        """The response's head, with the gateway's own share of the time."""
+        now = time.monotonic()
+        assert exchange.sent is not None
+        exchange.first_byte, exchange.record.first_token_s = now, time.time()
+        overhead_ms = (exchange.sent - exchange.received) * 1000
+        own = {
+            REQUEST_ID: exchange.record.id.encode(),
+            WORKER: placement.worker.name.encode(),
+            OVERHEAD_MS: f"{overhead_ms:.3f}".encode(),
+        }
+        headers = [(name, value) for name, value in reply.headers if name not in own]
+        exchange.record.status, exchange.started = reply.status, True
+        await exchange.send(
+            {
+                "type": "http.response.start",
+                "status": reply.status,
+                "headers": [*headers, *own.items()],
+            }
+        )
+
+    def _learn(self, placement: Placement, record: RequestRecord, occupancy: float) -> None:
+        """Correct the scale of a worker whose cost model is only assumed."""
+        worker = placement.worker
+        if worker.state is not None or record.sent_s is None or not record.output_tokens:
+            return
+        if len(worker.load) > worker.slots:
+            return  # its time would tell of the queue, not of the engine
+        predicted = worker.base_cost.span_s(
+            float(record.prompt_tokens), float(record.output_tokens), occupancy
+        )
+        worker.scale.observe(predicted, time.time() - record.sent_s)
+
+    async def _refuse(self, exchange: Exchange, error: RouterError) -> None:
+        """The error as a response, or at the end of one that has begun."""
+        exchange.record.error = str(error)
+        if not exchange.started:
+            exchange.record.status = error.status
+            extra = [(REQUEST_ID, exchange.record.id.encode())]
+            await respond_error(exchange.send, error, extra)
+        elif exchange.streaming:
+            await exchange.send({"type": "http.response.body", "body": sse_error(error)})
+        else:
+            log.warning("answer cut short", extra={"request": exchange.record.id})
+            raise error  # the server closes the connection: half a JSON body is no answer
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's id for its request if it is usable, else a new one."""
+    given = header(scope, REQUEST_ID)
+    if given is not None and _GOOD_ID.fullmatch(given):
+        return given.decode()
+    return f"req-{uuid.uuid4().hex}"
+
+
+def _hint(value: bytes | None) -> float | None:
+    """The client's own guess at its output tokens.
+
+    Raises:
+        RequestError: if it is no number of tokens.
+    """
+    if value is None:
+        return None
+    name = EXPECTED_TOKENS.decode()
+    try:
+        tokens = float(value)
+    except ValueError:
+        tokens = 0.0
+    if not 1 <= tokens < 1e9:
+        raise RequestError(f"The header '{name}' must be a number of tokens >= 1.", param=name)
+    return tokens

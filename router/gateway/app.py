@@ -1,0 +1,63 @@
+"""The gateway's composition root: settings in, ASGI application out."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from starlette.routing import Route
+
+from router.drain import Drain
+from router.gateway.accounts import Accounts
+from router.gateway.api import Completions
+from router.gateway.dispatch import Dispatcher
+from router.gateway.forward import Connections, Forwarder
+from router.gateway.planner import Planner
+from router.gateway.routes import add_routes
+from router.gateway.workers import Workers
+from router.metrics import GatewayMetrics
+from router.settings import GatewaySettings
+from router.web import add_error_handlers
+
+
+def create_app(settings: GatewaySettings) -> FastAPI:
+    """A gateway; calling ``app.state.drain`` makes it finish up."""
+    metrics = GatewayMetrics(CollectorRegistry())
+    connections = Connections()
+    workers = Workers(settings, connections, metrics)
+    planner = Planner(settings.plan_deadline_s, metrics)
+    dispatcher = Dispatcher(settings, workers, planner, metrics)
+    accounts = Accounts(metrics, settings.remember)
+    forwarder = Forwarder(settings, connections)
+    drain = Drain()
+    app = FastAPI(title="Makespan", lifespan=_lifespan(connections, planner, workers, dispatcher))
+    app.state.drain = drain.begin
+    for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
+        endpoint = Completions(settings, workers, dispatcher, forwarder, accounts, drain, chat=chat)
+        app.router.routes.append(Route(path, endpoint, methods=["POST"]))
+    add_routes(app, workers, dispatcher, accounts, metrics, drain)
+    add_error_handlers(app)
+    return app
+
+
+def _lifespan(
+    connections: Connections, planner: Planner, workers: Workers, dispatcher: Dispatcher
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        connections.open()
+        planner.start()
+        tasks = [asyncio.create_task(workers.run()), asyncio.create_task(dispatcher.run())]
+        gc.freeze()  # what was imported will not be garbage: collections need not look at it
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        planner.stop()
+        await connections.close()
+
+    return lifespan

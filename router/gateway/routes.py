@@ -1,0 +1,94 @@
+"""The gateway's other endpoints: models, health, metrics, and the plan in the open."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Response
+
+from router.drain import Drain
+from router.gateway.accounts import Accounts
+from router.gateway.dispatch import Dispatcher
+from router.gateway.workers import Worker, Workers
+from router.metrics import CONTENT_TYPE, GatewayMetrics
+
+
+def add_routes(
+    app: FastAPI,
+    workers: Workers,
+    dispatcher: Dispatcher,
+    accounts: Accounts,
+    metrics: GatewayMetrics,
+    drain: Drain,
+) -> None:
+    """Everything but the completion endpoints."""
+    _add_health(app, workers, metrics, drain)
+    _add_plans(app, workers, dispatcher, accounts)
+
+
+def _add_health(app: FastAPI, workers: Workers, metrics: GatewayMetrics, drain: Drain) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """The process is alive."""
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> dict[str, str]:
+        """Requests can be served: some worker is up, and the gateway is not shutting down."""
+        if drain.begun:
+            raise HTTPException(503, "shutting down")
+        if not workers.available():
+            raise HTTPException(503, "no worker is up")
+        return {"status": "ready"}
+
+    @app.get("/metrics")
+    async def read_metrics() -> Response:
+        """Prometheus's text format."""
+        workers.export()
+        return Response(metrics.render(), media_type=CONTENT_TYPE)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The models that some worker serves."""
+        return {"object": "list", "data": list(workers.models().values())}
+
+
+def _add_plans(app: FastAPI, workers: Workers, dispatcher: Dispatcher, accounts: Accounts) -> None:
+    @app.get("/makespan/v1/workers")
+    async def read_workers() -> dict[str, Any]:
+        """Each worker, as this gateway sees it and as its agent reports."""
+        now = time.monotonic()
+        return {"workers": [_worker(worker, now) for worker in workers]}
+
+    @app.get("/makespan/v1/plans/latest")
+    async def latest_plan() -> dict[str, Any]:
+        """The latest window's plan: who goes where, its makespan, and the bound."""
+        if dispatcher.latest is None:
+            raise HTTPException(404, "nothing has been planned yet")
+        return dispatcher.latest.to_json()
+
+    @app.get("/makespan/v1/requests/{request_id:path}")
+    async def explain(request_id: str) -> dict[str, Any]:
+        """Why a request went where it went, by its x-request-id."""
+        record = accounts.log.find(request_id)
+        if record is None:
+            raise HTTPException(404, f"no request {request_id!r} is remembered")
+        return record.explain()
+
+
+def _worker(worker: Worker, now: float) -> dict[str, Any]:
+    state = worker.state
+    return {
+        "name": worker.name,
+        "url": worker.url,
+        "kind": "openai" if state is None else "agent",
+        "up": worker.up,
+        "available": worker.available,
+        "models": list(worker.models),
+        "slots": worker.slots,
+        "in_flight": len(worker.load),
+        "backlog_s": worker.backlog_s(0, now),
+        "cost_ms": worker.cost.to_ms(),
+        "agent": None if state is None else state.to_json(),
+    }

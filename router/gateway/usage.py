@@ -1,0 +1,87 @@
+"""What a worker's answer says of tokens, read from bytes that pass by unchanged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+# The events that end a stream (last token, usage, [DONE]) fit into this; so does a JSON answer's
+# usage object, which engines put last.
+TAIL_BYTES = 4096
+MOST_JSON_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the engine counted them, over all choices."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class StreamMeter:
+    """Counts a stream's events, one a token, and keeps its end."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self._tail = b""
+
+    def feed(self, chunk: bytes) -> int:
+        """Events in `chunk`."""
+        new = chunk.count(b"data:")
+        self.events += new
+        self._tail = chunk[-TAIL_BYTES:] if len(chunk) >= TAIL_BYTES else self._tail + chunk
+        if len(self._tail) > 4 * TAIL_BYTES:
+            self._tail = self._tail[-TAIL_BYTES:]
+        return new
+
+    def usage(self) -> Usage | None:
+        """The last usage object of the stream, if there was one."""
+        for line in reversed(self._tail.split(b"\n")):
+            if line.startswith(b"data:") and b'"usage"' in line:
+                found = _usage(line[5:])
+                if found is not None:
+                    return found
+        return None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stream said that it is complete."""
+        return b"[DONE]" in self._tail
+
+    def tokens(self, usage: Usage | None) -> int:
+        """Output tokens: as the engine counted them, else the events but for ``[DONE]``."""
+        return usage.completion_tokens if usage else max(0, self.events - self.finished)
+
+
+class JsonMeter:
+    """Gathers a JSON answer, up to a size, for its usage object."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> int:
+        """Keeps `chunk`; no tokens can be told from it alone."""
+        self._size += len(chunk)
+        if self._size <= MOST_JSON_BYTES:
+            self._parts.append(chunk)
+        return 0
+
+    def usage(self) -> Usage | None:
+        """The answer's usage object, if it has one."""
+        return _usage(b"".join(self._parts)) if self._size <= MOST_JSON_BYTES else None
+
+    def tokens(self, usage: Usage | None) -> int | None:
+        """Output tokens, if the engine told them."""
+        return usage.completion_tokens if usage else None
+
+
+def _usage(text: bytes) -> Usage | None:
+    try:
+        usage: Any = orjson.loads(text)["usage"]
+        return Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,207 @@
+"""The fleet: which workers there are, how they are, and what they still have to do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+
+from router.gateway.forward import Connections
+from router.metrics import GatewayMetrics
+from router.settings import GatewaySettings
+from router.wire import SILENCE_S, STATE_PATH, AgentState, WireError
+from solver.cost import PROFILES, CostModel
+from solver.load import WorkerLoad
+from solver.predict import ScaleEstimator
+from solver.problem import WorkerView
+
+log = logging.getLogger(__name__)
+
+RETRY_S = (0.1, 0.2, 0.5, 1.0)  # pauses between attempts to reach a worker that is down
+PROBE_S = 1.0  # between looks at a worker without an agent
+
+
+class Worker:
+    """One worker as the gateway knows it.
+
+    Attributes:
+        state: what its agent last said; None for a plain OpenAI-compatible server.
+        models: the entries of ``/v1/models`` that it serves, by id.
+        load: what this gateway has sent it and it has not finished.
+        scale: learnt correction of the cost model of a worker without an agent.
+    """
+
+    def __init__(self, url: str, slots: int, cost: CostModel) -> None:
+        self.url = url
+        self.name = urlsplit(url).netloc
+        self.up = False
+        self.state: AgentState | None = None
+        self.models: dict[str, dict[str, Any]] = {}
+        self.load = WorkerLoad()
+        self.scale = ScaleEstimator()
+        self._slots, self._cost = slots, cost
+
+    @property
+    def available(self) -> bool:
+        """Whether it takes new requests."""
+        return self.up and not (self.state is not None and self.state.draining)
+
+    @property
+    def slots(self) -> int:
+        """Requests that it runs at once."""
+        return self.state.slots if self.state is not None else self._slots
+
+    @property
+    def base_cost(self) -> CostModel:
+        """Its cost model before what was learnt: its agent's word, or the assumed one."""
+        return self._cost
+
+    @property
+    def cost(self) -> CostModel:
+        """Its iteration times, as well as they are known."""
+        return self._cost if self.state is not None else self._cost.scaled(self.scale.factor)
+
+    @property
+    def free_slots(self) -> int:
+        """Requests that it could start at once."""
+        return max(0, self.slots - len(self.load))
+
+    def max_model_len(self, model: str) -> int | None:
+        """Prompt and output tokens that a request for `model` may have; None if unknown."""
+        length = self.models.get(model, {}).get("max_model_len")
+        return length if isinstance(length, int) else None
+
+    def backlog_s(self, more: int, now: float) -> float:
+        """Seconds until it has done what it has."""
+        return self.load.backlog_s(self.cost, self.slots, more, now)
+
+    def view(self, more: int, now: float) -> WorkerView:
+        """What the planner sees of it, with `more` requests to come."""
+        kv = None if self.state is None else self.state.kv_tokens - self.load.kv_reserved
+        backlog = self.backlog_s(more, now)
+        return WorkerView(self.cost, self.slots, len(self.load), backlog, kv)
+
+    def hear(self, state: AgentState) -> None:
+        """Its agent reports."""
+        if self.state is None or state.cost_ms != self.state.cost_ms:
+            self._cost = CostModel.from_ms(state.cost_ms)
+        self.state, self.name = state, state.name
+        self.models = {
+            state.model: {
+                "id": state.model,
+                "object": "model",
+                "created": 0,
+                "owned_by": f"makespan-{state.engine}",
+                "max_model_len": state.max_model_len,
+                "emulated": state.engine == "emulated",
+            }
+        }
+
+
+class Workers:
+    """Follows every worker for as long as the gateway runs; `changed` is called at each report."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        connections: Connections,
+        metrics: GatewayMetrics,
+    ) -> None:
+        cost = PROFILES[settings.plain_cost].cost
+        self._all = [Worker(url, settings.plain_slots, cost) for url in settings.worker]
+        self._connections, self._metrics = connections, metrics
+        self.changed: Callable[[], None] = lambda: None
+        self._connect_s = settings.connect_timeout_s
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._all)
+
+    def available(self) -> list[Worker]:
+        """Those that take new requests."""
+        return [worker for worker in self._all if worker.available]
+
+    def models(self) -> dict[str, dict[str, Any]]:
+        """Models that somebody serves, or would if it were up."""
+        return {name: entry for worker in self._all for name, entry in worker.models.items()}
+
+    def export(self) -> None:
+        """Bring the workers' metrics up to date."""
+        now = time.monotonic()
+        for worker in self._all:
+            self._metrics.worker_up.labels(worker.name).set(worker.up)
+            self._metrics.worker_backlog.labels(worker.name).set(worker.backlog_s(0, now))
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for worker in self._all:
+                group.create_task(self._follow(worker))
+
+    def mark_down(self, worker: Worker, why: str) -> None:
+        """It could not be reached; `_follow` will find out when it is back."""
+        if worker.up:
+            log.warning("worker is down", extra={"worker": worker.name, "why": why})
+            worker.up = False
+            self.changed()
+
+    async def _follow(self, worker: Worker) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._listen(worker)
+                failures, why = 0, "its agent ended the state stream"
+            except (aiohttp.ClientError, TimeoutError, OSError, WireError) as error:
+                failures, why = failures + (not worker.up), str(error) or type(error).__name__
+            self.mark_down(worker, why)
+            await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
+
+    async def _listen(self, worker: Worker) -> None:
+        """Follow an agent's state stream to its end, or a plain server until it fails."""
+        timeout = aiohttp.ClientTimeout(sock_connect=self._connect_s, sock_read=SILENCE_S)
+        async with self._connections.session.get(
+            worker.url + STATE_PATH, timeout=timeout
+        ) as response:
+            if response.status == 200:
+                async for line in response.content:
+                    worker.hear(AgentState.decode(line))
+                    self._mark_up(worker)
+                return
+        while True:
+            await self._probe(worker)
+            self._mark_up(worker)
+            await asyncio.sleep(PROBE_S)
+
+    def _mark_up(self, worker: Worker) -> None:
+        if not worker.up:
+            log.info("worker is up", extra={"worker": worker.name, "models": list(worker.models)})
+            worker.up = True
+            self._name_apart(worker)
+        self.changed()
+
+    def _name_apart(self, worker: Worker) -> None:
+        """Two workers that call themselves the same are told apart by their addresses."""
+        taken = {other.name for other in self._all if other is not worker}
+        if worker.name in taken:
+            log.warning("two workers have one name", extra={"worker": worker.name})
+            worker.name = f"{worker.name}@{urlsplit(worker.url).netloc}"
+
+    async def _probe(self, worker: Worker) -> None:
+        timeout = aiohttp.ClientTimeout(total=SILENCE_S)
+        async with self._connections.session.get(
+            worker.url + "/v1/models", timeout=timeout
+        ) as response:
+            response.raise_for_status()
+            body = await response.read()
+        entries: Any = None
+        with suppress(orjson.JSONDecodeError, TypeError, KeyError):
+            entries = {str(entry["id"]): entry for entry in orjson.loads(body)["data"]}
+        if entries is None:
+            raise WireError(f"{worker.url}/v1/models is not OpenAI's list of models")
+        worker.models = entries

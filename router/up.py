@@ -1,0 +1,187 @@
+"""`makespan up`: a gateway and its agents as processes of this machine, under one supervisor.
+
+The supervisor opens every listening socket itself and hands it down, so nothing races for a port
+and an agent that is started again keeps its address. Ctrl-C stops the gateway first, which finishes
+what it has, and then the agents; a child whose supervisor is gone stops by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+import aiohttp
+import orjson
+
+from router import logs
+from router.serve import listen, url_of
+from router.settings import PREFIX, AgentTuning, GatewayTuning, Settings, UpSettings
+from router.signals import stop_event
+
+log = logging.getLogger(__name__)
+
+START_S = 30.0  # from nothing to ready; a busy machine takes some seconds
+RESTART_S = 1.0  # before a dead agent is started again, so that a broken one does not spin
+LEAVE_S = 5.0  # beyond the drain time, before a child is killed
+
+
+class UpFailed(Exception):
+    """The fleet did not start, or its gateway died."""
+
+
+class Child:
+    """One process and the socket that it listens on."""
+
+    def __init__(self, name: str, sock: socket.socket, arguments: Sequence[str]) -> None:
+        self.name, self.sock, self._arguments = name, sock, arguments
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return url_of(self.sock)
+
+    def start(self) -> None:
+        """Start the process, in a session of its own: Ctrl-C is the supervisor's to hand on."""
+        fd = self.sock.fileno()
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "router.cli", *self._arguments, "--fd", str(fd)],
+            pass_fds=[fd],
+            env=environment,
+            start_new_session=True,
+        )
+
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self.process is not None and self.process.poll() is None
+
+    async def stop(self, drain_s: float) -> None:
+        """Ask it to end, wait for its drain time, and then insist."""
+        if self.process is None:
+            return
+        with suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + drain_s + LEAVE_S
+        while self.running():
+            if time.monotonic() > deadline:
+                log.warning("killed, as it did not end in time", extra={"child": self.name})
+                self.process.kill()
+            await asyncio.sleep(0.02)
+
+
+def run(settings: UpSettings) -> None:
+    """Run the fleet until it is told to stop.
+
+    Raises:
+        BadSettings: if a port is taken.
+    """
+    logs.configure(settings.log_format, settings.log_level)
+    try:
+        asyncio.run(_run(settings))
+    except UpFailed as error:
+        sys.exit(f"makespan up: {error}")
+
+
+async def _run(settings: UpSettings) -> None:
+    agents = [_agent(settings, k) for k in range(settings.agents)]
+    gateway = _gateway(settings, [agent.url for agent in agents])
+    stop = stop_event()
+    try:
+        for child in (*agents, gateway):
+            child.start()
+        ready = asyncio.create_task(_ready(gateway, len(agents)))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            ready.result()
+            print(_greeting(settings, gateway, agents), flush=True)
+        ready.cancel()
+        while not stop.is_set():
+            await _look_after(gateway, agents, stop)
+    finally:
+        await gateway.stop(settings.drain_s)
+        await asyncio.gather(*(agent.stop(settings.drain_s) for agent in agents))
+
+
+async def _look_after(gateway: Child, agents: Sequence[Child], stop: asyncio.Event) -> None:
+    if not gateway.running():
+        raise UpFailed("the gateway has died; see its last lines above")
+    for agent in agents:
+        if not agent.running():
+            log.warning("agent died; starting it again", extra={"child": agent.name})
+            agent.start()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), RESTART_S)
+
+
+async def _ready(gateway: Child, agents: int) -> None:
+    """Wait until the gateway answers and sees all its agents."""
+    deadline = time.monotonic() + START_S
+    async with aiohttp.ClientSession(gateway.url) as client:
+        while time.monotonic() < deadline:
+            if not gateway.running():
+                raise UpFailed("the gateway did not start; see its last lines above")
+            with suppress(aiohttp.ClientError, TimeoutError):
+                async with client.get("/makespan/v1/workers") as response:
+                    workers = (await response.json())["workers"]
+                if sum(worker["up"] for worker in workers) == agents:
+                    return
+            await asyncio.sleep(0.05)
+    raise UpFailed(f"not all agents were up within {START_S:.0f} s; see the lines above")
+
+
+def _arguments(settings: UpSettings, *kinds: type[Settings]) -> list[str]:
+    """The flags by which a child gets the settings that it shares with `up`."""
+    names = {name for kind in kinds for name in kind.model_fields}
+    values = settings.model_dump(mode="json", include=names, exclude_none=True)
+    return [part for name, value in sorted(values.items()) for part in _flag(name, value)]
+
+
+def _flag(name: str, value: object) -> list[str]:
+    return [f"--{name.replace('_', '-')}", str(value)]
+
+
+def _agent(settings: UpSettings, index: int) -> Child:
+    name = f"agent-{index}"
+    speed = settings.speed[index % len(settings.speed)]
+    arguments = ["agent", *_arguments(settings, AgentTuning), "--name", name]
+    port = settings.agent_port + index if settings.agent_port else 0
+    return Child(name, listen(settings.host, port), [*arguments, "--speed", str(speed)])
+
+
+def _gateway(settings: UpSettings, workers: Sequence[str]) -> Child:
+    arguments = ["gateway", *_arguments(settings, GatewayTuning), "--worker", ",".join(workers)]
+    return Child("gateway", listen(settings.host, settings.port), arguments)
+
+
+def _greeting(settings: UpSettings, gateway: Child, agents: Sequence[Child]) -> str:
+    body = orjson.dumps(
+        {
+            "model": settings.model,
+            "prompt": "Natalia sold 48 clips in April and half as many in May. How many in all?",
+            "max_tokens": 32,
+        }
+    ).decode()
+    speeds = ", ".join(f"{speed:g}" for speed in settings.speed)
+    workers = "\n".join(f"  {agent.name:<10} {agent.url}/metrics" for agent in agents)
+    return f"""
+Makespan is running at {gateway.url}, with {len(agents)} workers whose engines are emulated:
+no model, but the time that {settings.cost} takes, {speeds} times as fast.
+
+  curl {gateway.url}/v1/completions -H 'content-type: application/json' -d '{body}'
+
+Plan       {gateway.url}/makespan/v1/plans/latest
+Workers    {gateway.url}/makespan/v1/workers
+Metrics    {gateway.url}/metrics
+{workers}
+Stop it with Ctrl-C.
+"""

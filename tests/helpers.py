@@ -1,0 +1,177 @@
+"""What the tests share: a fleet of real processes, data with or without the real files, metrics."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from router.agent.engines.lengths import draw_length
+
+ROOT = Path(__file__).resolve().parents[1]
+MAKESPAN = [sys.executable, "-m", "router.cli"]
+
+
+def data_dir() -> Path | None:
+    """The folder of real data: ``MAKESPAN_TEST_DATA``, or the one beside the checkout."""
+    named = os.environ.get("MAKESPAN_TEST_DATA")
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    return folder if folder.is_dir() else None
+
+
+def gsm8k() -> list[tuple[str, int]]:
+    """1,319 questions with output lengths like LLaMA-65B's: real questions where they are at hand.
+
+    The paper's lengths are unpublished; these have its mean, deviation and cap.
+    """
+    folder = data_dir()
+    if folder is None:
+        return _generated()
+    with (folder / "gsm8k_test.jsonl").open(encoding="utf-8") as lines:
+        questions = [str(json.loads(line)["question"]) for line in lines]
+    with (folder / "gsm8k_llama65b_outputs_SYNTHETIC.csv").open(encoding="utf-8") as rows:
+        lengths = [int(row["output_tokens"]) for row in csv.DictReader(rows)]
+    return list(zip(questions, lengths, strict=True))
+
+
+def _generated() -> list[tuple[str, int]]:
+    rng = random.Random(8)
+    words = (
+        "how many apples does Tom have after he gives half of them to each of his friends".split()
+    )
+    made = []
+    for k in range(1319):
+        size = min(134, max(11, round(rng.lognormvariate(3.76, 0.35))))  # words: mean about 47
+        made.append((f"{k}. " + " ".join(rng.choices(words, k=size)), draw_length(rng)))
+    return made
+
+
+def write_lengths(path: Path, rows: Sequence[tuple[str, int]]) -> Path:
+    """The file that tells an emulated engine how long its answers are."""
+    lines = [
+        json.dumps({"prompt_sha256": hashlib.sha256(q.encode()).hexdigest(), "output_tokens": n})
+        for q, n in rows
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+class Process:
+    """A `makespan` process and its output, stopped at the end whatever happens."""
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [*MAKESPAN, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+
+    def wait_for(self, pattern: str, seconds: float = 60.0) -> str:
+        """The first group of the first line that matches."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for line in list(self.lines):
+                found = re.search(pattern, line)
+                if found:
+                    return found.group(1)
+            if self.process.poll() is not None and not self._reader.is_alive():
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"no line like {pattern!r} in:\n" + "\n".join(self.lines))
+
+    def stop(self, sig: int = signal.SIGTERM, seconds: float = 60.0) -> int:
+        """Its exit status after `sig`."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        finally:
+            self._reader.join(5)
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Fleet(Process):
+    """`makespan up` on free ports."""
+
+    def __init__(self, *arguments: str) -> None:
+        super().__init__("up", "--port", "0", *arguments)
+        self.url = self.wait_for(r"Makespan is running at (\S+),")
+        self.wait_for(r"(Stop it) with Ctrl-C")
+        self.agents = re.findall(r"agent-\d+ +(\S+)/metrics", "\n".join(self.lines))
+
+    def get(self, path: str) -> httpx.Response:
+        """GET from the gateway."""
+        return httpx.get(self.url + path, timeout=10)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Metrics of one process at one moment."""
+
+    time_s: float
+    values: dict[str, float]
+
+    def total(self, prefix: str) -> float:
+        """Sum of all samples whose name and labels begin with `prefix`."""
+        return sum(value for name, value in self.values.items() if name.startswith(prefix))
+
+
+def scrape(url: str) -> Sample:
+    """The metrics of a gateway or an agent; `time_s` is when they were asked for."""
+    start = time.monotonic()
+    text = httpx.get(url + "/metrics", timeout=10).text
+    middle = (start + time.monotonic()) / 2
+    return Sample(middle, dict(_samples(text)))
+
+
+def _samples(text: str) -> Iterator[tuple[str, float]]:
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()))
+            yield f"{sample.name}{{{labels}}}", sample.value
+
+
+def utilization(before: Sequence[Sample], after: Sequence[Sample]) -> float:
+    """(prefill + decode) over all but empty slot-time, between two scrapes of all agents."""
+
+    def spent(state: str) -> float:
+        name = f'makespan_slot_seconds_total{{state="{state}"}}'
+        pairs = zip(before, after, strict=True)
+        return sum(later.values[name] - earlier.values[name] for earlier, later in pairs)
+
+    busy = spent("prefill") + spent("decode")
+    return busy / (busy + spent("stalled") + spent("waiting"))
