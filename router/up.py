@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 START_S = 30.0  # from nothing to ready; a busy machine takes some seconds
 RESTART_S = 1.0  # before a dead agent is started again, so that a broken one does not spin
+LOOPBACK = "127.0.0.1"  # the embedded agents are the gateway's alone
 LEAVE_S = 5.0  # beyond the drain time, before a child is killed
 
 
@@ -155,7 +156,7 @@ def _agent(settings: UpSettings, index: int) -> Child:
     speed = settings.speed[index % len(settings.speed)]
     arguments = ["agent", *_arguments(settings, AgentTuning), "--name", name]
     port = settings.agent_port + index if settings.agent_port else 0
-    return Child(name, listen(settings.host, port), [*arguments, "--speed", str(speed)])
+    return Child(name, listen(LOOPBACK, port), [*arguments, "--speed", str(speed)])
 
 
 def _gateway(settings: UpSettings, workers: Sequence[str]) -> Child:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from math import inf
 
 from solver.bounds import engine_bound
 from solver.cost import CostModel
@@ -37,6 +38,12 @@ class Sequence:
     def kv_reserved(self) -> int:
         """Cached tokens that it may come to hold."""
         return self.prompt_tokens + self.max_tokens
+
+    @property
+    def remaining(self) -> float:
+        """Tokens that it will still make: as predicted, or to its limit if it outlived that."""
+        expected = self.expected_tokens - self.made
+        return expected if expected > 0 else self.max_tokens - self.made
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +153,7 @@ class Batcher:
         """What the engine does from `now` on; None if there is nothing to do."""
         self._wait(now)
         self._release(self._cancelled, now)
-        view = EngineView(len(self._running), self._count_admissible(), self._waited_slot_s)
-        decision = self.policy.decide(view, self.cost)
+        decision = self.policy.decide(self._view(), self.cost)
         if decision.action is Action.PREFILL:
             return self._prefill(decision.reason, now)
         if decision.action is Action.DECODE:
@@ -171,6 +177,14 @@ class Batcher:
             busy.prompt_tokens += stage.prompt_tokens
         self._release([*ended, *self._cancelled], now)
         self._measure(now)
+
+    def _view(self) -> EngineView:
+        admissible = self._count_admissible()
+        next_free_s = inf
+        if self._running and 0 < admissible < len(self._waiting):
+            rounds = min(sequence.remaining for sequence in self._running.values())
+            next_free_s = rounds * self.cost.decode_s(len(self._running), self.kv_held)
+        return EngineView(len(self._running), admissible, self._waited_slot_s, next_free_s)
 
     def _prefill(self, reason: Reason, now: float) -> Stage:
         stalled = len(self._running)

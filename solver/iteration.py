@@ -46,11 +46,14 @@ class EngineView:
         admissible: waiting requests that fit into free slots and memory now.
         waited_slot_s: slot-seconds that slots have stood idle with such a request waiting, since
             the last prefill stage.
+        next_free_s: predicted seconds until a running request ends and lets one more in that
+            waits; infinite if none is left that would come in then.
     """
 
     decoding: int
     admissible: int
     waited_slot_s: float
+    next_free_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +93,24 @@ class PrefillFirst:
 
 
 class Lagrangian:
-    """Prefill once waiting has cost as many slot-seconds as the stage will (method.md section 5).
+    """Prefill when waiting for company costs as many slot-seconds as the stage (method.md, 5).
 
-    A stage stalls every decoding slot. What a later, shared stage would avoid of that is only the
-    fixed cost alpha_p, since each prompt token must be prefilled at some time: so a stage costs
-    ``alpha_p * decoding`` slot-seconds, and waiting costs the time that idle slots have stood with
-    work waiting for them. Like renting until the rent has reached the price of buying.
+    A stage stalls every decoding slot. What sharing it with a later request would avoid of that is
+    only the fixed cost alpha_p, since each prompt token must be prefilled at some time: so a stage
+    costs ``alpha_p * decoding`` slot-seconds. Waiting costs the time that idle slots stand with
+    work waiting for them: what they have stood already, and what they will until the next slot
+    falls free. With slots falling free every tau seconds, k requests to a stage cost
+    ``(alpha_p * decoding + tau * k * (k - 1) / 2) / k`` each, which is least at the first k whose
+    successor would bring the waiting, ``tau * k * (k + 1) / 2``, up to the price of the stage.
     """
 
     def decide(self, view: EngineView, cost: CostModel) -> Decision:
-        """Prefill when ``alpha_p * decoding <= waited_slot_s``."""
+        """Prefill when ``alpha_p * decoding <= waited + admissible * next_free`` slot-seconds."""
         forced = _forced(view)
         if forced is not None:
             return forced
-        if cost.alpha_p_s * view.decoding <= view.waited_slot_s:
+        waiting_slot_s = view.waited_slot_s + view.admissible * view.next_free_s
+        if cost.alpha_p_s * view.decoding <= waiting_slot_s:
             return Decision(Action.PREFILL, Reason.WAIT_COST)
         return Decision(Action.DECODE, Reason.STALL_COST)
 

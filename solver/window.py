@@ -26,7 +26,6 @@ class Close(StrEnum):
     WORKER_FREE = "worker_free"
     SIZE = "size"
     WAIT = "wait"
-    FLUSH = "flush"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class WindowPolicy(Generic[T]):
 
     def discard(self, item: T) -> None:
         """Its client has left; unknown items are ignored."""
-        self._waiting = deque(entry for entry in self._waiting if entry[1] is not item)
+        self._waiting = deque(entry for entry in self._waiting if entry[1] != item)
 
     def next_deadline(self) -> float | None:
         """When the oldest request must go at the latest; None if none waits."""
@@ -74,19 +73,18 @@ class WindowPolicy(Generic[T]):
             return None
         if len(self._waiting) >= self._max_size:
             full_s = self._waiting[self._max_size - 1][0]
-            if full_s <= deadline:
+            if full_s < deadline:
                 return self._take(full_s, Close.SIZE)
         if deadline <= now:
             return self._take(deadline, Close.WAIT)
         return self._take(now, Close.WORKER_FREE) if worker_free else None
 
-    def flush(self, now: float) -> Window[T] | None:
-        """Close whatever waits, for an orderly shutdown."""
-        return self._take(now, Close.FLUSH) if self._waiting else None
-
     def _take(self, closed_s: float, reason: Close) -> Window[T]:
-        opened = self._waiting[0][0]
-        items: list[T] = []
-        while self._waiting and len(items) < self._max_size and self._waiting[0][0] <= closed_s:
+        opened, first = self._waiting.popleft()
+        items = [first]
+        while self._waiting and len(items) < self._max_size:
+            arrived = self._waiting[0][0]
+            if arrived > closed_s or (arrived == closed_s and reason is Close.WAIT):
+                break  # it came when the window had closed
             items.append(self._waiting.popleft()[1])
         return Window(tuple(items), opened, closed_s, reason)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -50,9 +51,7 @@ def gsm8k() -> list[tuple[str, int]]:
 
 def _generated() -> list[tuple[str, int]]:
     rng = random.Random(8)
-    words = (
-        "how many apples does Tom have after he gives half of them to each of his friends".split()
-    )
+    words = "how many apples does Tom have after he gives half of them to each friend".split()  # noqa: SIM905
     made = []
     for k in range(1319):
         size = min(134, max(11, round(rng.lognormvariate(3.76, 0.35))))  # words: mean about 47
@@ -117,7 +116,7 @@ class Process:
             assert self.process.stdout is not None
             self.process.stdout.close()
 
-    def __enter__(self) -> Process:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 RETURN_S = 0.005
 # A solve that has overrun its limit by this much will not come back.
 STUCK_S = 30.0
+END_S = 1.0  # for an idle child to leave by itself
 WARM_UP = Problem.of([[1.0, 2.0], [2.0, 1.0]])
 
 
@@ -71,11 +72,15 @@ class Planner:
         theirs.close()
 
     def stop(self) -> None:
-        """End the child."""
-        if self._process is not None and self._pipe is not None:
-            self._process.kill()  # a thread that still waits at the pipe wakes up with its end
-            self._process.join()
-            self._process = self._pipe = None
+        """End the child: by closing the pipe if it waits there, else at once."""
+        if self._process is None or self._pipe is None:
+            return
+        if self._asking is None or self._asking.done():
+            self._pipe.close()
+            self._process.join(END_S)
+        self._process.kill()  # a thread that still waits at the pipe wakes up with its end
+        self._process.join()
+        self._process = self._pipe = None
 
     async def plan(self, problem: Problem) -> tuple[Problem, Plan]:
         """The best plan found by the deadline, and the problem that it solves.

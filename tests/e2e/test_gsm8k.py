@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 
 from tests.helpers import Fleet, Sample, gsm8k, scrape, utilization, write_lengths
 
-SLOTS, AGENTS, CONCURRENCY = 12, 4, 64
+SLOTS, AGENTS, CONCURRENCY = 14, 4, 64
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _fleet(policy: str, lengths: Path) -> Fleet:
     options = {
         "agents": AGENTS,
         "slots": SLOTS,
-        "speed": 8,
+        "speed": 10,
         "policy": policy,
         "lengths": lengths,
     }
@@ -74,30 +74,35 @@ async def _ask_all(fleet: Fleet, questions: list[tuple[str, int]], *, stream: bo
     gate = asyncio.Semaphore(CONCURRENCY)
     async with AsyncOpenAI(base_url=fleet.url + "/v1", api_key="-", max_retries=0) as client:
 
-        async def ask(question: str) -> tuple[int, int]:
+        async def ask(question: str, length: int) -> tuple[int, int]:
+            hint = {"x-makespan-expected-tokens": str(length)}
             async with gate:
-                return await (_stream if stream else _whole)(client, question)
+                return await (_stream if stream else _whole)(client, question, hint)
 
-        answers = await asyncio.gather(*(ask(question) for question, _ in questions))
+        answers = await asyncio.gather(*(ask(*row) for row in questions))
     after = [scrape(agent) for agent in fleet.agents]
     tokens, usage = (list(column) for column in zip(*answers, strict=True))
     return Run(tokens, usage, before, after, scrape(fleet.url))
 
 
-async def _whole(client: AsyncOpenAI, question: str) -> tuple[int, int]:
+async def _whole(client: AsyncOpenAI, question: str, hint: dict[str, str]) -> tuple[int, int]:
     answer = await client.chat.completions.create(
-        model="llama-65b", messages=[{"role": "user", "content": question}], max_tokens=600
+        model="llama-65b",
+        messages=[{"role": "user", "content": question}],
+        max_tokens=512,
+        extra_headers=hint,
     )
     assert answer.usage is not None
     text = answer.choices[0].message.content or ""
     return len(text.split()), answer.usage.completion_tokens
 
 
-async def _stream(client: AsyncOpenAI, question: str) -> tuple[int, int]:
+async def _stream(client: AsyncOpenAI, question: str, hint: dict[str, str]) -> tuple[int, int]:
     stream = await client.chat.completions.create(
         model="llama-65b",
         messages=[{"role": "user", "content": question}],
-        max_tokens=600,
+        max_tokens=512,
+        extra_headers=hint,
         stream=True,
         stream_options={"include_usage": True},
     )

@@ -1,0 +1,113 @@
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from .support import ROOT, compose, dockerfile, python_tool, run, version
+
+
+def of_final_stage(name: str) -> list[str]:
+    start = max(i for i, (instruction, _) in enumerate(dockerfile()) if instruction == "FROM")
+    return [arguments for instruction, arguments in dockerfile()[start:] if instruction == name]
+
+
+def copied() -> set[str]:
+    """What the build takes from the checkout."""
+    every = (shlex.split(arguments) for name, arguments in dockerfile() if name == "COPY")
+    return {source for words in every if "--from" not in words[0] for source in words[:-1]}
+
+
+@contextmanager
+def server(path: str, status: int) -> Iterator[int]:
+    """A server on a free port that answers `status` at `path` and 404 elsewhere."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == path else 404)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, args=(0.01,)).start()
+        try:
+            yield httpd.server_port
+        finally:
+            httpd.shutdown()
+
+
+def image_check() -> list[str]:
+    (healthcheck,) = of_final_stage("HEALTHCHECK")
+    command: list[str] = json.loads(healthcheck.partition("CMD ")[2])
+    return command
+
+
+def compose_check() -> list[str]:
+    command: list[str] = compose()["gateway"]["healthcheck"]["test"]
+    return command[1:]
+
+
+def test_hadolint_has_no_complaint() -> None:
+    assert run(python_tool("hadolint"), "Dockerfile") == ""
+
+
+def test_runs_as_a_numbered_user_other_than_root() -> None:
+    (user,) = of_final_stage("USER")
+    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user)
+
+
+def test_every_package_is_pinned_by_hash_or_built_here() -> None:
+    steps = [step for name, text in dockerfile() if name == "RUN" for step in text.split("&&")]
+    installs = [shlex.split(step) for step in steps if {"install", "wheel"} & set(step.split())]
+    assert len(installs) == 4
+    for words in installs:
+        assert "--require-hashes" in words or {"--no-index", "--no-deps"} <= set(words)
+
+
+@pytest.mark.parametrize("source", sorted(copied()))
+def test_what_the_build_copies_exists(source: str) -> None:
+    assert (ROOT / source).exists()
+
+
+def test_the_build_sees_only_what_it_copies() -> None:
+    ignore = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in ignore
+    assert {line[1:] for line in ignore if line.startswith("!")} == copied()
+
+
+@pytest.mark.parametrize(
+    ("check", "path"),
+    [(image_check, "/health"), (compose_check, "/ready")],
+    ids=["image", "compose"],
+)
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_health_check_follows_the_answer(
+    check: Callable[[], list[str]], path: str, status: int, code: int
+) -> None:
+    python, *arguments = check()
+    assert python == "python"
+    with server(path, status) as port:
+        # A proxy in the environment, as clients of a container engine often set, must not matter.
+        environment = {"MAKESPAN_PORT": str(port), "http_proxy": "http://127.0.0.1:9"}
+        done = subprocess.run(
+            [sys.executable, *arguments], env={**os.environ, **environment}, check=False
+        )
+    assert done.returncode == code
+
+
+def test_label_tells_the_version() -> None:
+    assert f'image.version="{version()}"' in of_final_stage("LABEL")[0]
+
+
+def test_without_arguments_the_demo_starts() -> None:
+    assert of_final_stage("ENTRYPOINT") == ['["makespan"]']
+    assert of_final_stage("CMD") == ['["up"]']

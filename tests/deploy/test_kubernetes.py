@@ -1,0 +1,143 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .support import Parsed, manifest, manifests, only_container, python_tool, run, version
+
+GATEWAY = ("Deployment", "makespan-gateway")
+AGENT = ("StatefulSet", "makespan-agent")
+
+workloads = pytest.mark.parametrize(("kind", "name"), [GATEWAY, AGENT], ids=["gateway", "agent"])
+
+
+def pod(kind: str, name: str) -> Parsed:
+    spec: Parsed = manifest(kind, name)["spec"]["template"]["spec"]
+    return spec
+
+
+def environment(name: str) -> dict[str, str]:
+    data: dict[str, str] = manifest("ConfigMap", name)["data"]
+    return data
+
+
+def test_kinds() -> None:
+    kinds = Counter(found["kind"] for found in manifests())
+    assert kinds == {
+        "Namespace": 1,
+        "ServiceAccount": 2,
+        "ConfigMap": 2,
+        "Service": 2,
+        "Deployment": 1,
+        "StatefulSet": 1,
+    }
+
+
+def test_manifests_are_valid(tmp_path: Path) -> None:
+    rendered = tmp_path / "rendered.yaml"
+    rendered.write_text(yaml.safe_dump_all(manifests()))
+    said = run(python_tool("kubernetes-validate"), "--strict", "-k", "1.35", rendered)
+    assert said.count(" passed ") == len(manifests())
+
+
+@workloads
+def test_image_is_this_version(kind: str, name: str) -> None:
+    assert only_container(manifest(kind, name))["image"] == f"makespan:{version()}"
+
+
+@workloads
+@pytest.mark.parametrize(
+    ("probe", "path"),
+    [("startupProbe", "/health"), ("livenessProbe", "/health"), ("readinessProbe", "/ready")],
+)
+def test_probe_asks_the_port_that_is_served(kind: str, name: str, probe: str, path: str) -> None:
+    container = only_container(manifest(kind, name))
+    assert container[probe]["httpGet"] == {"path": path, "port": "http"}
+    assert container["ports"] == [
+        {"name": "http", "containerPort": int(environment(name)["MAKESPAN_PORT"])}
+    ]
+
+
+@workloads
+def test_service_leads_to_the_pods(kind: str, name: str) -> None:
+    service = manifest("Service", name)["spec"]
+    labels = manifest(kind, name)["spec"]["template"]["metadata"]["labels"]
+    assert service["selector"].items() <= labels.items()
+    (port,) = service["ports"]
+    assert (str(port["port"]), port["targetPort"]) == (environment(name)["MAKESPAN_PORT"], "http")
+
+
+@workloads
+def test_annotations_lead_prometheus_to_the_metrics(kind: str, name: str) -> None:
+    annotations = manifest(kind, name)["spec"]["template"]["metadata"]["annotations"]
+    assert annotations == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": environment(name)["MAKESPAN_PORT"],
+        "prometheus.io/path": "/metrics",
+    }
+
+
+@workloads
+def test_settings_come_from_the_config_map(kind: str, name: str) -> None:
+    sources = only_container(manifest(kind, name))["envFrom"]
+    assert sources == [{"configMapRef": {"name": manifest("ConfigMap", name)["metadata"]["name"]}}]
+
+
+def test_an_agent_is_named_after_its_pod() -> None:
+    assert only_container(manifest(*AGENT))["env"] == [
+        {"name": "MAKESPAN_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+    ]
+
+
+def test_the_gateway_knows_every_agent() -> None:
+    spec = manifest(*AGENT)["spec"]
+    assert manifest("Service", spec["serviceName"])["spec"]["clusterIP"] == "None"
+    port = environment("makespan-agent")["MAKESPAN_PORT"]
+    assert environment("makespan-gateway")["MAKESPAN_WORKER"].split(",") == [
+        f"http://makespan-agent-{i}.makespan-agent:{port}" for i in range(spec["replicas"])
+    ]
+
+
+@workloads
+def test_pod_may_finish_draining(kind: str, name: str) -> None:
+    hook = only_container(manifest(kind, name)).get("lifecycle", {}).get("preStop", {})
+    before_s = hook.get("sleep", {}).get("seconds", 0)
+    drain_s = int(environment(name)["MAKESPAN_DRAIN_S"])
+    assert pod(kind, name)["terminationGracePeriodSeconds"] > before_s + drain_s
+
+
+@workloads
+def test_pod_keeps_to_restricted_pod_security(kind: str, name: str) -> None:
+    assert pod(kind, name)["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert only_container(manifest(kind, name))["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+@workloads
+def test_pod_holds_no_token_and_no_service_links(kind: str, name: str) -> None:
+    spec = pod(kind, name)
+    account = manifest("ServiceAccount", spec["serviceAccountName"])
+    assert spec["automountServiceAccountToken"] is False
+    assert account["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+
+
+@workloads
+def test_resources_are_requested_and_limited(kind: str, name: str) -> None:
+    resources = only_container(manifest(kind, name))["resources"]
+    assert resources.keys() == {"requests", "limits"}
+    assert all(amounts.keys() == {"cpu", "memory"} for amounts in resources.values())
+
+
+@workloads
+def test_replicas_spread_over_nodes(kind: str, name: str) -> None:
+    (spread,) = pod(kind, name)["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    assert spread["labelSelector"] == manifest(kind, name)["spec"]["selector"]

@@ -1,0 +1,106 @@
+"""Time formulas against the paper's figures, and the load that is kept in them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from solver.cost import PROFILES, CostModel
+from solver.errors import ProblemError
+from solver.load import WorkerLoad
+from solver.problem import Job, WorkerView, build
+
+PAPER = PROFILES["llama-65b-ascend"].cost
+
+
+def test_the_papers_iteration_times() -> None:
+    assert PAPER.prefill_s(1000) == pytest.approx(0.155)
+    assert PAPER.decode_s(200) == pytest.approx(0.071)
+
+
+def test_milliseconds_there_and_back() -> None:
+    terms = {"alpha_p_ms": 25, "beta_p_ms": 0.13, "alpha_d_ms": 29, "beta_d_ms": 0.21}
+    cost = CostModel.from_ms(terms)
+    assert cost.decode_s(10) == pytest.approx(PAPER.decode_s(10))
+    assert cost.to_ms() == pytest.approx({**terms, "gamma_d_ms": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("terms", "complaint"),
+    [
+        ({"alpha_ms": 1}, "unknown term 'alpha_ms'"),
+        ({"alpha_p_ms": 1}, "beta_p_ms is missing"),
+        (dict.fromkeys(("alpha_p_ms", "beta_p_ms", "alpha_d_ms", "beta_d_ms"), -1), ">= 0"),
+    ],
+)
+def test_bad_cost_models_name_the_term(terms: dict[str, float], complaint: str) -> None:
+    with pytest.raises(ProblemError, match=complaint):
+        CostModel.from_ms(terms)
+
+
+@given(st.integers(1, 300), st.integers(1, 100))
+def test_equal_requests_end_when_their_costs_add_up(output: int, count: int) -> None:
+    """`count` requests in step: each round makes one token of each."""
+    total = count * PAPER.request_s(50.0, float(output), float(count))
+    stages = PAPER.prefill_s(50 * count) + output * PAPER.decode_s(count)
+    assert total == pytest.approx(stages)
+
+
+def test_load_counts_tokens_as_they_come() -> None:
+    load = WorkerLoad()
+    load.add("a", 100, 50.0, 0.0, streamed=True)
+    full = load.backlog_s(PAPER, 8, 0, 0.0)
+    assert full == pytest.approx(PAPER.request_s(100.0, 50.0, 1.0))
+    load.progress("a", 20)
+    assert load.backlog_s(PAPER, 8, 0, 0.0) == pytest.approx(30 * PAPER.decode_s(1))
+    load.progress("a", 500)  # it outlived its prediction: it is about to end
+    assert load.backlog_s(PAPER, 8, 0, 0.0) == pytest.approx(PAPER.decode_s(1))
+    load.remove("a")
+    load.remove("a")
+    assert (len(load), load.backlog_s(PAPER, 8, 0, 0.0), load.kv_reserved) == (0, 0.0, 0.0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 30)), max_size=60))
+def test_load_returns_to_zero(events: list[tuple[int, int]]) -> None:
+    load, added = WorkerLoad(), set[str]()
+    for key, tokens in events:
+        if tokens == 0:
+            load.remove(str(key))
+            added.discard(str(key))
+        elif tokens == 1 and str(key) not in added:
+            added.add(str(key))
+            load.add(str(key), 7, 12.0, 0.0, streamed=key % 2 == 0)
+        else:
+            load.progress(str(key), tokens)
+        assert load.backlog_s(PAPER, 4, 1, 5.0) >= 0
+    for key in range(5):
+        load.remove(str(key))
+    assert load.backlog_s(PAPER, 4, 0, 5.0) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_unseen_progress_is_told_by_the_clock() -> None:
+    load = WorkerLoad()
+    load.add("json", 100, 50.0, 0.0, streamed=False)
+    later = PAPER.prefill_s(100) + 20 * PAPER.decode_s(1)
+    assert load.backlog_s(PAPER, 8, 0, later) == pytest.approx(30 * PAPER.decode_s(1))
+    assert load.backlog_s(PAPER, 8, 0, 1e6) == pytest.approx(PAPER.decode_s(1))
+
+
+def test_problem_from_jobs_and_workers() -> None:
+    both, second = frozenset({0, 1}), frozenset({1})
+    jobs = [Job(100, 50.0, both), Job(10, 5.0, second)]
+    fast = WorkerView(PAPER, slots=8, in_flight=3, backlog_s=1.5, kv_free=1000.0)
+    slow = WorkerView(PAPER.scaled(3), slots=8, in_flight=0, backlog_s=0.0, kv_free=None)
+    problem = build(jobs, [fast, slow])
+    assert problem.eligible.tolist() == [[True, True], [False, True]]
+    assert problem.initial_s.tolist() == [1.5, 0.0]
+    assert problem.cost_s[0, 0] == pytest.approx(PAPER.request_s(100.0, 50.0, 4.0))
+    assert problem.span_s[0, 1] == pytest.approx(3 * PAPER.span_s(100.0, 50.0, 1.0))
+    assert problem.kv_capacity.tolist() == [1000.0, float("inf")]
+
+
+def test_memory_limits_only_what_could_fit_at_once() -> None:
+    view = WorkerView(PAPER, slots=8, in_flight=0, backlog_s=0.0, kv_free=100.0)
+    many = [Job(60, 30.0, frozenset({0}))] * 2
+    assert build(many, [view]).kv_capacity.tolist() == [float("inf")]
