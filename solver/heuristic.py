@@ -16,8 +16,8 @@ from solver.types import TOLERANCE, FloatArray, Problem
 IntArray = NDArray[np.intp]
 
 # Each step of `polish` costs O(requests) and shortens a worker that finishes last; at 500 requests
-# on 32 workers forty steps stay within about 5 ms of CPU, which an event loop can bear.
-POLISH_STEPS = 40
+# on 32 workers so many steps stay within about 4 ms of CPU, which an event loop can bear.
+POLISH_STEPS = 32
 
 
 def longest_first(problem: Problem) -> IntArray | None:

@@ -24,6 +24,10 @@ from solver.window import Window, WindowPolicy
 
 log = logging.getLogger(__name__)
 
+# Windows beyond this are prepared, planned and handed out in turns of the event loop of their own,
+# a few milliseconds each.
+LARGE = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -145,7 +149,11 @@ class Dispatcher:
         start = time.monotonic()
         more = arriving(len(jobs), len(workers))
         problem = build(jobs, [worker.view(more, start) for worker in workers])
+        if len(jobs) > LARGE:
+            await asyncio.sleep(0)
         problem, plan = await self._planner.plan(problem)
+        if len(jobs) > LARGE:
+            await asyncio.sleep(0)
         took = time.monotonic() - start
         record = self._record(window, tickets, workers, problem, plan, took)
         self._commit(record, tickets, workers)
@@ -154,8 +162,7 @@ class Dispatcher:
         """The tickets that somebody may serve, as jobs; the others are refused."""
         kept: list[Ticket] = []
         jobs: list[Job] = []
-        for ticket in tickets:
-            able = frozenset(j for j, worker in enumerate(workers) if _may(worker, ticket))
+        for ticket, able in zip(tickets, _able(tickets, workers), strict=True):
             if able:
                 kept.append(ticket)
                 jobs.append(Job(ticket.prompt_tokens, ticket.expected_tokens, able))
@@ -213,6 +220,25 @@ class Dispatcher:
         self._metrics.plan_lower_bound.set(plan.lower_bound_s)
         self._metrics.plan_gap.set(plan.gap_ratio)
         return self.latest
+
+
+def _able(tickets: list[Ticket], workers: list[Worker]) -> list[frozenset[int]]:
+    """For each ticket, the indices of the workers that may serve it.
+
+    Most tickets are alike: they have failed nowhere, and are short enough for every worker.
+    """
+    shortest = min((length for w in workers for length in w.max_model_lens()), default=0)
+    alike: dict[str, frozenset[int]] = {}
+    found: list[frozenset[int]] = []
+    for ticket in tickets:
+        usual = not ticket.excluded and ticket.least_tokens <= shortest
+        able = alike.get(ticket.model) if usual else None
+        if able is None:
+            able = frozenset(j for j, worker in enumerate(workers) if _may(worker, ticket))
+        if usual:
+            alike[ticket.model] = able
+        found.append(able)
+    return found
 
 
 def _may(worker: Worker, ticket: Ticket) -> bool:

@@ -78,6 +78,11 @@ class Worker:
         length = self.models.get(model, {}).get("max_model_len")
         return length if isinstance(length, int) else None
 
+    def max_model_lens(self) -> list[int]:
+        """The known ones, over all its models."""
+        lengths = (self.max_model_len(model) for model in self.models)
+        return [length for length in lengths if length is not None]
+
     def backlog_s(self, more: int, now: float) -> float:
         """Seconds until it has done what it has."""
         return self.load.backlog_s(self.cost, self.slots, more, now)

@@ -1,0 +1,100 @@
+"""A gateway's planning half without sockets: workers that have reported once, and a dispatcher."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+
+from router.gateway.dispatch import Dispatcher, Ticket
+from router.gateway.forward import Connections
+from router.gateway.planner import WARM_UP, Planner
+from router.gateway.workers import Workers
+from router.metrics import GatewayMetrics
+from router.settings import GatewaySettings
+from router.wire import AgentState
+from solver.cost import PROFILES
+from solver.plan import first_plan_or_queue
+
+COST = PROFILES["llama-65b-ascend"].cost
+
+
+def state(name: str, *, speed: float = 1.0, slots: int = 16, draining: bool = False) -> AgentState:
+    return AgentState(
+        name=name,
+        model="llama-65b",
+        engine="emulated",
+        policy="lagrangian",
+        slots=slots,
+        kv_tokens=10**6,
+        max_model_len=2048,
+        cost_ms=COST.scaled(1 / speed).to_ms(),
+        running=0,
+        queued=0,
+        kv_held=0,
+        utilization=0.0,
+        draining=draining,
+    )
+
+
+def ticket(key: str, expected: float = 300.0, prompt: int = 70) -> Ticket:
+    return Ticket(
+        key=key,
+        request_id=f"id-{key}",
+        model="llama-65b",
+        prompt_tokens=prompt,
+        expected_tokens=expected,
+        least_tokens=prompt,
+        streamed=True,
+    )
+
+
+def random_tickets(count: int, seed: int = 1) -> list[Ticket]:
+    rng = random.Random(seed)
+    return [ticket(str(k), float(rng.randint(20, 512)), rng.randint(20, 200)) for k in range(count)]
+
+
+class Half:
+    """Workers, dispatcher, planner and metrics, as `create_app` joins them."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.metrics = GatewayMetrics(CollectorRegistry())
+        self.workers = Workers(settings, Connections(), self.metrics)
+        self.planner = Planner(settings.plan_deadline_s, self.metrics)
+        self.dispatcher = Dispatcher(settings, self.workers, self.planner, self.metrics)
+
+    async def warm(self) -> None:
+        """Wait until the MILP's process answers."""
+        problem, first = first_plan_or_queue(WARM_UP)
+        for _ in range(300):
+            if self.planner._ready() and await self.planner._ask(problem, first):
+                return
+            await asyncio.sleep(0.05)
+
+    def fill(self, slots: int) -> None:
+        """Give every worker as much as it can run, so that windows gather."""
+        for j, worker in enumerate(self.workers):
+            for k in range(slots):
+                worker.load.add(f"old-{j}-{k}", 50, 100.0, time.monotonic(), streamed=True)
+
+
+@asynccontextmanager
+async def half(workers: int, *, slots: int = 16, **settings: object) -> AsyncIterator[Half]:
+    """A running dispatcher before `workers` workers of unequal speed."""
+    urls = ",".join(f"http://w{j}:1" for j in range(workers))
+    made = Half(GatewaySettings(worker=urls, **settings))  # type: ignore[arg-type]
+    for j, worker in enumerate(made.workers):
+        worker.hear(state(f"w{j}", speed=(0.5, 1, 2)[j % 3], slots=slots))
+        worker.up = True
+    made.planner.start()
+    task = asyncio.create_task(made.dispatcher.run())
+    try:
+        yield made
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        made.planner.stop()

@@ -1,0 +1,137 @@
+"""Windows become plans and plans become placements, without ever stalling the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from router.errors import NoCapacityError
+from router.gateway.dispatch import Placement, Ticket
+from solver.check import check
+from tests.router.fleet import Half, half, random_tickets, state, ticket
+
+
+@dataclass
+class Pulse:
+    """The longest that the event loop's thread worked between two turns of the loop.
+
+    CPU time of the thread, so that a busy machine does not count as a stall; the longest wall time
+    is kept beside it to be looked at.
+    """
+
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    _stop: bool = field(default=False, init=False)
+
+    async def beat(self) -> None:
+        while not self._stop:
+            cpu, wall = time.thread_time(), time.monotonic()
+            await asyncio.sleep(0)
+            self.cpu_s = max(self.cpu_s, time.thread_time() - cpu)
+            self.wall_s = max(self.wall_s, time.monotonic() - wall)
+
+    def stop(self) -> None:
+        self._stop = True
+
+
+async def place_all(made: Half, tickets: list[Ticket]) -> list[Placement]:
+    tasks = []
+    for k, one in enumerate(tickets):
+        tasks.append(asyncio.create_task(made.dispatcher.place(one)))
+        if k % 20 == 19:  # the test's own work is not to look like a stall
+            await asyncio.sleep(0)
+    return await asyncio.gather(*tasks)
+
+
+async def test_planning_500_requests_on_32_workers_never_stalls_the_loop() -> None:
+    longest = []
+    for seed in range(5):
+        async with half(32, window_max_size=500, window_max_wait_s=5.0) as made:
+            made.fill(16)
+            pulse = Pulse()
+            beating = asyncio.create_task(pulse.beat())
+            placements = await place_all(made, random_tickets(500, seed))
+            pulse.stop()
+            await beating
+        record = placements[0].plan
+        assert (len(record.requests), len(record.workers)) == (500, 32)
+        assert all(placement.plan is record for placement in placements)
+        check(record.problem, record.plan)
+        longest.append(pulse)
+    worst, wall = max(p.cpu_s for p in longest), max(p.wall_s for p in longest)
+    print(f"longest turn of the loop: {worst * 1e3:.1f} ms of CPU, {wall * 1e3:.1f} ms on the wall")
+    assert worst < 0.020
+
+
+async def test_milp_runs_beside_the_loop() -> None:
+    """Windows in which the MILP beats the heuristic: the loop turns on while the child solves."""
+    async with half(4, slots=4, window_max_wait_s=0.2, plan_deadline_s=2.0) as made:
+        made.fill(4)
+        await made.warm()
+        pulse = Pulse()
+        beating = asyncio.create_task(pulse.beat())
+        placements = []
+        for seed in range(6):
+            for one in random_tickets(14, seed):
+                one.key, one.expected_tokens = f"{seed}-{one.key}", 40 * one.expected_tokens
+                placements.append(asyncio.create_task(made.dispatcher.place(one)))
+            await asyncio.wait(placements)
+        pulse.stop()
+        await beating
+    methods = {placement.result().plan.plan.method for placement in placements}
+    assert "milp" in methods
+    assert pulse.cpu_s < 0.020
+
+
+async def test_a_free_worker_gets_a_request_at_once() -> None:
+    async with half(2, window_max_wait_s=10.0) as made:
+        placement = await asyncio.wait_for(made.dispatcher.place(ticket("a")), 5.0)
+    assert placement.plan.reason == "worker_free"
+    assert placement.worker.name == "w1", "the faster one"
+
+
+async def test_a_slot_that_falls_free_closes_the_window() -> None:
+    async with half(1, slots=1, window_max_wait_s=10.0) as made:
+        first, second = ticket("a"), ticket("b")
+        placement = await made.dispatcher.place(first)
+        waiting = asyncio.create_task(made.dispatcher.place(second))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        made.dispatcher.release(first, placement.worker)
+        assert (await asyncio.wait_for(waiting, 5.0)).plan.reason == "worker_free"
+
+
+async def test_who_leaves_while_waiting_takes_no_place() -> None:
+    async with half(1, slots=1, window_max_wait_s=10.0) as made:
+        first = await made.dispatcher.place(ticket("a"))
+        waiting = asyncio.create_task(made.dispatcher.place(ticket("b")))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert len(first.worker.load) == 1
+
+
+async def test_draining_workers_get_nothing_and_no_worker_means_no_capacity() -> None:
+    async with half(2) as made:
+        for j, worker in enumerate(made.workers):
+            worker.hear(state(f"w{j}", draining=True))
+        with pytest.raises(NoCapacityError, match="No worker that serves 'llama-65b' is up"):
+            await made.dispatcher.place(ticket("a"))
+
+
+async def test_a_defect_in_planning_fails_its_window_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with half(2) as made:
+
+        async def broken(_: object) -> None:
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(made.planner, "plan", broken)
+            with pytest.raises(ZeroDivisionError):
+                await made.dispatcher.place(ticket("a"))
+        assert (await made.dispatcher.place(ticket("b"))).plan.number >= 1
