@@ -1,0 +1,198 @@
+"""What happens when things die: processes, workers, connections."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.test_gateway import TEXT, eventually, in_flight, post
+from tests.helpers import ROOT, Fleet, Process, scrape
+
+
+def children(pid: int) -> list[int]:
+    """All processes below `pid`."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            found += [int(child), *children(int(child))]
+    return found
+
+
+def alive(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_leaves_no_process_behind(sig: signal.Signals) -> None:
+    fleet = Fleet()
+    pids = children(fleet.process.pid)
+    assert len(pids) >= 4  # two agents, a gateway, and its MILP
+    assert fleet.stop(sig) == 0
+    eventually(lambda: not alive(pids))
+    assert not any("Traceback" in line or "leaked" in line for line in fleet.lines)
+
+
+def test_a_killed_supervisor_leaves_no_process_behind() -> None:
+    fleet = Fleet()
+    pids = children(fleet.process.pid)
+    fleet.stop(signal.SIGKILL)
+    eventually(lambda: not alive(pids))
+
+
+def test_running_requests_end_before_the_fleet_does() -> None:
+    fleet = Fleet("--drain-s", "20")
+    with ThreadPoolExecutor(4) as pool:
+        body = {**TEXT, "max_tokens": 600, "ignore_eos": True}
+        answers = [pool.submit(post, fleet, {**body, "stream": s}) for s in (True, False) * 2]
+        eventually(lambda: in_flight(fleet) == 4)
+        assert fleet.stop() == 0
+    assert [answer.result().status_code for answer in answers] == [200] * 4
+    assert all("data: [DONE]" in answer.result().text for answer in answers[::2])
+
+
+def test_a_killed_agents_requests_go_elsewhere_and_it_comes_back() -> None:
+    with Fleet("--speed", "5") as fleet:
+        with ThreadPoolExecutor(12) as pool:
+            body = {**TEXT, "max_tokens": 200, "ignore_eos": True}
+            names = [f"r{k}" for k in range(12)]
+            answers = [pool.submit(post, fleet, body, x_request_id=name) for name in names]
+            eventually(lambda: in_flight(fleet) == 12)
+            workers = fleet.get("/makespan/v1/workers").json()["workers"]
+            assert min(worker["in_flight"] for worker in workers) > 0
+            os.kill(_agent_pid(fleet, 0), signal.SIGKILL)
+            assert [answer.result().status_code for answer in answers] == [200] * 12
+        told = [fleet.get(f"/makespan/v1/requests/{name}").json() for name in names]
+        moved = [row for row in told if row["failed_workers"]]
+        assert moved
+        assert all(row["failed_workers"] == ["agent-0"] for row in moved)
+        assert {row["worker"] for row in moved} == {"agent-1"}
+        eventually(lambda: fleet.get("/metrics").text.count('worker_up{worker="agent-0"} 1') == 1)
+
+
+def _agent_pid(fleet: Fleet, index: int) -> int:
+    for pid in children(fleet.process.pid):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if f"agent-{index}".encode() in command:
+            return pid
+    raise AssertionError("no such agent")
+
+
+def test_a_stream_that_breaks_ends_with_an_error_event() -> None:
+    with Fleet("--agents", "1", "--speed", "5") as fleet:
+        body = {**TEXT, "max_tokens": 300, "ignore_eos": True, "stream": True}
+        url = fleet.url + "/v1/completions"
+        with httpx.stream("POST", url, json=body, timeout=30) as answer:
+            events = answer.iter_lines()
+            next(events)
+            os.kill(_agent_pid(fleet, 0), signal.SIGKILL)
+            data = [line[6:] for line in events if line.startswith("data: ")]
+        error = json.loads(data[-1])["error"]
+        assert (error["type"], error["code"]) == ("server_error", "worker_failed")
+        ended = 'makespan_requests_total{model="llama-65b",outcome="failed"}'
+        assert scrape(fleet.url).values[ended] == 1
+
+
+def test_no_worker_means_503_with_retry_after() -> None:
+    with Process("gateway", "--port", "0", "--worker", "http://127.0.0.1:9") as gateway:
+        url = gateway.wait_for(r"listening url=(\S+)")
+        answer = httpx.post(url + "/v1/completions", json=TEXT)
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["error"]["code"] == "server_is_overloaded"
+        assert httpx.get(url + "/ready").status_code == 503
+        assert httpx.get(url + "/health").status_code == 200
+        assert httpx.get(url + "/makespan/v1/plans/latest").status_code == 404
+
+
+def test_too_many_requests_get_503() -> None:
+    with Fleet("--max-requests", "2") as fleet, ThreadPoolExecutor(2) as pool:
+        body = {**TEXT, "max_tokens": 500, "ignore_eos": True}
+        running = [pool.submit(post, fleet, body) for _ in range(2)]
+        eventually(lambda: in_flight(fleet) == 2)
+        refused = post(fleet, body)
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) >= 1
+        assert [answer.result().status_code for answer in running] == [200, 200]
+
+
+def test_a_taken_port_is_named() -> None:
+    with Fleet() as fleet:
+        port = fleet.url.rsplit(":", 1)[1]
+        with Process("up", "--port", port) as second:
+            assert second.process.wait(30) == 2
+        assert f"port: cannot listen on 127.0.0.1:{port}" in "\n".join(second.lines)
+
+
+@pytest.fixture
+def plain() -> Iterator[str]:
+    """A server that knows nothing of agents."""
+    command = [sys.executable, "-m", "tests.plain_server"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{server.stdout.readline().split()[1]}"
+        server.kill()
+
+
+@pytest.fixture
+def before_plain(plain: str) -> Iterator[str]:
+    with Process("gateway", "--port", "0", "--worker", plain) as gateway:
+        url = gateway.wait_for(r"listening url=(\S+)")
+        gateway.wait_for(r"worker is (up)")
+        yield url
+
+
+PLAIN = {"model": "plain", "prompt": "a", "max_tokens": 20, "odd_field": {"x": [1]}}
+
+
+def test_a_plain_server_is_a_worker_too(plain: str, before_plain: str) -> None:
+    url = before_plain + "/v1/completions"
+    for stream in (False, True):
+        headers = {"authorization": "Bearer k", "x-request-id": "p1", "x-odd": "1"}
+        answer = httpx.post(url, json={**PLAIN, "stream": stream}, headers=headers)
+        assert answer.status_code == 200
+        assert answer.text.count(" w") == 20
+        seen = httpx.get(plain + "/seen").json()
+        assert json.loads(seen["body"]) == {**PLAIN, "stream": stream}
+        got = {name.lower(): value for name, value in seen["headers"].items()}
+        assert {**headers, "content-type": "application/json"}.items() <= got.items()
+    worker = httpx.get(before_plain + "/makespan/v1/workers").json()["workers"][0]
+    assert (worker["kind"], worker["models"], worker["agent"]) == ("openai", ["plain"], None)
+
+
+def test_a_plain_servers_speed_is_learnt(before_plain: str) -> None:
+    for _ in range(10):
+        httpx.post(before_plain + "/v1/completions", json=PLAIN)
+    worker = httpx.get(before_plain + "/makespan/v1/workers").json()["workers"][0]
+    assert 1 < worker["cost_ms"]["alpha_d_ms"] < 10  # it takes 2 ms a token, not 29
+
+
+def test_a_plain_servers_errors_pass_through(before_plain: str) -> None:
+    for status in (400, 418, 429, 500, 503):
+        url = before_plain + "/v1/completions"
+        answer = httpx.post(url, json=PLAIN, headers={"x-fail": str(status)})
+        assert (answer.status_code, answer.json()["error"]["message"]) == (status, "as asked")
+    outcomes = {name: int(value) for name, value in scrape(before_plain).values.items()}
+    for outcome, count in (
+        ("rejected_invalid", 2),
+        ("rejected_over_share", 1),
+        ("failed", 1),
+        ("rejected_no_capacity", 1),
+    ):
+        name = f'makespan_requests_total{{model="plain",outcome="{outcome}"}}'
+        assert outcomes[name] == count
+
+
+def test_a_plain_server_sees_its_client_leave(plain: str, before_plain: str) -> None:
+    body = {**PLAIN, "max_tokens": 10_000, "stream": True}
+    with httpx.stream("POST", before_plain + "/v1/completions", json=body) as answer:
+        next(answer.iter_lines())
+    eventually(lambda: httpx.get(plain + "/seen").json()["aborted"] == 1)

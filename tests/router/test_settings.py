@@ -1,0 +1,132 @@
+"""Settings: file below environment below flags, and a bad one names itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from router.agent.engines.lengths import read_lengths
+from router.settings import (
+    COMMANDS,
+    AgentSettings,
+    BadSettings,
+    GatewaySettings,
+    UpSettings,
+    known_environment,
+)
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "makespan.toml"
+    monkeypatch.setenv("MAKESPAN_CONFIG", str(path))
+    return path
+
+
+def test_flags_over_environment_over_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text("[gateway]\nport = 1\nretries = 1\nremember = 1\n")
+    monkeypatch.setenv("MAKESPAN_PORT", "2")
+    monkeypatch.setenv("MAKESPAN_RETRIES", "2")
+    settings = GatewaySettings.load(["--port", "3"])
+    assert (settings.port, settings.retries, settings.remember) == (3, 2, 1)
+    assert settings.window_max_wait_s == 0.02
+
+
+def test_several_workers_by_comma_or_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ("http://a:1", "http://b:2")
+    assert GatewaySettings.load(["--worker", "http://a:1/,http://b:2"]).worker == wanted
+    flags = ["--worker", "http://a:1", "--worker", "http://b:2"]
+    assert GatewaySettings.load(flags).worker == wanted
+    monkeypatch.setenv("MAKESPAN_WORKER", "http://a:1,http://b:2")
+    assert GatewaySettings.load([]).worker == wanted
+
+
+def test_speeds_are_dealt_out() -> None:
+    assert UpSettings.load(["--speed", "24,8"]).speed == (24.0, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "complaint"),
+    [
+        (GatewaySettings, ["--port", "70000"], "port"),
+        (GatewaySettings, ["--port", "x"], "port"),
+        (GatewaySettings, ["--worker", "no-url"], "worker"),
+        (GatewaySettings, ["--window-max-size", "0"], "window_max_size"),
+        (AgentSettings, ["--policy", "magic"], "policy"),
+        (AgentSettings, ["--cost", "free"], "cost"),
+        (AgentSettings, ["--speed", "0"], "speed"),
+        (AgentSettings, ["--name", "no spaces"], "name"),
+        (AgentSettings, ["--max-model-len", "9000", "--kv-tokens", "100"], "max_model_len"),
+        (UpSettings, ["--speed", ""], "speed"),
+        (UpSettings, ["--speed", "-1"], "speed"),
+        (UpSettings, ["--agents", "0"], "agents"),
+    ],
+)
+def test_bad_flags_name_themselves(
+    command: type[GatewaySettings | AgentSettings | UpSettings], flags: list[str], complaint: str
+) -> None:
+    with pytest.raises(BadSettings, match=complaint):
+        command.load(flags)
+
+
+def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAKESPAN_PROT", "1")
+    with pytest.raises(BadSettings, match="MAKESPAN_PROT: unknown environment variable"):
+        GatewaySettings.load([])
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[gateway]\nprot = 1\n", "prot"),
+        ("[gatway]\nport = 1\n", "gatway: not one of the tables"),
+        ("port = 1\n", "port: not one of the tables"),
+        ("[gateway\n", "MAKESPAN_CONFIG"),
+    ],
+)
+def test_a_bad_file_is_named(config: Path, text: str, complaint: str) -> None:
+    config.write_text(text)
+    with pytest.raises(BadSettings, match=complaint):
+        GatewaySettings.load([])
+
+
+def test_a_missing_file_is_named(config: Path) -> None:
+    with pytest.raises(BadSettings, match=config.name):
+        GatewaySettings.load([])
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        GatewaySettings.load([]).port = 9
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for command in COMMANDS:
+        for name, field in command.model_fields.items():
+            assert field.description, f"{command.__name__}.{name}"
+    assert {"MAKESPAN_PORT", "MAKESPAN_SPEED", "MAKESPAN_CONFIG"} <= known_environment()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("nonsense\n", ":1: expected"),
+        ('\n{"prompt_sha256": "a"}\n', ":2: expected"),
+        ('{"prompt_sha256": "a", "output_tokens": 0}\n', "at least 1"),
+    ],
+)
+def test_a_bad_file_of_lengths_names_its_line(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "lengths.jsonl"
+    path.write_text(text)
+    with pytest.raises(BadSettings, match=complaint):
+        read_lengths(path)
+
+
+def test_lengths_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "lengths.jsonl"
+    path.write_text('{"prompt_sha256": "a", "output_tokens": 3}\n\n')
+    assert read_lengths(path) == {"a": 3}
+    with pytest.raises(BadSettings, match="No such file"):
+        read_lengths(tmp_path / "none")

@@ -1,0 +1,45 @@
+"""Tokens are counted from bytes that pass by, however they are cut."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.gateway.usage import JsonMeter, StreamMeter, Usage
+
+EVENT = b'data: {"choices":[{"text":" a"}],"usage":null}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":40}}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+@given(st.integers(0, 40), st.booleans(), st.lists(st.integers(1, 400), max_size=30))
+def test_streams(tokens: int, with_usage: bool, cuts: list[int]) -> None:
+    text = EVENT * tokens + (USAGE if with_usage else b"") + DONE
+    meter = StreamMeter()
+    for cut in cuts:
+        meter.feed(text[:cut])
+        text = text[cut:]
+    meter.feed(text)
+    assert meter.finished
+    usage = meter.usage()
+    assert usage == (Usage(7, 40) if with_usage else None)
+    if with_usage:
+        assert meter.tokens(usage) == 40
+    else:
+        assert tokens - len(cuts) <= meter.tokens(usage) <= tokens
+
+
+def test_json() -> None:
+    meter = JsonMeter()
+    assert meter.feed(b'{"usage":{"prompt_tokens":3,') == 0
+    meter.feed(b'"completion_tokens":5}}')
+    assert meter.usage() == Usage(3, 5)
+    assert meter.tokens(meter.usage()) == 5
+
+
+def test_answers_without_usage() -> None:
+    for text in (b"", b"{}", b"[]", b'{"usage": 3}', b'{"usage":{"prompt_tokens":"x"}}'):
+        meter = JsonMeter()
+        meter.feed(text)
+        assert meter.usage() is None
+        assert meter.tokens(None) is None

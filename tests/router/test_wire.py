@@ -1,0 +1,32 @@
+"""The state message: there and back, tolerant of newer agents, clear about nonsense."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from router.wire import AgentState, WireError
+from tests.router.fleet import state
+
+
+def test_there_and_back() -> None:
+    line = state("a").encode()
+    assert line.endswith(b"\n")
+    assert AgentState.decode(line) == state("a")
+
+
+def test_fields_of_newer_agents_are_ignored() -> None:
+    data = {**state("a").to_json(), "invented_later": 1}
+    assert AgentState.decode(orjson.dumps(data)) == state("a")
+
+
+@pytest.mark.parametrize("line", [b"", b"{}", b"[]", b"<html>", b'{"name": "a"}'])
+def test_nonsense_is_quoted(line: bytes) -> None:
+    with pytest.raises(WireError, match="not an agent's state"):
+        AgentState.decode(line)
+
+
+def test_a_cost_model_that_makes_no_sense_is_refused() -> None:
+    data = {**state("a").to_json(), "cost_ms": {"alpha_p_ms": -1}}
+    with pytest.raises(WireError, match="missing"):
+        AgentState.decode(orjson.dumps(data))
