@@ -1,8 +1,8 @@
 """Every metric of gateway and agent, defined once.
 
 One prefix, base units, bounded labels: a model that no worker serves counts as ``other``, and no
-label ever carries a request's id. Each object takes the registry that it writes to, so tests make
-their own and read samples back.
+label ever carries a request's id. Each object has a registry of its own, so that several live in
+one process, and tests read samples back.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.33, 2, 4, 10)
 class GatewayMetrics:
     """What a gateway sees of its requests, its plans and its workers."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "makespan_requests",
             "Requests by how they ended.",
@@ -144,8 +144,8 @@ class GatewayMetrics:
 class AgentMetrics:
     """What an agent sees of its engine."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "makespan_requests",
             "Requests by how they ended.",

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI, Response
 from fastapi.responses import StreamingResponse
-from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
 from router.agent.api import Completions
@@ -33,7 +32,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
     Raises:
         BadSettings: if the file of output lengths is wrong.
     """
-    metrics = AgentMetrics(CollectorRegistry())
+    metrics = AgentMetrics()
     drain = Drain()
     loop = _engine_loop(settings, metrics)
     reporter = Reporter(settings, loop, metrics, drain)

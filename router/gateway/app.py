@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
 from router.drain import Drain
@@ -26,7 +25,7 @@ from router.web import add_error_handlers
 
 def create_app(settings: GatewaySettings) -> FastAPI:
     """A gateway; calling ``app.state.drain`` makes it finish up."""
-    metrics = GatewayMetrics(CollectorRegistry())
+    metrics = GatewayMetrics()
     connections = Connections()
     workers = Workers(settings, connections, metrics)
     planner = Planner(settings.plan_deadline_s, metrics)

@@ -118,7 +118,7 @@ def test_stop_strings_end_the_answer(fleet: Fleet) -> None:
     assert cut["usage"]["completion_tokens"] <= 5
 
 
-BAD = [
+BAD: list[tuple[object, str, int, str | None]] = [
     (b"{nonsense", "/v1/completions", 400, None),
     (b"[]", "/v1/completions", 400, None),
     (b"", "/v1/chat/completions", 400, None),

@@ -8,8 +8,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from prometheus_client import CollectorRegistry
-
 from router.gateway.dispatch import Dispatcher, Ticket
 from router.gateway.forward import Connections
 from router.gateway.planner import WARM_UP, Planner
@@ -62,7 +60,7 @@ class Half:
     """Workers, dispatcher, planner and metrics, as `create_app` joins them."""
 
     def __init__(self, settings: GatewaySettings) -> None:
-        self.metrics = GatewayMetrics(CollectorRegistry())
+        self.metrics = GatewayMetrics()
         self.workers = Workers(settings, Connections(), self.metrics)
         self.planner = Planner(settings.plan_deadline_s, self.metrics)
         self.dispatcher = Dispatcher(settings, self.workers, self.planner, self.metrics)

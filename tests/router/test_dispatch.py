@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from dataclasses import dataclass, field
 
@@ -48,6 +49,8 @@ async def place_all(made: Half, tickets: list[Ticket]) -> list[Placement]:
 
 async def test_planning_500_requests_on_32_workers_never_stalls_the_loop() -> None:
     longest = []
+    gc.collect()
+    gc.freeze()  # as the gateway does: what was loaded by then is not looked at again
     for seed in range(5):
         async with half(32, window_max_size=500, window_max_wait_s=5.0) as made:
             made.fill(16)
@@ -61,6 +64,7 @@ async def test_planning_500_requests_on_32_workers_never_stalls_the_loop() -> No
         assert all(placement.plan is record for placement in placements)
         check(record.problem, record.plan)
         longest.append(pulse)
+    gc.unfreeze()
     worst, wall = max(p.cpu_s for p in longest), max(p.wall_s for p in longest)
     print(f"longest turn of the loop: {worst * 1e3:.1f} ms of CPU, {wall * 1e3:.1f} ms on the wall")
     assert worst < 0.020

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from router.gateway import planner as module
 from router.gateway.planner import Planner
@@ -22,7 +21,7 @@ POOR = Problem.of(np.random.default_rng(12).integers(10, 60, (8, 3)))
 
 @pytest.fixture
 async def planner() -> AsyncIterator[Planner]:
-    made = Planner(0.9, GatewayMetrics(CollectorRegistry()))
+    made = Planner(0.9, GatewayMetrics())
     made.start()
     yield made
     made.stop()
@@ -82,7 +81,7 @@ async def test_a_stuck_child_is_replaced(planner: Planner, monkeypatch: pytest.M
 
 
 async def test_a_late_answer_is_not_waited_for() -> None:
-    planner = Planner(0.0005, GatewayMetrics(CollectorRegistry()))
+    planner = Planner(0.0005, GatewayMetrics())
     planner.start()
     _, plan = await planner.plan(POOR)
     assert plan.method is Method.HEURISTIC
@@ -98,7 +97,7 @@ async def test_a_wrong_answer_is_refused(planner: Planner, monkeypatch: pytest.M
 
 
 async def test_without_a_deadline_there_is_no_child() -> None:
-    planner = Planner(0.0, GatewayMetrics(CollectorRegistry()))
+    planner = Planner(0.0, GatewayMetrics())
     planner.start()
     assert planner._process is None
     _, plan = await planner.plan(POOR)
