@@ -25,7 +25,7 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix
 
 bench: .venv/.dev
-	@for bench in tests/bench/bench_*.py; do $(BIN)/python $$bench || exit 1; done
+	@for bench in policies dispatch stall; do echo "\n== $$bench"; $(BIN)/python -m tests.bench.bench_$$bench || exit 1; done
 
 setup: .venv/.dev
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.agent.engines.text import count_tokens
 from solver.batching import Batcher, Sequence
 from solver.bounds import engine_bound
 from solver.cost import PROFILES
@@ -53,18 +54,12 @@ def test_slot_time_adds_up_and_the_bound_holds(
 
 def test_prefill_first_reproduces_the_papers_baseline() -> None:
     """201.00 s and 80.2 % in arXiv:2502.15763 table IV; 199.86 s on these lengths (method.md 6)."""
-    load = [(prompt_tokens(question), output) for question, output in gsm8k()]
+    load = [(count_tokens(question), output) for question, output in gsm8k()]
     result = run(load, PAPER.cost, slots=200, policy="prefill-first")
     assert result.makespan_s == pytest.approx(200, rel=0.03)
     offline = result.batcher.ledger.seconds
     useful = (offline["prefill"] + offline["decode"]) / (200 * result.makespan_s)
     assert useful == pytest.approx(0.80, abs=0.02)
-
-
-def prompt_tokens(question: str) -> int:
-    from router.agent.engines.text import count_tokens
-
-    return count_tokens(question)
 
 
 @pytest.mark.parametrize("known", [True, False])

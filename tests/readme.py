@@ -1,0 +1,80 @@
+"""The README's tables, made from the code: ``python -m tests.readme`` writes them into it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import Metric
+from pydantic.fields import FieldInfo
+
+from router.metrics import AgentMetrics, GatewayMetrics
+from router.settings import COMMANDS
+from tests.helpers import ROOT
+
+NONE = "\N{EN DASH}"
+README = ROOT / "README.md"
+
+
+def settings_table() -> str:
+    """Every setting, its default where it has one, and the commands that read it."""
+    fields: dict[str, list[tuple[str, FieldInfo]]] = {}
+    for command in COMMANDS:
+        for name, field in command.model_fields.items():
+            fields.setdefault(name, []).append((command.table, field))
+    rows = ["| setting | default | for | meaning |", "| --- | --- | --- | --- |"]
+    for name, uses in sorted(fields.items()):
+        defaults: dict[str, list[str]] = {}
+        for table, field in uses:
+            defaults.setdefault(_default(field), []).append(table)
+        shown = "; ".join(
+            value if len(defaults) == 1 else f"{value} ({', '.join(tables)})"
+            for value, tables in defaults.items()
+        )
+        meaning = " ".join(dict.fromkeys(str(field.description) for _, field in uses))
+        commands = ", ".join(table for table, _ in uses)
+        rows.append(f"| `{name}` | {shown} | {commands} | {meaning} |")
+    return "\n".join(rows)
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    if field.default_factory is not None or value is None:
+        return NONE
+    if isinstance(value, tuple):
+        value = ",".join(f"{part:g}" if isinstance(part, float) else part for part in value)
+    return f"`{value}`" if value != "" else NONE
+
+
+def metrics_table() -> str:
+    """Every metric, its labels and who exports it."""
+    rows = ["| metric | labels | at | meaning |", "| --- | --- | --- | --- |"]
+    sides = (("gateway", GatewayMetrics()), ("agent", AgentMetrics()))
+    for side, metrics in sides:
+        rows += [_metric_row(metric, side, metrics) for metric in metrics.registry.collect()]
+    return "\n".join(rows)
+
+
+def _metric_row(metric: Metric, side: str, metrics: object) -> str:
+    name = metric.name + ("_total" if metric.type == "counter" else "")
+    objects = vars(metrics).values()
+    labels: Iterable[str] = next(
+        m._labelnames for m in objects if getattr(m, "_name", None) == metric.name
+    )
+    shown = ", ".join(f"`{label}`" for label in labels) or NONE
+    return f"| `{name}` | {shown} | {side} | {metric.documentation} |"
+
+
+def render(text: str) -> str:
+    """`text` with both tables made anew."""
+    for name, table in (("settings", settings_table()), ("metrics", metrics_table())):
+        marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        pattern = f"(?<={re.escape(marks[0])}\n).*?(?={re.escape(marks[1])})"
+        text = re.sub(pattern, table.replace("\\", r"\\") + "\n", text, flags=re.DOTALL)
+    return text
+
+
+if __name__ == "__main__":
+    path = Path(README)
+    path.write_text(render(path.read_text(encoding="utf-8")), encoding="utf-8")
