@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -85,6 +86,7 @@ def serve(
     follow_parent: bool,
 ) -> None:
     """Serve until SIGTERM or SIGINT; `follow_parent`: stop, too, if the supervisor dies."""
+    _raise_file_limit()
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -109,6 +111,13 @@ def serve(
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
     log.info("stopped")
+
+
+def _raise_file_limit() -> None:
+    """Two connections a request soon pass the usual soft limit of 1,024 open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _follow(server: uvicorn.Server) -> None:

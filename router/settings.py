@@ -179,6 +179,9 @@ class AgentTuning(Settings):
     lengths: Path | None = Field(
         None, description="JSON lines of prompt_sha256 and output_tokens for the emulated engine."
     )
+    faults: bool = Field(
+        False, description="Let requests inject failures by the header x-makespan-fault."
+    )
     seed: int = Field(0, description="Seed of the emulated engine's output lengths and words.")
 
     @model_validator(mode="after")

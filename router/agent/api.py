@@ -6,6 +6,8 @@ import time
 
 from router.agent.answers import Format, usage
 from router.agent.engines.emulated import Answer
+from router.agent.faults import HEADER as FAULT
+from router.agent.faults import parse_faults
 from router.agent.loop import EngineLoop, Job, Piece
 from router.asgi import (
     ClientLeft,
@@ -62,18 +64,17 @@ class Completions:
         body = await read_body(scope, receive, MOST_BODY_BYTES)
         request = parse(body, chat=self._chat)
         answers, limits = self._prepare(request)
-        job = Job(answers)
-        hint = header(scope, EXPECTED_TOKENS)
-        ids = self._loop.submit(job, limits, _expected(hint), time.monotonic())
-        try:
-            async with DisconnectWatch(receive):
-                form = Format(request, self._settings.model, self._loop.engine.name)
-                if request.stream:
-                    await self._stream(send, scope, job, form)
-                else:
-                    await self._whole(send, scope, job, form)
-        finally:
-            self._loop.cancel(ids)
+        faults = parse_faults(header(scope, FAULT) if self._settings.faults else None)
+        job = Job(answers, crash_after=faults.crash_after)
+        form = Format(request, self._settings.model, self._loop.engine.name)
+        hint = _expected(header(scope, EXPECTED_TOKENS))
+        async with DisconnectWatch(receive):
+            await faults.strike()
+            ids = self._loop.submit(job, limits, hint, time.monotonic())
+            try:
+                await (self._stream if request.stream else self._whole)(send, scope, job, form)
+            finally:
+                self._loop.cancel(ids)
         return Outcome.COMPLETED
 
     def _prepare(self, request: CompletionRequest) -> tuple[list[Answer], list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ class Piece:
 class Job:
     """One HTTP request inside the engine: a sequence a choice, and their tokens as they come."""
 
-    def __init__(self, answers: Many[Answer]) -> None:
+    def __init__(self, answers: Many[Answer], crash_after: int | None = None) -> None:
         self.answers = answers
+        self._crash_after, self._taken = crash_after, 0
         self._pieces: list[Piece] = []
         self._ready = asyncio.Event()
         self._failure: Exception | None = None
@@ -46,11 +48,14 @@ class Job:
 
     async def take(self) -> list[Piece]:
         """The tokens made since the last call, at least one."""
+        if self._crash_after is not None and self._taken >= self._crash_after:
+            os._exit(70)  # the fault that this request asked for
         await self._ready.wait()
         if self._failure is not None:
             raise self._failure
         self._ready.clear()
         pieces, self._pieces = self._pieces, []
+        self._taken += len(pieces)
         return pieces
 
 

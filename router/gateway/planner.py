@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 RETURN_S = 0.005
 # A solve that has overrun its limit by this much will not come back.
 STUCK_S = 30.0
-END_S = 1.0  # for an idle child to leave by itself
+END_S = 5.0  # for an idle child, or one that still loads, to leave by itself
 WARM_UP = Problem.of([[1.0, 2.0], [2.0, 1.0]])
 
 

@@ -101,6 +101,27 @@ def test_a_stream_that_breaks_ends_with_an_error_event() -> None:
         assert scrape(fleet.url).values[ended] == 1
 
 
+def test_injected_faults() -> None:
+    with Fleet("--agents", "1", "--faults", "--retries", "0") as fleet:
+        assert post(fleet, TEXT, x_makespan_fault="status=500").status_code == 500
+        assert post(fleet, TEXT, x_makespan_fault="latency=0.05").status_code == 200
+        wrong = post(fleet, TEXT, x_makespan_fault="explode")
+        assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "x-makespan-fault")
+        url = fleet.url + "/v1/completions"
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(url, json=TEXT, headers={"x-makespan-fault": "stall"}, timeout=0.5)
+        body = {**TEXT, "stream": True}
+        broken = post(fleet, body, x_makespan_fault="crash=5")
+        assert broken.text.count('"finish_reason":null') == 5
+        assert "worker_failed" in broken.text
+        eventually(lambda: post(fleet, TEXT).status_code == 200)
+
+
+def test_faults_are_off_unless_asked_for() -> None:
+    with Fleet("--agents", "1") as fleet:
+        assert post(fleet, TEXT, x_makespan_fault="status=500").status_code == 200
+
+
 def test_no_worker_means_503_with_retry_after() -> None:
     with Process("gateway", "--port", "0", "--worker", "http://127.0.0.1:9") as gateway:
         url = gateway.wait_for(r"listening url=(\S+)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -65,6 +66,12 @@ def test_json_answer_and_headers(fleet: Fleet) -> None:
     assert answer.headers["x-request-id"] == "my-id.1"
     assert answer.headers["x-makespan-worker"] in ("agent-0", "agent-1")
     assert 0 < float(answer.headers["x-makespan-overhead-ms"]) < 1000
+
+
+def test_the_printed_curl_line_works_as_pasted(fleet: Fleet) -> None:
+    line = fleet.wait_for(r"^ *(curl .*)$")
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["usage"]["completion_tokens"] == 32
 
 
 def test_unusable_request_ids_are_replaced(fleet: Fleet) -> None:
