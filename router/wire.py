@@ -7,12 +7,14 @@ every `STATE_EVERY_S`), and at the latest after `HEARTBEAT_S`. A gateway that he
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
 import orjson
+from pydantic import Field, TypeAdapter, ValidationError
 
 from solver.cost import CostModel
+from solver.errors import ProblemError
 
 STATE_PATH = "/makespan/v1/state"
 STATE_EVERY_S = 0.1
@@ -23,6 +25,9 @@ REQUEST_ID = b"x-request-id"
 WORKER = b"x-makespan-worker"
 OVERHEAD_MS = b"x-makespan-overhead-ms"
 EXPECTED_TOKENS = b"x-makespan-expected-tokens"
+
+
+Positive = Annotated[int, Field(ge=1)]
 
 
 class WireError(ValueError):
@@ -53,9 +58,9 @@ class AgentState:
     model: str
     engine: str
     policy: str
-    slots: int
-    kv_tokens: int
-    max_model_len: int
+    slots: Positive
+    kv_tokens: Positive
+    max_model_len: Positive
     cost_ms: dict[str, float]
     running: int
     queued: int
@@ -79,9 +84,11 @@ class AgentState:
             WireError: naming what is wrong.
         """
         try:
-            data: Any = orjson.loads(line)
-            known = {field.name: data[field.name] for field in fields(cls)}
-            CostModel.from_ms(known["cost_ms"])
-        except Exception as error:
-            raise WireError(f"not an agent's state ({error!r}): {line[:200]!r}") from error
-        return cls(**known)
+            state = _READER.validate_json(line)
+            CostModel.from_ms(state.cost_ms)
+        except (ValidationError, ProblemError) as error:
+            raise WireError(f"not an agent's state ({error}): {line[:200]!r}") from error
+        return state
+
+
+_READER = TypeAdapter(AgentState)

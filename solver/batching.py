@@ -126,7 +126,7 @@ class Batcher:
         return len(self._waiting)
 
     def add(self, sequence: Sequence, now: float) -> None:
-        """Queue a request that `fits`."""
+        """Queue a request; its prompt and limit must fit into memory, or it waits for ever."""
         self._wait(now)
         if self.busy is None:
             self.busy = BusyPeriod(now)
@@ -135,10 +135,6 @@ class Batcher:
         heapq.heappush(self._queue, (sequence.arrival_s - lead_s, self._order, sequence))
         self._waiting[sequence.id] = sequence
         self._changed(now)
-
-    def fits(self, sequence: Sequence) -> bool:
-        """Whether it could ever be admitted."""
-        return sequence.kv_reserved <= self.kv_tokens
 
     def cancel(self, sequence_id: str, now: float) -> None:
         """Its client has left: a waiting request goes at once, a running one with its stage."""

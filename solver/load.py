@@ -7,6 +7,7 @@ are in flight; only requests whose progress cannot be seen are looked at one by 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from solver.cost import CostModel
@@ -32,8 +33,8 @@ class WorkerLoad:
     """Requests in flight at one worker and the tokens that they still need."""
 
     def __init__(self) -> None:
-        self._requests: dict[str, _InFlight] = {}
-        self._unseen: dict[str, _InFlight] = {}
+        self._requests: dict[Hashable, _InFlight] = {}
+        self._unseen: dict[Hashable, _InFlight] = {}
         self._prefills = 0
         self._prompt_tokens = 0
         self._output_tokens = 0.0
@@ -49,9 +50,15 @@ class WorkerLoad:
         return self._kv_reserved
 
     def add(
-        self, key: str, prompt_tokens: int, expected_tokens: float, now: float, *, streamed: bool
+        self,
+        key: Hashable,
+        prompt_tokens: int,
+        expected_tokens: float,
+        now: float,
+        *,
+        streamed: bool,
     ) -> None:
-        """A request has been sent; `streamed`: `progress` will tell of its tokens."""
+        """A request has been sent, `key` is its own; `streamed`: `progress` will tell of tokens."""
         request = _InFlight(prompt_tokens, expected_tokens, now, streamed)
         self._requests[key] = request
         if not streamed:
@@ -61,7 +68,7 @@ class WorkerLoad:
         self._output_tokens += request.remaining
         self._kv_reserved += prompt_tokens + expected_tokens
 
-    def progress(self, key: str, tokens: int) -> None:
+    def progress(self, key: Hashable, tokens: int) -> None:
         """`tokens` more output tokens of a request have been seen."""
         request = self._requests.get(key)
         if request is None or tokens <= 0:
@@ -75,7 +82,7 @@ class WorkerLoad:
         self._kv_tokens += tokens
         self._output_tokens += request.remaining - before
 
-    def remove(self, key: str) -> None:
+    def remove(self, key: Hashable) -> None:
         """A request has ended, however; unknown ones are ignored."""
         request = self._requests.pop(key, None)
         if request is None:

@@ -61,6 +61,8 @@ class Completions:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Outcome:
         if self._drain.begun:
             raise NoCapacityError("This worker is shutting down.", retry_after_s=1.0)
+        if self._loop.broken:
+            raise NoCapacityError("This worker's engine has broken down.", retry_after_s=10.0)
         body = await read_body(scope, receive, MOST_BODY_BYTES)
         request = parse(body, chat=self._chat)
         answers, limits = self._prepare(request)

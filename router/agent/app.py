@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import StreamingResponse
 from starlette.routing import Route
 
@@ -41,7 +41,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
         endpoint = Completions(settings, loop, metrics, drain, chat=chat)
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
-    _add_routes(app, settings, reporter, drain)
+    _add_routes(app, settings, loop, reporter, drain)
     add_error_handlers(app)
     return app
 
@@ -54,7 +54,9 @@ def _engine_loop(settings: AgentSettings, metrics: AgentMetrics) -> EngineLoop:
     return EngineLoop(batcher, EmulatedEngine(cost, lengths, settings.seed), metrics)
 
 
-def _lifespan(loop: EngineLoop):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _lifespan(
+    loop: EngineLoop,
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         task = asyncio.create_task(loop.run())
@@ -66,25 +68,31 @@ def _lifespan(loop: EngineLoop):  # type: ignore[no-untyped-def]  # noqa: ANN202
     return lifespan
 
 
-def _add_routes(app: FastAPI, settings: AgentSettings, reporter: Reporter, drain: Drain) -> None:
+def _add_routes(
+    app: FastAPI, settings: AgentSettings, loop: EngineLoop, reporter: Reporter, drain: Drain
+) -> None:
     @app.get("/health")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
+        if loop.broken:
+            raise HTTPException(503, "the engine has broken down; see the log")
         return {"status": "ok"}
 
     @app.get("/ready")
-    def ready() -> Response:
-        return Response(status_code=503 if drain.begun else 200)
+    async def ready() -> dict[str, str]:
+        if drain.begun:
+            raise HTTPException(503, "shutting down")
+        return await health()
 
     @app.get("/metrics")
-    def metrics() -> Response:
+    async def metrics() -> Response:
         return Response(reporter.render(), media_type=CONTENT_TYPE)
 
     @app.get(STATE_PATH)
-    def state() -> StreamingResponse:
+    async def state() -> StreamingResponse:
         return StreamingResponse(reporter.stream(), media_type="application/x-ndjson")
 
     @app.get("/v1/models")
-    def models() -> dict[str, object]:
+    async def models() -> dict[str, object]:
         engine = reporter.state().engine
         model = {
             "id": settings.model,

@@ -72,6 +72,7 @@ class EngineLoop:
 
     def __init__(self, batcher: Batcher, engine: EmulatedEngine, metrics: AgentMetrics) -> None:
         self.batcher, self.engine, self._metrics = batcher, engine, metrics
+        self.broken = False  # the engine has broken down; only a new process helps
         self.changed = asyncio.Event()  # somebody may want to report the new state
         self._wake = asyncio.Event()
         self._parts: dict[str, _Part] = {}
@@ -111,9 +112,9 @@ class EngineLoop:
             await self._run()
         except Exception as error:
             log.exception("the engine has broken down")
+            self.broken = True
             for part in self._parts.values():
                 part.job.fail(error)
-            raise
 
     async def _run(self) -> None:
         now, resumed = time.monotonic(), True

@@ -6,12 +6,10 @@ worker's failure is retried elsewhere as long as the client has not seen a byte.
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 import uuid
-from dataclasses import dataclass, field
-from itertools import count
+from functools import partial
 
 from router.asgi import (
     ClientLeft,
@@ -21,54 +19,29 @@ from router.asgi import (
     Send,
     header,
     read_body,
-    respond_error,
 )
 from router.drain import Drain
 from router.errors import (
-    Headers,
     NoCapacityError,
     Outcome,
     RequestError,
     RouterError,
     WorkerUnreachable,
     outcome_of_status,
-    sse_error,
 )
-from router.gateway.accounts import Accounts, Timing
+from router.gateway.accounts import Accounts
 from router.gateway.dispatch import Dispatcher, Placement, Ticket
-from router.gateway.forward import Forwarder, Reply
+from router.gateway.exchange import Exchange
+from router.gateway.forward import Forwarder
 from router.gateway.records import RequestRecord
-from router.gateway.usage import JsonMeter, StreamMeter
 from router.gateway.workers import Workers
 from router.schemas import CompletionRequest, parse
 from router.settings import GatewayTuning
-from router.wire import EXPECTED_TOKENS, OVERHEAD_MS, REQUEST_ID, WORKER
-
-log = logging.getLogger(__name__)
+from router.wire import EXPECTED_TOKENS, REQUEST_ID
 
 _GOOD_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 # Worker answers that another worker may not give: it is shutting down, or its engine is.
 _RETRY_STATUS = frozenset((502, 503))
-
-
-@dataclass(eq=False, slots=True)
-class Exchange:
-    """One request under way: what came in, what is known of it, what went out."""
-
-    send: Send
-    record: RequestRecord
-    received: float = field(default_factory=time.monotonic)
-    headers: Headers = field(default_factory=list)
-    body: bytes = b""
-    request: CompletionRequest | None = None
-    sent: float | None = None
-    started: bool = False  # the client has seen the response begin
-    streaming: bool = False
-    first_byte: float | None = None
-
-    def timing(self) -> Timing:
-        """What is timed of it."""
-        return Timing(self.received, self.sent, self.first_byte, time.monotonic())
 
 
 class Completions:
@@ -88,7 +61,7 @@ class Completions:
         self._tuning, self._workers, self._dispatcher = tuning, workers, dispatcher
         self._forwarder, self._accounts, self._chat = forwarder, accounts, chat
         self._path = "/v1/chat/completions" if chat else "/v1/completions"
-        self._drain, self._serial = drain, count()
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it whatever happens."""
@@ -102,9 +75,9 @@ class Completions:
             outcome = Outcome.CANCELLED
         except RouterError as error:
             outcome = error.outcome
-            await self._refuse(exchange, error)
+            await exchange.refuse(error)
         finally:
-            exchange.record.outcome = outcome.value
+            record.outcome = outcome.value
             self._accounts.end(record, outcome, exchange.timing())
 
     async def _serve(self, scope: Scope, receive: Receive, exchange: Exchange) -> Outcome:
@@ -137,7 +110,6 @@ class Completions:
         record.model, record.stream = request.model, request.stream
         record.prompt_tokens, record.expected_tokens = size.prompt_tokens, size.expected_tokens
         return Ticket(
-            key=str(next(self._serial)),
             request_id=record.id,
             model=request.model,
             prompt_tokens=size.prompt_tokens,
@@ -207,77 +179,24 @@ class Completions:
             if reply.status in _RETRY_STATUS and self._dispatcher.has_other(ticket, worker):
                 return None
             occupancy = worker.load.occupancy(worker.slots, 0)
-            await self._relay(exchange, ticket, placement, reply)
-            self._learn(placement, record, occupancy)
+            usage = await exchange.relay(reply, worker.name, partial(worker.load.progress, ticket))
+            if reply.status == 200:
+                self._accounts.learn(exchange.request, record, usage)
+                self._learn(placement, exchange, occupancy)
             return outcome_of_status(reply.status)
         finally:
             reply.close()
 
-    async def _relay(
-        self, exchange: Exchange, ticket: Ticket, placement: Placement, reply: Reply
-    ) -> None:
-        """Pass the answer on as it comes, counting tokens on the way."""
-        exchange.streaming = reply.is_stream
-        meter = StreamMeter() if reply.is_stream else JsonMeter()
-        load, send = placement.worker.load, exchange.send
-        async for chunk in reply.chunks():
-            if not exchange.started:
-                await self._start(exchange, placement, reply)
-            load.progress(ticket.key, meter.feed(chunk))
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        if not exchange.started:
-            await self._start(exchange, placement, reply)
-        await send({"type": "http.response.body", "body": b""})
-        if reply.status == 200 and exchange.request is not None:
-            usage = meter.usage()
-            exchange.record.output_tokens = meter.tokens(usage)
-            self._accounts.learn(exchange.request, exchange.record, usage)
-
-    async def _start(self, exchange: Exchange, placement: Placement, reply: Reply) -> None:
-        """The response's head, with the gateway's own share of the time."""
-        now = time.monotonic()
-        assert exchange.sent is not None
-        exchange.first_byte, exchange.record.first_token_s = now, time.time()
-        overhead_ms = (exchange.sent - exchange.received) * 1000
-        own = {
-            REQUEST_ID: exchange.record.id.encode(),
-            WORKER: placement.worker.name.encode(),
-            OVERHEAD_MS: f"{overhead_ms:.3f}".encode(),
-        }
-        headers = [(name, value) for name, value in reply.headers if name not in own]
-        exchange.record.status, exchange.started = reply.status, True
-        await exchange.send(
-            {
-                "type": "http.response.start",
-                "status": reply.status,
-                "headers": [*headers, *own.items()],
-            }
-        )
-
-    def _learn(self, placement: Placement, record: RequestRecord, occupancy: float) -> None:
+    def _learn(self, placement: Placement, exchange: Exchange, occupancy: float) -> None:
         """Correct the scale of a worker whose cost model is only assumed."""
-        worker = placement.worker
-        if worker.state is not None or record.sent_s is None or not record.output_tokens:
+        worker, record = placement.worker, exchange.record
+        if worker.state is not None or not record.output_tokens or exchange.sent is None:
             return
         if len(worker.load) > worker.slots:
             return  # its time would tell of the queue, not of the engine
-        predicted = worker.base_cost.span_s(
-            float(record.prompt_tokens), float(record.output_tokens), occupancy
-        )
-        worker.scale.observe(predicted, time.time() - record.sent_s)
-
-    async def _refuse(self, exchange: Exchange, error: RouterError) -> None:
-        """The error as a response, or at the end of one that has begun."""
-        exchange.record.error = str(error)
-        if not exchange.started:
-            exchange.record.status = error.status
-            extra = [(REQUEST_ID, exchange.record.id.encode())]
-            await respond_error(exchange.send, error, extra)
-        elif exchange.streaming:
-            await exchange.send({"type": "http.response.body", "body": sse_error(error)})
-        else:
-            log.warning("answer cut short", extra={"request": exchange.record.id})
-            raise error  # the server closes the connection: half a JSON body is no answer
+        prompt, output = float(record.prompt_tokens), float(record.output_tokens)
+        predicted_s = worker.base_cost.span_s(prompt, output, occupancy)
+        worker.scale.observe(predicted_s, time.monotonic() - exchange.sent)
 
 
 def _request_id(scope: Scope) -> str:

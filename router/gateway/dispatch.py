@@ -40,17 +40,15 @@ class Placement:
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A request that wants a worker.
+    """A request that wants a worker; itself the key of its load, as a client's id may come twice.
 
     Attributes:
-        key: unique in this process; a client's own id may come twice.
         prompt_tokens, expected_tokens: of all its choices together.
         least_tokens: prompt and output tokens that its longest choice has room for, at least.
         streamed: its tokens can be counted as they come.
         excluded: workers that have failed it.
     """
 
-    key: str
     request_id: str
     model: str
     prompt_tokens: int
@@ -96,7 +94,7 @@ class Dispatcher:
 
     def release(self, ticket: Ticket, worker: Worker) -> None:
         """The request has left its worker, however it ended."""
-        worker.load.remove(ticket.key)
+        worker.load.remove(ticket)
         self._wake.set()
 
     def _reconsider(self) -> None:
@@ -122,10 +120,14 @@ class Dispatcher:
 
     async def _change_or_deadline(self) -> None:
         deadline = self._windows.next_deadline()
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), timeout)
+        alarm = None
+        if deadline is not None:
+            wait_s = max(0.0, deadline - time.monotonic())
+            alarm = asyncio.get_running_loop().call_later(wait_s, self._wake.set)
+        await self._wake.wait()
         self._wake.clear()
+        if alarm is not None:
+            alarm.cancel()
 
     def _poll(self) -> Window[Ticket] | None:
         free = any(worker.free_slots for worker in self._workers.available())
@@ -183,7 +185,7 @@ class Dispatcher:
                 continue  # its client left while it was planned
             worker = workers[j]
             worker.load.add(
-                ticket.key,
+                ticket,
                 ticket.prompt_tokens,
                 ticket.expected_tokens,
                 now,

@@ -156,24 +156,25 @@ class RequestRecord:
 
 
 class RequestLog:
-    """The latest requests by id, running ones always, finished ones up to a number."""
+    """The latest requests by id, running ones always, finished ones up to a number.
+
+    `running` counts the requests in the gateway now.
+    """
 
     def __init__(self, remember: int) -> None:
         self._remember = remember
+        self.running = 0
         self._running: dict[str, RequestRecord] = {}
         self._ended: OrderedDict[str, RequestRecord] = OrderedDict()
 
-    @property
-    def running(self) -> int:
-        """Requests in the gateway now."""
-        return len(self._running)
-
     def begin(self, record: RequestRecord) -> None:
-        """A request has come; one with the same id as before takes its place."""
+        """A request has come; one with the same id as before takes its place here."""
+        self.running += 1
         self._running[record.id] = record
 
     def end(self, record: RequestRecord) -> None:
         """It has ended."""
+        self.running -= 1
         if self._running.get(record.id) is record:
             del self._running[record.id]
         self._ended[record.id] = record

@@ -162,7 +162,7 @@ class Workers:
             try:
                 await self._listen(worker)
                 failures, why = 0, "its agent ended the state stream"
-            except (aiohttp.ClientError, TimeoutError, OSError, WireError) as error:
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
                 failures, why = failures + (not worker.up), str(error) or type(error).__name__
             self.mark_down(worker, why)
             await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])

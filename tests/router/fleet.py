@@ -41,7 +41,6 @@ def state(name: str, *, speed: float = 1.0, slots: int = 16, draining: bool = Fa
 
 def ticket(key: str, expected: float = 300.0, prompt: int = 70) -> Ticket:
     return Ticket(
-        key=key,
         request_id=f"id-{key}",
         model="llama-65b",
         prompt_tokens=prompt,

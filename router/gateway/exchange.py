@@ -1,0 +1,94 @@
+"""One request under way: what came in, and what has gone back to its client so far."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from router.asgi import Send, respond_error
+from router.errors import Headers, RouterError, sse_error
+from router.gateway.accounts import Timing
+from router.gateway.forward import Reply
+from router.gateway.records import RequestRecord
+from router.gateway.usage import JsonMeter, StreamMeter, Usage
+from router.schemas import CompletionRequest
+from router.wire import OVERHEAD_MS, REQUEST_ID, WORKER
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Exchange:
+    """A request and its response.
+
+    Attributes:
+        received, sent, first_byte: seconds on the monotonic clock; when it came, when a worker was
+            asked, when the response began.
+        streaming: server-sent events are coming, so that an error can be one more of them.
+    """
+
+    send: Send
+    record: RequestRecord
+    received: float = field(default_factory=time.monotonic)
+    headers: Headers = field(default_factory=list)
+    body: bytes = b""
+    request: CompletionRequest | None = None
+    sent: float | None = None
+    first_byte: float | None = None
+    streaming: bool = False
+
+    def timing(self) -> Timing:
+        """What is timed of it, up to now."""
+        return Timing(self.received, self.sent, self.first_byte, time.monotonic())
+
+    async def relay(
+        self, reply: Reply, worker: str, progress: Callable[[int], None]
+    ) -> Usage | None:
+        """Pass an answer on as it comes; `progress` hears of its tokens.
+
+        Raises:
+            WorkerBroke: if it breaks off.
+        """
+        self.streaming = reply.is_stream
+        meter = StreamMeter() if reply.is_stream else JsonMeter()
+        async for chunk in reply.chunks():
+            if self.first_byte is None:
+                await self._start(reply, worker)
+            progress(meter.feed(chunk))
+            await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if self.first_byte is None:
+            await self._start(reply, worker)
+        await self.send({"type": "http.response.body", "body": b""})
+        usage = meter.usage()
+        if reply.status == 200:
+            self.record.output_tokens = meter.tokens(usage)
+        return usage
+
+    async def _start(self, reply: Reply, worker: str) -> None:
+        """The response's head, with the gateway's own share of the time."""
+        sent = self.received if self.sent is None else self.sent
+        own = {
+            REQUEST_ID: self.record.id.encode(),
+            WORKER: worker.encode(),
+            OVERHEAD_MS: f"{(sent - self.received) * 1000:.3f}".encode(),
+        }
+        headers = [(name, value) for name, value in reply.headers if name not in own]
+        headers += own.items()
+        self.first_byte, self.record.first_token_s = time.monotonic(), time.time()
+        self.record.status = reply.status
+        start = {"type": "http.response.start", "status": reply.status, "headers": headers}
+        await self.send(start)
+
+    async def refuse(self, error: RouterError) -> None:
+        """The error as a response, or at the end of one that has begun."""
+        self.record.error = str(error)
+        if self.first_byte is None:
+            self.record.status = error.status
+            await respond_error(self.send, error, [(REQUEST_ID, self.record.id.encode())])
+        elif self.streaming:
+            await self.send({"type": "http.response.body", "body": sse_error(error)})
+        else:
+            log.warning("answer cut short", extra={"request": self.record.id})
+            raise error  # the server closes the connection: half a JSON body is no answer
