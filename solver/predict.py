@@ -7,7 +7,6 @@ answers for the same history.
 from __future__ import annotations
 
 import math
-from collections import deque
 
 import numpy as np
 
@@ -42,20 +41,18 @@ class LengthPredictor:
     """
 
     def __init__(self, prior: float = 256.0, prior_weight: int = 8, memory: int = 512) -> None:
-        self._recent: deque[float] = deque([prior] * prior_weight, maxlen=memory)
-        self._lengths = np.array(self._recent)
-        self._stale = False
+        self._recent = np.full(memory, prior)
+        self._filled, self._next = prior_weight, prior_weight
 
     def predict(self, limit: int) -> float:
         """Expected output tokens of a request that may make at most `limit`, at least 1."""
-        if self._stale:
-            self._lengths, self._stale = np.array(self._recent), False
-        return max(1.0, float(np.minimum(self._lengths, limit).mean()))
+        return max(1.0, float(np.minimum(self._recent[: self._filled], limit).mean()))
 
     def observe(self, output_tokens: int) -> None:
         """A request has finished with `output_tokens`."""
-        self._recent.append(float(output_tokens))
-        self._stale = True
+        self._recent[self._next] = output_tokens
+        self._next = (self._next + 1) % len(self._recent)
+        self._filled = min(len(self._recent), self._filled + 1)
 
 
 class ScaleEstimator:

@@ -87,7 +87,10 @@ class Accounts:
         return self._predictor(request.model).predict(limit)
 
     def _predictor(self, model: str) -> LengthPredictor:
-        return self._predictors.setdefault(model, LengthPredictor())
+        found = self._predictors.get(model)
+        if found is None:
+            found = self._predictors[model] = LengthPredictor()
+        return found
 
     def begin(self, record: RequestRecord) -> None:
         """A request has come in."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
 from functools import partial
+from random import getrandbits
 
 from router.asgi import (
     ClientLeft,
@@ -204,7 +204,7 @@ def _request_id(scope: Scope) -> str:
     given = header(scope, REQUEST_ID)
     if given is not None and _GOOD_ID.fullmatch(given):
         return given.decode()
-    return f"req-{uuid.uuid4().hex}"
+    return f"req-{getrandbits(128):032x}"
 
 
 def _hint(value: bytes | None) -> float | None:
