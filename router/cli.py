@@ -47,7 +47,8 @@ def main() -> None:
         print(f"makespan {version('makespan')}")
         return
     if name not in commands:
-        sys.exit(f"makespan: unknown command {name!r}; one of: {', '.join(commands)}")
+        print(f"makespan: unknown command {name!r}; one of: {', '.join(commands)}", file=sys.stderr)
+        sys.exit(2)
     try:
         _run(commands[name].load(rest))
     except BadSettings as error:

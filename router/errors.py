@@ -43,8 +43,10 @@ def outcome_of_status(status: int) -> Outcome:
         503: Outcome.REJECTED_NO_CAPACITY,
         504: Outcome.EXPIRED,
     }
-    if status < 400:
+    if status < 300:
         return Outcome.COMPLETED
+    if status < 400:
+        return Outcome.FAILED  # a redirect is no answer
     return exact.get(status, Outcome.REJECTED_INVALID if status < 500 else Outcome.FAILED)
 
 
@@ -100,8 +102,7 @@ class NoCapacityError(RouterError):
 
     def headers(self) -> Headers:
         """With ``Retry-After`` in whole seconds, at least 1."""
-        seconds = str(max(1, ceil(self.retry_after_s)))
-        return [*super().headers(), (b"retry-after", seconds.encode())]
+        return [*super().headers(), retry_after(self.retry_after_s)]
 
 
 class WorkerError(RouterError):
@@ -123,6 +124,11 @@ class WorkerBroke(WorkerError):
     """The answer broke off in the middle."""
 
 
+def retry_after(seconds: float) -> tuple[bytes, bytes]:
+    """The header, in whole seconds, at least 1."""
+    return b"retry-after", str(max(1, ceil(seconds))).encode()
+
+
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> bytes:
     """OpenAI's error object as JSON."""
     error: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": code}
@@ -130,5 +136,5 @@ def error_body(message: str, kind: str, param: str | None = None, code: str | No
 
 
 def sse_error(error: RouterError) -> bytes:
-    """The error as one more chunk of a stream that has begun."""
-    return b"data: " + error.body() + b"\n\n"
+    """The error as one more event of a stream that has begun, perhaps broken within an event."""
+    return b"\n\ndata: " + error.body() + b"\n\n"

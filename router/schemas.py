@@ -16,7 +16,7 @@ from router.errors import RequestError
 # OpenAI's default for /v1/completions; chat has none and runs to the end of the context.
 DEFAULT_COMPLETION_TOKENS = 16
 MOST_CHOICES = 128
-MOST_PROMPTS = 2048
+MOST_ANSWERS = 2048  # prompts times choices of one request
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +73,22 @@ def parse(body: bytes, *, chat: bool) -> CompletionRequest:
     limit = _positive(data, "max_tokens")
     if chat and data.get("max_completion_tokens") is not None:
         limit = _positive(data, "max_completion_tokens")
+    model = _model(data)
+    prompts = (Prompt(_messages(data)),) if chat else _prompts(data)
+    n = _positive(data, "n", MOST_CHOICES) or 1
+    if len(prompts) * n > MOST_ANSWERS:
+        raise RequestError(
+            f"{len(prompts)} prompts with {n} choices each: one request may want at most "
+            f"{MOST_ANSWERS} answers.",
+            param="n" if n > 1 else "prompt",
+            code="invalid_value",
+        )
     return CompletionRequest(
         chat=chat,
-        model=_model(data),
-        prompts=(Prompt(_messages(data)),) if chat else _prompts(data),
+        model=model,
+        prompts=prompts,
         max_tokens=limit,
-        n=_positive(data, "n", MOST_CHOICES) or 1,
+        n=n,
         stream=stream,
         include_usage=bool(options and _boolean(options, "include_usage", "stream_options.")),
         ignore_eos=_boolean(data, "ignore_eos"),
@@ -169,12 +179,6 @@ def _prompts(data: dict[str, Any]) -> tuple[Prompt, ...]:
         raise RequestError("'prompt' must not be empty.", param="prompt", code="invalid_value")
     if _all_token_ids(value):
         return (Prompt("", len(value)),)
-    if len(value) > MOST_PROMPTS:
-        raise RequestError(
-            f"'prompt' has {len(value)} prompts; at most {MOST_PROMPTS} go into one request.",
-            param="prompt",
-            code="invalid_value",
-        )
     return tuple(_prompt(part) for part in value)
 
 

@@ -40,7 +40,9 @@ def listen(host: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
     except OSError as error:
-        raise BadSettings(f"port: cannot listen on {host}:{port}: {error.strerror}") from error
+        raise BadSettings(
+            f"host, port: cannot listen on {host}:{port}: {error.strerror}"
+        ) from error
     return sock
 
 
@@ -59,8 +61,8 @@ def inherit(fd: int) -> socket.socket:
 def url_of(sock: socket.socket) -> str:
     """The base URL of a listening socket, for a client on this machine."""
     host, port = sock.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
-    return f"http://{host}:{port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class _Server(uvicorn.Server):

@@ -12,7 +12,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AnyHttpUrl, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -27,6 +34,8 @@ from solver.iteration import POLICIES
 
 PREFIX = "MAKESPAN_"
 CONFIG = PREFIX + "CONFIG"
+DATA = PREFIX + "DATA"  # where the benches look for public data sets
+PAPER = PROFILES["llama-65b-ascend"]
 
 
 class BadSettings(Exception):
@@ -38,13 +47,25 @@ def _split(value: Any) -> Any:  # noqa: ANN401
 
 
 def _url(value: str) -> str:
-    AnyHttpUrl(value)
+    url = AnyHttpUrl(value)
+    if url.query or url.fragment or url.username:
+        raise ValueError("a base URL has no query, no fragment and no user")
     return value.rstrip("/")
 
 
+def _distinct(urls: tuple[str, ...]) -> tuple[str, ...]:
+    for url in urls:
+        if urls.count(url) > 1:
+            raise ValueError(f"{url} is there twice")
+    return urls
+
+
 Comma = BeforeValidator(_split)
-Urls = Annotated[tuple[Annotated[str, BeforeValidator(_url)], ...], NoDecode, Comma]
-Speeds = Annotated[tuple[Annotated[float, Field(gt=0)], ...], NoDecode, Comma, Field(min_length=1)]
+Urls = Annotated[
+    tuple[Annotated[str, BeforeValidator(_url)], ...], NoDecode, Comma, AfterValidator(_distinct)
+]
+Speed = Annotated[float, Field(gt=0, le=1e6)]
+Speeds = Annotated[tuple[Speed, ...], NoDecode, Comma, Field(min_length=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -68,7 +89,7 @@ class Settings(BaseSettings):
         "info", description="The least important lines that are logged."
     )
     drain_s: float = Field(
-        30.0, ge=0, description="Seconds that running requests get to end at shutdown."
+        30.0, ge=0, le=86_400, description="Seconds that running requests get to end at shutdown."
     )
 
     @classmethod
@@ -127,10 +148,13 @@ class GatewayTuning(Settings):
         2, ge=0, description="Other workers tried if one fails before its first byte."
     )
     connect_timeout_s: float = Field(
-        2.0, gt=0, description="Seconds to connect to a worker before it counts as down."
+        2.0, gt=0, le=3600, description="Seconds to connect to a worker before it counts as down."
     )
     silence_timeout_s: float = Field(
-        600.0, gt=0, description="Seconds without a byte from a worker before it has failed."
+        600.0,
+        gt=0,
+        le=86_400,
+        description="Seconds without a byte from a worker before it has failed.",
     )
     remember: int = Field(10_000, ge=0, description="Finished requests whose explanation is kept.")
 
@@ -151,7 +175,7 @@ class GatewaySettings(GatewayTuning, Served):
     table: ClassVar[str] = "gateway"
 
     port: Port = Field(8000, description="Port to listen on; 0 takes a free one.")
-    worker: Urls = Field((), description="Workers' base URLs, by comma or repeated.")
+    worker: Urls = Field(min_length=1, description="Workers' base URLs, by comma or repeated.")
     plain_slots: int = Field(
         64, ge=1, description="Requests that a worker without an agent is taken to run at once."
     )
@@ -164,14 +188,14 @@ class GatewaySettings(GatewayTuning, Served):
 class AgentTuning(Settings):
     """An engine and its policy."""
 
-    model: str = Field("llama-65b", min_length=1, description="Name of the model served.")
+    model: str = Field(PAPER.model, min_length=1, description="Name of the model served.")
     cost: Literal[tuple(PROFILES)] = Field(  # type: ignore[valid-type]
         "llama-65b-ascend", description="Cost model that the emulated engine follows."
     )
-    slots: int = Field(200, ge=1, description="Requests that run at once.")
-    kv_tokens: int = Field(131_072, ge=1, description="Cached tokens that fit into memory.")
+    slots: int = Field(PAPER.slots, ge=1, description="Requests that run at once.")
+    kv_tokens: int = Field(PAPER.kv_tokens, ge=1, description="Cached tokens that fit into memory.")
     max_model_len: int = Field(
-        2048, ge=2, description="Prompt and output tokens that one request may have."
+        PAPER.max_model_len, ge=2, description="Prompt and output tokens that one request may have."
     )
     policy: Literal[tuple(POLICIES)] = Field(  # type: ignore[valid-type]
         "lagrangian", description="Decides prefill or decode at each iteration."
@@ -207,8 +231,8 @@ class AgentSettings(AgentTuning, Served):
         pattern=r"^[A-Za-z0-9._:-]+$",
         description="The worker's name, unique in its fleet (default: the host's name).",
     )
-    speed: float = Field(
-        1.0, gt=0, description="How many times faster than its cost model the engine runs."
+    speed: Speed = Field(
+        1.0, description="How many times faster than its cost model the engine runs."
     )
 
 
@@ -226,8 +250,16 @@ class UpSettings(GatewayTuning, AgentTuning):
         (20.0,), description="Speed of the agents' engines; several are dealt out in turn."
     )
     drain_s: float = Field(
-        2.0, ge=0, description="Seconds that running requests get to end at shutdown."
+        2.0, ge=0, le=86_400, description="Seconds that running requests get to end at shutdown."
     )
+
+    @model_validator(mode="after")
+    def _ports(self) -> Self:
+        if self.agent_port and self.agent_port + self.agents > 65_536:
+            raise ValueError(
+                f"agent_port: {self.agents} agents from {self.agent_port} on pass 65535"
+            )
+        return self
 
 
 COMMANDS: tuple[type[Settings], ...] = (UpSettings, GatewaySettings, AgentSettings)
@@ -236,7 +268,7 @@ COMMANDS: tuple[type[Settings], ...] = (UpSettings, GatewaySettings, AgentSettin
 def known_environment() -> frozenset[str]:
     """Every variable that some command reads."""
     names = {name.upper() for command in COMMANDS for name in command.model_fields}
-    return frozenset({PREFIX + name for name in names} | {CONFIG})
+    return frozenset({PREFIX + name for name in names} | {CONFIG, DATA})
 
 
 def check_environment() -> None:

@@ -22,6 +22,7 @@ import aiohttp
 import orjson
 
 from router import logs
+from router.agent.engines.lengths import read_lengths
 from router.serve import listen, url_of
 from router.settings import PREFIX, AgentTuning, GatewayTuning, Settings, UpSettings
 from router.signals import stop_event
@@ -76,6 +77,7 @@ class Child:
             if time.monotonic() > deadline:
                 log.warning("killed, as it did not end in time", extra={"child": self.name})
                 self.process.kill()
+                deadline = float("inf")
             await asyncio.sleep(0.02)
 
 
@@ -83,9 +85,11 @@ def run(settings: UpSettings) -> None:
     """Run the fleet until it is told to stop.
 
     Raises:
-        BadSettings: if a port is taken.
+        BadSettings: if a port is taken, or the file of lengths is wrong.
     """
     logs.configure(settings.log_format, settings.log_level)
+    if settings.lengths is not None:
+        read_lengths(settings.lengths)  # better refused here than by every agent in turn
     try:
         asyncio.run(_run(settings))
     except UpFailed as error:

@@ -68,6 +68,17 @@ class AgentState:
     utilization: float
     draining: bool
 
+    def model_entry(self) -> dict[str, Any]:
+        """Its model as ``/v1/models`` lists it."""
+        return {
+            "id": self.model,
+            "object": "model",
+            "created": 0,
+            "owned_by": f"makespan-{self.engine}",
+            "max_model_len": self.max_model_len,
+            "emulated": self.engine == "emulated",
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Its fields."""
         return asdict(self)

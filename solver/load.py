@@ -11,6 +11,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from solver.cost import CostModel
+from solver.problem import Job
 
 # A request that outlives its prediction is about to end, as far as one knows.
 LEAST_REMAINING = 1.0
@@ -20,8 +21,8 @@ LEAST_REMAINING = 1.0
 class _InFlight:
     prompt_tokens: int
     expected_tokens: float
+    sequences: int
     sent_s: float
-    streamed: bool
     made: int = 0
 
     @property
@@ -35,6 +36,7 @@ class WorkerLoad:
     def __init__(self) -> None:
         self._requests: dict[Hashable, _InFlight] = {}
         self._unseen: dict[Hashable, _InFlight] = {}
+        self._sequences = 0
         self._prefills = 0
         self._prompt_tokens = 0
         self._output_tokens = 0.0
@@ -45,28 +47,26 @@ class WorkerLoad:
         return len(self._requests)
 
     @property
+    def sequences(self) -> int:
+        """Slots that the requests in flight take, or wait for: one for each of their choices."""
+        return self._sequences
+
+    @property
     def kv_reserved(self) -> float:
         """Cached tokens that the requests in flight will hold at their ends, as predicted."""
         return self._kv_reserved
 
-    def add(
-        self,
-        key: Hashable,
-        prompt_tokens: int,
-        expected_tokens: float,
-        now: float,
-        *,
-        streamed: bool,
-    ) -> None:
+    def add(self, key: Hashable, job: Job, now: float, *, streamed: bool) -> None:
         """A request has been sent, `key` is its own; `streamed`: `progress` will tell of tokens."""
-        request = _InFlight(prompt_tokens, expected_tokens, now, streamed)
+        request = _InFlight(job.prompt_tokens, job.expected_tokens, job.sequences, now)
         self._requests[key] = request
         if not streamed:
             self._unseen[key] = request
-        self._prefills += 1
-        self._prompt_tokens += prompt_tokens
+        self._sequences += job.sequences
+        self._prefills += job.sequences
+        self._prompt_tokens += job.prompt_tokens
         self._output_tokens += request.remaining
-        self._kv_reserved += prompt_tokens + expected_tokens
+        self._kv_reserved += job.kv_tokens
 
     def progress(self, key: Hashable, tokens: int) -> None:
         """`tokens` more output tokens of a request have been seen."""
@@ -74,7 +74,7 @@ class WorkerLoad:
         if request is None or tokens <= 0:
             return
         if request.made == 0:
-            self._prefills -= 1
+            self._prefills -= request.sequences
             self._prompt_tokens -= request.prompt_tokens
             self._kv_tokens += request.prompt_tokens
         before = request.remaining
@@ -88,8 +88,9 @@ class WorkerLoad:
         if request is None:
             return
         self._unseen.pop(key, None)
+        self._sequences -= request.sequences
         if request.made == 0:
-            self._prefills -= 1
+            self._prefills -= request.sequences
             self._prompt_tokens -= request.prompt_tokens
         else:
             self._kv_tokens -= request.prompt_tokens + request.made
@@ -97,7 +98,7 @@ class WorkerLoad:
         self._kv_reserved -= request.prompt_tokens + request.expected_tokens
 
     def backlog_s(self, cost: CostModel, slots: int, more: int, now: float) -> float:
-        """Seconds until the worker has done what it has, with `more` requests joining soon.
+        """Seconds until the worker has done what it has, with `more` sequences joining soon.
 
         Requests that do not stream are taken to make a token a round since they were sent, but
         not before as many slots as they need could be free.
@@ -114,24 +115,25 @@ class WorkerLoad:
         )
 
     def occupancy(self, slots: int, more: int) -> float:
-        """Requests that run at once when `more` join, and share an iteration's fixed cost."""
-        return float(min(slots, max(1, len(self._requests) + more)))
+        """Sequences that run at once when `more` join, and share an iteration's fixed cost."""
+        return float(min(slots, max(1, self._sequences + more)))
 
     def _guess_unseen(
         self, cost: CostModel, occupancy: float, now: float
     ) -> tuple[int, float, int]:
-        """(prompt tokens prefilled, tokens made, requests started) of those that do not stream."""
+        """(prompt tokens prefilled, tokens made, sequences started) of what does not stream."""
         prompt, made, started = 0, 0.0, 0
         per_token_s = cost.decode_s(occupancy)
         # With more in flight than run at once, each gets its share of the worker's time.
-        share = occupancy / max(occupancy, len(self._requests))
+        share = occupancy / max(occupancy, self._sequences)
         for request in self._unseen.values():
             if request.made:
                 continue
             running_s = share * (now - request.sent_s - cost.prefill_s(request.prompt_tokens))
             if running_s > 0:
-                started += 1
+                started += request.sequences
                 prompt += request.prompt_tokens
                 most = max(0.0, request.remaining - LEAST_REMAINING)
-                made += min(most, running_s / per_token_s if per_token_s > 0 else most)
+                rounds = running_s / per_token_s if per_token_s > 0 else most
+                made += min(most, rounds * request.sequences)
         return prompt, made, started

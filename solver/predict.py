@@ -13,6 +13,7 @@ import numpy as np
 # LLaMA's tokenizer makes 1 token of 3.5 bytes of English text (GSM8K test questions: 239.9 bytes
 # and 68.43 tokens on average); the ratio learnt starts from here.
 BYTES_PER_TOKEN = 3.5
+MOST_BYTES_PER_TOKEN = 16.0
 
 
 class TokenEstimator:
@@ -27,7 +28,12 @@ class TokenEstimator:
         return max(1, round(prompt_bytes * self._tokens / self._bytes))
 
     def observe(self, prompt_bytes: int, tokens: int) -> None:
-        """A finished request reported `tokens` for a prompt of `prompt_bytes`."""
+        """A finished request reported `tokens` for a prompt of `prompt_bytes`.
+
+        What no tokenizer does to text is left out: it tells of templates, images or nonsense.
+        """
+        if not prompt_bytes / MOST_BYTES_PER_TOKEN <= tokens <= prompt_bytes:
+            return
         decay = 0.999  # about the last thousand requests count
         self._tokens = self._tokens * decay + tokens
         self._bytes = self._bytes * decay + prompt_bytes

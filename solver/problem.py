@@ -19,11 +19,16 @@ from solver.types import BoolArray, FloatArray, Problem
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the planner knows of a request. Tokens; `eligible` are the indices of workers."""
+    """What the planner knows of a request.
+
+    Attributes:
+        prompt_tokens, expected_tokens: over all its sequences.
+        sequences: answers that it wants; each takes a slot, and they run side by side.
+    """
 
     prompt_tokens: int
     expected_tokens: float
-    eligible: frozenset[int]
+    sequences: int = 1
 
     @property
     def kv_tokens(self) -> float:
@@ -37,8 +42,8 @@ class WorkerView:
 
     Attributes:
         cost: its iteration times.
-        slots: requests that it runs at once.
-        in_flight: requests that it has been given and has not finished.
+        slots: sequences that it runs at once.
+        in_flight: sequences that it has been given and has not finished.
         backlog_s: seconds until it has finished those.
         kv_free: cached tokens still free beside what those will need; None: no known limit.
     """
@@ -50,42 +55,46 @@ class WorkerView:
     kv_free: float | None
 
 
-def arriving(jobs: int, workers: int) -> int:
-    """Requests of a window that one worker may expect, before anything is planned."""
-    return ceil(jobs / max(1, workers))
+def arriving(jobs: Sequence[Job], workers: int) -> int:
+    """Sequences of a window that one worker may expect, before anything is planned."""
+    return ceil(sum(job.sequences for job in jobs) / max(1, workers))
 
 
-def build(jobs: Sequence[Job], workers: Sequence[WorkerView]) -> Problem:
+def build(
+    jobs: Sequence[Job], workers: Sequence[WorkerView], eligible: Sequence[frozenset[int]]
+) -> Problem:
     """The problem of placing `jobs` on `workers` on top of what these already have.
+
+    `eligible` are, for each job, the indices of the workers that may serve it.
 
     Memory limits apply only where all jobs could fit at once. Beyond that, requests queue at the
     workers in any case and memory is shared over time, which is what the cost measures.
     """
     prompt = np.array([job.prompt_tokens for job in jobs], dtype=np.float64)
     output = np.array([job.expected_tokens for job in jobs], dtype=np.float64)
-    more = arriving(len(jobs), len(workers))
+    sequences = np.array([job.sequences for job in jobs], dtype=np.float64)
+    more = arriving(jobs, len(workers))
     cost = np.empty((len(jobs), len(workers)))
     span = np.empty_like(cost)
     for j, worker in enumerate(workers):
         occupancy = float(min(worker.slots, max(1, worker.in_flight + more)))
-        cost[:, j] = worker.cost.request_s(prompt, output, occupancy)
-        span[:, j] = worker.cost.span_s(prompt, output, occupancy)
+        each = worker.cost.request_s(prompt / sequences, output / sequences, occupancy)
+        cost[:, j] = sequences * each
+        span[:, j] = worker.cost.span_s(prompt, output / sequences, occupancy)
     kv = prompt + output
     return Problem.of(
         cost,
         [worker.backlog_s for worker in workers],
         span_s=span,
-        eligible=_eligible(jobs, len(workers)),
+        eligible=_eligible(eligible, len(workers)),
         kv_tokens=kv,
         kv_capacity=_room(kv, workers),
     )
 
 
-def _eligible(jobs: Sequence[Job], workers: int) -> BoolArray:
-    rows: dict[frozenset[int], BoolArray] = {}
-    for allowed in {job.eligible for job in jobs}:
-        rows[allowed] = np.isin(np.arange(workers), list(allowed))
-    return np.array([rows[job.eligible] for job in jobs]).reshape(len(jobs), workers)
+def _eligible(eligible: Sequence[frozenset[int]], workers: int) -> BoolArray:
+    rows = {allowed: np.isin(np.arange(workers), list(allowed)) for allowed in set(eligible)}
+    return np.array([rows[allowed] for allowed in eligible]).reshape(len(eligible), workers)
 
 
 def _room(kv: FloatArray, workers: Sequence[WorkerView]) -> FloatArray:

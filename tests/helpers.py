@@ -28,8 +28,8 @@ MAKESPAN = [sys.executable, "-m", "router.cli"]
 
 
 def data_dir() -> Path | None:
-    """The folder of real data: ``MAKESPAN_TEST_DATA``, or the one beside the checkout."""
-    named = os.environ.get("MAKESPAN_TEST_DATA")
+    """The folder of real data: ``MAKESPAN_DATA``, or the one beside the checkout."""
+    named = os.environ.get("MAKESPAN_DATA")
     folder = Path(named) if named else ROOT.parent / "shared" / "data"
     return folder if folder.is_dir() else None
 

@@ -1,7 +1,8 @@
 """An OpenAI-compatible server without an agent, as a process: ``python -m tests.plain_server``.
 
 Prints its port. Answers ``max_tokens`` words, one every 2 ms; ``x-fail: STATUS`` makes it refuse,
-``x-cut: N`` makes it break off after N words. ``GET /seen`` returns the last request.
+``x-cut: N`` makes it break off after N words, ``half``
+within the sixth event, ``silent`` without its ``[DONE]``. ``GET /seen`` returns the last request.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ LAST: dict[str, Any] = {"aborted": 0}
 
 async def complete(request: web.Request) -> web.StreamResponse:
     LAST["headers"], LAST["body"] = dict(request.headers), await request.text()
+    LAST["query"], LAST["dup"] = (
+        request.rel_url.raw_query_string,
+        request.headers.getall("x-dup", []),
+    )
     if "x-fail" in request.headers:
         status = int(request.headers["x-fail"])
         return web.json_response({"error": {"message": "as asked"}}, status=status)
@@ -40,9 +45,26 @@ async def _answer(request: web.Request, body: dict[str, Any]) -> web.StreamRespo
         if request.headers.get("x-cut") == str(k):
             assert request.transport is not None
             request.transport.abort()
+        if k == 5 and request.headers.get("x-cut") == "half":
+            await response.write(b'data: {"choices":[{"te')
+            return response
+        if k == 5 and request.headers.get("x-cut") == "silent":
+            return response
         await response.write(b'data: {"choices":[{"text":" w"}]}\n\n')
         await asyncio.sleep(0.002)
     await response.write(b"data: [DONE]\n\n")
+    return response
+
+
+async def odd_state(request: web.Request) -> web.StreamResponse:
+    """State streams that no agent would send: a line without end, and a field that is null."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    if request.path.startswith("/odd/big"):
+        await response.write(b"x" * 3_000_000)
+    else:
+        await response.write(b'{"name": "odd", "model": "llama-65b", "slots": null}\n')
+    await asyncio.sleep(60)
     return response
 
 
@@ -59,6 +81,7 @@ async def main() -> None:
     app.router.add_post("/v1/completions", complete)
     app.router.add_get("/v1/models", models)
     app.router.add_get("/seen", seen)
+    app.router.add_get("/odd/{kind}/makespan/v1/state", odd_state)
     runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 
 from router.agent.answers import Format, usage
@@ -26,6 +28,8 @@ from router.metrics import AgentMetrics
 from router.schemas import CompletionRequest, parse
 from router.settings import AgentSettings
 from router.wire import EXPECTED_TOKENS, REQUEST_ID, WORKER
+
+log = logging.getLogger(__name__)
 
 MOST_BODY_BYTES = 64 << 20  # the gateway's limit is the one that users meet
 
@@ -55,6 +59,8 @@ class Completions:
         except RouterError as error:
             outcome = error.outcome
             await respond_error(send, error, self._headers(scope))
+        except asyncio.CancelledError:
+            log.warning("cut short, as the time to drain is over")
         finally:
             self._metrics.requests.labels(self._settings.model, outcome.value).inc()
 
@@ -66,8 +72,9 @@ class Completions:
         body = await read_body(scope, receive, MOST_BODY_BYTES)
         request = parse(body, chat=self._chat)
         answers, limits = self._prepare(request)
+        prompt_tokens = sum(answer.prompt_tokens for answer in answers) // request.n
         faults = parse_faults(header(scope, FAULT) if self._settings.faults else None)
-        job = Job(answers, crash_after=faults.crash_after)
+        job = Job(answers, prompt_tokens, faults.crash_after)
         form = Format(request, self._settings.model, self._loop.engine.name)
         hint = _expected(header(scope, EXPECTED_TOKENS))
         async with DisconnectWatch(receive):
@@ -123,7 +130,7 @@ class Completions:
             left -= sum(piece.finish_reason is not None for piece in pieces)
             event = {"type": "http.response.body", "body": form.chunk(pieces), "more_body": True}
             await send(event)
-        end = form.end(usage(_prompt_tokens(job), made))
+        end = form.end(usage(job.prompt_tokens, made))
         await send({"type": "http.response.body", "body": end})
 
     async def _whole(self, send: Send, scope: Scope, job: Job, form: Format) -> None:
@@ -133,7 +140,7 @@ class Completions:
             new = await job.take()
             pieces += new
             left -= sum(piece.finish_reason is not None for piece in new)
-        body = form.whole(pieces, usage(_prompt_tokens(job), len(pieces)))
+        body = form.whole(pieces, usage(job.prompt_tokens, len(pieces)))
         kind = (b"content-type", b"application/json")
         await respond(send, 200, [kind, *self._headers(scope)], body)
 
@@ -152,7 +159,3 @@ def _expected(value: bytes | None) -> float | None:
     except ValueError:
         return None
     return tokens if 1 <= tokens < float("inf") else None
-
-
-def _prompt_tokens(job: Job) -> int:
-    return sum(answer.prompt_tokens for answer in job.answers)

@@ -41,7 +41,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
         endpoint = Completions(settings, loop, metrics, drain, chat=chat)
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
-    _add_routes(app, settings, loop, reporter, drain)
+    _add_routes(app, loop, reporter, drain)
     add_error_handlers(app)
     return app
 
@@ -68,9 +68,7 @@ def _lifespan(
     return lifespan
 
 
-def _add_routes(
-    app: FastAPI, settings: AgentSettings, loop: EngineLoop, reporter: Reporter, drain: Drain
-) -> None:
+def _add_routes(app: FastAPI, loop: EngineLoop, reporter: Reporter, drain: Drain) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
         if loop.broken:
@@ -93,13 +91,4 @@ def _add_routes(
 
     @app.get("/v1/models")
     async def models() -> dict[str, object]:
-        engine = reporter.state().engine
-        model = {
-            "id": settings.model,
-            "object": "model",
-            "created": 0,
-            "owned_by": f"makespan-{engine}",
-            "max_model_len": settings.max_model_len,
-            "emulated": engine == "emulated",
-        }
-        return {"object": "list", "data": [model]}
+        return {"object": "list", "data": [reporter.state().model_entry()]}

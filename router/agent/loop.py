@@ -27,10 +27,15 @@ class Piece:
 
 
 class Job:
-    """One HTTP request inside the engine: a sequence a choice, and their tokens as they come."""
+    """One HTTP request inside the engine: a sequence a choice, and their tokens as they come.
 
-    def __init__(self, answers: Many[Answer], crash_after: int | None = None) -> None:
-        self.answers = answers
+    `prompt_tokens` counts each prompt once, however many choices it has.
+    """
+
+    def __init__(
+        self, answers: Many[Answer], prompt_tokens: int, crash_after: int | None = None
+    ) -> None:
+        self.answers, self.prompt_tokens = answers, prompt_tokens
         self._crash_after, self._taken = crash_after, 0
         self._pieces: list[Piece] = []
         self._ready = asyncio.Event()

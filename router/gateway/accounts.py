@@ -11,23 +11,22 @@ from router.gateway.usage import Usage
 from router.metrics import GatewayMetrics
 from router.schemas import CompletionRequest
 from solver.predict import LengthPredictor, TokenEstimator
+from solver.problem import Job
 
-# The gateway only estimates prompt tokens. It refuses a prompt as too long if it would be even with
-# this share of the estimate; in between, the engine, which counts, has the word.
-SURE = 0.5
 # Stands for "no limit" where neither request nor worker names one.
 UNLIMITED = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A request's size in tokens, all choices together.
+    """A request's size in tokens.
 
-    `least_tokens` is what its longest choice needs at least: prompt, and the output it asks for.
+    `least_tokens` is what its longest choice needs at least, prompt and the output it asks for: a
+    prompt of text counts as one token there, since the gateway only estimates its length, and an
+    estimate is no ground to refuse a request. The engine counts.
     """
 
-    prompt_tokens: int
-    expected_tokens: float
+    job: Job
     least_tokens: int
 
 
@@ -47,7 +46,7 @@ class Accounts:
     def __init__(self, metrics: GatewayMetrics, remember: int) -> None:
         self._metrics = metrics
         self.log = RequestLog(remember)
-        self._estimator = TokenEstimator()
+        self._estimators: dict[str, TokenEstimator] = {}
         self._predictors: dict[str, LengthPredictor] = {}
 
     @property
@@ -61,23 +60,19 @@ class Accounts:
         `context` is the longest prompt and output that some worker can hold; `hint` the client's
         guess at the output tokens of one choice.
         """
+        estimator = self._estimator(request.model)
         prompts = [
-            self._estimator.estimate(_bytes(prompt.text))
+            estimator.estimate(_bytes(prompt.text))
             if prompt.token_ids is None
             else prompt.token_ids
             for prompt in request.prompts
         ]
-        longest = max(prompts)
-        left = UNLIMITED if context is None else max(1, context - longest)
-        limit = request.output_limit(left)
-        expected = self._expected(request, limit, hint)
-        counted = all(prompt.token_ids is not None for prompt in request.prompts)
-        least = longest if counted else int(longest * SURE)
-        return Size(
-            prompt_tokens=sum(prompts) * request.n,
-            expected_tokens=expected * request.choices,
-            least_tokens=least + (request.max_tokens or 1),
-        )
+        left = UNLIMITED if context is None else max(1, context - max(prompts))
+        expected = self._expected(request, request.output_limit(left), hint)
+        certain = max(prompt.token_ids or 1 for prompt in request.prompts)
+        total = sum(prompts) * request.n
+        job = Job(total, expected * request.choices, request.choices)
+        return Size(job, certain + (request.max_tokens or 1))
 
     def _expected(self, request: CompletionRequest, limit: int, hint: float | None) -> float:
         if hint is not None:
@@ -90,6 +85,12 @@ class Accounts:
         found = self._predictors.get(model)
         if found is None:
             found = self._predictors[model] = LengthPredictor()
+        return found
+
+    def _estimator(self, model: str) -> TokenEstimator:
+        found = self._estimators.get(model)
+        if found is None:
+            found = self._estimators[model] = TokenEstimator()
         return found
 
     def begin(self, record: RequestRecord) -> None:
@@ -105,7 +106,7 @@ class Accounts:
             self._metrics.predicted_tokens_error.observe(ratio)
         if usage is not None and all(prompt.token_ids is None for prompt in request.prompts):
             size = sum(_bytes(prompt.text) for prompt in request.prompts)
-            self._estimator.observe(size, usage.prompt_tokens)
+            self._estimator(request.model).observe(size, usage.prompt_tokens)
 
     def end(self, record: RequestRecord, outcome: Outcome, timing: Timing) -> None:
         """A request has ended, one way or the other: the one place that counts it."""

@@ -6,6 +6,7 @@ worker's failure is retried elsewhere as long as the client has not seen a byte.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from functools import partial
@@ -66,7 +67,8 @@ class Completions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it whatever happens."""
         record = RequestRecord(_request_id(scope), "other", False, time.time())
-        exchange = Exchange(send, record, headers=scope["headers"])
+        target = self._path + ("?" + scope["query_string"].decode("latin-1")).rstrip("?")
+        exchange = Exchange(send, record, target, scope["headers"])
         self._accounts.begin(record)
         outcome = Outcome.FAILED
         try:
@@ -76,6 +78,8 @@ class Completions:
         except RouterError as error:
             outcome = error.outcome
             await exchange.refuse(error)
+        except asyncio.CancelledError:  # the time to drain is over
+            await exchange.refuse(NoCapacityError("The gateway is shutting down.", 1.0))
         finally:
             record.outcome = outcome.value
             self._accounts.end(record, outcome, exchange.timing())
@@ -86,6 +90,7 @@ class Completions:
             wait_s = self._dispatcher.retry_after_s()
             raise NoCapacityError(f"This gateway {why}; please try again.", wait_s)
         exchange.body = await read_body(scope, receive, self._tuning.max_body_bytes)
+        exchange.received = time.monotonic()  # how long the client took to send it is its own
         exchange.request = parse(exchange.body, chat=self._chat)
         ticket = self._ticket(exchange, exchange.request, header(scope, EXPECTED_TOKENS))
         async with DisconnectWatch(receive):
@@ -97,7 +102,9 @@ class Completions:
         Raises:
             RequestError: if no worker knows the model, or the prompt is too long for all.
         """
+        record = exchange.record
         context = self._context(request.model)
+        record.model, record.stream = request.model, request.stream
         size = self._accounts.size(request, context, _hint(hint))
         if context is not None and size.least_tokens > context:
             raise RequestError(
@@ -106,17 +113,9 @@ class Completions:
                 param="messages" if request.chat else "prompt",
                 code="context_length_exceeded",
             )
-        record = exchange.record
-        record.model, record.stream = request.model, request.stream
-        record.prompt_tokens, record.expected_tokens = size.prompt_tokens, size.expected_tokens
-        return Ticket(
-            request_id=record.id,
-            model=request.model,
-            prompt_tokens=size.prompt_tokens,
-            expected_tokens=size.expected_tokens,
-            least_tokens=size.least_tokens,
-            streamed=request.stream,
-        )
+        record.prompt_tokens = size.job.prompt_tokens
+        record.expected_tokens = size.job.expected_tokens
+        return Ticket(record.id, request.model, size.job, size.least_tokens, request.stream)
 
     def _context(self, model: str) -> int | None:
         """The longest context that some worker has for `model`; None if one does not tell."""
@@ -137,13 +136,13 @@ class Completions:
     async def _try_workers(self, exchange: Exchange, ticket: Ticket) -> Outcome:
         """One worker after another, until one begins to answer."""
         failure: RouterError | None = None
-        for _ in range(1 + self._tuning.retries):
+        for tries_left in range(self._tuning.retries, -1, -1):
             try:
                 placement = await self._dispatcher.place(ticket)
             except NoCapacityError as error:
                 raise failure or error from failure
             try:
-                outcome = await self._attempt(exchange, ticket, placement)
+                outcome = await self._attempt(exchange, ticket, placement, tries_left)
             except WorkerUnreachable as error:
                 self._workers.mark_down(placement.worker, str(error))
                 failure = error
@@ -159,25 +158,26 @@ class Completions:
         raise failure
 
     async def _attempt(
-        self, exchange: Exchange, ticket: Ticket, placement: Placement
+        self, exchange: Exchange, ticket: Ticket, placement: Placement, tries_left: int
     ) -> Outcome | None:
-        """Forward to one worker; None if it refused and another may be asked."""
+        """Forward to one worker; None if it refused and another is to be asked."""
         record, worker = exchange.record, placement.worker
         record.plan, record.index, record.worker = placement.plan, placement.index, worker.name
         exchange.sent, record.sent_s = time.monotonic(), time.time()
         assert exchange.request is not None
-        per_choice = ticket.expected_tokens / exchange.request.choices
+        per_choice = ticket.job.expected_tokens / ticket.job.sequences
         extra = {
             REQUEST_ID.decode(): record.id,
             EXPECTED_TOKENS.decode(): f"{per_choice:.1f}",
             "content-type": "application/json",
         }
-        reply = await self._forwarder.send(
-            worker.url, self._path, exchange.headers, extra, exchange.body
-        )
+        url = worker.url + exchange.target
+        reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body)
         try:
-            if reply.status in _RETRY_STATUS and self._dispatcher.has_other(ticket, worker):
-                return None
+            if reply.status in _RETRY_STATUS:
+                if tries_left and self._dispatcher.has_other(ticket, worker):
+                    return None
+                reply.retry_after(self._dispatcher.retry_after_s())
             occupancy = worker.load.occupancy(worker.slots, 0)
             usage = await exchange.relay(reply, worker.name, partial(worker.load.progress, ticket))
             if reply.status == 200:
@@ -192,9 +192,11 @@ class Completions:
         worker, record = placement.worker, exchange.record
         if worker.state is not None or not record.output_tokens or exchange.sent is None:
             return
-        if len(worker.load) > worker.slots:
+        if worker.load.sequences > worker.slots:
             return  # its time would tell of the queue, not of the engine
-        prompt, output = float(record.prompt_tokens), float(record.output_tokens)
+        assert exchange.request is not None
+        prompt = float(record.prompt_tokens)
+        output = record.output_tokens / exchange.request.choices
         predicted_s = worker.base_cost.span_s(prompt, output, occupancy)
         worker.scale.observe(predicted_s, time.monotonic() - exchange.sent)
 

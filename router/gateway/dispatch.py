@@ -43,7 +43,7 @@ class Ticket:
     """A request that wants a worker; itself the key of its load, as a client's id may come twice.
 
     Attributes:
-        prompt_tokens, expected_tokens: of all its choices together.
+        job: its size, as the planner sees it.
         least_tokens: prompt and output tokens that its longest choice has room for, at least.
         streamed: its tokens can be counted as they come.
         excluded: workers that have failed it.
@@ -51,8 +51,7 @@ class Ticket:
 
     request_id: str
     model: str
-    prompt_tokens: int
-    expected_tokens: float
+    job: Job
     least_tokens: int
     streamed: bool
     excluded: set[Worker] = field(default_factory=set)
@@ -145,12 +144,13 @@ class Dispatcher:
 
     async def _place_all(self, tickets: list[Ticket], window: Window[Ticket]) -> None:
         workers = self._workers.available()
-        tickets, jobs = self._jobs(tickets, workers)
+        tickets, eligible = self._servable(tickets, workers)
         if not tickets:
             return
         start = time.monotonic()
-        more = arriving(len(jobs), len(workers))
-        problem = build(jobs, [worker.view(more, start) for worker in workers])
+        jobs = [ticket.job for ticket in tickets]
+        more = arriving(jobs, len(workers))
+        problem = build(jobs, [worker.view(more, start) for worker in workers], eligible)
         if len(jobs) > LARGE:
             await asyncio.sleep(0)
         problem, plan = await self._planner.plan(problem)
@@ -160,18 +160,20 @@ class Dispatcher:
         record = self._record(window, tickets, workers, problem, plan, took)
         self._commit(record, tickets, workers)
 
-    def _jobs(self, tickets: list[Ticket], workers: list[Worker]) -> tuple[list[Ticket], list[Job]]:
-        """The tickets that somebody may serve, as jobs; the others are refused."""
+    def _servable(
+        self, tickets: list[Ticket], workers: list[Worker]
+    ) -> tuple[list[Ticket], list[frozenset[int]]]:
+        """The tickets that somebody may serve, and who may; the others are refused."""
         kept: list[Ticket] = []
-        jobs: list[Job] = []
+        eligible: list[frozenset[int]] = []
         for ticket, able in zip(tickets, _able(tickets, workers), strict=True):
             if able:
                 kept.append(ticket)
-                jobs.append(Job(ticket.prompt_tokens, ticket.expected_tokens, able))
+                eligible.append(able)
             else:
                 message = f"No worker that serves '{ticket.model}' is up."
                 ticket.placed.set_exception(NoCapacityError(message, self.retry_after_s()))
-        return kept, jobs
+        return kept, eligible
 
     def _commit(self, record: PlanRecord, tickets: list[Ticket], workers: list[Worker]) -> None:
         """Hand the plan out: all of it.
@@ -184,13 +186,7 @@ class Dispatcher:
             if ticket.placed.done():
                 continue  # its client left while it was planned
             worker = workers[j]
-            worker.load.add(
-                ticket,
-                ticket.prompt_tokens,
-                ticket.expected_tokens,
-                now,
-                streamed=ticket.streamed,
-            )
+            worker.load.add(ticket, ticket.job, now, streamed=ticket.streamed)
             ticket.placed.set_result(Placement(worker, record, i))
 
     def _record(

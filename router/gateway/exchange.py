@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from router.asgi import Send, respond_error
-from router.errors import Headers, RouterError, sse_error
+from router.errors import Headers, RouterError, WorkerBroke, sse_error
 from router.gateway.accounts import Timing
 from router.gateway.forward import Reply
 from router.gateway.records import RequestRecord
@@ -24,15 +24,17 @@ class Exchange:
     """A request and its response.
 
     Attributes:
-        received, sent, first_byte: seconds on the monotonic clock; when it came, when a worker was
-            asked, when the response began.
+        target: path and query string, for the worker as they came.
+        received, sent, first_byte: seconds on the monotonic clock; when it had come, when a worker
+            was asked, when the response began.
         streaming: server-sent events are coming, so that an error can be one more of them.
     """
 
     send: Send
     record: RequestRecord
+    target: str
+    headers: Headers
     received: float = field(default_factory=time.monotonic)
-    headers: Headers = field(default_factory=list)
     body: bytes = b""
     request: CompletionRequest | None = None
     sent: float | None = None
@@ -60,6 +62,8 @@ class Exchange:
             await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
         if self.first_byte is None:
             await self._start(reply, worker)
+        if isinstance(meter, StreamMeter) and reply.status == 200 and not meter.finished:
+            raise WorkerBroke("The worker ended its stream without saying that it was done.")
         await self.send({"type": "http.response.body", "body": b""})
         usage = meter.usage()
         if reply.status == 200:

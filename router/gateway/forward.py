@@ -6,13 +6,17 @@ status, headers, and chunks as they come.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterable
 
 import aiohttp
 from yarl import URL
 
-from router.errors import Headers, WorkerBroke, WorkerUnreachable
+from router.errors import Headers, WorkerBroke, WorkerUnreachable, retry_after
 from router.settings import GatewayTuning
+from router.wire import EXPECTED_TOKENS, REQUEST_ID
+
+log = logging.getLogger(__name__)
 
 # Meant for one connection only (RFC 9110 section 7.6.1), or set anew for the next one.
 _HOP = frozenset(
@@ -21,7 +25,7 @@ _HOP = frozenset(
         b"trailer", b"transfer-encoding", b"upgrade", b"host", b"content-length", b"expect",
     )
 )  # fmt: skip
-_NOT_SENT = _HOP | {b"accept-encoding", b"content-type"}
+_NOT_SENT = _HOP | {b"accept-encoding", b"content-type", REQUEST_ID, EXPECTED_TOKENS}
 _NOT_RETURNED = _HOP - {b"content-length"} | {b"server", b"date"}
 
 
@@ -67,11 +71,18 @@ class Reply:
             for name, value in response.raw_headers
             if name.lower() not in _NOT_RETURNED
         ]
+        if self.is_stream:  # it may get an error event more
+            self.headers = [pair for pair in self.headers if pair[0] != b"content-length"]
 
     @property
     def is_stream(self) -> bool:
         """Whether server-sent events are coming."""
         return self._response.content_type == "text/event-stream"
+
+    def retry_after(self, seconds: float) -> None:
+        """Tell when to come back, unless the worker did."""
+        if not any(name == b"retry-after" for name, _ in self.headers):
+            self.headers.append(retry_after(seconds))
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives.
@@ -83,8 +94,8 @@ class Reply:
             async for chunk in self._response.content.iter_any():
                 yield chunk
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            why = str(error) or type(error).__name__
-            raise WorkerBroke(f"The worker broke off its answer: {why}.") from error
+            log.warning("answer broke off", extra={"why": repr(error)})
+            raise WorkerBroke("The worker broke off its answer.") from error
 
     def close(self) -> None:
         """Let go of it; if it has not ended, the worker sees its client leave."""
@@ -102,32 +113,31 @@ class Forwarder:
 
     async def send(
         self,
-        base_url: str,
-        path: str,
+        url: str,
         headers: Iterable[tuple[bytes, bytes]],
         extra: dict[str, str],
         body: bytes,
     ) -> Reply:
-        """POST `body` with the client's `headers` and `extra`; returns once the answer begins.
+        """POST `body` with the client's `headers`, `extra` set; returns once the answer begins.
 
         Raises:
             WorkerUnreachable: if none begins.
         """
-        sent = {
-            name.decode("latin-1"): value.decode("latin-1")
+        sent = [
+            (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in headers
             if name not in _NOT_SENT
-        }
-        sent.update(extra)
+        ]
+        sent += extra.items()
         try:
             response = await self._connections.session.post(
-                URL(base_url + path, encoded=True),
+                URL(url, encoded=True),
                 data=body,
                 headers=sent,
                 timeout=self._timeout,
                 allow_redirects=False,
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            why = str(error) or type(error).__name__
-            raise WorkerUnreachable(f"The worker could not be reached: {why}.") from error
+            log.warning("worker not reached", extra={"url": url, "why": repr(error)})
+            raise WorkerUnreachable("The worker could not be reached.") from error
         return Reply(response)

@@ -129,8 +129,8 @@ class Planner:
     def _restart(self, why: str) -> None:
         log.warning("starting the MILP's process again", extra={"why": why})
         self._metrics.planner_restarts.inc()
-        self._asking = None
         self.stop()
+        self._asking = None
         self.start()
 
 

@@ -11,6 +11,8 @@ import orjson
 # usage object, which engines put last.
 TAIL_BYTES = 4096
 MOST_JSON_BYTES = 4 << 20
+# An engine that counts more has miscounted.
+MOST_TOKENS = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class StreamMeter:
 
     def feed(self, chunk: bytes) -> int:
         """Events in `chunk`."""
-        new = chunk.count(b"data:")
+        new = chunk.count(b"\ndata:") + chunk.startswith(b"data:")
         self.events += new
         self._tail = chunk[-TAIL_BYTES:] if len(chunk) >= TAIL_BYTES else self._tail + chunk
         if len(self._tail) > 4 * TAIL_BYTES:
@@ -82,6 +84,8 @@ class JsonMeter:
 def _usage(text: bytes) -> Usage | None:
     try:
         usage: Any = orjson.loads(text)["usage"]
-        return Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+        found = Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return None
+    sane = all(0 <= n < MOST_TOKENS for n in (found.prompt_tokens, found.completion_tokens))
+    return found if sane else None

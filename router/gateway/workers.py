@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ class Worker:
     """One worker as the gateway knows it.
 
     Attributes:
+        called: what it calls itself; `name` tells it from others that do the same.
         state: what its agent last said; None for a plain OpenAI-compatible server.
         models: the entries of ``/v1/models`` that it serves, by id.
         load: what this gateway has sent it and it has not finished.
@@ -40,7 +42,7 @@ class Worker:
 
     def __init__(self, url: str, slots: int, cost: CostModel) -> None:
         self.url = url
-        self.name = urlsplit(url).netloc
+        self.name = self.called = urlsplit(url).netloc
         self.up = False
         self.state: AgentState | None = None
         self.models: dict[str, dict[str, Any]] = {}
@@ -55,7 +57,7 @@ class Worker:
 
     @property
     def slots(self) -> int:
-        """Requests that it runs at once."""
+        """Sequences that it runs at once."""
         return self.state.slots if self.state is not None else self._slots
 
     @property
@@ -70,8 +72,8 @@ class Worker:
 
     @property
     def free_slots(self) -> int:
-        """Requests that it could start at once."""
-        return max(0, self.slots - len(self.load))
+        """Sequences that it could start at once."""
+        return max(0, self.slots - self.load.sequences)
 
     def max_model_len(self, model: str) -> int | None:
         """Prompt and output tokens that a request for `model` may have; None if unknown."""
@@ -88,26 +90,17 @@ class Worker:
         return self.load.backlog_s(self.cost, self.slots, more, now)
 
     def view(self, more: int, now: float) -> WorkerView:
-        """What the planner sees of it, with `more` requests to come."""
+        """What the planner sees of it, with `more` sequences to come."""
         kv = None if self.state is None else self.state.kv_tokens - self.load.kv_reserved
         backlog = self.backlog_s(more, now)
-        return WorkerView(self.cost, self.slots, len(self.load), backlog, kv)
+        return WorkerView(self.cost, self.slots, self.load.sequences, backlog, kv)
 
     def hear(self, state: AgentState) -> None:
         """Its agent reports."""
         if self.state is None or state.cost_ms != self.state.cost_ms:
             self._cost = CostModel.from_ms(state.cost_ms)
-        self.state, self.name = state, state.name
-        self.models = {
-            state.model: {
-                "id": state.model,
-                "object": "model",
-                "created": 0,
-                "owned_by": f"makespan-{state.engine}",
-                "max_model_len": state.max_model_len,
-                "emulated": state.engine == "emulated",
-            }
-        }
+        self.state, self.called = state, state.name
+        self.models = {state.model: state.model_entry()}
 
 
 class Workers:
@@ -139,6 +132,8 @@ class Workers:
     def export(self) -> None:
         """Bring the workers' metrics up to date."""
         now = time.monotonic()
+        self._metrics.worker_up.clear()  # a worker's name may have changed
+        self._metrics.worker_backlog.clear()
         for worker in self._all:
             self._metrics.worker_up.labels(worker.name).set(worker.up)
             self._metrics.worker_backlog.labels(worker.name).set(worker.backlog_s(0, now))
@@ -162,7 +157,7 @@ class Workers:
             try:
                 await self._listen(worker)
                 failures, why = 0, "its agent ended the state stream"
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            except Exception as error:  # whatever one worker says, the others are followed on
                 failures, why = failures + (not worker.up), str(error) or type(error).__name__
             self.mark_down(worker, why)
             await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
@@ -184,18 +179,18 @@ class Workers:
             await asyncio.sleep(PROBE_S)
 
     def _mark_up(self, worker: Worker) -> None:
+        worker.name = self._name(worker)
         if not worker.up:
             log.info("worker is up", extra={"worker": worker.name, "models": list(worker.models)})
             worker.up = True
-            self._name_apart(worker)
         self.changed()
 
-    def _name_apart(self, worker: Worker) -> None:
-        """Two workers that call themselves the same are told apart by their addresses."""
-        taken = {other.name for other in self._all if other is not worker}
-        if worker.name in taken:
-            log.warning("two workers have one name", extra={"worker": worker.name})
-            worker.name = f"{worker.name}@{urlsplit(worker.url).netloc}"
+    def _name(self, worker: Worker) -> str:
+        """What it calls itself, with its address if one before it in the list does so too."""
+        before = itertools.takewhile(lambda other: other is not worker, self._all)
+        if any(other.called == worker.called for other in before):
+            return f"{worker.called}@{urlsplit(worker.url).netloc}"
+        return worker.called
 
     async def _probe(self, worker: Worker) -> None:
         timeout = aiohttp.ClientTimeout(total=SILENCE_S)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -150,7 +151,7 @@ def test_a_taken_port_is_named() -> None:
         port = fleet.url.rsplit(":", 1)[1]
         with Process("up", "--port", port) as second:
             assert second.process.wait(30) == 2
-        assert f"port: cannot listen on 127.0.0.1:{port}" in "\n".join(second.lines)
+        assert f"host, port: cannot listen on 127.0.0.1:{port}" in "\n".join(second.lines)
 
 
 @pytest.fixture
@@ -194,6 +195,70 @@ def test_a_plain_servers_speed_is_learnt(before_plain: str) -> None:
         httpx.post(before_plain + "/v1/completions", json=PLAIN)
     worker = httpx.get(before_plain + "/makespan/v1/workers").json()["workers"][0]
     assert 1 < worker["cost_ms"]["alpha_d_ms"] < 10  # it takes 2 ms a token, not 29
+
+
+def test_a_stream_cut_within_an_event_ends_with_a_readable_error(before_plain: str) -> None:
+    body = {**PLAIN, "stream": True}
+    for cut, words in (("3", 3), ("half", 5), ("silent", 5)):
+        answer = httpx.post(before_plain + "/v1/completions", json=body, headers={"x-cut": cut})
+        events = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+        assert json.loads(events[-1])["error"]["code"] == "worker_failed"
+        assert answer.text.count('" w"') == words
+
+
+def test_query_and_repeated_headers_reach_the_worker(plain: str, before_plain: str) -> None:
+    headers = [("x-dup", "1"), ("x-dup", "2")]
+    httpx.post(before_plain + "/v1/completions?a=b%20c", json=PLAIN, headers=headers)
+    seen = httpx.get(plain + "/seen").json()
+    assert seen["query"] == "a=b%20c"
+    assert seen["dup"] == ["1", "2"]
+
+
+def test_workers_of_one_name_are_told_apart() -> None:
+    flags = ("--port", "0", "--name", "same")
+    with Process("agent", *flags) as one, Process("agent", *flags) as two:
+        urls = [agent.wait_for(r"listening url=(\S+)") for agent in (one, two)]
+        with Process("gateway", "--port", "0", "--worker", ",".join(urls)) as gateway:
+            url = gateway.wait_for(r"listening url=(\S+)")
+
+            def names() -> list[str]:
+                workers = httpx.get(url + "/makespan/v1/workers").json()["workers"]
+                return [worker["name"] for worker in workers if worker["up"]]
+
+            eventually(lambda: len(names()) == 2)
+            for _ in range(8):  # and they stay apart as they report
+                assert names() == ["same", "same@" + urls[1].removeprefix("http://")]
+                time.sleep(0.1)
+
+
+def test_one_odd_worker_does_not_disturb_the_others(plain: str) -> None:
+    with Process("agent", "--port", "0", "--name", "good") as agent:
+        good = agent.wait_for(r"listening url=(\S+)")
+        flags = ("--worker", f"{plain}/odd/big,{plain}/odd/null,{good}")
+        with Process("gateway", "--port", "0", *flags) as gateway:
+            url = gateway.wait_for(r"listening url=(\S+)")
+            gateway.wait_for(r"worker is (up) worker=good")
+            time.sleep(1.0)
+            for _ in range(5):
+                assert httpx.post(url + "/v1/completions", json=TEXT).status_code == 200
+            agent.process.send_signal(signal.SIGSTOP)
+            eventually(lambda: httpx.get(url + "/ready").status_code == 503)
+            agent.process.send_signal(signal.SIGCONT)
+            eventually(lambda: httpx.get(url + "/ready").status_code == 200)
+
+
+def test_a_drain_that_runs_out_tells_its_clients() -> None:
+    fleet = Fleet("--drain-s", "1", "--speed", "1")
+    with ThreadPoolExecutor(2) as pool:
+        body = {**TEXT, "max_tokens": 1500, "ignore_eos": True}
+        answers = [pool.submit(post, fleet, {**body, "stream": s}) for s in (True, False)]
+        eventually(lambda: in_flight(fleet) == 2)
+        time.sleep(0.3)
+        assert fleet.stop() == 0
+    streamed, whole = (answer.result() for answer in answers)
+    assert '"code":"server_is_overloaded"' in streamed.text
+    assert (whole.status_code, whole.headers["retry-after"]) == (503, "1")
+    assert not any("Traceback" in line for line in fleet.lines)
 
 
 def test_a_plain_servers_errors_pass_through(before_plain: str) -> None:

@@ -116,6 +116,27 @@ def test_official_client(fleet: Fleet) -> None:
         client.completions.create(model="gpt", prompt="a")
 
 
+def test_books_are_balanced_after_both_endpoints_and_many_choices(fleet: Fleet) -> None:
+    chat = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 30}
+    asks: list[tuple[dict[str, object], str]] = [
+        ({**TEXT, "n": 40, "ignore_eos": True, "max_tokens": 100}, "/v1/completions"),
+        *[(chat, "/v1/chat/completions"), (TEXT, "/v1/completions")] * 20,
+    ]
+    with ThreadPoolExecutor(len(asks)) as pool:
+        answers = list(pool.map(lambda ask: post(fleet, *ask), asks))
+    assert {answer.status_code for answer in answers} == {200}
+    usage = answers[0].json()["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (10, 4000)
+    alone = fleet.get("/makespan/v1/workers").json()["workers"]
+    assert [(worker["in_flight"], worker["backlog_s"]) for worker in alone] == [(0, 0.0)] * 2
+
+
+def test_a_learnt_ratio_never_refuses_a_prompt(fleet: Fleet) -> None:
+    for _ in range(30):
+        post(fleet, {**TEXT, "prompt": "hi", "n": 128, "max_tokens": 1})
+    assert post(fleet, {**TEXT, "prompt": "word " * 280}).status_code == 200
+
+
 def test_stop_strings_end_the_answer(fleet: Fleet) -> None:
     free = post(fleet, {**TEXT, "max_tokens": 40, "ignore_eos": True}).json()["choices"][0]
     stop = free["text"].split()[5]
@@ -157,7 +178,7 @@ def test_bad_input_gets_its_error_and_the_process_goes_on(
     assert post(fleet, TEXT).status_code == 200
 
 
-def test_borderline_prompts_are_the_engines_to_refuse(fleet: Fleet) -> None:
+def test_long_prompts_of_text_are_the_engines_to_refuse(fleet: Fleet) -> None:
     """The gateway only estimates tokens; the engine counts them."""
     answer = post(fleet, {**TEXT, "prompt": "word " * 1450})
     assert answer.status_code == 400

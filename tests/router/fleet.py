@@ -17,6 +17,7 @@ from router.settings import GatewaySettings
 from router.wire import AgentState
 from solver.cost import PROFILES
 from solver.plan import first_plan_or_queue
+from solver.problem import Job
 
 COST = PROFILES["llama-65b-ascend"].cost
 
@@ -43,8 +44,7 @@ def ticket(key: str, expected: float = 300.0, prompt: int = 70) -> Ticket:
     return Ticket(
         request_id=f"id-{key}",
         model="llama-65b",
-        prompt_tokens=prompt,
-        expected_tokens=expected,
+        job=Job(prompt, expected),
         least_tokens=prompt,
         streamed=True,
     )
@@ -76,7 +76,7 @@ class Half:
         """Give every worker as much as it can run, so that windows gather."""
         for j, worker in enumerate(self.workers):
             for k in range(slots):
-                worker.load.add(f"old-{j}-{k}", 50, 100.0, time.monotonic(), streamed=True)
+                worker.load.add(f"old-{j}-{k}", Job(50, 100.0), time.monotonic(), streamed=True)
 
 
 @asynccontextmanager
@@ -86,7 +86,7 @@ async def half(workers: int, *, slots: int = 16, **settings: object) -> AsyncIte
     made = Half(GatewaySettings(worker=urls, **settings))  # type: ignore[arg-type]
     for j, worker in enumerate(made.workers):
         worker.hear(state(f"w{j}", speed=(0.5, 1, 2)[j % 3], slots=slots))
-        worker.up = True
+        made.workers._mark_up(worker)
     made.planner.start()
     task = asyncio.create_task(made.dispatcher.run())
     try:

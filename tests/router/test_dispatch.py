@@ -12,6 +12,7 @@ import pytest
 from router.errors import NoCapacityError
 from router.gateway.dispatch import Placement, Ticket
 from solver.check import check
+from solver.problem import Job
 from tests.router.fleet import Half, half, random_tickets, state, ticket
 
 
@@ -80,7 +81,7 @@ async def test_milp_runs_beside_the_loop() -> None:
         placements = []
         for seed in range(6):
             for one in random_tickets(14, seed):
-                one.expected_tokens *= 40
+                one.job = Job(70, 40 * one.job.expected_tokens)
                 placements.append(asyncio.create_task(made.dispatcher.place(one)))
             await asyncio.wait(placements)
         pulse.stop()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -77,6 +80,19 @@ async def test_a_stuck_child_is_replaced(planner: Planner, monkeypatch: pytest.M
     assert restarts(planner) == 1
     never.set_result(None)
     monkeypatch.undo()
+    await solved(planner)
+
+
+async def test_restarting_a_stopped_child_does_not_stall_the_loop(planner: Planner) -> None:
+    await solved(planner)
+    assert planner._process is not None
+    assert planner._process.pid is not None
+    os.kill(planner._process.pid, signal.SIGSTOP)
+    _, plan = await planner.plan(POOR)
+    assert plan.method is Method.HEURISTIC
+    started = time.monotonic()
+    planner._restart("stuck")
+    assert time.monotonic() - started < module.END_S  # it was killed, not waited for
     await solved(planner)
 
 

@@ -71,7 +71,8 @@ ONLY_TEXT = [
     ({"prompt": [[1, "a"]]}, "prompt", "made of strings"),
     ({"prompt": [[]]}, "prompt", "made of strings"),
     ({"prompt": [-1]}, "prompt", "made of strings"),
-    ({"prompt": ["a"] * 3000}, "prompt", "3000 prompts"),
+    ({"prompt": ["a"] * 3000}, "prompt", "at most 2048 answers"),
+    ({"prompt": ["a"] * 100, "n": 100}, "n", "at most 2048 answers"),
 ]
 ONLY_CHAT = [
     ({"messages": ...}, "messages", "is required"),

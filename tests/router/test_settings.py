@@ -17,6 +17,8 @@ from router.settings import (
     known_environment,
 )
 
+ONE = ["--worker", "http://a:1"]
+
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -29,7 +31,7 @@ def test_flags_over_environment_over_file(config: Path, monkeypatch: pytest.Monk
     config.write_text("[gateway]\nport = 1\nretries = 1\nremember = 1\n")
     monkeypatch.setenv("MAKESPAN_PORT", "2")
     monkeypatch.setenv("MAKESPAN_RETRIES", "2")
-    settings = GatewaySettings.load(["--port", "3"])
+    settings = GatewaySettings.load([*ONE, "--port", "3"])
     assert (settings.port, settings.retries, settings.remember) == (3, 2, 1)
     assert settings.window_max_wait_s == 0.02
 
@@ -54,6 +56,13 @@ def test_speeds_are_dealt_out() -> None:
         (GatewaySettings, ["--port", "x"], "port"),
         (GatewaySettings, ["--worker", "no-url"], "worker"),
         (GatewaySettings, ["--window-max-size", "0"], "window_max_size"),
+        (GatewaySettings, [], "worker"),
+        (GatewaySettings, ["--worker", ""], "worker"),
+        (GatewaySettings, ["--worker", "http://a:1,http://a:1/"], "http://a:1 is there twice"),
+        (GatewaySettings, ["--worker", "http://a:1/?q=1"], "no query"),
+        (GatewaySettings, ["--drain-s", "inf"], "drain_s"),
+        (UpSettings, ["--agent-port", "65534", "--agents", "4"], "agent_port: 4 agents"),
+        (UpSettings, ["--speed", "inf"], "speed"),
         (AgentSettings, ["--policy", "magic"], "policy"),
         (AgentSettings, ["--cost", "free"], "cost"),
         (AgentSettings, ["--speed", "0"], "speed"),
@@ -74,7 +83,7 @@ def test_bad_flags_name_themselves(
 def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAKESPAN_PROT", "1")
     with pytest.raises(BadSettings, match="MAKESPAN_PROT: unknown environment variable"):
-        GatewaySettings.load([])
+        GatewaySettings.load(ONE)
 
 
 @pytest.mark.parametrize(
@@ -89,17 +98,17 @@ def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_bad_file_is_named(config: Path, text: str, complaint: str) -> None:
     config.write_text(text)
     with pytest.raises(BadSettings, match=complaint):
-        GatewaySettings.load([])
+        GatewaySettings.load(ONE)
 
 
 def test_a_missing_file_is_named(config: Path) -> None:
     with pytest.raises(BadSettings, match=config.name):
-        GatewaySettings.load([])
+        GatewaySettings.load(ONE)
 
 
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        GatewaySettings.load([]).port = 9
+        GatewaySettings.load(ONE).port = 9
 
 
 def test_every_setting_says_what_it_is() -> None:

@@ -49,7 +49,7 @@ def test_equal_requests_end_when_their_costs_add_up(output: int, count: int) -> 
 
 def test_load_counts_tokens_as_they_come() -> None:
     load = WorkerLoad()
-    load.add("a", 100, 50.0, 0.0, streamed=True)
+    load.add("a", Job(100, 50.0), 0.0, streamed=True)
     full = load.backlog_s(PAPER, 8, 0, 0.0)
     assert full == pytest.approx(PAPER.request_s(100.0, 50.0, 1.0))
     load.progress("a", 20)
@@ -70,7 +70,7 @@ def test_load_returns_to_zero(events: list[tuple[int, int]]) -> None:
             added.discard(str(key))
         elif tokens == 1 and str(key) not in added:
             added.add(str(key))
-            load.add(str(key), 7, 12.0, 0.0, streamed=key % 2 == 0)
+            load.add(str(key), Job(7, 12.0, key + 1), 0.0, streamed=key % 2 == 0)
         else:
             load.progress(str(key), tokens)
         assert load.backlog_s(PAPER, 4, 1, 5.0) >= 0
@@ -79,9 +79,23 @@ def test_load_returns_to_zero(events: list[tuple[int, int]]) -> None:
     assert load.backlog_s(PAPER, 4, 0, 5.0) == pytest.approx(0.0, abs=1e-9)
 
 
+def test_choices_run_side_by_side() -> None:
+    """64 answers to one prompt: 64 slots, each for its own tokens, and no more than those."""
+    load, job = WorkerLoad(), Job(64 * 10, 64 * 200.0, 64)
+    load.add("many", job, 0.0, streamed=True)
+    assert (len(load), load.sequences) == (1, 64)
+    assert load.backlog_s(PAPER, 200, 0, 0.0) == pytest.approx(
+        64 * PAPER.request_s(10.0, 200.0, 64)
+    )
+    view = WorkerView(PAPER, slots=200, in_flight=0, backlog_s=0.0, kv_free=None)
+    problem = build([job], [view], [frozenset({0})])
+    took = PAPER.prefill_s(640) + 200 * PAPER.decode_s(64)
+    assert problem.alone_s[0, 0] == pytest.approx(took)
+
+
 def test_unseen_progress_is_told_by_the_clock() -> None:
     load = WorkerLoad()
-    load.add("json", 100, 50.0, 0.0, streamed=False)
+    load.add("json", Job(100, 50.0), 0.0, streamed=False)
     later = PAPER.prefill_s(100) + 20 * PAPER.decode_s(1)
     assert load.backlog_s(PAPER, 8, 0, later) == pytest.approx(30 * PAPER.decode_s(1))
     assert load.backlog_s(PAPER, 8, 0, 1e6) == pytest.approx(PAPER.decode_s(1))
@@ -89,10 +103,10 @@ def test_unseen_progress_is_told_by_the_clock() -> None:
 
 def test_problem_from_jobs_and_workers() -> None:
     both, second = frozenset({0, 1}), frozenset({1})
-    jobs = [Job(100, 50.0, both), Job(10, 5.0, second)]
+    jobs = [Job(100, 50.0), Job(10, 5.0)]
     fast = WorkerView(PAPER, slots=8, in_flight=3, backlog_s=1.5, kv_free=1000.0)
     slow = WorkerView(PAPER.scaled(3), slots=8, in_flight=0, backlog_s=0.0, kv_free=None)
-    problem = build(jobs, [fast, slow])
+    problem = build(jobs, [fast, slow], [both, second])
     assert problem.eligible.tolist() == [[True, True], [False, True]]
     assert problem.initial_s.tolist() == [1.5, 0.0]
     assert problem.cost_s[0, 0] == pytest.approx(PAPER.request_s(100.0, 50.0, 4.0))
@@ -102,5 +116,5 @@ def test_problem_from_jobs_and_workers() -> None:
 
 def test_memory_limits_only_what_could_fit_at_once() -> None:
     view = WorkerView(PAPER, slots=8, in_flight=0, backlog_s=0.0, kv_free=100.0)
-    many = [Job(60, 30.0, frozenset({0}))] * 2
-    assert build(many, [view]).kv_capacity.tolist() == [float("inf")]
+    many = [Job(60, 30.0)] * 2
+    assert build(many, [view], [frozenset({0})] * 2).kv_capacity.tolist() == [float("inf")]

@@ -16,6 +16,13 @@ def test_tokens_per_byte_are_learnt() -> None:
     assert estimator.estimate(0) == 1
 
 
+def test_what_no_tokenizer_does_is_not_learnt() -> None:
+    estimator = TokenEstimator()
+    for tokens in (10**9, 301, 0, 5):
+        estimator.observe(300, tokens)
+    assert estimator.estimate(350) == 100
+
+
 def test_output_length_is_the_mean_below_the_limit() -> None:
     predictor = LengthPredictor()
     assert predictor.predict(100) == 100

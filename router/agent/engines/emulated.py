@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.agent.engines.lengths import draw_length
-from router.agent.engines.text import Words, count_tokens, digest
+from router.agent.engines.text import LONGEST_WORD, Words, count_tokens, digest
+from router.errors import RequestError
 from router.schemas import CompletionRequest, Prompt
 from solver.batching import Stage
 from solver.cost import CostModel
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 # A late timer or a garbage collection is made up for; a busy machine is not.
 MOST_LAG_S = 0.1
 COMPLAIN_EVERY_S = 10.0
+MOST_STOPS = 16
 
 
 @dataclass(slots=True)
@@ -72,6 +74,9 @@ class EmulatedEngine:
         length = self._lengths.get(key) or draw_length(rng)
         if request.ignore_eos:
             length = limit
+        if len(request.stop) > MOST_STOPS:
+            message = f"'stop' has {len(request.stop)} strings; this engine takes {MOST_STOPS}."
+            raise RequestError(message, param="stop", code="invalid_value")
         if request.stop:
             length = self._stopped(request.stop, rng, min(length, limit))
         reason = "stop" if length < limit else "length"
@@ -81,8 +86,9 @@ class EmulatedEngine:
         """Tokens before a stop string would appear; the words are drawn ahead, then once more."""
         state = rng.getstate()
         words, said = Words(rng), ""
+        window = LONGEST_WORD + max(len(text) for text in stop)
         for made in range(1, most + 1):
-            said += words.next()
+            said = said[-window:] + words.next()
             if any(text in said for text in stop):
                 most = max(1, made - 1)
                 break

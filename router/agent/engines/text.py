@@ -20,6 +20,9 @@ step next part whole divide multiply minus plus therefore since
 """.split()  # noqa: SIM905 - eighty quoted words would be no easier to read
 
 
+LONGEST_WORD = 1 + max(len(word) for word in WORDS)  # with the space before it
+
+
 def count_tokens(text: str) -> int:
     """Prompt tokens of `text`, at least 1."""
     return max(1, ceil(len(text.encode()) / BYTES_PER_TOKEN))
