@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -21,6 +23,8 @@ from router.gateway.workers import Workers
 from router.metrics import GatewayMetrics
 from router.settings import GatewaySettings
 from router.web import add_error_handlers
+
+log = logging.getLogger(__name__)
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
@@ -43,6 +47,16 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     return app
 
 
+def _stop_if_broken(task: asyncio.Task[None]) -> None:
+    """Without its dispatcher or its view of the workers a gateway is of no use: stop the process.
+
+    Whoever supervises it starts another; living on, it would hold requests for ever.
+    """
+    if not task.cancelled() and task.exception() is not None:
+        log.critical("a task that must not end has failed", exc_info=task.exception())
+        signal.raise_signal(signal.SIGTERM)
+
+
 def _lifespan(
     connections: Connections, planner: Planner, workers: Workers, dispatcher: Dispatcher
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
@@ -51,6 +65,8 @@ def _lifespan(
         connections.open()
         planner.start()
         tasks = [asyncio.create_task(workers.run()), asyncio.create_task(dispatcher.run())]
+        for task in tasks:
+            task.add_done_callback(_stop_if_broken)
         gc.freeze()  # what was imported will not be garbage: collections need not look at it
         yield
         for task in tasks:
