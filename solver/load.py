@@ -96,6 +96,8 @@ class WorkerLoad:
             self._kv_tokens -= request.prompt_tokens + request.made
         self._output_tokens -= request.remaining
         self._kv_reserved -= request.prompt_tokens + request.expected_tokens
+        if not self._requests:  # rounding must not add up over millions of requests
+            self._output_tokens = self._kv_tokens = self._kv_reserved = 0.0
 
     def backlog_s(self, cost: CostModel, slots: int, more: int, now: float) -> float:
         """Seconds until the worker has done what it has, with `more` sequences joining soon.

@@ -76,7 +76,7 @@ def test_load_returns_to_zero(events: list[tuple[int, int]]) -> None:
         assert load.backlog_s(PAPER, 4, 1, 5.0) >= 0
     for key in range(5):
         load.remove(str(key))
-    assert load.backlog_s(PAPER, 4, 0, 5.0) == pytest.approx(0.0, abs=1e-9)
+    assert load.backlog_s(PAPER, 4, 0, 5.0) == 0.0
 
 
 def test_choices_run_side_by_side() -> None:
