@@ -179,8 +179,9 @@ class Workers:
             await asyncio.sleep(PROBE_S)
 
     def _mark_up(self, worker: Worker) -> None:
-        worker.name = self._name(worker)
         if not worker.up:
+            for other in self._all:  # one that comes late may take a name from one behind it
+                other.name = self._name(other)
             log.info("worker is up", extra={"worker": worker.name, "models": list(worker.models)})
             worker.up = True
         self.changed()
