@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 
 from tests.helpers import Fleet, Sample, gsm8k, scrape, utilization, write_lengths
 
-SLOTS, AGENTS, CONCURRENCY = 14, 4, 64
+SLOTS, AGENTS, CONCURRENCY = 12, 4, 64
 
 
 @dataclass(frozen=True)
