@@ -41,7 +41,8 @@ def listen(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
     except OSError as error:
         raise BadSettings(
-            f"host, port: cannot listen on {host}:{port}: {error.strerror}"
+            f"host, port: cannot listen on {host}:{port}: {error.strerror}; "
+            "choose another port (0 takes a free one) or an address of this machine"
         ) from error
     return sock
 

@@ -102,8 +102,8 @@ class WorkerLoad:
     def backlog_s(self, cost: CostModel, slots: int, more: int, now: float) -> float:
         """Seconds until the worker has done what it has, with `more` sequences joining soon.
 
-        Requests that do not stream are taken to make a token a round since they were sent, but
-        not before as many slots as they need could be free.
+        Requests that do not stream are taken to make a token a round since they were sent, or
+        their share of that where more is in flight than runs at once.
         """
         occupancy = self.occupancy(slots, more)
         unseen_prompt, unseen_made, unseen_started = self._guess_unseen(cost, occupancy, now)

@@ -10,6 +10,7 @@ takes no starting point: so HiGHS begins with the incumbent and can only improve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import highspy
 import numpy as np
@@ -17,6 +18,8 @@ import pyomo.environ as pyo
 from pyomo.opt import WriterFactory
 
 from solver.types import TOLERANCE, Left, Plan, Problem
+
+StandardForm = Any  # Pyomo's LinearStandardFormInfo, which has no types
 
 # Weight of the requests' own earliest ends, relative to the finish, both per second. Small enough
 # to leave the finish within a thousandth of its best, large enough to decide between equal ones.
@@ -67,8 +70,6 @@ def makespan_model(
 
     @m.Constraint(m.I)
     def once(m: pyo.ConcreteModel, i: int) -> object:
-        if not at[i]:
-            return pyo.Constraint.Infeasible
         return sum(m.x[i, j] for j in at[i]) == 1
 
     @m.Constraint(m.J)
@@ -106,15 +107,14 @@ def solve(
 ) -> Outcome:
     """Improve on `incumbent`, or find a first plan if there is none.
 
+    There must be a request, and each must fit somewhere by itself.
+
     Stops when the finish is proven within `gap` of the best, or when about `left_s()` seconds,
     asked once the model is built, have passed. HiGHS may overrun that: whoever has a deadline must
     not wait for the answer.
     """
     limit = None if incumbent is None else incumbent.finish_s
-    try:
-        model = makespan_model(problem, limit, bound_s)
-    except ValueError:  # Pyomo's word for Constraint.Infeasible
-        return Outcome(None, None, infeasible=True)
+    model = makespan_model(problem, limit, bound_s)
     form = WriterFactory("compile_standard_form").write(model, mixed_form=True)
     highs = _highs(form, None if left_s is None else left_s(), gap)
     if incumbent is not None:
@@ -123,7 +123,7 @@ def solve(
     return _read(highs, form, model, problem)
 
 
-def _highs(form: object, time_limit_s: float | None, gap: float) -> highspy.Highs:
+def _highs(form: StandardForm, time_limit_s: float | None, gap: float) -> highspy.Highs:
     h = highspy.Highs()
     h.silent()
     h.setOptionValue("threads", 1)  # changing it later in a process makes run() fail
@@ -134,17 +134,17 @@ def _highs(form: object, time_limit_s: float | None, gap: float) -> highspy.High
     return h
 
 
-def _lp(form: object) -> highspy.HighsLp:
+def _lp(form: StandardForm) -> highspy.HighsLp:
     """Pyomo's mixed standard form ``rows (<=, =, >=) rhs`` as HiGHS's ``lower <= A x <= upper``."""
     lp = highspy.HighsLp()
-    columns, matrix = form.columns, form.A  # type: ignore[attr-defined]
-    lp.num_col_, lp.num_row_ = len(columns), len(form.rows)  # type: ignore[attr-defined]
-    lp.col_cost_ = np.asarray(form.c.todense(), dtype=np.float64).ravel()  # type: ignore[attr-defined]
+    columns, matrix = form.columns, form.A
+    lp.num_col_, lp.num_row_ = len(columns), len(form.rows)
+    lp.col_cost_ = np.asarray(form.c.todense(), dtype=np.float64).ravel()
     bounds = [(v.lb, v.ub) for v in columns]
     lp.col_lower_ = np.array([-highspy.kHighsInf if lo is None else lo for lo, _ in bounds])
     lp.col_upper_ = np.array([highspy.kHighsInf if up is None else up for _, up in bounds])
-    sense = np.array([row.bound_type for row in form.rows])  # type: ignore[attr-defined]
-    rhs = np.asarray(form.rhs, dtype=np.float64)  # type: ignore[attr-defined]
+    sense = np.array([row.bound_type for row in form.rows])
+    rhs = np.asarray(form.rhs, dtype=np.float64)
     lp.row_lower_ = np.where(sense == 1, -highspy.kHighsInf, rhs)
     lp.row_upper_ = np.where(sense == -1, highspy.kHighsInf, rhs)
     lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
@@ -155,29 +155,29 @@ def _lp(form: object) -> highspy.HighsLp:
     return lp
 
 
-def _start_from(h: highspy.Highs, form: object, m: pyo.ConcreteModel, plan: Plan) -> None:
+def _start_from(h: highspy.Highs, form: StandardForm, m: pyo.ConcreteModel, plan: Plan) -> None:
     for i, j in m.A:
         m.x[i, j].set_value(int(plan.assignment[i] == j))
     for j in m.B:
         m.y[j].set_value(int(j in plan.assignment))
     m.t.set_value(plan.finish_s)
     start = highspy.HighsSolution()
-    start.col_value = [float(v.value) for v in form.columns]  # type: ignore[attr-defined]
+    start.col_value = [float(v.value) for v in form.columns]
     start.value_valid = True
     h.setSolution(start)
 
 
-def _read(h: highspy.Highs, form: object, m: pyo.ConcreteModel, problem: Problem) -> Outcome:
+def _read(h: highspy.Highs, form: StandardForm, m: pyo.ConcreteModel, problem: Problem) -> Outcome:
     info, status = h.getInfo(), h.getModelStatus()
     infeasible = status == highspy.HighsModelStatus.kInfeasible
     found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
     bound = None
     if not infeasible and np.isfinite(info.mip_dual_bound):
-        bound = _finish_bound(float(info.mip_dual_bound), problem)
+        bound = _finish_bound(float(info.mip_dual_bound))
     if not found:
         return Outcome(None, bound, infeasible)
     values = h.getSolution().col_value
-    for var, value in zip(form.columns, values, strict=True):  # type: ignore[attr-defined]
+    for var, value in zip(form.columns, values, strict=True):
         var.set_value(value, skip_validation=True)
     chosen = [-1] * problem.requests
     for i, j in m.A:
@@ -186,10 +186,10 @@ def _read(h: highspy.Highs, form: object, m: pyo.ConcreteModel, problem: Problem
     return Outcome(tuple(chosen), bound, infeasible)
 
 
-def _finish_bound(objective_bound: float, problem: Problem) -> float:
+def _finish_bound(objective_bound: float) -> float:
     """A bound on the finish alone from one on ``finish + TIE_WEIGHT * early``.
 
     `early` is a mean of times that are none above the finish, so the objective is at most
     ``(1 + TIE_WEIGHT) * finish``.
     """
-    return objective_bound / (1 + TIE_WEIGHT) if problem.requests else 0.0
+    return objective_bound / (1 + TIE_WEIGHT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 
 from router.errors import Outcome
@@ -46,8 +47,8 @@ class Accounts:
     def __init__(self, metrics: GatewayMetrics, remember: int) -> None:
         self._metrics = metrics
         self.log = RequestLog(remember)
-        self._estimators: dict[str, TokenEstimator] = {}
-        self._predictors: dict[str, LengthPredictor] = {}
+        self._estimators: defaultdict[str, TokenEstimator] = defaultdict(TokenEstimator)
+        self._predictors: defaultdict[str, LengthPredictor] = defaultdict(LengthPredictor)
 
     @property
     def running(self) -> int:
@@ -60,7 +61,7 @@ class Accounts:
         `context` is the longest prompt and output that some worker can hold; `hint` the client's
         guess at the output tokens of one choice.
         """
-        estimator = self._estimator(request.model)
+        estimator = self._estimators[request.model]
         prompts = [
             estimator.estimate(_bytes(prompt.text))
             if prompt.token_ids is None
@@ -79,19 +80,7 @@ class Accounts:
             return min(hint, float(limit))
         if request.ignore_eos and request.max_tokens is not None:
             return float(limit)
-        return self._predictor(request.model).predict(limit)
-
-    def _predictor(self, model: str) -> LengthPredictor:
-        found = self._predictors.get(model)
-        if found is None:
-            found = self._predictors[model] = LengthPredictor()
-        return found
-
-    def _estimator(self, model: str) -> TokenEstimator:
-        found = self._estimators.get(model)
-        if found is None:
-            found = self._estimators[model] = TokenEstimator()
-        return found
+        return self._predictors[request.model].predict(limit)
 
     def begin(self, record: RequestRecord) -> None:
         """A request has come in."""
@@ -101,12 +90,12 @@ class Accounts:
         """A request has been answered in full."""
         if record.output_tokens:
             if not request.ignore_eos:
-                self._predictor(request.model).observe(record.output_tokens // request.choices)
+                self._predictors[request.model].observe(record.output_tokens // request.choices)
             ratio = record.expected_tokens / record.output_tokens
             self._metrics.predicted_tokens_error.observe(ratio)
         if usage is not None and all(prompt.token_ids is None for prompt in request.prompts):
             size = sum(_bytes(prompt.text) for prompt in request.prompts)
-            self._estimator(request.model).observe(size, usage.prompt_tokens)
+            self._estimators[request.model].observe(size, usage.prompt_tokens)
 
     def end(self, record: RequestRecord, outcome: Outcome, timing: Timing) -> None:
         """A request has ended, one way or the other: the one place that counts it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -83,16 +82,17 @@ async def test_a_stuck_child_is_replaced(planner: Planner, monkeypatch: pytest.M
     await solved(planner)
 
 
-async def test_restarting_a_stopped_child_does_not_stall_the_loop(planner: Planner) -> None:
+async def test_restarting_a_stopped_child_does_not_stall_the_loop(
+    planner: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await solved(planner)
     assert planner._process is not None
     assert planner._process.pid is not None
     os.kill(planner._process.pid, signal.SIGSTOP)
     _, plan = await planner.plan(POOR)
     assert plan.method is Method.HEURISTIC
-    started = time.monotonic()
+    monkeypatch.setattr(module, "END_S", 3600.0)  # to wait for it would never end
     planner._restart("stuck")
-    assert time.monotonic() - started < module.END_S  # it was killed, not waited for
     await solved(planner)
 
 
