@@ -55,11 +55,14 @@ def first_plan(problem: Problem) -> Plan | None:
     _require_placeable(problem)
     if problem.requests == 0:
         return measure(problem, (), 0.0, Method.HEURISTIC)
-    bound = packing_bound(problem)
-    found = longest_first(problem)  # of a single request, this is the optimum
+    found = longest_first(problem)
     if found is None:
         return None
-    found = polish(problem, found, bound)
+    if problem.requests == 1:  # it ends where it ends earliest, and nowhere earlier
+        bound = float(problem.alone_s[0, found[0]])
+    else:
+        bound = packing_bound(problem)
+        found = polish(problem, found, bound)
     result = measure(problem, found.tolist(), bound, Method.HEURISTIC)
     check(problem, result)
     return result
@@ -106,10 +109,10 @@ def improved(problem: Problem, incumbent: Plan | None, left_s: Left | None = Non
     Raises:
         InfeasibleProblem: if the MILP proves that there is no plan.
     """
-    from solver import milp  # late: Pyomo and HiGHS load only where a model is solved
+    from solver.milp import packing  # late: Pyomo and HiGHS load only where a model is solved
 
     bound = packing_bound(problem) if incumbent is None else incumbent.finish_bound_s
-    outcome = milp.solve(problem, incumbent, bound_s=bound, left_s=left_s, gap=GOOD_ENOUGH)
+    outcome = packing.solve(problem, incumbent, bound_s=bound, left_s=left_s, gap=GOOD_ENOUGH)
     if outcome.infeasible and incumbent is None:
         raise InfeasibleProblem("the requests do not fit into the workers' memory together")
     bound = max(bound, outcome.finish_bound_s or 0.0)

@@ -1,25 +1,27 @@
 """The packing problem as a mixed-integer program, in Pyomo, solved by HiGHS.
 
-`makespan_model` is the single definition of the problem as mathematics (method.md section 3). This
-is the only module that knows Pyomo or HiGHS; import it late, it costs a quarter of a second.
-
-The model is handed to HiGHS in standard form rather than through Pyomo's own interface, which
-takes no starting point: so HiGHS begins with the incumbent and can only improve on it.
+`makespan_model` is the single definition of the problem as mathematics (method.md section 3).
+HiGHS begins with the incumbent and can only improve on it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import highspy
 import numpy as np
 import pyomo.environ as pyo
-from pyomo.opt import WriterFactory
 
+from solver.milp.highs import (
+    StandardForm,
+    dual_bound,
+    is_infeasible,
+    load_model,
+    read_values,
+    standard_form,
+    start_from_values,
+)
 from solver.types import TOLERANCE, Left, Plan, Problem
-
-StandardForm = Any  # Pyomo's LinearStandardFormInfo, which has no types
 
 # Weight of the requests' own earliest ends, relative to the finish, both per second. Small enough
 # to leave the finish within a thousandth of its best, large enough to decide between equal ones.
@@ -115,44 +117,12 @@ def solve(
     """
     limit = None if incumbent is None else incumbent.finish_s
     model = makespan_model(problem, limit, bound_s)
-    form = WriterFactory("compile_standard_form").write(model, mixed_form=True)
-    highs = _highs(form, None if left_s is None else left_s(), gap)
+    form = standard_form(model)
+    highs = load_model(form, gap=gap, time_limit_s=None if left_s is None else left_s())
     if incumbent is not None:
         _start_from(highs, form, model, incumbent)
     highs.run()
     return _read(highs, form, model, problem)
-
-
-def _highs(form: StandardForm, time_limit_s: float | None, gap: float) -> highspy.Highs:
-    h = highspy.Highs()
-    h.silent()
-    h.setOptionValue("threads", 1)  # changing it later in a process makes run() fail
-    h.setOptionValue("mip_rel_gap", gap)
-    if time_limit_s is not None:
-        h.setOptionValue("time_limit", max(0.0, time_limit_s))
-    h.passModel(_lp(form))
-    return h
-
-
-def _lp(form: StandardForm) -> highspy.HighsLp:
-    """Pyomo's mixed standard form ``rows (<=, =, >=) rhs`` as HiGHS's ``lower <= A x <= upper``."""
-    lp = highspy.HighsLp()
-    columns, matrix = form.columns, form.A
-    lp.num_col_, lp.num_row_ = len(columns), len(form.rows)
-    lp.col_cost_ = np.asarray(form.c.todense(), dtype=np.float64).ravel()
-    bounds = [(v.lb, v.ub) for v in columns]
-    lp.col_lower_ = np.array([-highspy.kHighsInf if lo is None else lo for lo, _ in bounds])
-    lp.col_upper_ = np.array([highspy.kHighsInf if up is None else up for _, up in bounds])
-    sense = np.array([row.bound_type for row in form.rows])
-    rhs = np.asarray(form.rhs, dtype=np.float64)
-    lp.row_lower_ = np.where(sense == 1, -highspy.kHighsInf, rhs)
-    lp.row_upper_ = np.where(sense == -1, highspy.kHighsInf, rhs)
-    lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-    lp.a_matrix_.start_, lp.a_matrix_.index_ = matrix.indptr, matrix.indices
-    lp.a_matrix_.value_ = matrix.data
-    kinds = highspy.HighsVarType
-    lp.integrality_ = [kinds.kInteger if v.is_binary() else kinds.kContinuous for v in columns]
-    return lp
 
 
 def _start_from(h: highspy.Highs, form: StandardForm, m: pyo.ConcreteModel, plan: Plan) -> None:
@@ -161,24 +131,15 @@ def _start_from(h: highspy.Highs, form: StandardForm, m: pyo.ConcreteModel, plan
     for j in m.B:
         m.y[j].set_value(int(j in plan.assignment))
     m.t.set_value(plan.finish_s)
-    start = highspy.HighsSolution()
-    start.col_value = [float(v.value) for v in form.columns]
-    start.value_valid = True
-    h.setSolution(start)
+    start_from_values(h, form)
 
 
 def _read(h: highspy.Highs, form: StandardForm, m: pyo.ConcreteModel, problem: Problem) -> Outcome:
-    info, status = h.getInfo(), h.getModelStatus()
-    infeasible = status == highspy.HighsModelStatus.kInfeasible
-    found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
-    bound = None
-    if not infeasible and np.isfinite(info.mip_dual_bound):
-        bound = _finish_bound(float(info.mip_dual_bound))
-    if not found:
+    infeasible = is_infeasible(h)
+    objective = None if infeasible else dual_bound(h)
+    bound = None if objective is None else _finish_bound(objective)
+    if not read_values(h, form):
         return Outcome(None, bound, infeasible)
-    values = h.getSolution().col_value
-    for var, value in zip(form.columns, values, strict=True):
-        var.set_value(value, skip_validation=True)
     chosen = [-1] * problem.requests
     for i, j in m.A:
         if m.x[i, j].value > 0.5:
