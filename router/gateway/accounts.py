@@ -11,7 +11,8 @@ from router.gateway.records import RequestLog, RequestRecord
 from router.gateway.usage import Usage
 from router.metrics import GatewayMetrics
 from router.schemas import CompletionRequest
-from solver.predict import LengthPredictor, TokenEstimator
+from solver.estimate import TokenEstimator
+from solver.predict import Features, LengthPredictor, kind_of
 from solver.problem import Job
 
 # Stands for "no limit" where neither request nor worker names one.
@@ -48,7 +49,7 @@ class Accounts:
         self._metrics = metrics
         self.log = RequestLog(remember)
         self._estimators: defaultdict[str, TokenEstimator] = defaultdict(TokenEstimator)
-        self._predictors: defaultdict[str, LengthPredictor] = defaultdict(LengthPredictor)
+        self._lengths = LengthPredictor()
 
     @property
     def running(self) -> int:
@@ -69,18 +70,20 @@ class Accounts:
             for prompt in request.prompts
         ]
         left = UNLIMITED if context is None else max(1, context - max(prompts))
-        expected = self._expected(request, request.output_limit(left), hint)
-        certain = max(prompt.token_ids or 1 for prompt in request.prompts)
         total = sum(prompts) * request.n
+        expected = self._expected(request, total, request.output_limit(left), hint)
+        certain = max(prompt.token_ids or 1 for prompt in request.prompts)
         job = Job(total, expected * request.choices, request.choices)
         return Size(job, certain + (request.max_tokens or 1))
 
-    def _expected(self, request: CompletionRequest, limit: int, hint: float | None) -> float:
+    def _expected(
+        self, request: CompletionRequest, prompt_tokens: int, limit: int, hint: float | None
+    ) -> float:
         if hint is not None:
             return min(hint, float(limit))
         if request.ignore_eos and request.max_tokens is not None:
             return float(limit)
-        return self._predictors[request.model].predict(limit)
+        return self._lengths.predict(_features(request, prompt_tokens, limit)).mean
 
     def begin(self, record: RequestRecord) -> None:
         """A request has come in."""
@@ -90,7 +93,9 @@ class Accounts:
         """A request has been answered in full."""
         if record.output_tokens:
             if not request.ignore_eos:
-                self._predictors[request.model].observe(record.output_tokens // request.choices)
+                limit = request.output_limit(UNLIMITED)
+                features = _features(request, record.prompt_tokens, limit)
+                self._lengths.observe(features, record.output_tokens // request.choices)
             ratio = record.expected_tokens / record.output_tokens
             self._metrics.predicted_tokens_error.observe(ratio)
         if usage is not None and all(prompt.token_ids is None for prompt in request.prompts):
@@ -115,6 +120,16 @@ class Accounts:
                 if record.output_tokens and record.output_tokens > 1:
                     per_token = (timing.ended - first) / (record.output_tokens - 1)
                     metrics.time_per_output_token.labels(model).observe(per_token)
+
+
+def _features(request: CompletionRequest, prompt_tokens: int, limit: int) -> Features:
+    """What tells of the length of one choice, given the prompt tokens of all of them."""
+    return Features(
+        request.model,
+        prompt_tokens // request.choices,
+        limit,
+        kind=kind_of(request.prompts[0].text),
+    )
 
 
 def _bytes(text: str) -> int:

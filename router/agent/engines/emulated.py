@@ -16,12 +16,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from router.agent.engines.lengths import draw_length
 from router.agent.engines.text import LONGEST_WORD, Words, count_tokens, digest
 from router.errors import RequestError
 from router.schemas import CompletionRequest, Prompt
-from solver.batching import Stage
 from solver.cost import CostModel
+from solver.sequence import Stage
+from solver.sim.workload import gsm8k_output
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class EmulatedEngine:
         """The answer to one prompt, of at most `limit` tokens."""
         key = digest(prompt.text)
         rng = random.Random(f"{self._seed}/{key}/{prompt.token_ids}/{choice}")
-        length = self._lengths.get(key) or draw_length(rng)
+        length = self._lengths.get(key) or gsm8k_output(rng)
         if request.ignore_eos:
             length = limit
         if len(request.stop) > MOST_STOPS:

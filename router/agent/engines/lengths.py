@@ -1,8 +1,7 @@
-"""How many tokens an emulated answer has."""
+"""Files that say how many tokens an emulated answer has."""
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import orjson
@@ -34,14 +33,3 @@ def read_lengths(path: Path) -> dict[str, int]:
             raise BadSettings(f"lengths: {path}:{number}: output_tokens must be at least 1")
         lengths[key] = tokens
     return lengths
-
-
-def draw_length(rng: random.Random) -> int:
-    """A draw shaped like LLaMA-65B's answers to GSM8K questions.
-
-    55 % run into the cap of 512; the others look like short answers (method.md section 6: mean
-    344.83, standard deviation 187.99).
-    """
-    if rng.random() < 0.55:
-        return 512
-    return min(511, max(8, round(rng.lognormvariate(4.87, 0.42))))

@@ -10,7 +10,7 @@ import hashlib
 import random
 from math import ceil
 
-from solver.predict import BYTES_PER_TOKEN
+from solver.estimate import BYTES_PER_TOKEN
 
 WORDS = """
 the a an of to in and is that for it as with on by this be are from at one two three first then so

@@ -1,0 +1,115 @@
+"""The distribution of a number of output tokens, and of what is left of it while a request runs.
+
+Lengths fall into bins that grow by an eighth of an octave (9 %); up to 12 tokens each length has
+its own. Inside a bin all lengths are alike.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from operator import neg
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS_PER_OCTAVE = 8
+OCTAVES = 20  # one million tokens; longer outputs count as this long
+EDGES = sorted({round(2 ** (k / BINS_PER_OCTAVE)) for k in range(OCTAVES * BINS_PER_OCTAVE + 1)})
+BINS = len(EDGES) - 1
+MOST_TOKENS = EDGES[-1] - 1
+WIDTHS: NDArray[np.float64] = np.diff(EDGES).astype(np.float64)
+HALF = (WIDTHS - 1.0) / 2.0
+
+
+def bin_of(tokens: int) -> int:
+    """The bin in which a length falls."""
+    return bisect_right(EDGES, min(max(tokens, 1), MOST_TOKENS)) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class LengthDistribution:
+    """Tokens that a request will still make, after `made`: at least 1, and at most its limit's.
+
+    All mass above the limit is at the limit. A request that runs on at its limit, against what it
+    said, has one token to come.
+
+    Attributes:
+        reach: up to a common factor, the probability of a length of at least `EDGES[i]`.
+        ahead: the sum of these probabilities over all lengths from `EDGES[i]` on.
+        limit: most tokens in all.
+        made: tokens made so far.
+    """
+
+    reach: Sequence[float]
+    ahead: Sequence[float]
+    limit: int
+    made: int = 0
+
+    @classmethod
+    def of(cls, weights: NDArray[np.float64], limit: int | None = None) -> Self:
+        """From the positive weight of each bin."""
+        reach = _from_top(weights)  # not 1 - the sum so far: tails keep their precision
+        ahead = _from_top(WIDTHS * reach[:-1] - HALF * weights)
+        most = MOST_TOKENS if limit is None else min(max(limit, 1), MOST_TOKENS)
+        return cls(reach.tolist(), ahead.tolist(), most)
+
+    @property
+    def most(self) -> int:
+        """The largest possible value."""
+        return max(1, self.limit - self.made)
+
+    @property
+    def mean(self) -> float:
+        """Expected tokens to come."""
+        if self.most == 1:
+            return 1.0
+        between = self._ahead(self.made + 1) - self._ahead(self.limit + 1)
+        tokens = between / self._reach(self.made + 1)
+        return min(max(tokens, 1.0), float(self.most))
+
+    def cdf(self, tokens: int) -> float:
+        """Probability of at most `tokens` to come."""
+        if tokens >= self.most:
+            return 1.0
+        longer = self._reach(self.made + max(tokens, 0) + 1)
+        return 1.0 - longer / self._reach(self.made + 1)
+
+    def quantile(self, q: float) -> int:
+        """The least number that is not exceeded with probability `q`."""
+        if self.most == 1:
+            return 1
+        longer = (1.0 - q) * self._reach(self.made + 1)
+        k = bisect_left(self.reach, -longer, key=neg)
+        if k == 0:
+            return 1
+        above, below = self.reach[k - 1], self.reach[k]
+        into = ceil((above - longer) / (above - below) * (EDGES[k] - EDGES[k - 1]))
+        return min(max(EDGES[k - 1] + into - 1 - self.made, 1), self.most)
+
+    def remaining(self, made: int) -> Self:
+        """What is to come when `made` tokens more have come without an end."""
+        return replace(self, made=self.made + made)
+
+    def _reach(self, tokens: int) -> float:
+        """Probability of a length of at least `tokens`."""
+        k = bin_of(tokens)
+        into = (tokens - EDGES[k]) / (EDGES[k + 1] - EDGES[k])
+        return self.reach[k] + (self.reach[k + 1] - self.reach[k]) * into
+
+    def _ahead(self, tokens: int) -> float:
+        """The sum of `_reach` from `tokens` on."""
+        k = bin_of(tokens)
+        into, width = tokens - EDGES[k], EDGES[k + 1] - EDGES[k]
+        fall = (self.reach[k] - self.reach[k + 1]) / width
+        return self.ahead[k] - into * self.reach[k] + fall * into * (into - 1) / 2
+
+
+def _from_top(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sum from each entry to the last, and a zero."""
+    sums = np.zeros(len(values) + 1)
+    values[::-1].cumsum(out=sums[-2::-1])
+    return sums
