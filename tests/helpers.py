@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -21,17 +20,12 @@ from typing import Self
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.agent.engines.lengths import draw_length
+from router.lab.traces import data_dir, dataset
+from solver.estimate import BYTES_PER_TOKEN
+from solver.sim.request import Request
 
 ROOT = Path(__file__).resolve().parents[1]
 MAKESPAN = [sys.executable, "-m", "router.cli"]
-
-
-def data_dir() -> Path | None:
-    """The folder of real data: ``MAKESPAN_DATA``, or the one beside the checkout."""
-    named = os.environ.get("MAKESPAN_DATA")
-    folder = Path(named) if named else ROOT.parent / "shared" / "data"
-    return folder if folder.is_dir() else None
 
 
 def gsm8k() -> list[tuple[str, int]]:
@@ -39,24 +33,23 @@ def gsm8k() -> list[tuple[str, int]]:
 
     The paper's lengths are unpublished; these have its mean, deviation and cap.
     """
-    folder = data_dir()
-    if folder is None:
-        return _generated()
-    with (folder / "gsm8k_test.jsonl").open(encoding="utf-8") as lines:
-        questions = [str(json.loads(line)["question"]) for line in lines]
-    with (folder / "gsm8k_llama65b_outputs_SYNTHETIC.csv").open(encoding="utf-8") as rows:
-        lengths = [int(row["output_tokens"]) for row in csv.DictReader(rows)]
-    return list(zip(questions, lengths, strict=True))
+    requests, real = dataset("gsm8k-llama65b")
+    path = (data_dir() or ROOT) / "gsm8k_test.jsonl"
+    if real and path.is_file():
+        with path.open(encoding="utf-8") as lines:
+            questions = [str(json.loads(line)["question"]) for line in lines]
+    else:
+        rng = random.Random(8)
+        questions = [_question(request, rng) for request in requests]
+    outputs = [request.output_tokens for request in requests]
+    return list(zip(questions, outputs, strict=True))
 
 
-def _generated() -> list[tuple[str, int]]:
-    rng = random.Random(8)
+def _question(request: Request, rng: random.Random) -> str:
+    """Words of as many tokens as the request's prompt has, told apart by its id."""
     words = "how many apples does Tom have after he gives half of them to each friend".split()  # noqa: SIM905
-    made = []
-    for k in range(1319):
-        size = min(134, max(11, round(rng.lognormvariate(3.76, 0.35))))  # words: mean about 47
-        made.append((f"{k}. " + " ".join(rng.choices(words, k=size)), draw_length(rng)))
-    return made
+    text = " ".join([f"{request.id}.", *rng.choices(words, k=request.prompt_tokens)])
+    return text[: int(request.prompt_tokens * BYTES_PER_TOKEN)]
 
 
 def write_lengths(path: Path, rows: Sequence[tuple[str, int]]) -> Path:

@@ -1,0 +1,1 @@
+"""Offline work: simulations, replays, tables."""

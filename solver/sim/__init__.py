@@ -1,0 +1,1 @@
+"""Virtual time: the live policies over cost models instead of engines."""
