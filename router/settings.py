@@ -29,8 +29,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from solver.cost import PROFILES
-from solver.iteration import POLICIES
+from solver.policies import POLICIES
+from solver.profiles import PROFILES
 
 PREFIX = "MAKESPAN_"
 CONFIG = PREFIX + "CONFIG"
@@ -70,7 +70,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class Settings(BaseSettings):
-    """What all commands share. Also the base that knows where settings come from."""
+    """The base that knows where a command's settings come from."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -82,15 +82,6 @@ class Settings(BaseSettings):
         cli_avoid_json=True,
     )
     table: ClassVar[str]
-
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    log_format: Literal["text", "json"] = Field("text", description="How log lines look.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least important lines that are logged."
-    )
-    drain_s: float = Field(
-        30.0, ge=0, le=86_400, description="Seconds that running requests get to end at shutdown."
-    )
 
     @classmethod
     def settings_customise_sources(
@@ -120,7 +111,10 @@ class Settings(BaseSettings):
         try:
             return cls(**command_line)
         except ValidationError as error:
-            problems = [f"{_where(e['loc'])}: {e['msg']}" for e in error.errors()]
+            problems = [
+                f"{_where(e['loc'])}: {e['msg'].removeprefix('Value error, ')}"
+                for e in error.errors()
+            ]
             raise BadSettings("; ".join(problems)) from error
         except SettingsError as error:
             raise BadSettings(str(error)) from error
@@ -130,7 +124,20 @@ def _where(location: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in location) or "settings"
 
 
-class GatewayTuning(Settings):
+class Live(Settings):
+    """What all commands that listen share."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    log_format: Literal["text", "json"] = Field("text", description="How log lines look.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least important lines that are logged."
+    )
+    drain_s: float = Field(
+        30.0, ge=0, le=86_400, description="Seconds that running requests get to end at shutdown."
+    )
+
+
+class GatewayTuning(Live):
     """How a gateway plans and forwards."""
 
     window_max_wait_s: float = Field(
@@ -159,7 +166,7 @@ class GatewayTuning(Settings):
     remember: int = Field(10_000, ge=0, description="Finished requests whose explanation is kept.")
 
 
-class Served(Settings):
+class Served(Live):
     """A process that listens on its own, or on a socket that a supervisor made."""
 
     fd: int | None = Field(
@@ -185,7 +192,7 @@ class GatewaySettings(GatewayTuning, Served):
     )
 
 
-class AgentTuning(Settings):
+class AgentTuning(Live):
     """An engine and its policy."""
 
     model: str = Field(PAPER.model, min_length=1, description="Name of the model served.")
@@ -194,11 +201,14 @@ class AgentTuning(Settings):
     )
     slots: int = Field(PAPER.slots, ge=1, description="Requests that run at once.")
     kv_tokens: int = Field(PAPER.kv_tokens, ge=1, description="Cached tokens that fit into memory.")
+    prefill_budget: int | None = Field(
+        None, ge=1, description="Most prompt tokens in one iteration; default: no limit."
+    )
     max_model_len: int = Field(
         PAPER.max_model_len, ge=2, description="Prompt and output tokens that one request may have."
     )
     policy: Literal[tuple(POLICIES)] = Field(  # type: ignore[valid-type]
-        "lagrangian", description="Decides prefill or decode at each iteration."
+        "adaptive", description="Decides prefill or decode at each iteration."
     )
     lengths: Path | None = Field(
         None, description="JSON lines of prompt_sha256 and output_tokens for the emulated engine."
@@ -262,11 +272,10 @@ class UpSettings(GatewayTuning, AgentTuning):
         return self
 
 
-COMMANDS: tuple[type[Settings], ...] = (UpSettings, GatewaySettings, AgentSettings)
-
-
 def known_environment() -> frozenset[str]:
     """Every variable that some command reads."""
+    from router.commands import COMMANDS
+
     names = {name.upper() for command in COMMANDS for name in command.model_fields}
     return frozenset({PREFIX + name for name in names} | {CONFIG, DATA})
 
@@ -295,6 +304,8 @@ def read_table(table: str) -> dict[str, Any]:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadSettings(f"{CONFIG}: {path}: {error}") from error
+    from router.commands import COMMANDS
+
     known = [command.table for command in COMMANDS]
     for name, value in data.items():
         if name not in known or not isinstance(value, dict):

@@ -6,11 +6,8 @@ relaxation: its docstring says of what.
 
 from __future__ import annotations
 
-from math import ceil
-
 import numpy as np
 
-from solver.cost import CostModel
 from solver.types import FloatArray, Problem
 
 
@@ -33,6 +30,8 @@ def relative_speeds(problem: Problem) -> FloatArray:
     """(m,) a speed per worker, the fastest about 1: exact if costs are `work / speed`."""
     with np.errstate(invalid="ignore"):
         ratio = problem.cost_s / problem.cost_s.min(axis=1, keepdims=True)
+    if np.isfinite(ratio).all():
+        return np.asarray(1.0 / np.median(ratio, axis=0), dtype=np.float64)
     ratio[~np.isfinite(ratio)] = np.nan
     idle = np.all(np.isnan(ratio), axis=0)
     ratio[:, idle] = 1.0  # a worker that may serve nothing: its speed does not matter
@@ -60,22 +59,3 @@ def _sharing_bound(problem: Problem, speed: FloatArray, work: FloatArray) -> flo
         together = float(largest[k * m - k : k * m + 1].sum())
         best = max(best, float((problem.initial_s + together / speed).min()))
     return best
-
-
-def engine_bound(
-    cost: CostModel, slots: int, requests: int, prompt: int, output: int, longest_output: int
-) -> float:
-    """Seconds that one engine with exclusive batching needs at least for all its work.
-
-    Each prompt token is prefilled once; at most `slots` requests enter in one prefill stage; each
-    output token is one slot-round; a round makes at most `slots` tokens; a request's tokens are
-    made one a round. `prompt` and `output` are totals in tokens.
-    """
-    stages = ceil(requests / slots)
-    rounds = max(ceil(output / slots), longest_output)
-    return (
-        cost.beta_p_s * prompt
-        + cost.alpha_p_s * stages
-        + cost.beta_d_s * output
-        + cost.alpha_d_s * rounds
-    )

@@ -1,6 +1,7 @@
 """Longest first, then polish: a plan in well under a millisecond for usual windows.
 
-`longest_first` gives each request, longest first, to the worker where it would end earliest.
+`longest_first` gives each request, longest first, to the worker where it would end earliest if it
+came after what the window has put there before.
 `polish` then takes the worker that finishes last and moves one of its requests, or swaps one
 against another worker's, as long as that helps. Both respect eligibility and memory, both are
 deterministic, and neither promises to find a plan where memory is tight.
@@ -35,7 +36,7 @@ def _place(problem: Problem, order: IntArray) -> IntArray | None:
     limited = bool(np.isfinite(room).any())
     assignment = np.empty(problem.requests, dtype=np.intp)
     for i in order:
-        finish = np.maximum(load + cost[i], span[i])
+        finish = np.maximum(load + cost[i], span[i] + (load - problem.initial_s))
         if limited:
             finish[room < kv[i]] = np.inf
         j = int(finish.argmin())

@@ -116,6 +116,11 @@ class WorkerLoad:
             occupancy=occupancy,
         )
 
+    def prefill_s(self, cost: CostModel, slots: int, now: float) -> float:
+        """Seconds of prefills that the worker has yet to do, as far as one can tell."""
+        prompt, _, _ = self._guess_unseen(cost, self.occupancy(slots, 0), now)
+        return cost.beta_p_s * max(0.0, self._prompt_tokens - prompt)
+
     def occupancy(self, slots: int, more: int) -> float:
         """Sequences that run at once when `more` join, and share an iteration's fixed cost."""
         return float(min(slots, max(1, self._sequences + more)))

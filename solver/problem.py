@@ -13,8 +13,12 @@ from math import ceil
 
 import numpy as np
 
-from solver.cost import CostModel
+from solver.cost import CostColumns, CostModel, request_s, span_s
 from solver.types import BoolArray, FloatArray, Problem
+
+# What is left of running requests is spread from nothing to about twice its mean: slots fall free
+# evenly over twice the mean.
+SOON = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,8 @@ class WorkerView:
         cost: its iteration times.
         slots: sequences that it runs at once.
         in_flight: sequences that it has been given and has not finished.
-        backlog_s: seconds until it has finished those.
+        backlog_s: engine seconds at full slots that those still take.
+        prefill_s: seconds of it that are prefills yet to come.
         kv_free: cached tokens still free beside what those will need; None: no known limit.
     """
 
@@ -52,6 +57,7 @@ class WorkerView:
     slots: int
     in_flight: int
     backlog_s: float
+    prefill_s: float
     kv_free: float | None
 
 
@@ -61,32 +67,45 @@ def arriving(jobs: Sequence[Job], workers: int) -> int:
 
 
 def build(
-    jobs: Sequence[Job], workers: Sequence[WorkerView], eligible: Sequence[frozenset[int]]
+    jobs: Sequence[Job],
+    workers: Sequence[WorkerView],
+    eligible: Sequence[frozenset[int]] | None = None,
+    cached_tokens: FloatArray | None = None,
 ) -> Problem:
     """The problem of placing `jobs` on `workers` on top of what these already have.
 
-    `eligible` are, for each job, the indices of the workers that may serve it.
+    `eligible` are, for each job, the indices of the workers that may serve it (None: all of them);
+    `cached_tokens` (n, m) prompt tokens of job i that worker j would not have to prefill.
 
     Memory limits apply only where all jobs could fit at once. Beyond that, requests queue at the
     workers in any case and memory is shared over time, which is what the cost measures.
     """
-    prompt = np.array([job.prompt_tokens for job in jobs], dtype=np.float64)
-    output = np.array([job.expected_tokens for job in jobs], dtype=np.float64)
-    sequences = np.array([job.sequences for job in jobs], dtype=np.float64)
-    more = arriving(jobs, len(workers))
-    cost = np.empty((len(jobs), len(workers)))
-    span = np.empty_like(cost)
-    for j, worker in enumerate(workers):
-        occupancy = float(min(worker.slots, max(1, worker.in_flight + more)))
-        each = worker.cost.request_s(prompt / sequences, output / sequences, occupancy)
-        cost[:, j] = sequences * each
-        span[:, j] = worker.cost.span_s(prompt, output / sequences, occupancy)
-    kv = prompt + output
+    sequences = np.array([[job.sequences] for job in jobs], dtype=np.float64)
+    prompt = np.array([[job.prompt_tokens] for job in jobs], dtype=np.float64)
+    output = np.array([[job.expected_tokens] for job in jobs], dtype=np.float64)
+    columns = CostColumns.of([worker.cost for worker in workers])
+    slots = np.array([worker.slots for worker in workers], dtype=np.float64)
+    flying = np.array([worker.in_flight for worker in workers], dtype=np.float64)
+    occupancy = np.minimum(slots, np.maximum(1.0, flying + arriving(jobs, len(workers))))
+    backlog = np.array([worker.backlog_s for worker in workers])
+    if sequences.sum() <= np.maximum(0.0, slots - flying).sum():
+        taken = np.maximum(0.0, flying + 1.0 - slots)
+        each = SOON * backlog / slots
+        before = np.array([worker.prefill_s for worker in workers]) + taken * each
+        cost = columns.alpha_p_s + columns.beta_p_s * prompt + (taken > 0) * each
+    else:
+        before = backlog
+        cost = sequences * request_s(columns, prompt / sequences, output / sequences, slots)
+    span = before + span_s(columns, prompt, output / sequences, occupancy)
+    if cached_tokens is not None:
+        cost -= columns.beta_p_s * cached_tokens
+        span -= columns.beta_p_s * cached_tokens
+    kv = (prompt + output)[:, 0]
     return Problem.of(
         cost,
-        [worker.backlog_s for worker in workers],
+        before,
         span_s=span,
-        eligible=_eligible(eligible, len(workers)),
+        eligible=None if eligible is None else _eligible(eligible, len(workers)),
         kv_tokens=kv,
         kv_capacity=_room(kv, workers),
     )

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from math import inf
 
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import StreamingResponse
@@ -22,8 +23,8 @@ from router.settings import AgentSettings
 from router.web import add_error_handlers
 from router.wire import STATE_PATH
 from solver.batching import Batcher
-from solver.cost import PROFILES
-from solver.iteration import POLICIES
+from solver.policies import POLICIES
+from solver.profiles import PROFILES
 
 
 def create_app(settings: AgentSettings) -> FastAPI:
@@ -50,7 +51,14 @@ def _engine_loop(settings: AgentSettings, metrics: AgentMetrics) -> EngineLoop:
     cost = PROFILES[settings.cost].cost.scaled(1 / settings.speed)
     policy = POLICIES[settings.policy]()
     lengths = read_lengths(settings.lengths) if settings.lengths else {}
-    batcher = Batcher(settings.slots, settings.kv_tokens, cost, policy, time.monotonic())
+    batcher = Batcher(
+        settings.slots,
+        settings.kv_tokens,
+        cost,
+        policy,
+        time.monotonic(),
+        prefill_budget=settings.prefill_budget or inf,
+    )
     return EngineLoop(batcher, EmulatedEngine(cost, lengths, settings.seed), metrics)
 
 

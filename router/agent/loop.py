@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from router.agent.engines.emulated import Answer, EmulatedEngine
 from router.metrics import AgentMetrics
-from solver.batching import Batcher, Sequence, Stage
-from solver.iteration import Action
+from solver.batching import Batcher
+from solver.sequence import Sequence, Stage
 
 log = logging.getLogger(__name__)
 
@@ -136,18 +136,18 @@ class EngineLoop:
             now = end
 
     def _finish(self, stage: Stage, start: float, end: float) -> None:
-        ended = self._hand_out(stage) if stage.action is Action.DECODE else []
+        ended = self._hand_out(stage)
         self.batcher.finish_stage(stage, ended, end)
         self._metrics.iteration_duration.labels(stage.action.value).observe(end - start)
-        if stage.action is Action.PREFILL:
+        if stage.prefill:
             self._metrics.prefill_insertions.labels(stage.reason.value).inc()
-        if ended or stage.action is Action.PREFILL:
+        if ended or stage.prefill:
             self.changed.set()
 
     def _hand_out(self, stage: Stage) -> list[str]:
-        """A token for each sequence of a decode round; the ids of those that have ended."""
+        """A token for each sequence that decodes; the ids of those that have ended."""
         ended: list[str] = []
-        for sequence in stage.sequences:
+        for sequence in stage.decode:
             part = self._parts.get(sequence.id)
             if part is None:
                 continue  # cancelled during this stage

@@ -46,7 +46,7 @@ class Reporter:
             engine=self._loop.engine.name,
             policy=settings.policy,
             slots=batcher.slots,
-            kv_tokens=batcher.kv_tokens,
+            kv_tokens=settings.kv_tokens,
             max_model_len=settings.max_model_len,
             cost_ms=batcher.cost.to_ms(),
             running=batcher.running,

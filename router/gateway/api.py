@@ -39,6 +39,7 @@ from router.gateway.workers import Workers
 from router.schemas import CompletionRequest, parse
 from router.settings import GatewayTuning
 from router.wire import EXPECTED_TOKENS, REQUEST_ID
+from solver.cost import span_s
 
 _GOOD_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 # Worker answers that another worker may not give: it is shutting down, or its engine is.
@@ -197,7 +198,7 @@ class Completions:
         assert exchange.request is not None
         prompt = float(record.prompt_tokens)
         output = record.output_tokens / exchange.request.choices
-        predicted_s = worker.base_cost.span_s(prompt, output, occupancy)
+        predicted_s = span_s(worker.base_cost, prompt, output, occupancy)
         worker.scale.observe(predicted_s, time.monotonic() - exchange.sent)
 
 

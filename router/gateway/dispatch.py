@@ -18,7 +18,7 @@ from router.gateway.records import PlanRecord
 from router.gateway.workers import Worker, Workers
 from router.metrics import GatewayMetrics
 from router.settings import GatewayTuning
-from solver.problem import Job, arriving, build
+from solver.problem import Job, build
 from solver.types import Plan, Problem
 from solver.window import Window, WindowPolicy
 
@@ -149,8 +149,7 @@ class Dispatcher:
             return
         start = time.monotonic()
         jobs = [ticket.job for ticket in tickets]
-        more = arriving(jobs, len(workers))
-        problem = build(jobs, [worker.view(more, start) for worker in workers], eligible)
+        problem = build(jobs, [worker.view(start) for worker in workers], eligible)
         if len(jobs) > LARGE:
             await asyncio.sleep(0)
         problem, plan = await self._planner.plan(problem)

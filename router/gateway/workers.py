@@ -18,10 +18,11 @@ from router.gateway.forward import Connections
 from router.metrics import GatewayMetrics
 from router.settings import GatewaySettings
 from router.wire import SILENCE_S, STATE_PATH, AgentState, WireError
-from solver.cost import PROFILES, CostModel
+from solver.cost import CostModel
+from solver.estimate import ScaleEstimator
 from solver.load import WorkerLoad
-from solver.predict import ScaleEstimator
 from solver.problem import WorkerView
+from solver.profiles import PROFILES
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +90,18 @@ class Worker:
         """Seconds until it has done what it has."""
         return self.load.backlog_s(self.cost, self.slots, more, now)
 
-    def view(self, more: int, now: float) -> WorkerView:
-        """What the planner sees of it, with `more` sequences to come."""
+    def view(self, now: float) -> WorkerView:
+        """What the planner sees of it."""
         kv = None if self.state is None else self.state.kv_tokens - self.load.kv_reserved
-        backlog = self.backlog_s(more, now)
-        return WorkerView(self.cost, self.slots, self.load.sequences, backlog, kv)
+        backlog = self.backlog_s(self.slots, now)
+        return WorkerView(
+            cost=self.cost,
+            slots=self.slots,
+            in_flight=self.load.sequences,
+            backlog_s=backlog,
+            prefill_s=self.load.prefill_s(self.cost, self.slots, now),
+            kv_free=kv,
+        )
 
     def hear(self, state: AgentState) -> None:
         """Its agent reports."""

@@ -1,113 +1,128 @@
-"""The agent's core: slots, memory, order, policies and the books, in virtual time."""
+"""The agent's core: slots, memory, order and the books, stage by stage in virtual time."""
 
 from __future__ import annotations
+
+from math import inf
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.agent.engines.text import count_tokens
-from solver.batching import Batcher, Sequence
-from solver.bounds import engine_bound
-from solver.cost import PROFILES
-from solver.iteration import POLICIES, Action, EngineView, Lagrangian, PrefillFirst, Reason
-from tests.helpers import gsm8k
-from tests.solver.simulate import run
+from router.lab.traces import dataset
+from solver.batching import Batcher
+from solver.engine_bounds import Work, engine_bound
+from solver.ledger import SlotLedger
+from solver.policies import POLICIES
+from solver.profiles import PROFILES
+from solver.queueing import queue
+from solver.sequence import Action, Sequence, Stage
+from solver.sim.request import Request
+from tests.solver.sim.drive import Way, simulate
 
 PAPER = PROFILES["llama-65b-ascend"]
-requests = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 80)), min_size=1, max_size=40)
-policies = st.sampled_from(sorted(POLICIES))
+COST_MS = PAPER.cost.to_ms()
+loads = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 80)), min_size=1, max_size=40)
 
 
-@given(requests, policies, st.integers(1, 8), st.integers(712, 2000), st.booleans())
-@settings(max_examples=80, deadline=None)
-def test_every_request_finishes_within_slots_and_memory(
-    load: list[tuple[int, int]], policy: str, slots: int, kv: int, known: bool
-) -> None:
-    result = run(load, PAPER.cost, slots=slots, policy=policy, kv_tokens=kv, known=known)
-    assert sorted(result.ends, key=int) == [str(k) for k in range(len(load))]
-    assert max(len(stage.sequences) for stage in result.stages) <= slots
-    assert result.peak_kv <= kv
-    batcher = result.batcher
-    assert (batcher.kv_held, batcher.running, batcher.queued) == (0, 0, 0)
-    decoded = sum(len(s.sequences) for s in result.stages if s.action is Action.DECODE)
-    assert decoded == sum(output for _, output in load)
-    prefilled = sum(s.prompt_tokens for s in result.stages)
-    assert prefilled == sum(prompt for prompt, _ in load)
-
-
-@given(requests, policies, st.integers(1, 8), st.booleans())
-@settings(max_examples=80, deadline=None)
+@given(loads, st.sampled_from(sorted(POLICIES)), st.integers(1, 8), st.booleans())
+@settings(max_examples=60, deadline=None)
 def test_slot_time_adds_up_and_the_bound_holds(
     load: list[tuple[int, int]], policy: str, slots: int, known: bool
 ) -> None:
-    result = run(load, PAPER.cost, slots=slots, policy=policy, known=known)
-    ledger = result.batcher.ledger
-    assert sum(ledger.seconds.values()) == pytest.approx(slots * result.makespan_s)
-    assert 0 < ledger.utilization <= 1
+    requests = [Request(str(k), *lengths) for k, lengths in enumerate(load)]
+    lengths = "known" if known else "unknown"
+    run = simulate(requests, Way(COST_MS, slots, policy=policy, lengths=lengths))
+    batcher, makespan = run.fleet.workers[0].batcher, run.report.makespan_s
+    assert sum(batcher.ledger.seconds.values()) == pytest.approx(slots * makespan)
+    assert 0 < batcher.ledger.utilization <= 1
     prompt, output = (sum(column) for column in zip(*load, strict=True))
-    longest = max(made for _, made in load)
-    bound = engine_bound(PAPER.cost, slots, len(load), prompt, output, longest)
-    assert bound <= result.makespan_s * (1 + 1e-9)
-    assert result.batcher.efficiency == pytest.approx(bound / result.makespan_s)
+    work = Work(len(load), prompt, output, max(made for _, made in load))
+    bound = engine_bound(PAPER.cost, slots, work)
+    assert bound <= makespan * (1 + 1e-9)
+    assert batcher.efficiency == pytest.approx(bound / makespan)
+    assert (batcher.kv_held, batcher.running, batcher.queued, batcher.busy) == (0, 0, 0, None)
+    assert batcher.backlog_s() == 0
 
 
-def test_prefill_first_reproduces_the_papers_baseline() -> None:
-    """201.00 s and 80.2 % in arXiv:2502.15763 table IV; 199.86 s on these lengths (method.md 6)."""
-    load = [(count_tokens(question), output) for question, output in gsm8k()]
-    result = run(load, PAPER.cost, slots=200, policy="prefill-first")
-    assert result.makespan_s == pytest.approx(200, rel=0.03)
-    offline = result.batcher.ledger.seconds
-    useful = (offline["prefill"] + offline["decode"]) / (200 * result.makespan_s)
-    assert useful == pytest.approx(0.80, abs=0.02)
+def closed_loop(policy: str, slots: int, clients: int, *, known: bool) -> SlotLedger:
+    """GSM8K with so many clients, each of which asks again as soon as it has its answer."""
+    lengths = [(r.prompt_tokens, r.output_tokens) for r in dataset("gsm8k-llama65b")[0]]
+    mean = sum(output for _, output in lengths) / len(lengths)
+    core = Batcher(slots, inf, PAPER.cost, POLICIES[policy](), 0.0)
+    todo = list(enumerate(lengths))[::-1]
+    left: dict[str, int] = {}
+
+    def ask(now: float) -> None:
+        if todo:
+            k, (prompt, output) = todo.pop()
+            left[str(k)] = output
+            core.add(Sequence(str(k), prompt, output if known else mean, 512, now), now)
+
+    for _ in range(clients):
+        ask(0.0)
+    now = 0.0
+    while (stage := core.next_stage(now)) is not None:
+        now += stage.duration_s(PAPER.cost)
+        for running in stage.decode:
+            left[running.id] -= 1
+        ended = [running.id for running in stage.decode if not left[running.id]]
+        core.finish_stage(stage, ended, now)
+        for _ in ended:
+            ask(now)
+    assert not todo
+    return core.ledger
 
 
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize(("slots", "concurrency"), [(200, None), (14, 16)])
-def test_lagrangian_beats_prefill_first(slots: int, concurrency: int | None, known: bool) -> None:
-    load = [(68, output) for _, output in gsm8k()]
-    first, rule = (
-        run(load, PAPER.cost, slots=slots, policy=p, known=known, concurrency=concurrency)
-        for p in ("prefill-first", "lagrangian")
+def test_waiting_pays_where_clients_take_turns_too(known: bool) -> None:
+    first = closed_loop("prefill-first", 14, 16, known=known)
+    for policy in ("lagrangian", "adaptive"):
+        ours = closed_loop(policy, 14, 16, known=known)
+        assert ours.utilization > first.utilization
+        assert sum(ours.seconds.values()) < sum(first.seconds.values())
+
+
+def batcher(
+    slots: int = 1,
+    kv_tokens: float = inf,
+    *,
+    order: str = "longest",
+    policy: str = "prefill-first",
+    budget: float = inf,
+) -> Batcher:
+    return Batcher(
+        slots,
+        kv_tokens,
+        PAPER.cost,
+        POLICIES[policy](),
+        0.0,
+        waiting=queue(order, slots, PAPER.cost.decode_s(slots)),
+        prefill_budget=budget,
     )
-    assert rule.batcher.ledger.utilization > first.batcher.ledger.utilization
-    assert rule.makespan_s < first.makespan_s
 
 
-def test_lagrangian_waits_only_for_company_that_comes_in_time() -> None:
-    rule, cost = Lagrangian(), PAPER.cost  # alpha_p is 25 ms
-    for view, action, reason in (
-        (EngineView(0, 3, 0.0, 9.0), Action.PREFILL, Reason.ENGINE_IDLE),
-        (EngineView(9, 0, 9.0, 9.0), Action.DECODE, Reason.NOTHING_ADMISSIBLE),
-        (EngineView(0, 0, 0.0, 9.0), Action.IDLE, Reason.NOTHING_ADMISSIBLE),
-        (EngineView(100, 1, 0.0, 2.4), Action.DECODE, Reason.STALL_COST),
-        (EngineView(100, 1, 0.0, 2.6), Action.PREFILL, Reason.WAIT_COST),
-        (EngineView(100, 1, 2.4, 0.2), Action.PREFILL, Reason.WAIT_COST),
-        (EngineView(100, 1, 0.0, float("inf")), Action.PREFILL, Reason.WAIT_COST),
-    ):
-        decision = rule.decide(view, cost)
-        assert (decision.action, decision.reason) == (action, reason)
+def sequence(key: str, prompt: int, expected: float = 10.0, now: float = 0.0) -> Sequence:
+    return Sequence(key, prompt, expected, 1000, now)
 
 
-def test_prefill_first_never_waits() -> None:
-    decision = PrefillFirst().decide(EngineView(100, 1, 0.0, 0.0), PAPER.cost)
-    assert (decision.action, decision.reason) == (Action.PREFILL, Reason.SLOT_FREE)
-
-
-def batcher(slots: int = 1, kv_tokens: int = 1000) -> Batcher:
-    return Batcher(slots, kv_tokens, PAPER.cost, PrefillFirst(), 0.0)
-
-
-def admitted(core: Batcher, now: float = 0.0) -> list[str]:
+def advance(core: Batcher, now: float, *ended: str) -> Stage:
+    """The next stage, which takes a second; `ended` have their last token then."""
     stage = core.next_stage(now)
-    return [] if stage is None else [sequence.id for sequence in stage.sequences]
+    assert stage is not None
+    core.finish_stage(stage, ended, now + 1)
+    return stage
+
+
+def prefilled(core: Batcher, now: float = 0.0) -> list[str]:
+    stage = core.next_stage(now)
+    return [] if stage is None else [chunk.sequence.id for chunk in stage.prefill]
 
 
 def test_longest_first_within_a_burst() -> None:
     core = batcher(slots=2)
     for key, expected in (("short", 10.0), ("long", 500.0), ("middle", 100.0)):
-        core.add(Sequence(key, 10, expected, 10, 0.0), 0.0)
-    assert admitted(core) == ["long", "middle"]
+        core.add(sequence(key, 10, expected), 0.0)
+    assert prefilled(core) == ["long", "middle"]
 
 
 def test_a_short_request_is_not_overtaken_for_ever() -> None:
@@ -115,32 +130,100 @@ def test_a_short_request_is_not_overtaken_for_ever() -> None:
     round_s = PAPER.cost.decode_s(1)
     for later, first in ((480 * round_s, "long"), (500 * round_s, "short")):
         core = batcher()
-        core.add(Sequence("short", 10, 10.0, 10, 0.0), 0.0)
-        core.add(Sequence("long", 10, 500.0, 10, later), later)
-        assert admitted(core, later) == [first]
+        core.add(sequence("short", 10, 10.0), 0.0)
+        core.add(sequence("long", 10, 500.0, later), later)
+        assert prefilled(core, later) == [first]
 
 
 def test_nobody_overtakes_a_request_that_waits_for_memory() -> None:
-    core = batcher(slots=3, kv_tokens=100)
-    core.add(Sequence("first", 40, 40.0, 40, 0.0), 0.0)
-    assert admitted(core) == ["first"]
-    core.add(Sequence("large", 50, 50.0, 50, 0.0), 0.0)
-    core.add(Sequence("small", 5, 5.0, 5, 9.0), 0.0)
-    stage = core.next_stage(0.0)
-    assert stage is not None
-    assert stage.action is Action.DECODE
+    core = batcher(slots=3, kv_tokens=100, order="fcfs")
+    core.add(sequence("first", 40), 0.0)
+    advance(core, 0.0)
+    core.add(sequence("large", 60, now=1.0), 1.0)
+    core.add(sequence("small", 5, now=2.0), 2.0)
+    assert prefilled(core, 2.0) == []
 
 
-def test_cancelled_requests_leave_queue_and_slot() -> None:
-    core = batcher(slots=1)
-    core.add(Sequence("running", 10, 10.0, 10, 0.0), 0.0)
-    stage = core.next_stage(0.0)
+def test_the_last_admitted_loses_its_memory_first_and_comes_back_before_anybody_else() -> None:
+    core = batcher(slots=3, kv_tokens=100, order="fcfs")
+    for key in ("first", "second"):
+        core.add(sequence(key, 40), 0.0)
+    advance(core, 0.0)
+    for now in range(1, 11):  # 80 tokens become 100
+        assert len(advance(core, now).decode) == 2
+    core.add(sequence("new", 5), 11.0)
+    stage = advance(core, 11.0, "first")
+    assert [s.id for s in stage.decode] == ["first"]
+    assert (core.preemptions, core.running, core.kv_held) == (1, 1, 0)
+    stage = advance(core, 12.0)
+    assert [(c.sequence.id, c.tokens, c.last) for c in stage.prefill] == [
+        ("second", 50, True),  # its prompt and the ten tokens that it has made
+        ("new", 5, True),
+    ]
+    assert stage.prefill[0].sequence.slot == 1  # the one that it had before
+
+
+def test_a_prompt_over_the_budget_takes_several_iterations_on_one_slot() -> None:
+    core = batcher(slots=2, budget=30, order="fcfs")
+    for key, prompt in (("long", 70), ("short", 25)):
+        core.add(sequence(key, prompt), 0.0)
+    stages = [advance(core, float(now)) for now in range(5)]
+    assert [[(c.sequence.id, c.tokens, c.last) for c in s.prefill] for s in stages] == [
+        [("long", 30, False)],
+        [("long", 30, False)],
+        [("long", 10, True), ("short", 20, False)],
+        [("short", 5, True)],
+        [],
+    ]
+    assert [s.id for s in stages[-1].decode] == ["long", "short"]
+
+
+@pytest.mark.parametrize("moment", ["prefill", "chunk", "decode", "preempted"])
+def test_cancelled_requests_leave_whatever_they_are_doing(moment: str) -> None:
+    core = batcher(slots=2, kv_tokens=50 if moment == "preempted" else 1000, budget=20)
+    core.add(sequence("stays", 10, 100.0), 0.0)
+    core.add(sequence("leaves", 30 if moment == "chunk" else 10, 50.0), 0.0)
+    now = 0.0
+    while not {
+        "prefill": True,
+        "chunk": core.running == 2,
+        "decode": core.progress.rounds == 2,
+        "preempted": core.preemptions == 1,
+    }[moment]:
+        advance(core, now)
+        now += 1
+    stage = core.next_stage(now)
     assert stage is not None
-    core.add(Sequence("waiting", 10, 10.0, 10, 0.0), 0.0)
-    core.cancel("waiting", 0.1)
-    core.cancel("running", 0.1)
-    core.cancel("unknown", 0.1)
-    core.finish_stage(stage, [], 1.0)
-    assert (core.running, core.queued, core.kv_held) == (0, 0, 0)
-    assert core.next_stage(1.0) is None
-    assert core.busy is None
+    core.add(sequence("waiting", 10, now=now), now)
+    for key in ("leaves", "waiting", "unknown"):
+        core.cancel(key, now + 0.5)
+    core.finish_stage(stage, ["stays"], now + 1)
+    assert (core.running, core.queued, core.kv_held, core.busy) == (0, 0, 0, None)
+    assert core.next_stage(now + 1) is None
+
+
+def test_several_rounds_are_one_stage_only_while_nobody_would_interrupt() -> None:
+    """A policy that looks at the forecast every round is asked every round."""
+    for policy, rounds in (("prefill-first", 7), ("threshold", 7), ("adaptive", 1)):
+        core = batcher(slots=40, policy=policy)
+        for k in range(39 + 40):
+            core.add(sequence(str(k), 10, 500.0), 0.0)
+        advance(core, 0.0)
+        advance(core, 1.0, "0")  # one slot is free, the others will not be for long
+        stage = core.next_stage(2.0, 7)
+        assert stage is not None
+        if policy == "prefill-first":
+            core.finish_stage(stage, [], 3.0)
+            stage = core.next_stage(3.0, 7)
+            assert stage is not None
+        assert (stage.action, stage.rounds) == (Action.DECODE, rounds)
+
+
+def test_several_rounds_end_before_memory_does() -> None:
+    core = batcher(slots=2, kv_tokens=100)
+    for key in ("a", "b"):
+        core.add(sequence(key, 20), 0.0)
+    advance(core, 0.0)
+    stage = core.next_stage(1.0, 1000)
+    assert stage is not None
+    assert stage.rounds == 30

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solver.cost import PROFILES, CostModel
+from solver.cost import CostModel, request_s, span_s
 from solver.errors import ProblemError
 from solver.load import WorkerLoad
 from solver.problem import Job, WorkerView, build
+from solver.profiles import PROFILES
 
 PAPER = PROFILES["llama-65b-ascend"].cost
 
@@ -42,7 +43,7 @@ def test_bad_cost_models_name_the_term(terms: dict[str, float], complaint: str) 
 @given(st.integers(1, 300), st.integers(1, 100))
 def test_equal_requests_end_when_their_costs_add_up(output: int, count: int) -> None:
     """`count` requests in step: each round makes one token of each."""
-    total = count * PAPER.request_s(50.0, float(output), float(count))
+    total = count * request_s(PAPER, 50.0, float(output), float(count))
     stages = PAPER.prefill_s(50 * count) + output * PAPER.decode_s(count)
     assert total == pytest.approx(stages)
 
@@ -51,7 +52,7 @@ def test_load_counts_tokens_as_they_come() -> None:
     load = WorkerLoad()
     load.add("a", Job(100, 50.0), 0.0, streamed=True)
     full = load.backlog_s(PAPER, 8, 0, 0.0)
-    assert full == pytest.approx(PAPER.request_s(100.0, 50.0, 1.0))
+    assert full == pytest.approx(request_s(PAPER, 100.0, 50.0, 1.0))
     load.progress("a", 20)
     assert load.backlog_s(PAPER, 8, 0, 0.0) == pytest.approx(30 * PAPER.decode_s(1))
     load.progress("a", 500)  # it outlived its prediction: it is about to end
@@ -85,9 +86,9 @@ def test_choices_run_side_by_side() -> None:
     load.add("many", job, 0.0, streamed=True)
     assert (len(load), load.sequences) == (1, 64)
     assert load.backlog_s(PAPER, 200, 0, 0.0) == pytest.approx(
-        64 * PAPER.request_s(10.0, 200.0, 64)
+        64 * request_s(PAPER, 10.0, 200.0, 64)
     )
-    view = WorkerView(PAPER, slots=200, in_flight=0, backlog_s=0.0, kv_free=None)
+    view = WorkerView(PAPER, slots=200, in_flight=0, backlog_s=0.0, kv_free=None, prefill_s=0.0)
     problem = build([job], [view], [frozenset({0})])
     took = PAPER.prefill_s(640) + 200 * PAPER.decode_s(64)
     assert problem.alone_s[0, 0] == pytest.approx(took)
@@ -104,17 +105,25 @@ def test_unseen_progress_is_told_by_the_clock() -> None:
 def test_problem_from_jobs_and_workers() -> None:
     both, second = frozenset({0, 1}), frozenset({1})
     jobs = [Job(100, 50.0), Job(10, 5.0)]
-    fast = WorkerView(PAPER, slots=8, in_flight=3, backlog_s=1.5, kv_free=1000.0)
-    slow = WorkerView(PAPER.scaled(3), slots=8, in_flight=0, backlog_s=0.0, kv_free=None)
-    problem = build(jobs, [fast, slow], [both, second])
-    assert problem.eligible.tolist() == [[True, True], [False, True]]
+    fast = WorkerView(PAPER, slots=8, in_flight=3, backlog_s=1.5, kv_free=1000.0, prefill_s=0.5)
+    slow = WorkerView(
+        PAPER.scaled(3), slots=8, in_flight=0, backlog_s=0.0, kv_free=None, prefill_s=0.0
+    )
+    light = build(jobs, [fast, slow], [both, second])
+    assert light.initial_s.tolist() == [0.5, 0.0]
+    assert light.cost_s[0, 0] == pytest.approx(PAPER.prefill_s(100))
+    assert light.span_s[0, 0] == pytest.approx(0.5 + span_s(PAPER, 100.0, 50.0, 4.0))
+    assert light.span_s[0, 1] == pytest.approx(3 * span_s(PAPER, 100.0, 50.0, 1.0))
+    jobs += jobs * 7
+    problem = build(jobs, [fast, slow], [both, second] * 8)
+    assert problem.eligible[:2].tolist() == [[True, True], [False, True]]
     assert problem.initial_s.tolist() == [1.5, 0.0]
-    assert problem.cost_s[0, 0] == pytest.approx(PAPER.request_s(100.0, 50.0, 4.0))
-    assert problem.span_s[0, 1] == pytest.approx(3 * PAPER.span_s(100.0, 50.0, 1.0))
+    assert problem.cost_s[0, 0] == pytest.approx(request_s(PAPER, 100.0, 50.0, 8.0))
+    assert problem.span_s[0, 0] == pytest.approx(1.5 + span_s(PAPER, 100.0, 50.0, 8.0))
     assert problem.kv_capacity.tolist() == [1000.0, float("inf")]
 
 
 def test_memory_limits_only_what_could_fit_at_once() -> None:
-    view = WorkerView(PAPER, slots=8, in_flight=0, backlog_s=0.0, kv_free=100.0)
+    view = WorkerView(PAPER, slots=8, in_flight=0, backlog_s=0.0, prefill_s=0.0, kv_free=100.0)
     many = [Job(60, 30.0)] * 2
     assert build(many, [view], [frozenset({0})] * 2).kv_capacity.tolist() == [float("inf")]

@@ -1,0 +1,165 @@
+"""What came of a simulation, in the figures that people compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from solver.engine_bounds import Engine, Work, engine_bound, fleet_bound
+from solver.kv import BLOCK_TOKENS
+from solver.ledger import STATES
+from solver.sim.fleet import Fleet
+from solver.sim.request import Request
+from solver.sim.schedule import Kind
+from solver.sim.worker import Worker
+from solver.types import TOLERANCE, FloatArray
+
+QUANTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Figures of one simulation.
+
+    Attributes:
+        makespan_s: when the last request ended.
+        lower_bound_s: no schedule ends before.
+        gap_ratio: how far the makespan is above that, as a fraction of it.
+        utilization: slot-time in which the slot's own request was prefilled or decoded, over all
+            slots times the makespan (method.md section 6).
+        generation_tokens_per_s: output tokens over the makespan.
+        prefill_stages, decode_rounds, mixed_iterations: iterations of all workers.
+        preemptions: how often a request lost its memory and was prefilled again.
+        ttft_s: time from arrival to first token: mean, p50, p95, p99.
+        tpot_s: time per output token after the first.
+        e2e_s: time from arrival to last token.
+        slot_seconds: where slot-time went until the makespan, by state.
+    """
+
+    makespan_s: float
+    lower_bound_s: float
+    gap_ratio: float
+    utilization: float
+    generation_tokens_per_s: float
+    prefill_stages: int
+    decode_rounds: int
+    mixed_iterations: int
+    preemptions: int
+    ttft_s: Mapping[str, float]
+    tpot_s: Mapping[str, float]
+    e2e_s: Mapping[str, float]
+    slot_seconds: Mapping[str, float]
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def report(fleet: Fleet) -> Report:
+    """Of a fleet that has run."""
+    requests, workers = fleet.requests, fleet.workers
+    makespan = float(fleet.end_s.max())
+    bound = lower_bound(requests, workers)
+    if makespan < bound <= makespan * (1 + TOLERANCE):
+        bound = makespan  # the two were summed in different orders
+    for worker in workers:
+        worker.batcher.ledger.advance(makespan)
+    slot_s = {s: sum(w.batcher.ledger.seconds[s] for w in workers) for s in STATES}
+    slots = sum(worker.setting.slots for worker in workers)
+    output = sum(request.output_tokens for request in requests)
+    stages = {kind: sum(worker.stages[kind] for worker in workers) for kind in Kind}
+    return Report(
+        makespan_s=makespan,
+        lower_bound_s=bound,
+        gap_ratio=makespan / bound - 1.0,
+        utilization=(slot_s["prefill"] + slot_s["decode"]) / (slots * makespan),
+        generation_tokens_per_s=output / makespan,
+        prefill_stages=stages[Kind.PREFILL],
+        decode_rounds=stages[Kind.DECODE],
+        mixed_iterations=stages[Kind.MIXED],
+        preemptions=sum(worker.batcher.preemptions for worker in workers),
+        ttft_s=spread(time_to_first_token(fleet)),
+        tpot_s=spread(time_per_token(fleet)),
+        e2e_s=spread(fleet.end_s - _arrivals(requests)),
+        slot_seconds=slot_s,
+        requests=len(requests),
+        prompt_tokens=sum(request.prompt_tokens for request in requests),
+        output_tokens=output,
+    )
+
+
+def spread(seconds: FloatArray) -> dict[str, float]:
+    """Mean and quantiles; zeros of nothing."""
+    if not len(seconds):
+        return {"mean": 0.0} | {f"p{q}": 0.0 for q in QUANTILES}
+    quantiles = np.percentile(seconds, QUANTILES)
+    values = {f"p{q}": float(value) for q, value in zip(QUANTILES, quantiles, strict=True)}
+    return {"mean": float(seconds.mean())} | values
+
+
+def time_to_first_token(fleet: Fleet) -> FloatArray:
+    """(n,) seconds from arrival."""
+    return np.asarray(fleet.first_s - _arrivals(fleet.requests), dtype=np.float64)
+
+
+def time_per_token(fleet: Fleet) -> FloatArray:
+    """(k,) seconds per output token after the first, of requests that have more than one."""
+    output = np.array([request.output_tokens for request in fleet.requests])
+    many = output > 1
+    taken = fleet.end_s[many] - fleet.first_s[many]
+    return np.asarray(taken / (output[many] - 1), dtype=np.float64)
+
+
+def lower_bound(requests: Sequence[Request], workers: Sequence[Worker]) -> float:
+    """Seconds before which these workers cannot have done these requests, whatever they do.
+
+    With prefix caches every block is prefilled once at least, by whoever sends it first.
+    """
+    cached = any(worker.setting.prefix_cache for worker in workers)
+    prompt = _least_prompts(requests) if cached else [r.prompt_tokens for r in requests]
+    output = [request.output_tokens for request in requests]
+    engines = [Engine(worker.cost, worker.setting.slots) for worker in workers]
+    bound = fleet_bound(
+        engines,
+        _arrivals(requests),
+        np.array(prompt, dtype=np.float64),
+        np.array(output, dtype=np.float64),
+    )
+    if len(workers) > 1:
+        return bound
+    contexts = (r.prompt_tokens * r.output_tokens for r in requests)
+    work = Work(
+        requests=len(requests),
+        prompt=sum(prompt),
+        output=sum(output),
+        longest_output=max(output),
+        context=sum(contexts) + sum(d * (d - 1) // 2 for d in output),
+    )
+    alone = engine_bound(
+        workers[0].cost,
+        workers[0].setting.slots,
+        work,
+        kv_tokens=workers[0].setting.kv_tokens,
+        prefill_budget=workers[0].setting.prefill_budget,
+    )
+    return max(bound, alone)
+
+
+def _least_prompts(requests: Sequence[Request]) -> list[int]:
+    seen: set[int] = set()
+    least: list[int] = []
+    for request in requests:
+        known = sum(block in seen for block in request.hash_ids)
+        seen.update(request.hash_ids)
+        least.append(max(1, request.prompt_tokens - known * BLOCK_TOKENS))
+    return least
+
+
+def _arrivals(requests: Sequence[Request]) -> FloatArray:
+    return np.array([request.arrival_s for request in requests], dtype=np.float64)

@@ -1,0 +1,63 @@
+"""What a simulation did, stage by stage: enough to check every claim without the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Kind(StrEnum):
+    """What an iteration carries."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    MIXED = "mixed"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One stage on one worker.
+
+    Attributes:
+        worker: its name.
+        kind: prefill, decode or mixed.
+        start_s, end_s: seconds since the simulation began.
+        rounds: identical decode rounds in this line; 1 for other kinds.
+        prefill: prompt tokens prefilled now, by request.
+        preempted: requests that lost their memory before this stage: they keep their slots and what
+            they have made, and are prefilled again.
+        cached: prompt tokens found in the worker's prefix cache, by request, at its first prefill.
+        decode: requests that make one token a round.
+        slots: slot of each request that takes part.
+    """
+
+    worker: str
+    kind: Kind
+    start_s: float
+    end_s: float
+    rounds: int
+    prefill: Mapping[str, int]
+    decode: tuple[str, ...]
+    slots: Mapping[str, int]
+    cached: Mapping[str, int]
+    preempted: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The line of a schedule file; ``cached`` and ``preempted`` only where there are any."""
+        line = {
+            "worker": self.worker,
+            "kind": self.kind.value,
+            "start_s": self.start_s,
+            "end_s": self.end_s,
+            "rounds": self.rounds,
+            "prefill": dict(self.prefill),
+            "decode": list(self.decode),
+            "slots": dict(self.slots),
+        }
+        if self.cached:
+            line["cached"] = dict(self.cached)
+        if self.preempted:
+            line["preempted"] = list(self.preempted)
+        return line

@@ -1,0 +1,274 @@
+"""One worker in virtual time: the live batcher, and a cost model in the place of the engine.
+
+Decode rounds between which nothing can change are taken as one stage. If a request comes meanwhile
+that might be let in, the stage is cut at the end of the round under way, where a live engine would
+have asked again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, inf, sqrt
+
+from solver.batching import Batcher
+from solver.cost import CostModel
+from solver.dispatch import LEAD, Arrival
+from solver.iteration import IterationPolicy
+from solver.kv import PrefixCache
+from solver.problem import WorkerView
+from solver.queueing import queue
+from solver.sequence import Action, Sequence, Stage
+from solver.sim.request import Request
+from solver.sim.schedule import Kind, Line
+
+# A limit on lengths that nobody reaches.
+NO_LIMIT = 2**40
+Record = Callable[[Line], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all workers of a simulation are like, but for their cost models.
+
+    Attributes:
+        slots: sequences at once.
+        kv_tokens: cached tokens that fit; infinite: no limit.
+        prefill_budget: most prompt tokens in one iteration.
+        order: of the queue; see `solver.queueing`.
+        prefix_cache: keep blocks of earlier prompts.
+    """
+
+    slots: int
+    kv_tokens: float = inf
+    prefill_budget: float = inf
+    order: str = "longest"
+    prefix_cache: bool = False
+
+
+@dataclass(slots=True)
+class Running:
+    """A request inside a worker, and what came of it so far."""
+
+    request: Request
+    number: int
+    first_s: float = inf
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a worker had to do at a time, in seconds; `version`: as of which change."""
+
+    version: int
+    at_s: float
+    backlog_s: float
+    prefill_s: float
+
+
+class Worker:
+    """See the module.
+
+    Attributes:
+        in_flight: requests given to it that have not ended.
+        stage_end_s: when the stage under way ends; infinite if there is none.
+        changed: counts every change of what it has to do.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        cost: CostModel,
+        setting: Setting,
+        policy: IterationPolicy,
+        record: Record | None = None,
+    ) -> None:
+        self.name, self.cost, self.setting = name, cost, setting
+        self.round_s = cost.decode_s(setting.slots)
+        self.batcher = Batcher(
+            setting.slots,
+            setting.kv_tokens,
+            cost,
+            policy,
+            0.0,
+            waiting=queue(setting.order, setting.slots, self.round_s),
+            prefill_budget=setting.prefill_budget,
+            cache=PrefixCache() if setting.prefix_cache else None,
+        )
+        self.stages = dict.fromkeys(Kind, 0)
+        self.stage_end_s = inf
+        self.changed = 0
+        self._record = record
+        self._requests: dict[str, Running] = {}
+        self._stage: Stage | None = None
+        self._rounds = 0
+        self._start_s = 0.0
+        self._ends: list[tuple[int, int, str, Sequence]] = []  # by round, of what now decodes
+        self._silent: list[tuple[Sequence, int]] = []  # decoding, without a first token; restarts
+        self._estimate = Estimate(-1, 0.0, 0.0, 0.0)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests here, queued or running."""
+        return len(self._requests)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in memory, and prompts that wait for it: what routers count as load."""
+        return self.batcher.kv_held + self.batcher.queued_prompt
+
+    @property
+    def free_slots(self) -> int:
+        """Requests that it could start at once; 0 where memory is full."""
+        return 0 if self.tokens >= self.setting.kv_tokens else self.setting.slots - self.in_flight
+
+    @property
+    def room(self) -> int:
+        """Requests that it could start soon: free slots and a lead, 0 where memory is full."""
+        if self.tokens >= self.setting.kv_tokens:
+            return 0
+        return self.setting.slots + ceil(LEAD * self.setting.slots) - self.in_flight
+
+    def cached_tokens(self, arrival: Arrival) -> int:
+        """Of its prompt, what this worker would not have to prefill."""
+        cache = self.batcher.cache
+        return 0 if cache is None else cache.match(arrival.hash_ids, arrival.prompt_tokens)
+
+    def view(self, now: float) -> WorkerView:
+        """As the planner sees it; estimates are made anew when what it has to do has changed."""
+        if self._estimate.version != self.changed:
+            self._estimate = Estimate(
+                self.changed,
+                now,
+                self.batcher.backlog_s(),
+                self.cost.beta_p_s * self.batcher.prompt_to_prefill,
+            )
+        known, limit = self._estimate, self.setting.kv_tokens
+        return WorkerView(
+            cost=self.cost,
+            slots=self.setting.slots,
+            in_flight=len(self._requests),
+            backlog_s=max(0.0, known.backlog_s - (now - known.at_s)),
+            prefill_s=known.prefill_s,
+            kv_free=None if limit == inf else limit - self.tokens,
+        )
+
+    def submit(self, request: Request, number: int, expected_tokens: float, now: float) -> None:
+        """Queue a request; it may cut the stage under way short."""
+        self._requests[request.id] = Running(request, number)
+        self.batcher.add(
+            Sequence(
+                request.id,
+                request.prompt_tokens,
+                expected_tokens,
+                NO_LIMIT,
+                request.arrival_s,
+                request.hash_ids,
+            ),
+            now,
+        )
+        self.changed += 1
+        if self._rounds > 1 and self.batcher.running < self.setting.slots:
+            self._cut(now)
+
+    def start(self, now: float) -> bool:
+        """Begin the next stage, if none is under way and there is something to do."""
+        if self._stage is not None or not self._requests:
+            return False
+        stage = self.batcher.next_stage(now, self._rounds_to_next_end())
+        if stage is None:
+            return False
+        self.changed += 1
+        self._stage, self._rounds, self._start_s = stage, stage.rounds, now
+        self.stage_end_s = now + stage.duration_s(self.cost)
+        return True
+
+    def finish(self) -> list[Running]:
+        """The stage under way is over; those who made their last token in it."""
+        stage, now = self._stage, self.stage_end_s
+        assert stage is not None
+        ended = self._ended(stage)
+        if stage.decode:
+            self._note_first_tokens(stage)
+        if self._record is not None:
+            self._record(self._line(stage))
+        self.stages[Kind(stage.action.value)] += self._rounds
+        before = self.batcher.progress.rounds
+        self.batcher.finish_stage(stage, [s.id for s in ended], now, self._rounds)
+        self._follow(stage)
+        assert self.batcher.progress.rounds == before + (self._rounds if stage.decode else 0)
+        self._stage, self._rounds, self.stage_end_s = None, 0, inf
+        self.changed += 1
+        return [self._requests.pop(sequence.id) for sequence in ended]
+
+    def _rounds_to_next_end(self) -> int:
+        ends = self._ends
+        while ends and ends[0][3].restarts != ends[0][1]:
+            heapq.heappop(ends)  # it was preempted
+        return ends[0][0] - self.batcher.progress.rounds if ends else 1
+
+    def _ended(self, stage: Stage) -> list[Sequence]:
+        """Those whose last token this stage makes."""
+        ended: list[Sequence] = []
+        if stage.decode:
+            last = self.batcher.progress.rounds + self._rounds
+            while self._ends and self._ends[0][0] <= last:
+                _, restarts, _, sequence = heapq.heappop(self._ends)
+                if sequence.restarts == restarts:
+                    ended.append(sequence)
+        return ended
+
+    def _note_first_tokens(self, stage: Stage) -> None:
+        first_s = self.stage_end_s
+        if self._rounds > 1:
+            first_s = self._start_s + stage.duration_s(self.cost, 1)
+        for sequence, restarts in self._silent:
+            if sequence.restarts == restarts and not sequence.made:
+                self._requests[sequence.id].first_s = first_s
+        self._silent.clear()
+
+    def _follow(self, stage: Stage) -> None:
+        """Those whose prefill is over decode from now on."""
+        for chunk in stage.prefill:
+            if chunk.last:
+                sequence = chunk.sequence
+                left = self._requests[sequence.id].request.output_tokens - sequence.made
+                end = self.batcher.progress.rounds + left
+                heapq.heappush(self._ends, (end, sequence.restarts, sequence.id, sequence))
+                self._silent.append((sequence, sequence.restarts))
+
+    def _cut(self, now: float) -> None:
+        """End the decode stage with the round that is under way."""
+        stage = self._stage
+        assert stage is not None
+        passed = now - self._start_s
+        grows = self.cost.gamma_d_s * len(stage.decode) / 2  # a round, over half the one before
+        first = stage.duration_s(self.cost, 1) - grows
+        rounds = passed / first
+        if grows:
+            rounds = (sqrt(first**2 + 4 * grows * passed) - first) / (2 * grows)
+        rounds = max(1, round(rounds))
+        if stage.duration_s(self.cost, rounds) < passed:  # it has been rounded down
+            rounds += 1
+        if rounds < self._rounds:
+            self._rounds = rounds
+            self.stage_end_s = self._start_s + stage.duration_s(self.cost, rounds)
+
+    def _line(self, stage: Stage) -> Line:
+        sequences = stage.sequences
+        return Line(
+            worker=self.name,
+            kind=Kind(stage.action.value),
+            start_s=self._start_s,
+            end_s=self.stage_end_s,
+            rounds=self._rounds if stage.action is Action.DECODE else 1,
+            prefill={chunk.sequence.id: chunk.tokens for chunk in stage.prefill},
+            decode=tuple(sequence.id for sequence in stage.decode),
+            slots={sequence.id: sequence.slot for sequence in sequences},
+            cached={
+                chunk.sequence.id: chunk.sequence.cached
+                for chunk in stage.prefill
+                if chunk.sequence.cached and not chunk.sequence.prefilled
+            },
+            preempted=stage.preempted,
+        )

@@ -1,0 +1,309 @@
+"""Checks a schedule by the contract alone, as somebody would who has only the files.
+
+It is given requests, cost terms, slots, memory and the lines of a schedule file, and imports
+nothing of what wrote them. What no line says it derives:
+- a request that misses a decode round although its prefill was over has lost its memory: it must be
+  prefilled again, with what it has made, before it decodes on;
+- prompt tokens prefilled without a decode round after them were lost in the same way, and count
+  only while they are computed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, isclose
+from statistics import fmean, quantiles
+from typing import Any
+
+Line = Mapping[str, Any]
+Terms = Mapping[str, float]
+
+FIELDS = {"worker", "kind", "start_s", "end_s", "rounds", "prefill", "decode", "slots"}
+BLOCK_TOKENS = 512  # prompt tokens a hash stands for
+LATE_S = 1e-9  # seconds that sums in another order may differ by
+
+
+class Refused(AssertionError):
+    """The schedule, or the report on it, breaks the contract."""
+
+
+def require(claim: bool, complaint: str) -> None:
+    """Refuse what is not so."""
+    if not claim:
+        raise Refused(complaint)
+
+
+@dataclass
+class Request:
+    """One request, and how far the lines have brought it; `prefilled` counts what is cached."""
+
+    id: str
+    prompt: int
+    output: int
+    arrival_s: float
+    hash_ids: Sequence[int]
+    worker: str = ""
+    slot: int = -1
+    made: int = 0
+    prefilled: int = 0
+    first_s: float = inf
+    end_s: float = inf
+
+    @property
+    def context(self) -> int:
+        return self.prompt + self.made
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a worker can do. Terms are in milliseconds, as users give them."""
+
+    cost: Terms
+    slots: int
+    kv_tokens: float = inf
+    prefill_budget: float = inf
+
+    def seconds(self, prompt: int, batch: int, kv: int, rounds: int) -> float:
+        """Of one iteration, or of several decode rounds."""
+        cost, gamma = self.cost, self.cost.get("gamma_d_ms", 0.0)
+        if batch == 0:
+            return (cost["alpha_p_ms"] + cost["beta_p_ms"] * prompt) / 1000
+        reading = sum(gamma * (kv + done * batch) for done in range(rounds))
+        if prompt == 0:
+            each = cost["alpha_d_ms"] + cost["beta_d_ms"] * batch
+            return (rounds * each + reading) / 1000
+        require("alpha_m_ms" in cost, "a mixed iteration on an engine that has none")
+        fixed = cost["alpha_m_ms"] + cost["beta_mp_ms"] * prompt
+        return (fixed + cost["beta_md_ms"] * batch + reading) / 1000
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the lines add up to, by the names of the report."""
+
+    makespan_s: float
+    utilization: float
+    generation_tokens_per_s: float
+    prefill_stages: int
+    decode_rounds: int
+    mixed_iterations: int
+    restarts: int
+    lost_chunks: int
+    ttft_s: Sequence[float]
+    e2e_s: Sequence[float]
+
+
+def check(
+    requests: Iterable[Mapping[str, Any]],
+    lines: Iterable[Line],
+    hardware: Mapping[str, Hardware],
+    report: Mapping[str, Any] | None = None,
+) -> Findings:
+    """Refuse a schedule of `requests` on workers of this `hardware`, or the report on it."""
+    known = {request.id: request for request in map(_request, requests)}
+    stages: dict[str, list[Line]] = defaultdict(list)
+    for line in lines:
+        stages[line["worker"]].append(line)
+    require(stages.keys() <= hardware.keys(), "a worker that there is not")
+    engines = [Engine(known, name, hardware[name], own) for name, own in stages.items()]
+    for engine in engines:
+        engine.check()
+    for request in known.values():
+        require(request.made == request.output, f"{request.id} has not all its tokens")
+    findings = _sum_up(list(known.values()), engines, sum(h.slots for h in hardware.values()))
+    if report is not None:
+        _compare(findings, report)
+    return findings
+
+
+def _request(row: Mapping[str, Any]) -> Request:
+    return Request(
+        str(row["id"]),
+        int(row["prompt_tokens"]),
+        int(row["output_tokens"]),
+        float(row.get("arrival_s", 0.0)),
+        row.get("hash_ids", ()),
+    )
+
+
+class Engine:
+    """One worker, stage by stage."""
+
+    def __init__(
+        self, requests: Mapping[str, Request], name: str, hardware: Hardware, lines: Sequence[Line]
+    ) -> None:
+        self.requests, self.name, self.hardware, self.lines = requests, name, hardware, lines
+        self.useful_s = 0.0
+        self.restarts = self.lost_chunks = 0
+        self._in_memory: dict[str, Request] = {}
+        self._slots: dict[int, Request] = {}
+        self._blocks: set[int] = set()  # hashes of all that was ever prefilled here
+
+    def check(self) -> None:
+        begins = set(_begins(self.requests, self.lines))
+        free_s = 0.0
+        for number, line in enumerate(self.lines):
+            self._check_form(line)
+            require(line["start_s"] >= free_s - LATE_S, f"{self.name}: stages overlap")
+            free_s = line["end_s"]
+            lost = [
+                self._prefill(self.requests[key], line, begins=(number, key) in begins)
+                for key in line["prefill"]
+            ]
+            self._check_memory(line, sum(lost))
+            self._check_time(line)
+            self._decode(line)
+
+    def _check_form(self, line: Line) -> None:
+        prefill, decode = line["prefill"].keys(), set(line["decode"])
+        kind = {(True, False): "prefill", (False, True): "decode", (True, True): "mixed"}
+        require(line.keys() - {"cached", "preempted"} == FIELDS, f"fields are {sorted(line)}")
+        require(line["kind"] == kind.get((bool(prefill), bool(decode))), "it is of another kind")
+        require(len(decode) == len(line["decode"]), "a request decodes twice")
+        require(not prefill & decode, "a request is prefilled and decodes at once")
+        require(line["slots"].keys() == prefill | decode, "slots of others than take part")
+        require(line["rounds"] == 1 or line["kind"] == "decode", "several prefills in a line")
+        require(line["rounds"] >= 1, "a stage of no rounds")
+        tokens = line["prefill"].values()
+        require(all(count >= 1 for count in tokens), "a prefill of nothing")
+        require(sum(tokens) <= self.hardware.prefill_budget, "prefill over its budget")
+        require(line.get("cached", {}).keys() <= prefill, "cached without a prefill")
+
+    def _prefill(self, request: Request, line: Line, *, begins: bool) -> int:
+        """Count it; the tokens in memory that will be lost before they are of use."""
+        slot, key = line["slots"][request.id], request.id
+        if not request.worker:
+            require(line["start_s"] >= request.arrival_s - LATE_S, f"{key}: before it arrives")
+            require(0 <= slot < self.hardware.slots, f"{key}: there is no slot {slot}")
+            require(slot not in self._slots, f"{key}: slot {slot} is taken")
+            request.worker, request.slot = self.name, slot
+            self._slots[slot] = request
+        self._check_place(request, line)
+        cached = line.get("cached", {}).get(key, 0)
+        require(cached <= self._cached(request), f"{key}: nothing like it is cached")
+        if not begins and key not in self._in_memory:
+            self.lost_chunks += 1
+            return request.context
+        if begins:
+            require(key not in self._in_memory, f"{key}: prefilled twice")
+            self._in_memory[key] = request
+            request.prefilled = cached
+            self.restarts += request.made > 0
+        request.prefilled += line["prefill"][key]
+        if request.prefilled == request.context:
+            self._blocks.update(request.hash_ids)
+        return 0
+
+    def _cached(self, request: Request) -> int:
+        """The most that could be, were nothing ever thrown away."""
+        blocks = 0
+        for block in request.hash_ids:
+            if block not in self._blocks:
+                break
+            blocks += 1
+        return min(blocks * BLOCK_TOKENS, request.prompt - 1)
+
+    def _check_place(self, request: Request, line: Line) -> None:
+        require(request.worker == self.name, f"{request.id}: on two workers")
+        require(line["slots"][request.id] == request.slot, f"{request.id}: on two slots")
+        require(self._slots.get(request.slot) is request, f"{request.id}: not in its slot")
+
+    def _check_memory(self, line: Line, lost: int) -> None:
+        """At the end of the line, when every round has added its tokens."""
+        if line["decode"]:
+            for request in [*self._in_memory.values()]:
+                ready = request.prefilled == request.context and request.id not in line["prefill"]
+                if ready and request.id not in line["decode"]:
+                    del self._in_memory[request.id]
+        held = sum(request.context for request in self._in_memory.values()) + lost
+        held += line["rounds"] * len(line["decode"])
+        require(held <= self.hardware.kv_tokens, f"{self.name}: {held} tokens in memory")
+
+    def _check_time(self, line: Line) -> None:
+        kv = sum(self.requests[key].context for key in line["decode"])
+        work = sum(line["prefill"].values()), len(line["decode"]), kv
+        took, wanted = line["end_s"] - line["start_s"], self.hardware.seconds(*work, line["rounds"])
+        require(isclose(took, wanted, rel_tol=1e-9, abs_tol=LATE_S), f"{took} s, not {wanted}")
+        self.useful_s += took * len(line["slots"])
+        for key in line["decode"]:
+            request = self.requests[key]
+            if not request.made:
+                request.first_s = line["start_s"] + self.hardware.seconds(*work, 1)
+
+    def _decode(self, line: Line) -> None:
+        for key in line["decode"]:
+            request = self.requests[key]
+            require(bool(request.worker), f"{key}: decodes before its prefill")
+            self._check_place(request, line)
+            ready = key in self._in_memory and request.prefilled == request.context
+            require(ready, f"{key}: decodes before its prefill is over")
+            request.made += line["rounds"]
+            request.prefilled += line["rounds"]
+            require(request.made <= request.output, f"{key}: more tokens than it has")
+            if request.made == request.output:
+                request.end_s = line["end_s"]
+                del self._in_memory[key], self._slots[request.slot]
+
+
+def _begins(requests: Mapping[str, Request], lines: Sequence[Line]) -> Iterator[tuple[int, str]]:
+    """(number of line, id) where prefills begin that lead to a decode round, without a loss."""
+    made: dict[str, int] = defaultdict(int)
+    chunks: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for number, line in enumerate(lines):
+        cached = line.get("cached", {})
+        for key, tokens in line["prefill"].items():
+            require(key in requests, f"{key}: there is no such request")
+            chunks[key].append((number, tokens + cached.get(key, 0)))
+        for key in line["decode"]:
+            require(key in requests, f"{key}: there is no such request")
+            missing = requests[key].prompt + made[key] if chunks[key] else 0
+            while chunks[key] and missing > 0:
+                begin, tokens = chunks[key].pop()
+                missing -= tokens
+                if missing == 0:
+                    yield begin, key
+            require(missing == 0, f"{key}: its prefill is {missing} tokens short")
+            chunks[key].clear()
+            made[key] += line["rounds"]
+
+
+def _sum_up(requests: Collection[Request], engines: Collection[Engine], slots: int) -> Findings:
+    lines = [line for engine in engines for line in engine.lines]
+    makespan = max(request.end_s for request in requests)
+    return Findings(
+        makespan_s=makespan,
+        utilization=sum(engine.useful_s for engine in engines) / (slots * makespan),
+        generation_tokens_per_s=sum(request.output for request in requests) / makespan,
+        prefill_stages=sum(line["kind"] == "prefill" for line in lines),
+        decode_rounds=sum(line["rounds"] for line in lines if line["kind"] == "decode"),
+        mixed_iterations=sum(line["kind"] == "mixed" for line in lines),
+        restarts=sum(engine.restarts for engine in engines),
+        lost_chunks=sum(engine.lost_chunks for engine in engines),
+        ttft_s=[request.first_s - request.arrival_s for request in requests],
+        e2e_s=[request.end_s - request.arrival_s for request in requests],
+    )
+
+
+def _compare(found: Findings, report: Mapping[str, Any]) -> None:
+    """The report says what the lines say, and its bound holds."""
+    for name in ("makespan_s", "utilization", "generation_tokens_per_s"):
+        value = getattr(found, name)
+        require(isclose(report[name], value), f"{name}: {report[name]} reported, {value} found")
+    for name in ("prefill_stages", "decode_rounds", "mixed_iterations"):
+        require(report[name] == getattr(found, name), f"{name}: {report[name]} reported")
+    for name in ("ttft_s", "e2e_s"):
+        for figure, value in _spread(getattr(found, name)).items():
+            told = report[name][figure]
+            same = isclose(told, value, rel_tol=1e-6, abs_tol=1e-6)
+            require(same, f"{name} {figure}: {told} reported, {value} found")
+    bound, lost = report["lower_bound_s"], report["preemptions"] - found.restarts
+    require(0 < bound <= found.makespan_s * (1 + 1e-9), f"the bound {bound} is beaten")
+    require(isclose(report["gap_ratio"], found.makespan_s / bound - 1, abs_tol=1e-9), "gap_ratio")
+    require(0 <= lost <= found.lost_chunks, f"preemptions: {report['preemptions']} reported")
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    cuts = quantiles(values, n=100, method="inclusive") if len(values) > 1 else [values[0]] * 99
+    return {"mean": fmean(values), "p50": cuts[49], "p95": cuts[94], "p99": cuts[98]}
