@@ -25,7 +25,8 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix
 
 bench: .venv/.dev
-	@for bench in policies dispatch stall; do echo "\n== $$bench"; $(BIN)/python -m tests.bench.bench_$$bench || exit 1; done
+	$(BIN)/makespan bench paper --out $$(mktemp -d)
+	@for bench in dispatch stall decision predict fleet; do echo "\n== $$bench"; $(BIN)/python -m tests.bench.bench_$$bench || exit 1; done
 
 setup: .venv/.dev
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from router import logs
+from router.commands import COMMANDS
+from router.lab.settings import BenchSettings, ReplaySettings, SimulateSettings
 from router.settings import (
-    COMMANDS,
     AgentSettings,
     BadSettings,
     GatewaySettings,
+    Live,
     Served,
     Settings,
     UpSettings,
 )
+from solver.errors import ProblemError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -51,11 +55,14 @@ def main() -> None:
         sys.exit(2)
     try:
         _run(commands[name].load(rest))
-    except BadSettings as error:
+    except (BadSettings, ProblemError) as error:
         print(f"makespan {name}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
 
 
 def _usage() -> str:
@@ -70,7 +77,8 @@ def _run(settings: Settings) -> None:
 
         run(settings)
         return
-    logs.configure(settings.log_format, settings.log_level)
+    if isinstance(settings, Live):
+        logs.configure(settings.log_format, settings.log_level)
     if isinstance(settings, GatewaySettings):
         from router.gateway.app import create_app as create_gateway
 
@@ -79,6 +87,18 @@ def _run(settings: Settings) -> None:
         from router.agent.app import create_app as create_agent
 
         _serve(create_agent(settings), settings, settings.port)
+    elif isinstance(settings, SimulateSettings):
+        from router.lab.simulate import simulate
+
+        simulate(settings)
+    elif isinstance(settings, ReplaySettings):
+        from router.lab.replay import replay
+
+        replay(settings)
+    elif isinstance(settings, BenchSettings):
+        from router.lab.paper import paper
+
+        paper(settings)
 
 
 def _serve(app: FastAPI, settings: Served, port: int) -> None:

@@ -71,6 +71,9 @@ class CostModel:
         for key in terms:
             if key not in known:
                 raise ProblemError(f"cost model: unknown term {key!r}; known: {', '.join(known)}")
+        for key, field in known.items():
+            if key not in terms and field.default is MISSING:
+                raise ProblemError(f"cost model: {key} is missing")
         for key, value in terms.items():
             if (
                 isinstance(value, bool)
@@ -78,9 +81,6 @@ class CostModel:
                 or not 0 <= value < inf
             ):
                 raise ProblemError(f"cost model: {key} must be a number >= 0, not {value!r}")
-        for key, field in known.items():
-            if key not in terms and field.default is MISSING:
-                raise ProblemError(f"cost model: {key} is missing")
         return cls(**{known[key].name: float(value) / 1000 for key, value in terms.items()})
 
     def to_ms(self) -> dict[str, float]:

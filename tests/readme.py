@@ -9,20 +9,21 @@ from pathlib import Path
 from prometheus_client import Metric
 from pydantic.fields import FieldInfo
 
+from router.commands import COMMANDS
 from router.metrics import AgentMetrics, GatewayMetrics
-from router.settings import COMMANDS
+from router.settings import Live, Settings
 from tests.helpers import ROOT
 
 NONE = "\N{EN DASH}"
 README = ROOT / "README.md"
 
 
-def settings_table() -> str:
+def settings_table(commands: Iterable[type[Settings]]) -> str:
     """Every setting, its default where it has one, and the commands that read it."""
     fields: dict[str, list[tuple[str, FieldInfo]]] = {}
-    for command in COMMANDS:
+    for command in commands:
         for name, field in command.model_fields.items():
-            fields.setdefault(name, []).append((command.table, field))
+            fields.setdefault(field.alias or name, []).append((command.table, field))
     rows = ["| setting | default | for | meaning |", "| --- | --- | --- | --- |"]
     for name, uses in sorted(fields.items()):
         defaults: dict[str, list[str]] = {}
@@ -33,17 +34,17 @@ def settings_table() -> str:
             for value, tables in defaults.items()
         )
         meaning = " ".join(dict.fromkeys(str(field.description) for _, field in uses))
-        commands = ", ".join(table for table, _ in uses)
-        rows.append(f"| `{name}` | {shown} | {commands} | {meaning} |")
+        users = ", ".join(table for table, _ in uses)
+        rows.append(f"| `{name}` | {shown} | {users} | {meaning} |")
     return "\n".join(rows)
 
 
 def _default(field: FieldInfo) -> str:
-    value = field.default
+    value = None if field.is_required() else field.default
     if field.default_factory is not None or value is None:
         return NONE
     if isinstance(value, tuple):
-        value = ",".join(f"{part:g}" if isinstance(part, float) else part for part in value)
+        value = ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value)
     return f"`{value}`" if value != "" else NONE
 
 
@@ -67,8 +68,14 @@ def _metric_row(metric: Metric, side: str, metrics: object) -> str:
 
 
 def render(text: str) -> str:
-    """`text` with both tables made anew."""
-    for name, table in (("settings", settings_table()), ("metrics", metrics_table())):
+    """`text` with its tables made anew."""
+    live = [command for command in COMMANDS if issubclass(command, Live)]
+    offline = [command for command in COMMANDS if command not in live]
+    for name, table in (
+        ("settings", settings_table(live)),
+        ("offline settings", settings_table(offline)),
+        ("metrics", metrics_table()),
+    ):
         marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
         pattern = f"(?<={re.escape(marks[0])}\n).*?(?={re.escape(marks[1])})"
         text = re.sub(pattern, table.replace("\\", r"\\") + "\n", text, flags=re.DOTALL)

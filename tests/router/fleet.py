@@ -15,9 +15,9 @@ from router.gateway.workers import Workers
 from router.metrics import GatewayMetrics
 from router.settings import GatewaySettings
 from router.wire import AgentState
-from solver.cost import PROFILES
 from solver.plan import first_plan_or_queue
 from solver.problem import Job
+from solver.profiles import PROFILES
 
 COST = PROFILES["llama-65b-ascend"].cost
 

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from router.agent.engines.lengths import read_lengths
+from router.commands import COMMANDS
 from router.settings import (
-    COMMANDS,
     AgentSettings,
     BadSettings,
     GatewaySettings,

@@ -1,0 +1,15 @@
+"""All commands: their settings say what they are called, and what they take."""
+
+from __future__ import annotations
+
+from router.lab.settings import BenchSettings, ReplaySettings, SimulateSettings
+from router.settings import AgentSettings, GatewaySettings, Settings, UpSettings
+
+COMMANDS: tuple[type[Settings], ...] = (
+    UpSettings,
+    GatewaySettings,
+    AgentSettings,
+    SimulateSettings,
+    ReplaySettings,
+    BenchSettings,
+)

@@ -1,0 +1,39 @@
+"""Many simulations, on all cores, with a progress bar."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import TypeVar
+
+from tqdm import tqdm
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def over(function: Callable[[A], B], items: Sequence[A], unit: str) -> list[B]:
+    """``[function(item) for item in items]``, spread over processes; the bar counts `unit`.
+
+    What goes in and comes out must be picklable. The first error ends it all.
+    """
+    processes = min(len(items), os.cpu_count() or 1)
+    if processes <= 1:
+        return [function(item) for item in tqdm(items, unit=f" {unit}", disable=None, leave=False)]
+    results: dict[int, B] = {}
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(processes, context) as pool,
+        tqdm(total=len(items), unit=f" {unit}", disable=None, leave=False) as bar,
+    ):
+        running = {pool.submit(function, item): k for k, item in enumerate(items)}
+        try:
+            for future in as_completed(running):
+                results[running[future]] = future.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [results[k] for k in range(len(items))]

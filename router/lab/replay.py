@@ -1,0 +1,157 @@
+"""``makespan replay``: a trace through policies, dispatchers and fleets, as one HTML page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
+
+import numpy as np
+import orjson
+
+from router.lab.gantt import fleet_gantt, gantt
+from router.lab.pool import over
+from router.lab.report import Run, Traffic, report
+from router.lab.run import Choice, fleet, load, setting
+from router.lab.settings import ReplaySettings
+from router.lab.simulate import writable
+from solver.sim.report import Report, time_to_first_token
+from solver.sim.report import report as figures
+from solver.sim.schedule import Line
+
+# Points of a curve of times to first token.
+POINTS = 200
+# The most workers that a picture shows.
+DRAWN = 64
+
+
+def replay(settings: ReplaySettings) -> None:
+    """Run all combinations, on all cores; write the report.
+
+    Raises:
+        BadSettings: if the trace is wrong, or the report cannot be written.
+        ProblemError: if a request fits into no worker.
+    """
+    requests = load(settings)
+    with writable(settings.report):
+        pass  # complain before the work, not after
+    choices = [
+        Choice(policy, dispatch, workers)
+        for workers, dispatch, policy in product(
+            settings.workers, settings.dispatch, settings.policy
+        )
+    ]
+    runs = over(partial(_run, settings), choices, "runs")
+    drawn = _drawn(runs)
+    pictures = over(partial(_picture, settings), [choices[k] for k in drawn], "pictures")
+    for k, picture in zip(drawn, pictures, strict=True):
+        runs[k] = replace(runs[k], gantt_svg=picture)
+    traffic = Traffic(
+        name=settings.requests.name,
+        requests=len(requests),
+        prompt_tokens=sum(request.prompt_tokens for request in requests),
+        output_tokens=sum(request.output_tokens for request in requests),
+    )
+    page = report(
+        f"Replay of {settings.requests.name}",
+        runs,
+        traffic=traffic,
+        settings=_told(settings),
+        command=" ".join(["makespan", *sys.argv[1:]]),
+    )
+    with writable(settings.report) as file:
+        file.write(page.encode())
+    print(_json(runs) if settings.json else _table(settings, runs))
+
+
+def _run(settings: ReplaySettings, choice: Choice) -> Run:
+    run = fleet(settings, load(settings), choice)
+    run.run()
+    found = figures(run)
+    return _told_of(choice, found, np.sort(time_to_first_token(run)).tolist())
+
+
+def _told_of(choice: Choice, found: Report, first_s: Sequence[float]) -> Run:
+    picked = np.linspace(0, len(first_s) - 1, min(POINTS, len(first_s))).round().astype(int)
+    return Run(
+        policy=choice.policy,
+        dispatch=choice.dispatch,
+        workers=choice.workers,
+        makespan_s=found.makespan_s,
+        lower_bound_s=found.lower_bound_s,
+        gap_ratio=found.gap_ratio,
+        utilization=found.utilization,
+        generation_tokens_per_s=found.generation_tokens_per_s,
+        ttft_s=found.ttft_s,
+        e2e_s=found.e2e_s,
+        tpot_s=found.tpot_s,
+        ttft_curve=[first_s[k] for k in picked],
+        requests=found.requests,
+    )
+
+
+def _drawn(runs: Sequence[Run]) -> list[int]:
+    """For each number of workers: the first run, as the baseline, and the best."""
+    chosen: set[int] = set()
+    for workers in {run.workers for run in runs if run.workers <= DRAWN}:
+        group = [k for k, run in enumerate(runs) if run.workers == workers]
+        chosen |= {group[0], min(group, key=lambda k: runs[k].makespan_s)}
+    return sorted(chosen)
+
+
+def _picture(settings: ReplaySettings, choice: Choice) -> str:
+    lines: list[Line] = []
+    requests = load(settings)
+    run = fleet(settings, requests, choice, lines.append)
+    run.run()
+    found = figures(run)
+    slots = setting(settings, requests).slots
+    if choice.workers == 1:
+        arrivals = {request.id: request.arrival_s for request in requests}
+        title = f"{choice.policy}, one worker"
+        return gantt(
+            lines, slots=slots, title=title, bound_s=found.lower_bound_s, arrivals=arrivals
+        )
+    title = f"{choice.policy}, {choice.dispatch}, {choice.workers} workers"
+    names = {f"w{j}": slots for j in range(choice.workers)}
+    return fleet_gantt(lines, names, title=title, bound_s=found.lower_bound_s)
+
+
+def _told(settings: ReplaySettings) -> dict[str, str]:
+    """What all runs share."""
+    told = {
+        "cost model": settings.cost,
+        "slots": str(setting(settings, []).slots),
+        "queue order": settings.order,
+        "output lengths": settings.lengths,
+        "arrivals": settings.arrivals,
+        "seed": str(settings.seed),
+    }
+    if settings.speed != (1.0,):
+        told["speeds"] = ", ".join(f"{speed:g}" for speed in settings.speed)
+    return told
+
+
+def _table(settings: ReplaySettings, runs: Sequence[Run]) -> str:
+    rows = [
+        f"{'workers':>7}  {'dispatch':<15}{'policy':<15}{'makespan':>11}{'over bound':>12}"
+        f"{'utilization':>13}{'p50 TTFT':>10}{'p99 TTFT':>10}{'p99 TPOT':>10}"
+    ]
+    rows.extend(
+        f"{run.workers:>7}  {run.dispatch:<15}{run.policy:<15}{run.makespan_s:>9.2f} s"
+        f"{run.gap_ratio:>12.2%}{run.utilization:>13.2%}{run.ttft_s['p50']:>8.3f} s"
+        f"{run.ttft_s['p99']:>8.3f} s{run.tpot_s['p99']:>8.3f} s"
+        for run in runs
+    )
+    return "\n".join([*rows, "", f"report: {settings.report.resolve()}"])
+
+
+def _json(runs: Sequence[Run]) -> str:
+    def plain(run: Run) -> dict[str, object]:
+        names = ("policy", "dispatch", "workers", "makespan_s", "lower_bound_s", "gap_ratio")
+        more = ("utilization", "generation_tokens_per_s", "ttft_s", "tpot_s", "e2e_s", "requests")
+        return {name: getattr(run, name) for name in (*names, *more)}
+
+    return orjson.dumps({"runs": [plain(run) for run in runs]}).decode()

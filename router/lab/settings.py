@@ -1,0 +1,210 @@
+"""Settings of the commands that work offline: simulate, replay, bench."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_settings import CliPositionalArg, NoDecode
+
+from router.settings import Comma, Settings, Speeds
+from solver.cost import CostModel
+from solver.dispatch import DISPATCHERS
+from solver.errors import ProblemError
+from solver.policies import POLICIES
+from solver.profiles import PROFILES
+from solver.queueing import ORDERS
+from solver.sim.knowledge import knowledge
+
+if TYPE_CHECKING:
+    PolicyName: TypeAlias = str
+    DispatcherName: TypeAlias = str
+    Order: TypeAlias = str
+else:
+    PolicyName = Literal[tuple(POLICIES)]
+    DispatcherName = Literal[tuple(DISPATCHERS)]
+    Order = Literal[ORDERS]
+# Slots of a cost model that is given as JSON: the paper's.
+SLOTS = 200
+
+
+def _lengths(value: str) -> str:
+    knowledge(value, 0)
+    return value
+
+
+def _arrivals(value: str) -> str:
+    name, _, rate = value.partition(":")
+    if name == "poisson":
+        try:
+            if 0 < float(rate) < inf:
+                return value
+        except ValueError:
+            pass
+        raise ValueError(f"poisson:RATE takes requests a second above 0, not {rate!r}")
+    if value not in ("trace", "all-at-once"):
+        raise ValueError(f"{value!r} is none of trace, all-at-once, poisson:RATE")
+    return value
+
+
+def _cost(value: Any) -> Any:  # noqa: ANN401
+    hardware(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a cost setting stands for."""
+
+    cost: CostModel
+    slots: int
+    kv_tokens: float
+
+
+def hardware(cost: str | dict[str, float]) -> Hardware:
+    """The profile of that name, or a cost model given as JSON, with endless memory.
+
+    Raises:
+        ValueError: naming the term, or the profiles that there are.
+    """
+    if isinstance(cost, str) and not cost.lstrip().startswith("{"):
+        if cost not in PROFILES:
+            names = ", ".join(PROFILES)
+            raise ValueError(f"no profile {cost!r}; give JSON, or one of: {names}")
+        known = PROFILES[cost]
+        return Hardware(known.cost, known.slots, known.kv_tokens)
+    try:
+        terms = json.loads(cost) if isinstance(cost, str) else cost
+        model = CostModel.from_ms(terms)
+        if model.decode_s(1) <= 0 or (model.mixed is not None and model.mixed_s(1, 1) <= 0):
+            raise ProblemError("an iteration must take some time")
+        return Hardware(model, SLOTS, inf)
+    except (json.JSONDecodeError, ProblemError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a cost model: {error}") from error
+
+
+Lengths = Annotated[str, AfterValidator(_lengths)]
+Arrivals = Annotated[str, AfterValidator(_arrivals)]
+Cost = Annotated[str, BeforeValidator(_cost)]
+
+
+with warnings.catch_warnings():
+    # The flag is called --json; pydantic's own `json`, which a field of that name hides, is
+    # deprecated and not used here.
+    warnings.simplefilter("ignore", UserWarning)
+
+    class Offline(Settings):
+        """What all commands that work offline share."""
+
+        json: bool = Field(  # type: ignore[assignment]
+            False, description="Print one JSON object, nothing else."
+        )
+
+
+class Traffic(Offline):
+    """Which requests, on which engines; what all that is simulated shares."""
+
+    requests: Path = Field(
+        description="Trace: CSV or JSON lines, gzip or not, of prompt_tokens, output_tokens and "
+        "optionally arrival_s, id, hash_ids."
+    )
+    cost: Cost = Field(
+        "llama-65b-ascend", description="Cost model: a profile's name, or JSON of its terms."
+    )
+    slots: int | None = Field(
+        None, ge=1, le=100_000, description="Slots a worker; default: the profile's."
+    )
+    kv_tokens: int | None = Field(
+        None, ge=1, description="Cached tokens that fit into a worker; default: the profile's."
+    )
+    prefill_budget: int | None = Field(
+        None, ge=1, description="Most prompt tokens in one iteration; default: no limit."
+    )
+    speed: Speeds = Field((1.0,), description="Speed of the workers; several are dealt out.")
+    order: Order = Field(
+        "longest", description="Order of a worker's queue; paper: the lists of its Algorithm 1."
+    )
+    lengths: Lengths = Field(
+        "predicted",
+        description="What is known of output lengths: known, unknown, noisy:SIGMA, predicted.",
+    )
+    arrivals: Arrivals = Field(
+        "trace", description="When requests come: trace, all-at-once, poisson:RATE."
+    )
+    prefix_cache: bool = Field(
+        True, description="Workers keep prompts' blocks, where the trace has hash_ids."
+    )
+    limit: int | None = Field(None, ge=1, description="Only the first so many requests.")
+    seed: int = Field(0, description="Seed of everything random.")
+
+    def _distinct(self, *outputs: Path | None) -> None:
+        paths = [path.resolve() for path in (self.requests, *outputs) if path is not None]
+        for path in paths:
+            if paths.count(path) > 1:
+                raise ValueError(f"{path} would be overwritten: each file needs a name of its own")
+
+
+class SimulateSettings(Traffic):
+    """Run a trace through one or more workers in virtual time."""
+
+    table: ClassVar[str] = "simulate"
+
+    workers: int = Field(1, ge=1, le=10_000, description="How many workers.")
+    policy: PolicyName = Field("adaptive", description="Decides each iteration.")
+    dispatch: DispatcherName = Field("makespan", description="Decides who goes to which worker.")
+    schedule: Path | None = Field(None, description="Write every stage to this file, JSON lines.")
+    gantt: Path | None = Field(None, description="Draw the schedule into this file, SVG.")
+
+    @model_validator(mode="after")
+    def _outputs(self) -> Self:
+        self._distinct(self.schedule, self.gantt)
+        return self
+
+
+class ReplaySettings(Traffic):
+    """Run a trace through several policies, dispatchers and fleets; write an HTML report."""
+
+    table: ClassVar[str] = "replay"
+
+    workers: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=1000)], ...], NoDecode, Comma, Field(min_length=1)
+    ] = Field((1,), description="How many workers, by comma.")
+    policy: Annotated[tuple[PolicyName, ...], NoDecode, Comma, Field(min_length=1)] = Field(
+        ("prefill-first", "mixed", "adaptive"), description="Iteration policies, by comma."
+    )
+    dispatch: Annotated[tuple[DispatcherName, ...], NoDecode, Comma, Field(min_length=1)] = Field(
+        ("round-robin", "least-requests", "makespan"), description="Dispatchers, by comma."
+    )
+    report: Path = Field(Path("replay.html"), description="Where the report goes.")
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        self._distinct(self.report)
+        for name in ("workers", "policy", "dispatch"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: a value is there twice")
+        return self
+
+
+class BenchSettings(Offline):
+    """Print a table of figures: paper."""
+
+    table: ClassVar[str] = "bench"
+
+    what: CliPositionalArg[Literal["paper"]] = Field(
+        description="paper: the figures of arXiv:2502.15763 beside ours, and its Gantt charts."
+    )
+    cases: int = Field(100, ge=1, description="How many random cases.")
+    out: Path = Field(Path(), description="Folder for the Gantt charts.")
+
+    @model_validator(mode="after")
+    def _folder(self) -> Self:
+        if not self.out.is_dir():
+            raise ValueError(f"out: there is no folder {self.out}")
+        return self

@@ -1,0 +1,135 @@
+"""``makespan simulate``: one run, its figures, its schedule, its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+import orjson
+from tqdm import tqdm
+
+from router.lab.gantt import fleet_gantt, gantt
+from router.lab.run import Choice, fleet, load, setting
+from router.lab.settings import SimulateSettings
+from router.settings import BadSettings
+from solver.sim.report import Report, report
+from solver.sim.schedule import Line
+
+
+def simulate(settings: SimulateSettings) -> None:
+    """Run it; print the figures, and write what was asked for.
+
+    Raises:
+        BadSettings: if the trace is wrong, or a file cannot be written.
+        ProblemError: if a request fits into no worker.
+    """
+    requests = load(settings)
+    choice = Choice(settings.policy, settings.dispatch, settings.workers)
+    lines: list[Line] = []
+    with ExitStack() as files:
+        keep = _keeper(settings, lines, files)
+        run = fleet(settings, requests, choice, keep)
+        with progress(len(requests), "requests") as advanced:
+            run.run(advanced)
+    result = report(run)
+    if settings.gantt is not None:
+        _draw(settings, lines, result)
+    out = result.to_json() | {"seed": settings.seed, "policy": choice.policy}
+    out |= {"dispatch": choice.dispatch, "workers": choice.workers, "lengths": settings.lengths}
+    print(orjson.dumps(out).decode() if settings.json else _table(settings, result))
+
+
+@contextmanager
+def progress(total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere; takes how many are done."""
+    with tqdm(total=total, unit=f" {unit}", disable=None, leave=False) as bar:
+
+        def advanced(done: int) -> None:
+            bar.update(done - bar.n)
+
+        yield advanced
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[IO[bytes]]:
+    """The file, written anew.
+
+    Raises:
+        BadSettings: if it cannot be opened, or not be written to its end.
+    """
+    try:
+        with path.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise BadSettings(f"{path}: {error.strerror}") from error
+
+
+def _keeper(
+    settings: SimulateSettings, lines: list[Line], files: ExitStack
+) -> Callable[[Line], None] | None:
+    """What to do with each stage; None if nobody wants them."""
+    keepers: list[Callable[[Line], None]] = []
+    if settings.schedule is not None:
+        file = files.enter_context(writable(settings.schedule))
+        keepers.append(lambda line: _write(file, line))
+    if settings.gantt is not None:
+        with writable(settings.gantt):
+            pass  # complain before the work, not after
+        keepers.append(lines.append)
+    if not keepers:
+        return None
+
+    def keep(line: Line) -> None:
+        for keeper in keepers:
+            keeper(line)
+
+    return keep
+
+
+def _write(file: IO[bytes], line: Line) -> None:
+    file.write(orjson.dumps(line.to_json(), option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _draw(settings: SimulateSettings, lines: list[Line], result: Report) -> None:
+    assert settings.gantt is not None
+    slots = setting(settings, []).slots
+    title = f"{settings.requests.name}: {settings.policy}, lengths {settings.lengths}"
+    bound = result.lower_bound_s
+    if settings.workers == 1:
+        picture = gantt(lines, slots=slots, title=title, bound_s=bound)
+    else:
+        workers = {f"w{j}": slots for j in range(settings.workers)}
+        picture = fleet_gantt(lines, workers, title=title, bound_s=bound)
+    with writable(settings.gantt) as file:
+        file.write(picture.encode())
+
+
+def _table(settings: SimulateSettings, result: Report) -> str:
+    """For people."""
+    workers = f"{settings.workers} worker" + ("s" if settings.workers > 1 else "")
+    cost = settings.cost if not settings.cost.startswith("{") else "a custom cost model"
+    rows = [
+        f"{result.requests:,} requests of {settings.requests.name} on {workers} ({cost})",
+        f"policy {settings.policy}, dispatch {settings.dispatch}, order {settings.order}, "
+        f"lengths {settings.lengths}, arrivals {settings.arrivals}, seed {settings.seed}",
+        "",
+        f"makespan        {result.makespan_s:12.2f} s",
+        f"lower bound     {result.lower_bound_s:12.2f} s   (makespan {result.gap_ratio:.2%} above)",
+        f"utilization     {result.utilization:12.2%}",
+        f"generation      {result.generation_tokens_per_s:12.1f} tokens/s",
+        f"iterations      {result.prefill_stages:12,} prefill, {result.decode_rounds:,} decode, "
+        f"{result.mixed_iterations:,} mixed",
+        f"preemptions     {result.preemptions:12,}",
+        "",
+        "seconds                 mean      p50      p95      p99",
+    ]
+    for name, spread in (
+        ("time to first token", result.ttft_s),
+        ("per output token", result.tpot_s),
+        ("end to end", result.e2e_s),
+    ):
+        values = "".join(f"{spread[q]:9.3f}" for q in ("mean", "p50", "p95", "p99"))
+        rows.append(f"{name:<19}{values}")
+    return "\n".join(rows)

@@ -1,0 +1,191 @@
+"""Policies and dispatchers on public traces, A100 and H100: who is how far from the best.
+
+    .venv/bin/python -m tests.bench.bench_fleet policies
+    .venv/bin/python -m tests.bench.bench_fleet dispatchers [--full]
+
+Load is relative to what the fleet could do at most by the lower bound; at 60, 85 and 100 % requests
+arrive at random (Poisson), as one batch all at once. All workers order their queues alike, and
+output lengths are predicted from what has ended. Each row compares the one named with the best of
+the others in that column: below 1 it is better. `--full` prints every run.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, product
+from statistics import geometric_mean
+
+import numpy as np
+
+from router.lab.pool import over
+from router.lab.traces import dataset
+from solver.dispatch import DISPATCHERS, dispatcher
+from solver.engine_bounds import Engine, fleet_bound
+from solver.policies import POLICIES
+from solver.profiles import PROFILES
+from solver.sim.fleet import Fleet
+from solver.sim.knowledge import knowledge
+from solver.sim.report import Report, report
+from solver.sim.request import Request
+from solver.sim.worker import Setting, Worker
+from solver.sim.workload import all_at_once, poisson
+
+TRACES = ("azure-conv", "mooncake", "servegen-m-large")
+HARDWARE = ("llama-2-70b-a100-tp4", "llama-2-70b-h100-tp8")
+LOADS = (0.6, 0.85, 1.0, 0.0)  # 0: one batch
+EQUAL, UNEQUAL = (1.0,), (1.5, 1.0, 1.0, 0.5)
+# Enough to fill every slot several times over, and what a trace has at most.
+REQUESTS_A_WORKER, LEAST, MOST = 320, 2000, 20_000
+Measure = Callable[[Report], float]
+MEASURES: dict[str, Measure] = {
+    "makespan": lambda r: r.makespan_s,
+    "utilization": lambda r: 1 / r.utilization,
+    "TTFT p50": lambda r: r.ttft_s["p50"],
+    "TTFT p99": lambda r: r.ttft_s["p99"],
+    "TPOT p50": lambda r: r.tpot_s["p50"],
+    "TPOT p99": lambda r: r.tpot_s["p99"],
+    "E2E mean": lambda r: r.e2e_s["mean"],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One simulation."""
+
+    trace: str
+    hardware: str
+    workers: int
+    speeds: tuple[float, ...]
+    load: float
+    policy: str
+    dispatch: str
+
+    @property
+    def situation(self) -> tuple[str, str, int, tuple[float, ...], float]:
+        """All but the choice that is compared."""
+        return self.trace, self.hardware, self.workers, self.speeds, self.load
+
+    @property
+    def load_name(self) -> str:
+        return f"{self.load:.0%}" if self.load else "batch"
+
+
+def run(case: Case) -> Report:
+    profile = PROFILES[case.hardware]
+    speeds = [case.speeds[j % len(case.speeds)] for j in range(case.workers)]
+    costs = [profile.cost.scaled(1 / speed) for speed in speeds]
+    requests = traffic(case, [Engine(cost, profile.slots) for cost in costs])
+    hashed = any(request.hash_ids for request in requests)
+    setting = Setting(profile.slots, profile.kv_tokens, prefix_cache=hashed)
+    workers = [
+        Worker(f"w{j}", cost, setting, POLICIES[case.policy]()) for j, cost in enumerate(costs)
+    ]
+    chosen = dispatcher(case.dispatch, random.Random(0))
+    fleet = Fleet(requests, workers, chosen, knowledge("predicted", 0))
+    fleet.run()
+    return report(fleet)
+
+
+def traffic(case: Case, engines: Sequence[Engine]) -> list[Request]:
+    requests, _ = dataset(case.trace)
+    requests = requests[: max(LEAST, min(MOST, REQUESTS_A_WORKER * case.workers))]
+    if not case.load:
+        return all_at_once(requests)
+    prompt = np.array([r.prompt_tokens for r in requests], dtype=np.float64)
+    output = np.array([r.output_tokens for r in requests], dtype=np.float64)
+    # Without the longest requests' tails: seconds of engine time, spread over the fleet.
+    cut = np.minimum(output, np.percentile(output, 99))
+    busy_s = fleet_bound(engines, np.zeros(len(requests)), prompt, cut)
+    return poisson(requests, case.load * len(requests) / busy_s, random.Random(0))
+
+
+def compare(cases: Sequence[Case], ours: Callable[[Case], bool], *, full: bool) -> None:
+    results = dict(zip(cases, over(run, cases, "runs"), strict=True))
+    if full:
+        for case, found in results.items():
+            figures = " ".join(f"{measure(found):>9.3f}" for measure in MEASURES.values())
+            speeds = "equal" if case.speeds == EQUAL else "unequal"
+            print(
+                f"{case.trace:<17}{case.hardware:<22}{case.workers:>3} {speeds:<8}"
+                f"{case.load_name:<6} {case.policy:<14}{case.dispatch:<15}{figures}"
+            )
+    head = "".join(f"{name:>18}" for name in MEASURES)
+    print(f"\n{'trace':<18}{'hardware':<22}{'load':<7}{head}")
+
+    def group(situation: tuple[str, str, int, tuple[float, ...], float]) -> tuple[str, str, float]:
+        return situation[0], situation[1], -situation[4] if situation[4] else -9.0
+
+    situations = sorted({case.situation for case in cases}, key=group)
+    for _, together in groupby(situations, key=group):
+        rows = [_ratios(results, situation, ours) for situation in together]
+        _print_row(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Ratios:
+    """Ours over the best of the others, a measure each; and who that was."""
+
+    case: Case
+    values: dict[str, float]
+    best: dict[str, str]
+
+
+def _ratios(
+    results: dict[Case, Report],
+    situation: tuple[str, str, int, tuple[float, ...], float],
+    ours: Callable[[Case], bool],
+) -> Ratios:
+    here = {case: found for case, found in results.items() if case.situation == situation}
+    own = next(case for case in here if ours(case))
+    others = [case for case in here if case != own]
+    values, best = {}, {}
+    for name, measure in MEASURES.items():
+        rival = min(others, key=lambda case: measure(here[case]))
+        values[name] = max(measure(here[own]), 1e-9) / max(measure(here[rival]), 1e-9)
+        best[name] = rival.policy if rival.dispatch == own.dispatch else rival.dispatch
+    return Ratios(own, values, best)
+
+
+def _print_row(rows: Sequence[Ratios]) -> None:
+    """Geometric mean over the situations, and the worst."""
+    case = rows[0].case
+    cells = []
+    for name in MEASURES:
+        values = [row.values[name] for row in rows]
+        cell = f"{geometric_mean(values):.3f}"
+        if len(values) > 1:
+            cell += f" ({min(values):.2f}-{max(values):.2f})"
+        cells.append(f"{cell:>18}")
+    print(f"{case.trace:<18}{case.hardware:<22}{case.load_name:<7}{''.join(cells)}")
+
+
+def policies() -> Iterable[Case]:
+    for trace, hardware, load, policy in product(TRACES, HARDWARE, LOADS, POLICIES):
+        yield Case(trace, hardware, 1, EQUAL, load, policy, "round-robin")
+
+
+def dispatchers() -> Iterable[Case]:
+    fleets = ((4, EQUAL), (16, EQUAL), (16, UNEQUAL), (64, EQUAL))
+    for trace, hardware, (workers, speeds), load, dispatch in product(
+        TRACES, HARDWARE, fleets, LOADS, DISPATCHERS
+    ):
+        yield Case(trace, hardware, workers, speeds, load, "adaptive", dispatch)
+
+
+def main() -> None:
+    what, *flags = sys.argv[1:] or ["policies"]
+    real = [name for name in TRACES if dataset(name)[1]]
+    print(f"real traces: {', '.join(real) or 'none, all are generated'}")
+    if what == "policies":
+        print("adaptive over the best other policy, one worker")
+        compare(list(policies()), lambda c: c.policy == "adaptive", full="--full" in flags)
+    else:
+        print("makespan over the best other dispatcher; 4, 16, 16 unequal and 64 workers")
+        compare(list(dispatchers()), lambda c: c.dispatch == "makespan", full="--full" in flags)
+
+
+if __name__ == "__main__":
+    main()
