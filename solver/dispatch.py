@@ -21,7 +21,7 @@ import numpy as np
 
 from solver.plan import first_plan_or_queue
 from solver.problem import Job, WorkerView, build
-from solver.queueing import longest
+from solver.queueing import rank
 from solver.window import WindowPolicy
 
 
@@ -184,7 +184,8 @@ WINDOW_WAIT_S, WINDOW_SIZE = 0.02, 512
 # Beyond its slots a worker is sent this share of them ahead, so that none falls idle and its own
 # policy sees who would join a stage.
 LEAD = 1 / 8
-# A queue is long beyond so many pairs of a request and a worker: a few milliseconds of planning.
+# A queue is long beyond a window, or beyond so many pairs of a request and a worker: a few
+# milliseconds of planning.
 MOST_PAIRS = 16_384
 
 
@@ -198,7 +199,8 @@ class Makespan:
     everything, as there is nothing to decide.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, order: str = "longest") -> None:
+        self._order = order
         self._windows: WindowPolicy[Arrival] = WindowPolicy(WINDOW_WAIT_S, WINDOW_SIZE)
         self._unsent: list[tuple[float, int, Arrival]] = []
 
@@ -217,12 +219,17 @@ class Makespan:
         free = any(worker.room > 0 for worker in workers)
         while (window := self._windows.poll(now, worker_free=free)) is not None:
             for arrival in window.items:
-                insort(self._unsent, (_rank(arrival, workers[0]), arrival.number, arrival))
+                key = rank(self._order, workers[0].round_s)(arrival)
+                insort(self._unsent, (key, arrival.number, arrival))
         if free and self._unsent:
             yield from self._send(workers, now)
 
     def _send(self, workers: Targets, now: float) -> Iterator[Placement]:
         """Plan, send as far as there is room, and again as long as that sends anything."""
+        if len(workers) == 1:
+            arrivals = sorted((entry[2] for entry in self._unsent), key=lambda one: one.number)
+            self._unsent.clear()
+            yield from ((arrival, 0) for arrival in arrivals)
         left = -1
         while self._unsent and left != len(self._unsent):
             left = len(self._unsent)
@@ -233,7 +240,7 @@ class Makespan:
             sent: set[int] = set()
             plan = _plan(planned, [workers[j] for j in among], now)
             for arrival, k in zip(planned, plan, strict=True):
-                if (among[k] in able and workers[among[k]].room > 0) or len(workers) == 1:
+                if among[k] in able and workers[among[k]].room > 0:
                     sent.add(arrival.number)
                     yield arrival, among[k]
             rest = [entry for entry in self._unsent[:count] if entry[1] not in sent]
@@ -244,20 +251,13 @@ class Makespan:
         count, everybody = len(self._unsent), list(range(len(workers)))
         able = [j for j in everybody if workers[j].free_slots > 0]
         able = able or [j for j in everybody if workers[j].room > 0]
-        if count * len(workers) <= MOST_PAIRS or len(workers) == 1:
+        if count <= WINDOW_SIZE and count * len(workers) <= MOST_PAIRS:
             return everybody, able, count
         return able, able, min(count, 2 * sum(workers[j].room for j in able))
 
 
-def _rank(arrival: Arrival, worker: Target) -> float:
-    """Longest first, but nobody is overtaken for ever: as in the workers' own queues."""
-    return longest(worker.round_s)(arrival)
-
-
 def _plan(arrivals: Sequence[Arrival], workers: Targets, now: float) -> Sequence[int]:
     """The worker of each, from the planner."""
-    if len(workers) == 1:
-        return [0] * len(arrivals)
     jobs = [Job(arrival.prompt_tokens, arrival.expected_tokens) for arrival in arrivals]
     cached = None
     if any(arrival.hash_ids for arrival in arrivals):
@@ -267,17 +267,17 @@ def _plan(arrivals: Sequence[Arrival], workers: Targets, now: float) -> Sequence
     return first_plan_or_queue(problem)[1].assignment
 
 
-def dispatcher(name: str, rng: random.Random) -> Dispatcher:
-    """A new one, by name."""
-    return DISPATCHERS[name](rng)
+def dispatcher(name: str, rng: random.Random, order: str = "longest") -> Dispatcher:
+    """A new one, by name; `order` is that of the workers' queues, which ours keeps too."""
+    return DISPATCHERS[name](rng, order)
 
 
-DISPATCHERS: Mapping[str, Callable[[random.Random], Dispatcher]] = {
-    "makespan": lambda _: Makespan(),
-    "round-robin": lambda _: Immediate(round_robin()),
-    "random": lambda rng: Immediate(uniform(rng)),
-    "least-requests": lambda _: Immediate(least_requests),
-    "least-tokens": lambda _: Immediate(least_tokens),
-    "power-of-two": lambda rng: Immediate(power_of_two(rng)),
-    "prefix-aware": lambda _: Immediate(prefix_aware),
+DISPATCHERS: Mapping[str, Callable[[random.Random, str], Dispatcher]] = {
+    "makespan": lambda _, order: Makespan(order),
+    "round-robin": lambda _, __: Immediate(round_robin()),
+    "random": lambda rng, _: Immediate(uniform(rng)),
+    "least-requests": lambda _, __: Immediate(least_requests),
+    "least-tokens": lambda _, __: Immediate(least_tokens),
+    "power-of-two": lambda rng, _: Immediate(power_of_two(rng)),
+    "prefix-aware": lambda _, __: Immediate(prefix_aware),
 }

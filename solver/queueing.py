@@ -99,7 +99,7 @@ def _rank(entry: tuple[float, int, Sequence]) -> tuple[float, int]:
 
 
 class LongestFirst(SortedQueue):
-    """Longest first; once few are left, they are packed onto the slots by the planner instead.
+    """Longest first; once few of a burst are left, the planner packs them onto the slots instead.
 
     Longest first is off by up to a request's length at the end, which matters the more the fewer
     requests a slot still gets. Each free slot then takes the first that the plan gives to it.
@@ -112,7 +112,7 @@ class LongestFirst(SortedQueue):
     def head(self, slots: list[int], left: Left) -> list[Sequence]:
         """As planned, or in order; slots that the plan leaves free take what others would later."""
         self._settle()
-        if not 1 < len(self) <= FEW_LEFT:
+        if not 1 < len(self) <= FEW_LEFT or not self._came_together():
             return super().head(slots, left)
         busy = left()
         if len(self) * len(busy) > FEW_PAIRS:
@@ -122,6 +122,10 @@ class LongestFirst(SortedQueue):
         first = {self._slots[s.id]: s for s in reversed(waiting)}
         chosen = [first[slot] for slot in slots if slot in first]
         return [*chosen, *(s for s in waiting if s not in chosen)][: len(slots)]
+
+    def _came_together(self) -> bool:
+        """Whether order is all that is at stake: in a stream, a plan could overtake for ever."""
+        return len({entry[2].arrival_s for entry in self._sorted}) == 1
 
     def _pack(self, waiting: list[Sequence], busy: FloatArray) -> None:
         """A slot for each; the last plan stays if it is no worse."""
@@ -224,6 +228,11 @@ def longest(round_s: float) -> Callable[[Sized], float]:
 def shortest(round_s: float) -> Callable[[Sized], float]:
     """Shortest first, by the same measure."""
     return lambda item: item.arrival_s + item.expected_tokens * round_s
+
+
+def rank(order: str, round_s: float) -> Callable[[Sized], float]:
+    """The key of an order; lists of slots take what comes longest first."""
+    return _KEYS["longest" if order == "paper" else order](round_s)
 
 
 def queue(order: str, slots: int, round_s: float) -> RequestQueue:

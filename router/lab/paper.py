@@ -102,7 +102,7 @@ def _run(requests: Sequence[Request], row: Row, seed: int, record: Record | None
     setting = Setting(PROFILE.slots, PROFILE.kv_tokens, order=row.order)
     worker = Worker("llama-65b", PROFILE.cost, setting, POLICIES[row.policy](), record)
     told = knowledge(row.lengths, seed)
-    fleet = Fleet(requests, [worker], dispatcher("makespan", random.Random(seed)), told)
+    fleet = Fleet(requests, [worker], dispatcher("makespan", random.Random(seed), row.order), told)
     fleet.run()
     return report(fleet)
 

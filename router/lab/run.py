@@ -67,4 +67,4 @@ def fleet(
     ]
     rng = random.Random(f"{traffic.seed}/dispatch")
     told = knowledge(traffic.lengths, traffic.seed)
-    return Fleet(requests, workers, dispatcher(choice.dispatch, rng), told)
+    return Fleet(requests, workers, dispatcher(choice.dispatch, rng, traffic.order), told)

@@ -1,17 +1,15 @@
 """Checks a schedule by the contract alone, as somebody would who has only the files.
 
 It is given requests, cost terms, slots, memory and the lines of a schedule file, and imports
-nothing of what wrote them. What no line says it derives:
-- a request that misses a decode round although its prefill was over has lost its memory: it must be
-  prefilled again, with what it has made, before it decodes on;
-- prompt tokens prefilled without a decode round after them were lost in the same way, and count
-  only while they are computed.
+nothing of what wrote them. A request holds its slot from its first prefill to its last token, and
+memory for its prompt and what it has made from when its prefill begins, unless it is preempted:
+then it is prefilled again, with what it has made, before it decodes on.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isclose
 from statistics import fmean, quantiles
@@ -89,8 +87,7 @@ class Findings:
     prefill_stages: int
     decode_rounds: int
     mixed_iterations: int
-    restarts: int
-    lost_chunks: int
+    preemptions: int
     ttft_s: Sequence[float]
     e2e_s: Sequence[float]
 
@@ -136,25 +133,28 @@ class Engine:
     ) -> None:
         self.requests, self.name, self.hardware, self.lines = requests, name, hardware, lines
         self.useful_s = 0.0
-        self.restarts = self.lost_chunks = 0
+        self.preemptions = 0
         self._in_memory: dict[str, Request] = {}
         self._slots: dict[int, Request] = {}
         self._blocks: set[int] = set()  # hashes of all that was ever prefilled here
 
     def check(self) -> None:
-        begins = set(_begins(self.requests, self.lines))
         free_s = 0.0
-        for number, line in enumerate(self.lines):
+        for line in self.lines:
             self._check_form(line)
             require(line["start_s"] >= free_s - LATE_S, f"{self.name}: stages overlap")
             free_s = line["end_s"]
-            lost = [
-                self._prefill(self.requests[key], line, begins=(number, key) in begins)
-                for key in line["prefill"]
-            ]
-            self._check_memory(line, sum(lost))
+            for key in line.get("preempted", ()):
+                self._preempt(key)
+            self._check_decoding(line)
+            for key in line["prefill"]:
+                self._prefill(self.requests[key], line)
+            self._check_memory(line)
             self._check_time(line)
             self._decode(line)
+            for request in (self.requests[key] for key in line["prefill"]):
+                if request.prefilled == request.context:
+                    self._blocks.update(request.hash_ids)
 
     def _check_form(self, line: Line) -> None:
         prefill, decode = line["prefill"].keys(), set(line["decode"])
@@ -170,9 +170,23 @@ class Engine:
         require(all(count >= 1 for count in tokens), "a prefill of nothing")
         require(sum(tokens) <= self.hardware.prefill_budget, "prefill over its budget")
         require(line.get("cached", {}).keys() <= prefill, "cached without a prefill")
+        for key in prefill | decode:
+            require(key in self.requests, f"{key}: there is no such request")
 
-    def _prefill(self, request: Request, line: Line, *, begins: bool) -> int:
-        """Count it; the tokens in memory that will be lost before they are of use."""
+    def _preempt(self, key: str) -> None:
+        require(key in self._in_memory, f"{key}: preempted without memory")
+        self._in_memory.pop(key).prefilled = 0
+        self.preemptions += 1
+
+    def _check_decoding(self, line: Line) -> None:
+        """A round makes a token of everybody whose prefill is over."""
+        ready = {key for key, one in self._in_memory.items() if one.prefilled == one.context}
+        early = set(line["decode"]) - ready
+        require(not early, f"{min(early, default='')}: decodes before its prefill is over")
+        late = ready - set(line["decode"]) if line["decode"] else set()
+        require(not late, f"{min(late, default='')}: is left out of a round")
+
+    def _prefill(self, request: Request, line: Line) -> None:
         slot, key = line["slots"][request.id], request.id
         if not request.worker:
             require(line["start_s"] >= request.arrival_s - LATE_S, f"{key}: before it arrives")
@@ -182,19 +196,14 @@ class Engine:
             self._slots[slot] = request
         self._check_place(request, line)
         cached = line.get("cached", {}).get(key, 0)
-        require(cached <= self._cached(request), f"{key}: nothing like it is cached")
-        if not begins and key not in self._in_memory:
-            self.lost_chunks += 1
-            return request.context
-        if begins:
-            require(key not in self._in_memory, f"{key}: prefilled twice")
+        if key not in self._in_memory:
+            require(cached <= self._cached(request), f"{key}: nothing like it is cached")
             self._in_memory[key] = request
             request.prefilled = cached
-            self.restarts += request.made > 0
+            cached = 0
+        require(not cached, f"{key}: cached in the midst of its prefill")
         request.prefilled += line["prefill"][key]
-        if request.prefilled == request.context:
-            self._blocks.update(request.hash_ids)
-        return 0
+        require(request.prefilled <= request.context, f"{key}: more is prefilled than it has")
 
     def _cached(self, request: Request) -> int:
         """The most that could be, were nothing ever thrown away."""
@@ -210,14 +219,9 @@ class Engine:
         require(line["slots"][request.id] == request.slot, f"{request.id}: on two slots")
         require(self._slots.get(request.slot) is request, f"{request.id}: not in its slot")
 
-    def _check_memory(self, line: Line, lost: int) -> None:
+    def _check_memory(self, line: Line) -> None:
         """At the end of the line, when every round has added its tokens."""
-        if line["decode"]:
-            for request in [*self._in_memory.values()]:
-                ready = request.prefilled == request.context and request.id not in line["prefill"]
-                if ready and request.id not in line["decode"]:
-                    del self._in_memory[request.id]
-        held = sum(request.context for request in self._in_memory.values()) + lost
+        held = sum(request.context for request in self._in_memory.values())
         held += line["rounds"] * len(line["decode"])
         require(held <= self.hardware.kv_tokens, f"{self.name}: {held} tokens in memory")
 
@@ -235,38 +239,13 @@ class Engine:
     def _decode(self, line: Line) -> None:
         for key in line["decode"]:
             request = self.requests[key]
-            require(bool(request.worker), f"{key}: decodes before its prefill")
             self._check_place(request, line)
-            ready = key in self._in_memory and request.prefilled == request.context
-            require(ready, f"{key}: decodes before its prefill is over")
             request.made += line["rounds"]
             request.prefilled += line["rounds"]
             require(request.made <= request.output, f"{key}: more tokens than it has")
             if request.made == request.output:
                 request.end_s = line["end_s"]
                 del self._in_memory[key], self._slots[request.slot]
-
-
-def _begins(requests: Mapping[str, Request], lines: Sequence[Line]) -> Iterator[tuple[int, str]]:
-    """(number of line, id) where prefills begin that lead to a decode round, without a loss."""
-    made: dict[str, int] = defaultdict(int)
-    chunks: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for number, line in enumerate(lines):
-        cached = line.get("cached", {})
-        for key, tokens in line["prefill"].items():
-            require(key in requests, f"{key}: there is no such request")
-            chunks[key].append((number, tokens + cached.get(key, 0)))
-        for key in line["decode"]:
-            require(key in requests, f"{key}: there is no such request")
-            missing = requests[key].prompt + made[key] if chunks[key] else 0
-            while chunks[key] and missing > 0:
-                begin, tokens = chunks[key].pop()
-                missing -= tokens
-                if missing == 0:
-                    yield begin, key
-            require(missing == 0, f"{key}: its prefill is {missing} tokens short")
-            chunks[key].clear()
-            made[key] += line["rounds"]
 
 
 def _sum_up(requests: Collection[Request], engines: Collection[Engine], slots: int) -> Findings:
@@ -279,8 +258,7 @@ def _sum_up(requests: Collection[Request], engines: Collection[Engine], slots: i
         prefill_stages=sum(line["kind"] == "prefill" for line in lines),
         decode_rounds=sum(line["rounds"] for line in lines if line["kind"] == "decode"),
         mixed_iterations=sum(line["kind"] == "mixed" for line in lines),
-        restarts=sum(engine.restarts for engine in engines),
-        lost_chunks=sum(engine.lost_chunks for engine in engines),
+        preemptions=sum(engine.preemptions for engine in engines),
         ttft_s=[request.first_s - request.arrival_s for request in requests],
         e2e_s=[request.end_s - request.arrival_s for request in requests],
     )
@@ -291,17 +269,16 @@ def _compare(found: Findings, report: Mapping[str, Any]) -> None:
     for name in ("makespan_s", "utilization", "generation_tokens_per_s"):
         value = getattr(found, name)
         require(isclose(report[name], value), f"{name}: {report[name]} reported, {value} found")
-    for name in ("prefill_stages", "decode_rounds", "mixed_iterations"):
+    for name in ("prefill_stages", "decode_rounds", "mixed_iterations", "preemptions"):
         require(report[name] == getattr(found, name), f"{name}: {report[name]} reported")
     for name in ("ttft_s", "e2e_s"):
         for figure, value in _spread(getattr(found, name)).items():
             told = report[name][figure]
             same = isclose(told, value, rel_tol=1e-6, abs_tol=1e-6)
             require(same, f"{name} {figure}: {told} reported, {value} found")
-    bound, lost = report["lower_bound_s"], report["preemptions"] - found.restarts
+    bound = report["lower_bound_s"]
     require(0 < bound <= found.makespan_s * (1 + 1e-9), f"the bound {bound} is beaten")
     require(isclose(report["gap_ratio"], found.makespan_s / bound - 1, abs_tol=1e-9), "gap_ratio")
-    require(0 <= lost <= found.lost_chunks, f"preemptions: {report['preemptions']} reported")
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

@@ -70,7 +70,7 @@ REPORT = {
 
 def test_it_accepts_a_schedule_that_keeps_the_contract() -> None:
     found = check(REQUESTS, LINES, {"w0": ENGINE}, REPORT)
-    assert (found.makespan_s, found.restarts, found.lost_chunks) == (14.0, 0, 0)
+    assert (found.makespan_s, found.preemptions) == (14.0, 0)
 
 
 def change(number: int, **values: Any) -> Callable[[Lines], None]:  # noqa: ANN401
@@ -88,7 +88,7 @@ def later(number: int, seconds: float) -> Callable[[Lines], None]:
 @pytest.mark.parametrize(
     ("tamper", "complaint"),
     [
-        (lambda lines: lines.pop(0), "b: decodes before its prefill$"),
+        (lambda lines: lines.pop(0), ": decodes before its prefill"),
         (lambda lines: lines.pop(1), "b has not all its tokens|slot 1 is taken"),
         (lambda lines: lines.pop(), "has not all its tokens"),
         (lambda lines: lines.append(line(14.0, 18.0, {"c": 30})), "c: "),
@@ -96,14 +96,14 @@ def later(number: int, seconds: float) -> Callable[[Lines], None]:
         (change(1, end_s=7.5), "not 3.6"),
         (change(1, rounds=2, end_s=6.4), "c: slot 1 is taken"),
         (change(1, rounds=4, end_s=8.8), "overlap|more tokens"),
-        (change(0, prefill={"b": 20, "a": 9}, end_s=3.9), "a: its prefill is 1 tokens short"),
-        (change(0, prefill={"b": 20, "a": 11}, end_s=4.1), "short|overlap"),
+        (change(0, prefill={"b": 20, "a": 9}, end_s=3.9), "a: decodes before its prefill is over"),
+        (change(0, prefill={"b": 20, "a": 11}, end_s=4.1), "a: more is prefilled than it has"),
         (change(2, slots={"c": 0}), "slot 0 is taken"),
         (change(2, slots={"c": 2}), "there is no slot 2"),
         (change(3, slots={"b": 0, "c": 0}), "c: on two slots"),
-        (change(3, worker="w1"), "b: on two workers"),
+        (change(3, worker="w1"), "decodes before its prefill is over"),
         (change(3, worker="w7"), "a worker that there is not"),
-        (change(3, decode=["b"], slots={"b": 0}, end_s=13.8), "c has not all its tokens"),
+        (change(3, decode=["b"], slots={"b": 0}, end_s=13.8), "c: is left out of a round"),
         (change(3, decode=["b", "b"]), "a request decodes twice"),
         (change(3, kind="mixed"), "another kind"),
         (change(2, decode=["b"], slots={"b": 0, "c": 1}, kind="mixed"), "none"),
@@ -155,7 +155,7 @@ def test_it_refuses_a_report_that_says_otherwise(figure: str) -> None:
 PREEMPTED = [
     line(0.0, 4.0, {"b": 20, "a": 10}),
     line(4.0, 5.2, {}, "ba"),
-    line(5.2, 9.6, {}, "b", rounds=4),
+    line(5.2, 9.6, {}, "b", rounds=4, preempted=["a"]),
     line(9.6, 11.7, {"a": 11}),
     line(11.7, 13.9, {}, "a", rounds=2),
     line(13.9, 17.9, {"c": 30}),
@@ -165,12 +165,21 @@ PREEMPTED = [
 
 def test_who_loses_memory_is_prefilled_again() -> None:
     engines = {"w0": replace(ENGINE, kv_tokens=32)}
-    assert check(REQUESTS, PREEMPTED, engines).restarts == 1
-    forgotten = [*PREEMPTED[:3], line(9.6, 11.6, {"a": 10}), *PREEMPTED[4:]]
-    with pytest.raises(Refused, match="a: its prefill is 1 tokens short"):
-        check(REQUESTS, forgotten, engines)
-    unprepared = [*PREEMPTED[:3], line(9.6, 11.8, {}, "a", rounds=2), *PREEMPTED[5:]]
-    with pytest.raises(Refused, match="a: decodes before its prefill is over"):
-        check(REQUESTS, unprepared, engines)
+    assert check(REQUESTS, PREEMPTED, engines).preemptions == 1
+    for tampered, complaint in (
+        ([line(9.6, 11.6, {"a": 10})], "a: decodes before its prefill is over"),
+        ([line(9.6, 11.8, {"a": 12})], "a: more is prefilled than it has"),
+        ([], "a: decodes before its prefill is over"),
+    ):
+        with pytest.raises(Refused, match=complaint):
+            check(REQUESTS, [*PREEMPTED[:3], *tampered, *PREEMPTED[4:]], engines)
+    unsaid = [*PREEMPTED[:2], line(5.2, 9.6, {}, "b", rounds=4), *PREEMPTED[3:]]
+    with pytest.raises(Refused, match="a: is left out of a round"):
+        check(REQUESTS, unsaid, engines)
+    elsewhere = [*PREEMPTED[:3], PREEMPTED[3] | {"worker": "w1"}]
+    with pytest.raises(Refused, match="a: on two workers"):
+        check(REQUESTS, elsewhere, engines | {"w1": ENGINE})
+    with pytest.raises(Refused, match="c: preempted without memory"):
+        check(REQUESTS, [*PREEMPTED[:3], PREEMPTED[3] | {"preempted": ["c"]}], engines)
     with pytest.raises(Refused, match="32 tokens in memory"):  # 21 of b's and 11 of a's
         check(REQUESTS, PREEMPTED, {"w0": replace(ENGINE, kv_tokens=31)})
