@@ -209,12 +209,6 @@ def poisson(requests: Iterable[Request], rate: float, rng: random.Random) -> lis
     return arriving
 
 
-def faster(requests: Iterable[Request], factor: float) -> list[Request]:
-    """The same trace at `factor` times its rate."""
-    _positive("factor", factor)
-    return [replace(request, arrival_s=request.arrival_s / factor) for request in requests]
-
-
 def _positive(name: str, value: float) -> None:
     if not 0 < value < inf:
         raise ProblemError(f"arrivals: {name} must be a number > 0, not {value}")

@@ -14,7 +14,6 @@ from solver.sim.workload import (
     BLOCK_TOKENS,
     WORKLOADS,
     all_at_once,
-    faster,
     gsm8k,
     mooncake,
     poisson,
@@ -90,10 +89,9 @@ def test_servegens_clients_burst_but_their_sum_hardly() -> None:
     assert _burstiness([r.arrival_s for r in one]) > 2  # nearly all are one client's, of CV 3.81
 
 
-def test_arrivals_all_at_once_at_random_and_faster() -> None:
+def test_arrivals_all_at_once_and_at_random() -> None:
     requests = [Request(str(k), 1, 1, arrival_s=float(k)) for k in range(5000)]
     assert {r.arrival_s for r in all_at_once(requests)} == {0.0}
-    assert [r.arrival_s for r in faster(requests, 4)[:3]] == [0.0, 0.25, 0.5]
     random_arrivals = [r.arrival_s for r in poisson(requests, 20, random.Random(0))]
     assert random_arrivals[-1] == pytest.approx(250, rel=0.05)
     assert _burstiness(random_arrivals) == pytest.approx(1, abs=0.05)
@@ -104,5 +102,3 @@ def test_arrivals_all_at_once_at_random_and_faster() -> None:
 def test_a_rate_that_is_none_is_named(bad: float) -> None:
     with pytest.raises(ProblemError, match="rate must be a number > 0"):
         poisson([], bad, random.Random(0))
-    with pytest.raises(ProblemError, match="factor must be a number > 0"):
-        faster([], bad)
