@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from solver.types import FloatArray, Problem
+from solver.arrays import FloatArray
+from solver.types import Problem
 
 
 def packing_bound(problem: Problem) -> float:
@@ -18,18 +19,28 @@ def packing_bound(problem: Problem) -> float:
     """
     if problem.requests == 0:
         return 0.0
-    longest = float(problem.alone_s.min(axis=1).max())
-    speed = relative_speeds(problem)
-    # Request i costs worker j at least work[i] / speed[j], whatever the matrix looks like.
-    work = (problem.cost_s * speed).min(axis=1)
+    related = problem.related
+    if related is not None:
+        work, speed = related.work_s, 1.0 / related.slowness
+    else:
+        speed = relative_speeds(problem)
+        # Request i costs worker j at least work[i] / speed[j], whatever the matrix looks like.
+        work = (problem.cost_s * speed).min(axis=1)
+    if problem.form is not None:
+        longest = float((problem.initial_s + work.max() / speed).min())
+    else:
+        longest = float(problem.alone_s.min(axis=1).max())
     spread = _fill(problem.initial_s, speed, float(work.sum()))
     return max(longest, spread, _sharing_bound(problem, speed, work))
 
 
 def relative_speeds(problem: Problem) -> FloatArray:
     """(m,) a speed per worker, the fastest about 1: exact if costs are `work / speed`."""
-    with np.errstate(invalid="ignore"):
-        ratio = problem.cost_s / problem.cost_s.min(axis=1, keepdims=True)
+    least = problem.cost_s.min(axis=1, keepdims=True)
+    dear = least[:, 0] > 0  # what costs nothing somewhere says nothing of speeds
+    ratio = problem.cost_s[dear] / least[dear]
+    if not len(ratio):
+        return np.ones(problem.workers)
     if np.isfinite(ratio).all():
         return np.asarray(1.0 / np.median(ratio, axis=0), dtype=np.float64)
     ratio[~np.isfinite(ratio)] = np.nan

@@ -1,4 +1,4 @@
-"""Independent check of a plan: recomputed from the data, in plain loops, sharing no code with it.
+"""Independent check of a plan: recomputed from the data, sharing no code with those who made it.
 
 Every plan passes here before it is used, so a defect in a heuristic, in the model or in the MIP
 solver costs a plan and never a request.
@@ -6,7 +6,10 @@ solver costs a plan and never a request.
 
 from __future__ import annotations
 
-from math import inf, isclose, isfinite
+from math import isclose
+
+import numpy as np
+from numpy.typing import NDArray
 
 from solver.errors import InvalidPlan
 from solver.types import TOLERANCE, Plan, Problem
@@ -18,12 +21,20 @@ def check(problem: Problem, plan: Plan) -> None:
     Raises:
         InvalidPlan: naming the first thing that is wrong.
     """
-    load, span, room = _replay(problem, plan)
-    for j, left in enumerate(room):
-        if left < -TOLERANCE * max(1.0, float(problem.kv_capacity[j])):
-            raise InvalidPlan(f"worker {j}: its memory is exceeded by {-left:.0f} tokens")
-    used = set(plan.assignment)
-    finish = max((max(load[j], span[j]) for j in used), default=0.0)
+    chosen = np.array(plan.assignment, dtype=np.int64)
+    if len(chosen) != problem.requests:
+        raise InvalidPlan(f"{len(chosen)} assigned of {problem.requests} requests")
+    _require_allowed(problem, chosen)
+    workers = problem.workers
+    load = problem.initial_s + np.bincount(chosen, problem.costs_of(chosen), workers)
+    tokens = np.bincount(chosen, problem.kv_tokens, workers)
+    over = tokens - problem.kv_capacity
+    if np.any(over > TOLERANCE * np.maximum(1.0, problem.kv_capacity)):
+        j = int(over.argmax())
+        raise InvalidPlan(f"worker {j}: its memory is exceeded by {over[j]:.0f} tokens")
+    used = np.unique(chosen)
+    finish = float(load[used].max(initial=0.0))
+    finish = max(finish, float(problem.spans_of(chosen).max(initial=0.0)))
     makespan = max(finish, float(problem.initial_s.max()))
     for name, true, told in (
         ("finish_s", finish, plan.finish_s),
@@ -39,20 +50,12 @@ def check(problem: Problem, plan: Plan) -> None:
             raise InvalidPlan(f"{name} {bound!r} is beaten by the plan itself: {value!r}")
 
 
-def _replay(problem: Problem, plan: Plan) -> tuple[list[float], list[float], list[float]]:
-    """Hand out the requests one by one; (load, longest span, memory left) per worker."""
-    if len(plan.assignment) != problem.requests:
-        raise InvalidPlan(f"{len(plan.assignment)} assigned of {problem.requests} requests")
-    load = [float(b) for b in problem.initial_s]
-    span = [0.0] * problem.workers
-    room = [float(k) if isfinite(k) else inf for k in problem.kv_capacity]
-    for i, j in enumerate(plan.assignment):
-        if not 0 <= j < problem.workers:
-            raise InvalidPlan(f"request {i}: there is no worker {j}")
-        cost = float(problem.cost_s[i, j])
-        if not isfinite(cost):
-            raise InvalidPlan(f"request {i}: worker {j} may not serve it")
-        load[j] += cost
-        span[j] = max(span[j], float(problem.span_s[i, j]))
-        room[j] -= float(problem.kv_tokens[i])
-    return load, span, room
+def _require_allowed(problem: Problem, chosen: NDArray[np.int64]) -> None:
+    outside = (chosen < 0) | (chosen >= problem.workers)
+    if outside.any():
+        i = int(outside.argmax())
+        raise InvalidPlan(f"request {i}: there is no worker {chosen[i]}")
+    refused = ~np.isfinite(problem.costs_of(chosen))
+    if refused.any():
+        i = int(refused.argmax())
+        raise InvalidPlan(f"request {i}: worker {chosen[i]} may not serve it")

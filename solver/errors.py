@@ -2,7 +2,8 @@
 
 SolverError
 ├── ProblemError        a packing problem or cost model that makes no sense; names the field
-├── InfeasibleProblem   no plan exists (or none was found); names a request where one is to blame
+├── InfeasibleProblem   no plan exists; names a request where one is to blame
+├── NoPlanInTime        none was found by the deadline; there may be one
 └── InvalidPlan         a plan broke a constraint or misreported its value: a defect, never input
 """
 
@@ -25,6 +26,10 @@ class InfeasibleProblem(SolverError):
     def __init__(self, message: str, request: int | None = None) -> None:
         super().__init__(message)
         self.request = request
+
+
+class NoPlanInTime(SolverError):
+    """No plan was found by the deadline, and none was ruled out."""
 
 
 class InvalidPlan(SolverError):

@@ -1,136 +1,120 @@
-"""Longest first, then polish: a plan in well under a millisecond for usual windows.
+"""A first plan in milliseconds: longest first, and a repair of what that leaves.
 
-`longest_first` gives each request, longest first, to the worker where it would end earliest if it
-came after what the window has put there before.
-`polish` then takes the worker that finishes last and moves one of its requests, or swaps one
-against another worker's, as long as that helps. Both respect eligibility and memory, both are
-deterministic, and neither promises to find a plan where memory is tight.
+`packed` is the fast path where costs are work times slowness and nothing else binds (see
+`solver.related`). `longest_first` takes any problem: each request, longest first, goes to the
+worker where it would end earliest if it came after what the window has put there before;
+`solver.search` then descends from there. All are deterministic, and none promises to find a plan
+where memory is tight.
 """
 
 from __future__ import annotations
 
+from operator import add
+
 import numpy as np
-from numpy.typing import NDArray
 
-from solver.types import TOLERANCE, FloatArray, Problem
+from solver.arrays import FloatArray, IntArray
+from solver.related import Packing
+from solver.types import Left, Problem
 
-IntArray = NDArray[np.intp]
+# Noise in the order of placing, relative to the work; the golden ratio's multiples spread evenly.
+NOISE, GOLDEN = 0.3, 0.6180339887498949
+# Rows of so few workers are quicker as lists than as numpy arrays.
+FEW_WORKERS = 64
+# Beyond so many pairs of a request and a worker, making lists takes milliseconds itself.
+MANY_PAIRS = 1 << 16
 
-# Each step of `polish` costs O(requests) and shortens a worker that finishes last; at 500 requests
-# on 32 workers so many steps stay within about 4 ms of CPU, which an event loop can bear.
-POLISH_STEPS = 32
+
+def packed(problem: Problem, bound_s: float, target_s: float, noise: FloatArray) -> IntArray | None:
+    """Pack to finish by `target_s`, placing in the order of work times ``1 + noise``.
+
+    `noise` is (n,), at least 0. None if the costs are not work times slowness, or memory would not
+    hold what comes out. That may miss the target, and knows nothing of spans.
+    """
+    related = problem.related
+    if related is None:
+        return None
+    order = np.argsort(-related.work_s * (1.0 + noise), kind="stable")
+    capacity = (max(target_s, bound_s) - problem.initial_s) / related.slowness
+    packing = Packing(related.work_s.tolist(), capacity.tolist())
+    packing.place(order.tolist())
+    packing.repair()
+    found = np.array(packing.assignment(), dtype=np.intp)
+    if problem.limited:
+        used = np.bincount(found, problem.kv_tokens, problem.workers)
+        if np.any(used > problem.kv_capacity):
+            return None
+    return found
 
 
-def longest_first(problem: Problem) -> IntArray | None:
-    """Assign every request, or return None if memory ran out on the way."""
+def even_noise(requests: int) -> FloatArray:
+    """(n,) the noise of a first attempt."""
+    multiples = GOLDEN * np.arange(requests, dtype=np.float64)
+    return NOISE * np.asarray(multiples % 1.0, dtype=np.float64)
+
+
+def longest_first(
+    problem: Problem, left_s: Left | None = None, order: IntArray | None = None
+) -> IntArray | None:
+    """Assign every request, or return None if memory ran out on the way; hurries without time.
+
+    `order` (n,) is another one than longest first.
+    """
+    if order is not None:
+        return _place(problem, order, left_s)
     size = problem.cost_s.min(axis=1)
-    placed = _place(problem, np.argsort(-size, kind="stable"))
-    if placed is None:  # memory is what binds: large requests first leave fewer gaps
-        placed = _place(problem, np.argsort(-problem.kv_tokens, kind="stable"))
+    placed = _place(problem, np.argsort(-size, kind="stable"), left_s)
+    if placed is None and problem.limited:  # large requests first leave fewer gaps in memory
+        placed = _place(problem, np.argsort(-problem.kv_tokens, kind="stable"), left_s)
     return placed
 
 
-def _place(problem: Problem, order: IntArray) -> IntArray | None:
-    cost, span, kv = problem.cost_s, problem.span_s, problem.kv_tokens
-    load, room = problem.initial_s.copy(), problem.kv_capacity.copy()
-    limited = bool(np.isfinite(room).any())
-    assignment = np.empty(problem.requests, dtype=np.intp)
-    for i in order:
-        finish = np.maximum(load + cost[i], span[i] + (load - problem.initial_s))
+def _place(problem: Problem, order: IntArray, left_s: Left | None) -> IntArray | None:
+    if problem.workers > FEW_WORKERS or problem.requests * problem.workers > MANY_PAIRS:
+        return _place_by_rows(problem, order, left_s)
+    alone, kv = problem.alone_s.tolist(), problem.kv_tokens.tolist()
+    cost = problem.cost_s.tolist()
+    limited, room = problem.limited, problem.kv_capacity.tolist()
+    added, assignment = [0.0] * problem.workers, [0] * problem.requests
+    for i in order.tolist():
+        finish = list(map(add, added, alone[i]))
         if limited:
-            finish[room < kv[i]] = np.inf
-        j = int(finish.argmin())
-        if finish[j] == np.inf:
+            need = kv[i]
+            finish = [
+                end if free >= need else np.inf for end, free in zip(finish, room, strict=True)
+            ]
+        earliest = min(finish)
+        if earliest == np.inf:
             return None
+        j = finish.index(earliest)
         assignment[i] = j
-        load[j] += cost[i, j]
+        added[j] += cost[i][j]
         room[j] -= kv[i]
-    return assignment
+    return np.array(assignment, dtype=np.intp)
 
 
-def polish(problem: Problem, assignment: IntArray, bound_s: float) -> IntArray:
-    """Shorten the worker that finishes last until nothing helps or `bound_s` is reached.
-
-    Each step lowers the finish of a worker that is last and leaves the other one it touches below
-    that, so the sorted finishes fall with every step and no state comes twice.
-    """
-    for _ in range(POLISH_STEPS):
-        changes = _Step(problem, assignment, bound_s).best()
-        if not changes:
-            break
-        assignment = assignment.copy()
-        for i, j in changes.items():
+def _place_by_rows(problem: Problem, order: IntArray, left_s: Left | None) -> IntArray | None:
+    """As `_place`; once time has run out, many look for their worker at a time."""
+    alone, cost, kv = problem.alone_s, problem.cost_s, problem.kv_tokens
+    room, limited = problem.kv_capacity.copy(), problem.limited
+    added = np.zeros(problem.workers)
+    assignment = np.empty(problem.requests, dtype=np.intp)
+    at, step = 0, 1
+    while at < len(order):
+        if step == 1 and at % 64 == 63 and left_s is not None and left_s() <= 0:
+            step = 2 * problem.workers
+        rows = order[at : at + step]
+        at += step
+        finish = added + alone[rows]
+        if limited:
+            finish[room < kv[rows, None]] = np.inf
+        for i, j, end in zip(rows, finish.argmin(axis=1), finish.min(axis=1), strict=True):
+            if limited and room[j] < kv[i]:  # others of its step took the room
+                end = np.where(room < kv[i], np.inf, added + alone[i])  # noqa: PLW2901
+                j, end = end.argmin(), end.min()  # noqa: PLW2901
+            if end == np.inf:
+                return None
             assignment[i] = j
+            added[j] += cost[i, j]
+            room[j] -= kv[i]
     return assignment
-
-
-class _Step:
-    """One look at an assignment: its loads and finishes, and the best change for who is last."""
-
-    def __init__(self, problem: Problem, assignment: IntArray, bound_s: float) -> None:
-        self.problem, self.assignment, self.bound_s = problem, assignment, bound_s
-        rows = np.arange(problem.requests)
-        self.load = problem.initial_s.copy()
-        np.add.at(self.load, assignment, problem.cost_s[rows, assignment])
-        self.room = problem.kv_capacity.copy()
-        np.subtract.at(self.room, assignment, problem.kv_tokens)
-        self.span = np.zeros(problem.workers)
-        np.maximum.at(self.span, assignment, problem.span_s[rows, assignment])
-        used = np.zeros(problem.workers, dtype=np.bool_)
-        used[assignment] = True
-        self.finish = np.where(used, np.maximum(self.load, self.span), 0.0)
-
-    def best(self) -> dict[int, int]:
-        """Request -> new worker, of one move or one swap; empty if nothing helps."""
-        last = int(self.finish.argmax())
-        finish = float(self.finish[last])
-        if finish <= self.bound_s * (1 + TOLERANCE):
-            return {}
-        mine = np.flatnonzero(self.assignment == last)
-        move_s, i, j = self._best_move(mine, last)
-        swap_s, a, b = self._best_swap(mine, last)
-        if min(move_s, swap_s) >= finish * (1 - TOLERANCE):
-            return {}
-        return {i: j} if move_s <= swap_s else {a: last, b: int(self.assignment[a])}
-
-    def _span_without(self, mine: IntArray, last: int) -> FloatArray:
-        """For each of `mine`, the longest span left on `last` once that request is gone."""
-        spans = self.problem.span_s[mine, last]
-        if len(mine) == 1:
-            return np.zeros(1)
-        second, first = np.sort(spans)[-2:]
-        without: FloatArray = np.where(spans == first, second, first)
-        return without
-
-    def _best_move(self, mine: IntArray, last: int) -> tuple[float, int, int]:
-        """(finish of the two workers afterwards, request, new worker)."""
-        p = self.problem
-        there = np.maximum(np.maximum(self.load + p.cost_s[mine], p.span_s[mine]), self.span)
-        there[self.room < p.kv_tokens[mine, None]] = np.inf
-        there[:, last] = np.inf
-        here = np.maximum(self.load[last] - p.cost_s[mine, last], self._span_without(mine, last))
-        if len(mine) == 1:
-            here[:] = 0.0  # a worker without new work does not count
-        value = np.maximum(there, here[:, None])
-        k, j = np.unravel_index(int(value.argmin()), value.shape)
-        return float(value[k, j]), int(mine[k]), int(j)
-
-    def _best_swap(self, mine: IntArray, last: int) -> tuple[float, int, int]:
-        """(finish of the two workers afterwards, other's request, own request)."""
-        p = self.problem
-        others = np.flatnonzero(self.assignment != last)
-        if not len(others):
-            return np.inf, 0, 0
-        host = self.assignment[others]
-        come, leave = p.cost_s[others, last], p.cost_s[others, host]
-        here = self.load[last] - p.cost_s[mine, last][:, None] + come
-        here = np.maximum(here, p.span_s[others, last])
-        here = np.maximum(here, self._span_without(mine, last)[:, None])
-        there = (self.load[host] - leave) + p.cost_s[np.ix_(mine, host)]
-        there = np.maximum(there, p.span_s[np.ix_(mine, host)])
-        there = np.maximum(there, self.span[host])
-        value = np.maximum(here, there)
-        more = p.kv_tokens[mine][:, None] - p.kv_tokens[others]
-        value[(more > self.room[host]) | (-more > self.room[last])] = np.inf
-        k, at = np.unravel_index(int(value.argmin()), value.shape)
-        return float(value[k, at]), int(others[at]), int(mine[k])

@@ -1,78 +1,126 @@
-"""The planner's pipeline: bound, heuristic, MILP where it can pay, check, the better one.
+"""The planner's pipeline: bound, heuristic, relaxation, search, MILP, check, the better one.
 
 Rules:
-- there is always an incumbent before the MILP starts, and the MILP may only improve on it;
+- there is always an incumbent before anything slow starts, and that may only improve on it;
 - no plan leaves this module unchecked;
-- whoever lacks time may stop after `first_plan`; `improved` may run elsewhere and be abandoned.
+- it stops where the bound certifies that little more could be won;
+- whoever lacks time may stop after `first_plan`; `improvements` may run elsewhere, be listened to
+  while it runs, and be abandoned.
 
-`plan` runs all of it in this process; the gateway runs `first_plan` itself and `improved` in a
+`plan` runs all of it in this process; the gateway runs `first_plan` itself and `improvements` in a
 child process, which it does not wait for beyond its deadline.
 """
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 
+from solver.arrays import IntArray
 from solver.bounds import packing_bound
 from solver.check import check
-from solver.errors import InfeasibleProblem
-from solver.heuristic import longest_first, polish
-from solver.types import TOLERANCE, Left, Method, Plan, Problem, measure
+from solver.errors import InfeasibleProblem, NoPlanInTime
+from solver.heuristic import even_noise, longest_first, packed
+from solver.improve import PROVABLE_PAIRS, Improver
+from solver.infeasible import require_placeable
+from solver.refine import refine
+from solver.search import Search
+from solver.types import GOOD_ENOUGH, PROVEN, TOLERANCE, Left, Method, Plan, Problem, measure
 
-# Beyond this many (request, worker) pairs building the model alone eats a deadline of 50 ms.
-MILP_PAIRS = 1500
-# Plans this close to the bound are as good as optimal: predictions are off by far more.
-GOOD_ENOUGH = 0.001
+# Steps of local search in a first plan: each shortens a worker that finishes last, and at 500
+# requests on 32 workers so many stay within what an event loop can bear.
+FIRST_STEPS = 24
+# Beyond so many pairs of a request and a worker, only the fast path is quick enough for a loop.
+FIRST_PAIRS = 1 << 18
 
 
 def plan(problem: Problem, left_s: Left | None = None) -> Plan:
     """The whole pipeline in this process.
 
-    `left_s` tells the seconds left until the deadline; without it the MILP runs to its end.
+    `left_s` tells the seconds left until the deadline; without it, it goes on until the plan is
+    good enough.
 
     Raises:
-        InfeasibleProblem: if no plan exists, or none was found by the deadline.
+        InfeasibleProblem: if it is proven that no plan exists.
+        NoPlanInTime: if none was found by the deadline.
     """
-    incumbent = first_plan(problem)
-    if incumbent is not None:
-        deadline_s = None if left_s is None else left_s()
-        if not milp_pays(problem, incumbent, deadline_s):
-            return incumbent
-    result = improved(problem, incumbent, left_s)
-    if result is None:
-        raise InfeasibleProblem("no plan within the workers' memory was found before the deadline")
-    return result
+    best = first_plan(problem, left_s)
+    for found in improvements(problem, best, left_s):
+        best = found
+    if best is None:
+        raise NoPlanInTime("no plan within the workers' memory was found before the deadline")
+    return best
 
 
-def first_plan(problem: Problem) -> Plan | None:
+def first_plan(problem: Problem, left_s: Left | None = None) -> Plan | None:
     """Bound and heuristic: checked, in milliseconds. None if memory is too tight for it.
 
     Raises:
-        InfeasibleProblem: if a request fits on no worker at all.
+        InfeasibleProblem: if a request fits on no worker at all, or all together do not.
     """
-    _require_placeable(problem)
+    require_placeable(problem)
     if problem.requests == 0:
         return measure(problem, (), 0.0, Method.HEURISTIC)
-    found = longest_first(problem)
-    if found is None:
-        return None
     if problem.requests == 1:  # it ends where it ends earliest, and nowhere earlier
-        bound = float(problem.alone_s[0, found[0]])
+        fits = problem.kv_tokens[0] <= problem.kv_capacity
+        alone = np.where(fits, problem.alone_s[0], np.inf)
+        found = np.array([alone.argmin()])
+        bound = float(alone.min())
     else:
         bound = packing_bound(problem)
-        found = polish(problem, found, bound)
-    result = measure(problem, found.tolist(), bound, Method.HEURISTIC)
+        first = _first(problem, bound, left_s)
+        if first is None:
+            return None
+        found = refine(problem, first, bound * (1 + GOOD_ENOUGH))
+    result = measure(problem, found, bound, Method.HEURISTIC)
     check(problem, result)
     return result
+
+
+def _first(problem: Problem, bound_s: float, left_s: Left | None) -> IntArray | None:
+    """The best of a few quick attempts."""
+    goal, best, best_s = bound_s * (1 + GOOD_ENOUGH), None, inf
+    for noise in (even_noise(problem.requests), np.zeros(problem.requests)):
+        found = packed(problem, bound_s, goal * (1 - 1e-6), noise)
+        if found is None:
+            break
+        finish = measure(problem, found, 0.0, Method.HEURISTIC).finish_s
+        if finish < best_s:
+            best, best_s = found, finish
+        if finish <= goal or (left_s is not None and left_s() <= 0):
+            return best
+    if best is not None and problem.requests * problem.workers > FIRST_PAIRS:
+        return best
+    placed = _descended(problem, goal, left_s)
+    if placed is not None and placed.worst_s < best_s:
+        return placed.assignment if placed.allowed else None
+    return best
+
+
+def _descended(problem: Problem, goal_s: float, left_s: Left | None) -> Search | None:
+    """Longest first, and down from there; where memory ran out, back into its limits if it can."""
+    start = longest_first(problem, left_s)
+    if start is None:
+        unlimited = replace(problem, kv_capacity=np.full(problem.workers, np.inf))
+        start = longest_first(unlimited, left_s)
+    if start is None:
+        return None
+    search = Search(problem, start, random.Random(0))
+    search.descend(goal_s, FIRST_STEPS, left_s)
+    if not search.allowed:
+        search.descend(goal_s, problem.requests, left_s)
+    return search
 
 
 def first_plan_or_queue(problem: Problem) -> tuple[Problem, Plan]:
     """The first plan; where memory is too tight for one, that of the problem without its limits.
 
-    For live traffic: what does not fit at once queues at its worker until memory falls free. Late
-    binding will hold such requests back here instead. Returns the problem that was planned, too.
+    For live traffic: what does not fit at once queues until memory falls free. Returns the problem
+    that was planned, too.
 
     Raises:
         InfeasibleProblem: if a request has no eligible worker.
@@ -88,44 +136,48 @@ def first_plan_or_queue(problem: Problem) -> tuple[Problem, Plan]:
     return problem, found
 
 
-def milp_pays(problem: Problem, incumbent: Plan, deadline_s: float | None) -> bool:
-    """Whether the MILP could win more than it costs.
+def pays(incumbent: Plan, deadline_s: float) -> bool:
+    """Whether improving could win more than it costs.
 
     At best it saves the distance to the bound; it may cost the deadline, during which the requests
-    wait. With no deadline it is always worth it until the plan is good enough.
+    wait.
     """
     to_win_s = incumbent.finish_s - incumbent.finish_bound_s
-    if incumbent.finish_gap_ratio <= GOOD_ENOUGH:
-        return False
-    if deadline_s is None:
+    return not incumbent.good_enough and to_win_s > deadline_s
+
+
+def enough(problem: Problem, incumbent: Plan) -> bool:
+    """Whether what could still be won is not worth looking for, however much time there is."""
+    if incumbent.good_enough and problem.requests * problem.workers > FIRST_PAIRS:
         return True
-    pairs = int(np.count_nonzero(problem.alone_s <= incumbent.finish_s * (1 + TOLERANCE)))
-    return to_win_s > deadline_s and pairs <= MILP_PAIRS
+    few = np.count_nonzero(problem.eligible) <= PROVABLE_PAIRS  # so few are solved to the end
+    return incumbent.finish_gap_ratio <= (PROVEN if few else GOOD_ENOUGH)
 
 
-def improved(problem: Problem, incumbent: Plan | None, left_s: Left | None = None) -> Plan | None:
-    """The MILP's plan if it is better than the incumbent, else the incumbent with a better bound.
+def improvements(
+    problem: Problem, incumbent: Plan | None, left_s: Left | None = None
+) -> Iterator[Plan]:
+    """Better plans and better bounds, as they are found, each better than the one before.
 
     Raises:
-        InfeasibleProblem: if the MILP proves that there is no plan.
+        InfeasibleProblem: if it is proven that there is no plan.
     """
-    from solver.milp import packing  # late: Pyomo and HiGHS load only where a model is solved
-
-    bound = packing_bound(problem) if incumbent is None else incumbent.finish_bound_s
-    outcome = packing.solve(problem, incumbent, bound_s=bound, left_s=left_s, gap=GOOD_ENOUGH)
-    if outcome.infeasible and incumbent is None:
-        raise InfeasibleProblem("the requests do not fit into the workers' memory together")
-    bound = max(bound, outcome.finish_bound_s or 0.0)
-    if outcome.assignment is not None:
-        found = measure(problem, outcome.assignment, bound, Method.MILP)
-        check(problem, found)
-        if incumbent is None or better(found, incumbent):
-            return found
-    if incumbent is None:
-        return None
-    kept = measure(problem, incumbent.assignment, bound, incumbent.method)
-    check(problem, kept)
-    return kept
+    if incumbent is not None and enough(problem, incumbent):
+        return
+    best = incumbent
+    for assignment, bound_s, method in Improver(problem, incumbent, left_s).run():
+        found = best
+        if assignment is not None:
+            served = refine(problem, assignment, bound_s * (1 + GOOD_ENOUGH))
+            found = measure(problem, served, bound_s, method)
+            check(problem, found)
+        if found is None:
+            continue
+        if best is not None and not better(found, best):
+            found = measure(problem, best.assignment, bound_s, best.method)
+            check(problem, found)
+        best = found
+        yield best
 
 
 def better(a: Plan, b: Plan) -> bool:
@@ -134,14 +186,3 @@ def better(a: Plan, b: Plan) -> bool:
     if abs(a.finish_s - b.finish_s) > margin:
         return a.finish_s < b.finish_s
     return a.total_finish_s < b.total_finish_s * (1 - TOLERANCE)
-
-
-def _require_placeable(problem: Problem) -> None:
-    fits = problem.eligible & (problem.kv_tokens[:, None] <= problem.kv_capacity)
-    homeless = np.flatnonzero(~fits.any(axis=1))
-    if len(homeless):
-        i = int(homeless[0])
-        why = "does not fit into any eligible worker's memory"
-        if not problem.eligible[i].any():
-            why = "has no eligible worker"
-        raise InfeasibleProblem(f"request {i} {why}", request=i)

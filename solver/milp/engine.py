@@ -27,7 +27,13 @@ import pyomo.environ as pyo
 from solver.cost import CostModel
 from solver.errors import SolverError
 from solver.milp.case import EngineCase, EngineSchedule, Placement
-from solver.milp.highs import dual_bound, load_model, read_values, standard_form
+from solver.milp.highs import (
+    dual_bound,
+    load_program,
+    program_of,
+    read_values,
+    standard_form,
+)
 from solver.types import TOLERANCE
 
 EMPTY, STAGE = "empty", "stage"
@@ -96,7 +102,9 @@ def solve(
     scaled = replace(case, cost=cost.scaled(1 / unit_s))
     model = engine_model(scaled, case.most_bins(limit_s), limit_s / unit_s)
     form = standard_form(model)
-    highs = load_model(form, gap=gap, time_limit_s=time_limit_s, node_limit=node_limit)
+    highs = load_program(
+        program_of(form), gap=gap, time_limit_s=time_limit_s, node_limit=node_limit
+    )
     highs.run()
     stop = _why_stopped(highs)
     schedule = _read(model, case) if read_values(highs, form) else None

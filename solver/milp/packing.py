@@ -1,31 +1,35 @@
 """The packing problem as a mixed-integer program, in Pyomo, solved by HiGHS.
 
-`makespan_model` is the single definition of the problem as mathematics (method.md section 3).
-HiGHS begins with the incumbent and can only improve on it.
+`makespan_model` is the single definition of the problem as mathematics (method.md section 3). Its
+linear relaxation bounds what any plan can reach, and says where a good one would put whom; as a
+MIP, HiGHS begins with the incumbent and can only improve on it. Large windows do not build the
+model anew: see `solver.milp.template`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import highspy
 import numpy as np
 import pyomo.environ as pyo
 
+from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.milp.highs import (
-    StandardForm,
+    Program,
     dual_bound,
+    has_solution,
     is_infeasible,
-    load_model,
-    read_values,
+    load_program,
+    program_of,
     standard_form,
-    start_from_values,
 )
+from solver.milp.template import Columns, template
 from solver.types import TOLERANCE, Left, Plan, Problem
 
-# Weight of the requests' own earliest ends, relative to the finish, both per second. Small enough
-# to leave the finish within a thousandth of its best, large enough to decide between equal ones.
-TIE_WEIGHT = 1e-3
+# Building the model for so few pairs of a request and a worker is as quick as patching one.
+FEW_PAIRS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,65 +42,122 @@ class Outcome:
         infeasible: the constraints were proven contradictory.
     """
 
-    assignment: tuple[int, ...] | None
+    assignment: IntArray | None
     finish_bound_s: float | None
     infeasible: bool
 
 
-def admissible(problem: Problem, limit_s: float) -> list[tuple[int, int]]:
-    """Pairs (i, j) that may occur in a plan that finishes by `limit_s`."""
-    fits = problem.kv_tokens[:, None] <= problem.kv_capacity
-    allowed = (problem.alone_s <= limit_s * (1 + TOLERANCE)) & fits
-    return [(int(i), int(j)) for i, j in np.argwhere(allowed)]
+@dataclass(frozen=True, slots=True)
+class Relaxation:
+    """The optimum of the linear relaxation.
+
+    Attributes:
+        finish_bound_s: no plan finishes the new work before.
+        share: (n, m) how much of each request goes to each worker.
+        loss_s: (n, m) how much later the relaxation finishes at least if request i goes to j.
+    """
+
+    finish_bound_s: float
+    share: FloatArray
+    loss_s: FloatArray
 
 
-def makespan_model(
-    problem: Problem, limit_s: float | None = None, bound_s: float = 0.0
-) -> pyo.ConcreteModel:
-    """The model, restricted to plans that finish by `limit_s` (None: any plan)."""
+def admissible(problem: Problem, limit_s: float) -> BoolArray:
+    """(n, m) pairs that may occur in a plan that finishes by `limit_s`."""
+    allowed = problem.alone_s <= limit_s * (1 + TOLERANCE)
+    allowed &= np.isfinite(problem.cost_s)
+    if problem.limited:
+        allowed &= problem.kv_tokens[:, None] <= problem.kv_capacity
+    return np.asarray(allowed)
+
+
+def latest(problem: Problem) -> float:
+    """Seconds by which any plan has finished."""
+    alone = np.where(np.isfinite(problem.alone_s), problem.alone_s, 0.0)
+    return float(alone.max(axis=1).sum() + problem.initial_s.max())
+
+
+def makespan_model(problem: Problem, allowed: BoolArray, bound_s: float) -> pyo.ConcreteModel:
+    """The model, restricted to the pairs `allowed`; no plan finishes before `bound_s`.
+
+    A worker that gets nothing does not count, however long its backlog. Where a backlog is no
+    longer than `bound_s`, that makes no difference; elsewhere `y` says whether the worker is used.
+    """
     cost, initial, alone = problem.cost_s, problem.initial_s, problem.alone_s
-    finite = float(alone[np.isfinite(alone)].max(initial=0.0)) * max(1, problem.requests)
-    limit = finite if limit_s is None else limit_s
     m = pyo.ConcreteModel()
     m.I = pyo.RangeSet(0, problem.requests - 1)
     m.J = pyo.RangeSet(0, problem.workers - 1)
-    m.A = pyo.Set(dimen=2, initialize=admissible(problem, limit))
-    to = {j: [i for i, k in m.A if k == j] for j in m.J}
-    at = {i: [k for h, k in m.A if h == i] for i in m.I}
-    m.B = pyo.Set(initialize=[j for j in m.J if initial[j] > 0 and to[j]])  # backlogged workers
+    pairs = [(int(i), int(j)) for i, j in np.argwhere(allowed)]
+    m.A = pyo.Set(dimen=2, initialize=pairs)
+    to: dict[int, list[int]] = {j: [] for j in m.J}
+    at: dict[int, list[int]] = {i: [] for i in m.I}
+    for i, j in pairs:
+        to[j].append(i)
+        at[i].append(j)
+    m.B = pyo.Set(initialize=[j for j in m.J if initial[j] > bound_s and to[j]])
     m.M = pyo.Set(initialize=[j for j in m.J if np.isfinite(problem.kv_capacity[j]) and to[j]])
+    m.S = pyo.Set(initialize=[] if problem.spans_s is None else list(m.I))
 
     m.x = pyo.Var(m.A, domain=pyo.Binary)  # request i goes to worker j
     m.y = pyo.Var(m.B, bounds=(0, 1))  # backlogged worker j gets new work
-    m.t = pyo.Var(bounds=(bound_s, limit * (1 + TOLERANCE)))  # finish of the new work, seconds
+    m.t = pyo.Var(bounds=(bound_s, None))  # finish of the new work, seconds
 
     @m.Constraint(m.I)
     def once(m: pyo.ConcreteModel, i: int) -> object:
-        return sum(m.x[i, j] for j in at[i]) == 1
+        return sum(m.x[i, j] for j in at[i]) == 1 if at[i] else pyo.Constraint.Infeasible
 
     @m.Constraint(m.J)
     def worker_done(m: pyo.ConcreteModel, j: int) -> object:
         if not to[j]:
             return pyo.Constraint.Skip
-        backlog = initial[j] * m.y[j] if j in m.B else 0.0
-        return backlog + sum(cost[i, j] * m.x[i, j] for i in to[j]) <= m.t
+        backlog = initial[j] * m.y[j] if j in m.B else initial[j]
+        return sum(cost[i, j] * m.x[i, j] for i in to[j]) - m.t <= -backlog
 
     @m.Constraint(m.A)
     def opened(m: pyo.ConcreteModel, i: int, j: int) -> object:
         return m.x[i, j] <= m.y[j] if j in m.B else pyo.Constraint.Skip
 
-    @m.Constraint(m.I)
+    @m.Constraint(m.S)
     def request_done(m: pyo.ConcreteModel, i: int) -> object:
-        return sum(alone[i, j] * m.x[i, j] for j in at[i]) <= m.t
+        return sum(alone[i, j] * m.x[i, j] for j in at[i]) - m.t <= 0
 
     @m.Constraint(m.M)
     def memory(m: pyo.ConcreteModel, j: int) -> object:
         used = sum(problem.kv_tokens[i] * m.x[i, j] for i in to[j])
         return used <= problem.kv_capacity[j]
 
-    early = sum(alone[i, j] * m.x[i, j] for i, j in m.A) / max(1, problem.requests)
-    m.finish = pyo.Objective(expr=m.t + TIE_WEIGHT * early, sense=pyo.minimize)
+    m.finish = pyo.Objective(expr=m.t, sense=pyo.minimize)
     return m
+
+
+def program(problem: Problem, allowed: BoolArray, bound_s: float) -> tuple[Program, Columns]:
+    """The model's numbers for HiGHS, and where its columns are: patched where that is quicker."""
+    backlogs = problem.initial_s[allowed.any(axis=0)]
+    if np.count_nonzero(allowed) > FEW_PAIRS and backlogs.max() <= bound_s:
+        made = template(makespan_model, problem)
+        return made.patched(problem, allowed, bound_s), made.columns
+    model = makespan_model(problem, allowed, bound_s)
+    form = standard_form(model)
+    return program_of(form), Columns.of(form, model)
+
+
+def relax(
+    problem: Problem, limit_s: float, bound_s: float, left_s: Left | None = None
+) -> Relaxation | None:
+    """The linear relaxation over plans that finish by `limit_s`; None if time ran out, or none can.
+
+    There must be a request, and each must fit somewhere by itself.
+    """
+    numbers, columns = program(problem, admissible(problem, limit_s), bound_s)
+    h = load_program(numbers, relaxed=True, time_limit_s=None if left_s is None else left_s())
+    h.run()
+    if h.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        return None
+    solution, shape = h.getSolution(), (problem.requests, problem.workers)
+    share = columns.matrix(np.array(solution.col_value), *shape)
+    loss = np.maximum(columns.matrix(np.array(solution.col_dual), *shape), 0.0)
+    loss[~admissible(problem, limit_s)] = limit_s
+    return Relaxation(float(h.getInfo().objective_function_value), share, loss)
 
 
 def solve(
@@ -105,7 +166,8 @@ def solve(
     *,
     bound_s: float = 0.0,
     left_s: Left | None = None,
-    gap: float = 1e-4,
+    gap: float = 1e-6,
+    allowed: BoolArray | None = None,
 ) -> Outcome:
     """Improve on `incumbent`, or find a first plan if there is none.
 
@@ -113,44 +175,31 @@ def solve(
 
     Stops when the finish is proven within `gap` of the best, or when about `left_s()` seconds,
     asked once the model is built, have passed. HiGHS may overrun that: whoever has a deadline must
-    not wait for the answer.
+    not wait for the answer. Only the pairs `allowed` are looked at; the bound is then that of plans
+    made of these.
     """
-    limit = None if incumbent is None else incumbent.finish_s
-    model = makespan_model(problem, limit, bound_s)
-    form = standard_form(model)
-    highs = load_model(form, gap=gap, time_limit_s=None if left_s is None else left_s())
+    if allowed is None:
+        allowed = admissible(problem, latest(problem) if incumbent is None else incumbent.finish_s)
+    numbers, columns = program(problem, allowed, bound_s)
+    h = load_program(numbers, gap=gap, time_limit_s=None if left_s is None else left_s())
     if incumbent is not None:
-        _start_from(highs, form, model, incumbent)
-    highs.run()
-    return _read(highs, form, model, problem)
-
-
-def _start_from(h: highspy.Highs, form: StandardForm, m: pyo.ConcreteModel, plan: Plan) -> None:
-    for i, j in m.A:
-        m.x[i, j].set_value(int(plan.assignment[i] == j))
-    for j in m.B:
-        m.y[j].set_value(int(j in plan.assignment))
-    m.t.set_value(plan.finish_s)
-    start_from_values(h, form)
-
-
-def _read(h: highspy.Highs, form: StandardForm, m: pyo.ConcreteModel, problem: Problem) -> Outcome:
+        _start_from(h, columns, incumbent.assignment, incumbent.finish_s)
+    h.run()
     infeasible = is_infeasible(h)
-    objective = None if infeasible else dual_bound(h)
-    bound = None if objective is None else _finish_bound(objective)
-    if not read_values(h, form):
+    bound = None if infeasible else dual_bound(h)
+    if not has_solution(h):
         return Outcome(None, bound, infeasible)
-    chosen = [-1] * problem.requests
-    for i, j in m.A:
-        if m.x[i, j].value > 0.5:
-            chosen[i] = j
-    return Outcome(tuple(chosen), bound, infeasible)
+    values = np.array(h.getSolution().col_value)
+    share = columns.matrix(values, problem.requests, problem.workers)
+    return Outcome(share.argmax(axis=1), bound, infeasible)
 
 
-def _finish_bound(objective_bound: float) -> float:
-    """A bound on the finish alone from one on ``finish + TIE_WEIGHT * early``.
-
-    `early` is a mean of times that are none above the finish, so the objective is at most
-    ``(1 + TIE_WEIGHT) * finish``.
-    """
-    return objective_bound / (1 + TIE_WEIGHT)
+def _start_from(
+    h: highspy.Highs, columns: Columns, assignment: Sequence[int], finish_s: float
+) -> None:
+    """Give HiGHS a plan to begin with."""
+    values = columns.values(np.asarray(assignment), finish_s)
+    start = highspy.HighsSolution()
+    start.col_value = values.tolist()
+    start.value_valid = True
+    h.setSolution(start)
