@@ -95,11 +95,14 @@ class Batcher:
         """Prompt tokens here that are not prefilled yet."""
         return self.queued_prompt + sum(s.to_prefill for s in self._begun())
 
-    def backlog_s(self) -> float:
-        """Engine seconds at full slots that everything here still takes, as predicted."""
+    def backlog_s(self, ahead: int = 0) -> float:
+        """Engine seconds at full slots that everything here still takes, as predicted.
+
+        `ahead` rounds of the stage under way are over already.
+        """
         begun = self._begun()
         output = self._queued_output + sum(sequence.expected_left for sequence in begun)
-        output += float(self.progress.remaining().sum())
+        output += float(self.progress.expected_left(ahead).sum())
         prefills = len(self._waiting) + len(begun)
         prompt = self.prompt_to_prefill
         return self.cost.backlog_s(prefills, prompt, output, self._kv_decoding, self.slots)
@@ -127,6 +130,10 @@ class Batcher:
             self._measure(now)
         elif any(sequence_id in group for group in (self._running, self._filling, self._preempted)):
             self._cancelled.add(sequence_id)
+
+    def waits(self, sequence_id: str) -> bool:
+        """Whether it still waits for a slot: nothing has been done for it."""
+        return sequence_id in self._waiting
 
     def next_stage(self, now: float, most_rounds: int = 1) -> Stage | None:
         """What the engine does from `now` on; None if there is nothing to do.
@@ -168,7 +175,7 @@ class Batcher:
             self._waited_rounds += self._held_back * rounds
             self._waited_slot_s += self._held_back * (now - self._stage_s)
         self.progress.rounds += rounds
-        self.kv_held += made
+        self._hold(made)
         self._kv_decoding += made
         if self._admissible:  # there is less room now
             self._admissible = self._admissible[: self._fitting(self._admissible)]
@@ -186,7 +193,8 @@ class Batcher:
         self.progress.join(sequence)
         self._kv_decoding += sequence.context
         if self.cache is not None:
-            self.cache.store(sequence.hash_ids, self.kv_tokens - self.kv_held)
+            room = self.kv_tokens - self.kv_held
+            self.cache.store(sequence.hash_ids, sequence.prompt_tokens, room)
         if self.busy is not None and not sequence.restarts:
             self.busy.requests += 1
             self.busy.prompt_tokens += sequence.prefilled
@@ -254,8 +262,14 @@ class Batcher:
             if self.cache is not None:
                 sequence.cached = self.cache.match(sequence.hash_ids, sequence.prompt_tokens)
             self._filling[sequence.id] = sequence
-            self.kv_held += sequence.context
+            self._hold(sequence.context)
             budget -= sequence.to_prefill
+
+    def _hold(self, tokens: int) -> None:
+        """Whoever runs needs more memory; the prefix cache has what is left of it."""
+        self.kv_held += tokens
+        if self.cache is not None:
+            self.cache.trim(self.kv_tokens - self.kv_held)
 
     def _make_room(self) -> tuple[str, ...]:
         """Preempt the last admitted until the next round fits into memory; who that was."""

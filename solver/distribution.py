@@ -21,6 +21,7 @@ OCTAVES = 20  # one million tokens; longer outputs count as this long
 EDGES = sorted({round(2 ** (k / BINS_PER_OCTAVE)) for k in range(OCTAVES * BINS_PER_OCTAVE + 1)})
 BINS = len(EDGES) - 1
 MOST_TOKENS = EDGES[-1] - 1
+EDGE_ARRAY: NDArray[np.float64] = np.array(EDGES, dtype=np.float64)
 WIDTHS: NDArray[np.float64] = np.diff(EDGES).astype(np.float64)
 HALF = (WIDTHS - 1.0) / 2.0
 
@@ -89,6 +90,13 @@ class LengthDistribution:
         above, below = self.reach[k - 1], self.reach[k]
         into = ceil((above - longer) / (above - below) * (EDGES[k] - EDGES[k - 1]))
         return min(max(EDGES[k - 1] + into - 1 - self.made, 1), self.most)
+
+    def left_at_edges(self) -> NDArray[np.float64]:
+        """(BINS + 1,) expected tokens to come once one before `EDGES[k]` have been made."""
+        reach, ahead = np.array(self.reach), np.array(self.ahead)
+        left = np.ones(BINS + 1)
+        np.divide(ahead, reach, out=left, where=reach > 0)
+        return np.minimum(np.maximum(left, 1.0), np.maximum(1.0, self.limit + 1.0 - EDGE_ARRAY))
 
     def remaining(self, made: int) -> Self:
         """What is to come when `made` tokens more have come without an end."""

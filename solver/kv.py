@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 # Tokens a hashed block, as in the Mooncake traces.
 BLOCK_TOKENS = 512
@@ -12,25 +13,50 @@ class PrefixCache:
     """Blocks of earlier prompts, least recently used first to go.
 
     A block's hash stands for itself and all before it, so prompts share what their hashes share
-    from the front.
+    from the front. Only the last block of a prompt may be shorter than `BLOCK_TOKENS`.
+
+    Attributes:
+        tokens: held in all.
     """
 
-    def __init__(self) -> None:
-        self._blocks: OrderedDict[int, None] = OrderedDict()
+    def __init__(self, block_tokens: int = BLOCK_TOKENS) -> None:
+        self._block_tokens = block_tokens
+        self._blocks: OrderedDict[int, int] = OrderedDict()
+        self.tokens = 0
+
+    def __iter__(self) -> Iterator[int]:
+        """The blocks held."""
+        return iter(self._blocks)
 
     def match(self, hash_ids: tuple[int, ...], prompt_tokens: int) -> int:
         """Prompt tokens that need no prefill; the last one always does, as it makes the answer."""
-        blocks = 0
+        found = 0
         for block in hash_ids:
-            if block not in self._blocks:
+            tokens = self._blocks.get(block)
+            if tokens is None:
                 break
-            blocks += 1
-        return min(blocks * BLOCK_TOKENS, prompt_tokens - 1)
+            found += tokens
+        return max(0, min(found, prompt_tokens - 1))
 
-    def store(self, hash_ids: tuple[int, ...], room_tokens: float) -> None:
-        """Keep a prompt's blocks; then as many in all as there is room for beside what runs."""
-        for block in reversed(hash_ids):  # the first blocks are the last to go
-            self._blocks[block] = None
-            self._blocks.move_to_end(block)
-        while self._blocks and len(self._blocks) * BLOCK_TOKENS > room_tokens:
-            self._blocks.popitem(last=False)
+    def store(self, hash_ids: tuple[int, ...], prompt_tokens: int, room_tokens: float) -> list[int]:
+        """Keep a prompt's blocks; then as many in all as there is room for beside what runs.
+
+        Returns:
+            The blocks that had to go.
+        """
+        size = self._block_tokens
+        for k, block in reversed(list(enumerate(hash_ids))):  # the first blocks are the last to go
+            tokens = min(size, prompt_tokens - k * size)
+            if tokens > 0:
+                self.tokens += tokens - self._blocks.pop(block, 0)
+                self._blocks[block] = tokens
+        return self.trim(room_tokens)
+
+    def trim(self, room_tokens: float) -> list[int]:
+        """Drop what there is no room for beside what runs; tells which blocks that were."""
+        gone: list[int] = []
+        while self._blocks and self.tokens > room_tokens:
+            block, tokens = self._blocks.popitem(last=False)
+            self.tokens -= tokens
+            gone.append(block)
+        return gone

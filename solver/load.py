@@ -11,10 +11,13 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from solver.cost import CostModel
+from solver.distribution import LengthDistribution
 from solver.problem import Job
 
 # A request that outlives its prediction is about to end, as far as one knows.
 LEAST_REMAINING = 1.0
+# Tokens of each sequence after which what is left is predicted again: some microseconds each time.
+AGAIN = 16
 
 
 @dataclass(slots=True)
@@ -23,11 +26,22 @@ class _InFlight:
     expected_tokens: float
     sequences: int
     sent_s: float
+    lengths: LengthDistribution | None
+    remaining: float
     made: int = 0
+    predicted_at: int = 0
 
-    @property
-    def remaining(self) -> float:
-        return max(LEAST_REMAINING, self.expected_tokens - self.made)
+    def make(self, tokens: int) -> None:
+        """`tokens` more; now and then, what is left is predicted again from what has been made."""
+        self.made += tokens
+        if self.lengths is None:
+            left = self.expected_tokens - self.made
+        elif self.made - self.predicted_at >= AGAIN * self.sequences:
+            self.predicted_at = self.made
+            left = self.lengths.remaining(self.made // self.sequences).mean * self.sequences
+        else:
+            left = self.remaining - tokens
+        self.remaining = max(LEAST_REMAINING, left)
 
 
 class WorkerLoad:
@@ -52,13 +66,25 @@ class WorkerLoad:
         return self._sequences
 
     @property
+    def kv_tokens(self) -> float:
+        """Cached tokens held as far as one has seen, and prompts that will need some."""
+        return self._kv_tokens + self._prompt_tokens
+
+    @property
     def kv_reserved(self) -> float:
         """Cached tokens that the requests in flight will hold at their ends, as predicted."""
         return self._kv_reserved
 
     def add(self, key: Hashable, job: Job, now: float, *, streamed: bool) -> None:
         """A request has been sent, `key` is its own; `streamed`: `progress` will tell of tokens."""
-        request = _InFlight(job.prompt_tokens, job.expected_tokens, job.sequences, now)
+        request = _InFlight(
+            job.prompt_tokens,
+            job.expected_tokens,
+            job.sequences,
+            now,
+            job.lengths,
+            max(LEAST_REMAINING, job.expected_tokens),
+        )
         self._requests[key] = request
         if not streamed:
             self._unseen[key] = request
@@ -78,9 +104,13 @@ class WorkerLoad:
             self._prompt_tokens -= request.prompt_tokens
             self._kv_tokens += request.prompt_tokens
         before = request.remaining
-        request.made += tokens
+        request.make(tokens)
         self._kv_tokens += tokens
         self._output_tokens += request.remaining - before
+
+    def silent(self) -> list[Hashable]:
+        """Requests of which no token has been seen: they may not have begun."""
+        return [key for key, request in self._requests.items() if not request.made]
 
     def remove(self, key: Hashable) -> None:
         """A request has ended, however; unknown ones are ignored."""

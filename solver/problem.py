@@ -9,16 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 
 import numpy as np
 
+from solver.arrays import BoolArray, FloatArray
 from solver.cost import CostColumns, CostModel, request_s, span_s
-from solver.types import BoolArray, FloatArray, Problem
+from solver.distribution import LengthDistribution
+from solver.types import Problem
 
 # What is left of running requests is spread from nothing to about twice its mean: slots fall free
 # evenly over twice the mean.
 SOON = 2.0
+# A prompt token that is cached displaces another, which would have been found again about half the
+# time: prompts share 0.64 of their blocks with earlier ones (Mooncake), and not all fit.
+REUSE = 0.5
+# Who waits for a slot makes those behind wait as long: up to an eighth of the slots queue at a
+# worker (`solver.rolling.LEAD`), so half as many on average. With none of it, requests queue for a
+# fast worker until that costs as much as a slow one: nobody gains, and first tokens come late.
+BEHIND = 1 / 16
+# A prefill stalls those who run beside it. How many those are on one worker changes faster than a
+# cache does, so a miss is mostly priced by the fleet's mean, and by this share by the worker's own;
+# with more, long prompts chase the emptiest worker and wait there for each other (bench_fleet).
+OWN = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +41,17 @@ class Job:
     Attributes:
         prompt_tokens, expected_tokens: over all its sequences.
         sequences: answers that it wants; each takes a slot, and they run side by side.
+        weight: what a second of its waiting is worth, relative to others.
+        due_s: when it should be done, by the planner's clock; infinite: whenever.
+        lengths: the distribution of one answer's length, where it is known.
     """
 
     prompt_tokens: int
     expected_tokens: float
     sequences: int = 1
+    weight: float = 1.0
+    due_s: float = inf
+    lengths: LengthDistribution | None = None
 
     @property
     def kv_tokens(self) -> float:
@@ -66,16 +85,41 @@ def arriving(jobs: Sequence[Job], workers: int) -> int:
     return ceil(sum(job.sequences for job in jobs) / max(1, workers))
 
 
+def level_s(
+    count: int, prompt_tokens: float, output_tokens: float, workers: Sequence[WorkerView]
+) -> float:
+    """Seconds until workers have done `count` more requests, were work liquid.
+
+    `prompt_tokens` and `output_tokens` are those of all together.
+    """
+    prompt, output = prompt_tokens / count, output_tokens / count
+    columns = CostColumns.of([worker.cost for worker in workers])
+    slots = np.array([worker.slots for worker in workers], dtype=np.float64)
+    each_s = request_s(columns, np.full_like(slots, prompt), np.full_like(slots, output), slots)
+    backlog = np.array([worker.backlog_s for worker in workers])
+    order = np.argsort(backlog)
+    start, rate = backlog[order], (1.0 / np.maximum(each_s[order], 1e-12)).cumsum()
+    done = (start / np.maximum(each_s[order], 1e-12)).cumsum()
+    level = (count + done) / rate  # if just the first k take part
+    return float(level[np.argmax(level <= np.append(start[1:], np.inf))])
+
+
 def build(
     jobs: Sequence[Job],
     workers: Sequence[WorkerView],
     eligible: Sequence[frozenset[int]] | None = None,
     cached_tokens: FloatArray | None = None,
+    now: float = 0.0,
 ) -> Problem:
     """The problem of placing `jobs` on `workers` on top of what these already have.
 
     `eligible` are, for each job, the indices of the workers that may serve it (None: all of them);
-    `cached_tokens` (n, m) prompt tokens of job i that worker j would not have to prefill.
+    `cached_tokens` (n, m) prompt tokens of job i that worker j would not have to prefill; `now` is
+    the time by which jobs are due later.
+
+    Where slots are free, a request also pays for what it takes from others (`Problem.toll_s`), so
+    that each goes where all together lose least: a cache that holds its prompt draws it, a worker
+    that is fuller than others repels it, and the price of both is the engine's own.
 
     Memory limits apply only where all jobs could fit at once. Beyond that, requests queue at the
     workers in any case and memory is shared over time, which is what the cost measures.
@@ -88,27 +132,50 @@ def build(
     flying = np.array([worker.in_flight for worker in workers], dtype=np.float64)
     occupancy = np.minimum(slots, np.maximum(1.0, flying + arriving(jobs, len(workers))))
     backlog = np.array([worker.backlog_s for worker in workers])
-    if sequences.sum() <= np.maximum(0.0, slots - flying).sum():
+    cost = sequences * request_s(columns, prompt / sequences, output / sequences, slots)
+    before = backlog
+    sparse = sequences.sum() <= np.maximum(0.0, slots - flying).sum()
+    if sparse:
         taken = np.maximum(0.0, flying + 1.0 - slots)
-        each = SOON * backlog / slots
+        each = SOON * backlog / (slots + 1.0)
         before = np.array([worker.prefill_s for worker in workers]) + taken * each
-        cost = columns.alpha_p_s + columns.beta_p_s * prompt + (taken > 0) * each
-    else:
-        before = backlog
-        cost = sequences * request_s(columns, prompt / sequences, output / sequences, slots)
+        beside = flying + arriving(jobs, len(workers)) < slots
+        cost = np.where(beside, columns.alpha_p_s + columns.beta_p_s * prompt, cost)
     span = before + span_s(columns, prompt, output / sequences, occupancy)
-    if cached_tokens is not None:
-        cost -= columns.beta_p_s * cached_tokens
-        span -= columns.beta_p_s * cached_tokens
+    cached = np.zeros_like(span) if cached_tokens is None else cached_tokens
+    cost = np.maximum(0.0, cost - columns.beta_p_s * cached)
+    span = span - columns.beta_p_s * cached
+    toll = None
+    if sparse:
+        others = np.minimum(flying, slots - 1.0)
+        toll = _taken_s(columns, prompt, output, prompt - cached, others)
+        toll += BEHIND * slots * taken * each
     kv = (prompt + output)[:, 0]
     return Problem.of(
         cost,
         before,
         span_s=span,
+        toll_s=toll,
         eligible=None if eligible is None else _eligible(eligible, len(workers)),
         kv_tokens=kv,
         kv_capacity=_room(kv, workers),
+        weight=[job.weight for job in jobs],
+        due_s=[max(0.0, job.due_s - now) for job in jobs],
     )
+
+
+def _taken_s(
+    columns: CostColumns,
+    prompt: FloatArray,
+    output: FloatArray,
+    uncached: FloatArray,
+    others: FloatArray,
+) -> FloatArray:
+    """Seconds that requests take from the `others` on a worker: stalls, and longer rounds."""
+    fleet_s = (1.0 + REUSE) * float((columns.beta_p_s * others).mean())
+    stalls = (fleet_s + OWN * columns.beta_p_s * others) * uncached
+    rounds = (columns.beta_d_s + columns.gamma_d_s * (prompt + output / 2)) * output
+    return np.asarray(stalls + others * rounds, dtype=np.float64)
 
 
 def _eligible(eligible: Sequence[frozenset[int]], workers: int) -> BoolArray:

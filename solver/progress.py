@@ -6,9 +6,10 @@ from collections import deque
 
 import numpy as np
 
+from solver.arrays import FloatArray
+from solver.distribution import EDGE_ARRAY, EDGES
 from solver.sequence import Sequence
-from solver.survival import BINS, MOST_MULTIPLES, Survival
-from solver.types import FloatArray
+from solver.survival import BINS, MOST_MULTIPLES, IntArray, Survival
 
 LAST_BIN = BINS * MOST_MULTIPLES
 NEVER = np.iinfo(np.int64).max // 4
@@ -37,6 +38,8 @@ class Progress:
         self._limit = np.full(slots, NEVER)  # most tokens
         self._nearest_limit = NEVER  # no limit is reached before this round
         self._expected = np.zeros(slots)
+        # By slot, tokens to come at each edge of the bins of lengths; rows of NaN: no distribution.
+        self._left: FloatArray | None = None
 
     def join(self, sequence: Sequence) -> None:
         """It decodes from the next round on."""
@@ -47,6 +50,11 @@ class Progress:
         self._limit[slot] = sequence.max_tokens
         reached = int(self._born[slot]) + sequence.max_tokens
         self._nearest_limit = min(self._nearest_limit, reached)
+        if sequence.lengths is not None and self._left is None:
+            self._left = np.full((len(self._born), len(EDGES)), np.nan)
+        if self._left is not None:
+            known = sequence.lengths
+            self._left[slot] = np.nan if known is None else known.left_at_edges()
 
     def leave(self, sequence: Sequence, *, ended: bool) -> None:
         """It decodes no longer; `ended`: it has made its last token. Brings `made` up to date."""
@@ -87,10 +95,28 @@ class Progress:
         its limit if that is nearer.
         """
         made = self.rounds - self._born
-        left = self._expected - made
+        return self._limited(self._expected - made, made)
+
+    def _limited(self, left: FloatArray, made: IntArray) -> FloatArray:
         left = np.where(left > 0, left, self._expected)
         left = np.maximum(0.0, np.minimum(left, self._limit - made))
         return np.where(self._scale > 0, left, 0.0)
+
+    def expected_left(self, ahead: int = 0) -> FloatArray:
+        """As `remaining`, after `ahead` more rounds, and where distributions are known from these.
+
+        Whoever has outlived its prediction is likely to be one of the long ones.
+        """
+        made = self.rounds + ahead - self._born
+        left = self._limited(self._expected - made, made)
+        if self._left is None:
+            return left
+        at = np.maximum(1.0, made + 1.0)
+        k = np.minimum(EDGE_ARRAY.searchsorted(at, side="right"), len(EDGES) - 1) - 1
+        rows, low = np.arange(len(at)), EDGE_ARRAY[k]
+        into = np.minimum(1.0, (at - low) / (EDGE_ARRAY[k + 1] - low))
+        again = self._left[rows, k] * (1.0 - into) + self._left[rows, k + 1] * into
+        return np.where((left > 0) & ~np.isnan(again), again, left)
 
     def next_end(self) -> float:
         """Rounds until the first of them ends, as predicted; infinite if none decodes."""

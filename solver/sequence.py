@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 
 from solver.cost import CostModel
+from solver.distribution import LengthDistribution
+from solver.priority import Priority
 
 
 class Action(StrEnum):
@@ -39,6 +42,9 @@ class Sequence:
         max_tokens: output tokens that it may make at most.
         arrival_s: when it came.
         hash_ids: hashes of its prompt's blocks, where prefixes may be cached.
+        priority: its head start in the queue.
+        due_s: when it should be done; infinite: whenever.
+        lengths: the prediction as a distribution, where there is one.
         made: output tokens made, as of when it last began or stopped decoding.
         cached: prompt tokens found in the prefix cache.
         prefilled: tokens prefilled so far; all `to_prefill` before it decodes.
@@ -52,6 +58,9 @@ class Sequence:
     max_tokens: int
     arrival_s: float
     hash_ids: tuple[int, ...] = ()
+    priority: Priority = Priority.DEFAULT
+    due_s: float = inf
+    lengths: LengthDistribution | None = None
     made: int = 0
     cached: int = 0
     prefilled: int = 0

@@ -13,12 +13,12 @@ from math import inf
 
 import numpy as np
 
+from solver.arrays import FloatArray
 from solver.dispatch import Arrival, Dispatcher
 from solver.errors import ProblemError
 from solver.sim.knowledge import Knowledge
 from solver.sim.request import Request
 from solver.sim.worker import Running, Worker
-from solver.types import FloatArray
 
 Progressed = Callable[[int], None]
 
@@ -68,11 +68,13 @@ class Fleet:
         now = self._next_time()
         touched = self._end_stages(now)
         self._arrive(now)
+        for worker in self.workers:
+            worker.now_s = now
         for arrival, j in self._dispatcher.poll(now, self.workers):
             worker = self.workers[j]
             before = worker.stage_end_s
             request = self._requests[arrival.number]
-            worker.submit(request, arrival.number, arrival.expected_tokens, now)
+            worker.submit(request, arrival.number, arrival.expected_tokens, now, arrival.lengths)
             self.placed[arrival.number] = j
             touched.add(j)
             if worker.stage_end_s != before:
@@ -117,12 +119,16 @@ class Fleet:
             request = self._requests[self._arrived]
             if request.arrival_s > now:
                 return
+            forecast = self._knowledge.expect(request)
             arrival = Arrival(
                 self._arrived,
                 request.arrival_s,
                 request.prompt_tokens,
-                self._knowledge.expect(request),
+                forecast.tokens,
                 request.hash_ids,
+                request.priority,
+                request.due_s,
+                forecast.lengths,
             )
             self._dispatcher.arrive(arrival, now)
             self._arrived += 1

@@ -7,18 +7,33 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from math import exp
-from typing import Protocol
+from math import erf, exp, log, log1p, sqrt
+from typing import NamedTuple, Protocol, Self
 
+import numpy as np
+
+from solver.distribution import EDGES, LengthDistribution
 from solver.errors import ProblemError
 from solver.predict import Features, LengthPredictor
 from solver.sim.request import Request
 
 
+class Forecast(NamedTuple):
+    """Output tokens to plan with, and their distribution where it is known."""
+
+    tokens: float
+    lengths: LengthDistribution | None = None
+
+    @classmethod
+    def of(cls, lengths: LengthDistribution, quantile: float | None) -> Self:
+        """Plan with a quantile, or with the mean."""
+        return cls(lengths.mean if quantile is None else lengths.quantile(quantile), lengths)
+
+
 class Knowledge(Protocol):
     """Expected output lengths."""
 
-    def expect(self, request: Request) -> float:
+    def expect(self, request: Request) -> Forecast:
         """Output tokens expected of a request that arrives now."""
         ...
 
@@ -33,11 +48,42 @@ class Known:
     def __init__(self, sigma: float, rng: random.Random) -> None:
         self._sigma, self._rng = sigma, rng
 
-    def expect(self, request: Request) -> float:
+    def expect(self, request: Request) -> Forecast:
         """The length, off by the noise."""
         if not self._sigma:
-            return float(request.output_tokens)
-        return request.output_tokens * exp(self._sigma * self._rng.gauss(0.0, 1.0))
+            return Forecast(float(request.output_tokens))
+        return Forecast(request.output_tokens * exp(self._sigma * self._rng.gauss(0.0, 1.0)))
+
+    def observe(self, request: Request) -> None:
+        """Nothing to learn."""
+
+
+class Shrunk:
+    """What one makes of predictions that are off by a known noise: the posterior.
+
+    Lengths are taken to be lognormal with the mean and deviation of earlier traffic, and a
+    prediction to be the length times ``exp(sigma * z)``. Raw predictions of extreme lengths are
+    mostly noise: whoever plans with them waits for long requests that are not there.
+    """
+
+    def __init__(
+        self,
+        sigma: float,
+        rng: random.Random,
+        mean: float,
+        deviation: float,
+        quantile: float | None = None,
+    ) -> None:
+        self._raw, self._quantile = Known(sigma, rng), quantile
+        spread = log1p((deviation / mean) ** 2)  # variance of the logarithm
+        self._trust = spread / (spread + sigma**2)
+        self._middle, self._deviation = log(mean) - spread / 2, sqrt(spread * (1.0 - self._trust))
+
+    def expect(self, request: Request) -> Forecast:
+        """The posterior distribution, and of it the mean or the quantile."""
+        told = log(self._raw.expect(request).tokens)
+        middle = self._middle + self._trust * (told - self._middle)
+        return Forecast.of(_lognormal(middle, self._deviation), self._quantile)
 
     def observe(self, request: Request) -> None:
         """Nothing to learn."""
@@ -49,9 +95,9 @@ class Unknown:
     def __init__(self) -> None:
         self._count, self._tokens = 8, 8 * 256
 
-    def expect(self, request: Request) -> float:  # noqa: ARG002
+    def expect(self, request: Request) -> Forecast:  # noqa: ARG002
         """The same for all who arrive now."""
-        return self._tokens / self._count
+        return Forecast(self._tokens / self._count)
 
     def observe(self, request: Request) -> None:
         """One more for the mean."""
@@ -60,18 +106,28 @@ class Unknown:
 
 
 class Predicted:
-    """What the gateway's predictor says, from prompt lengths and what has ended so far."""
+    """What the gateway's predictor says, from prompt lengths and what has ended so far.
 
-    def __init__(self) -> None:
+    Planned is with the predicted mean, or a quantile.
+    """
+
+    def __init__(self, quantile: float | None = None) -> None:
+        self._quantile = quantile
         self._predictor = LengthPredictor()
 
-    def expect(self, request: Request) -> float:
-        """The predicted mean."""
-        return self._predictor.predict(_features(request)).mean
+    def expect(self, request: Request) -> Forecast:
+        """The predicted distribution, and of it the mean or the quantile."""
+        return Forecast.of(self._predictor.predict(_features(request)), self._quantile)
 
     def observe(self, request: Request) -> None:
         """One more to learn from."""
         self._predictor.observe(_features(request), request.output_tokens)
+
+
+def _lognormal(middle: float, deviation: float) -> LengthDistribution:
+    """By the mean and deviation of the logarithm."""
+    below = [0.5 * (1.0 + erf((log(e - 0.5) - middle) / (sqrt(2.0) * deviation))) for e in EDGES]
+    return LengthDistribution.of(np.maximum(np.diff(below), 1e-12))  # no length is impossible
 
 
 def _features(request: Request) -> Features:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from solver.arrays import FloatArray
 from solver.engine_bounds import Engine, Work, engine_bound, fleet_bound
 from solver.kv import BLOCK_TOKENS
 from solver.ledger import STATES
@@ -15,7 +16,7 @@ from solver.sim.fleet import Fleet
 from solver.sim.request import Request
 from solver.sim.schedule import Kind
 from solver.sim.worker import Worker
-from solver.types import TOLERANCE, FloatArray
+from solver.types import TOLERANCE
 
 QUANTILES = (50, 95, 99)
 
@@ -32,6 +33,8 @@ class Report:
             slots times the makespan (method.md section 6).
         generation_tokens_per_s: output tokens over the makespan.
         prefill_stages, decode_rounds, mixed_iterations: iterations of all workers.
+        cache_hit_ratio: prompt tokens found in a prefix cache when their request was first let in,
+            over all prompt tokens.
         preemptions: how often a request lost its memory and was prefilled again.
         ttft_s: time from arrival to first token: mean, p50, p95, p99.
         tpot_s: time per output token after the first.
@@ -47,6 +50,7 @@ class Report:
     prefill_stages: int
     decode_rounds: int
     mixed_iterations: int
+    cache_hit_ratio: float
     preemptions: int
     ttft_s: Mapping[str, float]
     tpot_s: Mapping[str, float]
@@ -73,6 +77,7 @@ def report(fleet: Fleet) -> Report:
     slot_s = {s: sum(w.batcher.ledger.seconds[s] for w in workers) for s in STATES}
     slots = sum(worker.setting.slots for worker in workers)
     output = sum(request.output_tokens for request in requests)
+    prompt = sum(request.prompt_tokens for request in requests)
     stages = {kind: sum(worker.stages[kind] for worker in workers) for kind in Kind}
     return Report(
         makespan_s=makespan,
@@ -83,13 +88,14 @@ def report(fleet: Fleet) -> Report:
         prefill_stages=stages[Kind.PREFILL],
         decode_rounds=stages[Kind.DECODE],
         mixed_iterations=stages[Kind.MIXED],
+        cache_hit_ratio=sum(worker.cached_prompt for worker in workers) / prompt,
         preemptions=sum(worker.batcher.preemptions for worker in workers),
         ttft_s=spread(time_to_first_token(fleet)),
         tpot_s=spread(time_per_token(fleet)),
         e2e_s=spread(fleet.end_s - _arrivals(requests)),
         slot_seconds=slot_s,
         requests=len(requests),
-        prompt_tokens=sum(request.prompt_tokens for request in requests),
+        prompt_tokens=prompt,
         output_tokens=output,
     )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from solver.errors import ProblemError
+from solver.priority import Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,8 @@ class Request:
         arrival_s: seconds since the trace began.
         hash_ids: hashes of the prompt's blocks, in order; two prompts share a prefix as far as
             their hashes agree. Empty where unknown.
+        priority: its head start in queues.
+        deadline_s: seconds after its arrival by which it should be done; infinite: whenever.
     """
 
     id: str
@@ -26,6 +30,13 @@ class Request:
     output_tokens: int
     arrival_s: float = 0.0
     hash_ids: tuple[int, ...] = ()
+    priority: Priority = Priority.DEFAULT
+    deadline_s: float = inf
+
+    @property
+    def due_s(self) -> float:
+        """When it should be done."""
+        return self.arrival_s + self.deadline_s
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "output_tokens"):
@@ -33,3 +44,5 @@ class Request:
                 raise ProblemError(f"request {self.id}: {name} must be at least 1")
         if not 0 <= self.arrival_s < float("inf"):
             raise ProblemError(f"request {self.id}: arrival_s must be a number >= 0")
+        if not self.deadline_s > 0:
+            raise ProblemError(f"request {self.id}: deadline_s must be above 0")

@@ -10,21 +10,25 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, inf, sqrt
+from math import inf, sqrt
 
 from solver.batching import Batcher
 from solver.cost import CostModel
-from solver.dispatch import LEAD, Arrival
+from solver.dispatch import Arrival
+from solver.distribution import LengthDistribution
 from solver.iteration import IterationPolicy
 from solver.kv import PrefixCache
 from solver.problem import WorkerView
 from solver.queueing import queue
+from solver.rolling import lead
 from solver.sequence import Action, Sequence, Stage
 from solver.sim.request import Request
 from solver.sim.schedule import Kind, Line
 
 # A limit on lengths that nobody reaches.
 NO_LIMIT = 2**40
+# What is left of running requests is predicted again after so many rounds: seconds of engine time.
+ROUNDS = 16
 Record = Callable[[Line], None]
 
 
@@ -58,9 +62,13 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a worker had to do at a time, in seconds; `version`: as of which change."""
+    """What a worker had to do at a time, in seconds.
+
+    As of which change, and of how many rounds in the stage under way.
+    """
 
     version: int
+    rounds: int
     at_s: float
     backlog_s: float
     prefill_s: float
@@ -72,6 +80,8 @@ class Worker:
     Attributes:
         in_flight: requests given to it that have not ended.
         stage_end_s: when the stage under way ends; infinite if there is none.
+        now_s: the time as of which it tells what it holds; kept by whoever drives it.
+        cached_prompt: prompt tokens found in the prefix cache when their requests were admitted.
         changed: counts every change of what it has to do.
     """
 
@@ -97,6 +107,8 @@ class Worker:
         )
         self.stages = dict.fromkeys(Kind, 0)
         self.stage_end_s = inf
+        self.now_s = 0.0
+        self.cached_prompt = 0
         self.changed = 0
         self._record = record
         self._requests: dict[str, Running] = {}
@@ -105,7 +117,7 @@ class Worker:
         self._start_s = 0.0
         self._ends: list[tuple[int, int, str, Sequence]] = []  # by round, of what now decodes
         self._silent: list[tuple[Sequence, int]] = []  # decoding, without a first token; restarts
-        self._estimate = Estimate(-1, 0.0, 0.0, 0.0)
+        self._estimate = Estimate(-1, 0, 0.0, 0.0, 0.0)
 
     @property
     def in_flight(self) -> int:
@@ -115,7 +127,9 @@ class Worker:
     @property
     def tokens(self) -> int:
         """Tokens in memory, and prompts that wait for it: what routers count as load."""
-        return self.batcher.kv_held + self.batcher.queued_prompt
+        batcher, stage = self.batcher, self._stage
+        made = 0 if stage is None else len(stage.decode) * self._rounds_over()
+        return batcher.kv_held + made + batcher.queued_prompt
 
     @property
     def free_slots(self) -> int:
@@ -127,7 +141,7 @@ class Worker:
         """Requests that it could start soon: free slots and a lead, 0 where memory is full."""
         if self.tokens >= self.setting.kv_tokens:
             return 0
-        return self.setting.slots + ceil(LEAD * self.setting.slots) - self.in_flight
+        return self.setting.slots + lead(self.setting.slots) - self.in_flight
 
     def cached_tokens(self, arrival: Arrival) -> int:
         """Of its prompt, what this worker would not have to prefill."""
@@ -136,24 +150,35 @@ class Worker:
 
     def view(self, now: float) -> WorkerView:
         """As the planner sees it; estimates are made anew when what it has to do has changed."""
-        if self._estimate.version != self.changed:
+        self.now_s = now
+        rounds = self._rounds_over()
+        if self._estimate.version != self.changed or rounds >= self._estimate.rounds + ROUNDS:
             self._estimate = Estimate(
                 self.changed,
+                rounds,
                 now,
-                self.batcher.backlog_s(),
+                self.batcher.backlog_s(rounds),
                 self.cost.beta_p_s * self.batcher.prompt_to_prefill,
             )
+        prefilling = self._stage is not None and self._stage.prefill
         known, limit = self._estimate, self.setting.kv_tokens
         return WorkerView(
             cost=self.cost,
             slots=self.setting.slots,
             in_flight=len(self._requests),
             backlog_s=max(0.0, known.backlog_s - (now - known.at_s)),
-            prefill_s=known.prefill_s,
+            prefill_s=max(0.0, known.prefill_s - (now - known.at_s if prefilling else 0.0)),
             kv_free=None if limit == inf else limit - self.tokens,
         )
 
-    def submit(self, request: Request, number: int, expected_tokens: float, now: float) -> None:
+    def submit(
+        self,
+        request: Request,
+        number: int,
+        expected_tokens: float,
+        now: float,
+        lengths: LengthDistribution | None = None,
+    ) -> None:
         """Queue a request; it may cut the stage under way short."""
         self._requests[request.id] = Running(request, number)
         self.batcher.add(
@@ -164,6 +189,9 @@ class Worker:
                 NO_LIMIT,
                 request.arrival_s,
                 request.hash_ids,
+                request.priority,
+                request.due_s,
+                lengths,
             ),
             now,
         )
@@ -190,6 +218,9 @@ class Worker:
         ended = self._ended(stage)
         if stage.decode:
             self._note_first_tokens(stage)
+        for chunk in stage.prefill:
+            if not chunk.sequence.prefilled and not chunk.sequence.restarts:
+                self.cached_prompt += chunk.sequence.cached
         if self._record is not None:
             self._record(self._line(stage))
         self.stages[Kind(stage.action.value)] += self._rounds
@@ -237,19 +268,29 @@ class Worker:
                 heapq.heappush(self._ends, (end, sequence.restarts, sequence.id, sequence))
                 self._silent.append((sequence, sequence.restarts))
 
-    def _cut(self, now: float) -> None:
-        """End the decode stage with the round that is under way."""
+    def _rounds_over(self) -> int:
+        """Of the decode stage under way, the rounds that are over; none of a single round."""
+        return self._rounds_by(self.now_s)[0] if self._rounds > 1 else 0
+
+    def _rounds_by(self, now: float) -> tuple[int, int]:
+        """Rounds of the stage under way that are over, and that are over or have begun."""
         stage = self._stage
         assert stage is not None
         passed = now - self._start_s
         grows = self.cost.gamma_d_s * len(stage.decode) / 2  # a round, over half the one before
         first = stage.duration_s(self.cost, 1) - grows
-        rounds = passed / first
+        exact = passed / first
         if grows:
-            rounds = (sqrt(first**2 + 4 * grows * passed) - first) / (2 * grows)
-        rounds = max(1, round(rounds))
-        if stage.duration_s(self.cost, rounds) < passed:  # it has been rounded down
-            rounds += 1
+            exact = (sqrt(first**2 + 4 * grows * passed) - first) / (2 * grows)
+        begun = max(1, round(exact))
+        if stage.duration_s(self.cost, begun) < passed:  # it has been rounded down
+            begun += 1
+        return min(int(exact), self._rounds - 1), begun
+
+    def _cut(self, now: float) -> None:
+        """End the decode stage with the round that is under way."""
+        stage, rounds = self._stage, self._rounds_by(now)[1]
+        assert stage is not None
         if rounds < self._rounds:
             self._rounds = rounds
             self.stage_end_s = self._start_s + stage.duration_s(self.cost, rounds)

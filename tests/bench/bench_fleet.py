@@ -2,11 +2,14 @@
 
     .venv/bin/python -m tests.bench.bench_fleet policies
     .venv/bin/python -m tests.bench.bench_fleet dispatchers [--full]
+    .venv/bin/python -m tests.bench.bench_fleet unequal
+    .venv/bin/python -m tests.bench.bench_fleet prefixes
 
 Load is relative to what the fleet could do at most by the lower bound; at 60, 85 and 100 % requests
 arrive at random (Poisson), as one batch all at once. All workers order their queues alike, and
 output lengths are predicted from what has ended. Each row compares the one named with the best of
-the others in that column: below 1 it is better. `--full` prints every run.
+the others in that column: below 1 it is better. `--full` prints every run. `unequal` and `prefixes`
+print seconds: ours beside those it must beat, on workers of unequal speed and on prefix caches.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ MEASURES: dict[str, Measure] = {
     "TPOT p50": lambda r: r.tpot_s["p50"],
     "TPOT p99": lambda r: r.tpot_s["p99"],
     "E2E mean": lambda r: r.e2e_s["mean"],
+    "E2E p99": lambda r: r.e2e_s["p99"],
 }
 
 
@@ -62,6 +66,7 @@ class Case:
     load: float
     policy: str
     dispatch: str
+    whole: bool = False  # the whole trace, not only what fills the slots several times over
 
     @property
     def situation(self) -> tuple[str, str, int, tuple[float, ...], float]:
@@ -91,15 +96,20 @@ def run(case: Case) -> Report:
 
 def traffic(case: Case, engines: Sequence[Engine]) -> list[Request]:
     requests, _ = dataset(case.trace)
-    requests = requests[: max(LEAST, min(MOST, REQUESTS_A_WORKER * case.workers))]
-    if not case.load:
-        return all_at_once(requests)
+    # Caches fill up over a whole trace.
+    if not case.whole and (case.workers == 1 or not requests[0].hash_ids):
+        requests = requests[: max(LEAST, min(MOST, REQUESTS_A_WORKER * case.workers))]
+    return at_load(requests, engines, case.load) if case.load else all_at_once(requests)
+
+
+def at_load(requests: Sequence[Request], engines: Sequence[Engine], load: float) -> list[Request]:
+    """Arriving at random, at this share of what the engines can do at most."""
     prompt = np.array([r.prompt_tokens for r in requests], dtype=np.float64)
     output = np.array([r.output_tokens for r in requests], dtype=np.float64)
     # Without the longest requests' tails: seconds of engine time, spread over the fleet.
     cut = np.minimum(output, np.percentile(output, 99))
     busy_s = fleet_bound(engines, np.zeros(len(requests)), prompt, cut)
-    return poisson(requests, case.load * len(requests) / busy_s, random.Random(0))
+    return poisson(requests, load * len(requests) / busy_s, random.Random(0))
 
 
 def compare(cases: Sequence[Case], ours: Callable[[Case], bool], *, full: bool) -> None:
@@ -175,11 +185,41 @@ def dispatchers() -> Iterable[Case]:
         yield Case(trace, hardware, workers, speeds, load, "adaptive", dispatch)
 
 
+def unequal() -> Iterable[Case]:
+    speeds = (UNEQUAL, (2.0, 1.0, 1.0, 0.5), (0.5, 1.0, 2.0))
+    names = ("makespan", "least-tokens", "power-of-two")
+    traces = ("azure-conv", "servegen-m-large")
+    for trace, hardware, kind, name in product(traces, HARDWARE, speeds, names):
+        yield Case(trace, hardware, 4, kind, 0.85, "adaptive", name, whole=True)
+
+
+def prefixes() -> Iterable[Case]:
+    fleets = ((4, EQUAL), (16, EQUAL), (16, UNEQUAL))
+    for hardware, (workers, kind), load in product(HARDWARE, fleets, LOADS[:3]):
+        for name in ("makespan", "prefix-aware"):
+            yield Case("mooncake", hardware, workers, kind, load, "adaptive", name)
+
+
+def seconds(cases: Sequence[Case]) -> None:
+    heads = ("makespan", "E2E mean", "E2E p99", "TTFT mean", "TTFT p99", "cached")
+    print(f"{'':<72}" + "".join(f"{head:>10}" for head in heads))
+    for case, r in zip(cases, over(run, cases, "runs"), strict=True):
+        figures = (r.makespan_s, r.e2e_s["mean"], r.e2e_s["p99"], r.ttft_s["mean"], r.ttft_s["p99"])
+        cells = "".join(f"{figure:>10.2f}" for figure in figures)
+        speeds = " ".join(f"{speed:g}" for speed in case.speeds)
+        print(
+            f"{case.trace:<17}{case.hardware[12:]:<10}{case.workers:>3} x {speeds:<14}"
+            f"{case.load_name:<7}{case.dispatch:<18}{cells}{r.cache_hit_ratio:>10.3f}"
+        )
+
+
 def main() -> None:
     what, *flags = sys.argv[1:] or ["policies"]
     real = [name for name in TRACES if dataset(name)[1]]
     print(f"real traces: {', '.join(real) or 'none, all are generated'}")
-    if what == "policies":
+    if what in ("unequal", "prefixes"):
+        seconds(list({"unequal": unequal, "prefixes": prefixes}[what]()))
+    elif what == "policies":
         print("adaptive over the best other policy, one worker")
         compare(list(policies()), lambda c: c.policy == "adaptive", full="--full" in flags)
     else:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from solver.cost import CostModel, request_s, span_s
+from solver.distribution import BINS, LengthDistribution, bin_of
 from solver.errors import ProblemError
 from solver.load import WorkerLoad
-from solver.problem import Job, WorkerView, build
+from solver.problem import BEHIND, OWN, REUSE, Job, WorkerView, build
 from solver.profiles import PROFILES
 
 PAPER = PROFILES["llama-65b-ascend"].cost
@@ -94,6 +96,23 @@ def test_choices_run_side_by_side() -> None:
     assert problem.alone_s[0, 0] == pytest.approx(took)
 
 
+def test_what_streams_is_predicted_again_from_its_distribution() -> None:
+    """Half make 10 tokens, half 1000: one that has made 16 is one of the long ones."""
+    weights = np.full(BINS, 1e-9)
+    weights[[bin_of(10), bin_of(1000)]] = 0.5
+    lengths = LengthDistribution.of(weights)
+    load = WorkerLoad()
+    load.add("one", Job(10, lengths.mean, lengths=lengths), 0.0, streamed=True)
+    before = load.backlog_s(PAPER, 8, 0, 0.0)
+    load.progress("one", 16)
+    left = lengths.remaining(16).mean
+    assert left > 1.5 * lengths.mean
+    assert load.backlog_s(PAPER, 8, 0, 0.0) == pytest.approx(left * PAPER.decode_s(1), rel=1e-3)
+    assert load.backlog_s(PAPER, 8, 0, 0.0) > 1.5 * before
+    load.remove("one")
+    assert load.backlog_s(PAPER, 8, 0, 0.0) == 0.0
+
+
 def test_unseen_progress_is_told_by_the_clock() -> None:
     load = WorkerLoad()
     load.add("json", Job(100, 50.0), 0.0, streamed=False)
@@ -112,8 +131,11 @@ def test_problem_from_jobs_and_workers() -> None:
     light = build(jobs, [fast, slow], [both, second])
     assert light.initial_s.tolist() == [0.5, 0.0]
     assert light.cost_s[0, 0] == pytest.approx(PAPER.prefill_s(100))
-    assert light.span_s[0, 0] == pytest.approx(0.5 + span_s(PAPER, 100.0, 50.0, 4.0))
-    assert light.span_s[0, 1] == pytest.approx(3 * span_s(PAPER, 100.0, 50.0, 1.0))
+    # Three run on one worker, none on the other: what a prompt stalls, and what longer rounds cost.
+    miss = (1 + REUSE) * (3 * PAPER.beta_p_s + 0) / 2 * 100
+    taken = miss + OWN * 3 * PAPER.beta_p_s * 100 + 3 * PAPER.beta_d_s * 50
+    assert light.span_s[0, 0] == pytest.approx(0.5 + span_s(PAPER, 100.0, 50.0, 4.0) + taken)
+    assert light.span_s[0, 1] == pytest.approx(3 * span_s(PAPER, 100.0, 50.0, 1.0) + miss)
     jobs += jobs * 7
     problem = build(jobs, [fast, slow], [both, second] * 8)
     assert problem.eligible[:2].tolist() == [[True, True], [False, True]]
@@ -127,3 +149,16 @@ def test_memory_limits_only_what_could_fit_at_once() -> None:
     view = WorkerView(PAPER, slots=8, in_flight=0, backlog_s=0.0, prefill_s=0.0, kv_free=100.0)
     many = [Job(60, 30.0)] * 2
     assert build(many, [view], [frozenset({0})] * 2).kv_capacity.tolist() == [float("inf")]
+
+
+def test_who_waits_for_a_slot_is_counted_with_those_behind() -> None:
+    """Of two workers that are full, the one with a queue is the dearer the longer it is."""
+    views = [
+        WorkerView(PAPER, slots=16, in_flight=n, backlog_s=17.0, kv_free=None, prefill_s=0.0)
+        for n in (15, 16, 17)
+    ]
+    free, full, queued = build([Job(10, 5.0)], views).span_s[0]
+    wait = 2 * 17.0 / 17
+    assert free < full
+    # Those running are one more, too, until all slots are taken.
+    assert queued - full == pytest.approx(wait * (1 + BEHIND * 16))
