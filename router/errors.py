@@ -3,6 +3,8 @@
 RouterError
 ├── RequestError            the request itself is wrong: 400, 404, 405, 413
 ├── NoCapacityError         nobody can take it now: 503 with Retry-After
+├── ExpiredError            its deadline passed before work on it began: 504
+├── RecalledError           the gateway took it back from an agent, which says so to it: 503
 └── WorkerError             the worker that had it failed: 502
     ├── WorkerUnreachable   before it answered: the request may be tried elsewhere
     └── WorkerBroke         in the middle of its answer
@@ -22,7 +24,11 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Outcome(StrEnum):
-    """How a request ended; label of ``requests_total``."""
+    """How a request ended; label of ``requests_total``.
+
+    `RECALLED` is how one ends at an agent that the gateway has taken it back from; it goes on at
+    another one.
+    """
 
     COMPLETED = "completed"
     CANCELLED = "cancelled"
@@ -31,6 +37,7 @@ class Outcome(StrEnum):
     REJECTED_OVER_SHARE = "rejected_over_share"
     REJECTED_NO_CAPACITY = "rejected_no_capacity"
     EXPIRED = "expired"
+    RECALLED = "recalled"
     FAILED = "failed"
 
 
@@ -103,6 +110,30 @@ class NoCapacityError(RouterError):
     def headers(self) -> Headers:
         """With ``Retry-After`` in whole seconds, at least 1."""
         return [*super().headers(), retry_after(self.retry_after_s)]
+
+
+class ExpiredError(RouterError):
+    """The deadline passed before work on the request began."""
+
+    status = 504
+    type = "server_error"
+    outcome = Outcome.EXPIRED
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The request's deadline passed before work on it began.", code="deadline_exceeded"
+        )
+
+
+class RecalledError(RouterError):
+    """A gateway has taken the request back before work on it began."""
+
+    status = 503
+    type = "server_error"
+    outcome = Outcome.RECALLED
+
+    def __init__(self) -> None:
+        super().__init__("The gateway has taken this request back.", code="recalled")
 
 
 class WorkerError(RouterError):

@@ -112,6 +112,21 @@ class GatewayMetrics:
             "Times the MILP's process had to be started again.",
             registry=registry,
         )
+        self.unsent = Gauge(
+            "makespan_unsent_requests",
+            "Requests that wait at the gateway until a worker can start them soon.",
+            registry=registry,
+        )
+        self.recalled = Counter(
+            "makespan_recalled",
+            "Requests taken back from a worker's queue to be placed again.",
+            registry=registry,
+        )
+        self.cached_prompt_tokens = Counter(
+            "makespan_cached_prompt_tokens",
+            "Prompt tokens that workers reported to have found in their prefix caches.",
+            registry=registry,
+        )
         self.overhead = Histogram(
             "makespan_gateway_overhead_seconds",
             "Time that the gateway added before a response began, windows and plans included.",

@@ -6,7 +6,8 @@ came, byte by byte.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from array import array
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -21,10 +22,28 @@ MOST_ANSWERS = 2048  # prompts times choices of one request
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt: its text, or the number of token ids that came instead of text."""
+    """One prompt: its text, or the number of token ids that came instead of text.
+
+    `ids` are those, four bytes each, to be told apart by; empty if they are none that fit.
+    """
 
     text: str
     token_ids: int | None = None
+    ids: bytes = field(default=b"", repr=False)
+
+    @property
+    def text_bytes(self) -> int:
+        """Length of its text in UTF-8."""
+        text = self.text
+        return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+    @classmethod
+    def of_ids(cls, ids: list[int]) -> Prompt:
+        """A prompt that came as token ids."""
+        try:
+            return cls("", len(ids), array("I", ids).tobytes())
+        except OverflowError:
+            return cls("", len(ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +197,7 @@ def _prompts(data: dict[str, Any]) -> tuple[Prompt, ...]:
     if not value:
         raise RequestError("'prompt' must not be empty.", param="prompt", code="invalid_value")
     if _all_token_ids(value):
-        return (Prompt("", len(value)),)
+        return (Prompt.of_ids(value),)
     return tuple(_prompt(part) for part in value)
 
 
@@ -186,7 +205,7 @@ def _prompt(value: object) -> Prompt:
     if isinstance(value, str):
         return Prompt(value)
     if isinstance(value, list) and value and _all_token_ids(value):
-        return Prompt("", len(value))
+        return Prompt.of_ids(value)
     raise _wrong("prompt", "made of strings, or of arrays of token ids", value)
 
 

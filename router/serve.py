@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 PARENT_CHECK_S = 0.5
 # Longer than clients and load balancers keep idle connections, so that they close them, not we.
+BACKLOG = 2048  # connections that wait to be accepted, as uvicorn has it
 KEEP_ALIVE_S = 75
 
 
@@ -105,6 +106,7 @@ def serve(
     server = _Server(config, on_drain)
 
     async def run() -> None:
+        sock.listen(BACKLOG)  # from here on clients wait rather than being refused
         log.info("listening", extra={"url": url_of(sock)})
         watch = asyncio.create_task(_follow(server)) if follow_parent else None
         await server.serve(sockets=[sock])

@@ -190,6 +190,9 @@ class GatewaySettings(GatewayTuning, Served):
         "llama-65b-ascend",
         description="Cost model to start from for a worker without an agent; its scale is learnt.",
     )
+    plain_prefix_cache: bool = Field(
+        True, description="A worker without an agent is taken to keep prompts' prefixes."
+    )
 
 
 class AgentTuning(Live):
@@ -206,6 +209,9 @@ class AgentTuning(Live):
     )
     max_model_len: int = Field(
         PAPER.max_model_len, ge=2, description="Prompt and output tokens that one request may have."
+    )
+    prefix_cache: bool = Field(
+        True, description="The engine keeps prompts' prefixes and does not prefill them again."
     )
     policy: Literal[tuple(POLICIES)] = Field(  # type: ignore[valid-type]
         "adaptive", description="Decides prefill or decode at each iteration."

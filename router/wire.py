@@ -3,6 +3,11 @@
 An agent streams its state as JSON lines from `STATE_PATH`: at once, whenever it changes (at most
 every `STATE_EVERY_S`), and at the latest after `HEARTBEAT_S`. A gateway that hears nothing for
 `SILENCE_S` takes the worker for down.
+
+A gateway names each request that it sends by an `ATTEMPT` of its own, as clients' ids may come
+twice. By these names it takes back what has not begun: ``POST RECALL_PATH`` with a `Recall` answers
+with the `Recall` of those that were withdrawn, all at one moment; the answer to a withdrawn request
+itself is a 503 with the header `RECALLED`.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from solver.cost import CostModel
 from solver.errors import ProblemError
 
 STATE_PATH = "/makespan/v1/state"
+RECALL_PATH = "/makespan/v1/recall"
 STATE_EVERY_S = 0.1
 HEARTBEAT_S = 0.5
 SILENCE_S = 2.0
@@ -25,7 +31,13 @@ REQUEST_ID = b"x-request-id"
 WORKER = b"x-makespan-worker"
 OVERHEAD_MS = b"x-makespan-overhead-ms"
 EXPECTED_TOKENS = b"x-makespan-expected-tokens"
-
+PRIORITY = b"x-makespan-priority"
+DEADLINE_MS = b"x-makespan-deadline-ms"
+TENANT = b"x-makespan-tenant"
+# Set by gateways for agents: the request's name, how long it has waited, that it was taken back.
+ATTEMPT = b"x-makespan-attempt"
+WAITED_MS = b"x-makespan-waited-ms"
+RECALLED = b"x-makespan-recalled"
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -52,6 +64,7 @@ class AgentState:
         kv_held: cached tokens now.
         utilization: share of non-empty slot-time spent on prefill and decode since its start.
         draining: it finishes what it has and takes nothing new.
+        prefix_cache: its engine keeps prompts' prefixes.
     """
 
     name: str
@@ -67,6 +80,7 @@ class AgentState:
     kv_held: int
     utilization: float
     draining: bool
+    prefix_cache: bool = False
 
     def model_entry(self) -> dict[str, Any]:
         """Its model as ``/v1/models`` lists it."""
@@ -102,4 +116,33 @@ class AgentState:
         return state
 
 
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Requests by their attempts' names; of those asked for, the first `most` that can be had.
+
+    A gateway cannot see which of the requests that do not stream have begun: it names more.
+    """
+
+    requests: tuple[str, ...]
+    most: Annotated[int, Field(ge=0)] | None = None
+
+    def encode(self) -> bytes:
+        """One JSON object."""
+        told = asdict(self)
+        return orjson.dumps({name: value for name, value in told.items() if value is not None})
+
+    @classmethod
+    def decode(cls, text: bytes) -> Recall:
+        """Read one.
+
+        Raises:
+            WireError: if it is none.
+        """
+        try:
+            return _RECALL.validate_json(text)
+        except ValidationError as error:
+            raise WireError(f"not a list of requests ({error}): {text[:200]!r}") from error
+
+
 _READER = TypeAdapter(AgentState)
+_RECALL = TypeAdapter(Recall)

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from solver.arrays import FloatArray
 from solver.cost import CostModel
 from solver.iteration import Decision, EngineView, forced
 from solver.sequence import Action, Reason
-from solver.types import FloatArray
 
 # Rounds ahead at which waiting is weighed.
 HORIZONS = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])

@@ -14,8 +14,8 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from solver.arrays import FloatArray
 from solver.errors import ProblemError
-from solver.types import FloatArray
 
 Number = TypeVar("Number", float, FloatArray)
 Term_co = TypeVar("Term_co", bound=float | FloatArray, covariant=True)

@@ -12,17 +12,20 @@ windows, plans them, and sends only what a worker can start soon.
 from __future__ import annotations
 
 import random
-from bisect import insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 import numpy as np
 
+from solver import rolling
+from solver.arrays import FloatArray
+from solver.distribution import LengthDistribution
 from solver.plan import first_plan_or_queue
-from solver.problem import Job, WorkerView, build
-from solver.queueing import rank
-from solver.window import WindowPolicy
+from solver.priority import WEIGHT, Priority
+from solver.problem import Job
+from solver.rolling import Rolling
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,9 +37,18 @@ class Arrival:
     prompt_tokens: int
     expected_tokens: float
     hash_ids: tuple[int, ...] = ()
+    priority: Priority = Priority.DEFAULT
+    due_s: float = inf
+    lengths: LengthDistribution | None = None
+
+    @property
+    def job(self) -> Job:
+        """As the planner sees it."""
+        weight = WEIGHT[self.priority]
+        return Job(self.prompt_tokens, self.expected_tokens, weight=weight, due_s=self.due_s)
 
 
-class Target(Protocol):
+class Target(rolling.Target, Protocol):
     """What a dispatcher sees of a worker."""
 
     @property
@@ -49,27 +61,8 @@ class Target(Protocol):
         """Tokens in its memory and in prompts that wait for it."""
         ...
 
-    @property
-    def room(self) -> int:
-        """Requests that it could start soon: free slots and a lead, 0 where memory is full."""
-        ...
-
-    @property
-    def free_slots(self) -> int:
-        """Requests that it could start at once; 0 where memory is full."""
-        ...
-
-    @property
-    def round_s(self) -> float:
-        """Seconds of a decode round at full slots."""
-        ...
-
     def cached_tokens(self, arrival: Arrival) -> int:
         """Of the request's prompt, what it holds in its prefix cache."""
-        ...
-
-    def view(self, now: float) -> WorkerView:
-        """As the planner sees it."""
         ...
 
 
@@ -179,92 +172,36 @@ def prefix_aware(arrival: Arrival, workers: Targets) -> int:
     return min((j for j, c in enumerate(cached) if c == longest), key=loads.__getitem__)
 
 
-# Windows as the gateway has them by default.
-WINDOW_WAIT_S, WINDOW_SIZE = 0.02, 512
-# Beyond its slots a worker is sent this share of them ahead, so that none falls idle and its own
-# policy sees who would join a stage.
-LEAD = 1 / 8
-# A queue is long beyond a window, or beyond so many pairs of a request and a worker: a few
-# milliseconds of planning.
-MOST_PAIRS = 16_384
-
-
 class Makespan:
-    """Ours: windows, a joint plan, late binding.
-
-    All that is unsent is planned together on top of what the workers still have to do. Sent is what
-    the plan gives to workers with free slots (or, where there are none, with room for a lead); the
-    rest stays here and is planned again. While the queue is long, only its first requests and those
-    workers take part: later plans will say better who should wait for whom. A single worker gets
-    everything, as there is nothing to decide.
-    """
+    """Ours: windows, a joint plan, late binding; see `solver.rolling`."""
 
     def __init__(self, order: str = "longest") -> None:
-        self._order = order
-        self._windows: WindowPolicy[Arrival] = WindowPolicy(WINDOW_WAIT_S, WINDOW_SIZE)
-        self._unsent: list[tuple[float, int, Arrival]] = []
+        self._rolling: Rolling[Arrival, Target] = Rolling(order, cached=_cached)
 
     def arrive(self, arrival: Arrival, now: float) -> None:
         """It joins the open window."""
-        self._windows.add(arrival, now)
+        self._rolling.add(arrival, now)
 
     def next_deadline(self) -> float | None:
         """When the open window closes by itself."""
-        return self._windows.next_deadline()
+        return self._rolling.next_deadline()
 
     def poll(self, now: float, workers: Targets) -> Iterator[Placement]:
-        """Close windows that are due; plan what is unsent if somebody has room for it."""
-        if not self._unsent and not len(self._windows):
-            return
-        free = any(worker.room > 0 for worker in workers)
-        while (window := self._windows.poll(now, worker_free=free)) is not None:
-            for arrival in window.items:
-                key = rank(self._order, workers[0].round_s)(arrival)
-                insort(self._unsent, (key, arrival.number, arrival))
-        if free and self._unsent:
-            yield from self._send(workers, now)
-
-    def _send(self, workers: Targets, now: float) -> Iterator[Placement]:
         """Plan, send as far as there is room, and again as long as that sends anything."""
-        if len(workers) == 1:
-            arrivals = sorted((entry[2] for entry in self._unsent), key=lambda one: one.number)
-            self._unsent.clear()
-            yield from ((arrival, 0) for arrival in arrivals)
-        left = -1
-        while self._unsent and left != len(self._unsent):
-            left = len(self._unsent)
-            among, able, count = self._part(workers)
-            if not able:
-                return
-            planned = [entry[2] for entry in self._unsent[:count]]
-            sent: set[int] = set()
-            plan = _plan(planned, [workers[j] for j in among], now)
-            for arrival, k in zip(planned, plan, strict=True):
-                if among[k] in able and workers[among[k]].room > 0:
-                    sent.add(arrival.number)
-                    yield arrival, among[k]
-            rest = [entry for entry in self._unsent[:count] if entry[1] not in sent]
-            self._unsent[:count] = rest
-
-    def _part(self, workers: Targets) -> tuple[list[int], list[int], int]:
-        """The workers that are planned for, those of them that may be sent to, and how many."""
-        count, everybody = len(self._unsent), list(range(len(workers)))
-        able = [j for j in everybody if workers[j].free_slots > 0]
-        able = able or [j for j in everybody if workers[j].room > 0]
-        if count <= WINDOW_SIZE and count * len(workers) <= MOST_PAIRS:
-            return everybody, able, count
-        return able, able, min(count, 2 * sum(workers[j].room for j in able))
+        index = {id(worker): j for j, worker in enumerate(workers)}
+        sent = True
+        while sent and (selection := self._rolling.select(now, workers)) is not None:
+            sent = False
+            plan = first_plan_or_queue(selection.problem)[1]
+            for arrival, worker in self._rolling.take(selection, plan.assignment):
+                sent = True
+                yield arrival, index[id(worker)]
 
 
-def _plan(arrivals: Sequence[Arrival], workers: Targets, now: float) -> Sequence[int]:
-    """The worker of each, from the planner."""
-    jobs = [Job(arrival.prompt_tokens, arrival.expected_tokens) for arrival in arrivals]
-    cached = None
-    if any(arrival.hash_ids for arrival in arrivals):
-        cached = np.array([[w.cached_tokens(arrival) for w in workers] for arrival in arrivals])
-    views = [worker.view(now) for worker in workers]
-    problem = build(jobs, views, cached_tokens=cached)
-    return first_plan_or_queue(problem)[1].assignment
+def _cached(arrivals: Sequence[Arrival], workers: Targets) -> FloatArray | None:
+    if not any(arrival.hash_ids for arrival in arrivals):
+        return None
+    return np.array([[w.cached_tokens(arrival) for w in workers] for arrival in arrivals])
 
 
 def dispatcher(name: str, rng: random.Random, order: str = "longest") -> Dispatcher:

@@ -11,8 +11,8 @@ from math import ceil, inf
 
 import numpy as np
 
+from solver.arrays import FloatArray
 from solver.cost import CostModel
-from solver.types import FloatArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,12 @@
 Rules:
 - an order only ranks; when to admit, and how many fit, is decided elsewhere;
 - in a burst the longest (or shortest) goes first, but in a steady stream nobody starves: none is
-  overtaken by one that came later than it by more than the seconds that their lengths differ;
+  overtaken by one that came later than it by more than the seconds that their lengths differ, and
+  that their priorities' head starts differ;
+- a deadline makes a request interactive from the last moment on at which it could start and be in
+  time: it goes before the interactive ones that come after that moment;
+- ranks are fixed when a request comes. Later ones can go before it only for so long (head starts
+  and lengths are bounded), so a queue that is served at all reaches everybody;
 - requests that rank alike go in the order in which they came.
 
 `SlotLists` is the paper's Algorithm 1 (method.md section 4): a list a slot, and stealing.
@@ -14,13 +19,16 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping
 from itertools import islice
+from math import inf
 from typing import Protocol
 
 import numpy as np
 
+from solver.arrays import FloatArray
 from solver.plan import first_plan
+from solver.priority import HEAD_START_S, Priority
 from solver.sequence import Sequence
-from solver.types import FloatArray, Method, Problem, measure
+from solver.types import Method, Problem, measure
 
 Key = Callable[[Sequence], float]
 Left = Callable[[], FloatArray]
@@ -125,7 +133,8 @@ class LongestFirst(SortedQueue):
 
     def _came_together(self) -> bool:
         """Whether order is all that is at stake: in a stream, a plan could overtake for ever."""
-        return len({entry[2].arrival_s for entry in self._sorted}) == 1
+        waiting = (entry[2] for entry in self._sorted)
+        return len({(one.arrival_s, one.priority, one.due_s) for one in waiting}) == 1
 
     def _pack(self, waiting: list[Sequence], busy: FloatArray) -> None:
         """A slot for each; the last plan stays if it is no worse."""
@@ -207,7 +216,7 @@ def _tokens(sequence: Sequence) -> float:
 
 
 class Sized(Protocol):
-    """Something that came at a time and has a length, as expected."""
+    """Something that came at a time and has a length, as expected, and an urgency."""
 
     @property
     def arrival_s(self) -> float:
@@ -219,19 +228,46 @@ class Sized(Protocol):
         """Output tokens."""
         ...
 
+    @property
+    def priority(self) -> Priority:
+        """Its head start."""
+        ...
+
+    @property
+    def due_s(self) -> float:
+        """When it should be done, by the clock of `arrival_s`; infinite: whenever."""
+        ...
+
+
+def came_s(item: Sized, round_s: float) -> float:
+    """When it came, as its rank counts it: head start and deadline are in it.
+
+    A deadline gives no more than interactive requests have, however short it is.
+    """
+    own = item.arrival_s - HEAD_START_S[item.priority]
+    if item.due_s == inf:
+        return own
+    latest = max(item.arrival_s, item.due_s - item.expected_tokens * round_s)
+    return min(own, latest - HEAD_START_S[Priority.INTERACTIVE])
+
 
 def longest(round_s: float) -> Callable[[Sized], float]:
     """Longest first; each token is worth one decode round of `round_s` seconds of waiting."""
-    return lambda item: item.arrival_s - item.expected_tokens * round_s
+    return lambda item: came_s(item, round_s) - item.expected_tokens * round_s
 
 
 def shortest(round_s: float) -> Callable[[Sized], float]:
     """Shortest first, by the same measure."""
-    return lambda item: item.arrival_s + item.expected_tokens * round_s
+    return lambda item: came_s(item, round_s) + item.expected_tokens * round_s
+
+
+def first_come(round_s: float) -> Callable[[Sized], float]:
+    """As they come."""
+    return lambda item: came_s(item, round_s)
 
 
 def rank(order: str, round_s: float) -> Callable[[Sized], float]:
-    """The key of an order; lists of slots take what comes longest first."""
+    """The key of an order; lists of slots take what comes longest first, and know no priorities."""
     return _KEYS["longest" if order == "paper" else order](round_s)
 
 
@@ -247,6 +283,6 @@ def queue(order: str, slots: int, round_s: float) -> RequestQueue:
 _KEYS: Mapping[str, Callable[[float], Callable[[Sized], float]]] = {
     "longest": longest,
     "shortest": shortest,
-    "fcfs": lambda _: lambda item: item.arrival_s,
+    "fcfs": first_come,
 }
 ORDERS = (*_KEYS, "paper")

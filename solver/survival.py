@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from solver.types import FloatArray
+from solver.arrays import FloatArray
 
 IntArray = NDArray[np.int64]
 

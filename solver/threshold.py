@@ -12,10 +12,10 @@ from math import ceil, inf, log
 
 import numpy as np
 
+from solver.arrays import FloatArray
 from solver.cost import CostModel
 from solver.iteration import Decision, EngineView, forced
 from solver.sequence import Action, Reason
-from solver.types import FloatArray
 
 # Lengths are estimated anew after so many requests have ended; until then these stand in.
 REFRESH = 32

@@ -12,6 +12,7 @@ import orjson
 from router.agent.loop import Piece
 from router.schemas import CompletionRequest
 
+Usage = dict[str, Any]
 DONE = b"data: [DONE]\n\n"
 
 
@@ -52,13 +53,13 @@ class Format:
         choice["finish_reason"] = piece.finish_reason
         return orjson.dumps(choice)
 
-    def end(self, usage: dict[str, int]) -> bytes:
+    def end(self, usage: Usage) -> bytes:
         """The stream's last events."""
         if not self._usage_wanted:
             return DONE
         return self._open + b'],"usage":' + orjson.dumps(usage) + b"}\n\n" + DONE
 
-    def whole(self, pieces: Sequence[Piece], usage: dict[str, int]) -> bytes:
+    def whole(self, pieces: Sequence[Piece], usage: Usage) -> bytes:
         """The answer as one JSON object; `pieces` are all tokens, in the order they were made."""
         texts: dict[int, list[str]] = {}
         reasons: dict[int, str | None] = {}
@@ -78,10 +79,11 @@ class Format:
         return {"index": index, **said, "logprobs": None, "finish_reason": reason}
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Usage:
     """OpenAI's usage object."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
     }

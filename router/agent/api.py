@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from math import inf
 
-from router.agent.answers import Format, usage
+from router.agent.answers import Format, Usage, usage
+from router.agent.attempts import Attempts
 from router.agent.engines.emulated import Answer
 from router.agent.faults import HEADER as FAULT
 from router.agent.faults import parse_faults
-from router.agent.loop import EngineLoop, Job, Piece
+from router.agent.loop import EngineLoop, Job, Piece, Standing
 from router.asgi import (
     ClientLeft,
     DisconnectWatch,
@@ -23,11 +28,19 @@ from router.asgi import (
     respond_error,
 )
 from router.drain import Drain
-from router.errors import Headers, NoCapacityError, Outcome, RequestError, RouterError
+from router.errors import (
+    ExpiredError,
+    Headers,
+    NoCapacityError,
+    Outcome,
+    RequestError,
+    RouterError,
+)
 from router.metrics import AgentMetrics
 from router.schemas import CompletionRequest, parse
 from router.settings import AgentSettings
-from router.wire import EXPECTED_TOKENS, REQUEST_ID, WORKER
+from router.urgency import read_urgency
+from router.wire import ATTEMPT, EXPECTED_TOKENS, RECALLED, REQUEST_ID, WAITED_MS, WORKER
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +54,14 @@ class Completions:
         self,
         settings: AgentSettings,
         loop: EngineLoop,
+        attempts: Attempts,
         metrics: AgentMetrics,
         drain: Drain,
         *,
         chat: bool,
     ) -> None:
         self._settings, self._loop, self._metrics = settings, loop, metrics
-        self._drain, self._chat = drain, chat
+        self._attempts, self._drain, self._chat = attempts, drain, chat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -58,7 +72,8 @@ class Completions:
             outcome = Outcome.CANCELLED
         except RouterError as error:
             outcome = error.outcome
-            await respond_error(send, error, self._headers(scope))
+            own = [(RECALLED, b"1")] if outcome is Outcome.RECALLED else []
+            await respond_error(send, error, [*own, *self._headers(scope)])
         except asyncio.CancelledError:
             log.warning("cut short, as the time to drain is over")
         finally:
@@ -74,17 +89,35 @@ class Completions:
         answers, limits = self._prepare(request)
         prompt_tokens = sum(answer.prompt_tokens for answer in answers) // request.n
         faults = parse_faults(header(scope, FAULT) if self._settings.faults else None)
-        job = Job(answers, prompt_tokens, faults.crash_after)
+        job = Job(answers, prompt_tokens, faults.crash_after, request.n)
         form = Format(request, self._settings.model, self._loop.engine.name)
-        hint = _expected(header(scope, EXPECTED_TOKENS))
+        hint = _number(header(scope, EXPECTED_TOKENS), 1.0)
+        urgency = read_urgency(scope)
+        waited_s = (_number(header(scope, WAITED_MS), 0.0) or 0.0) / 1000
+        standing = Standing(waited_s, urgency.priority, urgency.deadline_s)
+        name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None
         async with DisconnectWatch(receive):
             await faults.strike()
-            ids = self._loop.submit(job, limits, hint, time.monotonic())
+            ids = self._loop.submit(job, limits, hint, time.monotonic(), standing)
             try:
-                await (self._stream if request.stream else self._whole)(send, scope, job, form)
+                with self._attempts.known(name, ids), self._until(urgency.deadline_s, ids):
+                    await (self._stream if request.stream else self._whole)(send, scope, job, form)
             finally:
                 self._loop.cancel(ids)
         return Outcome.COMPLETED
+
+    @contextmanager
+    def _until(self, deadline_s: float, ids: list[str]) -> Iterator[None]:
+        """Should it not have begun by then, it has expired."""
+        if deadline_s == inf:
+            yield
+            return
+        expire = partial(self._loop.withdraw, ids, ExpiredError())
+        alarm = asyncio.get_running_loop().call_later(deadline_s, expire)
+        try:
+            yield
+        finally:
+            alarm.cancel()
 
     def _prepare(self, request: CompletionRequest) -> tuple[list[Answer], list[int]]:
         """One answer a choice, and its most output tokens; refuses what could never fit."""
@@ -130,7 +163,7 @@ class Completions:
             left -= sum(piece.finish_reason is not None for piece in pieces)
             event = {"type": "http.response.body", "body": form.chunk(pieces), "more_body": True}
             await send(event)
-        end = form.end(usage(job.prompt_tokens, made))
+        end = form.end(self._usage(job, made))
         await send({"type": "http.response.body", "body": end})
 
     async def _whole(self, send: Send, scope: Scope, job: Job, form: Format) -> None:
@@ -140,9 +173,12 @@ class Completions:
             new = await job.take()
             pieces += new
             left -= sum(piece.finish_reason is not None for piece in new)
-        body = form.whole(pieces, usage(job.prompt_tokens, len(pieces)))
+        body = form.whole(pieces, self._usage(job, len(pieces)))
         kind = (b"content-type", b"application/json")
         await respond(send, 200, [kind, *self._headers(scope)], body)
+
+    def _usage(self, job: Job, made: int) -> Usage:
+        return usage(job.prompt_tokens, made, job.cached_tokens // job.n)
 
     def _headers(self, scope: Scope) -> Headers:
         headers = [(WORKER, self._settings.name.encode())]
@@ -152,10 +188,10 @@ class Completions:
         return headers
 
 
-def _expected(value: bytes | None) -> float | None:
-    """The expected output tokens of one choice that a gateway sent along, if they make sense."""
+def _number(value: bytes | None, least: float) -> float | None:
+    """A number that a gateway sent along, if it makes sense."""
     try:
-        tokens = float(value) if value is not None else 0.0
+        number = float(value) if value is not None else -1.0
     except ValueError:
         return None
-    return tokens if 1 <= tokens < float("inf") else None
+    return number if least <= number < inf else None

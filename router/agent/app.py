@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from math import inf
 
-from fastapi import FastAPI, HTTPException, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.routing import Route
 
 from router.agent.api import Completions
+from router.agent.attempts import Attempts
 from router.agent.engines.emulated import EmulatedEngine
 from router.agent.engines.lengths import read_lengths
 from router.agent.loop import EngineLoop
@@ -21,9 +22,11 @@ from router.drain import Drain
 from router.metrics import CONTENT_TYPE, AgentMetrics
 from router.settings import AgentSettings
 from router.web import add_error_handlers
-from router.wire import STATE_PATH
+from router.wire import RECALL_PATH, STATE_PATH, Recall, WireError
 from solver.batching import Batcher
+from solver.kv import PrefixCache
 from solver.policies import POLICIES
+from solver.prefix import BLOCK_TOKENS
 from solver.profiles import PROFILES
 
 
@@ -36,13 +39,14 @@ def create_app(settings: AgentSettings) -> FastAPI:
     metrics = AgentMetrics()
     drain = Drain()
     loop = _engine_loop(settings, metrics)
+    attempts = Attempts(loop)
     reporter = Reporter(settings, loop, metrics, drain)
     app = FastAPI(title="Makespan agent", lifespan=_lifespan(loop), openapi_url=None)
     app.state.drain = drain.begin
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
-        endpoint = Completions(settings, loop, metrics, drain, chat=chat)
+        endpoint = Completions(settings, loop, attempts, metrics, drain, chat=chat)
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
-    _add_routes(app, loop, reporter, drain)
+    _add_routes(app, loop, attempts, reporter, drain)
     add_error_handlers(app)
     return app
 
@@ -58,6 +62,7 @@ def _engine_loop(settings: AgentSettings, metrics: AgentMetrics) -> EngineLoop:
         policy,
         time.monotonic(),
         prefill_budget=settings.prefill_budget or inf,
+        cache=PrefixCache(BLOCK_TOKENS) if settings.prefix_cache else None,
     )
     return EngineLoop(batcher, EmulatedEngine(cost, lengths, settings.seed), metrics)
 
@@ -76,7 +81,9 @@ def _lifespan(
     return lifespan
 
 
-def _add_routes(app: FastAPI, loop: EngineLoop, reporter: Reporter, drain: Drain) -> None:
+def _add_routes(
+    app: FastAPI, loop: EngineLoop, attempts: Attempts, reporter: Reporter, drain: Drain
+) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
         if loop.broken:
@@ -96,6 +103,15 @@ def _add_routes(app: FastAPI, loop: EngineLoop, reporter: Reporter, drain: Drain
     @app.get(STATE_PATH)
     async def state() -> StreamingResponse:
         return StreamingResponse(reporter.stream(), media_type="application/x-ndjson")
+
+    @app.post(RECALL_PATH)
+    async def recall(request: Request) -> Response:
+        """Give back those that have not begun."""
+        try:
+            wanted = Recall.decode(await request.body())
+        except WireError as error:
+            raise HTTPException(400, str(error)) from error
+        return Response(attempts.recall(wanted).encode(), media_type="application/json")
 
     @app.get("/v1/models")
     async def models() -> dict[str, object]:

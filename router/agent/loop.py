@@ -8,10 +8,12 @@ import os
 import time
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from math import inf
 
 from router.agent.engines.emulated import Answer, EmulatedEngine
 from router.metrics import AgentMetrics
 from solver.batching import Batcher
+from solver.priority import Priority
 from solver.sequence import Sequence, Stage
 
 log = logging.getLogger(__name__)
@@ -29,13 +31,19 @@ class Piece:
 class Job:
     """One HTTP request inside the engine: a sequence a choice, and their tokens as they come.
 
-    `prompt_tokens` counts each prompt once, however many choices it has.
+    `prompt_tokens` counts each prompt once, however many choices (`n`) it has; `cached_tokens` are
+    those of all sequences that were found in the prefix cache, once they make tokens.
     """
 
     def __init__(
-        self, answers: Many[Answer], prompt_tokens: int, crash_after: int | None = None
+        self,
+        answers: Many[Answer],
+        prompt_tokens: int,
+        crash_after: int | None = None,
+        n: int = 1,
     ) -> None:
-        self.answers, self.prompt_tokens = answers, prompt_tokens
+        self.answers, self.prompt_tokens, self.n = answers, prompt_tokens, n
+        self.cached_tokens = 0
         self._crash_after, self._taken = crash_after, 0
         self._pieces: list[Piece] = []
         self._ready = asyncio.Event()
@@ -47,7 +55,7 @@ class Job:
         self._ready.set()
 
     def fail(self, error: Exception) -> None:
-        """The engine has broken down."""
+        """There will be no more tokens: the engine has broken down, or the job was withdrawn."""
         self._failure = error
         self._ready.set()
 
@@ -64,12 +72,24 @@ class Job:
         return pieces
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A job's place in the queue: how long it has waited elsewhere, and how urgent it is."""
+
+    waited_s: float = 0.0
+    priority: Priority = Priority.DEFAULT
+    deadline_s: float = inf
+
+
 @dataclass(slots=True)
 class _Part:
     job: Job
     choice: int
     answer: Answer
     made: int = 0
+
+
+STANDING = Standing()
 
 
 class EngineLoop:
@@ -84,12 +104,17 @@ class EngineLoop:
         self._serial = 0
 
     def submit(
-        self, job: Job, limits: Many[int], expected_tokens: float | None, now: float
+        self,
+        job: Job,
+        limits: Many[int],
+        expected_tokens: float | None,
+        now: float,
+        standing: Standing = STANDING,
     ) -> list[str]:
         """Queue a job; `limits` are its choices' most output tokens.
 
         Returns:
-            The sequences' ids, for `cancel`.
+            The sequences' ids, for `cancel` and `withdraw`.
         """
         ids: list[str] = []
         for choice, (answer, limit) in enumerate(zip(job.answers, limits, strict=True)):
@@ -97,12 +122,32 @@ class EngineLoop:
             key = str(self._serial)
             expected = float(limit) if expected_tokens is None else min(expected_tokens, limit)
             self._parts[key] = _Part(job, choice, answer)
-            sequence = Sequence(key, answer.prompt_tokens, expected, limit, now)
+            sequence = Sequence(
+                key,
+                answer.prompt_tokens,
+                expected,
+                limit,
+                now - standing.waited_s,
+                answer.blocks,
+                standing.priority,
+                now + standing.deadline_s,
+            )
             self.batcher.add(sequence, now)
             ids.append(key)
         self._wake.set()
         self.changed.set()
         return ids
+
+    def withdraw(self, ids: Many[str], why: Exception) -> bool:
+        """Take back a job that has not begun, in one step; whether it had not."""
+        parts = [self._parts.get(key) for key in ids]
+        if not ids or not all(self.batcher.waits(key) for key in ids):
+            return False
+        self.cancel(ids)
+        for part in parts:
+            if part is not None:
+                part.job.fail(why)
+        return True
 
     def cancel(self, ids: Many[str]) -> None:
         """Nobody waits for these any more; those that have ended are ignored."""
@@ -152,6 +197,8 @@ class EngineLoop:
             if part is None:
                 continue  # cancelled during this stage
             part.made += 1
+            if part.made == 1:
+                part.job.cached_tokens += sequence.cached
             last = part.made >= part.answer.tokens
             if last:
                 ended.append(sequence.id)

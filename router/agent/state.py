@@ -54,6 +54,7 @@ class Reporter:
             kv_held=batcher.kv_held,
             utilization=batcher.ledger.utilization,
             draining=self._drain.begun,
+            prefix_cache=batcher.cache is not None,
         )
 
     async def stream(self) -> AsyncIterator[bytes]:

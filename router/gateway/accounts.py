@@ -11,8 +11,11 @@ from router.gateway.records import RequestLog, RequestRecord
 from router.gateway.usage import Usage
 from router.metrics import GatewayMetrics
 from router.schemas import CompletionRequest
+from router.urgency import Urgency
+from solver.distribution import LengthDistribution
 from solver.estimate import TokenEstimator
 from solver.predict import Features, LengthPredictor, kind_of
+from solver.priority import WEIGHT
 from solver.problem import Job
 
 # Stands for "no limit" where neither request nor worker names one.
@@ -56,34 +59,53 @@ class Accounts:
         """Requests in the gateway now."""
         return self.log.running
 
-    def size(self, request: CompletionRequest, context: int | None, hint: float | None) -> Size:
+    def size(
+        self,
+        request: CompletionRequest,
+        context: int | None,
+        hint: float | None,
+        urgency: Urgency,
+        tenant: str,
+    ) -> Size:
         """What the request will need, as well as one can tell now.
 
         `context` is the longest prompt and output that some worker can hold; `hint` the client's
-        guess at the output tokens of one choice.
+        guess at the output tokens of one choice; deadlines count from now on.
         """
         estimator = self._estimators[request.model]
         prompts = [
-            estimator.estimate(_bytes(prompt.text))
-            if prompt.token_ids is None
-            else prompt.token_ids
+            estimator.estimate(prompt.text_bytes) if prompt.token_ids is None else prompt.token_ids
             for prompt in request.prompts
         ]
         left = UNLIMITED if context is None else max(1, context - max(prompts))
         total = sum(prompts) * request.n
-        expected = self._expected(request, total, request.output_limit(left), hint)
+        lengths = self._predict(request, total, request.output_limit(left), hint, tenant)
+        expected = lengths if isinstance(lengths, float) else lengths.mean
         certain = max(prompt.token_ids or 1 for prompt in request.prompts)
-        job = Job(total, expected * request.choices, request.choices)
+        job = Job(
+            total,
+            expected * request.choices,
+            request.choices,
+            WEIGHT[urgency.priority],
+            time.monotonic() + urgency.deadline_s,
+            None if isinstance(lengths, float) else lengths,
+        )
         return Size(job, certain + (request.max_tokens or 1))
 
-    def _expected(
-        self, request: CompletionRequest, prompt_tokens: int, limit: int, hint: float | None
-    ) -> float:
+    def _predict(
+        self,
+        request: CompletionRequest,
+        prompt_tokens: int,
+        limit: int,
+        hint: float | None,
+        tenant: str,
+    ) -> float | LengthDistribution:
+        """The output tokens of one choice: as somebody said, or a distribution."""
         if hint is not None:
             return min(hint, float(limit))
         if request.ignore_eos and request.max_tokens is not None:
             return float(limit)
-        return self._lengths.predict(_features(request, prompt_tokens, limit)).mean
+        return self._lengths.predict(_features(request, prompt_tokens, limit, tenant))
 
     def begin(self, record: RequestRecord) -> None:
         """A request has come in."""
@@ -94,13 +116,16 @@ class Accounts:
         if record.output_tokens:
             if not request.ignore_eos:
                 limit = request.output_limit(UNLIMITED)
-                features = _features(request, record.prompt_tokens, limit)
+                features = _features(request, record.prompt_tokens, limit, record.tenant)
                 self._lengths.observe(features, record.output_tokens // request.choices)
             ratio = record.expected_tokens / record.output_tokens
             self._metrics.predicted_tokens_error.observe(ratio)
         if usage is not None and all(prompt.token_ids is None for prompt in request.prompts):
-            size = sum(_bytes(prompt.text) for prompt in request.prompts)
+            size = sum(prompt.text_bytes for prompt in request.prompts)
             self._estimators[request.model].observe(size, usage.prompt_tokens)
+        if usage is not None:
+            record.cached_tokens = usage.cached_tokens
+            self._metrics.cached_prompt_tokens.inc(usage.cached_tokens)
 
     def end(self, record: RequestRecord, outcome: Outcome, timing: Timing) -> None:
         """A request has ended, one way or the other: the one place that counts it."""
@@ -122,15 +147,12 @@ class Accounts:
                     metrics.time_per_output_token.labels(model).observe(per_token)
 
 
-def _features(request: CompletionRequest, prompt_tokens: int, limit: int) -> Features:
+def _features(request: CompletionRequest, prompt_tokens: int, limit: int, tenant: str) -> Features:
     """What tells of the length of one choice, given the prompt tokens of all of them."""
     return Features(
         request.model,
         prompt_tokens // request.choices,
         limit,
+        tenant,
         kind=kind_of(request.prompts[0].text),
     )
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -1,7 +1,8 @@
 """The gateway's completion endpoints, as raw ASGI: parse, place, forward, account.
 
 Every request ends in exactly one outcome, recorded in one place (`Completions.__call__`), and a
-worker's failure is retried elsewhere as long as the client has not seen a byte.
+worker's failure is retried elsewhere as long as the client has not seen a byte. A request that was
+taken back from a worker's queue is placed again; that is no failure, and no client sees it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import re
 import time
 from functools import partial
+from math import inf
 from random import getrandbits
 
 from router.asgi import (
@@ -25,21 +27,35 @@ from router.drain import Drain
 from router.errors import (
     NoCapacityError,
     Outcome,
+    RecalledError,
     RequestError,
     RouterError,
     WorkerUnreachable,
     outcome_of_status,
 )
 from router.gateway.accounts import Accounts
-from router.gateway.dispatch import Dispatcher, Placement, Ticket
+from router.gateway.dispatch import Dispatcher
 from router.gateway.exchange import Exchange
 from router.gateway.forward import Forwarder
+from router.gateway.prefixes import blocks_of
 from router.gateway.records import RequestRecord
-from router.gateway.workers import Workers
+from router.gateway.ticket import Placement, Ticket
+from router.gateway.workers import Worker, Workers
+from router.metrics import GatewayMetrics
 from router.schemas import CompletionRequest, parse
 from router.settings import GatewayTuning
-from router.wire import EXPECTED_TOKENS, REQUEST_ID
+from router.urgency import Urgency, read_tenant, read_urgency
+from router.wire import (
+    ATTEMPT,
+    DEADLINE_MS,
+    EXPECTED_TOKENS,
+    PRIORITY,
+    RECALLED,
+    REQUEST_ID,
+    WAITED_MS,
+)
 from solver.cost import span_s
+from solver.priority import Priority
 
 _GOOD_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 # Worker answers that another worker may not give: it is shutting down, or its engine is.
@@ -56,6 +72,7 @@ class Completions:
         dispatcher: Dispatcher,
         forwarder: Forwarder,
         accounts: Accounts,
+        metrics: GatewayMetrics,
         drain: Drain,
         *,
         chat: bool,
@@ -63,7 +80,7 @@ class Completions:
         self._tuning, self._workers, self._dispatcher = tuning, workers, dispatcher
         self._forwarder, self._accounts, self._chat = forwarder, accounts, chat
         self._path = "/v1/chat/completions" if chat else "/v1/completions"
-        self._drain = drain
+        self._metrics, self._drain = metrics, drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it whatever happens."""
@@ -93,11 +110,19 @@ class Completions:
         exchange.body = await read_body(scope, receive, self._tuning.max_body_bytes)
         exchange.received = time.monotonic()  # how long the client took to send it is its own
         exchange.request = parse(exchange.body, chat=self._chat)
-        ticket = self._ticket(exchange, exchange.request, header(scope, EXPECTED_TOKENS))
+        hint = _hint(header(scope, EXPECTED_TOKENS))
+        exchange.record.tenant = read_tenant(scope)
+        ticket = self._ticket(exchange, exchange.request, hint, read_urgency(scope))
         async with DisconnectWatch(receive):
             return await self._try_workers(exchange, ticket)
 
-    def _ticket(self, exchange: Exchange, request: CompletionRequest, hint: bytes | None) -> Ticket:
+    def _ticket(
+        self,
+        exchange: Exchange,
+        request: CompletionRequest,
+        hint: float | None,
+        urgency: Urgency,
+    ) -> Ticket:
         """What the planner must know of the request; refuses what nobody could serve.
 
         Raises:
@@ -106,7 +131,9 @@ class Completions:
         record = exchange.record
         context = self._context(request.model)
         record.model, record.stream = request.model, request.stream
-        size = self._accounts.size(request, context, _hint(hint))
+        record.priority = urgency.priority.value
+        record.deadline_s = None if urgency.deadline_s == inf else urgency.deadline_s
+        size = self._accounts.size(request, context, hint, urgency, record.tenant)
         if context is not None and size.least_tokens > context:
             raise RequestError(
                 f"The maximum context length of '{request.model}' is {context} tokens; the request "
@@ -116,7 +143,18 @@ class Completions:
             )
         record.prompt_tokens = size.job.prompt_tokens
         record.expected_tokens = size.job.expected_tokens
-        return Ticket(record.id, request.model, size.job, size.least_tokens, request.stream)
+        blocks, block_tokens = blocks_of(request, size.job.prompt_tokens)
+        return Ticket(
+            record.id,
+            request.model,
+            size.job,
+            size.least_tokens,
+            request.stream,
+            exchange.received,
+            urgency.priority,
+            blocks,
+            block_tokens,
+        )
 
     def _context(self, model: str) -> int | None:
         """The longest context that some worker has for `model`; None if one does not tell."""
@@ -137,60 +175,74 @@ class Completions:
     async def _try_workers(self, exchange: Exchange, ticket: Ticket) -> Outcome:
         """One worker after another, until one begins to answer."""
         failure: RouterError | None = None
-        for tries_left in range(self._tuning.retries, -1, -1):
+        tries_left = self._tuning.retries
+        while tries_left >= 0:
             try:
                 placement = await self._dispatcher.place(ticket)
             except NoCapacityError as error:
                 raise failure or error from failure
+            worker = self._begin(exchange, ticket, placement)
+            del placement  # it holds on to its plan
             try:
-                outcome = await self._attempt(exchange, ticket, placement, tries_left)
+                outcome = await self._attempt(exchange, ticket, worker, tries_left)
+            except RecalledError:
+                ticket.recalled += 1
+                self._metrics.recalled.inc()
+                continue
             except WorkerUnreachable as error:
-                self._workers.mark_down(placement.worker, str(error))
+                self._workers.mark_down(worker, str(error))
                 failure = error
             else:
                 if outcome is not None:
                     return outcome
                 failure = WorkerUnreachable("The worker refused the request.")
             finally:
-                self._dispatcher.release(ticket, placement.worker)
-            ticket.excluded.add(placement.worker)
-            exchange.record.failed_workers.append(placement.worker.name)
+                self._dispatcher.release(ticket, worker)
+            tries_left -= 1
+            ticket.excluded.add(worker)
+            exchange.record.failed_workers.append(worker.name)
         assert failure is not None
         raise failure
 
-    async def _attempt(
-        self, exchange: Exchange, ticket: Ticket, placement: Placement, tries_left: int
-    ) -> Outcome | None:
-        """Forward to one worker; None if it refused and another is to be asked."""
+    def _begin(self, exchange: Exchange, ticket: Ticket, placement: Placement) -> Worker:
+        """The request goes to the worker that its plan says."""
         record, worker = exchange.record, placement.worker
-        record.plan, record.index, record.worker = placement.plan, placement.index, worker.name
+        record.choice, record.worker = placement.plan.choice(placement.index), worker.name
+        record.planned, record.recalled = ticket.planned, ticket.recalled
         exchange.sent, record.sent_s = time.monotonic(), time.time()
+        return worker
+
+    async def _attempt(
+        self, exchange: Exchange, ticket: Ticket, worker: Worker, tries_left: int
+    ) -> Outcome | None:
+        """Forward to one worker; None if it refused and another is to be asked.
+
+        Raises:
+            RecalledError: if it has given the request back, having been asked to.
+        """
         assert exchange.request is not None
-        per_choice = ticket.job.expected_tokens / ticket.job.sequences
-        extra = {
-            REQUEST_ID.decode(): record.id,
-            EXPECTED_TOKENS.decode(): f"{per_choice:.1f}",
-            "content-type": "application/json",
-        }
         url = worker.url + exchange.target
+        extra = _extra(ticket)
         reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body)
         try:
             if reply.status in _RETRY_STATUS:
+                if ticket.asked_back and reply.has(RECALLED):
+                    raise RecalledError
                 if tries_left and self._dispatcher.has_other(ticket, worker):
                     return None
                 reply.retry_after(self._dispatcher.retry_after_s())
             occupancy = worker.load.occupancy(worker.slots, 0)
             usage = await exchange.relay(reply, worker.name, partial(worker.load.progress, ticket))
             if reply.status == 200:
-                self._accounts.learn(exchange.request, record, usage)
-                self._learn(placement, exchange, occupancy)
+                self._accounts.learn(exchange.request, exchange.record, usage)
+                self._learn(worker, exchange, occupancy)
             return outcome_of_status(reply.status)
         finally:
             reply.close()
 
-    def _learn(self, placement: Placement, exchange: Exchange, occupancy: float) -> None:
+    def _learn(self, worker: Worker, exchange: Exchange, occupancy: float) -> None:
         """Correct the scale of a worker whose cost model is only assumed."""
-        worker, record = placement.worker, exchange.record
+        record = exchange.record
         if worker.state is not None or not record.output_tokens or exchange.sent is None:
             return
         if worker.load.sequences > worker.slots:
@@ -200,6 +252,23 @@ class Completions:
         output = record.output_tokens / exchange.request.choices
         predicted_s = span_s(worker.base_cost, prompt, output, occupancy)
         worker.scale.observe(predicted_s, time.monotonic() - exchange.sent)
+
+
+def _extra(ticket: Ticket) -> dict[str, str]:
+    """What a worker is told beside the client's own headers."""
+    ticket.new_attempt()
+    extra = {
+        REQUEST_ID: ticket.request_id,
+        EXPECTED_TOKENS: f"{ticket.expected_tokens:.1f}",
+        ATTEMPT: ticket.attempt,
+        WAITED_MS: f"{(time.monotonic() - ticket.arrival_s) * 1000:.1f}",
+        b"content-type": "application/json",
+    }
+    if ticket.priority is not Priority.DEFAULT:
+        extra[PRIORITY] = ticket.priority.value
+    if ticket.due_s != inf:
+        extra[DEADLINE_MS] = f"{max(1.0, (ticket.due_s - time.monotonic()) * 1000):.1f}"
+    return {name.decode(): value for name, value in extra.items()}
 
 
 def _request_id(scope: Scope) -> str:
@@ -224,5 +293,7 @@ def _hint(value: bytes | None) -> float | None:
     except ValueError:
         tokens = 0.0
     if not 1 <= tokens < 1e9:
-        raise RequestError(f"The header '{name}' must be a number of tokens >= 1.", param=name)
+        raise RequestError(
+            f"The header '{name}' must be a number of tokens from 1 to 10^9.", param=name
+        )
     return tokens

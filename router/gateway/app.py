@@ -18,6 +18,7 @@ from router.gateway.api import Completions
 from router.gateway.dispatch import Dispatcher
 from router.gateway.forward import Connections, Forwarder
 from router.gateway.planner import Planner
+from router.gateway.recall import Recaller
 from router.gateway.routes import add_routes
 from router.gateway.workers import Workers
 from router.metrics import GatewayMetrics
@@ -34,13 +35,16 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     workers = Workers(settings, connections, metrics)
     planner = Planner(settings.plan_deadline_s, metrics)
     dispatcher = Dispatcher(settings, workers, planner, metrics)
+    dispatcher.settled = Recaller(workers, connections).consider
     accounts = Accounts(metrics, settings.remember)
     forwarder = Forwarder(settings, connections)
     drain = Drain()
     app = FastAPI(title="Makespan", lifespan=_lifespan(connections, planner, workers, dispatcher))
     app.state.drain = drain.begin
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
-        endpoint = Completions(settings, workers, dispatcher, forwarder, accounts, drain, chat=chat)
+        endpoint = Completions(
+            settings, workers, dispatcher, forwarder, accounts, metrics, drain, chat=chat
+        )
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
     add_routes(app, workers, dispatcher, accounts, metrics, drain)
     add_error_handlers(app)

@@ -1,7 +1,8 @@
-"""From arrivals to assignments: gather a window, plan it, hand out the workers.
+"""From arrivals to assignments: what is unsent is planned again and again, and sent late.
 
-One task runs it all, so that windows are planned one after the other, each on top of what the one
-before has sent.
+One task runs it all, so that plans are made one after the other, each on top of what the one
+before has sent. What to plan, and who is sent, is `solver.rolling`'s, as in the simulator; here
+are the clock, the clients who leave and the deadlines that pass.
 """
 
 from __future__ import annotations
@@ -9,116 +10,143 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from math import inf
 
-from router.errors import NoCapacityError
+from router.errors import ExpiredError, NoCapacityError, RouterError
 from router.gateway.planner import Planner
 from router.gateway.records import PlanRecord
+from router.gateway.ticket import Placement, Ticket
+from router.gateway.unsent import Unsent
 from router.gateway.workers import Worker, Workers
 from router.metrics import GatewayMetrics
 from router.settings import GatewayTuning
-from solver.problem import Job, build
+from solver.rolling import Rolling, Selection
 from solver.types import Plan, Problem
-from solver.window import Window, WindowPolicy
+from solver.window import Window
 
 log = logging.getLogger(__name__)
 
-# Windows beyond this are prepared, planned and handed out in turns of the event loop of their own,
-# a few milliseconds each.
+# Plans beyond this many requests are prepared, made and handed out in turns of the event loop of
+# their own, a few milliseconds each.
 LARGE = 64
+# Requests that begin to be forwarded in one turn of the loop.
+TOGETHER = 16
+# After a large plan that sent less than half of what it planned, the planner rests for so many
+# times as long, but not beyond the limit: in a long queue every request that ends makes room, and
+# the lead at the workers lasts meanwhile.
+REST, MOST_REST_S = 2.0, 0.05
 
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a request goes: its worker, the plan that says so, and its place in that plan."""
-
-    worker: Worker
-    plan: PlanRecord
-    index: int
-
-
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """A request that wants a worker; itself the key of its load, as a client's id may come twice.
-
-    Attributes:
-        job: its size, as the planner sees it.
-        least_tokens: prompt and output tokens that its longest choice has room for, at least.
-        streamed: its tokens can be counted as they come.
-        excluded: workers that have failed it.
-    """
-
-    request_id: str
-    model: str
-    job: Job
-    least_tokens: int
-    streamed: bool
-    excluded: set[Worker] = field(default_factory=set)
-    placed: asyncio.Future[Placement] = field(init=False)
+Chosen = Selection[Ticket, Worker]
 
 
 class Dispatcher:
-    """Places tickets; see the module's first lines."""
+    """Places tickets; see the module's first lines.
+
+    Attributes:
+        latest: the latest plan.
+        settled: called whenever something has changed and all who could go have been sent.
+    """
 
     def __init__(
         self, tuning: GatewayTuning, workers: Workers, planner: Planner, metrics: GatewayMetrics
     ) -> None:
         self._workers, self._planner, self._metrics = workers, planner, metrics
-        self._windows: WindowPolicy[Ticket] = WindowPolicy(
-            tuning.window_max_wait_s, tuning.window_max_size
+        self._rolling: Rolling[Ticket, Worker] = Rolling(
+            max_wait_s=tuning.window_max_wait_s,
+            max_size=tuning.window_max_size,
+            hold_back=True,
+            eligible=self._eligible,
+            cached=workers.prefixes.cached_tokens,
         )
+        self._unsent = Unsent()
         self._wake = asyncio.Event()
         self._number = 0
+        self._window: Window[Ticket] | None = None
+        self._offers: tuple[object, ...] = ()
+        self._shortest, self._alike = 0, dict[str, frozenset[int] | None]()
         self.latest: PlanRecord | None = None
-        workers.changed = self._reconsider
+        self.settled: Callable[[], None] = lambda: None
+        workers.changed = self.reconsider
+
+    @property
+    def unsent(self) -> int:
+        """Requests that wait to be placed."""
+        return self._unsent.requests
 
     async def place(self, ticket: Ticket) -> Placement:
-        """Wait for the ticket's window to be planned; the request then counts at its worker.
+        """Wait until a worker can start the ticket soon; the request then counts there.
 
         Raises:
             NoCapacityError: if no worker that is up may serve it.
+            ExpiredError: if its deadline passes before.
         """
-        ticket.placed = asyncio.get_running_loop().create_future()
-        self._windows.add(ticket, time.monotonic())
+        loop = asyncio.get_running_loop()
+        placed: asyncio.Future[Placement] = loop.create_future()
+        ticket.placed = placed
+        self._rolling.add(ticket, time.monotonic())
+        self._unsent.add(ticket.job)
         self._wake.set()
+        alarm = None
+        if ticket.due_s != inf:
+            alarm = loop.call_later(ticket.due_s - time.monotonic(), self._expire, ticket)
         try:
-            return await ticket.placed
+            return await placed
         except asyncio.CancelledError:
-            self._windows.discard(ticket)
-            if ticket.placed.done() and not ticket.placed.cancelled():
-                with suppress(NoCapacityError):
-                    self.release(ticket, ticket.placed.result().worker)
+            self._rolling.discard(ticket)
+            if placed.done() and not placed.cancelled():
+                with suppress(RouterError):
+                    self.release(ticket, placed.result().worker)
             raise
+        finally:
+            self._unsent.remove(ticket.job)
+            ticket.placed = None  # it holds on to its plan
+            if alarm is not None:
+                alarm.cancel()
+
+    def _expire(self, ticket: Ticket) -> None:
+        self._refuse(ticket, ExpiredError())
+
+    def _refuse(self, ticket: Ticket, error: Exception) -> None:
+        """Whoever still waits gets the error."""
+        self._rolling.discard(ticket)
+        if ticket.placed is not None and not ticket.placed.done():
+            ticket.placed.set_exception(error)
 
     def release(self, ticket: Ticket, worker: Worker) -> None:
         """The request has left its worker, however it ended."""
         worker.load.remove(ticket)
-        self._wake.set()
+        self.reconsider()
 
-    def _reconsider(self) -> None:
-        """Some worker has come, gone or reported: a window may be able to close."""
-        if len(self._windows):
-            self._wake.set()
+    def reconsider(self) -> None:
+        """A worker has come, gone, reported or got room: somebody may be able to go."""
+        self._wake.set()
 
     def has_other(self, ticket: Ticket, worker: Worker) -> bool:
         """Whether some worker other than `worker` may serve the request now."""
-        return any(w is not worker and _may(w, ticket) for w in self._workers.available())
+        return any(w is not worker and ticket.may_go_to(w) for w in self._workers.available())
 
     def retry_after_s(self) -> float:
-        """When the least loaded worker will have finished what it has."""
-        now = time.monotonic()
-        return min((w.backlog_s(0, now) for w in self._workers.available()), default=1.0)
+        """When the least loaded worker has done what it has, and all have done what is unsent."""
+        now, workers = time.monotonic(), self._workers.available()
+        least = min((w.backlog_s(0, now) for w in workers), default=1.0)
+        return least + self._unsent.seconds(workers)
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
             await self._change_or_deadline()
-            while (window := self._poll()) is not None:
-                await self._handle(window)
+            while (selection := self._select()) is not None:
+                if not await self._handle(selection):
+                    break
+            try:
+                self.settled()
+            except Exception:  # whoever listens is not to stop the gateway
+                log.exception("a defect after planning")
 
     async def _change_or_deadline(self) -> None:
-        deadline = self._windows.next_deadline()
+        deadline = self._rolling.next_deadline()
         alarm = None
         if deadline is not None:
             wait_s = max(0.0, deadline - time.monotonic())
@@ -128,76 +156,80 @@ class Dispatcher:
         if alarm is not None:
             alarm.cancel()
 
-    def _poll(self) -> Window[Ticket] | None:
-        free = any(worker.free_slots for worker in self._workers.available())
-        return self._windows.poll(time.monotonic(), worker_free=free)
+    def _select(self) -> Chosen | None:
+        """What to plan now; those whom nobody may serve any more are refused."""
+        if not len(self._rolling):
+            return None
+        workers = self._workers.available()
+        offers = tuple((worker, worker.offer) for worker in workers)
+        if offers != self._offers:
+            self._offers = offers
+            lengths = (length for worker in workers for _, length in worker.offer)
+            self._shortest = min((n for n in lengths if n is not None), default=0)
+            self._alike.clear()
+            self._rolling.regroup()
+        selection = self._rolling.select(time.monotonic(), workers)
+        for ticket in self._rolling.homeless():
+            message = f"No worker that serves '{ticket.model}' is up."
+            self._refuse(ticket, NoCapacityError(message, self.retry_after_s()))
+        return selection
 
-    async def _handle(self, window: Window[Ticket]) -> None:
-        tickets = [ticket for ticket in window.items if not ticket.placed.done()]
+    def _eligible(self, ticket: Ticket, workers: Sequence[Worker]) -> frozenset[int] | None:
+        """Most tickets are alike: they failed nowhere, and are short enough for every worker."""
+        usual = not ticket.excluded and ticket.least_tokens <= self._shortest
+        if usual and ticket.model in self._alike:
+            return self._alike[ticket.model]
+        able = frozenset(j for j, worker in enumerate(workers) if ticket.may_go_to(worker))
+        found = None if able and len(able) == len(workers) else able
+        if usual:
+            self._alike[ticket.model] = found
+        return found
+
+    async def _handle(self, selection: Chosen) -> bool:
+        """Plan and send; whether to go on at once with those who were not in this plan."""
         try:
-            await self._place_all(tickets, window)
+            return await self._plan(selection)
         except Exception as error:
             log.exception("a window could not be planned")
-            for ticket in tickets:
-                if not ticket.placed.done():
-                    ticket.placed.set_exception(error)
+            for ticket in selection.requests:
+                self._refuse(ticket, error)
+            return True
 
-    async def _place_all(self, tickets: list[Ticket], window: Window[Ticket]) -> None:
-        workers = self._workers.available()
-        tickets, eligible = self._servable(tickets, workers)
-        if not tickets:
-            return
-        start = time.monotonic()
-        jobs = [ticket.job for ticket in tickets]
-        problem = build(jobs, [worker.view(start) for worker in workers], eligible)
-        if len(jobs) > LARGE:
+    async def _plan(self, selection: Chosen) -> bool:
+        start, large = time.monotonic(), len(selection.requests) > LARGE
+        if large:
             await asyncio.sleep(0)
-        problem, plan = await self._planner.plan(problem)
-        if len(jobs) > LARGE:
+        binding = len(selection.requests) <= sum(worker.room for worker in selection.workers)
+        problem, plan = await self._planner.plan(selection.problem, binding=binding)
+        if large:
             await asyncio.sleep(0)
-        took = time.monotonic() - start
-        record = self._record(window, tickets, workers, problem, plan, took)
-        self._commit(record, tickets, workers)
+        took_s = time.monotonic() - start
+        sent = await self._send(selection, self._record(selection, problem, plan, took_s))
+        if large and 2 * sent < len(selection.requests):
+            await asyncio.sleep(min(MOST_REST_S, REST * took_s))
+        return sent > 0 and len(self._rolling) > len(selection.requests) - sent
 
-    def _servable(
-        self, tickets: list[Ticket], workers: list[Worker]
-    ) -> tuple[list[Ticket], list[frozenset[int]]]:
-        """The tickets that somebody may serve, and who may; the others are refused."""
-        kept: list[Ticket] = []
-        eligible: list[frozenset[int]] = []
-        for ticket, able in zip(tickets, _able(tickets, workers), strict=True):
-            if able:
-                kept.append(ticket)
-                eligible.append(able)
-            else:
-                message = f"No worker that serves '{ticket.model}' is up."
-                ticket.placed.set_exception(NoCapacityError(message, self.retry_after_s()))
-        return kept, eligible
+    async def _send(self, selection: Chosen, record: PlanRecord) -> int:
+        """Hand out what workers can start soon, in turns; how many that were."""
+        now, sent = time.monotonic(), 0
+        index = {ticket: i for i, ticket in enumerate(selection.requests)}
+        for ticket in selection.requests:
+            ticket.planned += 1
+        for ticket, worker in self._rolling.take(selection, record.plan.assignment):
+            if ticket.waits:
+                assert ticket.placed is not None
+                worker.load.add(ticket, ticket.job, now, streamed=ticket.streamed)
+                self._workers.prefixes.sent(ticket.blocks, worker)
+                ticket.placed.set_result(Placement(worker, record, index[ticket]))
+                sent += 1
+                if sent % TOGETHER == 0:
+                    await asyncio.sleep(0)
+        return sent
 
-    def _commit(self, record: PlanRecord, tickets: list[Ticket], workers: list[Worker]) -> None:
-        """Hand the plan out: all of it.
-
-        This is where late binding goes: to hand out only what a worker can start soon, and to put
-        the rest back, to be planned again with the next window.
-        """
-        now = time.monotonic()
-        for i, (ticket, j) in enumerate(zip(tickets, record.plan.assignment, strict=True)):
-            if ticket.placed.done():
-                continue  # its client left while it was planned
-            worker = workers[j]
-            worker.load.add(ticket, ticket.job, now, streamed=ticket.streamed)
-            ticket.placed.set_result(Placement(worker, record, i))
-
-    def _record(
-        self,
-        window: Window[Ticket],
-        tickets: list[Ticket],
-        workers: list[Worker],
-        problem: Problem,
-        plan: Plan,
-        took_s: float,
-    ) -> PlanRecord:
+    def _record(self, selection: Chosen, problem: Problem, plan: Plan, took_s: float) -> PlanRecord:
         self._number += 1
+        window = selection.window
+        assert window is not None  # whoever is planned was in one
         wait_s = max(0.0, window.closed_s - window.opened_s)
         self.latest = PlanRecord(
             number=self._number,
@@ -205,42 +237,18 @@ class Dispatcher:
             reason=window.reason,
             wait_s=wait_s,
             took_s=took_s,
-            requests=tuple(ticket.request_id for ticket in tickets),
-            workers=tuple(worker.name for worker in workers),
+            requests=tuple(ticket.request_id for ticket in selection.requests),
+            workers=tuple(worker.name for worker in selection.workers),
             problem=problem,
             plan=plan,
+            cached=selection.cached,
         )
-        self._metrics.window_requests.observe(len(tickets))
-        self._metrics.window_wait.observe(wait_s)
+        if window is not self._window:
+            self._window = window
+            self._metrics.window_wait.observe(wait_s)
+        self._metrics.window_requests.observe(len(selection.requests))
         self._metrics.plan_duration.labels(plan.method.value).observe(took_s)
         self._metrics.plan_makespan.set(plan.makespan_s)
         self._metrics.plan_lower_bound.set(plan.lower_bound_s)
         self._metrics.plan_gap.set(plan.gap_ratio)
         return self.latest
-
-
-def _able(tickets: list[Ticket], workers: list[Worker]) -> list[frozenset[int]]:
-    """For each ticket, the indices of the workers that may serve it.
-
-    Most tickets are alike: they have failed nowhere, and are short enough for every worker.
-    """
-    shortest = min((length for w in workers for length in w.max_model_lens()), default=0)
-    alike: dict[str, frozenset[int]] = {}
-    found: list[frozenset[int]] = []
-    for ticket in tickets:
-        usual = not ticket.excluded and ticket.least_tokens <= shortest
-        able = alike.get(ticket.model) if usual else None
-        if able is None:
-            able = frozenset(j for j, worker in enumerate(workers) if _may(worker, ticket))
-        if usual:
-            alike[ticket.model] = able
-        found.append(able)
-    return found
-
-
-def _may(worker: Worker, ticket: Ticket) -> bool:
-    """Whether `worker` may serve the request at all."""
-    if ticket.model not in worker.models or worker in ticket.excluded:
-        return False
-    most = worker.max_model_len(ticket.model)
-    return most is None or ticket.least_tokens <= most

@@ -14,7 +14,7 @@ from yarl import URL
 
 from router.errors import Headers, WorkerBroke, WorkerUnreachable, retry_after
 from router.settings import GatewayTuning
-from router.wire import EXPECTED_TOKENS, REQUEST_ID
+from router.wire import ATTEMPT, DEADLINE_MS, EXPECTED_TOKENS, PRIORITY, REQUEST_ID, WAITED_MS
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ _HOP = frozenset(
         b"trailer", b"transfer-encoding", b"upgrade", b"host", b"content-length", b"expect",
     )
 )  # fmt: skip
-_NOT_SENT = _HOP | {b"accept-encoding", b"content-type", REQUEST_ID, EXPECTED_TOKENS}
+_SET_ANEW = {REQUEST_ID, EXPECTED_TOKENS, ATTEMPT, WAITED_MS, PRIORITY, DEADLINE_MS}
+_NOT_SENT = _HOP | _SET_ANEW | {b"accept-encoding", b"content-type"}
 _NOT_RETURNED = _HOP - {b"content-length"} | {b"server", b"date"}
 
 
@@ -79,9 +80,13 @@ class Reply:
         """Whether server-sent events are coming."""
         return self._response.content_type == "text/event-stream"
 
+    def has(self, header: bytes) -> bool:
+        """Whether it carries a header of that name."""
+        return any(name == header for name, _ in self.headers)
+
     def retry_after(self, seconds: float) -> None:
         """Tell when to come back, unless the worker did."""
-        if not any(name == b"retry-after" for name, _ in self.headers):
+        if not self.has(b"retry-after"):
             self.headers.append(retry_after(seconds))
 
     async def chunks(self) -> AsyncIterator[bytes]:

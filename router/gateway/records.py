@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from solver.arrays import FloatArray
+from solver.priority import Priority
 from solver.types import Plan, Problem
 from solver.window import Close
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PlanRecord:
-    """A window that was planned: who was in it, on which workers, with what result.
+    """What was planned together: who was in it, on which workers, with what result.
 
-    `planned_s` is when the plan was ready (seconds since the epoch), `took_s` how long it took.
+    `planned_s` is when the plan was ready (seconds since the epoch), `took_s` how long it took;
+    `cached` (n, m) prompt tokens of request i that worker j has in its cache; `load_s` (m,) what
+    each worker has to do once all is done as planned.
     """
 
     number: int
@@ -28,12 +32,18 @@ class PlanRecord:
     workers: tuple[str, ...]
     problem: Problem
     plan: Plan
+    cached: FloatArray | None = None
+    load_s: FloatArray = field(init=False)
+
+    def __post_init__(self) -> None:
+        load = self.problem.initial_s.copy()
+        chosen = np.array(self.plan.assignment, dtype=np.intp)
+        np.add.at(load, chosen, self.problem.cost_s[np.arange(len(chosen)), chosen])
+        object.__setattr__(self, "load_s", load)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as ``/makespan/v1/plans/latest`` shows it."""
-        load = self.problem.initial_s.copy()
-        for i, j in enumerate(self.plan.assignment):
-            load[j] += self.problem.cost_s[i, j]
+        load = self.load_s
         pairs = zip(self.requests, self.plan.assignment, strict=True)
         return {
             "number": self.number,
@@ -51,44 +61,105 @@ class PlanRecord:
             },
         }
 
-    def candidates(self, index: int) -> list[dict[str, Any]]:
-        """What each worker would have meant for request `index`; they add up.
-
-        ``backlog_s + others_s + cost_s = load_s``, and the request is done by ``finish_s``, the
-        later of ``load_s`` and ``span_s``.
-        """
+    def choice(self, index: int) -> Choice:
+        """Why request `index` goes where it goes; it stays small when the plan is forgotten."""
         problem, chosen = self.problem, self.plan.assignment[index]
-        others = np.zeros(problem.workers)
-        for i, j in enumerate(self.plan.assignment):
-            if i != index:
-                others[j] += problem.cost_s[i, j]
+        others = self.load_s - problem.initial_s
+        others[chosen] -= problem.cost_s[index, chosen]
+        none = np.zeros(problem.workers)
+        cached = none if self.cached is None else self.cached[index].copy()
+        toll = none if problem.toll_s is None else problem.toll_s[index].copy()
+        return Choice(
+            number=self.number,
+            planned_s=self.planned_s,
+            method=self.plan.method.value,
+            requests=len(self.requests),
+            workers=self.workers,
+            chosen=chosen,
+            backlog_s=problem.initial_s,
+            others_s=np.maximum(0.0, others),
+            cost_s=problem.cost_s[index].copy(),
+            span_s=problem.span_s[index] - toll,
+            toll_s=toll,
+            cached_tokens=cached,
+        )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Choice:
+    """What each worker would have meant for one request, as its plan saw it; (m,) each.
+
+    ``backlog_s + others_s + cost_s = load_s``, and the request is done by ``finish_s``, the later
+    of ``load_s`` and ``span_s``; ``toll_s`` is what it would take from others there.
+    """
+
+    number: int
+    planned_s: float
+    method: str
+    requests: int
+    workers: tuple[str, ...]
+    chosen: int
+    backlog_s: FloatArray
+    others_s: FloatArray
+    cost_s: FloatArray
+    span_s: FloatArray
+    toll_s: FloatArray
+    cached_tokens: FloatArray
+
+    def candidates(self) -> list[dict[str, Any]]:
+        """A row a worker."""
         rows = []
         for j, name in enumerate(self.workers):
-            row: dict[str, Any] = {"worker": name, "chosen": j == chosen}
-            eligible = bool(np.isfinite(problem.cost_s[index, j]))
-            row["eligible"] = eligible
-            if eligible:
-                row |= _sum(problem, index, j, float(others[j]))
-            rows.append(row)
+            eligible = bool(np.isfinite(self.cost_s[j]))
+            row: dict[str, Any] = {"worker": name, "chosen": j == self.chosen, "eligible": eligible}
+            rows.append(row | self._sum(j) if eligible else row)
         return rows
 
+    def _sum(self, j: int) -> dict[str, float]:
+        backlog, others, cost, span = (
+            float(part[j]) for part in (self.backlog_s, self.others_s, self.cost_s, self.span_s)
+        )
+        load = backlog + others + cost
+        return {
+            "backlog_s": backlog,
+            "others_s": others,
+            "cost_s": cost,
+            "load_s": load,
+            "span_s": span,
+            "toll_s": float(self.toll_s[j]),
+            "finish_s": max(load, span),
+            "cached_tokens": float(self.cached_tokens[j]),
+        }
 
-def _sum(problem: Problem, i: int, j: int, others_s: float) -> dict[str, float]:
-    backlog, cost = float(problem.initial_s[j]), float(problem.cost_s[i, j])
-    load, span = backlog + others_s + cost, float(problem.span_s[i, j])
-    return {
-        "backlog_s": backlog,
-        "others_s": others_s,
-        "cost_s": cost,
-        "load_s": load,
-        "span_s": span,
-        "finish_s": max(load, span),
-    }
+    def to_json(self, ended_s: float | None) -> dict[str, Any]:
+        """The choice, the runner-up and, once the request has `ended_s`, the regret."""
+        candidates = self.candidates()
+        chosen = next(row for row in candidates if row["chosen"])
+        rivals = [row for row in candidates if row["eligible"] and not row["chosen"]]
+        rival = min(rivals, key=lambda row: float(row["finish_s"]), default=None)
+        actual = None if ended_s is None else ended_s - self.planned_s
+        return {
+            "plan": self.number,
+            "method": self.method,
+            "window_requests": self.requests,
+            "chosen": chosen["worker"],
+            "runner_up": rival["worker"] if rival else None,
+            "predicted_s": chosen["finish_s"],
+            "runner_up_predicted_s": rival["finish_s"] if rival else None,
+            "actual_s": actual,
+            "error_s": None if actual is None else actual - chosen["finish_s"],
+            "regret_s": None if actual is None or not rival else actual - rival["finish_s"],
+            "candidates": candidates,
+        }
 
 
 @dataclass(eq=False, slots=True)
 class RequestRecord:
-    """One request as the gateway saw it. Times are seconds since the epoch."""
+    """One request as the gateway saw it. Times are seconds since the epoch.
+
+    `choice` is that of the plan that sent it last, after `planned` plans; `recalled` counts how
+    often it was taken back from a worker's queue; `deadline_s` counts from its arrival.
+    """
 
     id: str
     model: str
@@ -101,12 +172,17 @@ class RequestRecord:
     error: str | None = None
     worker: str | None = None
     failed_workers: list[str] = field(default_factory=list)
-    plan: PlanRecord | None = None
-    index: int = 0
+    tenant: str = ""
+    priority: str = Priority.DEFAULT.value
+    deadline_s: float | None = None
+    planned: int = 0
+    recalled: int = 0
+    choice: Choice | None = None
     sent_s: float | None = None
     first_token_s: float | None = None
     ended_s: float | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
 
     def explain(self) -> dict[str, Any]:
         """Why it went where it went, and how that turned out."""
@@ -119,39 +195,22 @@ class RequestRecord:
             "error": self.error,
             "worker": self.worker,
             "failed_workers": self.failed_workers,
+            "priority": self.priority,
+            "deadline_s": self.deadline_s,
+            "planned": self.planned,
+            "recalled": self.recalled,
             "prompt_tokens": self.prompt_tokens,
             "expected_tokens": self.expected_tokens,
             "output_tokens": self.output_tokens,
+            "cached_tokens": self.cached_tokens,
             "times": {
                 "received_at": self.received_s,
-                "planned_at": self.plan.planned_s if self.plan else None,
+                "planned_at": self.choice.planned_s if self.choice else None,
                 "sent_at": self.sent_s,
                 "first_token_at": self.first_token_s,
                 "ended_at": self.ended_s,
             },
-            "choice": self._choice(),
-        }
-
-    def _choice(self) -> dict[str, Any] | None:
-        if self.plan is None:
-            return None
-        candidates = self.plan.candidates(self.index)
-        chosen = next(row for row in candidates if row["chosen"])
-        rivals = [row for row in candidates if row["eligible"] and not row["chosen"]]
-        rival = min(rivals, key=lambda row: float(row["finish_s"]), default=None)
-        actual = None if self.ended_s is None else self.ended_s - self.plan.planned_s
-        return {
-            "plan": self.plan.number,
-            "method": self.plan.plan.method.value,
-            "window_requests": len(self.plan.requests),
-            "chosen": chosen["worker"],
-            "runner_up": rival["worker"] if rival else None,
-            "predicted_s": chosen["finish_s"],
-            "runner_up_predicted_s": rival["finish_s"] if rival else None,
-            "actual_s": actual,
-            "error_s": None if actual is None else actual - chosen["finish_s"],
-            "regret_s": None if actual is None or not rival else actual - rival["finish_s"],
-            "candidates": candidates,
+            "choice": self.choice.to_json(self.ended_s) if self.choice else None,
         }
 
 

@@ -23,11 +23,13 @@ def add_routes(
     drain: Drain,
 ) -> None:
     """Everything but the completion endpoints."""
-    _add_health(app, workers, metrics, drain)
+    _add_health(app, workers, dispatcher, metrics, drain)
     _add_plans(app, workers, dispatcher, accounts)
 
 
-def _add_health(app: FastAPI, workers: Workers, metrics: GatewayMetrics, drain: Drain) -> None:
+def _add_health(
+    app: FastAPI, workers: Workers, dispatcher: Dispatcher, metrics: GatewayMetrics, drain: Drain
+) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
         """The process is alive."""
@@ -46,6 +48,7 @@ def _add_health(app: FastAPI, workers: Workers, metrics: GatewayMetrics, drain: 
     async def read_metrics() -> Response:
         """Prometheus's text format."""
         workers.export()
+        metrics.unsent.set(dispatcher.unsent)
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
     @app.get("/v1/models")

@@ -17,10 +17,11 @@ MOST_TOKENS = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the engine counted them, over all choices."""
+    """Tokens as the engine counted them, over all choices; `cached_tokens` are of the prompt's."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 class StreamMeter:
@@ -84,8 +85,10 @@ class JsonMeter:
 def _usage(text: bytes) -> Usage | None:
     try:
         usage: Any = orjson.loads(text)["usage"]
-        found = Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        details = usage.get("prompt_tokens_details") or {}
+        cached = int(details.get("cached_tokens") or 0)
+        found = Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]), cached)
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
         return None
-    sane = all(0 <= n < MOST_TOKENS for n in (found.prompt_tokens, found.completion_tokens))
-    return found if sane else None
+    counts = (found.prompt_tokens, found.completion_tokens, found.cached_tokens)
+    return found if all(0 <= n < MOST_TOKENS for n in counts) else None

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from math import ceil
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ import aiohttp
 import orjson
 
 from router.gateway.forward import Connections
+from router.gateway.prefixes import Prefixes
 from router.metrics import GatewayMetrics
 from router.settings import GatewaySettings
 from router.wire import SILENCE_S, STATE_PATH, AgentState, WireError
@@ -23,11 +25,14 @@ from solver.estimate import ScaleEstimator
 from solver.load import WorkerLoad
 from solver.problem import WorkerView
 from solver.profiles import PROFILES
+from solver.rolling import LEAD
 
 log = logging.getLogger(__name__)
 
 RETRY_S = (0.1, 0.2, 0.5, 1.0)  # pauses between attempts to reach a worker that is down
 PROBE_S = 1.0  # between looks at a worker without an agent
+# What a worker that does not tell is taken to keep of prompts; llama-65b-ascend's memory.
+PLAIN_KV_TOKENS = 131_072
 
 
 class Worker:
@@ -39,9 +44,12 @@ class Worker:
         models: the entries of ``/v1/models`` that it serves, by id.
         load: what this gateway has sent it and it has not finished.
         scale: learnt correction of the cost model of a worker without an agent.
+        offer: its models and the longest request of each, where known.
     """
 
-    def __init__(self, url: str, slots: int, cost: CostModel) -> None:
+    def __init__(
+        self, url: str, slots: int, cost: CostModel, *, prefix_cache: bool = False
+    ) -> None:
         self.url = url
         self.name = self.called = urlsplit(url).netloc
         self.up = False
@@ -49,7 +57,8 @@ class Worker:
         self.models: dict[str, dict[str, Any]] = {}
         self.load = WorkerLoad()
         self.scale = ScaleEstimator()
-        self._slots, self._cost = slots, cost
+        self.offer: tuple[tuple[str, int | None], ...] = ()
+        self._slots, self._cost, self._prefix_cache = slots, cost, prefix_cache
 
     @property
     def available(self) -> bool:
@@ -72,19 +81,53 @@ class Worker:
         return self._cost if self.state is not None else self._cost.scaled(self.scale.factor)
 
     @property
+    def queued(self) -> int:
+        """Requests that have not begun there, as its agent last said; they can be taken back."""
+        return 0 if self.state is None else min(self.state.queued, len(self.load))
+
+    @property
+    def round_s(self) -> float:
+        """Seconds of a decode round at full slots."""
+        return self.cost.decode_s(self.slots)
+
+    @property
     def free_slots(self) -> int:
-        """Sequences that it could start at once."""
-        return max(0, self.slots - self.load.sequences)
+        """Sequences that it could start at once; 0 where it is down or its memory is full."""
+        return 0 if self._closed else max(0, self.slots - self.load.sequences)
+
+    @property
+    def room(self) -> int:
+        """Sequences that it could start soon: free slots and a lead."""
+        if self._closed:
+            return 0
+        return max(0, self.slots + ceil(LEAD * self.slots) - self.load.sequences)
+
+    @property
+    def _closed(self) -> bool:
+        full = self.state is not None and self.load.kv_tokens >= self.state.kv_tokens
+        return full or not self.available
+
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether its engine has a prefix cache."""
+        return self._prefix_cache if self.state is None else self.state.prefix_cache
+
+    @property
+    def kv_free(self) -> float:
+        """Cached tokens that it has room for beside what it has been sent."""
+        tokens = PLAIN_KV_TOKENS if self.state is None else self.state.kv_tokens
+        return tokens - self.load.kv_tokens
 
     def max_model_len(self, model: str) -> int | None:
         """Prompt and output tokens that a request for `model` may have; None if unknown."""
         length = self.models.get(model, {}).get("max_model_len")
         return length if isinstance(length, int) else None
 
-    def max_model_lens(self) -> list[int]:
-        """The known ones, over all its models."""
-        lengths = (self.max_model_len(model) for model in self.models)
-        return [length for length in lengths if length is not None]
+    def serve(self, models: dict[str, dict[str, Any]]) -> None:
+        """It has told what it serves."""
+        if models != self.models:
+            self.models = models
+            self.offer = tuple((model, self.max_model_len(model)) for model in models)
 
     def backlog_s(self, more: int, now: float) -> float:
         """Seconds until it has done what it has."""
@@ -108,7 +151,7 @@ class Worker:
         if self.state is None or state.cost_ms != self.state.cost_ms:
             self._cost = CostModel.from_ms(state.cost_ms)
         self.state, self.called = state, state.name
-        self.models = {state.model: state.model_entry()}
+        self.serve({state.model: state.model_entry()})
 
 
 class Workers:
@@ -121,7 +164,11 @@ class Workers:
         metrics: GatewayMetrics,
     ) -> None:
         cost = PROFILES[settings.plain_cost].cost
-        self._all = [Worker(url, settings.plain_slots, cost) for url in settings.worker]
+        keeps = settings.plain_prefix_cache
+        self._all = [
+            Worker(url, settings.plain_slots, cost, prefix_cache=keeps) for url in settings.worker
+        ]
+        self.prefixes = Prefixes()
         self._connections, self._metrics = connections, metrics
         self.changed: Callable[[], None] = lambda: None
         self._connect_s = settings.connect_timeout_s
@@ -157,6 +204,7 @@ class Workers:
         if worker.up:
             log.warning("worker is down", extra={"worker": worker.name, "why": why})
             worker.up = False
+            self.prefixes.forget(worker)
             self.changed()
 
     async def _follow(self, worker: Worker) -> None:
@@ -213,4 +261,4 @@ class Workers:
             entries = {str(entry["id"]): entry for entry in orjson.loads(body)["data"]}
         if entries is None:
             raise WireError(f"{worker.url}/v1/models is not OpenAI's list of models")
-        worker.models = entries
+        worker.serve(entries)

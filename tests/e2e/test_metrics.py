@@ -64,7 +64,7 @@ def test_what_the_gateway_counted(fleet: Fleet) -> None:
     assert values['makespan_time_to_first_token_seconds_count{model="llama-65b"}'] == 16
     assert values['makespan_request_duration_seconds_count{model="llama-65b"}'] == 32
     assert values['makespan_queue_seconds_count{outcome="completed"}'] == 32
-    assert values["makespan_window_requests_sum{}"] == 32
+    assert values["makespan_window_requests_sum{}"] >= 32  # who is left over is planned again
     assert values['makespan_worker_up{worker="agent-0"}'] == 1
     assert values['makespan_worker_backlog_seconds{worker="agent-1"}'] == 0
     assert values["makespan_predicted_tokens_error_ratio_count{}"] == 32

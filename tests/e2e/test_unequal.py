@@ -1,4 +1,4 @@
-"""Workers of unequal speed get work in proportion, and finish when the plan says."""
+"""Workers of unequal speed get work in proportion, and finish together."""
 
 from __future__ import annotations
 
@@ -44,19 +44,20 @@ async def _ask_all(fleet: Fleet, rows: list[tuple[str, int]]) -> tuple[dict[str,
         return (await client.get("/makespan/v1/plans/latest")).json(), explained
 
 
-def test_no_worker_finishes_much_later_than_planned(
+def test_no_worker_is_left_with_work_when_the_others_have_done_theirs(
     outcome: tuple[dict[str, Any], list[Any]],
 ) -> None:
-    plan, explained = outcome
-    ends: dict[str, float] = defaultdict(float)
+    """What is unsent is planned again and again, so the fleet ends together."""
+    explained = outcome[1]
+    start = min(request["times"]["received_at"] for request in explained)
+    took: dict[str, float] = defaultdict(float)
     for request in explained:
         assert request["outcome"] == "completed"
-        ends[request["worker"]] = max(ends[request["worker"]], request["times"]["ended_at"])
-    assert set(ends) == set(SPEEDS)
-    took = {worker: end - plan["planned_at"] for worker, end in ends.items()}
-    print(f"planned {plan['makespan_s']:.2f} s, took {took}")
-    assert max(took.values()) <= 1.15 * plan["makespan_s"]
-    assert min(took.values()) >= 0.7 * plan["makespan_s"], "the plan is not worth its name"
+        ended = request["times"]["ended_at"] - start
+        took[request["worker"]] = max(took[request["worker"]], ended)
+    assert set(took) == set(SPEEDS)
+    print(f"took {dict(took)}")
+    assert min(took.values()) >= 0.8 * max(took.values())
 
 
 def test_work_is_in_proportion_to_speed(outcome: tuple[dict[str, Any], list[Any]]) -> None:

@@ -8,14 +8,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from router.gateway.dispatch import Dispatcher, Ticket
+from router.gateway.dispatch import Dispatcher
 from router.gateway.forward import Connections
-from router.gateway.planner import WARM_UP, Planner
+from router.gateway.planner import Planner
+from router.gateway.ticket import Ticket
 from router.gateway.workers import Workers
 from router.metrics import GatewayMetrics
 from router.settings import GatewaySettings
 from router.wire import AgentState
-from solver.plan import first_plan_or_queue
 from solver.problem import Job
 from solver.profiles import PROFILES
 
@@ -65,18 +65,21 @@ class Half:
         self.dispatcher = Dispatcher(settings, self.workers, self.planner, self.metrics)
 
     async def warm(self) -> None:
-        """Wait until the MILP's process answers."""
-        problem, first = first_plan_or_queue(WARM_UP)
-        for _ in range(300):
-            if self.planner._ready() and await self.planner._ask(problem, first):
-                return
-            await asyncio.sleep(0.05)
+        """Wait until the solver's process answers."""
+        await self.planner.solver.warm()
 
-    def fill(self, slots: int) -> None:
-        """Give every worker as much as it can run, so that windows gather."""
-        for j, worker in enumerate(self.workers):
-            for k in range(slots):
-                worker.load.add(f"old-{j}-{k}", Job(50, 100.0), time.monotonic(), streamed=True)
+    def fill(self) -> None:
+        """Fill every worker's slots and lead, so that windows gather."""
+        for worker in self.workers:
+            for k in range(worker.room):
+                worker.load.add(f"old-{k}", Job(50, 100.0), time.monotonic(), streamed=True)
+
+    def empty(self) -> None:
+        """All of those end at one moment."""
+        for worker in self.workers:
+            for k in range(len(worker.load)):
+                worker.load.remove(f"old-{k}")
+        self.dispatcher.reconsider()
 
 
 @asynccontextmanager

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 
 from router.errors import NoCapacityError
-from router.gateway.dispatch import Placement, Ticket
+from router.gateway.ticket import Placement, Ticket
 from solver.check import check
 from solver.problem import Job
+from solver.types import Method
 from tests.router.fleet import Half, half, random_tickets, state, ticket
 
 
@@ -39,12 +41,35 @@ class Pulse:
         self._stop = True
 
 
+async def until(probe: Callable[[], bool], turns: int = 5000) -> None:
+    """Let the event loop turn until it is so."""
+    for _ in range(turns):
+        if probe():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it did not come about")
+
+
+async def pass_through(made: Half, one: Ticket) -> Placement:
+    placement = await made.dispatcher.place(one)
+    made.dispatcher.release(one, placement.worker)
+    return placement
+
+
 async def place_all(made: Half, tickets: list[Ticket]) -> list[Placement]:
+    """All gather while workers and leads are full; then these are empty at once.
+
+    Whoever is sent is done at once, so that the rest can be sent.
+    """
+    made.fill()
     tasks = []
     for k, one in enumerate(tickets):
-        tasks.append(asyncio.create_task(made.dispatcher.place(one)))
+        tasks.append(asyncio.create_task(pass_through(made, one)))
         if k % 20 == 19:  # the test's own work is not to look like a stall
             await asyncio.sleep(0)
+    await until(lambda: made.dispatcher.unsent == len(tickets))
+    await until(lambda: made.dispatcher._rolling.next_deadline() is None)
+    made.empty()
     return await asyncio.gather(*tasks)
 
 
@@ -53,16 +78,14 @@ async def test_planning_500_requests_on_32_workers_never_stalls_the_loop() -> No
     gc.collect()
     gc.freeze()  # as the gateway does: what was loaded by then is not looked at again
     for seed in range(5):
-        async with half(32, window_max_size=500, window_max_wait_s=5.0) as made:
-            made.fill(16)
+        async with half(32, window_max_size=500, window_max_wait_s=0.0) as made:
             pulse = Pulse()
             beating = asyncio.create_task(pulse.beat())
             placements = await place_all(made, random_tickets(500, seed))
             pulse.stop()
             await beating
-        record = placements[0].plan
+        record = max((one.plan for one in placements), key=lambda plan: len(plan.requests))
         assert (len(record.requests), len(record.workers)) == (500, 32)
-        assert all(placement.plan is record for placement in placements)
         check(record.problem, record.plan)
         longest.append(pulse)
     gc.unfreeze()
@@ -73,21 +96,19 @@ async def test_planning_500_requests_on_32_workers_never_stalls_the_loop() -> No
 
 async def test_milp_runs_beside_the_loop() -> None:
     """Windows in which the MILP beats the heuristic: the loop turns on while the child solves."""
-    async with half(4, slots=4, window_max_wait_s=0.2, plan_deadline_s=2.0) as made:
-        made.fill(4)
+    async with half(4, slots=3, window_max_wait_s=0.0, plan_deadline_s=2.0) as made:
         await made.warm()
         pulse = Pulse()
         beating = asyncio.create_task(pulse.beat())
         placements = []
         for seed in range(6):
-            for one in random_tickets(14, seed):
+            tickets = random_tickets(14, seed)
+            for one in tickets:
                 one.job = Job(70, 40 * one.job.expected_tokens)
-                placements.append(asyncio.create_task(made.dispatcher.place(one)))
-            await asyncio.wait(placements)
+            placements += await place_all(made, tickets)
         pulse.stop()
         await beating
-    methods = {placement.result().plan.plan.method for placement in placements}
-    assert "milp" in methods
+    assert {placement.plan.plan.method for placement in placements} > {Method.HEURISTIC}
     assert pulse.cpu_s < 0.020
 
 
@@ -98,25 +119,31 @@ async def test_a_free_worker_gets_a_request_at_once() -> None:
     assert placement.worker.name == "w1", "the faster one"
 
 
-async def test_a_slot_that_falls_free_closes_the_window() -> None:
+async def test_who_cannot_start_soon_waits_at_the_gateway() -> None:
+    """One runs, one is the lead, the third is sent when one of them has ended."""
     async with half(1, slots=1, window_max_wait_s=10.0) as made:
-        first, second = ticket("a"), ticket("b")
+        first = ticket("a")
         placement = await made.dispatcher.place(first)
-        waiting = asyncio.create_task(made.dispatcher.place(second))
+        await made.dispatcher.place(ticket("b"))
+        waiting = asyncio.create_task(made.dispatcher.place(ticket("c")))
         await asyncio.sleep(0.05)
         assert not waiting.done()
+        assert made.dispatcher.unsent == 1
         made.dispatcher.release(first, placement.worker)
         assert (await asyncio.wait_for(waiting, 5.0)).plan.reason == "worker_free"
+        assert made.dispatcher.unsent == 0
 
 
 async def test_who_leaves_while_waiting_takes_no_place() -> None:
     async with half(1, slots=1, window_max_wait_s=10.0) as made:
         first = await made.dispatcher.place(ticket("a"))
-        waiting = asyncio.create_task(made.dispatcher.place(ticket("b")))
+        await made.dispatcher.place(ticket("b"))
+        waiting = asyncio.create_task(made.dispatcher.place(ticket("c")))
         await asyncio.sleep(0.05)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        assert len(first.worker.load) == 1
+        assert (made.dispatcher.unsent, len(first.worker.load)) == (0, 2)
+        assert len(made.dispatcher._rolling) == 0
 
 
 async def test_draining_workers_get_nothing_and_no_worker_means_no_capacity() -> None:
@@ -132,7 +159,7 @@ async def test_a_defect_in_planning_fails_its_window_and_nothing_else(
 ) -> None:
     async with half(2) as made:
 
-        async def broken(_: object) -> None:
+        async def broken(_: object, **_k: object) -> None:
             raise ZeroDivisionError
 
         with monkeypatch.context() as patch:

@@ -122,7 +122,7 @@ def test_what_is_read() -> None:
         ),
         chat=False,
     )
-    assert request.prompts == (Prompt("a"), Prompt("", 3))
+    assert request.prompts == (Prompt("a"), Prompt.of_ids([1, 2, 3]))
     assert (request.choices, request.output_limit(100)) == (4, 9)
     assert request.stream
     assert request.include_usage

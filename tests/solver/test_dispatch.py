@@ -7,22 +7,24 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from solver.dispatch import (
     DISPATCHERS,
     IMBALANCE_REQUESTS,
-    LEAD,
-    WINDOW_WAIT_S,
     Arrival,
     Dispatcher,
     Makespan,
     dispatcher,
 )
+from solver.distribution import BINS, LengthDistribution, bin_of
 from solver.policies import POLICIES
 from solver.profiles import PROFILES
+from solver.rolling import LEAD, WINDOW_WAIT_S
 from solver.sim.request import Request
 from solver.sim.worker import Setting, Worker
 from tests.solver.sim.drive import Way, simulate
@@ -40,7 +42,7 @@ def worker(*prompts: int, cached: Sequence[int] = (), speed: float = 1.0) -> Wor
         one.submit(Request(f"old {k}", prompt, 50), k, 50.0, 0.0)
     cache = one.batcher.cache
     assert cache is not None
-    cache.store(tuple(cached), 10**9)
+    cache.store(tuple(cached), 512 * len(cached), 10**9)
     return one
 
 
@@ -201,3 +203,86 @@ def test_ours_places_everybody_in_the_end(
     run = simulate(requests, way)
     run.check()
     assert set(run.fleet.placed) <= set(range(workers))
+
+
+def lone_slots(*speeds: float) -> list[Worker]:
+    """Workers that serve one request at a time."""
+    return [Worker("", COST.scaled(1 / s), Setting(1), POLICIES["adaptive"]()) for s in speeds]
+
+
+def test_a_worker_of_one_slot_is_sent_one_request_at_a_time() -> None:
+    """Also while the queue is so long that only workers with room are planned for."""
+    fleet = lone_slots(1.0, 1.0)
+    placed = place(Makespan(), arrivals(5), fleet)
+    assert [one.in_flight for one in fleet] == [1, 1]
+    assert placed.count(-1) == 3
+    by, fleet = Makespan(), lone_slots(1.0, 1.0, 1.0)
+    fleet[0].submit(Request("old", 100, 50), 0, 50.0, 0.0)
+    fleet[1].submit(Request("older", 100, 50), 0, 50.0, 0.0)
+    assert sum(j >= 0 for j in place(by, arrivals(3000), fleet)) == 1
+    assert fleet[2].in_flight == 1
+
+
+def test_a_slow_worker_is_not_sent_what_would_outlast_the_queue() -> None:
+    fleet = lone_slots(1.0, 0.0001)
+    fleet[0].submit(Request("old", 100, 50), 0, 50.0, 0.0)
+    placed = place(Makespan(), arrivals(3000), fleet)
+    assert set(placed) == {-1}
+
+
+def test_what_is_left_of_a_request_is_predicted_again_while_it_runs() -> None:
+    """Half the requests make 10 tokens, half 1000: after 100 tokens it is one of the long ones."""
+    lengths = LengthDistribution.of(two_lengths(10, 1000))
+    one = lone_slots(1.0)[0]
+    one.submit(Request("old", 100, 1000), 0, lengths.mean, 0.0, lengths)
+    one.start(0.0)
+    prefilled = one.stage_end_s
+    one.finish()
+    one.start(prefilled)
+    before = one.view(one._start_s).backlog_s
+    after = one.view(one._start_s + 100.5 * one.round_s).backlog_s
+    assert before == pytest.approx(lengths.mean * one.round_s, rel=0.05)
+    assert after == pytest.approx(lengths.remaining(100).mean * one.round_s, rel=0.05)
+    assert after > 1.5 * before
+
+
+def two_lengths(*tokens: int) -> NDArray[np.float64]:
+    weights = np.full(BINS, 1e-9)
+    weights[[bin_of(length) for length in tokens]] = 0.5
+    return weights
+
+
+LONG = tuple(range(100, 108))  # eight blocks, 4,096 tokens
+
+
+def test_ours_goes_where_the_prompt_is_cached_if_loads_are_alike() -> None:
+    fleet = [worker(10, 10), worker(10, 10, cached=LONG)]
+    assert place(Makespan(), arrivals(1, 512 * len(LONG), LONG), fleet) == [1]
+    fleet = [worker(10), worker(10, 10, cached=LONG)]  # nor does one request drive it away
+    assert place(Makespan(), arrivals(1, 512 * len(LONG), LONG), fleet) == [1]
+
+
+def test_no_worker_is_overloaded_for_the_sake_of_its_cache() -> None:
+    """A hundred prompts that one worker holds: the others take their share, and keep the prefix."""
+    requests = [Request(str(k), 512 * len(LONG), 50, 0.02 * k, LONG) for k in range(100)]
+    way = Way(COST.to_ms(), 16, workers=4, prefix_cache=True)
+    run = simulate(requests, way)
+    counts = np.bincount(run.fleet.placed, minlength=4)
+    assert counts.max() <= 40
+    assert run.report.cache_hit_ratio > 0.7
+
+
+def test_locality_survives_rebalancing() -> None:
+    """Eight conversations, twelve turns each, two workers that must share them: a turn mostly finds
+    its past, as at prefix-aware's, and none of the workers has much more to do."""
+    requests, rng, now = list[Request](), random.Random(0), 0.0
+    for turn in range(12):
+        for talk in rng.sample(range(8), 8):
+            now += 0.6
+            blocks = tuple(1000 * talk + k for k in range(turn + 2))
+            requests.append(Request(f"{talk}.{turn}", 512 * len(blocks), 60, now, blocks))
+    way = Way(COST.to_ms(), 16, kv_tokens=200_000, workers=2, prefix_cache=True)
+    run = simulate(requests, way)
+    rival = simulate(requests, replace(way, dispatch="prefix-aware"))
+    assert run.report.cache_hit_ratio >= rival.report.cache_hit_ratio - 0.02
+    assert np.bincount(run.fleet.placed).max() <= 0.7 * len(requests)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solver.adaptive import Adaptive
+from solver.arrays import FloatArray
 from solver.cost import CostModel
 from solver.iteration import EngineView, IterationPolicy
 from solver.policies import POLICIES, Lagrangian, Mixed, PrefillFirst
@@ -20,7 +21,6 @@ from solver.progress import Progress
 from solver.sequence import Action, Reason, Sequence
 from solver.sim.request import Request
 from solver.threshold import RISK, Threshold, correction, lengths, safe_batch, threshold
-from solver.types import FloatArray
 from tests.solver.sim.drive import Way, simulate
 
 PAPER = PROFILES["llama-65b-ascend"].cost

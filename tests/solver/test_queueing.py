@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from solver.priority import HEAD_START_S, Priority
 from solver.queueing import ORDERS, Left, SlotLists, SortedQueue, queue
 from solver.sequence import Sequence
 
@@ -128,3 +131,63 @@ def test_who_comes_later_joins_the_slot_with_least_to_do() -> None:
     slots.waiting.add(sequence("late", 50.0))  # onto the empty list, not behind 38
     assert slots.take(slots.two) == "38"
     assert slots.take(slots.one) == "late"
+
+
+def urgent(key: str, priority: Priority, came: float = 0.0, due: float = inf) -> Sequence:
+    return Sequence(key, 1, 10.0, 10_000, came, priority=priority, due_s=due)
+
+
+@pytest.mark.parametrize("name", ["longest", "shortest", "fcfs"])
+def test_a_priority_is_a_head_start_and_no_more(name: str) -> None:
+    early, late = Priority.BULK, Priority.INTERACTIVE
+    ahead = HEAD_START_S[late] - HEAD_START_S[early]
+    waiting = [
+        urgent("bulk", early),
+        urgent("default", Priority.DEFAULT),
+        urgent("interactive", late),
+        urgent("later", late, ahead - 1),
+        urgent("much later", late, ahead + 1),
+    ]
+    assert order(name, *waiting) == ["interactive", "default", "later", "bulk", "much later"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(Priority), st.integers(0, 2000), st.integers(1, 3000)),
+        min_size=2,
+        max_size=30,
+    )
+)
+def test_whatever_is_asked_for_nobody_is_overtaken_for_ever(
+    asks: list[tuple[Priority, int, int]],
+) -> None:
+    """By none that came later by more than all head starts, lengths being equal."""
+    waiting = [
+        urgent(str(k), priority, float(came), float(came + due))
+        for k, (priority, came, due) in enumerate(asks)
+    ]
+    rank = {key: place for place, key in enumerate(order("longest", *waiting))}
+    most = max(HEAD_START_S.values()) - min(HEAD_START_S.values())
+    for one in waiting:
+        for other in waiting:
+            if other.arrival_s > one.arrival_s + most + 1e-6:
+                assert rank[one.id] < rank[other.id]
+
+
+def test_a_deadline_is_interactive_from_its_latest_start_on() -> None:
+    latest = 50.0 - 10 * ROUND_S
+    waiting = [
+        urgent("bulk, due", Priority.BULK, due=50.0),
+        urgent("before", Priority.INTERACTIVE, latest - 0.1),
+        urgent("after", Priority.INTERACTIVE, latest + 0.1),
+        urgent("bulk", Priority.BULK),
+    ]
+    assert order("longest", *waiting) == ["before", "bulk, due", "after", "bulk"]
+
+
+def test_no_deadline_gives_more_than_interactive_has() -> None:
+    waiting = [
+        urgent("first", Priority.INTERACTIVE),
+        urgent("impossible", Priority.DEFAULT, due=0.001),
+    ]
+    assert order("longest", *waiting) == ["first", "impossible"]

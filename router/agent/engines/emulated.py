@@ -20,6 +20,7 @@ from router.agent.engines.text import LONGEST_WORD, Words, count_tokens, digest
 from router.errors import RequestError
 from router.schemas import CompletionRequest, Prompt
 from solver.cost import CostModel
+from solver.prefix import id_blocks, text_blocks
 from solver.sequence import Stage
 from solver.sim.workload import gsm8k_output
 
@@ -39,12 +40,14 @@ class Answer:
         prompt_tokens: length of the prompt.
         tokens: length of the answer, unknown to everybody else until it ends.
         finish_reason: ``stop``, or ``length`` if the request's limit cut it.
+        blocks: hashes of the prompt's blocks, for the prefix cache.
     """
 
     prompt_tokens: int
     tokens: int
     finish_reason: str
     words: Words
+    blocks: tuple[int, ...] = ()
 
     @property
     def spoken(self) -> str:
@@ -80,7 +83,9 @@ class EmulatedEngine:
         if request.stop:
             length = self._stopped(request.stop, rng, min(length, limit))
         reason = "stop" if length < limit else "length"
-        return Answer(self.prompt_tokens(prompt), min(length, limit), reason, Words(rng))
+        return Answer(
+            self.prompt_tokens(prompt), min(length, limit), reason, Words(rng), _blocks(prompt)
+        )
 
     def _stopped(self, stop: tuple[str, ...], rng: random.Random, most: int) -> int:
         """Tokens before a stop string would appear; the words are drawn ahead, then once more."""
@@ -114,3 +119,7 @@ class EmulatedEngine:
         if now - self._complained_s > COMPLAIN_EVERY_S:
             self._complained_s = now
             log.warning("this machine is too slow for the emulated engine's speed: it runs slower")
+
+
+def _blocks(prompt: Prompt) -> tuple[int, ...]:
+    return text_blocks(prompt.text) if prompt.token_ids is None else id_blocks(prompt.ids)

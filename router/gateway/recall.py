@@ -1,0 +1,129 @@
+"""Taking back what queues at one worker while another has room; which, is `solver.recall`'s to say.
+
+A request that its agent has given back ends there with a 503 that says so, and whoever holds it
+places it again, at most `MOST_RECALLS` times. Which requests have begun the gateway cannot always
+see; it names more than it wants, and how many it wants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import aiohttp
+
+from router.gateway.forward import Connections
+from router.gateway.ticket import Ticket
+from router.gateway.workers import Worker, Workers
+from router.wire import RECALL_PATH, Recall
+from solver.problem import build
+from solver.queueing import longest
+from solver.recall import moves
+
+log = logging.getLogger(__name__)
+
+# Seconds between looks: agents report every tenth of a second, and a move should have shown in the
+# reports before the next is considered.
+EVERY_S = 0.25
+MOST_RECALLS = 3
+# Requests looked at together, the last in line: a millisecond or two.
+MOST_AT_ONCE = 256
+ANSWER_S = 2.0
+
+
+class Recaller:
+    """Looks whenever the dispatcher has settled; see the module."""
+
+    def __init__(self, workers: Workers, connections: Connections) -> None:
+        self._workers, self._connections = workers, connections
+        self._next_s = 0.0
+        self._asking: set[asyncio.Task[None]] = set()
+
+    def consider(self) -> None:
+        """Ask for requests back, if it is time, somebody queues and somebody else has room."""
+        now = time.monotonic()
+        if now < self._next_s:
+            return
+        workers = self._workers.available()
+        loaded = [worker for worker in workers if worker.queued]
+        if not loaded or not any(worker.free_slots and not worker.queued for worker in workers):
+            return
+        self._next_s = now + EVERY_S
+        for worker, (tickets, most) in choose(workers, loaded, now).items():
+            for ticket in tickets:
+                ticket.asked_back = True
+            task = asyncio.create_task(self._ask(worker, tickets, most))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def _ask(self, worker: Worker, tickets: Sequence[Ticket], most: int) -> None:
+        """What comes of it is seen from the requests' own answers."""
+        attempts = {ticket.attempt: ticket for ticket in tickets}
+        try:
+            async with self._connections.session.post(
+                worker.url + RECALL_PATH,
+                data=Recall(tuple(attempts), most).encode(),
+                headers={"content-type": "application/json"},
+                timeout=aiohttp.ClientTimeout(total=ANSWER_S),
+            ) as response:
+                response.raise_for_status()
+                back = Recall.decode(await response.read()).requests
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            log.warning("recall failed", extra={"worker": worker.name, "why": repr(error)})
+            return
+        for name in attempts.keys() - set(back):
+            if attempts[name].attempt == name:  # it stays there, and may be asked for again
+                attempts[name].asked_back = False
+        log.debug("recalled", extra={"worker": worker.name, "requests": len(back)})
+
+
+def choose(
+    workers: Sequence[Worker], loaded: Sequence[Worker], now: float
+) -> Mapping[Worker, tuple[list[Ticket], int]]:
+    """The requests to be asked for by the worker where they queue, and how many of them."""
+    index = {worker: j for j, worker in enumerate(workers)}
+    lines = {worker: _line(worker) for worker in loaded}
+    waiting = [(*e, w) for w, line in lines.items() for e in line[-w.queued :]]
+    waiting = sorted(waiting, key=lambda entry: entry[:2])[-MOST_AT_ONCE:]
+    if not waiting:
+        return {}
+    tickets = [entry[2] for entry in waiting]
+    home = [index[entry[3]] for entry in waiting]
+    problem = build(
+        [ticket.job for ticket in tickets],
+        [worker.view(now) for worker in workers],
+        [_may(ticket, workers, h) for ticket, h in zip(tickets, home, strict=True)],
+        now=now,
+    )
+    free = [0 if worker.queued else worker.free_slots for worker in workers]
+    found: defaultdict[Worker, list[tuple[Ticket, Worker]]] = defaultdict(list)
+    for i, j in moves(problem, home, [ticket.job.sequences for ticket in tickets], free):
+        found[workers[home[i]]].append((tickets[i], workers[j]))
+    return {worker: (_wanted(pairs, lines[worker]), len(pairs)) for worker, pairs in found.items()}
+
+
+# Rank, serial number, ticket.
+_Place = tuple[float, int, Ticket]
+
+
+def _line(worker: Worker) -> list[_Place]:
+    """Who may not have begun there, in the order in which it takes them."""
+    rank = longest(worker.round_s)
+    silent = [ticket for ticket in worker.load.silent() if isinstance(ticket, Ticket)]
+    mine = [one for one in silent if not one.asked_back and one.recalled < MOST_RECALLS]
+    return sorted((rank(ticket), k, ticket) for k, ticket in enumerate(mine))
+
+
+def _wanted(pairs: Sequence[tuple[Ticket, Worker]], line: Sequence[_Place]) -> list[Ticket]:
+    """Those to be moved, then others that could go in their places, should they have begun."""
+    targets = {target for _, target in pairs}
+    others = (place[2] for place in reversed(line[-MOST_AT_ONCE:]))
+    rest = [one for one in others if all(one.may_go_to(target) for target in targets)]
+    return list(dict.fromkeys([*(ticket for ticket, _ in pairs), *rest]))
+
+
+def _may(ticket: Ticket, workers: Sequence[Worker], home: int) -> frozenset[int]:
+    return frozenset(j for j, w in enumerate(workers) if j == home or ticket.may_go_to(w))
