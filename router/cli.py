@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from router import logs
 from router.commands import COMMANDS
-from router.lab.settings import BenchSettings, ReplaySettings, SimulateSettings
+from router.lab.settings import BenchSettings, PlanSettings, ReplaySettings, SimulateSettings
 from router.settings import (
     AgentSettings,
     BadSettings,
@@ -95,10 +95,18 @@ def _run(settings: Settings) -> None:
         from router.lab.replay import replay
 
         replay(settings)
-    elif isinstance(settings, BenchSettings):
+    elif isinstance(settings, PlanSettings):
+        from router.lab.plan import plan
+
+        plan(settings)
+    elif isinstance(settings, BenchSettings) and settings.what == "paper":
         from router.lab.paper import paper
 
         paper(settings)
+    elif isinstance(settings, BenchSettings):
+        from router.lab.bench_plan import bench_plan
+
+        bench_plan(settings)
 
 
 def _serve(app: FastAPI, settings: Served, port: int) -> None:

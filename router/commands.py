@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.lab.settings import BenchSettings, ReplaySettings, SimulateSettings
+from router.lab.settings import BenchSettings, PlanSettings, ReplaySettings, SimulateSettings
 from router.settings import AgentSettings, GatewaySettings, Settings, UpSettings
 
 COMMANDS: tuple[type[Settings], ...] = (
@@ -11,5 +11,6 @@ COMMANDS: tuple[type[Settings], ...] = (
     AgentSettings,
     SimulateSettings,
     ReplaySettings,
+    PlanSettings,
     BenchSettings,
 )

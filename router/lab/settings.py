@@ -1,4 +1,4 @@
-"""Settings of the commands that work offline: simulate, replay, bench."""
+"""Settings of the commands that work offline: simulate, replay, plan, bench."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Traffic(Offline):
 
     requests: Path = Field(
         description="Trace: CSV or JSON lines, gzip or not, of prompt_tokens, output_tokens and "
-        "optionally arrival_s, id, hash_ids."
+        "optionally arrival_s, id, priority, deadline_s, hash_ids."
     )
     cost: Cost = Field(
         "llama-65b-ascend", description="Cost model: a profile's name, or JSON of its terms."
@@ -192,16 +192,41 @@ class ReplaySettings(Traffic):
         return self
 
 
+class PlanSettings(Offline):
+    """Pack one problem, given as JSON, and print the plan with its bound."""
+
+    table: ClassVar[str] = "plan"
+
+    problem: Path = Field(
+        description="JSON file: cost_s (n by m), and optionally initial_s, kv_tokens, kv_capacity, "
+        "eligible, prefix_saving_s, weight, due_s, span_s."
+    )
+    deadline: float = Field(
+        10.0, ge=0, le=86_400, description="Seconds until the plan must be there."
+    )
+
+
 class BenchSettings(Offline):
-    """Print a table of figures: paper."""
+    """Print a table of figures: paper, plan."""
 
     table: ClassVar[str] = "bench"
 
-    what: CliPositionalArg[Literal["paper"]] = Field(
-        description="paper: the figures of arXiv:2502.15763 beside ours, and its Gantt charts."
+    what: CliPositionalArg[Literal["paper", "plan"]] = Field(
+        description="paper: the figures of arXiv:2502.15763 beside ours, and its Gantt charts; "
+        "plan: the planner's gaps and times, beside a MILP alone and CP-SAT."
     )
-    cases: int = Field(100, ge=1, description="How many random cases.")
-    out: Path = Field(Path(), description="Folder for the Gantt charts.")
+    cases: int = Field(
+        100,
+        ge=1,
+        description="How many random cases (paper), or instances of what is timed (plan).",
+    )
+    deadlines: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=3600)], ...], NoDecode, Comma, Field(min_length=1)
+    ] = Field(
+        (0.01, 0.05, 1.0, 60.0), description="Seconds that each planner gets (plan), by comma."
+    )
+    busy: bool = Field(False, description="Keep all cores busy with other work meanwhile (plan).")
+    out: Path = Field(Path(), description="Folder for the Gantt charts (paper).")
 
     @model_validator(mode="after")
     def _folder(self) -> Self:

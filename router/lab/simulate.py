@@ -121,6 +121,7 @@ def _table(settings: SimulateSettings, result: Report) -> str:
         f"generation      {result.generation_tokens_per_s:12.1f} tokens/s",
         f"iterations      {result.prefill_stages:12,} prefill, {result.decode_rounds:,} decode, "
         f"{result.mixed_iterations:,} mixed",
+        f"cache hits      {result.cache_hit_ratio:12.2%}   (of prompt tokens)",
         f"preemptions     {result.preemptions:12,}",
         "",
         "seconds                 mean      p50      p95      p99",

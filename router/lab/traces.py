@@ -3,8 +3,9 @@
 Rules:
 
 - a trace is CSV with a header or JSON lines, gzip or not; its content says which, not its name;
-- its columns are ``prompt_tokens`` and ``output_tokens``, and optionally ``arrival_s``, ``id`` and
-  ``hash_ids`` (in CSV: numbers with spaces or commas between them). Mooncake's ``input_length``,
+- its columns are ``prompt_tokens`` and ``output_tokens``, and optionally ``arrival_s``, ``id``,
+  ``priority``, ``deadline_s`` (seconds after the arrival; empty: none) and ``hash_ids`` (in CSV:
+  numbers with spaces or commas between them). Mooncake's ``input_length``,
   ``output_length`` and ``timestamp`` (milliseconds) do as well; others are ignored;
 - a row that is wrong is refused by file, line and column, never repaired or left out.
 """
@@ -20,13 +21,14 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TextIO, cast
 
 import orjson
 
 from router.settings import DATA, BadSettings
+from solver.priority import Priority
 from solver.sim.request import Request
 from solver.sim.workload import WORKLOADS
 
@@ -35,8 +37,9 @@ PROMPT = ("prompt_tokens", "input_length")
 OUTPUT = ("output_tokens", "output_length")
 ARRIVAL = ("arrival_s", "timestamp")
 HASHES = "hash_ids"
+PRIORITY, DEADLINE = "priority", "deadline_s"
 # All rows have those of these that the first row has; an id may be missing anywhere.
-COLUMNS = frozenset({*PROMPT, *OUTPUT, *ARRIVAL, HASHES})
+COLUMNS = frozenset({*PROMPT, *OUTPUT, *ARRIVAL, HASHES, PRIORITY, DEADLINE})
 
 REST = "cells beyond the header"
 
@@ -202,6 +205,8 @@ class _Columns:
             output_tokens=_tokens(row, self.output),
             arrival_s=_seconds(row, self.arrival) if self.arrival else 0.0,
             hash_ids=_hashes(row) if self.hashes else (),
+            priority=_priority(row) if PRIORITY in self.present else Priority.DEFAULT,
+            deadline_s=_deadline(row) if DEADLINE in self.present else inf,
         )
 
 
@@ -217,6 +222,23 @@ def _seconds(row: Row, name: str) -> float:
     if number < 0:
         raise _BadRow(f"{name}: expected a number of at least 0, not {row[name]!r}")
     return number / 1000 if name == "timestamp" else number
+
+
+def _priority(row: Row) -> Priority:
+    try:
+        return Priority(row[PRIORITY] or Priority.DEFAULT)
+    except ValueError as error:
+        known = ", ".join(Priority)
+        raise _BadRow(f"{PRIORITY}: expected one of {known}, not {row[PRIORITY]!r}") from error
+
+
+def _deadline(row: Row) -> float:
+    if row[DEADLINE] in ("", None):
+        return inf
+    number = _number(row[DEADLINE])
+    if number <= 0:
+        raise _BadRow(f"{DEADLINE}: expected a number above 0, not {row[DEADLINE]!r}")
+    return number
 
 
 def _number(value: object) -> float:
