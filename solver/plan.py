@@ -56,8 +56,12 @@ def plan(problem: Problem, left_s: Left | None = None) -> Plan:
     return best
 
 
-def first_plan(problem: Problem, left_s: Left | None = None) -> Plan | None:
+def first_plan(
+    problem: Problem, left_s: Left | None = None, steps: int = FIRST_STEPS
+) -> Plan | None:
     """Bound and heuristic: checked, in milliseconds. None if memory is too tight for it.
+
+    `steps` are those of local search.
 
     Raises:
         InfeasibleProblem: if a request fits on no worker at all, or all together do not.
@@ -72,7 +76,7 @@ def first_plan(problem: Problem, left_s: Left | None = None) -> Plan | None:
         bound = float(alone.min())
     else:
         bound = packing_bound(problem)
-        first = _first(problem, bound, left_s)
+        first = _first(problem, bound, left_s, steps)
         if first is None:
             return None
         found = refine(problem, first, bound * (1 + GOOD_ENOUGH))
@@ -81,7 +85,7 @@ def first_plan(problem: Problem, left_s: Left | None = None) -> Plan | None:
     return result
 
 
-def _first(problem: Problem, bound_s: float, left_s: Left | None) -> IntArray | None:
+def _first(problem: Problem, bound_s: float, left_s: Left | None, steps: int) -> IntArray | None:
     """The best of a few quick attempts."""
     goal, best, best_s = bound_s * (1 + GOOD_ENOUGH), None, inf
     for noise in (even_noise(problem.requests), np.zeros(problem.requests)):
@@ -95,13 +99,13 @@ def _first(problem: Problem, bound_s: float, left_s: Left | None) -> IntArray | 
             return best
     if best is not None and problem.requests * problem.workers > FIRST_PAIRS:
         return best
-    placed = _descended(problem, goal, left_s)
+    placed = _descended(problem, goal, left_s, steps)
     if placed is not None and placed.worst_s < best_s:
         return placed.assignment if placed.allowed else None
     return best
 
 
-def _descended(problem: Problem, goal_s: float, left_s: Left | None) -> Search | None:
+def _descended(problem: Problem, goal_s: float, left_s: Left | None, steps: int) -> Search | None:
     """Longest first, and down from there; where memory ran out, back into its limits if it can."""
     start = longest_first(problem, left_s)
     if start is None:
@@ -110,13 +114,13 @@ def _descended(problem: Problem, goal_s: float, left_s: Left | None) -> Search |
     if start is None:
         return None
     search = Search(problem, start, random.Random(0))
-    search.descend(goal_s, FIRST_STEPS, left_s)
+    search.descend(goal_s, steps, left_s)
     if not search.allowed:
         search.descend(goal_s, problem.requests, left_s)
     return search
 
 
-def first_plan_or_queue(problem: Problem) -> tuple[Problem, Plan]:
+def first_plan_or_queue(problem: Problem, steps: int = FIRST_STEPS) -> tuple[Problem, Plan]:
     """The first plan; where memory is too tight for one, that of the problem without its limits.
 
     For live traffic: what does not fit at once queues until memory falls free. Returns the problem
@@ -126,12 +130,12 @@ def first_plan_or_queue(problem: Problem) -> tuple[Problem, Plan]:
         InfeasibleProblem: if a request has no eligible worker.
     """
     try:
-        found = first_plan(problem)
+        found = first_plan(problem, steps=steps)
     except InfeasibleProblem:
         found = None
     if found is None:
         problem = replace(problem, kv_capacity=np.full(problem.workers, np.inf))
-        found = first_plan(problem)
+        found = first_plan(problem, steps=steps)
     assert found is not None  # without memory limits longest-first places everything
     return problem, found
 

@@ -10,8 +10,12 @@ import time
 
 from router.metrics import GatewayMetrics
 from router.solving import WARM_UP, SolverProcess
-from solver.plan import better, first_plan_or_queue, pays
+from solver.plan import FIRST_STEPS, better, first_plan_or_queue, pays
 from solver.types import Plan, Problem
+
+# Steps of local search in the event loop: one takes a quarter of a millisecond at 16,000 pairs of a
+# request and a worker, and a turn of the loop should take less than five.
+LARGE_PAIRS, LARGE_STEPS = 1024, 6
 
 
 class Planner:
@@ -41,7 +45,8 @@ class Planner:
             InfeasibleProblem: if a request has no eligible worker.
         """
         deadline = time.monotonic() + self._deadline_s
-        problem, best = first_plan_or_queue(problem)
+        large = problem.requests * problem.workers > LARGE_PAIRS
+        problem, best = first_plan_or_queue(problem, LARGE_STEPS if large else FIRST_STEPS)
         if not binding or not pays(best, self._deadline_s) or not self.solver.ready():
             return problem, best
 
