@@ -20,12 +20,11 @@ from multiprocessing.process import BaseProcess
 
 from solver.check import check
 from solver.errors import InfeasibleProblem
-from solver.plan import improvements
+from solver.plan import better, improvements
 from solver.types import Plan, Problem
 
 log = logging.getLogger(__name__)
 
-Offer = Callable[[Plan], None]
 Answer = Plan | Exception | None  # None: that was all
 Question = tuple[Problem, Plan | None, float]
 
@@ -128,17 +127,15 @@ class SolverProcess:
         await self._asking
 
     async def improve(
-        self, problem: Problem, incumbent: Plan | None, deadline: float, offer: Offer
-    ) -> None:
-        """Ask for better plans until `deadline` on the monotonic clock; `ready` must be true.
-
-        `offer` gets each one as it comes, checked, and none after the deadline.
+        self, problem: Problem, incumbent: Plan | None, deadline: float
+    ) -> Plan | None:
+        """The best plan by `deadline` on the monotonic clock, checked; `ready` must be true.
 
         Raises:
             InfeasibleProblem: if it was proven in time that there is no plan.
         """
         assert self._pipe is not None
-        loop, heard = asyncio.get_running_loop(), asyncio.Event()
+        best, loop, heard = incumbent, asyncio.get_running_loop(), asyncio.Event()
         answers: list[Answer] = []
 
         def hear(answer: Answer) -> None:
@@ -160,17 +157,19 @@ class SolverProcess:
             try:
                 await asyncio.wait_for(heard.wait(), left_s)
             except TimeoutError:
-                return
+                break
             heard.clear()
             while answers:
                 answer = answers.pop(0)
                 if not isinstance(answer, Plan):
                     await self._asking  # it returns at once, and the child is free again
                 if answer is None:
-                    return
-                self._take(problem, answer, offer)
+                    return best
+                best = self._better(problem, best, answer)
+        return best
 
-    def _take(self, problem: Problem, answer: Plan | Exception, offer: Offer) -> None:
+    def _better(self, problem: Problem, best: Plan | None, answer: Plan | Exception) -> Plan | None:
+        """What the child says, if it is good and better: an earlier finish, or a higher bound."""
         try:
             if isinstance(answer, Exception):
                 raise answer
@@ -182,7 +181,9 @@ class SolverProcess:
         except Exception:
             log.exception("the solver failed; the plan found before is used")
         else:
-            offer(answer)
+            if best is None or better(answer, best) or answer.finish_bound_s > best.finish_bound_s:
+                return answer
+        return best
 
     def _restart(self, why: str) -> None:
         log.warning("starting the solver's process again", extra={"why": why})

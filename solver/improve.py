@@ -28,8 +28,8 @@ from solver.types import GOOD_ENOUGH, PROVEN, TOLERANCE, Left, Method, Plan, Pro
 # A found assignment, if there is a new one; the best bound so far; what found it.
 Found = tuple[IntArray | None, float, Method]
 
-# So few pairs of a request and a worker are solved to optimality at once; up to so many the MILP
-# gets half of the time; and with seconds to spend, half of that for so many.
+# Pairs of a request and a worker up to which a window is solved to the end; up to which the MILP is
+# asked; and up to which it is asked where it has `PATIENCE_S` seconds or more.
 PROVABLE_PAIRS, MILP_PAIRS, PATIENT_PAIRS = 200, 1500, 40_000
 PATIENCE_S = 1.0
 # Local search finds what it finds within so many seconds; then a MILP that can be solved is better.

@@ -79,7 +79,7 @@ def first_plan(
         first = _first(problem, bound, left_s, steps)
         if first is None:
             return None
-        found = refine(problem, first, bound * (1 + GOOD_ENOUGH))
+        found = refine(problem, first, bound * (1 + GOOD_ENOUGH), steps)
     result = measure(problem, found, bound, Method.HEURISTIC)
     check(problem, result)
     return result
@@ -152,10 +152,10 @@ def pays(incumbent: Plan, deadline_s: float) -> bool:
 
 def enough(problem: Problem, incumbent: Plan) -> bool:
     """Whether what could still be won is not worth looking for, however much time there is."""
-    if incumbent.good_enough and problem.requests * problem.workers > FIRST_PAIRS:
-        return True
-    few = np.count_nonzero(problem.eligible) <= PROVABLE_PAIRS  # so few are solved to the end
-    return incumbent.finish_gap_ratio <= (PROVEN if few else GOOD_ENOUGH)
+    if incumbent.finish_gap_ratio <= PROVEN or problem.requests > PROVABLE_PAIRS:
+        return incumbent.good_enough
+    few = np.count_nonzero(problem.eligible) <= PROVABLE_PAIRS
+    return incumbent.good_enough and not few  # few are solved to the end
 
 
 def improvements(
@@ -172,7 +172,7 @@ def improvements(
     for assignment, bound_s, method in Improver(problem, incumbent, left_s).run():
         found = best
         if assignment is not None:
-            served = refine(problem, assignment, bound_s * (1 + GOOD_ENOUGH))
+            served = refine(problem, assignment, bound_s * (1 + GOOD_ENOUGH), FIRST_STEPS)
             found = measure(problem, served, bound_s, method)
             check(problem, found)
         if found is None:

@@ -16,16 +16,17 @@ from solver.heuristic import longest_first
 from solver.search import Search
 from solver.types import TOLERANCE, Problem
 
-# Steps to balance a plan that was made by priority, and exchanges tried for requests that are late.
-STEPS, TRIES = 24, 100
+# Exchanges tried for late requests, to each step of local search: both take about as long.
+TRIES_A_STEP = 4
 # Beyond so many pairs of a request and a worker, priorities only order what a worker has.
 MOST_PAIRS = 1 << 18
 
 
-def refine(problem: Problem, assignment: IntArray, limit_s: float) -> IntArray:
+def refine(problem: Problem, assignment: IntArray, limit_s: float, steps: int) -> IntArray:
     """An assignment that serves weights and due times better, and finishes no later.
 
-    "No later" is by `limit_s`, or with `assignment` if that is later.
+    "No later" is by `limit_s`, or with `assignment` if that is later; `steps` are those of local
+    search that it may take.
     """
     same = bool((problem.weight == problem.weight[0]).all() and np.isinf(problem.due_s).all())
     if same or problem.requests * problem.workers > MOST_PAIRS:
@@ -37,11 +38,12 @@ def refine(problem: Problem, assignment: IntArray, limit_s: float) -> IntArray:
     placed = longest_first(problem, order=order)
     if placed is not None:
         search = Search(problem, placed, random.Random(0))
-        search.descend(limit, STEPS)
+        search.descend(limit, steps)
         found = _value(problem, search.assignment, order)
         if search.worst_s <= limit and found < value:
             best, value = search.assignment, found
-    return _in_time(problem, best, order, limit) if value[0] > 0 else best
+    tries = TRIES_A_STEP * steps
+    return _in_time(problem, best, order, limit, tries) if value[0] > 0 else best
 
 
 def precedence(problem: Problem) -> IntArray:
@@ -67,17 +69,19 @@ def _value(problem: Problem, assignment: IntArray, order: IntArray) -> tuple[flo
     return float(problem.weight[end > problem.due_s].sum()), float(problem.weight @ end)
 
 
-def _in_time(problem: Problem, best: IntArray, order: IntArray, limit_s: float) -> IntArray:
+def _in_time(
+    problem: Problem, best: IntArray, order: IntArray, limit_s: float, tries: int
+) -> IntArray:
     """Exchange late requests for others of about their size that are served elsewhere."""
-    value, tries = _value(problem, best, order), 0
+    value = _value(problem, best, order)
     end = ends(problem, best, order)
     late = [i for i in order.tolist() if end[i] > problem.due_s[i]]
     for i in late:
         j = int(best[i])
         for other in _rivals(problem, best, i):
-            tries += 1
-            if tries > TRIES:
+            if not tries:
                 return best
+            tries -= 1
             found = best.copy()
             found[i], found[other] = best[other], j
             new = _value(problem, found, order)

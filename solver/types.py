@@ -243,7 +243,7 @@ class Method(StrEnum):
 
     HEURISTIC = "heuristic"  # longest first and polish
     SEARCH = "search"  # local search from there
-    RELAXATION = "relaxation"  # the linear relaxation, rounded, and local search from there
+    RELAXATION = "relaxation"  # its optimum, or prices where it is large, and search from there
     MILP = "milp"
 
 

@@ -10,7 +10,7 @@ import time
 
 from router.metrics import GatewayMetrics
 from router.solving import WARM_UP, SolverProcess
-from solver.plan import FIRST_STEPS, better, first_plan_or_queue, pays
+from solver.plan import FIRST_STEPS, first_plan_or_queue, pays
 from solver.types import Plan, Problem
 
 # Steps of local search in the event loop: one takes a quarter of a millisecond at 16,000 pairs of a
@@ -49,11 +49,4 @@ class Planner:
         problem, best = first_plan_or_queue(problem, LARGE_STEPS if large else FIRST_STEPS)
         if not binding or not pays(best, self._deadline_s) or not self.solver.ready():
             return problem, best
-
-        def offer(found: Plan) -> None:
-            nonlocal best
-            if better(found, best) or found.finish_bound_s > best.finish_bound_s:
-                best = found
-
-        await self.solver.improve(problem, best, deadline, offer)
-        return problem, best
+        return problem, await self.solver.improve(problem, best, deadline) or best

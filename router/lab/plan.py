@@ -15,7 +15,7 @@ from router.lab.problems import read_problem
 from router.lab.settings import PlanSettings
 from router.solving import SolverProcess
 from solver.errors import InfeasibleProblem
-from solver.plan import better, enough, first_plan
+from solver.plan import enough, first_plan
 from solver.types import Plan, Problem
 
 # Rows of the table of workers that people are shown.
@@ -84,16 +84,9 @@ async def improved(
 ) -> Answer:
     """What a warm solver makes of a first plan in what is left of the deadline."""
     start = time.perf_counter() - used_s
-    best = first
-
-    def offer(found: Plan) -> None:
-        nonlocal best
-        if best is None or better(found, best) or found.finish_bound_s > best.finish_bound_s:
-            best = found
-
     deadline = time.monotonic() + deadline_s - used_s
     try:
-        await solver.improve(problem, first, deadline, offer)
+        best = await solver.improve(problem, first, deadline)
     except InfeasibleProblem as error:
         return Answer(None, time.perf_counter() - start, error)
     return Answer(best, time.perf_counter() - start)

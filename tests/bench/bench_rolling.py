@@ -34,6 +34,7 @@ from solver.sim.knowledge import Knowledge, Shrunk
 from solver.sim.request import Request
 from solver.sim.worker import Setting, Worker
 from solver.types import Problem
+from tests.bench.bench_dispatch import planned, round_robin
 
 SIZES = ((64, 16), (200, 8), (500, 32), (1319, 200))
 SPEEDS = {"equal": (1.0,), "unequal": (0.5, 1.0, 2.0)}
@@ -85,10 +86,6 @@ def draw(requests: int, workers: int, speeds: Sequence[float], seed: int, backlo
 Static = Callable[[Problem], Sequence[int]]
 
 
-def round_robin(problem: Problem) -> list[int]:
-    return [i % problem.workers for i in range(problem.requests)]
-
-
 def least_queue(problem: Problem) -> list[int]:
     """In order of arrival, to where it ends soonest."""
     return _in_order(problem, range(problem.requests))
@@ -106,18 +103,11 @@ def _in_order(problem: Problem, order: Sequence[int]) -> list[int]:
     return chosen
 
 
-def optimal(problem: Problem) -> Sequence[int]:
-    """Our own plan, within 0.1 % of the bound."""
-    plan = first_plan(problem)
-    assert plan is not None
-    return plan.assignment
-
-
 STATIC: dict[str, Static] = {
     "round robin": round_robin,
     "least expected queue": least_queue,
     "longest first, static": longest_first,
-    "optimal, static": optimal,
+    "optimal, static": planned,
 }
 
 

@@ -152,7 +152,7 @@ async def test_a_wrong_answer_is_refused(planner: Planner, monkeypatch: pytest.M
 
 async def test_what_cannot_be_is_proven(planner: Planner) -> None:
     with pytest.raises(InfeasibleProblem, match="together"):
-        await planner.solver.improve(TOO_MUCH, None, time.monotonic() + 5.0, lambda _: None)
+        await planner.solver.improve(TOO_MUCH, None, time.monotonic() + 5.0)
     assert planner.solver.ready()
 
 
