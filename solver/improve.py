@@ -5,6 +5,7 @@ Which of them pays depends on the problem (measured, see the planner's bench):
   against ever tighter targets, finds within milliseconds what no solver finds in seconds;
 - anything else: the linear relaxation says where a request belongs, and bounds what can be reached;
   rounded, it leaves little to a local search;
+- no more than two workers for a request: all plans near the bound can be enumerated;
 - few pairs of a request and a worker: the MILP proves the optimum.
 """
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.bounds import packing_bound
+from solver.enumeration import nearest
 from solver.heuristic import NOISE, longest_first, packed
 from solver.infeasible import contradiction
 from solver.prices import prices
@@ -146,8 +148,18 @@ class Improver:
             return self._best
         self._loss_s, self._relaxed_s = relaxation.loss_s, relaxation.finish_bound_s
         self._bound_s = max(self._bound_s, relaxation.finish_bound_s * (1 - SOLVER_TOLERANCE))
+        if not problem.limited and problem.spans_s is None:
+            yield from self._enumerated(relaxation.price)
         yield None, self._bound_s, Method.RELAXATION
         return _rounded(problem, relaxation.share)
+
+    def _enumerated(self, price: FloatArray) -> Iterator[Found]:
+        """Look at all plans near the bound, if there are few."""
+        bound, left_s = self._bound_s, self._until(0.5)
+        found, reached = nearest(self._problem, price, bound, self._best_s, left_s)
+        self._bound_s = max(bound, reached * (1 - SOLVER_TOLERANCE))
+        if found is not None:
+            yield from self._offer(found, Method.ENUMERATION)
 
     def _priced(self) -> Generator[Found, None, IntArray | None]:
         """A quick bound, and everyone where they are cheapest but for what exchanges mend."""

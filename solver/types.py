@@ -244,6 +244,7 @@ class Method(StrEnum):
     HEURISTIC = "heuristic"  # longest first and polish
     SEARCH = "search"  # local search from there
     RELAXATION = "relaxation"  # its optimum, or prices where it is large, and search from there
+    ENUMERATION = "enumeration"  # of all plans near the bound
     MILP = "milp"
 
 

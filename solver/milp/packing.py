@@ -55,11 +55,13 @@ class Relaxation:
         finish_bound_s: no plan finishes the new work before.
         share: (n, m) how much of each request goes to each worker.
         loss_s: (n, m) how much later the relaxation finishes at least if request i goes to j.
+        price: (m,) how much later if worker j loses a second.
     """
 
     finish_bound_s: float
     share: FloatArray
     loss_s: FloatArray
+    price: FloatArray
 
 
 def admissible(problem: Problem, limit_s: float) -> BoolArray:
@@ -148,7 +150,10 @@ def relax(
 
     There must be a request, and each must fit somewhere by itself.
     """
-    numbers, columns = program(problem, admissible(problem, limit_s), bound_s)
+    allowed = admissible(problem, limit_s)
+    numbers, columns = program(problem, allowed, bound_s)
+    if np.count_nonzero(allowed) <= FEW_PAIRS:  # else it is what makes it quick
+        numbers.col_lower[columns.t] = 0.0  # where the bound binds, nothing else has a price
     h = load_program(numbers, relaxed=True, time_limit_s=None if left_s is None else left_s())
     h.run()
     if h.getModelStatus() != highspy.HighsModelStatus.kOptimal:
@@ -156,8 +161,10 @@ def relax(
     solution, shape = h.getSolution(), (problem.requests, problem.workers)
     share = columns.matrix(np.array(solution.col_value), *shape)
     loss = np.maximum(columns.matrix(np.array(solution.col_dual), *shape), 0.0)
-    loss[~admissible(problem, limit_s)] = limit_s
-    return Relaxation(float(h.getInfo().objective_function_value), share, loss)
+    loss[~allowed] = limit_s
+    price, (rows, workers) = np.zeros(problem.workers), columns.done
+    price[workers] = np.maximum(-np.array(solution.row_dual)[rows], 0.0)
+    return Relaxation(float(h.getInfo().objective_function_value), share, loss, price)
 
 
 def solve(
