@@ -1,12 +1,13 @@
 # make run    the demo: a gateway and two emulated workers on this machine
 # make test   everything that is tested, set up from scratch where needed
+# make transformers   what `makespan agent --engine transformers` needs
 # The environment is .venv, installed from lock files with hashes; PYTHON chooses the interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: run test check format setup lock bench clean
+.PHONY: run test check format setup transformers lock bench clean
 
 run: .venv/.run
 	@$(BIN)/makespan up
@@ -43,11 +44,24 @@ setup: .venv/.dev
 	@$(PIP) -r requirements-dev.lock
 	@touch $@
 
+transformers: .venv/.transformers
+
+# PyTorch comes in several builds, so it is pinned without a hash, and what only its CUDA build needs
+# is left to it.
+TORCH := torch==2.13.0
+.venv/.transformers: .venv/.run requirements-transformers.lock
+	@echo "Installing PyTorch and transformers into .venv ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@$(PIP) --no-deps -r requirements-transformers.lock
+	@touch $@
+
 # Lock files name versions and hashes for every platform, and no addresses.
 UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+WITHOUT_TORCH := $(foreach name,torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx,--no-emit-package $(name))
 lock: .venv/.dev
 	$(UV) pyproject.toml -o requirements.lock
 	$(UV) --group build -c requirements.lock -o requirements-build.lock
+	$(UV) pyproject.toml --extra transformers -c requirements.lock $(WITHOUT_TORCH) -o requirements-transformers.lock
 	$(UV) --group dev -c requirements.lock -c requirements-build.lock -o requirements-dev.lock
 
 clean:

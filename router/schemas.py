@@ -78,7 +78,11 @@ def parse(body: bytes, *, chat: bool) -> CompletionRequest:
     Raises:
         RequestError: naming the field that is wrong.
     """
-    data = _object(body)
+    return read(load(body), chat=chat)
+
+
+def read(data: dict[str, Any], *, chat: bool) -> CompletionRequest:
+    """As `parse`, of a body that is loaded already."""
     stream = _boolean(data, "stream")
     options = data.get("stream_options")
     if options is not None and not isinstance(options, dict):
@@ -115,7 +119,12 @@ def parse(body: bytes, *, chat: bool) -> CompletionRequest:
     )
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def load(body: bytes) -> dict[str, Any]:
+    """A body's JSON object.
+
+    Raises:
+        RequestError: if it is none.
+    """
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:

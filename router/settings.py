@@ -61,9 +61,8 @@ def _distinct(urls: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Comma = BeforeValidator(_split)
-Urls = Annotated[
-    tuple[Annotated[str, BeforeValidator(_url)], ...], NoDecode, Comma, AfterValidator(_distinct)
-]
+Url = Annotated[str, BeforeValidator(_url)]
+Urls = Annotated[tuple[Url, ...], NoDecode, Comma, AfterValidator(_distinct)]
 Speed = Annotated[float, Field(gt=0, le=1e6)]
 Speeds = Annotated[tuple[Speed, ...], NoDecode, Comma, Field(min_length=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -198,7 +197,22 @@ class GatewaySettings(GatewayTuning, Served):
 class AgentTuning(Live):
     """An engine and its policy."""
 
-    model: str = Field(PAPER.model, min_length=1, description="Name of the model served.")
+    engine: Literal["emulated", "transformers", "openai", "vllm"] = Field(
+        "emulated",
+        description="What runs the model: emulated (nothing does), transformers (in this process), "
+        "openai (any server at --upstream) or vllm (the same, with our scheduler inside).",
+    )
+    model: str = Field(
+        PAPER.model,
+        min_length=1,
+        description="Name of the model served; with transformers, its folder or hub name.",
+    )
+    served_model_name: str | None = Field(
+        None, min_length=1, description="Name that clients use, if not the model's own."
+    )
+    threads: int | None = Field(
+        None, ge=1, description="Threads that a model in this process computes with on a CPU."
+    )
     cost: Literal[tuple(PROFILES)] = Field(  # type: ignore[valid-type]
         "llama-65b-ascend", description="Cost model that the emulated engine follows."
     )
@@ -250,6 +264,18 @@ class AgentSettings(AgentTuning, Served):
     speed: Speed = Field(
         1.0, description="How many times faster than its cost model the engine runs."
     )
+    upstream: Url | None = Field(
+        None, description="Base URL of the server that the engine openai or vllm stands before."
+    )
+
+    @model_validator(mode="after")
+    def _upstream(self) -> Self:
+        apart = self.engine in ("openai", "vllm")
+        if apart and self.upstream is None:
+            raise ValueError(f"upstream: the engine {self.engine} needs its server's URL")
+        if self.upstream is not None and not apart:
+            raise ValueError(f"upstream: the engine {self.engine} has no server of its own")
+        return self
 
 
 class UpSettings(GatewayTuning, AgentTuning):
@@ -268,6 +294,12 @@ class UpSettings(GatewayTuning, AgentTuning):
     drain_s: float = Field(
         2.0, ge=0, le=86_400, description="Seconds that running requests get to end at shutdown."
     )
+
+    @model_validator(mode="after")
+    def _embedded(self) -> Self:
+        if self.engine in ("openai", "vllm"):
+            raise ValueError(f"engine: `up` cannot start {self.engine}; start its server yourself")
+        return self
 
     @model_validator(mode="after")
     def _ports(self) -> Self:

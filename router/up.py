@@ -30,8 +30,10 @@ from router.signals import stop_event
 log = logging.getLogger(__name__)
 
 START_S = 30.0  # from nothing to ready; a busy machine takes some seconds
+LOAD_S = 900.0  # the same, where a model must be loaded
 RESTART_S = 1.0  # before a dead agent is started again, so that a broken one does not spin
 LOOPBACK = "127.0.0.1"  # the embedded agents are the gateway's alone
+BAD_SETTINGS = 2  # exit status of a command that was refused
 LEAVE_S = 5.0  # beyond the drain time, before a child is killed
 
 
@@ -65,6 +67,10 @@ class Child:
     def running(self) -> bool:
         """Whether the process lives."""
         return self.process is not None and self.process.poll() is None
+
+    def refused(self) -> bool:
+        """Whether it ended at once, because of its settings."""
+        return self.process is not None and self.process.poll() == BAD_SETTINGS
 
     async def stop(self, drain_s: float) -> None:
         """Ask it to end, wait for its drain time, and then insist."""
@@ -103,12 +109,11 @@ async def _run(settings: UpSettings) -> None:
     try:
         for child in (*agents, gateway):
             child.start()
-        ready = asyncio.create_task(_ready(gateway, len(agents)))
+        ready = asyncio.create_task(_ready(settings, gateway, agents))
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
-            ready.result()
-            print(_greeting(settings, gateway, agents), flush=True)
+            print(_greeting(settings, ready.result(), gateway, agents), flush=True)
         ready.cancel()
         while not stop.is_set():
             await _look_after(gateway, agents, stop)
@@ -128,20 +133,24 @@ async def _look_after(gateway: Child, agents: Sequence[Child], stop: asyncio.Eve
         await asyncio.wait_for(stop.wait(), RESTART_S)
 
 
-async def _ready(gateway: Child, agents: int) -> None:
-    """Wait until the gateway answers and sees all its agents."""
-    deadline = time.monotonic() + START_S
+async def _ready(settings: UpSettings, gateway: Child, agents: Sequence[Child]) -> str:
+    """Wait until the gateway answers and sees all its agents; the model that they serve."""
+    patience_s = START_S if settings.engine == "emulated" else LOAD_S
+    deadline = time.monotonic() + patience_s
     async with aiohttp.ClientSession(gateway.url) as client:
         while time.monotonic() < deadline:
             if not gateway.running():
                 raise UpFailed("the gateway did not start; see its last lines above")
+            for agent in agents:
+                if agent.refused():
+                    raise UpFailed(f"{agent.name} did not start; see its last lines above")
             with suppress(aiohttp.ClientError, TimeoutError):
                 async with client.get("/makespan/v1/workers") as response:
                     workers = (await response.json())["workers"]
-                if sum(worker["up"] for worker in workers) == agents:
-                    return
+                if sum(worker["up"] for worker in workers) == len(agents):
+                    return str(workers[0]["agent"]["model"])
             await asyncio.sleep(0.05)
-    raise UpFailed(f"not all agents were up within {START_S:.0f} s; see the lines above")
+    raise UpFailed(f"not all agents were up within {patience_s:.0f} s; see the lines above")
 
 
 def _arguments(settings: UpSettings, *kinds: type[Settings]) -> list[str]:
@@ -170,19 +179,22 @@ def _gateway(settings: UpSettings, workers: Sequence[str]) -> Child:
     return Child("gateway", listen(settings.host, settings.port), arguments)
 
 
-def _greeting(settings: UpSettings, gateway: Child, agents: Sequence[Child]) -> str:
+def _greeting(settings: UpSettings, model: str, gateway: Child, agents: Sequence[Child]) -> str:
     body = orjson.dumps(
         {
-            "model": settings.model,
+            "model": model,
             "prompt": "Natalia sold 48 clips in April and half as many in May. How many in all?",
             "max_tokens": 32,
         }
     ).decode()
-    speeds = ", ".join(f"{speed:g}" for speed in settings.speed)
+    engines = f"that run {settings.model}\nwith {settings.engine}."
+    if settings.engine == "emulated":
+        speeds = ", ".join(f"{speed:g}" for speed in settings.speed)
+        engines = "whose engines are emulated:\n"
+        engines += f"no model, but the time that {settings.cost} takes, {speeds} times as fast."
     workers = "\n".join(f"  {agent.name:<10} {agent.url}/metrics" for agent in agents)
     return f"""
-Makespan is running at {gateway.url}, with {len(agents)} workers whose engines are emulated:
-no model, but the time that {settings.cost} takes, {speeds} times as fast.
+Makespan is running at {gateway.url}, with {len(agents)} workers {engines}
 
   curl {gateway.url}/v1/completions -H 'content-type: application/json' -d '{body}'
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from router.agent.engines.engine import Logprob
 from router.agent.loop import Piece
 from router.schemas import CompletionRequest
 
@@ -34,6 +35,7 @@ class Format:
         self._open = b"data: " + orjson.dumps(chunk)[:-1] + b',"choices":['
         self._close = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
         self._greeted: set[int] = set()
+        self._offsets: dict[int, int] = {}
 
     def chunk(self, pieces: Sequence[Piece]) -> bytes:
         """SSE events for `pieces`, one each."""
@@ -42,15 +44,15 @@ class Format:
     def _choice(self, piece: Piece) -> bytes:
         choice: dict[str, Any] = {"index": piece.choice}
         if self._chat:
-            delta = {"content": piece.text}
+            delta = {"content": piece.token.text}
             if piece.choice not in self._greeted:
                 self._greeted.add(piece.choice)
                 delta = {"role": "assistant", **delta}
             choice["delta"] = delta
         else:
-            choice["text"] = piece.text
-        choice["logprobs"] = None
-        choice["finish_reason"] = piece.finish_reason
+            choice["text"] = piece.token.text
+        choice["logprobs"] = self._logprobs([piece])
+        choice["finish_reason"] = piece.token.finish_reason
         return orjson.dumps(choice)
 
     def end(self, usage: Usage) -> bytes:
@@ -61,22 +63,49 @@ class Format:
 
     def whole(self, pieces: Sequence[Piece], usage: Usage) -> bytes:
         """The answer as one JSON object; `pieces` are all tokens, in the order they were made."""
-        texts: dict[int, list[str]] = {}
-        reasons: dict[int, str | None] = {}
+        made: dict[int, list[Piece]] = {}
         for piece in pieces:
-            texts.setdefault(piece.choice, []).append(piece.text)
-            reasons[piece.choice] = piece.finish_reason
-        choices = [
-            self._whole_choice(index, "".join(texts[index]).lstrip(), reasons[index])
-            for index in sorted(texts)
-        ]
+            made.setdefault(piece.choice, []).append(piece)
+        choices = [self._whole_choice(index, made[index]) for index in sorted(made)]
         return orjson.dumps({**self._head, "choices": choices, "usage": usage})
 
-    def _whole_choice(self, index: int, text: str, reason: str | None) -> dict[str, Any]:
+    def _whole_choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        text = "".join(piece.token.text for piece in pieces)
         said: dict[str, Any] = {"text": text}
         if self._chat:
             said = {"message": {"role": "assistant", "content": text}}
-        return {"index": index, **said, "logprobs": None, "finish_reason": reason}
+        reason = pieces[-1].token.finish_reason
+        logprobs = self._logprobs(pieces)
+        return {"index": index, **said, "logprobs": logprobs, "finish_reason": reason}
+
+    def _logprobs(self, pieces: Sequence[Piece]) -> dict[str, Any] | None:
+        """In chat's form or in that of completions; None where none were asked for."""
+        found = [(piece, piece.token.logprob) for piece in pieces]
+        known = [(piece, logprob) for piece, logprob in found if logprob is not None]
+        if not known:
+            return None
+        if self._chat:
+            return {"content": [_chat_logprob(logprob) for _, logprob in known]}
+        offsets: list[int] = []
+        for piece, logprob in known:
+            at = self._offsets.get(piece.choice, 0)
+            offsets.append(at)
+            self._offsets[piece.choice] = at + len(logprob.text)
+        return {
+            "tokens": [logprob.text for _, logprob in known],
+            "token_logprobs": [logprob.logprob for _, logprob in known],
+            "top_logprobs": [dict((*one.top, (one.text, one.logprob))) for _, one in known],
+            "text_offset": offsets,
+        }
+
+
+def _chat_logprob(logprob: Logprob) -> dict[str, Any]:
+    top = [_word(text, value) for text, value in logprob.top]
+    return {**_word(logprob.text, logprob.logprob), "top_logprobs": top}
+
+
+def _word(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
 def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Usage:

@@ -12,7 +12,7 @@ from math import inf
 
 from router.agent.answers import Format, Usage, usage
 from router.agent.attempts import Attempts
-from router.agent.engines.emulated import Answer
+from router.agent.engines.engine import Answer, Body
 from router.agent.faults import HEADER as FAULT
 from router.agent.faults import parse_faults
 from router.agent.loop import EngineLoop, Job, Piece, Standing
@@ -37,7 +37,7 @@ from router.errors import (
     RouterError,
 )
 from router.metrics import AgentMetrics
-from router.schemas import CompletionRequest, parse
+from router.schemas import CompletionRequest, load, read
 from router.settings import AgentSettings
 from router.urgency import read_urgency
 from router.wire import ATTEMPT, EXPECTED_TOKENS, RECALLED, REQUEST_ID, WAITED_MS, WORKER
@@ -85,8 +85,9 @@ class Completions:
         if self._loop.broken:
             raise NoCapacityError("This worker's engine has broken down.", retry_after_s=10.0)
         body = await read_body(scope, receive, MOST_BODY_BYTES)
-        request = parse(body, chat=self._chat)
-        answers, limits = self._prepare(request)
+        data = load(body)
+        request = read(data, chat=self._chat)
+        answers = self._prepare(request, data)
         prompt_tokens = sum(answer.prompt_tokens for answer in answers) // request.n
         faults = parse_faults(header(scope, FAULT) if self._settings.faults else None)
         job = Job(answers, prompt_tokens, faults.crash_after, request.n)
@@ -98,7 +99,7 @@ class Completions:
         name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None
         async with DisconnectWatch(receive):
             await faults.strike()
-            ids = self._loop.submit(job, limits, hint, time.monotonic(), standing)
+            ids = self._loop.submit(job, hint, time.monotonic(), standing)
             try:
                 with self._attempts.known(name, ids), self._until(urgency.deadline_s, ids):
                     await (self._stream if request.stream else self._whole)(send, scope, job, form)
@@ -119,8 +120,8 @@ class Completions:
         finally:
             alarm.cancel()
 
-    def _prepare(self, request: CompletionRequest) -> tuple[list[Answer], list[int]]:
-        """One answer a choice, and its most output tokens; refuses what could never fit."""
+    def _prepare(self, request: CompletionRequest, body: Body) -> list[Answer]:
+        """One answer a choice; refuses what could never fit."""
         if request.model != self._settings.model:
             raise RequestError(
                 f"The model '{request.model}' does not exist; this worker serves "
@@ -129,16 +130,15 @@ class Completions:
                 code="model_not_found",
                 status=404,
             )
-        answers, limits, engine = [], [], self._loop.engine
-        for prompt in request.prompts:
-            left = self._settings.max_model_len - engine.prompt_tokens(prompt)
-            limit = request.output_limit(max(1, left))
-            if limit > left:
-                raise self._too_long(self._settings.max_model_len - left, limit)
-            for choice in range(request.n):
-                answers.append(engine.answer(request, prompt, choice, limit))
-                limits.append(limit)
-        return answers, limits
+
+        def limit(prompt_tokens: int) -> int:
+            left = self._settings.max_model_len - prompt_tokens
+            most = request.output_limit(max(1, left))
+            if most > left:
+                raise self._too_long(prompt_tokens, most)
+            return most
+
+        return self._loop.engine.answers(request, body, limit)
 
     def _too_long(self, prompt_tokens: int, limit: int) -> RequestError:
         return RequestError(
@@ -160,7 +160,7 @@ class Completions:
                 await send(start)
                 started = True
             made += len(pieces)
-            left -= sum(piece.finish_reason is not None for piece in pieces)
+            left -= sum(piece.token.finish_reason is not None for piece in pieces)
             event = {"type": "http.response.body", "body": form.chunk(pieces), "more_body": True}
             await send(event)
         end = form.end(self._usage(job, made))
@@ -172,7 +172,7 @@ class Completions:
         while left:
             new = await job.take()
             pieces += new
-            left -= sum(piece.finish_reason is not None for piece in new)
+            left -= sum(piece.token.finish_reason is not None for piece in new)
         body = form.whole(pieces, self._usage(job, len(pieces)))
         kind = (b"content-type", b"application/json")
         await respond(send, 200, [kind, *self._headers(scope)], body)

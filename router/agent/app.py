@@ -15,6 +15,7 @@ from starlette.routing import Route
 from router.agent.api import Completions
 from router.agent.attempts import Attempts
 from router.agent.engines.emulated import EmulatedEngine
+from router.agent.engines.engine import Engine
 from router.agent.engines.lengths import read_lengths
 from router.agent.loop import EngineLoop
 from router.agent.state import Reporter
@@ -34,11 +35,16 @@ def create_app(settings: AgentSettings) -> FastAPI:
     """An agent with its engine; calling ``app.state.drain`` makes it finish up.
 
     Raises:
-        BadSettings: if the file of output lengths is wrong.
+        BadSettings: if the engine cannot start: its file of output lengths or its model is wrong.
     """
+    if settings.engine in ("openai", "vllm"):
+        from router.agent.sidecar.app import create_app as create_sidecar
+
+        return create_sidecar(settings)
     metrics = AgentMetrics()
     drain = Drain()
-    loop = _engine_loop(settings, metrics)
+    settings, engine = open_engine(settings)
+    loop = EngineLoop(_batcher(settings), engine, metrics)
     attempts = Attempts(loop)
     reporter = Reporter(settings, loop, metrics, drain)
     app = FastAPI(title="Makespan agent", lifespan=_lifespan(loop), openapi_url=None)
@@ -51,20 +57,27 @@ def create_app(settings: AgentSettings) -> FastAPI:
     return app
 
 
-def _engine_loop(settings: AgentSettings, metrics: AgentMetrics) -> EngineLoop:
+def open_engine(settings: AgentSettings) -> tuple[AgentSettings, Engine]:
+    """The engine that the settings name, and the settings with what its model says filled in."""
+    if settings.engine == "transformers":
+        from router.agent.engines.loading import resolve
+
+        return resolve(settings)
     cost = PROFILES[settings.cost].cost.scaled(1 / settings.speed)
-    policy = POLICIES[settings.policy]()
     lengths = read_lengths(settings.lengths) if settings.lengths else {}
-    batcher = Batcher(
+    return settings, EmulatedEngine(cost, lengths, settings.seed)
+
+
+def _batcher(settings: AgentSettings) -> Batcher:
+    return Batcher(
         settings.slots,
         settings.kv_tokens,
-        cost,
-        policy,
+        PROFILES[settings.cost].cost.scaled(1 / settings.speed),
+        POLICIES[settings.policy](),
         time.monotonic(),
         prefill_budget=settings.prefill_budget or inf,
         cache=PrefixCache(BLOCK_TOKENS) if settings.prefix_cache else None,
     )
-    return EngineLoop(batcher, EmulatedEngine(cost, lengths, settings.seed), metrics)
 
 
 def _lifespan(

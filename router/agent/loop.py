@@ -10,7 +10,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from math import inf
 
-from router.agent.engines.emulated import Answer, EmulatedEngine
+from router.agent.engines.engine import Answer, Engine, Iteration, Token
 from router.metrics import AgentMetrics
 from solver.batching import Batcher
 from solver.priority import Priority
@@ -21,11 +21,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One token of one choice; `finish_reason` is set on its last."""
+    """One token of one choice."""
 
     choice: int
-    text: str
-    finish_reason: str | None
+    token: Token
 
 
 class Job:
@@ -85,7 +84,6 @@ class Standing:
 class _Part:
     job: Job
     choice: int
-    answer: Answer
     made: int = 0
 
 
@@ -93,9 +91,9 @@ STANDING = Standing()
 
 
 class EngineLoop:
-    """Joins a `Batcher`, which decides, and an engine, which takes time."""
+    """Joins a `Batcher`, which decides, and an engine, which computes."""
 
-    def __init__(self, batcher: Batcher, engine: EmulatedEngine, metrics: AgentMetrics) -> None:
+    def __init__(self, batcher: Batcher, engine: Engine, metrics: AgentMetrics) -> None:
         self.batcher, self.engine, self._metrics = batcher, engine, metrics
         self.broken = False  # the engine has broken down; only a new process helps
         self.changed = asyncio.Event()  # somebody may want to report the new state
@@ -106,22 +104,22 @@ class EngineLoop:
     def submit(
         self,
         job: Job,
-        limits: Many[int],
         expected_tokens: float | None,
         now: float,
         standing: Standing = STANDING,
     ) -> list[str]:
-        """Queue a job; `limits` are its choices' most output tokens.
+        """Queue a job.
 
         Returns:
             The sequences' ids, for `cancel` and `withdraw`.
         """
         ids: list[str] = []
-        for choice, (answer, limit) in enumerate(zip(job.answers, limits, strict=True)):
+        for choice, answer in enumerate(job.answers):
             self._serial += 1
-            key = str(self._serial)
+            key, limit = str(self._serial), answer.limit
             expected = float(limit) if expected_tokens is None else min(expected_tokens, limit)
-            self._parts[key] = _Part(job, choice, answer)
+            self._parts[key] = _Part(job, choice)
+            self.engine.begin(key, answer)
             sequence = Sequence(
                 key,
                 answer.prompt_tokens,
@@ -153,6 +151,7 @@ class EngineLoop:
         """Nobody waits for these any more; those that have ended are ignored."""
         for key in ids:
             if self._parts.pop(key, None) is not None:
+                self.engine.drop(key)
                 self.batcher.cancel(key, time.monotonic())
                 self.changed.set()
 
@@ -175,34 +174,34 @@ class EngineLoop:
                 await self._wake.wait()
                 now, resumed = time.monotonic(), True
                 continue
-            start, end = await self.engine.run(stage, resumed=resumed)
+            iteration = await self.engine.run(stage, resumed=resumed)
             resumed = False
-            self._finish(stage, start, end)
-            now = end
+            self._finish(stage, iteration)
+            now = iteration.end_s
 
-    def _finish(self, stage: Stage, start: float, end: float) -> None:
-        ended = self._hand_out(stage)
-        self.batcher.finish_stage(stage, ended, end)
-        self._metrics.iteration_duration.labels(stage.action.value).observe(end - start)
+    def _finish(self, stage: Stage, iteration: Iteration) -> None:
+        ended = self._hand_out(stage, iteration)
+        self.batcher.finish_stage(stage, ended, iteration.end_s)
+        took = iteration.end_s - iteration.start_s
+        self._metrics.iteration_duration.labels(stage.action.value).observe(took)
         if stage.prefill:
             self._metrics.prefill_insertions.labels(stage.reason.value).inc()
         if ended or stage.prefill:
             self.changed.set()
 
-    def _hand_out(self, stage: Stage) -> list[str]:
-        """A token for each sequence that decodes; the ids of those that have ended."""
+    def _hand_out(self, stage: Stage, iteration: Iteration) -> list[str]:
+        """Tokens to those who wait for them; the ids of the sequences that have ended."""
         ended: list[str] = []
-        for sequence in stage.decode:
+        for sequence in stage.sequences:
+            token = iteration.tokens.get(sequence.id)
             part = self._parts.get(sequence.id)
-            if part is None:
-                continue  # cancelled during this stage
+            if token is None or part is None:
+                continue  # in the middle of its prefill, or cancelled during this stage
             part.made += 1
             if part.made == 1:
                 part.job.cached_tokens += sequence.cached
-            last = part.made >= part.answer.tokens
-            if last:
+            if token.finish_reason is not None:
                 ended.append(sequence.id)
                 del self._parts[sequence.id]
-            reason = part.answer.finish_reason if last else None
-            part.job.put(Piece(part.choice, part.answer.spoken, reason))
+            part.job.put(Piece(part.choice, token))
         return ended

@@ -69,7 +69,7 @@ def test_a_killed_agents_requests_go_elsewhere_and_it_comes_back() -> None:
             eventually(lambda: in_flight(fleet) == 12)
             workers = fleet.get("/makespan/v1/workers").json()["workers"]
             assert min(worker["in_flight"] for worker in workers) > 0
-            os.kill(_agent_pid(fleet, 0), signal.SIGKILL)
+            os.kill(agent_pid(fleet, 0), signal.SIGKILL)
             assert [answer.result().status_code for answer in answers] == [200] * 12
         told = [fleet.get(f"/makespan/v1/requests/{name}").json() for name in names]
         moved = [row for row in told if row["failed_workers"]]
@@ -79,7 +79,7 @@ def test_a_killed_agents_requests_go_elsewhere_and_it_comes_back() -> None:
         eventually(lambda: fleet.get("/metrics").text.count('worker_up{worker="agent-0"} 1') == 1)
 
 
-def _agent_pid(fleet: Fleet, index: int) -> int:
+def agent_pid(fleet: Fleet, index: int) -> int:
     for pid in children(fleet.process.pid):
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if f"agent-{index}".encode() in command:
@@ -94,7 +94,7 @@ def test_a_stream_that_breaks_ends_with_an_error_event() -> None:
         with httpx.stream("POST", url, json=body, timeout=30) as answer:
             events = answer.iter_lines()
             next(events)
-            os.kill(_agent_pid(fleet, 0), signal.SIGKILL)
+            os.kill(agent_pid(fleet, 0), signal.SIGKILL)
             data = [line[6:] for line in events if line.startswith("data: ")]
         error = json.loads(data[-1])["error"]
         assert (error["type"], error["code"]) == ("server_error", "worker_failed")

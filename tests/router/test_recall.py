@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from router.agent.attempts import Attempts
-from router.agent.engines.emulated import Answer, EmulatedEngine
+from router.agent.engines.emulated import EmulatedEngine, Speech
 from router.agent.engines.text import Words
 from router.agent.loop import EngineLoop, Job
 from router.errors import RecalledError
@@ -78,14 +78,19 @@ def engine(slots: int) -> EngineLoop:
     return EngineLoop(batcher, EmulatedEngine(COST, {}, 0), AgentMetrics())
 
 
-def job() -> Job:
-    return Job([Answer(10, 5, "stop", Words(random.Random(0)))], 10)
+def job(answers: int = 1) -> Job:
+    return Job([speech() for _ in range(answers)], 10 * answers)
+
+
+def speech() -> Speech:
+    words = Words(random.Random(0))
+    return Speech(prompt_tokens=10, limit=5, tokens=5, finish_reason="stop", words=words)
 
 
 async def test_an_agent_gives_back_the_first_that_have_not_begun_and_forgets_them() -> None:
     loop = engine(1)
     attempts, jobs = Attempts(loop), [job() for _ in range(3)]
-    ids = [loop.submit(one, [5], 5.0, 0.0) for one in jobs]
+    ids = [loop.submit(one, 5.0, 0.0) for one in jobs]
     assert loop.batcher.next_stage(0.0) is not None
     with attempts.known("a", ids[0]), attempts.known("b", ids[1]), attempts.known("c", ids[2]):
         assert attempts.recall(Recall(("a", "b", "c"), 1)).requests == ("b",)
@@ -100,8 +105,7 @@ async def test_an_agent_gives_back_the_first_that_have_not_begun_and_forgets_the
 
 async def test_a_request_of_several_answers_goes_as_a_whole_or_not_at_all() -> None:
     loop = engine(1)
-    many = Job([Answer(10, 5, "stop", Words(random.Random(0))) for _ in range(2)], 20)
-    ids = loop.submit(many, [5, 5], 5.0, 0.0)
+    ids = loop.submit(job(2), 5.0, 0.0)
     assert loop.batcher.next_stage(0.0) is not None
     assert not loop.withdraw(ids, RecalledError())
     assert (loop.batcher.queued, loop.batcher.running) == (1, 1)

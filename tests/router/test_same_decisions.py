@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.agent import loop as agent
-from router.agent.engines.emulated import Answer, EmulatedEngine
+from router.agent.engines.emulated import EmulatedEngine, Speech
+from router.agent.engines.engine import Iteration
 from router.agent.engines.text import Words
 from router.agent.loop import EngineLoop, Job
 from router.metrics import AgentMetrics
@@ -109,21 +110,25 @@ class VirtualEngine(EmulatedEngine):
         count = len(self._arriving)
         while self._arriving and self._arriving[-1][0].arrival_s < until:
             request, expected = self._arriving.pop()
-            answer = Answer(
-                request.prompt_tokens, request.output_tokens, "stop", Words(random.Random(0))
+            answer = Speech(
+                prompt_tokens=request.prompt_tokens,
+                limit=NO_LIMIT,
+                tokens=request.output_tokens,
+                finish_reason="stop",
+                words=Words(random.Random(0)),
             )
             job = Job([answer], request.prompt_tokens)
-            self.loop.submit(job, [NO_LIMIT], expected, request.arrival_s)
+            self.loop.submit(job, expected, request.arrival_s)
         return len(self._arriving) < count
 
     def next_arrival(self) -> float | None:
         return self._arriving[-1][0].arrival_s if self._arriving else None
 
-    async def run(self, stage: Stage, *, resumed: bool) -> tuple[float, float]:  # noqa: ARG002
+    async def run(self, stage: Stage, *, resumed: bool) -> Iteration:  # noqa: ARG002
         start = self.now
         self.now = start + stage.duration_s(self.cost)
         self.arrive(self.now)
-        return start, self.now
+        return Iteration(start, self.now, self.said(stage))
 
 
 def live(script: Script) -> Notes:

@@ -14,8 +14,9 @@ import logging
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from router.agent.engines.engine import Answer, Body, Iteration, Limit, Token
 from router.agent.engines.text import LONGEST_WORD, Words, count_tokens, digest
 from router.errors import RequestError
 from router.schemas import CompletionRequest, Prompt
@@ -32,27 +33,28 @@ COMPLAIN_EVERY_S = 10.0
 MOST_STOPS = 16
 
 
-@dataclass(slots=True)
-class Answer:
+@dataclass(slots=True, kw_only=True)
+class Speech(Answer):
     """What the engine will say to one prompt, token by token.
 
     Attributes:
-        prompt_tokens: length of the prompt.
         tokens: length of the answer, unknown to everybody else until it ends.
         finish_reason: ``stop``, or ``length`` if the request's limit cut it.
-        blocks: hashes of the prompt's blocks, for the prefix cache.
+        made: how many of these have been said.
     """
 
-    prompt_tokens: int
     tokens: int
     finish_reason: str
     words: Words
-    blocks: tuple[int, ...] = ()
+    made: int = field(default=0, init=False)
 
-    @property
-    def spoken(self) -> str:
-        """The next token's text."""
-        return self.words.next()
+    def next(self) -> Token:
+        """The next token."""
+        word = self.words.next()
+        self.made += 1
+        last = self.made >= self.tokens
+        text = word.lstrip() if self.made == 1 else word
+        return Token(text, self.finish_reason if last else None)
 
 
 class EmulatedEngine:
@@ -63,15 +65,22 @@ class EmulatedEngine:
     def __init__(self, cost: CostModel, lengths: Mapping[str, int], seed: int) -> None:
         self.cost = cost
         self._lengths, self._seed = lengths, seed
+        self._speeches: dict[str, Speech] = {}
         self._free_s = 0.0
         self._complained_s = float("-inf")
 
-    def prompt_tokens(self, prompt: Prompt) -> int:
-        """Length of a prompt in this engine's tokens."""
-        return count_tokens(prompt.text) if prompt.token_ids is None else prompt.token_ids
+    def answers(self, request: CompletionRequest, body: Body, limit: Limit) -> list[Answer]:  # noqa: ARG002
+        """See `Engine`."""
+        found: list[Answer] = []
+        for prompt in request.prompts:
+            tokens = count_tokens(prompt.text) if prompt.token_ids is None else prompt.token_ids
+            most = limit(tokens)
+            found += (self._speech(request, prompt, k, tokens, most) for k in range(request.n))
+        return found
 
-    def answer(self, request: CompletionRequest, prompt: Prompt, choice: int, limit: int) -> Answer:
-        """The answer to one prompt, of at most `limit` tokens."""
+    def _speech(
+        self, request: CompletionRequest, prompt: Prompt, choice: int, tokens: int, limit: int
+    ) -> Speech:
         key = digest(prompt.text)
         rng = random.Random(f"{self._seed}/{key}/{prompt.token_ids}/{choice}")
         length = self._lengths.get(key) or gsm8k_output(rng)
@@ -83,9 +92,23 @@ class EmulatedEngine:
         if request.stop:
             length = self._stopped(request.stop, rng, min(length, limit))
         reason = "stop" if length < limit else "length"
-        return Answer(
-            self.prompt_tokens(prompt), min(length, limit), reason, Words(rng), _blocks(prompt)
+        return Speech(
+            prompt_tokens=tokens,
+            limit=limit,
+            blocks=_blocks(prompt),
+            tokens=min(length, limit),
+            finish_reason=reason,
+            words=Words(rng),
         )
+
+    def begin(self, sequence_id: str, answer: Answer) -> None:
+        """See `Engine`."""
+        assert isinstance(answer, Speech)
+        self._speeches[sequence_id] = answer
+
+    def drop(self, sequence_id: str) -> None:
+        """See `Engine`."""
+        self._speeches.pop(sequence_id, None)
 
     def _stopped(self, stop: tuple[str, ...], rng: random.Random, most: int) -> int:
         """Tokens before a stop string would appear; the words are drawn ahead, then once more."""
@@ -100,12 +123,8 @@ class EmulatedEngine:
         rng.setstate(state)
         return most
 
-    async def run(self, stage: Stage, *, resumed: bool) -> tuple[float, float]:
-        """Take the stage's time; `resumed`: the engine had nothing to do before.
-
-        Returns:
-            (start, end) in seconds of the monotonic clock.
-        """
+    async def run(self, stage: Stage, *, resumed: bool) -> Iteration:
+        """Take the stage's time, and say a word for each who decodes."""
         now = time.monotonic()
         start = now if resumed or now - self._free_s > MOST_LAG_S else self._free_s
         if not resumed and start == now:
@@ -113,7 +132,19 @@ class EmulatedEngine:
         end = start + stage.duration_s(self.cost)
         self._free_s = end
         await asyncio.sleep(max(0.0, end - time.monotonic()))
-        return start, end
+        return Iteration(start, end, self.said(stage))
+
+    def said(self, stage: Stage) -> dict[str, Token]:
+        """The tokens of a stage."""
+        tokens: dict[str, Token] = {}
+        for sequence in stage.decode:
+            speech = self._speeches.get(sequence.id)
+            if speech is None:
+                continue  # dropped during this stage
+            tokens[sequence.id] = token = speech.next()
+            if token.finish_reason is not None:
+                del self._speeches[sequence.id]
+        return tokens
 
     def _complain(self, now: float) -> None:
         if now - self._complained_s > COMPLAIN_EVERY_S:

@@ -1,0 +1,270 @@
+"""A real model under Hugging Face's continuous batching, one iteration at a time.
+
+Theirs is a loop in a thread of its own, with a scheduler inside; here the agent's loop asks for an
+iteration, which runs in the one thread that touches the model: schedule what was told, compute,
+choose tokens. Requests' states, the paged cache and the forward pass are theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers.decoders import DecodeStream
+from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
+
+from router.agent.engines.choosing import Chooser, Choosing
+from router.agent.engines.detokenizer import Detokenizer
+from router.agent.engines.engine import Answer, Body, Iteration, Limit, Logprob, Token
+from router.agent.engines.sampling import Sampling, read_sampling
+from router.agent.engines.steering import Steered
+from router.errors import RequestError
+from router.schemas import CompletionRequest
+from solver.sequence import Chunk, Stage
+from solver.sequence import Sequence as Planned
+
+Theirs = Any  # an object of transformers', which has no types
+
+
+@dataclass(slots=True, kw_only=True)
+class Wanted(Answer):
+    """One choice: its prompt's tokens, and how its own are chosen."""
+
+    ids: Sequence[int]
+    choice: int
+    sampling: Sampling
+    stop: tuple[str, ...]
+    ignore_eos: bool
+
+
+@dataclass(slots=True)
+class _Running:
+    wanted: Wanted
+    state: RequestState
+    choosing: Choosing
+    text: Detokenizer
+
+
+class _Nobody:
+    """Where transformers delivers outputs; they are read from the states instead."""
+
+    def deliver_batch(self, outputs: list[Any]) -> None:
+        """All that have finished."""
+
+    def fail_and_deliver(self, state: object, error: Exception) -> None:  # noqa: ARG002
+        """A request that cannot go on: nor can the engine."""
+        raise error
+
+
+class TransformersEngine:
+    """See the module; made by `router.agent.engines.loading`."""
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model: Theirs,
+        tokenizer: Theirs,
+        processor: Theirs,
+        chooser: Chooser,
+        ends: tuple[int, ...],
+    ) -> None:
+        self._model, self._tokenizer, self._processor = model, tokenizer, processor
+        self._scheduler: Steered = processor.scheduler
+        self._chooser, self._ends = chooser, ends
+        self._running: dict[str, _Running] = {}
+        self._dropped: list[str] = []
+        self._thread = ThreadPoolExecutor(1, "engine")
+        processor.output_router = _Nobody()
+
+    def answers(self, request: CompletionRequest, body: Body, limit: Limit) -> list[Answer]:
+        """See `Engine`; chats go through the model's own template."""
+        vocabulary = self._model.config.get_text_config().vocab_size
+        defaults = self._model.generation_config.to_dict()
+        if not defaults.get("do_sample"):  # its temperature and the like mean nothing then
+            defaults = {}
+        sampling = read_sampling(request, body, defaults, vocabulary)
+        found: list[Answer] = []
+        for ids in self._prompts(request, body):
+            if any(token >= vocabulary for token in ids):
+                message = f"'prompt' has a token above {vocabulary - 1}, the model's last."
+                raise RequestError(message, param="prompt", code="invalid_value")
+            most = limit(len(ids))
+            found += (
+                Wanted(
+                    prompt_tokens=len(ids),
+                    limit=most,
+                    ids=ids,
+                    choice=choice,
+                    sampling=sampling,
+                    stop=request.stop,
+                    ignore_eos=request.ignore_eos,
+                )
+                for choice in range(request.n)
+            )
+        return found
+
+    def _prompts(self, request: CompletionRequest, body: Body) -> list[list[int]]:
+        if request.chat:
+            return [self._chat(body)]
+        prompts = body["prompt"]
+        if isinstance(prompts, str) or isinstance(prompts[0], int):
+            prompts = [prompts]
+        return [self._tokens(prompt) for prompt in prompts]
+
+    def _tokens(self, prompt: str | list[int]) -> list[int]:
+        ids = prompt if isinstance(prompt, list) else self._tokenizer(prompt)["input_ids"]
+        if not ids:
+            message = "'prompt' has no token."
+            raise RequestError(message, param="prompt", code="invalid_value")
+        return list(ids)
+
+    def _chat(self, body: Body) -> list[int]:
+        options = body.get("chat_template_kwargs") or {}
+        if not isinstance(options, Mapping):
+            raise RequestError("'chat_template_kwargs' must be an object.")
+        messages = [_flat(message) for message in body["messages"]]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=False, **options
+            )
+        except Exception as error:  # a template is a program, and may refuse in any way
+            message = f"The model's chat template does not take these messages: {error}"
+            raise RequestError(message, param="messages", code="invalid_value") from error
+        return self._tokens_of_chat(text)
+
+    def _tokens_of_chat(self, text: str) -> list[int]:
+        """The template has put its special tokens in already."""
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def begin(self, sequence_id: str, answer: Answer) -> None:
+        """See `Engine`."""
+        assert isinstance(answer, Wanted)
+        ends = () if answer.ignore_eos else self._ends
+        state = RequestState(
+            request_id=sequence_id,
+            initial_tokens=list(answer.ids),
+            max_new_tokens=answer.limit,
+            eos_token_id=list(ends),
+        )
+        choosing = Choosing.of(
+            answer.sampling, answer.choice, answer.ids, self._ends, self._model.device
+        )
+        stream, inner = DecodeStream(skip_special_tokens=True), self._tokenizer.backend_tokenizer
+        text = Detokenizer(lambda token: stream.step(inner, token), self._decode, answer.stop)
+        self._chooser.answers[sequence_id] = choosing
+        self._running[sequence_id] = _Running(answer, state, choosing, text)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def drop(self, sequence_id: str) -> None:
+        """See `Engine`; its memory falls free before the next iteration."""
+        self._dropped.append(sequence_id)
+
+    async def run(self, stage: Stage, *, resumed: bool) -> Iteration:  # noqa: ARG002
+        """Compute a stage in the engine's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, stage)
+
+    def close(self) -> None:
+        """End the engine's thread."""
+        self._thread.shutdown()
+
+    def _compute(self, stage: Stage) -> Iteration:
+        start = time.monotonic()
+        while self._dropped:
+            self._forget(self._dropped.pop())
+        for key in stage.preempted:
+            self._begin_again(key)
+        told = [(sequence, 1) for sequence in stage.decode]
+        told += [(chunk.sequence, self._chunk(chunk)) for chunk in stage.prefill]
+        told = [(sequence, count) for sequence, count in told if sequence.id in self._running]
+        if not told:
+            return Iteration(start, time.monotonic())
+        self._scheduler.told = [(self._enter(sequence), count) for sequence, count in told]
+        with torch.inference_mode():
+            assert self._processor.prepare_next_batch()
+            self._processor._generation_step(self._model)  # noqa: SLF001 - their loop's own steps
+            self._processor.update_batch()
+        tokens = {
+            sequence.id: self._token(sequence.id)
+            for sequence, _ in told
+            if not self._running[sequence.id].state.remaining_prefill_tokens
+        }
+        return Iteration(start, time.monotonic(), tokens)
+
+    def _chunk(self, chunk: Chunk) -> int:
+        """Tokens of a chunk; the last takes all that is left.
+
+        A token more than the batcher counts, where one that was preempted had its first token from
+        its prefill.
+        """
+        running = self._running.get(chunk.sequence.id)
+        if running is None or not chunk.last:
+            return int(chunk.tokens)
+        return len(running.state.remaining_prefill_tokens)
+
+    def _enter(self, sequence: Planned) -> RequestState:
+        state = self._running[sequence.id].state
+        if state.status == RequestStatus.PENDING:
+            self._scheduler.waiting_requests.setdefault(sequence.id, state)
+        return state
+
+    def _begin_again(self, key: str) -> None:
+        """It has lost its memory: what it has made is part of its prompt now."""
+        running = self._running.get(key)
+        if running is not None:
+            self._scheduler.finish_request(key)
+            running.state = running.state.create_equivalent_initial_request()
+
+    def _token(self, key: str) -> Token:
+        """The token that was just made; forgets those that have ended."""
+        running = self._running[key]
+        token = int(running.state.generated_tokens[-1])
+        running.choosing.made.append(token)
+        ended = running.state.status == RequestStatus.FINISHED
+        by_itself = ended and not running.wanted.ignore_eos and token in self._ends
+        text, stopped = running.text.add(token)
+        reason = None
+        if stopped or ended:
+            reason = "stop" if stopped or by_itself else "length"
+            text += "" if stopped else running.text.rest()
+            self._forget(key)
+        return Token(text, reason, self._logprob(running, token))
+
+    def _logprob(self, running: _Running, token: int) -> Logprob | None:
+        likely, count = running.choosing.likely, running.wanted.sampling.logprobs
+        if likely is None or count is None:
+            return None
+        values, ids = likely.topk(count)
+        top = zip(ids.tolist(), values.tolist(), strict=True)
+        words = tuple((str(self._tokenizer.decode([one])), value) for one, value in top)
+        return Logprob(str(self._tokenizer.decode([token])), float(likely[token]), words)
+
+    def _forget(self, key: str) -> None:
+        if self._running.pop(key, None) is not None:
+            if key in self._scheduler.active_requests:  # else they have done so themselves
+                self._scheduler.finish_request(key)
+            self._scheduler.waiting_requests.pop(key, None)
+            del self._chooser.answers[key]
+
+
+def _flat(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as templates know it: its content in one string.
+
+    Raises:
+        RequestError: if there is anything but text in it.
+    """
+    content = message.get("content")
+    if not isinstance(content, list):
+        return {**message, "content": content or ""}
+    for part in content:
+        if part.get("type", "text") != "text":
+            text = f"This engine takes text, not {part['type']!r}."
+            raise RequestError(text, param="messages", code="unsupported_parameter")
+    return {**message, "content": "\n".join(part["text"] for part in content)}
