@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from typing import Protocol
 
@@ -28,7 +29,7 @@ from solver.problem import Job
 from solver.rolling import Rolling
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Arrival:
     """A request to be placed: its number, and what a router knows of it."""
 
@@ -41,11 +42,16 @@ class Arrival:
     due_s: float = inf
     lengths: LengthDistribution | None = None
 
-    @property
+    @cached_property
     def job(self) -> Job:
         """As the planner sees it."""
-        weight = WEIGHT[self.priority]
-        return Job(self.prompt_tokens, self.expected_tokens, weight=weight, due_s=self.due_s)
+        return Job(
+            self.prompt_tokens,
+            self.expected_tokens,
+            weight=WEIGHT[self.priority],
+            due_s=self.due_s,
+            overrun_tokens=0.0 if self.lengths is None else self.lengths.overrun,
+        )
 
 
 class Target(rolling.Target, Protocol):

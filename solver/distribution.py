@@ -91,6 +91,11 @@ class LengthDistribution:
         into = ceil((above - longer) / (above - below) * (EDGES[k] - EDGES[k - 1]))
         return min(max(EDGES[k - 1] + into - 1 - self.made, 1), self.most)
 
+    @property
+    def overrun(self) -> float:
+        """Tokens by which one in ten is longer than the mean, or more."""
+        return max(0.0, self.quantile(0.9) - self.mean)
+
     def left_at_edges(self) -> NDArray[np.float64]:
         """(BINS + 1,) expected tokens to come once one before `EDGES[k]` have been made."""
         reach, ahead = np.array(self.reach), np.array(self.ahead)

@@ -44,6 +44,7 @@ class Job:
         weight: what a second of its waiting is worth, relative to others.
         due_s: when it should be done, by the planner's clock; infinite: whenever.
         lengths: the distribution of one answer's length, where it is known.
+        overrun_tokens: by how much one answer in ten is longer than expected, or more.
     """
 
     prompt_tokens: int
@@ -52,6 +53,7 @@ class Job:
     weight: float = 1.0
     due_s: float = inf
     lengths: LengthDistribution | None = None
+    overrun_tokens: float = 0.0
 
     @property
     def kv_tokens(self) -> float:
@@ -119,7 +121,8 @@ def build(
 
     Where slots are free, a request also pays for what it takes from others (`Problem.toll_s`), so
     that each goes where all together lose least: a cache that holds its prompt draws it, a worker
-    that is fuller than others repels it, and the price of both is the engine's own.
+    that is fuller than others repels it, and the price of both is the engine's own. Where requests
+    queue, it pays for what it may overrun on a slow worker.
 
     Memory limits apply only where all jobs could fit at once. Beyond that, requests queue at the
     workers in any case and memory is shared over time, which is what the cost measures.
@@ -145,11 +148,13 @@ def build(
     cached = np.zeros_like(span) if cached_tokens is None else cached_tokens
     cost = np.maximum(0.0, cost - columns.beta_p_s * cached)
     span = span - columns.beta_p_s * cached
-    toll = None
     if sparse:
         others = np.minimum(flying, slots - 1.0)
         toll = _taken_s(columns, prompt, output, prompt - cached, others)
         toll += BEHIND * slots * taken * each
+    else:
+        overrun = np.array([[job.overrun_tokens] for job in jobs])
+        toll = _overrun_s(columns, prompt, overrun, occupancy)
     kv = (prompt + output)[:, 0]
     return Problem.of(
         cost,
@@ -162,6 +167,18 @@ def build(
         weight=[job.weight for job in jobs],
         due_s=[max(0.0, job.due_s - now) for job in jobs],
     )
+
+
+def _overrun_s(
+    columns: CostColumns, prompt: FloatArray, overrun: FloatArray, occupancy: FloatArray
+) -> FloatArray:
+    """(n, m) seconds by which requests may overrun on a worker.
+
+    What is begun stays where it is, so those who may take long had better begin on a fast one, or
+    while there is much left to do.
+    """
+    token_s = columns.alpha_d_s + (columns.beta_d_s + columns.gamma_d_s * prompt) * occupancy
+    return np.asarray(overrun * token_s, dtype=np.float64)
 
 
 def _taken_s(

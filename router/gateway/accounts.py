@@ -80,6 +80,7 @@ class Accounts:
         left = UNLIMITED if context is None else max(1, context - max(prompts))
         total = sum(prompts) * request.n
         lengths = self._predict(request, total, request.output_limit(left), hint, tenant)
+        known = None if isinstance(lengths, float) else lengths
         expected = lengths if isinstance(lengths, float) else lengths.mean
         certain = max(prompt.token_ids or 1 for prompt in request.prompts)
         job = Job(
@@ -88,7 +89,8 @@ class Accounts:
             request.choices,
             WEIGHT[urgency.priority],
             time.monotonic() + urgency.deadline_s,
-            None if isinstance(lengths, float) else lengths,
+            known,
+            0.0 if known is None else known.overrun,
         )
         return Size(job, certain + (request.max_tokens or 1))
 
