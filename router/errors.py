@@ -7,7 +7,8 @@ RouterError
 ├── RecalledError           the gateway took it back from an agent, which says so to it: 503
 └── WorkerError             the worker that had it failed: 502
     ├── WorkerUnreachable   before it answered: the request may be tried elsewhere
-    └── WorkerBroke         in the middle of its answer
+    ├── WorkerBroke         in the middle of its answer
+    └── EngineBroke         at an agent: its engine has broken down, and the request with it
 
 Every request ends in exactly one `Outcome`.
 """
@@ -153,6 +154,13 @@ class WorkerUnreachable(WorkerError):
 
 class WorkerBroke(WorkerError):
     """The answer broke off in the middle."""
+
+
+class EngineBroke(WorkerError):
+    """The engine has broken down; every request that it had ends so."""
+
+    def __init__(self) -> None:
+        super().__init__("The worker's engine has broken down.")
 
 
 def retry_after(seconds: float) -> tuple[bytes, bytes]:

@@ -2,7 +2,8 @@
 
 Prints its port. Answers ``max_tokens`` words, one every 2 ms; ``x-fail: STATUS`` makes it refuse,
 ``x-cut: N`` makes it break off after N words, ``half``
-within the sixth event, ``silent`` without its ``[DONE]``. ``GET /seen`` returns the last request.
+within the sixth event, ``silent`` without its ``[DONE]``, ``error`` and ``error-done`` after an
+event that says why, the latter with its ``[DONE]``. ``GET /seen`` returns the last request.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ async def _answer(request: web.Request, body: dict[str, Any]) -> web.StreamRespo
             await response.write(b'data: {"choices":[{"te')
             return response
         if k == 5 and request.headers.get("x-cut") == "silent":
+            return response
+        if k == 5 and request.headers.get("x-cut", "").startswith("error"):
+            await response.write(b'data: {"error":{"message":"the engine is out of memory"}}\n\n')
+            if request.headers["x-cut"] == "error-done":
+                await response.write(b"data: [DONE]\n\n")
             return response
         await response.write(b'data: {"choices":[{"text":" w"}]}\n\n')
         await asyncio.sleep(0.002)

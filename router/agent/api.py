@@ -29,12 +29,14 @@ from router.asgi import (
 )
 from router.drain import Drain
 from router.errors import (
+    EngineBroke,
     ExpiredError,
     Headers,
     NoCapacityError,
     Outcome,
     RequestError,
     RouterError,
+    sse_error,
 )
 from router.metrics import AgentMetrics
 from router.schemas import CompletionRequest, load, read
@@ -90,7 +92,7 @@ class Completions:
         answers = self._prepare(request, data)
         prompt_tokens = sum(answer.prompt_tokens for answer in answers) // request.n
         faults = parse_faults(header(scope, FAULT) if self._settings.faults else None)
-        job = Job(answers, prompt_tokens, faults.crash_after, request.n)
+        job = Job(answers, prompt_tokens, faults, request.n)
         form = Format(request, self._settings.model, self._loop.engine.name)
         hint = _number(header(scope, EXPECTED_TOKENS), 1.0)
         urgency = read_urgency(scope)
@@ -102,10 +104,10 @@ class Completions:
             ids = self._loop.submit(job, hint, time.monotonic(), standing)
             try:
                 with self._attempts.known(name, ids), self._until(urgency.deadline_s, ids):
-                    await (self._stream if request.stream else self._whole)(send, scope, job, form)
+                    answer = self._stream if request.stream else self._whole
+                    return await answer(send, scope, job, form)
             finally:
                 self._loop.cancel(ids)
-        return Outcome.COMPLETED
 
     @contextmanager
     def _until(self, deadline_s: float, ids: list[str]) -> Iterator[None]:
@@ -148,13 +150,19 @@ class Completions:
             code="context_length_exceeded",
         )
 
-    async def _stream(self, send: Send, scope: Scope, job: Job, form: Format) -> None:
+    async def _stream(self, send: Send, scope: Scope, job: Job, form: Format) -> Outcome:
         kind = (b"content-type", b"text/event-stream; charset=utf-8")
         headers = [kind, (b"cache-control", b"no-cache"), *self._headers(scope)]
         left, made = len(job.answers), 0
         started = False
         while left:
-            pieces = await job.take()
+            try:
+                pieces = await job.take()
+            except EngineBroke as error:
+                if not started:
+                    raise
+                await send({"type": "http.response.body", "body": sse_error(error)})
+                return error.outcome
             if not started:
                 start = {"type": "http.response.start", "status": 200, "headers": headers}
                 await send(start)
@@ -165,8 +173,9 @@ class Completions:
             await send(event)
         end = form.end(self._usage(job, made))
         await send({"type": "http.response.body", "body": end})
+        return Outcome.COMPLETED
 
-    async def _whole(self, send: Send, scope: Scope, job: Job, form: Format) -> None:
+    async def _whole(self, send: Send, scope: Scope, job: Job, form: Format) -> Outcome:
         pieces: list[Piece] = []
         left = len(job.answers)
         while left:
@@ -176,6 +185,7 @@ class Completions:
         body = form.whole(pieces, self._usage(job, len(pieces)))
         kind = (b"content-type", b"application/json")
         await respond(send, 200, [kind, *self._headers(scope)], body)
+        return Outcome.COMPLETED
 
     def _usage(self, job: Job, made: int) -> Usage:
         return usage(job.prompt_tokens, made, job.cached_tokens // job.n)

@@ -115,6 +115,8 @@ def _add_routes(
 
     @app.get(STATE_PATH)
     async def state() -> StreamingResponse:
+        """Without its engine the agent has no state that a gateway could plan with."""
+        await health()
         return StreamingResponse(reporter.stream(), media_type="application/x-ndjson")
 
     @app.post(RECALL_PATH)

@@ -2,7 +2,8 @@
 
 An emulated engine that was started with ``--faults`` obeys the header ``x-makespan-fault``:
 ``latency=SECONDS`` before the request is queued, ``status=CODE`` instead of an answer, ``stall``
-(no answer, ever), ``crash=N`` (the process dies after N tokens). Several go together by comma.
+(no answer, ever), ``crash=N`` (the process dies after N tokens), ``break=N`` (the engine breaks
+down instead of making one more than N tokens). Several go together by comma.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ class InjectedFault(RouterError):
         self.status = status
 
 
+class InjectedBreakdown(Exception):
+    """What an engine that was asked to break down raises."""
+
+
 @dataclass(frozen=True, slots=True)
 class Faults:
     """What is to go wrong with one request."""
@@ -31,6 +36,7 @@ class Faults:
     status: int | None = None
     stall: bool = False
     crash_after: int | None = None
+    break_after: int | None = None
 
     async def strike(self) -> None:
         """What goes wrong before the request is queued.
@@ -45,6 +51,9 @@ class Faults:
             raise InjectedFault(self.status)
 
 
+NO_FAULTS = Faults()
+
+
 def parse_faults(value: bytes | None) -> Faults:
     """Read the header.
 
@@ -52,8 +61,9 @@ def parse_faults(value: bytes | None) -> Faults:
         RequestError: naming the part that makes no sense.
     """
     if value is None:
-        return Faults()
-    latency, status, stall, crash = 0.0, None, False, None
+        return NO_FAULTS
+    latency, status, stall = 0.0, None, False
+    after: dict[str, int] = {}
     for part in value.decode("latin-1").split(","):
         name, _, argument = part.strip().partition("=")
         try:
@@ -63,14 +73,15 @@ def parse_faults(value: bytes | None) -> Faults:
                 status = _status(int(argument))
             elif name == "stall" and not argument:
                 stall = True
-            elif name == "crash":
-                crash = int(argument)
+            elif name in ("crash", "break"):
+                after[name] = int(argument)
             else:
                 raise ValueError
         except ValueError as error:
-            message = f"'{part}' is not latency=SECONDS, status=CODE, stall or crash=TOKENS."
+            known = "latency=SECONDS, status=CODE, stall, crash=TOKENS or break=TOKENS"
+            message = f"'{part}' is not {known}."
             raise RequestError(message, param=HEADER.decode()) from error
-    return Faults(latency, status, stall, crash)
+    return Faults(latency, status, stall, after.get("crash"), after.get("break"))
 
 
 def _status(code: int) -> int:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from math import inf
 
 from router.agent.engines.engine import Answer, Engine, Iteration, Token
+from router.agent.faults import NO_FAULTS, Faults, InjectedBreakdown
+from router.errors import EngineBroke
 from router.metrics import AgentMetrics
 from solver.batching import Batcher
 from solver.priority import Priority
@@ -38,18 +40,21 @@ class Job:
         self,
         answers: Many[Answer],
         prompt_tokens: int,
-        crash_after: int | None = None,
+        faults: Faults = NO_FAULTS,
         n: int = 1,
     ) -> None:
         self.answers, self.prompt_tokens, self.n = answers, prompt_tokens, n
         self.cached_tokens = 0
-        self._crash_after, self._taken = crash_after, 0
+        self._faults, self._made, self._taken = faults, 0, 0
         self._pieces: list[Piece] = []
         self._ready = asyncio.Event()
         self._failure: Exception | None = None
 
     def put(self, piece: Piece) -> None:
         """A token was made."""
+        if self._faults.break_after is not None and self._made >= self._faults.break_after:
+            raise InjectedBreakdown
+        self._made += 1
         self._pieces.append(piece)
         self._ready.set()
 
@@ -60,7 +65,8 @@ class Job:
 
     async def take(self) -> list[Piece]:
         """The tokens made since the last call, at least one."""
-        if self._crash_after is not None and self._taken >= self._crash_after:
+        crash_after = self._faults.crash_after
+        if crash_after is not None and self._taken >= crash_after:
             os._exit(70)  # the fault that this request asked for
         await self._ready.wait()
         if self._failure is not None:
@@ -112,7 +118,12 @@ class EngineLoop:
 
         Returns:
             The sequences' ids, for `cancel` and `withdraw`.
+
+        Raises:
+            EngineBroke: if the engine has broken down; nobody would ever answer.
         """
+        if self.broken:
+            raise EngineBroke
         ids: list[str] = []
         for choice, answer in enumerate(job.answers):
             self._serial += 1
@@ -156,14 +167,15 @@ class EngineLoop:
                 self.changed.set()
 
     async def run(self) -> None:
-        """Until cancelled. If the engine breaks down, all its jobs are told."""
+        """Until cancelled. If the engine breaks down, all its jobs and whoever reports are told."""
         try:
             await self._run()
-        except Exception as error:
+        except Exception:
             log.exception("the engine has broken down")
             self.broken = True
             for part in self._parts.values():
-                part.job.fail(error)
+                part.job.fail(EngineBroke())
+            self.changed.set()
 
     async def _run(self) -> None:
         now, resumed = time.monotonic(), True

@@ -58,8 +58,11 @@ class Reporter:
         )
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """State lines as `router.wire` promises them; ends when the agent has drained."""
-        while True:
+        """State lines as `router.wire` promises them.
+
+        Ends when the agent has drained, and when its engine breaks down.
+        """
+        while not self._loop.broken:
             state = self.state()
             yield state.encode()
             if state.draining and not state.running and not state.queued:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from functools import partial
+from collections.abc import Callable
 from math import inf
 from random import getrandbits
 
@@ -30,6 +30,7 @@ from router.errors import (
     RecalledError,
     RequestError,
     RouterError,
+    WorkerBroke,
     WorkerUnreachable,
     outcome_of_status,
 )
@@ -37,6 +38,7 @@ from router.gateway.accounts import Accounts
 from router.gateway.dispatch import Dispatcher
 from router.gateway.exchange import Exchange
 from router.gateway.forward import Forwarder
+from router.gateway.lifeline import WorkerSilent
 from router.gateway.prefixes import blocks_of
 from router.gateway.records import RequestRecord
 from router.gateway.ticket import Placement, Ticket
@@ -219,7 +221,24 @@ class Completions:
 
         Raises:
             RecalledError: if it has given the request back, having been asked to.
+            WorkerUnreachable: if it has not begun to answer, and will not.
+            WorkerBroke: if it has begun, and will not end.
         """
+        try:
+            async with worker.lifeline.hold() as heard:
+                return await self._forward(exchange, ticket, worker, tries_left, heard)
+        except WorkerSilent as error:
+            kind = WorkerUnreachable if exchange.first_byte is None else WorkerBroke
+            raise kind("The worker has fallen silent.") from error
+
+    async def _forward(
+        self,
+        exchange: Exchange,
+        ticket: Ticket,
+        worker: Worker,
+        tries_left: int,
+        heard: Callable[[], None],
+    ) -> Outcome | None:
         assert exchange.request is not None
         url = worker.url + exchange.target
         extra = _extra(ticket)
@@ -232,7 +251,14 @@ class Completions:
                     return None
                 reply.retry_after(self._dispatcher.retry_after_s())
             occupancy = worker.load.occupancy(worker.slots, 0)
-            usage = await exchange.relay(reply, worker.name, partial(worker.load.progress, ticket))
+
+            def progress(events: int) -> None:
+                heard()
+                worker.load.progress(ticket, events)
+
+            usage = await exchange.relay(reply, worker.name, progress)
+            if exchange.failed:
+                return Outcome.FAILED
             if reply.status == 200:
                 self._accounts.learn(exchange.request, exchange.record, usage)
                 self._learn(worker, exchange, occupancy)

@@ -28,6 +28,7 @@ class Exchange:
         received, sent, first_byte: seconds on the monotonic clock; when it had come, when a worker
             was asked, when the response began.
         streaming: server-sent events are coming, so that an error can be one more of them.
+        failed: the worker itself has told the client, in its stream, that the request has failed.
     """
 
     send: Send
@@ -40,6 +41,7 @@ class Exchange:
     sent: float | None = None
     first_byte: float | None = None
     streaming: bool = False
+    failed: bool = False
 
     def timing(self) -> Timing:
         """What is timed of it, up to now."""
@@ -62,13 +64,19 @@ class Exchange:
             await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
         if self.first_byte is None:
             await self._start(reply, worker)
-        if isinstance(meter, StreamMeter) and reply.status == 200 and not meter.finished:
-            raise WorkerBroke("The worker ended its stream without saying that it was done.")
+        if isinstance(meter, StreamMeter) and reply.status == 200:
+            self._check_end(meter)
         await self.send({"type": "http.response.body", "body": b""})
         usage = meter.usage()
         if reply.status == 200:
             self.record.output_tokens = meter.tokens(usage)
         return usage
+
+    def _check_end(self, meter: StreamMeter) -> None:
+        self.record.error = meter.error()
+        self.failed = self.record.error is not None
+        if not self.failed and not meter.finished:
+            raise WorkerBroke("The worker ended its stream without saying that it was done.")
 
     async def _start(self, reply: Reply, worker: str) -> None:
         """The response's head, with the gateway's own share of the time."""

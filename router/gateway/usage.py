@@ -54,6 +54,13 @@ class StreamMeter:
         """Whether the stream said that it is complete."""
         return b"[DONE]" in self._tail
 
+    def error(self) -> str | None:
+        """What the worker itself said of a failure, in an event at the end of its stream."""
+        for line in reversed(self._tail.split(b"\n")):
+            if line.startswith(b"data:") and line[5:].strip() != b"[DONE]":
+                return _error(line[5:]) if b'"error"' in line else None
+        return None
+
     def tokens(self, usage: Usage | None) -> int:
         """Output tokens: as the engine counted them, else the events but for ``[DONE]``."""
         return usage.completion_tokens if usage else max(0, self.events - self.finished)
@@ -80,6 +87,16 @@ class JsonMeter:
     def tokens(self, usage: Usage | None) -> int | None:
         """Output tokens, if the engine told them."""
         return usage.completion_tokens if usage else None
+
+
+def _error(text: bytes) -> str | None:
+    try:
+        error: Any = orjson.loads(text).get("error")
+    except (orjson.JSONDecodeError, AttributeError):
+        return None
+    if not error:
+        return None
+    return str(error.get("message") or error) if isinstance(error, dict) else str(error)
 
 
 def _usage(text: bytes) -> Usage | None:

@@ -16,6 +16,7 @@ import aiohttp
 import orjson
 
 from router.gateway.forward import Connections
+from router.gateway.lifeline import Lifeline
 from router.gateway.prefixes import Prefixes
 from router.metrics import GatewayMetrics
 from router.settings import GatewaySettings
@@ -45,6 +46,7 @@ class Worker:
         load: what this gateway has sent it and it has not finished.
         scale: learnt correction of the cost model of a worker without an agent.
         offer: its models and the longest request of each, where known.
+        lifeline: holds the requests that it has.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Worker:
         self.load = WorkerLoad()
         self.scale = ScaleEstimator()
         self.offer: tuple[tuple[str, int | None], ...] = ()
+        self.lifeline = Lifeline()
         self._slots, self._cost, self._prefix_cache = slots, cost, prefix_cache
 
     @property
@@ -204,6 +207,8 @@ class Workers:
         if worker.up:
             log.warning("worker is down", extra={"worker": worker.name, "why": why})
             worker.up = False
+            if worker.state is not None:
+                worker.lifeline.lose()
             self.prefixes.forget(worker)
             self.changed()
 
@@ -229,6 +234,8 @@ class Workers:
                     worker.hear(AgentState.decode(line))
                     self._mark_up(worker)
                 return
+            if response.status >= 500:
+                raise WireError(f"{worker.url}{STATE_PATH} answers {response.status}")
         while True:
             await self._probe(worker)
             self._mark_up(worker)
@@ -240,6 +247,7 @@ class Workers:
                 other.name = self._name(other)
             log.info("worker is up", extra={"worker": worker.name, "models": list(worker.models)})
             worker.up = True
+            worker.lifeline.find()
         self.changed()
 
     def _name(self, worker: Worker) -> str:

@@ -261,6 +261,22 @@ def test_a_drain_that_runs_out_tells_its_clients() -> None:
     assert not any("Traceback" in line for line in fleet.lines)
 
 
+@pytest.mark.parametrize("cut", ["error", "error-done"])
+def test_an_error_that_the_worker_tells_in_its_stream_is_passed_on_once(
+    before_plain: str, cut: str
+) -> None:
+    body = {**PLAIN, "stream": True}
+    failed = 'makespan_requests_total{model="plain",outcome="failed"}'
+    before = scrape(before_plain).values.get(failed, 0)
+    headers = {"x-cut": cut, "x-request-id": cut}
+    answer = httpx.post(before_plain + "/v1/completions", json=body, headers=headers)
+    data = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert sum('"error"' in line for line in data) == 1
+    assert scrape(before_plain).values[failed] == before + 1
+    told = httpx.get(f"{before_plain}/makespan/v1/requests/{cut}").json()
+    assert (told["outcome"], told["error"]) == ("failed", "the engine is out of memory")
+
+
 def test_a_plain_servers_errors_pass_through(before_plain: str) -> None:
     for status in (400, 418, 429, 500, 503):
         url = before_plain + "/v1/completions"

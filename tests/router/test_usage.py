@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,3 +44,25 @@ def test_answers_without_usage() -> None:
         meter.feed(text)
         assert meter.usage() is None
         assert meter.tokens(None) is None
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (b'data: {"error":{"message":"no memory","code":500}}\n\n', "no memory"),
+        (b'data: {"error":{"message":"no memory"}}\n\n' + DONE, "no memory"),
+        (b'data: {"error":"no memory"}\n\n', "no memory"),
+        (b'data: {"error":{"code":7}}\n\n', "{'code': 7}"),
+        (b'data: {"error":null,"choices":[]}\n\n' + DONE, None),
+        (b'data: {"error"', None),
+        (b'data: {"choices":[{"text":"\\"error\\""}]}\n\n' + DONE, None),
+        (b'data: ["error"]\n\n', None),
+        (DONE, None),
+        (b"", None),
+    ],
+)
+def test_what_a_stream_says_of_its_failure(end: bytes, told: str | None) -> None:
+    meter = StreamMeter()
+    for part in (EVENT * 3, end[:9], end[9:]):
+        meter.feed(part)
+    assert meter.error() == told
