@@ -132,8 +132,10 @@ def test_a_killed_agent(engines: Engines) -> None:
 
 def test_a_stopped_agent_counts_as_down_and_its_requests_are_given_up(engines: Engines) -> None:
     process = engines.agents["a1"].process
-    under_load(engines, "a1", lambda: process.send_signal(signal.SIGSTOP))
-    process.send_signal(signal.SIGCONT)
+    try:
+        under_load(engines, "a1", lambda: process.send_signal(signal.SIGSTOP))
+    finally:
+        process.send_signal(signal.SIGCONT)
     eventually(lambda: "a1" in engines.up())
     eventually(lambda: scrape(engines.urls["a1"]).values["makespan_kv_tokens{}"] == 0)
     assert engines.served_by("a1")
