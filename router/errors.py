@@ -2,6 +2,7 @@
 
 RouterError
 ├── RequestError            the request itself is wrong: 400, 404, 405, 413
+│   └── ModelNotFoundError  nobody serves its model: 404
 ├── NoCapacityError         nobody can take it now: 503 with Retry-After
 ├── ExpiredError            its deadline passed before work on it began: 504
 ├── RecalledError           the gateway took it back from an agent, which says so to it: 503
@@ -95,6 +96,18 @@ class RequestError(RouterError):
     ) -> None:
         super().__init__(message, param=param, code=code)
         self.status = status
+
+
+class ModelNotFoundError(RequestError):
+    """No worker serves the model."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"The model '{model}' does not exist; GET /v1/models lists those that do.",
+            param="model",
+            code="model_not_found",
+            status=404,
+        )
 
 
 class NoCapacityError(RouterError):

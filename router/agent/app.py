@@ -22,7 +22,7 @@ from router.agent.state import Reporter
 from router.drain import Drain
 from router.metrics import CONTENT_TYPE, AgentMetrics
 from router.settings import AgentSettings
-from router.web import add_error_handlers
+from router.web import add_error_handlers, answer_head
 from router.wire import RECALL_PATH, STATE_PATH, Recall, WireError
 from solver.batching import Batcher
 from solver.kv import PrefixCache
@@ -53,6 +53,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
         endpoint = Completions(settings, loop, attempts, metrics, drain, chat=chat)
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
     _add_routes(app, loop, attempts, reporter, drain)
+    answer_head(app)
     add_error_handlers(app)
     return app
 

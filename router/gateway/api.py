@@ -25,6 +25,7 @@ from router.asgi import (
 )
 from router.drain import Drain
 from router.errors import (
+    ModelNotFoundError,
     NoCapacityError,
     Outcome,
     RecalledError,
@@ -164,12 +165,7 @@ class Completions:
         if not serving:
             if not self._workers.models():
                 raise NoCapacityError("No worker is up.", self._dispatcher.retry_after_s())
-            raise RequestError(
-                f"The model '{model}' does not exist; GET /v1/models lists those that do.",
-                param="model",
-                code="model_not_found",
-                status=404,
-            )
+            raise ModelNotFoundError(model)
         lengths = [worker.max_model_len(model) for worker in serving]
         known = [length for length in lengths if length is not None]
         return max(known) if len(known) == len(lengths) else None

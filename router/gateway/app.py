@@ -23,7 +23,7 @@ from router.gateway.routes import add_routes
 from router.gateway.workers import Workers
 from router.metrics import GatewayMetrics
 from router.settings import GatewaySettings
-from router.web import add_error_handlers
+from router.web import add_error_handlers, answer_head
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +45,10 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         endpoint = Completions(
             settings, workers, dispatcher, forwarder, accounts, metrics, drain, chat=chat
         )
-        app.router.routes.append(Route(path, endpoint, methods=["POST"]))
+        for spelling in (path, path + "/"):  # a redirect would be lost on many a client
+            app.router.routes.append(Route(spelling, endpoint, methods=["POST"]))
     add_routes(app, workers, dispatcher, accounts, metrics, drain)
+    answer_head(app)
     add_error_handlers(app)
     return app
 

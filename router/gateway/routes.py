@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Response
 
 from router.drain import Drain
+from router.errors import ModelNotFoundError
 from router.gateway.accounts import Accounts
 from router.gateway.dispatch import Dispatcher
 from router.gateway.workers import Worker, Workers
@@ -55,6 +56,16 @@ def _add_health(
     async def models() -> dict[str, Any]:
         """The models that some worker serves."""
         return {"object": "list", "data": list(workers.models().values())}
+
+    @app.get("/v1/models/{model:path}")
+    async def model(model: str) -> dict[str, Any]:
+        """One of them; its name may have slashes. Without a name, all."""
+        if not model:
+            return await models()
+        entry = workers.models().get(model)
+        if entry is None:
+            raise ModelNotFoundError(model)
+        return entry
 
 
 def _add_plans(app: FastAPI, workers: Workers, dispatcher: Dispatcher, accounts: Accounts) -> None:

@@ -202,6 +202,30 @@ def test_wrong_method_and_broken_http(fleet: Fleet) -> None:
     assert post(fleet, TEXT).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/v1/models"])
+def test_head_answers_as_get_does_without_the_body(fleet: Fleet, path: str) -> None:
+    for url in (fleet.url, fleet.agents[0]):
+        head, get = (httpx.request(method, url + path) for method in ("HEAD", "GET"))
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"] == get.headers["content-type"]
+
+
+def test_a_slash_at_the_end_makes_no_difference(fleet: Fleet) -> None:
+    chat = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    assert post(fleet, TEXT, "/v1/completions/").status_code == 200
+    assert post(fleet, chat, "/v1/chat/completions/").status_code == 200
+    assert fleet.get("/v1/models/").json() == fleet.get("/v1/models").json()
+
+
+def test_one_model(fleet: Fleet) -> None:
+    (entry,) = fleet.get("/v1/models").json()["data"]
+    assert fleet.get(f"/v1/models/{MODEL}").json() == entry
+    missing = fleet.get("/v1/models/some/other")
+    assert missing.status_code == 404
+    assert missing.json()["error"]["code"] == "model_not_found"
+    assert missing.json()["error"]["message"].startswith("The model 'some/other' does not exist")
+
+
 def test_a_body_sent_in_chunks_is_read_and_limited(fleet: Fleet) -> None:
     def chunks(count: int) -> Iterator[bytes]:
         yield b'{"model": "llama-65b", "max_tokens": 2, "prompt": "'
