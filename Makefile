@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 run: .venv/.run
 	@$(BIN)/makespan up
 
-test: .venv/.dev
+test: .venv/.dev .venv/.clients
 	$(BIN)/python -m pytest
 
 check: .venv/.dev
@@ -55,6 +55,13 @@ TORCH := torch==2.13.0
 	@$(PIP) --no-deps -r requirements-transformers.lock
 	@touch $@
 
+# What the tests run against the gateway beside the OpenAI client: a load generator.
+.venv/.clients: .venv/.dev requirements-clients.lock
+	@echo "Installing a load generator into .venv/clients ..."
+	@$(PYTHON) -m venv .venv/clients
+	@.venv/clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-clients.lock
+	@touch $@
+
 # Lock files name versions and hashes for every platform, and no addresses.
 UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 WITHOUT_TORCH := $(foreach name,torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx,--no-emit-package $(name))
@@ -63,6 +70,8 @@ lock: .venv/.dev
 	$(UV) --group build -c requirements.lock -o requirements-build.lock
 	$(UV) pyproject.toml --extra transformers -c requirements.lock $(WITHOUT_TORCH) -o requirements-transformers.lock
 	$(UV) --group dev -c requirements.lock -c requirements-build.lock -o requirements-dev.lock
+	$(UV) --group clients -c requirements.lock -c requirements-build.lock -c requirements-dev.lock -o requirements-clients.lock
+	npm --prefix tests/clients/node install --package-lock-only --no-audit --no-fund
 
 clean:
 	rm -rf .venv

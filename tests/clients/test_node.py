@@ -1,0 +1,85 @@
+"""The official SDK for Node, unchanged, against the gateway."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients.conftest import all_up
+from tests.e2e.test_gateway import MODEL, eventually
+from tests.helpers import Fleet
+
+
+@pytest.fixture(scope="module")
+def results(fleet: Fleet, node: tuple[str, Path]) -> dict[str, Any]:
+    """What came of each step of the script, by its name."""
+    command, folder = node
+    done = subprocess.run(
+        [command, "exercise.mjs", fleet.url],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    eventually(lambda: all_up(fleet), 30)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_models(results: dict[str, Any]) -> None:
+    assert results["models"] == {"value": [MODEL]}
+    assert results["one_model"] == {"value": MODEL}
+    assert results["slash"] == {"value": 1}
+
+
+def test_answers_in_one_piece(results: dict[str, Any]) -> None:
+    chat = results["chat"]["value"]
+    texts = [choice["message"]["content"].split() for choice in chat["choices"]]
+    assert [len(words) for words in texts] == [5, 5]
+    assert chat["usage"]["completion_tokens"] == 10
+    completion = results["completion"]["value"]
+    assert [choice["index"] for choice in completion["choices"]] == [0, 1]
+    stopped = results["stop"]["value"]
+    assert stopped["choices"][0]["finish_reason"] == "stop"
+    assert stopped["stop"] not in stopped["choices"][0]["message"]["content"]
+
+
+def test_streams(results: dict[str, Any]) -> None:
+    stream = results["stream"]["value"]
+    assert [len(text.split()) for text in stream["texts"].values()] == [7, 7]
+    assert list(stream["reasons"].values()) == ["length", "length"]
+    assert stream["usage"]["completion_tokens"] == 14
+    assert results["many"]["value"] == [30] * 64
+    assert results["cancelled"]["value"] < 1500
+
+
+def test_headers(results: dict[str, Any]) -> None:
+    headers = results["headers"]["value"]
+    assert headers["worker"] in ("agent-0", "agent-1")
+    assert (headers["id"], headers["kept"]) == ("node-1", "node-1")
+
+
+@pytest.mark.parametrize(
+    ("step", "kind", "status", "code"),
+    [
+        ("bad_request", "BadRequestError", 400, "invalid_value"),
+        ("not_found", "NotFoundError", 404, "model_not_found"),
+        ("no_such_path", "NotFoundError", 404, "not_found"),
+        ("rate_limit", "RateLimitError", 429, "injected_fault"),
+        ("server_error", "InternalServerError", 500, "injected_fault"),
+        ("too_large", "APIError", 413, "request_too_large"),
+        ("timeout", "APIConnectionTimeoutError", None, None),
+        ("broken_stream", "APIError", None, "worker_failed"),
+    ],
+)
+def test_errors_are_the_sdks_own(
+    results: dict[str, Any], step: str, kind: str, status: int | None, code: str | None
+) -> None:
+    error = results[step]["error"]
+    assert (error["kind"], error.get("status"), error.get("code")) == (kind, status, code)
