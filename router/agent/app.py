@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -47,7 +48,9 @@ def create_app(settings: AgentSettings) -> FastAPI:
     loop = EngineLoop(_batcher(settings), engine, metrics)
     attempts = Attempts(loop)
     reporter = Reporter(settings, loop, metrics, drain)
-    app = FastAPI(title="Makespan agent", lifespan=_lifespan(loop), openapi_url=None)
+    supervised = settings.fd is not None
+    lifespan = _lifespan(loop, supervised=supervised)
+    app = FastAPI(title="Makespan agent", lifespan=lifespan, openapi_url=None)
     app.state.drain = drain.begin
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
         endpoint = Completions(settings, loop, attempts, metrics, drain, chat=chat)
@@ -82,11 +85,17 @@ def _batcher(settings: AgentSettings) -> Batcher:
 
 
 def _lifespan(
-    loop: EngineLoop,
+    loop: EngineLoop, *, supervised: bool
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    def stop_if_broken(_: asyncio.Task[None]) -> None:
+        """The supervisor looks at processes, not at ``/health``: end, and it starts another."""
+        if loop.broken and supervised:
+            signal.raise_signal(signal.SIGTERM)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         task = asyncio.create_task(loop.run())
+        task.add_done_callback(stop_if_broken)
         yield
         task.cancel()
         with suppress(asyncio.CancelledError):
