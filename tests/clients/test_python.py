@@ -87,10 +87,18 @@ def test_streams(client: OpenAI) -> None:
     assert [len(text.split()) for text in texts] == [7, 7]
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == 14
-    plain = client.completions.create(
-        model=MODEL, prompt="a", max_tokens=4, stream=True, extra_body=EXACT
+
+
+def test_a_stream_says_what_the_answer_in_one_piece_says(client: OpenAI) -> None:
+    whole = client.completions.create(
+        model=MODEL, prompt="a", max_tokens=9, stream=False, extra_body=EXACT
     )
-    assert sum(bool(chunk.choices[0].text) for chunk in plain) == 4
+    stream = client.completions.create(
+        model=MODEL, prompt="a", max_tokens=9, stream=True, extra_body=EXACT
+    )
+    texts = [chunk.choices[0].text for chunk in stream]
+    assert len(texts) == 9
+    assert "".join(texts) == whole.choices[0].text
 
 
 def test_headers(client: OpenAI) -> None:

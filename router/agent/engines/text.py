@@ -37,8 +37,9 @@ class Words:
     """An endless, seeded stream of words; one word is one token."""
 
     def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
+        self._rng, self._space = rng, ""
 
     def next(self) -> str:
-        """The next token's text, with the space before it."""
-        return " " + self._rng.choice(WORDS)
+        """The next token's text, with the space that parts it from the one before."""
+        space, self._space = self._space, " "
+        return space + self._rng.choice(WORDS)
