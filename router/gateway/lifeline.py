@@ -13,9 +13,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-# Beyond the silence after which an agent counts as down: long enough for its state stream to be
-# opened again after a mere loss of that connection.
-GIVE_UP_S = 3.0
+# Beyond the silence after which an agent counts as down: long enough for a busy machine to go on,
+# and for the state stream to be opened again after a mere loss of that connection.
+GIVE_UP_S = 5.0
 
 
 class WorkerSilent(Exception):

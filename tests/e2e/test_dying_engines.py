@@ -88,13 +88,13 @@ def engines() -> Iterator[Engines]:
 
 
 def under_load(engines: Engines, victim: str, strike: Callable[[], None]) -> list[Ask]:
-    """64 streams and some answers in one piece; `strike` once the victim's streams are under way.
+    """64 streams and 64 answers in one piece; `strike` once the victim's streams are under way.
 
     What must hold however the victim fails: every request completes or its stream ends with one
     error event; who got no byte completes elsewhere; all outcomes are counted, once.
     """
     before = engines.outcomes()
-    asks = [ask(stream=True) for _ in range(STREAMS)] + [ask(stream=False) for _ in range(16)]
+    asks = [ask(stream=k % 2 == 0) for k in range(2 * STREAMS)]
     with sending(engines.url, asks):
         eventually(lambda: sum(len(a.events) > 3 for a in asks if a.worker == victim) >= 4, 30)
         strike()
