@@ -8,11 +8,9 @@ taken back from a worker's queue is placed again; that is no failure, and no cli
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
 from math import inf
-from random import getrandbits
 
 from router.asgi import (
     ClientLeft,
@@ -39,6 +37,7 @@ from router.gateway.accounts import Accounts
 from router.gateway.dispatch import Dispatcher
 from router.gateway.exchange import Exchange
 from router.gateway.forward import Forwarder
+from router.gateway.heads import for_worker, read_hint, request_id
 from router.gateway.lifeline import WorkerSilent
 from router.gateway.prefixes import blocks_of
 from router.gateway.records import RequestRecord
@@ -49,18 +48,11 @@ from router.schemas import CompletionRequest, parse
 from router.settings import GatewayTuning
 from router.urgency import Urgency, read_tenant, read_urgency
 from router.wire import (
-    ATTEMPT,
-    DEADLINE_MS,
     EXPECTED_TOKENS,
-    PRIORITY,
     RECALLED,
-    REQUEST_ID,
-    WAITED_MS,
 )
 from solver.cost import span_s
-from solver.priority import Priority
 
-_GOOD_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 # Worker answers that another worker may not give: it is shutting down, or its engine is.
 _RETRY_STATUS = frozenset((502, 503))
 
@@ -87,7 +79,7 @@ class Completions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it whatever happens."""
-        record = RequestRecord(_request_id(scope), "other", False, time.time())
+        record = RequestRecord(request_id(scope), "other", False, time.time())
         target = self._path + ("?" + scope["query_string"].decode("latin-1")).rstrip("?")
         exchange = Exchange(send, record, target, scope["headers"])
         self._accounts.begin(record)
@@ -113,7 +105,7 @@ class Completions:
         exchange.body = await read_body(scope, receive, self._tuning.max_body_bytes)
         exchange.received = time.monotonic()  # how long the client took to send it is its own
         exchange.request = parse(exchange.body, chat=self._chat)
-        hint = _hint(header(scope, EXPECTED_TOKENS))
+        hint = read_hint(header(scope, EXPECTED_TOKENS))
         exchange.record.tenant = read_tenant(scope)
         ticket = self._ticket(exchange, exchange.request, hint, read_urgency(scope))
         async with DisconnectWatch(receive):
@@ -237,7 +229,7 @@ class Completions:
     ) -> Outcome | None:
         assert exchange.request is not None
         url = worker.url + exchange.target
-        extra = _extra(ticket)
+        extra = for_worker(ticket)
         reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body)
         try:
             if reply.status in _RETRY_STATUS:
@@ -274,48 +266,3 @@ class Completions:
         output = record.output_tokens / exchange.request.choices
         predicted_s = span_s(worker.base_cost, prompt, output, occupancy)
         worker.scale.observe(predicted_s, time.monotonic() - exchange.sent)
-
-
-def _extra(ticket: Ticket) -> dict[str, str]:
-    """What a worker is told beside the client's own headers."""
-    ticket.new_attempt()
-    extra = {
-        REQUEST_ID: ticket.request_id,
-        EXPECTED_TOKENS: f"{ticket.expected_tokens:.1f}",
-        ATTEMPT: ticket.attempt,
-        WAITED_MS: f"{(time.monotonic() - ticket.arrival_s) * 1000:.1f}",
-        b"content-type": "application/json",
-    }
-    if ticket.priority is not Priority.DEFAULT:
-        extra[PRIORITY] = ticket.priority.value
-    if ticket.due_s != inf:
-        extra[DEADLINE_MS] = f"{max(1.0, (ticket.due_s - time.monotonic()) * 1000):.1f}"
-    return {name.decode(): value for name, value in extra.items()}
-
-
-def _request_id(scope: Scope) -> str:
-    """The client's id for its request if it is usable, else a new one."""
-    given = header(scope, REQUEST_ID)
-    if given is not None and _GOOD_ID.fullmatch(given):
-        return given.decode()
-    return f"req-{getrandbits(128):032x}"
-
-
-def _hint(value: bytes | None) -> float | None:
-    """The client's own guess at its output tokens.
-
-    Raises:
-        RequestError: if it is no number of tokens.
-    """
-    if value is None:
-        return None
-    name = EXPECTED_TOKENS.decode()
-    try:
-        tokens = float(value)
-    except ValueError:
-        tokens = 0.0
-    if not 1 <= tokens < 1e9:
-        raise RequestError(
-            f"The header '{name}' must be a number of tokens from 1 to 10^9.", param=name
-        )
-    return tokens
