@@ -44,7 +44,7 @@ class Job:
         weight: what a second of its waiting is worth, relative to others.
         due_s: when it should be done, by the planner's clock; infinite: whenever.
         lengths: the distribution of one answer's length, where it is known.
-        overrun_tokens: by how much one answer in ten is longer than expected, or more.
+        overrun_tokens: by how much one answer in twenty is longer than expected, or more.
     """
 
     prompt_tokens: int
@@ -112,17 +112,20 @@ def build(
     eligible: Sequence[frozenset[int]] | None = None,
     cached_tokens: FloatArray | None = None,
     now: float = 0.0,
+    quickest_s: float = inf,
 ) -> Problem:
     """The problem of placing `jobs` on `workers` on top of what these already have.
 
     `eligible` are, for each job, the indices of the workers that may serve it (None: all of them);
     `cached_tokens` (n, m) prompt tokens of job i that worker j would not have to prefill; `now` is
-    the time by which jobs are due later.
+    the time by which jobs are due later; `quickest_s` is a full decode round of the fleet's fastest
+    worker, where that is not one of these.
 
     Where slots are free, a request also pays for what it takes from others (`Problem.toll_s`), so
     that each goes where all together lose least: a cache that holds its prompt draws it, a worker
     that is fuller than others repels it, and the price of both is the engine's own. Where requests
-    queue, it pays for what it may overrun on a slow worker.
+    queue, it pays for what it may overrun on a slow worker: what is begun stays where it is, so who
+    may take long had better begin on a fast one, or while there is much left to do.
 
     Memory limits apply only where all jobs could fit at once. Beyond that, requests queue at the
     workers in any case and memory is shared over time, which is what the cost measures.
@@ -154,7 +157,8 @@ def build(
         toll += BEHIND * slots * taken * each
     else:
         overrun = np.array([[job.overrun_tokens] for job in jobs])
-        toll = _overrun_s(columns, prompt, overrun, occupancy)
+        round_s = columns.alpha_d_s + columns.beta_d_s * slots
+        toll = overrun * np.maximum(0.0, round_s - min(quickest_s, float(round_s.min())))
     kv = (prompt + output)[:, 0]
     return Problem.of(
         cost,
@@ -167,18 +171,6 @@ def build(
         weight=[job.weight for job in jobs],
         due_s=[max(0.0, job.due_s - now) for job in jobs],
     )
-
-
-def _overrun_s(
-    columns: CostColumns, prompt: FloatArray, overrun: FloatArray, occupancy: FloatArray
-) -> FloatArray:
-    """(n, m) seconds by which requests may overrun on a worker.
-
-    What is begun stays where it is, so those who may take long had better begin on a fast one, or
-    while there is much left to do.
-    """
-    token_s = columns.alpha_d_s + (columns.beta_d_s + columns.gamma_d_s * prompt) * occupancy
-    return np.asarray(overrun * token_s, dtype=np.float64)
 
 
 def _taken_s(

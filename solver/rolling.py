@@ -168,7 +168,9 @@ class Rolling(Generic[R, W]):
             return None
         if alone:  # in the order of arrival: it has an order of its own
             requests = self._unsent.by_arrival()
-            return replace(self._selection(now, workers, {0: 0}, {0}, requests), alone=True)
+            return replace(
+                self._selection(now, workers, workers, {0: 0}, {0}, requests), alone=True
+            )
         able, quota = self._able(workers)
         if not able:
             return None
@@ -176,7 +178,9 @@ class Rolling(Generic[R, W]):
         if count > self._max_size or count * len(workers) > MOST_PAIRS:
             return self._first(now, workers, able, quota)
         position = {j: j for j in range(len(workers))}
-        return self._selection(now, workers, position, able, self._unsent.in_order(but=NOBODY))
+        return self._selection(
+            now, workers, workers, position, able, self._unsent.in_order(but=NOBODY)
+        )
 
     def _close(self, now: float, workers: Sequence[W], *, free: bool) -> None:
         """Close the windows that are due."""
@@ -219,7 +223,7 @@ class Rolling(Generic[R, W]):
         among = sorted(able)
         position = {j: k for k, j in enumerate(among)}
         chosen = [workers[j] for j in among]
-        found = self._selection(now, chosen, position, able, merged(queues))
+        found = self._selection(now, workers, chosen, position, able, merged(queues))
         fits = found.problem.alone_s <= self._level_s([worker.view(now) for worker in workers])
         rows: list[int] = []
         for i in np.flatnonzero(fits.any(axis=1)).tolist():
@@ -246,6 +250,7 @@ class Rolling(Generic[R, W]):
     def _selection(
         self,
         now: float,
+        workers: Sequence[W],
         chosen: Sequence[W],
         position: dict[int, int],
         able: set[int],
@@ -259,6 +264,7 @@ class Rolling(Generic[R, W]):
             self._rows(requests, position),
             cached,
             now,
+            min(worker.round_s for worker in workers),
         )
         positions = frozenset(position[j] for j in able)
         return Selection(requests, chosen, positions, problem, self._closed, cached)

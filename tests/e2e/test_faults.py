@@ -120,12 +120,12 @@ def test_injected_faults() -> None:
 
 def test_an_agent_whose_engine_broke_down_is_started_again() -> None:
     with Fleet("--agents", "1", "--faults", "--retries", "0") as fleet:
-        first = _agent_pid(fleet, 0)
+        first = agent_pid(fleet, 0)
         broken = post(fleet, TEXT, x_makespan_fault="break=3")
         assert (broken.status_code, broken.json()["error"]["code"]) == (502, "worker_failed")
         eventually(lambda: not alive([first]))
         eventually(lambda: post(fleet, TEXT).status_code == 200)
-        assert _agent_pid(fleet, 0) != first
+        assert agent_pid(fleet, 0) != first
 
 
 def test_faults_are_off_unless_asked_for() -> None:

@@ -50,11 +50,9 @@ class Speech(Answer):
 
     def next(self) -> Token:
         """The next token."""
-        word = self.words.next()
         self.made += 1
         last = self.made >= self.tokens
-        text = word.lstrip() if self.made == 1 else word
-        return Token(text, self.finish_reason if last else None)
+        return Token(self.words.next(), self.finish_reason if last else None)
 
 
 class EmulatedEngine:
