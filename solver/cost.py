@@ -8,7 +8,7 @@ fast simply has a cost model scaled by one half.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from math import inf, isfinite
 from typing import Protocol, TypeVar
 
@@ -99,7 +99,8 @@ class CostModel:
         return MixedTerms(self.alpha_m_s, self.beta_mp_s, self.beta_md_s)
 
     def _terms(self) -> dict[str, float]:
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        found = {name: getattr(self, name) for name in TERMS}
+        return {name: value for name, value in found.items() if value is not None}
 
     def prefill_s(self, tokens: float) -> float:
         """Seconds of one prefill stage over `tokens` prompt tokens."""
@@ -138,6 +139,9 @@ class CostModel:
         return (
             self.alpha_p_s * prefills / occupancy + self.beta_p_s * prompt + round_share_s * output
         )
+
+
+TERMS = tuple(field.name for field in fields(CostModel))
 
 
 @dataclass(frozen=True, slots=True)

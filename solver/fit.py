@@ -1,0 +1,202 @@
+"""The cost model of a running engine, fitted to its iterations as they end.
+
+Rules:
+- each kind of iteration has terms of its own and learns them alone: least squares of the relative
+  error, in which what lies back counts less and less;
+- forgetting is directional (Cao and Schwartz, Automatica 36, 2000): a sample replaces old knowledge
+  only of what it tells about, so an engine that always runs the same batch keeps what it knew of
+  other batches, and nothing drifts;
+- the prior counts for a hundredth of a sample; while rounds tell nothing of a term, it stays;
+- a stall is no sample: a time too far from the prediction is refused. If most times are, it is the
+  model that is wrong: it is scaled to what was seen, and most of what it knew is forgotten;
+- what it gives is a cost model whatever comes: terms >= 0, all of them finite, no iteration free.
+
+Must not know: clocks, engines. All times are seconds of the engine that is fitted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite, log
+from statistics import median
+
+from solver.cost import CostModel
+from solver.linear import Matrix, Vector, dot, nearest, solve, times
+from solver.sequence import Action
+
+KEPT = 0.98  # of old knowledge at a new sample: the last fifty count
+PRIOR_WEIGHT = 0.01  # in samples, were a term the whole of an iteration's time
+CACHED_TOKENS = 1e5  # as many as an iteration's time might come from, where no gamma is known
+DISBELIEF = 4.0  # mean errors from the prediction, beyond which a time is refused,
+LEAST_DISBELIEF = 0.5  # and the least such error: times vary by tens of percent on busy machines
+SPREAD, SPREAD_RATE = 1.0, 1 / 16  # mean relative error: what a new model is taken for; its update
+INNER = 2.0  # mean errors within which a time counts in full (Huber)
+MOST_REFUSED = 8  # more refused than accepted, by so many: the model is wrong
+REMEMBERED = 0.05  # of what it knew, then
+MIXED_SAMPLES = 8  # before mixed terms that the prior did not have are told
+LEAST_SHARE = 1e-3  # of an iteration's time that its fixed part is told to take, at least
+MOST_S = 1e4
+
+
+class CostFit:
+    """A cost model that follows an engine; see the module's rules."""
+
+    def __init__(self, prior: CostModel) -> None:
+        self._prior = prior
+        mixed = prior.mixed
+        self._knows_mixed = mixed is not None
+        scale_s = max(prior.alpha_d_s, prior.beta_d_s, prior.gamma_d_s, 1e-9)
+        self._prefill = _Line((prior.alpha_p_s, prior.beta_p_s), (scale_s, scale_s / 100))
+        self._decode = _Line(
+            (prior.alpha_d_s, prior.beta_d_s, prior.gamma_d_s),
+            (scale_s, scale_s / 100, scale_s / CACHED_TOKENS),
+        )
+        guess = (
+            (max(prior.alpha_p_s, prior.alpha_d_s), prior.beta_p_s, prior.beta_d_s)
+            if mixed is None
+            else (mixed.alpha_m_s, mixed.beta_mp_s, mixed.beta_md_s)
+        )
+        self._mixed = _Line(guess, (scale_s, scale_s / 100, scale_s / 100))
+        self._cost: CostModel | None = prior
+
+    def observe(
+        self, action: Action, prompt_tokens: int, batch: int, kv_tokens: int, seconds: float
+    ) -> bool:
+        """Learn from one iteration (of several equal decode rounds: from one of them).
+
+        Args:
+            action: what it was.
+            prompt_tokens: prompt tokens that it computed; not looked at in decode rounds.
+            batch: sequences that decoded in it; not looked at in prefill stages.
+            kv_tokens: cached tokens that these held in all; the same.
+            seconds: how long it took.
+
+        Returns:
+            Whether it was used; False: it is nonsense, or a stall.
+        """
+        if not 0 < seconds < MOST_S:  # false for NaN too
+            return False
+        if not (0 <= prompt_tokens < 1e9 and 0 <= batch < 1e9 and 0 <= kv_tokens < 1e12):
+            return False
+        if action is Action.PREFILL:
+            used = prompt_tokens > 0 and self._prefill.learn((1.0, float(prompt_tokens)), seconds)
+        elif action is Action.DECODE:
+            row = 1.0, float(batch), float(kv_tokens)
+            used = batch > 0 and self._decode.learn(row, seconds)
+        elif action is Action.MIXED:
+            row = 1.0, float(prompt_tokens), float(batch)
+            cached_s = self._decode.told[2] * kv_tokens
+            used = min(prompt_tokens, batch) > 0 and self._mixed.learn(row, seconds, cached_s)
+        else:
+            return False
+        self._cost = None
+        return used
+
+    @property
+    def cost(self) -> CostModel:
+        """The cost model as of now."""
+        if self._cost is None:
+            mixed = self._mixed.terms() if self._tells_mixed else (None, None, None)
+            self._cost = CostModel(
+                *self._prefill.terms(),  # type: ignore[arg-type]
+                *self._decode.terms(),  # type: ignore[arg-type]
+                *mixed,
+            )
+        return self._cost
+
+    @property
+    def _tells_mixed(self) -> bool:
+        return self._knows_mixed or self._mixed.samples >= MIXED_SAMPLES
+
+
+@dataclass(slots=True)
+class _Spread:
+    """How far times lie from their predictions, and how many were too far of late."""
+
+    mean: float = SPREAD
+    refused: int = 0
+
+    def accepts(self, ratio: float) -> bool:
+        """Whether a time that is `ratio` of the prediction is one to learn from."""
+        limit = max(LEAST_DISBELIEF, DISBELIEF * self.mean)
+        return abs(log(ratio)) <= log(1 + limit)
+
+    def accept(self, ratio: float) -> float:
+        """Take note of an error; the weight of the sample."""
+        error = abs(ratio - 1)
+        weight = min(1.0, INNER * self.mean / error) if error else 1.0
+        self.mean += (min(error, 1.0) - self.mean) * SPREAD_RATE
+        self.refused = max(0, self.refused - 1)
+        return weight
+
+
+class _Line:
+    """Terms of one kind of iteration: `told` are those that were fitted, without negative ones.
+
+    `usual` are sizes that each term might have, for those that the prior takes for 0.
+    """
+
+    def __init__(self, prior: Vector, usual: Vector) -> None:
+        self.told, self._fitted, self._usual, self._prior = prior, prior, usual, prior
+        self.samples = 0
+        self._last_s = 0.0  # the time last accepted
+        self._known = self._little()
+        self._spread = _Spread()
+        self._ratios: list[float] = []
+
+    def _little(self) -> Matrix:
+        """Information as of the prior: diagonal."""
+        sizes = [max(term, 0.1 * size) for term, size in zip(self.told, self._usual, strict=True)]
+        n = len(sizes)
+        return [
+            [PRIOR_WEIGHT / sizes[i] ** 2 if i == j else 0.0 for j in range(n)] for i in range(n)
+        ]
+
+    def terms(self) -> Vector:
+        """What may be told: a fixed part that is not 0."""
+        if not self.samples:
+            return self.told
+        return (max(self.told[0], LEAST_SHARE * self._last_s), *self.told[1:])
+
+    def learn(self, row: Vector, seconds: float, apart_s: float = 0.0) -> bool:
+        """One sample, of which `apart_s` is explained by a term of another kind."""
+        predicted = max(dot(row, self.told) + apart_s, 1e-6 * seconds)
+        ratio = seconds / predicted
+        if not self._spread.accepts(ratio):
+            return self._refuse(ratio)
+        weight = self._spread.accept(ratio) / predicted**2
+        self.samples += 1
+        self._last_s = seconds
+        self._update(row, seconds - apart_s, weight)
+        return True
+
+    def _refuse(self, ratio: float) -> bool:
+        """A time far off; after too many it is the model that is."""
+        self._ratios = [*self._ratios[1 - MOST_REFUSED :], ratio]
+        self._spread.refused += 1
+        if self._spread.refused >= MOST_REFUSED:
+            factor = median(self._ratios)
+            self.told = tuple(term * factor for term in self.told)
+            self._fitted = tuple(term * factor for term in self._fitted)
+            self._usual = tuple(size * factor for size in self._usual)
+            self._known = times(self._known, REMEMBERED / factor**2)
+            self._spread, self._ratios = _Spread(), []
+        return False
+
+    def _update(self, row: Vector, seconds: float, weight: float) -> None:
+        """Forget along the row, then add it (recursive least squares in information form)."""
+        known, fitted, n = self._known, self._fitted, range(len(row))
+        along = [dot(known[i], row) for i in n]
+        forget = (1 - KEPT) / dot(along, row)
+        new = [
+            [known[i][j] - forget * along[i] * along[j] + weight * row[i] * row[j] for j in n]
+            for i in n
+        ]
+        pull = weight * (seconds - dot(row, fitted))
+        step = solve(new, [pull * value for value in row])
+        if step is None or not all(map(isfinite, step)):
+            self._fitted, self._known = self.told, self._little()
+            return
+        self._known = new
+        self._fitted = tuple(fitted[i] + step[i] for i in n)
+        self.told = self._fitted if min(self._fitted) >= 0 else nearest(new, self._fitted)
