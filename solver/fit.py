@@ -24,9 +24,10 @@ from solver.cost import CostModel
 from solver.linear import Matrix, Vector, dot, nearest, solve, times
 from solver.sequence import Action
 
-KEPT = 0.98  # of old knowledge at a new sample: the last fifty count
+KEPT = 0.96  # of old knowledge of what a sample tells about
 PRIOR_WEIGHT = 0.01  # in samples, were a term the whole of an iteration's time
-CACHED_TOKENS = 1e5  # as many as an iteration's time might come from, where no gamma is known
+# Of each as many as take about as long as an iteration's fixed part, where nothing else is known.
+PROMPT_TOKENS, BATCH, CACHED_TOKENS = 1000, 30, 30_000
 DISBELIEF = 4.0  # mean errors from the prediction, beyond which a time is refused,
 LEAST_DISBELIEF = 0.5  # and the least such error: times vary by tens of percent on busy machines
 SPREAD, SPREAD_RATE = 1.0, 1 / 16  # mean relative error: what a new model is taken for; its update
@@ -46,17 +47,17 @@ class CostFit:
         mixed = prior.mixed
         self._knows_mixed = mixed is not None
         scale_s = max(prior.alpha_d_s, prior.beta_d_s, prior.gamma_d_s, 1e-9)
-        self._prefill = _Line((prior.alpha_p_s, prior.beta_p_s), (scale_s, scale_s / 100))
+        self._prefill = _Line((prior.alpha_p_s, prior.beta_p_s), (scale_s, scale_s / PROMPT_TOKENS))
         self._decode = _Line(
             (prior.alpha_d_s, prior.beta_d_s, prior.gamma_d_s),
-            (scale_s, scale_s / 100, scale_s / CACHED_TOKENS),
+            (scale_s, scale_s / BATCH, scale_s / CACHED_TOKENS),
         )
         guess = (
             (max(prior.alpha_p_s, prior.alpha_d_s), prior.beta_p_s, prior.beta_d_s)
             if mixed is None
             else (mixed.alpha_m_s, mixed.beta_mp_s, mixed.beta_md_s)
         )
-        self._mixed = _Line(guess, (scale_s, scale_s / 100, scale_s / 100))
+        self._mixed = _Line(guess, (scale_s, scale_s / PROMPT_TOKENS, scale_s / BATCH))
         self._cost: CostModel | None = prior
 
     def observe(
@@ -98,8 +99,8 @@ class CostFit:
         if self._cost is None:
             mixed = self._mixed.terms() if self._tells_mixed else (None, None, None)
             self._cost = CostModel(
-                *self._prefill.terms(),  # type: ignore[arg-type]
-                *self._decode.terms(),  # type: ignore[arg-type]
+                *self._prefill.terms(),
+                *self._decode.terms(),
                 *mixed,
             )
         return self._cost
@@ -133,24 +134,28 @@ class _Spread:
 class _Line:
     """Terms of one kind of iteration: `told` are those that were fitted, without negative ones.
 
-    `usual` are sizes that each term might have, for those that the prior takes for 0.
+    `usual` are sizes that each term may well have, should the prior take it for less. Terms are
+    fitted in units of their sizes: what one sample cannot tell apart it then ascribes to the terms
+    by their shares of an iteration's time.
     """
 
     def __init__(self, prior: Vector, usual: Vector) -> None:
-        self.told, self._fitted, self._usual, self._prior = prior, prior, usual, prior
+        self.told = prior
         self.samples = 0
-        self._last_s = 0.0  # the time last accepted
+        self._sizes = tuple(max(term, size) for term, size in zip(prior, usual, strict=True))
+        self._fitted = self._in_sizes(prior)
         self._known = self._little()
+        self._last_s = 0.0  # the time last accepted
         self._spread = _Spread()
         self._ratios: list[float] = []
 
+    def _in_sizes(self, terms: Vector) -> Vector:
+        return tuple(term / size for term, size in zip(terms, self._sizes, strict=True))
+
     def _little(self) -> Matrix:
-        """Information as of the prior: diagonal."""
-        sizes = [max(term, 0.1 * size) for term, size in zip(self.told, self._usual, strict=True)]
-        n = len(sizes)
-        return [
-            [PRIOR_WEIGHT / sizes[i] ** 2 if i == j else 0.0 for j in range(n)] for i in range(n)
-        ]
+        """Information as of the prior."""
+        n = range(len(self._sizes))
+        return [[PRIOR_WEIGHT if i == j else 0.0 for j in n] for i in n]
 
     def terms(self) -> Vector:
         """What may be told: a fixed part that is not 0."""
@@ -164,10 +169,10 @@ class _Line:
         ratio = seconds / predicted
         if not self._spread.accepts(ratio):
             return self._refuse(ratio)
-        weight = self._spread.accept(ratio) / predicted**2
+        weight = self._spread.accept(ratio)
         self.samples += 1
         self._last_s = seconds
-        self._update(row, seconds - apart_s, weight)
+        self._update(row, (seconds - apart_s) / predicted, predicted, weight)
         return True
 
     def _refuse(self, ratio: float) -> bool:
@@ -177,26 +182,27 @@ class _Line:
         if self._spread.refused >= MOST_REFUSED:
             factor = median(self._ratios)
             self.told = tuple(term * factor for term in self.told)
-            self._fitted = tuple(term * factor for term in self._fitted)
-            self._usual = tuple(size * factor for size in self._usual)
-            self._known = times(self._known, REMEMBERED / factor**2)
+            self._sizes = tuple(size * factor for size in self._sizes)
+            self._known = times(self._known, REMEMBERED)
             self._spread, self._ratios = _Spread(), []
         return False
 
-    def _update(self, row: Vector, seconds: float, weight: float) -> None:
+    def _update(self, row: Vector, ratio: float, predicted: float, weight: float) -> None:
         """Forget along the row, then add it (recursive least squares in information form)."""
         known, fitted, n = self._known, self._fitted, range(len(row))
-        along = [dot(known[i], row) for i in n]
-        forget = (1 - KEPT) / dot(along, row)
+        scaled = [value * size / predicted for value, size in zip(row, self._sizes, strict=True)]
+        along = [dot(known[i], scaled) for i in n]
+        forget = (1 - KEPT) / dot(along, scaled)
         new = [
-            [known[i][j] - forget * along[i] * along[j] + weight * row[i] * row[j] for j in n]
+            [known[i][j] - forget * along[i] * along[j] + weight * scaled[i] * scaled[j] for j in n]
             for i in n
         ]
-        pull = weight * (seconds - dot(row, fitted))
-        step = solve(new, [pull * value for value in row])
+        pull = weight * (ratio - dot(scaled, fitted))
+        step = solve(new, [pull * value for value in scaled])
         if step is None or not all(map(isfinite, step)):
-            self._fitted, self._known = self.told, self._little()
+            self._fitted, self._known = self._in_sizes(self.told), self._little()
             return
         self._known = new
-        self._fitted = tuple(fitted[i] + step[i] for i in n)
-        self.told = self._fitted if min(self._fitted) >= 0 else nearest(new, self._fitted)
+        self._fitted = tuple([fitted[i] + step[i] for i in n])
+        shares = self._fitted if min(self._fitted) >= 0 else nearest(new, self._fitted)
+        self.told = tuple([share * size for share, size in zip(shares, self._sizes, strict=True)])
