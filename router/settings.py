@@ -29,6 +29,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from router.hardware import Cost
 from solver.policies import POLICIES
 from solver.profiles import PROFILES
 
@@ -185,9 +186,10 @@ class GatewaySettings(GatewayTuning, Served):
     plain_slots: int = Field(
         64, ge=1, description="Requests that a worker without an agent is taken to run at once."
     )
-    plain_cost: Literal[tuple(PROFILES)] = Field(  # type: ignore[valid-type]
+    plain_cost: Cost = Field(
         "llama-65b-ascend",
-        description="Cost model to start from for a worker without an agent; its scale is learnt.",
+        description="Cost model to start from for a worker without an agent (a profile's name, a "
+        "profile file, or JSON of its terms); its scale is learnt.",
     )
     plain_prefix_cache: bool = Field(
         True, description="A worker without an agent is taken to keep prompts' prefixes."
@@ -213,8 +215,13 @@ class AgentTuning(Live):
     threads: int | None = Field(
         None, ge=1, description="Threads that a model in this process computes with on a CPU."
     )
-    cost: Literal[tuple(PROFILES)] = Field(  # type: ignore[valid-type]
-        "llama-65b-ascend", description="Cost model that the emulated engine follows."
+    cost: Cost = Field(
+        "llama-65b-ascend",
+        description="Cost model that the emulated engine follows, and that a real one starts from: "
+        "a profile's name, a profile file, or JSON of its terms.",
+    )
+    learn_cost: bool = Field(
+        True, description="Fit the cost model to the engine's iterations as they end."
     )
     slots: int = Field(PAPER.slots, ge=1, description="Requests that run at once.")
     kv_tokens: int = Field(PAPER.kv_tokens, ge=1, description="Cached tokens that fit into memory.")

@@ -6,7 +6,7 @@ Rules:
 - forgetting is directional (Cao and Schwartz, Automatica 36, 2000): a sample replaces old knowledge
   only of what it tells about, so an engine that always runs the same batch keeps what it knew of
   other batches, and nothing drifts;
-- the prior counts for a hundredth of a sample; while rounds tell nothing of a term, it stays;
+- the prior counts for a thousandth of a sample; while rounds tell nothing of a term, it stays;
 - a stall is no sample: a time too far from the prediction is refused. If most times are, it is the
   model that is wrong: it is scaled to what was seen, and most of what it knew is forgotten;
 - what it gives is a cost model whatever comes: terms >= 0, all of them finite, no iteration free.
@@ -25,7 +25,7 @@ from solver.linear import Matrix, Vector, dot, nearest, solve, times
 from solver.sequence import Action
 
 KEPT = 0.96  # of old knowledge of what a sample tells about
-PRIOR_WEIGHT = 0.01  # in samples, were a term the whole of an iteration's time
+PRIOR_WEIGHT = 0.001  # in samples, were a term the whole of an iteration's time
 # Of each as many as take about as long as an iteration's fixed part, where nothing else is known.
 PROMPT_TOKENS, BATCH, CACHED_TOKENS = 1000, 30, 30_000
 DISBELIEF = 4.0  # mean errors from the prediction, beyond which a time is refused,

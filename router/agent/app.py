@@ -21,15 +21,17 @@ from router.agent.engines.lengths import read_lengths
 from router.agent.loop import EngineLoop
 from router.agent.state import Reporter
 from router.drain import Drain
+from router.hardware import hardware
 from router.metrics import CONTENT_TYPE, AgentMetrics
 from router.settings import AgentSettings
 from router.web import add_error_handlers, answer_head
 from router.wire import RECALL_PATH, STATE_PATH, Recall, WireError
 from solver.batching import Batcher
+from solver.cost import CostModel
+from solver.fit import CostFit
 from solver.kv import PrefixCache
 from solver.policies import POLICIES
 from solver.prefix import BLOCK_TOKENS
-from solver.profiles import PROFILES
 
 
 def create_app(settings: AgentSettings) -> FastAPI:
@@ -45,7 +47,9 @@ def create_app(settings: AgentSettings) -> FastAPI:
     metrics = AgentMetrics()
     drain = Drain()
     settings, engine = open_engine(settings)
-    loop = EngineLoop(_batcher(settings), engine, metrics)
+    cost = hardware(settings.cost).cost.scaled(1 / settings.speed)
+    fit = CostFit(cost) if settings.learn_cost else None
+    loop = EngineLoop(_batcher(settings, cost), engine, metrics, fit)
     attempts = Attempts(loop)
     reporter = Reporter(settings, loop, metrics, drain)
     supervised = settings.fd is not None
@@ -67,16 +71,16 @@ def open_engine(settings: AgentSettings) -> tuple[AgentSettings, Engine]:
         from router.agent.engines.loading import resolve
 
         return resolve(settings)
-    cost = PROFILES[settings.cost].cost.scaled(1 / settings.speed)
+    cost = hardware(settings.cost).cost.scaled(1 / settings.speed)
     lengths = read_lengths(settings.lengths) if settings.lengths else {}
     return settings, EmulatedEngine(cost, lengths, settings.seed)
 
 
-def _batcher(settings: AgentSettings) -> Batcher:
+def _batcher(settings: AgentSettings, cost: CostModel) -> Batcher:
     return Batcher(
         settings.slots,
         settings.kv_tokens,
-        PROFILES[settings.cost].cost.scaled(1 / settings.speed),
+        cost,
         POLICIES[settings.policy](),
         time.monotonic(),
         prefill_budget=settings.prefill_budget or inf,

@@ -15,6 +15,7 @@ from router.agent.faults import NO_FAULTS, Faults, InjectedBreakdown
 from router.errors import EngineBroke
 from router.metrics import AgentMetrics
 from solver.batching import Batcher
+from solver.fit import CostFit
 from solver.priority import Priority
 from solver.sequence import Sequence, Stage
 
@@ -97,10 +98,15 @@ STANDING = Standing()
 
 
 class EngineLoop:
-    """Joins a `Batcher`, which decides, and an engine, which computes."""
+    """Joins a `Batcher`, which decides, and an engine, which computes.
 
-    def __init__(self, batcher: Batcher, engine: Engine, metrics: AgentMetrics) -> None:
-        self.batcher, self.engine, self._metrics = batcher, engine, metrics
+    With a `fit`, the batcher's cost model follows the engine's iterations.
+    """
+
+    def __init__(
+        self, batcher: Batcher, engine: Engine, metrics: AgentMetrics, fit: CostFit | None = None
+    ) -> None:
+        self.batcher, self.engine, self._metrics, self._fit = batcher, engine, metrics, fit
         self.broken = False  # the engine has broken down; only a new process helps
         self.changed = asyncio.Event()  # somebody may want to report the new state
         self._wake = asyncio.Event()
@@ -192,14 +198,24 @@ class EngineLoop:
             now = iteration.end_s
 
     def _finish(self, stage: Stage, iteration: Iteration) -> None:
+        took = iteration.end_s - iteration.start_s
+        self._learn(stage, took)
         ended = self._hand_out(stage, iteration)
         self.batcher.finish_stage(stage, ended, iteration.end_s)
-        took = iteration.end_s - iteration.start_s
         self._metrics.iteration_duration.labels(stage.action.value).observe(took)
         if stage.prefill:
             self._metrics.prefill_insertions.labels(stage.reason.value).inc()
         if ended or stage.prefill:
             self.changed.set()
+
+    def _learn(self, stage: Stage, took_s: float) -> None:
+        """The cost model follows; of several rounds in a stage, their middle one counts."""
+        if self._fit is None:
+            return
+        batch, rounds = len(stage.decode), stage.rounds
+        cached = stage.kv_tokens + batch * (rounds - 1) // 2
+        if self._fit.observe(stage.action, stage.prompt_tokens, batch, cached, took_s / rounds):
+            self.batcher.cost = self._fit.cost
 
     def _hand_out(self, stage: Stage, iteration: Iteration) -> list[str]:
         """Tokens to those who wait for them; the ids of the sequences that have ended."""

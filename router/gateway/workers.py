@@ -18,6 +18,7 @@ import orjson
 from router.gateway.forward import Connections
 from router.gateway.lifeline import Lifeline
 from router.gateway.prefixes import Prefixes
+from router.hardware import hardware
 from router.metrics import GatewayMetrics
 from router.settings import GatewaySettings
 from router.wire import SILENCE_S, STATE_PATH, AgentState, WireError
@@ -25,7 +26,6 @@ from solver.cost import CostModel
 from solver.estimate import ScaleEstimator
 from solver.load import WorkerLoad
 from solver.problem import WorkerView
-from solver.profiles import PROFILES
 from solver.rolling import LEAD
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class Workers:
         connections: Connections,
         metrics: GatewayMetrics,
     ) -> None:
-        cost = PROFILES[settings.plain_cost].cost
+        cost = hardware(settings.plain_cost).cost
         keeps = settings.plain_prefix_cache
         self._all = [
             Worker(url, settings.plain_slots, cost, prefix_cache=keeps) for url in settings.worker

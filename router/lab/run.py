@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from math import inf
 
-from router.lab.settings import Traffic, hardware
+from router.hardware import hardware
+from router.lab.settings import Traffic
 from router.lab.traces import read
 from solver.dispatch import dispatcher
 from solver.policies import POLICIES

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import CliPositionalArg, NoDecode
 
+from router.hardware import Cost
 from router.settings import Comma, Settings, Speeds
-from solver.cost import CostModel
 from solver.dispatch import DISPATCHERS
-from solver.errors import ProblemError
 from solver.policies import POLICIES
-from solver.profiles import PROFILES
 from solver.queueing import ORDERS
 from solver.sim.knowledge import knowledge
 
@@ -29,8 +25,6 @@ else:
     PolicyName = Literal[tuple(POLICIES)]
     DispatcherName = Literal[tuple(DISPATCHERS)]
     Order = Literal[ORDERS]
-# Slots of a cost model that is given as JSON: the paper's.
-SLOTS = 200
 
 
 def _lengths(value: str) -> str:
@@ -52,45 +46,8 @@ def _arrivals(value: str) -> str:
     return value
 
 
-def _cost(value: Any) -> Any:  # noqa: ANN401
-    hardware(value)
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Hardware:
-    """What a cost setting stands for."""
-
-    cost: CostModel
-    slots: int
-    kv_tokens: float
-
-
-def hardware(cost: str | dict[str, float]) -> Hardware:
-    """The profile of that name, or a cost model given as JSON, with endless memory.
-
-    Raises:
-        ValueError: naming the term, or the profiles that there are.
-    """
-    if isinstance(cost, str) and not cost.lstrip().startswith("{"):
-        if cost not in PROFILES:
-            names = ", ".join(PROFILES)
-            raise ValueError(f"no profile {cost!r}; give JSON, or one of: {names}")
-        known = PROFILES[cost]
-        return Hardware(known.cost, known.slots, known.kv_tokens)
-    try:
-        terms = json.loads(cost) if isinstance(cost, str) else cost
-        model = CostModel.from_ms(terms)
-        if model.decode_s(1) <= 0 or (model.mixed is not None and model.mixed_s(1, 1) <= 0):
-            raise ProblemError("an iteration must take some time")
-        return Hardware(model, SLOTS, inf)
-    except (json.JSONDecodeError, ProblemError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a cost model: {error}") from error
-
-
 Lengths = Annotated[str, AfterValidator(_lengths)]
 Arrivals = Annotated[str, AfterValidator(_arrivals)]
-Cost = Annotated[str, BeforeValidator(_cost)]
 
 
 with warnings.catch_warnings():
@@ -114,7 +71,8 @@ class Traffic(Offline):
         "optionally arrival_s, id, priority, deadline_s, hash_ids."
     )
     cost: Cost = Field(
-        "llama-65b-ascend", description="Cost model: a profile's name, or JSON of its terms."
+        "llama-65b-ascend",
+        description="Cost model: a profile's name, a profile file, or JSON of its terms.",
     )
     slots: int | None = Field(
         None, ge=1, le=100_000, description="Slots a worker; default: the profile's."

@@ -76,12 +76,17 @@ terms = st.builds(
 )
 
 
-@given(truth=terms, prior=terms, seed=st.integers(0, 1000))
+@given(
+    truth=terms,
+    wrong=st.lists(st.floats(0.1, 10), min_size=8, max_size=8),
+    seed=st.integers(0, 1000),
+)
 @settings(max_examples=25, deadline=None)
-def test_an_engine_is_found_whatever_the_prior(
-    truth: CostModel, prior: CostModel, seed: int
+def test_an_engine_is_found_though_each_term_is_ten_times_wrong(
+    truth: CostModel, wrong: list[float], seed: int
 ) -> None:
-    fit = CostFit(prior)
+    told = zip(truth.to_ms().items(), wrong, strict=True)
+    fit = CostFit(CostModel.from_ms({name: value * factor for (name, value), factor in told}))
     feed(fit, truth, random.Random(seed), 120, noise=0.05)
     found = errors(fit, truth)
     assert found[len(found) // 2] < 0.05
