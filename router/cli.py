@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from router import logs
 from router.commands import COMMANDS
+from router.lab.calibrate_settings import CalibrateSettings
 from router.lab.settings import BenchSettings, PlanSettings, ReplaySettings, SimulateSettings
 from router.settings import (
     AgentSettings,
@@ -66,7 +67,7 @@ def main() -> None:
 
 
 def _usage() -> str:
-    lines = [f"  {command.table:<9}{(command.__doc__ or '').strip()}" for command in COMMANDS]
+    lines = [f"  {command.table:<11}{(command.__doc__ or '').strip()}" for command in COMMANDS]
     return USAGE.format(commands="\n".join(lines))
 
 
@@ -99,6 +100,10 @@ def _run(settings: Settings) -> None:
         from router.lab.plan import plan
 
         plan(settings)
+    elif isinstance(settings, CalibrateSettings):
+        from router.lab.calibrate import run_calibrate
+
+        run_calibrate(settings)
     elif isinstance(settings, BenchSettings) and settings.what == "paper":
         from router.lab.paper import paper
 

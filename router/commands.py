@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from router.lab.calibrate_settings import CalibrateSettings
 from router.lab.settings import BenchSettings, PlanSettings, ReplaySettings, SimulateSettings
 from router.settings import AgentSettings, GatewaySettings, Settings, UpSettings
 
@@ -12,5 +13,6 @@ COMMANDS: tuple[type[Settings], ...] = (
     SimulateSettings,
     ReplaySettings,
     PlanSettings,
+    CalibrateSettings,
     BenchSettings,
 )

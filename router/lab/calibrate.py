@@ -1,0 +1,110 @@
+"""``makespan calibrate``: an engine's cost model from its own iterations, as a profile file."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from router.hardware import hardware
+from router.lab.calibrate_settings import CalibrateSettings
+from router.lab.probe_engine import EngineProbe
+from router.lab.probe_http import HttpProbe
+from router.lab.scatter import scatter
+from router.lab.shapes import Shapes
+from router.lab.simulate import progress, writable
+from router.settings import AgentSettings
+from solver.calibration import Calibration, Sample, calibrate
+
+Probe = EngineProbe | HttpProbe
+
+
+def run_calibrate(settings: CalibrateSettings) -> None:
+    """Measure, fit, print the errors, and write the profile.
+
+    Raises:
+        BadSettings: if a file cannot be written, or the server does not answer.
+        ProblemError: if there were too few samples.
+    """
+    with writable(settings.out) as file:  # complains before the work, not after
+        samples = asyncio.run(measure(_probe(settings)))
+        found = calibrate(samples)
+        told = profile(settings, found, len(samples))
+        file.write(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    if settings.plot is not None:
+        with writable(settings.plot) as file:
+            file.write(scatter(samples, found.cost, settings.called).encode())
+    print(orjson.dumps(told).decode() if settings.json else _table(settings, found))
+
+
+async def measure(probe: Probe) -> list[Sample]:
+    """All samples of a probe."""
+    samples: list[Sample] = []
+    with progress(probe.samples, "iterations") as advanced:
+        async for sample in probe.measure():
+            samples.append(sample)
+            advanced(len(samples))
+    return samples
+
+
+def _probe(settings: CalibrateSettings) -> Probe:
+    shapes = Shapes(settings.slots, settings.kv_tokens, settings.max_model_len, settings.rounds)
+    if settings.upstream is not None:
+        return HttpProbe(settings.upstream, settings.model, shapes, settings.seed)
+    if settings.engine == "emulated":
+        from router.agent.engines.emulated import EmulatedEngine
+
+        emulated = EmulatedEngine(hardware(settings.cost).cost, {}, settings.seed)
+        return EngineProbe(emulated, settings.model, shapes, settings.seed)
+    from router.agent.engines.transformers import open_engine
+
+    agent = AgentSettings(
+        engine="transformers",
+        model=settings.model,
+        slots=settings.slots,
+        kv_tokens=settings.kv_tokens,
+        max_model_len=settings.max_model_len,
+    )
+    return EngineProbe(open_engine(agent), settings.model, shapes, settings.seed)
+
+
+def profile(settings: CalibrateSettings, found: Calibration, samples: int) -> dict[str, Any]:
+    """What the file holds; `router.hardware` reads it."""
+    return {
+        "name": settings.called,
+        "model": settings.model,
+        "engine": settings.engine or "openai",
+        "hardware": settings.hardware or f"{platform.system()} {platform.machine()}",
+        "date": datetime.now(UTC).date().isoformat(),
+        "slots": settings.slots,
+        "kv_tokens": settings.kv_tokens,
+        "max_model_len": settings.max_model_len,
+        "cost_ms": found.cost.to_ms(),
+        "error": {
+            action.value: {
+                "median": error.median,
+                "p95": error.p95,
+                "r2": error.r2,
+                "samples": error.samples,
+                "held_out": error.held_out,
+            }
+            for action, error in found.errors.items()
+        },
+        "samples": samples,
+    }
+
+
+def _table(settings: CalibrateSettings, found: Calibration) -> str:
+    """For people."""
+    rows = [f"{name:<14}{value:>12.5g} ms" for name, value in found.cost.to_ms().items()]
+    rows += ["", f"{'iterations':<14}{'tested':>8}{'median':>9}{'p95':>9}{'R2':>8}"]
+    for action, error in found.errors.items():
+        r2 = "-" if error.r2 is None else f"{error.r2:.3f}"
+        seen = "" if error.held_out else "  (in the fit: too few shapes to hold some out)"
+        rows.append(
+            f"{action.value:<14}{error.samples:>8}{error.median:>9.1%}{error.p95:>9.1%}{r2:>8}{seen}"
+        )
+    return "\n".join([*rows, "", f"Written to {settings.out}; use it as --cost {settings.out}"])

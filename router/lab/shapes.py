@@ -1,0 +1,61 @@
+"""Which iterations a calibration measures: lengths of prompts, batches, contexts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LEAST_PROMPT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """The plan of a calibration of an engine with so many slots and so much memory.
+
+    `rounds` are samples of each shape; a request makes at most `most_tokens`.
+    """
+
+    slots: int
+    kv_tokens: int
+    max_model_len: int
+    rounds: int
+
+    @property
+    def mixed_repeats(self) -> int:
+        """Mixed iterations of each shape."""
+        return max(1, self.rounds // 4)
+
+    @property
+    def most_tokens(self) -> int:
+        """Output tokens that a sequence may make while it is measured, and as many to spare."""
+        return 2 * (self.rounds + self.mixed_repeats * len(self.mixed_prompts)) + 8
+
+    @property
+    def prompts(self) -> list[int]:
+        """Lengths of prompts, each twice as long as the one before."""
+        longest = min(self.max_model_len, self.kv_tokens) * 3 // 4
+        return _doubled(LEAST_PROMPT, longest)
+
+    @property
+    def mixed_prompts(self) -> list[int]:
+        """Those of them that join decode rounds: every second, of at most a quarter of all."""
+        return _doubled(LEAST_PROMPT, max(LEAST_PROMPT, self.max_model_len // 4))[::2]
+
+    @property
+    def decodes(self) -> list[tuple[int, int]]:
+        """Batches, and the prompt of each of their sequences, as far as memory goes."""
+        found: list[tuple[int, int]] = []
+        for batch in _doubled(1, self.slots):
+            room = (self.kv_tokens - 2 * max(self.mixed_prompts)) // batch - self.most_tokens
+            longest = min(room, self.max_model_len - self.most_tokens)
+            contexts = {LEAST_PROMPT, longest // 4, longest // 2}
+            found += [(batch, n) for n in sorted(contexts) if LEAST_PROMPT <= n <= longest]
+        return found
+
+
+def _doubled(least: int, most: int) -> list[int]:
+    """From the least on, each twice the one before, and the most."""
+    found = []
+    while least < most:
+        found.append(least)
+        least *= 2
+    return [*found, most]
