@@ -88,7 +88,12 @@ def _run(settings: Settings) -> None:
         from router.agent.app import create_app as create_agent
 
         _serve(create_agent(settings), settings, settings.port)
-    elif isinstance(settings, SimulateSettings):
+    else:
+        _run_offline(settings)
+
+
+def _run_offline(settings: Settings) -> None:
+    if isinstance(settings, SimulateSettings):
         from router.lab.simulate import simulate
 
         simulate(settings)

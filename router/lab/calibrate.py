@@ -9,7 +9,6 @@ from typing import Any
 
 import orjson
 
-from router.hardware import hardware
 from router.lab.calibrate_settings import CalibrateSettings
 from router.lab.probe_engine import EngineProbe
 from router.lab.probe_http import HttpProbe
@@ -51,13 +50,16 @@ async def measure(probe: Probe) -> list[Sample]:
 
 
 def _probe(settings: CalibrateSettings) -> Probe:
-    shapes = Shapes(settings.slots, settings.kv_tokens, settings.max_model_len, settings.rounds)
+    cost = hardware(settings.cost).cost
+    mixed = settings.engine == "transformers" or cost.mixed is not None
+    memory = settings.slots, settings.kv_tokens, settings.max_model_len
+    shapes = Shapes(*memory, settings.rounds, mixed)
     if settings.upstream is not None:
         return HttpProbe(settings.upstream, settings.model, shapes, settings.seed)
     if settings.engine == "emulated":
         from router.agent.engines.emulated import EmulatedEngine
 
-        emulated = EmulatedEngine(hardware(settings.cost).cost, {}, settings.seed)
+        emulated = EmulatedEngine(cost, {}, settings.seed)
         return EngineProbe(emulated, settings.model, shapes, settings.seed)
     from router.agent.engines.transformers import open_engine
 

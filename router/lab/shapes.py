@@ -11,13 +11,15 @@ LEAST_PROMPT = 16
 class Shapes:
     """The plan of a calibration of an engine with so many slots and so much memory.
 
-    `rounds` are samples of each shape; a request makes at most `most_tokens`.
+    `rounds` are samples of each shape; a request makes at most `most_tokens`. With `mixed`, prompts
+    also join decode rounds.
     """
 
     slots: int
     kv_tokens: int
     max_model_len: int
     rounds: int
+    mixed: bool = True
 
     @property
     def mixed_repeats(self) -> int:
@@ -37,7 +39,9 @@ class Shapes:
 
     @property
     def mixed_prompts(self) -> list[int]:
-        """Those of them that join decode rounds: every second, of at most a quarter of all."""
+        """Those that join decode rounds: every second, up to a quarter of the longest request."""
+        if not self.mixed:
+            return []
         return _doubled(LEAST_PROMPT, max(LEAST_PROMPT, self.max_model_len // 4))[::2]
 
     @property
@@ -45,7 +49,9 @@ class Shapes:
         """Batches, and the prompt of each of their sequences, as far as memory goes."""
         found: list[tuple[int, int]] = []
         for batch in _doubled(1, self.slots):
-            room = (self.kv_tokens - 2 * max(self.mixed_prompts)) // batch - self.most_tokens
+            room = (
+                self.kv_tokens - 2 * max(self.mixed_prompts, default=0)
+            ) // batch - self.most_tokens
             longest = min(room, self.max_model_len - self.most_tokens)
             contexts = {LEAST_PROMPT, longest // 4, longest // 2}
             found += [(batch, n) for n in sorted(contexts) if LEAST_PROMPT <= n <= longest]
