@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from router.hardware import hardware
 from router.lab.calibrate_settings import CalibrateSettings
 from router.lab.probe_engine import EngineProbe
 from router.lab.probe_http import HttpProbe
@@ -51,7 +52,9 @@ async def measure(probe: Probe) -> list[Sample]:
 
 def _probe(settings: CalibrateSettings) -> Probe:
     cost = hardware(settings.cost).cost
-    mixed = settings.engine == "transformers" or cost.mixed is not None
+    mixed = settings.engine == "transformers" or (
+        settings.engine == "emulated" and cost.mixed is not None
+    )
     memory = settings.slots, settings.kv_tokens, settings.max_model_len
     shapes = Shapes(*memory, settings.rounds, mixed)
     if settings.upstream is not None:
@@ -63,13 +66,10 @@ def _probe(settings: CalibrateSettings) -> Probe:
         return EngineProbe(emulated, settings.model, shapes, settings.seed)
     from router.agent.engines.transformers import open_engine
 
-    agent = AgentSettings(
-        engine="transformers",
-        model=settings.model,
-        slots=settings.slots,
-        kv_tokens=settings.kv_tokens,
-        max_model_len=settings.max_model_len,
-    )
+    flags = ["--engine", "transformers", "--model", settings.model]
+    for name in ("slots", "kv_tokens", "max_model_len"):
+        flags += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
+    agent = AgentSettings.load(flags)
     return EngineProbe(open_engine(agent), settings.model, shapes, settings.seed)
 
 

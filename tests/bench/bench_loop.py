@@ -46,13 +46,9 @@ def open_engine(name: str, model: str) -> Engine:
         return EmulatedEngine(EMULATED, {}, 0)
     from router.agent.engines.transformers import open_engine as open_transformers
 
-    settings = AgentSettings(
-        engine="transformers",
-        model=model,
-        slots=SLOTS,
-        kv_tokens=KV_TOKENS,
-        max_model_len=MAX_MODEL_LEN,
-    )
+    sizes = ["--slots", str(SLOTS), "--kv-tokens", str(KV_TOKENS)]
+    sizes += ["--max-model-len", str(MAX_MODEL_LEN)]
+    settings = AgentSettings.load(["--engine", "transformers", "--model", model, *sizes])
     opened: Engine = open_transformers(settings)
     return opened
 

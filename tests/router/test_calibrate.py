@@ -7,12 +7,15 @@ import json
 import random
 import re
 import xml.etree.ElementTree as ET
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from router.agent.engines.emulated import EmulatedEngine
 from router.agent.engines.engine import Iteration
+from router.agent.loop import EngineLoop, Job
 from router.cli import main
 from router.hardware import hardware
 from router.lab.calibrate import measure
@@ -21,10 +24,15 @@ from router.lab.probe_engine import EngineProbe
 from router.lab.probe_http import Stream, stretches
 from router.lab.settings import SimulateSettings
 from router.lab.shapes import Shapes
+from router.metrics import AgentMetrics
+from router.schemas import read
 from router.settings import AgentSettings, BadSettings, GatewaySettings, UpSettings
+from solver.batching import Batcher
 from solver.calibration import Sample, calibrate
 from solver.cost import CostModel
 from solver.errors import ProblemError
+from solver.fit import CostFit
+from solver.policies import POLICIES
 from solver.sequence import Action, Stage
 from tests.helpers import Process
 
@@ -97,6 +105,39 @@ def test_all_that_is_measured_fits_into_memory(shapes: Shapes) -> None:
     assert max(shapes.prompts) <= shapes.max_model_len
 
 
+@pytest.mark.parametrize("learning", [True, False])
+def test_the_loops_cost_model_follows_its_engine(learning: bool) -> None:
+    engine, prior = NoisyEngine(TRUTH, 0.05), TRUTH.scaled(3)
+    batcher = Batcher(8, 16_384, prior, POLICIES["prefill-first"](), 0.0)
+    loop = EngineLoop(batcher, engine, AgentMetrics(), CostFit(prior) if learning else None)
+
+    async def play() -> None:
+        running = asyncio.create_task(loop.run())
+        for k in range(60):
+            body: dict[str, Any] = {
+                "model": "m",
+                "prompt": [300] * (20 + 9 * k),
+                "max_tokens": 5 + k % 7,
+            }
+            body["ignore_eos"] = True
+            limit = partial(min, 5 + k % 7)
+            answers = engine.answers(read(body, chat=False), body, limit)
+            job = Job(answers, 20 + 9 * k)
+            loop.submit(job, None, 0.0)
+            if k % 3 == 0:
+                while not any(piece.token.finish_reason for piece in await job.take()):
+                    pass
+        running.cancel()
+
+    asyncio.run(play())
+    assert engine.cost == TRUTH
+    if not learning:
+        assert batcher.cost == prior
+        return
+    assert batcher.cost.prefill_s(300) == pytest.approx(TRUTH.prefill_s(300), rel=0.1)
+    assert batcher.cost.decode_s(2, 600) == pytest.approx(TRUTH.decode_s(2, 600), rel=0.1)
+
+
 def test_too_few_samples_are_an_error() -> None:
     with pytest.raises(ProblemError, match="decode"):
         calibrate([Sample(Action.PREFILL, n, 0, 0, 0.01) for n in (1, 2, 3)])
@@ -114,7 +155,8 @@ def test_rounds_of_streams_count_only_while_all_are_served() -> None:
     found = stretches([early, late], 100)
     assert len(found) == 4  # from 1.1 s to 3 s
     for sample in found:
-        assert (sample.batch, sample.seconds) == (2, pytest.approx(0.1))
+        assert sample.batch == 2
+        assert sample.seconds == pytest.approx(0.1)
     assert found[0].kv_tokens == 20 + (12 + 2) + 3  # at 1.2 s, and half of what a stretch adds
     assert found[-1].kv_tokens > found[0].kv_tokens
 
