@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from router.errors import Outcome
 from router.gateway.records import RequestLog, RequestRecord
-from router.gateway.usage import Usage
 from router.metrics import GatewayMetrics
 from router.schemas import CompletionRequest
 from router.urgency import Urgency
+from router.usage import Usage
 from solver.distribution import LengthDistribution
 from solver.estimate import TokenEstimator
 from solver.predict import Features, LengthPredictor, kind_of

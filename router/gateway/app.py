@@ -12,11 +12,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from fastapi import FastAPI
 from starlette.routing import Route
 
+from router.connections import Connections
 from router.drain import Drain
 from router.gateway.accounts import Accounts
 from router.gateway.api import Completions
 from router.gateway.dispatch import Dispatcher
-from router.gateway.forward import Connections, Forwarder
+from router.gateway.forward import Forwarder
 from router.gateway.planner import Planner
 from router.gateway.recall import Recaller
 from router.gateway.routes import add_routes

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from router.asgi import Send, respond_error
+from router.connections import Reply
 from router.errors import Headers, RouterError, WorkerBroke, sse_error
 from router.gateway.accounts import Timing
-from router.gateway.forward import Reply
 from router.gateway.records import RequestRecord
-from router.gateway.usage import JsonMeter, StreamMeter, Usage
 from router.schemas import CompletionRequest
+from router.usage import JsonMeter, StreamMeter, Usage
 from router.wire import OVERHEAD_MS, REQUEST_ID, WORKER
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import aiohttp
 
-from router.gateway.forward import Connections
+from router.connections import Connections
 from router.gateway.ticket import Ticket
 from router.gateway.workers import Worker, Workers
 from router.wire import RECALL_PATH, Recall

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from router.gateway.forward import Connections
+from router.connections import Connections
 from router.gateway.lifeline import Lifeline
 from router.gateway.prefixes import Prefixes
 from router.hardware import hardware

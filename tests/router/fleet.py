@@ -8,8 +8,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from router.connections import Connections
 from router.gateway.dispatch import Dispatcher
-from router.gateway.forward import Connections
 from router.gateway.planner import Planner
 from router.gateway.ticket import Ticket
 from router.gateway.workers import Workers

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.gateway.usage import JsonMeter, StreamMeter, Usage
+from router.usage import JsonMeter, StreamMeter, Usage
 
 EVENT = b'data: {"choices":[{"text":" a"}],"usage":null}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":40}}\n\n'
