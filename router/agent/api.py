@@ -15,7 +15,8 @@ from router.agent.attempts import Attempts
 from router.agent.engines.engine import Answer, Body
 from router.agent.faults import HEADER as FAULT
 from router.agent.faults import parse_faults
-from router.agent.loop import EngineLoop, Job, Piece, Standing
+from router.agent.loop import EngineLoop, Job, Piece
+from router.agent.standing import read_hint, read_standing
 from router.asgi import (
     ClientLeft,
     DisconnectWatch,
@@ -41,8 +42,7 @@ from router.errors import (
 from router.metrics import AgentMetrics
 from router.schemas import CompletionRequest, load, read
 from router.settings import AgentSettings
-from router.urgency import read_urgency
-from router.wire import ATTEMPT, EXPECTED_TOKENS, RECALLED, REQUEST_ID, WAITED_MS, WORKER
+from router.wire import ATTEMPT, RECALLED, REQUEST_ID, WORKER
 
 log = logging.getLogger(__name__)
 
@@ -94,16 +94,13 @@ class Completions:
         faults = parse_faults(header(scope, FAULT) if self._settings.faults else None)
         job = Job(answers, prompt_tokens, faults, request.n)
         form = Format(request, self._settings.model, self._loop.engine.name)
-        hint = _number(header(scope, EXPECTED_TOKENS), 1.0)
-        urgency = read_urgency(scope)
-        waited_s = (_number(header(scope, WAITED_MS), 0.0) or 0.0) / 1000
-        standing = Standing(waited_s, urgency.priority, urgency.deadline_s)
+        hint, standing = read_hint(scope), read_standing(scope)
         name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None
         async with DisconnectWatch(receive):
             await faults.strike()
             ids = self._loop.submit(job, hint, time.monotonic(), standing)
             try:
-                with self._attempts.known(name, ids), self._until(urgency.deadline_s, ids):
+                with self._attempts.known(name, ids), self._until(standing.deadline_s, ids):
                     answer = self._stream if request.stream else self._whole
                     return await answer(send, scope, job, form)
             finally:
@@ -196,12 +193,3 @@ class Completions:
         if request_id is not None:
             headers.append((REQUEST_ID, request_id))
         return headers
-
-
-def _number(value: bytes | None, least: float) -> float | None:
-    """A number that a gateway sent along, if it makes sense."""
-    try:
-        number = float(value) if value is not None else -1.0
-    except ValueError:
-        return None
-    return number if least <= number < inf else None

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from typing import Protocol
 
-from router.agent.loop import EngineLoop
 from router.errors import RecalledError
 from router.wire import Recall
+
+
+class Holder(Protocol):
+    """Whoever has requests of which some have not begun."""
+
+    def withdraw(self, ids: Sequence[str], why: Exception) -> bool:
+        """Take back a request that has not begun, in one step; whether it had not."""
+        ...
 
 
 class Attempts:
     """Attempts under way and their sequences; a name that comes twice stays with its first."""
 
-    def __init__(self, loop: EngineLoop) -> None:
-        self._loop = loop
+    def __init__(self, holder: Holder) -> None:
+        self._holder = holder
         self._ids: dict[str, list[str]] = {}
 
     @contextmanager
@@ -34,4 +42,4 @@ class Attempts:
         return Recall(tuple(islice(found, wanted.most)))
 
     def _withdraw(self, name: str) -> bool:
-        return self._loop.withdraw(self._ids.get(name, ()), RecalledError())
+        return self._holder.withdraw(self._ids.get(name, ()), RecalledError())

@@ -8,15 +8,14 @@ import os
 import time
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
-from math import inf
 
 from router.agent.engines.engine import Answer, Engine, Iteration, Token
 from router.agent.faults import NO_FAULTS, Faults, InjectedBreakdown
+from router.agent.standing import STANDING, Standing
 from router.errors import EngineBroke
 from router.metrics import AgentMetrics
 from solver.batching import Batcher
 from solver.fit import CostFit
-from solver.priority import Priority
 from solver.sequence import Sequence, Stage
 
 log = logging.getLogger(__name__)
@@ -78,23 +77,11 @@ class Job:
         return pieces
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A job's place in the queue: how long it has waited elsewhere, and how urgent it is."""
-
-    waited_s: float = 0.0
-    priority: Priority = Priority.DEFAULT
-    deadline_s: float = inf
-
-
 @dataclass(slots=True)
 class _Part:
     job: Job
     choice: int
     made: int = 0
-
-
-STANDING = Standing()
 
 
 class EngineLoop:
@@ -112,6 +99,26 @@ class EngineLoop:
         self._wake = asyncio.Event()
         self._parts: dict[str, _Part] = {}
         self._serial = 0
+
+    @property
+    def books(self) -> Batcher:
+        """Slots, memory and work, for whoever reports them."""
+        return self.batcher
+
+    @property
+    def engine_name(self) -> str:
+        """What runs the model."""
+        return self.engine.name
+
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether the engine has a prefix cache."""
+        return self.batcher.cache is not None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine can serve at all."""
+        return not self.broken
 
     def submit(
         self,

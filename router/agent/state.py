@@ -6,69 +6,136 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Protocol
 
-from router.agent.loop import EngineLoop
 from router.drain import Drain
 from router.metrics import AgentMetrics
 from router.settings import AgentSettings
 from router.wire import HEARTBEAT_S, STATE_EVERY_S, AgentState
+from solver.cost import CostModel
+from solver.ledger import SlotLedger
+
+
+class Books(Protocol):
+    """What is known of an engine's slots, memory and work."""
+
+    @property
+    def ledger(self) -> SlotLedger:
+        """Where slot-time went."""
+        ...
+
+    @property
+    def cost(self) -> CostModel:
+        """The engine's iteration times."""
+        ...
+
+    @property
+    def efficiency(self) -> float:
+        """Lower bound of the work of the last busy period over its time."""
+        ...
+
+    @property
+    def slots(self) -> int:
+        """Sequences that it runs at once."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Slots in use."""
+        ...
+
+    @property
+    def queued(self) -> int:
+        """Sequences waiting for a slot."""
+        ...
+
+    @property
+    def kv_held(self) -> int:
+        """Cached tokens now."""
+        ...
+
+
+class Source(Protocol):
+    """What a `Reporter` reports of."""
+
+    changed: asyncio.Event
+
+    @property
+    def books(self) -> Books:
+        """The engine's books."""
+        ...
+
+    @property
+    def engine_name(self) -> str:
+        """What runs the model."""
+        ...
+
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether the engine has a prefix cache."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine can serve at all; where it cannot, nothing is reported."""
+        ...
 
 
 class Reporter:
-    """Reads the loop's batcher; owns nothing but what was last exported."""
+    """Reads an engine's books; owns nothing but what was last exported."""
 
     def __init__(
-        self, settings: AgentSettings, loop: EngineLoop, metrics: AgentMetrics, drain: Drain
+        self, settings: AgentSettings, source: Source, metrics: AgentMetrics, drain: Drain
     ) -> None:
-        self._settings, self._loop, self._metrics, self._drain = settings, loop, metrics, drain
+        self._settings, self._source, self._metrics, self._drain = settings, source, metrics, drain
         self._exported: dict[str, float] = {}
 
     def render(self) -> bytes:
         """The metrics, booked up to this moment."""
-        batcher = self._loop.batcher
-        batcher.ledger.advance(time.monotonic())
-        for state, seconds in batcher.ledger.seconds.items():
+        books = self._source.books
+        books.ledger.advance(time.monotonic())
+        for state, seconds in books.ledger.seconds.items():
             new = seconds - self._exported.get(state, 0.0)
             self._metrics.slot_seconds.labels(state).inc(new)
             self._exported[state] = seconds
-        self._metrics.utilization.set(batcher.ledger.utilization)
-        self._metrics.efficiency.set(batcher.efficiency)
-        self._metrics.kv_tokens.set(batcher.kv_held)
-        self._metrics.queue_requests.set(batcher.queued)
+        self._metrics.utilization.set(books.ledger.utilization)
+        self._metrics.efficiency.set(books.efficiency)
+        self._metrics.kv_tokens.set(books.kv_held)
+        self._metrics.queue_requests.set(books.queued)
         return self._metrics.render()
 
     def state(self) -> AgentState:
         """The agent's state now."""
-        batcher, settings = self._loop.batcher, self._settings
+        books, settings = self._source.books, self._settings
         return AgentState(
             name=settings.name,
             model=settings.model,
-            engine=self._loop.engine.name,
+            engine=self._source.engine_name,
             policy=settings.policy,
-            slots=batcher.slots,
+            slots=books.slots,
             kv_tokens=settings.kv_tokens,
             max_model_len=settings.max_model_len,
-            cost_ms=batcher.cost.to_ms(),
-            running=batcher.running,
-            queued=batcher.queued,
-            kv_held=batcher.kv_held,
-            utilization=batcher.ledger.utilization,
+            cost_ms=books.cost.to_ms(),
+            running=books.running,
+            queued=books.queued,
+            kv_held=books.kv_held,
+            utilization=books.ledger.utilization,
             draining=self._drain.begun,
-            prefix_cache=batcher.cache is not None,
+            prefix_cache=self._source.keeps_prefixes,
         )
 
     async def stream(self) -> AsyncIterator[bytes]:
         """State lines as `router.wire` promises them.
 
-        Ends when the agent has drained, and when its engine breaks down.
+        Ends when the agent has drained, or its engine is down.
         """
-        while not self._loop.broken:
+        while self._source.alive:
             state = self.state()
             yield state.encode()
             if state.draining and not state.running and not state.queued:
                 return
             await asyncio.sleep(STATE_EVERY_S)
-            if self.state() == state:
-                self._loop.changed.clear()
+            if self._source.alive and self.state() == state:
+                self._source.changed.clear()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._loop.changed.wait(), HEARTBEAT_S - STATE_EVERY_S)
+                    await asyncio.wait_for(self._source.changed.wait(), HEARTBEAT_S - STATE_EVERY_S)
