@@ -31,7 +31,8 @@ KEEP_ALIVE_S = 30.0
 class Connections:
     """Pooled connections to all workers: as many as there are requests, kept open for reuse."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+        self._keep_alive_s = keep_alive_s
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -43,7 +44,7 @@ class Connections:
     def open(self) -> None:
         """To be called inside the event loop that will use it."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=self._keep_alive_s),
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
             cookie_jar=aiohttp.DummyCookieJar(),

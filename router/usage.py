@@ -101,11 +101,19 @@ def _error(text: bytes) -> str | None:
 
 def _usage(text: bytes) -> Usage | None:
     try:
-        usage: Any = orjson.loads(text)["usage"]
+        return read_usage(orjson.loads(text))
+    except orjson.JSONDecodeError:
+        return None
+
+
+def read_usage(answer: Any) -> Usage | None:  # noqa: ANN401
+    """The usage object of an answer or an event, if it has one that makes sense."""
+    try:
+        usage = answer["usage"]
         details = usage.get("prompt_tokens_details") or {}
         cached = int(details.get("cached_tokens") or 0)
         found = Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]), cached)
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
     counts = (found.prompt_tokens, found.completion_tokens, found.cached_tokens)
     return found if all(0 <= n < MOST_TOKENS for n in counts) else None

@@ -69,6 +69,12 @@ class Progress:
             self.finishes += 1
             self._survival.observe(sequence.made / self._expected[slot])
 
+    def place(self, sequence: Sequence, made: int) -> None:
+        """It has been seen to have made so many tokens, whatever the rounds say."""
+        self._born[sequence.slot] = self.rounds - made
+        reached = int(self._born[sequence.slot]) + sequence.max_tokens
+        self._nearest_limit = min(self._nearest_limit, reached)
+
     def made(self, sequence: Sequence) -> int:
         """Tokens made by a decoding sequence."""
         return self.rounds - int(self._born[sequence.slot])

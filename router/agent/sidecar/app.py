@@ -1,0 +1,101 @@
+"""The sidecar's composition root: settings in, ASGI application out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from math import ceil, inf
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from router.agent.attempts import Attempts
+from router.agent.sidecar.api import Completions
+from router.agent.sidecar.asks import Asks
+from router.agent.sidecar.engine import Engine
+from router.agent.sidecar.gate import Gate
+from router.agent.sidecar.proxy import Proxy
+from router.agent.sidecar.routes import add_routes
+from router.agent.sidecar.state import SidecarReporter
+from router.agent.sidecar.upstream import KEEP_ALIVE_S, Upstream
+from router.connections import Connections
+from router.drain import Drain
+from router.metrics import AgentMetrics
+from router.settings import AgentSettings, BadSettings
+from router.web import add_error_handlers
+from solver.policies import POLICIES
+from solver.profiles import PROFILES
+from solver.release import Releaser
+from solver.rolling import LEAD
+
+
+def create_app(settings: AgentSettings) -> FastAPI:
+    """A sidecar; calling ``app.state.drain`` makes it finish up.
+
+    Raises:
+        BadSettings: if the upstream's URL has a path that requests bring along themselves.
+    """
+    _check(settings)
+    metrics, drain = AgentMetrics(), Drain()
+    connections = Connections(KEEP_ALIVE_S)
+    upstream = Upstream(settings, connections)
+    gate = Gate(_releaser(settings), metrics)
+    engine = Engine(settings, upstream, gate)
+    attempts, asks = Attempts(gate), Asks()
+    app = FastAPI(
+        title="Makespan sidecar",
+        lifespan=_lifespan(connections, upstream, engine, gate),
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.state.drain = drain.begin
+    for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
+        endpoint = Completions(
+            settings.name, upstream, engine, gate, asks, attempts, metrics, drain, chat=chat
+        )
+        app.router.routes.append(Route(path, endpoint, methods=["POST"]))
+    add_routes(app, attempts, SidecarReporter(settings, engine, metrics, drain), drain)
+    app.router.routes.append(Route("/{path:path}", Proxy(upstream)))
+    add_error_handlers(app)
+    return app
+
+
+def _check(settings: AgentSettings) -> None:
+    path = urlsplit(settings.upstream or "").path
+    if path.endswith("/v1") or "/v1/" in path:
+        raise BadSettings(
+            f"upstream: {settings.upstream} has {path} in it, which requests bring along: give the "
+            "server's address alone"
+        )
+
+
+def _releaser(settings: AgentSettings) -> Releaser:
+    own = settings.engine == "vllm"  # our policy runs inside
+    return Releaser(
+        settings.slots,
+        settings.kv_tokens if "kv_tokens" in settings.model_fields_set else inf,
+        PROFILES[settings.cost].cost.scaled(1 / settings.speed),
+        None if own else POLICIES[settings.policy](),
+        time.monotonic(),
+        lead=ceil(LEAD * settings.slots) if own else 0,
+    )
+
+
+def _lifespan(
+    connections: Connections, upstream: Upstream, engine: Engine, gate: Gate
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        connections.open()
+        tasks = [asyncio.create_task(upstream.run()), asyncio.create_task(engine.run())]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        gate.close()
+        await connections.close()
+
+    return lifespan

@@ -1,0 +1,65 @@
+"""Everything that is neither a completion nor the agent's own goes to the server and back as is."""
+
+from __future__ import annotations
+
+import logging
+
+from router.agent.sidecar.upstream import Upstream
+from router.asgi import (
+    ClientLeft,
+    DisconnectWatch,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    respond_error,
+)
+from router.errors import NoCapacityError, RouterError
+
+log = logging.getLogger(__name__)
+
+MOST_BODY_BYTES = 64 << 20
+
+
+def target_of(scope: Scope) -> str:
+    """Path and query string, escaped as they came."""
+    path = scope.get("raw_path") or scope["path"].encode()
+    query = scope["query_string"]
+    return str((path + b"?" + query if query else path).decode("latin-1"))
+
+
+class Proxy:
+    """Any path, any method."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            await self._serve(scope, receive, send)
+        except ClientLeft:
+            return
+        except RouterError as error:
+            await respond_error(send, error, [])
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._upstream.up:
+            raise NoCapacityError("This worker's engine is down.", retry_after_s=2.0)
+        body = await read_body(scope, receive, MOST_BODY_BYTES)
+        async with DisconnectWatch(receive):
+            with self._upstream.needed() as need:
+                method, target = scope["method"], target_of(scope)
+                reply = await self._upstream.send(method, target, scope["headers"], body)
+                self._upstream.answered(need)
+            start = {"type": "http.response.start", "status": reply.status}
+            await send({**start, "headers": reply.headers})
+            try:
+                async for chunk in reply.chunks():
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except RouterError as error:
+                log.warning("answer cut short")
+                raise ConnectionError(str(error)) from error  # the client's connection is closed
+            finally:
+                reply.close()
+            await send({"type": "http.response.body", "body": b""})

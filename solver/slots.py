@@ -1,0 +1,40 @@
+"""How many sequences an engine really runs at once, from what it says of itself.
+
+Rules:
+- an engine that lets requests wait while it runs fewer than it was given has less room than was
+  thought: after `SURE` such reports in a row the limit is the most that it ran in them;
+- while it runs all that it may and nobody waits, the limit grows again, one at a time: memory may
+  have been short only for a while;
+- the limit is never below 1, nor above what the operator said.
+"""
+
+from __future__ import annotations
+
+SURE = 3
+GROW_AFTER = 8
+
+
+class SlotLimit:
+    """See the module's rules; `limit` is the present one."""
+
+    def __init__(self, ceiling: int) -> None:
+        self.limit = ceiling
+        self._ceiling = ceiling
+        self._short: list[int] = []
+        self._easy = 0
+
+    def observe(self, running: int, waiting: int) -> int:
+        """The engine reports how many run and wait; the limit from now on."""
+        if waiting > 0 and running < self.limit:
+            self._short.append(running)
+            self._easy = 0
+            if len(self._short) >= SURE:
+                self.limit = max(1, *self._short)
+                self._short.clear()
+            return self.limit
+        self._short.clear()
+        if waiting == 0 and running >= self.limit:
+            self._easy += 1
+            if self._easy >= GROW_AFTER:
+                self.limit, self._easy = min(self._ceiling, self.limit + 1), 0
+        return self.limit
