@@ -6,8 +6,8 @@ Rules:
   tokens are predicted;
 - rounds are counted by one stream, the pace: the one that decodes longest. Where nothing streams,
   they are predicted from the clock;
-- what is timed is only what can be told apart. A round: between two chunks of the pace, if nobody
-  came or left meanwhile. A prefill: what the pace lost by one release; before there was any, from
+- what is timed is only what can be told apart. Rounds: `SPAN` of the pace together, as chunks come
+  late and then in a bunch, while nobody is prefilled. A prefill: what the pace lost by one release; before there was any, from
   the release into an empty engine to the last first token.
 
 Must not know: connections, bytes, why something was released.
@@ -25,6 +25,7 @@ from solver.sequence import Action, Sequence
 
 # A pace that is silent for so many rounds stands still.
 LATE = 1.5
+SPAN = 4
 NOBODY = -1  # the slot of a sequence beyond those that can be followed
 
 
@@ -76,7 +77,8 @@ class InFlight:
         self._unseen: dict[str, Flight] = {}  # they decode, and nobody sees it
         self._pace: Flight | None = None
         self._pace_s = self._round_s = now
-        self._disturbed_s = now
+        self._span_s: float | None = None  # since when rounds are timed
+        self._span_rounds = 0
         self._timed: _Timed | None = None
         self._stall_seen = False
         self.timings: list[tuple[Action, float]] = []
@@ -122,7 +124,7 @@ class InFlight:
             flight = Flight(sequence, seen, begins_s)
             self._flights[sequence.id] = self._filling[sequence.id] = flight
             self.kv_held += sequence.prompt_tokens
-        self._disturbed_s = now
+        self._span_s = None
 
     def hear(self, sequence_id: str, tokens: int, now: float) -> None:
         """So many more tokens of a sequence have come; unknown ones are ignored.
@@ -166,7 +168,7 @@ class InFlight:
                 self.progress.leave(sequence, ended=ended and flight.made > 0)
         if sequence.slot != NOBODY:
             heapq.heappush(self._rows, sequence.slot)
-        sequence.made, self._disturbed_s = flight.made, now
+        sequence.made = flight.made
         if flight is self._pace:
             self._find_pace(now)
         if self._timed is not None and not ended:
@@ -206,7 +208,6 @@ class InFlight:
             self._unseen[flight.sequence.id] = flight
         if self._pace is None:
             self._find_pace(now)
-        self._disturbed_s = now
         timed = self._timed
         if timed is not None and timed.pace is None and not self._filling:
             self._observe_prefill(timed, now - timed.since_s)
@@ -215,17 +216,20 @@ class InFlight:
         """The stream that decodes longest; the clock where there is none."""
         streams = (f for f in self._flights.values() if f.begun and f.streamed)
         self._pace = next(streams, None)
-        self._pace_s = self._round_s = self._disturbed_s = now
+        self._pace_s = self._round_s = now
+        self._span_s = None
         if self._timed is not None and self._timed.pace is not None:
             self._timed = None
 
     def _count(self, tokens: int, now: float) -> None:
         """The pace has made so many more tokens: as many rounds have passed."""
         self._pass(tokens)
-        if self._disturbed_s <= self._pace_s:
-            took = (now - self._pace_s) / tokens
-            if self._fit.observe(Action.DECODE, 0, self.decoding, self.kv_held, took):
-                self.timings.append((Action.DECODE, took))
+        if self._filling:
+            self._span_s = None
+        elif self._span_s is None:
+            self._span_s, self._span_rounds = now, 0
+        else:
+            self._time_rounds(self._span_s, tokens, now)
         timed = self._timed
         if timed is not None and timed.pace is self._pace:
             timed.rounds += tokens
@@ -234,6 +238,15 @@ class InFlight:
                 self._stall_seen = True
                 self._observe_prefill(timed, now - timed.since_s - rounds_s)
         self._pace_s = now
+
+    def _time_rounds(self, since_s: float, rounds: int, now: float) -> None:
+        self._span_rounds += rounds
+        if self._span_rounds < SPAN:
+            return
+        each_s = (now - since_s) / self._span_rounds
+        if self._fit.observe(Action.DECODE, 0, self.decoding, self.kv_held, each_s):
+            self.timings.append((Action.DECODE, each_s))
+        self._span_s, self._span_rounds = now, 0
 
     def _pass(self, rounds: int) -> None:
         """Rounds are over; whoever cannot be seen has made a token in each."""
