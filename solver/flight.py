@@ -7,8 +7,8 @@ Rules:
 - rounds are counted by one stream, the pace: the one that decodes longest. Where nothing streams,
   they are predicted from the clock;
 - what is timed is only what can be told apart. Rounds: `SPAN` of the pace together, as chunks come
-  late and then in a bunch, while nobody is prefilled. A prefill: what the pace lost by one release; before there was any, from
-  the release into an empty engine to the last first token.
+  late and then in a bunch, while nobody is prefilled. A prefill: what the pace lost by one
+  release; before there was any, from the release into an empty engine to the last first token.
 
 Must not know: connections, bytes, why something was released.
 """

@@ -1,20 +1,27 @@
-"""An OpenAI-compatible server without an agent, as a process: ``python -m tests.plain_server``.
+"""An OpenAI-compatible server without an agent, as a process.
 
-Prints its port. Answers ``max_tokens`` words, one every 2 ms; ``x-fail: STATUS`` makes it refuse,
-``x-cut: N`` makes it break off after N words, ``half``
-within the sixth event, ``silent`` without its ``[DONE]``, ``error`` and ``error-done`` after an
-event that says why, the latter with its ``[DONE]``. ``GET /seen`` returns the last request.
+    python -m tests.plain_server [PORT]
+
+Prints its port. Answers ``max_tokens`` words to each of ``n`` choices, one every 2 ms; ``x-fail:
+STATUS`` makes it refuse, ``x-cut: N`` makes it break off after N words, ``half`` within the sixth
+event, ``silent`` without its ``[DONE]``, ``error`` and ``error-done`` after an event that says why,
+the latter with its ``[DONE]``; ``x-pairs`` puts two words into each event and says so by
+usage. ``GET /seen`` returns the last request, how many sequences run, and the most that ever did.
+``/echo/...`` answers with what came, ``/metrics`` with what was put there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import sys
 from typing import Any
 
 from aiohttp import web
 
-LAST: dict[str, Any] = {"aborted": 0}
+LAST: dict[str, Any] = {"aborted": 0, "running": 0, "peak": 0, "answers": 0}
+METRICS: dict[str, bytes] = {}
 
 
 async def complete(request: web.Request) -> web.StreamResponse:
@@ -27,22 +34,39 @@ async def complete(request: web.Request) -> web.StreamResponse:
         status = int(request.headers["x-fail"])
         return web.json_response({"error": {"message": "as asked"}}, status=status)
     body = json.loads(LAST["body"])
+    width = int(body.get("n", 1))
+    LAST["running"] += width
+    LAST["peak"] = max(LAST["peak"], LAST["running"])
+    left = [width]  # emptied just before the last words go out
     try:
-        return await _answer(request, body)
+        return await _answer(request, body, left)
     except (asyncio.CancelledError, ConnectionResetError):
         LAST["aborted"] += 1
         raise
+    finally:
+        _leave(left)
 
 
-async def _answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    tokens = int(body.get("max_tokens", 16))
+def _leave(left: list[int]) -> None:
+    LAST["running"] -= sum(left)
+    left.clear()
+
+
+async def _answer(
+    request: web.Request, body: dict[str, Any], left: list[int]
+) -> web.StreamResponse:
+    tokens, n = int(body.get("max_tokens", 16)), int(body.get("n", 1))
+    LAST["answers"] += 1
     if not body.get("stream"):
         await asyncio.sleep(0.002 * tokens)
-        usage = {"prompt_tokens": 5, "completion_tokens": tokens}
-        return web.json_response({"choices": [{"text": " w" * tokens}], "usage": usage})
+        usage = {"prompt_tokens": 5, "completion_tokens": tokens * n}
+        choices = [{"index": k, "text": " w" * tokens} for k in range(n)]
+        _leave(left)
+        return web.json_response({"choices": choices, "usage": usage})
     response = web.StreamResponse(headers={"content-type": "text/event-stream"})
     await response.prepare(request)
-    for k in range(tokens):
+    words = 2 if "x-pairs" in request.headers else 1
+    for k in range(0, tokens, words):
         if request.headers.get("x-cut") == str(k):
             assert request.transport is not None
             request.transport.abort()
@@ -56,10 +80,39 @@ async def _answer(request: web.Request, body: dict[str, Any]) -> web.StreamRespo
             if request.headers["x-cut"] == "error-done":
                 await response.write(b"data: [DONE]\n\n")
             return response
-        await response.write(b'data: {"choices":[{"text":" w"}]}\n\n')
-        await asyncio.sleep(0.002)
+        last = k + words >= tokens
+        if last:
+            _leave(left)
+        for index in range(n):
+            choice = {"index": index, "text": " w" * words}
+            choice["finish_reason"] = "length" if last else None
+            event: dict[str, Any] = {"choices": [choice]}
+            if words > 1:
+                event["usage"] = {"prompt_tokens": 5, "completion_tokens": k + words}
+            await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+        await asyncio.sleep(0.002 * words)
     await response.write(b"data: [DONE]\n\n")
     return response
+
+
+async def echo(request: web.Request) -> web.Response:
+    body = await request.read()
+    told = {
+        "method": request.method,
+        "path": request.raw_path,
+        "body": hashlib.sha256(body).hexdigest(),
+        "type": request.headers.get("content-type"),
+        "dup": request.headers.getall("x-dup", []),
+    }
+    return web.json_response(told, status=207, headers={"x-odd": "1"})
+
+
+async def metrics(request: web.Request) -> web.Response:
+    if request.method == "PUT":
+        METRICS["page"] = await request.read()
+    if "page" not in METRICS:
+        raise web.HTTPNotFound
+    return web.Response(body=METRICS["page"], content_type="text/plain")
 
 
 async def odd_state(request: web.Request) -> web.StreamResponse:
@@ -87,10 +140,14 @@ async def main() -> None:
     app.router.add_post("/v1/completions", complete)
     app.router.add_get("/v1/models", models)
     app.router.add_get("/seen", seen)
+    app.router.add_route("*", "/echo/{tail:.*}", echo)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_put("/metrics", metrics)
     app.router.add_get("/odd/{kind}/makespan/v1/state", odd_state)
     runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    port = int(sys.argv[1]) if sys.argv[1:] else 0
+    site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     print(f"port {runner.addresses[0][1]}", flush=True)
     await asyncio.Event().wait()

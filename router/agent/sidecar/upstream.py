@@ -23,8 +23,10 @@ CONNECT_S = 2.0
 # Shorter than vLLM keeps idle connections (5 s), and most others.
 KEEP_ALIVE_S = 4.0
 PROBE_S = 0.5  # between looks at it
-# A server that answers no probe for so long, nor sends a byte of any answer, is down.
-FROZEN_S = 1.0
+# A server that answers `MOST_SILENT` probes in a row not even after so long, nor sends a byte of any
+# answer, is down; one could be this process's own fault.
+SILENT_S = 0.75
+MOST_SILENT = 2
 
 
 class Unusable(Exception):
@@ -139,14 +141,19 @@ class Upstream:
 
     async def run(self) -> None:
         """Look at it until cancelled."""
+        silent = 0
         while True:
             asked_s = time.monotonic()
             try:
                 models = await self._probe()
                 self._rise(models)
+                silent = 0
             except TimeoutError:
-                if self._heard_s < asked_s:
-                    self._fall(f"it does not answer within {FROZEN_S:g} s")
+                silent = silent + 1 if self._heard_s < asked_s else 0
+                if silent >= MOST_SILENT:
+                    self._fall("it does not answer")
+                elif silent:
+                    continue
             except (aiohttp.ClientError, OSError, Unusable) as error:
                 self._fall(str(error) or type(error).__name__)
             self._look.clear()
@@ -156,7 +163,7 @@ class Upstream:
     async def fetch(self, path: str) -> tuple[int, bytes]:
         """Status and body of one of its pages."""
         async with self._connections.session.get(
-            self.url + path, timeout=aiohttp.ClientTimeout(total=FROZEN_S), allow_redirects=False
+            self.url + path, timeout=aiohttp.ClientTimeout(total=SILENT_S), allow_redirects=False
         ) as response:
             return response.status, await response.read()
 
