@@ -23,10 +23,10 @@ CONNECT_S = 2.0
 # Shorter than vLLM keeps idle connections (5 s), and most others.
 KEEP_ALIVE_S = 4.0
 PROBE_S = 0.5  # between looks at it
-# A server that answers `MOST_SILENT` probes in a row not even after so long, nor sends a byte of any
-# answer, is down; one could be this process's own fault.
-SILENT_S = 0.75
-MOST_SILENT = 2
+# A dead server refuses connections, which is seen at once. One that is only silent may be busy: it
+# is down when it answers none of so many probes in a row, each within so long, nor sends a byte.
+SILENT_S = 1.0
+MOST_SILENT = 5
 
 
 class Unusable(Exception):
