@@ -280,7 +280,7 @@ def test_releases_come_in_groups() -> None:
             with sidecar(inner, *flags) as agent, ThreadPoolExecutor(48) as pool:
                 url = url_of(agent)
                 bodies = [{**body, "max_tokens": 60 + 37 * k % 181} for k in range(96)]
-                answers = list(pool.map(lambda ask, url=url: post(url, ask), bodies))  # type: ignore[misc]
+                answers = list(pool.map(lambda ask, url=url: post(url, ask), bodies))
                 assert {answer.status_code for answer in answers} == {200}
             stages[policy] = scrape(inner).total("makespan_prefill_insertions_total")
     assert stages["threshold"] < 0.75 * stages["prefill-first"]

@@ -133,6 +133,7 @@ def test_an_answer_without_a_limit_is_given_a_guess() -> None:
 
 @pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/completions"])
 def test_an_upstream_that_says_too_much_is_named(path: str) -> None:
-    settings = AgentSettings(engine="openai", upstream=f"http://127.0.0.1:1{path}")
+    told = ["--engine", "openai", "--upstream", f"http://127.0.0.1:1{path}"]
+    settings = AgentSettings.load(told)
     with pytest.raises(BadSettings, match=r"upstream: .*/v1"):
         create_app(settings)

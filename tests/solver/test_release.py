@@ -248,6 +248,7 @@ def test_what_does_not_stream_is_taken_to_go_on() -> None:
     books.add(ask("whole", 100, streamed=False), 0.0)
     assert len(list(books.releases(0.0))) == 1
     begins = books.next_deadline()
+    assert begins is not None
     assert begins == pytest.approx(COST.prefill_s(70))
     list(books.releases(begins))
     list(books.releases(begins + 10.5 * COST.decode_s(1)))
