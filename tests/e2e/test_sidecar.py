@@ -281,7 +281,7 @@ def test_releases_come_in_groups() -> None:
                 url = url_of(agent)
                 bodies = [{**body, "max_tokens": 60 + 37 * k % 181} for k in range(96)]
                 answers = list(pool.map(lambda ask, url=url: post(url, ask), bodies))
-                assert {answer.status_code for answer in answers} == {200}
+                assert {answer.status_code for answer in answers} == {200}, agent.lines
             stages[policy] = scrape(inner).total("makespan_prefill_insertions_total")
     assert stages["threshold"] < 0.75 * stages["prefill-first"]
 

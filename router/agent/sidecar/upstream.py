@@ -141,20 +141,25 @@ class Upstream:
 
     async def run(self) -> None:
         """Look at it until cancelled."""
-        silent = 0
+        silent = broken = 0
         while True:
             asked_s = time.monotonic()
             try:
                 models = await self._probe()
                 self._rise(models)
-                silent = 0
+                silent = broken = 0
             except TimeoutError:
                 silent = silent + 1 if self._heard_s < asked_s else 0
                 if silent >= MOST_SILENT:
                     self._fall("it does not answer")
                 elif silent:
                     continue
-            except (aiohttp.ClientError, OSError, Unusable) as error:
+            except (aiohttp.ClientConnectorError, Unusable) as error:
+                self._fall(str(error) or type(error).__name__)
+            except (aiohttp.ClientError, OSError) as error:
+                broken += 1  # once may be a connection that it had just closed
+                if broken == 1:
+                    continue
                 self._fall(str(error) or type(error).__name__)
             self._look.clear()
             with suppress(TimeoutError):
