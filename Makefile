@@ -5,15 +5,20 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+VLLM_PIP := .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: run test check format setup transformers lock bench clean
+.PHONY: run test test-engines check format setup transformers lock bench clean
 
 run: .venv/.run
 	@$(BIN)/makespan up
 
 test: .venv/.dev .venv/.clients
 	$(BIN)/python -m pytest
+
+# The plug-ins inside engines, each in the engine's own environment: 2 GB, some minutes.
+test-engines: .venv-vllm/.ready
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/engines/test_vllm.py
 
 check: .venv/.dev
 	$(BIN)/ruff format --check
@@ -62,6 +67,16 @@ TORCH := torch==2.13.0
 	@.venv/clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-clients.lock
 	@touch $@
 
+# torch first and by itself: vLLM's build for CPUs asks for a variant of it that not every index
+# has. The lock leaves out torch and what merely crashes beside it (tests/engines/overrides.txt).
+.venv-vllm/.ready: requirements-vllm.lock pyproject.toml
+	@echo "Installing vLLM into .venv-vllm (some minutes) ..."
+	@$(PYTHON) -m venv .venv-vllm
+	@$(VLLM_PIP) torch==2.13.0
+	@$(VLLM_PIP) --require-hashes --no-deps -r requirements-vllm.lock
+	@$(VLLM_PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
 # Lock files name versions and hashes for every platform, and no addresses.
 UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 WITHOUT_TORCH := $(foreach name,torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx,--no-emit-package $(name))
@@ -72,6 +87,7 @@ lock: .venv/.dev
 	$(UV) --group dev -c requirements.lock -c requirements-build.lock -o requirements-dev.lock
 	$(UV) --group clients -c requirements.lock -c requirements-build.lock -c requirements-dev.lock -o requirements-clients.lock
 	npm --prefix tests/clients/node install --package-lock-only --no-audit --no-fund
+	$(UV) --group vllm --override tests/engines/overrides.txt -o requirements-vllm.lock
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-vllm

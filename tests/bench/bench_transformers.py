@@ -38,7 +38,7 @@ from solver.cost import CostModel
 from solver.policies import POLICIES
 from solver.sequence import Action, Stage
 from solver.sim.workload import gsm8k
-from tests.engines.tiny_model import make_model
+from tests.engines.tiny_model import make_tiny_model
 
 # Hidden size, layers, heads, key-value heads, feed-forward size: Llama 3's.
 SHAPES = {
@@ -167,7 +167,7 @@ def model_on(device: str, folder: Path) -> tuple[Theirs, Theirs, str]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-    make_model(folder)
+    make_tiny_model(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if device == "cpu":
         torch.set_num_threads(1)

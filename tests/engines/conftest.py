@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.tiny_model import make_model
+from tests.engines.tiny_model import make_tiny_model
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model's folder."""
-    return make_model(tmp_path_factory.mktemp("models") / "tiny-llama")
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")

@@ -1,53 +1,75 @@
-"""A tiny Llama with random weights and a tokenizer of its own, made without a download.
+"""A small Llama with random weights and a tokenizer of its own, for tests of real engines.
 
-`initializer_range` is larger than usual, so that greedy answers are not one token over and over.
+Nothing is downloaded. Its weights vary enough (`initializer_range`) that greedy outputs differ from
+prompt to prompt, so that a mixed-up cache shows.
 """
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-VOCABULARY = 4096
-CONTEXT = 2048
+VOCABULARY, LONGEST = 4096, 2048
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] not in ['system', 'user', 'assistant'] %}"
     "{{ raise_exception('unknown role ' + message['role']) }}{% endif %}"
     "<s>{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant:{% endif %}"
 )
+WORDS = 20_000
 
 
-def make_model(folder: Path, *, layers: int = 4, hidden: int = 256) -> Path:
-    """Save model and tokenizer into `folder`."""
+def make_tiny_model(folder: Path, seed: int = 0) -> Path:
+    """Write weights, configuration and tokenizer into `folder`; the same for the same seed."""
     import torch
-    from tokenizers import ByteLevelBPETokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = [path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("solver/*.py"))]
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(texts, vocab_size=VOCABULARY, special_tokens=["<s>", "</s>"])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer,
+        tokenizer_object=_train_tokenizer(seed),
         bos_token="<s>",
         eos_token="</s>",
         chat_template=CHAT_TEMPLATE,
-        model_max_length=CONTEXT,
+        model_max_length=LONGEST,
     )
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=hidden,
-        intermediate_size=hidden * 11 // 4,
-        num_hidden_layers=layers,
-        num_attention_heads=8,
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=4,
+        num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=LONGEST,
         initializer_range=0.08,
-        bos_token_id=0,
-        eos_token_id=1,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
+
+
+def _train_tokenizer(seed: int) -> object:
+    """Byte-level BPE over made-up words."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_text(random.Random(seed)), trainer)
+    return tokenizer
+
+
+def _text(rng: random.Random) -> list[str]:
+    """Lines of made-up words, some of them frequent."""
+    syllables = [c + v for c in "bcdfghjklmnprstvwz" for v in ("a", "e", "i", "o", "u", "ai", "ou")]
+    words = ["".join(rng.choices(syllables, k=rng.randint(1, 5))) for _ in range(WORDS)]
+    return [" ".join(rng.choices(words, k=40)) for _ in range(WORDS // 10)]
