@@ -24,8 +24,9 @@ from math import inf
 from solver.busy import BusyPeriod
 from solver.cost import CostModel
 from solver.iteration import Decision, EngineView, IterationPolicy
-from solver.kv import PrefixCache
+from solver.kv import PrefixCache, fitting
 from solver.ledger import SlotLedger
+from solver.patience import Patience
 from solver.progress import Progress
 from solver.queueing import RequestQueue, queue
 from solver.sequence import Action, Chunk, Sequence, Stage
@@ -76,7 +77,7 @@ class Batcher:
         self._free = list(range(slots))
         self._kv_decoding = 0
         self.queued_prompt, self._queued_output = 0, 0.0
-        self._waited_slot_s, self._waited_rounds = 0.0, 0
+        self._patience = Patience()
         self._stage_s, self._held_back = now, 0  # when the stage began, who could have come in
         self._admissible: list[Sequence] | None = None
 
@@ -172,8 +173,7 @@ class Batcher:
     def _count_rounds(self, stage: Stage, rounds: int, now: float) -> None:
         made = len(stage.decode) * rounds
         if not stage.prefill:
-            self._waited_rounds += self._held_back * rounds
-            self._waited_slot_s += self._held_back * (now - self._stage_s)
+            self._patience.wait(self._held_back, rounds, now - self._stage_s)
         self.progress.rounds += rounds
         self._hold(made)
         self._kv_decoding += made
@@ -211,8 +211,8 @@ class Batcher:
             prompt_tokens=tokens,
             kv_tokens=self.kv_tokens,
             kv_held=self._kv_decoding,
-            waited_slot_s=self._waited_slot_s,
-            waited_rounds=self._waited_rounds,
+            waited_slot_s=self._patience.slot_s,
+            waited_rounds=self._patience.rounds,
             prefill_budget=self._budget,
             progress=self.progress,
         )
@@ -222,7 +222,7 @@ class Batcher:
         self._admit(decision.most, budget)
         chunks = self._chunks(budget)
         decode = tuple(self._running.values()) if decision.action is Action.MIXED else ()
-        self._waited_slot_s, self._waited_rounds = 0.0, 0
+        self._patience.reset()
         stalled = self.running - len(chunks) - len(decode)
         self.ledger.stage(now, prefill=len(chunks), decode=len(decode), stalled=stalled)
         self._changed(now)
@@ -309,12 +309,7 @@ class Batcher:
             return len(candidates)
         held = len(self._running) + len(self._filling)
         room = self.kv_tokens * (1 - WATERMARK) - self.kv_held - held
-        count = 0
-        for sequence in candidates:
-            room -= sequence.context + 1
-            if room < 0:
-                break
-            count += 1
+        count = fitting((sequence.context for sequence in candidates), room)
         return max(count, min(1, len(candidates))) if held == 0 else count
 
     def _unqueue(self, sequence: Sequence) -> None:

@@ -1,12 +1,26 @@
-"""Which prompt prefixes an engine still holds in memory."""
+"""What fits into an engine's memory, and which prompt prefixes it still holds there."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 # Tokens a hashed block, as in the Mooncake traces.
 BLOCK_TOKENS = 512
+
+
+def fitting(contexts: Iterable[int], room: float) -> int:
+    """How many of the first `contexts`, and a token more of each, fit into `room` tokens.
+
+    Nobody overtakes the first one that does not fit.
+    """
+    count = 0
+    for context in contexts:
+        room -= context + 1
+        if room < 0:
+            break
+        count += 1
+    return count
 
 
 class PrefixCache:
