@@ -1,0 +1,128 @@
+"""vLLM's waiting queue, in our order.
+
+Rules:
+- those who were preempted go first, the last one before the others, as vLLM has it;
+- the rest by rank: longest first, within the head starts of their priorities (`solver.queueing`);
+- who is put back because it cannot start yet keeps its rank.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from math import inf
+
+from vllm.v1.core.sched.request_queue import RequestQueue
+from vllm.v1.request import Request, RequestStatus
+
+from solver.follow import Follower
+from solver.priority import Priority
+from solver.queueing import LongestFirst
+from solver.sequence import Sequence
+
+
+def sequence_of(request: Request) -> Sequence:
+    """A request as the solver sees it; it is expected to make all tokens that it may make."""
+    limit = int(request.max_tokens)
+    made = request.num_output_tokens + request.num_output_placeholders
+    return Sequence(
+        request.request_id,
+        request.num_prompt_tokens,
+        float(limit),
+        limit,
+        request.arrival_time,
+        priority=_priority(request.priority),
+        due_s=inf,
+        made=made,
+    )
+
+
+def _priority(number: int) -> Priority:
+    """VLLM's numbers: lower is first, 0 is what those have who say nothing."""
+    if number == 0:
+        return Priority.DEFAULT
+    return Priority.INTERACTIVE if number < 0 else Priority.BULK
+
+
+class Ranked(RequestQueue):
+    """By rank; see the module. Iterating gives all, not in order of their ranks."""
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+        self._preempted: deque[Request] = deque()
+        self._queue = LongestFirst(follower.rank)
+        self._waiting: dict[str, tuple[Request, Sequence]] = {}
+        self._planned: deque[Request] = deque()
+
+    def next_of(self, count: int) -> list[Request]:
+        """The first `count`, in the order in which they are popped until something changes."""
+        ranked = self._follower.next_of(self._queue, count - len(self._preempted))
+        self._planned = deque(self._waiting[sequence.id][0] for sequence in ranked)
+        return [*self._preempted, *self._planned][:count]
+
+    def add_request(self, request: Request) -> None:
+        """It has come, or may start at last."""
+        sequence = sequence_of(request)
+        self._queue.add(sequence)
+        self._waiting[sequence.id] = request, sequence
+        self._planned.clear()
+
+    def prepend_request(self, request: Request) -> None:
+        """It is put back."""
+        if request.status is RequestStatus.PREEMPTED:
+            self._preempted.appendleft(request)
+        else:
+            self.add_request(request)
+
+    def prepend_requests(self, requests: Iterable[Request]) -> None:
+        """They are put back, the last one first."""
+        for request in requests:
+            self.prepend_request(request)
+
+    def peek_request(self) -> Request:
+        """Who is next."""
+        if self._preempted:
+            return self._preempted[0]
+        if not self._planned:
+            if not self._waiting:
+                raise IndexError("peek from an empty queue")
+            first = self._queue.head([0], self._follower.progress.remaining)[0]
+            self._planned.append(self._waiting[first.id][0])
+        return self._planned[0]
+
+    def pop_request(self) -> Request:
+        """Who is next leaves."""
+        request = self.peek_request()
+        if self._preempted:
+            return self._preempted.popleft()
+        self._planned.popleft()
+        self._drop(request)
+        return request
+
+    def remove_request(self, request: Request) -> None:
+        """It leaves, wherever it stands."""
+        self.remove_requests([request])
+
+    def remove_requests(self, requests: Iterable[Request]) -> None:
+        """They leave; those that are not here are ignored."""
+        for request in requests:
+            if request in self._preempted:
+                self._preempted.remove(request)
+            elif self._waiting.get(request.request_id, (None,))[0] is request:
+                self._planned.clear()
+                self._drop(request)
+
+    def _drop(self, request: Request) -> None:
+        _, sequence = self._waiting.pop(request.request_id)
+        self._queue.discard(sequence)
+
+    def __bool__(self) -> bool:
+        return bool(self._preempted or self._waiting)
+
+    def __len__(self) -> int:
+        return len(self._preempted) + len(self._waiting)
+
+    def __iter__(self) -> Iterator[Request]:
+        yield from self._preempted
+        for request, _ in self._waiting.values():
+            yield request

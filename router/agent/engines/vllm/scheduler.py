@@ -1,0 +1,219 @@
+"""vLLM's scheduler, told by our policies when to prefill, whom, and how much.
+
+Rules:
+- vLLM's own `schedule` does all the work; this narrows what it may take into the next step, and
+  puts its knobs back at once;
+- whenever our view has nobody to hold back, vLLM decides alone: what we overlook is never lost;
+- a step that stalls decoding for a prefill must carry one; if vLLM finds no room for it, it decides
+  alone until a prefill has gone through.
+
+Under asynchronous scheduling a step is decided before the one before it has ended: what ends there
+is seen one step late, except at `max_tokens`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+from vllm.config import VllmConfig
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutputs
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request, RequestStatus
+
+from router.agent.engines.vllm.queue import Ranked, sequence_of
+from router.agent.engines.vllm.settings import read_settings
+from solver.cost import CostModel
+from solver.fit import CostFit
+from solver.follow import Candidates, Follower, Ran, may_wait
+from solver.iteration import Decision
+from solver.kv import fitting
+from solver.policies import POLICIES
+from solver.sequence import Action, Sequence
+
+# Until iterations were measured: a mixed one costs nothing beyond its parts, so vLLM goes on as it
+# would by itself.
+PRIOR = CostModel.from_ms(
+    {
+        "alpha_p_ms": 10.0,
+        "beta_p_ms": 0.1,
+        "alpha_d_ms": 10.0,
+        "beta_d_ms": 0.1,
+        "alpha_m_ms": 10.0,
+        "beta_mp_ms": 0.1,
+        "beta_md_ms": 0.1,
+    }
+)
+# Steps after which tokens made are compared with vLLM's: speculation makes several in a round.
+CHECK = 16
+ENDED_EARLY = RequestStatus.FINISHED_ABORTED, RequestStatus.FINISHED_IGNORED
+
+
+class Makespan(Scheduler):
+    """For ``--scheduler-cls``; with asynchronous scheduling it makes a `MakespanAsync`."""
+
+    # vLLM's own, which are lent to a step and put back.
+    max_num_scheduled_tokens: int
+    max_num_active_reqs: int
+    prefill_capacity_bound: bool
+
+    def __new__(cls, vllm_config: VllmConfig, *_: Any, **__: Any) -> Self:  # noqa: ANN401
+        """The variant that vLLM's configuration asks for."""
+        chosen = MakespanAsync if vllm_config.scheduler_config.async_scheduling else cls
+        return super().__new__(chosen)
+
+    def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(vllm_config, *args, **kwargs)
+        settings = read_settings(os.environ)
+        self._kv_capacity = vllm_config.cache_config.num_gpu_blocks * self.block_size
+        self._follower = Follower(
+            self.max_num_running_reqs,
+            self._kv_capacity,
+            self.max_num_scheduled_tokens,
+            POLICIES[settings.policy](),
+            settings.cost or PRIOR,
+            CostFit(PRIOR) if settings.cost is None else None,
+        )
+        self.waiting = Ranked(self._follower)
+        self._decoding: dict[Request, Sequence] = {}
+        self._steps: deque[Ran] = deque()
+        self._alone = False  # vLLM decides until a prefill has gone through
+        self._since_s: float | None = None  # the end of the last step; None: the engine was idle
+
+    def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
+        """The next step, as the policy wants it."""
+        if self._since_s is None:
+            self._since_s = time.perf_counter()
+        self._follow()
+        candidates = self._candidates()
+        decision = self._follower.decide(candidates)
+        if self._alone or self._pause_state is not PauseState.UNPAUSED:
+            output = super().schedule(throttle_prefills)
+        elif may_wait(decision, candidates):
+            output = self._decode_only()
+        else:
+            with self._limits(decision):
+                output = super().schedule(throttle_prefills)
+        self._note(decision, output)
+        return output
+
+    def update_from_output(
+        self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
+    ) -> dict[int, EngineCoreOutputs]:
+        """A step has ended: they end in the order in which they were scheduled."""
+        result = super().update_from_output(scheduler_output, model_runner_output)
+        now = time.perf_counter()
+        ran = self._steps.popleft()
+        if self._since_s is not None:
+            self._follower.took(ran, now - self._since_s)
+        self._since_s = now if self._steps or any(self.get_request_counts()) else None
+        return result
+
+    def _follow(self) -> None:
+        """Bring the follower up to date with who decodes."""
+        now = {request: None for request in self.running if _decodes(request)}
+        for request in [known for known in self._decoding if known not in now]:
+            self._follower.leave(self._decoding.pop(request), ended=_ended(request))
+        check = self.current_step % CHECK == 0
+        for request in now:
+            sequence = self._decoding.get(request)
+            if sequence is None:
+                self._decoding[request] = sequence = sequence_of(request)
+                self._follower.join(sequence)
+            elif check:
+                self._follower.correct(sequence, sequence_of(request).made)
+
+    def _candidates(self) -> Candidates:
+        """Those who could be prefilled now; what prefix caches hold is not known here."""
+        filling = [request for request in self.running if request.is_prefill_chunk]
+        rest = sum(request.num_tokens - request.num_computed_tokens for request in filling)
+        held = len(self.running) + self.num_waiting_for_streaming_input
+        ready = [
+            request
+            for request in self.waiting.next_of(max(0, self.max_num_active_reqs - held))
+            if not self._is_blocked_waiting_status(request.status)
+        ]
+        free = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        room = free * self.block_size - rest
+        room -= self.kv_cache_manager.watermark_blocks * self.block_size
+        count = fitting((self._blocks_tokens(request) for request in ready), room)
+        if not self.running:
+            count = max(count, min(1, len(ready)))
+        return Candidates(
+            len(filling) + count,
+            len(filling) + sum(self.get_request_counts()[1:]),
+            rest + sum(request.num_tokens for request in ready[:count]),
+        )
+
+    def _blocks_tokens(self, request: Request) -> int:
+        """Its tokens as memory counts them, in whole blocks, but for the one that it makes next."""
+        blocks = request.num_tokens // self.block_size + 1
+        return int(blocks * self.block_size - 1)
+
+    def _decode_only(self) -> SchedulerOutput:
+        """As where several engines wait for each other's prefills; see vLLM's `schedule`."""
+        saturated, self.prefill_capacity_bound = self.prefill_capacity_bound, False
+        try:
+            return super().schedule(True)
+        finally:
+            self.prefill_capacity_bound = saturated
+
+    @contextmanager
+    def _limits(self, decision: Decision) -> Iterator[None]:
+        """Whom and how much the next step may carry."""
+        tokens, active = self.max_num_scheduled_tokens, self.max_num_active_reqs
+        per_sequence = 1 + self.num_spec_tokens
+        if decision.action is Action.PREFILL:
+            for request in self._decoding:  # vLLM counts the step up before it compares
+                later = max(request.next_decode_eligible_step, self.current_step + 2)
+                request.next_decode_eligible_step = later
+            self.max_num_scheduled_tokens = int(min(tokens, decision.tokens))
+        elif decision.action is Action.MIXED:
+            most = per_sequence * len(self._decoding) + decision.tokens
+            self.max_num_scheduled_tokens = int(min(tokens, most))
+        if decision.most is not None:
+            held = len(self.running) + self.num_waiting_for_streaming_input
+            self.max_num_active_reqs = min(active, held + decision.most)
+        try:
+            yield
+        finally:
+            self.max_num_scheduled_tokens, self.max_num_active_reqs = tokens, active
+
+    def _note(self, decision: Decision, output: SchedulerOutput) -> None:
+        """What the step carries."""
+        scheduled = output.num_scheduled_tokens
+        ids = [r.request_id for r in self._decoding if r.request_id in scheduled]
+        decoded = sum(scheduled[key] for key in ids)
+        ran = self._follower.runs(output.total_num_scheduled_tokens - decoded, len(ids))
+        self._steps.append(ran)
+        if ran.prompt_tokens:
+            self._alone = False
+        elif decision.action is Action.PREFILL and self._decoding:
+            self._alone = True
+
+
+class MakespanAsync(Makespan, AsyncScheduler):
+    """For asynchronous scheduling."""
+
+
+def _decodes(request: Request) -> bool:
+    """Whether its prefill is over, and its last token not yet scheduled."""
+    if request.is_prefill_chunk:
+        return False
+    made = request.num_output_tokens + request.num_output_placeholders
+    return bool(made < request.max_tokens)
+
+
+def _ended(request: Request) -> bool:
+    """Whether it has made its last token, or will; else it was aborted or preempted."""
+    if request.status is RequestStatus.RUNNING:
+        return True
+    return bool(request.is_finished() and request.status not in ENDED_EARLY)

@@ -1,0 +1,65 @@
+"""What the plug-in is told by its environment, and which versions of vLLM it knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from solver.cost import CostModel
+from solver.errors import ProblemError
+from solver.policies import POLICIES
+
+POLICY, COST = "MAKESPAN_VLLM_POLICY", "MAKESPAN_VLLM_COST"
+DEFAULT_POLICY = "adaptive"
+# Minor versions whose scheduler was read and tested: vLLM's is no public interface.
+KNOWN = ("0.32",)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The policy's name, and the cost model; None: to be learnt from the engine's iterations."""
+
+    policy: str
+    cost: CostModel | None
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """From environment variables.
+
+    Raises:
+        ValueError: naming the variable that is wrong.
+    """
+    policy = environment.get(POLICY) or DEFAULT_POLICY
+    if policy not in POLICIES:
+        raise ValueError(f"{POLICY}: unknown policy {policy!r}; known: {', '.join(POLICIES)}")
+    text = environment.get(COST, "").strip()
+    return Settings(policy, _read_cost(text) if text else None)
+
+
+def _read_cost(text: str) -> CostModel:
+    """A cost model's terms in milliseconds as a JSON object, or a file with it."""
+    try:
+        terms = json.loads(text if text.startswith("{") else Path(text).read_text("utf-8"))
+        if not isinstance(terms, dict):
+            raise ProblemError(f"cost model: must be a JSON object, not {terms!r}")
+        return CostModel.from_ms(terms)
+    except (OSError, ValueError, ProblemError) as error:
+        raise ValueError(f"{COST}: {error}") from error
+
+
+def check_version(installed: str) -> None:
+    """Refuse a vLLM whose scheduler may differ from those that are known.
+
+    Raises:
+        RuntimeError: naming the installed version, the known ones, and what to do.
+    """
+    minor = ".".join(installed.split(".")[:2])
+    if minor not in KNOWN:
+        known = ", ".join(f"{version}.*" for version in KNOWN)
+        raise RuntimeError(
+            f"Makespan's scheduler knows vLLM {known}, and {installed} is installed. Install a "
+            "version that it knows, or start vLLM without --scheduler-cls and run the agent "
+            "beside it."
+        )

@@ -1,0 +1,176 @@
+"""Loads for vLLM in this process: the same engine under its own scheduler and under ours.
+
+One engine is started, with our class by name as a user starts it; between runs its scheduler is
+replaced by a new one of either kind, so that all runs share process, model and memory.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SLOTS, BUDGET = 16, 512
+OURS = "router.agent.engines.vllm.Makespan"
+# One thread, and everything in this process, so that its CPU time is all that there is.
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Requests: the engine step at which each comes, its prompt's ids, and its output tokens."""
+
+    requests: tuple[tuple[int, tuple[int, ...], int], ...]
+
+    @classmethod
+    def draw(
+        cls,
+        prompts: tuple[int, int],
+        outputs: tuple[int, int],
+        count: int = 64,
+        every: float = 0.0,
+        seed: int = 1,
+    ) -> Load:
+        """Lengths between two bounds; one request comes `every` so many steps, all at once if 0."""
+        rng = random.Random(seed)
+        rows = []
+        for k in range(count):
+            prompt = tuple(rng.randrange(300, 4000) for _ in range(rng.randint(*prompts)))
+            rows.append((int(k * every), prompt, rng.randint(*outputs)))
+        return cls(tuple(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a load came to: tokens by request, iterations by kind, CPU seconds of the process."""
+
+    tokens: tuple[tuple[int, ...], ...]
+    iterations: Mapping[str, int]
+    cpu_s: float
+
+    @property
+    def output_tokens(self) -> int:
+        """Of all requests."""
+        return sum(len(tokens) for tokens in self.tokens)
+
+    @property
+    def with_prefill(self) -> int:
+        """Iterations that carried prompt tokens."""
+        return self.iterations["prefill"] + self.iterations["mixed"]
+
+    @property
+    def tokens_per_cpu_s(self) -> float:
+        """Output tokens per CPU second."""
+        return self.output_tokens / self.cpu_s
+
+
+class Bench:
+    """An engine in this process."""
+
+    def __init__(self, model: Path, slots: int = SLOTS, **options: Any) -> None:
+        os.environ.update(ENVIRONMENT)
+        from vllm import LLM
+
+        self.llm = LLM(
+            str(model),
+            max_num_seqs=slots,
+            max_num_batched_tokens=BUDGET,
+            max_model_len=1024,
+            enforce_eager=True,
+            dtype="float32",
+            enable_prefix_caching=False,
+            scheduler_cls=OURS,
+            **options,
+        )
+        self.core = self.llm.llm_engine.engine_core.engine_core
+
+    def make_scheduler(self, policy: str | None, cost: str = "", *, late: bool = False) -> Any:
+        """A new scheduler of the engine's configuration; no policy: vLLM's own.
+
+        `late`: for asynchronous scheduling, which vLLM does not do on CPUs.
+        """
+        from vllm.v1.core.kv_cache_utils import resolve_kv_cache_block_sizes
+        from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+        from vllm.v1.core.sched.scheduler import Scheduler
+
+        from router.agent.engines.vllm import Makespan
+        from router.agent.engines.vllm.settings import COST, POLICY
+
+        os.environ[POLICY], os.environ[COST] = policy or "", cost
+        config, now = self.core.vllm_config, self.core.scheduler
+        config.scheduler_config.async_scheduling = late
+        block_size, hash_block_size = resolve_kv_cache_block_sizes(now.kv_cache_config, config)
+        own = AsyncScheduler if late else Scheduler
+        try:
+            return (own if policy is None else Makespan)(
+                vllm_config=config,
+                kv_cache_config=now.kv_cache_config,
+                structured_output_manager=now.structured_output_manager,
+                include_finished_set=False,
+                log_stats=False,
+                block_size=block_size,
+                hash_block_size=hash_block_size,
+            )
+        finally:
+            config.scheduler_config.async_scheduling = False
+
+    def use(self, policy: str | None, cost: str = "") -> None:
+        """From now on under this policy, or under vLLM's own scheduler."""
+        self.core.scheduler = self.make_scheduler(policy, cost)
+
+    def play(self, load: Load) -> Run:
+        """All of the load, to its end."""
+        from vllm import SamplingParams, TokensPrompt
+
+        engine, scheduler = self.llm.llm_engine, self.core.scheduler
+        kinds: Counter[str] = Counter()
+        original = scheduler.schedule
+
+        def schedule(*arguments: Any) -> Any:
+            output = original(*arguments)
+            kinds[kind_of(scheduler, output)] += 1
+            return output
+
+        scheduler.schedule = schedule
+        done: dict[str, tuple[int, ...]] = {}
+        todo = list(enumerate(load.requests))[::-1]
+        began, step = time.process_time(), 0
+        while todo or engine.has_unfinished_requests():
+            while todo and todo[-1][1][0] <= step:
+                k, (_, prompt, outputs) = todo.pop()
+                params = SamplingParams(temperature=0, max_tokens=outputs, ignore_eos=True)
+                engine.add_request(str(k), TokensPrompt(prompt_token_ids=list(prompt)), params)
+            for answer in engine.step():
+                if answer.finished:
+                    done[answer.request_id] = tuple(answer.outputs[0].token_ids)
+            step += 1
+        cpu_s = time.process_time() - began
+        del scheduler.schedule
+        return Run(tuple(done[str(k)] for k in range(len(done))), kinds, cpu_s)
+
+
+def kind_of(scheduler: Any, output: Any) -> str:
+    """What an iteration carries, judged by what vLLM says of each request."""
+    prompt = decode = 0
+    for key, tokens in output.num_scheduled_tokens.items():
+        request = scheduler.requests[key]
+        if request.num_computed_tokens - tokens < request.num_prompt_tokens:
+            prompt += 1
+        else:
+            decode += 1
+    if not prompt:
+        return "decode" if decode else "empty"
+    return "mixed" if decode else "prefill"
