@@ -4,7 +4,8 @@ Rules:
 - the engine is the authority on who waits, who runs and what fits; this only follows, and its books
   are corrected where the engine's say otherwise;
 - what it answers is a `Decision`, by the same policies that `solver.batching` asks;
-- the cost model changes only now and then, since policies derive figures from it.
+- the cost model changes only now and then (`solver.joint_fit`), since policies derive figures
+  from it.
 
 Must not know: clocks, the engine's objects. A sequence that decodes is one whose prefill is over
 and whose last token is not scheduled yet.
@@ -16,15 +17,15 @@ import heapq
 from dataclasses import dataclass
 
 from solver.cost import CostModel
-from solver.fit import CostFit
 from solver.iteration import Decision, EngineView, IterationPolicy
+from solver.joint_fit import JointFit
 from solver.patience import Patience
 from solver.progress import Progress
 from solver.queueing import RequestQueue, longest
 from solver.sequence import Action, Sequence
 
-# Iterations after which the cost model that was learnt meanwhile is taken over.
-REFRESH = 32
+# Of decode rounds, so many tell as much as one: they are nearly the same.
+ALIKE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +70,13 @@ class Follower:
         prefill_budget: float,
         policy: IterationPolicy,
         cost: CostModel,
-        fit: CostFit | None = None,
+        fit: JointFit | None = None,
     ) -> None:
         self.slots, self.policy, self.cost = slots, policy, cost
         self.progress = Progress(slots)
         self.batch = self.kv_tokens = 0
         self._kv_capacity, self._budget = kv_capacity, prefill_budget
-        self._fit, self._observed = fit, 0
+        self._fit, self._rounds = fit, 0
         self._free = list(range(slots))
         self._patience, self._held_back = Patience(), 0
 
@@ -142,12 +143,15 @@ class Follower:
 
     def took(self, ran: Ran, seconds: float) -> None:
         """That iteration took so long, from the end of the one before if there was no pause."""
-        if self._fit is None or ran.action is Action.IDLE:
+        if self._fit is None:
             return
-        self._fit.observe(ran.action, ran.prompt_tokens, ran.batch, ran.kv_tokens, seconds)
-        self._observed += 1
-        if self._observed % REFRESH == 0:
-            self.cost = self._fit.cost
+        action = ran.action
+        if action is Action.DECODE:
+            self._rounds += 1
+            if self._rounds % ALIKE:
+                return
+        self._fit.observe(action, ran.prompt_tokens, ran.batch, ran.kv_tokens, seconds)
+        self.cost = self._fit.cost
 
 
 def may_wait(decision: Decision, candidates: Candidates) -> bool:

@@ -32,9 +32,9 @@ from vllm.v1.request import Request, RequestStatus
 from router.agent.engines.vllm.queue import Ranked, sequence_of
 from router.agent.engines.vllm.settings import read_settings
 from solver.cost import CostModel
-from solver.fit import CostFit
 from solver.follow import Candidates, Follower, Ran, may_wait
 from solver.iteration import Decision
+from solver.joint_fit import JointFit
 from solver.kv import fitting
 from solver.policies import POLICIES
 from solver.sequence import Action, Sequence
@@ -80,10 +80,11 @@ class Makespan(Scheduler):
             self.max_num_scheduled_tokens,
             POLICIES[settings.policy](),
             settings.cost or PRIOR,
-            CostFit(PRIOR) if settings.cost is None else None,
+            JointFit(PRIOR) if settings.cost is None else None,
         )
         self.waiting = Ranked(self._follower)
         self._decoding: dict[Request, Sequence] = {}
+        self._seen: list[Request] = []  # those who decoded at the last step
         self._steps: deque[Ran] = deque()
         self._alone = False  # vLLM decides until a prefill has gone through
         self._since_s: float | None = None  # the end of the last step; None: the engine was idle
@@ -119,10 +120,13 @@ class Makespan(Scheduler):
 
     def _follow(self) -> None:
         """Bring the follower up to date with who decodes."""
-        now = {request: None for request in self.running if _decodes(request)}
-        for request in [known for known in self._decoding if known not in now]:
-            self._follower.leave(self._decoding.pop(request), ended=_ended(request))
+        now = [request for request in self.running if _decodes(request)]
         check = self.current_step % CHECK == 0
+        if not check and now == self._seen:
+            return
+        self._seen, still = now, set(now)
+        for request in [known for known in self._decoding if known not in still]:
+            self._follower.leave(self._decoding.pop(request), ended=_ended(request))
         for request in now:
             sequence = self._decoding.get(request)
             if sequence is None:
@@ -134,11 +138,15 @@ class Makespan(Scheduler):
     def _candidates(self) -> Candidates:
         """Those who could be prefilled now; what prefix caches hold is not known here."""
         filling = [request for request in self.running if request.is_prefill_chunk]
-        rest = sum(request.num_tokens - request.num_computed_tokens for request in filling)
         held = len(self.running) + self.num_waiting_for_streaming_input
+        slots = max(0, self.max_num_active_reqs - held)
+        waiting = len(filling) + sum(self.get_request_counts()[1:])
+        if not filling and not (slots and self.waiting):
+            return Candidates(0, waiting, 0)
+        rest = sum(request.num_tokens - request.num_computed_tokens for request in filling)
         ready = [
             request
-            for request in self.waiting.next_of(max(0, self.max_num_active_reqs - held))
+            for request in self.waiting.next_of(slots)
             if not self._is_blocked_waiting_status(request.status)
         ]
         free = self.kv_cache_manager.block_pool.get_num_free_blocks()
@@ -149,7 +157,7 @@ class Makespan(Scheduler):
             count = max(count, min(1, len(ready)))
         return Candidates(
             len(filling) + count,
-            len(filling) + sum(self.get_request_counts()[1:]),
+            waiting,
             rest + sum(request.num_tokens for request in ready[:count]),
         )
 
