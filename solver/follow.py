@@ -30,11 +30,15 @@ ALIKE = 4
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Requests whose prefill is not over; the fields are as those of `EngineView`."""
+    """Requests whose prefill is not over; the fields are as those of `EngineView`.
+
+    `begun`: those of the admissible that hold a slot already.
+    """
 
     admissible: int
     waiting: int
     prompt_tokens: int
+    begun: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,7 @@ class Follower:
 
     def decide(self, candidates: Candidates) -> Decision:
         """What the engine should do next."""
-        self._held_back = candidates.admissible
+        self._held_back = candidates.admissible - candidates.begun
         view = EngineView(
             slots=self.slots,
             decoding=self.batch,

@@ -13,13 +13,12 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from tests.engines.tiny_model import make_tiny_model
 from tests.engines.vllm_runs import Bench, Load, Run
 
 LOADS = {
-    "prefill-heavy burst": Load.draw((128, 384), (4, 32), count=128),
+    "prefill-heavy burst": Load.draw((128, 384), (4, 32)),
     "balanced burst": Load.draw((16, 384), (8, 160)),
-    "decode-heavy burst": Load.draw((16, 64), (64, 256)),
+    "decode-heavy burst": Load.draw((16, 64), (64, 256), count=40),
     "balanced stream": Load.draw((16, 384), (8, 160), every=6.0),
 }
 LEAST_RATIO = 0.97
@@ -40,8 +39,7 @@ def compare(bench: Bench, load: Load, policy: str, repetitions: int) -> tuple[li
     schedulers = [bench.make_scheduler(None), bench.make_scheduler(policy)]
     for repetition in range(repetitions + 1):
         for runs, scheduler in zip(sides, schedulers, strict=True):
-            bench.core.scheduler = scheduler
-            run = bench.play(load)
+            run = bench.play(load, scheduler)
             if repetition:
                 runs.append(run)
     return sides
@@ -52,7 +50,7 @@ def main() -> None:
     policies = sys.argv[2:] or ["adaptive"]
     worst = float("inf")
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(make_tiny_model(Path(folder)))
+        bench = Bench(Path(folder))
         print(f"Medians of {repetitions}; iterations are (decode/prefill/mixed/empty)")
         print(f"{'load':<21}{'scheduler':<15}{'iterations':<26}{'CPU ms/token':>13}{'ratio':>7}")
         for name, load in LOADS.items():

@@ -11,9 +11,11 @@ import random
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from tests.engines.tiny_model import make_tiny_model
 
 SLOTS, BUDGET = 16, 512
 OURS = "router.agent.engines.vllm.Makespan"
@@ -55,11 +57,15 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a load came to: tokens by request, iterations by kind, CPU seconds of the process."""
+    """What a load came to: tokens by request, iterations by kind, CPU seconds of the process.
+
+    `preempted`: how often a request has lost its memory.
+    """
 
     tokens: tuple[tuple[int, ...], ...]
     iterations: Mapping[str, int]
     cpu_s: float
+    preempted: int
 
     @property
     def output_tokens(self) -> int:
@@ -78,29 +84,31 @@ class Run:
 
 
 class Bench:
-    """An engine in this process."""
+    """An engine in this process, with a tiny model in `folder`."""
 
-    def __init__(self, model: Path, slots: int = SLOTS, **options: Any) -> None:
-        os.environ.update(ENVIRONMENT)
+    def __init__(self, folder: Path) -> None:
+        os.environ.update(ENVIRONMENT)  # before anything imports torch
         from vllm import LLM
 
         self.llm = LLM(
-            str(model),
-            max_num_seqs=slots,
+            str(make_tiny_model(folder)),
+            max_num_seqs=SLOTS,
             max_num_batched_tokens=BUDGET,
             max_model_len=1024,
             enforce_eager=True,
             dtype="float32",
             enable_prefix_caching=False,
             scheduler_cls=OURS,
-            **options,
         )
         self.core = self.llm.llm_engine.engine_core.engine_core
 
-    def make_scheduler(self, policy: str | None, cost: str = "", *, late: bool = False) -> Any:
+    def make_scheduler(
+        self, policy: str | None, cost: str = "", *, late: bool = False, blocks: int | None = None
+    ) -> Any:
         """A new scheduler of the engine's configuration; no policy: vLLM's own.
 
-        `late`: for asynchronous scheduling, which vLLM does not do on CPUs.
+        `late`: for asynchronous scheduling, which vLLM does not do on CPUs. `blocks`: of memory, if
+        not all that there are.
         """
         from vllm.v1.core.kv_cache_utils import resolve_kv_cache_block_sizes
         from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -114,10 +122,13 @@ class Bench:
         config.scheduler_config.async_scheduling = late
         block_size, hash_block_size = resolve_kv_cache_block_sizes(now.kv_cache_config, config)
         own = AsyncScheduler if late else Scheduler
+        memory = now.kv_cache_config
+        if blocks is not None:
+            memory = replace(memory, num_blocks=blocks)
         try:
             return (own if policy is None else Makespan)(
                 vllm_config=config,
-                kv_cache_config=now.kv_cache_config,
+                kv_cache_config=memory,
                 structured_output_manager=now.structured_output_manager,
                 include_finished_set=False,
                 log_stats=False,
@@ -127,21 +138,19 @@ class Bench:
         finally:
             config.scheduler_config.async_scheduling = False
 
-    def use(self, policy: str | None, cost: str = "") -> None:
-        """From now on under this policy, or under vLLM's own scheduler."""
-        self.core.scheduler = self.make_scheduler(policy, cost)
-
-    def play(self, load: Load) -> Run:
-        """All of the load, to its end."""
+    def play(self, load: Load, scheduler: Any) -> Run:
+        """All of the load, to its end, under this scheduler."""
         from vllm import SamplingParams, TokensPrompt
 
-        engine, scheduler = self.llm.llm_engine, self.core.scheduler
+        engine = self.llm.llm_engine
+        before, self.core.scheduler = self.core.scheduler, scheduler
         kinds: Counter[str] = Counter()
         original = scheduler.schedule
 
         def schedule(*arguments: Any) -> Any:
             output = original(*arguments)
             kinds[kind_of(scheduler, output)] += 1
+            kinds["preempted"] += len(output.preempted_req_ids or ())
             return output
 
         scheduler.schedule = schedule
@@ -159,7 +168,9 @@ class Bench:
             step += 1
         cpu_s = time.process_time() - began
         del scheduler.schedule
-        return Run(tuple(done[str(k)] for k in range(len(done))), kinds, cpu_s)
+        self.core.scheduler = before
+        preempted = kinds.pop("preempted")
+        return Run(tuple(done[str(k)] for k in range(len(done))), kinds, cpu_s, preempted)
 
 
 def kind_of(scheduler: Any, output: Any) -> str:

@@ -159,6 +159,7 @@ class Makespan(Scheduler):
             len(filling) + count,
             waiting,
             rest + sum(request.num_tokens for request in ready[:count]),
+            len(filling),
         )
 
     def _blocks_tokens(self, request: Request) -> int:
