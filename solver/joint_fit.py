@@ -71,7 +71,7 @@ class JointFit:
         return True
 
     def _predict(self, row: tuple[float, ...]) -> float:
-        return sum(term * size for term, size in zip(self._terms.tolist(), row, strict=True))
+        return float(self._terms @ np.array(row))
 
     def _learn(self, rows: FloatArray) -> None:
         if not self._known:  # of the prior, only what its terms are relative to each other holds

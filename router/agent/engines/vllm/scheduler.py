@@ -73,10 +73,9 @@ class Makespan(Scheduler):
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(vllm_config, *args, **kwargs)
         settings = read_settings(os.environ)
-        self._kv_capacity = vllm_config.cache_config.num_gpu_blocks * self.block_size
         self._follower = Follower(
             self.max_num_running_reqs,
-            self._kv_capacity,
+            self.kv_cache_config.num_blocks * self.block_size,
             self.max_num_scheduled_tokens,
             POLICIES[settings.policy](),
             settings.cost or PRIOR,
