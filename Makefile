@@ -18,7 +18,7 @@ test: .venv/.dev .venv/.clients
 
 # The plug-ins inside engines, each in the engine's own environment: 2 GB, some minutes.
 test-engines: .venv-vllm/.ready
-	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/engines/test_vllm.py
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/engines/test_vllm*.py
 
 check: .venv/.dev
 	$(BIN)/ruff format --check
