@@ -16,7 +16,7 @@ run: .venv/.run
 test: .venv/.dev .venv/.clients
 	$(BIN)/python -m pytest
 
-# The plug-ins inside engines, each in the engine's own environment: 2 GB, some minutes.
+# The plug-ins inside engines, each in the engine's own environment: 3.4 GB, some minutes.
 test-engines: .venv-vllm/.ready
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/engines/test_vllm*.py
 

@@ -94,6 +94,17 @@ def test_tokens_are_the_same_when_memory_runs_out(bench: Bench, own: Run) -> Non
         assert settled(scheduler).batch == 0
 
 
+def test_room_that_is_not_there_stalls_nobody(
+    bench: Bench, own: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from router.agent.engines.vllm import scheduler as module
+
+    monkeypatch.setattr(module, "fitting", lambda contexts, _: len(list(contexts)))
+    run = bench.play(BALANCED, bench.make_scheduler("prefill-first", blocks=20))
+    assert run.tokens == own.tokens
+    assert 0 < run.iterations["empty"] <= run.with_prefill
+
+
 def test_a_request_may_leave_at_any_time(bench: Bench, own: Run) -> None:
     from vllm import SamplingParams, TokensPrompt
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from math import inf
 
 from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.request import Request, RequestStatus
@@ -32,7 +31,6 @@ def sequence_of(request: Request) -> Sequence:
         limit,
         request.arrival_time,
         priority=_priority(request.priority),
-        due_s=inf,
         made=made,
     )
 
