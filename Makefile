@@ -1,5 +1,6 @@
 # make run    the demo: a gateway and two emulated workers on this machine
 # make test   everything that is tested, set up from scratch where needed
+# make test-engines   the same for real engines: PyTorch, transformers and vLLM, some gigabytes
 # make transformers   what `makespan agent --engine transformers` needs
 # The environment is .venv, installed from lock files with hashes; PYTHON chooses the interpreter.
 
@@ -16,8 +17,9 @@ run: .venv/.run
 test: .venv/.dev .venv/.clients
 	$(BIN)/python -m pytest
 
-# The plug-ins inside engines, each in the engine's own environment: 3.4 GB, some minutes.
-test-engines: .venv-vllm/.ready
+# Real engines on one thread; vLLM in an environment of its own (3.4 GB), as its pins contradict ours.
+test-engines: .venv/.dev .venv/.transformers .venv-vllm/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engines
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/engines/test_vllm*.py
 
 check: .venv/.dev
@@ -32,7 +34,7 @@ format: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/makespan bench paper --out $$(mktemp -d)
-	@for bench in dispatch rolling quantile stall window decision predict fleet; do echo "\n== $$bench"; $(BIN)/python -m tests.bench.bench_$$bench || exit 1; done
+	@for bench in dispatch rolling quantile stall window decision predict fleet loop sidecar; do echo "\n== $$bench"; $(BIN)/python -m tests.bench.bench_$$bench || exit 1; done
 
 setup: .venv/.dev
 

@@ -93,8 +93,8 @@ class LengthDistribution:
 
     @property
     def overrun(self) -> float:
-        """Tokens by which one in twenty is longer than the mean, or more."""
-        return max(0.0, self.quantile(0.95) - self.mean)
+        """Tokens by which one in fifty is longer than the mean, or more."""
+        return max(0.0, self.quantile(0.98) - self.mean)
 
     def left_at_edges(self) -> NDArray[np.float64]:
         """(BINS + 1,) expected tokens to come once one before `EDGES[k]` have been made."""

@@ -22,7 +22,7 @@ from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.types import TOLERANCE, Left, Problem
 
 # How far above the bound to begin, and how much farther each time.
-NEAR, FARTHER = 5e-4, 1.3
+NEAR, FARTHER = 5e-4, 1.2
 # Requests that a worker may or may not take, and states; more take tenths of seconds. Of those
 # where only workers without a price are left to fill, so many are enough.
 MOST_FREE, MOST_STATES, ENOUGH_STATES = 17, 1 << 17, 1 << 10

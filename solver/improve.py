@@ -155,7 +155,7 @@ class Improver:
 
     def _enumerated(self, price: FloatArray) -> Iterator[Found]:
         """Look at all plans near the bound, if there are few."""
-        bound, left_s = self._bound_s, self._until(0.5)
+        bound, left_s = self._bound_s, self._until(0.8)
         found, reached = nearest(self._problem, price, bound, self._best_s, left_s)
         self._bound_s = max(bound, reached * (1 - SOLVER_TOLERANCE))
         if found is not None:

@@ -32,6 +32,10 @@ BEHIND = 1 / 16
 # cache does, so a miss is mostly priced by the fleet's mean, and by this share by the worker's own;
 # with more, long prompts chase the emptiest worker and wait there for each other (bench_fleet).
 OWN = 0.15
+# How often a request that waits for a slot pays for its overrun on a slow worker. Late in a batch
+# such overruns are what all wait for; with 1 they still are, with 2.5 slow workers stand idle
+# (bench_rolling).
+CAUTION = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class Job:
         weight: what a second of its waiting is worth, relative to others.
         due_s: when it should be done, by the planner's clock; infinite: whenever.
         lengths: the distribution of one answer's length, where it is known.
-        overrun_tokens: by how much one answer in twenty is longer than expected, or more.
+        overrun_tokens: by how much one answer in fifty is longer than expected, or more.
     """
 
     prompt_tokens: int
@@ -158,7 +162,8 @@ def build(
     else:
         overrun = np.array([[job.overrun_tokens] for job in jobs])
         round_s = columns.alpha_d_s + columns.beta_d_s * slots
-        toll = overrun * np.maximum(0.0, round_s - min(quickest_s, float(round_s.min())))
+        slower_s = np.maximum(0.0, round_s - min(quickest_s, float(round_s.min())))
+        toll = CAUTION * overrun * slower_s
     kv = (prompt + output)[:, 0]
     return Problem.of(
         cost,

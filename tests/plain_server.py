@@ -22,6 +22,14 @@ from aiohttp import web
 
 LAST: dict[str, Any] = {"aborted": 0, "running": 0, "peak": 0, "answers": 0}
 METRICS: dict[str, bytes] = {}
+ERROR = b'data: {"error":{"message":"the engine is out of memory"}}\n\n'
+DONE = b"data: [DONE]\n\n"
+LAST_WORDS = {
+    "half": b'data: {"choices":[{"te',
+    "silent": b"",
+    "error": ERROR,
+    "error-done": ERROR + DONE,
+}
 
 
 async def complete(request: web.Request) -> web.StreamResponse:
@@ -70,15 +78,8 @@ async def _answer(
         if request.headers.get("x-cut") == str(k):
             assert request.transport is not None
             request.transport.abort()
-        if k == 5 and request.headers.get("x-cut") == "half":
-            await response.write(b'data: {"choices":[{"te')
-            return response
-        if k == 5 and request.headers.get("x-cut") == "silent":
-            return response
-        if k == 5 and request.headers.get("x-cut", "").startswith("error"):
-            await response.write(b'data: {"error":{"message":"the engine is out of memory"}}\n\n')
-            if request.headers["x-cut"] == "error-done":
-                await response.write(b"data: [DONE]\n\n")
+        if k == 5 and request.headers.get("x-cut") in LAST_WORDS:
+            await response.write(LAST_WORDS[request.headers["x-cut"]])
             return response
         last = k + words >= tokens
         if last:
@@ -91,7 +92,7 @@ async def _answer(
                 event["usage"] = {"prompt_tokens": 5, "completion_tokens": k + words}
             await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
         await asyncio.sleep(0.002 * words)
-    await response.write(b"data: [DONE]\n\n")
+    await response.write(DONE)
     return response
 
 

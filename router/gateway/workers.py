@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from http import HTTPStatus
 from math import ceil
 from typing import Any
 from urllib.parse import urlsplit

@@ -64,13 +64,16 @@ def _probe(settings: CalibrateSettings) -> Probe:
 
         emulated = EmulatedEngine(cost, {}, settings.seed)
         return EngineProbe(emulated, settings.model, shapes, settings.seed)
-    from router.agent.engines.transformers import open_engine
+    from router.agent.engines.loading import resolve
 
     flags = ["--engine", "transformers", "--model", settings.model]
-    for name in ("slots", "kv_tokens", "max_model_len"):
-        flags += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
-    agent = AgentSettings.load(flags)
-    return EngineProbe(open_engine(agent), settings.model, shapes, settings.seed)
+    flags += ["--slots", str(settings.slots + 1)]  # for one who joins
+    for name in ("kv_tokens", "max_model_len", "threads"):
+        value = getattr(settings, name)
+        flags += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    flags += ["--prefill-budget", str(settings.max_model_len)]  # a prompt is one iteration
+    _, engine = resolve(AgentSettings.load(flags))
+    return EngineProbe(engine, settings.model, shapes, settings.seed)
 
 
 def profile(settings: CalibrateSettings, found: Calibration, samples: int) -> dict[str, Any]:

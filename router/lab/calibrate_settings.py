@@ -36,6 +36,9 @@ class CalibrateSettings(Offline):
     slots: int = Field(16, ge=1, le=100_000, description="Most sequences decoded at once.")
     kv_tokens: int = Field(16_384, ge=256, description="Cached tokens that fit into memory.")
     max_model_len: int = Field(1024, ge=128, description="Longest prompt and answer together.")
+    threads: int | None = Field(
+        None, ge=1, description="Threads that a model in this process computes with on a CPU."
+    )
     rounds: int = Field(8, ge=1, le=1000, description="Samples of each shape of iteration.")
     name: str | None = Field(None, min_length=1, description="The profile's name.")
     hardware: str | None = Field(None, min_length=1, description="What it ran on, in words.")

@@ -44,12 +44,11 @@ def open_engine(name: str, model: str) -> Engine:
     """The engine of that name."""
     if name == "emulated":
         return EmulatedEngine(EMULATED, {}, 0)
-    from router.agent.engines.transformers import open_engine as open_transformers
+    from router.agent.engines.loading import resolve
 
     sizes = ["--slots", str(SLOTS), "--kv-tokens", str(KV_TOKENS)]
-    sizes += ["--max-model-len", str(MAX_MODEL_LEN)]
-    settings = AgentSettings.load(["--engine", "transformers", "--model", model, *sizes])
-    opened: Engine = open_transformers(settings)
+    sizes += ["--max-model-len", str(MAX_MODEL_LEN), "--threads", "1"]
+    _, opened = resolve(AgentSettings.load(["--engine", "transformers", "--model", model, *sizes]))
     return opened
 
 

@@ -4,8 +4,9 @@
 
 On a CUDA device it builds the largest of a few Llama shapes whose weights take at most half of the
 memory, in bfloat16; without one it says so and ends, unless `--cpu` asks for a tiny one on one
-thread. Requests have GSM8K's lengths (arXiv:2502.15763, section VI), cut to the context on a CPU,
-all at once, output lengths unknown to the policies. Each policy serves them once to warm up, where
+thread. Requests come all at once, output lengths unknown to the policies: with GSM8K's lengths
+(arXiv:2502.15763, section VI; outputs cut to 128 tokens on a CPU), and with prompts of 16 to 384
+tokens and outputs of 8 to 160. Each policy serves them once to warm up, where
 its iterations teach the cost model, and once to be measured; transformers' own scheduler (`fifo`)
 serves them too. Prints output tokens a second (of CPU time on a CPU), what the slots did, and how
 well the linear iteration times fit.
@@ -26,8 +27,6 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from solver.fit import CostFit
-
 from router.agent.engines.engine import Engine
 from router.agent.loop import EngineLoop, Job
 from router.metrics import AgentMetrics
@@ -35,6 +34,7 @@ from router.schemas import read
 from router.settings import AgentSettings
 from solver.batching import Batcher
 from solver.cost import CostModel
+from solver.fit import CostFit
 from solver.policies import POLICIES
 from solver.sequence import Action, Stage
 from solver.sim.workload import gsm8k
@@ -71,6 +71,7 @@ class Run:
 class Load:
     """Prompts as token ids, and how many tokens each answer has."""
 
+    name: str
     prompts: Sequence[list[int]]
     outputs: Sequence[int]
 
@@ -79,11 +80,17 @@ class Load:
         return sum(self.outputs)
 
 
-def load(count: int, most: int) -> Load:
+def loads(count: int, most: int) -> tuple[Load, Load]:
+    """GSM8K's lengths, outputs of at most `most` tokens; and longer prompts."""
     rng = random.Random(0)
-    drawn = gsm8k(count, rng)
-    prompts = [[rng.randrange(2, 4000) for _ in range(r.prompt_tokens)] for r in drawn]
-    return Load(prompts, [min(r.output_tokens, most) for r in drawn])
+    short = [(r.prompt_tokens, min(r.output_tokens, most)) for r in gsm8k(count, rng)]
+    long = [(rng.randint(16, 384), rng.randint(8, 160)) for _ in range(count)]
+    return _load("GSM8K's lengths", short, rng), _load("longer prompts", long, rng)
+
+
+def _load(name: str, lengths: Sequence[tuple[int, int]], rng: random.Random) -> Load:
+    prompts = [[rng.randrange(2, 4000) for _ in range(prompt)] for prompt, _ in lengths]
+    return Load(name, prompts, [output for _, output in lengths])
 
 
 def ours(engine: Engine, settings: AgentSettings, work: Load, policy: str, cost: CostModel) -> Run:
@@ -225,7 +232,7 @@ def main() -> None:
         return
     device = "cpu" if options.cpu else "cuda"
     slots = options.slots or (16 if options.cpu else 64)
-    work = load(options.requests or (64 if options.cpu else 512), 128 if options.cpu else 512)
+    both = loads(options.requests or (64 if options.cpu else 512), 128 if options.cpu else 512)
     settings = AgentSettings.model_validate(
         {
             "engine": "transformers",
@@ -237,8 +244,10 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         model, tokenizer, name = model_on(device, Path(folder))
     print(f"{name}; torch {torch.__version__}, transformers {transformers.__version__}")
-    print(f"{len(work.outputs)} requests of GSM8K's lengths, {work.tokens} tokens, {slots} slots")
-    report(model, tokenizer, settings, work, on_cpu=options.cpu)
+    for work in both:
+        told = f"{len(work.outputs)} requests, {work.tokens} output tokens, {slots} slots"
+        print(f"\n{work.name}: {told}")
+        report(model, tokenizer, settings, work, on_cpu=options.cpu)
 
 
 def report(

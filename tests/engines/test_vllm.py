@@ -234,7 +234,7 @@ def test_bad_settings_are_named(tmp_path: Path) -> None:
 
     assert read_settings({}).policy == "adaptive"
     file = tmp_path / "cost.json"
-    file.write_text(json.dumps(MIXES))
+    file.write_text(json.dumps({"cost_ms": MIXES}))
     known = read_settings({"MAKESPAN_VLLM_COST": str(file)}).cost
     assert known is not None
     assert known.mixed is not None

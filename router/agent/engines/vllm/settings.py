@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+from router.hardware import hardware
 from solver.cost import CostModel
-from solver.errors import ProblemError
 from solver.policies import POLICIES
 
 POLICY, COST = "MAKESPAN_VLLM_POLICY", "MAKESPAN_VLLM_COST"
@@ -39,13 +37,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
 
 
 def _read_cost(text: str) -> CostModel:
-    """A cost model's terms in milliseconds as a JSON object, or a file with it."""
+    """By a profile's name or file, or its terms as JSON."""
     try:
-        terms = json.loads(text if text.startswith("{") else Path(text).read_text("utf-8"))
-        if not isinstance(terms, dict):
-            raise ProblemError(f"cost model: must be a JSON object, not {terms!r}")
-        return CostModel.from_ms(terms)
-    except (OSError, ValueError, ProblemError) as error:
+        return hardware(text).cost
+    except ValueError as error:
         raise ValueError(f"{COST}: {error}") from error
 
 
