@@ -32,9 +32,9 @@ BEHIND = 1 / 16
 # cache does, so a miss is mostly priced by the fleet's mean, and by this share by the worker's own;
 # with more, long prompts chase the emptiest worker and wait there for each other (bench_fleet).
 OWN = 0.15
-# How often a request that waits for a slot pays for its overrun on a slow worker. Late in a batch
-# such overruns are what all wait for; with 1 they still are, with 2.5 slow workers stand idle
-# (bench_rolling).
+# How often a request that waits for a slot pays for its overrun on a slow worker, shared by that
+# worker's slots. Late in a batch such overruns are what all wait for; with 1 they still are, with
+# 2.5 slow workers stand idle (bench_rolling).
 CAUTION = 1.5
 
 
@@ -163,7 +163,7 @@ def build(
         overrun = np.array([[job.overrun_tokens] for job in jobs])
         round_s = columns.alpha_d_s + columns.beta_d_s * slots
         slower_s = np.maximum(0.0, round_s - min(quickest_s, float(round_s.min())))
-        toll = CAUTION * overrun * slower_s
+        toll = CAUTION * overrun * slower_s / slots
     kv = (prompt + output)[:, 0]
     return Problem.of(
         cost,
