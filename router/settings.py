@@ -221,7 +221,9 @@ class AgentTuning(Live):
         "a profile's name, a profile file, or JSON of its terms.",
     )
     learn_cost: bool = Field(
-        True, description="Fit the cost model to the engine's iterations as they end."
+        True,
+        description="Fit the cost model to the engine's iterations as they end; before a server of "
+        "its own an agent always does.",
     )
     slots: int = Field(PAPER.slots, ge=1, description="Requests that run at once.")
     kv_tokens: int = Field(PAPER.kv_tokens, ge=1, description="Cached tokens that fit into memory.")

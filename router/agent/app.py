@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from math import inf
 
-from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi import FastAPI
 from starlette.routing import Route
 
 from router.agent.api import Completions
@@ -19,13 +18,13 @@ from router.agent.engines.emulated import EmulatedEngine
 from router.agent.engines.engine import Engine
 from router.agent.engines.lengths import read_lengths
 from router.agent.loop import EngineLoop
+from router.agent.routes import add_routes
 from router.agent.state import Reporter
 from router.drain import Drain
 from router.hardware import hardware
-from router.metrics import CONTENT_TYPE, AgentMetrics
+from router.metrics import AgentMetrics
 from router.settings import AgentSettings
 from router.web import add_error_handlers, answer_head
-from router.wire import RECALL_PATH, STATE_PATH, Recall, WireError
 from solver.batching import Batcher
 from solver.cost import CostModel
 from solver.fit import CostFit
@@ -59,7 +58,12 @@ def create_app(settings: AgentSettings) -> FastAPI:
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
         endpoint = Completions(settings, loop, attempts, metrics, drain, chat=chat)
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
-    _add_routes(app, loop, attempts, reporter, drain)
+    add_routes(app, attempts, reporter, drain, "the engine has broken down; see the log")
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, object]:
+        return {"object": "list", "data": [reporter.state().model_entry()]}
+
     answer_head(app)
     add_error_handlers(app)
     return app
@@ -106,42 +110,3 @@ def _lifespan(
             await task
 
     return lifespan
-
-
-def _add_routes(
-    app: FastAPI, loop: EngineLoop, attempts: Attempts, reporter: Reporter, drain: Drain
-) -> None:
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        if loop.broken:
-            raise HTTPException(503, "the engine has broken down; see the log")
-        return {"status": "ok"}
-
-    @app.get("/ready")
-    async def ready() -> dict[str, str]:
-        if drain.begun:
-            raise HTTPException(503, "shutting down")
-        return await health()
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        return Response(reporter.render(), media_type=CONTENT_TYPE)
-
-    @app.get(STATE_PATH)
-    async def state() -> StreamingResponse:
-        """Without its engine the agent has no state that a gateway could plan with."""
-        await health()
-        return StreamingResponse(reporter.stream(), media_type="application/x-ndjson")
-
-    @app.post(RECALL_PATH)
-    async def recall(request: Request) -> Response:
-        """Give back those that have not begun."""
-        try:
-            wanted = Recall.decode(await request.body())
-        except WireError as error:
-            raise HTTPException(400, str(error)) from error
-        return Response(attempts.recall(wanted).encode(), media_type="application/json")
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, object]:
-        return {"object": "list", "data": [reporter.state().model_entry()]}

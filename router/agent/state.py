@@ -124,6 +124,11 @@ class Reporter:
             prefix_cache=self._source.keeps_prefixes,
         )
 
+    @property
+    def serves(self) -> bool:
+        """Whether there is anything to report."""
+        return self._source.alive
+
     async def stream(self) -> AsyncIterator[bytes]:
         """State lines as `router.wire` promises them.
 

@@ -13,12 +13,12 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from router.agent.attempts import Attempts
+from router.agent.routes import add_routes
 from router.agent.sidecar.api import Completions
 from router.agent.sidecar.asks import Asks
 from router.agent.sidecar.engine import Engine
 from router.agent.sidecar.gate import Gate
 from router.agent.sidecar.proxy import Proxy
-from router.agent.sidecar.routes import add_routes
 from router.agent.sidecar.state import SidecarReporter
 from router.agent.sidecar.upstream import KEEP_ALIVE_S, Upstream
 from router.connections import Connections
@@ -57,7 +57,8 @@ def create_app(settings: AgentSettings) -> FastAPI:
             settings.name, upstream, engine, gate, asks, attempts, metrics, drain, chat=chat
         )
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
-    add_routes(app, attempts, SidecarReporter(settings, engine, metrics, drain), drain)
+    reporter = SidecarReporter(settings, engine, metrics, drain)
+    add_routes(app, attempts, reporter, drain, "the upstream is down; see the log")
     app.router.routes.append(Route("/{path:path}", Proxy(upstream)))
     add_error_handlers(app)
     return app

@@ -21,11 +21,6 @@ class SidecarReporter(Reporter):
         super().__init__(settings, engine, metrics, drain)
         self._engine = engine
 
-    @property
-    def serves(self) -> bool:
-        """Whether there is anything to report."""
-        return self._engine.alive
-
     def state(self) -> AgentState:
         """The sidecar's state now."""
         engine = self._engine

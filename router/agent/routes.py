@@ -1,4 +1,4 @@
-"""The agent's own pages; all others are the upstream's."""
+"""The pages that every agent has, whatever runs its model."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
 from router.agent.attempts import Attempts
-from router.agent.sidecar.state import SidecarReporter
+from router.agent.state import Reporter
 from router.drain import Drain
 from router.metrics import CONTENT_TYPE
 from router.wire import RECALL_PATH, STATE_PATH, Recall, WireError
 
 
-def add_routes(app: FastAPI, attempts: Attempts, reporter: SidecarReporter, drain: Drain) -> None:
-    """Health, metrics, state and recall."""
+def add_routes(
+    app: FastAPI, attempts: Attempts, reporter: Reporter, drain: Drain, down: str
+) -> None:
+    """Health, metrics, state and recall; `down` is what to say where the engine cannot serve."""
 
     @app.get("/health")
     async def health() -> dict[str, str]:
         if not reporter.serves:
-            raise HTTPException(503, "the upstream is down; see the log")
+            raise HTTPException(503, down)
         return {"status": "ok"}
 
     @app.get("/ready")
@@ -33,13 +35,13 @@ def add_routes(app: FastAPI, attempts: Attempts, reporter: SidecarReporter, drai
 
     @app.get(STATE_PATH)
     async def state() -> StreamingResponse:
-        if not reporter.serves:
-            raise HTTPException(503, "the upstream is down; see the log")
+        """Without its engine the agent has no state that a gateway could plan with."""
+        await health()
         return StreamingResponse(reporter.stream(), media_type="application/x-ndjson")
 
     @app.post(RECALL_PATH)
     async def recall(request: Request) -> Response:
-        """Give back those that are still held."""
+        """Give back those that have not begun."""
         try:
             wanted = Recall.decode(await request.body())
         except WireError as error:
