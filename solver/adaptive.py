@@ -75,7 +75,8 @@ def _cheaper(view: EngineView, cost: CostModel) -> tuple[Action, float]:
     if cost.mixed is None:
         return Action.PREFILL, cost.alpha_p_s
     tokens, batch, kv = view.stage_tokens, view.decoding, view.kv_held
-    mixed_s = cost.mixed_s(tokens, batch, kv) - cost.decode_s(batch, kv) - cost.beta_p_s * tokens
+    prompt_s = cost.prefill_s(tokens) - cost.alpha_p_s
+    mixed_s = cost.mixed_s(tokens, batch, kv) - cost.decode_s(batch, kv) - prompt_s
     if mixed_s < cost.alpha_p_s:
         return Action.MIXED, max(0.0, mixed_s)
     return Action.PREFILL, cost.alpha_p_s

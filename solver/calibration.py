@@ -3,7 +3,8 @@
 Rules:
 - errors are relative, so that short iterations count as much as long ones;
 - one stall does not bend a line: samples far off weigh less (Huber's weights, reweighted);
-- decode rounds and mixed iterations share the time per cached token, as `CostModel` does;
+- decode rounds and mixed iterations share the time per cached token, as `CostModel` does; that of
+  a query and key is told by prefill stages alone, and mixed iterations take it as it is;
 - errors are told of samples that the fit did not see: of every fourth shape of iteration, in the
   order of their appearance; what is returned is then fitted to all.
 """
@@ -11,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -35,6 +36,11 @@ class Sample:
     batch: int
     kv_tokens: int
     seconds: float
+
+    @property
+    def pairs(self) -> int:
+        """Queries times keys of an iteration with prompt tokens."""
+        return (self.prompt_tokens + self.batch) * (self.prompt_tokens + self.kv_tokens)
 
     def predicted_s(self, cost: CostModel) -> float:
         """Seconds that the cost model says."""
@@ -94,22 +100,32 @@ def fit(samples: Sequence[Sample]) -> CostModel:
     for action in (Action.PREFILL, Action.DECODE):
         if len({(s.prompt_tokens, s.batch) for s in of[action]}) < 2:
             raise ProblemError(f"calibration: it takes {action} iterations of two sizes or more")
-    prefill = _terms([[1, s.prompt_tokens] for s in of[Action.PREFILL]], of[Action.PREFILL])
+    alpha_p, beta_p, delta = _terms(
+        [[1, s.prompt_tokens, s.prompt_tokens**2] for s in of[Action.PREFILL]], of[Action.PREFILL]
+    )
     rounds = [[1, s.batch, s.kv_tokens, 0, 0, 0] for s in of[Action.DECODE]]
     mixed = [[0, 0, s.kv_tokens, 1, s.prompt_tokens, s.batch] for s in of[Action.MIXED]]
-    both = _terms([*rounds, *mixed], [*of[Action.DECODE], *of[Action.MIXED]])
-    return CostModel(*prefill, *both[:3], *(both[3:] if mixed else (None, None, None)))
+    pairs_s = [0.0] * len(rounds) + [delta * s.pairs for s in of[Action.MIXED]]
+    both = _terms([*rounds, *mixed], [*of[Action.DECODE], *of[Action.MIXED]], pairs_s)
+    found = CostModel(alpha_p, beta_p, both[0], both[1], both[2], delta_s=delta)
+    if not mixed:
+        return found
+    return replace(found, alpha_m_s=both[3], beta_mp_s=both[4], beta_md_s=both[5])
 
 
-def _terms(rows: Sequence[Sequence[float]], samples: Sequence[Sample]) -> list[float]:
+def _terms(
+    rows: Sequence[Sequence[float]], samples: Sequence[Sample], known_s: Sequence[float] = ()
+) -> list[float]:
+    """One term a column; of each sample's seconds, `known_s` are explained by other terms."""
     seconds = np.array([sample.seconds for sample in samples])
+    target = 1 - np.array(known_s or [0.0] * len(samples)) / seconds
     matrix = np.array(rows, dtype=np.float64) / seconds[:, None]
     weights = np.ones(len(seconds))
     terms = np.zeros(matrix.shape[1])
     for _ in range(PASSES):
         root = np.sqrt(weights)
-        terms = _nonnegative(matrix * root[:, None], root)
-        errors = np.abs(matrix @ terms - 1)
+        terms = _nonnegative(matrix * root[:, None], target * root)
+        errors = np.abs(matrix @ terms - target)
         weights = np.minimum(1.0, INNER * np.median(errors) / np.maximum(errors, 1e-12))
         weights = np.maximum(weights, 1e-6)
     return [float(term) for term in terms]

@@ -1,8 +1,9 @@
 """Every time formula, once: how long an engine's iterations take.
 
 Times are linear in tokens, batch and cached tokens (method.md section 1; arXiv:2502.15763 section
-V-A). All seconds are wall-clock seconds of the worker in question: an engine that runs twice as
-fast simply has a cost model scaled by one half.
+V-A), and where an engine's attention shows, in pairs of a query and a key too. All seconds are
+wall-clock seconds of the worker in question: an engine that runs twice as fast simply has a cost
+model scaled by one half.
 """
 
 from __future__ import annotations
@@ -38,12 +39,14 @@ class MixedTerms:
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Linear iteration times of one engine.
+    """Iteration times of one engine.
 
-    A prefill stage of p tokens lasts ``alpha_p + beta_p * p`` seconds; a decode round of b
-    sequences that hold kv cached tokens lasts ``alpha_d + beta_d * b + gamma_d * kv`` seconds; a
-    mixed iteration ``alpha_m + beta_mp * p + beta_md * b + gamma_d * kv``. The mixed terms are all
-    there or all None: then the engine knows no mixed iterations.
+    A prefill stage of p tokens lasts ``alpha_p + beta_p * p + delta * p * p`` seconds; a decode
+    round of b sequences that hold kv cached tokens lasts ``alpha_d + beta_d * b + gamma_d * kv``
+    seconds; a mixed iteration ``alpha_m + beta_mp * p + beta_md * b + gamma_d * kv +
+    delta * (p + b) * (p + kv)``. The mixed terms are all there or all None: then the engine knows
+    no mixed iterations. `delta` is the time of one query and key where prompts are packed into one
+    attention matrix; bounds and plans leave it out.
     """
 
     alpha_p_s: float
@@ -54,6 +57,7 @@ class CostModel:
     alpha_m_s: float | None = None
     beta_mp_s: float | None = None
     beta_md_s: float | None = None
+    delta_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in self._terms().items():
@@ -104,7 +108,7 @@ class CostModel:
 
     def prefill_s(self, tokens: float) -> float:
         """Seconds of one prefill stage over `tokens` prompt tokens."""
-        return self.alpha_p_s + self.beta_p_s * tokens
+        return self.alpha_p_s + (self.beta_p_s + self.delta_s * tokens) * tokens
 
     def decode_s(self, batch: float, kv_tokens: float = 0.0) -> float:
         """Seconds of one decode round of `batch` sequences holding `kv_tokens` in all."""
@@ -124,6 +128,7 @@ class CostModel:
             + mixed.beta_mp_s * tokens
             + mixed.beta_md_s * batch
             + self.gamma_d_s * kv_tokens
+            + self.delta_s * (tokens + batch) * (tokens + kv_tokens)
         )
 
     def backlog_s(

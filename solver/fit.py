@@ -6,6 +6,8 @@ Rules:
 - forgetting is directional (Cao and Schwartz, Automatica 36, 2000): a sample replaces old knowledge
   only of what it tells about, so an engine that always runs the same batch keeps what it knew of
   other batches, and nothing drifts;
+- pairs of queries and keys (`delta`) are learnt if the prior has them; mixed iterations, which have
+  the most of them, tell of them where there are any, else prefill stages;
 - the prior counts for a thousandth of a sample; while rounds tell nothing of a term, it stays;
 - a stall is no sample: a time too far from the prediction is refused. If most times are, it is the
   model that is wrong: it is scaled to what was seen, and most of what it knew is forgotten;
@@ -16,7 +18,7 @@ Must not know: clocks, engines. All times are seconds of the engine that is fitt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, log
 from statistics import median
 
@@ -47,7 +49,13 @@ class CostFit:
         mixed = prior.mixed
         self._knows_mixed = mixed is not None
         scale_s = max(prior.alpha_d_s, prior.beta_d_s, prior.gamma_d_s, 1e-9)
-        self._prefill = _Line((prior.alpha_p_s, prior.beta_p_s), (scale_s, scale_s / PROMPT_TOKENS))
+        pair = (prior.delta_s,) if prior.delta_s > 0 else ()
+        pair_size = tuple(scale_s / PROMPT_TOKENS**2 for _ in pair)
+        self._pairs = len(pair)
+        self._prefill = _Line(
+            (prior.alpha_p_s, prior.beta_p_s, *pair),
+            (scale_s, scale_s / PROMPT_TOKENS, *pair_size),
+        )
         self._decode = _Line(
             (prior.alpha_d_s, prior.beta_d_s, prior.gamma_d_s),
             (scale_s, scale_s / BATCH, scale_s / CACHED_TOKENS),
@@ -57,7 +65,9 @@ class CostFit:
             if mixed is None
             else (mixed.alpha_m_s, mixed.beta_mp_s, mixed.beta_md_s)
         )
-        self._mixed = _Line(guess, (scale_s, scale_s / PROMPT_TOKENS, scale_s / BATCH))
+        self._mixed = _Line(
+            (*guess, *pair), (scale_s, scale_s / PROMPT_TOKENS, scale_s / BATCH, *pair_size)
+        )
         self._cost: CostModel | None = prior
 
     def observe(
@@ -80,12 +90,14 @@ class CostFit:
         if not (0 <= prompt_tokens < 1e9 and 0 <= batch < 1e9 and 0 <= kv_tokens < 1e12):
             return False
         if action is Action.PREFILL:
-            used = prompt_tokens > 0 and self._prefill.learn((1.0, float(prompt_tokens)), seconds)
+            row: Vector = 1.0, float(prompt_tokens), float(prompt_tokens) ** 2
+            used = prompt_tokens > 0 and self._prefill.learn(row[: 2 + self._pairs], seconds)
         elif action is Action.DECODE:
             row = 1.0, float(batch), float(kv_tokens)
             used = batch > 0 and self._decode.learn(row, seconds)
         elif action is Action.MIXED:
-            row = 1.0, float(prompt_tokens), float(batch)
+            pairs = float(prompt_tokens + batch) * (prompt_tokens + kv_tokens)
+            row = (1.0, float(prompt_tokens), float(batch), pairs)[: 3 + self._pairs]
             cached_s = self._decode.told[2] * kv_tokens
             used = min(prompt_tokens, batch) > 0 and self._mixed.learn(row, seconds, cached_s)
         else:
@@ -97,13 +109,20 @@ class CostFit:
     def cost(self) -> CostModel:
         """The cost model as of now."""
         if self._cost is None:
-            mixed = self._mixed.terms() if self._tells_mixed else (None, None, None)
-            self._cost = CostModel(
-                *self._prefill.terms(),
-                *self._decode.terms(),
-                *mixed,
-            )
+            alpha_p, beta_p = self._prefill.terms()[:2]
+            alpha_d, beta_d, gamma_d = self._decode.terms()
+            known = CostModel(alpha_p, beta_p, alpha_d, beta_d, gamma_d, delta_s=self._delta_s)
+            if self._tells_mixed:
+                alpha_m, beta_mp, beta_md = self._mixed.terms()[:3]
+                known = replace(known, alpha_m_s=alpha_m, beta_mp_s=beta_mp, beta_md_s=beta_md)
+            self._cost = known
         return self._cost
+
+    @property
+    def _delta_s(self) -> float:
+        if not self._pairs:
+            return 0.0
+        return (self._mixed if self._mixed.samples else self._prefill).told[-1]
 
     @property
     def _tells_mixed(self) -> bool:

@@ -3,6 +3,7 @@
 Rules:
 - one stage at a time, each of them one iteration, and each one sample;
 - prompts are random token ids, so that no cache knows them;
+- the sequences of a batch have unequal contexts, as real ones do: some engines pad;
 - a sequence ends neither by itself nor by its limit while it is measured.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import AsyncIterator
 from itertools import count
 
 from router.agent.engines.engine import Answer, Engine, Iteration
-from router.lab.shapes import Shapes
+from router.lab.shapes import Shapes, unequal
 from router.schemas import read
 from solver.calibration import Sample
 from solver.sequence import Action, Chunk, Reason, Sequence, Stage
@@ -43,20 +44,18 @@ class EngineProbe:
         Raises:
             RequestError: if the engine refuses a prompt.
         """
-        for sequence in [self._begin(min(self._shapes.prompts))]:
-            await self._prefill(sequence)  # the first one warms the engine up
-            self._drop(sequence)
+        await self._warm_up()
         for tokens in self._shapes.prompts:
             for _ in range(self._shapes.rounds):
                 sequence = self._begin(tokens)
                 yield await self._prefill(sequence)
                 self._drop(sequence)
         for batch, context in self._shapes.decodes:
-            running = [self._begin(context) for _ in range(batch)]
+            running = [self._begin(tokens) for tokens in unequal(context, batch)]
             for sequence in running:
                 await self._prefill(sequence)
-            for _ in range(self._shapes.rounds):
-                yield await self._run(Action.DECODE, [], running)
+            for k in range(self._shapes.rounds):
+                yield await self._run(Action.DECODE, [], running, resumed=not k)
             for tokens in self._shapes.mixed_prompts:
                 for _ in range(self._shapes.mixed_repeats):
                     joining = self._begin(tokens)
@@ -64,6 +63,17 @@ class EngineProbe:
                     self._drop(joining)
             for sequence in running:
                 self._drop(sequence)
+
+    async def _warm_up(self) -> None:
+        """The first iterations of an engine, and its first large batch, take longer."""
+        batch, context = self._shapes.decodes[-1]
+        running = [self._begin(tokens) for tokens in unequal(context, batch)]
+        for sequence in running:
+            await self._prefill(sequence)
+        for k in range(2):
+            await self._run(Action.DECODE, [], running, resumed=not k)
+        for sequence in running:
+            self._drop(sequence)
 
     def _begin(self, tokens: int) -> Sequence:
         limit = self._shapes.most_tokens
@@ -89,12 +99,19 @@ class EngineProbe:
         chunk = Chunk(sequence, sequence.prompt_tokens, True)
         return await self._run(Action.PREFILL, [chunk], [])
 
-    async def _run(self, action: Action, prefill: list[Chunk], decode: list[Sequence]) -> Sample:
+    async def _run(
+        self,
+        action: Action,
+        prefill: list[Chunk],
+        decode: list[Sequence],
+        *,
+        resumed: bool = True,
+    ) -> Sample:
         held = sum(sequence.prompt_tokens + self._made[sequence.id] for sequence in decode)
         stage = Stage(action, Reason.ENGINE_IDLE, tuple(prefill), tuple(decode), held)
         for chunk in prefill:
             chunk.sequence.slot = len(decode)
-        iteration: Iteration = await self._engine.run(stage, resumed=True)
+        iteration: Iteration = await self._engine.run(stage, resumed=resumed)
         for chunk in prefill:
             chunk.sequence.prefilled += chunk.tokens
         for key in iteration.tokens:

@@ -53,9 +53,14 @@ class Shapes:
                 self.kv_tokens - 2 * max(self.mixed_prompts, default=0)
             ) // batch - self.most_tokens
             longest = min(room, self.max_model_len - self.most_tokens)
-            contexts = {LEAST_PROMPT, longest // 4, longest // 2}
+            contexts = {LEAST_PROMPT, *(longest * eighths // 8 for eighths in range(1, 5))}
             found += [(batch, n) for n in sorted(contexts) if LEAST_PROMPT <= n <= longest]
         return found
+
+
+def unequal(context: int, batch: int) -> list[int]:
+    """Prompts of a batch, half to one and a half times `context`, and that on average."""
+    return [max(1, round(context * (0.5 + (k + 0.5) / batch))) for k in range(batch)]
 
 
 def _doubled(least: int, most: int) -> list[int]:

@@ -92,6 +92,8 @@ class EngineCase:
             raise ProblemError("cost model: mixed iterations have no place in an exclusive engine")
         if cost.gamma_d_s != 0:
             raise ProblemError("cost model: gamma_d must be 0, rounds may not depend on the cache")
+        if cost.delta_s != 0:
+            raise ProblemError("cost model: delta must be 0, prefill must be linear")
         for i, tokens in enumerate(requests):
             if any(count < 1 or count % 1 for count in tokens):
                 raise ProblemError(f"request {i}: {tokens} must be two whole numbers of at least 1")

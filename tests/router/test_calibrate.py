@@ -7,6 +7,7 @@ import json
 import random
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,16 @@ def test_the_truth_is_found_through_noise_and_stalls() -> None:
         assert 0.01 < error.median < 0.08
 
 
-def test_errors_are_honest_where_no_line_fits() -> None:
-    """A mixed iteration that costs prompt tokens times cached ones is not linear."""
+def test_the_time_of_queries_and_keys_is_found() -> None:
+    pairs = replace(TRUTH, delta_s=6e-8)
+    found = calibrate(measured(NoisyEngine(pairs, 0.0)))
+    assert found.cost.to_ms() == pytest.approx(pairs.to_ms(), rel=1e-6, abs=1e-12)
+    noisy = calibrate(measured(NoisyEngine(pairs, 0.05, stalls=0.02)))
+    assert noisy.cost.delta_s == pytest.approx(pairs.delta_s, rel=0.1)
+
+
+def test_errors_are_honest_where_nothing_fits() -> None:
+    """Mixed iterations that take long by what is cached alone, though decode rounds do not."""
     samples = [
         Sample(s.action, s.prompt_tokens, s.batch, s.kv_tokens, s.seconds * (1 + s.kv_tokens / 2e3))
         if s.action is Action.MIXED

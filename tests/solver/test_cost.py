@@ -26,7 +26,16 @@ def test_milliseconds_there_and_back() -> None:
     terms = {"alpha_p_ms": 25, "beta_p_ms": 0.13, "alpha_d_ms": 29, "beta_d_ms": 0.21}
     cost = CostModel.from_ms(terms)
     assert cost.decode_s(10) == pytest.approx(PAPER.decode_s(10))
-    assert cost.to_ms() == pytest.approx({**terms, "gamma_d_ms": 0.0})
+    assert cost.to_ms() == pytest.approx({**terms, "gamma_d_ms": 0.0, "delta_ms": 0.0})
+
+
+def test_attention_takes_queries_times_keys() -> None:
+    cost = CostModel(1.0, 0.1, 2.0, 0.5, 0.01, 3.0, 0.2, 0.6, delta_s=0.001)
+    assert cost.prefill_s(10) == pytest.approx(1 + 1 + 0.001 * 10 * 10)
+    assert cost.mixed_s(10, 4, 50) == pytest.approx(3 + 2 + 2.4 + 0.5 + 0.001 * 14 * 60)
+    assert cost.decode_s(4, 50) == pytest.approx(2 + 2 + 0.5)
+    assert CostModel.from_ms(cost.to_ms()) == cost
+    assert cost.scaled(2).prefill_s(10) == pytest.approx(2 * cost.prefill_s(10))
 
 
 @pytest.mark.parametrize(

@@ -92,5 +92,9 @@ class Engine(Protocol):
         ...
 
     async def run(self, stage: Stage, *, resumed: bool) -> Iteration:
-        """Run a stage; `resumed`: there was nothing to do before it."""
+        """Run a stage.
+
+        Unless `resumed`, which says that there was nothing to do before it, its time begins where
+        that of the last one ended: what passes between two iterations is theirs too.
+        """
         ...

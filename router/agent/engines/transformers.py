@@ -80,6 +80,7 @@ class TransformersEngine:
         self._running: dict[str, _Running] = {}
         self._dropped: list[str] = []
         self._thread = ThreadPoolExecutor(1, "engine")
+        self._ended_s = time.monotonic()
         processor.output_router = _Nobody()
 
     def answers(self, request: CompletionRequest, body: Body, limit: Limit) -> list[Answer]:
@@ -167,16 +168,19 @@ class TransformersEngine:
         """See `Engine`; its memory falls free before the next iteration."""
         self._dropped.append(sequence_id)
 
-    async def run(self, stage: Stage, *, resumed: bool) -> Iteration:  # noqa: ARG002
+    async def run(self, stage: Stage, *, resumed: bool) -> Iteration:
         """Compute a stage in the engine's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, stage)
+        start_s = time.monotonic() if resumed else self._ended_s
+        compute = asyncio.get_running_loop().run_in_executor
+        tokens = await compute(self._thread, self._compute, stage)
+        self._ended_s = time.monotonic()
+        return Iteration(start_s, self._ended_s, tokens)
 
     def close(self) -> None:
         """End the engine's thread."""
         self._thread.shutdown()
 
-    def _compute(self, stage: Stage) -> Iteration:
-        start = time.monotonic()
+    def _compute(self, stage: Stage) -> dict[str, Token]:
         while self._dropped:
             self._forget(self._dropped.pop())
         for key in stage.preempted:
@@ -185,18 +189,17 @@ class TransformersEngine:
         told += [(chunk.sequence, self._chunk(chunk)) for chunk in stage.prefill]
         told = [(sequence, count) for sequence, count in told if sequence.id in self._running]
         if not told:
-            return Iteration(start, time.monotonic())
+            return {}
         self._scheduler.told = [(self._enter(sequence), count) for sequence, count in told]
         with torch.inference_mode():
             assert self._processor.prepare_next_batch()
             self._processor._generation_step(self._model)  # noqa: SLF001 - their loop's own steps
             self._processor.update_batch()
-        tokens = {
+        return {
             sequence.id: self._token(sequence.id)
             for sequence, _ in told
             if not self._running[sequence.id].state.remaining_prefill_tokens
         }
-        return Iteration(start, time.monotonic(), tokens)
 
     def _chunk(self, chunk: Chunk) -> int:
         """Tokens of a chunk; the last takes all that is left.
