@@ -26,6 +26,8 @@ from solver.sequence import Action, Sequence
 # A pace that is silent for so many rounds stands still.
 LATE = 1.5
 SPAN = 4
+# A prefill that takes so many times what it should waits for something else than its turn.
+OVERDUE = 4.0
 NOBODY = -1  # the slot of a sequence beyond those that can be followed
 
 
@@ -34,6 +36,7 @@ class Flight:
     """One sequence in flight.
 
     Attributes:
+        released_s: since when it is in flight.
         begins_s: when its first token is expected, where none can be seen.
         begun: it decodes.
         made: tokens seen, or predicted where none can be seen.
@@ -41,6 +44,7 @@ class Flight:
 
     sequence: Sequence
     streamed: bool
+    released_s: float
     begins_s: float
     begun: bool = False
     made: int = 0
@@ -114,6 +118,16 @@ class InFlight:
         """Prompt tokens of those whose prefill is not over."""
         return sum(flight.sequence.prompt_tokens for flight in self._filling.values())
 
+    def prefilling(self, now: float) -> bool:
+        """Whether prefills are under way, and nobody waits much longer for one than all take."""
+        if not self._filling:
+            return False
+        cost = self._fit.cost
+        patience_s = OVERDUE * (
+            cost.prefill_s(self.prompt_to_prefill()) + cost.decode_s(self.decoding, self.kv_held)
+        )
+        return now - min(flight.released_s for flight in self._filling.values()) <= patience_s
+
     def release(self, sequences: Many[Sequence], streamed: Many[bool], now: float) -> None:
         """One group goes to the engine."""
         tokens = sum(sequence.prompt_tokens for sequence in sequences)
@@ -121,7 +135,7 @@ class InFlight:
         begins_s = now + self._fit.cost.prefill_s(tokens)
         for sequence, seen in zip(sequences, streamed, strict=True):
             sequence.slot = heapq.heappop(self._rows) if self._rows else NOBODY
-            flight = Flight(sequence, seen, begins_s)
+            flight = Flight(sequence, seen, now, begins_s)
             self._flights[sequence.id] = self._filling[sequence.id] = flight
             self.kv_held += sequence.prompt_tokens
         self._span_s = None

@@ -2,7 +2,9 @@
 
 Rules:
 - an engine that lets requests wait while it runs fewer than it was given has less room than was
-  thought: after `SURE` such reports in a row the limit is the most that it ran in them;
+  thought: after `SURE` such reports in a row the limit is the most that it ran in them. But it must
+  be slots or memory that they wait for, and not their turn to be prefilled, of which an engine
+  takes only so many tokens an iteration: a report with prefills under way (`prefilling`) is none;
 - while it runs all that it may and nobody waits, the limit grows again, one at a time: memory may
   have been short only for a while;
 - the limit is never below 1, nor above what the operator said.
@@ -23,9 +25,9 @@ class SlotLimit:
         self._short: list[int] = []
         self._easy = 0
 
-    def observe(self, running: int, waiting: int) -> int:
+    def observe(self, running: int, waiting: int, *, prefilling: bool) -> int:
         """The engine reports how many run and wait; the limit from now on."""
-        if waiting > 0 and running < self.limit:
+        if waiting > 0 and running < self.limit and not prefilling:
             self._short.append(running)
             self._easy = 0
             if len(self._short) >= SURE:

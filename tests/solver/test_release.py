@@ -260,15 +260,32 @@ def test_what_does_not_stream_is_taken_to_go_on() -> None:
 def test_slots_are_learnt_from_an_engine_that_lets_requests_wait() -> None:
     limit = SlotLimit(16)
     for _ in range(SURE - 1):
-        assert limit.observe(running=10, waiting=3) == 16
-    assert limit.observe(running=9, waiting=3) == 10
-    assert limit.observe(running=10, waiting=2) == 10  # as many as it was given
+        assert limit.observe(running=10, waiting=3, prefilling=False) == 16
+    assert limit.observe(running=9, waiting=3, prefilling=False) == 10
+    assert limit.observe(running=10, waiting=2, prefilling=False) == 10  # as many as it was given
     for _ in range(GROW_AFTER - 1):
-        assert limit.observe(running=10, waiting=0) == 10
-    assert limit.observe(running=10, waiting=0) == 11
+        assert limit.observe(running=10, waiting=0, prefilling=False) == 10
+    assert limit.observe(running=10, waiting=0, prefilling=False) == 11
+
+
+def test_waiting_for_ones_turn_is_no_want_of_slots() -> None:
+    limit = SlotLimit(16)
+    for _ in range(20):
+        assert limit.observe(running=5, waiting=11, prefilling=True) == 16
+
+
+def test_a_prefill_is_overdue_when_it_takes_much_longer_than_all_should() -> None:
+    books = releaser("prefill-first", 2)
+    assert not books.flying.prefilling(0.0)
+    books.add(ask("a", 100), 0.0)
+    assert len(list(books.releases(0.0))) == 1
+    assert books.flying.prefilling(COST.prefill_s(70))
+    assert not books.flying.prefilling(20 * COST.prefill_s(70))
+    books.hear("a/0", 1, 21 * COST.prefill_s(70))
+    assert not books.flying.prefilling(21 * COST.prefill_s(70))
 
 
 def test_one_report_of_waiting_requests_teaches_nothing() -> None:
     limit = SlotLimit(16)
     for k in range(20):
-        assert limit.observe(running=8, waiting=k % 2) == 16
+        assert limit.observe(running=8, waiting=k % 2, prefilling=False) == 16

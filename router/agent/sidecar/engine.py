@@ -92,7 +92,8 @@ class Engine:
     def _learn(self, signals: Signals) -> None:
         books = self.books
         if signals.running is not None and signals.waiting is not None:
-            slots = self._limit.observe(signals.running, signals.waiting)
+            prefilling = books.flying.prefilling(time.monotonic())
+            slots = self._limit.observe(signals.running, signals.waiting, prefilling=prefilling)
             if slots != books.slots:
                 log.info("the engine runs fewer or more at once", extra={"slots": slots})
                 books.resize(slots, time.monotonic())
