@@ -28,6 +28,8 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 1000)
 # Seconds, from a single token's to a stalled round's.
 SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+# Seconds, from a request that goes at once to one that waits for room behind a backlog.
+WAITS = (0.0001, 0.00025, *SHORT, 5, 10, 25, 50, 100, 250)
 # Seconds, around a window's wait and a planner's deadline.
 TINY = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -70,7 +72,7 @@ class GatewayMetrics:
             "makespan_queue_seconds",
             "From a request's arrival until it was sent to a worker, or ended without.",
             ["outcome"],
-            buckets=TINY,
+            buckets=WAITS,
             registry=registry,
         )
         self.window_requests = Histogram(
@@ -130,7 +132,7 @@ class GatewayMetrics:
         self.overhead = Histogram(
             "makespan_gateway_overhead_seconds",
             "Time that the gateway added before a response began, windows and plans included.",
-            buckets=TINY,
+            buckets=WAITS,
             registry=registry,
         )
         self.worker_up = Gauge(
