@@ -1,0 +1,384 @@
+"""The Grafana dashboard: ``python -m deploy.grafana.dashboard`` writes it as JSON.
+
+It needs the development tools (``make setup``), and is no part of the package.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from grafana_foundation_sdk.builders.dashboard import (
+    Dashboard,
+    DatasourceVariable,
+    QueryVariable,
+    Row,
+)
+from grafana_foundation_sdk.builders.stat import Panel as Stat
+from grafana_foundation_sdk.builders.timeseries import Panel as Timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.common import StackingMode
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    VariableOption,
+    VariableRefresh,
+    VariableSort,
+)
+
+from deploy.grafana.panels import (
+    AGENT,
+    GATEWAY,
+    GREEN,
+    MODEL,
+    RED,
+    SOURCE,
+    WORKER,
+    YELLOW,
+    Limits,
+    Query,
+    chart,
+    mean,
+    number,
+    quantiles,
+)
+
+PATH = Path(__file__).parent / "dashboards" / "makespan.json"
+RATE = "[$__rate_interval]"
+BUDGET = Query("max(makespan:error_budget:ratio)", "budget")
+Panels = list[Timeseries | Stat]
+
+
+def at_a_glance() -> Panels:
+    """One number for each thing that can go wrong."""
+    up = f"max by (worker) (makespan_worker_up{{{WORKER}}})"
+    failing = f"max(makespan:request_errors:ratio_rate5m{{{GATEWAY}}})"
+    return [
+        number(
+            "Workers up",
+            "Workers that some gateway can send requests to.",
+            "none",
+            Query(f"sum({up})", "workers"),
+            Limits([(1, GREEN)], RED),
+        ),
+        number(
+            "Requests",
+            "Requests that ended, however they did.",
+            "reqps",
+            Query(f"sum(rate(makespan_requests_total{{{MODEL}}}{RATE}))", "requests"),
+            Limits([]),
+        ),
+        number(
+            "Failing",
+            "The part of the requests that failed through no fault of their client, over five "
+            "minutes; red at the pace that calls somebody.",
+            "percentunit",
+            Query(failing, "failing"),
+            Limits([(0.005, YELLOW), (0.072, RED)]),
+        ),
+        number(
+            "Backlog",
+            "Requests that wait at the gateways until a worker can start them.",
+            "none",
+            Query(f"sum(makespan:unsent_requests:sum{{{GATEWAY}}})", "requests"),
+            Limits([(500, YELLOW), (5000, RED)]),
+        ),
+        number(
+            "Utilization",
+            "Slot-time on prefill and decode over all but empty, over five minutes.",
+            "percentunit",
+            Query('avg(makespan:utilization:ratio_rate5m{job=~"$agents"})', "utilization"),
+            Limits([(0.5, YELLOW), (0.8, GREEN)], RED),
+        ),
+        number(
+            "Plan gap",
+            "How far the latest plans are above their proven lower bound, the worst gateway's.",
+            "percentunit",
+            Query(f"max(makespan_plan_gap_ratio{{{GATEWAY}}})", "gap"),
+            Limits([(0.1, YELLOW), (0.25, RED)]),
+        ),
+    ]
+
+
+def requests() -> Panels:
+    """What clients get."""
+    by_outcome = f"sum by (outcome) (rate(makespan_requests_total{{{MODEL}}}{RATE}))"
+    return [
+        chart(
+            "Requests by outcome",
+            "Every request ends in exactly one outcome.",
+            "reqps",
+            [Query(by_outcome, "{{outcome}}")],
+            width=12,
+            stack=StackingMode.NORMAL,
+        ),
+        chart(
+            "Failing requests and the error budget",
+            "failed, expired and rejected_no_capacity over those and completed. An hour at 14.4 "
+            "times the budget, or six at 6 times, calls somebody.",
+            "percentunit",
+            [
+                Query(
+                    f"makespan:request_errors:ratio_rate{span}{{{GATEWAY}}}", f"{{{{job}}}} {span}"
+                )
+                for span in ("5m", "1h", "6h")
+            ]
+            + [BUDGET],
+            width=12,
+        ),
+        chart(
+            "Time to first token",
+            "From a streamed request's arrival to its first byte of content.",
+            "s",
+            quantiles("makespan_time_to_first_token_seconds", MODEL),
+        ),
+        chart(
+            "Time per output token",
+            "Mean time between the output tokens of a streamed request.",
+            "s",
+            quantiles("makespan_time_per_output_token_seconds", MODEL),
+        ),
+        chart(
+            "Request duration",
+            "From a request's arrival to its last byte, for completed ones.",
+            "s",
+            quantiles("makespan_request_duration_seconds", MODEL),
+        ),
+    ]
+
+
+def waiting() -> Panels:
+    """Where requests wait before they are sent."""
+    return [
+        chart(
+            "Backlog",
+            "Requests that wait at a gateway until a worker can start them soon.",
+            "none",
+            [Query(f"sum by (instance) (makespan_unsent_requests{{{GATEWAY}}})", "{{instance}}")],
+        ),
+        chart(
+            "Time until sent",
+            "From a request's arrival until it was sent to a worker, or ended without.",
+            "s",
+            quantiles("makespan_queue_seconds", GATEWAY),
+        ),
+        chart(
+            "Overhead",
+            "Time that the gateway added before a response began, windows and plans included.",
+            "s",
+            quantiles("makespan_gateway_overhead_seconds", GATEWAY),
+        ),
+    ]
+
+
+def plans() -> Panels:
+    """What the planner does."""
+    how_many = f"sum by (method) (rate(makespan_plan_duration_seconds_count{{{GATEWAY}}}{RATE}))"
+    return [
+        chart(
+            "Window size",
+            "Requests planned together in a window.",
+            "none",
+            [
+                mean("makespan_window_requests", GATEWAY),
+                *quantiles("makespan_window_requests", GATEWAY, (0.5, 0.95)),
+            ],
+        ),
+        chart(
+            "Plan time by method",
+            "Time to plan a window, by what found the plan.",
+            "s",
+            quantiles("makespan_plan_duration_seconds", GATEWAY, (0.95,), by="method"),
+        ),
+        chart(
+            "Plans by method",
+            "Plans made, by what found them.",
+            "ops",
+            [Query(how_many, "{{method}}")],
+            stack=StackingMode.NORMAL,
+        ),
+        chart(
+            "Plan gap",
+            "How far the latest plan's makespan is above its bound; an average above the line "
+            "raises an alert.",
+            "percentunit",
+            [Query(f"makespan_plan_gap_ratio{{{GATEWAY}}}", "{{instance}}")],
+            width=12,
+            limits=Limits([(0.25, RED)]),
+        ),
+        chart(
+            "Makespan and bound",
+            "Planned time until the fleet has done all it has, and its proven lower bound.",
+            "s",
+            [
+                Query(f"makespan_plan_makespan_seconds{{{GATEWAY}}}", "{{instance}} makespan"),
+                Query(f"makespan_plan_lower_bound_seconds{{{GATEWAY}}}", "{{instance}} bound"),
+            ],
+            width=12,
+        ),
+    ]
+
+
+def workers() -> Panels:
+    """The workers as gateways see them."""
+    return [
+        chart(
+            "Workers up",
+            "1 where some gateway can send requests to the worker.",
+            "none",
+            [Query(f"max by (worker) (makespan_worker_up{{{WORKER}}})", "{{worker}}")],
+            most=1,
+        ),
+        chart(
+            "Backlog per worker",
+            "Time that the worker needs for what it has been sent, by all gateways together.",
+            "s",
+            [Query(f"sum by (worker) (makespan_worker_backlog_seconds{{{WORKER}}})", "{{worker}}")],
+        ),
+        chart(
+            "Predicted over actual output tokens",
+            "1 is a perfect prediction; half of the requests lie above the median. A median "
+            "outside of 0.5 to 2 over an hour raises an alert.",
+            "none",
+            [
+                *quantiles("makespan_predicted_tokens_error_ratio", GATEWAY, (0.1, 0.5, 0.9)),
+                Query(
+                    f"makespan:predicted_tokens_error:median1h{{{GATEWAY}}}", "{{job}} median 1h"
+                ),
+            ],
+            limits=Limits([(0.5, GREEN), (2, RED)], RED),
+        ),
+    ]
+
+
+def engines() -> Panels:
+    """What agents see of their engines."""
+    states = f"sum by (state) (rate(makespan_slot_seconds_total{{{AGENT}}}{RATE}))"
+    iterations = f"sum by (kind) (rate(makespan_iteration_duration_seconds_count{{{AGENT}}}{RATE}))"
+    busy = f'rate(makespan_slot_seconds_total{{{AGENT}, state=~"prefill|decode"}}{RATE})'
+    held = f'rate(makespan_slot_seconds_total{{{AGENT}, state!="empty"}}{RATE})'
+    share = f"sum by (worker) ({busy}) / (sum by (worker) ({held}) > 0)"
+    inserted = f"sum by (reason) (rate(makespan_prefill_insertions_total{{{AGENT}}}{RATE}))"
+    return [
+        chart(
+            "Utilization",
+            "Slot-time on prefill and decode over all but empty; none while a worker is idle.",
+            "percentunit",
+            [Query(share, "{{worker}}")],
+            most=1,
+        ),
+        chart(
+            "Slot-seconds by state",
+            "Where slot-time goes. stalled: stands still while others are prefilled; waiting: idle "
+            "while work is queued; empty: idle with none.",
+            "percentunit",
+            [Query(states, "{{state}}")],
+            stack=StackingMode.PERCENT,
+        ),
+        chart(
+            "Efficiency",
+            "Proven lower bound of the work of the last busy period over the time it took.",
+            "percentunit",
+            [Query(f"makespan_efficiency_ratio{{{AGENT}}}", "{{worker}}")],
+            most=1,
+        ),
+        chart(
+            "Iterations",
+            "Iterations of the engines, by kind.",
+            "ops",
+            [Query(iterations, "{{kind}}")],
+            stack=StackingMode.NORMAL,
+        ),
+        chart(
+            "Iteration time",
+            "Duration of the engines' iterations, by kind.",
+            "s",
+            quantiles("makespan_iteration_duration_seconds", AGENT, (0.5, 0.99), by="kind"),
+        ),
+        chart(
+            "Prefills by reason",
+            "Prefill stages, by why the policy inserted them.",
+            "ops",
+            [Query(inserted, "{{reason}}")],
+        ),
+        chart(
+            "Queue at the agent",
+            "Requests waiting for a slot.",
+            "none",
+            [Query(f"makespan_queue_requests{{{AGENT}}}", "{{worker}}")],
+            width=12,
+        ),
+        chart(
+            "Cached tokens",
+            "Tokens in the memory of running requests.",
+            "none",
+            [Query(f"makespan_kv_tokens{{{AGENT}}}", "{{worker}}")],
+            width=12,
+        ),
+    ]
+
+
+ROWS = {
+    "At a glance": at_a_glance,
+    "Requests": requests,
+    "Waiting": waiting,
+    "Plans": plans,
+    "Workers and predictions": workers,
+    "Engines": engines,
+}
+
+
+def dashboard() -> Dashboard:
+    """The whole of it; panels are numbered in their order."""
+    result = (
+        Dashboard("Makespan")
+        .uid("makespan")
+        .description("Requests, plans, workers and engines of a Makespan fleet.")
+        .tags(["makespan", "llm"])
+        .time("now-30m", "now")
+        .refresh("10s")
+        .timezone("browser")
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .with_variable(DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
+        .with_variable(_variable("job", "Gateways", "makespan_unsent_requests", "job"))
+        .with_variable(_variable("agents", "Agents", "makespan_kv_tokens", "job"))
+        .with_variable(
+            _variable("model", "Model", f"makespan_requests_total{{{GATEWAY}}}", "model")
+        )
+        .with_variable(_variable("worker", "Worker", f"makespan_worker_up{{{GATEWAY}}}", "worker"))
+    )
+    number_of = 0
+    for title, panels in ROWS.items():
+        number_of += 1
+        result.with_row(Row(title).id(number_of))
+        for panel in panels():
+            number_of += 1
+            result.with_panel(panel.id(number_of))
+    return result
+
+
+def _variable(name: str, title: str, metric: str, label: str) -> QueryVariable:
+    """Chooses among the values that a label of `metric` has.
+
+    All jobs are those that have the metric. All workers and models are whatever there is, so that
+    agents whose scrape names no worker are seen, too.
+    """
+    variable = (
+        QueryVariable(name)
+        .label(title)
+        .datasource(SOURCE)
+        .query(f"label_values({metric}, {label})")
+        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(VariableSort.ALPHABETICAL_ASC)
+        .multi(True)
+        .include_all(True)
+        .current(VariableOption(selected=True, text="All", value="$__all"))
+    )
+    return variable if label == "job" else variable.all_value(".*")
+
+
+def render() -> str:
+    """The file's text."""
+    return JSONEncoder(indent=2, sort_keys=True).encode(dashboard().build()) + "\n"
+
+
+if __name__ == "__main__":
+    PATH.write_text(render(), encoding="utf-8")
