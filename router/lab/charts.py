@@ -67,14 +67,15 @@ def lines_chart(
     y_label: str,
     title: str,
     log_x: bool = False,
+    log_y: bool = False,
     x_ticks: Sequence[float] = (),
     with_legend: bool = True,
     width: float = 620.0,
     height: float = 380.0,
 ) -> str:
-    """Curves over a common pair of axes; y begins at 0.
+    """Curves over a common pair of axes; y begins at 0, unless it is logarithmic.
 
-    A logarithmic x axis begins at the least positive x, and shows points at 0 or less there.
+    A logarithmic axis begins at the least positive value, and shows points at 0 or less there.
 
     Raises:
         ValueError: no series, or one without points.
@@ -87,7 +88,7 @@ def lines_chart(
     keys = legend(entries, LEFT, 42, width - LEFT - RIGHT) if with_legend else []
     top, bottom = 50.0 + ROW * len(keys), height - 46
     x = _x_scale(x_ticks or [at for at, _ in points], width, log=log_x, exact=bool(x_ticks))
-    y = Scale(0.0, rounded_up(max(value for _, value in points) or 1.0, 5), bottom, top)
+    y = _y_scale([value for _, value in points], bottom, top, log=log_y)
     curves = [_curve(one, ink, x, y) for one, ink in zip(series, inks, strict=True)]
     return picture(
         width,
@@ -114,6 +115,14 @@ def _x_scale(values: Sequence[float], width: float, *, log: bool, exact: bool) -
     if exact:
         return Scale(low, max(high, low + 1.0), LEFT, width - RIGHT)
     return Scale(min(low, 0.0), rounded_up(high or 1.0, 10), LEFT, width - RIGHT)
+
+
+def _y_scale(values: Sequence[float], bottom: float, top: float, *, log: bool) -> Scale:
+    high = max(values)
+    if log:
+        low = min((value for value in values if value > 0), default=1.0)
+        return Scale(low / 1.1, max(high, low) * 1.1, bottom, top, log=True)
+    return Scale(0.0, rounded_up(high or 1.0, 5), bottom, top)
 
 
 def _mark(one: Series, ink: int) -> str:

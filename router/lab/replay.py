@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import product
 
 import numpy as np
 import orjson
@@ -15,8 +14,12 @@ from router.lab.gantt import fleet_gantt, gantt
 from router.lab.pool import over
 from router.lab.report import Run, Traffic, report
 from router.lab.run import Choice, fleet, load, setting
+from router.lab.runs import by_workers, ordered
 from router.lab.settings import ReplaySettings
 from router.lab.simulate import writable
+from router.lab.sizing import Goal, answers, search
+from router.lab.sizing_words import rows, sized
+from router.lab.words import NBSP
 from solver.sim.report import Report, time_to_first_token
 from solver.sim.report import report as figures
 from solver.sim.schedule import Line
@@ -28,7 +31,9 @@ DRAWN = 64
 
 
 def replay(settings: ReplaySettings) -> None:
-    """Run all combinations, on all cores; write the report.
+    """Run all combinations, or those that show how many workers it takes; write the report.
+
+    Exits with 1 if no fleet keeps the SLOs.
 
     Raises:
         BadSettings: if the trace is wrong, or the report cannot be written.
@@ -37,17 +42,16 @@ def replay(settings: ReplaySettings) -> None:
     requests = load(settings)
     with writable(settings.report):
         pass  # complain before the work, not after
-    choices = [
-        Choice(policy, dispatch, workers)
-        for workers, dispatch, policy in product(
-            settings.workers, settings.dispatch, settings.policy
-        )
-    ]
-    runs = over(partial(_run, settings), choices, "runs")
-    drawn = _drawn(runs)
-    pictures = over(partial(_picture, settings), [choices[k] for k in drawn], "pictures")
-    for k, picture in zip(drawn, pictures, strict=True):
-        runs[k] = replace(runs[k], gantt_svg=picture)
+    kinds = settings.kinds()
+    if settings.slo:
+        goal = Goal(settings.slo, sorted(settings.workers), settings.worker_cost)
+        runs = search(goal, kinds, partial(_measured, settings))
+        shown = [answer.run or answer.best for answer in answers(goal, runs)]
+    else:
+        goal = None
+        runs = _measured(settings, [Choice(*kind, n) for n in settings.workers for kind in kinds])
+        shown = _to_draw(runs)
+    runs = _drawn(settings, runs, [run for run in shown if run.workers <= DRAWN])
     traffic = Traffic(
         name=settings.requests.name,
         requests=len(requests),
@@ -60,10 +64,28 @@ def replay(settings: ReplaySettings) -> None:
         traffic=traffic,
         settings=_told(settings),
         command=" ".join(["makespan", *sys.argv[1:]]),
+        goal=goal,
     )
     with writable(settings.report) as file:
         file.write(page.encode())
-    print(_json(runs) if settings.json else _table(settings, runs))
+    if goal is None:
+        print(_json(runs) if settings.json else _table(settings, runs))
+        return
+    print(_sized_json(goal, runs) if settings.json else _sized_table(settings, goal, runs))
+    if all(answer.run is None for answer in answers(goal, runs)):
+        sys.exit(1)
+
+
+def _measured(settings: ReplaySettings, choices: Sequence[Choice]) -> list[Run]:
+    return over(partial(_run, settings), choices, "runs")
+
+
+def _drawn(settings: ReplaySettings, runs: Sequence[Run], shown: Sequence[Run]) -> list[Run]:
+    """The runs, those to be shown with a picture of their schedule."""
+    choices = [Choice(run.policy, run.dispatch, run.workers) for run in shown]
+    pictures = over(partial(_picture, settings), choices, "pictures")
+    of = {id(run): picture for run, picture in zip(shown, pictures, strict=True)}
+    return [replace(run, gantt_svg=of.get(id(run), "")) for run in runs]
 
 
 def _run(settings: ReplaySettings, choice: Choice) -> Run:
@@ -92,13 +114,13 @@ def _told_of(choice: Choice, found: Report, first_s: Sequence[float]) -> Run:
     )
 
 
-def _drawn(runs: Sequence[Run]) -> list[int]:
+def _to_draw(runs: Sequence[Run]) -> list[Run]:
     """For each number of workers: the first run, as the baseline, and the best."""
-    chosen: set[int] = set()
-    for workers in {run.workers for run in runs if run.workers <= DRAWN}:
-        group = [k for k, run in enumerate(runs) if run.workers == workers]
-        chosen |= {group[0], min(group, key=lambda k: runs[k].makespan_s)}
-    return sorted(chosen)
+    chosen: list[Run] = []
+    for group in by_workers(runs).values():
+        best = min(group, key=lambda run: run.makespan_s)
+        chosen += [group[0]] if best is group[0] else [group[0], best]
+    return chosen
 
 
 def _picture(settings: ReplaySettings, choice: Choice) -> str:
@@ -149,9 +171,40 @@ def _table(settings: ReplaySettings, runs: Sequence[Run]) -> str:
 
 
 def _json(runs: Sequence[Run]) -> str:
-    def plain(run: Run) -> dict[str, object]:
-        names = ("policy", "dispatch", "workers", "makespan_s", "lower_bound_s", "gap_ratio")
-        more = ("utilization", "generation_tokens_per_s", "ttft_s", "tpot_s", "e2e_s", "requests")
-        return {name: getattr(run, name) for name in (*names, *more)}
+    return orjson.dumps({"runs": [_plain(run) for run in runs]}).decode()
 
-    return orjson.dumps({"runs": [plain(run) for run in runs]}).decode()
+
+def _plain(run: Run) -> dict[str, object]:
+    names = ("policy", "dispatch", "workers", "makespan_s", "lower_bound_s", "gap_ratio")
+    more = ("utilization", "generation_tokens_per_s", "ttft_s", "tpot_s", "e2e_s", "requests")
+    return {name: getattr(run, name) for name in (*names, *more)}
+
+
+def _sized_table(settings: ReplaySettings, goal: Goal, runs: Sequence[Run]) -> str:
+    lines = [f"{lead}: {words}" for lead, words in sized(goal, runs)]
+    text = "\n".join([*rows(goal, runs), "", *lines, "", f"report: {settings.report.resolve()}"])
+    return text.replace(NBSP, " ")
+
+
+def _sized_json(goal: Goal, runs: Sequence[Run]) -> str:
+    def plain(run: Run) -> dict[str, object]:
+        cost = {} if goal.worker_cost is None else {"cost": goal.cost(run)}
+        worth = {"worker_hours": run.worker_hours, **cost, "keeps_slo": goal.keeps(run)}
+        return {**_plain(run), **worth}
+
+    found = [
+        {
+            "policy": answer.best.policy,
+            "dispatch": answer.best.dispatch,
+            "workers": None if answer.run is None else answer.run.workers,
+            "best": answer.best.workers,
+        }
+        for answer in answers(goal, runs)
+    ]
+    told = {
+        "slo": {slo.name: slo.limit_s for slo in goal.slos},
+        "workers": found[0]["workers"],
+        "answers": found,
+        "runs": [plain(run) for run in ordered(runs)],
+    }
+    return orjson.dumps(told).decode()

@@ -6,13 +6,16 @@ table and switches curves on and off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from math import nan
 from pathlib import Path
 
 from router.lab.run_charts import first_tokens, makespans
 from router.lab.runs import Run, Traffic, by_workers, ordered, run_name
+from router.lab.sizing import Goal
+from router.lab.sizing_charts import workers_needed
+from router.lab.sizing_words import sized
 from router.lab.svg import element, percent, theme
 from router.lab.table import Column, table
 from router.lab.words import TERMS, summary
@@ -29,6 +32,7 @@ def report(
     traffic: Traffic,
     settings: Mapping[str, str],
     command: str,
+    goal: Goal | None = None,
 ) -> str:
     """The page.
 
@@ -38,6 +42,7 @@ def report(
         traffic: what was replayed.
         settings: anything else to know, in words, by name.
         command: what makes this page again.
+        goal: what the runs were to show, if it was how many workers it takes.
 
     Raises:
         ValueError: there are no runs.
@@ -49,15 +54,32 @@ def report(
         _header(title, traffic, {**_constants(runs), **settings}),
         element(
             "main",
-            _section("In short", _in_short(runs)),
-            _section("All runs", _main_table(runs), _latency_table(runs)),
-            _section("Makespan", makespans(runs)),
-            _section("Time to first token", first_tokens(runs)),
+            *(_compared(runs) if goal is None else _sized(goal, runs)),
             _pictures(runs),
             _section("How to read this", _terms()),
             _section("Made by", element("pre", element("code", escape(command)))),
         ),
     )
+
+
+def _compared(runs: Sequence[Run]) -> list[str]:
+    """Policies and dispatchers beside each other."""
+    bound = "No schedule of these requests on as many workers can beat the lower bound."
+    return [
+        _section("In short", _listed(summary(runs)), element("p", bound, class_="note")),
+        _section("All runs", _main_table(runs), _latency_table(runs)),
+        _section("Makespan", makespans(runs)),
+        _section("Time to first token", first_tokens(runs)),
+    ]
+
+
+def _sized(goal: Goal, runs: Sequence[Run]) -> list[str]:
+    """How many workers it takes."""
+    return [
+        _section("In short", _listed(sized(goal, runs))),
+        _section("Workers", workers_needed(goal, runs)),
+        _section("All runs", _sizing_table(goal, runs), _latency_table(runs)),
+    ]
 
 
 def _page(title: str, *body: str) -> str:
@@ -113,13 +135,11 @@ def _constants(runs: Sequence[Run]) -> dict[str, str]:
     }
 
 
-def _in_short(runs: Sequence[Run]) -> str:
+def _listed(lines: Iterable[tuple[str, str]]) -> str:
     items = (
-        element("li", element("b", escape(lead)), ": ", escape(words))
-        for lead, words in summary(runs)
+        element("li", element("b", escape(lead)), ": ", escape(words)) for lead, words in lines
     )
-    bound = "No schedule of these requests on as many workers can beat the lower bound."
-    return element("ul", *items, class_="short") + element("p", bound, class_="note")
+    return element("ul", *items, class_="short")
 
 
 def _name_columns(runs: Sequence[Run]) -> list[Column[Run]]:
@@ -152,6 +172,23 @@ def _main_table(runs: Sequence[Run]) -> str:
     ]
     among = "runs" if len(by_workers(runs)) == 1 else "runs on as many workers"
     caption = f"Bold is the best among {among}. A column's head sorts by it."
+    return table(caption, columns, ordered(runs), lambda run: run.workers)
+
+
+def _sizing_table(goal: Goal, runs: Sequence[Run]) -> str:
+    columns: list[Column[Run]] = [
+        *_name_columns(runs),
+        Column("keeps the SLO", lambda run: "yes" if goal.keeps(run) else "no"),
+        *(
+            Column(f"{slo.words}, s", slo.of, "at most " + f"{slo.limit_s:g} s")
+            for slo in goal.slos
+        ),
+        Column("utilization", lambda run: run.utilization, words=percent),
+        Column("worker-hours", lambda run: run.worker_hours),
+    ]
+    if goal.worker_cost is not None:
+        columns.append(Column("cost", lambda run: goal.cost(run) or nan))
+    caption = "A column's head sorts by it."
     return table(caption, columns, ordered(runs), lambda run: run.workers)
 
 

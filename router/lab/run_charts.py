@@ -28,8 +28,8 @@ def _over_workers(runs: Sequence[Run]) -> str:
     groups = by_workers(runs)
     # One bound for all runs on as many workers: the least among theirs holds for each of them.
     bound = [(n, min(run.lower_bound_s for run in peers)) for n, peers in groups.items()]
-    times = _curves(runs, lambda run: [(run.workers, run.makespan_s)])
-    gaps = _curves(runs, lambda run: [(run.workers, 100 * run.gap_ratio)])
+    times = curves(runs, lambda run: [(run.workers, run.makespan_s)])
+    gaps = curves(runs, lambda run: [(run.workers, 100 * run.gap_ratio)])
     counts = list(groups)
     chart = partial(
         lines_chart,
@@ -38,7 +38,7 @@ def _over_workers(runs: Sequence[Run]) -> str:
         log_x=counts[-1] >= 8 * counts[0],
         with_legend=False,
     )
-    return _choice(times) + element(
+    return choice(times) + element(
         "div",
         chart(
             [*times, Series("lower bound", bound, bound=True)],
@@ -68,7 +68,7 @@ def first_tokens(runs: Sequence[Run]) -> str:
         element(
             "div",
             lines_chart(
-                _curves(runs, lambda run: _cumulative(run.ttft_curve), peers),
+                curves(runs, lambda run: _cumulative(run.ttft_curve), peers),
                 x_label="time to first token, s",
                 y_label="share of requests",
                 title=f"Time to first token on {count(workers)}",
@@ -81,7 +81,7 @@ def first_tokens(runs: Sequence[Run]) -> str:
         )
         for workers, peers in groups.items()
     )
-    chosen = _choice(_curves(runs, lambda run: _cumulative(run.ttft_curve), known))
+    chosen = choice(curves(runs, lambda run: _cumulative(run.ttft_curve), known))
     return chosen + (_workers_choice(list(groups)) if len(groups) > 1 else "") + "".join(charts)
 
 
@@ -110,7 +110,7 @@ def _long_tailed(sample: Sequence[float]) -> bool:
     return 0 < 20 * sample[len(sample) // 2] < sample[-1]
 
 
-def _curves(
+def curves(
     runs: Sequence[Run], points: Callable[[Run], Sequence[Point]], of: Sequence[Run] | None = None
 ) -> list[Series]:
     """A curve for each policy and dispatcher, drawn alike in every chart of the page."""
@@ -131,7 +131,7 @@ def _curves(
     ]
 
 
-def _choice(series: Sequence[Series]) -> str:
+def choice(series: Sequence[Series]) -> str:
     """A legend with which to choose curves."""
     labels = (
         element(

@@ -49,6 +49,11 @@ class Run:
         return self.policy, self.dispatch
 
     @property
+    def worker_hours(self) -> float:
+        """What the fleet was held for: all workers until the makespan."""
+        return self.workers * self.makespan_s / 3600
+
+    @property
     def ttft_p99_s(self) -> float:
         """99th percentile of the time to first token; infinite if unknown."""
         value = self.ttft_s.get("p99", inf)
