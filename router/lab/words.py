@@ -90,6 +90,7 @@ TERMS: Mapping[str, str] = {
     "Time to first token": "From a request's arrival to its first output token, queueing included.",
     "End to end": "From a request's arrival to its last output token.",
     "Per output token": "Mean time from one output token of a request to the next.",
+    "Worker-hours": "The time until the makespan, times the workers.",
     "p50, p95, p99": "Half, 95 % and 99 % of the requests took at most so long.",
     "Schedules": (
         "Time runs to the right; each row is a slot of a worker, or each strip a worker. Orange is "
