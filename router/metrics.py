@@ -144,6 +144,12 @@ class GatewayMetrics:
             ["worker"],
             registry=registry,
         )
+        self.fleet_backlog = Gauge(
+            "makespan_fleet_backlog_seconds",
+            "Time that the workers that are up need for all that this gateway has sent them or has "
+            "not sent yet, as a mean over them; to scale by, add up the gateways'.",
+            registry=registry,
+        )
         self.predicted_tokens_error = Histogram(
             "makespan_predicted_tokens_error_ratio",
             "Predicted output tokens over actual ones.",

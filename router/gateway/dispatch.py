@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
+from statistics import fmean
 
 from router.errors import ExpiredError, NoCapacityError, RouterError
 from router.gateway.planner import Planner
@@ -132,6 +133,12 @@ class Dispatcher:
         now, workers = time.monotonic(), self._workers.available()
         least = min((w.backlog_s(0, now) for w in workers), default=1.0)
         return least + self._unsent.seconds(workers)
+
+    def backlog_s(self) -> float:
+        """What the workers that are up still have to do, and what is unsent, for each of them."""
+        now, workers = time.monotonic(), self._workers.available()
+        sent = [worker.backlog_s(0, now) for worker in workers]
+        return (fmean(sent) if sent else 0.0) + self._unsent.seconds(workers)
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -17,7 +17,7 @@ GATEWAY = """
 requests_total request_duration_seconds time_to_first_token_seconds time_per_output_token_seconds
 queue_seconds window_requests window_wait_seconds plan_duration_seconds plan_makespan_seconds
 plan_lower_bound_seconds plan_gap_ratio gateway_overhead_seconds worker_up worker_backlog_seconds
-predicted_tokens_error_ratio
+fleet_backlog_seconds predicted_tokens_error_ratio
 """.split()  # noqa: SIM905
 AGENT = """
 slot_seconds_total utilization_ratio efficiency_ratio iteration_duration_seconds
@@ -67,6 +67,7 @@ def test_what_the_gateway_counted(fleet: Fleet) -> None:
     assert values["makespan_window_requests_sum{}"] >= 32  # who is left over is planned again
     assert values['makespan_worker_up{worker="agent-0"}'] == 1
     assert values['makespan_worker_backlog_seconds{worker="agent-1"}'] == 0
+    assert values["makespan_fleet_backlog_seconds{}"] == 0
     assert values["makespan_predicted_tokens_error_ratio_count{}"] == 32
 
 

@@ -134,6 +134,30 @@ async def test_who_cannot_start_soon_waits_at_the_gateway() -> None:
         assert made.dispatcher.unsent == 0
 
 
+async def test_the_backlog_counts_what_is_sent_and_what_is_not() -> None:
+    """The signal to scale by: twice the workers have half of it each; nobody up has nothing."""
+    found = []
+    for workers in (1, 2):
+        async with half(workers, slots=1, window_max_wait_s=10.0) as made:
+            assert made.dispatcher.backlog_s() == 0
+            for worker in made.workers:  # of one speed, whatever their places
+                worker.hear(state(worker.called, slots=1))
+            made.fill()
+            sent = made.dispatcher.backlog_s()
+            assert sent == pytest.approx(next(iter(made.workers)).backlog_s(0, time.monotonic()))
+            tasks = [asyncio.create_task(made.dispatcher.place(one)) for one in random_tickets(40)]
+            await until(lambda made=made: made.dispatcher.unsent == 40)  # type: ignore[misc]
+            found.append(made.dispatcher.backlog_s() - sent)
+            for worker in made.workers:
+                worker.up = False
+            assert made.dispatcher.backlog_s() == 0
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    assert found[0] == pytest.approx(2 * found[1])
+    assert found[0] > 0
+
+
 async def test_who_leaves_while_waiting_takes_no_place() -> None:
     async with half(1, slots=1, window_max_wait_s=10.0) as made:
         first = await made.dispatcher.place(ticket("a"))
