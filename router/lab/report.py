@@ -16,9 +16,10 @@ from router.lab.runs import Run, Traffic, by_workers, ordered, run_name
 from router.lab.sizing import Goal
 from router.lab.sizing_charts import workers_needed
 from router.lab.sizing_words import sized
-from router.lab.svg import element, percent, theme
+from router.lab.svg import element, percent
 from router.lab.table import Column, table
 from router.lab.words import TERMS, summary
+from router.look.palette import base_style
 
 __all__ = ["Run", "Traffic", "report"]
 
@@ -84,7 +85,7 @@ def _sized(goal: Goal, runs: Sequence[Run]) -> list[str]:
 
 def _page(title: str, *body: str) -> str:
     here = Path(__file__)
-    style = theme(":root") + here.with_suffix(".css").read_text(encoding="utf-8")
+    style = base_style() + here.with_suffix(".css").read_text(encoding="utf-8")
     script = here.with_suffix(".js").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"/>'

@@ -27,9 +27,10 @@ from router.lab.segments import (
     utilization,
     waiting,
 )
-from router.lab.svg import COLOURS, DARK, LIGHT, log_ticks, rounded_up, ticks
+from router.lab.svg import log_ticks, rounded_up, ticks
 from router.lab.timeline import mean_slots, of_state
 from router.lab.words import summary
+from router.look.palette import COLOURS, DARK, LIGHT
 from solver.sim.schedule import Kind, Line
 
 NASTY = "a<b> & \"c\" 'd' </svg><script>alert(1)</script>"

@@ -1,0 +1,1 @@
+"""How the project looks wherever it shows something: reports, pictures, the dashboard."""
