@@ -7,6 +7,8 @@ one process, and tests read samples back.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -16,6 +18,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.samples import Sample
 
 from solver.ledger import STATES
 from solver.types import Method
@@ -159,9 +162,28 @@ class GatewayMetrics:
         for method in Method:
             self.plan_duration.labels(method.value)
 
+    def outcomes(self) -> dict[str, int]:
+        """Requests that have ended, by outcome, over all models."""
+        counts: dict[str, int] = {}
+        for sample in _samples(self.requests):
+            outcome = sample.labels["outcome"]
+            counts[outcome] = counts.get(outcome, 0) + int(sample.value)
+        return counts
+
+    def recalled_total(self) -> int:
+        """Requests taken back from workers' queues."""
+        return sum(int(sample.value) for sample in _samples(self.recalled))
+
     def render(self) -> bytes:
         """All metrics in Prometheus's text format."""
         return generate_latest(self.registry)
+
+
+def _samples(counter: Counter) -> Iterator[Sample]:
+    for family in counter.collect():
+        for sample in family.samples:
+            if sample.name.endswith("_total"):
+                yield sample
 
 
 class AgentMetrics:

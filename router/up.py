@@ -198,6 +198,7 @@ Makespan is running at {gateway.url}, with {len(agents)} workers {engines}
 
   curl {gateway.url}/v1/completions -H 'content-type: application/json' -d '{body}'
 
+Dashboard  {gateway.url}/
 Plan       {gateway.url}/makespan/v1/plans/latest
 Workers    {gateway.url}/makespan/v1/workers
 Metrics    {gateway.url}/metrics

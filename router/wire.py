@@ -9,6 +9,9 @@ A gateway names each request that it sends by an `ATTEMPT` of its own, as client
 twice. By these names it takes back what has not begun: ``POST RECALL_PATH`` with a `Recall` answers
 with the `Recall` of those that were withdrawn, all at one moment; the answer to a withdrawn request
 itself is a 503 with the header `RECALLED`.
+
+While somebody looks at its dashboard, a gateway also reads `SLOTS_PATH`: a `SlotReport` a line, as
+often as it asks for (``?every_s=``). An agent to which nobody listens there records nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from solver.errors import ProblemError
 
 STATE_PATH = "/makespan/v1/state"
 RECALL_PATH = "/makespan/v1/recall"
+SLOTS_PATH = "/makespan/v1/slots"
 STATE_EVERY_S = 0.1
 HEARTBEAT_S = 0.5
 SILENCE_S = 2.0
@@ -117,6 +121,53 @@ class AgentState:
         return state
 
 
+# A slot, and from when to when it was held.
+Held = tuple[int, float, float]
+# From when to when prompts were prefilled, whether all others stood still, and whose slots it was.
+Fill = tuple[float, float, bool, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotReport:
+    """What became of an agent's slots since its last report.
+
+    Attributes:
+        now_s: the agent's clock, whose zero means nothing.
+        slots: requests that it runs at once.
+        seconds: slot-seconds by state since its start, as its metrics have them.
+        efficiency: as its metrics have it.
+        since_s, until_s: what `held` and `fills` cover, on the same clock.
+        held: stays in slots, in milliseconds from `since_s`; None if it cannot see single slots.
+        fills: prefills, likewise. Whoever holds a slot and neither is prefilled nor stands still
+            decodes.
+    """
+
+    now_s: float
+    slots: Positive
+    seconds: dict[str, float]
+    efficiency: float
+    since_s: float
+    until_s: float
+    held: list[Held] | None
+    fills: list[Fill]
+
+    def encode(self) -> bytes:
+        """One JSON line."""
+        return orjson.dumps(self, option=orjson.OPT_APPEND_NEWLINE)
+
+    @classmethod
+    def decode(cls, line: bytes) -> SlotReport:
+        """Read one line.
+
+        Raises:
+            WireError: if it is none.
+        """
+        try:
+            return _SLOTS.validate_json(line)
+        except ValidationError as error:
+            raise WireError(f"not a report of slots ({error}): {line[:200]!r}") from error
+
+
 @dataclass(frozen=True, slots=True)
 class Recall:
     """Requests by their attempts' names; of those asked for, the first `most` that can be had.
@@ -147,3 +198,4 @@ class Recall:
 
 _READER = TypeAdapter(AgentState)
 _RECALL = TypeAdapter(Recall)
+_SLOTS = TypeAdapter(SlotReport)

@@ -87,6 +87,11 @@ class Batcher:
         return self.slots - len(self._free)
 
     @property
+    def held_slots(self) -> set[int]:
+        """The slots in use, by number."""
+        return set(range(self.slots)).difference(self._free)
+
+    @property
     def queued(self) -> int:
         """Requests waiting for a slot."""
         return len(self._waiting)

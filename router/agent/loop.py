@@ -6,12 +6,15 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from router.agent.engines.engine import Answer, Engine, Iteration, Token
 from router.agent.faults import NO_FAULTS, Faults, InjectedBreakdown
 from router.agent.standing import STANDING, Standing
+from router.agent.trace import SlotTrace
 from router.errors import EngineBroke
 from router.metrics import AgentMetrics
 from solver.batching import Batcher
@@ -96,6 +99,7 @@ class EngineLoop:
         self.batcher, self.engine, self._metrics, self._fit = batcher, engine, metrics, fit
         self.broken = False  # the engine has broken down; only a new process helps
         self.changed = asyncio.Event()  # somebody may want to report the new state
+        self._traces: set[SlotTrace] = set()
         self._wake = asyncio.Event()
         self._parts: dict[str, _Part] = {}
         self._serial = 0
@@ -119,6 +123,16 @@ class EngineLoop:
     def alive(self) -> bool:
         """Whether the engine can serve at all."""
         return not self.broken
+
+    @contextmanager
+    def traced(self) -> Iterator[SlotTrace]:
+        """Record what each slot does, for as long as this lasts."""
+        trace = SlotTrace(self.batcher.held_slots, time.monotonic())
+        self._traces.add(trace)
+        try:
+            yield trace
+        finally:
+            self._traces.discard(trace)
 
     def submit(
         self,
@@ -209,6 +223,10 @@ class EngineLoop:
         self._learn(stage, took)
         ended = self._hand_out(stage, iteration)
         self.batcher.finish_stage(stage, ended, iteration.end_s)
+        if self._traces:
+            held = self.batcher.held_slots
+            for trace in self._traces:
+                trace.add(stage, iteration.start_s, iteration.end_s, held)
         self._metrics.iteration_duration.labels(stage.action.value).observe(took)
         if stage.prefill:
             self._metrics.prefill_insertions.labels(stage.reason.value).inc()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from typing import Annotated
+
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from router.agent.attempts import Attempts
 from router.agent.state import Reporter
 from router.drain import Drain
 from router.metrics import CONTENT_TYPE
-from router.wire import RECALL_PATH, STATE_PATH, Recall, WireError
+from router.wire import RECALL_PATH, SLOTS_PATH, STATE_EVERY_S, STATE_PATH, Recall, WireError
 
 
 def add_routes(
@@ -38,6 +40,14 @@ def add_routes(
         """Without its engine the agent has no state that a gateway could plan with."""
         await health()
         return StreamingResponse(reporter.stream(), media_type="application/x-ndjson")
+
+    @app.get(SLOTS_PATH)
+    async def slots(
+        every_s: Annotated[float, Query(ge=STATE_EVERY_S, le=10)] = 0.25,
+    ) -> StreamingResponse:
+        """What its slots do, for as long as somebody listens."""
+        await health()
+        return StreamingResponse(reporter.slots(every_s), media_type="application/x-ndjson")
 
     @app.post(RECALL_PATH)
     async def recall(request: Request) -> Response:

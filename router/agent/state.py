@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
+from router.agent.trace import SlotTrace
 from router.drain import Drain
 from router.metrics import AgentMetrics
 from router.settings import AgentSettings
-from router.wire import HEARTBEAT_S, STATE_EVERY_S, AgentState
+from router.wire import HEARTBEAT_S, STATE_EVERY_S, AgentState, Fill, SlotReport
 from solver.cost import CostModel
 from solver.ledger import SlotLedger
 
@@ -80,6 +81,10 @@ class Source(Protocol):
         """Whether the engine can serve at all; where it cannot, nothing is reported."""
         ...
 
+    def traced(self) -> AbstractContextManager[SlotTrace | None]:
+        """Record what each slot does while the context lasts, where that can be seen."""
+        ...
+
 
 class Reporter:
     """Reads an engine's books; owns nothing but what was last exported."""
@@ -144,3 +149,33 @@ class Reporter:
                 self._source.changed.clear()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._source.changed.wait(), HEARTBEAT_S - STATE_EVERY_S)
+
+    async def slots(self, every_s: float) -> AsyncIterator[bytes]:
+        """`SlotReport` lines for one who looks on; they end with the agent's work."""
+        with self._source.traced() as trace:
+            while self._source.alive and not self._done:
+                await asyncio.sleep(every_s)
+                yield self._slot_report(trace).encode()
+
+    @property
+    def _done(self) -> bool:
+        books = self._source.books
+        return self._drain.begun and not books.running and not books.queued
+
+    def _slot_report(self, trace: SlotTrace | None) -> SlotReport:
+        books, now = self._source.books, time.monotonic()
+        books.ledger.advance(now)
+        held = None
+        since_s, until_s, fills = now, now, list[Fill]()
+        if trace is not None:
+            since_s, until_s, held, fills = trace.take(now, idle=not books.running)
+        return SlotReport(
+            now_s=now,
+            slots=books.slots,
+            seconds={state: round(spent, 6) for state, spent in books.ledger.seconds.items()},
+            efficiency=books.efficiency,
+            since_s=since_s,
+            until_s=until_s,
+            held=held,
+            fills=fills,
+        )

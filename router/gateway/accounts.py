@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from router.errors import Outcome
 from router.gateway.records import RequestLog, RequestRecord
+from router.gateway.tenants import Tenants
 from router.metrics import GatewayMetrics
 from router.schemas import CompletionRequest
 from router.urgency import Urgency
@@ -51,6 +52,7 @@ class Accounts:
     def __init__(self, metrics: GatewayMetrics, remember: int) -> None:
         self._metrics = metrics
         self.log = RequestLog(remember)
+        self.tenants = Tenants()
         self._estimators: defaultdict[str, TokenEstimator] = defaultdict(TokenEstimator)
         self._lengths = LengthPredictor()
 
@@ -133,6 +135,7 @@ class Accounts:
         """A request has ended, one way or the other: the one place that counts it."""
         record.ended_s = time.time()
         self.log.end(record)
+        self.tenants.end(record, outcome)
         metrics, model = self._metrics, record.model
         metrics.requests.labels(model, outcome.value).inc()
         until = timing.ended if timing.sent is None else timing.sent

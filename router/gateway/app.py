@@ -17,10 +17,14 @@ from router.drain import Drain
 from router.gateway.accounts import Accounts
 from router.gateway.api import Completions
 from router.gateway.dispatch import Dispatcher
+from router.gateway.events import Events
 from router.gateway.forward import Forwarder
+from router.gateway.frames import Frames
+from router.gateway.page import add_page
 from router.gateway.planner import Planner
 from router.gateway.recall import Recaller
 from router.gateway.routes import add_routes
+from router.gateway.watch import Watches
 from router.gateway.workers import Workers
 from router.metrics import GatewayMetrics
 from router.settings import GatewaySettings
@@ -40,7 +44,10 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     accounts = Accounts(metrics, settings.remember)
     forwarder = Forwarder(settings, connections)
     drain = Drain()
-    app = FastAPI(title="Makespan", lifespan=_lifespan(connections, planner, workers, dispatcher))
+    watches = Watches(workers, connections)
+    events = Events(Frames(workers, watches, dispatcher, accounts, metrics), watches, drain)
+    lifespan = _lifespan(connections, planner, workers, dispatcher, events)
+    app = FastAPI(title="Makespan", lifespan=lifespan)
     app.state.drain = drain.begin
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
         endpoint = Completions(
@@ -49,6 +56,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         for spelling in (path, path + "/"):  # a redirect would be lost on many a client
             app.router.routes.append(Route(spelling, endpoint, methods=["POST"]))
     add_routes(app, workers, dispatcher, accounts, metrics, drain)
+    app.router.routes.append(Route("/makespan/v1/events", events, methods=["GET"]))
+    add_page(app)
     answer_head(app)
     add_error_handlers(app)
     return app
@@ -65,7 +74,11 @@ def _stop_if_broken(task: asyncio.Task[None]) -> None:
 
 
 def _lifespan(
-    connections: Connections, planner: Planner, workers: Workers, dispatcher: Dispatcher
+    connections: Connections,
+    planner: Planner,
+    workers: Workers,
+    dispatcher: Dispatcher,
+    events: Events,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -76,6 +89,7 @@ def _lifespan(
             task.add_done_callback(_stop_if_broken)
         gc.freeze()  # what was imported will not be garbage: collections need not look at it
         yield
+        events.stop()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

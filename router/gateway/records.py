@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -131,6 +133,17 @@ class Choice:
             "cached_tokens": float(self.cached_tokens[j]),
         }
 
+    def rival(self) -> tuple[str, float] | None:
+        """The runner-up, and how many seconds sooner the chosen worker was to be done."""
+        load = self.backlog_s + self.others_s + self.cost_s
+        finish = np.maximum(load, self.span_s)
+        others = finish.copy()
+        others[self.chosen] = np.inf
+        best = int(others.argmin())
+        if not np.isfinite(others[best]):
+            return None
+        return self.workers[best], float(others[best] - finish[self.chosen])
+
     def to_json(self, ended_s: float | None) -> dict[str, Any]:
         """The choice, the runner-up and, once the request has `ended_s`, the regret."""
         candidates = self.candidates()
@@ -195,6 +208,7 @@ class RequestRecord:
             "error": self.error,
             "worker": self.worker,
             "failed_workers": self.failed_workers,
+            "tenant": self.tenant,
             "priority": self.priority,
             "deadline_s": self.deadline_s,
             "planned": self.planned,
@@ -240,6 +254,18 @@ class RequestLog:
         self._ended.move_to_end(record.id)
         while len(self._ended) > self._remember:
             self._ended.popitem(last=False)
+
+    def in_flight(self) -> Iterable[RequestRecord]:
+        """Those that run, the oldest first."""
+        return self._running.values()
+
+    def latest(self, most: int) -> list[RequestRecord]:
+        """The newest of those that run and of those that have ended, the newest first."""
+        newest = chain(
+            islice(reversed(self._running.values()), most),
+            islice(reversed(self._ended.values()), most),
+        )
+        return sorted(newest, key=lambda record: -record.received_s)[:most]
 
     def find(self, request_id: str) -> RequestRecord | None:
         """The request with this id, if it is still remembered."""

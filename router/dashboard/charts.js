@@ -1,0 +1,152 @@
+// Figures over the last five minutes, as lines.
+
+import { make, percent, seconds } from "./format.js";
+import { colours, fit } from "./look.js";
+
+const SPAN_S = 300;
+const LEFT = 42, BOTTOM = 14, TOP = 4; // CSS pixels for the axes' words
+const FONT = "11px system-ui, sans-serif";
+
+class Chart {
+  #points = [];
+
+  // series: [{name, colour, words}]; top: the axis's least upper end; tick: its words.
+  constructor(id, series, { top, tick, most = Infinity }) {
+    this.canvas = document.getElementById(id);
+    this.paint = this.canvas.getContext("2d");
+    this.series = series;
+    this.top = top;
+    this.tick = tick;
+    this.most = most;
+    this.legend = this.canvas.parentElement.querySelector(".legend");
+    this.values = series.map(() => document.createTextNode("–"));
+    this.legend.append(...series.map(({ name, colour }, index) => {
+      const mark = make("i", { class: "line" });
+      mark.style.setProperty("--line", `var(--${colour})`);
+      return make("li", {}, mark, `${name} `, this.values[index]);
+    }));
+  }
+
+  add(at, values) {
+    this.#points.push({ at, values });
+    while (this.#points[0].at < at - SPAN_S) this.#points.shift();
+  }
+
+  show() {
+    const last = this.#points.at(-1);
+    if (!last) return;
+    this.values.forEach((node, index) => { node.data = this.series[index].words(last.values[index]); });
+    this.canvas.setAttribute(
+      "aria-label",
+      this.series.map(({ name, words }, index) => `${name} ${words(last.values[index])}`).join(", "),
+    );
+    fit(this.canvas);
+    const ratio = devicePixelRatio;
+    const width = this.canvas.width / ratio, height = this.canvas.height / ratio;
+    const high = this.#high();
+    const x = (at) => width - ((last.at - at) / SPAN_S) * (width - LEFT);
+    const y = (value) => height - BOTTOM - (Math.min(value, high) / high) * (height - BOTTOM - TOP);
+    this.paint.setTransform(ratio, 0, 0, ratio, 0, 0);
+    this.paint.clearRect(0, 0, width, height);
+    this.#axes(width, height, high, y);
+    this.series.forEach((one, index) => this.#line(one, index, x, y));
+  }
+
+  #high() {
+    const values = this.#points.flatMap((point) => point.values).filter(Number.isFinite);
+    const needed = Math.min(this.most, Math.max(this.top, ...values));
+    const power = 10 ** Math.floor(Math.log10(needed));
+    return [1, 2, 5, 10].map((digit) => digit * power).find((end) => end >= needed * 0.999);
+  }
+
+  #axes(width, height, high, y) {
+    const { paint } = this;
+    paint.font = FONT;
+    paint.fillStyle = colours.muted;
+    paint.strokeStyle = colours.grid;
+    paint.lineWidth = 1;
+    paint.textAlign = "right";
+    for (const value of [0, high / 2, high]) {
+      const level = Math.round(y(value)) + 0.5;
+      paint.beginPath();
+      paint.moveTo(LEFT, level);
+      paint.lineTo(width, level);
+      paint.stroke();
+      paint.fillText(this.tick(value), LEFT - 5, level + (value ? 7 : 3));
+    }
+    paint.textAlign = "left";
+    paint.fillText("−5 min", LEFT, height - 1);
+    paint.textAlign = "right";
+    paint.fillText("now", width, height - 1);
+  }
+
+  #line({ colour }, index, x, y) {
+    const { paint } = this;
+    paint.strokeStyle = colours[colour];
+    paint.lineWidth = 1.5;
+    paint.lineJoin = "round";
+    paint.beginPath();
+    let drawing = false;
+    for (const { at, values } of this.#points) {
+      const value = values[index];
+      if (!Number.isFinite(value)) {
+        drawing = false;
+        continue;
+      }
+      if (drawing) paint.lineTo(x(at), y(value));
+      else paint.moveTo(x(at), y(value));
+      drawing = true;
+    }
+    paint.stroke();
+  }
+}
+
+export class Charts {
+  #before = new Map(); // by worker, its slot-seconds a second ago
+  #since = 0;
+
+  constructor() {
+    const share = (value) => `${Math.round(100 * value)} %`;
+    this.use = new Chart(
+      "use",
+      [{ name: "busy of non-empty", colour: "c0", words: percent }, { name: "busy of all", colour: "c6", words: percent }],
+      { top: 1, tick: share, most: 1 },
+    );
+    this.gap = new Chart("gap", [{ name: "latest plan", colour: "bound", words: percent }], {
+      top: 0.01, tick: (value) => `${Number((100 * value).toPrecision(2))} %`,
+    });
+    this.backlog = new Chart(
+      "backlog",
+      [{ name: "longest", colour: "c1", words: seconds }, { name: "shortest", colour: "c2", words: seconds }],
+      { top: 0.1, tick: (value) => `${Number(value.toPrecision(2))} s` },
+    );
+    this.all = [this.use, this.gap, this.backlog];
+  }
+
+  hear(frame) {
+    if (frame.at - this.#since < 1) return;
+    this.#since = frame.at;
+    this.use.add(frame.at, this.#use(frame.workers));
+    this.gap.add(frame.at, [frame.plan?.gap_ratio ?? NaN]);
+    const backlogs = frame.workers.filter((worker) => worker.up).map((worker) => worker.backlog_s);
+    this.backlog.add(frame.at, backlogs.length ? [Math.max(...backlogs), Math.min(...backlogs)] : [NaN, NaN]);
+  }
+
+  // Shares of what the slots did since the last call; NaN where there was nothing to share.
+  #use(workers) {
+    const spent = { prefill: 0, decode: 0, stalled: 0, waiting: 0, empty: 0 };
+    for (const { name, seconds } of workers) {
+      const before = this.#before.get(name);
+      this.#before.set(name, seconds);
+      if (!seconds || !before) continue;
+      for (const state of Object.keys(spent)) spent[state] += Math.max(0, seconds[state] - before[state]);
+    }
+    const busy = spent.prefill + spent.decode;
+    const held = busy + spent.stalled + spent.waiting;
+    return [held ? busy / held : NaN, held + spent.empty ? busy / (held + spent.empty) : NaN];
+  }
+
+  show() {
+    for (const chart of this.all) chart.show();
+  }
+}

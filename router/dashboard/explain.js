@@ -1,0 +1,133 @@
+// Why a request went where it went: a dialog over /makespan/v1/requests/{id}.
+
+import { clock, count, figure, make, percent, seconds } from "./format.js";
+
+const MOST = 8; // candidates that are listed
+const AGAIN_MS = 1000; // while it runs
+
+export class Explanation {
+  #dialog = document.querySelector("#explanation");
+  #content = this.#dialog.querySelector("[data-content]");
+  #timer = 0;
+
+  constructor() {
+    this.#dialog.querySelector("[data-close]").addEventListener("click", () => this.#dialog.close());
+    this.#dialog.addEventListener("close", () => clearTimeout(this.#timer));
+    this.#dialog.addEventListener("click", (event) => {
+      if (event.target === this.#dialog) this.#dialog.close(); // beside it
+    });
+  }
+
+  // Escape closes it, and the focus goes back to where it was.
+  open(id) {
+    this.#dialog.querySelector("h2").textContent = `Request ${id}`;
+    this.#content.replaceChildren(make("p", { class: "note" }, "asking the gateway …"));
+    this.#dialog.showModal();
+    this.#load(id);
+  }
+
+  async #load(id) {
+    clearTimeout(this.#timer);
+    let told;
+    try {
+      const answer = await fetch(`makespan/v1/requests/${encodeURIComponent(id)}`);
+      told = await answer.json();
+      if (!answer.ok) throw new Error(told.error?.message ?? answer.statusText);
+    } catch (error) {
+      this.#content.replaceChildren(make("p", {}, error instanceof TypeError ? "The gateway does not answer." : error.message));
+      return;
+    }
+    this.#content.replaceChildren(...explanation(told));
+    if (told.outcome === "in_flight" && this.#dialog.open) {
+      this.#timer = setTimeout(() => this.#load(id), AGAIN_MS);
+    }
+  }
+}
+
+function explanation(request) {
+  const { times, choice } = request;
+  const since = (at) => (at === null ? "–" : seconds(at - times.received_at));
+  const facts = {
+    outcome: request.outcome.replaceAll("_", " "),
+    worker: request.worker ?? "–",
+    came: clock(times.received_at),
+    "sent after": since(times.sent_at),
+    "first token after": since(times.first_token_at),
+    "ended after": since(times.ended_at),
+    "prompt tokens": count(request.prompt_tokens) + (request.cached_tokens ? ` (${count(request.cached_tokens)} cached)` : ""),
+    "output tokens": `${count(request.output_tokens ?? NaN)} (expected ${figure(request.expected_tokens)})`,
+    model: request.model,
+    tenant: request.tenant || "–",
+    priority: request.priority,
+    planned: `${count(request.planned)} ×`,
+    "taken back": `${count(request.recalled)} ×`,
+  };
+  if (request.failed_workers.length) facts["failed before"] = request.failed_workers.join(", ");
+  const list = make("dl", { class: "facts" });
+  for (const [name, value] of Object.entries(facts)) list.append(make("div", {}, make("dt", {}, name), make("dd", {}, value)));
+  const parts = [list];
+  if (request.error) parts.push(make("p", { class: "bad" }, request.error));
+  if (choice === null) parts.push(make("p", {}, "It has not been sent to a worker."));
+  else parts.push(...reasons(choice), candidates(choice));
+  return parts;
+}
+
+function reasons(choice) {
+  const together = choice.window_requests === 1 ? "alone" : `together with ${count(choice.window_requests - 1)} more`;
+  const rival = choice.runner_up === null
+    ? "No other worker could take it."
+    : `Next came ${choice.runner_up} with ${seconds(choice.runner_up_predicted_s)}.`;
+  const said = [make("p", {}, `Window ${count(choice.plan)} planned it ${together} (${choice.method}): on ${choice.chosen} it was to be `
+    + `done in ${seconds(choice.predicted_s)}. ${rival}`)];
+  if (choice.actual_s !== null) {
+    const off = choice.error_s;
+    const regret = choice.regret_s === null ? ""
+      : choice.regret_s > 0 ? ` ${choice.runner_up} would have been ${seconds(choice.regret_s)} sooner, as predicted.`
+        : ` That is still ${seconds(-choice.regret_s)} sooner than was predicted for ${choice.runner_up}.`;
+    said.push(make("p", {}, `It took ${seconds(choice.actual_s)}, ${seconds(Math.abs(off))} ${off > 0 ? "longer" : "less"} than predicted.${regret}`));
+  }
+  return said;
+}
+
+function candidates(choice) {
+  const able = choice.candidates.filter((one) => one.eligible).sort((a, b) => a.finish_s - b.finish_s);
+  const shown = able.slice(0, MOST);
+  const chosen = able.find((one) => one.chosen);
+  if (chosen && !shown.includes(chosen)) shown.push(chosen);
+  const longest = Math.max(1e-9, ...shown.map((one) => one.load_s));
+  const heads = ["worker", "backlog", "others of the window", "its own cost", "cached tokens", "done in", "load"];
+  const left = choice.candidates.length - shown.length;
+  return make(
+    "div",
+    { class: "wide" },
+    make(
+      "table",
+      {},
+      make("caption", {}, "What each worker would have meant. Done in: the load, or the request's own time from start to end if that is longer."),
+      make("thead", {}, make("tr", {}, ...heads.map((head, index) => make("th", { scope: "col", class: index && index < 6 ? "number" : null }, head)))),
+      make("tbody", {}, ...shown.map((one) => candidate(one, longest))),
+    ),
+    left > 0 ? make("p", { class: "note" }, `${count(left)} more workers would have been later, or could not take it.`) : "",
+  );
+}
+
+function candidate(one, longest) {
+  const number = (words) => make("td", { class: "number" }, words);
+  const stack = make("div", { class: "stack", role: "img", "aria-label": `load ${percent(one.load_s / longest)} of the longest` });
+  for (const part of ["backlog", "others", "cost"]) {
+    const bar = make("span", { class: part });
+    bar.style.width = `${(100 * one[`${part}_s`]) / longest}%`;
+    stack.append(bar);
+  }
+  return make(
+    "tr",
+    one.chosen ? { class: "chosen" } : {},
+    make("th", { scope: "row" }, one.worker + (one.chosen ? " (chosen)" : "")),
+    number(seconds(one.backlog_s)),
+    number(seconds(one.others_s)),
+    number(seconds(one.cost_s)),
+    number(count(Math.round(one.cached_tokens))),
+    number(seconds(one.finish_s)),
+    make("td", {}, stack),
+  );
+}

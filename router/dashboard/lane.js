@@ -1,0 +1,142 @@
+// One worker's picture: all its slots stacked by state, or slot by slot. Time runs to the right.
+//
+// What has been painted is moved to the left and only what is new is painted; columns of pixels are
+// counted from a fixed moment, so that what is painted piece by piece fits together.
+
+import { colours, fit } from "./look.js";
+
+export const LATE_S = 0.6; // the right edge, behind the latest frame: by then everybody has reported
+const KEEP_S = 61;
+const APART = 4; // pixels of a row that can spare one
+const STACK = ["decode", "prefill", "stalled", "waiting"]; // from the bottom
+
+export class Lane {
+  #samples = []; // {from, until, shares} of all slots
+  #reports = []; // single slots, as the gateway sends them
+  #last = null;
+  #right = null; // the column at the right edge
+  #fresh = [];
+  span_s = 60;
+  open = false;
+
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.paint = canvas.getContext("2d");
+  }
+
+  // The worker's line of a frame: what went on since the one before, in shares of its slots.
+  hear(worker, at) {
+    const sample = worker.seconds ? this.#spent(worker) : this.#counted(worker, at);
+    if (sample) this.#add(this.#samples, sample, at);
+    if (sample && !this.open) this.#fresh.push(sample);
+  }
+
+  hearSlots(report) {
+    if (report.held === null) return;
+    this.#add(this.#reports, report, report.until);
+    if (this.open) this.#fresh.push(report);
+  }
+
+  #spent(worker) {
+    const before = this.#last;
+    this.#last = worker;
+    if (!before?.seconds || worker.heard <= before.heard) return null;
+    const spent = {};
+    let all = 0;
+    for (const [state, value] of Object.entries(worker.seconds)) {
+      spent[state] = value - before.seconds[state];
+      if (spent[state] < 0) return null; // the agent has begun anew
+      all += spent[state];
+    }
+    if (all <= 0) return null;
+    for (const state of Object.keys(spent)) spent[state] /= all;
+    return { from: before.heard, until: worker.heard, shares: spent };
+  }
+
+  // Without an agent only the requests sent there are known.
+  #counted(worker, at) {
+    const before = this.#last;
+    this.#last = { at };
+    if (before?.at === undefined || !worker.up) return null;
+    const share = Math.min(1, worker.in_flight / worker.slots);
+    return { from: before.at, until: at, shares: { unknown: share } };
+  }
+
+  #add(list, item, at) {
+    list.push(item);
+    while (list.length && list[0].until < at - KEEP_S) list.shift();
+  }
+
+  // The latest shares, for words.
+  get now() {
+    return this.#samples.at(-1)?.shares ?? null;
+  }
+
+  // Paint up to `at`; all of it where the canvas, the span or the way to show it has changed.
+  show(at, anew = false) {
+    const resized = fit(this.canvas);
+    const column = (time) => Math.round((time % 1e6) * (this.canvas.width / this.span_s));
+    const right = column(at - LATE_S);
+    const shift = this.#right === null ? Infinity : right - this.#right;
+    this.#right = right;
+    if (anew || resized || shift < 0 || shift >= this.canvas.width) {
+      this.paint.clearRect(0, 0, this.canvas.width, this.canvas.height);
+      this.#fresh = this.open ? [...this.#reports] : [...this.#samples];
+    } else if (shift > 0) {
+      this.paint.globalCompositeOperation = "copy";
+      this.paint.drawImage(this.canvas, -shift, 0);
+      this.paint.globalCompositeOperation = "source-over";
+    }
+    const left = right - this.canvas.width;
+    const scale = { left, whole: column, exact: (time) => (time % 1e6) * (this.canvas.width / this.span_s) };
+    for (const item of this.#fresh) {
+      if (item.shares) this.#stack(item, scale);
+      else this.#slots(item, scale);
+    }
+    // What lies beyond the right edge is painted when it has come into sight.
+    this.#fresh = this.#fresh.filter((item) => column(item.until) > right);
+  }
+
+  #stack({ from, until, shares }, { left, whole }) {
+    const x = whole(from) - left;
+    const width = whole(until) - left - x;
+    const height = this.canvas.height;
+    let top = height;
+    this.paint.clearRect(x, 0, width, height);
+    for (const state of [...STACK, "unknown"]) {
+      const tall = (shares[state] ?? 0) * height;
+      if (!tall) continue;
+      top -= tall;
+      this.paint.fillStyle = colours[state === "unknown" ? "c6" : state];
+      this.paint.fillRect(x, top, width, tall);
+    }
+  }
+
+  #slots({ since, until, slots, held, fills }, { left, whole, exact }) {
+    const height = this.canvas.height;
+    const top = (slot) => Math.round((slot * height) / slots);
+    const apart = height / slots >= APART * devicePixelRatio ? 1 : 0; // a fine line between rows
+    const at = (milliseconds) => since + milliseconds / 1000;
+    const paint = (slot, x, width) => this.paint.fillRect(x, top(slot), width, top(slot + 1) - top(slot) - apart);
+    this.paint.clearRect(whole(since) - left, 0, whole(until) - whole(since), height);
+    this.paint.fillStyle = colours.decode;
+    for (const [slot, from, to] of held) {
+      const x = whole(at(from)) - left;
+      paint(slot, x, Math.max(1, whole(at(to)) - left - x));
+    }
+    this.paint.fillStyle = colours.stalled;
+    for (const [from, to, alone] of fills) {
+      if (!alone) continue;
+      for (const [slot, since, until] of held) {
+        const start = Math.max(from, since), end = Math.min(to, until);
+        if (start < end) paint(slot, exact(at(start)) - left, exact(at(end)) - exact(at(start)));
+      }
+    }
+    this.paint.fillStyle = colours.prefill; // where requests begin: at least a pixel
+    for (const [from, to, , slots] of fills) {
+      const x = exact(at(from)) - left;
+      const width = Math.max(1, exact(at(to)) - left - x);
+      for (const slot of slots) paint(slot, Math.round(x), Math.max(1, Math.round(width)));
+    }
+  }
+}

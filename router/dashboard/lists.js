@@ -1,0 +1,122 @@
+// The latest requests and windows, tenants, outcomes. A list stands still while somebody is in it:
+// nobody can click what moves away.
+
+import { clock, count, figure, make, percent, seconds, setText } from "./format.js";
+
+const MOST_NAMED = 6; // workers of a window that are named
+
+export class Lists {
+  #explain;
+  #open = new Set(); // windows whose requests are shown
+
+  constructor(explain) {
+    this.#explain = explain;
+  }
+
+  show({ requests, plans, tenants }) {
+    update(".requests", () => {
+      const rows = requests.map((request) => this.#request(request));
+      fill("#requests tbody", rows, 8, "no request has come yet");
+    });
+    update(".plans", () => {
+      const items = plans.map((plan) => this.#plan(plan));
+      document.querySelector("#plans").replaceChildren(
+        ...(items.length ? items : [make("li", { class: "note" }, "nothing has been planned yet")]),
+      );
+    });
+    fill("#tenants tbody", tenants.map(tenantRow), 6, "no request has ended yet");
+  }
+
+  #request(request) {
+    const running = request.outcome === "in_flight";
+    const tokens = request.output_tokens === null
+      ? `${count(request.prompt_tokens)}, ~${count(Math.round(request.expected_tokens))}`
+      : `${count(request.prompt_tokens)}, ${count(request.output_tokens)}`;
+    const failed = !running && request.outcome !== "completed";
+    return make(
+      "tr",
+      {},
+      make("td", {}, clock(request.received_at)),
+      make("td", {}, this.#button(request.id)),
+      make("td", { title: request.tenant }, request.tenant || "–"),
+      make("td", {}, request.worker ?? "–"),
+      make("td", {}, why(request)),
+      make("td", { class: "number" }, tokens),
+      make("td", { class: "number" }, running ? "–" : seconds(request.ended_at - request.received_at)),
+      make("td", failed ? { class: "bad" } : {}, running ? "in flight" : request.outcome),
+    );
+  }
+
+  #button(id) {
+    const explain = () => this.#explain(id);
+    return make("button", { type: "button", class: "plain", title: id, "data-request": id, onclick: explain }, id);
+  }
+
+  #plan(plan) {
+    const named = plan.share.slice(0, MOST_NAMED).map(([worker, requests]) => `${worker} ×\u00a0${requests}`);
+    const more = plan.share.length - MOST_NAMED;
+    if (more > 0) named.push(`${more} more workers`);
+    const details = make("details", this.#open.has(plan.number) ? { open: "" } : {});
+    details.addEventListener("toggle", () => {
+      if (details.open) this.#open.add(plan.number);
+      else this.#open.delete(plan.number);
+    });
+    const requests = plan.requests === 1 ? "1 request" : `${count(plan.requests)} requests`;
+    details.append(
+      make("summary", {}, `${requests} → ${named.join(", ")}`),
+      make("ul", { class: "who" }, ...plan.who.map(([id, worker]) => make("li", {}, this.#button(id), ` → ${worker}`))),
+    );
+    if (plan.requests > plan.who.length) {
+      details.append(make("p", { class: "note" }, `and ${count(plan.requests - plan.who.length)} more`));
+    }
+    const how = `${clock(plan.at)} no. ${count(plan.number)}, ${plan.closed_by.replaceAll("_", " ")} after `
+      + `${figure(1000 * plan.wait_s)} ms, ${plan.method} ${figure(1000 * plan.plan_s)} ms`;
+    const what = `makespan ${seconds(plan.makespan_s)}, bound ${seconds(plan.lower_bound_s)}, gap ${percent(plan.gap_ratio ?? NaN)}`;
+    return make("li", {}, details, make("p", {}, what), make("p", { class: "note" }, how));
+  }
+}
+
+function why({ worker, rival, lead_s }) {
+  if (!worker) return "–";
+  if (rival === null) return "nobody else could take it";
+  if (Math.abs(lead_s) < 0.0005) return `as soon as on ${rival}`;
+  return lead_s > 0 ? `${seconds(lead_s)} sooner than on ${rival}` : `${seconds(-lead_s)} later than on ${rival}`;
+}
+
+function tenantRow(row) {
+  const number = (value) => make("td", { class: "number" }, count(value));
+  return make(
+    "tr",
+    {},
+    make("th", { scope: "row" }, row.tenant || "(none named)"),
+    ...[row.in_flight, row.completed, row.not_completed, row.prompt_tokens, row.output_tokens].map(number),
+  );
+}
+
+export function showOutcomes(outcomes) {
+  const rows = Object.entries(outcomes).sort(([, a], [, b]) => b - a);
+  const body = document.querySelector("#outcomes tbody");
+  const key = rows.map(([outcome]) => outcome).join();
+  if (body.dataset.key !== key) {
+    body.dataset.key = key;
+    fill("#outcomes tbody", rows.map(([outcome]) => make(
+      "tr", {}, make("th", { scope: "row" }, outcome), make("td", { class: "number", "data-outcome": outcome }),
+    )), 2, "no request has ended yet");
+  }
+  for (const [outcome, number] of rows) setText(body.querySelector(`[data-outcome="${outcome}"]`), count(number));
+}
+
+function fill(selector, rows, columns, otherwise) {
+  const none = () => make("tr", {}, make("td", { colspan: columns, class: "note" }, otherwise));
+  document.querySelector(selector).replaceChildren(...(rows.length ? rows : [none()]));
+}
+
+function update(selector, change) {
+  const section = document.querySelector(selector);
+  const held = section.querySelector("tbody, ol").matches(":hover")
+    || section.contains(document.activeElement)
+    || document.querySelector("dialog[open]") !== null;
+  section.classList.toggle("held", held);
+  if (!held || section.dataset.filled === undefined) change();
+  section.dataset.filled = "";
+}

@@ -1,0 +1,60 @@
+// The gateway's events: connects again by itself, and says how it stands.
+
+const SILENT_MS = 4000; // several frames have not come: whatever the socket says, it is dead
+const AGAIN_MS = 1500;
+
+export class Stream {
+  #source = null;
+  #names = [];
+  #alarm = 0;
+  #handlers;
+  #told;
+
+  // handlers: by event, what to do with its data; told(live): called whenever that changes.
+  constructor(handlers, told) {
+    this.#handlers = handlers;
+    this.#told = told;
+    // Nobody looks at a hidden page: the gateway need not work for it.
+    document.addEventListener("visibilitychange", () => (document.hidden ? this.#close() : this.#open()));
+  }
+
+  // Ask for the single slots of these workers from now on.
+  want(names) {
+    if (this.#source && names.join("\n") === this.#names.join("\n")) return;
+    this.#names = [...names];
+    if (!document.hidden) this.#open();
+  }
+
+  #open() {
+    this.#close();
+    const query = new URLSearchParams(this.#names.map((name) => ["slots", name]));
+    const source = new EventSource(`makespan/v1/events?${query}`);
+    for (const [kind, handle] of Object.entries(this.#handlers)) {
+      source.addEventListener(kind, (event) => {
+        this.#wait(SILENT_MS);
+        this.#told(true);
+        handle(JSON.parse(event.data));
+      });
+    }
+    source.onerror = () => {
+      this.#told(false);
+      this.#wait(AGAIN_MS);
+    };
+    this.#source = source;
+    this.#wait(SILENT_MS);
+  }
+
+  #wait(milliseconds) {
+    clearTimeout(this.#alarm);
+    this.#alarm = setTimeout(() => {
+      this.#told(false);
+      this.#open();
+    }, milliseconds);
+  }
+
+  #close() {
+    clearTimeout(this.#alarm);
+    this.#source?.close();
+    this.#source = null;
+  }
+}
