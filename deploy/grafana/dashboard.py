@@ -153,18 +153,29 @@ def waiting() -> Panels:
             "Requests that wait at a gateway until a worker can start them soon.",
             "none",
             [Query(f"sum by (instance) (makespan_unsent_requests{{{GATEWAY}}})", "{{instance}}")],
+            width=6,
+        ),
+        chart(
+            "Backlog in seconds",
+            "Time that the workers need for all that the gateways have sent them or not sent yet, "
+            "as a mean over them: the signal to scale by.",
+            "s",
+            [Query(f"sum(makespan_fleet_backlog_seconds{{{GATEWAY}}})", "all gateways")],
+            width=6,
         ),
         chart(
             "Time until sent",
             "From a request's arrival until it was sent to a worker, or ended without.",
             "s",
             quantiles("makespan_queue_seconds", GATEWAY),
+            width=6,
         ),
         chart(
             "Overhead",
             "Time that the gateway added before a response began, windows and plans included.",
             "s",
             quantiles("makespan_gateway_overhead_seconds", GATEWAY),
+            width=6,
         ),
     ]
 
