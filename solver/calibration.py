@@ -4,7 +4,8 @@ Rules:
 - errors are relative, so that short iterations count as much as long ones;
 - one stall does not bend a line: samples far off weigh less (Huber's weights, reweighted);
 - decode rounds and mixed iterations share the time per cached token, as `CostModel` does; that of
-  a query and key is told by prefill stages alone, and mixed iterations take it as it is;
+  a query and key is told by prefill stages alone, if they are clearly no line, and mixed iterations
+  take it as it is;
 - errors are told of samples that the fit did not see: of every fourth shape of iteration, in the
   order of their appearance; what is returned is then fitted to all.
 """
@@ -24,6 +25,7 @@ from solver.sequence import Action
 
 PASSES = 6
 INNER = 2.0  # mean errors within which a sample counts in full
+CLEARLY = 0.75  # of the error that a line leaves is left with queries and keys, at most
 HELD_OUT = 4  # one shape of so many is held out
 
 
@@ -100,9 +102,7 @@ def fit(samples: Sequence[Sample]) -> CostModel:
     for action in (Action.PREFILL, Action.DECODE):
         if len({(s.prompt_tokens, s.batch) for s in of[action]}) < 2:
             raise ProblemError(f"calibration: it takes {action} iterations of two sizes or more")
-    alpha_p, beta_p, delta = _terms(
-        [[1, s.prompt_tokens, s.prompt_tokens**2] for s in of[Action.PREFILL]], of[Action.PREFILL]
-    )
+    alpha_p, beta_p, delta = _prefill(of[Action.PREFILL])
     rounds = [[1, s.batch, s.kv_tokens, 0, 0, 0] for s in of[Action.DECODE]]
     mixed = [[0, 0, s.kv_tokens, 1, s.prompt_tokens, s.batch] for s in of[Action.MIXED]]
     pairs_s = [0.0] * len(rounds) + [delta * s.pairs for s in of[Action.MIXED]]
@@ -111,6 +111,20 @@ def fit(samples: Sequence[Sample]) -> CostModel:
     if not mixed:
         return found
     return replace(found, alpha_m_s=both[3], beta_mp_s=both[4], beta_md_s=both[5])
+
+
+def _prefill(samples: Sequence[Sample]) -> tuple[float, float, float]:
+    line, curve = ([[1.0, s.prompt_tokens, s.pairs][:n] for s in samples] for n in (2, 3))
+    straight, bent = _terms(line, samples), _terms(curve, samples)
+    if _off(curve, samples, bent) > CLEARLY * _off(line, samples, straight):
+        return straight[0], straight[1], 0.0
+    return bent[0], bent[1], bent[2]
+
+
+def _off(rows: list[list[float]], samples: Sequence[Sample], terms: list[float]) -> float:
+    """The median relative error."""
+    predicted = np.array(rows) @ np.array(terms)
+    return float(np.median(np.abs(predicted / np.array([s.seconds for s in samples]) - 1)))
 
 
 def _terms(
