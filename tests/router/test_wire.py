@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from router.wire import AgentState, WireError
+from router.wire import AgentState, SlotReport, WireError
 from tests.router.fleet import state
 
 
@@ -30,3 +30,15 @@ def test_a_cost_model_that_makes_no_sense_is_refused() -> None:
     data = {**state("a").to_json(), "cost_ms": {"alpha_p_ms": -1}}
     with pytest.raises(WireError, match="missing"):
         AgentState.decode(orjson.dumps(data))
+
+
+def test_slots_there_and_back() -> None:
+    seconds = {"prefill": 0.5, "empty": 3.5}
+    told = SlotReport(9.0, 2, seconds, 0.9, 8.0, 9.0, [(0, 1.5, 2.0)], [(0.0, 1.0, True, (0, 1))])
+    assert SlotReport.decode(told.encode()) == told
+
+
+@pytest.mark.parametrize("line", [b"", b"{}", b'{"now_s": "then"}'])
+def test_nonsense_of_slots_is_quoted(line: bytes) -> None:
+    with pytest.raises(WireError, match="not a report of slots"):
+        SlotReport.decode(line)

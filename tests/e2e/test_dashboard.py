@@ -1,0 +1,247 @@
+"""The dashboard in a browser: it moves under load, tells the truth, and can be used by keyboard."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.deploy.support import debian_tool
+from tests.e2e.load import Ask, sending
+from tests.e2e.test_gateway import eventually
+from tests.helpers import Fleet, Process, free_ports, scrape
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+TIMEOUT_MS = 20_000.0
+TENANTS = ("chat", "search")
+PIXELS = "document.querySelector('[data-worker=agent-0] canvas').toDataURL()"
+FEW, MANY = 40, 240
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = debian_tool("chromium", "chromium")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with Fleet("--slots", "8", "--speed", "20") as running:
+        yield running
+
+
+@dataclass
+class Watched:
+    """A page, what its console said, and where its requests went."""
+
+    page: Page
+    said: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.set_default_timeout(TIMEOUT_MS)
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def figure(self, name: str, within: str = "#tiles") -> float:
+        """A figure as it stands on the page; a share where it is in percent."""
+        words = self.page.locator(f'{within} [data-figure="{name}"]').inner_text()
+        number = float(re.sub(r"[^\d.]", "", words.split("/")[0]))
+        return number / 100 if "%" in words else number
+
+    def comes_to(self, share: float, name: str, within: str = "#tiles") -> None:
+        """A share on the page is soon this one, rounded to a tenth of a percent."""
+        eventually(lambda: abs(self.figure(name, within) - share) <= 0.0005001)
+
+
+@pytest.fixture
+def watched(browser: Browser, fleet: Fleet) -> Iterator[Watched]:
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    seen = Watched(context.new_page())
+    seen.page.goto(fleet.url + "/")
+    expect(seen.page.locator("#status")).to_have_text("live, 2 of 2 workers up")
+    yield seen
+    context.close()
+    assert seen.said == []
+    elsewhere = {
+        url for url in seen.asked if urlsplit(url).netloc != urlsplit(fleet.url).netloc
+    } - {url for url in seen.asked if url.startswith("data:")}
+    assert not elsewhere
+
+
+def asks(name: str, count: int) -> list[Ask]:
+    body = {"model": "llama-65b", "prompt": "word " * 50, "max_tokens": 256, "stream": True}
+    return [
+        Ask(f"{name}-{k}", body, {"x-makespan-tenant": TENANTS[k % len(TENANTS)]})
+        for k in range(count)
+    ]
+
+
+def settled(watched: Watched, completed: int) -> None:
+    """Wait until the page has seen the end of so many requests."""
+    total = watched.page.locator('#tiles [data-figure="completed"]')
+    expect(total).to_have_text(f"{completed:,}", timeout=TIMEOUT_MS)
+    expect(watched.page.locator('#tiles [data-figure="running"]')).to_have_text("0")
+
+
+def test_bars_move_under_load_and_figures_are_those_of_the_metrics(
+    fleet: Fleet, watched: Watched
+) -> None:
+    page = watched.page
+    still = page.evaluate(PIXELS)
+    with sending(fleet.url, asks("moving", MANY)):
+        eventually(lambda: page.evaluate(PIXELS) != still, 20)
+        moving = page.evaluate(PIXELS)
+        eventually(lambda: page.evaluate(PIXELS) != moving)
+        expect(page.locator("[data-worker=agent-0] [data-figure=running]")).to_have_text("8 / 8")
+        colours = """() => {  // decode, prefill
+            const shown = document.querySelector("[data-worker=agent-0] canvas");
+            const { width, height } = shown;
+            const copy = Object.assign(document.createElement("canvas"), { width, height });
+            const paint = copy.getContext("2d", { willReadFrequently: true });
+            paint.drawImage(shown, 0, 0);
+            const { data } = paint.getImageData(0, 0, width, height);
+            const found = new Set();
+            for (let at = 0; at < data.length; at += 4) found.add(data.slice(at, at + 3).join());
+            return ["31,111,178", "212,85,0"].map((one) => found.has(one));
+        }"""
+        eventually(lambda: page.evaluate(colours) == [True, True])
+    settled(watched, MANY)
+    gateway = scrape(fleet.url)
+    names = {"makespan": "makespan", "bound": "lower_bound"}
+    for shown, metric in names.items():
+        value = gateway.values[f"makespan_plan_{metric}_seconds{{}}"]
+        assert watched.figure(shown) == pytest.approx(value, abs=0.005 * max(1, value))
+    gap = gateway.values["makespan_plan_gap_ratio{}"]
+    watched.comes_to(gap, "gap")
+    assert watched.figure("completed") == gateway.total("makespan_requests_total")
+    assert page.locator('[data-outcome="completed"]').inner_text() == str(MANY)
+    spent = {"busy": 0.0, "all": 0.0}
+    for k, url in enumerate(fleet.agents):
+        row, agent = f"[data-worker=agent-{k}]", scrape(url).values
+        utilization = agent["makespan_utilization_ratio{}"]
+        watched.comes_to(utilization, "utilization", row)
+        backlog = gateway.values[f'makespan_worker_backlog_seconds{{worker="agent-{k}"}}']
+        assert watched.figure("backlog", row) == backlog == 0
+        by_state = {
+            state: agent[f'makespan_slot_seconds_total{{state="{state}"}}']
+            for state in ("prefill", "decode", "stalled", "waiting")
+        }
+        spent["busy"] += by_state["prefill"] + by_state["decode"]
+        spent["all"] += sum(by_state.values())
+    overall = spent["busy"] / spent["all"]
+    watched.comes_to(overall, "utilization")
+    for tenant in TENANTS:
+        line = page.locator("#tenants tr", has=page.get_by_role("rowheader", name=tenant))
+        expect(line.locator("td").nth(1)).to_have_text(str(MANY // len(TENANTS)))
+
+
+def test_an_explanation_opens_by_click_and_by_keyboard(fleet: Fleet, watched: Watched) -> None:
+    page = watched.page
+    before = int(watched.figure("completed"))
+    with sending(fleet.url, asks("why", FEW)):
+        pass
+    settled(watched, before + FEW)
+    dialog, name = page.get_by_role("dialog"), f"why-{FEW - 1}"
+    page.locator(f'#requests [data-request="{name}"]').click()
+    told = httpx.get(f"{fleet.url}/makespan/v1/requests/{name}").json()
+    expect(dialog.get_by_role("heading")).to_have_text(f"Request {name}")
+    expect(dialog.locator("tr.chosen th")).to_have_text(f"{told['worker']} (chosen)")
+    expect(dialog).to_contain_text(f"Window {told['choice']['plan']:,} planned it")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+
+    page.locator("#find input").focus()
+    page.keyboard.type(name)
+    page.keyboard.press("Enter")
+    expect(dialog.get_by_role("heading")).to_have_text(f"Request {name}")
+    page.keyboard.press("Escape")
+    expect(page.locator("#find input")).to_be_focused()
+
+    for _ in range(10):  # over the workers to the first request
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.dataset.request") is not None:
+            break
+    chosen = page.evaluate("document.activeElement.dataset.request")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    page.keyboard.press("Enter")
+    expect(dialog.get_by_role("heading")).to_have_text(f"Request {chosen}")
+    page.keyboard.press("Escape")
+    focused = page.evaluate("document.activeElement.dataset.request")
+    assert focused == chosen
+
+
+def test_a_row_opens_and_closes_and_a_pause_holds_everything(
+    fleet: Fleet, watched: Watched
+) -> None:
+    page = watched.page
+    row = page.get_by_role("button", name="agent-1")
+    expect(row).to_have_attribute("aria-expanded", "true")  # so few workers show all by themselves
+    row.press("Enter")
+    expect(row).to_have_attribute("aria-expanded", "false")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator("#status")).to_have_text("paused, 2 of 2 workers up")
+    before = int(watched.figure("completed"))
+    with sending(fleet.url, asks("paused", FEW)):
+        pass
+    with page.expect_response(re.compile("/makespan/v1/requests/paused-0")):
+        page.locator("#find input").fill("paused-0")
+        page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    assert int(watched.figure("completed")) == before
+    page.get_by_role("button", name="Go on").click()
+    settled(watched, before + FEW)
+
+
+def test_nothing_is_drawn_beyond_a_laptop_and_dark_is_dark(browser: Browser, fleet: Fleet) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="dark")
+    with ExitStack() as stack:
+        stack.callback(context.close)
+        page = context.new_page()
+        page.goto(fleet.url + "/")
+        expect(page.locator("#status")).to_have_text("live, 2 of 2 workers up")
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width == 1280
+        surface = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert surface == "rgb(13, 17, 23)"
+
+
+def test_it_says_when_there_is_no_worker_and_when_the_gateway_is_gone(browser: Browser) -> None:
+    port, nobody = free_ports(2)
+    arguments = ("gateway", "--port", str(port), "--worker", f"http://127.0.0.1:{nobody}")
+    with ExitStack() as stack:
+        context = browser.new_context()
+        stack.callback(context.close)
+        page = context.new_page()
+        page.set_default_timeout(TIMEOUT_MS)
+        with Process(*arguments) as gateway:
+            gateway.wait_for("(listening)")
+            page.goto(f"http://127.0.0.1:{port}/")
+            expect(page.get_by_role("alert")).to_contain_text("No worker is up")
+            assert gateway.stop() == 0  # an open page does not hold it up
+        alarm = expect(page.get_by_role("alert"))
+        alarm.to_contain_text("The gateway does not answer", timeout=TIMEOUT_MS)
+        expect(page.locator("#status")).to_have_text("not connected")
+        with Process(*arguments) as gateway:
+            gateway.wait_for("(listening)")
+            alarm.to_contain_text("No worker is up", timeout=TIMEOUT_MS)
+            expect(page.locator("#status")).to_have_text("live, 0 of 1 workers up")
