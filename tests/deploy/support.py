@@ -65,10 +65,15 @@ def compose() -> Parsed:
 
 
 @functools.cache
+def rendered(folder: str) -> tuple[Parsed, ...]:
+    """What `kubectl apply -k` of this folder would send."""
+    kubectl = debian_tool("kubectl", "kubernetes-client")
+    return tuple(yaml.safe_load_all(run(kubectl, "kustomize", folder)))
+
+
 def manifests() -> tuple[Parsed, ...]:
     """What `kubectl apply -k deploy/base` would send."""
-    kubectl = debian_tool("kubectl", "kubernetes-client")
-    return tuple(yaml.safe_load_all(run(kubectl, "kustomize", "deploy/base")))
+    return rendered("deploy/base")
 
 
 def manifest(kind: str, name: str) -> Parsed:
