@@ -9,10 +9,10 @@ WORKDIR /src
 # only: a source archive would bring in build requirements that no lock file names. A quarter of
 # what they install is their own tests. Bytecode is compiled here, since nothing can be written at
 # run time, and never checked against timestamps, which some builders of images rewrite.
-COPY requirements.lock ./
+COPY requirements-otel.lock ./
 RUN python -m venv --without-pip /opt/makespan \
     && python -m pip --python /opt/makespan/bin/python install \
-        --require-hashes --only-binary :all: --no-cache-dir --no-compile -r requirements.lock \
+        --require-hashes --only-binary :all: --no-cache-dir --no-compile -r requirements-otel.lock \
     && find "$PACKAGES" -type d -name tests -prune -exec rm -r {} + \
     && python -m compileall -q --invalidation-mode unchecked-hash "$PACKAGES"
 

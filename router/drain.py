@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+
+# What is left to do at the very end gets so long, even if requests have used all the time.
+LEAST_S = 1.0
 
 
 @dataclass(slots=True)
@@ -10,7 +14,13 @@ class Drain:
     """Shared by a process's endpoints; set once, by the signal that stops it."""
 
     begun: bool = False
+    begun_s: float | None = None
 
     def begin(self) -> None:
         """From now on, finish what is there and refuse the rest."""
-        self.begun = True
+        self.begun, self.begun_s = True, time.monotonic()
+
+    def left_s(self, drain_s: float) -> float:
+        """How much of the drain time is left."""
+        spent = 0.0 if self.begun_s is None else time.monotonic() - self.begun_s
+        return max(LEAST_S, drain_s - spent)

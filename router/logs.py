@@ -1,13 +1,35 @@
-"""Log lines, readable or JSON, one event a line; extra fields go in through ``extra=``."""
+"""Log lines, readable or JSON, one event a line; extra fields go in through ``extra=``.
+
+Lines of a task that answers a request carry its id, and its trace's if it has one.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+from contextvars import ContextVar
 
 import orjson
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+_about: ContextVar[tuple[str | None, str | None]] = ContextVar("about", default=(None, None))
+
+
+def about(request: str | None, trace_id: str | None) -> None:
+    """From now on this task's log lines are about this request."""
+    _about.set((request, trace_id))
+
+
+class _AboutRequest(logging.Filter):
+    """Adds what the line's task is about, unless the line says so itself."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        for name, value in zip(("request", "trace_id"), _about.get(), strict=True):
+            if value is not None and not hasattr(record, name):
+                setattr(record, name, value)
+        return True
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:
@@ -46,6 +68,7 @@ def configure(log_format: str, log_level: str) -> None:
     """Send this process's log to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    handler.addFilter(_AboutRequest())
     logging.basicConfig(handlers=[handler], level=log_level.upper(), force=True)
-    for noisy in ("uvicorn", "asyncio", "pyomo"):
+    for noisy in ("uvicorn", "asyncio", "pyomo", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -135,6 +135,17 @@ class Live(Settings):
     drain_s: float = Field(
         30.0, ge=0, le=86_400, description="Seconds that running requests get to end at shutdown."
     )
+    otel_endpoint: Url | None = Field(
+        None,
+        description="Base URL of an OpenTelemetry collector (OTLP over HTTP) that gets a trace a "
+        "request; default: what OTEL_EXPORTER_OTLP_ENDPOINT says, else none. Needs makespan[otel].",
+    )
+    otel_sample_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of requests traced where the client's traceparent does not decide.",
+    )
 
 
 class GatewayTuning(Live):

@@ -24,6 +24,15 @@ class Usage:
     cached_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What an answer says of itself; `finish_reasons` in the order of its choices."""
+
+    id: str | None
+    model: str | None
+    finish_reasons: tuple[str, ...]
+
+
 class StreamMeter:
     """Counts a stream's events, one a token, and keeps its end."""
 
@@ -48,6 +57,11 @@ class StreamMeter:
                 if found is not None:
                     return found
         return None
+
+    def said(self) -> Said:
+        """What the stream's last events say."""
+        data = (line[5:] for line in self._tail.split(b"\n") if line.startswith(b"data:"))
+        return _said([event for event in map(_read, data) if event is not None])
 
     @property
     def finished(self) -> bool:
@@ -84,9 +98,37 @@ class JsonMeter:
         """The answer's usage object, if it has one."""
         return _usage(b"".join(self._parts)) if self._size <= MOST_JSON_BYTES else None
 
+    def said(self) -> Said:
+        """What the answer says."""
+        answer = _read(b"".join(self._parts)) if self._size <= MOST_JSON_BYTES else None
+        return _said([] if answer is None else [answer])
+
     def tokens(self, usage: Usage | None) -> int | None:
         """Output tokens, if the engine told them."""
         return usage.completion_tokens if usage else None
+
+
+def _read(text: bytes) -> dict[str, Any] | None:
+    try:
+        answer: Any = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _said(events: list[dict[str, Any]]) -> Said:
+    """The last event that names an id and a model, and every choice's reason to end."""
+    names: dict[str, str] = {}
+    reasons: dict[int, str] = {}
+    for event in events:
+        names |= {key: v for key in ("id", "model") if isinstance(v := event.get(key), str)}
+        choices = event.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            reason = choice.get("finish_reason") if isinstance(choice, dict) else None
+            if isinstance(reason, str) and isinstance(index := choice.get("index", 0), int):
+                reasons[index] = reason
+    ends = tuple(reason for _, reason in sorted(reasons.items()))
+    return Said(names.get("id"), names.get("model"), ends)
 
 
 def _error(text: bytes) -> str | None:

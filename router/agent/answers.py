@@ -37,6 +37,11 @@ class Format:
         self._greeted: set[int] = set()
         self._offsets: dict[int, int] = {}
 
+    @property
+    def id(self) -> str:
+        """What the answer calls itself."""
+        return str(self._head["id"])
+
     def chunk(self, pieces: Sequence[Piece]) -> bytes:
         """SSE events for `pieces`, one each."""
         return b"".join(self._open + self._choice(piece) + self._close for piece in pieces)

@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from functools import partial
 from math import inf
 
-from router.agent.answers import Format, Usage, usage
+from router.agent.answers import Format, usage
+from router.agent.answers import Usage as UsageObject
 from router.agent.attempts import Attempts
 from router.agent.engines.engine import Answer, Body
 from router.agent.faults import HEADER as FAULT
 from router.agent.faults import parse_faults
 from router.agent.loop import EngineLoop, Job, Piece
 from router.agent.standing import read_hint, read_standing
+from router.agent.visit import Visit, begin_visit, end_visit
 from router.asgi import (
     ClientLeft,
     DisconnectWatch,
@@ -42,6 +44,8 @@ from router.errors import (
 from router.metrics import AgentMetrics
 from router.schemas import CompletionRequest, load, read
 from router.settings import AgentSettings
+from router.tracing import Tracing
+from router.usage import Said, Usage
 from router.wire import ATTEMPT, RECALLED, REQUEST_ID, WORKER
 
 log = logging.getLogger(__name__)
@@ -59,29 +63,34 @@ class Completions:
         attempts: Attempts,
         metrics: AgentMetrics,
         drain: Drain,
+        tracing: Tracing,
         *,
         chat: bool,
     ) -> None:
         self._settings, self._loop, self._metrics = settings, loop, metrics
         self._attempts, self._drain, self._chat = attempts, drain, chat
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        visit = begin_visit(self._tracing, scope, self._settings.name, chat=self._chat)
         outcome = Outcome.FAILED
         try:
-            outcome = await self._answer(scope, receive, send)
+            outcome = await self._answer(scope, receive, send, visit)
         except ClientLeft:
             outcome = Outcome.CANCELLED
         except RouterError as error:
-            outcome = error.outcome
+            outcome, visit.status, visit.error = error.outcome, error.status, str(error)
+            visit.ended_s = time.time()
             own = [(RECALLED, b"1")] if outcome is Outcome.RECALLED else []
             await respond_error(send, error, [*own, *self._headers(scope)])
         except asyncio.CancelledError:
             log.warning("cut short, as the time to drain is over")
         finally:
             self._metrics.requests.labels(self._settings.model, outcome.value).inc()
+            end_visit(self._tracing, visit, outcome)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Outcome:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> Outcome:
         if self._drain.begun:
             raise NoCapacityError("This worker is shutting down.", retry_after_s=1.0)
         if self._loop.broken:
@@ -89,10 +98,11 @@ class Completions:
         body = await read_body(scope, receive, MOST_BODY_BYTES)
         data = load(body)
         request = read(data, chat=self._chat)
+        visit.request = request
         answers = self._prepare(request, data)
         prompt_tokens = sum(answer.prompt_tokens for answer in answers) // request.n
         faults = parse_faults(header(scope, FAULT) if self._settings.faults else None)
-        job = Job(answers, prompt_tokens, faults, request.n)
+        job = Job(answers, prompt_tokens, faults, request.n, visit.course)
         form = Format(request, self._settings.model, self._loop.engine.name)
         hint, standing = read_hint(scope), read_standing(scope)
         name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None
@@ -102,7 +112,7 @@ class Completions:
             try:
                 with self._attempts.known(name, ids), self._until(standing.deadline_s, ids):
                     answer = self._stream if request.stream else self._whole
-                    return await answer(send, scope, job, form)
+                    return await answer(send, scope, job, form, visit)
             finally:
                 self._loop.cancel(ids)
 
@@ -147,7 +157,9 @@ class Completions:
             code="context_length_exceeded",
         )
 
-    async def _stream(self, send: Send, scope: Scope, job: Job, form: Format) -> Outcome:
+    async def _stream(
+        self, send: Send, scope: Scope, job: Job, form: Format, visit: Visit
+    ) -> Outcome:
         kind = (b"content-type", b"text/event-stream; charset=utf-8")
         headers = [kind, (b"cache-control", b"no-cache"), *self._headers(scope)]
         left, made = len(job.answers), 0
@@ -158,6 +170,7 @@ class Completions:
             except EngineBroke as error:
                 if not started:
                     raise
+                visit.error = str(error)
                 await send({"type": "http.response.body", "body": sse_error(error)})
                 return error.outcome
             if not started:
@@ -168,23 +181,34 @@ class Completions:
             left -= sum(piece.token.finish_reason is not None for piece in pieces)
             event = {"type": "http.response.body", "body": form.chunk(pieces), "more_body": True}
             await send(event)
+        self._answered(visit, job, made, form)
         end = form.end(self._usage(job, made))
         await send({"type": "http.response.body", "body": end})
         return Outcome.COMPLETED
 
-    async def _whole(self, send: Send, scope: Scope, job: Job, form: Format) -> Outcome:
+    async def _whole(
+        self, send: Send, scope: Scope, job: Job, form: Format, visit: Visit
+    ) -> Outcome:
         pieces: list[Piece] = []
         left = len(job.answers)
         while left:
             new = await job.take()
             pieces += new
             left -= sum(piece.token.finish_reason is not None for piece in new)
+        self._answered(visit, job, len(pieces), form)
         body = form.whole(pieces, self._usage(job, len(pieces)))
         kind = (b"content-type", b"application/json")
         await respond(send, 200, [kind, *self._headers(scope)], body)
         return Outcome.COMPLETED
 
-    def _usage(self, job: Job, made: int) -> Usage:
+    def _answered(self, visit: Visit, job: Job, made: int, form: Format) -> None:
+        """All tokens are there."""
+        if visit.recorded:
+            reasons = tuple(reason for _, reason in sorted(visit.course.reasons.items()))
+            usage = Usage(job.prompt_tokens, made, job.cached_tokens // job.n)
+            visit.answered(usage, Said(form.id, self._settings.model, reasons))
+
+    def _usage(self, job: Job, made: int) -> UsageObject:
         return usage(job.prompt_tokens, made, job.cached_tokens // job.n)
 
     def _headers(self, scope: Scope) -> Headers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from math import inf
 
@@ -24,6 +24,7 @@ from router.drain import Drain
 from router.hardware import hardware
 from router.metrics import AgentMetrics
 from router.settings import AgentSettings
+from router.tracing import open_tracing
 from router.web import add_error_handlers, answer_head
 from solver.batching import Batcher
 from solver.cost import CostModel
@@ -44,7 +45,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
 
         return create_sidecar(settings)
     metrics = AgentMetrics()
-    drain = Drain()
+    drain, tracing = Drain(), open_tracing(settings, "agent", settings.name)
     settings, engine = open_engine(settings)
     cost = hardware(settings.cost).cost.scaled(1 / settings.speed)
     fit = CostFit(cost) if settings.learn_cost else None
@@ -52,11 +53,15 @@ def create_app(settings: AgentSettings) -> FastAPI:
     attempts = Attempts(loop)
     reporter = Reporter(settings, loop, metrics, drain)
     supervised = settings.fd is not None
-    lifespan = _lifespan(loop, supervised=supervised)
+
+    async def close_tracing() -> None:
+        await tracing.close(drain.left_s(settings.drain_s))
+
+    lifespan = _lifespan(loop, close_tracing, supervised=supervised)
     app = FastAPI(title="Makespan agent", lifespan=lifespan, openapi_url=None)
     app.state.drain = drain.begin
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
-        endpoint = Completions(settings, loop, attempts, metrics, drain, chat=chat)
+        endpoint = Completions(settings, loop, attempts, metrics, drain, tracing, chat=chat)
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
     add_routes(app, attempts, reporter, drain, "the engine has broken down; see the log")
 
@@ -93,7 +98,7 @@ def _batcher(settings: AgentSettings, cost: CostModel) -> Batcher:
 
 
 def _lifespan(
-    loop: EngineLoop, *, supervised: bool
+    loop: EngineLoop, close_tracing: Callable[[], Awaitable[None]], *, supervised: bool
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     def stop_if_broken(_: asyncio.Task[None]) -> None:
         """The supervisor looks at processes, not at ``/health``: end, and it starts another."""
@@ -108,5 +113,6 @@ def _lifespan(
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+        await close_tracing()
 
     return lifespan

@@ -15,6 +15,7 @@ from router.agent.engines.engine import Answer, Engine, Iteration, Token
 from router.agent.faults import NO_FAULTS, Faults, InjectedBreakdown
 from router.agent.standing import STANDING, Standing
 from router.agent.trace import SlotTrace
+from router.agent.visit import Course
 from router.errors import EngineBroke
 from router.metrics import AgentMetrics
 from solver.batching import Batcher
@@ -36,7 +37,8 @@ class Job:
     """One HTTP request inside the engine: a sequence a choice, and their tokens as they come.
 
     `prompt_tokens` counts each prompt once, however many choices (`n`) it has; `cached_tokens` are
-    those of all sequences that were found in the prefix cache, once they make tokens.
+    those of all sequences that were found in the prefix cache, once they make tokens; `course` is
+    when what happened to it.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class Job:
         prompt_tokens: int,
         faults: Faults = NO_FAULTS,
         n: int = 1,
+        course: Course | None = None,
     ) -> None:
         self.answers, self.prompt_tokens, self.n = answers, prompt_tokens, n
+        self.course = course or Course()
         self.cached_tokens = 0
         self._faults, self._made, self._taken = faults, 0, 0
         self._pieces: list[Piece] = []
@@ -151,6 +155,7 @@ class EngineLoop:
         """
         if self.broken:
             raise EngineBroke
+        job.course.queued_s = now
         ids: list[str] = []
         for choice, answer in enumerate(job.answers):
             self._serial += 1
@@ -213,6 +218,9 @@ class EngineLoop:
                 await self._wake.wait()
                 now, resumed = time.monotonic(), True
                 continue
+            for chunk in stage.prefill:
+                if part := self._parts.get(chunk.sequence.id):
+                    part.job.course.begin(now)
             iteration = await self.engine.run(stage, resumed=resumed)
             resumed = False
             self._finish(stage, iteration)
@@ -245,6 +253,9 @@ class EngineLoop:
     def _hand_out(self, stage: Stage, iteration: Iteration) -> list[str]:
         """Tokens to those who wait for them; the ids of the sequences that have ended."""
         ended: list[str] = []
+        for chunk in stage.prefill:
+            if chunk.last and (part := self._parts.get(chunk.sequence.id)):
+                part.job.course.prefilled(iteration.end_s)
         for sequence in stage.sequences:
             token = iteration.tokens.get(sequence.id)
             part = self._parts.get(sequence.id)
@@ -253,7 +264,9 @@ class EngineLoop:
             part.made += 1
             if part.made == 1:
                 part.job.cached_tokens += sequence.cached
+                part.job.course.token(iteration.end_s)
             if token.finish_reason is not None:
+                part.job.course.end(iteration.end_s, part.choice, token.finish_reason)
                 ended.append(sequence.id)
                 del self._parts[sequence.id]
             part.job.put(Piece(part.choice, token))

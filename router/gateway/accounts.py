@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -19,6 +20,14 @@ from solver.predict import Features, LengthPredictor, kind_of
 from solver.priority import WEIGHT
 from solver.problem import Job
 
+log = logging.getLogger(__name__)
+
+# What somebody has to look into, what tells of too little capacity, and all the rest.
+_LEVELS = {
+    Outcome.FAILED: logging.WARNING,
+    Outcome.REJECTED_NO_CAPACITY: logging.INFO,
+    Outcome.EXPIRED: logging.INFO,
+}
 # Stands for "no limit" where neither request nor worker names one.
 UNLIMITED = 1 << 20
 
@@ -150,6 +159,9 @@ class Accounts:
                 if record.output_tokens and record.output_tokens > 1:
                     per_token = (timing.ended - first) / (record.output_tokens - 1)
                     metrics.time_per_output_token.labels(model).observe(per_token)
+        level = _LEVELS.get(outcome, logging.DEBUG)
+        if log.isEnabledFor(level):
+            log.log(level, "request ended", extra=record.summary())
 
 
 def _features(request: CompletionRequest, prompt_tokens: int, limit: int, tenant: str) -> Features:

@@ -38,14 +38,18 @@ from router.gateway.dispatch import Dispatcher
 from router.gateway.exchange import Exchange
 from router.gateway.forward import Forwarder
 from router.gateway.heads import for_worker, read_hint, request_id
+from router.gateway.hop import hop
 from router.gateway.lifeline import WorkerSilent
 from router.gateway.prefixes import blocks_of
 from router.gateway.records import RequestRecord
+from router.gateway.spans import request_span
 from router.gateway.ticket import Placement, Ticket
 from router.gateway.workers import Worker, Workers
+from router.logs import about
 from router.metrics import GatewayMetrics
 from router.schemas import CompletionRequest, parse
 from router.settings import GatewayTuning
+from router.tracing import Tracing
 from router.urgency import Urgency, read_tenant, read_urgency
 from router.wire import (
     EXPECTED_TOKENS,
@@ -69,19 +73,25 @@ class Completions:
         accounts: Accounts,
         metrics: GatewayMetrics,
         drain: Drain,
+        tracing: Tracing,
         *,
         chat: bool,
     ) -> None:
         self._tuning, self._workers, self._dispatcher = tuning, workers, dispatcher
         self._forwarder, self._accounts, self._chat = forwarder, accounts, chat
         self._path = "/v1/chat/completions" if chat else "/v1/completions"
-        self._metrics, self._drain = metrics, drain
+        self._metrics, self._drain, self._tracing = metrics, drain, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it whatever happens."""
         record = RequestRecord(request_id(scope), "other", False, time.time())
         target = self._path + ("?" + scope["query_string"].decode("latin-1")).rstrip("?")
-        exchange = Exchange(send, record, target, scope["headers"])
+        exchange = Exchange(send, record, target, scope["headers"], chat=self._chat)
+        trace = self._tracing.begin(exchange.headers)
+        if trace is not None:
+            exchange.trace, record.trace_id = trace, trace.id
+            exchange.headers = trace.keep(exchange.headers)
+        about(record.id, record.trace_id)
         self._accounts.begin(record)
         outcome = Outcome.FAILED
         try:
@@ -96,6 +106,8 @@ class Completions:
         finally:
             record.outcome = outcome.value
             self._accounts.end(record, outcome, exchange.timing())
+            if trace is not None and trace.recorded:
+                self._tracing.end(trace, request_span(exchange, outcome))
 
     async def _serve(self, scope: Scope, receive: Receive, exchange: Exchange) -> Outcome:
         if self._drain.begun or self._accounts.running > self._tuning.max_requests:
@@ -178,6 +190,7 @@ class Completions:
             except RecalledError:
                 ticket.recalled += 1
                 self._metrics.recalled.inc()
+                exchange.leave("recalled", failed=False)
                 continue
             except WorkerUnreachable as error:
                 self._workers.mark_down(worker, str(error))
@@ -191,6 +204,8 @@ class Completions:
             tries_left -= 1
             ticket.excluded.add(worker)
             exchange.record.failed_workers.append(worker.name)
+            if tries_left >= 0:
+                exchange.leave(str(failure), failed=True)
         assert failure is not None
         raise failure
 
@@ -200,6 +215,8 @@ class Completions:
         record.choice, record.worker = placement.plan.choice(placement.index), worker.name
         record.planned, record.recalled = ticket.planned, ticket.recalled
         exchange.sent, record.sent_s = time.monotonic(), time.time()
+        if exchange.recorded:
+            exchange.hops.append(hop(placement, record.choice))
         return worker
 
     async def _attempt(
@@ -229,7 +246,7 @@ class Completions:
     ) -> Outcome | None:
         assert exchange.request is not None
         url = worker.url + exchange.target
-        extra = for_worker(ticket)
+        extra = for_worker(ticket) | exchange.outgoing()
         reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body)
         try:
             if reply.status in _RETRY_STATUS:

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
@@ -28,6 +28,7 @@ from router.gateway.watch import Watches
 from router.gateway.workers import Workers
 from router.metrics import GatewayMetrics
 from router.settings import GatewaySettings
+from router.tracing import open_tracing
 from router.web import add_error_handlers, answer_head
 
 log = logging.getLogger(__name__)
@@ -43,15 +44,19 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     dispatcher.settled = Recaller(workers, connections).consider
     accounts = Accounts(metrics, settings.remember)
     forwarder = Forwarder(settings, connections)
-    drain = Drain()
+    drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)
     events = Events(Frames(workers, watches, dispatcher, accounts, metrics), watches, drain)
-    lifespan = _lifespan(connections, planner, workers, dispatcher, events)
+
+    async def close_tracing() -> None:
+        await tracing.close(drain.left_s(settings.drain_s))
+
+    lifespan = _lifespan(connections, planner, workers, dispatcher, events, close_tracing)
     app = FastAPI(title="Makespan", lifespan=lifespan)
     app.state.drain = drain.begin
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
         endpoint = Completions(
-            settings, workers, dispatcher, forwarder, accounts, metrics, drain, chat=chat
+            settings, workers, dispatcher, forwarder, accounts, metrics, drain, tracing, chat=chat
         )
         for spelling in (path, path + "/"):  # a redirect would be lost on many a client
             app.router.routes.append(Route(spelling, endpoint, methods=["POST"]))
@@ -79,6 +84,7 @@ def _lifespan(
     workers: Workers,
     dispatcher: Dispatcher,
     events: Events,
+    close_tracing: Callable[[], Awaitable[None]],
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -95,5 +101,6 @@ def _lifespan(
         await asyncio.gather(*tasks, return_exceptions=True)
         planner.stop()
         await connections.close()
+        await close_tracing()
 
     return lifespan

@@ -11,9 +11,11 @@ from router.asgi import Send, respond_error
 from router.connections import Reply
 from router.errors import Headers, RouterError, WorkerBroke, sse_error
 from router.gateway.accounts import Timing
+from router.gateway.hop import Hop
 from router.gateway.records import RequestRecord
 from router.schemas import CompletionRequest
-from router.usage import JsonMeter, StreamMeter, Usage
+from router.tracing import Trace
+from router.usage import JsonMeter, Said, StreamMeter, Usage
 from router.wire import OVERHEAD_MS, REQUEST_ID, WORKER
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ class Exchange:
             was asked, when the response began.
         streaming: server-sent events are coming, so that an error can be one more of them.
         failed: the worker itself has told the client, in its stream, that the request has failed.
+        trace: its place in a trace, if it has one; `hops` and `said` are noted if it is recorded.
+        usage, said: what its answer said.
     """
 
     send: Send
@@ -42,6 +46,32 @@ class Exchange:
     first_byte: float | None = None
     streaming: bool = False
     failed: bool = False
+    chat: bool = False
+    trace: Trace | None = None
+    hops: list[Hop] = field(default_factory=list)
+    usage: Usage | None = None
+    said: Said | None = None
+
+    @property
+    def recorded(self) -> bool:
+        """Whether its spans are wanted."""
+        return self.trace is not None and self.trace.recorded
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has left the last worker that it was sent to, for another."""
+        return bool(self.hops) and self.hops[-1].ended_s is not None
+
+    def leave(self, why: str, *, failed: bool) -> None:
+        """Its worker gives it up, and another is to be found."""
+        if self.hops:
+            self.hops[-1].end(why, failed=failed)
+
+    def outgoing(self) -> dict[str, str]:
+        """Its trace, for the worker that it is sent to now."""
+        if self.trace is None:
+            return {}
+        return self.trace.outgoing(self.hops[-1].id if self.hops else None)
 
     def timing(self) -> Timing:
         """What is timed of it, up to now."""
@@ -67,9 +97,10 @@ class Exchange:
         if isinstance(meter, StreamMeter) and reply.status == 200:
             self._check_end(meter)
         await self.send({"type": "http.response.body", "body": b""})
-        usage = meter.usage()
+        self.usage = usage = meter.usage()
         if reply.status == 200:
             self.record.output_tokens = meter.tokens(usage)
+            self.said = meter.said() if self.recorded else None
         return usage
 
     def _check_end(self, meter: StreamMeter) -> None:

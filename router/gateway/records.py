@@ -108,6 +108,11 @@ class Choice:
     toll_s: FloatArray
     cached_tokens: FloatArray
 
+    @property
+    def finish_s(self) -> float:
+        """When it is done where it goes, in seconds after the plan."""
+        return self._sum(self.chosen)["finish_s"]
+
     def candidates(self) -> list[dict[str, Any]]:
         """A row a worker."""
         rows = []
@@ -178,6 +183,7 @@ class RequestRecord:
     model: str
     stream: bool
     received_s: float
+    trace_id: str | None = None
     prompt_tokens: int = 0
     expected_tokens: float = 0.0
     outcome: str = "in_flight"
@@ -197,10 +203,32 @@ class RequestRecord:
     output_tokens: int | None = None
     cached_tokens: int | None = None
 
+    def summary(self) -> dict[str, Any]:
+        """What a log line says of it: that which there is, times as seconds from its arrival."""
+        times = {"sent": self.sent_s, "first_byte": self.first_token_s, "ended": self.ended_s}
+        told = {
+            "outcome": self.outcome,
+            "status": self.status,
+            "error": self.error,
+            "model": self.model,
+            "worker": self.worker,
+            "failed_workers": ",".join(self.failed_workers) or None,
+            "tenant": self.tenant or None,
+            "priority": self.priority,
+            "prompt_tokens": self.prompt_tokens or None,
+            "output_tokens": self.output_tokens,
+            **{
+                f"{name}_after_s": None if when is None else round(when - self.received_s, 4)
+                for name, when in times.items()
+            },
+        }
+        return {name: value for name, value in told.items() if value is not None}
+
     def explain(self) -> dict[str, Any]:
         """Why it went where it went, and how that turned out."""
         return {
             "id": self.id,
+            "trace_id": self.trace_id,
             "model": self.model,
             "stream": self.stream,
             "outcome": self.outcome,

@@ -19,6 +19,7 @@ from router.agent.sidecar.gate import Gate, Pass
 from router.agent.sidecar.proxy import MOST_BODY_BYTES, target_of
 from router.agent.sidecar.upstream import Need, Upstream
 from router.agent.standing import read_hint, read_standing
+from router.agent.visit import Course, Visit, begin_visit, end_visit
 from router.asgi import (
     ClientLeft,
     DisconnectWatch,
@@ -41,8 +42,8 @@ from router.errors import (
     sse_error,
 )
 from router.metrics import AgentMetrics
-from router.schemas import CompletionRequest
-from router.usage import JsonMeter, Usage
+from router.tracing import Tracing
+from router.usage import JsonMeter, StreamMeter, Usage
 from router.wire import ATTEMPT, RECALLED, REQUEST_ID, WORKER
 
 log = logging.getLogger(__name__)
@@ -100,30 +101,37 @@ class Completions:
         attempts: Attempts,
         metrics: AgentMetrics,
         drain: Drain,
+        tracing: Tracing,
         *,
         chat: bool,
     ) -> None:
         self._name, self._upstream, self._engine = name, upstream, engine
         self._gate, self._asks, self._chat = gate, asks, chat
         self._attempts, self._metrics, self._drain = attempts, metrics, drain
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         answer = _Answer(send, self._headers(scope))
+        visit = begin_visit(self._tracing, scope, self._name, chat=self._chat)
         outcome = Outcome.FAILED
         try:
-            outcome = await self._serve(scope, receive, answer)
+            outcome = await self._serve(scope, receive, answer, visit)
         except ClientLeft:
             outcome = Outcome.CANCELLED
         except RouterError as error:
-            outcome = error.outcome
+            outcome, visit.status, visit.error = error.outcome, error.status, str(error)
+            visit.ended_s = time.time()
             await answer.refuse(error)
         except asyncio.CancelledError:  # the time to drain is over
             await answer.refuse(NoCapacityError("This worker is shutting down.", 1.0))
         finally:
             self._metrics.requests.labels(self._upstream.model, outcome.value).inc()
+            end_visit(self._tracing, visit, outcome)
 
-    async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> Outcome:
+    async def _serve(
+        self, scope: Scope, receive: Receive, answer: _Answer, visit: Visit
+    ) -> Outcome:
         if self._drain.begun:
             raise NoCapacityError("This worker is shutting down.", retry_after_s=1.0)
         if not self._upstream.up:
@@ -138,6 +146,7 @@ class Completions:
             now=time.monotonic(),
             most=self._engine.max_model_len,
         )
+        visit.expect(request)
         name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None
         async with DisconnectWatch(receive):
             with self._upstream.needed() as need:
@@ -148,7 +157,8 @@ class Completions:
                         self._until(standing.deadline_s, one),
                     ):
                         await one.released
-                    return await self._forward(scope, body, answer, one, request, need)
+                    visit.course.begin(time.monotonic())
+                    return await self._forward(scope, body, answer, one, need, visit)
                 finally:
                     self._gate.leave(one)
 
@@ -171,36 +181,41 @@ class Completions:
         body: bytes,
         answer: _Answer,
         one: Pass,
-        request: CompletionRequest | None,
         need: Need,
+        visit: Visit,
     ) -> Outcome:
-        reply = await self._upstream.send(
-            "POST", target_of(scope), scope["headers"], body, plain=True
-        )
+        headers = visit.outgoing(scope["headers"])
+        reply = await self._upstream.send("POST", target_of(scope), headers, body, plain=True)
         try:
-            usage = await self._relay(reply, answer, one, need)
+            visit.status, visit.course.shown = reply.status, reply.is_stream
+            usage = await self._relay(reply, answer, one, need, visit)
             if reply.status == 200:
-                self._asks.learn(request, usage)
+                self._asks.learn(visit.request, usage)
             return outcome_of_status(reply.status)
         finally:
             reply.close()
 
-    async def _relay(self, reply: Reply, answer: _Answer, one: Pass, need: Need) -> Usage | None:
+    async def _relay(
+        self, reply: Reply, answer: _Answer, one: Pass, need: Need, visit: Visit
+    ) -> Usage | None:
         """Pass the answer on as it comes, and tell the gate of its tokens."""
-        follower, meter = Follower(), JsonMeter()
+        follower, meter = Follower(), StreamMeter() if reply.is_stream else JsonMeter()
         async for chunk in reply.chunks():
             self._upstream.heard()
             if not answer.begun:
                 self._upstream.answered(need)
                 await answer.begin(reply)
             if reply.is_stream:
-                self._tell(one, follower.feed(chunk))
-            else:
+                self._tell(one, follower.feed(chunk), visit.course)
+            if not reply.is_stream or visit.recorded:
                 meter.feed(chunk)
+            visit.ended_s = time.time()  # this may be the last the client waits for
             await answer.pass_on(chunk)
         if not answer.begun:
             self._upstream.answered(need)
             await answer.begin(reply)
+        if reply.status == 200 and visit.recorded:
+            visit.answered(meter.usage(), meter.said())
         await answer.finish()
         if reply.is_stream:
             return follower.usage
@@ -211,9 +226,13 @@ class Completions:
                 self._gate.end(one, index, each)
         return usage
 
-    def _tell(self, one: Pass, heard: list[Heard]) -> None:
+    def _tell(self, one: Pass, heard: list[Heard], course: Course) -> None:
         """First what was made, then what the engine counted, then who has ended."""
+        now = time.monotonic()
         for event in heard:
+            if event.tokens:
+                course.prefilled(now)
+                course.token(now)
             if event.index >= 0:
                 self._gate.hear(one, event.index, event.tokens)
             if event.usage is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from math import ceil, inf
 from urllib.parse import urlsplit
@@ -25,6 +25,7 @@ from router.connections import Connections
 from router.drain import Drain
 from router.metrics import AgentMetrics
 from router.settings import AgentSettings, BadSettings
+from router.tracing import open_tracing
 from router.web import add_error_handlers
 from solver.policies import POLICIES
 from solver.profiles import PROFILES
@@ -40,21 +41,35 @@ def create_app(settings: AgentSettings) -> FastAPI:
     """
     _check(settings)
     metrics, drain = AgentMetrics(), Drain()
+    tracing = open_tracing(settings, "agent", settings.name)
     connections = Connections(KEEP_ALIVE_S)
     upstream = Upstream(settings, connections)
     gate = Gate(_releaser(settings), metrics)
     engine = Engine(settings, upstream, gate)
     attempts, asks = Attempts(gate), Asks()
+
+    async def close_tracing() -> None:
+        await tracing.close(drain.left_s(settings.drain_s))
+
     app = FastAPI(
         title="Makespan sidecar",
-        lifespan=_lifespan(connections, upstream, engine, gate),
+        lifespan=_lifespan(connections, upstream, engine, gate, close_tracing),
         openapi_url=None,
         redirect_slashes=False,
     )
     app.state.drain = drain.begin
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
         endpoint = Completions(
-            settings.name, upstream, engine, gate, asks, attempts, metrics, drain, chat=chat
+            settings.name,
+            upstream,
+            engine,
+            gate,
+            asks,
+            attempts,
+            metrics,
+            drain,
+            tracing,
+            chat=chat,
         )
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
     reporter = SidecarReporter(settings, engine, metrics, drain)
@@ -86,7 +101,11 @@ def _releaser(settings: AgentSettings) -> Releaser:
 
 
 def _lifespan(
-    connections: Connections, upstream: Upstream, engine: Engine, gate: Gate
+    connections: Connections,
+    upstream: Upstream,
+    engine: Engine,
+    gate: Gate,
+    close_tracing: Callable[[], Awaitable[None]],
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -98,5 +117,6 @@ def _lifespan(
         await asyncio.gather(*tasks, return_exceptions=True)
         gate.close()
         await connections.close()
+        await close_tracing()
 
     return lifespan
