@@ -1,4 +1,6 @@
-FROM python:3.11-slim AS builder
+# From a mirror: --build-arg BASE=registry.example/python:3.11-slim
+ARG BASE=python:3.11-slim
+FROM ${BASE} AS builder
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
     PACKAGES=/opt/makespan/lib/python3.11/site-packages
@@ -8,13 +10,15 @@ WORKDIR /src
 # Dependencies come before the code, so that a change of code leaves this layer as it is. Wheels
 # only: a source archive would bring in build requirements that no lock file names. A quarter of
 # what they install is their own tests. Bytecode is compiled here, since nothing can be written at
-# run time, and never checked against timestamps, which some builders of images rewrite.
+# run time, and never checked against timestamps, which some builders of images rewrite; other
+# people's sources would be another 50 MB.
 COPY requirements-otel.lock ./
 RUN python -m venv --without-pip /opt/makespan \
     && python -m pip --python /opt/makespan/bin/python install \
         --require-hashes --only-binary :all: --no-cache-dir --no-compile -r requirements-otel.lock \
     && find "$PACKAGES" -type d -name tests -prune -exec rm -r {} + \
-    && python -m compileall -q --invalidation-mode unchecked-hash "$PACKAGES"
+    && python -m compileall -q -b --invalidation-mode unchecked-hash "$PACKAGES" \
+    && find "$PACKAGES" -name '*.py' -delete
 
 COPY requirements-build.lock ./
 RUN python -m venv --without-pip /opt/build \
@@ -31,7 +35,7 @@ RUN python -m pip --python /opt/build/bin/python wheel \
     && python -m compileall -q --invalidation-mode unchecked-hash \
         "$PACKAGES/router" "$PACKAGES/solver"
 
-FROM python:3.11-slim
+FROM ${BASE}
 
 LABEL org.opencontainers.image.title="Makespan" \
       org.opencontainers.image.description="An LLM request router that plans" \

@@ -1,6 +1,7 @@
 # make run    the demo: a gateway and two emulated workers on this machine
 # make test   everything that is tested, set up from scratch where needed
 # make test-engines   the same for real engines: PyTorch, transformers and vLLM, some gigabytes
+# make image-test     the container image: built, and run without any rights
 # make transformers   what `makespan agent --engine transformers` needs
 # The environment is .venv, installed from lock files with hashes; PYTHON chooses the interpreter.
 
@@ -9,7 +10,7 @@ BIN := .venv/bin
 VLLM_PIP := .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: run test test-engines check format setup transformers lock bench clean
+.PHONY: run test test-engines image-test check format setup transformers lock bench clean
 
 run: .venv/.run
 	@$(BIN)/makespan up
@@ -21,6 +22,11 @@ test: .venv/.dev .venv/.clients
 test-engines: .venv/.dev .venv/.transformers .venv-vllm/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engines
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/engines/test_vllm*.py
+
+# The image, built without Docker where there is none, and run with no rights at all.
+image-test: .venv/.dev
+	tests/image/build localhost/makespan:test
+	IMAGE=localhost/makespan:test $(BIN)/python -m pytest tests/image
 
 check: .venv/.dev
 	$(BIN)/ruff format --check
