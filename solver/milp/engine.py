@@ -27,13 +27,8 @@ import pyomo.environ as pyo
 from solver.cost import CostModel
 from solver.errors import SolverError
 from solver.milp.case import EngineCase, EngineSchedule, Placement
-from solver.milp.highs import (
-    dual_bound,
-    load_program,
-    program_of,
-    read_values,
-    standard_form,
-)
+from solver.milp.compile import compile_model
+from solver.milp.highs import dual_bound, load_program, read_values
 from solver.types import TOLERANCE
 
 EMPTY, STAGE = "empty", "stage"
@@ -101,13 +96,13 @@ def solve(
     unit_s = case.bound_s or 1.0  # HiGHS's tolerances are absolute, so let the makespan be about 1
     scaled = replace(case, cost=cost.scaled(1 / unit_s))
     model = engine_model(scaled, case.most_bins(limit_s), limit_s / unit_s)
-    form = standard_form(model)
+    compiled = compile_model(model)
     highs = load_program(
-        program_of(form), gap=gap, time_limit_s=time_limit_s, node_limit=node_limit
+        compiled.numbers, gap=gap, time_limit_s=time_limit_s, node_limit=node_limit
     )
     highs.run()
     stop = _why_stopped(highs)
-    schedule = _read(model, case) if read_values(highs, form) else None
+    schedule = _read(model, case) if read_values(highs, compiled) else None
     bound_s = limit_s
     if stop is not Stop.INFEASIBLE:
         bound_s = max(case.bound_s, unit_s * (dual_bound(highs) or 0.0))
@@ -125,13 +120,14 @@ def engine_model(case: EngineCase, bins: int, upper_s: float = inf) -> pyo.Concr
     m.L = pyo.Set(initialize=[EMPTY, STAGE])
     m.A = pyo.Set(dimen=2, initialize=_admissible(case))
 
-    m.x = pyo.Var(m.A, domain=pyo.Binary)  # request i is on slot j
-    m.p = pyo.Var(m.A, m.K, domain=pyo.Binary)  # its prefill is in bin k
-    m.d = pyo.Var(m.A, m.K, domain=pyo.Binary)  # it holds the slot for the rounds of bin k
-    m.w = pyo.Var(m.A, m.K, bounds=(0, 1))  # the share of its tokens made there
-    m.y = pyo.Var(m.K, m.L, domain=pyo.Binary)  # the prefill stage of bin k is at level l
-    m.rounds = pyo.Var(m.K, bounds=(0, sum(case.output)))
+    # First what the makespan is made of: HiGHS takes columns in this order where all else is equal.
     m.t_max = pyo.Var(bounds=(case.bound_s, upper_s if upper_s < inf else None))
+    m.y = pyo.Var(m.K, m.L, domain=pyo.Binary)  # the prefill stage of bin k is at level l
+    m.p = pyo.Var(m.A, m.K, domain=pyo.Binary)  # request i is prefilled on slot j in bin k
+    m.rounds = pyo.Var(m.K, bounds=(0, sum(case.output)))
+    m.w = pyo.Var(m.A, m.K, bounds=(0, 1))  # the share of its tokens made there
+    m.x = pyo.Var(m.A, domain=pyo.Binary)  # request i is on slot j
+    m.d = pyo.Var(m.A, m.K, domain=pyo.Binary)  # it holds the slot for the rounds of bin k
 
     _add_time(m, case)
     _add_prefill(m, case)

@@ -1,66 +1,19 @@
 """A Pyomo model into HiGHS and back.
 
-Models are handed over in standard form rather than through Pyomo's own interface, which takes no
+Models are handed over as numbers rather than through Pyomo's own interface, which takes no
 starting point and throws an incumbent away when a limit stops the search.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import highspy
 import numpy as np
-import pyomo.environ as pyo
-from numpy.typing import NDArray
-from pyomo.opt import WriterFactory
 
-from solver.arrays import FloatArray
-
-StandardForm = Any  # Pyomo's LinearStandardFormInfo, which has no types
-Whole = NDArray[np.int32]
+from solver.milp.compile import Compiled, Program
 
 # Costs of a packing's relaxation are all zero but one, which leaves dual simplex without a sense of
 # direction; so much more noise than usual gives it one.
 PERTURBATION = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """``lower <= A x <= upper``, A by columns; the least ``cost x`` with x between its bounds."""
-
-    data: FloatArray
-    index: Whole
-    starts: Whole
-    cost: FloatArray
-    col_lower: FloatArray
-    col_upper: FloatArray
-    row_lower: FloatArray
-    row_upper: FloatArray
-    whole: NDArray[np.bool_]
-
-
-def standard_form(model: pyo.ConcreteModel) -> StandardForm:
-    """The model as rows ``A x (<=, =, >=) rhs`` over ``form.columns``, its variables."""
-    return WriterFactory("compile_standard_form").write(model, mixed_form=True)
-
-
-def program_of(form: StandardForm) -> Program:
-    """The numbers of a compiled model."""
-    bounds = [(v.lb, v.ub) for v in form.columns]
-    sense = np.array([row.bound_type for row in form.rows])
-    rhs = np.asarray(form.rhs, dtype=np.float64)
-    return Program(
-        data=np.asarray(form.A.data, dtype=np.float64),
-        index=form.A.indices,
-        starts=form.A.indptr,
-        cost=np.asarray(form.c.todense(), dtype=np.float64).ravel(),
-        col_lower=np.array([-highspy.kHighsInf if lo is None else lo for lo, _ in bounds]),
-        col_upper=np.array([highspy.kHighsInf if up is None else up for _, up in bounds]),
-        row_lower=np.where(sense == 1, -highspy.kHighsInf, rhs),
-        row_upper=np.where(sense == -1, highspy.kHighsInf, rhs),
-        whole=np.array([v.is_binary() for v in form.columns]),
-    )
 
 
 def load_program(
@@ -90,11 +43,11 @@ def load_program(
     return h
 
 
-def read_values(h: highspy.Highs, form: StandardForm) -> bool:
+def read_values(h: highspy.Highs, model: Compiled) -> bool:
     """Give the model's variables the values that HiGHS found; False if it found none."""
     if not has_solution(h):
         return False
-    for var, value in zip(form.columns, h.getSolution().col_value, strict=True):
+    for var, value in zip(model.columns, h.getSolution().col_value, strict=True):
         var.set_value(value, skip_validation=True)
     return True
 

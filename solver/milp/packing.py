@@ -16,15 +16,8 @@ import numpy as np
 import pyomo.environ as pyo
 
 from solver.arrays import BoolArray, FloatArray, IntArray
-from solver.milp.highs import (
-    Program,
-    dual_bound,
-    has_solution,
-    is_infeasible,
-    load_program,
-    program_of,
-    standard_form,
-)
+from solver.milp.compile import Program, compile_model
+from solver.milp.highs import dual_bound, has_solution, is_infeasible, load_program
 from solver.milp.template import Columns, template
 from solver.types import TOLERANCE, Left, Plan, Problem
 
@@ -100,9 +93,9 @@ def makespan_model(problem: Problem, allowed: BoolArray, bound_s: float) -> pyo.
     m.M = pyo.Set(initialize=[j for j in m.J if np.isfinite(problem.kv_capacity[j]) and to[j]])
     m.S = pyo.Set(initialize=[] if problem.spans_s is None else list(m.I))
 
+    m.t = pyo.Var(bounds=(bound_s, None))  # finish of the new work, seconds
     m.x = pyo.Var(m.A, domain=pyo.Binary)  # request i goes to worker j
     m.y = pyo.Var(m.B, bounds=(0, 1))  # backlogged worker j gets new work
-    m.t = pyo.Var(bounds=(bound_s, None))  # finish of the new work, seconds
 
     @m.Constraint(m.I)
     def once(m: pyo.ConcreteModel, i: int) -> object:
@@ -139,8 +132,8 @@ def program(problem: Problem, allowed: BoolArray, bound_s: float) -> tuple[Progr
         made = template(makespan_model, problem)
         return made.patched(problem, allowed, bound_s), made.columns
     model = makespan_model(problem, allowed, bound_s)
-    form = standard_form(model)
-    return program_of(form), Columns.of(form, model)
+    compiled = compile_model(model)
+    return compiled.numbers, Columns.of(compiled, model)
 
 
 def relax(

@@ -17,7 +17,7 @@ import numpy as np
 import pyomo.environ as pyo
 
 from solver.arrays import BoolArray, FloatArray, IntArray
-from solver.milp.highs import Program, StandardForm, program_of, standard_form
+from solver.milp.compile import Compiled, Program, compile_model
 from solver.types import Problem
 
 Build = Callable[[Problem, BoolArray, float], pyo.ConcreteModel]
@@ -40,13 +40,13 @@ class Columns:
     done: tuple[IntArray, IntArray]
 
     @classmethod
-    def of(cls, form: StandardForm, model: pyo.ConcreteModel) -> Columns:
+    def of(cls, compiled: Compiled, model: pyo.ConcreteModel) -> Columns:
         """Of a model that has been compiled."""
-        at = {id(var): k for k, var in enumerate(form.columns)}
-        pairs = [(i, j, at[id(var)]) for (i, j), var in model.x.items() if id(var) in at]
+        at = {id(var): k for k, var in enumerate(compiled.columns)}
+        pairs = [(i, j, at[id(var)]) for (i, j), var in model.x.items()]
         i, j, x = np.array(pairs, dtype=np.intp).reshape(len(pairs), 3).T
-        opened = {j: at[id(var)] for j, var in model.y.items() if id(var) in at}
-        done = rows_of(form, model.worker_done)
+        opened = {j: at[id(var)] for j, var in model.y.items()}
+        done = rows_of(compiled, model.worker_done)
         return cls(i, j, x, opened, at[id(model.t)], done)
 
     @property
@@ -146,35 +146,33 @@ def _template(build: Build, requests: int, workers: int, spans: bool, limited: b
         kv_capacity=np.full(workers, float(requests)) if limited else None,
     )
     model = build(problem, ones.astype(np.bool_), 0.0)
-    form = standard_form(model)
-    columns = Columns.of(form, model)
-    numbers = program_of(form)
-    pair = np.full((len(form.columns), 2), -1)
+    compiled = compile_model(model)
+    columns = Columns.of(compiled, model)
+    numbers = compiled.numbers
+    pair = np.full((len(compiled.columns), 2), -1)
     pair[columns.x] = np.stack((columns.i, columns.j), axis=1)
-    column = np.repeat(np.arange(len(form.columns)), np.diff(numbers.starts))
+    column = np.repeat(np.arange(len(compiled.columns)), np.diff(numbers.starts))
     is_x = pair[column, 0] >= 0
 
     def entries(rows: IntArray) -> Entries:
         at = np.flatnonzero(is_x & np.isin(numbers.index, rows))
         return Entries(at, pair[column[at], 0], pair[column[at], 1])
 
-    memory = rows_of(form, model.memory)
+    memory = rows_of(compiled, model.memory)
     return Template(
         requests,
         numbers,
         columns,
         cost=entries(columns.done[0]),
-        alone=entries(rows_of(form, model.request_done)[0]),
+        alone=entries(rows_of(compiled, model.request_done)[0]),
         tokens=entries(memory[0]),
         memory=memory,
     )
 
 
-def rows_of(form: StandardForm, constraint: pyo.Constraint) -> tuple[IntArray, IntArray]:
+def rows_of(compiled: Compiled, constraint: pyo.Constraint) -> tuple[IntArray, IntArray]:
     """The rows that an indexed constraint has become, and the index of each."""
     index = {row: j for j, row in constraint.items()}
-    found = [
-        (k, index[row.constraint]) for k, row in enumerate(form.rows) if row.constraint in index
-    ]
+    found = [(k, index[row]) for k, row in enumerate(compiled.rows) if row in index]
     rows, owners = np.array(found, dtype=np.intp).reshape(len(found), 2).T
     return rows, owners

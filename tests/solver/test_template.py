@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.sparse import csc_matrix
 
 from router.lab.instances import KINDS
 from solver.arrays import BoolArray
 from solver.bounds import packing_bound
-from solver.milp.highs import Program, load_program, program_of, standard_form
+from solver.milp.compile import Program, compile_model
+from solver.milp.highs import load_program
 from solver.milp.packing import admissible, latest, makespan_model
 from solver.milp.template import Columns, Template, template
 from solver.types import Problem
 
 
 def dense(program: Program) -> tuple[object, ...]:
-    shape = (len(program.row_lower), len(program.cost))
-    matrix = csc_matrix((program.data, program.index, program.starts), shape).toarray()
+    matrix = np.zeros((len(program.row_lower), len(program.cost)))
+    column = np.repeat(np.arange(len(program.cost)), np.diff(program.starts))
+    matrix[program.index, column] = program.data
     return (
         matrix, program.cost, program.col_lower, program.col_upper, program.row_lower,
         program.row_upper, program.whole,
@@ -28,8 +29,8 @@ def dense(program: Program) -> tuple[object, ...]:
 
 def fresh(problem: Problem, allowed: BoolArray, bound_s: float) -> tuple[Program, Columns]:
     model = makespan_model(problem, allowed, bound_s)
-    form = standard_form(model)
-    return program_of(form), Columns.of(form, model)
+    compiled = compile_model(model)
+    return compiled.numbers, Columns.of(compiled, model)
 
 
 @st.composite
