@@ -35,7 +35,8 @@ def request_attributes(request: CompletionRequest | None, *, chat: bool) -> dict
     }
     if request is not None:
         found["gen_ai.request.model"] = request.model
-        found["gen_ai.request.stream"] = request.stream
+        if request.stream:
+            found["gen_ai.request.stream"] = True
         if request.max_tokens is not None:
             found["gen_ai.request.max_tokens"] = request.max_tokens
         if request.choices > 1:
@@ -44,20 +45,26 @@ def request_attributes(request: CompletionRequest | None, *, chat: bool) -> dict
 
 
 def answer_attributes(
-    outcome: Outcome, status: int | None, usage: Usage | None, said: Said | None
+    request: CompletionRequest | None,
+    outcome: Outcome,
+    status: int | None,
+    usage: Usage | None,
+    said: Said | None,
 ) -> dict[str, Value]:
     """What came of it, as far as the answer tells."""
     found: dict[str, Value] = {}
     if status is not None:
         found["http.response.status_code"] = status
-    if outcome is not Outcome.COMPLETED:
+    if outcome not in _NO_ERROR:
         found["error.type"] = outcome.value
     if usage is not None:
         found["gen_ai.usage.input_tokens"] = usage.prompt_tokens
         found["gen_ai.usage.output_tokens"] = usage.completion_tokens
         found["gen_ai.usage.cache_read.input_tokens"] = usage.cached_tokens
     if said is not None:
-        found["gen_ai.response.finish_reasons"] = said.finish_reasons
+        # One a choice, by the conventions: a part of them would be taken for the first choices'.
+        if request is not None and len(said.finish_reasons) == request.choices:
+            found["gen_ai.response.finish_reasons"] = said.finish_reasons
         if said.model is not None:
             found["gen_ai.response.model"] = said.model
         if said.id is not None:

@@ -27,6 +27,7 @@ from router.tracing import Kind, Span, Trace
 log = logging.getLogger(__name__)
 
 PATH = "/v1/traces"
+LAST_S = 5.0  # for what is left at the end, lest a collector that is down holds up a restart
 QUIET_S = 60.0  # after a complaint, before one of some other trouble
 _KINDS = {kind: SpanKind[kind.value] for kind in Kind}
 _FINE = Status(StatusCode.UNSET)
@@ -37,7 +38,9 @@ class Otlp:
 
     def __init__(self, endpoint: str | None, service: str, instance: str) -> None:
         try:
-            self._exporter = _Exporter(OTLPSpanExporter(endpoint and endpoint + PATH))
+            self._exporter = _Exporter(
+                OTLPSpanExporter(endpoint and endpoint.removesuffix(PATH) + PATH)
+            )
             self._processor = BatchSpanProcessor(self._exporter)
         except ValueError as error:
             raise BadSettings(f"OTEL_*: {error}") from error
@@ -77,7 +80,7 @@ class Otlp:
         """Send what is in the queue; a collector that does not take it in time loses it."""
         flush = Thread(target=self._processor.shutdown, daemon=True)
         flush.start()
-        flush.join(seconds)
+        flush.join(min(seconds, LAST_S))
         if flush.is_alive():
             log.warning("the last spans were not exported in time")
             self._exporter.shutdown()

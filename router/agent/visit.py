@@ -129,7 +129,7 @@ class Visit:
         epoch_s = time.time() - time.monotonic()
         attributes: dict[str, Value] = {
             **request_attributes(self.request, chat=self.chat),
-            **answer_attributes(outcome, self.status, self.usage, self.said),
+            **answer_attributes(self.request, outcome, self.status, self.usage, self.said),
             "makespan.outcome": outcome.value,
             "makespan.worker": self.worker,
         }

@@ -78,7 +78,9 @@ def _attributes(exchange: Exchange, outcome: Outcome) -> dict[str, Value]:
     record = exchange.record
     found: dict[str, Value] = {
         **request_attributes(exchange.request, chat=exchange.chat),
-        **answer_attributes(outcome, record.status, exchange.usage, exchange.said),
+        **answer_attributes(
+            exchange.request, outcome, record.status, exchange.usage, exchange.said
+        ),
         "makespan.request_id": record.id,
         "makespan.outcome": outcome.value,
         "makespan.priority": record.priority,

@@ -205,7 +205,8 @@ def test_what_nobody_could_serve_has_a_span_alone(fleet: Fleet, sink: Sink) -> N
     assert answer.status_code == 404
     (span,) = sink.trace(trace_id, 1)
     assert (span.name, span.attributes["gen_ai.request.model"]) == ("text_completion other", "none")
-    assert span.attributes["error.type"] == "rejected_invalid"
+    assert span.attributes["makespan.outcome"] == "rejected_invalid"
+    assert "error.type" not in span.attributes
     assert span.attributes["http.response.status_code"] == 404
     assert not span.failed  # the client's error is none of the server's
 

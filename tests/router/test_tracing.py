@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from router import tracing
 from router.agent.visit import Course
 from router.errors import Headers, Outcome
-from router.genai import error_of
+from router.genai import answer_attributes, error_of, request_attributes
 from router.logs import JsonFormatter, about, configure
+from router.schemas import parse
 from router.settings import AgentSettings, BadSettings
 from router.tracing import Span, Trace, Tracing, open_tracing, read_traceparent
 from router.usage import JsonMeter, Said, StreamMeter
@@ -147,6 +148,28 @@ def test_what_is_an_error_says_why(outcome: Outcome) -> None:
     ours = {Outcome.CANCELLED, Outcome.EXPIRED, Outcome.FAILED, Outcome.REJECTED_NO_CAPACITY}
     assert failed == (outcome in ours)
     assert error_of(outcome, "because") in (None, "because")
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_attributes_name_an_error_where_there_is_one(outcome: Outcome) -> None:
+    found = answer_attributes(None, outcome, 200, None, None)
+    assert found.get("error.type") == (outcome.value if error_of(outcome, None) else None)
+
+
+def test_reasons_are_told_for_all_choices_or_none() -> None:
+    request = parse(b'{"model": "m", "prompt": ["a", "b"], "n": 1}', chat=False)
+    for reasons in (("stop",), ("stop", "length")):
+        said = Said("x", "m", reasons)
+        found = answer_attributes(request, Outcome.COMPLETED, 200, None, said)
+        told = found.get("gen_ai.response.finish_reasons")
+        assert told == (reasons if len(reasons) == request.choices else None)
+
+
+def test_only_a_stream_says_that_it_is_one() -> None:
+    for stream in ("true", "false"):
+        body = f'{{"model": "m", "prompt": "a", "stream": {stream}}}'.encode()
+        found = request_attributes(parse(body, chat=False), chat=False)
+        assert found.get("gen_ai.request.stream") == (True if stream == "true" else None)
 
 
 def test_phases_follow_each_other_and_stay_within_their_request() -> None:
