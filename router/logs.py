@@ -5,11 +5,16 @@ Lines of a task that answers a request carry its id, and its trace's if it has o
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+import threading
 from contextvars import ContextVar
+from types import TracebackType
 
 import orjson
+
+log = logging.getLogger(__name__)
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
@@ -61,7 +66,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(event, default=str).decode()
+        try:
+            return orjson.dumps(event, default=str).decode()
+        except TypeError:  # half a surrogate pair, or an integer beyond 64 bits
+            return json.dumps(event, default=str)
 
 
 def configure(log_format: str, log_level: str) -> None:
@@ -70,5 +78,20 @@ def configure(log_format: str, log_level: str) -> None:
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     handler.addFilter(_AboutRequest())
     logging.basicConfig(handlers=[handler], level=log_level.upper(), force=True)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
     for noisy in ("uvicorn", "asyncio", "pyomo", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    log.critical("uncaught exception", exc_info=(kind, error, trace))
+
+
+def _log_uncaught_in_thread(what: threading.ExceptHookArgs) -> None:
+    if what.exc_value is not None:
+        trace = (what.exc_type, what.exc_value, what.exc_traceback)
+        log.critical("uncaught exception", exc_info=trace)
