@@ -16,7 +16,7 @@ often as it asks for (``?every_s=``). An agent to which nobody listens there rec
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import orjson
@@ -108,13 +108,15 @@ class AgentState:
 
     @classmethod
     def decode(cls, line: bytes) -> AgentState:
-        """Read one line; fields of newer agents that are not known here are ignored.
+        """Read one line; of a newer agent's, what is not known here is ignored.
 
         Raises:
             WireError: naming what is wrong.
         """
         try:
             state = _READER.validate_json(line)
+            known = state.cost_ms.keys() & CostModel.names_ms()
+            state = replace(state, cost_ms={name: state.cost_ms[name] for name in known})
             CostModel.from_ms(state.cost_ms)
         except (ValidationError, ProblemError) as error:
             raise WireError(f"not an agent's state ({error}): {line[:200]!r}") from error

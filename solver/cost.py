@@ -69,6 +69,11 @@ class CostModel:
             raise ProblemError(f"cost model: mixed iterations need {wanted} too")
 
     @classmethod
+    def names_ms(cls) -> frozenset[str]:
+        """The terms that `from_ms` knows."""
+        return frozenset(_in_ms(field.name) for field in fields(cls))
+
+    @classmethod
     def from_ms(cls, terms: Mapping[str, float]) -> CostModel:
         """Build from ``{"alpha_p_ms": 25, ...}``; an unknown or missing term is an error."""
         known = {_in_ms(f.name): f for f in fields(cls)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from router.wire import AgentState, SlotReport, WireError
+from router.wire import AgentState, Recall, SlotReport, WireError
 from tests.router.fleet import state
 
 
@@ -15,9 +15,32 @@ def test_there_and_back() -> None:
     assert AgentState.decode(line) == state("a")
 
 
-def test_fields_of_newer_agents_are_ignored() -> None:
+def test_what_newer_agents_say_beyond_that_is_ignored() -> None:
     data = {**state("a").to_json(), "invented_later": 1}
+    data["cost_ms"]["term_ms"] = 3.0
     assert AgentState.decode(orjson.dumps(data)) == state("a")
+    assert Recall.decode(b'{"requests": ["x"], "invented_later": 1}') == Recall(("x",))
+
+
+def test_what_agents_have_always_said_is_enough() -> None:
+    """A field or term that comes later needs a default, or no older agent would be up."""
+    cost = {"alpha_p_ms": 1.0, "beta_p_ms": 1.0, "alpha_d_ms": 1.0, "beta_d_ms": 1.0}
+    told = {
+        "name": "a",
+        "model": "m",
+        "engine": "emulated",
+        "policy": "mixed",
+        "slots": 1,
+        "kv_tokens": 9,
+        "max_model_len": 9,
+        "cost_ms": cost,
+        "running": 0,
+        "queued": 0,
+        "kv_held": 0,
+        "utilization": 0.0,
+        "draining": False,
+    }
+    assert AgentState.decode(orjson.dumps(told)).name == "a"
 
 
 @pytest.mark.parametrize("line", [b"", b"{}", b"[]", b"<html>", b'{"name": "a"}'])
