@@ -40,7 +40,7 @@ format: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/makespan bench paper --out $$(mktemp -d)
-	@for bench in dispatch rolling quantile stall window decision predict fleet loop sidecar; do echo "\n== $$bench"; $(BIN)/python -m tests.bench.bench_$$bench || exit 1; done
+	@for bench in dispatch rolling quantile stall window decision predict fleet loop sidecar tracing; do echo "\n== $$bench"; $(BIN)/python -m tests.bench.bench_$$bench || exit 1; done
 
 setup: .venv/.dev
 
