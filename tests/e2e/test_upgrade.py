@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 
@@ -49,26 +50,26 @@ def test_agents_are_replaced_unnoticed_and_a_gateway_ends_what_it_has() -> None:
                         goes_on()
                         seen = len(gateway.lines)
                         agents[port] = agent(port)
-                        line = f"worker is up worker=agent-{port}"
-                        eventually(lambda seen=seen, line=line: said(gateway, seen, line), 60)
+                        eventually(partial(came_up, gateway, port, seen), 60)
                     goes_on()
                 finally:
                     stop.set()
                 for client in clients:
                     client.result()
                 assert met.keys() == {"complete"}, met
-                long = {**BODY, "max_tokens": 300}
+                long = {**BODY, "max_tokens": 1000}
                 last = pool.submit(httpx.post, url + "/v1/completions", json=long, timeout=60)
                 eventually(lambda: in_flight(url) == 1, 60)
                 assert gateway.stop() == 0
-                assert last.result().json()["usage"]["completion_tokens"] == 300
+                assert last.result().json()["usage"]["completion_tokens"] == 1000
     finally:
         for one in agents.values():
             one.stop()
 
 
-def said(process: Process, after: int, what: str) -> bool:
-    return any(what in line for line in process.lines[after:])
+def came_up(gateway: Process, port: int, after: int) -> bool:
+    line = f"worker is up worker=agent-{port}"
+    return any(line in said for said in gateway.lines[after:])
 
 
 def in_flight(url: str) -> int:
