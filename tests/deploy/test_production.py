@@ -116,6 +116,7 @@ def test_nobody_speaks_but_who_has_to(overlay: str) -> None:
     for policy in (agent, gateway):
         for rule in policy["ingress"]:
             assert all(port["port"] in {"http", *ports} for port in rule["ports"])
+        assert 4318 in {port["port"] for rule in policy["egress"] for port in rule["ports"]}  # OTLP
 
 
 @autoscaled
