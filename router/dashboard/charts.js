@@ -137,10 +137,10 @@ export class Charts {
     const spent = { prefill: 0, decode: 0, stalled: 0, waiting: 0, empty: 0 };
     for (const { name, seconds } of workers) {
       const before = this.#before.get(name);
-      this.#before.set(name, seconds);
       if (!seconds || !before) continue;
       for (const state of Object.keys(spent)) spent[state] += Math.max(0, seconds[state] - before[state]);
     }
+    this.#before = new Map(workers.map(({ name, seconds }) => [name, seconds])); // of nobody who has gone
     const busy = spent.prefill + spent.decode;
     const held = busy + spent.stalled + spent.waiting;
     return [held ? busy / held : NaN, held + spent.empty ? busy / (held + spent.empty) : NaN];

@@ -16,6 +16,7 @@ from router.connections import Connections
 from router.drain import Drain
 from router.gateway.accounts import Accounts
 from router.gateway.api import Completions
+from router.gateway.discovery.fleet import Discovery, sources
 from router.gateway.dispatch import Dispatcher
 from router.gateway.events import Events
 from router.gateway.forward import Forwarder
@@ -35,7 +36,12 @@ log = logging.getLogger(__name__)
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
-    """A gateway; calling ``app.state.drain`` makes it finish up."""
+    """A gateway; calling ``app.state.drain`` makes it finish up.
+
+    Raises:
+        BadSettings: if its workers could never be found.
+    """
+    discovery = Discovery(sources(settings.worker))
     metrics = GatewayMetrics()
     connections = Connections()
     workers = Workers(settings, connections, metrics)
@@ -51,7 +57,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     async def close_tracing() -> None:
         await tracing.close(drain.left_s(settings.drain_s))
 
-    lifespan = _lifespan(connections, planner, workers, dispatcher, events, close_tracing)
+    lifespan = _lifespan(
+        connections, planner, discovery, workers, dispatcher, events, close_tracing
+    )
     app = FastAPI(title="Makespan", lifespan=lifespan)
     app.state.drain = drain.begin
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
@@ -81,6 +89,7 @@ def _stop_if_broken(task: asyncio.Task[None]) -> None:
 def _lifespan(
     connections: Connections,
     planner: Planner,
+    discovery: Discovery,
     workers: Workers,
     dispatcher: Dispatcher,
     events: Events,
@@ -90,7 +99,8 @@ def _lifespan(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         connections.open()
         planner.start()
-        tasks = [asyncio.create_task(workers.run()), asyncio.create_task(dispatcher.run())]
+        running = (workers.run(), discovery.run(workers.update), dispatcher.run())
+        tasks = [asyncio.create_task(one) for one in running]
         for task in tasks:
             task.add_done_callback(_stop_if_broken)
         gc.freeze()  # what was imported will not be garbage: collections need not look at it

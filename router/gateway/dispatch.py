@@ -118,6 +118,7 @@ class Dispatcher:
     def release(self, ticket: Ticket, worker: Worker) -> None:
         """The request has left its worker, however it ended."""
         worker.load.remove(ticket)
+        self._workers.let_go(worker)
         self.reconsider()
 
     def reconsider(self) -> None:

@@ -90,6 +90,7 @@ def _worker(worker: Worker, watch: Watch, now: float) -> Frame:
         "name": worker.name,
         "url": worker.url,
         "up": worker.up,
+        "draining": worker.draining,
         "models": list(worker.models),
         "slots": worker.slots,
         "in_flight": len(worker.load),
@@ -99,7 +100,6 @@ def _worker(worker: Worker, watch: Watch, now: float) -> Frame:
         told |= {
             "engine": state.engine,
             "policy": state.policy,
-            "draining": state.draining,
             "running": state.running,
             "queued": state.queued,
             "kv_held": state.kv_held,

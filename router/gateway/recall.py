@@ -1,5 +1,8 @@
 """Taking back what queues at one worker while another has room; which, is `solver.recall`'s to say.
 
+From a worker that leaves all is taken back that another may serve, room or not: it waits better
+at the gateway.
+
 A request that its agent has given back ends there with a 503 that says so, and whoever holds it
 places it again, at most `MOST_RECALLS` times. Which requests have begun the gateway cannot always
 see; it names more than it wants, and how many it wants.
@@ -11,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import aiohttp
 
@@ -43,16 +46,23 @@ class Recaller:
         self._asking: set[asyncio.Task[None]] = set()
 
     def consider(self) -> None:
-        """Ask for requests back, if it is time, somebody queues and somebody else has room."""
+        """Ask for requests back, if it is time: somebody leaves, or somebody else has room."""
         now = time.monotonic()
         if now < self._next_s:
             return
         workers = self._workers.available()
+        asked = {
+            worker: (tickets, len(tickets))
+            for worker in self._workers
+            if worker.leaving and worker.queued and (tickets := left_behind(worker, workers))
+        }
         loaded = [worker for worker in workers if worker.queued]
-        if not loaded or not any(worker.free_slots and not worker.queued for worker in workers):
+        if loaded and any(worker.free_slots and not worker.queued for worker in workers):
+            asked |= choose(workers, loaded, now)
+        elif not asked:
             return
         self._next_s = now + EVERY_S
-        for worker, (tickets, most) in choose(workers, loaded, now).items():
+        for worker, (tickets, most) in asked.items():
             for ticket in tickets:
                 ticket.asked_back = True
             task = asyncio.create_task(self._ask(worker, tickets, most))
@@ -82,7 +92,7 @@ class Recaller:
 
 def choose(
     workers: Sequence[Worker], loaded: Sequence[Worker], now: float
-) -> Mapping[Worker, tuple[list[Ticket], int]]:
+) -> dict[Worker, tuple[list[Ticket], int]]:
     """The requests to be asked for by the worker where they queue, and how many of them."""
     index = {worker: j for j, worker in enumerate(workers)}
     lines = {worker: _line(worker) for worker in loaded}
@@ -105,6 +115,11 @@ def choose(
     return {worker: (_wanted(pairs, lines[worker]), len(pairs)) for worker, pairs in found.items()}
 
 
+def left_behind(worker: Worker, others: Sequence[Worker]) -> list[Ticket]:
+    """Of what a worker that leaves may not have begun, all that another may serve."""
+    return [one for one in _silent(worker) if any(one.may_go_to(other) for other in others)]
+
+
 # Rank, serial number, ticket.
 _Place = tuple[float, int, Ticket]
 
@@ -112,9 +127,14 @@ _Place = tuple[float, int, Ticket]
 def _line(worker: Worker) -> list[_Place]:
     """Who may not have begun there, in the order in which it takes them."""
     rank = longest(worker.round_s)
-    silent = [ticket for ticket in worker.load.silent() if isinstance(ticket, Ticket)]
-    mine = [one for one in silent if not one.asked_back and one.recalled < MOST_RECALLS]
+    mine = [one for one in _silent(worker) if one.recalled < MOST_RECALLS]
     return sorted((rank(ticket), k, ticket) for k, ticket in enumerate(mine))
+
+
+def _silent(worker: Worker) -> list[Ticket]:
+    """Who may not have begun there, and has not been asked for yet."""
+    silent = [ticket for ticket in worker.load.silent() if isinstance(ticket, Ticket)]
+    return [ticket for ticket in silent if not ticket.asked_back]
 
 
 def _wanted(pairs: Sequence[tuple[Ticket, Worker]], line: Sequence[_Place]) -> list[Ticket]:

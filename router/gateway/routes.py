@@ -100,6 +100,7 @@ def _worker(worker: Worker, now: float) -> dict[str, Any]:
         "kind": "openai" if state is None else "agent",
         "up": worker.up,
         "available": worker.available,
+        "draining": worker.draining,
         "models": list(worker.models),
         "slots": worker.slots,
         "in_flight": len(worker.load),

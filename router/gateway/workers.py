@@ -1,4 +1,8 @@
-"""The fleet: which workers there are, how they are, and what they still have to do."""
+"""The fleet: which workers there are, how they are, and what they still have to do.
+
+A worker that leaves the fleet is drained: it gets nothing new, what queues there is taken back
+(`router.gateway.recall`), what runs there ends, and then it is forgotten.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,21 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import aclosing
 from math import ceil
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-import orjson
-
 from router.connections import Connections
+from router.gateway.discovery.source import Endpoint
+from router.gateway.follow import reports
 from router.gateway.lifeline import Lifeline
 from router.gateway.prefixes import Prefixes
 from router.hardware import hardware
 from router.metrics import GatewayMetrics
 from router.settings import GatewaySettings
-from router.wire import SILENCE_S, STATE_PATH, AgentState, WireError
+from router.wire import AgentState
 from solver.cost import CostModel
 from solver.estimate import ScaleEstimator
 from solver.load import WorkerLoad
@@ -31,7 +34,6 @@ from solver.rolling import LEAD
 log = logging.getLogger(__name__)
 
 RETRY_S = (0.1, 0.2, 0.5, 1.0)  # pauses between attempts to reach a worker that is down
-PROBE_S = 1.0  # between looks at a worker without an agent
 # What a worker that does not tell is taken to keep of prompts; llama-65b-ascend's memory.
 PLAIN_KV_TOKENS = 131_072
 
@@ -47,6 +49,7 @@ class Worker:
         scale: learnt correction of the cost model of a worker without an agent.
         offer: its models and the longest request of each, where known.
         lifeline: holds the requests that it has.
+        leaving: it is to go as soon as it has nothing left to do.
     """
 
     def __init__(
@@ -61,12 +64,18 @@ class Worker:
         self.scale = ScaleEstimator()
         self.offer: tuple[tuple[str, int | None], ...] = ()
         self.lifeline = Lifeline()
+        self.leaving = False
         self._slots, self._cost, self._prefix_cache = slots, cost, prefix_cache
 
     @property
     def available(self) -> bool:
         """Whether it takes new requests."""
-        return self.up and not (self.state is not None and self.state.draining)
+        return self.up and not self.draining
+
+    @property
+    def draining(self) -> bool:
+        """Whether it only finishes what it has: it is to leave, or its agent shuts down."""
+        return self.leaving or (self.state is not None and self.state.draining)
 
     @property
     def slots(self) -> int:
@@ -166,15 +175,13 @@ class Workers:
         connections: Connections,
         metrics: GatewayMetrics,
     ) -> None:
-        cost = hardware(settings.plain_cost).cost
-        keeps = settings.plain_prefix_cache
-        self._all = [
-            Worker(url, settings.plain_slots, cost, prefix_cache=keeps) for url in settings.worker
-        ]
+        self._settings, self._cost = settings, hardware(settings.plain_cost).cost
+        self._all: list[Worker] = []
+        self._tasks: dict[Worker, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
         self.prefixes = Prefixes()
         self._connections, self._metrics = connections, metrics
         self.changed: Callable[[], None] = lambda: None
-        self._connect_s = settings.connect_timeout_s
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._all)
@@ -199,8 +206,49 @@ class Workers:
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
+            self._group = group
             for worker in self._all:
-                group.create_task(self._follow(worker))
+                self._start(worker)
+            await asyncio.Event().wait()  # more may come
+
+    def update(self, endpoints: Iterable[Endpoint]) -> None:
+        """The fleet is to be these: who is new is followed, who is not among them drains."""
+        wanted = [one.url for one in endpoints if not one.draining]
+        for worker in list(self._all):
+            if worker.leaving != (worker.url not in wanted):
+                worker.leaving = not worker.leaving
+                what = "worker leaves" if worker.leaving else "worker stays after all"
+                log.info(what, extra={"worker": worker.name, "in_flight": len(worker.load)})
+            self.let_go(worker)
+        known = {worker.url for worker in self._all}
+        for url in wanted:
+            if url not in known:
+                self._add(url)
+        self.changed()
+
+    def _add(self, url: str) -> None:
+        settings = self._settings
+        worker = Worker(
+            url, settings.plain_slots, self._cost, prefix_cache=settings.plain_prefix_cache
+        )
+        self._all.append(worker)
+        if self._group is not None:
+            self._start(worker)
+
+    def _start(self, worker: Worker) -> None:
+        assert self._group is not None
+        self._tasks[worker] = self._group.create_task(self._follow(worker))
+
+    def let_go(self, worker: Worker) -> None:
+        """If it is leaving and has nothing left, forget it."""
+        if not worker.leaving or len(worker.load) or worker not in self._all:
+            return
+        self._all.remove(worker)
+        if worker in self._tasks:
+            self._tasks.pop(worker).cancel()
+        self.prefixes.forget(worker)
+        self._rename()
+        log.info("worker has left", extra={"worker": worker.name})
 
     def mark_down(self, worker: Worker, why: str) -> None:
         """It could not be reached; `_follow` will find out when it is back."""
@@ -224,31 +272,27 @@ class Workers:
             await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
 
     async def _listen(self, worker: Worker) -> None:
-        """Follow an agent's state stream to its end, or a plain server until it fails."""
-        timeout = aiohttp.ClientTimeout(sock_connect=self._connect_s, sock_read=SILENCE_S)
-        async with self._connections.session.get(
-            worker.url + STATE_PATH, timeout=timeout
-        ) as response:
-            if response.status == 200:
-                async for line in response.content:
-                    worker.hear(AgentState.decode(line))
-                    self._mark_up(worker)
-                return
-            if response.status >= 500:
-                raise WireError(f"{worker.url}{STATE_PATH} answers {response.status}")
-        while True:
-            await self._probe(worker)
-            self._mark_up(worker)
-            await asyncio.sleep(PROBE_S)
+        connect_s = self._settings.connect_timeout_s
+        async with aclosing(reports(self._connections.session, worker.url, connect_s)) as told:
+            async for report in told:
+                if isinstance(report, AgentState):
+                    worker.hear(report)
+                else:
+                    worker.serve(report)
+                self._mark_up(worker)
 
     def _mark_up(self, worker: Worker) -> None:
         if not worker.up:
-            for other in self._all:  # one that comes late may take a name from one behind it
-                other.name = self._name(other)
+            self._rename()
             log.info("worker is up", extra={"worker": worker.name, "models": list(worker.models)})
             worker.up = True
             worker.lifeline.find()
         self.changed()
+
+    def _rename(self) -> None:
+        """One that comes late may take a name from one behind it, one that goes may free it."""
+        for worker in self._all:
+            worker.name = self._name(worker)
 
     def _name(self, worker: Worker) -> str:
         """What it calls itself, with its address if one before it in the list does so too."""
@@ -256,17 +300,3 @@ class Workers:
         if any(other.called == worker.called for other in before):
             return f"{worker.called}@{urlsplit(worker.url).netloc}"
         return worker.called
-
-    async def _probe(self, worker: Worker) -> None:
-        timeout = aiohttp.ClientTimeout(total=SILENCE_S)
-        async with self._connections.session.get(
-            worker.url + "/v1/models", timeout=timeout
-        ) as response:
-            response.raise_for_status()
-            body = await response.read()
-        entries: Any = None
-        with suppress(orjson.JSONDecodeError, TypeError, KeyError):
-            entries = {str(entry["id"]): entry for entry in orjson.loads(body)["data"]}
-        if entries is None:
-            raise WireError(f"{worker.url}/v1/models is not OpenAI's list of models")
-        worker.serve(entries)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from router.connections import Connections
+from router.gateway.discovery.source import Endpoint
 from router.gateway.dispatch import Dispatcher
 from router.gateway.planner import Planner
 from router.gateway.ticket import Ticket
@@ -61,6 +62,7 @@ class Half:
     def __init__(self, settings: GatewaySettings) -> None:
         self.metrics = GatewayMetrics()
         self.workers = Workers(settings, Connections(), self.metrics)
+        self.workers.update(Endpoint(url) for url in settings.worker)
         self.planner = Planner(settings.plan_deadline_s, self.metrics)
         self.dispatcher = Dispatcher(settings, self.workers, self.planner, self.metrics)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,10 +17,12 @@ from router.connections import Connections
 from router.drain import Drain
 from router.gateway import events as module
 from router.gateway.accounts import Accounts
+from router.gateway.discovery.source import Endpoint
 from router.gateway.events import HEARTBEAT, MOST_WAITING, Events, Reader
 from router.gateway.frames import Frame, Frames
 from router.gateway.watch import Watch, Watches
 from router.wire import SlotReport
+from solver.problem import Job
 from tests.router.fleet import half
 
 
@@ -176,3 +179,22 @@ async def test_there_is_an_end_to_readers(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(HTTPException, match="too many dashboards"):
             await Client(events).task
         await first.leave()
+
+
+async def test_a_worker_that_goes_goes_from_the_picture_too() -> None:
+    async with half(2, plan_deadline_s=0) as made:
+        watches = Watches(made.workers, Connections())
+        accounts = Accounts(made.metrics, 10)
+        frames = Frames(made.workers, watches, made.dispatcher, accounts, made.metrics)
+        first, second = made.workers
+        watches.follow(1.0)
+        first.load.add("running", Job(50, 100.0), time.monotonic(), streamed=True)
+        made.workers.update([Endpoint(second.url)])
+        rows = {row["name"]: row["draining"] for row in frames.fleet()["workers"]}
+        assert rows == {"w0": True, "w1": False}
+        first.load.remove("running")
+        made.workers.update([Endpoint(second.url)])
+        assert [row["name"] for row in frames.fleet()["workers"]] == ["w1"]
+        watches.follow(1.0)
+        assert watches._tasks.keys() == watches._watches.keys() == {second}
+        watches.stop()

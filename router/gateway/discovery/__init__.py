@@ -1,0 +1,1 @@
+"""Who the workers are: a list, a name's addresses, a Kubernetes Service's pods."""
