@@ -12,10 +12,10 @@ WORKDIR /src
 # what they install is their own tests. Bytecode is compiled here, since nothing can be written at
 # run time, and never checked against timestamps, which some builders of images rewrite; other
 # people's sources would be another 50 MB.
-COPY requirements-otel.lock ./
+COPY requirements-image.lock ./
 RUN python -m venv --without-pip /opt/makespan \
     && python -m pip --python /opt/makespan/bin/python install \
-        --require-hashes --only-binary :all: --no-cache-dir --no-compile -r requirements-otel.lock \
+        --require-hashes --only-binary :all: --no-cache-dir --no-compile -r requirements-image.lock \
     && find "$PACKAGES" -type d -name tests -prune -exec rm -r {} + \
     && python -m compileall -q -b --invalidation-mode unchecked-hash "$PACKAGES" \
     && find "$PACKAGES" -name '*.py' -delete

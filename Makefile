@@ -93,7 +93,7 @@ lock: .venv/.dev
 	$(UV) --group build -c requirements.lock -o requirements-build.lock
 	$(UV) pyproject.toml --extra transformers -c requirements.lock $(WITHOUT_TORCH) -o requirements-transformers.lock
 	$(UV) --group dev -c requirements.lock -c requirements-build.lock -o requirements-dev.lock
-	$(UV) pyproject.toml --extra otel -c requirements.lock -c requirements-dev.lock -o requirements-otel.lock
+	$(UV) pyproject.toml --extra kubernetes --extra otel -c requirements.lock -c requirements-dev.lock -o requirements-image.lock
 	$(UV) --group clients -c requirements.lock -c requirements-build.lock -c requirements-dev.lock -o requirements-clients.lock
 	npm --prefix tests/clients/node install --package-lock-only --no-audit --no-fund
 	$(UV) --group vllm --override tests/engines/overrides.txt -o requirements-vllm.lock

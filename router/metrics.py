@@ -139,7 +139,10 @@ class GatewayMetrics:
             registry=registry,
         )
         self.worker_up = Gauge(
-            "makespan_worker_up", "1 if the worker takes requests.", ["worker"], registry=registry
+            "makespan_worker_up",
+            "1 if the worker answers. One that leaves the fleet takes its series along.",
+            ["worker"],
+            registry=registry,
         )
         self.worker_backlog = Gauge(
             "makespan_worker_backlog_seconds",

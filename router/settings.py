@@ -14,7 +14,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    AnyHttpUrl,
     BeforeValidator,
     Field,
     ValidationError,
@@ -29,6 +28,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from router.addresses import base_url, parse
 from router.hardware import Cost
 from solver.policies import POLICIES
 from solver.profiles import PROFILES
@@ -47,11 +47,8 @@ def _split(value: Any) -> Any:  # noqa: ANN401
     return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
 
-def _url(value: str) -> str:
-    url = AnyHttpUrl(value)
-    if url.query or url.fragment or url.username:
-        raise ValueError("a base URL has no query, no fragment and no user")
-    return value.rstrip("/")
+def _worker(value: str) -> str:
+    return str(parse(value))
 
 
 def _distinct(urls: tuple[str, ...]) -> tuple[str, ...]:
@@ -62,8 +59,9 @@ def _distinct(urls: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Comma = BeforeValidator(_split)
-Url = Annotated[str, BeforeValidator(_url)]
-Urls = Annotated[tuple[Url, ...], NoDecode, Comma, AfterValidator(_distinct)]
+Url = Annotated[str, BeforeValidator(base_url)]
+Worker = Annotated[str, BeforeValidator(_worker)]
+FleetOf = Annotated[tuple[Worker, ...], NoDecode, Comma, AfterValidator(_distinct)]
 Speed = Annotated[float, Field(gt=0, le=1e6)]
 Speeds = Annotated[tuple[Speed, ...], NoDecode, Comma, Field(min_length=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -193,7 +191,12 @@ class GatewaySettings(GatewayTuning, Served):
     table: ClassVar[str] = "gateway"
 
     port: Port = Field(8000, description="Port to listen on; 0 takes a free one.")
-    worker: Urls = Field(min_length=1, description="Workers' base URLs, by comma or repeated.")
+    worker: FleetOf = Field(
+        min_length=1,
+        description="Workers, by comma or repeated: their base URLs; dns://NAME:PORT for all "
+        "addresses of a name; kubernetes://NAMESPACE/SERVICE:PORT for all pods of a Service (by "
+        "default in the gateway's own namespace; PORT: the pods' own, by number or name).",
+    )
     plain_slots: int = Field(
         64, ge=1, description="Requests that a worker without an agent is taken to run at once."
     )

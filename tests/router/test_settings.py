@@ -45,6 +45,12 @@ def test_several_workers_by_comma_or_repeated(monkeypatch: pytest.MonkeyPatch) -
     assert GatewaySettings.load([]).worker == wanted
 
 
+def test_workers_may_be_urls_names_and_services() -> None:
+    services = ("kubernetes://llm/agents:http", "kubernetes:///agents:8100")
+    named = ("http://a:1", "dns://agents.llm:8100", *services)
+    assert GatewaySettings.load(["--worker", ",".join(named)]).worker == named
+
+
 def test_speeds_are_dealt_out() -> None:
     assert UpSettings.load(["--speed", "24,8"]).speed == (24.0, 8.0)
 
@@ -60,6 +66,17 @@ def test_speeds_are_dealt_out() -> None:
         (GatewaySettings, ["--worker", ""], "worker"),
         (GatewaySettings, ["--worker", "http://a:1,http://a:1/"], "http://a:1 is there twice"),
         (GatewaySettings, ["--worker", "http://a:1/?q=1"], "no query"),
+        (GatewaySettings, ["--worker", "dns://agents"], "dns://agents is not like dns://NAME:PORT"),
+        (GatewaySettings, ["--worker", "dns://a..b:80"], "dns://a..b:80 is not like"),
+        (GatewaySettings, ["--worker", "dns://agents:70000"], "70000 is no port"),
+        (GatewaySettings, ["--worker", "dns://a:1,dns://a:01"], "dns://a:1 is there twice"),
+        (GatewaySettings, ["--worker", "kubernetes://agents:80"], "is not like kubernetes://"),
+        (GatewaySettings, ["--worker", "kubernetes://llm/agents:0"], "0 is no port"),
+        (
+            GatewaySettings,
+            ["--worker", "kubernetes://LLM/agents:http"],
+            "is not like kubernetes://",
+        ),
         (GatewaySettings, ["--drain-s", "inf"], "drain_s"),
         (UpSettings, ["--agent-port", "65534", "--agents", "4"], "agent_port: 4 agents"),
         (UpSettings, ["--speed", "inf"], "speed"),

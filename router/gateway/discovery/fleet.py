@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from itertools import chain
 
+from router.addresses import DnsName, parse
+from router.gateway.discovery.dns import Dns
 from router.gateway.discovery.source import Endpoints, Source, merge
 from router.gateway.discovery.static import Static
 
@@ -30,5 +32,20 @@ class Discovery:
 
 
 def sources(workers: Sequence[str]) -> list[Source]:
-    """What the gateway's setting `worker` names."""
-    return [Static(workers)]
+    """What the gateway's setting `worker` names.
+
+    Raises:
+        BadSettings: if one of them cannot work here.
+    """
+    found: list[Source] = []
+    urls: list[str] = []
+    for address in map(parse, workers):
+        if isinstance(address, str):
+            urls.append(address)
+        elif isinstance(address, DnsName):
+            found.append(Dns(address))
+        else:
+            from router.gateway.discovery.kubernetes import Kubernetes
+
+            found.append(Kubernetes(address))
+    return [Static(urls), *found] if urls else found

@@ -1,0 +1,83 @@
+"""How workers are named: by URL, by a name to look up, or by a Kubernetes Service."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pydantic import AnyHttpUrl
+
+_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_NAME = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_DNS = re.compile(rf"dns://(?P<name>{_NAME}(\.{_NAME})*\.?):(?P<port>[0-9]{{1,5}})")
+_KUBERNETES = re.compile(
+    rf"kubernetes://(?P<namespace>({_LABEL})?)/(?P<service>{_LABEL}):(?P<port>{_LABEL})"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DnsName:
+    """A name whose every address is a worker."""
+
+    name: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"dns://{self.name}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesService:
+    """A Service whose every pod is a worker, at a port of its own or at its port of that name.
+
+    Without a namespace it is in ours.
+    """
+
+    namespace: str
+    service: str
+    port: int | str
+
+    def __str__(self) -> str:
+        return f"kubernetes://{self.namespace}/{self.service}:{self.port}"
+
+
+Address = str | DnsName | KubernetesService
+
+
+def parse(text: str) -> Address:
+    """A worker's base URL without a slash at its end, or where to find workers.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    if text.startswith("dns://"):
+        found = _DNS.fullmatch(text)
+        if found is None:
+            raise ValueError(f"{text} is not like dns://NAME:PORT")
+        return DnsName(found["name"], _port(found["port"]))
+    if text.startswith("kubernetes://"):
+        found = _KUBERNETES.fullmatch(text)
+        if found is None:
+            raise ValueError(f"{text} is not like kubernetes://[NAMESPACE]/SERVICE:PORT")
+        port = _port(found["port"]) if found["port"].isdigit() else found["port"]
+        return KubernetesService(found["namespace"], found["service"], port)
+    return base_url(text)
+
+
+def base_url(text: str) -> str:
+    """The URL without a slash at its end.
+
+    Raises:
+        ValueError: if it is none, or says more than where a server is.
+    """
+    url = AnyHttpUrl(text)
+    if url.query or url.fragment or url.username:
+        raise ValueError("a base URL has no query, no fragment and no user")
+    return text.rstrip("/")
+
+
+def _port(digits: str) -> int:
+    port = int(digits)
+    if not 1 <= port <= 65_535:
+        raise ValueError(f"{digits} is no port: 1 to 65535")
+    return port

@@ -1,0 +1,150 @@
+"""A gateway whose workers come and go while it serves, with real processes."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.test_gateway import TEXT, eventually
+from tests.helpers import Process, free_ports, scrape
+from tests.k8s.api import Api, endpoint_slice, error, kubeconfig, listing, modified, pod, serving
+
+SLOTS = 8
+MANY = 32  # more than three workers take at once
+
+
+class Site:
+    """A gateway before a Service, and agents at one port of many addresses, as pods have them."""
+
+    def __init__(self, stack: ExitStack, worker: str, environment: dict[str, str]) -> None:
+        self._stack = stack
+        flags = ("gateway", "--port", "0", "--worker", worker)
+        self.gateway = stack.enter_context(Process(*flags, environment=environment))
+        self.url = self.gateway.wait_for(r"listening url=(\S+)")
+        self.pool = stack.enter_context(ThreadPoolExecutor(64))
+        eventually(lambda: self._status("/health") == 200)
+
+    def _status(self, path: str) -> int:
+        try:
+            return httpx.get(self.url + path).status_code
+        except httpx.ConnectError:
+            return 0
+
+    @property
+    def ready(self) -> bool:
+        return self._status("/ready") == 200
+
+    def start(self, address: str, port: int, speed: float = 1.0, name: str = "") -> Process:
+        flags = ("--host", address, "--port", str(port), "--name", name or address)
+        more = ("--slots", str(SLOTS), "--speed", str(speed))
+        agent = self._stack.enter_context(Process("agent", *flags, *more))
+        agent.wait_for(r"(listening) url=")
+        return agent
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        rows = httpx.get(self.url + "/makespan/v1/workers").json()["workers"]
+        return {row["name"]: row for row in rows}
+
+    def up(self) -> set[str]:
+        return {name for name, row in self.workers().items() if row["up"]}
+
+    def exported(self) -> set[str]:
+        """The workers that metrics tell of."""
+        names = scrape(self.url).values
+        return {name.split('"')[1] for name in names if name.startswith("makespan_worker_up")}
+
+    def ask(self, tokens: int, name: str) -> Future[httpx.Response]:
+        body = json.dumps({**TEXT, "max_tokens": tokens, "ignore_eos": True}).encode()
+        headers = {"x-request-id": name}
+        url = self.url + "/v1/completions"
+        return self.pool.submit(httpx.post, url, content=body, headers=headers, timeout=60)
+
+    def told(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{self.url}/makespan/v1/requests/{name}").json()
+        return found
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as made:
+        yield made
+
+
+def test_pods_come_and_go_and_no_request_is_lost(stack: ExitStack, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    old, kept, new, other = (f"127.0.0.{k}" for k in (2, 3, 4, 5))
+    api = Api()
+    server = stack.enter_context(ExitStack())
+    url = server.enter_context(serving(api))
+    environment = {"KUBECONFIG": str(kubeconfig(tmp_path, url))}
+    site = Site(stack, "kubernetes://llm/agents:http", environment)
+    eventually(lambda: api.watches == ["1"])
+    assert not site.ready, "a fleet without workers is no reason to stop"
+
+    dying = site.start(old, port)
+    site.start(kept, port)
+    site.start(new, port)
+    api.say(modified(endpoint_slice(2, [pod(old), pod(kept)], port=port)))
+    eventually(lambda: site.up() == {old, kept} and site.ready)
+
+    early = [site.ask(20, f"early{k}") for k in range(8)]
+    api.end()
+    eventually(lambda: api.watches == ["1", "2"])
+    three = endpoint_slice(7, [pod(old), pod(kept), pod(new)], port=port)
+    api.listed = [listing(9, [three])]
+    api.say(error(410, "Expired"))
+    eventually(lambda: site.up() == {old, kept, new})
+    assert (api.lists, api.watches[2:]) == (2, ["9"])
+
+    # All are full, with a lead that has not begun; the rest waits at the gateway.
+    asked = [site.ask(60, f"r{k}") for k in range(MANY)]
+    eventually(lambda: [row["agent"]["queued"] for row in site.workers().values()] == [1, 1, 1])
+    goes = pod(old, ready=False, terminating=True)
+    api.say(modified(endpoint_slice(11, [goes, pod(kept), pod(new)], port=port)))
+    eventually(lambda: not site.workers().get(old, {"available": False})["available"])
+    given = {f"r{k}" for k in range(MANY) if site.told(f"r{k}")["worker"] == old}
+    dying.process.send_signal(signal.SIGTERM)
+    eventually(lambda: old not in site.workers())
+    assert site.exported() == {kept, new}
+    assert dying.process.wait(30) == 0
+    had = {f"r{k}" for k in range(MANY) if site.told(f"r{k}")["worker"] == old}
+    assert had <= given, "it got nothing new"
+
+    # The pod is back under its name, at another address; and one goes without a word.
+    site.start(other, port, name=old)
+    api.say(modified(endpoint_slice(12, [pod(kept), pod(other)], port=port)))
+    eventually(lambda: site.workers().keys() == {kept, old})
+    eventually(lambda: site.workers()[old]["up"])
+    assert site.workers()[old]["url"] == f"http://{other}:{port}"
+    late = [site.ask(5, f"late{k}") for k in range(MANY)]
+
+    for answer in early + asked + late:
+        assert answer.result().status_code == 200, answer.result().text
+    told = [site.told(f"r{k}") for k in range(MANY)]
+    assert {row["outcome"] for row in told} == {"completed"}
+    assert not any(row["failed_workers"] for row in told)
+    assert any(row["recalled"] for row in told), "its queue was taken back"
+    assert {site.told(f"late{k}")["worker"] for k in range(MANY)} == {kept, old}
+
+    server.close()  # the API server is gone
+    site.gateway.wait_for("(workers are not followed)")
+    assert site.up() == {kept, old}
+    assert site.ask(5, "last").result().status_code == 200
+    assert not any("Traceback" in line for line in site.gateway.lines)
+
+
+def test_a_name_that_is_looked_up(stack: ExitStack) -> None:
+    (port,) = free_ports(1)
+    site = Site(stack, f"dns://localhost:{port}", {})
+    assert not site.ready
+    site.start("127.0.0.1", port, speed=20.0)
+    eventually(lambda: site.ready)
+    assert site.ask(5, "x").result().status_code == 200
