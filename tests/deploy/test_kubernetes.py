@@ -27,6 +27,8 @@ def test_kinds() -> None:
     assert kinds == {
         "Namespace": 1,
         "ServiceAccount": 2,
+        "Role": 1,
+        "RoleBinding": 1,
         "ConfigMap": 2,
         "Service": 2,
         "Deployment": 1,
@@ -90,12 +92,32 @@ def test_an_agent_is_named_after_its_pod() -> None:
     ]
 
 
-def test_the_gateway_knows_every_agent() -> None:
-    spec = manifest(*AGENT)["spec"]
-    assert manifest("Service", spec["serviceName"])["spec"]["clusterIP"] == "None"
-    port = environment("makespan-agent")["MAKESPAN_PORT"]
-    assert environment("makespan-gateway")["MAKESPAN_WORKER"].split(",") == [
-        f"http://makespan-agent-{i}.makespan-agent:{port}" for i in range(spec["replicas"])
+def test_the_gateway_follows_the_agents_service() -> None:
+    service = manifest("Service", manifest(*AGENT)["spec"]["serviceName"])
+    (port,) = service["spec"]["ports"]
+    name = service["metadata"]["name"]
+    assert environment("makespan-gateway")["MAKESPAN_WORKER"] == (
+        f"kubernetes:///{name}:{port['name']}"
+    )
+    assert service["spec"]["clusterIP"] == "None"
+
+
+def test_the_gateway_may_follow_endpoint_slices_and_nothing_else() -> None:
+    role, binding = (
+        manifest("Role", "makespan-gateway"),
+        manifest("RoleBinding", "makespan-gateway"),
+    )
+    assert role["rules"] == [
+        {
+            "apiGroups": ["discovery.k8s.io"],
+            "resources": ["endpointslices"],
+            "verbs": ["list", "watch"],
+        }
+    ]
+    account = manifest("ServiceAccount", pod(*GATEWAY)["serviceAccountName"])["metadata"]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
     ]
 
 
@@ -105,6 +127,10 @@ def test_pod_may_finish_draining(kind: str, name: str) -> None:
     before_s = hook.get("sleep", {}).get("seconds", 0)
     drain_s = int(environment(name)["MAKESPAN_DRAIN_S"])
     assert pod(kind, name)["terminationGracePeriodSeconds"] > before_s + drain_s
+
+
+def test_an_agent_serves_on_until_the_gateways_have_heard_that_it_goes() -> None:
+    assert only_container(manifest(*AGENT))["lifecycle"]["preStop"]["sleep"]["seconds"] >= 5
 
 
 @workloads
@@ -121,10 +147,10 @@ def test_pod_keeps_to_restricted_pod_security(kind: str, name: str) -> None:
 
 
 @workloads
-def test_pod_holds_no_token_and_no_service_links(kind: str, name: str) -> None:
+def test_only_the_gateway_holds_a_token_and_nobody_service_links(kind: str, name: str) -> None:
     spec = pod(kind, name)
     account = manifest("ServiceAccount", spec["serviceAccountName"])
-    assert spec["automountServiceAccountToken"] is False
+    assert spec["automountServiceAccountToken"] is ((kind, name) == GATEWAY)
     assert account["automountServiceAccountToken"] is False
     assert spec["enableServiceLinks"] is False
 

@@ -27,6 +27,8 @@ from .test_settings import in_image
 BASE = {
     "Namespace": 1,
     "ServiceAccount": 2,
+    "Role": 1,
+    "RoleBinding": 1,
     "ConfigMap": 2,
     "Service": 2,
     "Deployment": 1,
@@ -59,9 +61,6 @@ def test_every_overlay_is_looked_at() -> None:
 @overlays
 def test_kinds(overlay: str) -> None:
     found = Counter(each["kind"] for each in rendered(f"deploy/overlays/{overlay}"))
-    # What discovery needs is the base's, whose own tests count it.
-    for kind in ("Role", "RoleBinding"):
-        del found[kind]
     assert found == KINDS[overlay]
 
 
@@ -111,6 +110,33 @@ def test_pods_may_finish_draining(overlay: str) -> None:
         before_s = sum(named(main.get("lifecycle", {}), "seconds"))
         drain_s = int(config(overlay, workload)["MAKESPAN_DRAIN_S"])
         assert pod(workload)["terminationGracePeriodSeconds"] > before_s + drain_s
+
+
+@overlays
+def test_the_gateway_finds_however_many_agents_there_are(overlay: str) -> None:
+    gateway = workloads(overlay)["makespan-gateway"]
+    (service,) = [
+        s for s in of_kind(overlay, "Service") if s["metadata"]["name"] == "makespan-agent"
+    ]
+    (port,) = service["spec"]["ports"]
+    assert config(overlay, gateway)["MAKESPAN_WORKER"] == (
+        f"kubernetes:///makespan-agent:{port['name']}"
+    )
+    (binding,), (role,) = of_kind(overlay, "RoleBinding"), of_kind(overlay, "Role")
+    account = {"kind": "ServiceAccount", "name": pod(gateway)["serviceAccountName"]}
+    assert binding["subjects"] == [{**account, "namespace": "makespan"}]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+
+
+@overlays
+def test_only_the_gateway_holds_a_token(overlay: str) -> None:
+    tokens = {
+        name: pod(workload)["automountServiceAccountToken"]
+        for name, workload in workloads(overlay).items()
+    }
+    assert tokens == {"makespan-gateway": True, "makespan-agent": False}
+    for account in of_kind(overlay, "ServiceAccount"):
+        assert account["automountServiceAccountToken"] is False
 
 
 @overlays

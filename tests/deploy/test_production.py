@@ -109,6 +109,10 @@ def test_nobody_speaks_but_who_has_to(overlay: str) -> None:
     assert [set(peer) for peer in scrapers["from"]] == [{"namespaceSelector"}]
     (peer,) = gateway["egress"][0]["to"]
     assert selected(overlay, peer["podSelector"]) == {"makespan-agent"}
+    # The API server, where the gateway watches who the agents are: behind its Service or itself.
+    assert {"ports": [{"protocol": "TCP", "port": port} for port in (443, 6443)]} in gateway[
+        "egress"
+    ]
     (dns,) = policies["dns"]["egress"]
     assert {(p["protocol"], p["port"]) for p in dns["ports"]} == {("UDP", 53), ("TCP", 53)}
     ports = {p["containerPort"] for w in workloads(overlay).values() for c in containers(w) for p in

@@ -52,14 +52,16 @@ def process(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-@pytest.mark.parametrize("environment", [compose_gateway, kubernetes_gateway])
+@pytest.mark.parametrize(
+    ("environment", "workers"), [(compose_gateway, 2), (kubernetes_gateway, 1)]
+)
 def test_a_gateway_starts_with_it(
-    environment: Callable[[], dict[str, str]], process: pytest.MonkeyPatch
+    environment: Callable[[], dict[str, str]], workers: int, process: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment().items():
         process.setenv(name, value)
     settings = GatewaySettings.load([])
-    assert (settings.host, settings.port, len(settings.worker)) == ("0.0.0.0", 8000, 2)
+    assert (settings.host, settings.port, len(settings.worker)) == ("0.0.0.0", 8000, workers)
 
 
 @pytest.mark.parametrize(
