@@ -8,10 +8,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from .support import ROOT, compose, dockerfile, python_tool, run, version
+
+# What `make image-test` allows the whole image; here it is added up from what the lock installs.
+MOST_MB = 300
+# python:3.11-slim on disk: 124.84, says docker-library/repo-info, repos/python/local/3.11-slim.md.
+BASE_MB = 125
 
 
 def of_final_stage(name: str) -> list[str]:
@@ -111,3 +119,42 @@ def test_label_tells_the_version() -> None:
 def test_without_arguments_the_demo_starts() -> None:
     assert of_final_stage("ENTRYPOINT") == ['["makespan"]']
     assert of_final_stage("CMD") == ['["up"]']
+
+
+def installed() -> list[Distribution]:
+    """What the final image has of others, as it is installed here."""
+    lock = re.findall(r"-r (\S+)", " ".join(text for name, text in dockerfile() if name == "RUN"))[
+        0
+    ]
+    pinned = re.findall(r"^\w\S+==[^\\\n]+", (ROOT / lock).read_text(), flags=re.MULTILINE)
+    wanted = [Requirement(line) for line in pinned]
+    return [distribution(w.name) for w in wanted if w.marker is None or w.marker.evaluate()]
+
+
+def megabytes(found: Distribution) -> float:
+    """As the build leaves it: no tests, and bytecode, a tenth larger, instead of sources."""
+    files = [f for f in found.files or () if not {"tests", "__pycache__"} & set(f.parts)]
+    assert files, f"{found.name} does not say what it has installed"
+    factors = [1.1 if f.suffix == ".py" else 1.0 for f in files]
+    sizes = [Path(f.locate()).stat().st_size for f in files]
+    return sum(size * factor for size, factor in zip(sizes, factors, strict=True)) / 1e6
+
+
+def test_the_build_leaves_out_tests_and_sources_of_others() -> None:
+    (step,) = [
+        text for _, text in dockerfile() if "-r requirements" in text and "$PACKAGES" in text
+    ]
+    tests, sources = step.split(" && ")[-3], step.split(" && ")[-1]
+    assert shlex.split(tests)[:6] == ["find", "$PACKAGES", "-type", "d", "-name", "tests"]
+    assert shlex.split(sources) == ["find", "$PACKAGES", "-name", "*.py", "-delete"]
+
+
+def test_the_image_stays_small() -> None:
+    sizes = {found.name: megabytes(found) for found in installed()}
+    ours = [path for name in ("router", "solver") for path in (ROOT / name).rglob("*")]
+    own = sum(p.stat().st_size for p in ours if p.is_file() and "__pycache__" not in p.parts)
+    sizes["makespan"] = 2.1 * own / 1e6  # sources and bytecode
+    largest = sorted(sizes, key=sizes.__getitem__)[:-8:-1]
+    said = ", ".join(f"{name} {sizes[name]:.0f}" for name in largest)
+    assert "numpy" in largest, "it is by far not the smallest"
+    assert sum(sizes.values()) < MOST_MB - BASE_MB, f"megabytes: {said}"
