@@ -89,6 +89,12 @@ def test_pod_monitors_are_complete(overlay: str) -> None:
         assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
         ports = {end["port"] for end in monitor["spec"]["podMetricsEndpoints"]}
         assert ports == port_names(overlay, {monitor["metadata"]["name"]})
+        by_port = {
+            end["port"]: end["relabelings"] for end in monitor["spec"]["podMetricsEndpoints"]
+        }
+        # What gateways call an agent: MAKESPAN_NAME, its pod's name.
+        source = {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "worker"}
+        assert (source in by_port["http"]) == (monitor["metadata"]["name"] == "makespan-agent")
     scraped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
     jobs = {job["job_name"] for job in scraped["scrape_configs"]} - {"prometheus"}
     assert jobs <= set(named(of_kind(overlay, "PodMonitor"), "replacement"))
@@ -129,6 +135,7 @@ def test_gateways_never_share_a_node(overlay: str) -> None:
     (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]
     assert term["topologyKey"] == "kubernetes.io/hostname"
     assert selected(overlay, term["labelSelector"]) == {"makespan-gateway"}
+    assert term["matchLabelKeys"] == ["pod-template-hash"], "an update may surge on a full cluster"
 
 
 @autoscaled
