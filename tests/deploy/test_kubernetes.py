@@ -4,7 +4,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .support import Parsed, manifest, manifests, only_container, python_tool, run, version
+from .support import (
+    Parsed,
+    dockerfile,
+    manifest,
+    manifests,
+    only_container,
+    python_tool,
+    run,
+    version,
+)
 
 GATEWAY = ("Deployment", "makespan-gateway")
 AGENT = ("StatefulSet", "makespan-agent")
@@ -135,8 +144,12 @@ def test_an_agent_serves_on_until_the_gateways_have_heard_that_it_goes() -> None
 
 @workloads
 def test_pod_keeps_to_restricted_pod_security(kind: str, name: str) -> None:
+    ((_, user),) = [found for found in dockerfile() if found[0] == "USER"]
+    uid, gid = map(int, user.split(":"))
     assert pod(kind, name)["securityContext"] == {
         "runAsNonRoot": True,
+        "runAsUser": uid,
+        "runAsGroup": gid,
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     assert only_container(manifest(kind, name))["securityContext"] == {

@@ -21,7 +21,7 @@ from .overlays import (
     selected,
     workloads,
 )
-from .support import ROOT, python_tool, rendered, run, version
+from .support import ROOT, dockerfile, python_tool, rendered, run, version
 from .test_settings import in_image
 
 BASE = {
@@ -160,7 +160,8 @@ def test_pods_keep_to_restricted_pod_security(overlay: str) -> None:
     for workload in workloads(overlay).values():
         spec = pod(workload)
         assert spec["securityContext"]["runAsNonRoot"] is True
-        assert spec["securityContext"].get("runAsUser") != 0
+        user = f"{spec['securityContext']['runAsUser']}:{spec['securityContext']['runAsGroup']}"
+        assert ("USER", user) in dockerfile()
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
         assert all({"name", "emptyDir"} == set(volume) for volume in spec.get("volumes", []))
