@@ -173,10 +173,6 @@ class GatewayMetrics:
             counts[outcome] = counts.get(outcome, 0) + int(sample.value)
         return counts
 
-    def recalled_total(self) -> int:
-        """Requests taken back from workers' queues."""
-        return sum(int(sample.value) for sample in _samples(self.recalled))
-
     def render(self) -> bytes:
         """All metrics in Prometheus's text format."""
         return generate_latest(self.registry)

@@ -11,6 +11,7 @@ import { Stream } from "./stream.js";
 const alarm = document.querySelector("#alarm");
 const standing = document.querySelector("#status");
 const pause = document.querySelector("#pause");
+const first = document.querySelector("#first");
 const explanation = new Explanation();
 const charts = new Charts();
 const lists = new Lists((id) => explanation.open(id));
@@ -48,6 +49,7 @@ function show() {
   fleet.show();
   charts.show();
   showOutcomes(frame.outcomes);
+  begin();
   const { completed = 0, ...others } = frame.outcomes;
   const figures = {
     running: count(frame.running),
@@ -62,6 +64,16 @@ function show() {
   for (const [name, words] of Object.entries(figures)) {
     setText(document.querySelector(`#tiles [data-figure="${name}"]`), words);
   }
+}
+
+// While nothing has come yet: what to send.
+function begin() {
+  const model = frame.workers.find((worker) => worker.up && worker.models.length)?.models[0];
+  first.hidden = !model || frame.running > 0 || Object.keys(frame.outcomes).length > 0;
+  if (first.hidden) return;
+  const body = JSON.stringify({ model, prompt: "How many clips in all?", max_tokens: 256 }).replaceAll("'", "'\\''");
+  const address = new URL("v1/completions", document.baseURI);
+  setText(first.querySelector("pre"), `curl -s ${address} -H 'content-type: application/json' -d '${body}'`);
 }
 
 // What is wrong, in words, and how the connection stands.

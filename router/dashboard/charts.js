@@ -1,9 +1,11 @@
-// Figures over the last five minutes, as lines.
+// Figures over the last minutes, as lines. The axis of time grows with what there is to show.
 
 import { make, percent, seconds } from "./format.js";
 import { colours, fit } from "./look.js";
 
-const SPAN_S = 300;
+const SPANS = [[30, "30 s"], [60, "1 min"], [120, "2 min"], [300, "5 min"]];
+const LONGEST_S = SPANS.at(-1)[0];
+const DASHES = [[], [5, 3]]; // so that lines are told apart without colours
 const LEFT = 42, BOTTOM = 14, TOP = 4; // CSS pixels for the axes' words
 const FONT = "11px system-ui, sans-serif";
 
@@ -21,7 +23,7 @@ class Chart {
     this.legend = this.canvas.parentElement.querySelector(".legend");
     this.values = series.map(() => document.createTextNode("–"));
     this.legend.append(...series.map(({ name, colour }, index) => {
-      const mark = make("i", { class: "line" });
+      const mark = make("i", { class: index ? "line dashed" : "line" });
       mark.style.setProperty("--line", `var(--${colour})`);
       return make("li", {}, mark, `${name} `, this.values[index]);
     }));
@@ -29,7 +31,7 @@ class Chart {
 
   add(at, values) {
     this.#points.push({ at, values });
-    while (this.#points[0].at < at - SPAN_S) this.#points.shift();
+    while (this.#points[0].at < at - LONGEST_S) this.#points.shift();
   }
 
   show() {
@@ -44,11 +46,13 @@ class Chart {
     const ratio = devicePixelRatio;
     const width = this.canvas.width / ratio, height = this.canvas.height / ratio;
     const high = this.#high();
-    const x = (at) => width - ((last.at - at) / SPAN_S) * (width - LEFT);
+    const age = last.at - this.#points[0].at;
+    const [span, long] = SPANS.find(([seconds]) => age <= seconds) ?? SPANS.at(-1);
+    const x = (at) => width - ((last.at - at) / span) * (width - LEFT);
     const y = (value) => height - BOTTOM - (Math.min(value, high) / high) * (height - BOTTOM - TOP);
     this.paint.setTransform(ratio, 0, 0, ratio, 0, 0);
     this.paint.clearRect(0, 0, width, height);
-    this.#axes(width, height, high, y);
+    this.#axes(width, height, high, y, long);
     this.series.forEach((one, index) => this.#line(one, index, x, y));
   }
 
@@ -59,7 +63,7 @@ class Chart {
     return [1, 2, 5, 10].map((digit) => digit * power).find((end) => end >= needed * 0.999);
   }
 
-  #axes(width, height, high, y) {
+  #axes(width, height, high, y, long) {
     const { paint } = this;
     paint.font = FONT;
     paint.fillStyle = colours.muted;
@@ -75,7 +79,7 @@ class Chart {
       paint.fillText(this.tick(value), LEFT - 5, level + (value ? 7 : 3));
     }
     paint.textAlign = "left";
-    paint.fillText("−5 min", LEFT, height - 1);
+    paint.fillText(`−${long}`, LEFT, height - 1);
     paint.textAlign = "right";
     paint.fillText("now", width, height - 1);
   }
@@ -85,6 +89,7 @@ class Chart {
     paint.strokeStyle = colours[colour];
     paint.lineWidth = 1.5;
     paint.lineJoin = "round";
+    paint.setLineDash(DASHES[index]);
     paint.beginPath();
     let drawing = false;
     for (const { at, values } of this.#points) {
@@ -98,6 +103,7 @@ class Chart {
       drawing = true;
     }
     paint.stroke();
+    paint.setLineDash([]);
   }
 }
 
@@ -135,12 +141,13 @@ export class Charts {
   // Shares of what the slots did since the last call; NaN where there was nothing to share.
   #use(workers) {
     const spent = { prefill: 0, decode: 0, stalled: 0, waiting: 0, empty: 0 };
+    const earlier = this.#before;
+    this.#before = new Map(workers.map(({ name, seconds }) => [name, seconds])); // of nobody who has gone
     for (const { name, seconds } of workers) {
-      const before = this.#before.get(name);
+      const before = earlier.get(name);
       if (!seconds || !before) continue;
       for (const state of Object.keys(spent)) spent[state] += Math.max(0, seconds[state] - before[state]);
     }
-    this.#before = new Map(workers.map(({ name, seconds }) => [name, seconds])); // of nobody who has gone
     const busy = spent.prefill + spent.decode;
     const held = busy + spent.stalled + spent.waiting;
     return [held ? busy / held : NaN, held + spent.empty ? busy / (held + spent.empty) : NaN];

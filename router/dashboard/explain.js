@@ -74,19 +74,23 @@ function explanation(request) {
 
 function reasons(choice) {
   const together = choice.window_requests === 1 ? "alone" : `together with ${count(choice.window_requests - 1)} more`;
-  const rival = choice.runner_up === null
-    ? "No other worker could take it."
-    : `Next came ${choice.runner_up} with ${seconds(choice.runner_up_predicted_s)}.`;
   const said = [make("p", {}, `Window ${count(choice.plan)} planned it ${together} (${choice.method}): on ${choice.chosen} it was to be `
-    + `done in ${seconds(choice.predicted_s)}. ${rival}`)];
+    + `done in ${seconds(choice.predicted_s)}. ${rival(choice)}`)];
   if (choice.actual_s !== null) {
     const off = choice.error_s;
-    const regret = choice.regret_s === null ? ""
-      : choice.regret_s > 0 ? ` ${choice.runner_up} would have been ${seconds(choice.regret_s)} sooner, as predicted.`
-        : ` That is still ${seconds(-choice.regret_s)} sooner than was predicted for ${choice.runner_up}.`;
-    said.push(make("p", {}, `It took ${seconds(choice.actual_s)}, ${seconds(Math.abs(off))} ${off > 0 ? "longer" : "less"} than predicted.${regret}`));
+    said.push(make("p", {}, `It took ${seconds(choice.actual_s)}, ${seconds(Math.abs(off))} ${off > 0 ? "longer" : "less"} than predicted.`));
   }
   return said;
+}
+
+// The plan makes its window end soonest, not each of its requests.
+function rival({ runner_up, runner_up_predicted_s, predicted_s }) {
+  if (runner_up === null) return "No other worker could take it.";
+  const lead = runner_up_predicted_s - predicted_s;
+  if (Math.abs(lead) < 0.0005) return `${runner_up} would have been as soon.`;
+  if (lead > 0) return `The next best, ${runner_up}, would have been ${seconds(lead)} later.`;
+  return `${runner_up} would have been ${seconds(-lead)} sooner for this request: a plan makes the whole fleet end soonest, `
+    + "not each request.";
 }
 
 function candidates(choice) {
@@ -95,16 +99,18 @@ function candidates(choice) {
   const chosen = able.find((one) => one.chosen);
   if (chosen && !shown.includes(chosen)) shown.push(chosen);
   const longest = Math.max(1e-9, ...shown.map((one) => one.load_s));
-  const heads = ["worker", "backlog", "others of the window", "its own cost", "cached tokens", "done in", "load"];
+  const mark = (part) => make("i", { class: part });
+  const heads = [["worker"], [mark("backlog"), "backlog"], [mark("others"), "others of the window"], [mark("cost"), "its own cost"],
+    ["cached tokens"], ["done in"], ["load"]];
   const left = choice.candidates.length - shown.length;
   return make(
     "div",
-    { class: "wide" },
+    { class: "wide", role: "region", tabindex: "0", "aria-label": "What each worker would have meant" },
     make(
       "table",
       {},
       make("caption", {}, "What each worker would have meant. Done in: the load, or the request's own time from start to end if that is longer."),
-      make("thead", {}, make("tr", {}, ...heads.map((head, index) => make("th", { scope: "col", class: index && index < 6 ? "number" : null }, head)))),
+      make("thead", {}, make("tr", {}, ...heads.map((head, index) => make("th", { scope: "col", class: index && index < 6 ? "number" : null }, ...head)))),
       make("tbody", {}, ...shown.map((one) => candidate(one, longest))),
     ),
     left > 0 ? make("p", { class: "note" }, `${count(left)} more workers would have been later, or could not take it.`) : "",

@@ -1,11 +1,13 @@
 // The table of workers: a lane each, and the figures that /metrics has, too.
 
 import { count, make, percent, seconds, setText } from "./format.js";
+import { Walk } from "./keys.js";
 import { Lane } from "./lane.js";
 
-const FEW = 2; // so many workers show their single slots without being asked
-const MOST_OPEN = 4;
+const FEW = 8; // so many workers show their single slots without being asked
+const MOST_OPEN = 8; // the gateway tells no reader of more
 const MANY = 12; // from here on rows are low
+const ALL_OPEN = 440, LEAST_OPEN = 48, MOST_TALL = 224; // CSS pixels: of the open lanes, and of one
 
 export class Fleet {
   #rows = new Map();
@@ -15,6 +17,8 @@ export class Fleet {
   #chosen = false; // somebody has opened or closed a row
   #at = 0;
   #want;
+  #wanted = "";
+  #walk = new Walk(this.#body, "th button");
 
   // want(names): called with the workers whose single slots are shown.
   constructor(want) {
@@ -35,7 +39,9 @@ export class Fleet {
       row.line.remove();
       this.#rows.delete(name);
     }
+    this.#sort(frame.workers);
     if (!this.#chosen) this.#openFew();
+    this.#tellWanted();
   }
 
   hearSlots(report) {
@@ -44,11 +50,14 @@ export class Fleet {
 
   show() {
     const most = Math.max(1e-9, ...[...this.#rows.values()].map((row) => row.worker.backlog_s));
+    const tall = Math.max(LEAST_OPEN, ALL_OPEN / Math.max(1, this.#opened().length));
+    this.#table.style.setProperty("--tall", `${Math.min(MOST_TALL, Math.round(tall))}px`);
     this.#table.classList.toggle("many", this.#rows.size > MANY);
     for (const row of this.#rows.values()) {
       words(row, most);
       row.lane.show(this.#at);
     }
+    legend([...this.#rows.values()]);
   }
 
   setSpan(span_s) {
@@ -91,48 +100,80 @@ export class Fleet {
       this.#tellWanted();
     });
     this.#rows.set(name, row);
-    this.#body.append(line);
     return row;
   }
 
+  // As the gateway lists them; a row that is in its place is not touched, and keeps the focus.
+  #sort(workers) {
+    let place = this.#body.firstElementChild;
+    let moved = this.#body.childElementCount !== workers.length;
+    for (const { name } of workers) {
+      const { line } = this.#rows.get(name);
+      if (line === place) {
+        place = place.nextElementSibling;
+        continue;
+      }
+      this.#body.insertBefore(line, place);
+      moved = true;
+    }
+    if (moved) this.#walk.refresh();
+  }
+
   #openFew() {
-    const able = [...this.#rows.values()].filter((row) => row.worker.single_slots);
-    const before = this.#opened().length;
-    for (const row of able) this.#open(row, this.#rows.size <= FEW);
-    if (this.#opened().length !== before) this.#tellWanted();
+    const few = this.#rows.size <= FEW;
+    for (const row of this.#rows.values()) this.#open(row, few);
   }
 
   #open(row, open) {
-    if (row.lane.open === open) return;
+    if (row.lane.open === open || (open && row.worker.single_slots !== true)) return;
     if (open && this.#opened().length >= MOST_OPEN) this.#open(this.#opened()[0], false);
-    row.lane.open = open && row.worker.single_slots !== false && row.worker.seconds !== undefined;
+    row.lane.open = open;
     row.line.classList.toggle("open", open);
     row.toggle.setAttribute("aria-expanded", String(open));
     row.lane.show(this.#at, true);
   }
 
   #opened() {
-    return [...this.#rows.values()].filter((row) => row.line.classList.contains("open"));
+    return [...this.#rows.values()].filter((row) => row.lane.open);
   }
 
   #tellWanted() {
-    this.#want(this.#opened().map((row) => row.worker.name));
+    const names = this.#opened().map((row) => row.worker.name);
+    if (names.join("\n") === this.#wanted) return;
+    this.#wanted = names.join("\n");
+    this.#want(names);
   }
 }
 
-function words({ line, about, cells, bar, lane, canvas, worker }, most) {
+function words({ line, toggle, about, cells, bar, lane, canvas, worker }, most) {
   const agent = worker.running !== undefined;
   line.classList.toggle("down", !worker.up);
-  setText(about, standing(worker, agent));
+  toggle.setAttribute("aria-disabled", String(!lane.open && worker.single_slots !== true));
+  setText(about, lane.open ? `${standing(worker, agent)}\n${drawn(lane, worker)}` : standing(worker, agent));
   about.title = worker.url;
   setText(cells.running, `${count(agent ? worker.running : worker.in_flight)} / ${count(worker.slots)}`);
   setText(cells.queued, count(worker.queued));
   setText(cells.backlog, seconds(worker.backlog_s));
   setText(cells.utilization, percent(utilization(worker)));
   bar.style.width = `${(100 * worker.backlog_s) / most}%`;
-  const shares = Object.entries(lane.now ?? {}).filter(([, share]) => share > 0.0005);
+  const shares = Object.entries((worker.up && lane.now) || {}).filter(([, share]) => share > 0.0005);
   const now = shares.map(([state, share]) => `${percent(share)} ${state}`).join(", ");
   canvas.setAttribute("aria-label", `Slots of ${worker.name} now: ${now || "not known"}`);
+  canvas.title = now;
+}
+
+const drawn = (lane, worker) =>
+  lane.rows < worker.slots ? `${lane.rows} of ${count(worker.slots)} slots` : `${count(worker.slots)} slots`;
+
+// What all slots together did last, beside the colours' names.
+function legend(rows) {
+  const told = rows.filter((row) => row.lane.now && row.worker.seconds);
+  const slots = told.reduce((sum, row) => sum + row.worker.slots, 0);
+  for (const place of document.querySelectorAll("#shares [data-share]")) {
+    const share = told.reduce((sum, { lane, worker }) => sum + (lane.now[place.dataset.share] ?? 0) * worker.slots, 0);
+    setText(place, slots ? percent(share / slots) : "");
+  }
+  document.querySelector("#shares [data-agentless]").hidden = rows.every((row) => row.worker.seconds);
 }
 
 function standing(worker, agent) {

@@ -1,13 +1,16 @@
 // One worker's picture: all its slots stacked by state, or slot by slot. Time runs to the right.
 //
 // What has been painted is moved to the left and only what is new is painted; columns of pixels are
-// counted from a fixed moment, so that what is painted piece by piece fits together.
+// counted from a fixed moment, so that what is painted piece by piece fits together. Of many slots only
+// as many get a row as are in use in the time shown; engines fill the lowest first.
 
 import { colours, fit } from "./look.js";
 
 export const LATE_S = 0.6; // the right edge, behind the latest frame: by then everybody has reported
 const KEEP_S = 61;
-const APART = 4; // pixels of a row that can spare one
+const APART = 3; // pixels of a row that can spare one
+const SHAPED = 6; // pixels from which on a row shows states by their height, too
+const LEAST_ROWS = 8;
 const STACK = ["decode", "prefill", "stalled", "waiting"]; // from the bottom
 
 export class Lane {
@@ -16,6 +19,7 @@ export class Lane {
   #last = null;
   #right = null; // the column at the right edge
   #fresh = [];
+  rows = LEAST_ROWS; // slots that have a row
   span_s = 60;
   open = false;
 
@@ -33,6 +37,7 @@ export class Lane {
 
   hearSlots(report) {
     if (report.held === null) return;
+    report.used = report.held.reduce((most, [slot]) => Math.max(most, slot + 1), 0);
     this.#add(this.#reports, report, report.until);
     if (this.open) this.#fresh.push(report);
   }
@@ -74,7 +79,7 @@ export class Lane {
 
   // Paint up to `at`; all of it where the canvas, the span or the way to show it has changed.
   show(at, anew = false) {
-    const resized = fit(this.canvas);
+    const resized = fit(this.canvas) || this.#grown(at);
     const column = (time) => Math.round((time % 1e6) * (this.canvas.width / this.span_s));
     const right = column(at - LATE_S);
     const shift = this.#right === null ? Infinity : right - this.#right;
@@ -97,6 +102,16 @@ export class Lane {
     this.#fresh = this.#fresh.filter((item) => column(item.until) > right);
   }
 
+  // Whether there are more or fewer slots to show than there were: a power of two.
+  #grown(at) {
+    const seen = this.#reports.filter((report) => report.until > at - LATE_S - this.span_s);
+    const used = seen.reduce((most, report) => Math.max(most, report.used), LEAST_ROWS);
+    const rows = Math.min(2 ** Math.ceil(Math.log2(used)), seen.at(-1)?.slots ?? LEAST_ROWS);
+    const changed = rows !== this.rows;
+    this.rows = rows;
+    return changed && this.open;
+  }
+
   #stack({ from, until, shares }, { left, whole }) {
     const x = whole(from) - left;
     const width = whole(until) - left - x;
@@ -112,31 +127,40 @@ export class Lane {
     }
   }
 
-  #slots({ since, until, slots, held, fills }, { left, whole, exact }) {
+  #slots({ since, until, held, fills }, { left, whole, exact }) {
     const height = this.canvas.height;
-    const top = (slot) => Math.round((slot * height) / slots);
-    const apart = height / slots >= APART * devicePixelRatio ? 1 : 0; // a fine line between rows
+    const tall = height / this.rows;
+    const apart = tall >= APART * devicePixelRatio ? 1 : 0; // a fine line between rows
+    const shaped = tall >= SHAPED * devicePixelRatio;
     const at = (milliseconds) => since + milliseconds / 1000;
-    const paint = (slot, x, width) => this.paint.fillRect(x, top(slot), width, top(slot + 1) - top(slot) - apart);
+    const paint = (slot, x, width, share) => {
+      const top = Math.round(slot * tall);
+      const room = Math.round((slot + 1) * tall) - top - apart;
+      const high = shaped ? Math.max(1, Math.round(share * room)) : room;
+      this.paint.fillRect(x, top + Math.floor((room - high) / 2), width, high);
+    };
     this.paint.clearRect(whole(since) - left, 0, whole(until) - whole(since), height);
     this.paint.fillStyle = colours.decode;
     for (const [slot, from, to] of held) {
       const x = whole(at(from)) - left;
-      paint(slot, x, Math.max(1, whole(at(to)) - left - x));
+      paint(slot, x, Math.max(1, whole(at(to)) - left - x), 0.75);
     }
-    this.paint.fillStyle = colours.stalled;
     for (const [from, to, alone] of fills) {
       if (!alone) continue;
       for (const [slot, since, until] of held) {
         const start = Math.max(from, since), end = Math.min(to, until);
-        if (start < end) paint(slot, exact(at(start)) - left, exact(at(end)) - exact(at(start)));
+        if (start >= end) continue;
+        const x = exact(at(start)) - left, width = exact(at(end)) - left - x;
+        if (shaped) this.paint.clearRect(x, Math.round(slot * tall), width, Math.ceil(tall));
+        this.paint.fillStyle = colours.stalled;
+        paint(slot, x, width, 0.4);
       }
     }
     this.paint.fillStyle = colours.prefill; // where requests begin: at least a pixel
     for (const [from, to, , slots] of fills) {
       const x = exact(at(from)) - left;
       const width = Math.max(1, exact(at(to)) - left - x);
-      for (const slot of slots) paint(slot, Math.round(x), Math.max(1, Math.round(width)));
+      for (const slot of slots) paint(slot, Math.round(x), Math.max(1, Math.round(width)), 1);
     }
   }
 }

@@ -1,13 +1,19 @@
 // The latest requests and windows, tenants, outcomes. A list stands still while somebody is in it:
 // nobody can click what moves away.
 
-import { clock, count, figure, make, percent, seconds, setText } from "./format.js";
+import { clock, count, make, milliseconds, percent, rough, seconds, setText } from "./format.js";
+import { Walk } from "./keys.js";
 
 const MOST_NAMED = 6; // workers of a window that are named
+const CLOSED = { worker_free: "free worker", size: "full", wait: "time up" };
 
 export class Lists {
   #explain;
   #open = new Set(); // windows whose requests are shown
+  #walks = {
+    requests: new Walk(document.querySelector("#requests tbody"), "button"),
+    plans: new Walk(document.querySelector("#plans"), "summary"),
+  };
 
   constructor(explain) {
     this.#explain = explain;
@@ -17,33 +23,35 @@ export class Lists {
     update(".requests", () => {
       const rows = requests.map((request) => this.#request(request));
       fill("#requests tbody", rows, 8, "no request has come yet");
+      this.#walks.requests.refresh();
     });
     update(".plans", () => {
       const items = plans.map((plan) => this.#plan(plan));
       document.querySelector("#plans").replaceChildren(
         ...(items.length ? items : [make("li", { class: "note" }, "nothing has been planned yet")]),
       );
+      this.#walks.plans.refresh();
     });
     fill("#tenants tbody", tenants.map(tenantRow), 6, "no request has ended yet");
   }
 
   #request(request) {
     const running = request.outcome === "in_flight";
-    const tokens = request.output_tokens === null
-      ? `${count(request.prompt_tokens)}, ~${count(Math.round(request.expected_tokens))}`
-      : `${count(request.prompt_tokens)}, ${count(request.output_tokens)}`;
+    const expected = request.output_tokens ?? `~${count(Math.round(request.expected_tokens))}`;
+    const tokens = request.prompt_tokens ? `${count(request.prompt_tokens)}, ${expected.toLocaleString("en")}` : "–";
     const failed = !running && request.outcome !== "completed";
+    const cell = (words, attributes = {}) => make("td", { title: words, ...attributes }, words);
     return make(
       "tr",
       {},
       make("td", {}, clock(request.received_at)),
       make("td", {}, this.#button(request.id)),
-      make("td", { title: request.tenant }, request.tenant || "–"),
-      make("td", {}, request.worker ?? "–"),
-      make("td", {}, why(request)),
+      cell(request.tenant || "–"),
+      cell(request.worker ?? "–"),
+      cell(why(request)),
       make("td", { class: "number" }, tokens),
       make("td", { class: "number" }, running ? "–" : seconds(request.ended_at - request.received_at)),
-      make("td", failed ? { class: "bad" } : {}, running ? "in flight" : request.outcome),
+      make("td", failed ? { class: "bad" } : {}, request.outcome.replaceAll("_", " ")),
     );
   }
 
@@ -63,32 +71,33 @@ export class Lists {
     });
     const requests = plan.requests === 1 ? "1 request" : `${count(plan.requests)} requests`;
     details.append(
-      make("summary", {}, `${requests} → ${named.join(", ")}`),
+      make("summary", {}, `${count(plan.number)}: ${requests} → ${named.join(", ")}`),
       make("ul", { class: "who" }, ...plan.who.map(([id, worker]) => make("li", {}, this.#button(id), ` → ${worker}`))),
     );
     if (plan.requests > plan.who.length) {
       details.append(make("p", { class: "note" }, `and ${count(plan.requests - plan.who.length)} more`));
     }
-    const how = `${clock(plan.at)} no. ${count(plan.number)}, ${plan.closed_by.replaceAll("_", " ")} after `
-      + `${figure(1000 * plan.wait_s)} ms, ${plan.method} ${figure(1000 * plan.plan_s)} ms`;
     const what = `makespan ${seconds(plan.makespan_s)}, bound ${seconds(plan.lower_bound_s)}, gap ${percent(plan.gap_ratio ?? NaN)}`;
+    const how = `${clock(plan.at)}, ${CLOSED[plan.closed_by] ?? plan.closed_by} after `
+      + `${milliseconds(plan.wait_s)}, ${plan.method} ${milliseconds(plan.plan_s)}`;
     return make("li", {}, details, make("p", {}, what), make("p", { class: "note" }, how));
   }
 }
 
+// Before when on the next best worker: "it would be done ..."
 function why({ worker, rival, lead_s }) {
   if (!worker) return "–";
-  if (rival === null) return "nobody else could take it";
+  if (rival === null) return "only there";
   if (Math.abs(lead_s) < 0.0005) return `as soon as on ${rival}`;
-  return lead_s > 0 ? `${seconds(lead_s)} sooner than on ${rival}` : `${seconds(-lead_s)} later than on ${rival}`;
+  return lead_s > 0 ? `${seconds(lead_s)} before ${rival}` : `${seconds(-lead_s)} after ${rival}`;
 }
 
 function tenantRow(row) {
-  const number = (value) => make("td", { class: "number" }, count(value));
+  const number = (value) => make("td", { class: "number", title: count(value) }, value < 1e4 ? count(value) : rough(value));
   return make(
     "tr",
     {},
-    make("th", { scope: "row" }, row.tenant || "(none named)"),
+    make("th", { scope: "row", title: row.tenant }, row.tenant || "(none named)"),
     ...[row.in_flight, row.completed, row.not_completed, row.prompt_tokens, row.output_tokens].map(number),
   );
 }

@@ -17,6 +17,7 @@ from router.wire import SlotReport
 MOST_PLANS = 10
 MOST_SHOWN = 24  # requests of a plan that are named, and requests in the list
 MOST_TENANTS = 12
+DIGITS = 4  # of seconds and shares: more than a picture shows
 
 Frame = dict[str, Any]
 
@@ -43,7 +44,6 @@ class Frames:
             "at": time.time(),
             "running": self._accounts.running,
             "unsent": self._dispatcher.unsent,
-            "recalled": self._metrics.recalled_total(),
             "outcomes": self._metrics.outcomes(),
             "plan": None if plan is None else _plan(plan),
             "workers": [_worker(one, self._watches.of(one), now) for one in self._workers],
@@ -77,8 +77,8 @@ def _slots(name: str, watch: Watch, report: SlotReport) -> Frame:
     return {
         "worker": name,
         "slots": report.slots,
-        "since": report.since_s + watch.ahead_s,
-        "until": report.until_s + watch.ahead_s,
+        "since": round(report.since_s + watch.ahead_s, DIGITS),
+        "until": round(report.until_s + watch.ahead_s, DIGITS),
         "held": report.held,
         "fills": report.fills,
     }
@@ -94,7 +94,7 @@ def _worker(worker: Worker, watch: Watch, now: float) -> Frame:
         "models": list(worker.models),
         "slots": worker.slots,
         "in_flight": len(worker.load),
-        "backlog_s": worker.backlog_s(0, now),
+        "backlog_s": round(worker.backlog_s(0, now), DIGITS),
     }
     if state is not None:
         told |= {
@@ -102,15 +102,12 @@ def _worker(worker: Worker, watch: Watch, now: float) -> Frame:
             "policy": state.policy,
             "running": state.running,
             "queued": state.queued,
-            "kv_held": state.kv_held,
-            "kv_tokens": state.kv_tokens,
-            "utilization": state.utilization,
+            "utilization": round(state.utilization, DIGITS),
         }
     if report is not None:
         told |= {
-            "heard": report.now_s + watch.ahead_s,
-            "seconds": report.seconds,
-            "efficiency": report.efficiency,
+            "heard": round(report.now_s + watch.ahead_s, DIGITS),
+            "seconds": {name: round(spent, DIGITS) for name, spent in report.seconds.items()},
             "single_slots": report.held is not None,
         }
     return told

@@ -10,35 +10,16 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from tests.deploy.support import debian_tool
 from tests.e2e.load import Ask, sending
 from tests.e2e.test_gateway import eventually
 from tests.helpers import Fleet, Process, free_ports, scrape
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 TIMEOUT_MS = 20_000.0
 TENANTS = ("chat", "search")
 PIXELS = "document.querySelector('[data-worker=agent-0] canvas').toDataURL()"
 FEW, MANY = 40, 240
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = debian_tool("chromium", "chromium")
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
@@ -245,3 +226,38 @@ def test_it_says_when_there_is_no_worker_and_when_the_gateway_is_gone(browser: B
             gateway.wait_for("(listening)")
             alarm.to_contain_text("No worker is up", timeout=TIMEOUT_MS)
             expect(page.locator("#status")).to_have_text("live, 0 of 1 workers up")
+
+
+def agent_at(port: int, name: str) -> Process:
+    return Process(
+        "agent", "--port", str(port), "--name", name, "--speed", "20", "--drain-s", "0.1"
+    )
+
+
+def test_a_worker_that_goes_is_shown_down_and_drawn_again_when_it_is_back(browser: Browser) -> None:
+    port, first, second = free_ports(3)
+    workers = f"http://127.0.0.1:{first},http://127.0.0.1:{second}"
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        enter(agent_at(first, "stays")).wait_for("(listening)")
+        goes = enter(agent_at(second, "goes"))
+        goes.wait_for("(listening)")
+        enter(Process("gateway", "--port", str(port), "--worker", workers)).wait_for("(listening)")
+        page = browser.new_page()
+        stack.callback(page.close)
+        page.set_default_timeout(TIMEOUT_MS)
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(f"http://127.0.0.1:{port}/")
+        status, row = page.locator("#status"), page.locator("[data-worker=goes]")
+        expect(status).to_have_text("live, 2 of 2 workers up", timeout=TIMEOUT_MS)
+        expect(row.get_by_role("button")).to_have_attribute("aria-expanded", "true")
+        goes.stop()
+        expect(status).to_have_text("live, 1 of 2 workers up", timeout=TIMEOUT_MS)
+        expect(row).to_contain_text("down")
+        enter(agent_at(second, "goes"))
+        expect(status).to_have_text("live, 2 of 2 workers up", timeout=TIMEOUT_MS)
+        expect(row.locator("canvas")).to_have_attribute(
+            "aria-label", "Slots of goes now: 100.0 % empty", timeout=TIMEOUT_MS
+        )
+        assert wrong == []

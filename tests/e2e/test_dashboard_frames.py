@@ -1,0 +1,205 @@
+"""The dashboard's page by itself: what it makes of frames that a test gives it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from router.gateway.page import FILES, HEADERS, KINDS
+from router.look.palette import base_style
+
+HERE = "http://dashboard.test"
+# A source of events that hears what a test tells it.
+SOURCE = """
+window.EventSource = class {
+  static open = null;
+  heard = {};
+  constructor(url) { this.url = url; EventSource.open = this; }
+  addEventListener(kind, hear) { this.heard[kind] = hear; }
+  close() { if (EventSource.open === this) EventSource.open = null; }
+};
+window.tell = (kind, data) => EventSource.open.heard[kind]({ data: JSON.stringify(data) });
+"""
+STATES = ("prefill", "decode", "stalled", "waiting", "empty")
+Frame = dict[str, Any]
+
+
+def serve(route: Route) -> None:
+    name = urlsplit(route.request.url).path.rpartition("/")[2] or "index.html"
+    body = base_style() if name == "look.css" else (FILES / name).read_text()
+    kind = KINDS["." + name.rpartition(".")[2]]
+    route.fulfill(body=body, content_type=f"{kind}; charset=utf-8", headers=HEADERS)
+
+
+@dataclass
+class Told:
+    """A page and the frames that it is told."""
+
+    page: Page
+    at: float = field(default_factory=time.time)
+
+    def fleet(self, *names: str, **changed: object) -> None:
+        """The next frame: these workers, half of each busy for the last half second."""
+        self.at += 0.5
+        frame = {
+            "at": self.at, "running": 0, "unsent": 0, "outcomes": {}, "plan": None,
+            "workers": [self._worker(name) for name in names],
+        }  # fmt: skip
+        self.tell("fleet", frame | changed)
+
+    def _worker(self, name: str) -> Frame:
+        spent = self.at % 1e5
+        return {
+            "name": name, "url": f"http://{name}", "up": True, "models": ["it's"], "slots": 4,
+            "in_flight": 2, "backlog_s": 0.5, "engine": "emulated", "policy": "adaptive",
+            "draining": False, "running": 2, "queued": 0, "utilization": 1.0, "heard": self.at,
+            "seconds": dict.fromkeys(STATES, 0.0) | {"decode": 2 * spent, "empty": 2 * spent},
+            "single_slots": True,
+        }  # fmt: skip
+
+    def tell(self, kind: str, data: Frame) -> None:
+        self.page.evaluate("([kind, data]) => tell(kind, data)", [kind, data])
+
+    def rows(self) -> list[str]:
+        """The workers that have a row, from the top."""
+        rows = self.page.locator("tr[data-worker]").all()
+        return [row.get_attribute("data-worker") or "" for row in rows]
+
+    def wanted(self) -> list[str]:
+        """The workers whose slots the page asks for."""
+        return parse_qs(urlsplit(self.page.evaluate("EventSource.open.url")).query).get("slots", [])
+
+
+@pytest.fixture
+def told(browser: Browser) -> Iterator[Told]:
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.add_init_script(SOURCE)
+    page.route(f"{HERE}/**", serve)
+    page.goto(HERE + "/")
+    page.wait_for_function("EventSource.open !== null")
+    yield Told(page)
+    context.close()
+    assert wrong == []
+
+
+def names(count: int) -> list[str]:
+    return [f"agent-{k:02d}" for k in range(count)]
+
+
+def test_workers_come_and_go_while_somebody_looks(told: Told) -> None:
+    page = told.page
+    told.fleet("a", "b")
+    assert told.rows() == told.wanted() == ["a", "b"]
+    page.get_by_role("button", name="b").focus()
+    told.fleet("b", "c")
+    assert told.rows() == told.wanted() == ["b", "c"]
+    expect(page.get_by_role("button", name="b")).to_be_focused()
+    told.fleet("a", "b", "c")
+    assert told.rows() == ["a", "b", "c"]
+    expect(page.get_by_role("button", name="b")).to_be_focused()
+    expect(page.locator("#status")).to_have_text("live, 3 of 3 workers up")
+    told.fleet(*names(20))
+    assert told.rows() == names(20)
+    assert told.wanted() == []
+    told.fleet()
+    assert told.rows() == []
+    expect(page.get_by_role("alert")).to_contain_text("None is known")
+    told.fleet("a")
+    assert told.rows() == told.wanted() == ["a"]
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_what_is_opened_by_hand_stays_as_long_as_its_worker(told: Told) -> None:
+    told.fleet(*names(20))
+    for name in ("agent-07", "agent-03"):
+        told.page.get_by_role("button", name=name).click()
+    assert told.wanted() == ["agent-03", "agent-07"]
+    told.fleet(*names(20)[5:])
+    assert told.wanted() == ["agent-07"]
+    told.fleet(*names(20))
+    assert told.wanted() == ["agent-07"]
+
+
+def test_sixty_four_workers_fit_and_are_walked_by_arrows(told: Told) -> None:
+    page = told.page
+    told.fleet(*names(64))
+    told.fleet(*names(64))
+    box = page.locator("#fleet").bounding_box()
+    assert box is not None
+    assert box["height"] < 64 * 16 + 40
+    assert page.evaluate("document.documentElement.scrollWidth") == 1280
+    lane = page.locator("[data-worker=agent-63] canvas")
+    expect(lane).to_have_attribute(
+        "aria-label", "Slots of agent-63 now: 50.0 % decode, 50.0 % empty"
+    )
+    assert page.locator("#fleet button[tabindex='0']").count() == 1
+    page.get_by_role("button", name="agent-00").focus()
+    for key, name in (("ArrowDown", "01"), ("ArrowDown", "02"), ("ArrowUp", "01"), ("End", "63")):
+        page.keyboard.press(key)
+        expect(page.get_by_role("button", name=f"agent-{name}")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("#fleet :focus")).to_have_count(0)
+    page.keyboard.press("Shift+Tab")
+    expect(page.get_by_role("button", name="agent-63")).to_be_focused()
+
+
+def test_an_idle_page_says_what_to_do_until_it_is_done(told: Told) -> None:
+    first = told.page.get_by_label("How to begin")
+    told.fleet("a")
+    expect(first).to_contain_text(f"curl -s {HERE}/v1/completions")
+    expect(first).to_contain_text(r"""'{"model":"it'\''s",""")
+    told.fleet("a", running=1)
+    expect(first).to_be_hidden()
+    told.fleet("a", outcomes={"completed": 1})
+    expect(first).to_be_hidden()
+
+
+def test_long_names_leave_every_outcome_readable(told: Told) -> None:
+    request = {
+        "id": "0123456789abcdef" * 2, "tenant": "a tenant with a long name", "worker": "w" * 40,
+        "outcome": "rejected_no_capacity", "prompt_tokens": 123_456, "expected_tokens": 23_456.7,
+        "output_tokens": 65_432, "received_at": told.at - 4321, "ended_at": told.at,
+        "rival": "v" * 40, "lead_s": 1.5,
+    }  # fmt: skip
+    told.fleet("a", outcomes={"rejected_no_capacity": 1})
+    told.tell("lists", {"requests": [request], "plans": [], "tenants": []})
+    last = told.page.locator("#requests tbody td").last
+    expect(last).to_have_text("rejected no capacity")
+    assert last.evaluate("(cell) => cell.scrollWidth <= cell.clientWidth")
+    box = last.bounding_box()
+    assert box is not None
+    assert box["x"] + box["width"] < 1280
+    assert told.page.evaluate("document.documentElement.scrollWidth") == 1280
+
+
+def test_a_hidden_page_asks_for_nothing(told: Told) -> None:
+    told.fleet("a")
+    hide = """(hidden) => {
+        Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    told.page.evaluate(hide, True)
+    assert told.page.evaluate("EventSource.open") is None
+    told.page.evaluate(hide, False)
+    told.fleet("a", "b")
+    assert told.rows() == ["a", "b"]
+
+
+def test_the_keys_are_told_and_escape_closes_them(told: Told) -> None:
+    page = told.page
+    page.get_by_role("button", name="Keys").press("Enter")
+    keys = page.locator("#keys")
+    expect(keys).to_be_visible()
+    expect(keys).to_contain_text("along the workers, requests or windows")
+    page.keyboard.press("Escape")
+    expect(keys).to_be_hidden()
