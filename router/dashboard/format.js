@@ -11,7 +11,7 @@ export function figure(value) {
 
 export const count = (value) => (Number.isFinite(value) ? value.toLocaleString("en") : NONE);
 const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
-export const rough = (value) => COMPACT.format(value);
+export const rough = (value) => (value < 1e4 ? count(value) : COMPACT.format(value));
 export const seconds = (value) => (Number.isFinite(value) ? `${figure(value)} s` : NONE);
 export const milliseconds = (value_s) => (value_s < 0.001 ? "< 1 ms" : `${count(Math.round(1000 * value_s))} ms`);
 export const percent = (share) =>

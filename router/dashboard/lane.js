@@ -10,6 +10,7 @@ export const LATE_S = 0.6; // the right edge, behind the latest frame: by then e
 const KEEP_S = 61;
 const APART = 3; // pixels of a row that can spare one
 const SHAPED = 6; // pixels from which on a row shows states by their height, too
+const LEAST_SEEN = 2; // pixels in length of a shape that can be seen
 const LEAST_ROWS = 8;
 const STACK = ["decode", "prefill", "stalled", "waiting"]; // from the bottom
 
@@ -150,10 +151,14 @@ export class Lane {
       for (const [slot, since, until] of held) {
         const start = Math.max(from, since), end = Math.min(to, until);
         if (start >= end) continue;
-        const x = exact(at(start)) - left, width = exact(at(end)) - left - x;
-        if (shaped) this.paint.clearRect(x, Math.round(slot * tall), width, Math.ceil(tall));
+        let x = exact(at(start)) - left, width = exact(at(end)) - left - x;
+        const seen = shaped && width >= LEAST_SEEN;
+        if (seen) {
+          [x, width] = [Math.round(x), Math.round(width)];
+          this.paint.clearRect(x, Math.round(slot * tall), width, Math.ceil(tall));
+        }
         this.paint.fillStyle = colours.stalled;
-        paint(slot, x, width, 0.4);
+        paint(slot, x, width, seen ? 0.4 : 0.75);
       }
     }
     this.paint.fillStyle = colours.prefill; // where requests begin: at least a pixel

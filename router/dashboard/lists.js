@@ -32,7 +32,7 @@ export class Lists {
       );
       this.#walks.plans.refresh();
     });
-    fill("#tenants tbody", tenants.map(tenantRow), 6, "no request has ended yet");
+    fill("#tenants tbody", tenants.map(tenantRow), 5, "no request has ended yet");
   }
 
   #request(request) {
@@ -51,7 +51,7 @@ export class Lists {
       cell(why(request)),
       make("td", { class: "number" }, tokens),
       make("td", { class: "number" }, running ? "–" : seconds(request.ended_at - request.received_at)),
-      make("td", failed ? { class: "bad" } : {}, request.outcome.replaceAll("_", " ")),
+      make("td", failed ? { class: "bad" } : {}, running && !request.worker ? "waiting" : request.outcome.replaceAll("_", " ")),
     );
   }
 
@@ -93,12 +93,13 @@ function why({ worker, rival, lead_s }) {
 }
 
 function tenantRow(row) {
-  const number = (value) => make("td", { class: "number", title: count(value) }, value < 1e4 ? count(value) : rough(value));
+  const number = (...values) => make("td", { class: "number", title: values.map(count).join(", ") }, values.map(rough).join(", "));
   return make(
     "tr",
     {},
     make("th", { scope: "row", title: row.tenant }, row.tenant || "(none named)"),
-    ...[row.in_flight, row.completed, row.not_completed, row.prompt_tokens, row.output_tokens].map(number),
+    ...[row.in_flight, row.completed, row.not_completed].map((value) => number(value)),
+    number(row.prompt_tokens, row.output_tokens),
   );
 }
 

@@ -288,9 +288,16 @@ class RequestLog:
         return self._running.values()
 
     def latest(self, most: int) -> list[RequestRecord]:
-        """The newest of those that run and of those that have ended, the newest first."""
+        """The newest, the newest first; at most a quarter of them wait for a worker.
+
+        However many wait, there is something to see of those that have gone somewhere.
+        """
+        running = self._running.values()
+        waiting = (record for record in reversed(running) if record.worker is None)
+        placed = (record for record in reversed(running) if record.worker is not None)
         newest = chain(
-            islice(reversed(self._running.values()), most),
+            islice(waiting, most // 4),
+            islice(placed, most),
             islice(reversed(self._ended.values()), most),
         )
         return sorted(newest, key=lambda record: -record.received_s)[:most]

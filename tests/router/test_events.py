@@ -20,6 +20,7 @@ from router.gateway.accounts import Accounts
 from router.gateway.discovery.source import Endpoint
 from router.gateway.events import HEARTBEAT, MOST_WAITING, Events, Reader
 from router.gateway.frames import Frame, Frames
+from router.gateway.records import RequestLog, RequestRecord
 from router.gateway.watch import Watch, Watches
 from router.wire import SlotReport
 from solver.problem import Job
@@ -198,3 +199,17 @@ async def test_a_worker_that_goes_goes_from_the_picture_too() -> None:
         watches.follow(1.0)
         assert watches._tasks.keys() == watches._watches.keys() == {second}
         watches.stop()
+
+
+def test_those_that_wait_do_not_crowd_out_those_that_have_gone_somewhere() -> None:
+    log = RequestLog(10)
+    for k in range(40):
+        log.begin(RequestRecord(f"r{k}", "m", stream=False, received_s=float(k)))
+        if k < 20:
+            record = log.find(f"r{k}")
+            assert record is not None
+            record.worker = "w0"
+            if k < 15:
+                log.end(record)
+    shown = [record.id for record in log.latest(8)]
+    assert shown == ["r39", "r38", "r19", "r18", "r17", "r16", "r15", "r14"]
