@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import sys
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,15 +13,19 @@ import orjson
 
 from router.hardware import hardware
 from router.lab.calibrate_settings import CalibrateSettings
+from router.lab.files import writable
 from router.lab.probe_engine import EngineProbe
 from router.lab.probe_http import HttpProbe
 from router.lab.scatter import scatter
 from router.lab.shapes import Shapes
-from router.lab.simulate import progress, writable
+from router.lab.simulate import progress
 from router.settings import AgentSettings
-from solver.calibration import Calibration, Sample, calibrate
+from solver.calibration import Calibration, FitError, Sample, calibrate
+from solver.sequence import Action
 
 Probe = EngineProbe | HttpProbe
+
+DOUBTFUL = 0.15  # a median error above which a profile is not to be relied on
 
 
 def run_calibrate(settings: CalibrateSettings) -> None:
@@ -29,15 +35,19 @@ def run_calibrate(settings: CalibrateSettings) -> None:
         BadSettings: if a file cannot be written, or the server does not answer.
         ProblemError: if there were too few samples.
     """
-    with writable(settings.out) as file:  # complains before the work, not after
+    with ExitStack() as files:  # which complain before the work, not after
+        file = files.enter_context(writable(settings.out))
+        plot = settings.plot and files.enter_context(writable(settings.plot))
         samples = asyncio.run(measure(_probe(settings)))
         found = calibrate(samples)
         told = profile(settings, found, len(samples))
         file.write(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    if settings.plot is not None:
-        with writable(settings.plot) as file:
-            file.write(scatter(samples, found.cost, settings.called).encode())
+        if plot:
+            plot.write(scatter(samples, found.cost, settings.called).encode())
     print(orjson.dumps(told).decode() if settings.json else _table(settings, found))
+    for action, error in found.errors.items():
+        if error.median > DOUBTFUL:
+            print(_doubt(action, error), file=sys.stderr)
 
 
 async def measure(probe: Probe) -> list[Sample]:
@@ -100,6 +110,13 @@ def profile(settings: CalibrateSettings, found: Calibration, samples: int) -> di
         },
         "samples": samples,
     }
+
+
+def _doubt(action: Action, error: FitError) -> str:
+    return (
+        f"warning: half of all {action.value} iterations are more than {error.median:.0%} off what "
+        "this cost model says; measure again on a quiet machine or with more --rounds"
+    )
 
 
 def _table(settings: CalibrateSettings, found: Calibration) -> str:

@@ -15,10 +15,10 @@ from statistics import mean
 
 import orjson
 
+from router.lab.files import writable
 from router.lab.gantt import gantt
 from router.lab.pool import over
 from router.lab.settings import BenchSettings
-from router.lab.simulate import writable
 from router.lab.traces import dataset
 from solver.dispatch import dispatcher
 from solver.policies import POLICIES

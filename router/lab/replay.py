@@ -10,18 +10,19 @@ from functools import partial
 import numpy as np
 import orjson
 
+from router.lab.files import writable
 from router.lab.gantt import fleet_gantt, gantt
 from router.lab.pool import over
 from router.lab.report import Run, Traffic, report
 from router.lab.run import Choice, fleet, load, setting
 from router.lab.runs import by_workers, ordered
 from router.lab.settings import ReplaySettings
-from router.lab.simulate import writable
 from router.lab.sizing import Goal, answers, search
 from router.lab.sizing_words import rows, sized
 from router.lab.words import NBSP
 from solver.sim.report import Report, time_to_first_token
 from solver.sim.report import report as figures
+from solver.sim.request import Request
 from solver.sim.schedule import Line
 
 # Points of a curve of times to first token.
@@ -40,25 +41,42 @@ def replay(settings: ReplaySettings) -> None:
         ProblemError: if a request fits into no worker.
     """
     requests = load(settings)
-    with writable(settings.report):
-        pass  # complain before the work, not after
-    kinds = settings.kinds()
+    goal = None
     if settings.slo:
         goal = Goal(settings.slo, sorted(settings.workers), settings.worker_cost)
+    with writable(settings.report) as file:  # complains before the work, not after
+        runs = _runs(settings, goal)
+        file.write(_page(settings, requests, goal, runs).encode())
+    if goal is None:
+        print(_json(runs) if settings.json else _table(settings, runs))
+        return
+    print(_sized_json(goal, runs) if settings.json else _sized_table(settings, goal, runs))
+    if all(answer.run is None for answer in answers(goal, runs)):
+        sys.exit(1)
+
+
+def _runs(settings: ReplaySettings, goal: Goal | None) -> list[Run]:
+    """All that is told, with a picture of what is to be looked at."""
+    kinds = settings.kinds()
+    if goal is not None:
         runs = search(goal, kinds, partial(_measured, settings))
         shown = [answer.run or answer.best for answer in answers(goal, runs)]
     else:
-        goal = None
         runs = _measured(settings, [Choice(*kind, n) for n in settings.workers for kind in kinds])
         shown = _to_draw(runs)
-    runs = _drawn(settings, runs, [run for run in shown if run.workers <= DRAWN])
+    return _drawn(settings, runs, [run for run in shown if run.workers <= DRAWN])
+
+
+def _page(
+    settings: ReplaySettings, requests: Sequence[Request], goal: Goal | None, runs: Sequence[Run]
+) -> str:
     traffic = Traffic(
         name=settings.requests.name,
         requests=len(requests),
         prompt_tokens=sum(request.prompt_tokens for request in requests),
         output_tokens=sum(request.output_tokens for request in requests),
     )
-    page = report(
+    return report(
         f"Replay of {settings.requests.name}",
         runs,
         traffic=traffic,
@@ -66,14 +84,6 @@ def replay(settings: ReplaySettings) -> None:
         command=" ".join(["makespan", *sys.argv[1:]]),
         goal=goal,
     )
-    with writable(settings.report) as file:
-        file.write(page.encode())
-    if goal is None:
-        print(_json(runs) if settings.json else _table(settings, runs))
-        return
-    print(_sized_json(goal, runs) if settings.json else _sized_table(settings, goal, runs))
-    if all(answer.run is None for answer in answers(goal, runs)):
-        sys.exit(1)
 
 
 def _measured(settings: ReplaySettings, choices: Sequence[Choice]) -> list[Run]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import IO
 
 import orjson
 from tqdm import tqdm
 
+from router.lab.files import writable
 from router.lab.gantt import fleet_gantt, gantt
 from router.lab.run import Choice, fleet, load, setting
 from router.lab.settings import SimulateSettings
-from router.settings import BadSettings
 from solver.sim.report import Report, report
 from solver.sim.schedule import Line
 
@@ -28,14 +27,15 @@ def simulate(settings: SimulateSettings) -> None:
     requests = load(settings)
     choice = Choice(settings.policy, settings.dispatch, settings.workers)
     lines: list[Line] = []
-    with ExitStack() as files:
+    with ExitStack() as files:  # which complain before the work, not after
+        picture = settings.gantt and files.enter_context(writable(settings.gantt))
         keep = _keeper(settings, lines, files)
         run = fleet(settings, requests, choice, keep)
         with progress(len(requests), "requests") as advanced:
             run.run(advanced)
-    result = report(run)
-    if settings.gantt is not None:
-        _draw(settings, lines, result)
+        result = report(run)
+        if picture:
+            picture.write(_drawn(settings, lines, result).encode())
     out = result.to_json() | {"seed": settings.seed, "policy": choice.policy}
     out |= {"dispatch": choice.dispatch, "workers": choice.workers, "lengths": settings.lengths}
     print(orjson.dumps(out).decode() if settings.json else _table(settings, result))
@@ -52,20 +52,6 @@ def progress(total: int, unit: str) -> Iterator[Callable[[int], None]]:
         yield advanced
 
 
-@contextmanager
-def writable(path: Path) -> Iterator[IO[bytes]]:
-    """The file, written anew.
-
-    Raises:
-        BadSettings: if it cannot be opened, or not be written to its end.
-    """
-    try:
-        with path.open("wb") as file:
-            yield file
-    except OSError as error:
-        raise BadSettings(f"{path}: {error.strerror}") from error
-
-
 def _keeper(
     settings: SimulateSettings, lines: list[Line], files: ExitStack
 ) -> Callable[[Line], None] | None:
@@ -75,8 +61,6 @@ def _keeper(
         file = files.enter_context(writable(settings.schedule))
         keepers.append(lambda line: _write(file, line))
     if settings.gantt is not None:
-        with writable(settings.gantt):
-            pass  # complain before the work, not after
         keepers.append(lines.append)
     if not keepers:
         return None
@@ -92,18 +76,14 @@ def _write(file: IO[bytes], line: Line) -> None:
     file.write(orjson.dumps(line.to_json(), option=orjson.OPT_APPEND_NEWLINE))
 
 
-def _draw(settings: SimulateSettings, lines: list[Line], result: Report) -> None:
-    assert settings.gantt is not None
+def _drawn(settings: SimulateSettings, lines: list[Line], result: Report) -> str:
     slots = setting(settings, []).slots
     title = f"{settings.requests.name}: {settings.policy}, lengths {settings.lengths}"
     bound = result.lower_bound_s
     if settings.workers == 1:
-        picture = gantt(lines, slots=slots, title=title, bound_s=bound)
-    else:
-        workers = {f"w{j}": slots for j in range(settings.workers)}
-        picture = fleet_gantt(lines, workers, title=title, bound_s=bound)
-    with writable(settings.gantt) as file:
-        file.write(picture.encode())
+        return gantt(lines, slots=slots, title=title, bound_s=bound)
+    workers = {f"w{j}": slots for j in range(settings.workers)}
+    return fleet_gantt(lines, workers, title=title, bound_s=bound)
 
 
 def _table(settings: SimulateSettings, result: Report) -> str:

@@ -1,12 +1,13 @@
 """Closing the loop: a live engine, and the simulator with the profile that calibration made of it.
 
-python -m tests.bench.bench_loop [--engine transformers --model PATH]
+python -m tests.bench.bench_loop [--engine transformers [--model PATH]]
 
 The same seeded requests, all at once and as a Poisson process, run through the agent's loop on the
 wall clock and through the simulator's worker; both makespans must agree within `CLOSE`. Output
 lengths are known to both, so that only times are compared. As machines slow down and recover, each
 repeat calibrates and runs everything: the profile is fitted to the samples of all, and the median
-run counts.
+run counts. It takes some minutes; let nothing else run meanwhile. Without a model's folder a tiny
+one of random weights is made.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ import sys
 import time
 from collections.abc import Sequence
 from math import inf
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
+
+from tqdm import tqdm
 
 from router.agent.engines.emulated import EmulatedEngine
 from router.agent.engines.engine import Engine
@@ -120,7 +125,7 @@ async def compare(arguments: argparse.Namespace) -> bool:
     for seed in range(arguments.repeats):
         samples += await measure(EngineProbe(engine, arguments.model, shapes, seed))
         cost = calibrate(samples).cost
-        for rate, policy in cases:
+        for rate, policy in tqdm(cases, f"round {seed + 1} of {arguments.repeats}", disable=None):
             requests = trace(arguments.requests, rate, seed=1)
             live = await live_s(requests, cost, policy, engine, arguments.model)
             took[rate, policy].append(live)
@@ -142,13 +147,21 @@ def main() -> None:
     """Exits with 1 if a makespan is off by more than `CLOSE`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", choices=("emulated", "transformers"), default="emulated")
-    parser.add_argument("--model", default="llama-65b")
+    parser.add_argument("--model", default="")
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--rate", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--policies", default="prefill-first,mixed,adaptive")
-    if not asyncio.run(compare(parser.parse_args())):
+    arguments = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        if not arguments.model and arguments.engine == "transformers":
+            from tests.engines.tiny_model import make_tiny_model
+
+            make_tiny_model(Path(folder))
+            arguments.model = folder
+        close = asyncio.run(compare(arguments))
+    if not close:
         print(f"a makespan is off by more than {CLOSE:.0%}")
         sys.exit(1)
 
