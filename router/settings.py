@@ -270,6 +270,15 @@ class AgentTuning(Live):
             )
         return self
 
+    @model_validator(mode="after")
+    def _real_time(self) -> Self:
+        if self.engine != "emulated" and "speed" in self.model_fields_set:
+            raise ValueError(
+                f"speed: the engine {self.engine} takes the time that it takes; only the emulated "
+                "one can be sped up"
+            )
+        return self
+
 
 class AgentSettings(AgentTuning, Served):
     """Start an agent and its engine (emulated: it takes a real engine's time, but has no model)."""
@@ -285,7 +294,7 @@ class AgentSettings(AgentTuning, Served):
         description="The worker's name, unique in its fleet (default: the host's name).",
     )
     speed: Speed = Field(
-        1.0, description="How many times faster than its cost model the engine runs."
+        1.0, description="How many times faster than its cost model the emulated engine runs."
     )
     upstream: Url | None = Field(
         None, description="Base URL of the server that the engine openai or vllm stands before."
@@ -312,7 +321,9 @@ class UpSettings(GatewayTuning, AgentTuning):
         0, description="Port of the first agent, the others follow; 0 takes free ones."
     )
     speed: Speeds = Field(
-        (20.0,), description="Speed of the agents' engines; several are dealt out in turn."
+        (20.0,),
+        description="Speed of the agents' emulated engines; several are dealt out in turn. Real "
+        "engines have none.",
     )
     drain_s: float = Field(
         2.0, ge=0, le=86_400, description="Seconds that running requests get to end at shutdown."

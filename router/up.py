@@ -154,8 +154,18 @@ async def _ready(settings: UpSettings, gateway: Child, agents: Sequence[Child]) 
 
 
 def _arguments(settings: UpSettings, *kinds: type[Settings]) -> list[str]:
-    """The flags by which a child gets the settings that it shares with `up`."""
-    names = {name for kind in kinds for name in kind.model_fields}
+    """The flags by which a child gets the settings that it shares with `up`.
+
+    Only what was given, or what has another default here: a child tells apart what it was told from
+    what it may fill in itself.
+    """
+    own = UpSettings.model_fields
+    names = {
+        name
+        for kind in kinds
+        for name, field in kind.model_fields.items()
+        if name in settings.model_fields_set or own[name].default != field.default
+    }
     values = settings.model_dump(mode="json", include=names, exclude_none=True)
     return [part for name, value in sorted(values.items()) for part in _flag(name, value)]
 
@@ -166,12 +176,21 @@ def _flag(name: str, value: object) -> list[str]:
     return [f"--{name.replace('_', '-')}", str(value)]
 
 
+def agent_arguments(settings: UpSettings, index: int) -> list[str]:
+    """The command line of one agent."""
+    arguments = ["agent", *_arguments(settings, AgentTuning), "--name", _name(index)]
+    if settings.engine == "emulated":
+        arguments += ["--speed", str(settings.speed[index % len(settings.speed)])]
+    return arguments
+
+
+def _name(index: int) -> str:
+    return f"agent-{index}"
+
+
 def _agent(settings: UpSettings, index: int) -> Child:
-    name = f"agent-{index}"
-    speed = settings.speed[index % len(settings.speed)]
-    arguments = ["agent", *_arguments(settings, AgentTuning), "--name", name]
     port = settings.agent_port + index if settings.agent_port else 0
-    return Child(name, listen(LOOPBACK, port), [*arguments, "--speed", str(speed)])
+    return Child(_name(index), listen(LOOPBACK, port), agent_arguments(settings, index))
 
 
 def _gateway(settings: UpSettings, workers: Sequence[str]) -> Child:

@@ -11,6 +11,7 @@ token, median and 95th percentile, direct and through the sidecar in turn.
 from __future__ import annotations
 
 import asyncio
+import json
 import statistics
 import sys
 import time
@@ -18,6 +19,7 @@ from itertools import count
 
 import aiohttp
 
+from solver.profiles import PROFILES
 from tests.helpers import Process
 
 SLOTS = (16, 64)
@@ -70,7 +72,8 @@ def measure(slots: int, seconds: float, speed: float) -> None:
     common = ("agent", "--port", "0", "--slots", str(slots), "--policy", "prefill-first")
     with Process(*common, "--speed", str(speed)) as server:
         direct = server.wait_for(r"listening url=(\S+)")
-        flags = ("--engine", "openai", "--upstream", direct, "--speed", str(speed))
+        cost = json.dumps(PROFILES["llama-65b-ascend"].cost.scaled(1 / speed).to_ms())
+        flags = ("--engine", "openai", "--upstream", direct, "--cost", cost)
         with Process(*common, *flags) as agent:
             url = agent.wait_for(r"listening url=(\S+)")
             agent.wait_for(r"upstream is (up)")

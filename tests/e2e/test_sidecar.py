@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from solver.profiles import PROFILES
 from tests.e2e.test_gateway import eventually
 from tests.helpers import ROOT, Process, free_ports, scrape
 
@@ -271,12 +272,13 @@ def test_slots_and_memory_are_learnt_from_the_engines_metrics(plain: Plain) -> N
 def test_releases_come_in_groups() -> None:
     """Under a threshold, far fewer prefills at the engine than one a request."""
     stages = {}
+    cost = json.dumps(PROFILES["llama-65b-ascend"].cost.scaled(1 / 5).to_ms())
     body = {"model": "llama-65b", "prompt": "a", "ignore_eos": True, "stream": True}
     for policy in ("prefill-first", "threshold"):
         engine = ("--port", "0", "--speed", "5", "--slots", "16", "--policy", "prefill-first")
         with Process("agent", *engine) as upstream:
             inner = url_of(upstream)
-            flags = ("--slots", "16", "--speed", "5", "--policy", policy)
+            flags = ("--slots", "16", "--cost", cost, "--policy", policy)
             with sidecar(inner, *flags) as agent, ThreadPoolExecutor(48) as pool:
                 url = url_of(agent)
                 bodies = [{**body, "max_tokens": 60 + 37 * k % 181} for k in range(96)]

@@ -88,6 +88,13 @@ def test_speeds_are_dealt_out() -> None:
         (UpSettings, ["--speed", ""], "speed"),
         (UpSettings, ["--speed", "-1"], "speed"),
         (UpSettings, ["--agents", "0"], "agents"),
+        (UpSettings, ["--engine", "transformers", "--speed", "1"], "speed: the engine transf"),
+        (AgentSettings, ["--engine", "transformers", "--speed", "20"], "speed: the engine transf"),
+        (
+            AgentSettings,
+            ["--engine", "vllm", "--upstream", "http://a:1", "--speed", "2"],
+            "speed: the engine vllm",
+        ),
     ],
 )
 def test_bad_flags_name_themselves(

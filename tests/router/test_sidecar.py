@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.agent.sidecar.app import create_app
+from router.agent.sidecar.app import create_app, open_releaser
 from router.agent.sidecar.asks import ANSWER_TOKENS, Asks
 from router.agent.sidecar.follow import Follower, Heard
 from router.agent.sidecar.signals import Signals, read_signals
 from router.agent.standing import STANDING
 from router.settings import AgentSettings, BadSettings
 from router.usage import Usage
+from solver.profiles import PROFILES
 
 
 def event(**fields: object) -> bytes:
@@ -137,3 +139,11 @@ def test_an_upstream_that_says_too_much_is_named(path: str) -> None:
     settings = AgentSettings.load(told)
     with pytest.raises(BadSettings, match=r"upstream: .*/v1"):
         create_app(settings)
+
+
+def test_a_sidecar_starts_from_the_cost_model_of_a_file(tmp_path: Path) -> None:
+    profile = tmp_path / "mine.json"
+    cost = {**PROFILES["opt-66b-a100-tp4"].cost.to_ms(), "alpha_p_ms": 7.5}
+    profile.write_text(json.dumps({"cost_ms": cost}))
+    told = ["--engine", "openai", "--upstream", "http://127.0.0.1:1", "--cost", str(profile)]
+    assert open_releaser(AgentSettings.load(told)).cost.to_ms() == pytest.approx(cost)

@@ -23,12 +23,12 @@ from router.agent.sidecar.state import SidecarReporter
 from router.agent.sidecar.upstream import KEEP_ALIVE_S, Upstream
 from router.connections import Connections
 from router.drain import Drain
+from router.hardware import hardware
 from router.metrics import AgentMetrics
 from router.settings import AgentSettings, BadSettings
 from router.tracing import open_tracing
 from router.web import add_error_handlers
 from solver.policies import POLICIES
-from solver.profiles import PROFILES
 from solver.release import Releaser
 from solver.rolling import LEAD
 
@@ -44,7 +44,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
     tracing = open_tracing(settings, "agent", settings.name)
     connections = Connections(KEEP_ALIVE_S)
     upstream = Upstream(settings, connections)
-    gate = Gate(_releaser(settings), metrics)
+    gate = Gate(open_releaser(settings), metrics)
     engine = Engine(settings, upstream, gate)
     attempts, asks = Attempts(gate), Asks()
 
@@ -88,12 +88,13 @@ def _check(settings: AgentSettings) -> None:
         )
 
 
-def _releaser(settings: AgentSettings) -> Releaser:
+def open_releaser(settings: AgentSettings) -> Releaser:
+    """The rule of release that the settings name."""
     own = settings.engine == "vllm"  # our policy runs inside
     return Releaser(
         settings.slots,
         settings.kv_tokens if "kv_tokens" in settings.model_fields_set else inf,
-        PROFILES[settings.cost].cost.scaled(1 / settings.speed),
+        hardware(settings.cost).cost,
         None if own else POLICIES[settings.policy](),
         time.monotonic(),
         lead=ceil(LEAD * settings.slots) if own else 0,
