@@ -271,6 +271,12 @@ class AgentTuning(Live):
         return self
 
     @model_validator(mode="after")
+    def _real_model(self) -> Self:
+        if self.engine == "transformers" and "model" not in self.model_fields_set:
+            raise ValueError("model: the engine transformers needs a folder or a hub name")
+        return self
+
+    @model_validator(mode="after")
     def _real_time(self) -> Self:
         if self.engine != "emulated" and "speed" in self.model_fields_set:
             raise ValueError(

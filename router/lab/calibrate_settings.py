@@ -57,6 +57,8 @@ class CalibrateSettings(Offline):
     def _one_way(self) -> Self:
         if (self.upstream is None) == (self.engine is None):
             raise ValueError("give either --upstream URL or --engine NAME")
+        if self.engine == "transformers" and "model" not in self.model_fields_set:
+            raise ValueError("model: the engine transformers needs a folder or a hub name")
         if self.plot is not None and self.plot.resolve() == self.out.resolve():
             raise ValueError(f"plot: {self.plot} is where the profile goes")
         return self

@@ -236,6 +236,7 @@ def main() -> None:
     settings = AgentSettings.model_validate(
         {
             "engine": "transformers",
+            "model": "made here",
             "slots": slots,
             "kv_tokens": 16_384 if options.cpu else 65_536,
             "prefill_budget": 512 if options.cpu else 2048,

@@ -9,15 +9,18 @@ from pydantic import ValidationError
 
 from router.agent.engines.lengths import read_lengths
 from router.commands import COMMANDS
+from router.lab.calibrate_settings import CalibrateSettings
 from router.settings import (
     AgentSettings,
     BadSettings,
     GatewaySettings,
+    Settings,
     UpSettings,
     known_environment,
 )
 
 ONE = ["--worker", "http://a:1"]
+REAL = ["--engine", "transformers", "--model", "x"]
 
 
 @pytest.fixture
@@ -88,8 +91,11 @@ def test_speeds_are_dealt_out() -> None:
         (UpSettings, ["--speed", ""], "speed"),
         (UpSettings, ["--speed", "-1"], "speed"),
         (UpSettings, ["--agents", "0"], "agents"),
-        (UpSettings, ["--engine", "transformers", "--speed", "1"], "speed: the engine transf"),
-        (AgentSettings, ["--engine", "transformers", "--speed", "20"], "speed: the engine transf"),
+        (UpSettings, [*REAL, "--speed", "1"], "speed: the engine transformers"),
+        (AgentSettings, [*REAL, "--speed", "20"], "speed: the engine transformers"),
+        (AgentSettings, ["--engine", "transformers"], "model: .* a folder or a hub name"),
+        (UpSettings, ["--engine", "transformers"], "model: .* a folder or a hub name"),
+        (CalibrateSettings, ["--engine", "transformers"], "model: .* a folder or a hub name"),
         (
             AgentSettings,
             ["--engine", "vllm", "--upstream", "http://a:1", "--speed", "2"],
@@ -98,7 +104,7 @@ def test_speeds_are_dealt_out() -> None:
     ],
 )
 def test_bad_flags_name_themselves(
-    command: type[GatewaySettings | AgentSettings | UpSettings], flags: list[str], complaint: str
+    command: type[Settings], flags: list[str], complaint: str
 ) -> None:
     with pytest.raises(BadSettings, match=complaint):
         command.load(flags)
