@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -19,7 +18,7 @@ from router.agent.loop import EngineLoop, Job
 from router.errors import RequestError
 from router.metrics import AgentMetrics
 from router.schemas import read
-from router.settings import AgentSettings, BadSettings
+from router.settings import AgentSettings
 from solver.batching import Batcher
 from solver.cost import CostModel
 from solver.policies import POLICIES
@@ -262,35 +261,3 @@ def test_what_it_cannot_do_is_refused_by_name(
 ) -> None:
     with pytest.raises(RequestError, match=named):
         jobs(engine, [body])
-
-
-def test_a_model_that_is_missing_broken_or_too_big_is_named_at_start(
-    model: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(BadSettings, match="no folder '/nowhere/at/all'"):
-        open_engine(settings_of(Path("/nowhere/at/all")))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(BadSettings, match=r"empty.*its config cannot be loaded"):
-        open_engine(settings_of(tmp_path / "empty"))
-    broken = shutil.copytree(model, tmp_path / "broken")
-    (broken / "model.safetensors").write_bytes(b"nonsense" * 10)
-    with pytest.raises(BadSettings, match=r"broken.*its weights cannot be loaded"):
-        open_engine(settings_of(broken))
-    mute = shutil.copytree(model, tmp_path / "mute")
-    for path in mute.glob("token*"):
-        path.unlink()
-    with pytest.raises(BadSettings, match=r"mute.*its tokenizer cannot be loaded"):
-        open_engine(settings_of(mute))
-    with pytest.raises(BadSettings, match="max_model_len: 4096 is above the model's own 2048"):
-        open_engine(settings_of(model, max_model_len=4096))
-    with pytest.raises(BadSettings, match="GB free: take a smaller model, or fewer --kv-tokens"):
-        open_engine(settings_of(model, kv_tokens=10**10))
-    text = (model / "config.json").read_text()
-    big = shutil.copytree(model, tmp_path / "big")
-    (big / "config.json").write_text(
-        text.replace('"num_hidden_layers": 4', '"num_hidden_layers": 400').replace(
-            '"hidden_size": 256', '"hidden_size": 16384'
-        )
-    )
-    with pytest.raises(BadSettings, match="billion weights take"):
-        open_engine(settings_of(big))

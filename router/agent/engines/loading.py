@@ -5,11 +5,18 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from math import ceil
 from pathlib import Path
 from typing import Any
 
+from router.agent.engines.checkpoint import count_parameters, first, loaded, read_weights
 from router.agent.engines.engine import Engine
+from router.agent.engines.memory import (
+    PAGE_TOKENS,
+    PREFILL_BUDGET,
+    batch_tokens,
+    pages,
+    require_memory,
+)
 from router.settings import AgentSettings, BadSettings
 
 log = logging.getLogger(__name__)
@@ -18,13 +25,8 @@ Theirs = Any  # an object of torch's or transformers', which have no types here
 
 KNOWN = ((5, 17), (5, 24))  # transformers from, and below
 INSTALL = "`make transformers`, or pip install 'makespan[transformers]'"
-# Prompt tokens of one iteration, unless told: more make those who decode wait too long.
-PREFILL_BUDGET = 2048
 # Cached tokens, unless told, where memory is the machine's: the attention masks grow with them.
 CPU_KV_TOKENS = 16_384
-PAGE_TOKENS = 32
-# Share of free memory that weights and cache may take.
-MOST_MEMORY = 0.9
 
 
 def resolve(settings: AgentSettings) -> tuple[AgentSettings, Engine]:
@@ -41,15 +43,21 @@ def resolve(settings: AgentSettings) -> tuple[AgentSettings, Engine]:
         torch.set_num_threads(settings.threads)
     start, path = time.monotonic(), settings.model
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = _loaded(path, "its config", AutoConfig.from_pretrained)
+    config = loaded(path, "its config", AutoConfig.from_pretrained)
+    parameters = count_parameters(path, config)
     settings = _filled(settings, config, device.type)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    _require_memory(settings, config, device, dtype)
-    tokenizer = _loaded(path, "its tokenizer", AutoTokenizer.from_pretrained)
-    model = _loaded(path, "its weights", _weights, config=config, dtype=dtype)
-    model = model.to(device).eval()
-    engine = assemble(settings, model, tokenizer)
+    require_memory(settings, config, parameters, device, dtype)
+    tokenizer = loaded(path, "its tokenizer", AutoTokenizer.from_pretrained)
+    model = loaded(path, "its weights", read_weights, config=config, dtype=dtype, device=device)
+    try:
+        engine = assemble(settings, model, tokenizer)
+    except Exception as error:  # of transformers, which knows many models, or for want of memory
+        message = f"model: {path!r}: transformers cannot batch it: {first(error)}"
+        raise BadSettings(message) from error
     told = {"model": settings.model, "device": str(device), "dtype": str(dtype)}
+    if tokenizer.chat_template is None:
+        log.warning("the model has no chat template: it completes prompts, but takes no chats")
     log.info("model loaded", extra={**told, "seconds": round(time.monotonic() - start, 1)})
     return settings, engine
 
@@ -62,9 +70,7 @@ def _require_transformers() -> None:
         import transformers
     except ImportError as error:
         raise BadSettings(f"engine: transformers needs {error.name}: {INSTALL}") from error
-    logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
-    if not sys.stderr.isatty():
-        transformers.utils.logging.disable_progress_bar()
+    _hand_over_logs()
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     if not KNOWN[0] <= version < KNOWN[1]:
         known = " to below ".join(".".join(map(str, one)) for one in KNOWN)
@@ -74,24 +80,21 @@ def _require_transformers() -> None:
         )
 
 
-def _loaded(path: str, what: str, load: Theirs, **options: Theirs) -> Theirs:
-    """What `load` makes of the path, or an error that a person understands."""
-    looks_local = path.startswith((".", "/", "~")) or Path(path).exists()
-    if looks_local and not Path(path).is_dir():
-        raise BadSettings(f"model: there is no folder {path!r}")
-    try:
-        return load(path, **options)
-    except Exception as error:  # many libraries' errors, all of them the model's
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise BadSettings(f"model: {path!r}: {what} cannot be loaded: {first}") from error
+def _hand_over_logs() -> None:
+    """Their lines go the way of ours, once; what `read_weights` says is not said twice."""
+    import transformers
 
-
-def _weights(path: str, config: object, dtype: object) -> Theirs:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(
-        path, config=config, dtype=dtype, attn_implementation="sdpa", low_cpu_mem_usage=True
-    )
+    theirs = transformers.utils.logging
+    theirs.disable_default_handler()
+    theirs.enable_propagation()
+    hub = logging.getLogger("huggingface_hub")
+    for handler in list(hub.handlers):
+        hub.removeHandler(handler)
+    logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
+    for noisy in ("transformers.modeling_utils", "transformers.distributed.tensor_parallel"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        theirs.disable_progress_bar()
 
 
 def _filled(settings: AgentSettings, config: Theirs, device: str) -> AgentSettings:
@@ -115,40 +118,6 @@ def _filled(settings: AgentSettings, config: Theirs, device: str) -> AgentSettin
             "prefix_cache": False,
         }
     )
-
-
-def _require_memory(settings: AgentSettings, config: Theirs, device: Theirs, dtype: Theirs) -> None:
-    """Refuse a model that cannot fit before its weights are read."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        try:
-            parameters = sum(
-                p.numel() for p in AutoModelForCausalLM.from_config(config).parameters()
-            )
-        except Exception as error:
-            raise BadSettings(f"model: no model that generates text: {error}") from error
-    text, size = config.get_text_config(), dtype.itemsize
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    cache = 2 * text.num_hidden_layers * heads * width * size * settings.kv_tokens
-    free = _free_bytes(device)
-    if parameters * size + cache > MOST_MEMORY * free:
-        raise BadSettings(
-            f"model: {parameters / 1e9:.1f} billion weights take {parameters * size / 1e9:.1f} GB "
-            f"and {settings.kv_tokens} cached tokens {cache / 1e9:.1f} GB, but {device} has "
-            f"{free / 1e9:.1f} GB free: take a smaller model, or fewer --kv-tokens"
-        )
-
-
-def _free_bytes(device: Theirs) -> float:
-    import psutil
-    import torch
-
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    return float(psutil.virtual_memory().available)
 
 
 def assemble(settings: AgentSettings, model: Theirs, tokenizer: Theirs) -> Engine:
@@ -179,9 +148,8 @@ def batching_config(settings: AgentSettings, scheduler: str) -> Theirs:
         page = {"block_size": PAGE_TOKENS}
     return ContinuousBatchingConfig(
         scheduler_type=scheduler,
-        # A page may stand half empty for each sequence; the batcher counts tokens.
-        num_blocks=ceil(settings.kv_tokens / PAGE_TOKENS) + 2 * settings.slots,
-        max_batch_tokens=(settings.prefill_budget or PREFILL_BUDGET) + settings.slots,
+        num_blocks=pages(settings),
+        max_batch_tokens=batch_tokens(settings),
         max_requests_per_batch=settings.slots,
         allow_block_sharing=False,
         use_async_batching=False,
