@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.engines.tiny_model import make_tiny_model
+
+if TYPE_CHECKING:
+    from router.agent.engines.engine import Engine
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model's folder."""
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="module")
+def engine(model: Path) -> Iterator[Engine]:
+    """It under transformers."""
+    from router.agent.engines.loading import resolve
+    from tests.engines.test_transformers import settings_of
+
+    _, opened = resolve(settings_of(model))
+    yield opened
+    opened.close()  # type: ignore[attr-defined]

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from router.agent.app import open_engine
 from router.agent.engines.engine import Engine, Limit
 from router.agent.loop import EngineLoop, Job
-from router.errors import RequestError
 from router.metrics import AgentMetrics
 from router.schemas import read
 from router.settings import AgentSettings
@@ -39,13 +37,6 @@ def settings_of(model: Path, **given: object) -> AgentSettings:
     return AgentSettings.model_validate(
         {"engine": "transformers", "model": str(model), **known, **given}
     )
-
-
-@pytest.fixture(scope="module")
-def engine(model: Path) -> Iterator[Engine]:
-    _, opened = open_engine(settings_of(model))
-    yield opened
-    opened.close()  # type: ignore[attr-defined]
 
 
 def prompts(count: int, seed: int, longest: int = 384) -> list[list[int]]:
@@ -233,31 +224,3 @@ def test_a_chat_goes_through_the_models_template(engine: Engine, plain: Plain, m
     written = "<s>system: Be brief.\n<s>user: Why?\n<s>assistant:"
     ids = AutoTokenizer.from_pretrained(model)(written, add_special_tokens=False)["input_ids"]
     assert said(job)[0] == plain(ids, 12)
-
-
-@pytest.mark.parametrize(
-    ("body", "named"),
-    [
-        ({"prompt": "x", "temperature": -1}, "temperature"),
-        ({"prompt": "x", "top_p": 2}, "top_p"),
-        ({"prompt": "x", "seed": 1.5}, "seed"),
-        ({"prompt": "x", "logit_bias": {"9999": 1}}, "9999"),
-        ({"prompt": "x", "logprobs": 99}, "logprobs"),
-        ({"prompt": "x", "echo": True}, "echo"),
-        ({"prompt": [5000]}, "token above"),
-        ({"prompt": ""}, "no token"),
-        ({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}, "top_logprobs"),
-        ({"messages": [{"role": "user", "content": "x"}], "tools": [{}]}, "tools"),
-        ({"messages": [{"role": "x", "content": "x"}]}, "unknown role x"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "image_url",
-        ),
-        ({"prompt": "x", "response_format": {"type": "json_object"}}, "response_format"),
-    ],
-)
-def test_what_it_cannot_do_is_refused_by_name(
-    engine: Engine, body: dict[str, Any], named: str
-) -> None:
-    with pytest.raises(RequestError, match=named):
-        jobs(engine, [body])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 VOCABULARY, LONGEST = 4096, 2048
 CHAT_TEMPLATE = (
+    "{% if mood %}({{ mood }}){% endif %}"
     "{% for message in messages %}{% if message['role'] not in ['system', 'user', 'assistant'] %}"
     "{{ raise_exception('unknown role ' + message['role']) }}{% endif %}"
     "<s>{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"

@@ -14,10 +14,14 @@ class Detokenizer:
     """The text of one answer as it grows.
 
     Text that may be the beginning of a stop string is held back until it is clear that it is none.
+    With `include_stop` the string that ends the answer is part of it.
     """
 
-    def __init__(self, step: Step, decode: Decode, stop: Sequence[str]) -> None:
+    def __init__(
+        self, step: Step, decode: Decode, stop: Sequence[str], *, include_stop: bool = False
+    ) -> None:
         self._step, self._decode, self._stop = step, decode, tuple(stop)
+        self._include_stop = include_stop
         self._tokens: list[int] = []
         self._text = self._held = ""
 
@@ -27,9 +31,11 @@ class Detokenizer:
         self._tokens.append(token)
         self._text += new
         self._held += new
-        ends = [at for at in (self._held.find(text) for text in self._stop) if at >= 0]
-        if ends:
-            said, self._held = self._held[: min(ends)], ""
+        found = [(self._held.find(text), text) for text in self._stop if text in self._held]
+        if found:
+            at, text = min(found)
+            end = at + len(text) if self._include_stop else at
+            said, self._held = self._held[:end], ""
             return said, True
         keep = max((_overlap(self._held, text) for text in self._stop), default=0)
         said = self._held[: len(self._held) - keep]

@@ -17,18 +17,27 @@ from router.schemas import CompletionRequest
 MOST_LOGPROBS = 20
 # Fields that change what an answer is, with the values that change nothing.
 UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
+    "allowed_token_ids": ([],),
+    "bad_words": ([],),
     "best_of": (1,),
+    "chat_template": (),
+    "documents": ([],),
     "echo": (False,),
     "functions": ([],),
     "guided_choice": (),
     "guided_grammar": (),
     "guided_json": (),
     "guided_regex": (),
+    "length_penalty": (1,),
+    "logits_processors": ([],),
     "prompt_logprobs": (),
     "response_format": ({"type": "text"},),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
     "structured_outputs": (),
     "suffix": ("",),
     "tools": ([],),
+    "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }
 
@@ -135,8 +144,15 @@ def _bias(known: Mapping[str, Any], vocabulary: int) -> tuple[tuple[int, float],
         if not key.isdigit() or int(key) >= vocabulary:
             message = f"'logit_bias' names '{key}', which is no token of 0 to {vocabulary - 1}."
             raise RequestError(message, param="logit_bias", code="invalid_value")
-        found.append((int(key), _number(value, key, 0.0, -100.0, 100.0)))
+        found.append((int(key), _bias_of(key, value[key])))
     return tuple(found)
+
+
+def _bias_of(token: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -100 <= value <= 100:
+        message = f"'logit_bias' of {token} must be a number between -100 and 100, not {value!r}."
+        raise RequestError(message, param="logit_bias", code="invalid_value")
+    return float(value)
 
 
 def _logprobs(request: CompletionRequest, known: Mapping[str, Any]) -> int | None:

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from tokenizers.decoders import DecodeStream
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 
+from router.agent.engines.chat import render
 from router.agent.engines.choosing import Chooser, Choosing
 from router.agent.engines.detokenizer import Detokenizer
 from router.agent.engines.engine import Answer, Body, Iteration, Limit, Logprob, Token
 from router.agent.engines.sampling import Sampling, read_sampling
 from router.agent.engines.steering import Steered
+from router.agent.engines.writing import Writing, flag, read_writing
 from router.errors import RequestError
 from router.schemas import CompletionRequest
 from solver.sequence import Chunk, Stage
@@ -38,8 +41,7 @@ class Wanted(Answer):
     ids: Sequence[int]
     choice: int
     sampling: Sampling
-    stop: tuple[str, ...]
-    ignore_eos: bool
+    writing: Writing
 
 
 @dataclass(slots=True)
@@ -90,6 +92,7 @@ class TransformersEngine:
         if not defaults.get("do_sample"):  # its temperature and the like mean nothing then
             defaults = {}
         sampling = read_sampling(request, body, defaults, vocabulary)
+        writing = read_writing(request, body, self._ends, vocabulary)
         found: list[Answer] = []
         for ids in self._prompts(request, body):
             if any(token >= vocabulary for token in ids):
@@ -103,8 +106,7 @@ class TransformersEngine:
                     ids=ids,
                     choice=choice,
                     sampling=sampling,
-                    stop=request.stop,
-                    ignore_eos=request.ignore_eos,
+                    writing=writing,
                 )
                 for choice in range(request.n)
             )
@@ -112,57 +114,43 @@ class TransformersEngine:
 
     def _prompts(self, request: CompletionRequest, body: Body) -> list[list[int]]:
         if request.chat:
-            return [self._chat(body)]
+            # The template has put its special tokens in already.
+            special = flag(body, "add_special_tokens", default=False)
+            return [self._tokens(render(self._tokenizer, body), "messages", special=special)]
         prompts = body["prompt"]
         if isinstance(prompts, str) or isinstance(prompts[0], int):
             prompts = [prompts]
-        return [self._tokens(prompt) for prompt in prompts]
+        special = flag(body, "add_special_tokens", default=True)
+        return [self._tokens(prompt, "prompt", special=special) for prompt in prompts]
 
-    def _tokens(self, prompt: str | list[int]) -> list[int]:
-        ids = prompt if isinstance(prompt, list) else self._tokenizer(prompt)["input_ids"]
+    def _tokens(self, prompt: str | list[int], name: str, *, special: bool) -> list[int]:
+        ids: list[int] = (
+            self._tokenizer(prompt, add_special_tokens=special)["input_ids"]
+            if isinstance(prompt, str)
+            else prompt
+        )
         if not ids:
-            message = "'prompt' has no token."
-            raise RequestError(message, param="prompt", code="invalid_value")
+            raise RequestError(f"'{name}' has no token.", param=name, code="invalid_value")
         return list(ids)
-
-    def _chat(self, body: Body) -> list[int]:
-        options = body.get("chat_template_kwargs") or {}
-        if not isinstance(options, Mapping):
-            raise RequestError("'chat_template_kwargs' must be an object.")
-        messages = [_flat(message) for message in body["messages"]]
-        try:
-            text = self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False, **options
-            )
-        except Exception as error:  # a template is a program, and may refuse in any way
-            message = f"The model's chat template does not take these messages: {error}"
-            raise RequestError(message, param="messages", code="invalid_value") from error
-        return self._tokens_of_chat(text)
-
-    def _tokens_of_chat(self, text: str) -> list[int]:
-        """The template has put its special tokens in already."""
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def begin(self, sequence_id: str, answer: Answer) -> None:
         """See `Engine`."""
         assert isinstance(answer, Wanted)
-        ends = () if answer.ignore_eos else self._ends
+        how = answer.writing
         state = RequestState(
             request_id=sequence_id,
             initial_tokens=list(answer.ids),
             max_new_tokens=answer.limit,
-            eos_token_id=list(ends),
+            eos_token_id=list(how.ends),
         )
-        choosing = Choosing.of(
-            answer.sampling, answer.choice, answer.ids, self._ends, self._model.device
-        )
-        stream, inner = DecodeStream(skip_special_tokens=True), self._tokenizer.backend_tokenizer
-        text = Detokenizer(lambda token: stream.step(inner, token), self._decode, answer.stop)
+        ends = tuple({*self._ends, *how.ends})
+        choosing = Choosing.of(answer.sampling, answer.choice, answer.ids, ends, self._model.device)
+        stream = DecodeStream(skip_special_tokens=how.skip_special)
+        step = partial(stream.step, self._tokenizer.backend_tokenizer)
+        decode = partial(self._tokenizer.decode, skip_special_tokens=how.skip_special)
+        text = Detokenizer(step, decode, how.stop, include_stop=how.include_stop)
         self._chooser.answers[sequence_id] = choosing
         self._running[sequence_id] = _Running(answer, state, choosing, text)
-
-    def _decode(self, tokens: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
     def drop(self, sequence_id: str) -> None:
         """See `Engine`; its memory falls free before the next iteration."""
@@ -231,8 +219,11 @@ class TransformersEngine:
         token = int(running.state.generated_tokens[-1])
         running.choosing.made.append(token)
         ended = running.state.status == RequestStatus.FINISHED
-        by_itself = ended and not running.wanted.ignore_eos and token in self._ends
-        text, stopped = running.text.add(token)
+        how = running.wanted.writing
+        by_itself = ended and token in how.ends
+        text, stopped = "", False
+        if how.include_stop or not by_itself:
+            text, stopped = running.text.add(token)
         reason = None
         if stopped or ended:
             reason = "stop" if stopped or by_itself else "length"
@@ -255,19 +246,3 @@ class TransformersEngine:
                 self._scheduler.finish_request(key)
             self._scheduler.waiting_requests.pop(key, None)
             del self._chooser.answers[key]
-
-
-def _flat(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message as templates know it: its content in one string.
-
-    Raises:
-        RequestError: if there is anything but text in it.
-    """
-    content = message.get("content")
-    if not isinstance(content, list):
-        return {**message, "content": content or ""}
-    for part in content:
-        if part.get("type", "text") != "text":
-            text = f"This engine takes text, not {part['type']!r}."
-            raise RequestError(text, param="messages", code="unsupported_parameter")
-    return {**message, "content": "\n".join(part["text"] for part in content)}
