@@ -18,7 +18,7 @@ from router.agent.engines.emulated import EmulatedEngine
 from router.agent.engines.engine import Engine
 from router.agent.engines.lengths import read_lengths
 from router.agent.loop import EngineLoop
-from router.agent.routes import add_routes
+from router.agent.routes import add_models, add_routes
 from router.agent.state import Reporter
 from router.drain import Drain
 from router.hardware import hardware
@@ -64,11 +64,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
         endpoint = Completions(settings, loop, attempts, metrics, drain, tracing, chat=chat)
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
     add_routes(app, attempts, reporter, drain, "the engine has broken down; see the log")
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, object]:
-        return {"object": "list", "data": [reporter.state().model_entry()]}
-
+    add_models(app, reporter)
     answer_head(app)
     add_error_handlers(app)
     return app

@@ -1,8 +1,8 @@
-"""The pages that every agent has, whatever runs its model."""
+"""The pages that agents have beside completions."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 from router.agent.attempts import Attempts
 from router.agent.state import Reporter
 from router.drain import Drain
+from router.errors import ModelNotFoundError
 from router.metrics import CONTENT_TYPE
 from router.wire import RECALL_PATH, SLOTS_PATH, STATE_EVERY_S, STATE_PATH, Recall, WireError
 
@@ -57,3 +58,21 @@ def add_routes(
         except WireError as error:
             raise HTTPException(400, str(error)) from error
         return Response(attempts.recall(wanted).encode(), media_type="application/json")
+
+
+def add_models(app: FastAPI, reporter: Reporter) -> None:
+    """The one model of an engine in this process, as a list and by its name."""
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [reporter.state().model_entry()]}
+
+    @app.get("/v1/models/{model:path}")
+    async def model(model: str) -> dict[str, Any]:
+        """Its name may have slashes. Without a name, the list."""
+        if not model:
+            return await models()
+        entry = reporter.state().model_entry()
+        if entry["id"] != model:
+            raise ModelNotFoundError(model)
+        return entry

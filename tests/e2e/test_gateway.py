@@ -226,6 +226,14 @@ def test_one_model(fleet: Fleet) -> None:
     assert missing.json()["error"]["message"].startswith("The model 'some/other' does not exist")
 
 
+def test_agents_tell_of_their_model_as_the_gateway_does(fleet: Fleet) -> None:
+    with OpenAI(base_url=fleet.agents[0] + "/v1", api_key="none", max_retries=0) as client:
+        assert client.models.retrieve(MODEL) == client.models.list().data[0]
+        with pytest.raises(NotFoundError, match="'some/other' does not exist"):
+            client.models.retrieve("some/other")
+    assert httpx.get(fleet.agents[0] + "/v1/models/").json()["data"][0]["id"] == MODEL
+
+
 def test_a_body_sent_in_chunks_is_read_and_limited(fleet: Fleet) -> None:
     def chunks(count: int) -> Iterator[bytes]:
         yield b'{"model": "llama-65b", "max_tokens": 2, "prompt": "'

@@ -148,7 +148,10 @@ def test_other_paths_are_the_servers(plain: Plain) -> None:
             ]
             assert (asks[1].status_code, asks[1].content) == (207, asks[0].content)
             assert asks[1].headers["x-odd"] == "1"
-        assert client.get(url + "/v1/models").json()["data"][0]["id"] == "plain"
+        (listed,) = client.get(url + "/v1/models").json()["data"]
+        assert listed["id"] == "plain"
+        assert client.get(url + "/v1/models/plain").json() == listed
+        assert client.get(url + "/v1/models/other").text == "404: Not Found"  # the server's own
         assert client.post(url + "/v1/embeddings", json={}).status_code == 404
         assert client.get(url + COMPLETIONS).status_code == 405
         assert "makespan_requests_total" in client.get(url + "/metrics").text

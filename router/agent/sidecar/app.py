@@ -18,7 +18,7 @@ from router.agent.sidecar.api import Completions
 from router.agent.sidecar.asks import Asks
 from router.agent.sidecar.engine import Engine
 from router.agent.sidecar.gate import Gate
-from router.agent.sidecar.proxy import Proxy
+from router.agent.sidecar.proxy import OneModel, Proxy
 from router.agent.sidecar.state import SidecarReporter
 from router.agent.sidecar.upstream import KEEP_ALIVE_S, Upstream
 from router.connections import Connections
@@ -74,7 +74,10 @@ def create_app(settings: AgentSettings) -> FastAPI:
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
     reporter = SidecarReporter(settings, engine, metrics, drain)
     add_routes(app, attempts, reporter, drain, "the upstream is down; see the log")
-    app.router.routes.append(Route("/{path:path}", Proxy(upstream)))
+    proxy = Proxy(upstream)
+    one_model = OneModel(upstream, proxy)
+    app.router.routes.append(Route("/v1/models/{model:path}", one_model, methods=["GET"]))
+    app.router.routes.append(Route("/{path:path}", proxy))
     add_error_handlers(app)
     return app
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import orjson
+
 from router.agent.sidecar.upstream import Upstream
 from router.asgi import (
     ClientLeft,
@@ -12,6 +14,7 @@ from router.asgi import (
     Scope,
     Send,
     read_body,
+    respond,
     respond_error,
 )
 from router.errors import NoCapacityError, RouterError
@@ -63,3 +66,18 @@ class Proxy:
             finally:
                 reply.close()
             await send({"type": "http.response.body", "body": b""})
+
+
+class OneModel:
+    """``/v1/models/NAME`` from the server's list, as some servers have only that; else its own."""
+
+    def __init__(self, upstream: Upstream, proxy: Proxy) -> None:
+        self._upstream, self._proxy = upstream, proxy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        entry = self._upstream.models.get(scope["path_params"]["model"])
+        if not entry or not self._upstream.up:
+            await self._proxy(scope, receive, send)
+            return
+        await respond(send, 200, [(b"content-type", b"application/json")], orjson.dumps(entry))
