@@ -3,11 +3,11 @@
     python -m tests.bench.bench_transformers [--cpu] [--requests N] [--slots J]
 
 On a CUDA device it builds the largest of a few Llama shapes whose weights take at most half of the
-memory, in bfloat16; without one it says so and ends, unless `--cpu` asks for a tiny one on one
-thread. Requests come all at once, output lengths unknown to the policies: with GSM8K's lengths
-(arXiv:2502.15763, section VI; outputs cut to 128 tokens on a CPU), and with prompts of 16 to 384
-tokens and outputs of 8 to 160. Each policy serves them once to warm up, where
-its iterations teach the cost model, and once to be measured; transformers' own scheduler (`fifo`)
+memory, in bfloat16; without one, or without PyTorch, it says so and ends, unless `--cpu` asks for a
+tiny one on one thread. Requests come all at once, output lengths unknown to the policies: with
+GSM8K's lengths (arXiv:2502.15763, section VI; outputs cut to 128 tokens on a CPU), and with prompts
+of 16 to 384 tokens and outputs of 8 to 160. Each policy serves them once to warm up, where its
+iterations teach the cost model, and once to be measured; transformers' own scheduler (`fifo`)
 serves them too. Prints output tokens a second (of CPU time on a CPU), what the slots did, and how
 well the linear iteration times fit.
 """
@@ -224,9 +224,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.cpu:
         os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-    import transformers
-
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        message = f"{error.name} is not installed, nothing to measure: `make transformers`"
+        if options.cpu:
+            raise SystemExit(message) from error
+        print(message)
+        return
     if not options.cpu and not torch.cuda.is_available():
         print("no CUDA device: nothing to measure (--cpu takes a tiny model on this machine)")
         return
