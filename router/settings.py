@@ -221,7 +221,7 @@ class AgentTuning(Live):
     model: str = Field(
         PAPER.model,
         min_length=1,
-        description="Name of the model served; with transformers, its folder or hub name.",
+        description="Name of the model served; transformers needs its folder or hub name.",
     )
     served_model_name: str | None = Field(
         None, min_length=1, description="Name that clients use, if not the model's own."
@@ -240,15 +240,28 @@ class AgentTuning(Live):
         "its own an agent always does.",
     )
     slots: int = Field(PAPER.slots, ge=1, description="Requests that run at once.")
-    kv_tokens: int = Field(PAPER.kv_tokens, ge=1, description="Cached tokens that fit into memory.")
+    kv_tokens: int = Field(
+        PAPER.kv_tokens,
+        ge=1,
+        description="Cached tokens that fit into memory. Unless given: with transformers on a CPU "
+        "16384, or the longest request; before a server what its metrics say.",
+    )
     prefill_budget: int | None = Field(
-        None, ge=1, description="Most prompt tokens in one iteration; default: no limit."
+        None,
+        ge=1,
+        description="Most prompt tokens in one iteration; default: no limit, with transformers "
+        "2048.",
     )
     max_model_len: int = Field(
-        PAPER.max_model_len, ge=2, description="Prompt and output tokens that one request may have."
+        PAPER.max_model_len,
+        ge=2,
+        description="Prompt and output tokens that one request may have; with transformers, unless "
+        "given, at most what the model was made for.",
     )
     prefix_cache: bool = Field(
-        True, description="The engine keeps prompts' prefixes and does not prefill them again."
+        True,
+        description="The engine keeps prompts' prefixes and does not prefill them again; "
+        "transformers never does.",
     )
     policy: Literal[tuple(POLICIES)] = Field(  # type: ignore[valid-type]
         "adaptive", description="Decides prefill or decode at each iteration."

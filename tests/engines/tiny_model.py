@@ -1,5 +1,7 @@
 """A small Llama with random weights and a tokenizer of its own, for tests of real engines.
 
+    python -m tests.engines.tiny_model FOLDER
+
 Nothing is downloaded. Its weights vary enough (`initializer_range`) that greedy outputs differ from
 prompt to prompt, so that a mixed-up cache shows.
 """
@@ -7,6 +9,7 @@ prompt to prompt, so that a mixed-up cache shows.
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 
 VOCABULARY, LONGEST = 4096, 2048
@@ -74,3 +77,7 @@ def _text(rng: random.Random) -> list[str]:
     syllables = [c + v for c in "bcdfghjklmnprstvwz" for v in ("a", "e", "i", "o", "u", "ai", "ou")]
     words = ["".join(rng.choices(syllables, k=rng.randint(1, 5))) for _ in range(WORDS)]
     return [" ".join(rng.choices(words, k=40)) for _ in range(WORDS // 10)]
+
+
+if __name__ == "__main__":
+    print(make_tiny_model(Path(sys.argv[1])))
