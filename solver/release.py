@@ -7,6 +7,10 @@ Rules:
 - never more sequences are in flight than the engine has slots, nor a prompt released that does not
   fit into memory beside what is in flight, and a token for each. A request that is larger than the
   engine goes to it alone: the engine has a queue of its own;
+- a sequence is over with its last token, but its request's last slot is nobody else's before the
+  whole answer has ended: until then the server has the request still;
+- answers end one by one, though the engine made their last tokens in one round: while some are
+  ending, nobody is released, for a round at most, so that their slots go to one group;
 - nobody overtakes the first in line that does not fit, so the queue reaches everybody;
 - an engine with a policy of its own is not second-guessed: it gets all that fits, and `lead` more
   to choose from;
@@ -96,6 +100,8 @@ class Releaser:
         self.queued = 0
         self._queue = queue("longest", slots, cost.decode_s(slots)) if waiting is None else waiting
         self._asks: dict[str, Ask] = {}
+        self._ending: set[str] = set()  # all tokens made, and the answer not over
+        self._ending_s = now  # since when there are such
         self._waited_slot_s, self._waited_rounds = 0.0, 0
         self._held_back, self._held_s, self._held_round = 0, now, 0
         self._again_s: float | None = None
@@ -134,10 +140,11 @@ class Releaser:
         """Whether a request is still held."""
         return ask_id in self._asks
 
-    def cancel(self, ask: Ask, now: float) -> None:
-        """Its client has left, or it has failed: it is held no longer, nor in flight."""
+    def leave(self, ask: Ask, now: float) -> None:
+        """Its answer is over, or its client has left: it is held no longer, nor in flight."""
         if self.waits(ask.id):
             self._unqueue(ask)
+        self._ending.discard(ask.id)
         for sequence in ask.sequences:
             self.flying.end(sequence.id, now, ended=False)
         self._book(now)
@@ -148,12 +155,18 @@ class Releaser:
         if self.flying.filling:
             self._book(now)
 
-    def end(self, sequence_id: str, now: float, made: int | None = None) -> None:
-        """A sequence has made its last token; `made`: how many in all, where the engine says so."""
+    def end(self, ask: Ask, index: int, now: float, made: int | None = None) -> None:
+        """A choice has made its last token; `made`: how many in all, where the engine says so."""
+        sequence_id = ask.sequences[index].id
         if made is not None:
             self.flying.correct(sequence_id, made)
         flight = self.flying.end(sequence_id, now, ended=True)
-        if flight is not None and self.busy is not None:
+        if flight is None:
+            return
+        if not any(sequence.id in self.flying for sequence in ask.sequences):
+            self._ending_s = self._ending_s if self._ending else now
+            self._ending.add(ask.id)
+        if self.busy is not None:
             prompt = flight.sequence.prompt_tokens
             self.busy.requests += 1
             self.busy.prompt_tokens += prompt
@@ -188,6 +201,10 @@ class Releaser:
         fitting = self._fitting()
         if not fitting:
             return None
+        together_s = self._ending_s + self._patience_s()
+        if self._ending and now < together_s:
+            self._again_s = together_s
+            return None
         if self.policy is None:
             return Release(Reason.SLOT_FREE, tuple(fitting))
         view = self._view(fitting)
@@ -206,7 +223,7 @@ class Releaser:
         """As a policy inside the engine would see it; a prefill under way is not interrupted."""
         return EngineView(
             slots=self.slots,
-            decoding=len(self.flying),
+            decoding=len(self.flying) + len(self._ending),
             admissible=sum(len(ask.sequences) for ask in fitting),
             waiting=self.queued,
             prompt_tokens=sum(ask.prompt_tokens for ask in fitting),
@@ -220,7 +237,7 @@ class Releaser:
 
     def _fitting(self) -> list[Ask]:
         """The first in line that fit into slots and memory together."""
-        room = self.slots + self.lead - len(self.flying)
+        room = self.slots + self.lead - len(self.flying) - len(self._ending)
         if room <= 0 or not self._asks:
             return []
         memory = self.kv_tokens * (1 - WATERMARK) - self.kv_held - len(self.flying)
@@ -231,7 +248,7 @@ class Releaser:
             room -= len(ask.sequences)
             memory -= ask.prompt_tokens + len(ask.sequences)
             if room < 0 or memory < 0:
-                if not found and not self.flying:
+                if not found and not self.flying and not self._ending:
                     found.append(ask)
                 break
             found.append(ask)

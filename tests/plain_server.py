@@ -6,7 +6,8 @@ Prints its port. Answers ``max_tokens`` words to each of ``n`` choices, one ever
 STATUS`` makes it refuse, ``x-cut: N`` makes it break off after N words, ``half`` within the sixth
 event, ``silent`` without its ``[DONE]``, ``error`` and ``error-done`` after an event that says why,
 the latter with its ``[DONE]``; ``x-pairs`` puts two words into each event and says so by
-usage. ``GET /seen`` returns the last request, how many sequences run, and the most that ever did.
+usage. ``GET /seen`` returns the last request, how many sequences run, and the most that ever did:
+an answer of several choices runs as one from their end to its own, 5 ms later in a stream.
 ``/echo/...`` answers with what came, ``/metrics`` with what was put there.
 """
 
@@ -45,19 +46,19 @@ async def complete(request: web.Request) -> web.StreamResponse:
     width = int(body.get("n", 1))
     LAST["running"] += width
     LAST["peak"] = max(LAST["peak"], LAST["running"])
-    left = [width]  # emptied just before the last words go out
+    left = [1] * width
     try:
         return await _answer(request, body, left)
     except (asyncio.CancelledError, ConnectionResetError):
         LAST["aborted"] += 1
         raise
     finally:
-        _leave(left)
+        _leave(left, 0)
 
 
-def _leave(left: list[int]) -> None:
-    LAST["running"] -= sum(left)
-    left.clear()
+def _leave(left: list[int], stay: int) -> None:
+    LAST["running"] -= len(left[stay:])
+    del left[stay:]
 
 
 async def _answer(
@@ -69,7 +70,6 @@ async def _answer(
         await asyncio.sleep(0.002 * tokens)
         usage = {"prompt_tokens": 5, "completion_tokens": tokens * n}
         choices = [{"index": k, "text": " w" * tokens} for k in range(n)]
-        _leave(left)
         return web.json_response({"choices": choices, "usage": usage})
     response = web.StreamResponse(headers={"content-type": "text/event-stream"})
     await response.prepare(request)
@@ -83,7 +83,7 @@ async def _answer(
             return response
         last = k + words >= tokens
         if last:
-            _leave(left)
+            _leave(left, 1)
         for index in range(n):
             choice = {"index": index, "text": " w" * words}
             choice["finish_reason"] = "length" if last else None
@@ -91,7 +91,7 @@ async def _answer(
             if words > 1:
                 event["usage"] = {"prompt_tokens": 5, "completion_tokens": k + words}
             await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
-        await asyncio.sleep(0.002 * words)
+        await asyncio.sleep(0.005 if last else 0.002 * words)
     await response.write(DONE)
     return response
 

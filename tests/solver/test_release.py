@@ -43,8 +43,10 @@ def releaser(policy: str | None, slots: int, kv: float = inf, lead: int = 0) -> 
 class Outside:
     """An engine in virtual time that prefills what has come before it decodes on."""
 
-    def __init__(self, books: Releaser) -> None:
-        self.books, self.now = books, 0.0
+    def __init__(self, books: Releaser, tail_s: float = 0.0) -> None:
+        """`tail_s`: how long after its last token an answer ends."""
+        self.books, self.now, self.tail_s = books, 0.0, tail_s
+        self.ending: list[tuple[float, Ask]] = []
         self.groups: list[Release] = []
         self.order: list[str] = []
         self.in_flight: dict[str, int] = {}  # tokens made by each sequence
@@ -65,9 +67,9 @@ class Outside:
             self._check()
 
     def _check(self) -> None:
-        held = len(self.in_flight)
+        held = len(self.in_flight) + len(self.ending)
         self.most = max(self.most, held)
-        alone = len({key.split("/")[0] for key in self.in_flight}) == 1
+        alone = len({key.split("/")[0] for key in self.in_flight}) == 1 and not self.ending
         assert held <= self.books.slots + self.books.lead or alone
         assert self.books.kv_held <= self.books.kv_tokens * (1 - WATERMARK) or alone
 
@@ -83,7 +85,14 @@ class Outside:
         if self._iteration is None:
             self._iteration = self._begin()
         deadline = self.books.next_deadline()
-        if deadline is not None and (self._iteration is None or deadline < self._iteration[0]):
+        over_s = self.ending[0][0] if self.ending else inf
+        iteration_s = inf if self._iteration is None else self._iteration[0]
+        if self.ending and over_s <= min(iteration_s, inf if deadline is None else deadline):
+            self.now = max(self.now, over_s)
+            self.books.leave(self.ending.pop(0)[1], self.now)
+            self.decide()
+            return True
+        if deadline is not None and deadline < iteration_s:
             self.now = max(self.now, deadline)
             self.decide()
             return True
@@ -116,7 +125,10 @@ class Outside:
         made = self.in_flight[key]
         if made == self._sequence(key).max_tokens:
             del self.in_flight[key]
-            self.books.end(key, self.now, made)
+            one, index = self._asks[key]
+            self.books.end(one, index, self.now, made)
+            if not any(sequence.id in self.in_flight for sequence in one.sequences):
+                self.ending.append((self.now + self.tail_s, one))
 
     def run(self) -> None:
         for _ in range(200_000):
@@ -141,6 +153,7 @@ asks = st.tuples(
     st.integers(1, 6),
     st.sampled_from([150.0, 400.0, inf]),
     st.integers(0, 2),
+    st.sampled_from([0.0, 0.005, 3.0]),
 )
 def test_never_over_slots_or_memory_and_everybody_gets_through(
     rows: list[tuple[int, int, int, bool, float]],
@@ -148,8 +161,9 @@ def test_never_over_slots_or_memory_and_everybody_gets_through(
     slots: int,
     kv: float,
     lead: int,
+    tail_s: float,
 ) -> None:
-    outside = Outside(releaser(policy, slots, kv, lead))
+    outside = Outside(releaser(policy, slots, kv, lead), tail_s)
     arrivals = sorted(enumerate(rows), key=lambda pair: pair[1][4])
     for k, (tokens, prompt, width, streamed, at) in arrivals:
         while outside.now < at and outside.step():
@@ -176,6 +190,42 @@ def test_slots_that_fall_free_one_by_one_are_filled_in_groups(policy: str) -> No
         groups[name] = len(outside.groups) - begun
         assert outside.most == 16
     assert groups[policy] < groups["prefill-first"] / 2
+
+
+def test_a_slot_is_nobody_elses_before_the_answer_is_over() -> None:
+    books = releaser("prefill-first", 2)
+    wide, late = ask("wide", 5, width=2), [ask("late", 50), ask("later", 40)]
+    books.add(wide, 0.0)
+    assert len(list(books.releases(0.0))) == 1
+    for one in late:
+        books.add(one, 0.0)
+    books.end(wide, 0, 1.0)  # a choice that is over leaves its slot, but not the last one
+    assert [release.asks for release in books.releases(1.0)] == [(late[0],)]
+    books.end(wide, 1, 1.1)
+    assert list(books.releases(9.0)) == []
+    books.leave(wide, 9.0)
+    assert [release.asks for release in books.releases(9.0)] == [(late[1],)]
+
+
+def test_answers_that_end_one_by_one_leave_their_slots_to_one_group() -> None:
+    books = releaser("prefill-first", 4)
+    first = [ask(f"r{k}", 5) for k in range(4)]
+    for one in first:
+        books.add(one, 0.0)
+    assert len(list(books.releases(0.0))) == 1
+    for k in range(4):
+        books.add(ask(f"late{k}"), 0.5)
+    for one in first:
+        books.end(one, 0, 1.0)
+    for one in first[:3]:
+        books.leave(one, 1.001)
+        assert list(books.releases(1.001)) == []
+    deadline = books.next_deadline()
+    assert deadline is not None
+    assert 1.001 < deadline <= 1.0 + COST.decode_s(4)  # for those that end much later, no wait
+    assert [len(release.asks) for release in books.releases(deadline)] == [3]
+    books.leave(first[3], 1.1)
+    assert [len(release.asks) for release in books.releases(1.1)] == [1]
 
 
 def test_an_engine_with_a_policy_of_its_own_gets_all_that_fits_and_a_lead() -> None:
@@ -215,10 +265,10 @@ def test_a_cancelled_request_gives_its_slots_back() -> None:
     assert not outside.books.waits(first.id)
     assert outside.books.waits(second.id)
     outside.in_flight.clear()
-    outside.books.cancel(first, 0.0)
+    outside.books.leave(first, 0.0)
     outside.decide()
     assert outside.order == ["first", "second"]
-    outside.books.cancel(second, 0.0)
+    outside.books.leave(second, 0.0)
     assert (outside.books.running, outside.books.kv_held, outside.books.busy) == (0, 0, None)
 
 
@@ -245,7 +295,8 @@ def test_cost_is_learnt_from_the_outside() -> None:
 
 def test_what_does_not_stream_is_taken_to_go_on() -> None:
     books = releaser("prefill-first", 2)
-    books.add(ask("whole", 100, streamed=False), 0.0)
+    whole = ask("whole", 100, streamed=False)
+    books.add(whole, 0.0)
     assert len(list(books.releases(0.0))) == 1
     begins = books.next_deadline()
     assert begins is not None
@@ -253,7 +304,7 @@ def test_what_does_not_stream_is_taken_to_go_on() -> None:
     list(books.releases(begins))
     list(books.releases(begins + 10.5 * COST.decode_s(1)))
     assert books.kv_held == 70 + 10
-    books.end("whole/0", 9.0, 100)
+    books.end(whole, 0, 9.0, 100)
     assert books.flying.progress.finished[-1] == (70, 100)
 
 

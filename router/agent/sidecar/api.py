@@ -211,19 +211,18 @@ class Completions:
                 meter.feed(chunk)
             visit.ended_s = time.time()  # this may be the last the client waits for
             await answer.pass_on(chunk)
+        usage = follower.usage if reply.is_stream else meter.usage()
+        if usage is not None and not reply.is_stream:
+            each = usage.completion_tokens // len(one.ask.sequences)
+            for index in range(len(one.ask.sequences)):
+                self._gate.end(one, index, each)
+        self._gate.leave(one)  # the server is done with it, even if its client reads on for long
         if not answer.begun:
             self._upstream.answered(need)
             await answer.begin(reply)
         if reply.status == 200 and visit.recorded:
             visit.answered(meter.usage(), meter.said())
         await answer.finish()
-        if reply.is_stream:
-            return follower.usage
-        usage = meter.usage()
-        if usage is not None:
-            each = usage.completion_tokens // len(one.ask.sequences)
-            for index in range(len(one.ask.sequences)):
-                self._gate.end(one, index, each)
         return usage
 
     def _tell(self, one: Pass, heard: list[Heard], course: Course) -> None:

@@ -24,8 +24,7 @@ class Pass:
 class Gate:
     """Holds requests until they are released, and tells the releaser what comes of them.
 
-    Whatever happens in one turn of the event loop is decided upon together: streams that end in
-    one round of the engine leave their slots to one group.
+    Whatever happens in one turn of the event loop is decided upon together.
     """
 
     def __init__(self, books: Releaser, metrics: AgentMetrics) -> None:
@@ -60,7 +59,7 @@ class Gate:
 
     def _drop(self, one: Pass) -> None:
         self._held.pop(one.ask.id, None)
-        self.books.cancel(one.ask, time.monotonic())
+        self.books.leave(one.ask, time.monotonic())
         self.consider()
 
     def hear(self, one: Pass, index: int, tokens: int) -> None:
@@ -76,7 +75,7 @@ class Gate:
     def end(self, one: Pass, index: int, made: int | None = None) -> None:
         """A choice has made its last token; `made`: how many in all, where the engine says so."""
         if index < len(one.ask.sequences):
-            self.books.end(one.ask.sequences[index].id, time.monotonic(), made)
+            self.books.end(one.ask, index, time.monotonic(), made)
             self.consider()
 
     def consider(self) -> None:
