@@ -8,6 +8,7 @@ event, ``silent`` without its ``[DONE]``, ``error`` and ``error-done`` after an 
 the latter with its ``[DONE]``; ``x-pairs`` puts two words into each event and says so by
 usage. ``GET /seen`` returns the last request, how many sequences run, and the most that ever did:
 an answer of several choices runs as one from their end to its own, 5 ms later in a stream.
+``x-block: SECONDS`` keeps the whole server from doing anything before it answers.
 ``/echo/...`` answers with what came, ``/metrics`` with what was put there.
 """
 
@@ -17,6 +18,7 @@ import asyncio
 import hashlib
 import json
 import sys
+import time
 from typing import Any
 
 from aiohttp import web
@@ -42,6 +44,7 @@ async def complete(request: web.Request) -> web.StreamResponse:
     if "x-fail" in request.headers:
         status = int(request.headers["x-fail"])
         return web.json_response({"error": {"message": "as asked"}}, status=status)
+    time.sleep(float(request.headers.get("x-block", 0)))  # noqa: ASYNC251
     body = json.loads(LAST["body"])
     width = int(body.get("n", 1))
     LAST["running"] += width

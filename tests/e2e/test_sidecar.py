@@ -333,6 +333,21 @@ def test_an_upstream_that_freezes_is_down_until_it_goes_on(plain: Plain) -> None
         assert post(url, PLAIN).status_code == 200
 
 
+def test_an_idle_upstream_that_freezes_is_not_waited_for_long(plain: Plain) -> None:
+    with sidecar(plain.url) as agent:
+        plain.process.send_signal(signal.SIGSTOP)
+        assert "none of 2 looks" in agent.wait_for(r"upstream is down (.*)")
+        assert httpx.get(url_of(agent) + "/health").status_code == 503
+        plain.process.send_signal(signal.SIGCONT)
+        eventually(lambda: httpx.get(url_of(agent) + "/health").status_code == 200)
+
+
+def test_an_upstream_that_answers_nothing_beside_a_prompt_is_waited_for(plain: Plain) -> None:
+    with sidecar(plain.url) as agent:
+        assert post(url_of(agent), PLAIN, x_block="2.5").status_code == 200
+        assert not any("upstream is down" in line for line in agent.lines)
+
+
 def test_an_upstream_that_is_not_there_yet() -> None:
     port = free_ports(1)[0]
     flags = ("--port", "0", "--engine", "openai", "--upstream", f"http://127.0.0.1:{port}")

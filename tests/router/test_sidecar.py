@@ -14,6 +14,7 @@ from router.agent.sidecar.app import create_app, open_releaser
 from router.agent.sidecar.asks import ANSWER_TOKENS, Asks
 from router.agent.sidecar.follow import Follower, Heard
 from router.agent.sidecar.signals import Signals, read_signals
+from router.agent.sidecar.silence import MOST, PROVEN, QUICK_S, SURE, Silence
 from router.agent.standing import STANDING
 from router.settings import AgentSettings, BadSettings
 from router.usage import Usage
@@ -61,6 +62,46 @@ def test_continuous_usage_is_read_with_its_tokens() -> None:
     usage = {"prompt_tokens": 7, "completion_tokens": 2}
     heard = Follower().feed(event(choices=[{"index": 0, "text": "a b"}], usage=usage))
     assert heard == [Heard(0, 1, False, Usage(7, 2))]
+
+
+def misses(silence: Silence, *, idle: bool = False) -> int:
+    """How many looks without an answer it takes."""
+    for count in range(1, 100):
+        if silence.missed(heard=False, idle=idle and count == 1):
+            return count
+    raise AssertionError("never down")
+
+
+def proven() -> Silence:
+    silence = Silence()
+    for _ in range(PROVEN):
+        silence.answered(0.01, working=True)
+    return silence
+
+
+def test_a_silent_server_is_down_soon_if_it_answers_at_work_or_has_none() -> None:
+    assert misses(proven()) == SURE
+    assert misses(Silence(), idle=True) == SURE
+
+
+def test_a_silent_server_that_may_be_computing_is_waited_for() -> None:
+    idle = Silence()
+    for _ in range(100):
+        idle.answered(0.01, working=False)  # tells nothing of what it does at work
+    assert misses(idle) == MOST
+    late, back, deaf = proven(), proven(), proven()
+    late.answered(2 * QUICK_S, working=True)
+    back.missed(heard=False, idle=False)
+    back.answered(0.01, working=True)
+    deaf.missed(heard=True, idle=False)
+    for silence in (late, back, deaf):
+        assert misses(silence) == MOST
+
+
+def test_a_server_that_sends_tokens_is_alive() -> None:
+    silence = proven()
+    for _ in range(100):
+        assert not silence.missed(heard=True, idle=False)
 
 
 VLLM = """

@@ -185,7 +185,8 @@ class Completions:
         visit: Visit,
     ) -> Outcome:
         headers = visit.outgoing(scope["headers"])
-        reply = await self._upstream.send("POST", target_of(scope), headers, body, plain=True)
+        target = target_of(scope)
+        reply = await self._upstream.send(need, "POST", target, headers, body, plain=True)
         try:
             visit.status, visit.course.shown = reply.status, reply.is_stream
             usage = await self._relay(reply, answer, one, need, visit)

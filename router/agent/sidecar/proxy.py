@@ -53,18 +53,19 @@ class Proxy:
         async with DisconnectWatch(receive):
             with self._upstream.needed() as need:
                 method, target = scope["method"], target_of(scope)
-                reply = await self._upstream.send(method, target, scope["headers"], body)
+                reply = await self._upstream.send(need, method, target, scope["headers"], body)
                 self._upstream.answered(need)
-            start = {"type": "http.response.start", "status": reply.status}
-            await send({**start, "headers": reply.headers})
-            try:
-                async for chunk in reply.chunks():
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            except RouterError as error:
-                log.warning("answer cut short")
-                raise ConnectionError(str(error)) from error  # the client's connection is closed
-            finally:
-                reply.close()
+                start = {"type": "http.response.start", "status": reply.status}
+                await send({**start, "headers": reply.headers})
+                try:
+                    async for chunk in reply.chunks():
+                        self._upstream.heard()
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                except RouterError as error:
+                    log.warning("answer cut short")
+                    raise ConnectionError(str(error)) from error  # the client's connection ends
+                finally:
+                    reply.close()
             await send({"type": "http.response.body", "body": b""})
 
 

@@ -13,6 +13,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from router.agent.sidecar.silence import AGAIN_S, LOOK_S, QUICK_S, Silence
 from router.connections import HOP, Connections, Reply
 from router.errors import Headers, WorkerUnreachable
 from router.settings import AgentSettings
@@ -23,10 +24,6 @@ CONNECT_S = 2.0
 # Shorter than vLLM keeps idle connections (5 s), and most others.
 KEEP_ALIVE_S = 4.0
 PROBE_S = 0.5  # between looks at it
-# A dead server refuses connections, which is seen at once. One that is only silent may be busy: it
-# is down when it answers none of so many probes in a row, each within so long, nor sends a byte.
-SILENT_S = 1.0
-MOST_SILENT = 5
 
 
 class Unusable(Exception):
@@ -34,7 +31,7 @@ class Unusable(Exception):
 
 
 class Need:
-    """A request that has sent its client nothing yet: should the server die, it is given up."""
+    """A request; should the server die before its client was sent a byte, it is given up."""
 
     def __init__(self) -> None:
         self.task = asyncio.current_task()
@@ -69,6 +66,8 @@ class Upstream:
         self.moved: Callable[[], None] = lambda: None
         self._connections = connections
         self._needs: set[Need] = set()
+        self._sent: set[Need] = set()  # the server has them, or is getting them
+        self._silence = Silence()
         self._heard_s = 0.0
         self._why = ""
         self._timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_S)
@@ -81,7 +80,7 @@ class Upstream:
 
     @contextmanager
     def needed(self) -> Iterator[Need]:
-        """Until a byte has been sent, whoever is in here gets an error as soon as it is down.
+        """For all of a request: until its client was sent a byte, it fails with the server.
 
         Raises:
             WorkerUnreachable: in the place of the cancellation by which it is told.
@@ -97,6 +96,7 @@ class Upstream:
             raise WorkerUnreachable("This worker's engine is down.") from None
         finally:
             self._needs.discard(need)
+            self._sent.discard(need)
 
     def answered(self, need: Need) -> None:
         """Its client has got a byte: from now on it lives as long as its connection."""
@@ -107,7 +107,14 @@ class Upstream:
         self._heard_s = time.monotonic()
 
     async def send(
-        self, method: str, target: str, headers: Headers, body: bytes, *, plain: bool = False
+        self,
+        need: Need,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: bytes,
+        *,
+        plain: bool = False,
     ) -> Reply:
         """A request with its headers and body as they came; returns once the answer begins.
 
@@ -122,6 +129,7 @@ class Upstream:
             for name, value in headers
             if name not in left_out
         ]
+        self._sent.add(need)
         try:
             response = await self._connections.session.request(
                 method,
@@ -141,18 +149,20 @@ class Upstream:
 
     async def run(self) -> None:
         """Look at it until cancelled."""
-        silent = broken = 0
+        broken, silence = 0, self._silence
         while True:
-            asked_s = time.monotonic()
+            asked_s, sent = time.monotonic(), set(self._sent)
             try:
-                models = await self._probe()
+                models = await self._probe(AGAIN_S if self.up and silence.misses else LOOK_S)
+                after_s = time.monotonic() - asked_s
+                silence.answered(after_s, working=not sent.isdisjoint(self._sent))
                 self._rise(models)
-                silent = broken = 0
+                broken = 0
             except TimeoutError:
-                silent = silent + 1 if self._heard_s < asked_s else 0
-                if silent >= MOST_SILENT:
-                    self._fall("it does not answer")
-                elif silent:
+                heard = self._heard_s > asked_s + QUICK_S
+                if silence.missed(heard=heard, idle=not sent and not self._sent):
+                    self._fall(f"it answered none of {silence.most} looks")
+                elif silence.misses:
                     continue
             except (aiohttp.ClientConnectorError, Unusable) as error:
                 self._fall(str(error) or type(error).__name__)
@@ -165,20 +175,20 @@ class Upstream:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._look.wait(), PROBE_S)
 
-    async def fetch(self, path: str) -> tuple[int, bytes]:
+    async def fetch(self, path: str, limit_s: float = LOOK_S) -> tuple[int, bytes]:
         """Status and body of one of its pages."""
         async with self._connections.session.get(
-            self.url + path, timeout=aiohttp.ClientTimeout(total=SILENT_S), allow_redirects=False
+            self.url + path, timeout=aiohttp.ClientTimeout(total=limit_s), allow_redirects=False
         ) as response:
             return response.status, await response.read()
 
-    async def _probe(self) -> dict[str, dict[str, Any]]:
+    async def _probe(self, limit_s: float) -> dict[str, dict[str, Any]]:
         """Its models.
 
         Raises:
             Unusable: if it cannot be served from.
         """
-        status, body = await self.fetch("/v1/models")
+        status, body = await self.fetch("/v1/models", limit_s)
         if status in (401, 403):
             if self._wanted is None:
                 raise Unusable("it asks for a key: say by --model which model it serves")
