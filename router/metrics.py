@@ -99,7 +99,8 @@ class GatewayMetrics:
         )
         self.plan_makespan = Gauge(
             "makespan_plan_makespan_seconds",
-            "Planned time until the fleet has done all it has, as of the latest plan.",
+            "Planned time until the requests of the latest plan are done; of what workers run "
+            "already, only what keeps these from a slot counts.",
             registry=registry,
         )
         self.plan_lower_bound = Gauge(

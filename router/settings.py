@@ -109,9 +109,11 @@ class Settings(BaseSettings):
         try:
             return cls(**command_line)
         except ValidationError as error:
+            found = {e["loc"]: e["msg"].removeprefix("Value error, ") for e in error.errors()}
             problems = [
-                f"{_where(e['loc'])}: {e['msg'].removeprefix('Value error, ')}"
-                for e in error.errors()
+                f"{_where(place)}: {what}"
+                for place, what in found.items()
+                if not any(place == other[: len(place)] != other for other in found)  # its part's
             ]
             raise BadSettings("; ".join(problems)) from error
         except SettingsError as error:

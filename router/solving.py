@@ -12,6 +12,7 @@ import asyncio
 import logging
 import multiprocessing
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,6 +39,7 @@ WARM_UP = Problem.of([[1.0, 2.0], [2.0, 1.0]])
 def _child(pipe: Connection) -> None:
     """Answer what comes through `pipe` until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # who stops all at once means us, too
     for _ in improvements(WARM_UP, None):  # load Pyomo and HiGHS
         pass
     try:
@@ -186,9 +188,11 @@ class SolverProcess:
         return best
 
     def _restart(self, why: str) -> None:
-        log.warning("starting the solver's process again", extra={"why": why})
+        process = self._process
         self._replaced()
-        self._end(0.0)
+        self._end(0.5 if why == "dead" else 0.0)  # it is about to be gone
+        level = logging.INFO if process is None or process.exitcode == 0 else logging.WARNING
+        log.log(level, "starting the solver's process again", extra={"why": why})
         asyncio.get_running_loop().call_later(PAUSE_S, self._start_again)
 
     def _start_again(self) -> None:

@@ -68,6 +68,10 @@ class Child:
         """Whether the process lives."""
         return self.process is not None and self.process.poll() is None
 
+    def ended_well(self) -> bool:
+        """Whether it has ended, and without a complaint."""
+        return self.process is not None and self.process.poll() == 0
+
     def refused(self) -> bool:
         """Whether it ended at once, because of its settings."""
         return self.process is not None and self.process.poll() == BAD_SETTINGS
@@ -123,6 +127,9 @@ async def _run(settings: UpSettings) -> None:
 
 
 async def _look_after(gateway: Child, agents: Sequence[Child], stop: asyncio.Event) -> None:
+    if gateway.ended_well():  # somebody has told it to stop, and it has finished up
+        stop.set()
+        return
     if not gateway.running():
         raise UpFailed("the gateway has died; see its last lines above")
     for agent in agents:

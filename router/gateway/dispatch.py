@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import Context
 from math import inf
 from statistics import fmean
 
@@ -118,7 +119,7 @@ class Dispatcher:
     def release(self, ticket: Ticket, worker: Worker) -> None:
         """The request has left its worker, however it ended."""
         worker.load.remove(ticket)
-        self._workers.let_go(worker)
+        Context().run(self._workers.let_go, worker)  # log lines of that are not about the request
         self.reconsider()
 
     def reconsider(self) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -40,6 +42,30 @@ def test_stopping_leaves_no_process_behind(sig: signal.Signals) -> None:
     assert fleet.stop(sig) == 0
     eventually(lambda: not alive(pids))
     assert not any("Traceback" in line or "leaked" in line for line in fleet.lines)
+
+
+def test_all_may_be_told_to_stop_at_once() -> None:
+    """As systemd does."""
+    fleet = Fleet()
+    pids = children(fleet.process.pid)
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    assert fleet.stop() == 0
+    eventually(lambda: not alive(pids))
+    assert not [x for x in fleet.lines if re.search("leaked|died|WARN.*solving", x)]
+
+
+def test_a_gateway_that_is_told_to_stop_takes_its_agents_along() -> None:
+    fleet = Fleet()
+    pids = children(fleet.process.pid)
+    (gateway,) = (
+        pid for pid in pids if b"\0gateway\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    os.kill(gateway, signal.SIGTERM)
+    assert fleet.process.wait(30) == 0
+    fleet.stop()
+    eventually(lambda: not alive(pids))
 
 
 def test_a_killed_supervisor_leaves_no_process_behind() -> None:

@@ -169,3 +169,10 @@ def test_lengths_are_read(tmp_path: Path) -> None:
     assert read_lengths(path) == {"a": 3}
     with pytest.raises(BadSettings, match="No such file"):
         read_lengths(tmp_path / "none")
+
+
+def test_a_wrong_part_is_told_once() -> None:
+    with pytest.raises(BadSettings) as caught:
+        GatewaySettings.load(["--worker", "foo"])
+    assert str(caught.value).startswith("worker.0: ")
+    assert ";" not in str(caught.value)

@@ -69,7 +69,7 @@ class Kubernetes:
                 self._slices.version = None
                 self._complain(str(error))
             except Exception as error:  # whatever it is, the workers that are known are served
-                self._complain(f"{type(error).__name__}: {error}")
+                self._complain(f"{type(error).__name__}: {error}".removesuffix(": "))
             await asyncio.sleep(RETRY_S[min(attempts, len(RETRY_S) - 1)])
             attempts += 1
 

@@ -131,7 +131,7 @@ class Slices:
         try:
             told = _List.model_validate_json(text)
         except ValidationError as error:
-            raise SlicesError(f"not a list of EndpointSlices: {error}") from error
+            raise SlicesError(f"not a list of EndpointSlices: {_first(error)}") from error
         self._slices = {one.metadata.name: one for one in told.items or ()}
         self.version = told.metadata.resource_version
 
@@ -146,7 +146,7 @@ class Slices:
             event = _Event.model_validate_json(line)
             self._apply(event)
         except ValidationError as error:
-            raise SlicesError(f"not an event of EndpointSlices: {error}") from error
+            raise SlicesError(f"not an event of EndpointSlices: {_first(error)}") from error
 
     def _apply(self, event: _Event) -> None:
         if event.type == "ERROR":
@@ -190,6 +190,12 @@ class Slices:
                 host = row.addresses[0]  # Kubernetes: all but the first have no meaning
                 host = f"[{host}]" if one.address_type == "IPv6" else host
                 yield f"http://{host}:{port}", row
+
+
+def _first(error: ValidationError) -> str:
+    """What is wrong, in one line."""
+    problem = error.errors(include_url=False)[0]
+    return ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
 
 
 def _endpoint(rows: Sequence[tuple[str, _Row]]) -> Endpoint | None:
