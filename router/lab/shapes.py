@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LEAST_PROMPT = 16
+STRETCH = 4  # rounds that are timed together, at least, where single ones cannot be
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,13 @@ class Shapes:
     @property
     def most_tokens(self) -> int:
         """Output tokens that a sequence may make while it is measured, and as many to spare."""
-        return 2 * (self.rounds + self.mixed_repeats * len(self.mixed_prompts)) + 8
+        iterations = self.rounds + self.mixed_repeats * len(self.mixed_prompts)
+        return max(2 * iterations + 8, self.streamed_tokens)
+
+    @property
+    def streamed_tokens(self) -> int:
+        """Those that a stream makes whose rounds are timed from outside."""
+        return STRETCH * (self.rounds + 2)
 
     @property
     def prompts(self) -> list[int]:

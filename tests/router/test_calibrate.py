@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from router.agent.engines.emulated import EmulatedEngine
 from router.agent.engines.engine import Iteration
@@ -22,7 +24,7 @@ from router.hardware import hardware
 from router.lab.calibrate import measure
 from router.lab.calibrate_settings import CalibrateSettings
 from router.lab.probe_engine import EngineProbe
-from router.lab.probe_http import Stream, stretches
+from router.lab.probe_http import HttpProbe, Stream, stretches
 from router.lab.settings import SimulateSettings
 from router.lab.shapes import Shapes
 from router.metrics import AgentMetrics
@@ -162,17 +164,67 @@ def test_rounds_of_streams_count_only_while_all_are_served() -> None:
     early = Stream(0.0, 10, [(0.1 * k, k) for k in range(1, 31)])
     late = Stream(0.0, 10, [(1.0 + 0.1 * k, k) for k in range(1, 31)])
     found = stretches([early, late], 100)
-    assert len(found) == 4  # from 1.1 s to 3 s
+    assert len(found) == 4  # from 1.2 s to 3 s
     for sample in found:
         assert sample.batch == 2
         assert sample.seconds == pytest.approx(0.1)
-    assert found[0].kv_tokens == 20 + (12 + 2) + 3  # at 1.2 s, and half of what a stretch adds
+    assert found[0].kv_tokens == 20 + (12 + 2) + 4  # at 1.2 s, and half of what a stretch adds
     assert found[-1].kv_tokens > found[0].kv_tokens
 
 
 def test_a_chunk_may_carry_two_tokens() -> None:
     stream = Stream(0.0, 10, [(0.2 * k, 2 * k) for k in range(1, 31)])
     assert [s.seconds for s in stretches([stream], 5)] == pytest.approx([0.1] * 5)
+
+
+def test_tokens_that_come_in_bunches_do_not_bend_rounds() -> None:
+    """Rounds of 1.45 ms, of which up to six are read within microseconds."""
+    draw, streams = random.Random(3), list[Stream]()
+    for _ in range(4):
+        stream, read_s = Stream(0.0, 10), 0.0
+        for made in range(1, 41):
+            if draw.random() < 0.3:
+                read_s = 0.5 + 0.00145 * made + draw.uniform(0.0, 0.002)
+            read_s = max(read_s + 1e-6, 0.5 + 0.00145 * made - 0.004)
+            stream.came.append((read_s, made))
+        streams.append(stream)
+    assert [s.seconds for s in stretches(streams, 8)] == pytest.approx([0.00145], rel=0.1)
+
+
+class Wordy:
+    """A server whose tokenizer makes three tokens of a word, and one more of any prompt."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.seen = limit, list[int]()
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        prompt = 3 * len(body["prompt"].split()) + 1
+        self.seen.append(prompt)
+        if prompt + body["max_tokens"] > self.limit:
+            return web.json_response({"error": "maximum context length"}, status=400)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for made in range(1, body["max_tokens"] + 1):
+            usage = {"prompt_tokens": prompt, "completion_tokens": made}
+            event = {"choices": [{"text": "a"}], "usage": usage}
+            await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+        return response
+
+    async def measure(self, shapes: Shapes) -> list[Sample]:
+        app = web.Application()
+        app.router.add_post("/v1/completions", self.complete)
+        async with TestServer(app) as server:
+            return await measure(HttpProbe(f"http://127.0.0.1:{server.port}", "m", shapes, 0))
+
+
+def test_prompts_are_as_long_in_tokens_as_they_should_be() -> None:
+    shapes = Shapes(4, 16_384, 1024, 2, mixed=False)
+    server = Wordy(1024)
+    samples = asyncio.run(server.measure(shapes))
+    prompts = sorted({s.prompt_tokens for s in samples if s.action is Action.PREFILL})
+    assert prompts == pytest.approx(shapes.prompts, rel=0.1, abs=3)
+    assert max(server.seen) == pytest.approx(768, rel=0.02)
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
