@@ -55,6 +55,7 @@ def test_progress_is_read_however_the_bytes_are_cut(cuts: list[int]) -> None:
     for start, end in pairwise(edges):
         heard += follower.feed(STREAM[start:end])
     assert heard == HEARD
+    assert follower.done
     assert follower.usage == Usage(7, 4)
 
 

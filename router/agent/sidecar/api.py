@@ -208,6 +208,8 @@ class Completions:
                 await answer.begin(reply)
             if reply.is_stream:
                 self._tell(one, follower.feed(chunk), visit.course)
+                if follower.done:  # the connection's end may come a turn of the event loop later
+                    self._gate.leave(one)
             if not reply.is_stream or visit.recorded:
                 meter.feed(chunk)
             visit.ended_s = time.time()  # this may be the last the client waits for

@@ -32,11 +32,17 @@ class Heard:
 
 
 class Follower:
-    """Reads a stream of server-sent events, however its bytes are cut."""
+    """Reads a stream of server-sent events, however its bytes are cut.
+
+    Attributes:
+        usage: what was last told of it.
+        done: the server has said that nothing more will come.
+    """
 
     def __init__(self) -> None:
         self._rest = b""
         self.usage: Usage | None = None
+        self.done = False
 
     def feed(self, chunk: bytes) -> list[Heard]:
         """What `chunk` tells."""
@@ -52,6 +58,7 @@ class Follower:
 
     def _event(self, data: bytes) -> list[Heard]:
         if data.strip() == b"[DONE]":
+            self.done = True
             return []
         try:
             event: Any = orjson.loads(data)
