@@ -191,7 +191,8 @@ class SolverProcess:
         process = self._process
         self._replaced()
         self._end(0.5 if why == "dead" else 0.0)  # it is about to be gone
-        level = logging.INFO if process is None or process.exitcode == 0 else logging.WARNING
+        told = process is not None and process.exitcode in (0, -signal.SIGTERM)
+        level = logging.INFO if told else logging.WARNING
         log.log(level, "starting the solver's process again", extra={"why": why})
         asyncio.get_running_loop().call_later(PAUSE_S, self._start_again)
 
