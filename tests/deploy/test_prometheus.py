@@ -63,10 +63,10 @@ def test_alert_is_tested_both_ways(alert: Parsed) -> None:
 @alerts
 def test_alert_tells_what_to_do(alert: Parsed) -> None:
     assert alert["labels"]["severity"] in {"critical", "warning"}
-    assert alert["annotations"].keys() == {"summary", "description", "runbook"}
+    assert alert["annotations"].keys() == {"summary", "description", "runbook_url"}
     _, _, troubleshooting = README.partition("\n## Troubleshooting\n")
     headings = re.findall(r"^### (.+)$", troubleshooting.partition("\n## ")[0], re.MULTILINE)
-    file, _, part = alert["annotations"]["runbook"].partition("#")
+    file, _, part = alert["annotations"]["runbook_url"].partition("#")
     assert file == "README.md"
     assert part in map(anchor, headings)
 
