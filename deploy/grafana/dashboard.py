@@ -69,7 +69,7 @@ def at_a_glance() -> Panels:
         number(
             "Failing",
             "The part of the requests that failed through no fault of their client, over five "
-            "minutes; red at the pace that calls somebody.",
+            "minutes; red at the pace that calls somebody if it lasts.",
             "percentunit",
             Query(failing, "failing"),
             Limits([(0.005, YELLOW), (0.072, RED)]),
@@ -112,8 +112,8 @@ def requests() -> Panels:
         ),
         chart(
             "Failing requests and the error budget",
-            "failed, expired and rejected_no_capacity over those and completed. An hour at 14.4 "
-            "times the budget, or six at 6 times, calls somebody.",
+            "failed and rejected_no_capacity over those and completed. An hour at 14.4 times the "
+            "budget, or six at 6 times, calls somebody.",
             "percentunit",
             [
                 Query(
