@@ -26,6 +26,8 @@ from grafana_foundation_sdk.models.dashboard import (
 
 from deploy.grafana.panels import (
     AGENT,
+    AGENTS,
+    FLEET,
     GATEWAY,
     GREEN,
     MODEL,
@@ -44,12 +46,13 @@ from deploy.grafana.panels import (
 PATH = Path(__file__).parent / "dashboards" / "makespan.json"
 RATE = "[$__rate_interval]"
 BUDGET = Query("max(makespan:error_budget:ratio)", "budget")
+EACH = "{{namespace}} {{worker}}"  # two fleets may have workers of the same name
 Panels = list[Timeseries | Stat]
 
 
 def at_a_glance() -> Panels:
     """One number for each thing that can go wrong."""
-    up = f"max by (worker) (makespan_worker_up{{{WORKER}}})"
+    up = f"max by (namespace, worker) (makespan_worker_up{{{WORKER}}})"
     failing = f"max(makespan:request_errors:ratio_rate5m{{{GATEWAY}}})"
     return [
         number(
@@ -85,7 +88,7 @@ def at_a_glance() -> Panels:
             "Utilization",
             "Slot-time on prefill and decode over all but empty, over five minutes.",
             "percentunit",
-            Query('avg(makespan:utilization:ratio_rate5m{job=~"$agents"})', "utilization"),
+            Query(f"avg(makespan:utilization:ratio_rate5m{{{AGENTS}}})", "utilization"),
             Limits([(0.5, YELLOW), (0.8, GREEN)], RED),
         ),
         number(
@@ -117,7 +120,8 @@ def requests() -> Panels:
             "percentunit",
             [
                 Query(
-                    f"makespan:request_errors:ratio_rate{span}{{{GATEWAY}}}", f"{{{{job}}}} {span}"
+                    f"makespan:request_errors:ratio_rate{span}{{{GATEWAY}}}",
+                    f"{{{{namespace}}}} {{{{job}}}} {span}",
                 )
                 for span in ("5m", "1h", "6h")
             ]
@@ -147,6 +151,7 @@ def requests() -> Panels:
 
 def waiting() -> Panels:
     """Where requests wait before they are sent."""
+    fleet = f"sum by (namespace) (makespan_fleet_backlog_seconds{{{GATEWAY}}})"
     return [
         chart(
             "Backlog",
@@ -158,9 +163,9 @@ def waiting() -> Panels:
         chart(
             "Backlog in seconds",
             "Time that the workers need for all that the gateways have sent them or not sent yet, "
-            "as a mean over them: the signal to scale by.",
+            "as a mean over them: the signal to scale by; 0 while none is up.",
             "s",
-            [Query(f"sum(makespan_fleet_backlog_seconds{{{GATEWAY}}})", "all gateways")],
+            [Query(fleet, "{{namespace}} all gateways")],
             width=6,
         ),
         chart(
@@ -235,14 +240,19 @@ def workers() -> Panels:
             "Workers up",
             "1 where some gateway can send requests to the worker.",
             "none",
-            [Query(f"max by (worker) (makespan_worker_up{{{WORKER}}})", "{{worker}}")],
+            [Query(f"max by (namespace, worker) (makespan_worker_up{{{WORKER}}})", EACH)],
             most=1,
         ),
         chart(
             "Backlog per worker",
             "Time that the worker needs for what it has been sent, by all gateways together.",
             "s",
-            [Query(f"sum by (worker) (makespan_worker_backlog_seconds{{{WORKER}}})", "{{worker}}")],
+            [
+                Query(
+                    f"sum by (namespace, worker) (makespan_worker_backlog_seconds{{{WORKER}}})",
+                    EACH,
+                )
+            ],
         ),
         chart(
             "Predicted over actual output tokens",
@@ -252,7 +262,8 @@ def workers() -> Panels:
             [
                 *quantiles("makespan_predicted_tokens_error_ratio", GATEWAY, (0.1, 0.5, 0.9)),
                 Query(
-                    f"makespan:predicted_tokens_error:median1h{{{GATEWAY}}}", "{{job}} median 1h"
+                    f"makespan:predicted_tokens_error:median1h{{{GATEWAY}}}",
+                    "{{namespace}} {{job}} median 1h",
                 ),
             ],
             limits=Limits([(0.5, GREEN), (2, RED)], RED),
@@ -262,18 +273,19 @@ def workers() -> Panels:
 
 def engines() -> Panels:
     """What agents see of their engines."""
-    states = f"sum by (state) (rate(makespan_slot_seconds_total{{{AGENT}}}{RATE}))"
+    slots = f"rate(makespan_slot_seconds_total{{{AGENT}}}{RATE})"
+    states = f"sum by (state) ({slots}) / scalar(sum({slots}))"
     iterations = f"sum by (kind) (rate(makespan_iteration_duration_seconds_count{{{AGENT}}}{RATE}))"
     busy = f'rate(makespan_slot_seconds_total{{{AGENT}, state=~"prefill|decode"}}{RATE})'
     held = f'rate(makespan_slot_seconds_total{{{AGENT}, state!="empty"}}{RATE})'
-    share = f"sum by (worker) ({busy}) / (sum by (worker) ({held}) > 0)"
+    share = f"sum by (namespace, worker) ({busy}) / (sum by (namespace, worker) ({held}) > 0)"
     inserted = f"sum by (reason) (rate(makespan_prefill_insertions_total{{{AGENT}}}{RATE}))"
     return [
         chart(
             "Utilization",
             "Slot-time on prefill and decode over all but empty; none while a worker is idle.",
             "percentunit",
-            [Query(share, "{{worker}}")],
+            [Query(share, EACH)],
             most=1,
         ),
         chart(
@@ -282,13 +294,14 @@ def engines() -> Panels:
             "while work is queued; empty: idle with none.",
             "percentunit",
             [Query(states, "{{state}}")],
-            stack=StackingMode.PERCENT,
+            most=1,
+            stack=StackingMode.NORMAL,
         ),
         chart(
             "Efficiency",
             "Proven lower bound of the work of the last busy period over the time it took.",
             "percentunit",
-            [Query(f"makespan_efficiency_ratio{{{AGENT}}}", "{{worker}}")],
+            [Query(f"makespan_efficiency_ratio{{{AGENT}}}", EACH)],
             most=1,
         ),
         chart(
@@ -314,14 +327,14 @@ def engines() -> Panels:
             "Queue at the agent",
             "Requests waiting for a slot.",
             "none",
-            [Query(f"makespan_queue_requests{{{AGENT}}}", "{{worker}}")],
+            [Query(f"makespan_queue_requests{{{AGENT}}}", EACH)],
             width=12,
         ),
         chart(
             "Cached tokens",
             "Tokens in the memory of running requests.",
             "none",
-            [Query(f"makespan_kv_tokens{{{AGENT}}}", "{{worker}}")],
+            [Query(f"makespan_kv_tokens{{{AGENT}}}", EACH)],
             width=12,
         ),
     ]
@@ -349,8 +362,9 @@ def dashboard() -> Dashboard:
         .timezone("browser")
         .tooltip(DashboardCursorSync.CROSSHAIR)
         .with_variable(DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
-        .with_variable(_variable("job", "Gateways", "makespan_unsent_requests", "job"))
-        .with_variable(_variable("agents", "Agents", "makespan_kv_tokens", "job"))
+        .with_variable(_variable("namespace", "Namespace", "makespan_unsent_requests", "namespace"))
+        .with_variable(_variable("job", "Gateways", f"makespan_unsent_requests{{{FLEET}}}", "job"))
+        .with_variable(_variable("agents", "Agents", f"makespan_kv_tokens{{{FLEET}}}", "job"))
         .with_variable(
             _variable("model", "Model", f"makespan_requests_total{{{GATEWAY}}}", "model")
         )
@@ -369,8 +383,8 @@ def dashboard() -> Dashboard:
 def _variable(name: str, title: str, metric: str, label: str) -> QueryVariable:
     """Chooses among the values that a label of `metric` has.
 
-    All jobs are those that have the metric. All workers and models are whatever there is, so that
-    agents whose scrape names no worker are seen, too.
+    All jobs are those that have the metric. All namespaces, workers and models are whatever there
+    is, so that what is scraped without such a label is seen, too.
     """
     variable = (
         QueryVariable(name)

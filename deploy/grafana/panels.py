@@ -1,7 +1,8 @@
 """What the dashboard's panels are made of: queries, and how they are drawn.
 
 Queries of gateways choose their jobs by ``$job`` and those of agents by ``$agents``: both count
-``makespan_requests_total``. Workers are told apart by ``worker``, which agents get when scraped.
+``makespan_requests_total``. Workers are told apart by ``worker``, which agents get when scraped,
+and fleets by ``namespace``, which Kubernetes gives: elsewhere no series has it, and ``.*`` fits.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from grafana_foundation_sdk.builders.timeseries import Panel as Timeseries
 from grafana_foundation_sdk.models import common
 from grafana_foundation_sdk.models.dashboard import Threshold, ThresholdsMode
 
-GATEWAY = 'job=~"$job"'
+FLEET = 'namespace=~"$namespace"'
+GATEWAY = f'{FLEET}, job=~"$job"'
+AGENTS = f'{FLEET}, job=~"$agents"'
 WORKER = f'{GATEWAY}, worker=~"$worker"'
-AGENT = 'job=~"$agents", worker=~"$worker"'
+AGENT = f'{AGENTS}, worker=~"$worker"'
 MODEL = f'{GATEWAY}, model=~"$model"'
 SOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
 HEIGHT = 8

@@ -1,6 +1,7 @@
 """The dashboard: what its program makes, complete, and laid out without overlap."""
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -65,9 +66,25 @@ def test_panel_asks_the_chosen_source(panel: Parsed) -> None:
     assert len(set(refs)) == len(refs)
 
 
-def test_one_can_choose_the_source_the_jobs_the_models_and_the_workers() -> None:
+@charts
+def test_panel_keeps_to_the_chosen_fleet(panel: Parsed) -> None:
+    asked = " ".join(target["expr"] for target in panel["targets"])
+    series = re.findall(r"makespan[_:][a-z0-9_:]+(?:\{[^}]*\})?", asked)
+    fleets = [each for each in series if each != "makespan:error_budget:ratio"]  # for all the same
+    assert fleets
+    assert all('namespace=~"$namespace"' in each for each in fleets)
+
+
+def test_stacked_shares_are_shares() -> None:
+    """Stacking to a hundred per cent would leave the legend with what is stacked."""
+    for panel in CHARTS:
+        stacking = panel["fieldConfig"]["defaults"].get("custom", {}).get("stacking", {})
+        assert stacking.get("mode") != "percent"
+
+
+def test_one_can_choose_the_source_the_fleet_the_jobs_the_models_and_the_workers() -> None:
     names = [variable["name"] for variable in DASHBOARD["templating"]["list"]]
-    assert names == ["datasource", "job", "agents", "model", "worker"]
+    assert names == ["datasource", "namespace", "job", "agents", "model", "worker"]
     text = json.dumps(PANELS)
     assert all(f"${name}" in text or f"${{{name}}}" in text for name in names)
 

@@ -32,13 +32,14 @@ QUIET = {
 
 
 def load(url: str, stop: threading.Event) -> None:
-    """Streams and whole answers of unknown length, a failing one now and then, until told."""
+    """Streams and whole answers, some of which fail or are wanted too soon, until told."""
     with httpx.Client(base_url=url, timeout=60) as client:
         for k in count():
             if stop.is_set():
                 return
             body = {"model": "llama-65b", "prompt": f"Question {k}?", "stream": k % 2 == 0}
             headers = {"x-makespan-fault": "status=500"} if k % 5 == 0 else {}
+            headers |= {"x-makespan-deadline-ms": "1"} if k % 7 == 0 else {}
             client.post("/v1/completions", json={**body, "max_tokens": 40}, headers=headers)
 
 
@@ -69,7 +70,10 @@ def chosen(live: Prometheus) -> dict[str, str]:
         matched = re.fullmatch(r"label_values\((.*), (\w+)\)", query)
         assert matched
         metric, label = filled_in(matched[1], values), matched[2]
-        until(lambda m=metric, x=label: bool(live.labels(m, x)), query)  # type: ignore[misc]
+        if label == "namespace":  # only Kubernetes gives one; all there is, is what has none
+            until(lambda m=metric: bool(live.values(m)), query)  # type: ignore[misc]
+        else:
+            until(lambda m=metric, x=label: bool(live.labels(m, x)), query)  # type: ignore[misc]
         options = live.labels(metric, label)
         values[variable["name"]] = variable.get("allValue") or f"({'|'.join(options)})"
     return values
