@@ -154,7 +154,8 @@ class GatewayMetrics:
         self.fleet_backlog = Gauge(
             "makespan_fleet_backlog_seconds",
             "Time that the workers that are up need for all that this gateway has sent them or has "
-            "not sent yet, as a mean over them; to scale by, add up the gateways'.",
+            "not sent yet, as a mean over them; 0 while none is up. To scale by, add up the "
+            "gateways'.",
             registry=registry,
         )
         self.predicted_tokens_error = Histogram(

@@ -49,14 +49,15 @@ def test_the_adapter_makes_the_metrics_that_the_autoscaler_reads() -> None:
 
 
 def queries() -> list[str]:
-    """All that autoscalers ask Prometheus, the adapter's for one metric and pod."""
+    """All that autoscalers ask Prometheus: KEDA's and the adapter's, for one namespace."""
     (scaled,) = of_kind("production-keda", "ScaledObject")
     rules = yaml.safe_load(ADAPTER.read_text())["rules"]
     adapted = []
     for rule in (*rules["custom"], *rules["external"]):
         series = re.match(r"\w+", rule["seriesQuery"])[0]  # type: ignore[index]
         query = rule["metricsQuery"].replace("<<.Series>>", series)
-        query = query.replace("<<.LabelMatchers>>", 'pod="a"').replace("<<.GroupBy>>", "pod")
+        query = query.replace("<<.LabelMatchers>>", 'namespace="makespan"')
+        query = query.replace("<<.GroupBy>>", "namespace")
         adapted.append(query)
     return [t["metadata"]["query"] for t in scaled["spec"]["triggers"]] + adapted
 
@@ -72,6 +73,50 @@ def test_queries_are_promql_about_metrics_that_there_are(tmp_path: Path) -> None
         assert set(re.findall(r"makespan_\w+", query)) <= known
 
 
+SERIES = {
+    "makespan_fleet_backlog_seconds": [
+        ('instance="g", job="makespan-gateway"', "7x20"),
+        ('instance="h", job="makespan-gateway"', "5x10 0x10"),
+        ('instance="g", job="kubernetes-pods"', "7x20"),
+    ],
+    "makespan_worker_up": [
+        ('instance="g", worker="a", job="makespan-gateway"', "1x10 0x10"),
+        ('instance="h", worker="a", job="makespan-gateway"', "1x10 0x10"),
+    ],
+    "makespan_slot_seconds_total": [
+        ('state="decode", job="makespan-agent"', "0+30x20"),
+        ('state="empty", job="makespan-agent"', "0+90x20"),
+        ('state="decode", job="kubernetes-pods"', "0+30x20"),
+    ],
+}
+
+
+def test_autoscalers_count_once_and_know_nothing_while_no_worker_is_up(tmp_path: Path) -> None:
+    """Both gateways' backlog, by our job only; an outage is not to look like an empty fleet."""
+    series = [
+        {"series": f'{name}{{namespace="makespan", {labels}}}', "values": values}
+        for name, each in SERIES.items()
+        for labels, values in each
+    ]
+    cases = []
+    for query in queries():
+        backlog = "makespan_fleet_backlog_seconds" in query
+        for minute, value in ((9, 12 if backlog else 0.25), (15, None if backlog else 0.25)):
+            labels = '{namespace="makespan"}' if "by (namespace)" in query else "{}"
+            found = [] if value is None else [{"labels": labels, "value": value}]
+            cases.append({"expr": query, "eval_time": f"{minute}m", "exp_samples": found})
+    test = {"interval": "1m", "input_series": series, "promql_expr_test": cases}
+    path = tmp_path / "test.yaml"
+    path.write_text(yaml.safe_dump({"tests": [test]}))
+    run(debian_tool("promtool", "prometheus"), "test", "rules", path)
+
+
+@autoscaled
+def test_only_pod_monitors_tell_whom_to_scrape(overlay: str) -> None:
+    for workload in workloads(overlay).values():
+        assert "annotations" not in workload["spec"]["template"]["metadata"]
+
+
 def test_the_scaled_object_is_complete() -> None:
     (scaled,) = of_kind("production-keda", "ScaledObject")
     spec = scaled["spec"]
@@ -79,7 +124,9 @@ def test_the_scaled_object_is_complete() -> None:
     assert 0 < spec["minReplicaCount"] <= spec["fallback"]["replicas"] <= spec["maxReplicaCount"]
     for trigger in spec["triggers"]:
         assert (trigger["type"], trigger["metricType"]) == ("prometheus", "Value")
-        assert trigger["metadata"].keys() == {"serverAddress", "query", "threshold"}
+        assert trigger["metadata"].keys() == {
+            "serverAddress", "query", "threshold", "ignoreNullValues"}  # fmt: skip
+        assert trigger["metadata"]["ignoreNullValues"] == "false", "nothing known is not 0"
         assert float(trigger["metadata"]["threshold"]) > 0
 
 
