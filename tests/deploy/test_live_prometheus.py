@@ -87,8 +87,9 @@ def test_variables_tell_gateways_from_agents(live: Prometheus, chosen: dict[str,
     assert (chosen["job"], chosen["agents"]) == ("(makespan-gateway)", "(makespan-agent)")
     metric = 'makespan_requests_total{job="makespan-gateway"}'
     assert live.labels(metric, "model") == ["llama-65b"]
-    workers = live.labels("makespan_worker_up", "worker")
-    assert workers == live.labels("makespan_kv_tokens", "worker") == ["agent-0", "agent-1"]
+    both = ["agent-0", "agent-1"]
+    until(lambda: live.labels("makespan_worker_up", "worker") == both, "what the gateway sees")
+    until(lambda: live.labels("makespan_kv_tokens", "worker") == both, "what agents are called")
 
 
 @pytest.mark.parametrize(("title", "query"), QUERIES)
