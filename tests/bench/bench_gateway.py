@@ -3,8 +3,9 @@
     python -m tests.bench.bench_gateway [--agents N] [--seconds S]
 
 CPU time is that of the gateway and of its solver, at a steady pace that leaves slots free: whole
-answers, and streams of two lengths, from which follows what an event costs. Then memory, at first
-and once as many short requests have ended as it remembers; and how many series it exports.
+answers, and streams of two lengths, from which follows what an event costs; then flat out, when it
+wakes up less often. Memory, at first and once as many short requests have ended as it remembers;
+and how many series it exports.
 """
 
 from __future__ import annotations
@@ -99,7 +100,13 @@ def main(agents: int, seconds: float) -> None:
                 f"{kind} at {PACE} a second: {few:.2f} ms a request of {LENGTHS[0]} token, "
                 f"{1000 * more / (LENGTHS[1] - LENGTHS[0]):.0f} µs for each further one"
             )
+        before, start = sum(map(cpu_s, family(gateway))), time.monotonic()
         asyncio.run(filled(fleet.url, remembered))
+        flat_out = (sum(map(cpu_s, family(gateway))) - before) / remembered
+        rate = remembered / (time.monotonic() - start)
+        print(
+            f"{AT_ONCE} clients flat out: {rate:.0f} a second, {1000 * flat_out:.2f} ms a request"
+        )
         print(f"memory with {remembered} requests remembered:",
               *(f"{megabytes(pid):.0f} MB" for pid in family(gateway)))  # fmt: skip
         print(f"series: {series(fleet.url)} of the gateway, {series(fleet.agents[0])} of an agent")
