@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.deploy.support import debian_tool
+from tests.e2e.told import HERE, SOURCE, Told, serve
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -27,3 +28,20 @@ def browser() -> Iterator[Browser]:
         running = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield running
         running.close()
+
+
+@pytest.fixture
+def told(browser: Browser) -> Iterator[Told]:
+    """A page that hears what a test tells it; nothing may go wrong in it."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.add_init_script(SOURCE)
+    page.route(f"{HERE}/**", serve)
+    page.goto(HERE + "/")
+    page.wait_for_function("EventSource.open !== null")
+    yield Told(page)
+    context.close()
+    assert wrong == []
