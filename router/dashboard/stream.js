@@ -4,7 +4,9 @@ const SILENT_MS = 4000; // several frames have not come: whatever the socket say
 const AGAIN_MS = 1500;
 
 export class Stream {
-  #source = null;
+  #source = null; // the one that delivers
+  #next = null; // is to take its place
+  #heard = -Infinity;
   #names = [];
   #alarm = 0;
   #handlers;
@@ -20,34 +22,48 @@ export class Stream {
 
   // Ask for the single slots of these workers from now on.
   want(names) {
-    if (this.#source && names.join("\n") === this.#names.join("\n")) return;
+    if ((this.#source || this.#next) && names.join("\n") === this.#names.join("\n")) return;
     this.#names = [...names];
     if (!document.hidden) this.#open();
   }
 
+  // The one before delivers until the new one does, so that nothing is missed in between.
   #open() {
-    this.#close();
+    this.#next?.close();
     const query = new URLSearchParams(this.#names.map((name) => ["slots", name]));
     const source = new EventSource(`makespan/v1/events?${query}`);
     for (const [kind, handle] of Object.entries(this.#handlers)) {
       source.addEventListener(kind, (event) => {
-        this.#wait(SILENT_MS);
-        this.#told(true);
+        this.#hear(source);
         handle(JSON.parse(event.data));
       });
     }
-    source.onerror = () => {
-      this.#told(false);
-      this.#wait(AGAIN_MS);
-    };
-    this.#source = source;
+    source.onerror = () => this.#lose(source);
+    this.#next = source;
     this.#wait(SILENT_MS);
+  }
+
+  #hear(source) {
+    if (source === this.#next) {
+      this.#source?.close();
+      [this.#source, this.#next] = [source, null];
+    }
+    this.#heard = performance.now();
+    if (!this.#next) this.#wait(SILENT_MS);
+    this.#told(true);
+  }
+
+  #lose(source) {
+    source.close();
+    if (source === this.#source) this.#source = null;
+    if (!this.#source) this.#told(false);
+    this.#wait(AGAIN_MS);
   }
 
   #wait(milliseconds) {
     clearTimeout(this.#alarm);
     this.#alarm = setTimeout(() => {
-      this.#told(false);
+      if (performance.now() - this.#heard > AGAIN_MS) this.#told(false); // else only the next one does not come
       this.#open();
     }, milliseconds);
   }
@@ -55,6 +71,7 @@ export class Stream {
   #close() {
     clearTimeout(this.#alarm);
     this.#source?.close();
-    this.#source = null;
+    this.#next?.close();
+    this.#source = this.#next = null;
   }
 }
