@@ -30,7 +30,10 @@ const stream = new Stream(
       charts.hear(data);
       show();
     },
-    slots: (report) => fleet.hearSlots(report),
+    slots(report) {
+      fleet.hearSlots(report);
+      if (!paused()) fleet.showSlots(report.worker);
+    },
     lists(data) {
       latestLists = data;
       if (!paused()) lists.show(data);

@@ -6,6 +6,7 @@ import { colours, fit } from "./look.js";
 const SPANS = [[30, "30 s"], [60, "1 min"], [120, "2 min"], [300, "5 min"]];
 const LONGEST_S = SPANS.at(-1)[0];
 const DASHES = [[], [5, 3]]; // so that lines are told apart without colours
+const MOST_APART_S = 3; // points further apart are not joined: nobody saw what was between them
 const LEFT = 42, BOTTOM = 14, TOP = 4; // CSS pixels for the axes' words
 const FONT = "11px system-ui, sans-serif";
 
@@ -91,16 +92,16 @@ class Chart {
     paint.lineJoin = "round";
     paint.setLineDash(DASHES[index]);
     paint.beginPath();
-    let drawing = false;
+    let before = -Infinity;
     for (const { at, values } of this.#points) {
       const value = values[index];
       if (!Number.isFinite(value)) {
-        drawing = false;
+        before = -Infinity;
         continue;
       }
-      if (drawing) paint.lineTo(x(at), y(value));
+      if (at - before <= MOST_APART_S) paint.lineTo(x(at), y(value));
       else paint.moveTo(x(at), y(value));
-      drawing = true;
+      before = at;
     }
     paint.stroke();
     paint.setLineDash([]);

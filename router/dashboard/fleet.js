@@ -48,6 +48,11 @@ export class Fleet {
     this.#rows.get(report.worker)?.lane.hearSlots(report);
   }
 
+  // They come after their frame, and are not to wait for the next.
+  showSlots(name) {
+    this.#rows.get(name)?.lane.show(this.#at);
+  }
+
   show() {
     const most = Math.max(1e-9, ...[...this.#rows.values()].map((row) => row.worker.backlog_s));
     const tall = Math.max(LEAST_OPEN, ALL_OPEN / Math.max(1, this.#opened().length));
@@ -173,7 +178,7 @@ function legend(rows) {
     const share = told.reduce((sum, { lane, worker }) => sum + (lane.now[place.dataset.share] ?? 0) * worker.slots, 0);
     setText(place, slots ? percent(share / slots) : "");
   }
-  document.querySelector("#shares [data-agentless]").hidden = rows.every((row) => row.worker.seconds);
+  document.querySelector("#shares [data-agentless]").hidden = rows.every((row) => row.lane.now?.unknown === undefined);
 }
 
 function standing(worker, agent) {

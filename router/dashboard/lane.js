@@ -1,13 +1,17 @@
-// One worker's picture: all its slots stacked by state, or slot by slot. Time runs to the right.
+// One worker's picture: all its slots stacked by state, or slot by slot since they are asked for. Time
+// runs to the right.
 //
 // What has been painted is moved to the left and only what is new is painted; columns of pixels are
 // counted from a fixed moment, so that what is painted piece by piece fits together. Of many slots only
-// as many get a row as are in use in the time shown; engines fill the lowest first.
+// as many get a row as are in use in the time shown; engines fill the lowest first. A slot that was empty
+// is left transparent; time that nobody saw is hatched.
 
-import { colours, fit } from "./look.js";
+import { colours, fit, hatched } from "./look.js";
 
 export const LATE_S = 0.6; // the right edge, behind the latest frame: by then everybody has reported
 const KEEP_S = 61;
+const MOST_APART_S = 2; // frames further apart say nothing of the time between them
+const HOLE_S = 0.1; // the same for reports of single slots, which follow close on each other
 const APART = 3; // pixels of a row that can spare one
 const SHAPED = 6; // pixels from which on a row shows states by their height, too
 const LEAST_SEEN = 2; // pixels in length of a shape that can be seen
@@ -32,12 +36,15 @@ export class Lane {
   // The worker's line of a frame: what went on since the one before, in shares of its slots.
   hear(worker, at) {
     const sample = worker.seconds ? this.#spent(worker) : this.#counted(worker, at);
-    if (sample) this.#add(this.#samples, sample, at);
-    if (sample && !this.open) this.#fresh.push(sample);
+    if (!sample || sample.until - sample.from > MOST_APART_S) return;
+    this.#add(this.#samples, sample, at);
+    if (!this.open) this.#fresh.push(sample);
   }
 
   hearSlots(report) {
     if (report.held === null) return;
+    const last = this.#reports.at(-1);
+    if (!last || report.since - last.until > HOLE_S) this.#right = null; // what all slots did goes before it
     report.used = report.held.reduce((most, [slot]) => Math.max(most, slot + 1), 0);
     this.#add(this.#reports, report, report.until);
     if (this.open) this.#fresh.push(report);
@@ -59,11 +66,11 @@ export class Lane {
     return { from: before.heard, until: worker.heard, shares: spent };
   }
 
-  // Without an agent only the requests sent there are known.
+  // Without an agent only the requests sent there are known; with one that says nothing, nothing is.
   #counted(worker, at) {
     const before = this.#last;
-    this.#last = { at };
-    if (before?.at === undefined || !worker.up) return null;
+    this.#last = worker.up && worker.running === undefined ? { at } : null;
+    if (!this.#last || before?.at === undefined) return null;
     const share = Math.min(1, worker.in_flight / worker.slots);
     return { from: before.at, until: at, shares: { unknown: share } };
   }
@@ -85,22 +92,34 @@ export class Lane {
     const right = column(at - LATE_S);
     const shift = this.#right === null ? Infinity : right - this.#right;
     this.#right = right;
+    const left = right - this.canvas.width;
     if (anew || resized || shift < 0 || shift >= this.canvas.width) {
-      this.paint.clearRect(0, 0, this.canvas.width, this.canvas.height);
-      this.#fresh = this.open ? [...this.#reports] : [...this.#samples];
+      this.#hatch(0, this.canvas.width, left);
+      this.#fresh = this.open ? [...this.#samples, ...this.#reports] : [...this.#samples];
     } else if (shift > 0) {
       this.paint.globalCompositeOperation = "copy";
       this.paint.drawImage(this.canvas, -shift, 0);
       this.paint.globalCompositeOperation = "source-over";
+      this.#hatch(this.canvas.width - shift, shift, left);
     }
-    const left = right - this.canvas.width;
     const scale = { left, whole: column, exact: (time) => (time % 1e6) * (this.canvas.width / this.span_s) };
     for (const item of this.#fresh) {
       if (item.shares) this.#stack(item, scale);
       else this.#slots(item, scale);
     }
-    // What lies beyond the right edge is painted when it has come into sight.
-    this.#fresh = this.#fresh.filter((item) => column(item.until) > right);
+    // What lies beyond the right edge is painted when it has come into sight; of what all slots did not
+    // where single slots are to be.
+    this.#fresh = this.#fresh.filter((item) => column(item.until) > right && !(this.open && item.shares));
+  }
+
+  // Until something is painted over it; moved so that what is painted piece by piece fits together.
+  #hatch(x, width, left) {
+    const { apart, style } = hatched();
+    const off = left % apart;
+    this.paint.translate(-off, 0);
+    this.paint.fillStyle = style;
+    this.paint.fillRect(x + off, 0, width, this.canvas.height);
+    this.paint.translate(off, 0);
   }
 
   // Whether there are more or fewer slots to show than there were: a power of two.
