@@ -8,6 +8,8 @@ import { Lists, showOutcomes } from "./lists.js";
 import { onTheme } from "./look.js";
 import { Stream } from "./stream.js";
 
+const MOST_NAMED = 4; // sources of workers that are named where none is up
+
 const alarm = document.querySelector("#alarm");
 const standing = document.querySelector("#status");
 const pause = document.querySelector("#pause");
@@ -19,6 +21,8 @@ const fleet = new Fleet((names) => stream.want(names));
 let frame = null; // the latest
 let latestLists = null;
 let live = null; // null: never connected
+let ended = 0; // requests, when last looked
+let busy = -Infinity; // when there was last something going on
 
 const paused = () => pause.getAttribute("aria-pressed") === "true";
 
@@ -62,18 +66,24 @@ function show() {
     gap: percent(frame.plan?.gap_ratio ?? NaN),
     utilization: percent(utilization(...frame.workers)),
     completed: count(completed),
-    "not-completed": count(Object.values(others).reduce((sum, number) => sum + number, 0)),
+    "not-completed": count(total(others)),
   };
   for (const [name, words] of Object.entries(figures)) {
     setText(document.querySelector(`#tiles [data-figure="${name}"]`), words);
   }
 }
 
-// While nothing has come yet: what to send.
+const total = (outcomes) => Object.values(outcomes).reduce((sum, number) => sum + number, 0);
+
+// While nothing goes on in the time shown: what to send.
 function begin() {
   const model = frame.workers.find((worker) => worker.up && worker.models.length)?.models[0];
-  first.hidden = !model || frame.running > 0 || Object.keys(frame.outcomes).length > 0;
+  if (frame.running > 0 || total(frame.outcomes) !== ended) busy = frame.at;
+  ended = total(frame.outcomes);
+  first.hidden = !model || frame.at - busy < fleet.span_s;
   if (first.hidden) return;
+  const why = ended ? "Nothing is going on. Send a request" : "No request has come yet. Send one";
+  setText(first.querySelector("p"), `${why}, and watch where it goes:`);
   const body = JSON.stringify({ model, prompt: "How many clips in all?", max_tokens: 256 }).replaceAll("'", "'\\''");
   const address = new URL("v1/completions", document.baseURI);
   setText(first.querySelector("pre"), `curl -s ${address} -H 'content-type: application/json' -d '${body}'`);
@@ -84,19 +94,25 @@ function warn() {
   const up = frame?.workers.filter((worker) => worker.up).length ?? 0;
   let problem = "";
   if (live === false) {
-    const since = frame ? ` since ${clock(frame.at)}; what you see is as of then` : "";
-    problem = `The gateway does not answer${since}. Trying again …`;
+    const since = frame ? `has not answered since ${clock(frame.at)}; what you see is as of then` : "does not answer";
+    problem = `The gateway ${since}. Trying again …`;
   } else if (frame && !up) {
-    const named = frame.workers.map((worker) => worker.url).slice(0, 4).join(", ");
-    problem = `No worker is up: requests are refused with 503. ${frame.workers.length ? `Expected: ${named}` : "None is known."}`;
+    const none = frame.workers.length ? "" : " None is known.";
+    problem = `No worker is up: requests are refused with 503.${none} Expected: ${named(frame.expected)}`;
   }
   setText(alarm, problem);
   alarm.hidden = !problem;
-  standing.classList.toggle("live", live === true);
-  standing.classList.toggle("lost", live === false);
-  const workers = frame ? `${count(up)} of ${count(frame.workers.length)} workers up` : "";
+  const all = frame?.workers.length;
+  const how = live === false || (frame && !up) ? "lost" : frame && up < all ? "partly" : live ? "live" : "";
+  standing.className = how;
+  const workers = frame ? `${count(up)} of ${count(all)} workers up` : "";
   const words = live === null ? "connecting …" : live ? `${paused() ? "paused" : "live"}, ${workers}` : "not connected";
   setText(standing, words);
+}
+
+function named(sources) {
+  const more = sources.length - MOST_NAMED;
+  return sources.slice(0, MOST_NAMED).join(", ") + (more > 0 ? ` and ${count(more)} more` : "");
 }
 
 pause.addEventListener("click", () => {

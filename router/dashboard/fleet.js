@@ -54,7 +54,8 @@ export class Fleet {
   }
 
   show() {
-    const most = Math.max(1e-9, ...[...this.#rows.values()].map((row) => row.worker.backlog_s));
+    const up = [...this.#rows.values()].filter((row) => row.worker.up);
+    const most = Math.max(1e-9, ...up.map((row) => row.worker.backlog_s));
     const tall = Math.max(LEAST_OPEN, ALL_OPEN / Math.max(1, this.#opened().length));
     this.#table.style.setProperty("--tall", `${Math.min(MOST_TALL, Math.round(tall))}px`);
     this.#table.classList.toggle("many", this.#rows.size > MANY);
@@ -152,15 +153,17 @@ export class Fleet {
 
 function words({ line, toggle, about, cells, bar, lane, canvas, worker }, most) {
   const agent = worker.running !== undefined;
+  const told = (figure) => (worker.up ? figure : "–"); // what was last heard of it is no more so
   line.classList.toggle("down", !worker.up);
   toggle.setAttribute("aria-disabled", String(!lane.open && worker.single_slots !== true));
   setText(about, lane.open ? `${standing(worker, agent)}\n${drawn(lane, worker)}` : standing(worker, agent));
   about.title = worker.url;
-  setText(cells.running, `${count(agent ? worker.running : worker.in_flight)} / ${count(worker.slots)}`);
-  setText(cells.queued, count(worker.queued));
-  setText(cells.backlog, seconds(worker.backlog_s));
-  setText(cells.utilization, percent(utilization(worker)));
-  bar.style.width = `${(100 * worker.backlog_s) / most}%`;
+  const running = `${count(agent ? worker.running : worker.in_flight)} / ${count(worker.slots)}`;
+  setText(cells.running, worker.up ? running : "down");
+  setText(cells.queued, told(count(worker.queued)));
+  setText(cells.backlog, told(seconds(worker.backlog_s)));
+  setText(cells.utilization, told(percent(utilization(worker))));
+  bar.style.width = worker.up ? `${(100 * worker.backlog_s) / most}%` : 0;
   const shares = Object.entries((worker.up && lane.now) || {}).filter(([, share]) => share > 0.0005);
   const now = shares.map(([state, share]) => `${percent(share)} ${state}`).join(", ");
   canvas.setAttribute("aria-label", `Slots of ${worker.name} now: ${now || "not known"}`);
@@ -172,7 +175,7 @@ const drawn = (lane, worker) =>
 
 // What all slots together did last, beside the colours' names.
 function legend(rows) {
-  const told = rows.filter((row) => row.lane.now && row.worker.seconds);
+  const told = rows.filter((row) => row.worker.up && row.lane.now && row.worker.seconds);
   const slots = told.reduce((sum, row) => sum + row.worker.slots, 0);
   for (const place of document.querySelectorAll("#shares [data-share]")) {
     const share = told.reduce((sum, { lane, worker }) => sum + (lane.now[place.dataset.share] ?? 0) * worker.slots, 0);

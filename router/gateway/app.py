@@ -52,7 +52,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     forwarder = Forwarder(settings, connections)
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)
-    events = Events(Frames(workers, watches, dispatcher, accounts, metrics), watches, drain)
+    frames = Frames(workers, watches, dispatcher, accounts, metrics, settings.worker)
+    events = Events(frames, watches, drain)
 
     async def close_tracing() -> None:
         await tracing.close(drain.left_s(settings.drain_s))

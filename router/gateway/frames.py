@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from typing import Any
 
 from router.gateway.accounts import Accounts
@@ -23,7 +24,10 @@ Frame = dict[str, Any]
 
 
 class Frames:
-    """Reads what the gateway knows; remembers nothing but the plans that it has seen."""
+    """Reads what the gateway knows; remembers nothing but the plans that it has seen.
+
+    `sources` is where workers are to be found, as the settings say it.
+    """
 
     def __init__(
         self,
@@ -32,15 +36,16 @@ class Frames:
         dispatcher: Dispatcher,
         accounts: Accounts,
         metrics: GatewayMetrics,
+        sources: Sequence[str],
     ) -> None:
         self._workers, self._watches, self._dispatcher = workers, watches, dispatcher
-        self._accounts, self._metrics = accounts, metrics
+        self._accounts, self._metrics, self._sources = accounts, metrics, sources
         self._plans: deque[Frame] = deque(maxlen=MOST_PLANS)
 
     def fleet(self) -> Frame:
-        """The workers and the totals, a few times a second."""
+        """The workers and the totals, a few times a second; who is expected where nobody is up."""
         now, plan = time.monotonic(), self._dispatcher.latest
-        return {
+        told = {
             "at": time.time(),
             "running": self._accounts.running,
             "unsent": self._dispatcher.unsent,
@@ -48,6 +53,9 @@ class Frames:
             "plan": None if plan is None else _plan(plan),
             "workers": [_worker(one, self._watches.of(one), now) for one in self._workers],
         }
+        if not any(worker.up for worker in self._workers):
+            told["expected"] = list(self._sources)
+        return told
 
     def see_plan(self) -> None:
         """Keep the latest plan for the list: in between there may have been others."""

@@ -217,10 +217,11 @@ def test_it_says_when_there_is_no_worker_and_when_the_gateway_is_gone(browser: B
         with Process(*arguments) as gateway:
             gateway.wait_for("(listening)")
             page.goto(f"http://127.0.0.1:{port}/")
-            expect(page.get_by_role("alert")).to_contain_text("No worker is up")
+            expected = f"Expected: http://127.0.0.1:{nobody}"
+            expect(page.get_by_role("alert")).to_contain_text(expected)
             assert gateway.stop() == 0  # an open page does not hold it up
         alarm = expect(page.get_by_role("alert"))
-        alarm.to_contain_text("The gateway does not answer", timeout=TIMEOUT_MS)
+        alarm.to_contain_text("The gateway has not answered since", timeout=TIMEOUT_MS)
         expect(page.locator("#status")).to_have_text("not connected")
         with Process(*arguments) as gateway:
             gateway.wait_for("(listening)")

@@ -6,6 +6,8 @@ from playwright.sync_api import expect
 
 from tests.e2e.told import HERE, Told, names
 
+NONE = "\u2013"
+
 
 def test_workers_come_and_go_while_somebody_looks(told: Told) -> None:
     page = told.page
@@ -64,15 +66,39 @@ def test_sixty_four_workers_fit_and_are_walked_by_arrows(told: Told) -> None:
     expect(page.get_by_role("button", name="agent-63")).to_be_focused()
 
 
-def test_an_idle_page_says_what_to_do_until_it_is_done(told: Told) -> None:
+def test_an_idle_page_says_what_to_do(told: Told) -> None:
     first = told.page.get_by_label("How to begin")
     told.fleet("a")
+    expect(first).to_contain_text("No request has come yet. Send one")
     expect(first).to_contain_text(f"curl -s {HERE}/v1/completions")
     expect(first).to_contain_text(r"""'{"model":"it'\''s",""")
     told.fleet("a", running=1)
     expect(first).to_be_hidden()
     told.fleet("a", outcomes={"completed": 1})
     expect(first).to_be_hidden()
+    told.at += 14
+    told.fleet("a", outcomes={"completed": 1})  # it is still to be seen
+    expect(first).to_be_hidden()
+    told.fleet("a", outcomes={"completed": 1})
+    expect(first).to_contain_text("Nothing is going on. Send a request")
+    told.fleet("a", outcomes={"completed": 1}, running=1)
+    expect(first).to_be_hidden()
+
+
+def test_who_is_down_is_told_in_words_and_without_old_figures(told: Told) -> None:
+    status = told.page.locator("#status")
+    dot = "getComputedStyle(document.querySelector('#status'), '::before').backgroundColor"
+    fleet, dots = names(16), set()
+    for down in ((), ("agent-03",), fleet):
+        told.fleet(*fleet, down=down)
+        expect(status).to_have_text(f"live, {16 - len(down)} of 16 workers up")
+        dots.add(told.page.evaluate(dot))
+        line = told.page.locator("[data-worker=agent-03] td.number")
+        figures = ["2 / 4", "0", "0.500 s", "100.0 %"]
+        expect(line).to_have_text(["down", *3 * [NONE]] if down else figures)
+    assert len(dots) == 3
+    alarm = expect(told.page.get_by_role("alert"))
+    alarm.to_contain_text("Expected: dns://agents:8100, kubernetes://default/vllm:http")
 
 
 def test_long_names_leave_every_outcome_readable(told: Told) -> None:

@@ -87,7 +87,9 @@ async def stream(workers: int = 2) -> AsyncIterator[tuple[Events, Counted, Watch
         watches, drain = Watches(made.workers, Connections()), Drain()
         watches.follow = lambda every_s: None  # type: ignore[method-assign]  # noqa: ARG005
         accounts = Accounts(made.metrics, 10)
-        frames = Counted(made.workers, watches, made.dispatcher, accounts, made.metrics)
+        frames = Counted(
+            made.workers, watches, made.dispatcher, accounts, made.metrics, ["dns://x:1"]
+        )
         events = Events(frames, watches, drain)
         yield events, frames, watches, drain
         events.stop()
@@ -182,11 +184,19 @@ async def test_there_is_an_end_to_readers(monkeypatch: pytest.MonkeyPatch) -> No
         await first.leave()
 
 
+async def test_where_no_worker_is_up_it_is_told_where_they_are_to_be_found() -> None:
+    async with stream() as (_, frames, _, _):
+        assert "expected" not in frames.fleet()
+        for worker in frames._workers:
+            worker.up = False
+        assert frames.fleet()["expected"] == ["dns://x:1"]
+
+
 async def test_a_worker_that_goes_goes_from_the_picture_too() -> None:
     async with half(2, plan_deadline_s=0) as made:
         watches = Watches(made.workers, Connections())
         accounts = Accounts(made.metrics, 10)
-        frames = Frames(made.workers, watches, made.dispatcher, accounts, made.metrics)
+        frames = Frames(made.workers, watches, made.dispatcher, accounts, made.metrics, [])
         first, second = made.workers
         watches.follow(1.0)
         first.load.add("running", Job(50, 100.0), time.monotonic(), streamed=True)
