@@ -4,6 +4,8 @@ import { clock, count, figure, make, percent, seconds } from "./format.js";
 
 const MOST = 8; // candidates that are listed
 const AGAIN_MS = 1000; // while it runs
+const ABOUT = "What each worker would have meant. Load: backlog, others and its own cost together. Own end: the backlog "
+  + "and then the request's own time from start to end. It is done in the longer of the two, which is underlined.";
 
 export class Explanation {
   #dialog = document.querySelector("#explanation");
@@ -101,7 +103,7 @@ function candidates(choice) {
   const longest = Math.max(1e-9, ...shown.map((one) => one.load_s));
   const mark = (part) => make("i", { class: part });
   const heads = [["worker"], [mark("backlog"), "backlog"], [mark("others"), "others of the window"], [mark("cost"), "its own cost"],
-    ["cached tokens"], ["done in"], ["load"]];
+    ["load"], ["own end"], ["done in"], ["cached tokens"], ["load, by parts"]];
   const left = choice.candidates.length - shown.length;
   return make(
     "div",
@@ -109,8 +111,8 @@ function candidates(choice) {
     make(
       "table",
       {},
-      make("caption", {}, "What each worker would have meant. Done in: the load, or the request's own time from start to end if that is longer."),
-      make("thead", {}, make("tr", {}, ...heads.map((head, index) => make("th", { scope: "col", class: index && index < 6 ? "number" : null }, ...head)))),
+      make("caption", {}, ABOUT),
+      make("thead", {}, make("tr", {}, ...heads.map((head, index) => make("th", { scope: "col", class: index && index < heads.length - 1 ? "number" : null }, ...head)))),
       make("tbody", {}, ...shown.map((one) => candidate(one, longest))),
     ),
     left > 0 ? make("p", { class: "note" }, `${count(left)} more workers would have been later, or could not take it.`) : "",
@@ -118,7 +120,8 @@ function candidates(choice) {
 }
 
 function candidate(one, longest) {
-  const number = (words) => make("td", { class: "number" }, words);
+  const number = (words, counts) => make("td", { class: counts ? "number counts" : "number" }, words);
+  const alone = one.span_s > one.load_s;
   const stack = make("div", { class: "stack", role: "img", "aria-label": `load ${percent(one.load_s / longest)} of the longest` });
   for (const part of ["backlog", "others", "cost"]) {
     const bar = make("span", { class: part });
@@ -132,8 +135,10 @@ function candidate(one, longest) {
     number(seconds(one.backlog_s)),
     number(seconds(one.others_s)),
     number(seconds(one.cost_s)),
-    number(count(Math.round(one.cached_tokens))),
+    number(seconds(one.load_s), !alone),
+    number(seconds(one.span_s), alone),
     number(seconds(one.finish_s)),
+    number(count(Math.round(one.cached_tokens))),
     make("td", {}, stack),
   );
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 from playwright.sync_api import expect
 
+from router.gateway.records import Choice, RequestRecord
 from tests.e2e.told import HERE, Told, names
 
 NONE = "\u2013"
@@ -99,6 +101,33 @@ def test_who_is_down_is_told_in_words_and_without_old_figures(told: Told) -> Non
     assert len(dots) == 3
     alarm = expect(told.page.get_by_role("alert"))
     alarm.to_contain_text("Expected: dns://agents:8100, kubernetes://default/vllm:http")
+
+
+def test_an_explanations_numbers_lead_to_when_it_was_to_be_done(told: Told) -> None:
+    none = np.zeros(2)
+    choice = Choice(
+        number=7, planned_s=told.at, method="lpt", requests=1, workers=("a", "b"), chosen=0,
+        backlog_s=np.array([1.15, 4.0]), others_s=none, cost_s=np.array([0.18, 0.5]),
+        span_s=np.array([4.11, 4.2]), toll_s=none, cached_tokens=none,
+    )  # fmt: skip
+    record = RequestRecord("why", "m", stream=False, received_s=told.at, choice=choice)
+    record.outcome = "completed"
+    told.page.route(
+        "**/makespan/v1/requests/why", lambda route: route.fulfill(json=record.explain())
+    )
+    told.page.locator("#find input").fill("why")
+    told.page.keyboard.press("Enter")
+    dialog = told.page.get_by_role("dialog")
+    expect(dialog.locator("tbody tr")).to_have_count(2)
+    heads = dialog.locator("thead th").all_inner_texts()
+    for line, load, own, done in (
+        (0, "1.33 s", "4.11 s", "4.11 s"),
+        (1, "4.50 s", "4.20 s", "4.50 s"),
+    ):
+        cells = dialog.locator("tbody tr").nth(line).locator("th, td").all_inner_texts()
+        row = dict(zip(heads, cells, strict=True))
+        assert (row["load"], row["own end"], row["done in"]) == (load, own, done)
+        assert dialog.locator("tbody tr").nth(line).locator(".counts").inner_text() == done
 
 
 def test_long_names_leave_every_outcome_readable(told: Told) -> None:
