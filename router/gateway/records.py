@@ -288,7 +288,7 @@ class RequestLog:
         return self._running.values()
 
     def latest(self, most: int) -> list[RequestRecord]:
-        """The newest, the newest first; at most a quarter of them wait for a worker.
+        """Those that run or have ended last, the newest first; at most a quarter wait for a worker.
 
         However many wait, there is something to see of those that have gone somewhere.
         """

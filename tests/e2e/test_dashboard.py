@@ -141,7 +141,8 @@ def test_an_explanation_opens_by_click_and_by_keyboard(fleet: Fleet, watched: Wa
     with sending(fleet.url, asks("why", FEW)):
         pass
     settled(watched, before + FEW)
-    dialog, name = page.get_by_role("dialog"), f"why-{FEW - 1}"
+    dialog, shown = page.get_by_role("dialog"), page.locator('#requests [data-request^="why-"]')
+    name = str(shown.first.get_attribute("data-request"))
     page.locator(f'#requests [data-request="{name}"]').click()
     told = httpx.get(f"{fleet.url}/makespan/v1/requests/{name}").json()
     expect(dialog.get_by_role("heading")).to_have_text(f"Request {name}")
