@@ -7,19 +7,18 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from router import logs
-from router.commands import COMMANDS
-from router.lab.calibrate_settings import CalibrateSettings
-from router.lab.settings import BenchSettings, PlanSettings, ReplaySettings, SimulateSettings
-from router.settings import (
-    AgentSettings,
-    BadSettings,
-    GatewaySettings,
-    Live,
-    Served,
-    Settings,
-    UpSettings,
-)
+from router.observe import logs
+from router.settings.agent import AgentSettings
+from router.settings.base import BadSettings, Settings
+from router.settings.bench import BenchSettings
+from router.settings.calibrate import CalibrateSettings
+from router.settings.commands import COMMANDS, load
+from router.settings.gateway import GatewaySettings
+from router.settings.live import Live, Served
+from router.settings.plan import PlanSettings
+from router.settings.replay import ReplaySettings
+from router.settings.simulate import SimulateSettings
+from router.settings.up import UpSettings
 from solver.errors import ProblemError
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def main() -> None:
         print(f"makespan: unknown command {name!r}; one of: {', '.join(commands)}", file=sys.stderr)
         sys.exit(2)
     try:
-        _run(commands[name].load(rest))
+        _run(load(commands[name], rest))
     except (BadSettings, ProblemError) as error:
         print(f"makespan {name}: {error}", file=sys.stderr)
         sys.exit(2)
@@ -120,7 +119,7 @@ def _run_offline(settings: Settings) -> None:
 
 
 def _serve(app: FastAPI, settings: Served, port: int) -> None:
-    from router.serve import inherit, listen, serve
+    from router.http.serving import inherit, listen, serve
 
     sock = listen(settings.host, port) if settings.fd is None else inherit(settings.fd)
     serve(

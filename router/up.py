@@ -21,11 +21,13 @@ from contextlib import suppress
 import aiohttp
 import orjson
 
-from router import logs
-from router.agent.engines.lengths import read_lengths
-from router.serve import listen, url_of
-from router.settings import PREFIX, AgentTuning, GatewayTuning, Settings, UpSettings
-from router.signals import stop_event
+from router.agent.engines.emulated.lengths import read_lengths
+from router.http.serving import listen, url_of
+from router.observe import logs
+from router.settings.agent import AgentTuning
+from router.settings.base import PREFIX, Settings
+from router.settings.gateway import GatewayTuning
+from router.settings.up import UpSettings
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +111,7 @@ def run(settings: UpSettings) -> None:
 async def _run(settings: UpSettings) -> None:
     agents = [_agent(settings, k) for k in range(settings.agents)]
     gateway = _gateway(settings, [agent.url for agent in agents])
-    stop = stop_event()
+    stop = _stop_event()
     try:
         for child in (*agents, gateway):
             child.start()
@@ -231,3 +233,12 @@ Metrics    {gateway.url}/metrics
 {workers}
 Stop it with Ctrl-C.
 """
+
+
+def _stop_event() -> asyncio.Event:
+    """Set at the first SIGINT or SIGTERM; to be called inside the running loop."""
+    event = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(sig, event.set)
+    return event

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 
-from solver.cost import CostModel
+from solver.cost.model import CostModel
 from solver.errors import ProblemError
 
 STATE_PATH = "/makespan/v1/state"

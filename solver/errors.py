@@ -33,4 +33,4 @@ class NoPlanInTime(SolverError):
 
 
 class InvalidPlan(SolverError):
-    """A plan failed the independent check of `solver.check`."""
+    """A plan failed the independent check of `solver.packing.check`."""

@@ -22,8 +22,8 @@ from typing import Self
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.lab.traces import data_dir, dataset
-from solver.estimate import BYTES_PER_TOKEN
+from router.lab.simulation.traces import data_dir, dataset
+from solver.cost.estimators import BYTES_PER_TOKEN
 from solver.sim.request import Request
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,9 +9,10 @@ from pathlib import Path
 from prometheus_client import Metric
 from pydantic.fields import FieldInfo
 
-from router.commands import COMMANDS
-from router.metrics import AgentMetrics, GatewayMetrics
-from router.settings import Live, Settings
+from router.observe.metrics import AgentMetrics, GatewayMetrics
+from router.settings.base import Settings
+from router.settings.commands import COMMANDS
+from router.settings.live import Live
 from tests.helpers import ROOT
 
 NONE = "\N{EN DASH}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from solver.types import Problem
+from solver.packing.problem import Problem
 
 seconds = st.floats(min_value=0.01, max_value=100.0, allow_nan=False)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import orjson
 
-from router.agent.engines.engine import Logprob
+from router.agent.engines.base import Logprob
 from router.agent.loop import Piece
-from router.schemas import CompletionRequest
+from router.http.schemas import CompletionRequest
 
 Usage = dict[str, Any]
 DONE = b"data: [DONE]\n\n"

@@ -12,26 +12,26 @@ from math import inf
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from router.agent.api import Completions
 from router.agent.attempts import Attempts
-from router.agent.engines.emulated import EmulatedEngine
-from router.agent.engines.engine import Engine
-from router.agent.engines.lengths import read_lengths
+from router.agent.completions import Completions
+from router.agent.engines.base import Engine
+from router.agent.engines.emulated.engine import EmulatedEngine
+from router.agent.engines.emulated.lengths import read_lengths
 from router.agent.loop import EngineLoop
+from router.agent.reporter import Reporter
 from router.agent.routes import add_models, add_routes
-from router.agent.state import Reporter
-from router.drain import Drain
-from router.hardware import hardware
-from router.metrics import AgentMetrics
-from router.settings import AgentSettings
-from router.tracing import open_tracing
-from router.web import add_error_handlers, answer_head
-from solver.batching import Batcher
-from solver.cost import CostModel
-from solver.fit import CostFit
-from solver.kv import PrefixCache
-from solver.policies import POLICIES
-from solver.prefix import BLOCK_TOKENS
+from router.http.drain import Drain
+from router.http.error_handlers import add_error_handlers, answer_head
+from router.observe.metrics import AgentMetrics
+from router.observe.tracing import open_tracing
+from router.settings.agent import AgentSettings
+from router.settings.hardware import hardware
+from solver.batching.batcher import Batcher
+from solver.batching.kv import PrefixCache
+from solver.batching.policies import POLICIES
+from solver.cost.fit import CostFit
+from solver.cost.model import CostModel
+from solver.routing.prefixes import BLOCK_TOKENS
 
 
 def create_app(settings: AgentSettings) -> FastAPI:
@@ -73,7 +73,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
 def open_engine(settings: AgentSettings) -> tuple[AgentSettings, Engine]:
     """The engine that the settings name, and the settings with what its model says filled in."""
     if settings.engine == "transformers":
-        from router.agent.engines.loading import resolve
+        from router.agent.engines.transformers.loading import resolve
 
         return resolve(settings)
     cost = hardware(settings.cost).cost.scaled(1 / settings.speed)

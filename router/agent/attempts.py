@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Protocol
 
-from router.errors import RecalledError
+from router.http.errors import RecalledError
 from router.wire import Recall
 
 

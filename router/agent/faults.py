@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from router.errors import RequestError, RouterError
+from router.http.errors import RequestError, RouterError
 
 HEADER = b"x-makespan-fault"
 

@@ -11,16 +11,16 @@ from collections.abc import Sequence as Many
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from router.agent.engines.engine import Answer, Engine, Iteration, Token
+from router.agent.engines.base import Answer, Engine, Iteration, Token
 from router.agent.faults import NO_FAULTS, Faults, InjectedBreakdown
-from router.agent.standing import STANDING, Standing
-from router.agent.trace import SlotTrace
-from router.agent.visit import Course
-from router.errors import EngineBroke
-from router.metrics import AgentMetrics
-from solver.batching import Batcher
-from solver.fit import CostFit
-from solver.sequence import Sequence, Stage
+from router.agent.queue_position import STANDING, Standing
+from router.agent.request_trace import Course
+from router.agent.slot_trace import SlotTrace
+from router.http.errors import EngineBroke
+from router.observe.metrics import AgentMetrics
+from solver.batching.batcher import Batcher
+from solver.batching.sequence import Sequence, Stage
+from solver.cost.fit import CostFit
 
 log = logging.getLogger(__name__)
 

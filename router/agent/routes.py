@@ -8,11 +8,18 @@ from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from router.agent.attempts import Attempts
-from router.agent.state import Reporter
-from router.drain import Drain
-from router.errors import ModelNotFoundError
-from router.metrics import CONTENT_TYPE
-from router.wire import RECALL_PATH, SLOTS_PATH, STATE_EVERY_S, STATE_PATH, Recall, WireError
+from router.agent.reporter import Reporter
+from router.http.drain import Drain
+from router.http.errors import ModelNotFoundError
+from router.observe.metrics import CONTENT_TYPE
+from router.wire import (
+    RECALL_PATH,
+    SLOTS_PATH,
+    STATE_EVERY_S,
+    STATE_PATH,
+    Recall,
+    WireError,
+)
 
 
 def add_routes(

@@ -12,25 +12,25 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from router.connections import Connections
-from router.drain import Drain
-from router.gateway.accounts import Accounts
-from router.gateway.api import Completions
-from router.gateway.discovery.fleet import Discovery, sources
-from router.gateway.dispatch import Dispatcher
-from router.gateway.events import Events
-from router.gateway.forward import Forwarder
-from router.gateway.frames import Frames
-from router.gateway.page import add_page
-from router.gateway.planner import Planner
-from router.gateway.recall import Recaller
+from router.gateway.accounting.accounts import Accounts
+from router.gateway.arriving.completions import Completions
+from router.gateway.dashboard.events import Events
+from router.gateway.dashboard.frames import Frames
+from router.gateway.dashboard.page import add_page
+from router.gateway.dashboard.watch import Watches
+from router.gateway.fleet.discovery.sources import Discovery, sources
+from router.gateway.fleet.workers import Workers
+from router.gateway.forwarding.forwarder import Forwarder
+from router.gateway.planning.dispatcher import Dispatcher
+from router.gateway.planning.planner import Planner
+from router.gateway.planning.recaller import Recaller
 from router.gateway.routes import add_routes
-from router.gateway.watch import Watches
-from router.gateway.workers import Workers
-from router.metrics import GatewayMetrics
-from router.settings import GatewaySettings
-from router.tracing import open_tracing
-from router.web import add_error_handlers, answer_head
+from router.http.connections import Connections
+from router.http.drain import Drain
+from router.http.error_handlers import add_error_handlers, answer_head
+from router.observe.metrics import GatewayMetrics
+from router.observe.tracing import open_tracing
+from router.settings.gateway import GatewaySettings
 
 log = logging.getLogger(__name__)
 

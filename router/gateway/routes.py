@@ -7,12 +7,12 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Response
 
-from router.drain import Drain
-from router.errors import ModelNotFoundError
-from router.gateway.accounts import Accounts
-from router.gateway.dispatch import Dispatcher
-from router.gateway.workers import Worker, Workers
-from router.metrics import CONTENT_TYPE, GatewayMetrics
+from router.gateway.accounting.accounts import Accounts
+from router.gateway.fleet.workers import Worker, Workers
+from router.gateway.planning.dispatcher import Dispatcher
+from router.http.drain import Drain
+from router.http.errors import ModelNotFoundError
+from router.observe.metrics import CONTENT_TYPE, GatewayMetrics
 
 
 def add_routes(

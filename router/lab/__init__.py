@@ -1,1 +1,5 @@
-"""Offline work: simulations, replays, tables."""
+"""What works offline: simulate, replay, plan, calibrate, bench; one module a command.
+
+Beneath them: `simulation` (runs, traces, sizing), `calibration` (probes of engines), `packing`
+(problems and rivals for the planner's bench), `reports` and `pictures`. Nothing live imports this.
+"""

@@ -17,15 +17,16 @@ import numpy as np
 import orjson
 from tqdm import tqdm
 
-from router.lab.instances import KINDS
+from router.lab.packing.instances import KINDS
+from router.lab.packing.rivals import Rival, Try, cp_sat, milp_alone
 from router.lab.plan import improved
-from router.lab.rivals import Rival, Try, cp_sat, milp_alone
-from router.lab.settings import BenchSettings
-from router.solving import SolverProcess
-from solver.bounds import packing_bound
+from router.settings.bench import BenchSettings
+from router.solver_process import SolverProcess
 from solver.errors import InfeasibleProblem
-from solver.plan import enough, first_plan
-from solver.types import Method, Plan, Problem, measure
+from solver.packing.bounds import packing_bound
+from solver.packing.pipeline import enough, first_plan
+from solver.packing.plan import Method, Plan, measure
+from solver.packing.problem import Problem
 
 FAST = ((200, 8), (500, 32), (1319, 200), (10_000, 1000))
 GRID = (

@@ -11,17 +11,18 @@ from typing import Any
 
 import orjson
 
-from router.hardware import hardware
-from router.lab.calibrate_settings import CalibrateSettings
+from router.lab.calibration.probe_engine import EngineProbe
+from router.lab.calibration.probe_http import HttpProbe
+from router.lab.calibration.shapes import Shapes
 from router.lab.files import writable
-from router.lab.probe_engine import EngineProbe
-from router.lab.probe_http import HttpProbe
-from router.lab.scatter import scatter
-from router.lab.shapes import Shapes
+from router.lab.pictures.scatter import scatter
 from router.lab.simulate import progress
-from router.settings import AgentSettings
-from solver.calibration import Calibration, FitError, Sample, calibrate
-from solver.sequence import Action
+from router.settings.agent import AgentSettings
+from router.settings.calibrate import CalibrateSettings
+from router.settings.commands import load
+from router.settings.hardware import hardware
+from solver.cost.calibration import Calibration, FitError, Sample, calibrate
+from solver.cost.model import Action
 
 Probe = EngineProbe | HttpProbe
 
@@ -70,11 +71,11 @@ def _probe(settings: CalibrateSettings) -> Probe:
     if settings.upstream is not None:
         return HttpProbe(settings.upstream, settings.model, shapes, settings.seed)
     if settings.engine == "emulated":
-        from router.agent.engines.emulated import EmulatedEngine
+        from router.agent.engines.emulated.engine import EmulatedEngine
 
         emulated = EmulatedEngine(cost, {}, settings.seed)
         return EngineProbe(emulated, settings.model, shapes, settings.seed)
-    from router.agent.engines.loading import resolve
+    from router.agent.engines.transformers.loading import resolve
 
     flags = ["--engine", "transformers", "--model", settings.model]
     flags += ["--slots", str(settings.slots + 1)]  # for one who joins
@@ -82,12 +83,12 @@ def _probe(settings: CalibrateSettings) -> Probe:
         value = getattr(settings, name)
         flags += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     flags += ["--prefill-budget", str(settings.max_model_len)]  # a prompt is one iteration
-    _, engine = resolve(AgentSettings.load(flags))
+    _, engine = resolve(load(AgentSettings, flags))
     return EngineProbe(engine, settings.model, shapes, settings.seed)
 
 
 def profile(settings: CalibrateSettings, found: Calibration, samples: int) -> dict[str, Any]:
-    """What the file holds; `router.hardware` reads it."""
+    """What the file holds; `router.settings.hardware` reads it."""
     return {
         "name": settings.called,
         "model": settings.model,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from router.settings import BadSettings
+from router.settings.base import BadSettings
 
 
 @contextmanager

@@ -16,13 +16,13 @@ from statistics import mean
 import orjson
 
 from router.lab.files import writable
-from router.lab.gantt import gantt
-from router.lab.pool import over
-from router.lab.settings import BenchSettings
-from router.lab.traces import dataset
-from solver.dispatch import dispatcher
-from solver.policies import POLICIES
-from solver.profiles import PROFILES
+from router.lab.pictures.gantt import gantt
+from router.lab.simulation.pool import over
+from router.lab.simulation.traces import dataset
+from router.settings.bench import BenchSettings
+from solver.batching.policies import POLICIES
+from solver.cost.profiles import PROFILES
+from solver.routing.dispatchers import dispatcher
 from solver.sim.fleet import Fleet
 from solver.sim.knowledge import knowledge
 from solver.sim.report import Report, report

@@ -11,12 +11,13 @@ from typing import Any
 
 import orjson
 
-from router.lab.problems import read_problem
-from router.lab.settings import PlanSettings
-from router.solving import SolverProcess
+from router.lab.packing.problems import read_problem
+from router.settings.plan import PlanSettings
+from router.solver_process import SolverProcess
 from solver.errors import InfeasibleProblem
-from solver.plan import enough, first_plan
-from solver.types import Plan, Problem
+from solver.packing.pipeline import enough, first_plan
+from solver.packing.plan import Plan
+from solver.packing.problem import Problem
 
 # Rows of the table of workers that people are shown.
 MOST_ROWS = 32

@@ -11,15 +11,15 @@ import numpy as np
 import orjson
 
 from router.lab.files import writable
-from router.lab.gantt import fleet_gantt, gantt
-from router.lab.pool import over
-from router.lab.report import Run, Traffic, report
-from router.lab.run import Choice, fleet, load, setting
-from router.lab.runs import by_workers, ordered
-from router.lab.settings import ReplaySettings
-from router.lab.sizing import Goal, answers, search
-from router.lab.sizing_words import rows, sized
-from router.lab.words import NBSP
+from router.lab.pictures.gantt import fleet_gantt, gantt
+from router.lab.reports.report import Run, Traffic, report
+from router.lab.reports.sizing_words import rows, sized
+from router.lab.reports.words import NBSP
+from router.lab.simulation.pool import over
+from router.lab.simulation.run import Choice, fleet, load, setting
+from router.lab.simulation.runs import by_workers, ordered
+from router.lab.simulation.sizing import Goal, answers, search
+from router.settings.replay import ReplaySettings
 from solver.sim.report import Report, time_to_first_token
 from solver.sim.report import report as figures
 from solver.sim.request import Request

@@ -10,9 +10,9 @@ import orjson
 from tqdm import tqdm
 
 from router.lab.files import writable
-from router.lab.gantt import fleet_gantt, gantt
-from router.lab.run import Choice, fleet, load, setting
-from router.lab.settings import SimulateSettings
+from router.lab.pictures.gantt import fleet_gantt, gantt
+from router.lab.simulation.run import Choice, fleet, load, setting
+from router.settings.simulate import SimulateSettings
 from solver.sim.report import Report, report
 from solver.sim.schedule import Line
 

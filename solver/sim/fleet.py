@@ -14,8 +14,8 @@ from math import inf
 import numpy as np
 
 from solver.arrays import FloatArray
-from solver.dispatch import Arrival, Dispatcher
 from solver.errors import ProblemError
+from solver.routing.dispatchers.base import Arrival, Dispatcher
 from solver.sim.knowledge import Knowledge
 from solver.sim.request import Request
 from solver.sim.worker import Running, Worker

@@ -12,9 +12,9 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
-from solver.distribution import EDGES, LengthDistribution
 from solver.errors import ProblemError
-from solver.predict import Features, LengthPredictor
+from solver.lengths.distribution import EDGES, LengthDistribution
+from solver.lengths.predictor import Features, LengthPredictor
 from solver.sim.request import Request
 
 

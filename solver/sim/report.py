@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from solver.arrays import FloatArray
-from solver.engine_bounds import Engine, Work, engine_bound, fleet_bound
-from solver.kv import BLOCK_TOKENS
-from solver.ledger import STATES
+from solver.batching.bounds import Engine, Work, engine_bound, fleet_bound
+from solver.batching.kv import BLOCK_TOKENS
+from solver.batching.ledger import STATES
+from solver.packing.problem import TOLERANCE
 from solver.sim.fleet import Fleet
 from solver.sim.request import Request
 from solver.sim.schedule import Kind
 from solver.sim.worker import Worker
-from solver.types import TOLERANCE
 
 QUANTILES = (50, 95, 99)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
+from solver.batching.priority import Priority
 from solver.errors import ProblemError
-from solver.priority import Priority
 
 
 @dataclass(frozen=True, slots=True)

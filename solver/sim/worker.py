@@ -12,16 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, sqrt
 
-from solver.batching import Batcher
-from solver.cost import CostModel
-from solver.dispatch import Arrival
-from solver.distribution import LengthDistribution
-from solver.iteration import IterationPolicy
-from solver.kv import PrefixCache
-from solver.problem import WorkerView
-from solver.queueing import queue
-from solver.rolling import lead
-from solver.sequence import Action, Sequence, Stage
+from solver.batching.batcher import Batcher
+from solver.batching.kv import PrefixCache
+from solver.batching.policy import IterationPolicy
+from solver.batching.queue import queue
+from solver.batching.sequence import Sequence, Stage
+from solver.cost.model import Action, CostModel
+from solver.lengths.distribution import LengthDistribution
+from solver.routing.dispatchers.base import Arrival
+from solver.routing.problem import WorkerView
+from solver.routing.rolling import lead
 from solver.sim.request import Request
 from solver.sim.schedule import Kind, Line
 
@@ -40,7 +40,7 @@ class Setting:
         slots: sequences at once.
         kv_tokens: cached tokens that fit; infinite: no limit.
         prefill_budget: most prompt tokens in one iteration.
-        order: of the queue; see `solver.queueing`.
+        order: of the queue; see `solver.batching.queue`.
         prefix_cache: keep blocks of earlier prompts.
     """
 

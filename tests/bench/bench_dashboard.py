@@ -21,7 +21,7 @@ from pathlib import Path
 
 import httpx
 
-from router.gateway.events import MOST_SLOTS
+from router.gateway.dashboard.events import MOST_SLOTS
 from tests.e2e.load import Ask, sending
 from tests.helpers import Fleet
 

@@ -13,12 +13,12 @@ import time
 
 import numpy as np
 
-from solver.batching import Batcher
-from solver.cost import CostModel
-from solver.iteration import Decision, EngineView, IterationPolicy
-from solver.policies import POLICIES
-from solver.profiles import PROFILES
-from solver.sequence import Sequence
+from solver.batching.batcher import Batcher
+from solver.batching.policies import POLICIES
+from solver.batching.policy import Decision, EngineView, IterationPolicy
+from solver.batching.sequence import Sequence
+from solver.cost.model import CostModel
+from solver.cost.profiles import PROFILES
 
 SLOTS, WAITING, DECISIONS = 256, 10_000, 3000
 

@@ -16,9 +16,10 @@ from statistics import mean
 
 import numpy as np
 
-from router.agent.engines.text import count_tokens
-from solver.plan import first_plan
-from solver.types import Method, Problem, measure
+from router.agent.engines.emulated.text import count_tokens
+from solver.packing.pipeline import first_plan
+from solver.packing.plan import Method, measure
+from solver.packing.problem import Problem
 from tests.helpers import gsm8k
 
 SPEEDS = (2.0, 1.0, 1.0, 0.5)

@@ -23,12 +23,12 @@ from statistics import geometric_mean
 
 import numpy as np
 
-from router.lab.pool import over
-from router.lab.traces import dataset
-from solver.dispatch import DISPATCHERS, dispatcher
-from solver.engine_bounds import Engine, fleet_bound
-from solver.policies import POLICIES
-from solver.profiles import PROFILES
+from router.lab.simulation.pool import over
+from router.lab.simulation.traces import dataset
+from solver.batching.bounds import Engine, fleet_bound
+from solver.batching.policies import POLICIES
+from solver.cost.profiles import PROFILES
+from solver.routing.dispatchers import DISPATCHERS, dispatcher
 from solver.sim.fleet import Fleet
 from solver.sim.knowledge import knowledge
 from solver.sim.report import Report, report

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from router.settings import GatewaySettings
+from router.settings.gateway import GatewaySettings
 from tests.bench.bench_dashboard import cpu_s, processes
 from tests.helpers import Fleet
 

@@ -25,19 +25,20 @@ from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
-from router.agent.engines.emulated import EmulatedEngine
-from router.agent.engines.engine import Engine
+from router.agent.engines.base import Engine
+from router.agent.engines.emulated.engine import EmulatedEngine
 from router.agent.loop import EngineLoop, Job
+from router.http.schemas import read
 from router.lab.calibrate import measure
-from router.lab.probe_engine import LEAST_ID, MOST_ID, EngineProbe
-from router.lab.shapes import Shapes
-from router.metrics import AgentMetrics
-from router.schemas import read
-from router.settings import AgentSettings
-from solver.calibration import Sample, calibrate
-from solver.cost import CostModel
-from solver.fit import CostFit
-from solver.policies import POLICIES
+from router.lab.calibration.probe_engine import LEAST_ID, MOST_ID, EngineProbe
+from router.lab.calibration.shapes import Shapes
+from router.observe.metrics import AgentMetrics
+from router.settings.agent import AgentSettings
+from router.settings.commands import load
+from solver.batching.policies import POLICIES
+from solver.cost.calibration import Sample, calibrate
+from solver.cost.fit import CostFit
+from solver.cost.model import CostModel
 from solver.sim.request import Request
 from solver.sim.worker import Setting, Worker
 from solver.sim.workload import all_at_once, poisson
@@ -53,12 +54,12 @@ def open_engine(name: str, model: str) -> Engine:
     """The engine of that name."""
     if name == "emulated":
         return EmulatedEngine(EMULATED, {}, 0)
-    from router.agent.engines.loading import resolve
+    from router.agent.engines.transformers.loading import resolve
 
     sizes = ["--slots", str(SLOTS + 1), "--kv-tokens", str(KV_TOKENS)]  # a probe joins a full batch
     sizes += ["--max-model-len", str(MAX_MODEL_LEN), "--prefill-budget", str(MAX_MODEL_LEN)]
     sizes += ["--threads", "1"]
-    _, opened = resolve(AgentSettings.load(["--engine", "transformers", "--model", model, *sizes]))
+    _, opened = resolve(load(AgentSettings, ["--engine", "transformers", "--model", model, *sizes]))
     return opened
 
 

@@ -14,10 +14,10 @@ import sys
 import time
 
 from router.lab.simulate import progress
-from router.lab.traces import dataset
-from solver.dispatch import dispatcher
-from solver.policies import POLICIES
-from solver.profiles import PROFILES
+from router.lab.simulation.traces import dataset
+from solver.batching.policies import POLICIES
+from solver.cost.profiles import PROFILES
+from solver.routing.dispatchers import dispatcher
 from solver.sim.fleet import Fleet
 from solver.sim.knowledge import knowledge
 from solver.sim.report import report

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from router.lab.traces import data_dir, dataset
-from solver.distribution import LengthDistribution
-from solver.predict import Features, LengthPredictor, kind_of
+from router.lab.simulation.traces import data_dir, dataset
+from solver.lengths.distribution import LengthDistribution
+from solver.lengths.predictor import Features, LengthPredictor, kind_of
 from solver.sim.request import Request
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)

@@ -13,17 +13,24 @@ import random
 from itertools import product
 from statistics import geometric_mean
 
-from router.lab.traces import dataset
-from solver.dispatch import Makespan
-from solver.engine_bounds import Engine
-from solver.policies import POLICIES
-from solver.profiles import PROFILES
+from router.lab.simulation.traces import dataset
+from solver.batching.bounds import Engine
+from solver.batching.policies import POLICIES
+from solver.cost.profiles import PROFILES
+from solver.routing.dispatchers.makespan import Makespan
 from solver.sim.fleet import Fleet
 from solver.sim.knowledge import Predicted, Shrunk
 from solver.sim.report import Report, report
 from solver.sim.worker import Setting, Worker
 from tests.bench.bench_fleet import HARDWARE, UNEQUAL, at_load
-from tests.bench.bench_rolling import DEVIATION, MEAN, SIGMA, SPEEDS, draw, rolling
+from tests.bench.bench_rolling import (
+    DEVIATION,
+    MEAN,
+    SIGMA,
+    SPEEDS,
+    draw,
+    rolling,
+)
 
 QUANTILES = (None, 0.5, 0.6, 0.75, 0.9)
 REQUESTS = 3000

@@ -25,15 +25,16 @@ from statistics import fmean
 
 import numpy as np
 
-from solver.cost import CostModel
-from solver.dispatch import Arrival, Makespan, Placement, Targets
-from solver.plan import first_plan
-from solver.policies import POLICIES
+from solver.batching.policies import POLICIES
+from solver.cost.model import CostModel
+from solver.packing.pipeline import first_plan
+from solver.packing.problem import Problem
+from solver.routing.dispatchers.base import Arrival, Placement, Targets
+from solver.routing.dispatchers.makespan import Makespan
 from solver.sim.fleet import Fleet
 from solver.sim.knowledge import Knowledge, Shrunk
 from solver.sim.request import Request
 from solver.sim.worker import Setting, Worker
-from solver.types import Problem
 from tests.bench.bench_dispatch import planned, round_robin
 
 SIZES = ((64, 16), (200, 8), (500, 32), (1319, 200))

@@ -19,7 +19,7 @@ from itertools import count
 
 import aiohttp
 
-from solver.profiles import PROFILES
+from solver.cost.profiles import PROFILES
 from tests.helpers import Process
 
 SLOTS = (16, 64)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import gc
 
-from tests.router.fleet import half, random_tickets
-from tests.router.test_dispatch import Pulse, place_all
+from tests.router.gateway.fleet import half, random_tickets
+from tests.router.gateway.test_dispatch import Pulse, place_all
 
 SIZES = ((1, 2), (16, 4), (64, 16), (200, 8), (500, 32))
 

@@ -27,16 +27,16 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from router.agent.engines.engine import Engine
+from router.agent.engines.base import Engine
 from router.agent.loop import EngineLoop, Job
-from router.metrics import AgentMetrics
-from router.schemas import read
-from router.settings import AgentSettings
-from solver.batching import Batcher
-from solver.cost import CostModel
-from solver.fit import CostFit
-from solver.policies import POLICIES
-from solver.sequence import Action, Stage
+from router.http.schemas import read
+from router.observe.metrics import AgentMetrics
+from router.settings.agent import AgentSettings
+from solver.batching.batcher import Batcher
+from solver.batching.policies import POLICIES
+from solver.batching.sequence import Stage
+from solver.cost.fit import CostFit
+from solver.cost.model import Action, CostModel
 from solver.sim.workload import gsm8k
 from tests.engines.tiny_model import make_tiny_model
 
@@ -150,7 +150,7 @@ def stock(model: Theirs, settings: AgentSettings, work: Load) -> Run:
     """All requests through transformers' own loop and scheduler."""
     from transformers import GenerationConfig
 
-    from router.agent.engines.loading import batching_config
+    from router.agent.engines.transformers.loading import batching_config
 
     manager = model.init_continuous_batching(
         GenerationConfig(do_sample=False, eos_token_id=-1), batching_config(settings, "fifo")
@@ -260,7 +260,7 @@ def main() -> None:
 def report(
     model: Theirs, tokenizer: Theirs, settings: AgentSettings, work: Load, *, on_cpu: bool
 ) -> None:
-    from router.agent.engines.loading import assemble
+    from router.agent.engines.transformers.loading import assemble
 
     def seconds(run: Run) -> float:
         return run.cpu_s if on_cpu else run.wall_s

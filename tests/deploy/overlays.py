@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .support import Parsed, rendered
+from tests.deploy.support import Parsed, rendered
 
 
 def of_kind(overlay: str, *kinds: str) -> list[Parsed]:

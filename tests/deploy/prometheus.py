@@ -14,9 +14,8 @@ from typing import Any
 import httpx
 import yaml
 
+from tests.deploy.support import ROOT, debian_tool
 from tests.helpers import Fleet, free_ports
-
-from .support import ROOT, debian_tool
 
 PATIENCE_S = 60.0
 

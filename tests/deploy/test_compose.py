@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .support import ROOT, compose, python_tool, run, version
+from tests.deploy.support import ROOT, compose, python_tool, run, version
 
 OURS = ["gateway", "agent-1", "agent-2"]
 OTHERS = ["prometheus", "grafana"]

@@ -7,9 +7,8 @@ from itertools import pairwise
 import pytest
 
 from deploy.grafana.dashboard import PATH, render
-
-from .support import Parsed
-from .test_prometheus import rules
+from tests.deploy.support import Parsed
+from tests.deploy.test_prometheus import rules
 
 DASHBOARD: Parsed = json.loads(PATH.read_text())
 PANELS: list[Parsed] = DASHBOARD["panels"]

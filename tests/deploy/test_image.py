@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from .support import ROOT, compose, dockerfile, python_tool, run, version
+from tests.deploy.support import (
+    ROOT,
+    compose,
+    dockerfile,
+    python_tool,
+    run,
+    version,
+)
 
 # What `make image-test` allows the whole image; here it is added up from what the lock installs.
 MOST_MB = 300

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .support import (
+from tests.deploy.support import (
     Parsed,
     dockerfile,
     manifest,

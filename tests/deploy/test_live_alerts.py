@@ -11,10 +11,9 @@ from pathlib import Path
 
 import httpx
 
+from tests.deploy.prometheus import Prometheus, prometheus, until
 from tests.e2e.test_faults import children
 from tests.helpers import Fleet
-
-from .prometheus import Prometheus, prometheus, until
 
 # An iteration takes minutes: to whoever looks on, the engines hang in their first one.
 STALLED = ("--speed", "0.001")

@@ -10,11 +10,10 @@ from itertools import count
 import httpx
 import pytest
 
+from tests.deploy.prometheus import Prometheus, prometheus, until
+from tests.deploy.test_grafana import CHARTS, DASHBOARD
+from tests.deploy.test_prometheus import rules
 from tests.helpers import Fleet
-
-from .prometheus import Prometheus, prometheus, until
-from .test_grafana import CHARTS, DASHBOARD
-from .test_prometheus import rules
 
 QUERIES = [(panel["title"], target["expr"]) for panel in CHARTS for target in panel["targets"]]
 # A metric or a recorded series, with its labels.

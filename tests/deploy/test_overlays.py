@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from router.settings import AgentSettings, GatewaySettings, known_environment
-
-from .overlays import (
+from router.settings.agent import AgentSettings
+from router.settings.base import Settings
+from router.settings.commands import known_environment, load
+from router.settings.gateway import GatewaySettings
+from tests.deploy.overlays import (
     config,
     containers,
     engine,
@@ -21,8 +23,15 @@ from .overlays import (
     selected,
     workloads,
 )
-from .support import ROOT, dockerfile, python_tool, rendered, run, version
-from .test_settings import in_image
+from tests.deploy.support import (
+    ROOT,
+    dockerfile,
+    python_tool,
+    rendered,
+    run,
+    version,
+)
+from tests.deploy.test_settings import in_image
 
 BASE = {
     "Namespace": 1,
@@ -141,7 +150,10 @@ def test_only_the_gateway_holds_a_token(overlay: str) -> None:
 
 @overlays
 def test_processes_start_with_their_settings(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = {"makespan-gateway": GatewaySettings.load, "makespan-agent": AgentSettings.load}
+    commands: dict[str, type[Settings]] = {
+        "makespan-gateway": GatewaySettings,
+        "makespan-agent": AgentSettings,
+    }
     for name, workload in workloads(overlay).items():
         for variable in [v for v in os.environ if v.startswith("MAKESPAN_")]:
             monkeypatch.delenv(variable)
@@ -149,7 +161,7 @@ def test_processes_start_with_their_settings(overlay: str, monkeypatch: pytest.M
         assert set(given) <= known_environment()
         for variable, value in given.items():
             monkeypatch.setenv(variable, value)
-        load[name]([])
+        load(commands[name], [])
         (main,) = pod(workload)["containers"]
         assert main["image"] == f"makespan:{version()}"
         assert [str(port["containerPort"]) for port in main["ports"]] == [given["MAKESPAN_PORT"]]

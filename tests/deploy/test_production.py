@@ -6,10 +6,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from router.metrics import AgentMetrics, GatewayMetrics
-
-from .overlays import containers, named, of_kind, pod, port_names, selected, workloads
-from .support import ROOT, debian_tool, run
+from router.observe.metrics import AgentMetrics, GatewayMetrics
+from tests.deploy.overlays import (
+    containers,
+    named,
+    of_kind,
+    pod,
+    port_names,
+    selected,
+    workloads,
+)
+from tests.deploy.support import ROOT, debian_tool, run
 
 ADAPTER = ROOT / "deploy" / "prometheus" / "adapter.yaml"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .support import ROOT, Parsed, debian_tool, run
+from tests.deploy.support import ROOT, Parsed, debian_tool, run
 
 RULES = sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
 README = (ROOT / "README.md").read_text()

@@ -7,9 +7,16 @@ from itertools import chain
 
 import pytest
 
-from router.settings import AgentSettings, GatewaySettings, known_environment
-
-from .support import compose, dockerfile, manifest, manifests, only_container
+from router.settings.agent import AgentSettings
+from router.settings.commands import known_environment, load
+from router.settings.gateway import GatewaySettings
+from tests.deploy.support import (
+    compose,
+    dockerfile,
+    manifest,
+    manifests,
+    only_container,
+)
 
 
 def in_image() -> dict[str, str]:
@@ -60,7 +67,7 @@ def test_a_gateway_starts_with_it(
 ) -> None:
     for name, value in environment().items():
         process.setenv(name, value)
-    settings = GatewaySettings.load([])
+    settings = load(GatewaySettings, [])
     assert (settings.host, settings.port, len(settings.worker)) == ("0.0.0.0", 8000, workers)
 
 
@@ -73,7 +80,7 @@ def test_an_agent_starts_with_it(
 ) -> None:
     for variable, value in environment().items():
         process.setenv(variable, value)
-    settings = AgentSettings.load([])
+    settings = load(AgentSettings, [])
     assert (settings.host, settings.port, settings.name) == ("0.0.0.0", 8100, name)
 
 

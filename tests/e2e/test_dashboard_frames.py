@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from playwright.sync_api import expect
 
-from router.gateway.records import Choice, RequestRecord
+from router.gateway.explanations.records import Choice, RequestRecord
 from tests.e2e.told import HERE, Told, names
 
 NONE = "\u2013"

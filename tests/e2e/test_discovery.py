@@ -15,7 +15,16 @@ import pytest
 
 from tests.e2e.test_gateway import TEXT, eventually
 from tests.helpers import Process, free_ports, scrape
-from tests.k8s.api import Api, endpoint_slice, error, kubeconfig, listing, modified, pod, serving
+from tests.k8s.api import (
+    Api,
+    endpoint_slice,
+    error,
+    kubeconfig,
+    listing,
+    modified,
+    pod,
+    serving,
+)
 
 SLOTS = 8
 MANY = 32  # more than three workers take at once

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from solver.profiles import PROFILES
+from solver.cost.profiles import PROFILES
 from tests.e2e.test_gateway import eventually
 from tests.helpers import ROOT, Process, free_ports, scrape
 

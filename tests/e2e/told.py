@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import Page, Route
 
-from router.gateway.page import FILES, HEADERS, KINDS
+from router.gateway.dashboard.page import FILES, HEADERS, KINDS
 from router.look.palette import base_style
 
 HERE = "http://dashboard.test"

@@ -11,7 +11,7 @@ import pytest
 from tests.engines.tiny_model import make_tiny_model
 
 if TYPE_CHECKING:
-    from router.agent.engines.engine import Engine
+    from router.agent.engines.base import Engine
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(model: Path) -> Iterator[Engine]:
     """It under transformers."""
-    from router.agent.engines.loading import resolve
+    from router.agent.engines.transformers.loading import resolve
     from tests.engines.test_transformers import settings_of
 
     _, opened = resolve(settings_of(model))

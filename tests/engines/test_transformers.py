@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from router.agent.engines.engine import Engine, Limit
+from router.agent.engines.base import Engine, Limit
 from router.agent.loop import EngineLoop, Job
-from router.metrics import AgentMetrics
-from router.schemas import read
-from router.settings import AgentSettings
-from solver.batching import Batcher
-from solver.cost import CostModel
-from solver.policies import POLICIES
+from router.http.schemas import read
+from router.observe.metrics import AgentMetrics
+from router.settings.agent import AgentSettings
+from solver.batching.batcher import Batcher
+from solver.batching.policies import POLICIES
+from solver.cost.model import CostModel
 
 pytestmark = pytest.mark.skipif(
     find_spec("transformers") is None, reason="needs `make transformers`"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from router.agent.app import open_engine
-from router.settings import BadSettings
+from router.settings.base import BadSettings
 from tests.engines.test_transformers import settings_of
 from tests.helpers import Process
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from router.agent.engines.engine import Engine
-from router.errors import RequestError
+from router.agent.engines.base import Engine
+from router.http.errors import RequestError
 from tests.engines.test_transformers import jobs, run, said, texts
 
 pytestmark = pytest.mark.skipif(

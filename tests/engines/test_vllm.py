@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from solver.cost import CostModel
-from solver.follow import Follower
-from solver.policies import POLICIES
+from solver.batching.outside.follow import Follower
+from solver.batching.policies import POLICIES
+from solver.cost.model import CostModel
 from tests.engines.vllm_runs import Bench, Load, Run, kind_of
 
 pytestmark = [

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 
-from router.lab.traces import data_dir
+from router.lab.simulation.traces import data_dir
 from tests.helpers import ROOT
 
 TOKEN = "not-a-secret"

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from router.wire import AgentState, Recall, SlotReport, WireError
-from tests.router.fleet import state
+from tests.router.gateway.fleet import state
 
 
 def test_there_and_back() -> None:

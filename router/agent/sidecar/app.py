@@ -14,23 +14,24 @@ from starlette.routing import Route
 
 from router.agent.attempts import Attempts
 from router.agent.routes import add_routes
-from router.agent.sidecar.api import Completions
-from router.agent.sidecar.asks import Asks
+from router.agent.sidecar.completions import Completions
 from router.agent.sidecar.engine import Engine
 from router.agent.sidecar.gate import Gate
+from router.agent.sidecar.held import Asks
 from router.agent.sidecar.proxy import OneModel, Proxy
-from router.agent.sidecar.state import SidecarReporter
+from router.agent.sidecar.reporter import SidecarReporter
 from router.agent.sidecar.upstream import KEEP_ALIVE_S, Upstream
-from router.connections import Connections
-from router.drain import Drain
-from router.hardware import hardware
-from router.metrics import AgentMetrics
-from router.settings import AgentSettings, BadSettings
-from router.tracing import open_tracing
-from router.web import add_error_handlers
-from solver.policies import POLICIES
-from solver.release import Releaser
-from solver.rolling import LEAD
+from router.http.connections import Connections
+from router.http.drain import Drain
+from router.http.error_handlers import add_error_handlers
+from router.observe.metrics import AgentMetrics
+from router.observe.tracing import open_tracing
+from router.settings.agent import AgentSettings
+from router.settings.base import BadSettings
+from router.settings.hardware import hardware
+from solver.batching.outside.release import Releaser
+from solver.batching.policies import POLICIES
+from solver.routing.rolling import LEAD
 
 
 def create_app(settings: AgentSettings) -> FastAPI:

@@ -10,12 +10,12 @@ from math import inf
 
 import aiohttp
 
+from router.agent.sidecar.engine_metrics import Signals, read_signals
 from router.agent.sidecar.gate import Gate
-from router.agent.sidecar.signals import Signals, read_signals
 from router.agent.sidecar.upstream import Upstream
-from router.settings import AgentSettings
-from solver.release import Releaser
-from solver.slots import SlotLimit
+from router.settings.agent import AgentSettings
+from solver.batching.outside.release import Releaser
+from solver.batching.outside.slots import SlotLimit
 
 log = logging.getLogger(__name__)
 

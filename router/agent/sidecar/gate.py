@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
-from router.metrics import AgentMetrics
-from solver.release import Ask, Releaser
+from router.observe.metrics import AgentMetrics
+from solver.batching.outside.release import Ask, Releaser
 
 
 @dataclass(slots=True, eq=False)

@@ -7,7 +7,7 @@ import logging
 import orjson
 
 from router.agent.sidecar.upstream import Upstream
-from router.asgi import (
+from router.http.asgi import (
     ClientLeft,
     DisconnectWatch,
     Receive,
@@ -17,7 +17,7 @@ from router.asgi import (
     respond,
     respond_error,
 )
-from router.errors import NoCapacityError, RouterError
+from router.http.errors import NoCapacityError, RouterError
 
 log = logging.getLogger(__name__)
 

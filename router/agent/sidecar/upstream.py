@@ -13,10 +13,10 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from router.agent.sidecar.silence import AGAIN_S, LOOK_S, QUICK_S, Silence
-from router.connections import HOP, Connections, Reply
-from router.errors import Headers, WorkerUnreachable
-from router.settings import AgentSettings
+from router.agent.sidecar.health import AGAIN_S, LOOK_S, QUICK_S, Silence
+from router.http.connections import HOP, Connections, Reply
+from router.http.errors import Headers, WorkerUnreachable
+from router.settings.agent import AgentSettings
 
 log = logging.getLogger(__name__)
 

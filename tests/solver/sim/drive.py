@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
 
-from solver.cost import CostModel
-from solver.dispatch import dispatcher
-from solver.policies import POLICIES
+from solver.batching.policies import POLICIES
+from solver.cost.model import CostModel
+from solver.routing.dispatchers import dispatcher
 from solver.sim.fleet import Fleet
 from solver.sim.knowledge import knowledge
 from solver.sim.report import Report, report

@@ -12,9 +12,9 @@ from statistics import fmean
 
 import pytest
 
-from router.lab.traces import dataset
-from solver.policies import POLICIES
-from solver.profiles import PROFILES
+from router.lab.simulation.traces import dataset
+from solver.batching.policies import POLICIES
+from solver.cost.profiles import PROFILES
 from solver.sim.report import Report
 from tests.solver.sim.drive import Way, simulate
 

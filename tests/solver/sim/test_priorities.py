@@ -7,8 +7,8 @@ from math import inf
 import numpy as np
 import pytest
 
-from solver.priority import HEAD_START_S, Priority
-from solver.profiles import PROFILES
+from solver.batching.priority import HEAD_START_S, Priority
+from solver.cost.profiles import PROFILES
 from solver.sim.request import Request
 from tests.solver.sim.drive import Way, simulate
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solver.dispatch import DISPATCHERS
+from solver.batching.policies import POLICIES
+from solver.batching.queue import ORDERS
 from solver.errors import ProblemError
-from solver.policies import POLICIES
-from solver.queueing import ORDERS
+from solver.routing.dispatchers import DISPATCHERS
 from solver.sim.request import Request
 from solver.sim.worker import Worker
 from tests.solver.sim.drive import Run, Way, simulate

@@ -7,15 +7,15 @@ from statistics import mean
 
 import pytest
 
-from solver.dispatch import dispatcher
-from solver.milp import search
-from solver.policies import POLICIES
+from solver.batching.exact import search
+from solver.batching.policies import POLICIES
+from solver.routing.dispatchers import dispatcher
 from solver.sim.fleet import Fleet
 from solver.sim.knowledge import knowledge
 from solver.sim.report import report
 from solver.sim.request import Request
 from solver.sim.worker import Setting, Worker
-from tests.solver.engine_cases import LLAMA_65B, Requests, engine_cases
+from tests.solver.batching.engine_cases import LLAMA_65B, Requests, engine_cases
 
 SLOTS = 3
 CASES = engine_cases(seed=1, count=50)

@@ -2,7 +2,8 @@
 
 Rules:
 - those who were preempted go first, the last one before the others, as vLLM has it;
-- the rest by rank: longest first, within the head starts of their priorities (`solver.queueing`);
+- the rest by rank: longest first, within the head starts of their priorities
+(`solver.batching.queue`);
 - who is put back because it cannot start yet keeps its rank.
 """
 
@@ -14,10 +15,10 @@ from collections.abc import Iterable, Iterator
 from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.request import Request, RequestStatus
 
-from solver.follow import Follower
-from solver.priority import Priority
-from solver.queueing import LongestFirst
-from solver.sequence import Sequence
+from solver.batching.outside.follow import Follower
+from solver.batching.priority import Priority
+from solver.batching.queue import LongestFirst
+from solver.batching.sequence import Sequence
 
 
 def sequence_of(request: Request) -> Sequence:

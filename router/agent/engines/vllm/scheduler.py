@@ -31,13 +31,13 @@ from vllm.v1.request import Request, RequestStatus
 
 from router.agent.engines.vllm.queue import Ranked, sequence_of
 from router.agent.engines.vllm.settings import read_settings
-from solver.cost import CostModel
-from solver.follow import Candidates, Follower, Ran, may_wait
-from solver.iteration import Decision
-from solver.joint_fit import JointFit
-from solver.kv import fitting
-from solver.policies import POLICIES
-from solver.sequence import Action, Sequence
+from solver.batching.kv import fitting
+from solver.batching.outside.follow import Candidates, Follower, Ran, may_wait
+from solver.batching.policies import POLICIES
+from solver.batching.policy import Decision
+from solver.batching.sequence import Sequence
+from solver.cost.joint_fit import JointFit
+from solver.cost.model import Action, CostModel
 
 # Until iterations were measured: a mixed one costs nothing beyond its parts, so vLLM goes on as it
 # would by itself.

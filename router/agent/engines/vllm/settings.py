@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from router.hardware import hardware
-from solver.cost import CostModel
-from solver.policies import POLICIES
+from router.settings.hardware import hardware
+from solver.batching.policies import POLICIES
+from solver.cost.model import CostModel
 
 POLICY, COST = "MAKESPAN_VLLM_POLICY", "MAKESPAN_VLLM_COST"
 DEFAULT_POLICY = "adaptive"

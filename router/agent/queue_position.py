@@ -1,0 +1,48 @@
+"""A request's place in an agent's queue, and what a gateway told of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from router.http.asgi import Scope, header
+from router.http.request_headers import read_urgency
+from router.wire import EXPECTED_TOKENS, WAITED_MS
+from solver.batching.priority import Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A job's place in the queue: how long it has waited elsewhere, and how urgent it is."""
+
+    waited_s: float = 0.0
+    priority: Priority = Priority.DEFAULT
+    deadline_s: float = inf
+
+
+STANDING = Standing()
+
+
+def read_standing(scope: Scope) -> Standing:
+    """From the request's headers.
+
+    Raises:
+        RequestError: naming the header that is wrong.
+    """
+    urgency = read_urgency(scope)
+    waited_s = (_number(header(scope, WAITED_MS), 0.0) or 0.0) / 1000
+    return Standing(waited_s, urgency.priority, urgency.deadline_s)
+
+
+def read_hint(scope: Scope) -> float | None:
+    """Output tokens of one choice as a gateway expects them, if it makes sense."""
+    return _number(header(scope, EXPECTED_TOKENS), 1.0)
+
+
+def _number(value: bytes | None, least: float) -> float | None:
+    """A number that a gateway sent along, if it makes sense."""
+    try:
+        number = float(value) if value is not None else -1.0
+    except ValueError:
+        return None
+    return number if least <= number < inf else None

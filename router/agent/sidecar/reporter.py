@@ -1,0 +1,32 @@
+"""What a sidecar tells of its engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from router.agent.reporter import Reporter
+from router.agent.sidecar.engine import Engine
+from router.http.drain import Drain
+from router.observe.metrics import AgentMetrics
+from router.settings.agent import AgentSettings
+from router.wire import AgentState
+
+
+class SidecarReporter(Reporter):
+    """As any agent's, but the model and its limits are the upstream's."""
+
+    def __init__(
+        self, settings: AgentSettings, engine: Engine, metrics: AgentMetrics, drain: Drain
+    ) -> None:
+        super().__init__(settings, engine, metrics, drain)
+        self._engine = engine
+
+    def state(self) -> AgentState:
+        """The sidecar's state now."""
+        engine = self._engine
+        return replace(
+            super().state(),
+            model=engine.model,
+            kv_tokens=engine.kv_tokens,
+            max_model_len=engine.max_model_len,
+        )

@@ -1,0 +1,175 @@
+"""The gateway's books: sizes of requests as predicted, and what they turned out to be."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+
+from router.gateway.accounting.tenants import Tenants
+from router.gateway.explanations.records import RequestLog, RequestRecord
+from router.http.errors import Outcome
+from router.http.request_headers import Urgency
+from router.http.schemas import CompletionRequest
+from router.http.usage import Usage
+from router.observe.metrics import GatewayMetrics
+from solver.batching.priority import WEIGHT
+from solver.cost.estimators import TokenEstimator
+from solver.lengths.distribution import LengthDistribution
+from solver.lengths.predictor import Features, LengthPredictor, kind_of
+from solver.routing.problem import Job
+
+log = logging.getLogger(__name__)
+
+# What somebody has to look into, what tells of too little capacity, and all the rest.
+_LEVELS = {
+    Outcome.FAILED: logging.WARNING,
+    Outcome.REJECTED_NO_CAPACITY: logging.INFO,
+    Outcome.EXPIRED: logging.INFO,
+}
+# Stands for "no limit" where neither request nor worker names one.
+UNLIMITED = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A request's size in tokens.
+
+    `least_tokens` is what its longest choice needs at least, prompt and the output it asks for: a
+    prompt of text counts as one token there, since the gateway only estimates its length, and an
+    estimate is no ground to refuse a request. The engine counts.
+    """
+
+    job: Job
+    least_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds on the monotonic clock; None for what never happened."""
+
+    received: float
+    sent: float | None
+    first_byte: float | None
+    ended: float
+
+
+class Accounts:
+    """Predicts, remembers, learns and counts."""
+
+    def __init__(self, metrics: GatewayMetrics, remember: int) -> None:
+        self._metrics = metrics
+        self.log = RequestLog(remember)
+        self.tenants = Tenants()
+        self._estimators: defaultdict[str, TokenEstimator] = defaultdict(TokenEstimator)
+        self._lengths = LengthPredictor()
+
+    @property
+    def running(self) -> int:
+        """Requests in the gateway now."""
+        return self.log.running
+
+    def size(
+        self,
+        request: CompletionRequest,
+        context: int | None,
+        hint: float | None,
+        urgency: Urgency,
+        tenant: str,
+    ) -> Size:
+        """What the request will need, as well as one can tell now.
+
+        `context` is the longest prompt and output that some worker can hold; `hint` the client's
+        guess at the output tokens of one choice; deadlines count from now on.
+        """
+        estimator = self._estimators[request.model]
+        prompts = [
+            estimator.estimate(prompt.text_bytes) if prompt.token_ids is None else prompt.token_ids
+            for prompt in request.prompts
+        ]
+        left = UNLIMITED if context is None else max(1, context - max(prompts))
+        total = sum(prompts) * request.n
+        lengths = self._predict(request, total, request.output_limit(left), hint, tenant)
+        known = None if isinstance(lengths, float) else lengths
+        expected = lengths if isinstance(lengths, float) else lengths.mean
+        certain = max(prompt.token_ids or 1 for prompt in request.prompts)
+        job = Job(
+            total,
+            expected * request.choices,
+            request.choices,
+            WEIGHT[urgency.priority],
+            time.monotonic() + urgency.deadline_s,
+            known,
+            0.0 if known is None else known.overrun,
+        )
+        return Size(job, certain + (request.max_tokens or 1))
+
+    def _predict(
+        self,
+        request: CompletionRequest,
+        prompt_tokens: int,
+        limit: int,
+        hint: float | None,
+        tenant: str,
+    ) -> float | LengthDistribution:
+        """The output tokens of one choice: as somebody said, or a distribution."""
+        if hint is not None:
+            return min(hint, float(limit))
+        if request.ignore_eos and request.max_tokens is not None:
+            return float(limit)
+        return self._lengths.predict(_features(request, prompt_tokens, limit, tenant))
+
+    def begin(self, record: RequestRecord) -> None:
+        """A request has come in."""
+        self.log.begin(record)
+
+    def learn(self, request: CompletionRequest, record: RequestRecord, usage: Usage | None) -> None:
+        """A request has been answered in full."""
+        if record.output_tokens:
+            if not request.ignore_eos:
+                limit = request.output_limit(UNLIMITED)
+                features = _features(request, record.prompt_tokens, limit, record.tenant)
+                self._lengths.observe(features, record.output_tokens // request.choices)
+            ratio = record.expected_tokens / record.output_tokens
+            self._metrics.predicted_tokens_error.observe(ratio)
+        if usage is not None and all(prompt.token_ids is None for prompt in request.prompts):
+            size = sum(prompt.text_bytes for prompt in request.prompts)
+            self._estimators[request.model].observe(size, usage.prompt_tokens)
+        if usage is not None:
+            record.cached_tokens = usage.cached_tokens
+            self._metrics.cached_prompt_tokens.inc(usage.cached_tokens)
+
+    def end(self, record: RequestRecord, outcome: Outcome, timing: Timing) -> None:
+        """A request has ended, one way or the other: the one place that counts it."""
+        record.ended_s = time.time()
+        self.log.end(record)
+        self.tenants.end(record, outcome)
+        metrics, model = self._metrics, record.model
+        metrics.requests.labels(model, outcome.value).inc()
+        until = timing.ended if timing.sent is None else timing.sent
+        metrics.queue.labels(outcome.value).observe(until - timing.received)
+        if timing.sent is not None and timing.first_byte is not None:
+            metrics.overhead.observe(timing.sent - timing.received)
+        if outcome is Outcome.COMPLETED:
+            metrics.request_duration.labels(model).observe(timing.ended - timing.received)
+            if record.stream and timing.first_byte is not None:
+                first = timing.first_byte
+                metrics.time_to_first_token.labels(model).observe(first - timing.received)
+                if record.output_tokens and record.output_tokens > 1:
+                    per_token = (timing.ended - first) / (record.output_tokens - 1)
+                    metrics.time_per_output_token.labels(model).observe(per_token)
+        level = _LEVELS.get(outcome, logging.DEBUG)
+        if log.isEnabledFor(level):
+            log.log(level, "request ended", extra=record.summary())
+
+
+def _features(request: CompletionRequest, prompt_tokens: int, limit: int, tenant: str) -> Features:
+    """What tells of the length of one choice, given the prompt tokens of all of them."""
+    return Features(
+        request.model,
+        prompt_tokens // request.choices,
+        limit,
+        tenant,
+        kind=kind_of(request.prompts[0].text),
+    )

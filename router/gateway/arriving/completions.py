@@ -1,0 +1,282 @@
+"""The gateway's completion endpoints, as raw ASGI: parse, place, forward, account.
+
+Every request ends in exactly one outcome, recorded in one place (`Completions.__call__`), and a
+worker's failure is retried elsewhere as long as the client has not seen a byte. A request that was
+taken back from a worker's queue is placed again; that is no failure, and no client sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from math import inf
+
+from router.gateway.accounting.accounts import Accounts
+from router.gateway.arriving.headers import for_worker, read_hint, request_id
+from router.gateway.explanations.records import RequestRecord
+from router.gateway.fleet.prefixes import blocks_of
+from router.gateway.fleet.stalls import WorkerSilent
+from router.gateway.fleet.workers import Worker, Workers
+from router.gateway.forwarding.attempt import hop
+from router.gateway.forwarding.exchange import Exchange
+from router.gateway.forwarding.forwarder import Forwarder
+from router.gateway.forwarding.spans import request_span
+from router.gateway.planning.dispatcher import Dispatcher
+from router.gateway.planning.ticket import Placement, Ticket
+from router.http.asgi import (
+    ClientLeft,
+    DisconnectWatch,
+    Receive,
+    Scope,
+    Send,
+    header,
+    read_body,
+)
+from router.http.drain import Drain
+from router.http.errors import (
+    ModelNotFoundError,
+    NoCapacityError,
+    Outcome,
+    RecalledError,
+    RequestError,
+    RouterError,
+    WorkerBroke,
+    WorkerUnreachable,
+    outcome_of_status,
+)
+from router.http.request_headers import Urgency, read_tenant, read_urgency
+from router.http.schemas import CompletionRequest, parse
+from router.observe.logs import about
+from router.observe.metrics import GatewayMetrics
+from router.observe.tracing import Tracing
+from router.settings.gateway import GatewayTuning
+from router.wire import EXPECTED_TOKENS, RECALLED
+from solver.cost.model import span_s
+
+# Worker answers that another worker may not give: it is shutting down, or its engine is.
+_RETRY_STATUS = frozenset((502, 503))
+
+
+class Completions:
+    """``/v1/completions`` or ``/v1/chat/completions``."""
+
+    def __init__(
+        self,
+        tuning: GatewayTuning,
+        workers: Workers,
+        dispatcher: Dispatcher,
+        forwarder: Forwarder,
+        accounts: Accounts,
+        metrics: GatewayMetrics,
+        drain: Drain,
+        tracing: Tracing,
+        *,
+        chat: bool,
+    ) -> None:
+        self._tuning, self._workers, self._dispatcher = tuning, workers, dispatcher
+        self._forwarder, self._accounts, self._chat = forwarder, accounts, chat
+        self._path = "/v1/chat/completions" if chat else "/v1/completions"
+        self._metrics, self._drain, self._tracing = metrics, drain, tracing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, and account for it whatever happens."""
+        record = RequestRecord(request_id(scope), "other", False, time.time())
+        target = self._path + ("?" + scope["query_string"].decode("latin-1")).rstrip("?")
+        exchange = Exchange(send, record, target, scope["headers"], chat=self._chat)
+        trace = self._tracing.begin(exchange.headers)
+        if trace is not None:
+            exchange.trace, record.trace_id = trace, trace.id
+            exchange.headers = trace.keep(exchange.headers)
+        about(record.id, record.trace_id)
+        self._accounts.begin(record)
+        outcome = Outcome.FAILED
+        try:
+            outcome = await self._serve(scope, receive, exchange)
+        except ClientLeft:
+            outcome = Outcome.CANCELLED
+        except RouterError as error:
+            outcome = error.outcome
+            await exchange.refuse(error)
+        except asyncio.CancelledError:  # the time to drain is over
+            await exchange.refuse(NoCapacityError("The gateway is shutting down.", 1.0))
+        finally:
+            record.outcome = outcome.value
+            self._accounts.end(record, outcome, exchange.timing())
+            if trace is not None and trace.recorded:
+                self._tracing.end(trace, request_span(exchange, outcome))
+
+    async def _serve(self, scope: Scope, receive: Receive, exchange: Exchange) -> Outcome:
+        if self._drain.begun or self._accounts.running > self._tuning.max_requests:
+            why = "is shutting down" if self._drain.begun else "has too many requests"
+            wait_s = self._dispatcher.retry_after_s()
+            raise NoCapacityError(f"This gateway {why}; please try again.", wait_s)
+        exchange.body = await read_body(scope, receive, self._tuning.max_body_bytes)
+        exchange.received = time.monotonic()  # how long the client took to send it is its own
+        exchange.request = parse(exchange.body, chat=self._chat)
+        hint = read_hint(header(scope, EXPECTED_TOKENS))
+        exchange.record.tenant = read_tenant(scope)
+        ticket = self._ticket(exchange, exchange.request, hint, read_urgency(scope))
+        async with DisconnectWatch(receive):
+            return await self._try_workers(exchange, ticket)
+
+    def _ticket(
+        self,
+        exchange: Exchange,
+        request: CompletionRequest,
+        hint: float | None,
+        urgency: Urgency,
+    ) -> Ticket:
+        """What the planner must know of the request; refuses what nobody could serve.
+
+        Raises:
+            RequestError: if no worker knows the model, or the prompt is too long for all.
+        """
+        record = exchange.record
+        context = self._context(request.model)
+        record.model, record.stream = request.model, request.stream
+        record.priority = urgency.priority.value
+        record.deadline_s = None if urgency.deadline_s == inf else urgency.deadline_s
+        size = self._accounts.size(request, context, hint, urgency, record.tenant)
+        if context is not None and size.least_tokens > context:
+            raise RequestError(
+                f"The maximum context length of '{request.model}' is {context} tokens; the request "
+                f"needs at least {size.least_tokens} by its prompt and its output limit.",
+                param="messages" if request.chat else "prompt",
+                code="context_length_exceeded",
+            )
+        record.prompt_tokens = size.job.prompt_tokens
+        record.expected_tokens = size.job.expected_tokens
+        blocks, block_tokens = blocks_of(request, size.job.prompt_tokens)
+        return Ticket(
+            record.id,
+            request.model,
+            size.job,
+            size.least_tokens,
+            request.stream,
+            exchange.received,
+            urgency.priority,
+            blocks,
+            block_tokens,
+        )
+
+    def _context(self, model: str) -> int | None:
+        """The longest context that some worker has for `model`; None if one does not tell."""
+        serving = [worker for worker in self._workers if model in worker.models]
+        if not serving:
+            if not self._workers.models():
+                raise NoCapacityError("No worker is up.", self._dispatcher.retry_after_s())
+            raise ModelNotFoundError(model)
+        lengths = [worker.max_model_len(model) for worker in serving]
+        known = [length for length in lengths if length is not None]
+        return max(known) if len(known) == len(lengths) else None
+
+    async def _try_workers(self, exchange: Exchange, ticket: Ticket) -> Outcome:
+        """One worker after another, until one begins to answer."""
+        failure: RouterError | None = None
+        tries_left = self._tuning.retries
+        while tries_left >= 0:
+            try:
+                placement = await self._dispatcher.place(ticket)
+            except NoCapacityError as error:
+                raise failure or error from failure
+            worker = self._begin(exchange, ticket, placement)
+            del placement  # it holds on to its plan
+            try:
+                outcome = await self._attempt(exchange, ticket, worker, tries_left)
+            except RecalledError:
+                ticket.recalled += 1
+                self._metrics.recalled.inc()
+                exchange.leave("recalled", failed=False)
+                continue
+            except WorkerUnreachable as error:
+                self._workers.mark_down(worker, str(error))
+                failure = error
+            else:
+                if outcome is not None:
+                    return outcome
+                failure = WorkerUnreachable("The worker refused the request.")
+            finally:
+                self._dispatcher.release(ticket, worker)
+            tries_left -= 1
+            ticket.excluded.add(worker)
+            exchange.record.failed_workers.append(worker.name)
+            if tries_left >= 0:
+                exchange.leave(str(failure), failed=True)
+        assert failure is not None
+        raise failure
+
+    def _begin(self, exchange: Exchange, ticket: Ticket, placement: Placement) -> Worker:
+        """The request goes to the worker that its plan says."""
+        record, worker = exchange.record, placement.worker
+        record.choice, record.worker = placement.plan.choice(placement.index), worker.name
+        record.planned, record.recalled = ticket.planned, ticket.recalled
+        exchange.sent, record.sent_s = time.monotonic(), time.time()
+        if exchange.recorded:
+            exchange.hops.append(hop(placement, record.choice))
+        return worker
+
+    async def _attempt(
+        self, exchange: Exchange, ticket: Ticket, worker: Worker, tries_left: int
+    ) -> Outcome | None:
+        """Forward to one worker; None if it refused and another is to be asked.
+
+        Raises:
+            RecalledError: if it has given the request back, having been asked to.
+            WorkerUnreachable: if it has not begun to answer, and will not.
+            WorkerBroke: if it has begun, and will not end.
+        """
+        try:
+            async with worker.lifeline.hold() as heard:
+                return await self._forward(exchange, ticket, worker, tries_left, heard)
+        except WorkerSilent as error:
+            kind = WorkerUnreachable if exchange.first_byte is None else WorkerBroke
+            raise kind("The worker has fallen silent.") from error
+
+    async def _forward(
+        self,
+        exchange: Exchange,
+        ticket: Ticket,
+        worker: Worker,
+        tries_left: int,
+        heard: Callable[[], None],
+    ) -> Outcome | None:
+        assert exchange.request is not None
+        url = worker.url + exchange.target
+        extra = for_worker(ticket) | exchange.outgoing()
+        reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body)
+        try:
+            if reply.status in _RETRY_STATUS:
+                if ticket.asked_back and reply.has(RECALLED):
+                    raise RecalledError
+                if tries_left and self._dispatcher.has_other(ticket, worker):
+                    return None
+                reply.retry_after(self._dispatcher.retry_after_s())
+            occupancy = worker.load.occupancy(worker.slots, 0)
+
+            def progress(events: int) -> None:
+                heard()
+                worker.load.progress(ticket, events)
+
+            usage = await exchange.relay(reply, worker.name, progress)
+            if exchange.failed:
+                return Outcome.FAILED
+            if reply.status == 200:
+                self._accounts.learn(exchange.request, exchange.record, usage)
+                self._learn(worker, exchange, occupancy)
+            return outcome_of_status(reply.status)
+        finally:
+            reply.close()
+
+    def _learn(self, worker: Worker, exchange: Exchange, occupancy: float) -> None:
+        """Correct the scale of a worker whose cost model is only assumed."""
+        record = exchange.record
+        if worker.state is not None or not record.output_tokens or exchange.sent is None:
+            return
+        if worker.load.sequences > worker.slots:
+            return  # its time would tell of the queue, not of the engine
+        assert exchange.request is not None
+        prompt = float(record.prompt_tokens)
+        output = record.output_tokens / exchange.request.choices
+        predicted_s = span_s(worker.base_cost, prompt, output, occupancy)
+        worker.scale.observe(predicted_s, time.monotonic() - exchange.sent)

@@ -1,0 +1,68 @@
+"""Headers of a request, as its client sends them and as its worker gets them."""
+
+from __future__ import annotations
+
+import re
+import time
+from math import inf
+from random import getrandbits
+
+from router.gateway.planning.ticket import Ticket
+from router.http.asgi import Scope, header
+from router.http.errors import RequestError
+from router.wire import (
+    ATTEMPT,
+    DEADLINE_MS,
+    EXPECTED_TOKENS,
+    PRIORITY,
+    REQUEST_ID,
+    WAITED_MS,
+)
+from solver.batching.priority import Priority
+
+_GOOD_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+def for_worker(ticket: Ticket) -> dict[str, str]:
+    """What a worker is told beside the client's own headers."""
+    ticket.new_attempt()
+    extra = {
+        REQUEST_ID: ticket.request_id,
+        EXPECTED_TOKENS: f"{ticket.expected_tokens:.1f}",
+        ATTEMPT: ticket.attempt,
+        WAITED_MS: f"{(time.monotonic() - ticket.arrival_s) * 1000:.1f}",
+        b"content-type": "application/json",
+    }
+    if ticket.priority is not Priority.DEFAULT:
+        extra[PRIORITY] = ticket.priority.value
+    if ticket.due_s != inf:
+        extra[DEADLINE_MS] = f"{max(1.0, (ticket.due_s - time.monotonic()) * 1000):.1f}"
+    return {name.decode(): value for name, value in extra.items()}
+
+
+def request_id(scope: Scope) -> str:
+    """The client's id for its request if it is usable, else a new one."""
+    given = header(scope, REQUEST_ID)
+    if given is not None and _GOOD_ID.fullmatch(given):
+        return given.decode()
+    return f"req-{getrandbits(128):032x}"
+
+
+def read_hint(value: bytes | None) -> float | None:
+    """The client's own guess at its output tokens.
+
+    Raises:
+        RequestError: if it is no number of tokens.
+    """
+    if value is None:
+        return None
+    name = EXPECTED_TOKENS.decode()
+    try:
+        tokens = float(value)
+    except ValueError:
+        tokens = 0.0
+    if not 1 <= tokens < 1e9:
+        raise RequestError(
+            f"The header '{name}' must be a number of tokens from 1 to 10^9.", param=name
+        )
+    return tokens

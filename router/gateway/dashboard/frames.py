@@ -1,0 +1,166 @@
+"""What the dashboard shows, as plain data: the fleet now, and the latest windows and requests."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any
+
+from router.gateway.accounting.accounts import Accounts
+from router.gateway.dashboard.watch import Watch, Watches
+from router.gateway.explanations.records import PlanRecord, RequestRecord
+from router.gateway.fleet.workers import Worker, Workers
+from router.gateway.planning.dispatcher import Dispatcher
+from router.observe.metrics import GatewayMetrics
+from router.wire import SlotReport
+
+MOST_PLANS = 10
+MOST_SHOWN = 24  # requests of a plan that are named, and requests in the list
+MOST_TENANTS = 12
+DIGITS = 4  # of seconds and shares: more than a picture shows
+
+Frame = dict[str, Any]
+
+
+class Frames:
+    """Reads what the gateway knows; remembers nothing but the plans that it has seen.
+
+    `sources` is where workers are to be found, as the settings say it.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        watches: Watches,
+        dispatcher: Dispatcher,
+        accounts: Accounts,
+        metrics: GatewayMetrics,
+        sources: Sequence[str],
+    ) -> None:
+        self._workers, self._watches, self._dispatcher = workers, watches, dispatcher
+        self._accounts, self._metrics, self._sources = accounts, metrics, sources
+        self._plans: deque[Frame] = deque(maxlen=MOST_PLANS)
+
+    def fleet(self) -> Frame:
+        """The workers and the totals, a few times a second; who is expected where nobody is up."""
+        now, plan = time.monotonic(), self._dispatcher.latest
+        told = {
+            "at": time.time(),
+            "running": self._accounts.running,
+            "unsent": self._dispatcher.unsent,
+            "outcomes": self._metrics.outcomes(),
+            "plan": None if plan is None else _plan(plan),
+            "workers": [_worker(one, self._watches.of(one), now) for one in self._workers],
+        }
+        if not any(worker.up for worker in self._workers):
+            told["expected"] = list(self._sources)
+        return told
+
+    def see_plan(self) -> None:
+        """Keep the latest plan for the list: in between there may have been others."""
+        plan = self._dispatcher.latest
+        if plan is not None and (not self._plans or self._plans[-1]["number"] != plan.number):
+            self._plans.append(_plan(plan) | _who(plan))
+
+    def lists(self) -> Frame:
+        """The latest windows, requests and tenants, once a second."""
+        log = self._accounts.log
+        return {
+            "plans": list(self._plans)[::-1],
+            "requests": [_request(record) for record in log.latest(MOST_SHOWN)],
+            "tenants": self._accounts.tenants.rows(log.in_flight(), MOST_TENANTS),
+        }
+
+    def slots(self) -> dict[str, list[Frame]]:
+        """By worker, what has been heard of its slots since the last call."""
+        watches = ((worker, self._watches.of(worker)) for worker in self._workers)
+        return {
+            worker.name: [_slots(worker.name, watch, report) for report in watch.take()]
+            for worker, watch in watches
+        }
+
+
+def _slots(name: str, watch: Watch, report: SlotReport) -> Frame:
+    return {
+        "worker": name,
+        "slots": report.slots,
+        "since": round(report.since_s + watch.ahead_s, DIGITS),
+        "until": round(report.until_s + watch.ahead_s, DIGITS),
+        "held": report.held,
+        "fills": report.fills,
+    }
+
+
+def _worker(worker: Worker, watch: Watch, now: float) -> Frame:
+    state, report = worker.state, watch.latest
+    told: Frame = {
+        "name": worker.name,
+        "url": worker.url,
+        "up": worker.up,
+        "draining": worker.draining,
+        "models": list(worker.models),
+        "slots": worker.slots,
+        "in_flight": len(worker.load),
+        "backlog_s": round(worker.backlog_s(0, now), DIGITS),
+    }
+    if state is not None:
+        told |= {
+            "engine": state.engine,
+            "policy": state.policy,
+            "running": state.running,
+            "queued": state.queued,
+            "utilization": round(state.utilization, DIGITS),
+        }
+    if report is not None:
+        told |= {
+            "heard": round(report.now_s + watch.ahead_s, DIGITS),
+            "seconds": {name: round(spent, DIGITS) for name, spent in report.seconds.items()},
+            "single_slots": report.held is not None,
+        }
+    return told
+
+
+def _plan(record: PlanRecord) -> Frame:
+    plan = record.plan
+    return {
+        "number": record.number,
+        "at": record.planned_s,
+        "requests": len(record.requests),
+        "makespan_s": plan.makespan_s,
+        "lower_bound_s": plan.lower_bound_s,
+        "gap_ratio": plan.gap_ratio,
+    }
+
+
+def _who(record: PlanRecord) -> Frame:
+    """Why the window closed, how it was planned, and who goes where."""
+    chosen = record.plan.assignment
+    counts = Counter(chosen).most_common()
+    pairs = zip(record.requests[:MOST_SHOWN], chosen, strict=False)
+    return {
+        "closed_by": record.reason.value,
+        "wait_s": record.wait_s,
+        "plan_s": record.took_s,
+        "method": record.plan.method.value,
+        "share": [[record.workers[j], count] for j, count in counts],
+        "who": [[name, record.workers[j]] for name, j in pairs],
+    }
+
+
+def _request(record: RequestRecord) -> Frame:
+    choice = record.choice
+    rival = None if choice is None else choice.rival()
+    return {
+        "id": record.id,
+        "tenant": record.tenant,
+        "outcome": record.outcome,
+        "worker": record.worker,
+        "prompt_tokens": record.prompt_tokens,
+        "expected_tokens": record.expected_tokens,
+        "output_tokens": record.output_tokens,
+        "received_at": record.received_s,
+        "ended_at": record.ended_s,
+        "rival": None if rival is None else rival[0],
+        "lead_s": None if rival is None else rival[1],
+    }

@@ -1,0 +1,137 @@
+"""One request under way: what came in, and what has gone back to its client so far."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from router.gateway.accounting.accounts import Timing
+from router.gateway.explanations.records import RequestRecord
+from router.gateway.forwarding.attempt import Hop
+from router.http.asgi import Send, respond_error
+from router.http.connections import Reply
+from router.http.errors import Headers, RouterError, WorkerBroke, sse_error
+from router.http.schemas import CompletionRequest
+from router.http.usage import JsonMeter, Said, StreamMeter, Usage
+from router.observe.spans import Trace
+from router.wire import OVERHEAD_MS, REQUEST_ID, WORKER
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Exchange:
+    """A request and its response.
+
+    Attributes:
+        target: path and query string, for the worker as they came.
+        received, sent, first_byte: seconds on the monotonic clock; when it had come, when a worker
+            was asked, when the response began.
+        streaming: server-sent events are coming, so that an error can be one more of them.
+        failed: the worker itself has told the client, in its stream, that the request has failed.
+        trace: its place in a trace, if it has one; `hops` and `said` are noted if it is recorded.
+        usage, said: what its answer said.
+    """
+
+    send: Send
+    record: RequestRecord
+    target: str
+    headers: Headers
+    received: float = field(default_factory=time.monotonic)
+    body: bytes = b""
+    request: CompletionRequest | None = None
+    sent: float | None = None
+    first_byte: float | None = None
+    streaming: bool = False
+    failed: bool = False
+    chat: bool = False
+    trace: Trace | None = None
+    hops: list[Hop] = field(default_factory=list)
+    usage: Usage | None = None
+    said: Said | None = None
+
+    @property
+    def recorded(self) -> bool:
+        """Whether its spans are wanted."""
+        return self.trace is not None and self.trace.recorded
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has left the last worker that it was sent to, for another."""
+        return bool(self.hops) and self.hops[-1].ended_s is not None
+
+    def leave(self, why: str, *, failed: bool) -> None:
+        """Its worker gives it up, and another is to be found."""
+        if self.hops:
+            self.hops[-1].end(why, failed=failed)
+
+    def outgoing(self) -> dict[str, str]:
+        """Its trace, for the worker that it is sent to now."""
+        if self.trace is None:
+            return {}
+        return self.trace.outgoing(self.hops[-1].id if self.hops else None)
+
+    def timing(self) -> Timing:
+        """What is timed of it, up to now."""
+        return Timing(self.received, self.sent, self.first_byte, time.monotonic())
+
+    async def relay(
+        self, reply: Reply, worker: str, progress: Callable[[int], None]
+    ) -> Usage | None:
+        """Pass an answer on as it comes; `progress` hears of its tokens.
+
+        Raises:
+            WorkerBroke: if it breaks off.
+        """
+        self.streaming = reply.is_stream
+        meter = StreamMeter() if reply.is_stream else JsonMeter()
+        async for chunk in reply.chunks():
+            if self.first_byte is None:
+                await self._start(reply, worker)
+            progress(meter.feed(chunk))
+            await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if self.first_byte is None:
+            await self._start(reply, worker)
+        if isinstance(meter, StreamMeter) and reply.status == 200:
+            self._check_end(meter)
+        await self.send({"type": "http.response.body", "body": b""})
+        self.usage = usage = meter.usage()
+        if reply.status == 200:
+            self.record.output_tokens = meter.tokens(usage)
+            self.said = meter.said() if self.recorded else None
+        return usage
+
+    def _check_end(self, meter: StreamMeter) -> None:
+        self.record.error = meter.error()
+        self.failed = self.record.error is not None
+        if not self.failed and not meter.finished:
+            raise WorkerBroke("The worker ended its stream without saying that it was done.")
+
+    async def _start(self, reply: Reply, worker: str) -> None:
+        """The response's head, with the gateway's own share of the time."""
+        sent = self.received if self.sent is None else self.sent
+        own = {
+            REQUEST_ID: self.record.id.encode(),
+            WORKER: worker.encode(),
+            OVERHEAD_MS: f"{(sent - self.received) * 1000:.3f}".encode(),
+        }
+        headers = [(name, value) for name, value in reply.headers if name not in own]
+        headers += own.items()
+        self.first_byte, self.record.first_token_s = time.monotonic(), time.time()
+        self.record.status = reply.status
+        start = {"type": "http.response.start", "status": reply.status, "headers": headers}
+        await self.send(start)
+
+    async def refuse(self, error: RouterError) -> None:
+        """The error as a response, or at the end of one that has begun."""
+        self.record.error = str(error)
+        if self.first_byte is None:
+            self.record.status = error.status
+            await respond_error(self.send, error, [(REQUEST_ID, self.record.id.encode())])
+        elif self.streaming:
+            await self.send({"type": "http.response.body", "body": sse_error(error)})
+        else:
+            log.warning("answer cut short", extra={"request": self.record.id})
+            raise error  # the server closes the connection: half a JSON body is no answer

@@ -1,0 +1,70 @@
+"""The forwarding path: one request to one worker, and its answer back, unchanged.
+
+This is the one seam behind which bytes move. Everything else of the gateway sees a `Reply`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import aiohttp
+from yarl import URL
+
+from router.http.connections import HOP, Connections, Reply
+from router.http.errors import WorkerUnreachable
+from router.settings.gateway import GatewayTuning
+from router.wire import (
+    ATTEMPT,
+    DEADLINE_MS,
+    EXPECTED_TOKENS,
+    PRIORITY,
+    REQUEST_ID,
+    WAITED_MS,
+)
+
+log = logging.getLogger(__name__)
+
+_SET_ANEW = {REQUEST_ID, EXPECTED_TOKENS, ATTEMPT, WAITED_MS, PRIORITY, DEADLINE_MS}
+_NOT_SENT = HOP | _SET_ANEW | {b"accept-encoding", b"content-type"}
+
+
+class Forwarder:
+    """Sends requests to workers over pooled connections."""
+
+    def __init__(self, tuning: GatewayTuning, connections: Connections) -> None:
+        self._connections = connections
+        self._timeout = aiohttp.ClientTimeout(
+            sock_connect=tuning.connect_timeout_s, sock_read=tuning.silence_timeout_s
+        )
+
+    async def send(
+        self,
+        url: str,
+        headers: Iterable[tuple[bytes, bytes]],
+        extra: dict[str, str],
+        body: bytes,
+    ) -> Reply:
+        """POST `body` with the client's `headers`, `extra` set; returns once the answer begins.
+
+        Raises:
+            WorkerUnreachable: if none begins.
+        """
+        sent = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in headers
+            if name not in _NOT_SENT
+        ]
+        sent += extra.items()
+        try:
+            response = await self._connections.session.post(
+                URL(url, encoded=True),
+                data=body,
+                headers=sent,
+                timeout=self._timeout,
+                allow_redirects=False,
+            )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            log.warning("worker not reached", extra={"url": url, "why": repr(error)})
+            raise WorkerUnreachable("The worker could not be reached.") from error
+        return Reply(response)

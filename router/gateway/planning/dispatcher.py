@@ -1,0 +1,264 @@
+"""From arrivals to assignments: what is unsent is planned again and again, and sent late.
+
+One task runs it all, so that plans are made one after the other, each on top of what the one
+before has sent. What to plan, and who is sent, is `solver.routing.rolling`'s, as in the simulator;
+here are the clock, the clients who leave and the deadlines that pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import Context
+from math import inf
+from statistics import fmean
+
+from router.gateway.explanations.records import PlanRecord
+from router.gateway.fleet.workers import Worker, Workers
+from router.gateway.planning.planner import Planner
+from router.gateway.planning.ticket import Placement, Ticket
+from router.gateway.planning.unsent import Unsent
+from router.http.errors import ExpiredError, NoCapacityError, RouterError
+from router.observe.metrics import GatewayMetrics
+from router.settings.gateway import GatewayTuning
+from solver.packing.plan import Plan
+from solver.packing.problem import Problem
+from solver.routing.rolling import Rolling, Selection
+from solver.routing.window import Window
+
+log = logging.getLogger(__name__)
+
+# Plans beyond this many requests are prepared, made and handed out in turns of the event loop of
+# their own, a few milliseconds each.
+LARGE = 64
+# Requests that begin to be forwarded in one turn of the loop.
+TOGETHER = 16
+# After a large plan that sent less than half of what it planned, the planner rests for so many
+# times as long, but not beyond the limit: in a long queue every request that ends makes room, and
+# the lead at the workers lasts meanwhile.
+REST, MOST_REST_S = 2.0, 0.05
+
+Chosen = Selection[Ticket, Worker]
+
+
+class Dispatcher:
+    """Places tickets; see the module's first lines.
+
+    Attributes:
+        latest: the latest plan.
+        settled: called whenever something has changed and all who could go have been sent.
+    """
+
+    def __init__(
+        self, tuning: GatewayTuning, workers: Workers, planner: Planner, metrics: GatewayMetrics
+    ) -> None:
+        self._workers, self._planner, self._metrics = workers, planner, metrics
+        self._rolling: Rolling[Ticket, Worker] = Rolling(
+            max_wait_s=tuning.window_max_wait_s,
+            max_size=tuning.window_max_size,
+            hold_back=True,
+            eligible=self._eligible,
+            cached=workers.prefixes.cached_tokens,
+        )
+        self._unsent = Unsent()
+        self._wake = asyncio.Event()
+        self._number = 0
+        self._window: Window[Ticket] | None = None
+        self._offers: tuple[object, ...] = ()
+        self._shortest, self._alike = 0, dict[str, frozenset[int] | None]()
+        self.latest: PlanRecord | None = None
+        self.settled: Callable[[], None] = lambda: None
+        workers.changed = self.reconsider
+
+    @property
+    def unsent(self) -> int:
+        """Requests that wait to be placed."""
+        return self._unsent.requests
+
+    async def place(self, ticket: Ticket) -> Placement:
+        """Wait until a worker can start the ticket soon; the request then counts there.
+
+        Raises:
+            NoCapacityError: if no worker that is up may serve it.
+            ExpiredError: if its deadline passes before.
+        """
+        loop = asyncio.get_running_loop()
+        placed: asyncio.Future[Placement] = loop.create_future()
+        ticket.placed = placed
+        self._rolling.add(ticket, time.monotonic())
+        self._unsent.add(ticket.job)
+        self._wake.set()
+        alarm = None
+        if ticket.due_s != inf:
+            alarm = loop.call_later(ticket.due_s - time.monotonic(), self._expire, ticket)
+        try:
+            return await placed
+        except asyncio.CancelledError:
+            self._rolling.discard(ticket)
+            if placed.done() and not placed.cancelled():
+                with suppress(RouterError):
+                    self.release(ticket, placed.result().worker)
+            raise
+        finally:
+            self._unsent.remove(ticket.job)
+            ticket.placed = None  # it holds on to its plan
+            if alarm is not None:
+                alarm.cancel()
+
+    def _expire(self, ticket: Ticket) -> None:
+        self._refuse(ticket, ExpiredError())
+
+    def _refuse(self, ticket: Ticket, error: Exception) -> None:
+        """Whoever still waits gets the error."""
+        self._rolling.discard(ticket)
+        if ticket.placed is not None and not ticket.placed.done():
+            ticket.placed.set_exception(error)
+
+    def release(self, ticket: Ticket, worker: Worker) -> None:
+        """The request has left its worker, however it ended."""
+        worker.load.remove(ticket)
+        Context().run(self._workers.let_go, worker)  # log lines of that are not about the request
+        self.reconsider()
+
+    def reconsider(self) -> None:
+        """A worker has come, gone, reported or got room: somebody may be able to go."""
+        self._wake.set()
+
+    def has_other(self, ticket: Ticket, worker: Worker) -> bool:
+        """Whether some worker other than `worker` may serve the request now."""
+        return any(w is not worker and ticket.may_go_to(w) for w in self._workers.available())
+
+    def retry_after_s(self) -> float:
+        """When the least loaded worker has done what it has, and all have done what is unsent."""
+        now, workers = time.monotonic(), self._workers.available()
+        least = min((w.backlog_s(0, now) for w in workers), default=1.0)
+        return least + self._unsent.seconds(workers)
+
+    def backlog_s(self) -> float:
+        """What the workers that are up still have to do, and what is unsent, for each of them."""
+        now, workers = time.monotonic(), self._workers.available()
+        sent = [worker.backlog_s(0, now) for worker in workers]
+        return (fmean(sent) if sent else 0.0) + self._unsent.seconds(workers)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._change_or_deadline()
+            while (selection := self._select()) is not None:
+                if not await self._handle(selection):
+                    break
+            try:
+                self.settled()
+            except Exception:  # whoever listens is not to stop the gateway
+                log.exception("a defect after planning")
+
+    async def _change_or_deadline(self) -> None:
+        deadline = self._rolling.next_deadline()
+        alarm = None
+        if deadline is not None:
+            wait_s = max(0.0, deadline - time.monotonic())
+            alarm = asyncio.get_running_loop().call_later(wait_s, self._wake.set)
+        await self._wake.wait()
+        self._wake.clear()
+        if alarm is not None:
+            alarm.cancel()
+
+    def _select(self) -> Chosen | None:
+        """What to plan now; those whom nobody may serve any more are refused."""
+        if not len(self._rolling):
+            return None
+        workers = self._workers.available()
+        offers = tuple((worker, worker.offer) for worker in workers)
+        if offers != self._offers:
+            self._offers = offers
+            lengths = (length for worker in workers for _, length in worker.offer)
+            self._shortest = min((n for n in lengths if n is not None), default=0)
+            self._alike.clear()
+            self._rolling.regroup()
+        selection = self._rolling.select(time.monotonic(), workers)
+        for ticket in self._rolling.homeless():
+            message = f"No worker that serves '{ticket.model}' is up."
+            self._refuse(ticket, NoCapacityError(message, self.retry_after_s()))
+        return selection
+
+    def _eligible(self, ticket: Ticket, workers: Sequence[Worker]) -> frozenset[int] | None:
+        """Most tickets are alike: they failed nowhere, and are short enough for every worker."""
+        usual = not ticket.excluded and ticket.least_tokens <= self._shortest
+        if usual and ticket.model in self._alike:
+            return self._alike[ticket.model]
+        able = frozenset(j for j, worker in enumerate(workers) if ticket.may_go_to(worker))
+        found = None if able and len(able) == len(workers) else able
+        if usual:
+            self._alike[ticket.model] = found
+        return found
+
+    async def _handle(self, selection: Chosen) -> bool:
+        """Plan and send; whether to go on at once with those who were not in this plan."""
+        try:
+            return await self._plan(selection)
+        except Exception as error:
+            log.exception("a window could not be planned")
+            for ticket in selection.requests:
+                self._refuse(ticket, error)
+            return True
+
+    async def _plan(self, selection: Chosen) -> bool:
+        start, large = time.monotonic(), len(selection.requests) > LARGE
+        if large:
+            await asyncio.sleep(0)
+        binding = len(selection.requests) <= sum(worker.room for worker in selection.workers)
+        problem, plan = await self._planner.plan(selection.problem, binding=binding)
+        if large:
+            await asyncio.sleep(0)
+        took_s = time.monotonic() - start
+        sent = await self._send(selection, self._record(selection, problem, plan, took_s))
+        if large and 2 * sent < len(selection.requests):
+            await asyncio.sleep(min(MOST_REST_S, REST * took_s))
+        return sent > 0 and len(self._rolling) > len(selection.requests) - sent
+
+    async def _send(self, selection: Chosen, record: PlanRecord) -> int:
+        """Hand out what workers can start soon, in turns; how many that were."""
+        now, sent = time.monotonic(), 0
+        index = {ticket: i for i, ticket in enumerate(selection.requests)}
+        for ticket in selection.requests:
+            ticket.planned += 1
+        for ticket, worker in self._rolling.take(selection, record.plan.assignment):
+            if ticket.waits:
+                assert ticket.placed is not None
+                worker.load.add(ticket, ticket.job, now, streamed=ticket.streamed)
+                self._workers.prefixes.sent(ticket.blocks, worker)
+                ticket.placed.set_result(Placement(worker, record, index[ticket]))
+                sent += 1
+                if sent % TOGETHER == 0:
+                    await asyncio.sleep(0)
+        return sent
+
+    def _record(self, selection: Chosen, problem: Problem, plan: Plan, took_s: float) -> PlanRecord:
+        self._number += 1
+        window = selection.window
+        assert window is not None  # whoever is planned was in one
+        wait_s = max(0.0, window.closed_s - window.opened_s)
+        self.latest = PlanRecord(
+            number=self._number,
+            planned_s=time.time(),
+            reason=window.reason,
+            wait_s=wait_s,
+            took_s=took_s,
+            requests=tuple(ticket.request_id for ticket in selection.requests),
+            workers=tuple(worker.name for worker in selection.workers),
+            problem=problem,
+            plan=plan,
+            cached=selection.cached,
+        )
+        if window is not self._window:
+            self._window = window
+            self._metrics.window_wait.observe(wait_s)
+        self._metrics.window_requests.observe(len(selection.requests))
+        self._metrics.plan_duration.labels(plan.method.value).observe(took_s)
+        self._metrics.plan_makespan.set(plan.makespan_s)
+        self._metrics.plan_lower_bound.set(plan.lower_bound_s)
+        self._metrics.plan_gap.set(plan.gap_ratio)
+        return self.latest

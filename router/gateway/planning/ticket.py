@@ -1,0 +1,89 @@
+"""A request that wants a worker, and where it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from dataclasses import dataclass, field
+
+from router.gateway.explanations.records import PlanRecord
+from router.gateway.fleet.workers import Worker
+from solver.batching.priority import Priority
+from solver.routing.problem import Job
+
+# Names of attempts are this process's own and never come twice.
+_GATEWAY = secrets.token_hex(6)
+_serial = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a request goes: its worker, the plan that says so, and its place in that plan."""
+
+    worker: Worker
+    plan: PlanRecord
+    index: int
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A request that wants a worker; itself the key of its load, as a client's id may come twice.
+
+    Attributes:
+        job: its size and urgency, as the planner sees them.
+        least_tokens: prompt and output tokens that its longest choice has room for, at least.
+        streamed: its tokens can be counted as they come.
+        arrival_s: when it came, on the monotonic clock.
+        priority: its head start in queues.
+        blocks: hashes of its prompt's blocks, where they are worth looking for in caches.
+        block_tokens: tokens in each, over all its sequences.
+        excluded: workers that have failed it.
+        planned: plans that it has been in.
+        recalled: times that it has been taken back from a worker.
+        attempt: its name at the worker that it is sent to.
+        asked_back: that worker has been asked to give it back.
+    """
+
+    request_id: str
+    model: str
+    job: Job
+    least_tokens: int
+    streamed: bool
+    arrival_s: float = field(default_factory=time.monotonic)
+    priority: Priority = Priority.DEFAULT
+    blocks: tuple[int, ...] = ()
+    block_tokens: float = 0.0
+    excluded: set[Worker] = field(default_factory=set)
+    planned: int = 0
+    recalled: int = 0
+    attempt: str = ""
+    asked_back: bool = False
+    placed: asyncio.Future[Placement] | None = None
+
+    @property
+    def expected_tokens(self) -> float:
+        """Output tokens of one choice: how long it will run."""
+        return self.job.expected_tokens / self.job.sequences
+
+    @property
+    def due_s(self) -> float:
+        """When it should be done, on the monotonic clock; infinite: whenever."""
+        return self.job.due_s
+
+    def may_go_to(self, worker: Worker) -> bool:
+        """Whether `worker` may serve it at all."""
+        if self.model not in worker.models or worker in self.excluded:
+            return False
+        most = worker.max_model_len(self.model)
+        return most is None or self.least_tokens <= most
+
+    def new_attempt(self) -> None:
+        """It is sent to a worker."""
+        self.attempt, self.asked_back = f"{_GATEWAY}-{next(_serial)}", False
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is still to be placed."""
+        return self.placed is not None and not self.placed.done()

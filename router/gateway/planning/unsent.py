@@ -1,0 +1,47 @@
+"""How much work waits at the gateway, in sums that cost nothing however much it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router.gateway.fleet.workers import Worker
+from solver.routing.problem import Job
+
+
+class Unsent:
+    """Counts requests, prompt tokens and expected output tokens."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self._prompt_tokens, self._output_tokens = 0, 0.0
+
+    def add(self, job: Job) -> None:
+        """One more waits."""
+        self.requests += 1
+        self._prompt_tokens += job.prompt_tokens
+        self._output_tokens += job.expected_tokens
+
+    def remove(self, job: Job) -> None:
+        """It waits no longer."""
+        self.requests -= 1
+        self._prompt_tokens -= job.prompt_tokens
+        self._output_tokens -= job.expected_tokens
+        if not self.requests:
+            self._output_tokens = 0.0  # rounding must not add up
+
+    def seconds(self, workers: Sequence[Worker]) -> float:
+        """Until `workers`, with nothing else to do, would have done it all."""
+        if not self.requests or not workers:
+            return 0.0
+        each = (
+            worker.cost.backlog_s(
+                prefills=self.requests,
+                prompt=self._prompt_tokens,
+                output=max(0.0, self._output_tokens),
+                kv_tokens=0.0,
+                occupancy=worker.slots,
+            )
+            for worker in workers
+        )
+        rate = sum(1.0 / max(seconds, 1e-9) for seconds in each)
+        return 1.0 / rate

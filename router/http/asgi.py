@@ -1,0 +1,105 @@
+"""Raw ASGI: the few lines that the hot paths of gateway and agent need instead of a framework."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Self
+
+from router.http.errors import Headers, RequestError, RouterError
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class ClientLeft(Exception):
+    """The client has closed its connection before its request was answered."""
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The request's body.
+
+    Raises:
+        RequestError: 413 if it is over `limit` bytes.
+        ClientLeft: if the client does not wait to the end of its own body.
+    """
+    length = header(scope, b"content-length")
+    if length is not None and length.isdigit() and int(length) > limit:
+        raise _too_large(limit)
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
+    parts, size = [body], len(body)
+    while message["type"] == "http.request" and message.get("more_body", False):
+        message = await receive()
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise _too_large(limit)
+    if message["type"] == "http.disconnect":
+        raise ClientLeft
+    return b"".join(parts)
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(
+        f"The request's body is over the limit of {limit} bytes.",
+        code="request_too_large",
+        status=413,
+    )
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first header called `name` (lower case)."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None
+
+
+async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """A whole response."""
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def respond_error(send: Send, error: RouterError, extra: Headers) -> None:
+    """The error's response, with `extra` headers."""
+    await respond(send, error.status, [*error.headers(), *extra], error.body())
+
+
+class DisconnectWatch:
+    """Cancels the task that answers a request when its client leaves.
+
+    Use as an async context manager once the body has been read; inside it, work is cancelled and
+    `ClientLeft` raised in its place. Cancellation from elsewhere stays what it is.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._left = False
+
+    async def __aenter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._watcher = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._watcher.cancel()
+        if self._left and kind is asyncio.CancelledError:
+            self._task.uncancel()
+            raise ClientLeft
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._left = True
+        self._task.cancel()

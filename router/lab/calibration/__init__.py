@@ -1,0 +1,1 @@
+"""Measures engines, in process or over HTTP, for a cost model."""

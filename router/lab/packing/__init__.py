@@ -1,0 +1,1 @@
+"""Packing problems from files or by seed, and what else could plan them."""

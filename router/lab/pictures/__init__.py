@@ -1,0 +1,1 @@
+"""Pictures as SVG: schedules, curves, scatters."""

@@ -1,0 +1,1 @@
+"""A replay's report: one HTML page that needs nothing else."""

@@ -1,0 +1,228 @@
+"""A replay's report: one HTML page that needs nothing else, from figures of finished runs.
+
+It loads nothing, and its content policy forbids it to. It works without JavaScript, which sorts the
+table and switches curves on and off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from math import nan
+from pathlib import Path
+
+from router.lab.pictures.svg import element, percent
+from router.lab.reports.run_charts import first_tokens, makespans
+from router.lab.reports.sizing_charts import workers_needed
+from router.lab.reports.sizing_words import sized
+from router.lab.reports.table import Column, table
+from router.lab.reports.words import TERMS, summary
+from router.lab.simulation.runs import Run, Traffic, by_workers, ordered, run_name
+from router.lab.simulation.sizing import Goal
+from router.look.palette import base_style
+from router.settings.slo import Slo
+
+__all__ = ["Run", "Traffic", "report"]
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+
+
+def report(
+    title: str,
+    runs: Sequence[Run],
+    *,
+    traffic: Traffic,
+    settings: Mapping[str, str],
+    command: str,
+    goal: Goal | None = None,
+) -> str:
+    """The page.
+
+    Args:
+        title: its heading.
+        runs: at least one; the first is the baseline that others are compared with.
+        traffic: what was replayed.
+        settings: anything else to know, in words, by name.
+        command: what makes this page again.
+        goal: what the runs were to show, if it was how many workers it takes.
+
+    Raises:
+        ValueError: there are no runs.
+    """
+    if not runs:
+        raise ValueError("a report needs at least one run")
+    return _page(
+        title,
+        _header(title, traffic, {**_constants(runs), **settings}),
+        element(
+            "main",
+            *(_compared(runs) if goal is None else _sized(goal, runs)),
+            _pictures(runs),
+            _section("How to read this", _terms()),
+            _section("Made by", element("pre", element("code", escape(command)))),
+        ),
+    )
+
+
+def _compared(runs: Sequence[Run]) -> list[str]:
+    """Policies and dispatchers beside each other."""
+    bound = "No schedule of these requests on as many workers can beat the lower bound."
+    return [
+        _section("In short", _listed(summary(runs)), element("p", bound, class_="note")),
+        _section("All runs", _main_table(runs), _latency_table(runs)),
+        _section("Makespan", makespans(runs)),
+        _section("Time to first token", first_tokens(runs)),
+    ]
+
+
+def _sized(goal: Goal, runs: Sequence[Run]) -> list[str]:
+    """How many workers it takes."""
+    return [
+        _section("In short", _listed(sized(goal, runs))),
+        _section("Workers", workers_needed(goal, runs)),
+        _section("All runs", _sizing_table(goal, runs), _latency_table(runs)),
+    ]
+
+
+def _page(title: str, *body: str) -> str:
+    here = Path(__file__)
+    style = base_style() + here.with_suffix(".css").read_text(encoding="utf-8")
+    script = here.with_suffix(".js").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"/>'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"/>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+        f"<title>{escape(title)}</title><style>{style}</style></head>"
+        f"<body>{''.join(body)}<script>{script}</script></body></html>\n"
+    )
+
+
+def _section(heading: str, *content: str) -> str:
+    return element("section", element("h2", escape(heading)), *content)
+
+
+def _header(title: str, traffic: Traffic, settings: Mapping[str, str]) -> str:
+    facts = {
+        "Trace": traffic.name,
+        "Requests": f"{traffic.requests:,}",
+        "Prompt tokens": f"{traffic.prompt_tokens:,}",
+        "Output tokens": f"{traffic.output_tokens:,}",
+        **settings,
+    }
+    shown = (
+        element("div", element("dt", escape(name)), element("dd", escape(value)))
+        for name, value in facts.items()
+    )
+    return element(
+        "header",
+        element("p", "Makespan replay", class_="eyebrow"),
+        element("h1", escape(title)),
+        element("dl", *shown, class_="facts"),
+    )
+
+
+NAMES: Mapping[str, Callable[[Run], str | float]] = {
+    "policy": lambda run: run.policy,
+    "dispatch": lambda run: run.dispatch,
+    "workers": lambda run: run.workers,
+}
+
+
+def _constants(runs: Sequence[Run]) -> dict[str, str]:
+    """What is the same of every run, to be said once."""
+    return {
+        name.capitalize(): str(of(runs[0]))
+        for name, of in NAMES.items()
+        if len({of(run) for run in runs}) == 1
+    }
+
+
+def _listed(lines: Iterable[tuple[str, str]]) -> str:
+    items = (
+        element("li", element("b", escape(lead)), ": ", escape(words)) for lead, words in lines
+    )
+    return element("ul", *items, class_="short")
+
+
+def _name_columns(runs: Sequence[Run]) -> list[Column[Run]]:
+    """What tells the runs apart; of a single run, its policy."""
+    differ = [name for name, of in NAMES.items() if len({of(run) for run in runs}) > 1]
+    return [Column(name, NAMES[name], words=str) for name in differ or ["policy"]]
+
+
+def _latencies(*names: str) -> list[Column[Run]]:
+    def column(
+        name: str, group: str, of: Callable[[Run], Mapping[str, float]], unit: float = 1.0
+    ) -> Column[Run]:
+        return Column(name, lambda run: of(run).get(name, nan) * unit, group, best="low")
+
+    return [
+        *(column(name, "time to first token, s", lambda run: run.ttft_s) for name in names),
+        *(column(name, "end to end, s", lambda run: run.e2e_s) for name in names),
+        *(column(name, "per output token, ms", lambda run: run.tpot_s, 1000.0) for name in names),
+    ]
+
+
+def _main_table(runs: Sequence[Run]) -> str:
+    columns: list[Column[Run]] = [
+        *_name_columns(runs),
+        Column("makespan, s", lambda run: run.makespan_s, best="low"),
+        Column("over the bound", lambda run: run.gap_ratio, words=percent, best="low", bar=True),
+        Column("utilization", lambda run: run.utilization, words=percent, best="high"),
+        Column("tokens/s", lambda run: run.generation_tokens_per_s, best="high"),
+        *_latencies("p50", "p99"),
+    ]
+    among = "runs" if len(by_workers(runs)) == 1 else "runs on as many workers"
+    caption = f"Bold is the best among {among}. A column's head sorts by it."
+    return table(caption, columns, ordered(runs), lambda run: run.workers)
+
+
+def _figure_of(slo: Slo) -> Callable[[Run], float]:
+    return slo.of
+
+
+def _sizing_table(goal: Goal, runs: Sequence[Run]) -> str:
+    columns: list[Column[Run]] = [
+        *_name_columns(runs),
+        Column("keeps the SLO", lambda run: "yes" if goal.keeps(run) else "no"),
+        *(
+            Column(f"{slo.words}, s", _figure_of(slo), "at most " + f"{slo.limit_s:g} s")
+            for slo in goal.slos
+        ),
+        Column("utilization", lambda run: run.utilization, words=percent),
+        Column("worker-hours", lambda run: run.worker_hours),
+    ]
+    if goal.worker_cost is not None:
+        columns.append(Column("cost", lambda run: goal.cost(run) or nan))
+    caption = "A column's head sorts by it."
+    return table(caption, columns, ordered(runs), lambda run: run.workers)
+
+
+def _latency_table(runs: Sequence[Run]) -> str:
+    words = "Every latency figure"
+    columns = [*_name_columns(runs), *_latencies("mean", "p50", "p95", "p99")]
+    inner = table(f"{words}.", columns, ordered(runs), lambda run: run.workers)
+    return element("details", element("summary", words), inner)
+
+
+def _pictures(runs: Sequence[Run]) -> str:
+    drawn = [run for run in runs if run.gantt_svg]
+    if not drawn:
+        return ""
+    pictures = (
+        element(
+            "details",
+            element("summary", escape(run_name(run, runs))),
+            element("figure", run.gantt_svg, class_="picture"),
+            open="" if index == 0 else None,
+        )
+        for index, run in enumerate(drawn)
+    )
+    return _section("Schedules", *pictures)
+
+
+def _terms() -> str:
+    entries = (
+        element("dt", escape(term)) + element("dd", escape(words)) for term, words in TERMS.items()
+    )
+    return element("dl", *entries, class_="terms")

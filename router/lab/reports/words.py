@@ -1,0 +1,100 @@
+"""What a report says in words: the short of it, and how to read the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+
+from router.lab.pictures.svg import figure, percent
+from router.lab.simulation.runs import Run, by_workers, count, kind_name
+
+NBSP = "\N{NO-BREAK SPACE}"
+
+
+def summary(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
+    """For each number of workers, in words: who is soonest, and how far from the best there is.
+
+    Only runs on as many workers are compared; the first run is the baseline.
+    """
+    groups = by_workers(runs)
+    for workers, peers in groups.items():
+        best = min(peers, key=lambda run: run.makespan_s)
+        words = [_soonest(best, peers, runs), _baseline(best, peers, runs)]
+        yield count(workers), " ".join(filter(None, [*words, _first_tokens(best, peers, runs)]))
+    if len(groups) > 1:
+        yield f"{min(groups)} to {count(max(groups))}", _scaling(groups)
+
+
+def _soonest(best: Run, peers: Sequence[Run], runs: Sequence[Run]) -> str:
+    """Who finishes first, with how many others that one could not tell from it."""
+    others = sum(_same(run, best) for run in peers) - 1
+    who = kind_name(best, runs) + (f" and {others} more" if others else "")
+    soonest = " soonest," if others + 1 < len(peers) else ""
+    return (
+        f"{who} finish{'' if others else 'es'}{soonest} in {_seconds(best.makespan_s)}, "
+        f"{percent(best.gap_ratio)} over the lower bound of {_seconds(best.lower_bound_s)}."
+    )
+
+
+def _baseline(best: Run, peers: Sequence[Run], runs: Sequence[Run]) -> str:
+    """How much longer the baseline takes; where it is the best or missing, the slowest."""
+    base = next((run for run in peers if run.kind == runs[0].kind), best)
+    role = "baseline"
+    if _same(base, best):
+        base, role = max(peers, key=lambda run: run.makespan_s), "slowest"
+    if _same(base, best):
+        return ""
+    more = percent(base.makespan_s / best.makespan_s - 1)
+    return f"The {role}, {kind_name(base, runs)}, takes {_seconds(base.makespan_s)}, {more} longer."
+
+
+def _first_tokens(soonest: Run, peers: Sequence[Run], runs: Sequence[Run]) -> str:
+    best = min(peers, key=lambda run: run.ttft_p99_s)
+    if len(peers) == 1 or not isfinite(best.ttft_p99_s):
+        return ""
+    words = f"The best p99 time to first token is {_seconds(best.ttft_p99_s)}"
+    if figure(best.ttft_p99_s) == figure(soonest.ttft_p99_s):
+        return f"{words}, with the same."
+    return f"{words}, with {kind_name(best, runs)}, against {_seconds(soonest.ttft_p99_s)}."
+
+
+def _scaling(groups: Mapping[int, Sequence[Run]]) -> str:
+    fewest, most = min(groups), max(groups)
+    slow, fast = (min(run.makespan_s for run in groups[workers]) for workers in (fewest, most))
+    return (
+        f"the best makespan goes from {_seconds(slow)} to {_seconds(fast)}: "
+        f"{most / fewest:.3g} times the workers, {slow / fast:.1f} times the speed."
+    )
+
+
+def _same(one: Run, other: Run) -> bool:
+    return figure(one.makespan_s) == figure(other.makespan_s)
+
+
+def _seconds(value: float) -> str:
+    return f"{figure(value)}{NBSP}s"
+
+
+TERMS: Mapping[str, str] = {
+    "Makespan": "From the start of the replay until the last request is done, in virtual time.",
+    "Lower bound": (
+        "No schedule of these requests on these workers can be shorter, whatever its policy: every "
+        "prompt token must be prefilled once, every output token takes one slot for one round. "
+        "A run 3 % over the bound is at most 3 % longer than the best there is."
+    ),
+    "Utilization": (
+        "Slot-time in which the slot's own request was prefilled or decoded, over all slot-time "
+        "until the makespan. A slot whose request stands still while another is prefilled does no "
+        "work."
+    ),
+    "Time to first token": "From a request's arrival to its first output token, queueing included.",
+    "End to end": "From a request's arrival to its last output token.",
+    "Per output token": "Mean time from one output token of a request to the next.",
+    "Worker-hours": "The time until the makespan, times the workers.",
+    "p50, p95, p99": "Half, 95 % and 99 % of the requests took at most so long.",
+    "Schedules": (
+        "Time runs to the right; each row is a slot of a worker, or each strip a worker. Orange is "
+        "prefill, blue decode, yellow a request that stands still while others are prefilled; the "
+        "rest is idle. The solid line is the makespan, the dashed one the lower bound."
+    ),
+}

@@ -1,0 +1,1 @@
+"""Traces in, figures of finished runs out: one run, many at once, or the smallest fleet."""

@@ -1,0 +1,128 @@
+"""The figures of finished runs, what to call each, and which to look at first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+from statistics import fmean
+
+Kind = tuple[str, str]  # policy and dispatcher
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One policy and dispatcher on so many workers, and what came of it.
+
+    Attributes:
+        policy, dispatch, workers: what was tried.
+        makespan_s: when the last request was done.
+        lower_bound_s: what no schedule can beat on these workers.
+        gap_ratio: makespan over bound, less 1.
+        utilization: prefill and decode over all slot-time, 0 to 1.
+        generation_tokens_per_s: output tokens over the makespan.
+        ttft_s, e2e_s, tpot_s: time to first token, of the whole request, and per output token:
+            ``mean``, ``p50``, ``p95`` and ``p99``, in seconds.
+        ttft_curve: a sorted sample of times to first token, at most about 200.
+        requests: how many were served.
+        gantt_svg: a picture of the schedule by `router.lab.pictures.gantt`, put into the page as it
+        is.
+    """
+
+    policy: str
+    dispatch: str
+    workers: int
+    makespan_s: float
+    lower_bound_s: float
+    gap_ratio: float
+    utilization: float
+    generation_tokens_per_s: float
+    ttft_s: Mapping[str, float]
+    e2e_s: Mapping[str, float]
+    tpot_s: Mapping[str, float]
+    ttft_curve: Sequence[float]
+    requests: int
+    gantt_svg: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """What was tried, whatever the workers."""
+        return self.policy, self.dispatch
+
+    @property
+    def worker_hours(self) -> float:
+        """What the fleet was held for: all workers until the makespan."""
+        return self.workers * self.makespan_s / 3600
+
+    @property
+    def ttft_p99_s(self) -> float:
+        """99th percentile of the time to first token; infinite if unknown."""
+        value = self.ttft_s.get("p99", inf)
+        return value if isfinite(value) else inf
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What was replayed."""
+
+    name: str
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+
+
+def kind_name(run: Run, runs: Sequence[Run]) -> str:
+    """The run's policy and dispatcher, of which only what differs among the runs."""
+    policies, dispatches = {run.policy for run in runs}, {run.dispatch for run in runs}
+    if len(policies) == 1 and len(dispatches) > 1:
+        return run.dispatch
+    if len(dispatches) == 1:
+        return run.policy
+    return f"{run.policy} + {run.dispatch}"
+
+
+def run_name(run: Run, runs: Sequence[Run]) -> str:
+    """The same with the workers, if those differ."""
+    name = kind_name(run, runs)
+    return f"{name}, {count(run.workers)}" if len({run.workers for run in runs}) > 1 else name
+
+
+def count(workers: int) -> str:
+    """So many workers."""
+    return f"{workers} worker{'' if workers == 1 else 's'}"
+
+
+def by_workers(runs: Sequence[Run]) -> dict[int, list[Run]]:
+    """Runs that may be compared with each other, fewest workers first."""
+    counts = sorted({run.workers for run in runs})
+    return {workers: [run for run in runs if run.workers == workers] for workers in counts}
+
+
+def ordered(runs: Sequence[Run]) -> list[Run]:
+    """Fewest workers first, of as many the soonest."""
+    return sorted(runs, key=lambda run: (run.workers, run.makespan_s))
+
+
+def by_kind(runs: Sequence[Run]) -> dict[Kind, list[Run]]:
+    """Runs of one policy and dispatcher each, in the order of their first appearance."""
+    kinds: dict[Kind, list[Run]] = {}
+    for run in runs:
+        kinds.setdefault(run.kind, []).append(run)
+    return kinds
+
+
+def first_look(runs: Sequence[Run]) -> set[Kind]:
+    """The baseline, and what is best over all numbers of workers in makespan and in p99 TTFT."""
+    kinds = by_kind(runs)
+    least = {n: min(run.ttft_p99_s for run in peers) for n, peers in by_workers(runs).items()}
+
+    def over_bound(kind: Kind) -> float:
+        return fmean(run.gap_ratio for run in kinds[kind])
+
+    def over_least(kind: Kind) -> float:
+        ours = kinds[kind]
+        return fmean(r.ttft_p99_s - least[r.workers] for r in ours if isfinite(least[r.workers]))
+
+    known = [kind for kind, ours in kinds.items() if any(isfinite(r.ttft_p99_s) for r in ours)]
+    firsts = [min(known, key=over_least)] if known else []
+    return {runs[0].kind, min(kinds, key=over_bound), *firsts}

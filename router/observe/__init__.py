@@ -1,0 +1,5 @@
+"""What a process tells of itself: metrics, traces, logs.
+
+A leaf: whoever has done something hands over what it was. Every metric is defined in `metrics`,
+nothing but `otlp` imports OpenTelemetry, and nothing here waits, fails or changes a decision.
+"""

@@ -1,0 +1,105 @@
+"""Settings of every process: one frozen object, from a TOML file, the environment and flags.
+
+In rising order: the file named by ``MAKESPAN_CONFIG`` (one table per command), ``MAKESPAN_*``
+variables, flags. A value that is unknown or wrong stops the process and names itself.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+)
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from router.settings.addresses import base_url, parse
+
+PREFIX = "MAKESPAN_"
+CONFIG = PREFIX + "CONFIG"
+DATA = PREFIX + "DATA"  # where the benches look for public data sets
+
+
+class BadSettings(Exception):
+    """A setting is unknown or wrong; the message names it."""
+
+
+def _split(value: Any) -> Any:  # noqa: ANN401
+    return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+
+def _worker(value: str) -> str:
+    return str(parse(value))
+
+
+def _distinct(urls: tuple[str, ...]) -> tuple[str, ...]:
+    for url in urls:
+        if urls.count(url) > 1:
+            raise ValueError(f"{url} is there twice")
+    return urls
+
+
+Comma = BeforeValidator(_split)
+Url = Annotated[str, BeforeValidator(base_url)]
+Worker = Annotated[str, BeforeValidator(_worker)]
+FleetOf = Annotated[tuple[Worker, ...], NoDecode, Comma, AfterValidator(_distinct)]
+Speed = Annotated[float, Field(gt=0, le=1e6)]
+Speeds = Annotated[tuple[Speed, ...], NoDecode, Comma, Field(min_length=1)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseSettings):
+    """The base that knows where a command's settings come from."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+    table: ClassVar[str]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags come first (pydantic-settings puts them there), then environment, then file."""
+        return (
+            init_settings,
+            env_settings,
+            InitSettingsSource(settings_cls, dict(read_tables().get(cls.table, {}))),
+        )
+
+
+def read_tables() -> dict[str, Any]:
+    """The tables of the settings file, if one is named.
+
+    Raises:
+        BadSettings: if the file cannot be read.
+    """
+    path = os.environ.get(CONFIG)
+    if not path:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadSettings(f"{CONFIG}: {path}: {error}") from error

@@ -1,0 +1,67 @@
+"""Settings of ``makespan gateway``: how it plans, forwards, and finds its workers."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import (
+    Field,
+)
+
+from router.settings.base import FleetOf, Port
+from router.settings.hardware import Cost
+from router.settings.live import Live, Served
+
+
+class GatewayTuning(Live):
+    """How a gateway plans and forwards."""
+
+    window_max_wait_s: float = Field(
+        0.02, ge=0, le=10, description="Longest wait for a window to close under load, seconds."
+    )
+    window_max_size: int = Field(512, ge=1, description="Most requests planned together.")
+    plan_deadline_s: float = Field(
+        0.05, ge=0, le=60, description="Seconds that the MILP may take; 0 leaves it out."
+    )
+    max_body_bytes: int = Field(8 << 20, ge=1024, description="Largest request body, bytes.")
+    max_requests: int = Field(
+        10_000, ge=1, description="Requests in the gateway at once; beyond that, 503."
+    )
+    retries: int = Field(
+        2, ge=0, description="Other workers tried if one fails before its first byte."
+    )
+    connect_timeout_s: float = Field(
+        2.0, gt=0, le=3600, description="Seconds to connect to a worker before it counts as down."
+    )
+    silence_timeout_s: float = Field(
+        600.0,
+        gt=0,
+        le=86_400,
+        description="Seconds without a byte from a worker before it has failed.",
+    )
+    remember: int = Field(10_000, ge=0, description="Finished requests whose explanation is kept.")
+
+
+class GatewaySettings(GatewayTuning, Served):
+    """Start a gateway before workers that already run: agents, or OpenAI-compatible servers."""
+
+    table: ClassVar[str] = "gateway"
+
+    port: Port = Field(8000, description="Port to listen on; 0 takes a free one.")
+    worker: FleetOf = Field(
+        min_length=1,
+        description="Workers, by comma or repeated: their base URLs; dns://NAME:PORT for all "
+        "addresses of a name; kubernetes://NAMESPACE/SERVICE:PORT for all pods of a Service (by "
+        "default in the gateway's own namespace; PORT: the pods' own, by number or name).",
+    )
+    plain_slots: int = Field(
+        64, ge=1, description="Requests that a worker without an agent is taken to run at once."
+    )
+    plain_cost: Cost = Field(
+        "llama-65b-ascend",
+        description="Cost model to start from for a worker without an agent (a profile's name, a "
+        "profile file, or JSON of its terms); its scale is learnt.",
+    )
+    plain_prefix_cache: bool = Field(
+        True, description="A worker without an agent is taken to keep prompts' prefixes."
+    )

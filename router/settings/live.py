@@ -1,0 +1,45 @@
+"""What all commands that listen share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import (
+    Field,
+)
+
+from router.settings.base import Settings, Url
+
+
+class Live(Settings):
+    """What all commands that listen share."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    log_format: Literal["text", "json"] = Field("text", description="How log lines look.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least important lines that are logged."
+    )
+    drain_s: float = Field(
+        30.0, ge=0, le=86_400, description="Seconds that running requests get to end at shutdown."
+    )
+    otel_endpoint: Url | None = Field(
+        None,
+        description="Base URL of an OpenTelemetry collector (OTLP over HTTP) that gets a trace a "
+        "request; default: what OTEL_EXPORTER_OTLP_ENDPOINT says, else none. Needs makespan[otel].",
+    )
+    otel_sample_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of requests traced where the client's traceparent does not decide.",
+    )
+
+
+class Served(Live):
+    """A process that listens on its own, or on a socket that a supervisor made."""
+
+    fd: int | None = Field(
+        None,
+        ge=0,
+        description="Inherited socket to listen on instead; the process then ends with its parent.",
+    )

@@ -1,0 +1,106 @@
+"""What the settings of commands that work offline share."""
+
+from __future__ import annotations
+
+import warnings
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator, Field
+
+from router.settings.base import Settings, Speeds
+from router.settings.hardware import Cost
+from solver.batching.policies import POLICIES
+from solver.batching.queue import ORDERS
+from solver.routing.dispatchers import DISPATCHERS
+from solver.sim.knowledge import knowledge
+
+if TYPE_CHECKING:
+    PolicyName: TypeAlias = str
+    DispatcherName: TypeAlias = str
+    Order: TypeAlias = str
+else:
+    PolicyName = Literal[tuple(POLICIES)]
+    DispatcherName = Literal[tuple(DISPATCHERS)]
+    Order = Literal[ORDERS]
+
+
+def _lengths(value: str) -> str:
+    knowledge(value, 0)
+    return value
+
+
+def _arrivals(value: str) -> str:
+    name, _, rate = value.partition(":")
+    if name == "poisson":
+        try:
+            if 0 < float(rate) < inf:
+                return value
+        except ValueError:
+            pass
+        raise ValueError(f"poisson:RATE takes requests a second above 0, not {rate!r}")
+    if value not in ("trace", "all-at-once"):
+        raise ValueError(f"{value!r} is none of trace, all-at-once, poisson:RATE")
+    return value
+
+
+Lengths = Annotated[str, AfterValidator(_lengths)]
+Arrivals = Annotated[str, AfterValidator(_arrivals)]
+
+
+with warnings.catch_warnings():
+    # The flag is called --json; pydantic's own `json`, which a field of that name hides, is
+    # deprecated and not used here.
+    warnings.simplefilter("ignore", UserWarning)
+
+    class Offline(Settings):
+        """What all commands that work offline share."""
+
+        json: bool = Field(  # type: ignore[assignment]
+            False, description="Print one JSON object, nothing else."
+        )
+
+
+class Traffic(Offline):
+    """Which requests, on which engines; what all that is simulated shares."""
+
+    requests: Path = Field(
+        description="Trace: CSV or JSON lines, gzip or not, of prompt_tokens, output_tokens and "
+        "optionally arrival_s, id, priority, deadline_s, hash_ids."
+    )
+    cost: Cost = Field(
+        "llama-65b-ascend",
+        description="Cost model: a profile's name, a profile file, or JSON of its terms.",
+    )
+    slots: int | None = Field(
+        None, ge=1, le=100_000, description="Slots a worker; default: the profile's."
+    )
+    kv_tokens: int | None = Field(
+        None, ge=1, description="Cached tokens that fit into a worker; default: the profile's."
+    )
+    prefill_budget: int | None = Field(
+        None, ge=1, description="Most prompt tokens in one iteration; default: no limit."
+    )
+    speed: Speeds = Field((1.0,), description="Speed of the workers; several are dealt out.")
+    order: Order = Field(
+        "longest", description="Order of a worker's queue; paper: the lists of its Algorithm 1."
+    )
+    lengths: Lengths = Field(
+        "predicted",
+        description="What is known of output lengths: known, unknown, noisy:SIGMA, predicted.",
+    )
+    arrivals: Arrivals = Field(
+        "trace", description="When requests come: trace, all-at-once, poisson:RATE."
+    )
+    prefix_cache: bool = Field(
+        True, description="Workers keep prompts' blocks, where the trace has hash_ids."
+    )
+    limit: int | None = Field(None, ge=1, description="Only the first so many requests.")
+    seed: int = Field(0, description="Seed of everything random.")
+
+    def _distinct(self, *outputs: Path | None) -> None:
+        paths = [path.resolve() for path in (self.requests, *outputs) if path is not None]
+        for path in paths:
+            if paths.count(path) > 1:
+                raise ValueError(f"{path} would be overwritten: each file needs a name of its own")

@@ -1,0 +1,163 @@
+"""Deciding for an engine that keeps its own queue, slots and memory, such as vLLM.
+
+Rules:
+- the engine is the authority on who waits, who runs and what fits; this only follows, and its books
+  are corrected where the engine's say otherwise;
+- what it answers is a `Decision`, by the same policies that `solver.batching.batcher` asks;
+- the cost model changes only now and then (`solver.cost.joint_fit`), since policies derive figures
+  from it.
+
+Must not know: clocks, the engine's objects. A sequence that decodes is one whose prefill is over
+and whose last token is not scheduled yet.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+from solver.batching.policy import Decision, EngineView, IterationPolicy
+from solver.batching.progress import Progress
+from solver.batching.queue import RequestQueue, longest
+from solver.batching.sequence import Sequence
+from solver.batching.slot_wait import Patience
+from solver.cost.joint_fit import JointFit
+from solver.cost.model import Action, CostModel
+
+# Of decode rounds, so many tell as much as one: they are nearly the same.
+ALIKE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Requests whose prefill is not over; the fields are as those of `EngineView`.
+
+    `begun`: those of the admissible that hold a slot already.
+    """
+
+    admissible: int
+    waiting: int
+    prompt_tokens: int
+    begun: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What one iteration carried: prompt tokens, and sequences with their cached tokens."""
+
+    prompt_tokens: int
+    batch: int
+    kv_tokens: int
+
+    @property
+    def action(self) -> Action:
+        """What kind of an iteration it was."""
+        if not self.batch:
+            return Action.PREFILL if self.prompt_tokens else Action.IDLE
+        return Action.MIXED if self.prompt_tokens else Action.DECODE
+
+
+class Follower:
+    """An engine as the policies see it, and what its iterations cost.
+
+    Attributes:
+        progress: where those decoding stand, and what has ended.
+        cost: the engine's cost model now.
+        batch: sequences that decode.
+        kv_tokens: cached tokens of theirs.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        kv_capacity: float,
+        prefill_budget: float,
+        policy: IterationPolicy,
+        cost: CostModel,
+        fit: JointFit | None = None,
+    ) -> None:
+        self.slots, self.policy, self.cost = slots, policy, cost
+        self.progress = Progress(slots)
+        self.batch = self.kv_tokens = 0
+        self._kv_capacity, self._budget = kv_capacity, prefill_budget
+        self._fit, self._rounds = fit, 0
+        self._free = list(range(slots))
+        self._patience, self._held_back = Patience(), 0
+
+    def rank(self, sequence: Sequence) -> float:
+        """Its rank in the queue by the present cost model: longest first within head starts."""
+        return longest(self.cost.decode_s(self.slots))(sequence)
+
+    def next_of(self, queue: RequestQueue, count: int) -> list[Sequence]:
+        """The first `count` of the queue, fewer if fewer slots are free or fewer wait."""
+        slots = heapq.nsmallest(count, self._free)
+        return queue.head(slots, self.progress.remaining)
+
+    def join(self, sequence: Sequence) -> None:
+        """It decodes from the next round on."""
+        sequence.slot = heapq.heappop(self._free)
+        self.progress.join(sequence)
+        self.batch += 1
+        self.kv_tokens += sequence.context
+
+    def leave(self, sequence: Sequence, *, ended: bool) -> None:
+        """It decodes no longer; `ended`: its last token is made, or on its way."""
+        self.progress.leave(sequence, ended=ended)
+        heapq.heappush(self._free, sequence.slot)
+        self.batch -= 1
+        self.kv_tokens -= sequence.context
+
+    def correct(self, sequence: Sequence, made: int) -> None:
+        """The engine says how many tokens it has made: not one a round, or not every round."""
+        if self.progress.made(sequence) == made:
+            return
+        self.leave(sequence, ended=False)
+        sequence.made = made
+        self.join(sequence)
+
+    def decide(self, candidates: Candidates) -> Decision:
+        """What the engine should do next."""
+        self._held_back = candidates.admissible - candidates.begun
+        view = EngineView(
+            slots=self.slots,
+            decoding=self.batch,
+            admissible=candidates.admissible,
+            waiting=candidates.waiting,
+            prompt_tokens=candidates.prompt_tokens,
+            kv_tokens=self._kv_capacity,
+            kv_held=self.kv_tokens,
+            waited_slot_s=self._patience.slot_s,
+            waited_rounds=self._patience.rounds,
+            prefill_budget=self._budget,
+            progress=self.progress,
+        )
+        return self.policy.decide(view, self.cost)
+
+    def runs(self, prompt_tokens: int, batch: int) -> Ran:
+        """The engine's next iteration carries so many prompt tokens and decoding sequences."""
+        ran = Ran(prompt_tokens, batch, self.kv_tokens)
+        if batch:
+            self.progress.rounds += 1
+            self.kv_tokens += self.batch
+        if prompt_tokens:
+            self._patience.reset()
+        elif batch:
+            self._patience.wait(self._held_back, 1, self.cost.decode_s(batch, ran.kv_tokens))
+        return ran
+
+    def took(self, ran: Ran, seconds: float) -> None:
+        """That iteration took so long, from the end of the one before if there was no pause."""
+        if self._fit is None:
+            return
+        action = ran.action
+        if action is Action.DECODE:
+            self._rounds += 1
+            if self._rounds % ALIKE:
+                return
+        self._fit.observe(action, ran.prompt_tokens, ran.batch, ran.kv_tokens, seconds)
+        self.cost = self._fit.cost
+
+
+def may_wait(decision: Decision, candidates: Candidates) -> bool:
+    """Whether somebody who could be admitted is to be held back."""
+    return decision.action is Action.DECODE and candidates.admissible > 0

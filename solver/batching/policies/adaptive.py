@@ -1,0 +1,82 @@
+"""Prefill, wait, or mix, by price: ours.
+
+Everything is weighed in the same unit, slot-seconds that no request gets anything for:
+- a prefill that others wait for costs its fixed time in every occupied slot; a mixed iteration
+  costs what it takes beyond a decode round and its prompt tokens' own time. The cheaper one is the
+  price of a stage;
+- waiting one round costs each idle slot that somebody could fill its share of a round's fixed
+  time. (What a round takes per sequence is not lost: it is paid when the sequence runs.)
+
+So waiting n rounds for company costs so much, and lets as many more share the stage as are
+predicted to end by then. What that saves is what they would pay for a stage of their own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from solver.arrays import FloatArray
+from solver.batching.policy import Decision, EngineView, forced
+from solver.batching.sequence import Reason
+from solver.cost.model import Action, CostModel
+
+# Rounds ahead at which waiting is weighed.
+HORIZONS = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
+
+
+def _trapezes() -> FloatArray:
+    """(h, h) matrix that integrates a function from 0 (where it is 0) to each horizon."""
+    half = np.diff(HORIZONS, prepend=0.0) / 2
+    ends = np.tril(np.tile(half, (len(half), 1)))
+    between = np.tril(np.tile(np.append(half[1:], 0.0), (len(half), 1)), -1)
+    return np.asarray(ends + between, dtype=np.float64)
+
+
+_TRAPEZES = _trapezes()
+
+
+class Adaptive:
+    """Waits only while some wait is expected to pay; see the module.
+
+    The saving of one more participant is the least that a stage can cost each of those who take
+    part in it: over the cycle that would begin now, the least of ``(price + waiting(m)) / ends(m)``
+    over m (the renewal argument behind EB+'s threshold, but on the completions that are predicted,
+    and exact also where many are about to end at once). Predictions may be wrong for long, so no
+    wait may cost more than the stage that it was to save.
+    """
+
+    def decide(self, view: EngineView, cost: CostModel) -> Decision:
+        """Compare prefilling now with every wait at `HORIZONS`."""
+        choice = forced(view)
+        if choice is not None:
+            return choice
+        action, overhead_s = _cheaper(view, cost)
+        if view.admissible >= view.waiting:
+            return Decision(action, Reason.NOBODY_JOINS)
+        price = overhead_s * (view.decoding + view.admissible)
+        spent = cost.alpha_d_s * view.waited_rounds
+        if price <= max(spent, cost.alpha_d_s * view.admissible):
+            return Decision(action, Reason.WAIT_COST)
+        if self._pays_to_wait(view, price, cost.alpha_d_s):
+            return Decision(Action.DECODE, Reason.STALL_COST)
+        return Decision(action, Reason.WAIT_COST)
+
+    def _pays_to_wait(self, view: EngineView, price: float, alpha_d_s: float) -> bool:
+        others = float(view.waiting - view.admissible)
+        ends = np.minimum(view.progress.ending_within(HORIZONS), others)
+        meanwhile = alpha_d_s * (_TRAPEZES @ ends)  # what those wait who come before the stage
+        share = float(((price + meanwhile) / np.maximum(ends, 1e-9)).min())
+        costs = alpha_d_s * view.admissible * HORIZONS + meanwhile
+        return bool((costs < share * ends).any())
+
+
+def _cheaper(view: EngineView, cost: CostModel) -> tuple[Action, float]:
+    """How to prefill, and the seconds that it takes beyond what cannot be avoided."""
+    if cost.mixed is None:
+        return Action.PREFILL, cost.alpha_p_s
+    tokens, batch, kv = view.stage_tokens, view.decoding, view.kv_held
+    prompt_s = cost.prefill_s(tokens) - cost.alpha_p_s
+    mixed_s = cost.mixed_s(tokens, batch, kv) - cost.decode_s(batch, kv) - prompt_s
+    if mixed_s < cost.alpha_p_s:
+        return Action.MIXED, max(0.0, mixed_s)
+    return Action.PREFILL, cost.alpha_p_s

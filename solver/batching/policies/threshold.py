@@ -1,0 +1,142 @@
+"""EB(k): prefill once k slots are free (arXiv:2606.00516; method.md section 5).
+
+k follows in closed form from the cost model and the output lengths seen lately: theta = k / N for
+a constant hazard, a correction where the hazard rises with age, and N itself, the batch that
+memory holds safely. Nothing else is asked of the requests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, inf, log
+
+import numpy as np
+
+from solver.arrays import FloatArray
+from solver.batching.policy import Decision, EngineView, forced
+from solver.batching.sequence import Reason
+from solver.cost.model import Action, CostModel
+
+# Lengths are estimated anew after so many requests have ended; until then these stand in.
+REFRESH = 32
+PRIOR_PROMPT, PRIOR_OUTPUT = 512.0, 256.0
+# Risk that the batch which memory holds on average does not fit.
+RISK = 0.05
+# A share of requests that all end at the largest length seen is a cap on lengths, not a hazard.
+CAP_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """What finished requests tell: mean tokens, and the hazard ``slope * t + 1 / output``.
+
+    `age`: output tokens that a running request has made on average, ``E[O^2] / (2 * E[O])``.
+    """
+
+    prompt: float
+    output: float
+    age: float
+    slope: float
+
+
+def lengths(finished: FloatArray) -> Lengths:
+    """From (n, 2) prompt and output tokens of finished requests, n > 0."""
+    prompt, output = (float(mean) for mean in finished.mean(axis=0))
+    age = float((finished[:, 1] ** 2).mean()) / (2 * output)
+    return Lengths(prompt, output, age, _hazard_slope(finished[:, 1]))
+
+
+def _hazard_slope(outputs: FloatArray) -> float:
+    """Least squares of ended / at risk over age, weighted by those at risk.
+
+    Up to the 95th percentile, as the source has it; a cap's spike is left out.
+    """
+    most = outputs.max()
+    capped = np.mean(outputs == most) > CAP_SHARE
+    until = min(np.percentile(outputs, 95), most - 1 if capped else most)
+    ages = np.arange(1, int(until) + 1)
+    if len(ages) < 2:
+        return 0.0
+    ended = np.bincount(outputs.astype(np.int64), minlength=int(most) + 1)[1 : len(ages) + 1]
+    at_risk = len(outputs) - np.concatenate(([0], np.cumsum(ended)[:-1]))
+    hazard = ended / at_risk
+    age = ages - np.average(ages, weights=at_risk)
+    rise = hazard - np.average(hazard, weights=at_risk)
+    return float(np.sum(at_risk * age * rise) / np.sum(at_risk * age**2))
+
+
+def threshold(cost: CostModel, output: float) -> float:
+    """Theta_0 of ``theta / (1 - theta) + ln(1 - theta) = alpha_p / (alpha_d * E[D])``."""
+    if cost.alpha_p_s <= 0:
+        return 0.0
+    if cost.alpha_d_s <= 0:
+        return 1.0  # idle slots cost nothing
+    target = cost.alpha_p_s / (cost.alpha_d_s * output)
+    low, high = 0.0, 1.0 - 1e-9
+    for _ in range(50):
+        theta = (low + high) / 2
+        below = theta / (1 - theta) + log(1 - theta) < target
+        low, high = (theta, high) if below else (low, theta)
+    return high
+
+
+def correction(theta: float, slope: float, slots: int, cost: CostModel, output: float) -> float:
+    """What a rising hazard adds to theta_0; at most half of it either way."""
+    if theta <= 0 or theta >= 1 or cost.alpha_d_s <= 0:
+        return 0.0
+    zeta = -log(1 - theta)
+    bracket = zeta * (theta / (1 - theta) - zeta / 2)
+    bracket += cost.beta_d_s * slots / cost.alpha_d_s * (zeta - theta)
+    added = slope * output**2 * (1 - theta) ** 2 / theta * bracket
+    return max(-theta / 2, min(theta / 2, added))
+
+
+def safe_batch(kv_tokens: float, theta: float, prompt: float, age: float) -> float:
+    """N*: sequences that memory for `kv_tokens` holds at once, but for a risk of `RISK`.
+
+    The source has the mean output in the place of `age`, which is the same for the lengths without
+    memory that it assumes; of lengths with a cap, that would leave half of the memory empty.
+    """
+    if not 0 < theta < 1 or kv_tokens == inf:
+        return inf
+    growth = (1 - theta) / theta * age * log(1 / (1 - theta))
+    return max(1.0, (kv_tokens - log(1 / RISK) * age**2 / prompt) / (prompt + growth) // 1)
+
+
+class Threshold:
+    """Prefill when k of N slots are free, or when nobody else would join; see the module."""
+
+    def __init__(self) -> None:
+        self._lengths = Lengths(PRIOR_PROMPT, PRIOR_OUTPUT, PRIOR_OUTPUT, 0.0)
+        self._seen = 0
+        self._for: CostModel | None = None
+        self.slots, self.k = 1, 1
+
+    def decide(self, view: EngineView, cost: CostModel) -> Decision:
+        """Count the free slots among the N that memory holds safely."""
+        choice = forced(view)
+        if choice is not None:
+            return choice
+        if cost != self._for or view.progress.finishes >= self._seen + REFRESH:
+            self._estimate(view, cost)
+        free = self.slots - view.decoding
+        if free <= 0:
+            return Decision(Action.DECODE, Reason.NOTHING_ADMISSIBLE, lasting=True)
+        if free >= self.k:
+            return Decision(Action.PREFILL, Reason.ENOUGH_FREE, most=free)
+        if view.admissible >= view.waiting:
+            return Decision(Action.PREFILL, Reason.NOBODY_JOINS, most=free)
+        return Decision(Action.DECODE, Reason.STALL_COST, lasting=True)
+
+    def _estimate(self, view: EngineView, cost: CostModel) -> None:
+        progress = view.progress
+        if progress.finishes >= REFRESH:
+            self._lengths = lengths(np.array(progress.finished, dtype=np.float64))
+            self._seen = progress.finishes
+        known = self._lengths
+        theta = threshold(cost, known.output)
+        safe = safe_batch(view.kv_tokens, theta, known.prompt, known.age)
+        self.slots = int(min(view.slots, safe))
+        theta += correction(theta, known.slope, self.slots, cost, known.output)
+        self.k = max(1, ceil(theta * self.slots))
+        self._for = cost

@@ -1,0 +1,168 @@
+"""Output lengths, predicted from what similar requests have made.
+
+Each request belongs to groups, from "all" to "this kind of prompt of this tenant, of this size".
+A group keeps a fading histogram of its lengths and leans on its broader group where it has seen
+little; their forecasts are mixed by how well each sort of group has done for the model of late.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log2
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solver.lengths.distribution import (
+    BINS,
+    EDGES,
+    WIDTHS,
+    LengthDistribution,
+    bin_of,
+)
+
+Key = tuple[str | int, ...]
+Floats = NDArray[np.float64]
+
+# The broader group of each group that `_groups` names; "all" leans on the prior. Sizes of prompts
+# come twice, for the model and for a kind of prompt, since a kind may be new with each request.
+BROADER = (-1, 0, 1, 2, 3, 1, 5, 6, 7, 8, 6)
+SORTS = len(BROADER)
+MODEL = 1
+RECENT = 4  # requests that the last group remembers
+LEAN = 3.0  # requests of its own at which a group counts as much as its broader one
+TRUST = 0.25  # a group whose loss is 1 % above the best's has its weight halved in 280 requests
+HEAD = 1024  # characters by which system prompts and documents tend to differ
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What is known of a request when it comes. `kind` is any label for prompts of one sort."""
+
+    model: str
+    prompt_tokens: int
+    max_tokens: int | None = None
+    tenant: str = ""
+    kind: str = ""
+
+
+def kind_of(text: str) -> str:
+    """The kind of a prompt that nobody has labelled: how it begins."""
+    return f"{crc32(text[:HEAD].encode('utf-8', 'surrogatepass')):08x}"
+
+
+def _groups(features: Features) -> tuple[Key, ...]:
+    size = log2(max(1, features.prompt_tokens))
+    octave, quarter, fine = int(size), int(size * 4), int(size * 16)
+    model, tenant, kind = features.model, features.tenant, features.kind
+    return (
+        (0,),
+        (1, model),
+        (2, model, octave),
+        (3, model, quarter),
+        (4, model, fine),
+        (5, model, tenant),
+        (6, model, tenant, kind),
+        (7, model, tenant, kind, octave),
+        (8, model, tenant, kind, quarter),
+        (9, model, tenant, kind, fine),
+        (10, model, tenant, kind),  # only the last few
+    )
+
+
+class LengthPredictor:
+    """Predicts the output tokens of requests, and learns from those that have finished.
+
+    Where nothing has been seen, `prior_weight` imagined requests with a mean of `prior` tokens
+    stand in. A group remembers about its last `memory` requests; of `groups` groups, those not
+    seen for longest are forgotten.
+    """
+
+    def __init__(
+        self,
+        prior: float = 256.0,
+        prior_weight: float = 8.0,
+        memory: int = 500,
+        groups: int = 16384,
+    ) -> None:
+        # The longer a request has run, the longer it is likely to go on: no limit surprises it.
+        reach = (1.0 + (np.array(EDGES) - 1.0) / (2.0 * prior)) ** -3.0
+        self._prior: Floats = -np.diff(reach)
+        self._lean: Floats = np.full(SORTS, LEAN)
+        self._lean[0] = prior_weight
+        self._keep: Floats = np.full(SORTS, 1.0 - 1.0 / memory)
+        self._keep[-1] = 1.0 - 1.0 / RECENT
+        self._rows: OrderedDict[Key, int] = OrderedDict()
+        self._most = max(groups, SORTS)
+        # Row `_most` stays empty: it stands for all groups that are not known.
+        self._seen = np.zeros((self._most + 1, BINS), dtype=np.float32)  # 9 MB when full
+        self._count: Floats = np.zeros(self._most + 1)
+        self._loss: Floats = np.zeros((self._most + 1, SORTS))  # used in the rows of models
+
+    def predict(self, features: Features) -> LengthDistribution:
+        """The distribution of the output tokens of a request."""
+        rows = [self._rows.get(key, self._most) for key in _groups(features)]
+        mix = self._trust(rows[MODEL]) @ self._forecasts(rows)
+        return LengthDistribution.of(mix, features.max_tokens)
+
+    def observe(self, features: Features, output_tokens: int) -> None:
+        """A request has finished with `output_tokens`; at its limit, it could have made more."""
+        rows = [self._touch(key) for key in _groups(features)]
+        limit = features.max_tokens
+        cut = limit is not None and output_tokens >= limit
+        forecasts = self._forecasts(rows)
+        seen = np.zeros(BINS)
+        first = bin_of(output_tokens)
+        if cut:
+            mix = self._trust(rows[MODEL]) @ forecasts
+            seen[first:] = mix[first:] / mix[first:].sum()
+        else:
+            seen[first] = 1.0
+        known = first if cut else BINS if limit is None else bin_of(limit)
+        self._loss[rows[MODEL]] *= self._keep[MODEL]
+        self._loss[rows[MODEL]] += _losses(forecasts, seen, known)
+        self._count[rows] = self._count[rows] * self._keep + 1.0
+        self._seen[rows] = self._seen[rows] * self._keep[:, None] + seen
+
+    def _forecasts(self, rows: Sequence[int]) -> Floats:
+        """What each group expects: its own histogram and, as `LEAN` requests, its broader one's."""
+        total = self._count[rows] + self._lean
+        forecasts: Floats = self._seen[rows] / total[:, None]
+        shares = (self._lean / total).tolist()
+        forecasts[0] += shares[0] * self._prior
+        for k in range(1, SORTS):
+            forecasts[k] += shares[k] * forecasts[BROADER[k]]
+        return forecasts
+
+    def _trust(self, model: int) -> Floats:
+        """The weight of each sort of group, from the losses in a model's row."""
+        loss = self._loss[model]
+        worse = loss / max(loss.min(), 1e-9) - 1.0
+        weights = np.exp(-TRUST * self._count[model] * worse)
+        shares: Floats = weights / weights.sum()
+        return shares
+
+    def _touch(self, key: Key) -> int:
+        """The row of a group, which is now the last to be forgotten."""
+        row = self._rows.pop(key, None)
+        if row is None:
+            row = len(self._rows)
+            if row == self._most:
+                _, row = self._rows.popitem(last=False)
+            self._seen[row], self._count[row], self._loss[row] = 0.0, 0.0, 0.0
+        self._rows[key] = row
+        return row
+
+
+def _losses(forecasts: Floats, seen: Floats, known: int) -> Floats:
+    """Each forecast's CRPS, in tokens, over the bins below `known`.
+
+    The CRPS is twice the mean pinball loss over all quantiles; a mixture's is never above the
+    mean of its parts'.
+    """
+    error = (forecasts[:, :known] - seen[:known]).cumsum(axis=1)
+    losses: Floats = (error * error) @ WIDTHS[:known]
+    return losses

@@ -1,0 +1,113 @@
+"""Which worker gets a request: what other routers do, and ours.
+
+Rules:
+- a dispatcher is told of arrivals, and asked who goes where whenever anything has happened;
+- it sees of a worker only what a router can: what it was given and what has come back (`Target`);
+- each placement is carried out before the next one is asked for.
+
+The ones that others use place one request at a time, as it comes. Ours (`Makespan`) gathers
+windows, plans them, and sends only what a worker can start soon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf
+from typing import Protocol
+
+from solver.batching.priority import WEIGHT, Priority
+from solver.lengths.distribution import LengthDistribution
+from solver.routing import rolling
+from solver.routing.problem import Job
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """A request to be placed: its number, and what a router knows of it."""
+
+    number: int
+    arrival_s: float
+    prompt_tokens: int
+    expected_tokens: float
+    hash_ids: tuple[int, ...] = ()
+    priority: Priority = Priority.DEFAULT
+    due_s: float = inf
+    lengths: LengthDistribution | None = None
+
+    @cached_property
+    def job(self) -> Job:
+        """As the planner sees it."""
+        return Job(
+            self.prompt_tokens,
+            self.expected_tokens,
+            weight=WEIGHT[self.priority],
+            due_s=self.due_s,
+            overrun_tokens=0.0 if self.lengths is None else self.lengths.overrun,
+        )
+
+
+class Target(rolling.Target, Protocol):
+    """What a dispatcher sees of a worker."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests given to it that have not ended."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in its memory and in prompts that wait for it."""
+        ...
+
+    def cached_tokens(self, arrival: Arrival) -> int:
+        """Of the request's prompt, what it holds in its prefix cache."""
+        ...
+
+
+Placement = tuple[Arrival, int]
+
+
+Targets = Sequence[Target]
+
+
+class Dispatcher(Protocol):
+    """Places requests on workers."""
+
+    def arrive(self, arrival: Arrival, now: float) -> None:
+        """A request has come."""
+        ...
+
+    def poll(self, now: float, workers: Targets) -> Iterator[Placement]:
+        """Who goes where now; whoever is not named waits for a later call."""
+        ...
+
+    def next_deadline(self) -> float | None:
+        """When to poll again even if nothing happens."""
+        ...
+
+
+Choice = Callable[[Arrival, Targets], int]
+
+
+class Immediate:
+    """Places every request as it comes, by a rule that looks at that request alone."""
+
+    def __init__(self, choice: Choice) -> None:
+        self._choice = choice
+        self._waiting: list[Arrival] = []
+
+    def arrive(self, arrival: Arrival, now: float) -> None:  # noqa: ARG002
+        """It will be placed at the next poll."""
+        self._waiting.append(arrival)
+
+    def poll(self, now: float, workers: Targets) -> Iterator[Placement]:  # noqa: ARG002
+        """All of them."""
+        for arrival in self._waiting:
+            yield arrival, self._choice(arrival, workers)
+        self._waiting.clear()
+
+    def next_deadline(self) -> float | None:
+        """Nobody waits."""
+        return None

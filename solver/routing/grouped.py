@@ -1,0 +1,116 @@
+"""A queue of requests in order, kept apart by who may serve them.
+
+Thousands may wait; whoever plans looks at the first few of each group, so that no model's queue
+stands in the way of another's, and putting one in or taking one out costs no look at the others.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+from solver.routing.problem import Job
+
+
+class Waiting(Hashable, Protocol):
+    """A request that waits."""
+
+    @property
+    def job(self) -> Job:
+        """What the planner knows of it."""
+        ...
+
+
+R = TypeVar("R", bound=Waiting)
+Members = frozenset[int] | None  # indices of the workers that may serve; None: all of them
+Entry = tuple[float, int, R]  # rank, serial number, request
+
+
+class Grouped(Generic[R]):
+    """See the module.
+
+    Attributes:
+        groups: the entries of each group, in order.
+        prompt_tokens, output_tokens: of all together, as expected.
+    """
+
+    def __init__(self) -> None:
+        self.groups: dict[Members, list[Entry[R]]] = {}
+        self.prompt_tokens, self.output_tokens = 0, 0.0
+        self._where: dict[R, tuple[Members, Entry[R]]] = {}
+        self._serial = 0
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._where)
+
+    def __contains__(self, request: R) -> bool:
+        """Whether it waits."""
+        return request in self._where
+
+    def members(self, request: R) -> Members:
+        """Who may serve it."""
+        return self._where[request][0]
+
+    def put(self, request: R, rank: float, members: Members) -> None:
+        """One more; of equal rank, who came first goes first."""
+        self._serial += 1
+        entry = (rank, self._serial, request)
+        if members not in self.groups:
+            self.groups = {key: mine for key, mine in self.groups.items() if mine}
+        insort(self.groups.setdefault(members, []), entry, key=_place)
+        self._where[request] = members, entry
+        self._count(request, 1)
+
+    def discard(self, request: R) -> bool:
+        """It waits no longer; whether it did."""
+        found = self._where.pop(request, None)
+        if found is None:
+            return False
+        members, entry = found
+        mine = self.groups[members]
+        del mine[bisect_left(mine, entry[:2], key=_place)]
+        self._count(request, -1)
+        return True
+
+    def pop(self, members: Members) -> list[R]:
+        """Let a whole group go."""
+        requests = [entry[2] for entry in self.groups.pop(members, [])]
+        for request in requests:
+            del self._where[request]
+            self._count(request, -1)
+        return requests
+
+    def regroup(self, members: Callable[[R], Members]) -> None:
+        """Who may serve whom has changed."""
+        found: dict[Members, list[Entry[R]]] = {}
+        for _, entry in self._where.values():
+            found.setdefault(members(entry[2]), []).append(entry)
+        self.groups = {key: sorted(mine, key=_place) for key, mine in found.items()}
+        self._where = {e[2]: (key, e) for key, mine in self.groups.items() for e in mine}
+
+    def in_order(self, but: Members) -> list[R]:
+        """All, but for one group."""
+        return merged([mine for key, mine in self.groups.items() if key != but])
+
+    def by_arrival(self) -> list[R]:
+        """All, as they were put in."""
+        entries = sorted((entry for _, entry in self._where.values()), key=lambda entry: entry[1])
+        return [entry[2] for entry in entries]
+
+    def _count(self, request: R, sign: int) -> None:
+        self.prompt_tokens += sign * request.job.prompt_tokens
+        self.output_tokens += sign * request.job.expected_tokens
+        if not self._where:
+            self.output_tokens = 0.0  # rounding must not add up
+
+
+def merged(queues: Sequence[Sequence[Entry[R]]]) -> list[R]:
+    """Of several groups, in order."""
+    return [entry[2] for entry in heapq.merge(*queues, key=_place)]
+
+
+def _place(entry: Entry[R]) -> tuple[float, int]:
+    return entry[:2]

@@ -1,0 +1,204 @@
+"""From prompts and workers to a packing `Problem`: the cost matrix and its side constraints.
+
+The cost of request i on worker j comes from j's cost model at the occupancy that j will have once
+its share of the window has arrived: an iteration's fixed cost is shared by all who take part, so
+a request is dear on an empty worker and cheap on a busy one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+
+import numpy as np
+
+from solver.arrays import BoolArray, FloatArray
+from solver.cost.model import CostColumns, CostModel, request_s, span_s
+from solver.lengths.distribution import LengthDistribution
+from solver.packing.problem import Problem
+
+# What is left of running requests is spread from nothing to about twice its mean: slots fall free
+# evenly over twice the mean.
+SOON = 2.0
+# A prompt token that is cached displaces another, which would have been found again about half the
+# time: prompts share 0.64 of their blocks with earlier ones (Mooncake), and not all fit.
+REUSE = 0.5
+# Who waits for a slot makes those behind wait as long: up to an eighth of the slots queue at a
+# worker (`solver.routing.rolling.LEAD`), so half as many on average. With none of it, requests
+# queue for a fast worker until that costs as much as a slow one: nobody gains, and first tokens
+# come late.
+BEHIND = 1 / 16
+# A prefill stalls those who run beside it. How many those are on one worker changes faster than a
+# cache does, so a miss is mostly priced by the fleet's mean, and by this share by the worker's own;
+# with more, long prompts chase the emptiest worker and wait there for each other (bench_fleet).
+OWN = 0.15
+# How often a request that waits for a slot pays for its overrun on a slow worker, shared by that
+# worker's slots. Late in a batch such overruns are what all wait for; with 1 they still are, with
+# 2.5 slow workers stand idle (bench_rolling).
+CAUTION = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the planner knows of a request.
+
+    Attributes:
+        prompt_tokens, expected_tokens: over all its sequences.
+        sequences: answers that it wants; each takes a slot, and they run side by side.
+        weight: what a second of its waiting is worth, relative to others.
+        due_s: when it should be done, by the planner's clock; infinite: whenever.
+        lengths: the distribution of one answer's length, where it is known.
+        overrun_tokens: by how much one answer in fifty is longer than expected, or more.
+    """
+
+    prompt_tokens: int
+    expected_tokens: float
+    sequences: int = 1
+    weight: float = 1.0
+    due_s: float = inf
+    lengths: LengthDistribution | None = None
+    overrun_tokens: float = 0.0
+
+    @property
+    def kv_tokens(self) -> float:
+        """Cached tokens at its end."""
+        return self.prompt_tokens + self.expected_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """What the planner knows of a worker.
+
+    Attributes:
+        cost: its iteration times.
+        slots: sequences that it runs at once.
+        in_flight: sequences that it has been given and has not finished.
+        backlog_s: engine seconds at full slots that those still take.
+        prefill_s: seconds of it that are prefills yet to come.
+        kv_free: cached tokens still free beside what those will need; None: no known limit.
+    """
+
+    cost: CostModel
+    slots: int
+    in_flight: int
+    backlog_s: float
+    prefill_s: float
+    kv_free: float | None
+
+
+def arriving(jobs: Sequence[Job], workers: int) -> int:
+    """Sequences of a window that one worker may expect, before anything is planned."""
+    return ceil(sum(job.sequences for job in jobs) / max(1, workers))
+
+
+def level_s(
+    count: int, prompt_tokens: float, output_tokens: float, workers: Sequence[WorkerView]
+) -> float:
+    """Seconds until workers have done `count` more requests, were work liquid.
+
+    `prompt_tokens` and `output_tokens` are those of all together.
+    """
+    prompt, output = prompt_tokens / count, output_tokens / count
+    columns = CostColumns.of([worker.cost for worker in workers])
+    slots = np.array([worker.slots for worker in workers], dtype=np.float64)
+    each_s = request_s(columns, np.full_like(slots, prompt), np.full_like(slots, output), slots)
+    backlog = np.array([worker.backlog_s for worker in workers])
+    order = np.argsort(backlog)
+    start, rate = backlog[order], (1.0 / np.maximum(each_s[order], 1e-12)).cumsum()
+    done = (start / np.maximum(each_s[order], 1e-12)).cumsum()
+    level = (count + done) / rate  # if just the first k take part
+    return float(level[np.argmax(level <= np.append(start[1:], np.inf))])
+
+
+def build(
+    jobs: Sequence[Job],
+    workers: Sequence[WorkerView],
+    eligible: Sequence[frozenset[int]] | None = None,
+    cached_tokens: FloatArray | None = None,
+    now: float = 0.0,
+    quickest_s: float = inf,
+) -> Problem:
+    """The problem of placing `jobs` on `workers` on top of what these already have.
+
+    `eligible` are, for each job, the indices of the workers that may serve it (None: all of them);
+    `cached_tokens` (n, m) prompt tokens of job i that worker j would not have to prefill; `now` is
+    the time by which jobs are due later; `quickest_s` is a full decode round of the fleet's fastest
+    worker, where that is not one of these.
+
+    Where slots are free, a request also pays for what it takes from others (`Problem.toll_s`), so
+    that each goes where all together lose least: a cache that holds its prompt draws it, a worker
+    that is fuller than others repels it, and the price of both is the engine's own. Where requests
+    queue, it pays for what it may overrun on a slow worker: what is begun stays where it is, so who
+    may take long had better begin on a fast one, or while there is much left to do.
+
+    Memory limits apply only where all jobs could fit at once. Beyond that, requests queue at the
+    workers in any case and memory is shared over time, which is what the cost measures.
+    """
+    sequences = np.array([[job.sequences] for job in jobs], dtype=np.float64)
+    prompt = np.array([[job.prompt_tokens] for job in jobs], dtype=np.float64)
+    output = np.array([[job.expected_tokens] for job in jobs], dtype=np.float64)
+    columns = CostColumns.of([worker.cost for worker in workers])
+    slots = np.array([worker.slots for worker in workers], dtype=np.float64)
+    flying = np.array([worker.in_flight for worker in workers], dtype=np.float64)
+    occupancy = np.minimum(slots, np.maximum(1.0, flying + arriving(jobs, len(workers))))
+    backlog = np.array([worker.backlog_s for worker in workers])
+    cost = sequences * request_s(columns, prompt / sequences, output / sequences, slots)
+    before = backlog
+    sparse = sequences.sum() <= np.maximum(0.0, slots - flying).sum()
+    if sparse:
+        taken = np.maximum(0.0, flying + 1.0 - slots)
+        each = SOON * backlog / (slots + 1.0)
+        before = np.array([worker.prefill_s for worker in workers]) + taken * each
+        beside = flying + arriving(jobs, len(workers)) < slots
+        cost = np.where(beside, columns.alpha_p_s + columns.beta_p_s * prompt, cost)
+    span = before + span_s(columns, prompt, output / sequences, occupancy)
+    cached = np.zeros_like(span) if cached_tokens is None else cached_tokens
+    cost = np.maximum(0.0, cost - columns.beta_p_s * cached)
+    span = span - columns.beta_p_s * cached
+    if sparse:
+        others = np.minimum(flying, slots - 1.0)
+        toll = _taken_s(columns, prompt, output, prompt - cached, others)
+        toll += BEHIND * slots * taken * each
+    else:
+        overrun = np.array([[job.overrun_tokens] for job in jobs])
+        round_s = columns.alpha_d_s + columns.beta_d_s * slots
+        slower_s = np.maximum(0.0, round_s - min(quickest_s, float(round_s.min())))
+        toll = CAUTION * overrun * slower_s / slots
+    kv = (prompt + output)[:, 0]
+    return Problem.of(
+        cost,
+        before,
+        span_s=span,
+        toll_s=toll,
+        eligible=None if eligible is None else _eligible(eligible, len(workers)),
+        kv_tokens=kv,
+        kv_capacity=_room(kv, workers),
+        weight=[job.weight for job in jobs],
+        due_s=[max(0.0, job.due_s - now) for job in jobs],
+    )
+
+
+def _taken_s(
+    columns: CostColumns,
+    prompt: FloatArray,
+    output: FloatArray,
+    uncached: FloatArray,
+    others: FloatArray,
+) -> FloatArray:
+    """Seconds that requests take from the `others` on a worker: stalls, and longer rounds."""
+    fleet_s = (1.0 + REUSE) * float((columns.beta_p_s * others).mean())
+    stalls = (fleet_s + OWN * columns.beta_p_s * others) * uncached
+    rounds = (columns.beta_d_s + columns.gamma_d_s * (prompt + output / 2)) * output
+    return np.asarray(stalls + others * rounds, dtype=np.float64)
+
+
+def _eligible(eligible: Sequence[frozenset[int]], workers: int) -> BoolArray:
+    rows = {allowed: np.isin(np.arange(workers), list(allowed)) for allowed in set(eligible)}
+    return np.array([rows[allowed] for allowed in eligible]).reshape(len(eligible), workers)
+
+
+def _room(kv: FloatArray, workers: Sequence[WorkerView]) -> FloatArray:
+    free = np.array([np.inf if w.kv_free is None else max(0.0, w.kv_free) for w in workers])
+    fits_at_once = kv.sum() <= free.sum() and (len(kv) == 0 or kv.max() <= free.max())
+    return free if fits_at_once else np.full(len(free), np.inf)

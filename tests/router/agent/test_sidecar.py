@@ -1,0 +1,193 @@
+"""What a sidecar reads from its server: streams, metrics; and what it refuses to start with."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.agent.queue_position import STANDING
+from router.agent.sidecar.app import create_app, open_releaser
+from router.agent.sidecar.engine_metrics import Signals, read_signals
+from router.agent.sidecar.health import MOST, PROVEN, QUICK_S, SURE, Silence
+from router.agent.sidecar.held import ANSWER_TOKENS, Asks
+from router.agent.sidecar.stream_progress import Follower, Heard
+from router.http.usage import Usage
+from router.settings.agent import AgentSettings
+from router.settings.base import BadSettings
+from router.settings.commands import load
+from solver.cost.profiles import PROFILES
+
+
+def event(**fields: object) -> bytes:
+    return b"data: " + json.dumps(fields).encode() + b"\n\n"
+
+
+STREAM = b"".join(
+    [
+        b": a comment\n\n",
+        event(choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}}]),
+        event(choices=[{"index": 0, "delta": {"content": " one"}, "finish_reason": None}]),
+        event(choices=[{"index": 1, "text": " two", "token_ids": [5, 6]}], usage=None),
+        event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}]),
+        event(choices=[{"index": 1, "text": " end", "finish_reason": "length"}]),
+        b"data: {broken\r\n\r\ndata: 3\n\n",
+        event(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 4}),
+        b"data: [DONE]\n\n",
+    ]
+)
+HEARD = [
+    Heard(0, 0, False, None),
+    Heard(0, 1, False, None),
+    Heard(1, 2, False, None),
+    Heard(0, 0, True, None),
+    Heard(1, 1, True, None),
+    Heard(-1, 0, False, Usage(7, 4)),
+]
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=12))
+def test_progress_is_read_however_the_bytes_are_cut(cuts: list[int]) -> None:
+    follower, heard = Follower(), list[Heard]()
+    edges = [0, *sorted(cuts), len(STREAM)]
+    for start, end in pairwise(edges):
+        heard += follower.feed(STREAM[start:end])
+    assert heard == HEARD
+    assert follower.done
+    assert follower.usage == Usage(7, 4)
+
+
+def test_continuous_usage_is_read_with_its_tokens() -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": 2}
+    heard = Follower().feed(event(choices=[{"index": 0, "text": "a b"}], usage=usage))
+    assert heard == [Heard(0, 1, False, Usage(7, 2))]
+
+
+def misses(silence: Silence, *, idle: bool = False) -> int:
+    """How many looks without an answer it takes."""
+    for count in range(1, 100):
+        if silence.missed(heard=False, idle=idle and count == 1):
+            return count
+    raise AssertionError("never down")
+
+
+def proven() -> Silence:
+    silence = Silence()
+    for _ in range(PROVEN):
+        silence.answered(0.01, working=True)
+    return silence
+
+
+def test_a_silent_server_is_down_soon_if_it_answers_at_work_or_has_none() -> None:
+    assert misses(proven()) == SURE
+    assert misses(Silence(), idle=True) == SURE
+
+
+def test_a_silent_server_that_may_be_computing_is_waited_for() -> None:
+    idle = Silence()
+    for _ in range(100):
+        idle.answered(0.01, working=False)  # tells nothing of what it does at work
+    assert misses(idle) == MOST
+    late, back, deaf = proven(), proven(), proven()
+    late.answered(2 * QUICK_S, working=True)
+    back.missed(heard=False, idle=False)
+    back.answered(0.01, working=True)
+    deaf.missed(heard=True, idle=False)
+    for silence in (late, back, deaf):
+        assert misses(silence) == MOST
+
+
+def test_a_server_that_sends_tokens_is_alive() -> None:
+    silence = proven()
+    for _ in range(100):
+        assert not silence.missed(heard=True, idle=False)
+
+
+VLLM = """
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+vllm:num_requests_running{engine="0",model_name="m"} 12.0
+vllm:num_requests_running{engine="1",model_name="m"} 4.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 3.0
+vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 3.0
+vllm:cache_config_info{block_size="16",cache_dtype="auto",num_gpu_blocks="512",x="a\\"b"} 1.0
+"""
+SGLANG = """
+sglang:num_running_reqs{model_name="m"} 5.0
+sglang:num_queue_reqs{model_name="m"} 0.0
+sglang:cache_config_info{page_size="1",num_pages="9000"} 1.0
+"""
+TENSORRT = """
+trtllm_num_requests_running 3
+trtllm_num_requests_waiting 1
+trtllm_kv_cache_tokens_per_block 32
+trtllm_kv_cache_max_blocks 100
+"""
+
+
+@pytest.mark.parametrize(
+    ("page", "signals"),
+    [
+        (VLLM, Signals(16, 3, 8192)),
+        (SGLANG, Signals(5, 0, 9000)),
+        (TENSORRT, Signals(3, 1, 3200)),
+        ('vllm:num_requests_running{engine="0"} NaN\nvllm:num_requests_waiting -1', Signals()),
+        ("<html>vllm:num_requests_running 3</html>", Signals()),
+        ("process_cpu_seconds_total 3", Signals()),
+    ],
+)
+def test_engines_metrics_are_read(page: str, signals: Signals) -> None:
+    assert read_signals(page) == signals
+
+
+def make(body: object, hint: float | None = None) -> tuple[list[int], list[float], list[int]]:
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    ask, _ = Asks().make(text, chat=False, hint=hint, standing=STANDING, now=0.0, most=2048)
+    parts = ask.sequences
+    return (
+        [one.prompt_tokens for one in parts],
+        [one.expected_tokens for one in parts],
+        [one.max_tokens for one in parts],
+    )
+
+
+def test_requests_are_counted_by_prompts_and_choices() -> None:
+    two = {"model": "m", "prompt": [[1, 2, 3], [4, 5]], "n": 2, "max_tokens": 9}
+    assert make(two) == ([3, 3, 2, 2], [9.0] * 4, [9] * 4)
+    assert make({"model": "m", "prompt": [1] * 40, "max_tokens": 500}, 80.0) == (
+        [40],
+        [80.0],
+        [500],
+    )
+    assert make({"model": "m", "prompt": [1] * 40, "max_tokens": 9999})[2] == [2008]
+
+
+def test_what_cannot_be_read_is_the_servers_to_refuse() -> None:
+    for body in (b"", b"{", b"[]", {"prompt": 3}):
+        assert make(body) == ([1], [1.0], [1])
+
+
+def test_an_answer_without_a_limit_is_given_a_guess() -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    ask, _ = Asks().make(body, chat=True, hint=None, standing=STANDING, now=0.0, most=2048)
+    assert ask.sequences[0].expected_tokens == ANSWER_TOKENS
+    assert ask.sequences[0].max_tokens == 2047
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/completions"])
+def test_an_upstream_that_says_too_much_is_named(path: str) -> None:
+    told = ["--engine", "openai", "--upstream", f"http://127.0.0.1:1{path}"]
+    settings = load(AgentSettings, told)
+    with pytest.raises(BadSettings, match=r"upstream: .*/v1"):
+        create_app(settings)
+
+
+def test_a_sidecar_starts_from_the_cost_model_of_a_file(tmp_path: Path) -> None:
+    profile = tmp_path / "mine.json"
+    cost = {**PROFILES["opt-66b-a100-tp4"].cost.to_ms(), "alpha_p_ms": 7.5}
+    profile.write_text(json.dumps({"cost_ms": cost}))
+    told = ["--engine", "openai", "--upstream", "http://127.0.0.1:1", "--cost", str(profile)]
+    assert open_releaser(load(AgentSettings, told)).cost.to_ms() == pytest.approx(cost)

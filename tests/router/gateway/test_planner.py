@@ -1,0 +1,166 @@
+"""The solver's process may be late, killed, stuck or wrong: then the plan found before is used."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+import pytest
+
+from router import solver_process
+from router.gateway.planning.planner import Planner
+from router.observe.metrics import GatewayMetrics
+from solver.errors import InfeasibleProblem
+from solver.packing.check import check
+from solver.packing.pipeline import first_plan_or_queue
+from solver.packing.plan import Method, Plan
+from solver.packing.problem import Problem
+
+# Unrelated times: the heuristic finishes after 77 s, the optimum is 62; the MILP needs 10 ms.
+POOR = Problem.of(np.random.default_rng(12).integers(10, 60, (8, 3)))
+# Each of them fits, and so does their sum, but no two of three on one worker.
+TOO_MUCH = Problem.of(np.ones((3, 2)), kv_tokens=[6, 6, 6], kv_capacity=[10, 10])
+
+
+@pytest.fixture
+async def planner() -> AsyncIterator[Planner]:
+    metrics = GatewayMetrics()
+    made = Planner(0.9, metrics)
+    made.start()
+    await made.solver.warm()
+    made.restarts = lambda: counted(metrics)  # type: ignore[attr-defined]
+    yield made
+    made.stop()
+
+
+def counted(metrics: GatewayMetrics) -> float | None:
+    return metrics.registry.get_sample_value("makespan_planner_restarts_total")
+
+
+def restarts(planner: Planner) -> float:
+    told: Callable[[], float] = planner.restarts  # type: ignore[attr-defined]
+    return told()
+
+
+async def solved(planner: Planner) -> Plan:
+    """Plan until the child has the word; every plan on the way is good."""
+    for _ in range(300):
+        problem, plan = await planner.plan(POOR)
+        check(problem, plan)
+        if plan.method is not Method.HEURISTIC:
+            return plan
+        await asyncio.sleep(0.05)
+    raise AssertionError("the child never answered")
+
+
+async def test_the_solver_improves_on_the_heuristic(planner: Planner) -> None:
+    _, first = first_plan_or_queue(POOR)
+    assert first.method is Method.HEURISTIC
+    plan = await solved(planner)
+    assert plan.finish_s < first.finish_s
+    assert plan.finish_s == 62.0
+    assert restarts(planner) == 0
+
+
+async def test_a_killed_child_is_replaced_and_counted(planner: Planner) -> None:
+    assert planner.solver.pid is not None
+    os.kill(planner.solver.pid, signal.SIGKILL)
+    problem, plan = await planner.plan(POOR)
+    check(problem, plan)
+    await solved(planner)
+    assert restarts(planner) == 1
+
+
+async def test_a_dead_child_is_noticed_though_nobody_asks(planner: Planner) -> None:
+    pid = planner.solver.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    for _ in range(100):
+        if planner.solver.pid != pid and planner.solver.ready():
+            break
+        await asyncio.sleep(0.1)
+    assert planner.solver.ready()
+    assert restarts(planner) == 1
+
+
+async def test_a_child_that_dies_at_work_costs_only_what_it_would_have_found(
+    planner: Planner,
+) -> None:
+    assert planner.solver.pid is not None
+    os.kill(planner.solver.pid, signal.SIGSTOP)
+    planning = asyncio.create_task(planner.plan(POOR))
+    await asyncio.sleep(0.1)
+    os.kill(planner.solver.pid, signal.SIGKILL)
+    problem, plan = await planning
+    check(problem, plan)
+    assert plan.method is Method.HEURISTIC
+    await solved(planner)
+    assert restarts(planner) == 1
+
+
+async def test_a_stuck_child_is_left_at_the_deadline_and_replaced(
+    planner: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert planner.solver.pid is not None
+    os.kill(planner.solver.pid, signal.SIGSTOP)
+    _, plan = await planner.plan(POOR)
+    assert plan.method is Method.HEURISTIC
+    assert not planner.solver.ready()
+    monkeypatch.setattr(solver_process, "STUCK_S", 0.0)
+    monkeypatch.setattr(solver_process, "END_S", 3600.0)  # to wait for it would never end
+    assert not planner.solver.ready()
+    assert restarts(planner) == 1
+    monkeypatch.undo()
+    await solved(planner)
+
+
+async def test_a_late_answer_is_not_waited_for() -> None:
+    planner = Planner(0.0005, GatewayMetrics())
+    planner.start()
+    _, plan = await planner.plan(POOR)
+    assert plan.method is Method.HEURISTIC
+    planner.stop()
+
+
+async def test_the_best_so_far_counts_at_the_deadline(planner: Planner) -> None:
+    """Far too large to be solved in time: what was found until then is used, and better."""
+    rng = np.random.default_rng(0)
+    large = Problem.of(rng.uniform(5, 20, (120, 12)))
+    _, first = first_plan_or_queue(large)
+    _, plan = await planner.plan(large)
+    check(large, plan)
+    assert plan.finish_s < first.finish_s
+    assert plan.finish_bound_s > first.finish_bound_s
+
+
+async def test_a_wrong_answer_is_refused(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, first = first_plan_or_queue(POOR)
+    lie = Plan(first.assignment, 0.1, 0.1, 0.1, 0.1, 0.1, Method.MILP)
+    for answer in (lie, ValueError("the solver has failed")):
+
+        def exchange(_: object, __: object, tell: Callable[[object], None], ___: object) -> None:
+            tell(answer)  # noqa: B023
+            tell(None)
+
+        monkeypatch.setattr(solver_process, "_exchange", exchange)
+        _, plan = await planner.plan(POOR)
+        assert plan == first
+
+
+async def test_what_cannot_be_is_proven(planner: Planner) -> None:
+    with pytest.raises(InfeasibleProblem, match="together"):
+        await planner.solver.improve(TOO_MUCH, None, time.monotonic() + 5.0)
+    assert planner.solver.ready()
+
+
+async def test_without_a_deadline_there_is_no_child() -> None:
+    planner = Planner(0.0, GatewayMetrics())
+    planner.start()
+    assert planner.solver.pid is None
+    _, plan = await planner.plan(POOR)
+    assert plan.method is Method.HEURISTIC
+    planner.stop()

@@ -1,0 +1,68 @@
+"""Tokens are counted from bytes that pass by, however they are cut."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.http.usage import JsonMeter, StreamMeter, Usage
+
+EVENT = b'data: {"choices":[{"text":" a"}],"usage":null}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":40}}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+@given(st.integers(0, 40), st.booleans(), st.lists(st.integers(1, 400), max_size=30))
+def test_streams(tokens: int, with_usage: bool, cuts: list[int]) -> None:
+    text = EVENT * tokens + (USAGE if with_usage else b"") + DONE
+    meter = StreamMeter()
+    for cut in cuts:
+        meter.feed(text[:cut])
+        text = text[cut:]
+    meter.feed(text)
+    assert meter.finished
+    usage = meter.usage()
+    assert usage == (Usage(7, 40) if with_usage else None)
+    if with_usage:
+        assert meter.tokens(usage) == 40
+    else:
+        assert tokens - len(cuts) <= meter.tokens(usage) <= tokens
+
+
+def test_json() -> None:
+    meter = JsonMeter()
+    assert meter.feed(b'{"usage":{"prompt_tokens":3,') == 0
+    meter.feed(b'"completion_tokens":5}}')
+    assert meter.usage() == Usage(3, 5)
+    assert meter.tokens(meter.usage()) == 5
+
+
+def test_answers_without_usage() -> None:
+    for text in (b"", b"{}", b"[]", b'{"usage": 3}', b'{"usage":{"prompt_tokens":"x"}}'):
+        meter = JsonMeter()
+        meter.feed(text)
+        assert meter.usage() is None
+        assert meter.tokens(None) is None
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (b'data: {"error":{"message":"no memory","code":500}}\n\n', "no memory"),
+        (b'data: {"error":{"message":"no memory"}}\n\n' + DONE, "no memory"),
+        (b'data: {"error":"no memory"}\n\n', "no memory"),
+        (b'data: {"error":{"code":7}}\n\n', "{'code': 7}"),
+        (b'data: {"error":null,"choices":[]}\n\n' + DONE, None),
+        (b'data: {"error"', None),
+        (b'data: {"choices":[{"text":"\\"error\\""}]}\n\n' + DONE, None),
+        (b'data: ["error"]\n\n', None),
+        (DONE, None),
+        (b"", None),
+    ],
+)
+def test_what_a_stream_says_of_its_failure(end: bytes, told: str | None) -> None:
+    meter = StreamMeter()
+    for part in (EVENT * 3, end[:9], end[9:]):
+        meter.feed(part)
+    assert meter.error() == told

@@ -1,0 +1,174 @@
+"""Settings: file below environment below flags, and a bad one names itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from router.agent.engines.emulated.lengths import read_lengths
+from router.settings.agent import AgentSettings
+from router.settings.base import BadSettings, Settings
+from router.settings.calibrate import CalibrateSettings
+from router.settings.commands import COMMANDS, known_environment, load
+from router.settings.gateway import GatewaySettings
+from router.settings.up import UpSettings
+
+ONE = ["--worker", "http://a:1"]
+REAL = ["--engine", "transformers", "--model", "x"]
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "makespan.toml"
+    monkeypatch.setenv("MAKESPAN_CONFIG", str(path))
+    return path
+
+
+def test_flags_over_environment_over_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text("[gateway]\nport = 1\nretries = 1\nremember = 1\n")
+    monkeypatch.setenv("MAKESPAN_PORT", "2")
+    monkeypatch.setenv("MAKESPAN_RETRIES", "2")
+    settings = load(GatewaySettings, [*ONE, "--port", "3"])
+    assert (settings.port, settings.retries, settings.remember) == (3, 2, 1)
+    assert settings.window_max_wait_s == 0.02
+
+
+def test_several_workers_by_comma_or_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ("http://a:1", "http://b:2")
+    assert load(GatewaySettings, ["--worker", "http://a:1/,http://b:2"]).worker == wanted
+    flags = ["--worker", "http://a:1", "--worker", "http://b:2"]
+    assert load(GatewaySettings, flags).worker == wanted
+    monkeypatch.setenv("MAKESPAN_WORKER", "http://a:1,http://b:2")
+    assert load(GatewaySettings, []).worker == wanted
+
+
+def test_workers_may_be_urls_names_and_services() -> None:
+    services = ("kubernetes://llm/agents:http", "kubernetes:///agents:8100")
+    named = ("http://a:1", "dns://agents.llm:8100", *services)
+    assert load(GatewaySettings, ["--worker", ",".join(named)]).worker == named
+
+
+def test_speeds_are_dealt_out() -> None:
+    assert load(UpSettings, ["--speed", "24,8"]).speed == (24.0, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "complaint"),
+    [
+        (GatewaySettings, ["--port", "70000"], "port"),
+        (GatewaySettings, ["--port", "x"], "port"),
+        (GatewaySettings, ["--worker", "no-url"], "worker"),
+        (GatewaySettings, ["--window-max-size", "0"], "window_max_size"),
+        (GatewaySettings, [], "worker"),
+        (GatewaySettings, ["--worker", ""], "worker"),
+        (GatewaySettings, ["--worker", "http://a:1,http://a:1/"], "http://a:1 is there twice"),
+        (GatewaySettings, ["--worker", "http://a:1/?q=1"], "no query"),
+        (GatewaySettings, ["--worker", "dns://agents"], "dns://agents is not like dns://NAME:PORT"),
+        (GatewaySettings, ["--worker", "dns://a..b:80"], "dns://a..b:80 is not like"),
+        (GatewaySettings, ["--worker", "dns://agents:70000"], "70000 is no port"),
+        (GatewaySettings, ["--worker", "dns://a:1,dns://a:01"], "dns://a:1 is there twice"),
+        (GatewaySettings, ["--worker", "kubernetes://agents:80"], "is not like kubernetes://"),
+        (GatewaySettings, ["--worker", "kubernetes://llm/agents:0"], "0 is no port"),
+        (
+            GatewaySettings,
+            ["--worker", "kubernetes://LLM/agents:http"],
+            "is not like kubernetes://",
+        ),
+        (GatewaySettings, ["--drain-s", "inf"], "drain_s"),
+        (UpSettings, ["--agent-port", "65534", "--agents", "4"], "agent_port: 4 agents"),
+        (UpSettings, ["--speed", "inf"], "speed"),
+        (AgentSettings, ["--policy", "magic"], "policy"),
+        (AgentSettings, ["--cost", "free"], "cost"),
+        (AgentSettings, ["--speed", "0"], "speed"),
+        (AgentSettings, ["--name", "no spaces"], "name"),
+        (AgentSettings, ["--max-model-len", "9000", "--kv-tokens", "100"], "max_model_len"),
+        (UpSettings, ["--speed", ""], "speed"),
+        (UpSettings, ["--speed", "-1"], "speed"),
+        (UpSettings, ["--agents", "0"], "agents"),
+        (UpSettings, [*REAL, "--speed", "1"], "speed: the engine transformers"),
+        (AgentSettings, [*REAL, "--speed", "20"], "speed: the engine transformers"),
+        (AgentSettings, ["--engine", "transformers"], "model: .* a folder or a hub name"),
+        (UpSettings, ["--engine", "transformers"], "model: .* a folder or a hub name"),
+        (CalibrateSettings, ["--engine", "transformers"], "model: .* a folder or a hub name"),
+        (
+            AgentSettings,
+            ["--engine", "vllm", "--upstream", "http://a:1", "--speed", "2"],
+            "speed: the engine vllm",
+        ),
+    ],
+)
+def test_bad_flags_name_themselves(
+    command: type[Settings], flags: list[str], complaint: str
+) -> None:
+    with pytest.raises(BadSettings, match=complaint):
+        load(command, flags)
+
+
+def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAKESPAN_PROT", "1")
+    with pytest.raises(BadSettings, match="MAKESPAN_PROT: unknown environment variable"):
+        load(GatewaySettings, ONE)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[gateway]\nprot = 1\n", "prot"),
+        ("[gatway]\nport = 1\n", "gatway: not one of the tables"),
+        ("port = 1\n", "port: not one of the tables"),
+        ("[gateway\n", "MAKESPAN_CONFIG"),
+    ],
+)
+def test_a_bad_file_is_named(config: Path, text: str, complaint: str) -> None:
+    config.write_text(text)
+    with pytest.raises(BadSettings, match=complaint):
+        load(GatewaySettings, ONE)
+
+
+def test_a_missing_file_is_named(config: Path) -> None:
+    with pytest.raises(BadSettings, match=config.name):
+        load(GatewaySettings, ONE)
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load(GatewaySettings, ONE).port = 9
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for command in COMMANDS:
+        for name, field in command.model_fields.items():
+            assert field.description, f"{command.__name__}.{name}"
+    assert {"MAKESPAN_PORT", "MAKESPAN_SPEED", "MAKESPAN_CONFIG"} <= known_environment()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("nonsense\n", ":1: expected"),
+        ('\n{"prompt_sha256": "a"}\n', ":2: expected"),
+        ('{"prompt_sha256": "a", "output_tokens": 0}\n', "at least 1"),
+    ],
+)
+def test_a_bad_file_of_lengths_names_its_line(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "lengths.jsonl"
+    path.write_text(text)
+    with pytest.raises(BadSettings, match=complaint):
+        read_lengths(path)
+
+
+def test_lengths_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "lengths.jsonl"
+    path.write_text('{"prompt_sha256": "a", "output_tokens": 3}\n\n')
+    assert read_lengths(path) == {"a": 3}
+    with pytest.raises(BadSettings, match="No such file"):
+        read_lengths(tmp_path / "none")
+
+
+def test_a_wrong_part_is_told_once() -> None:
+    with pytest.raises(BadSettings) as caught:
+        load(GatewaySettings, ["--worker", "foo"])
+    assert str(caught.value).startswith("worker.0: ")
+    assert ";" not in str(caught.value)

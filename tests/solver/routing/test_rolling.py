@@ -1,0 +1,159 @@
+"""What is planned together, who is sent, and who never waits behind others without need."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from solver.batching.priority import Priority
+from solver.cost.profiles import PROFILES
+from solver.packing.pipeline import first_plan_or_queue
+from solver.routing.problem import Job, WorkerView
+from solver.routing.rolling import Rolling
+
+COST = PROFILES["llama-65b-ascend"].cost
+
+
+@dataclass(eq=False)
+class Ask:
+    model: str
+    arrival_s: float = 0.0
+    expected_tokens: float = 50.0
+    priority: Priority = Priority.DEFAULT
+    due_s: float = float("inf")
+
+    @property
+    def job(self) -> Job:
+        return Job(50, self.expected_tokens)
+
+
+@dataclass(eq=False)
+class Place:
+    models: str
+    slots: int = 8
+    busy: int = 0
+    round_s: float = 0.03
+    got: list[Ask] = field(default_factory=list)
+
+    @property
+    def free_slots(self) -> int:
+        return max(0, self.slots - self.busy - len(self.got))
+
+    @property
+    def room(self) -> int:
+        return max(0, self.slots + 1 - self.busy - len(self.got))
+
+    def view(self, _: float) -> WorkerView:
+        flying = self.busy + len(self.got)
+        return WorkerView(COST, self.slots, flying, float(flying), 0.0, None)
+
+
+def eligible(ask: Ask, places: Sequence[Place]) -> frozenset[int] | None:
+    return frozenset(j for j, place in enumerate(places) if ask.model in place.models)
+
+
+def rolling() -> Rolling[Ask, Place]:
+    return Rolling(hold_back=True, eligible=eligible)
+
+
+def send(by: Rolling[Ask, Place], places: Sequence[Place], now: float = 1.0) -> int:
+    """As the gateway does it, until nobody more can go."""
+    count, sent = 0, 1
+    while sent and (selection := by.select(now, places)) is not None:
+        sent = 0
+        assignment = first_plan_or_queue(selection.problem)[1].assignment
+        for ask, place in by.take(selection, assignment):
+            place.got.append(ask)
+            sent += 1
+        count += sent
+    return count
+
+
+@pytest.mark.parametrize("queue", [20, 5000])
+def test_a_queue_for_one_model_never_blocks_another(queue: int) -> None:
+    by, places = rolling(), [Place("a", busy=9), Place("b")]
+    for k in range(queue):
+        by.add(Ask("a", k / queue), k / queue)
+    mine = [Ask("b", 1.0) for _ in range(3)]
+    for ask in mine:
+        by.add(ask, 1.0)
+    assert send(by, places) == 3
+    assert (len(places[0].got), places[1].got, len(by)) == (0, mine, queue)
+
+
+@pytest.mark.parametrize("queue", [20, 5000])
+def test_both_models_fill_their_own_workers(queue: int) -> None:
+    by, places = rolling(), [Place("a"), Place("b")]
+    for k in range(queue):
+        by.add(Ask("a" if k % 10 else "b", k / queue), k / queue)
+    send(by, places)
+    rest = queue // 10
+    assert (len(places[0].got), len(places[1].got)) == (9, min(9, rest))
+
+
+def test_a_worker_that_only_some_may_use_gets_those() -> None:
+    """Most may go to the first alone; the last in the queue is the only one for the second."""
+    by, places = rolling(), [Place("a", busy=9), Place("ab")]
+    for k in range(2000):
+        by.add(Ask("c" if k < 1999 else "b", k / 2000), k / 2000)
+    assert send(by, places) == 1
+    assert [ask.model for ask in places[1].got] == ["b"]
+    assert {ask.model for ask in by.homeless()} == {"c"}
+    assert len(by) == 0
+
+
+def test_a_worker_alone_is_not_given_everything_when_live() -> None:
+    by, places = rolling(), [Place("a")]
+    for k in range(30):
+        by.add(Ask("a", k / 30), k / 30)
+    assert send(by, places) == 9
+    places[0].got.clear()
+    assert send(by, places) == 9
+
+
+def test_who_is_urgent_is_sent_first_however_long_the_queue() -> None:
+    by, places = rolling(), [Place("a", busy=7), Place("a", busy=7)]
+    for k in range(3000):
+        by.add(Ask("a", k / 3000), k / 3000)
+    urgent = [Ask("a", 1.0, priority=Priority.INTERACTIVE) for _ in range(4)]
+    for ask in urgent:
+        by.add(ask, 1.0)
+    assert send(by, places) == 4
+    assert {*places[0].got, *places[1].got} == set(urgent)
+
+
+def test_workers_that_come_and_go_are_absorbed_at_the_next_plan() -> None:
+    by, first, second = rolling(), Place("a"), Place("a")
+    for k in range(30):
+        by.add(Ask("a", k / 30), k / 30)
+    send(by, [first])
+    by.regroup()
+    assert send(by, [first, second]) == 9
+    assert len(second.got) == 9
+    by.regroup()
+    assert send(by, [first]) == 0
+    by.regroup()
+    assert send(by, []) == 0
+    assert len(by.homeless()) == 12
+
+
+def test_clients_who_leave_a_long_queue_cost_little() -> None:
+    """Neither do looks while nobody has room."""
+    by, places = rolling(), [Place("a", busy=9) for _ in range(32)]
+    asks = [Ask("a", k / 5000, float(k % 300)) for k in range(5000)]
+    for ask in asks:
+        by.add(ask, ask.arrival_s)
+    assert by.select(1.0, places) is None
+    start = time.process_time()
+    for _ in range(1000):
+        assert by.select(1.0, places) is None
+    looks_s = time.process_time() - start
+    for ask in asks:
+        by.discard(ask)
+    both_s = time.process_time() - start
+    print(f"a look: {looks_s * 1e3:.1f} us; leaving: {(both_s - looks_s) / 5 * 1e3:.1f} us")
+    assert len(by) == 0
+    assert both_s < 0.5
