@@ -12,18 +12,18 @@ WORKDIR /src
 # what they install is their own tests. Bytecode is compiled here, since nothing can be written at
 # run time, and never checked against timestamps, which some builders of images rewrite; other
 # people's sources would be another 50 MB.
-COPY requirements-image.lock ./
+COPY deploy/locks/image.lock ./
 RUN python -m venv --without-pip /opt/makespan \
     && python -m pip --python /opt/makespan/bin/python install \
-        --require-hashes --only-binary :all: --no-cache-dir --no-compile -r requirements-image.lock \
+        --require-hashes --only-binary :all: --no-cache-dir --no-compile -r image.lock \
     && find "$PACKAGES" -type d -name tests -prune -exec rm -r {} + \
     && python -m compileall -q -b --invalidation-mode unchecked-hash "$PACKAGES" \
     && find "$PACKAGES" -name '*.py' -delete
 
-COPY requirements-build.lock ./
+COPY deploy/locks/build.lock ./
 RUN python -m venv --without-pip /opt/build \
     && python -m pip --python /opt/build/bin/python install \
-        --require-hashes --only-binary :all: --no-cache-dir -r requirements-build.lock
+        --require-hashes --only-binary :all: --no-cache-dir -r build.lock
 
 COPY pyproject.toml README.md LICENSE ./
 COPY router/ router/

@@ -3,10 +3,12 @@
 # make test-engines   the same for real engines: PyTorch, transformers and vLLM, some gigabytes
 # make image-test     the container image: built, and run without any rights
 # make transformers   what `makespan agent --engine transformers` needs
-# The environment is .venv, installed from lock files with hashes; PYTHON chooses the interpreter.
+# The environment is .venv, installed from the lock files in deploy/locks, which have hashes;
+# PYTHON chooses the interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
+LOCKS := deploy/locks
 VLLM_PIP := .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
@@ -44,17 +46,17 @@ bench: .venv/.dev
 
 setup: .venv/.dev
 
-.venv/.run: requirements.lock requirements-build.lock pyproject.toml
+.venv/.run: $(LOCKS)/run.lock $(LOCKS)/build.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Makespan needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}: try make PYTHON=python3.12")'
 	@echo "Installing into .venv (about half a minute) ..."
 	@$(PYTHON) -m venv .venv
-	@$(PIP) -r requirements.lock -r requirements-build.lock
+	@$(PIP) -r $(LOCKS)/run.lock -r $(LOCKS)/build.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.venv/.dev: .venv/.run requirements-dev.lock
+.venv/.dev: .venv/.run $(LOCKS)/dev.lock
 	@echo "Installing development tools into .venv ..."
-	@$(PIP) -r requirements-dev.lock
+	@$(PIP) -r $(LOCKS)/dev.lock
 	@touch $@
 
 transformers: .venv/.transformers
@@ -62,26 +64,26 @@ transformers: .venv/.transformers
 # PyTorch comes in several builds, so it is pinned without a hash, and what only its CUDA build needs
 # is left to it.
 TORCH := torch==2.13.0
-.venv/.transformers: .venv/.run requirements-transformers.lock
+.venv/.transformers: .venv/.run $(LOCKS)/transformers.lock
 	@echo "Installing PyTorch and transformers into .venv ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	@$(PIP) --no-deps -r requirements-transformers.lock
+	@$(PIP) --no-deps -r $(LOCKS)/transformers.lock
 	@touch $@
 
 # What the tests run against the gateway beside the OpenAI client: a load generator.
-.venv/.clients: .venv/.dev requirements-clients.lock
+.venv/.clients: .venv/.dev $(LOCKS)/clients.lock
 	@echo "Installing a load generator into .venv/clients ..."
 	@$(PYTHON) -m venv .venv/clients
-	@.venv/clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-clients.lock
+	@.venv/clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCKS)/clients.lock
 	@touch $@
 
 # torch first and by itself: vLLM's build for CPUs asks for a variant of it that not every index
 # has. The lock leaves out torch and what merely crashes beside it (tests/engines/overrides.txt).
-.venv-vllm/.ready: requirements-vllm.lock pyproject.toml
+.venv-vllm/.ready: $(LOCKS)/vllm.lock pyproject.toml
 	@echo "Installing vLLM into .venv-vllm (some minutes) ..."
 	@$(PYTHON) -m venv .venv-vllm
 	@$(VLLM_PIP) torch==2.13.0
-	@$(VLLM_PIP) --require-hashes --no-deps -r requirements-vllm.lock
+	@$(VLLM_PIP) --require-hashes --no-deps -r $(LOCKS)/vllm.lock
 	@$(VLLM_PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -89,14 +91,14 @@ TORCH := torch==2.13.0
 UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 WITHOUT_TORCH := $(foreach name,torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx,--no-emit-package $(name))
 lock: .venv/.dev
-	$(UV) pyproject.toml -o requirements.lock
-	$(UV) --group build -c requirements.lock -o requirements-build.lock
-	$(UV) pyproject.toml --extra transformers -c requirements.lock $(WITHOUT_TORCH) -o requirements-transformers.lock
-	$(UV) --group dev -c requirements.lock -c requirements-build.lock -o requirements-dev.lock
-	$(UV) pyproject.toml --extra kubernetes --extra otel -c requirements.lock -c requirements-dev.lock -o requirements-image.lock
-	$(UV) --group clients -c requirements.lock -c requirements-build.lock -c requirements-dev.lock -o requirements-clients.lock
+	$(UV) pyproject.toml -o $(LOCKS)/run.lock
+	$(UV) --group build -c $(LOCKS)/run.lock -o $(LOCKS)/build.lock
+	$(UV) pyproject.toml --extra transformers -c $(LOCKS)/run.lock $(WITHOUT_TORCH) -o $(LOCKS)/transformers.lock
+	$(UV) --group dev -c $(LOCKS)/run.lock -c $(LOCKS)/build.lock -o $(LOCKS)/dev.lock
+	$(UV) pyproject.toml --extra kubernetes --extra otel -c $(LOCKS)/run.lock -c $(LOCKS)/dev.lock -o $(LOCKS)/image.lock
+	$(UV) --group clients -c $(LOCKS)/run.lock -c $(LOCKS)/build.lock -c $(LOCKS)/dev.lock -o $(LOCKS)/clients.lock
 	npm --prefix tests/clients/node install --package-lock-only --no-audit --no-fund
-	$(UV) --group vllm --override tests/engines/overrides.txt -o requirements-vllm.lock
+	$(UV) --group vllm --override tests/engines/overrides.txt -o $(LOCKS)/vllm.lock
 
 clean:
 	rm -rf .venv .venv-vllm

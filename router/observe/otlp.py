@@ -1,4 +1,4 @@
-"""Spans to an OpenTelemetry collector, by the extra ``makespan[otel]``; nothing else imports it.
+"""Spans to an OpenTelemetry collector, by the extra ``otel``; nothing else imports it.
 
 The SDK batches, encodes and sends in a thread of its own, and follows its own variables: headers,
 certificates, compression, batch sizes (``OTEL_EXPORTER_OTLP_*``, ``OTEL_BSP_*``), service name and

@@ -31,7 +31,7 @@ _KNOWN_FLAGS = 0x03  # sampled, and random trace id (level 2)
 _TRACEPARENT = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
 )
-INSTALL = "pip install 'makespan[otel]'"
+INSTALL = "pip install '.[otel]' in Makespan's folder"
 
 
 class Tracing:

@@ -25,7 +25,8 @@ class Live(Settings):
     otel_endpoint: Url | None = Field(
         None,
         description="Base URL of an OpenTelemetry collector (OTLP over HTTP) that gets a trace a "
-        "request; default: what OTEL_EXPORTER_OTLP_ENDPOINT says, else none. Needs makespan[otel].",
+        "request; default: what OTEL_EXPORTER_OTLP_ENDPOINT says, else none. Needs an extra: pip "
+        "install '.[otel]' in Makespan's folder.",
     )
     otel_sample_ratio: float = Field(
         1.0,

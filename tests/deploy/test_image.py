@@ -130,9 +130,7 @@ def test_without_arguments_the_demo_starts() -> None:
 
 def installed() -> list[Distribution]:
     """What the final image has of others, as it is installed here."""
-    lock = re.findall(r"-r (\S+)", " ".join(text for name, text in dockerfile() if name == "RUN"))[
-        0
-    ]
+    lock = next(source for source in copied() if source.endswith("image.lock"))
     pinned = re.findall(r"^\w\S+==[^\\\n]+", (ROOT / lock).read_text(), flags=re.MULTILINE)
     wanted = [Requirement(line) for line in pinned]
     return [distribution(w.name) for w in wanted if w.marker is None or w.marker.evaluate()]
@@ -148,9 +146,7 @@ def megabytes(found: Distribution) -> float:
 
 
 def test_the_build_leaves_out_tests_and_sources_of_others() -> None:
-    (step,) = [
-        text for _, text in dockerfile() if "-r requirements" in text and "$PACKAGES" in text
-    ]
+    (step,) = [text for _, text in dockerfile() if "-r image.lock" in text and "$PACKAGES" in text]
     tests, sources = step.split(" && ")[-3], step.split(" && ")[-1]
     assert shlex.split(tests)[:6] == ["find", "$PACKAGES", "-type", "d", "-name", "tests"]
     assert shlex.split(sources) == ["find", "$PACKAGES", "-name", "*.py", "-delete"]

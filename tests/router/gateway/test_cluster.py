@@ -95,5 +95,5 @@ async def test_in_a_pod_the_service_account_is_read_anew_each_time(
 @pytest.mark.usefixtures("nowhere")
 def test_without_its_library_the_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "find_spec", lambda _: None)
-    with pytest.raises(BadSettings, match=r"makespan\[kubernetes\]"):
+    with pytest.raises(BadSettings, match=r"pip install '\.\[kubernetes\]'"):
         Kubernetes(SERVICE)

@@ -195,7 +195,7 @@ def test_phases_follow_each_other_and_stay_within_their_request() -> None:
 def test_without_the_extra_an_endpoint_stops_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "_installed", lambda: False)
     settings = load(AgentSettings, ["--otel-endpoint", "http://127.0.0.1:4318"])
-    with pytest.raises(BadSettings, match=r"otel_endpoint: .*pip install 'makespan\[otel\]'"):
+    with pytest.raises(BadSettings, match=r"otel_endpoint: .*pip install '\.\[otel\]'"):
         open_tracing(settings, "agent")
 
 

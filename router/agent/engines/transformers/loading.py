@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 Theirs = Any  # an object of torch's or transformers', which have no types here
 
 KNOWN = ((5, 17), (5, 24))  # transformers from, and below
-INSTALL = "`make transformers`, or pip install 'makespan[transformers]'"
+INSTALL = "`make transformers`, or pip install '.[transformers]' in Makespan's folder"
 # Cached tokens, unless told, where memory is the machine's: the attention masks grow with them.
 CPU_KV_TOKENS = 16_384
 

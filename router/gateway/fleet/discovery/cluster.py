@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 IN_CLUSTER = "KUBERNETES_SERVICE_HOST"  # set in every pod
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 KUBECONFIG = Path.home() / ".kube" / "config"
-INSTALL = "pip install 'makespan[kubernetes]'"
+INSTALL = "pip install '.[kubernetes]' in Makespan's folder"
 
 
 def namespace_of(service: KubernetesService) -> str:
