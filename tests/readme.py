@@ -1,4 +1,4 @@
-"""The README's tables, made from the code: ``python -m tests.readme`` writes them into it."""
+"""The pages' tables, made from the code: ``python -m tests.readme`` writes them into all pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from router.settings.live import Live
 from tests.helpers import ROOT
 
 NONE = "\N{EN DASH}"
-README = ROOT / "README.md"
+FOLDERS = (".github", "deploy", "router", "solver", "tests")
+
+
+def pages() -> list[Path]:
+    """Every page of the project."""
+    inside = (page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))
+    return sorted([*ROOT.glob("*.md"), *(p for p in inside if "node_modules" not in p.parts)])
 
 
 def settings_table(commands: Iterable[type[Settings]]) -> str:
@@ -68,21 +74,31 @@ def _metric_row(metric: Metric, side: str, metrics: object) -> str:
     return f"| `{name}` | {shown} | {side} | {metric.documentation} |"
 
 
-def render(text: str) -> str:
-    """`text` with its tables made anew."""
+def tables() -> dict[str, str]:
+    """Every table by the name that its marks have."""
     live = [command for command in COMMANDS if issubclass(command, Live)]
     offline = [command for command in COMMANDS if command not in live]
-    for name, table in (
-        ("settings", settings_table(live)),
-        ("offline settings", settings_table(offline)),
-        ("metrics", metrics_table()),
-    ):
-        marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        pattern = f"(?<={re.escape(marks[0])}\n).*?(?={re.escape(marks[1])})"
+    return {
+        "settings": settings_table(live),
+        "offline settings": settings_table(offline),
+        "metrics": metrics_table(),
+    }
+
+
+def marks(name: str) -> tuple[str, str]:
+    """What stands before and after a table."""
+    return f"<!-- {name} -->", f"<!-- end of {name} -->"
+
+
+def render(text: str) -> str:
+    """`text` with its tables made anew."""
+    for name, table in tables().items():
+        first, last = marks(name)
+        pattern = f"(?<={re.escape(first)}\n).*?(?={re.escape(last)})"
         text = re.sub(pattern, table.replace("\\", r"\\") + "\n", text, flags=re.DOTALL)
     return text
 
 
 if __name__ == "__main__":
-    path = Path(README)
-    path.write_text(render(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in pages():
+        path.write_text(render(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The rules for Prometheus: valid, tested both ways, each alert with its place in the README."""
+"""The rules for Prometheus: valid, tested both ways, each alert with its place in a page."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,8 @@ import yaml
 from tests.deploy.support import ROOT, Parsed, debian_tool, run
 
 RULES = sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
-README = (ROOT / "README.md").read_text()
+PAGE = "deploy/README.md"
+TEXT = (ROOT / PAGE).read_text()
 UNIT_TESTS = sorted((ROOT / "tests/deploy/rules").glob("*.yml"))
 
 
@@ -64,17 +65,17 @@ def test_alert_is_tested_both_ways(alert: Parsed) -> None:
 def test_alert_tells_what_to_do(alert: Parsed) -> None:
     assert alert["labels"]["severity"] in {"critical", "warning"}
     assert alert["annotations"].keys() == {"summary", "description", "runbook_url"}
-    _, _, troubleshooting = README.partition("\n## Troubleshooting\n")
+    _, _, troubleshooting = TEXT.partition("\n## Troubleshooting\n")
     headings = re.findall(r"^### (.+)$", troubleshooting.partition("\n## ")[0], re.MULTILINE)
     file, _, part = alert["annotations"]["runbook_url"].partition("#")
-    assert file == "README.md"
+    assert file == PAGE
     assert part in map(anchor, headings)
 
 
 def test_a_rule_file_is_the_spec_of_a_prometheus_rule(tmp_path: Path) -> None:
-    """As the README makes one for the Prometheus operator."""
+    """As the page makes one for the Prometheus operator."""
     command = re.search(
-        r"^ +(for file in deploy/prometheus/rules.*? done)", README, re.DOTALL | re.MULTILINE
+        r"^ +(for file in deploy/prometheus/rules.*? done)", TEXT, re.DOTALL | re.MULTILINE
     )
     assert command
     run("sh", "-c", f"{{ {command[1]}; }} > {tmp_path / 'rules.yml'}")
