@@ -2,8 +2,8 @@
 
 An agent streams its state as JSON lines from `STATE_PATH`: at once, whenever it changes (at most
 every `STATE_EVERY_S`), and at the latest after `HEARTBEAT_S`. A gateway that hears nothing for
-`SILENCE_S` takes the worker for down, and so it does if the stream ends: the agent has drained, or
-its engine has broken down; the path then answers 503.
+`STATE_TIMEOUT_S` takes the worker for down, and so it does if the stream ends: the agent has
+drained, or its engine has broken down; the path then answers 503.
 
 A gateway names each request that it sends by an `ATTEMPT` of its own, as clients' ids may come
 twice. By these names it takes back what has not begun: ``POST RECALL_PATH`` with a `Recall` answers
@@ -30,7 +30,7 @@ RECALL_PATH = "/makespan/v1/recall"
 SLOTS_PATH = "/makespan/v1/slots"
 STATE_EVERY_S = 0.1
 HEARTBEAT_S = 0.5
-SILENCE_S = 2.0
+STATE_TIMEOUT_S = 2.0
 
 REQUEST_ID = b"x-request-id"
 WORKER = b"x-makespan-worker"

@@ -20,7 +20,7 @@ from router.agent.loop import EngineLoop, Job, Piece
 from router.agent.queue_position import read_hint, read_standing
 from router.agent.request_trace import Visit, begin_visit, end_visit
 from router.http.asgi import (
-    ClientLeft,
+    ClientDisconnected,
     DisconnectWatch,
     Receive,
     Scope,
@@ -32,7 +32,7 @@ from router.http.asgi import (
 )
 from router.http.drain import Drain
 from router.http.errors import (
-    EngineBroke,
+    EngineFailed,
     ExpiredError,
     Headers,
     NoCapacityError,
@@ -42,7 +42,7 @@ from router.http.errors import (
     sse_error,
 )
 from router.http.schemas import CompletionRequest, load, read
-from router.http.usage import Said, Usage
+from router.http.usage import ResponseInfo, Usage
 from router.observe.metrics import AgentMetrics
 from router.observe.tracing import Tracing
 from router.settings.agent import AgentSettings
@@ -77,7 +77,7 @@ class Completions:
         outcome = Outcome.FAILED
         try:
             outcome = await self._answer(scope, receive, send, visit)
-        except ClientLeft:
+        except ClientDisconnected:
             outcome = Outcome.CANCELLED
         except RouterError as error:
             outcome, visit.status, visit.error = error.outcome, error.status, str(error)
@@ -167,7 +167,7 @@ class Completions:
         while left:
             try:
                 pieces = await job.take()
-            except EngineBroke as error:
+            except EngineFailed as error:
                 if not started:
                     raise
                 visit.error = str(error)
@@ -206,7 +206,7 @@ class Completions:
         if visit.recorded:
             reasons = tuple(reason for _, reason in sorted(visit.course.reasons.items()))
             usage = Usage(job.prompt_tokens, made, job.cached_tokens // job.n)
-            visit.answered(usage, Said(form.id, self._settings.model, reasons))
+            visit.answered(usage, ResponseInfo(form.id, self._settings.model, reasons))
 
     def _usage(self, job: Job, made: int) -> UsageObject:
         return usage(job.prompt_tokens, made, job.cached_tokens // job.n)

@@ -16,7 +16,7 @@ from router.agent.faults import NO_FAULTS, Faults, InjectedBreakdown
 from router.agent.queue_position import STANDING, Standing
 from router.agent.request_trace import Course
 from router.agent.slot_trace import SlotTrace
-from router.http.errors import EngineBroke
+from router.http.errors import EngineFailed
 from router.observe.metrics import AgentMetrics
 from solver.batching.batcher import Batcher
 from solver.batching.sequence import Sequence, Stage
@@ -119,7 +119,7 @@ class EngineLoop:
         return self.engine.name
 
     @property
-    def keeps_prefixes(self) -> bool:
+    def has_prefix_cache(self) -> bool:
         """Whether the engine has a prefix cache."""
         return self.batcher.cache is not None
 
@@ -151,10 +151,10 @@ class EngineLoop:
             The sequences' ids, for `cancel` and `withdraw`.
 
         Raises:
-            EngineBroke: if the engine has broken down; nobody would ever answer.
+            EngineFailed: if the engine has broken down; nobody would ever answer.
         """
         if self.broken:
-            raise EngineBroke
+            raise EngineFailed
         job.course.queued_s = now
         ids: list[str] = []
         for choice, answer in enumerate(job.answers):
@@ -206,7 +206,7 @@ class EngineLoop:
             log.exception("the engine has broken down")
             self.broken = True
             for part in self._parts.values():
-                part.job.fail(EngineBroke())
+                part.job.fail(EngineFailed())
             self.changed.set()
 
     async def _run(self) -> None:

@@ -72,7 +72,7 @@ class Source(Protocol):
         ...
 
     @property
-    def keeps_prefixes(self) -> bool:
+    def has_prefix_cache(self) -> bool:
         """Whether the engine has a prefix cache."""
         ...
 
@@ -126,7 +126,7 @@ class Reporter:
             kv_held=books.kv_held,
             utilization=books.ledger.utilization,
             draining=self._drain.begun,
-            prefix_cache=self._source.keeps_prefixes,
+            prefix_cache=self._source.has_prefix_cache,
         )
 
     @property

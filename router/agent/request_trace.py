@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from router.http.asgi import Scope, header
 from router.http.errors import Headers, Outcome
 from router.http.schemas import CompletionRequest
-from router.http.usage import Said, Usage
+from router.http.usage import ResponseInfo, Usage
 from router.observe.genai import (
     answer_attributes,
     error_of,
@@ -104,7 +104,7 @@ class Visit:
     course: Course = field(default_factory=Course)
     status: int | None = None
     usage: Usage | None = None
-    said: Said | None = None
+    response_info: ResponseInfo | None = None
     error: str | None = None
 
     def expect(self, request: CompletionRequest | None) -> None:
@@ -123,9 +123,9 @@ class Visit:
         """Whether its span is wanted."""
         return self.trace is not None and self.trace.recorded
 
-    def answered(self, usage: Usage | None, said: Said) -> None:
+    def answered(self, usage: Usage | None, response_info: ResponseInfo) -> None:
         """Its answer is complete, and all or the last of it about to be sent."""
-        self.status, self.usage, self.said = 200, usage, said
+        self.status, self.usage, self.response_info = 200, usage, response_info
         if self.ended_s is None:
             self.ended_s = time.time()
 
@@ -135,7 +135,7 @@ class Visit:
         epoch_s = time.time() - time.monotonic()
         attributes: dict[str, Value] = {
             **request_attributes(self.request, chat=self.chat),
-            **answer_attributes(self.request, outcome, self.status, self.usage, self.said),
+            **answer_attributes(self.request, outcome, self.status, self.usage, self.response_info),
             "makespan.outcome": outcome.value,
             "makespan.worker": self.worker,
         }

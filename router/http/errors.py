@@ -165,11 +165,11 @@ class WorkerUnreachable(WorkerError):
     """No answer began: the request may be tried elsewhere."""
 
 
-class WorkerBroke(WorkerError):
+class WorkerFailed(WorkerError):
     """The answer broke off in the middle."""
 
 
-class EngineBroke(WorkerError):
+class EngineFailed(WorkerError):
     """The engine has broken down; every request that it had ends so."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ from router.agent.sidecar.proxy import MOST_BODY_BYTES, target_of
 from router.agent.sidecar.stream_progress import Follower, Heard
 from router.agent.sidecar.upstream import Need, Upstream
 from router.http.asgi import (
-    ClientLeft,
+    ClientDisconnected,
     DisconnectWatch,
     Receive,
     Scope,
@@ -76,7 +76,7 @@ class _Answer:
         """The body is complete."""
         await self.send({"type": "http.response.body", "body": b""})
 
-    async def refuse(self, error: RouterError) -> None:
+    async def send_error(self, error: RouterError) -> None:
         """The error as a response, or at the end of a stream that has begun."""
         if not self.begun:
             recalled = [(RECALLED, b"1")] if error.outcome is Outcome.RECALLED else []
@@ -117,14 +117,14 @@ class Completions:
         outcome = Outcome.FAILED
         try:
             outcome = await self._serve(scope, receive, answer, visit)
-        except ClientLeft:
+        except ClientDisconnected:
             outcome = Outcome.CANCELLED
         except RouterError as error:
             outcome, visit.status, visit.error = error.outcome, error.status, str(error)
             visit.ended_s = time.time()
-            await answer.refuse(error)
+            await answer.send_error(error)
         except asyncio.CancelledError:  # the time to drain is over
-            await answer.refuse(NoCapacityError("This worker is shutting down.", 1.0))
+            await answer.send_error(NoCapacityError("This worker is shutting down.", 1.0))
         finally:
             self._metrics.requests.labels(self._upstream.model, outcome.value).inc()
             end_visit(self._tracing, visit, outcome)
@@ -224,7 +224,7 @@ class Completions:
             self._upstream.answered(need)
             await answer.begin(reply)
         if reply.status == 200 and visit.recorded:
-            visit.answered(meter.usage(), meter.said())
+            visit.answered(meter.usage(), meter.response_info())
         await answer.finish()
         return usage
 

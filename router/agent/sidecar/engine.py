@@ -46,7 +46,7 @@ class Engine:
         return "emulated" if self._upstream.entry.get("emulated") is True else self._settings.engine
 
     @property
-    def keeps_prefixes(self) -> bool:
+    def has_prefix_cache(self) -> bool:
         """Whether it has a prefix cache, by the operator's word."""
         return self._settings.prefix_cache
 

@@ -8,7 +8,7 @@ import orjson
 
 from router.agent.sidecar.upstream import Upstream
 from router.http.asgi import (
-    ClientLeft,
+    ClientDisconnected,
     DisconnectWatch,
     Receive,
     Scope,
@@ -41,7 +41,7 @@ class Proxy:
         """Answer one request."""
         try:
             await self._serve(scope, receive, send)
-        except ClientLeft:
+        except ClientDisconnected:
             return
         except RouterError as error:
             await respond_error(send, error, [])

@@ -14,7 +14,7 @@ import orjson
 from yarl import URL
 
 from router.agent.sidecar.health import AGAIN_S, LOOK_S, QUICK_S, Silence
-from router.http.connections import HOP, Connections, Reply
+from router.http.connections import HOP_BY_HOP, Connections, Reply
 from router.http.errors import Headers, WorkerUnreachable
 from router.settings.agent import AgentSettings
 
@@ -123,7 +123,7 @@ class Upstream:
         Raises:
             WorkerUnreachable: if none begins.
         """
-        left_out = HOP | {b"accept-encoding"} if plain else HOP
+        left_out = HOP_BY_HOP | {b"accept-encoding"} if plain else HOP_BY_HOP
         sent = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in headers

@@ -139,7 +139,7 @@ class Choice:
             "cached_tokens": float(self.cached_tokens[j]),
         }
 
-    def rival(self) -> tuple[str, float] | None:
+    def runner_up(self) -> tuple[str, float] | None:
         """The runner-up, and how many seconds sooner the chosen worker was to be done."""
         load = self.backlog_s + self.others_s + self.cost_s
         finish = np.maximum(load, self.span_s)
@@ -154,20 +154,20 @@ class Choice:
         """The choice, the runner-up and, once the request has `ended_s`, the regret."""
         candidates = self.candidates()
         chosen = next(row for row in candidates if row["chosen"])
-        rivals = [row for row in candidates if row["eligible"] and not row["chosen"]]
-        rival = min(rivals, key=lambda row: float(row["finish_s"]), default=None)
+        others = [row for row in candidates if row["eligible"] and not row["chosen"]]
+        runner_up = min(others, key=lambda row: float(row["finish_s"]), default=None)
         actual = None if ended_s is None else ended_s - self.planned_s
         return {
             "plan": self.number,
             "method": self.method,
             "window_requests": self.requests,
             "chosen": chosen["worker"],
-            "runner_up": rival["worker"] if rival else None,
+            "runner_up": runner_up["worker"] if runner_up else None,
             "predicted_s": chosen["finish_s"],
-            "runner_up_predicted_s": rival["finish_s"] if rival else None,
+            "runner_up_predicted_s": runner_up["finish_s"] if runner_up else None,
             "actual_s": actual,
             "error_s": None if actual is None else actual - chosen["finish_s"],
-            "regret_s": None if actual is None or not rival else actual - rival["finish_s"],
+            "regret_s": None if actual is None or not runner_up else actual - runner_up["finish_s"],
             "candidates": candidates,
         }
 
@@ -207,7 +207,7 @@ class RequestRecord:
     def summary(self) -> dict[str, Any]:
         """What a log line says of it: that which there is, times as seconds from its arrival."""
         times = {"sent": self.sent_s, "first_byte": self.first_token_s, "ended": self.ended_s}
-        told = {
+        fields = {
             "outcome": self.outcome,
             "status": self.status,
             "error": self.error,
@@ -223,7 +223,7 @@ class RequestRecord:
                 for name, when in times.items()
             },
         }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in fields.items() if value is not None}
 
     def explain(self) -> dict[str, Any]:
         """Why it went where it went, and how that turned out."""

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from router.gateway.fleet.discovery.source import Endpoint
 from router.gateway.fleet.prefixes import Prefixes
 from router.gateway.fleet.reports import reports
-from router.gateway.fleet.stalls import Lifeline
+from router.gateway.fleet.stalls import StallGuard
 from router.http.connections import Connections
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewaySettings
@@ -33,7 +33,7 @@ from solver.routing.rolling import LEAD
 
 log = logging.getLogger(__name__)
 
-RETRY_S = (0.1, 0.2, 0.5, 1.0)  # pauses between attempts to reach a worker that is down
+RECONNECT_S = (0.1, 0.2, 0.5, 1.0)  # pauses between attempts to reach a worker that is down
 # What a worker that does not tell is taken to keep of prompts; llama-65b-ascend's memory.
 PLAIN_KV_TOKENS = 131_072
 
@@ -42,13 +42,13 @@ class Worker:
     """One worker as the gateway knows it.
 
     Attributes:
-        called: what it calls itself; `name` tells it from others that do the same.
+        reported_name: what it calls itself; `name` tells it from others that do the same.
         state: what its agent last said; None for a plain OpenAI-compatible server.
         models: the entries of ``/v1/models`` that it serves, by id.
         load: what this gateway has sent it and it has not finished.
         scale: learnt correction of the cost model of a worker without an agent.
-        offer: its models and the longest request of each, where known.
-        lifeline: holds the requests that it has.
+        served: its models and the longest request of each, where known.
+        stall_guard: times out the requests that it has, should it fall silent.
         leaving: it is to go as soon as it has nothing left to do.
     """
 
@@ -56,14 +56,14 @@ class Worker:
         self, url: str, slots: int, cost: CostModel, *, prefix_cache: bool = False
     ) -> None:
         self.url = url
-        self.name = self.called = urlsplit(url).netloc
+        self.name = self.reported_name = urlsplit(url).netloc
         self.up = False
         self.state: AgentState | None = None
         self.models: dict[str, dict[str, Any]] = {}
         self.load = WorkerLoad()
         self.scale = ScaleEstimator()
-        self.offer: tuple[tuple[str, int | None], ...] = ()
-        self.lifeline = Lifeline()
+        self.served: tuple[tuple[str, int | None], ...] = ()
+        self.stall_guard = StallGuard()
         self.leaving = False
         self._slots, self._cost, self._prefix_cache = slots, cost, prefix_cache
 
@@ -120,7 +120,7 @@ class Worker:
         return full or not self.available
 
     @property
-    def keeps_prefixes(self) -> bool:
+    def has_prefix_cache(self) -> bool:
         """Whether its engine has a prefix cache."""
         return self._prefix_cache if self.state is None else self.state.prefix_cache
 
@@ -135,11 +135,11 @@ class Worker:
         length = self.models.get(model, {}).get("max_model_len")
         return length if isinstance(length, int) else None
 
-    def serve(self, models: dict[str, dict[str, Any]]) -> None:
+    def update_models(self, models: dict[str, dict[str, Any]]) -> None:
         """It has told what it serves."""
         if models != self.models:
             self.models = models
-            self.offer = tuple((model, self.max_model_len(model)) for model in models)
+            self.served = tuple((model, self.max_model_len(model)) for model in models)
 
     def backlog_s(self, more: int, now: float) -> float:
         """Seconds until it has done what it has."""
@@ -158,16 +158,16 @@ class Worker:
             kv_free=kv,
         )
 
-    def hear(self, state: AgentState) -> None:
+    def update_state(self, state: AgentState) -> None:
         """Its agent reports."""
         if self.state is None or state.cost_ms != self.state.cost_ms:
             self._cost = CostModel.from_ms(state.cost_ms)
-        self.state, self.called = state, state.name
-        self.serve({state.model: state.model_entry()})
+        self.state, self.reported_name = state, state.name
+        self.update_models({state.model: state.model_entry()})
 
 
 class Workers:
-    """Follows every worker for as long as the gateway runs; `changed` is called at each report."""
+    """Follows every worker while the gateway runs; `on_change` is called at each report."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class Workers:
         self._group: asyncio.TaskGroup | None = None
         self.prefixes = Prefixes()
         self._connections, self._metrics = connections, metrics
-        self.changed: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], None] = lambda: None
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._all)
@@ -219,12 +219,12 @@ class Workers:
                 worker.leaving = not worker.leaving
                 what = "worker leaves" if worker.leaving else "worker stays after all"
                 log.info(what, extra={"worker": worker.name, "in_flight": len(worker.load)})
-            self.let_go(worker)
+            self.forget_if_drained(worker)
         known = {worker.url for worker in self._all}
         for url in wanted:
             if url not in known:
                 self._add(url)
-        self.changed()
+        self.on_change()
 
     def _add(self, url: str) -> None:
         settings = self._settings
@@ -239,7 +239,7 @@ class Workers:
         assert self._group is not None
         self._tasks[worker] = self._group.create_task(self._follow(worker))
 
-    def let_go(self, worker: Worker) -> None:
+    def forget_if_drained(self, worker: Worker) -> None:
         """If it is leaving and has nothing left, forget it."""
         if not worker.leaving or len(worker.load) or worker not in self._all:
             return
@@ -256,9 +256,9 @@ class Workers:
             log.warning("worker is down", extra={"worker": worker.name, "why": why})
             worker.up = False
             if worker.state is not None:
-                worker.lifeline.lose()
+                worker.stall_guard.arm()
             self.prefixes.forget(worker)
-            self.changed()
+            self.on_change()
 
     async def _follow(self, worker: Worker) -> None:
         failures = 0
@@ -269,16 +269,18 @@ class Workers:
             except Exception as error:  # whatever one worker says, the others are followed on
                 failures, why = failures + (not worker.up), str(error) or type(error).__name__
             self.mark_down(worker, why)
-            await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
+            await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S) - 1)])
 
     async def _listen(self, worker: Worker) -> None:
         connect_s = self._settings.connect_timeout_s
-        async with aclosing(reports(self._connections.session, worker.url, connect_s)) as told:
-            async for report in told:
+        async with aclosing(
+            reports(self._connections.session, worker.url, connect_s)
+        ) as report_stream:
+            async for report in report_stream:
                 if isinstance(report, AgentState):
-                    worker.hear(report)
+                    worker.update_state(report)
                 else:
-                    worker.serve(report)
+                    worker.update_models(report)
                 self._mark_up(worker)
 
     def _mark_up(self, worker: Worker) -> None:
@@ -286,8 +288,8 @@ class Workers:
             self._rename()
             log.info("worker is up", extra={"worker": worker.name, "models": list(worker.models)})
             worker.up = True
-            worker.lifeline.find()
-        self.changed()
+            worker.stall_guard.disarm()
+        self.on_change()
 
     def _rename(self) -> None:
         """One that comes late may take a name from one behind it, one that goes may free it."""
@@ -297,6 +299,6 @@ class Workers:
     def _name(self, worker: Worker) -> str:
         """What it calls itself, with its address if one before it in the list does so too."""
         before = itertools.takewhile(lambda other: other is not worker, self._all)
-        if any(other.called == worker.called for other in before):
-            return f"{worker.called}@{urlsplit(worker.url).netloc}"
-        return worker.called
+        if any(other.reported_name == worker.reported_name for other in before):
+            return f"{worker.reported_name}@{urlsplit(worker.url).netloc}"
+        return worker.reported_name

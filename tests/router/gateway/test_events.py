@@ -18,7 +18,7 @@ from router.gateway.dashboard.events import (
     HEARTBEAT,
     MOST_WAITING,
     Events,
-    Reader,
+    Subscriber,
 )
 from router.gateway.dashboard.frames import Frame, Frames
 from router.gateway.dashboard.watch import Watch, Watches
@@ -134,7 +134,7 @@ async def test_single_slots_go_to_those_who_asked_for_them() -> None:
         watches.of = lambda worker: watch if worker.name == "w1" else Watch()  # type: ignore[method-assign]
         curious, other = Client(events, slots="w1"), Client(events)
         await other.frames("fleet")
-        watch.hear(report, 105.0)
+        watch.add(report, 105.0)
         (slots,) = await curious.frames("slots")
         assert slots == {
             "worker": "w1", "slots": 4, "since": 104.0, "until": 105.0,
@@ -156,15 +156,15 @@ async def test_a_stuck_reader_is_let_go_and_delays_nobody(monkeypatch: pytest.Mo
 
 
 async def test_a_slow_reader_loses_the_oldest() -> None:
-    reader = Reader(frozenset())
+    subscriber = Subscriber(frozenset())
     for k in range(MOST_WAITING + 3):
-        reader.put(b"%d " % k)
-    assert await reader.take() == b"".join(b"%d " % k for k in range(3, MOST_WAITING + 3))
+        subscriber.put(b"%d " % k)
+    assert await subscriber.take() == b"".join(b"%d " % k for k in range(3, MOST_WAITING + 3))
 
 
 async def test_silence_is_filled_with_comments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEARTBEAT_S", 0.0)
-    assert await Reader(frozenset()).take() == HEARTBEAT
+    assert await Subscriber(frozenset()).take() == HEARTBEAT
     assert HEARTBEAT.startswith(b":")
 
 
@@ -180,7 +180,7 @@ async def test_a_gateway_that_stops_ends_its_streams_and_begins_none() -> None:
 
 
 async def test_there_is_an_end_to_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_READERS", 1)
+    monkeypatch.setattr(module, "MOST_SUBSCRIBERS", 1)
     async with stream() as (events, _, _, _):
         first = Client(events)
         await first.frames("fleet")

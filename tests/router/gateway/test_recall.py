@@ -14,7 +14,7 @@ from router.agent.engines.emulated.engine import EmulatedEngine, Speech
 from router.agent.engines.emulated.text import Words
 from router.agent.loop import EngineLoop, Job
 from router.gateway.fleet.workers import Worker
-from router.gateway.planning.recaller import choose
+from router.gateway.planning.recaller import choose_recalls
 from router.gateway.planning.ticket import Ticket
 from router.http.errors import RecalledError
 from router.observe.metrics import AgentMetrics
@@ -32,14 +32,14 @@ def give(worker: Worker, count: int, *, begun: int) -> list[Ticket]:
         if k < begun:
             worker.load.progress(one, 5)
     assert worker.state is not None
-    worker.hear(replace(worker.state, running=begun, queued=count - begun))
+    worker.update_state(replace(worker.state, running=begun, queued=count - begun))
     return given
 
 
 def wanted(made: Half) -> dict[str, tuple[list[Ticket], int]]:
     workers = made.workers.available()
     loaded = [worker for worker in workers if worker.queued]
-    found = choose(workers, loaded, time.monotonic())
+    found = choose_recalls(workers, loaded, time.monotonic())
     return {worker.name: asked for worker, asked in found.items()}
 
 
@@ -57,10 +57,10 @@ async def test_a_worker_that_becomes_slow_loses_what_queues_there() -> None:
         first, second = made.workers
         give(first, 18, begun=16)
         give(second, 12, begun=12)
-        first.hear(replace(state("w0", speed=2.0), running=16, queued=2))
-        second.hear(replace(state("w1", speed=0.4), running=12))
+        first.update_state(replace(state("w0", speed=2.0), running=16, queued=2))
+        second.update_state(replace(state("w1", speed=0.4), running=12))
         assert wanted(made) == {}, "it ends sooner where it is"
-        first.hear(replace(state("w0", speed=0.1), running=16, queued=2))
+        first.update_state(replace(state("w0", speed=0.1), running=16, queued=2))
         assert wanted(made)["w0"][1] == 2
 
 

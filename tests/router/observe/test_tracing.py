@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from router.agent.request_trace import Course
 from router.http.errors import Headers, Outcome
 from router.http.schemas import parse
-from router.http.usage import JsonMeter, Said, StreamMeter
+from router.http.usage import JsonMeter, ResponseInfo, StreamMeter
 from router.observe import tracing
 from router.observe.genai import answer_attributes, error_of, request_attributes
 from router.observe.logs import JsonFormatter, about, configure
@@ -162,8 +162,8 @@ def test_attributes_name_an_error_where_there_is_one(outcome: Outcome) -> None:
 def test_reasons_are_told_for_all_choices_or_none() -> None:
     request = parse(b'{"model": "m", "prompt": ["a", "b"], "n": 1}', chat=False)
     for reasons in (("stop",), ("stop", "length")):
-        said = Said("x", "m", reasons)
-        found = answer_attributes(request, Outcome.COMPLETED, 200, None, said)
+        response_info = ResponseInfo("x", "m", reasons)
+        found = answer_attributes(request, Outcome.COMPLETED, 200, None, response_info)
         told = found.get("gen_ai.response.finish_reasons")
         assert told == (reasons if len(reasons) == request.choices else None)
 
@@ -253,14 +253,14 @@ def test_answers_say_why_they_ended() -> None:
         event = {"id": "x", "model": "m", "choices": [{"index": index, "finish_reason": reason}]}
         stream.feed(b"data: " + orjson.dumps(event) + b"\n\n")
     stream.feed(b'data: {"choices":[],"usage":null}\n\ndata: [DONE]\n\n')
-    assert stream.said() == Said("x", "m", ("length", "stop"))
+    assert stream.response_info() == ResponseInfo("x", "m", ("length", "stop"))
     whole = JsonMeter()
     whole.feed(b'{"id": "x", "model": 3, "choices": [{"finish_reason": "stop"}, {}, 4]}')
-    assert whole.said() == Said("x", None, ("stop",))
+    assert whole.response_info() == ResponseInfo("x", None, ("stop",))
 
 
 @given(st.binary(max_size=200))
 def test_no_answer_is_an_error(data: bytes) -> None:
     for meter in (JsonMeter(), StreamMeter()):
         meter.feed(b"data: " * isinstance(meter, StreamMeter) + data)
-        meter.said()
+        meter.response_info()

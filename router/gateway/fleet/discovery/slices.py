@@ -129,13 +129,13 @@ class Slices:
             SlicesError: if it is none.
         """
         try:
-            told = _List.model_validate_json(text)
+            parsed = _List.model_validate_json(text)
         except ValidationError as error:
             raise SlicesError(f"not a list of EndpointSlices: {_first(error)}") from error
-        self._slices = {one.metadata.name: one for one in told.items or ()}
-        self.version = told.metadata.resource_version
+        self._slices = {one.metadata.name: one for one in parsed.items or ()}
+        self.version = parsed.metadata.resource_version
 
-    def hear(self, line: bytes) -> None:
+    def apply(self, line: bytes) -> None:
         """One event of a watch.
 
         Raises:
@@ -157,12 +157,12 @@ class Slices:
         if event.type == "BOOKMARK":
             self.version = _Bookmark.model_validate(event.object).metadata.resource_version
             return
-        told = _Slice.model_validate(event.object)
+        parsed = _Slice.model_validate(event.object)
         if event.type == "DELETED":
-            self._slices.pop(told.metadata.name, None)
+            self._slices.pop(parsed.metadata.name, None)
         else:
-            self._slices[told.metadata.name] = told
-        self.version = told.metadata.resource_version
+            self._slices[parsed.metadata.name] = parsed
+        self.version = parsed.metadata.resource_version
 
     @property
     def portless(self) -> list[str]:
