@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from router.observe.spans import Kind, Span, Trace
+from router.observe.spans import Kind, Span, TraceContext
 from router.settings.base import BadSettings
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Otlp:
         self._resource = Resource.create(own).merge(OTELResourceDetector().detect())
         self._scope = InstrumentationScope("makespan", version("makespan"))
 
-    def send(self, trace: Trace, root: Span) -> None:
+    def send(self, trace: TraceContext, root: Span) -> None:
         """Put a request's spans into the queue; where that is full, the oldest are lost."""
         trace_id, flags = int(trace.id, 16), TraceFlags(trace.flags)
 

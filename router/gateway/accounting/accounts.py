@@ -1,4 +1,4 @@
-"""The gateway's books: sizes of requests as predicted, and what they turned out to be."""
+"""The gateway's accounts: sizes of requests as predicted, and what they turned out to be."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Completions:
         exchange = Exchange(send, record, target, scope["headers"], chat=self._chat)
         trace = self._tracing.begin(exchange.headers)
         if trace is not None:
-            exchange.trace, record.trace_id = trace, trace.id
+            exchange.trace_context, record.trace_id = trace, trace.id
             exchange.headers = trace.keep(exchange.headers)
         about(record.id, record.trace_id)
         self._accounts.begin(record)

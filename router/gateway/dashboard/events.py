@@ -42,7 +42,7 @@ HEAD = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")
 
 @dataclass(eq=False, slots=True)
 class Subscriber:
-    """One who looks: the workers whose slots are wanted, and what waits to be sent."""
+    """One open dashboard: the workers whose slots it shows, and the frames that wait for it."""
 
     workers: frozenset[str]
     waiting: deque[bytes] = field(default_factory=lambda: deque(maxlen=MOST_WAITING))

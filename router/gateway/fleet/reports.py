@@ -1,4 +1,4 @@
-"""One worker's own word: an agent's state stream, or looks at a plain server."""
+"""One worker's own word: an agent's state stream, or probes of a plain server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import orjson
 
 from router.wire import STATE_PATH, STATE_TIMEOUT_S, AgentState, WireError
 
-PROBE_INTERVAL_S = 1.0  # between looks at a worker without an agent
+PROBE_INTERVAL_S = 1.0  # between probes of a worker without an agent
 
 Models = dict[str, dict[str, Any]]
 

@@ -15,7 +15,7 @@ from router.http.connections import Reply
 from router.http.errors import Headers, RouterError, WorkerFailed, sse_error
 from router.http.schemas import CompletionRequest
 from router.http.usage import JsonMeter, ResponseInfo, StreamMeter, Usage
-from router.observe.spans import Trace
+from router.observe.spans import TraceContext
 from router.wire import OVERHEAD_MS, REQUEST_ID, WORKER
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ class Exchange:
             was asked, when the response began.
         streaming: server-sent events are coming, so that an error can be one more of them.
         failed: the worker itself has told the client, in its stream, that the request has failed.
-        trace: its place in a trace, if it has one; `attempts` and `response_info` are noted if it
-            is recorded.
+        trace_context: its place in a trace, if it has one; `attempts` and `response_info` are noted
+            if it is recorded.
         usage, response_info: what its answer said.
     """
 
@@ -48,7 +48,7 @@ class Exchange:
     streaming: bool = False
     failed: bool = False
     chat: bool = False
-    trace: Trace | None = None
+    trace_context: TraceContext | None = None
     attempts: list[Attempt] = field(default_factory=list)
     usage: Usage | None = None
     response_info: ResponseInfo | None = None
@@ -56,7 +56,7 @@ class Exchange:
     @property
     def recorded(self) -> bool:
         """Whether its spans are wanted."""
-        return self.trace is not None and self.trace.recorded
+        return self.trace_context is not None and self.trace_context.recorded
 
     @property
     def between_attempts(self) -> bool:
@@ -70,9 +70,9 @@ class Exchange:
 
     def outgoing(self) -> dict[str, str]:
         """Its trace, for the worker that it is sent to now."""
-        if self.trace is None:
+        if self.trace_context is None:
             return {}
-        return self.trace.outgoing(self.attempts[-1].id if self.attempts else None)
+        return self.trace_context.outgoing(self.attempts[-1].id if self.attempts else None)
 
     def timing(self) -> Timing:
         """What is timed of it, up to now."""

@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from router.agent.attempts import Attempts
-from router.agent.engines.emulated.engine import EmulatedEngine, Speech
+from router.agent.engines.emulated.engine import EmulatedAnswer, EmulatedEngine
 from router.agent.engines.emulated.text import Words
-from router.agent.loop import EngineLoop, Job
+from router.agent.loop import EngineLoop, EngineRequest
 from router.gateway.fleet.workers import Worker
 from router.gateway.planning.recaller import choose_recalls
 from router.gateway.planning.ticket import Ticket
@@ -78,13 +78,13 @@ def engine(slots: int) -> EngineLoop:
     return EngineLoop(batcher, EmulatedEngine(COST, {}, 0), AgentMetrics())
 
 
-def job(answers: int = 1) -> Job:
-    return Job([speech() for _ in range(answers)], 10 * answers)
+def job(answers: int = 1) -> EngineRequest:
+    return EngineRequest([speech() for _ in range(answers)], 10 * answers)
 
 
-def speech() -> Speech:
+def speech() -> EmulatedAnswer:
     words = Words(random.Random(0))
-    return Speech(prompt_tokens=10, limit=5, tokens=5, finish_reason="stop", words=words)
+    return EmulatedAnswer(prompt_tokens=10, limit=5, tokens=5, finish_reason="stop", words=words)
 
 
 async def test_an_agent_gives_back_the_first_that_have_not_begun_and_forgets_them() -> None:
@@ -92,7 +92,11 @@ async def test_an_agent_gives_back_the_first_that_have_not_begun_and_forgets_the
     attempts, jobs = Attempts(loop), [job() for _ in range(3)]
     ids = [loop.submit(one, 5.0, 0.0) for one in jobs]
     assert loop.batcher.next_stage(0.0) is not None
-    with attempts.known("a", ids[0]), attempts.known("b", ids[1]), attempts.known("c", ids[2]):
+    with (
+        attempts.register("a", ids[0]),
+        attempts.register("b", ids[1]),
+        attempts.register("c", ids[2]),
+    ):
         assert attempts.recall(Recall(("a", "b", "c"), 1)).requests == ("b",)
         assert attempts.recall(Recall(("a", "b", "x"))).requests == ()
         assert attempts.recall(Recall(("c", "c"))).requests == ("c",)

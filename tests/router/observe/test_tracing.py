@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.agent.request_trace import Course
+from router.agent.request_trace import RequestTimings
 from router.http.errors import Headers, Outcome
 from router.http.schemas import parse
 from router.http.usage import JsonMeter, ResponseInfo, StreamMeter
 from router.observe import tracing
 from router.observe.genai import answer_attributes, error_of, request_attributes
 from router.observe.logs import JsonFormatter, about, configure
-from router.observe.spans import Span, Trace
+from router.observe.spans import Span, TraceContext
 from router.observe.tracing import Tracing, open_tracing, read_traceparent
 from router.settings.agent import AgentSettings
 from router.settings.base import BadSettings
@@ -33,10 +33,10 @@ class Kept:
     """A sink that keeps what it gets."""
 
     def __init__(self) -> None:
-        self.got: list[tuple[Trace, Span]] = []
+        self.got: list[tuple[TraceContext, Span]] = []
         self.closed_s: float | None = None
 
-    def send(self, trace: Trace, root: Span) -> None:
+    def send(self, trace: TraceContext, root: Span) -> None:
         self.got.append((trace, root))
 
     def close(self, seconds: float) -> None:
@@ -59,7 +59,7 @@ def heads(*values: str) -> Headers:
     ],
 )
 def test_a_traceparent_is_read(value: str, flags: int) -> None:
-    assert read_traceparent(heads(value)) == Trace(ID, CLIENT, None, flags)
+    assert read_traceparent(heads(value)) == TraceContext(ID, CLIENT, None, flags)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_only_a_stream_says_that_it_is_one() -> None:
 
 
 def test_phases_follow_each_other_and_stay_within_their_request() -> None:
-    course = Course(queued_s=1.0)
+    course = RequestTimings(queued_s=1.0)
     course.begin(2.0)
     course.begin(2.5)  # a second choice of the same request
     course.prefilled(3.0)
@@ -187,9 +187,9 @@ def test_phases_follow_each_other_and_stay_within_their_request() -> None:
         ("prefill", 102.0, 103.0),
         ("decode", 103.0, 108.0),
     ]
-    waiting = Course(queued_s=1.0).spans(100.0, 104.0)
+    waiting = RequestTimings(queued_s=1.0).spans(100.0, 104.0)
     assert [(span.name, span.start_s, span.end_s) for span in waiting] == [("queue", 101.0, 104.0)]
-    assert Course().spans(100.0, 104.0) == []
+    assert RequestTimings().spans(100.0, 104.0) == []
 
 
 def test_without_the_extra_an_endpoint_stops_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ MOST_STOPS = 16
 
 
 @dataclass(slots=True, kw_only=True)
-class Speech(Answer):
+class EmulatedAnswer(Answer):
     """What the engine will say to one prompt, token by token.
 
     Attributes:
@@ -68,7 +68,7 @@ class EmulatedEngine:
     def __init__(self, cost: CostModel, lengths: Mapping[str, int], seed: int) -> None:
         self.cost = cost
         self._lengths, self._seed = lengths, seed
-        self._speeches: dict[str, Speech] = {}
+        self._speeches: dict[str, EmulatedAnswer] = {}
         self._free_s = 0.0
         self._complained_s = float("-inf")
 
@@ -83,7 +83,7 @@ class EmulatedEngine:
 
     def _speech(
         self, request: CompletionRequest, prompt: Prompt, choice: int, tokens: int, limit: int
-    ) -> Speech:
+    ) -> EmulatedAnswer:
         key = digest(prompt.text)
         rng = random.Random(f"{self._seed}/{key}/{prompt.token_ids}/{choice}")
         length = self._lengths.get(key) or gsm8k_output(rng)
@@ -95,7 +95,7 @@ class EmulatedEngine:
         if request.stop:
             length = self._stopped(request.stop, rng, min(length, limit))
         reason = "stop" if length < limit else "length"
-        return Speech(
+        return EmulatedAnswer(
             prompt_tokens=tokens,
             limit=limit,
             blocks=_blocks(prompt),
@@ -106,7 +106,7 @@ class EmulatedEngine:
 
     def begin(self, sequence_id: str, answer: Answer) -> None:
         """See `Engine`."""
-        assert isinstance(answer, Speech)
+        assert isinstance(answer, EmulatedAnswer)
         self._speeches[sequence_id] = answer
 
     def drop(self, sequence_id: str) -> None:

@@ -11,11 +11,11 @@ from router.settings.base import BadSettings
 
 log = logging.getLogger(__name__)
 
-Theirs = Any  # an object of torch's or transformers', which have no types here
+HfObject = Any  # an object of torch's or transformers', which have no types here
 MOST_NAMES = 3  # of weights in one message
 
 
-def loaded(path: str, what: str, load: Theirs, **options: Theirs) -> Theirs:
+def loaded(path: str, what: str, load: HfObject, **options: HfObject) -> HfObject:
     """What `load` makes of the path, or an error that a person understands."""
     looks_local = path.startswith((".", "/", "~")) or Path(path).exists()
     if looks_local and not Path(path).is_dir():
@@ -34,7 +34,7 @@ def first(error: Exception) -> str:
     return lines[0] if lines else repr(error)
 
 
-def count_parameters(path: str, config: Theirs) -> int:
+def count_parameters(path: str, config: HfObject) -> int:
     """Of the model that a configuration describes.
 
     Raises:
@@ -57,7 +57,7 @@ def count_parameters(path: str, config: Theirs) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def read_weights(path: str, config: Theirs, dtype: Theirs, device: Theirs) -> Theirs:
+def read_weights(path: str, config: HfObject, dtype: HfObject, device: HfObject) -> HfObject:
     """The model with all its weights, on the device.
 
     transformers would make up what is not in the checkpoint, and tell of it in a table.
@@ -91,7 +91,7 @@ def read_weights(path: str, config: Theirs, dtype: Theirs, device: Theirs) -> Th
     return model
 
 
-def _require_numbers(path: str, model: Theirs) -> None:
+def _require_numbers(path: str, model: HfObject) -> None:
     """A sum shows them all, as infinities and what is no number do not go away."""
     import torch
 

@@ -14,19 +14,19 @@ from typing import Any, ClassVar
 import torch
 from transformers.generation.continuous_batching import cb_logits_processors
 
-from router.agent.engines.transformers.sampling import Sampling
+from router.agent.engines.transformers.sampling_params import SamplingParams
 
 State = Any  # transformers' FutureRequestState
 
 
 @dataclass(slots=True)
-class Choosing:
+class SamplerState:
     """One answer's parameters, its source of randomness, and what has been said so far.
 
     `likely` is the last row of log probabilities, where these are asked for.
     """
 
-    sampling: Sampling
+    sampling: SamplingParams
     generator: torch.Generator
     prompt: Sequence[int]
     ends: tuple[int, ...]
@@ -36,12 +36,12 @@ class Choosing:
     @classmethod
     def of(
         cls,
-        sampling: Sampling,
+        sampling: SamplingParams,
         choice: int,
         prompt: Sequence[int],
         ends: tuple[int, ...],
         device: torch.device,
-    ) -> Choosing:
+    ) -> SamplerState:
         """For the n-th `choice` of a request; each has its own randomness."""
         generator = torch.Generator(device)
         if sampling.seed is None:
@@ -51,15 +51,15 @@ class Choosing:
         return cls(sampling, generator, prompt, ends)
 
 
-class Chooser(cb_logits_processors.ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
+class Sampler(cb_logits_processors.ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     """All answers' parameters, by request id."""
 
     supported_kwargs: ClassVar[dict[str, type]] = {}
     ignored_kwargs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
-        self.answers: dict[str, Choosing] = {}
-        self._rows: list[Choosing | None] = []
+        self.answers: dict[str, SamplerState] = {}
+        self._rows: list[SamplerState | None] = []
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
         """There are no tensors to fill."""
@@ -78,7 +78,7 @@ class Chooser(cb_logits_processors.ContinuousBatchingLogitsProcessor):  # type: 
         return scores
 
 
-def choose(scores: torch.Tensor, answer: Choosing) -> torch.Tensor:
+def choose(scores: torch.Tensor, answer: SamplerState) -> torch.Tensor:
     """(vocabulary,) scores after penalties, temperature, cuts and noise."""
     how = answer.sampling
     answer.likely = None if how.logprobs is None else scores.log_softmax(-1)
@@ -92,7 +92,7 @@ def choose(scores: torch.Tensor, answer: Choosing) -> torch.Tensor:
     return scores - noise.log()  # minus the logarithm of an exponential variate is Gumbel's
 
 
-def _penalised(scores: torch.Tensor, answer: Choosing) -> torch.Tensor:
+def _penalised(scores: torch.Tensor, answer: SamplerState) -> torch.Tensor:
     how = answer.sampling
     if how.repetition != 1.0:
         seen = torch.tensor([*answer.prompt, *answer.made], device=scores.device).unique()
@@ -106,7 +106,7 @@ def _penalised(scores: torch.Tensor, answer: Choosing) -> torch.Tensor:
     return scores
 
 
-def _cut(scores: torch.Tensor, how: Sampling) -> torch.Tensor:
+def _cut(scores: torch.Tensor, how: SamplingParams) -> torch.Tensor:
     """Leave out what is too unlikely; the likeliest always stays."""
     if how.top_k and how.top_k < len(scores):
         least = scores.topk(how.top_k).values[-1]
