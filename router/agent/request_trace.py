@@ -26,7 +26,7 @@ from router.observe.genai import (
     operation,
     request_attributes,
 )
-from router.observe.logs import about
+from router.observe.logs import bind_request
 from router.observe.spans import Kind, Span, TraceContext, Value
 from router.observe.tracing import Tracing
 from router.wire import REQUEST_ID
@@ -159,7 +159,7 @@ def begin_request_trace(tracing: Tracing, scope: Scope, worker: str, *, chat: bo
     context = tracing.begin(scope["headers"])
     given = header(scope, REQUEST_ID)
     name = None if given is None else given.decode("latin-1")
-    about(name, None if context is None else context.id)
+    bind_request(name, None if context is None else context.id)
     return RequestTrace(context, worker, chat, name)
 
 

@@ -47,7 +47,7 @@ from router.http.errors import (
 )
 from router.http.request_headers import Urgency, read_tenant, read_urgency
 from router.http.schemas import CompletionRequest, parse
-from router.observe.logs import about
+from router.observe.logs import bind_request
 from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import Tracing
 from router.settings.gateway import GatewayTuning
@@ -88,7 +88,7 @@ class Completions:
         if trace is not None:
             exchange.trace_context, record.trace_id = trace, trace.id
             exchange.headers = trace.keep(exchange.headers)
-        about(record.id, record.trace_id)
+        bind_request(record.id, record.trace_id)
         self._accounts.begin(record)
         outcome = Outcome.FAILED
         try:

@@ -28,8 +28,8 @@ from solver.routing.recall import moves
 
 log = logging.getLogger(__name__)
 
-# Seconds between recalls: agents report every tenth of a second, and a move should have shown in the
-# reports before the next is considered.
+# Seconds between recalls: agents report every tenth of a second, and a move should have shown in
+# the reports before the next is considered.
 RECALL_INTERVAL_S = 0.25
 MOST_RECALLS = 3
 # Requests looked at together, the last in line: a millisecond or two.

@@ -128,7 +128,7 @@ class VirtualEngine(EmulatedEngine):
         start = self.now
         self.now = start + stage.duration_s(self.cost)
         self.arrive(self.now)
-        return Iteration(start, self.now, self.said(stage))
+        return Iteration(start, self.now, self.next_tokens(stage))
 
 
 def live(script: Script) -> Notes:

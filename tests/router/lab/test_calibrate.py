@@ -58,7 +58,7 @@ class NoisyEngine(EmulatedEngine):
         seconds = stage.duration_s(self.cost) * self._draw.lognormvariate(0.0, self._noise)
         if self._draw.random() < self._stalls:
             seconds *= 20
-        return Iteration(0.0, seconds, self.said(stage))
+        return Iteration(0.0, seconds, self.next_tokens(stage))
 
 
 def measured(engine: EmulatedEngine, shapes: Shapes = SHAPES) -> list[Sample]:

@@ -18,7 +18,7 @@ from router.http.schemas import parse
 from router.http.usage import JsonMeter, ResponseInfo, StreamMeter
 from router.observe import tracing
 from router.observe.genai import answer_attributes, error_of, request_attributes
-from router.observe.logs import JsonFormatter, about, configure
+from router.observe.logs import JsonFormatter, bind_request, configure
 from router.observe.spans import Span, TraceContext
 from router.observe.tracing import Tracing, open_tracing, read_traceparent
 from router.settings.agent import AgentSettings
@@ -228,7 +228,7 @@ def test_lines_of_a_request_say_which(capsys: pytest.CaptureFixture[str]) -> Non
         log = logging.getLogger("test")
 
         async def answer(request: str, trace_id: str | None) -> None:
-            about(request, trace_id)
+            bind_request(request, trace_id)
             await asyncio.sleep(0)
             log.warning("odd", extra={"why": request})
 

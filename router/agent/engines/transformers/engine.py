@@ -143,21 +143,21 @@ class TransformersEngine:
     def begin(self, sequence_id: str, answer: Answer) -> None:
         """See `Engine`."""
         assert isinstance(answer, TransformersAnswer)
-        how = answer.output_params
+        params = answer.output_params
         state = RequestState(
             request_id=sequence_id,
             initial_tokens=list(answer.ids),
             max_new_tokens=answer.limit,
-            eos_token_id=list(how.ends),
+            eos_token_id=list(params.ends),
         )
-        ends = tuple({*self._ends, *how.ends})
+        ends = tuple({*self._ends, *params.ends})
         sampler_state = SamplerState.of(
             answer.sampling, answer.choice, answer.ids, ends, self._model.device
         )
-        stream = DecodeStream(skip_special_tokens=how.skip_special)
+        stream = DecodeStream(skip_special_tokens=params.skip_special)
         step = partial(stream.step, self._tokenizer.backend_tokenizer)
-        decode = partial(self._tokenizer.decode, skip_special_tokens=how.skip_special)
-        text = Detokenizer(step, decode, how.stop, include_stop=how.include_stop)
+        decode = partial(self._tokenizer.decode, skip_special_tokens=params.skip_special)
+        text = Detokenizer(step, decode, params.stop, include_stop=params.include_stop)
         self._sampler.answers[sequence_id] = sampler_state
         self._running[sequence_id] = _Running(answer, state, sampler_state, text)
 
@@ -228,10 +228,10 @@ class TransformersEngine:
         token = int(running.state.generated_tokens[-1])
         running.sampler_state.made.append(token)
         ended = running.state.status == RequestStatus.FINISHED
-        how = running.answer.output_params
-        by_itself = ended and token in how.ends
+        params = running.answer.output_params
+        by_itself = ended and token in params.ends
         text, stopped = "", False
-        if how.include_stop or not by_itself:
+        if params.include_stop or not by_itself:
             text, stopped = running.text.add(token)
         reason = None
         if stopped or ended:

@@ -61,10 +61,10 @@ def resolve(settings: AgentSettings) -> tuple[AgentSettings, Engine]:
     except Exception as error:  # of transformers, which knows many models, or for want of memory
         message = f"model: {path!r}: transformers cannot batch it: {first(error)}"
         raise BadSettings(message) from error
-    told = {"model": settings.model, "device": str(device), "dtype": str(dtype)}
+    details = {"model": settings.model, "device": str(device), "dtype": str(dtype)}
     if tokenizer.chat_template is None:
         log.warning("the model has no chat template: it completes prompts, but takes no chats")
-    log.info("model loaded", extra={**told, "seconds": round(time.monotonic() - start, 1)})
+    log.info("model loaded", extra={**details, "seconds": round(time.monotonic() - start, 1)})
     return settings, engine
 
 
@@ -108,8 +108,8 @@ def _filled(settings: AgentSettings, config: HfObject, device: str) -> AgentSett
     given, text = settings.model_fields_set, config.get_text_config()
     longest = getattr(text, "max_position_embeddings", None) or settings.max_model_len
     if "max_model_len" in given and settings.max_model_len > longest:
-        told = f"{settings.max_model_len} is above the model's own {longest}"
-        raise BadSettings(f"max_model_len: {told}")
+        details = f"{settings.max_model_len} is above the model's own {longest}"
+        raise BadSettings(f"max_model_len: {details}")
     length = min(settings.max_model_len, longest)
     kv_tokens = settings.kv_tokens
     if "kv_tokens" not in given and device == "cpu":
