@@ -14,10 +14,11 @@ from math import inf
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.arriving.headers import for_worker, read_hint, request_id
-from router.gateway.explanations.records import RequestRecord
+from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.prefixes import blocks_of
 from router.gateway.fleet.stalls import WorkerStalled
-from router.gateway.fleet.workers import Worker, Workers
+from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.attempt import begin_attempt
 from router.gateway.forwarding.exchange import Exchange
 from router.gateway.forwarding.forwarder import Forwarder

@@ -9,8 +9,10 @@ from typing import Any
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.dashboard.watch import Watch, Watches
-from router.gateway.explanations.records import PlanRecord, RequestRecord
-from router.gateway.fleet.workers import Worker, Workers
+from router.gateway.explanations.plan_record import PlanRecord
+from router.gateway.explanations.request_record import RequestRecord
+from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import Workers
 from router.gateway.planning.dispatcher import Dispatcher
 from router.observe.metrics import GatewayMetrics
 from router.wire import SlotReport

@@ -11,7 +11,8 @@ from math import inf
 
 import aiohttp
 
-from router.gateway.fleet.workers import Worker, Workers
+from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import Workers
 from router.http.connections import Connections
 from router.wire import SLOTS_PATH, STATE_TIMEOUT_S, SlotReport
 

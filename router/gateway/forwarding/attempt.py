@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from router.gateway.explanations.records import Choice
+from router.gateway.explanations.choice import Choice
 from router.gateway.planning.ticket import Placement
 from router.observe.spans import Value, new_id
 

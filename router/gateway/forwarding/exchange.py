@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from router.gateway.accounting.accounts import Timing
-from router.gateway.explanations.records import RequestRecord
+from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.forwarding.attempt import Attempt
 from router.http.asgi import Send, respond_error
 from router.http.connections import Reply

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from urllib.parse import urlsplit
 
-from router.gateway.explanations.records import RequestRecord
+from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.forwarding.attempt import Attempt
 from router.gateway.forwarding.exchange import Exchange
 from router.http.errors import Outcome

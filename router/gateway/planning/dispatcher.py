@@ -16,8 +16,9 @@ from contextvars import Context
 from math import inf
 from statistics import fmean
 
-from router.gateway.explanations.records import PlanRecord
-from router.gateway.fleet.workers import Worker, Workers
+from router.gateway.explanations.plan_record import PlanRecord
+from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import Workers
 from router.gateway.planning.planner import Planner
 from router.gateway.planning.ticket import Placement, Ticket
 from router.gateway.planning.unsent import Unsent

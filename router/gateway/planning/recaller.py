@@ -18,7 +18,8 @@ from collections.abc import Sequence
 
 import aiohttp
 
-from router.gateway.fleet.workers import Worker, Workers
+from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import Workers
 from router.gateway.planning.ticket import Ticket
 from router.http.connections import Connections
 from router.wire import RECALL_PATH, Recall

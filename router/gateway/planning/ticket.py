@@ -8,8 +8,8 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
-from router.gateway.explanations.records import PlanRecord
-from router.gateway.fleet.workers import Worker
+from router.gateway.explanations.plan_record import PlanRecord
+from router.gateway.fleet.worker import Worker
 from solver.batching.priority import Priority
 from solver.routing.problem import Job
 

@@ -22,7 +22,8 @@ from router.gateway.dashboard.events import (
 )
 from router.gateway.dashboard.frames import Frame, Frames
 from router.gateway.dashboard.watch import Watch, Watches
-from router.gateway.explanations.records import RequestLog, RequestRecord
+from router.gateway.explanations.request_log import RequestLog
+from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.discovery.source import Endpoint
 from router.http.asgi import Message, Scope
 from router.http.connections import Connections

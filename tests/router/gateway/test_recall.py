@@ -13,7 +13,7 @@ from router.agent.attempts import Attempts
 from router.agent.engines.emulated.engine import EmulatedAnswer, EmulatedEngine
 from router.agent.engines.emulated.text import Words
 from router.agent.loop import EngineLoop, EngineRequest
-from router.gateway.fleet.workers import Worker
+from router.gateway.fleet.worker import Worker
 from router.gateway.planning.recaller import choose_recalls
 from router.gateway.planning.ticket import Ticket
 from router.http.errors import RecalledError

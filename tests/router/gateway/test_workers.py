@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from router.gateway.fleet.discovery.source import Endpoint
-from router.gateway.fleet.workers import Worker
+from router.gateway.fleet.worker import Worker
 from router.gateway.planning.recaller import movable_from
 from router.gateway.planning.ticket import Ticket
 from solver.packing.plan import Plan
