@@ -124,9 +124,9 @@ class AgentState:
 
 
 # A slot, and from when to when it was held.
-Held = tuple[int, float, float]
+SlotStay = tuple[int, float, float]
 # From when to when prompts were prefilled, whether all others stood still, and whose slots it was.
-Fill = tuple[float, float, bool, tuple[int, ...]]
+PrefillSpan = tuple[float, float, bool, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +150,8 @@ class SlotReport:
     efficiency: float
     since_s: float
     until_s: float
-    held: list[Held] | None
-    fills: list[Fill]
+    held: list[SlotStay] | None
+    fills: list[PrefillSpan]
 
     def encode(self) -> bytes:
         """One JSON line."""
@@ -182,8 +182,8 @@ class Recall:
 
     def encode(self) -> bytes:
         """One JSON object."""
-        told = asdict(self)
-        return orjson.dumps({name: value for name, value in told.items() if value is not None})
+        fields = asdict(self)
+        return orjson.dumps({name: value for name, value in fields.items() if value is not None})
 
     @classmethod
     def decode(cls, text: bytes) -> Recall:

@@ -12,7 +12,7 @@ from router.agent.slot_trace import SlotTrace
 from router.http.drain import Drain
 from router.observe.metrics import AgentMetrics
 from router.settings.agent import AgentSettings
-from router.wire import HEARTBEAT_S, STATE_EVERY_S, AgentState, Fill, SlotReport
+from router.wire import HEARTBEAT_S, STATE_EVERY_S, AgentState, PrefillSpan, SlotReport
 from solver.batching.ledger import SlotLedger
 from solver.cost.model import CostModel
 
@@ -166,7 +166,7 @@ class Reporter:
         stats, now = self._engine.stats, time.monotonic()
         stats.ledger.advance(now)
         held = None
-        since_s, until_s, fills = now, now, list[Fill]()
+        since_s, until_s, fills = now, now, list[PrefillSpan]()
         if trace is not None:
             since_s, until_s, held, fills = trace.take(now, idle=not stats.running)
         return SlotReport(

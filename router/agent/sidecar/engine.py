@@ -71,9 +71,9 @@ class Engine:
     @property
     def max_model_len(self) -> int:
         """Prompt and output tokens that one request may have."""
-        told = self._upstream.model_entry.get("max_model_len")
+        reported = self._upstream.model_entry.get("max_model_len")
         if "max_model_len" not in self._settings.model_fields_set:
-            return told if isinstance(told, int) and told > 1 else UNKNOWN_LEN
+            return reported if isinstance(reported, int) and reported > 1 else UNKNOWN_LEN
         return self._settings.max_model_len
 
     @property

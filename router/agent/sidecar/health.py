@@ -53,13 +53,13 @@ class HealthCheck:
             self._quick += 1
         self.failures = 0
 
-    def failed(self, *, heard: bool, idle: bool) -> bool:
+    def failed(self, *, bytes_seen: bool, idle: bool) -> bool:
         """A probe was not answered; whether the server is down.
 
-        `heard`: bytes have come later than it should have been answered. `idle`: no request was
+        `bytes_seen`: bytes have come later than it should have been answered. `idle`: no request was
         under way at its begin, nor at its end.
         """
-        if heard:
+        if bytes_seen:
             self.failures = self._quick = 0
             return False
         if not self.failures:

@@ -68,7 +68,7 @@ class Upstream:
         self._pending: set[PendingRequest] = set()
         self._sent: set[PendingRequest] = set()  # the server has them, or is getting them
         self._health = HealthCheck()
-        self._heard_s = 0.0
+        self._last_byte_s = 0.0
         self._down_reason = ""
         self._timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_S)
         self._probe_now = asyncio.Event()
@@ -104,7 +104,7 @@ class Upstream:
 
     def saw_bytes(self) -> None:
         """A byte has come: it lives."""
-        self._heard_s = time.monotonic()
+        self._last_byte_s = time.monotonic()
 
     async def send(
         self,
@@ -161,8 +161,8 @@ class Upstream:
                 self._mark_up(models)
                 broken = 0
             except TimeoutError:
-                heard = self._heard_s > asked_s + QUICK_S
-                if health.failed(heard=heard, idle=not sent and not self._sent):
+                bytes_seen = self._last_byte_s > asked_s + QUICK_S
+                if health.failed(bytes_seen=bytes_seen, idle=not sent and not self._sent):
                     self._mark_down(f"it answered none of {health.unhealthy_threshold} looks")
                 elif health.failures:
                     continue

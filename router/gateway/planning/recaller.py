@@ -39,7 +39,7 @@ ANSWER_TIMEOUT_S = 2.0
 
 
 class Recaller:
-    """Looks whenever the dispatcher has settled; see the module."""
+    """Asked after each dispatch whether to recall anything; see the module."""
 
     def __init__(self, workers: Workers, connections: Connections) -> None:
         self._workers, self._connections = workers, connections

@@ -74,14 +74,14 @@ def test_continuous_usage_is_read_with_its_tokens() -> None:
 
 
 def failures(check: HealthCheck, *, idle: bool = False) -> int:
-    """How many looks without an answer it takes."""
+    """How many probes without an answer it takes."""
     for count in range(1, 100):
-        if check.failed(heard=False, idle=idle and count == 1):
+        if check.failed(bytes_seen=False, idle=idle and count == 1):
             return count
     raise AssertionError("never down")
 
 
-def proven() -> HealthCheck:
+def answers_quickly() -> HealthCheck:
     check = HealthCheck()
     for _ in range(PROVEN):
         check.answered(0.01, working=True)
@@ -89,7 +89,7 @@ def proven() -> HealthCheck:
 
 
 def test_a_silent_server_is_down_soon_if_it_answers_at_work_or_has_none() -> None:
-    assert failures(proven()) == QUICK_THRESHOLD
+    assert failures(answers_quickly()) == QUICK_THRESHOLD
     assert failures(HealthCheck(), idle=True) == QUICK_THRESHOLD
 
 
@@ -98,19 +98,19 @@ def test_a_silent_server_that_may_be_computing_is_waited_for() -> None:
     for _ in range(100):
         idle.answered(0.01, working=False)  # tells nothing of what it does at work
     assert failures(idle) == SLOW_THRESHOLD
-    late, back, deaf = proven(), proven(), proven()
+    late, back, deaf = answers_quickly(), answers_quickly(), answers_quickly()
     late.answered(2 * QUICK_S, working=True)
-    back.failed(heard=False, idle=False)
+    back.failed(bytes_seen=False, idle=False)
     back.answered(0.01, working=True)
-    deaf.failed(heard=True, idle=False)
+    deaf.failed(bytes_seen=True, idle=False)
     for check in (late, back, deaf):
         assert failures(check) == SLOW_THRESHOLD
 
 
 def test_a_server_that_sends_tokens_is_alive() -> None:
-    check = proven()
+    check = answers_quickly()
     for _ in range(100):
-        assert not check.failed(heard=True, idle=False)
+        assert not check.failed(bytes_seen=True, idle=False)
 
 
 VLLM = """

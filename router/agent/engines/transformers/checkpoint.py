@@ -52,8 +52,8 @@ def count_parameters(path: str, config: HfObject) -> int:
         try:
             model = AutoModelForCausalLM.from_config(config)
         except Exception as error:
-            told = f"no model that generates text: {first(error)}"
-            raise BadSettings(f"model: {path!r}: {told}") from error
+            why = f"no model that generates text: {first(error)}"
+            raise BadSettings(f"model: {path!r}: {why}") from error
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -67,7 +67,7 @@ def read_weights(path: str, config: HfObject, dtype: HfObject, device: HfObject)
     """
     from transformers import AutoModelForCausalLM
 
-    model, told = AutoModelForCausalLM.from_pretrained(
+    model, loading_info = AutoModelForCausalLM.from_pretrained(
         path,
         config=config,
         dtype=dtype,
@@ -76,16 +76,20 @@ def read_weights(path: str, config: HfObject, dtype: HfObject, device: HfObject)
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
-    if told["missing_keys"]:
-        raise BadSettings(f"model: {path!r}: weights are missing: {_some(told['missing_keys'])}")
-    if told["mismatched_keys"]:
+    if loading_info["missing_keys"]:
+        raise BadSettings(
+            f"model: {path!r}: weights are missing: {_some(loading_info['missing_keys'])}"
+        )
+    if loading_info["mismatched_keys"]:
         names = (
             f"{name} ({list(found)}, not {list(wanted)})"
-            for name, found, wanted in told["mismatched_keys"]
+            for name, found, wanted in loading_info["mismatched_keys"]
         )
         raise BadSettings(f"model: {path!r}: weights have another shape: {_some(names)}")
-    if told["unexpected_keys"]:
-        log.warning("weights are left unused", extra={"names": _some(told["unexpected_keys"])})
+    if loading_info["unexpected_keys"]:
+        log.warning(
+            "weights are left unused", extra={"names": _some(loading_info["unexpected_keys"])}
+        )
     model = model.to(device).eval()
     _require_numbers(path, model)
     return model

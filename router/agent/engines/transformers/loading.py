@@ -108,8 +108,8 @@ def _filled(settings: AgentSettings, config: HfObject, device: str) -> AgentSett
     given, text = settings.model_fields_set, config.get_text_config()
     longest = getattr(text, "max_position_embeddings", None) or settings.max_model_len
     if "max_model_len" in given and settings.max_model_len > longest:
-        details = f"{settings.max_model_len} is above the model's own {longest}"
-        raise BadSettings(f"max_model_len: {details}")
+        why = f"{settings.max_model_len} is above the model's own {longest}"
+        raise BadSettings(f"max_model_len: {why}")
     length = min(settings.max_model_len, longest)
     kv_tokens = settings.kv_tokens
     if "kv_tokens" not in given and device == "cpu":
