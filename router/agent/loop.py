@@ -199,7 +199,7 @@ class EngineLoop:
                 self.changed.set()
 
     async def run(self) -> None:
-        """Until cancelled. If the engine breaks down, all its requests and whoever reports are told."""
+        """Until cancelled. If the engine breaks down, its requests and whoever reports are told."""
         try:
             await self._run()
         except Exception:

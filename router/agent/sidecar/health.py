@@ -56,8 +56,8 @@ class HealthCheck:
     def failed(self, *, bytes_seen: bool, idle: bool) -> bool:
         """A probe was not answered; whether the server is down.
 
-        `bytes_seen`: bytes have come later than it should have been answered. `idle`: no request was
-        under way at its begin, nor at its end.
+        `bytes_seen`: some have come later than it should have been answered. `idle`: no request
+        was under way at its begin, nor at its end.
         """
         if bytes_seen:
             self.failures = self._quick = 0
