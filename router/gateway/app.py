@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from router.gateway.accounting.accounts import Accounts
-from router.gateway.arriving.completions import Completions
+from router.gateway.admission.completions import Completions
 from router.gateway.dashboard.events import Events
 from router.gateway.dashboard.frames import Frames
 from router.gateway.dashboard.page import add_page

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from math import inf
 
 from router.gateway.accounting.accounts import Accounts
-from router.gateway.arriving.headers import for_worker, read_hint, request_id
+from router.gateway.admission.headers import for_worker, read_hint, request_id
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.prefixes import blocks_of
 from router.gateway.fleet.stalls import WorkerStalled
