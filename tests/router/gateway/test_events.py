@@ -117,7 +117,7 @@ async def test_nothing_is_computed_while_nobody_reads() -> None:
         assert frames.made == made
 
 
-async def test_all_readers_share_what_is_made_once() -> None:
+async def test_all_subscribers_share_what_is_made_once() -> None:
     async with stream() as (events, frames, _, _):
         clients = [Client(events) for _ in range(5)]
         for client in clients:
@@ -147,7 +147,9 @@ async def test_single_slots_go_to_those_who_asked_for_them() -> None:
             await client.leave()
 
 
-async def test_a_stuck_reader_is_let_go_and_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stuck_subscriber_is_let_go_and_delays_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "STUCK_S", 0.02)
     async with stream() as (events, _, _, _):
         stuck, client = Client(events, stuck=True), Client(events)
@@ -156,7 +158,7 @@ async def test_a_stuck_reader_is_let_go_and_delays_nobody(monkeypatch: pytest.Mo
         await client.leave()
 
 
-async def test_a_slow_reader_loses_the_oldest() -> None:
+async def test_a_slow_subscriber_loses_the_oldest() -> None:
     subscriber = Subscriber(frozenset())
     for k in range(MOST_WAITING + 3):
         subscriber.put(b"%d " % k)
@@ -180,7 +182,7 @@ async def test_a_gateway_that_stops_ends_its_streams_and_begins_none() -> None:
             await Client(events).task
 
 
-async def test_there_is_an_end_to_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_there_is_an_end_to_subscribers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_SUBSCRIBERS", 1)
     async with stream() as (events, _, _, _):
         first = Client(events)

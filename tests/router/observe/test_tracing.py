@@ -176,12 +176,12 @@ def test_only_a_stream_says_that_it_is_one() -> None:
 
 
 def test_phases_follow_each_other_and_stay_within_their_request() -> None:
-    course = RequestTimings(queued_s=1.0)
-    course.begin(2.0)
-    course.begin(2.5)  # a second choice of the same request
-    course.prefilled(3.0)
-    course.end(9.0, 0, "stop")
-    spans = course.spans(100.0, 108.0)
+    timings = RequestTimings(queued_s=1.0)
+    timings.begin(2.0)
+    timings.begin(2.5)  # a second choice of the same request
+    timings.prefilled(3.0)
+    timings.end(9.0, 0, "stop")
+    spans = timings.spans(100.0, 108.0)
     assert [(span.name, span.start_s, span.end_s) for span in spans] == [
         ("queue", 101.0, 102.0),
         ("prefill", 102.0, 103.0),
