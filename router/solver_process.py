@@ -73,7 +73,7 @@ class SolverProcess:
         self._pipe: Connection | None = None
         self._asking: asyncio.Task[None] | None = None
         self._asked_s = 0.0
-        self._wanted = False
+        self._should_run = False
         self._sending = False  # a question is on its way, and the pipe may be full
 
     @property
@@ -83,7 +83,7 @@ class SolverProcess:
 
     def start(self) -> None:
         """Start the child, inside a running event loop; it is not ready until it has loaded."""
-        self._wanted = True
+        self._should_run = True
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
@@ -93,22 +93,22 @@ class SolverProcess:
         theirs.close()
         self._asked_s = time.monotonic()
         loop = asyncio.get_running_loop()
-        self._asking = loop.create_task(asyncio.to_thread(_await_word, self._pipe))
+        self._asking = loop.create_task(asyncio.to_thread(_await_ready, self._pipe))
         loop.add_reader(self._process.sentinel, self._restart, "dead")
 
     def stop(self) -> None:
         """End the child: by asking it to leave, or by force if it does not."""
-        self._wanted = False
+        self._should_run = False
         if self._pipe is not None and not self._sending:
             with suppress(OSError):
                 self._pipe.send(None)
         self._end(END_S)
 
-    def _end(self, patience_s: float) -> None:
+    def _end(self, timeout_s: float) -> None:
         if self._process is None:
             return
         asyncio.get_running_loop().remove_reader(self._process.sentinel)
-        self._process.join(0.0 if self._sending else patience_s)
+        self._process.join(0.0 if self._sending else timeout_s)
         self._process.kill()  # a thread that still waits at the pipe wakes up with its end
         self._process.join()
         self._process = self._pipe = None
@@ -138,15 +138,15 @@ class SolverProcess:
             InfeasibleProblem: if it was proven in time that there is no plan.
         """
         assert self._pipe is not None
-        best, loop, heard = incumbent, asyncio.get_running_loop(), asyncio.Event()
+        best, loop, answered = incumbent, asyncio.get_running_loop(), asyncio.Event()
         answers: list[Answer] = []
 
-        def hear(answer: Answer) -> None:
+        def on_answer(answer: Answer) -> None:
             answers.append(answer)
-            heard.set()
+            answered.set()
 
-        def tell(answer: Answer) -> None:
-            loop.call_soon_threadsafe(hear, answer)
+        def pass_on(answer: Answer) -> None:
+            loop.call_soon_threadsafe(on_answer, answer)
 
         def sent() -> None:
             self._sending = False
@@ -154,14 +154,14 @@ class SolverProcess:
         question = (problem, incumbent, deadline)
         self._asked_s, self._sending = time.monotonic(), True
         self._asking = asyncio.create_task(
-            asyncio.to_thread(_exchange, self._pipe, question, tell, sent)
+            asyncio.to_thread(_exchange, self._pipe, question, pass_on, sent)
         )
         while (left_s := deadline - time.monotonic()) > 0:
             try:
-                await asyncio.wait_for(heard.wait(), left_s)
+                await asyncio.wait_for(answered.wait(), left_s)
             except TimeoutError:
                 break
-            heard.clear()
+            answered.clear()
             while answers:
                 answer = answers.pop(0)
                 if not isinstance(answer, Plan):
@@ -192,17 +192,17 @@ class SolverProcess:
         process = self._process
         self._replaced()
         self._end(0.5 if why == "dead" else 0.0)  # it is about to be gone
-        told = process is not None and process.exitcode in (0, -signal.SIGTERM)
-        level = logging.INFO if told else logging.WARNING
+        stopped = process is not None and process.exitcode in (0, -signal.SIGTERM)
+        level = logging.INFO if stopped else logging.WARNING
         log.log(level, "starting the solver's process again", extra={"why": why})
         asyncio.get_running_loop().call_later(PAUSE_S, self._start_again)
 
     def _start_again(self) -> None:
-        if self._wanted and self._process is None:
+        if self._should_run and self._process is None:
             self.start()
 
 
-def _await_word(pipe: Connection) -> None:
+def _await_ready(pipe: Connection) -> None:
     """Until the child says that it has loaded, or is gone."""
     with suppress(EOFError, OSError):
         pipe.recv()
@@ -211,7 +211,7 @@ def _await_word(pipe: Connection) -> None:
 def _exchange(
     pipe: Connection,
     question: Question,
-    tell: Callable[[Answer], None],
+    pass_on: Callable[[Answer], None],
     sent: Callable[[], None],
 ) -> None:
     """Ask, and pass on what comes back until that was all."""
@@ -220,12 +220,12 @@ def _exchange(
         sent()
         while True:
             answer: Answer = pipe.recv()
-            tell(answer)
+            pass_on(answer)
             if not isinstance(answer, Plan):
                 break
     except (EOFError, OSError) as error:
-        tell(error)
-        tell(None)
+        pass_on(error)
+        pass_on(None)
         return
     if answer is not None:
-        tell(None)
+        pass_on(None)

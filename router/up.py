@@ -36,7 +36,7 @@ LOAD_S = 900.0  # the same, where a model must be loaded
 RESTART_S = 1.0  # before a dead agent is started again, so that a broken one does not spin
 LOOPBACK = "127.0.0.1"  # the embedded agents are the gateway's alone
 BAD_SETTINGS = 2  # exit status of a command that was refused
-LEAVE_S = 5.0  # beyond the drain time, before a child is killed
+KILL_AFTER_S = 5.0  # beyond the drain time, before a child is killed
 
 
 class UpFailed(Exception):
@@ -84,7 +84,7 @@ class Child:
             return
         with suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + drain_s + LEAVE_S
+        deadline = time.monotonic() + drain_s + KILL_AFTER_S
         while self.running():
             if time.monotonic() > deadline:
                 log.warning("killed, as it did not end in time", extra={"child": self.name})
@@ -122,13 +122,13 @@ async def _run(settings: UpSettings) -> None:
             print(_greeting(settings, ready.result(), gateway, agents), flush=True)
         ready.cancel()
         while not stop.is_set():
-            await _look_after(gateway, agents, stop)
+            await _supervise(gateway, agents, stop)
     finally:
         await gateway.stop(settings.drain_s)
         await asyncio.gather(*(agent.stop(settings.drain_s) for agent in agents))
 
 
-async def _look_after(gateway: Child, agents: Sequence[Child], stop: asyncio.Event) -> None:
+async def _supervise(gateway: Child, agents: Sequence[Child], stop: asyncio.Event) -> None:
     if gateway.ended_well():  # somebody has told it to stop, and it has finished up
         stop.set()
         return
@@ -144,8 +144,8 @@ async def _look_after(gateway: Child, agents: Sequence[Child], stop: asyncio.Eve
 
 async def _ready(settings: UpSettings, gateway: Child, agents: Sequence[Child]) -> str:
     """Wait until the gateway answers and sees all its agents; the model that they serve."""
-    patience_s = START_S if settings.engine == "emulated" else LOAD_S
-    deadline = time.monotonic() + patience_s
+    timeout_s = START_S if settings.engine == "emulated" else LOAD_S
+    deadline = time.monotonic() + timeout_s
     async with aiohttp.ClientSession(gateway.url) as client:
         while time.monotonic() < deadline:
             if not gateway.running():
@@ -159,7 +159,7 @@ async def _ready(settings: UpSettings, gateway: Child, agents: Sequence[Child]) 
                 if sum(worker["up"] for worker in workers) == len(agents):
                     return str(workers[0]["agent"]["model"])
             await asyncio.sleep(0.05)
-    raise UpFailed(f"not all agents were up within {patience_s:.0f} s; see the lines above")
+    raise UpFailed(f"not all agents were up within {timeout_s:.0f} s; see the lines above")
 
 
 def _arguments(settings: UpSettings, *kinds: type[Settings]) -> list[str]:

@@ -2,8 +2,8 @@
 
 An agent streams its state as JSON lines from `STATE_PATH`: at once, whenever it changes (at most
 every `STATE_EVERY_S`), and at the latest after `HEARTBEAT_S`. A gateway that hears nothing for
-`SILENCE_S` takes the worker for down, and so it does if the stream ends: the agent has drained, or
-its engine has broken down; the path then answers 503.
+`STATE_TIMEOUT_S` takes the worker for down, and so it does if the stream ends: the agent has
+drained, or its engine has broken down; the path then answers 503.
 
 A gateway names each request that it sends by an `ATTEMPT` of its own, as clients' ids may come
 twice. By these names it takes back what has not begun: ``POST RECALL_PATH`` with a `Recall` answers
@@ -30,7 +30,7 @@ RECALL_PATH = "/makespan/v1/recall"
 SLOTS_PATH = "/makespan/v1/slots"
 STATE_EVERY_S = 0.1
 HEARTBEAT_S = 0.5
-SILENCE_S = 2.0
+STATE_TIMEOUT_S = 2.0
 
 REQUEST_ID = b"x-request-id"
 WORKER = b"x-makespan-worker"
@@ -124,9 +124,9 @@ class AgentState:
 
 
 # A slot, and from when to when it was held.
-Held = tuple[int, float, float]
+SlotStay = tuple[int, float, float]
 # From when to when prompts were prefilled, whether all others stood still, and whose slots it was.
-Fill = tuple[float, float, bool, tuple[int, ...]]
+PrefillSpan = tuple[float, float, bool, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +150,8 @@ class SlotReport:
     efficiency: float
     since_s: float
     until_s: float
-    held: list[Held] | None
-    fills: list[Fill]
+    held: list[SlotStay] | None
+    fills: list[PrefillSpan]
 
     def encode(self) -> bytes:
         """One JSON line."""
@@ -182,8 +182,8 @@ class Recall:
 
     def encode(self) -> bytes:
         """One JSON object."""
-        told = asdict(self)
-        return orjson.dumps({name: value for name, value in told.items() if value is not None})
+        fields = asdict(self)
+        return orjson.dumps({name: value for name, value in fields.items() if value is not None})
 
     @classmethod
     def decode(cls, text: bytes) -> Recall:

@@ -10,14 +10,14 @@ from typing import Any
 import orjson
 
 from router.agent.engines.base import Logprob
-from router.agent.loop import Piece
+from router.agent.loop import ChoiceOutput
 from router.http.schemas import CompletionRequest
 
 Usage = dict[str, Any]
 DONE = b"data: [DONE]\n\n"
 
 
-class Format:
+class AnswerFormatter:
     """Turns tokens into the bytes of one request's answer."""
 
     def __init__(self, request: CompletionRequest, model: str, engine: str) -> None:
@@ -34,7 +34,7 @@ class Format:
         chunk = {**self._head, "object": kind + ".chunk" if request.chat else kind}
         self._open = b"data: " + orjson.dumps(chunk)[:-1] + b',"choices":['
         self._close = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
-        self._greeted: set[int] = set()
+        self._role_sent: set[int] = set()
         self._offsets: dict[int, int] = {}
 
     @property
@@ -42,22 +42,22 @@ class Format:
         """What the answer calls itself."""
         return str(self._head["id"])
 
-    def chunk(self, pieces: Sequence[Piece]) -> bytes:
-        """SSE events for `pieces`, one each."""
-        return b"".join(self._open + self._choice(piece) + self._close for piece in pieces)
+    def chunk(self, outputs: Sequence[ChoiceOutput]) -> bytes:
+        """SSE events for `outputs`, one each."""
+        return b"".join(self._open + self._choice(output) + self._close for output in outputs)
 
-    def _choice(self, piece: Piece) -> bytes:
-        choice: dict[str, Any] = {"index": piece.choice}
+    def _choice(self, output: ChoiceOutput) -> bytes:
+        choice: dict[str, Any] = {"index": output.choice}
         if self._chat:
-            delta = {"content": piece.token.text}
-            if piece.choice not in self._greeted:
-                self._greeted.add(piece.choice)
+            delta = {"content": output.token.text}
+            if output.choice not in self._role_sent:
+                self._role_sent.add(output.choice)
                 delta = {"role": "assistant", **delta}
             choice["delta"] = delta
         else:
-            choice["text"] = piece.token.text
-        choice["logprobs"] = self._logprobs([piece])
-        choice["finish_reason"] = piece.token.finish_reason
+            choice["text"] = output.token.text
+        choice["logprobs"] = self._logprobs([output])
+        choice["finish_reason"] = output.token.finish_reason
         return orjson.dumps(choice)
 
     def end(self, usage: Usage) -> bytes:
@@ -66,36 +66,36 @@ class Format:
             return DONE
         return self._open + b'],"usage":' + orjson.dumps(usage) + b"}\n\n" + DONE
 
-    def whole(self, pieces: Sequence[Piece], usage: Usage) -> bytes:
-        """The answer as one JSON object; `pieces` are all tokens, in the order they were made."""
-        made: dict[int, list[Piece]] = {}
-        for piece in pieces:
-            made.setdefault(piece.choice, []).append(piece)
-        choices = [self._whole_choice(index, made[index]) for index in sorted(made)]
+    def full(self, outputs: Sequence[ChoiceOutput], usage: Usage) -> bytes:
+        """The answer as one JSON object; `outputs` are all tokens, in the order they were made."""
+        made: dict[int, list[ChoiceOutput]] = {}
+        for output in outputs:
+            made.setdefault(output.choice, []).append(output)
+        choices = [self._full_choice(index, made[index]) for index in sorted(made)]
         return orjson.dumps({**self._head, "choices": choices, "usage": usage})
 
-    def _whole_choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
-        text = "".join(piece.token.text for piece in pieces)
-        said: dict[str, Any] = {"text": text}
+    def _full_choice(self, index: int, outputs: Sequence[ChoiceOutput]) -> dict[str, Any]:
+        text = "".join(output.token.text for output in outputs)
+        content_fields: dict[str, Any] = {"text": text}
         if self._chat:
-            said = {"message": {"role": "assistant", "content": text}}
-        reason = pieces[-1].token.finish_reason
-        logprobs = self._logprobs(pieces)
-        return {"index": index, **said, "logprobs": logprobs, "finish_reason": reason}
+            content_fields = {"message": {"role": "assistant", "content": text}}
+        reason = outputs[-1].token.finish_reason
+        logprobs = self._logprobs(outputs)
+        return {"index": index, **content_fields, "logprobs": logprobs, "finish_reason": reason}
 
-    def _logprobs(self, pieces: Sequence[Piece]) -> dict[str, Any] | None:
+    def _logprobs(self, outputs: Sequence[ChoiceOutput]) -> dict[str, Any] | None:
         """In chat's form or in that of completions; None where none were asked for."""
-        found = [(piece, piece.token.logprob) for piece in pieces]
-        known = [(piece, logprob) for piece, logprob in found if logprob is not None]
+        found = [(output, output.token.logprob) for output in outputs]
+        known = [(output, logprob) for output, logprob in found if logprob is not None]
         if not known:
             return None
         if self._chat:
             return {"content": [_chat_logprob(logprob) for _, logprob in known]}
         offsets: list[int] = []
-        for piece, logprob in known:
-            at = self._offsets.get(piece.choice, 0)
+        for output, logprob in known:
+            at = self._offsets.get(output.choice, 0)
             offsets.append(at)
-            self._offsets[piece.choice] = at + len(logprob.text)
+            self._offsets[output.choice] = at + len(logprob.text)
         return {
             "tokens": [logprob.text for _, logprob in known],
             "token_logprobs": [logprob.logprob for _, logprob in known],

@@ -11,7 +11,7 @@ from router.http.errors import RecalledError
 from router.wire import Recall
 
 
-class Holder(Protocol):
+class RecallableQueue(Protocol):
     """Whoever has requests of which some have not begun."""
 
     def withdraw(self, ids: Sequence[str], why: Exception) -> bool:
@@ -22,12 +22,12 @@ class Holder(Protocol):
 class Attempts:
     """Attempts under way and their sequences; a name that comes twice stays with its first."""
 
-    def __init__(self, holder: Holder) -> None:
-        self._holder = holder
+    def __init__(self, queue: RecallableQueue) -> None:
+        self._queue = queue
         self._ids: dict[str, list[str]] = {}
 
     @contextmanager
-    def known(self, name: str | None, ids: list[str]) -> Iterator[None]:
+    def register(self, name: str | None, ids: list[str]) -> Iterator[None]:
         """For as long as it is here."""
         mine = name is not None and self._ids.setdefault(name, ids) is ids
         try:
@@ -42,4 +42,4 @@ class Attempts:
         return Recall(tuple(islice(found, wanted.most)))
 
     def _withdraw(self, name: str) -> bool:
-        return self._holder.withdraw(self._ids.get(name, ()), RecalledError())
+        return self._queue.withdraw(self._ids.get(name, ()), RecalledError())

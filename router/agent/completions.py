@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from functools import partial
 from math import inf
 
-from router.agent.answers import Format, usage
+from router.agent.answers import AnswerFormatter, usage
 from router.agent.answers import Usage as UsageObject
 from router.agent.attempts import Attempts
 from router.agent.engines.base import Answer, Body
 from router.agent.faults import HEADER as FAULT
 from router.agent.faults import parse_faults
-from router.agent.loop import EngineLoop, Job, Piece
-from router.agent.queue_position import read_hint, read_standing
-from router.agent.request_trace import Visit, begin_visit, end_visit
+from router.agent.loop import ChoiceOutput, EngineLoop, EngineRequest
+from router.agent.queue_position import read_hint, read_queue_position
+from router.agent.request_trace import RequestTrace, begin_request_trace, end_request_trace
 from router.http.asgi import (
-    ClientLeft,
+    ClientDisconnected,
     DisconnectWatch,
     Receive,
     Scope,
@@ -32,7 +32,7 @@ from router.http.asgi import (
 )
 from router.http.drain import Drain
 from router.http.errors import (
-    EngineBroke,
+    EngineFailed,
     ExpiredError,
     Headers,
     NoCapacityError,
@@ -42,7 +42,7 @@ from router.http.errors import (
     sse_error,
 )
 from router.http.schemas import CompletionRequest, load, read
-from router.http.usage import Said, Usage
+from router.http.usage import ResponseInfo, Usage
 from router.observe.metrics import AgentMetrics
 from router.observe.tracing import Tracing
 from router.settings.agent import AgentSettings
@@ -73,24 +73,26 @@ class Completions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        visit = begin_visit(self._tracing, scope, self._settings.name, chat=self._chat)
+        trace = begin_request_trace(self._tracing, scope, self._settings.name, chat=self._chat)
         outcome = Outcome.FAILED
         try:
-            outcome = await self._answer(scope, receive, send, visit)
-        except ClientLeft:
+            outcome = await self._answer(scope, receive, send, trace)
+        except ClientDisconnected:
             outcome = Outcome.CANCELLED
         except RouterError as error:
-            outcome, visit.status, visit.error = error.outcome, error.status, str(error)
-            visit.ended_s = time.time()
+            outcome, trace.status, trace.error = error.outcome, error.status, str(error)
+            trace.ended_s = time.time()
             own = [(RECALLED, b"1")] if outcome is Outcome.RECALLED else []
             await respond_error(send, error, [*own, *self._headers(scope)])
         except asyncio.CancelledError:
             log.warning("cut short, as the time to drain is over")
         finally:
             self._metrics.requests.labels(self._settings.model, outcome.value).inc()
-            end_visit(self._tracing, visit, outcome)
+            end_request_trace(self._tracing, trace, outcome)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> Outcome:
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, trace: RequestTrace
+    ) -> Outcome:
         if self._drain.begun:
             raise NoCapacityError("This worker is shutting down.", retry_after_s=1.0)
         if self._loop.broken:
@@ -98,21 +100,21 @@ class Completions:
         body = await read_body(scope, receive, MOST_BODY_BYTES)
         data = load(body)
         request = read(data, chat=self._chat)
-        visit.request = request
+        trace.request = request
         answers = self._prepare(request, data)
         prompt_tokens = sum(answer.prompt_tokens for answer in answers) // request.n
         faults = parse_faults(header(scope, FAULT) if self._settings.faults else None)
-        job = Job(answers, prompt_tokens, faults, request.n, visit.course)
-        form = Format(request, self._settings.model, self._loop.engine.name)
-        hint, standing = read_hint(scope), read_standing(scope)
+        engine_request = EngineRequest(answers, prompt_tokens, faults, request.n, trace.timings)
+        formatter = AnswerFormatter(request, self._settings.model, self._loop.engine.name)
+        hint, position = read_hint(scope), read_queue_position(scope)
         name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None
         async with DisconnectWatch(receive):
-            await faults.strike()
-            ids = self._loop.submit(job, hint, time.monotonic(), standing)
+            await faults.inject()
+            ids = self._loop.submit(engine_request, hint, time.monotonic(), position)
             try:
-                with self._attempts.known(name, ids), self._until(standing.deadline_s, ids):
-                    answer = self._stream if request.stream else self._whole
-                    return await answer(send, scope, job, form, visit)
+                with self._attempts.register(name, ids), self._until(position.deadline_s, ids):
+                    answer = self._stream if request.stream else self._full
+                    return await answer(send, scope, engine_request, formatter, trace)
             finally:
                 self._loop.cancel(ids)
 
@@ -158,58 +160,82 @@ class Completions:
         )
 
     async def _stream(
-        self, send: Send, scope: Scope, job: Job, form: Format, visit: Visit
+        self,
+        send: Send,
+        scope: Scope,
+        engine_request: EngineRequest,
+        formatter: AnswerFormatter,
+        trace: RequestTrace,
     ) -> Outcome:
         kind = (b"content-type", b"text/event-stream; charset=utf-8")
         headers = [kind, (b"cache-control", b"no-cache"), *self._headers(scope)]
-        left, made = len(job.answers), 0
+        left, made = len(engine_request.answers), 0
         started = False
         while left:
             try:
-                pieces = await job.take()
-            except EngineBroke as error:
+                outputs = await engine_request.take()
+            except EngineFailed as error:
                 if not started:
                     raise
-                visit.error = str(error)
+                trace.error = str(error)
                 await send({"type": "http.response.body", "body": sse_error(error)})
                 return error.outcome
             if not started:
                 start = {"type": "http.response.start", "status": 200, "headers": headers}
                 await send(start)
                 started = True
-            made += len(pieces)
-            left -= sum(piece.token.finish_reason is not None for piece in pieces)
-            event = {"type": "http.response.body", "body": form.chunk(pieces), "more_body": True}
+            made += len(outputs)
+            left -= sum(output.token.finish_reason is not None for output in outputs)
+            event = {
+                "type": "http.response.body",
+                "body": formatter.chunk(outputs),
+                "more_body": True,
+            }
             await send(event)
-        self._answered(visit, job, made, form)
-        end = form.end(self._usage(job, made))
+        self._answered(trace, engine_request, made, formatter)
+        end = formatter.end(self._usage(engine_request, made))
         await send({"type": "http.response.body", "body": end})
         return Outcome.COMPLETED
 
-    async def _whole(
-        self, send: Send, scope: Scope, job: Job, form: Format, visit: Visit
+    async def _full(
+        self,
+        send: Send,
+        scope: Scope,
+        engine_request: EngineRequest,
+        formatter: AnswerFormatter,
+        trace: RequestTrace,
     ) -> Outcome:
-        pieces: list[Piece] = []
-        left = len(job.answers)
+        outputs: list[ChoiceOutput] = []
+        left = len(engine_request.answers)
         while left:
-            new = await job.take()
-            pieces += new
-            left -= sum(piece.token.finish_reason is not None for piece in new)
-        self._answered(visit, job, len(pieces), form)
-        body = form.whole(pieces, self._usage(job, len(pieces)))
+            new = await engine_request.take()
+            outputs += new
+            left -= sum(output.token.finish_reason is not None for output in new)
+        self._answered(trace, engine_request, len(outputs), formatter)
+        body = formatter.full(outputs, self._usage(engine_request, len(outputs)))
         kind = (b"content-type", b"application/json")
         await respond(send, 200, [kind, *self._headers(scope)], body)
         return Outcome.COMPLETED
 
-    def _answered(self, visit: Visit, job: Job, made: int, form: Format) -> None:
+    def _answered(
+        self,
+        trace: RequestTrace,
+        engine_request: EngineRequest,
+        made: int,
+        formatter: AnswerFormatter,
+    ) -> None:
         """All tokens are there."""
-        if visit.recorded:
-            reasons = tuple(reason for _, reason in sorted(visit.course.reasons.items()))
-            usage = Usage(job.prompt_tokens, made, job.cached_tokens // job.n)
-            visit.answered(usage, Said(form.id, self._settings.model, reasons))
+        if trace.recorded:
+            reasons = tuple(reason for _, reason in sorted(trace.timings.reasons.items()))
+            usage = Usage(
+                engine_request.prompt_tokens, made, engine_request.cached_tokens // engine_request.n
+            )
+            trace.answered(usage, ResponseInfo(formatter.id, self._settings.model, reasons))
 
-    def _usage(self, job: Job, made: int) -> UsageObject:
-        return usage(job.prompt_tokens, made, job.cached_tokens // job.n)
+    def _usage(self, engine_request: EngineRequest, made: int) -> UsageObject:
+        return usage(
+            engine_request.prompt_tokens, made, engine_request.cached_tokens // engine_request.n
+        )
 
     def _headers(self, scope: Scope) -> Headers:
         headers = [(WORKER, self._settings.name.encode())]

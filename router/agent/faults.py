@@ -38,7 +38,7 @@ class Faults:
     crash_after: int | None = None
     break_after: int | None = None
 
-    async def strike(self) -> None:
+    async def inject(self) -> None:
         """What goes wrong before the request is queued.
 
         Raises:

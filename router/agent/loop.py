@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from router.agent.engines.base import Answer, Engine, Iteration, Token
 from router.agent.faults import NO_FAULTS, Faults, InjectedBreakdown
-from router.agent.queue_position import STANDING, Standing
-from router.agent.request_trace import Course
+from router.agent.queue_position import DEFAULT_POSITION, QueuePosition
+from router.agent.request_trace import RequestTimings
 from router.agent.slot_trace import SlotTrace
-from router.http.errors import EngineBroke
+from router.http.errors import EngineFailed
 from router.observe.metrics import AgentMetrics
 from solver.batching.batcher import Batcher
 from solver.batching.sequence import Sequence, Stage
@@ -26,18 +26,18 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ChoiceOutput:
     """One token of one choice."""
 
     choice: int
     token: Token
 
 
-class Job:
+class EngineRequest:
     """One HTTP request inside the engine: a sequence a choice, and their tokens as they come.
 
     `prompt_tokens` counts each prompt once, however many choices (`n`) it has; `cached_tokens` are
-    those of all sequences that were found in the prefix cache, once they make tokens; `course` is
+    those of all sequences that were found in the prefix cache, once they make tokens; `timings` is
     when what happened to it.
     """
 
@@ -47,22 +47,22 @@ class Job:
         prompt_tokens: int,
         faults: Faults = NO_FAULTS,
         n: int = 1,
-        course: Course | None = None,
+        timings: RequestTimings | None = None,
     ) -> None:
         self.answers, self.prompt_tokens, self.n = answers, prompt_tokens, n
-        self.course = course or Course()
+        self.timings = timings or RequestTimings()
         self.cached_tokens = 0
         self._faults, self._made, self._taken = faults, 0, 0
-        self._pieces: list[Piece] = []
+        self._outputs: list[ChoiceOutput] = []
         self._ready = asyncio.Event()
         self._failure: Exception | None = None
 
-    def put(self, piece: Piece) -> None:
+    def put(self, output: ChoiceOutput) -> None:
         """A token was made."""
         if self._faults.break_after is not None and self._made >= self._faults.break_after:
             raise InjectedBreakdown
         self._made += 1
-        self._pieces.append(piece)
+        self._outputs.append(output)
         self._ready.set()
 
     def fail(self, error: Exception) -> None:
@@ -70,7 +70,7 @@ class Job:
         self._failure = error
         self._ready.set()
 
-    async def take(self) -> list[Piece]:
+    async def take(self) -> list[ChoiceOutput]:
         """The tokens made since the last call, at least one."""
         crash_after = self._faults.crash_after
         if crash_after is not None and self._taken >= crash_after:
@@ -79,14 +79,14 @@ class Job:
         if self._failure is not None:
             raise self._failure
         self._ready.clear()
-        pieces, self._pieces = self._pieces, []
-        self._taken += len(pieces)
-        return pieces
+        outputs, self._outputs = self._outputs, []
+        self._taken += len(outputs)
+        return outputs
 
 
 @dataclass(slots=True)
-class _Part:
-    job: Job
+class _Entry:
+    engine_request: EngineRequest
     choice: int
     made: int = 0
 
@@ -105,11 +105,11 @@ class EngineLoop:
         self.changed = asyncio.Event()  # somebody may want to report the new state
         self._traces: set[SlotTrace] = set()
         self._wake = asyncio.Event()
-        self._parts: dict[str, _Part] = {}
+        self._entries: dict[str, _Entry] = {}
         self._serial = 0
 
     @property
-    def books(self) -> Batcher:
+    def stats(self) -> Batcher:
         """Slots, memory and work, for whoever reports them."""
         return self.batcher
 
@@ -119,17 +119,17 @@ class EngineLoop:
         return self.engine.name
 
     @property
-    def keeps_prefixes(self) -> bool:
+    def has_prefix_cache(self) -> bool:
         """Whether the engine has a prefix cache."""
         return self.batcher.cache is not None
 
     @property
-    def alive(self) -> bool:
+    def healthy(self) -> bool:
         """Whether the engine can serve at all."""
         return not self.broken
 
     @contextmanager
-    def traced(self) -> Iterator[SlotTrace]:
+    def record_slots(self) -> Iterator[SlotTrace]:
         """Record what each slot does, for as long as this lasts."""
         trace = SlotTrace(self.batcher.held_slots, time.monotonic())
         self._traces.add(trace)
@@ -140,10 +140,10 @@ class EngineLoop:
 
     def submit(
         self,
-        job: Job,
+        engine_request: EngineRequest,
         expected_tokens: float | None,
         now: float,
-        standing: Standing = STANDING,
+        position: QueuePosition = DEFAULT_POSITION,
     ) -> list[str]:
         """Queue a job.
 
@@ -151,27 +151,27 @@ class EngineLoop:
             The sequences' ids, for `cancel` and `withdraw`.
 
         Raises:
-            EngineBroke: if the engine has broken down; nobody would ever answer.
+            EngineFailed: if the engine has broken down; nobody would ever answer.
         """
         if self.broken:
-            raise EngineBroke
-        job.course.queued_s = now
+            raise EngineFailed
+        engine_request.timings.queued_s = now
         ids: list[str] = []
-        for choice, answer in enumerate(job.answers):
+        for choice, answer in enumerate(engine_request.answers):
             self._serial += 1
             key, limit = str(self._serial), answer.limit
             expected = float(limit) if expected_tokens is None else min(expected_tokens, limit)
-            self._parts[key] = _Part(job, choice)
+            self._entries[key] = _Entry(engine_request, choice)
             self.engine.begin(key, answer)
             sequence = Sequence(
                 key,
                 answer.prompt_tokens,
                 expected,
                 limit,
-                now - standing.waited_s,
+                now - position.waited_s,
                 answer.blocks,
-                standing.priority,
-                now + standing.deadline_s,
+                position.priority,
+                now + position.deadline_s,
             )
             self.batcher.add(sequence, now)
             ids.append(key)
@@ -181,32 +181,32 @@ class EngineLoop:
 
     def withdraw(self, ids: Many[str], why: Exception) -> bool:
         """Take back a job that has not begun, in one step; whether it had not."""
-        parts = [self._parts.get(key) for key in ids]
+        entries = [self._entries.get(key) for key in ids]
         if not ids or not all(self.batcher.waits(key) for key in ids):
             return False
         self.cancel(ids)
-        for part in parts:
-            if part is not None:
-                part.job.fail(why)
+        for entry in entries:
+            if entry is not None:
+                entry.engine_request.fail(why)
         return True
 
     def cancel(self, ids: Many[str]) -> None:
         """Nobody waits for these any more; those that have ended are ignored."""
         for key in ids:
-            if self._parts.pop(key, None) is not None:
+            if self._entries.pop(key, None) is not None:
                 self.engine.drop(key)
                 self.batcher.cancel(key, time.monotonic())
                 self.changed.set()
 
     async def run(self) -> None:
-        """Until cancelled. If the engine breaks down, all its jobs and whoever reports are told."""
+        """Until cancelled. If the engine breaks down, its requests and whoever reports are told."""
         try:
             await self._run()
         except Exception:
             log.exception("the engine has broken down")
             self.broken = True
-            for part in self._parts.values():
-                part.job.fail(EngineBroke())
+            for entry in self._entries.values():
+                entry.engine_request.fail(EngineFailed())
             self.changed.set()
 
     async def _run(self) -> None:
@@ -219,8 +219,8 @@ class EngineLoop:
                 now, resumed = time.monotonic(), True
                 continue
             for chunk in stage.prefill:
-                if part := self._parts.get(chunk.sequence.id):
-                    part.job.course.begin(now)
+                if entry := self._entries.get(chunk.sequence.id):
+                    entry.engine_request.timings.begin(now)
             iteration = await self.engine.run(stage, resumed=resumed)
             resumed = False
             self._finish(stage, iteration)
@@ -254,20 +254,20 @@ class EngineLoop:
         """Tokens to those who wait for them; the ids of the sequences that have ended."""
         ended: list[str] = []
         for chunk in stage.prefill:
-            if chunk.last and (part := self._parts.get(chunk.sequence.id)):
-                part.job.course.prefilled(iteration.end_s)
+            if chunk.last and (entry := self._entries.get(chunk.sequence.id)):
+                entry.engine_request.timings.prefilled(iteration.end_s)
         for sequence in stage.sequences:
             token = iteration.tokens.get(sequence.id)
-            part = self._parts.get(sequence.id)
-            if token is None or part is None:
+            entry = self._entries.get(sequence.id)
+            if token is None or entry is None:
                 continue  # in the middle of its prefill, or cancelled during this stage
-            part.made += 1
-            if part.made == 1:
-                part.job.cached_tokens += sequence.cached
-                part.job.course.token(iteration.end_s)
+            entry.made += 1
+            if entry.made == 1:
+                entry.engine_request.cached_tokens += sequence.cached
+                entry.engine_request.timings.token(iteration.end_s)
             if token.finish_reason is not None:
-                part.job.course.end(iteration.end_s, part.choice, token.finish_reason)
+                entry.engine_request.timings.end(iteration.end_s, entry.choice, token.finish_reason)
                 ended.append(sequence.id)
-                del self._parts[sequence.id]
-            part.job.put(Piece(part.choice, token))
+                del self._entries[sequence.id]
+            entry.engine_request.put(ChoiceOutput(entry.choice, token))
         return ended

@@ -12,7 +12,7 @@ from solver.batching.priority import Priority
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class QueuePosition:
     """A job's place in the queue: how long it has waited elsewhere, and how urgent it is."""
 
     waited_s: float = 0.0
@@ -20,10 +20,10 @@ class Standing:
     deadline_s: float = inf
 
 
-STANDING = Standing()
+DEFAULT_POSITION = QueuePosition()
 
 
-def read_standing(scope: Scope) -> Standing:
+def read_queue_position(scope: Scope) -> QueuePosition:
     """From the request's headers.
 
     Raises:
@@ -31,7 +31,7 @@ def read_standing(scope: Scope) -> Standing:
     """
     urgency = read_urgency(scope)
     waited_s = (_number(header(scope, WAITED_MS), 0.0) or 0.0) / 1000
-    return Standing(waited_s, urgency.priority, urgency.deadline_s)
+    return QueuePosition(waited_s, urgency.priority, urgency.deadline_s)
 
 
 def read_hint(scope: Scope) -> float | None:

@@ -19,21 +19,21 @@ from dataclasses import dataclass, field
 from router.http.asgi import Scope, header
 from router.http.errors import Headers, Outcome
 from router.http.schemas import CompletionRequest
-from router.http.usage import Said, Usage
+from router.http.usage import ResponseInfo, Usage
 from router.observe.genai import (
     answer_attributes,
     error_of,
     operation,
     request_attributes,
 )
-from router.observe.logs import about
-from router.observe.spans import Kind, Span, Trace, Value
+from router.observe.logs import bind_request
+from router.observe.spans import Kind, Span, TraceContext, Value
 from router.observe.tracing import Tracing
 from router.wire import REQUEST_ID
 
 
 @dataclass(eq=False, slots=True)
-class Course:
+class RequestTimings:
     """When what happened to a request, in seconds on the monotonic clock.
 
     Attributes:
@@ -41,7 +41,7 @@ class Course:
             first of its choices counts.
         first_token_s: the first token was made; `ended_s`, one of its choices has ended, for the
             reason in `reasons`.
-        shown: how its work divides can be seen.
+        phases_visible: how its work divides can be seen.
     """
 
     queued_s: float | None = None
@@ -50,7 +50,7 @@ class Course:
     first_token_s: float | None = None
     ended_s: float | None = None
     reasons: dict[int, str] = field(default_factory=dict)
-    shown: bool = True
+    phases_visible: bool = True
 
     def begin(self, now: float) -> None:
         """The prefill of one of its choices begins."""
@@ -74,7 +74,7 @@ class Course:
     def spans(self, epoch_s: float, end_s: float) -> list[Span]:
         """Its phases, one after the other; all of them within what ends at `end_s`."""
         phases = [("queue", self.queued_s), ("prefill", self.began_s), ("decode", self.prefilled_s)]
-        if not self.shown:
+        if not self.phases_visible:
             phases[1:] = [("engine", self.began_s)]
         ends = [*(begun for _, begun in phases[1:]), self.ended_s]
         return [
@@ -91,41 +91,41 @@ def _phase(name: str, start_s: float, end_s: float, last_s: float) -> Span:
 
 
 @dataclass(eq=False, slots=True)
-class Visit:
+class RequestTrace:
     """One request, from its arrival to its end; `send` what it has noted when it is over."""
 
-    trace: Trace | None
+    context: TraceContext | None
     worker: str
     chat: bool
     request_id: str | None
     received_s: float = field(default_factory=time.time)
     ended_s: float | None = None
     request: CompletionRequest | None = None
-    course: Course = field(default_factory=Course)
+    timings: RequestTimings = field(default_factory=RequestTimings)
     status: int | None = None
     usage: Usage | None = None
-    said: Said | None = None
+    response_info: ResponseInfo | None = None
     error: str | None = None
 
     def expect(self, request: CompletionRequest | None) -> None:
         """It has been read, and is queued."""
-        self.course.queued_s, self.request = time.monotonic(), request
+        self.timings.queued_s, self.request = time.monotonic(), request
 
     def outgoing(self, headers: Headers) -> Headers:
         """The client's headers, for a server that may go on with the trace."""
-        if self.trace is None:
+        if self.context is None:
             return headers
-        own = [(name.encode(), value.encode()) for name, value in self.trace.outgoing().items()]
-        return self.trace.keep(headers) + own
+        own = [(name.encode(), value.encode()) for name, value in self.context.outgoing().items()]
+        return self.context.keep(headers) + own
 
     @property
     def recorded(self) -> bool:
         """Whether its span is wanted."""
-        return self.trace is not None and self.trace.recorded
+        return self.context is not None and self.context.recorded
 
-    def answered(self, usage: Usage | None, said: Said) -> None:
+    def answered(self, usage: Usage | None, response_info: ResponseInfo) -> None:
         """Its answer is complete, and all or the last of it about to be sent."""
-        self.status, self.usage, self.said = 200, usage, said
+        self.status, self.usage, self.response_info = 200, usage, response_info
         if self.ended_s is None:
             self.ended_s = time.time()
 
@@ -135,18 +135,18 @@ class Visit:
         epoch_s = time.time() - time.monotonic()
         attributes: dict[str, Value] = {
             **request_attributes(self.request, chat=self.chat),
-            **answer_attributes(self.request, outcome, self.status, self.usage, self.said),
+            **answer_attributes(self.request, outcome, self.status, self.usage, self.response_info),
             "makespan.outcome": outcome.value,
             "makespan.worker": self.worker,
         }
         if self.request_id is not None:
             attributes["makespan.request_id"] = self.request_id
-        first_s = self.course.first_token_s
+        first_s = self.timings.first_token_s
         if first_s is not None and self.request is not None and self.request.stream:
             waited_s = first_s + epoch_s - self.received_s
             attributes["gen_ai.response.time_to_first_chunk"] = waited_s
         error = error_of(outcome, self.error)
-        children = self.course.spans(epoch_s, end_s)
+        children = self.timings.spans(epoch_s, end_s)
         if children and outcome is not Outcome.COMPLETED:
             children[-1].error = error
         model = "other" if self.request is None else self.request.model
@@ -154,16 +154,16 @@ class Visit:
         return Span(name, self.received_s, end_s, attributes, Kind.SERVER, error, children=children)
 
 
-def begin_visit(tracing: Tracing, scope: Scope, worker: str, *, chat: bool) -> Visit:
+def begin_request_trace(tracing: Tracing, scope: Scope, worker: str, *, chat: bool) -> RequestTrace:
     """A request has come; log lines are about it from now on."""
-    trace = tracing.begin(scope["headers"])
+    context = tracing.begin(scope["headers"])
     given = header(scope, REQUEST_ID)
     name = None if given is None else given.decode("latin-1")
-    about(name, None if trace is None else trace.id)
-    return Visit(trace, worker, chat, name)
+    bind_request(name, None if context is None else context.id)
+    return RequestTrace(context, worker, chat, name)
 
 
-def end_visit(tracing: Tracing, visit: Visit, outcome: Outcome) -> None:
+def end_request_trace(tracing: Tracing, request_trace: RequestTrace, outcome: Outcome) -> None:
     """It has ended."""
-    if visit.trace is not None and visit.recorded:
-        tracing.end(visit.trace, visit.span(outcome))
+    if request_trace.context is not None and request_trace.recorded:
+        tracing.end(request_trace.context, request_trace.span(outcome))

@@ -29,7 +29,7 @@ def add_routes(
 
     @app.get("/health")
     async def health() -> dict[str, str]:
-        if not reporter.serves:
+        if not reporter.healthy:
             raise HTTPException(503, down)
         return {"status": "ok"}
 

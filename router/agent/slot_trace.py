@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from router.wire import Fill, Held
+from router.wire import PrefillSpan, SlotStay
 from solver.batching.sequence import Stage
 from solver.cost.model import Action
 
@@ -38,7 +38,9 @@ class SlotTrace:
                 self._held[slot] = end_s
         self._until_s = end_s
 
-    def take(self, now: float, *, idle: bool) -> tuple[float, float, list[Held], list[Fill]]:
+    def take(
+        self, now: float, *, idle: bool
+    ) -> tuple[float, float, list[SlotStay], list[PrefillSpan]]:
         """From when to when, who held slots and what was prefilled, and begin anew.
 
         A stage under way is told when it is over; until then only an `idle` engine is at `now`.

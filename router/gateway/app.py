@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from router.gateway.accounting.accounts import Accounts
-from router.gateway.arriving.completions import Completions
+from router.gateway.admission.completions import Completions
 from router.gateway.dashboard.events import Events
 from router.gateway.dashboard.frames import Frames
 from router.gateway.dashboard.page import add_page
@@ -47,7 +47,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     workers = Workers(settings, connections, metrics)
     planner = Planner(settings.plan_deadline_s, metrics)
     dispatcher = Dispatcher(settings, workers, planner, metrics)
-    dispatcher.settled = Recaller(workers, connections).consider
+    dispatcher.after_dispatch = Recaller(workers, connections).maybe_recall
     accounts = Accounts(metrics, settings.remember)
     forwarder = Forwarder(settings, connections)
     drain, tracing = Drain(), open_tracing(settings, "gateway")

@@ -8,7 +8,8 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Response
 
 from router.gateway.accounting.accounts import Accounts
-from router.gateway.fleet.workers import Worker, Workers
+from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import Workers
 from router.gateway.planning.dispatcher import Dispatcher
 from router.http.drain import Drain
 from router.http.errors import ModelNotFoundError

@@ -14,7 +14,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-class ClientLeft(Exception):
+class ClientDisconnected(Exception):
     """The client has closed its connection before its request was answered."""
 
 
@@ -23,7 +23,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
     Raises:
         RequestError: 413 if it is over `limit` bytes.
-        ClientLeft: if the client does not wait to the end of its own body.
+        ClientDisconnected: if the client does not wait to the end of its own body.
     """
     length = header(scope, b"content-length")
     if length is not None and length.isdigit() and int(length) > limit:
@@ -42,7 +42,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         if size > limit:
             raise _too_large(limit)
     if message["type"] == "http.disconnect":
-        raise ClientLeft
+        raise ClientDisconnected
     return b"".join(parts)
 
 
@@ -78,7 +78,7 @@ class DisconnectWatch:
     """Cancels the task that answers a request when its client leaves.
 
     Use as an async context manager once the body has been read; inside it, work is cancelled and
-    `ClientLeft` raised in its place. Cancellation from elsewhere stays what it is.
+    `ClientDisconnected` raised in its place. Cancellation from elsewhere stays what it is.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -96,7 +96,7 @@ class DisconnectWatch:
         self._watcher.cancel()
         if self._left and kind is asyncio.CancelledError:
             self._task.uncancel()
-            raise ClientLeft
+            raise ClientDisconnected
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

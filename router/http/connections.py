@@ -11,18 +11,18 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 
-from router.http.errors import Headers, WorkerBroke, retry_after
+from router.http.errors import Headers, WorkerFailed, retry_after
 
 log = logging.getLogger(__name__)
 
 # Meant for one connection only (RFC 9110 section 7.6.1), or set anew for the next one.
-HOP = frozenset(
+HOP_BY_HOP = frozenset(
     (
         b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te",
         b"trailer", b"transfer-encoding", b"upgrade", b"host", b"content-length", b"expect",
     )
 )  # fmt: skip
-_NOT_RETURNED = HOP - {b"content-length"} | {b"server", b"date"}
+_NOT_RETURNED = HOP_BY_HOP - {b"content-length"} | {b"server", b"date"}
 
 # Shorter than agents and common servers keep idle connections: who closes second meets a reset.
 KEEP_ALIVE_S = 30.0
@@ -88,14 +88,14 @@ class Reply:
         """The body as it arrives.
 
         Raises:
-            WorkerBroke: if it ends before its end.
+            WorkerFailed: if it ends before its end.
         """
         try:
             async for chunk in self._response.content.iter_any():
                 yield chunk
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.warning("answer broke off", extra={"why": repr(error)})
-            raise WorkerBroke("The worker broke off its answer.") from error
+            raise WorkerFailed("The worker broke off its answer.") from error
 
     def close(self) -> None:
         """Let go of it; if it has not ended, the worker sees its client leave."""

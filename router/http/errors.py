@@ -8,8 +8,8 @@ RouterError
 ├── RecalledError           the gateway took it back from an agent, which says so to it: 503
 └── WorkerError             the worker that had it failed: 502
     ├── WorkerUnreachable   before it answered: the request may be tried elsewhere
-    ├── WorkerBroke         in the middle of its answer
-    └── EngineBroke         at an agent: its engine has broken down, and the request with it
+    ├── WorkerFailed        in the middle of its answer
+    └── EngineFailed        at an agent: its engine has broken down, and the request with it
 
 Every request ends in exactly one `Outcome`.
 """
@@ -165,11 +165,11 @@ class WorkerUnreachable(WorkerError):
     """No answer began: the request may be tried elsewhere."""
 
 
-class WorkerBroke(WorkerError):
+class WorkerFailed(WorkerError):
     """The answer broke off in the middle."""
 
 
-class EngineBroke(WorkerError):
+class EngineFailed(WorkerError):
     """The engine has broken down; every request that it had ends so."""
 
     def __init__(self) -> None:

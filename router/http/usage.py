@@ -25,7 +25,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ResponseInfo:
     """What an answer says of itself; `finish_reasons` in the order of its choices."""
 
     id: str | None
@@ -58,10 +58,10 @@ class StreamMeter:
                     return found
         return None
 
-    def said(self) -> Said:
+    def response_info(self) -> ResponseInfo:
         """What the stream's last events say."""
         data = (line[5:] for line in self._tail.split(b"\n") if line.startswith(b"data:"))
-        return _said([event for event in map(_read, data) if event is not None])
+        return _response_info([event for event in map(_read, data) if event is not None])
 
     @property
     def finished(self) -> bool:
@@ -98,10 +98,10 @@ class JsonMeter:
         """The answer's usage object, if it has one."""
         return _usage(b"".join(self._parts)) if self._size <= MOST_JSON_BYTES else None
 
-    def said(self) -> Said:
+    def response_info(self) -> ResponseInfo:
         """What the answer says."""
         answer = _read(b"".join(self._parts)) if self._size <= MOST_JSON_BYTES else None
-        return _said([] if answer is None else [answer])
+        return _response_info([] if answer is None else [answer])
 
     def tokens(self, usage: Usage | None) -> int | None:
         """Output tokens, if the engine told them."""
@@ -116,7 +116,7 @@ def _read(text: bytes) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) else None
 
 
-def _said(events: list[dict[str, Any]]) -> Said:
+def _response_info(events: list[dict[str, Any]]) -> ResponseInfo:
     """The last event that names an id and a model, and every choice's reason to end."""
     names: dict[str, str] = {}
     reasons: dict[int, str] = {}
@@ -128,7 +128,7 @@ def _said(events: list[dict[str, Any]]) -> Said:
             if isinstance(reason, str) and isinstance(index := choice.get("index", 0), int):
                 reasons[index] = reason
     ends = tuple(reason for _, reason in sorted(reasons.items()))
-    return Said(names.get("id"), names.get("model"), ends)
+    return ResponseInfo(names.get("id"), names.get("model"), ends)
 
 
 def _error(text: bytes) -> str | None:

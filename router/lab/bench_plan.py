@@ -18,7 +18,7 @@ import orjson
 from tqdm import tqdm
 
 from router.lab.packing.instances import KINDS
-from router.lab.packing.rivals import Rival, Try, cp_sat, milp_alone
+from router.lab.packing.other_solvers import OtherSolver, SolverResult, cp_sat, milp_alone
 from router.lab.plan import improved
 from router.settings.bench import BenchSettings
 from router.solver_process import SolverProcess
@@ -37,23 +37,23 @@ GRID = (
     ("two-way", 50, 16), ("four-way", 500, 32), ("affinity", 500, 32), ("hardware", 500, 32),
     ("memory", 200, 32), ("everything", 500, 32),
 )  # fmt: skip
-# From so many seconds on the rivals run side by side, so that the table is there today.
+# From so many seconds on the other solvers run side by side, so that the table is there today.
 LONG_S = 10.0
 # What is asked of each class: requests, workers, and our seconds; CP-SAT gets ten times these.
-DUEL = (
+HEAD_TO_HEAD = (
     ("equal", 64, 16, 0.05), ("loaded", 96, 32, 0.05), ("two-way", 50, 16, 0.1),
     ("two-way", 50, 8, 0.1), ("four-way", 500, 32, 0.05), ("affinity", 200, 8, 0.02),
     ("affinity", 500, 32, 0.15), ("hardware", 200, 8, 0.02), ("hardware", 500, 32, 0.15),
     ("noisy", 200, 8, 0.02), ("noisy", 500, 32, 0.15), ("memory", 64, 8, 0.05),
     ("memory", 200, 32, 0.05), ("everything", 200, 16, 0.05),
 )  # fmt: skip
-DUELS, ADVANTAGE = 10, 10
+INSTANCES, TIME_FACTOR = 10, 10
 # Two to four requests a worker, where packing is hardest.
 SCARCE = (("equal", 32, 16), ("equal", 96, 32), ("equal", 256, 64), ("loaded", 32, 16),
           ("loaded", 96, 32), ("loaded", 500, 200))  # fmt: skip
-SCARCES, SCARCE_S, PATIENCE_S = 5, 0.05, 2.0
+SCARCES, SCARCE_S, LONG_LIMIT_S = 5, 0.05, 2.0
 # As good: CP-SAT counts in tenths of milliseconds.
-EVEN = 1e-4
+TOLERANCE = 1e-4
 
 
 @dataclass(slots=True)
@@ -75,9 +75,9 @@ class Bench:
 
     def __init__(self, stack: ExitStack, solver: SolverProcess) -> None:
         self._solver = solver
-        self.rivals = [
-            stack.enter_context(Rival("MILP alone", milp_alone)),
-            stack.enter_context(Rival("CP-SAT", cp_sat)),
+        self.others = [
+            stack.enter_context(OtherSolver("MILP alone", milp_alone)),
+            stack.enter_context(OtherSolver("CP-SAT", cp_sat)),
         ]
         self.late_s: list[float] = []
 
@@ -103,7 +103,7 @@ def bench_plan(settings: BenchSettings) -> None:
     """Print the tables."""
     with ExitStack() as stack:
         if settings.busy:
-            stack.enter_context(_busy())
+            stack.enter_context(_loaded_cores())
         tables = asyncio.run(_tables(settings, stack))
     if settings.json:
         print(orjson.dumps(tables).decode())
@@ -152,7 +152,7 @@ def _fast(cases: int, say: Callable[[str], None]) -> list[dict[str, object]]:
 async def _scarce(bench: Bench, say: Callable[[str], None]) -> list[dict[str, object]]:
     """Few requests a worker: our plan at a deadline over the best that anybody finds in seconds."""
     say(f"\ntwo to four requests a worker, {SCARCE_S * 1e3:.0f} ms, {SCARCES} instances each: over")
-    say(f"the best known (ours and CP-SAT, {PATIENCE_S:.0f} s each)")
+    say(f"the best known (ours and CP-SAT, {LONG_LIMIT_S:.0f} s each)")
     say(f"{'':<24}{'mean':>10}{'worst':>10}{'heuristic':>12}")
     rows: list[dict[str, object]] = []
     for kind, n, m in SCARCE:
@@ -161,12 +161,12 @@ async def _scarce(bench: Bench, say: Callable[[str], None]) -> list[dict[str, ob
             problem = KINDS[kind](n, m, seed)
             first = first_plan(problem)
             found, _ = await bench.pipeline(problem, SCARCE_S)
-            patient, _ = await bench.pipeline(problem, PATIENCE_S)
+            with_long_limit, _ = await bench.pipeline(problem, LONG_LIMIT_S)
             assert first is not None
             assert found is not None
-            assert patient is not None
-            rival = _finish(problem, bench.rivals[1].run(problem, PATIENCE_S))
-            best = min(patient.finish_s, found.finish_s, rival or np.inf)
+            assert with_long_limit is not None
+            other = _finish(problem, bench.others[1].run(problem, LONG_LIMIT_S))
+            best = min(with_long_limit.finish_s, found.finish_s, other or np.inf)
             over.append(found.finish_s / best - 1)
             plain.append(first.finish_s / best - 1)
         name = f"{kind} {n} x {m}"
@@ -178,30 +178,31 @@ async def _scarce(bench: Bench, say: Callable[[str], None]) -> list[dict[str, ob
 async def _duel(bench: Bench, say: Callable[[str], None]) -> list[dict[str, object]]:
     """Ours against CP-SAT with ten times the time."""
     say(
-        f"\nours against CP-SAT with {ADVANTAGE} times the time, {DUELS} instances each: gap to the"
+        f"\nours against CP-SAT with {TIME_FACTOR} times the time, {INSTANCES} instances each: "
+        "gap to the"
     )
     say("best bound, and where ours is at least as good")
     say(f"{'':<24}{'ours':>8}{'gap':>10}{'worst':>10}{'CP-SAT':>10}{'as good':>10}{'proven':>10}")
     rows: list[dict[str, object]] = []
-    for kind, n, m, deadline in DUEL:
-        await bench.pipeline(KINDS[kind](n, m, DUELS), PATIENCE_S)  # the model of this shape
+    for kind, n, m, deadline in HEAD_TO_HEAD:
+        await bench.pipeline(KINDS[kind](n, m, INSTANCES), LONG_LIMIT_S)  # the model of this shape
         ours, theirs, good, proven = [], [], 0, 0
-        for seed in _bar(range(DUELS), f"{kind} {n} x {m}"):
+        for seed in _bar(range(INSTANCES), f"{kind} {n} x {m}"):
             problem = KINDS[kind](n, m, seed)
             found, _ = await bench.pipeline(problem, deadline)
-            rival = bench.rivals[1].run(problem, deadline * ADVANTAGE)
-            finish = _finish(problem, rival) or np.inf
-            bound = max(packing_bound(problem), rival.bound_s if rival else 0.0)
+            other = bench.others[1].run(problem, deadline * TIME_FACTOR)
+            finish = _finish(problem, other) or np.inf
+            bound = max(packing_bound(problem), other.bound_s if other else 0.0)
             bound = max(bound, found.finish_bound_s if found else 0.0)
             mine = found.finish_s if found else np.inf
             ours.append(mine / bound - 1)
             theirs.append(finish / bound - 1)
-            good += mine <= finish * (1 + EVEN)
-            proven += found is not None and found.finish_s <= bound * (1 + EVEN)
+            good += mine <= finish * (1 + TOLERANCE)
+            proven += found is not None and found.finish_s <= bound * (1 + TOLERANCE)
         name = f"{kind} {n} x {m}"
         say(
             f"{name:<24}{deadline * 1e3:>5.0f} ms{mean(ours):>10.3%}{max(ours):>10.3%}"
-            f"{mean(theirs):>10.3%}{good:>6} / {DUELS}{proven:>6} / {DUELS}"
+            f"{mean(theirs):>10.3%}{good:>6} / {INSTANCES}{proven:>6} / {INSTANCES}"
         )
         row = {"name": name, "gap": mean(ours), "worst": max(ours), "cp_sat": mean(theirs)}
         rows.append(row | {"as_good": good, "proven": proven})
@@ -212,13 +213,13 @@ async def _grid(
     bench: Bench, deadlines: Sequence[float], say: Callable[[str], None]
 ) -> list[dict[str, object]]:
     """Every kind and size, at every deadline: heuristic, MILP alone, pipeline, CP-SAT."""
-    names = ["pipeline", *(rival.name for rival in bench.rivals)]
+    names = ["pipeline", *(other.name for other in bench.others)]
     say("\ngap to the best bound at each deadline (one instance each; - : nothing found)")
-    heads = "".join(f"{f'{name} {_seconds(d)}':>18}" for name in names for d in deadlines)
-    say(f"{'':<24}{'heuristic':>12}{'CPU ms':>9}{heads}")
+    header = "".join(f"{f'{name} {_seconds(d)}':>18}" for name in names for d in deadlines)
+    say(f"{'':<24}{'heuristic':>12}{'CPU ms':>9}{header}")
     rows: list[dict[str, object]] = []
     for kind, n, m in _bar(GRID, "grid"):
-        await bench.pipeline(KINDS[kind](n, m, DUELS), 0.5)  # the model of this shape
+        await bench.pipeline(KINDS[kind](n, m, INSTANCES), 0.5)  # the model of this shape
         problem, name = KINDS[kind](n, m, 0), f"{kind} {n} x {m}"
         row = Row(name, packing_bound(problem))
         start = time.thread_time()
@@ -229,26 +230,26 @@ async def _grid(
             found, took = await bench.pipeline(problem, deadline)
             row.cells[f"pipeline {deadline}"] = (found.finish_s if found else None, took)
             row.bound_s = max(row.bound_s, found.finish_bound_s if found else 0.0)
-        await _run_rivals(row, bench.rivals, problem, deadlines)
+        await _run_others(row, bench.others, problem, deadlines)
         gaps = "".join(f"{row.gap(f'{name} {d}'):>18}" for name in names for d in deadlines)
         say(f"{name:<24}{row.gap('heuristic'):>12}{cpu:>9.2f}{gaps}")
         rows.append({"name": row.name, "bound_s": row.bound_s, "cells": row.cells})
     return rows
 
 
-async def _run_rivals(
-    row: Row, rivals: Sequence[Rival], problem: Problem, deadlines: Sequence[float]
+async def _run_others(
+    row: Row, others: Sequence[OtherSolver], problem: Problem, deadlines: Sequence[float]
 ) -> None:
     """At each deadline; once one has proven its optimum, more time changes nothing."""
-    last: dict[str, Try | None] = {}
+    last: dict[str, SolverResult | None] = {}
     for deadline in sorted(deadlines):
         running = []
-        for rival in rivals:
-            before = last.get(rival.name)
-            if rival.name in last and (before is None or before.proven):
+        for other in others:
+            before = last.get(other.name)
+            if other.name in last and (before is None or before.proven):
                 continue
-            task = asyncio.create_task(asyncio.to_thread(rival.run, problem, deadline))
-            running.append((rival.name, task))
+            task = asyncio.create_task(asyncio.to_thread(other.run, problem, deadline))
+            running.append((other.name, task))
             if deadline < LONG_S:
                 await task
         for name, task in running:
@@ -256,10 +257,10 @@ async def _run_rivals(
         for name, found in last.items():
             if found is not None:
                 row.cells[f"{name} {deadline}"] = (_finish(problem, found), found.took_s)
-                row.bound_s = max(row.bound_s, found.bound_s * (1 - EVEN / 10))
+                row.bound_s = max(row.bound_s, found.bound_s * (1 - TOLERANCE / 10))
 
 
-def _finish(problem: Problem, found: Try | None) -> float | None:
+def _finish(problem: Problem, found: SolverResult | None) -> float | None:
     if found is None or found.assignment is None:
         return None
     return measure(problem, found.assignment, 0.0, Method.MILP).finish_s
@@ -274,7 +275,7 @@ def _bar(items: Sequence[object] | range, what: str) -> Iterator:  # type: ignor
 
 
 @contextmanager
-def _busy() -> Iterator[None]:
+def _loaded_cores() -> Iterator[None]:
     """All cores at work on something else."""
     context = multiprocessing.get_context("spawn")
     others = [

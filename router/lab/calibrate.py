@@ -41,11 +41,11 @@ def run_calibrate(settings: CalibrateSettings) -> None:
         plot = settings.plot and files.enter_context(writable(settings.plot))
         samples = asyncio.run(measure(_probe(settings)))
         found = calibrate(samples)
-        told = profile(settings, found, len(samples))
-        file.write(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        saved = profile(settings, found, len(samples))
+        file.write(orjson.dumps(saved, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         if plot:
             plot.write(scatter(samples, found.cost, settings.called).encode())
-    print(orjson.dumps(told).decode() if settings.json else _table(settings, found))
+    print(orjson.dumps(saved).decode() if settings.json else _table(settings, found))
     for action, error in found.errors.items():
         if error.median > DOUBTFUL:
             print(_doubt(action, error), file=sys.stderr)

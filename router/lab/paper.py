@@ -101,8 +101,10 @@ def paper(settings: BenchSettings) -> None:
 def _run(requests: Sequence[Request], row: Row, seed: int, record: Record | None = None) -> Report:
     setting = Setting(PROFILE.slots, PROFILE.kv_tokens, order=row.order)
     worker = Worker("llama-65b", PROFILE.cost, setting, POLICIES[row.policy](), record)
-    told = knowledge(row.lengths, seed)
-    fleet = Fleet(requests, [worker], dispatcher("makespan", random.Random(seed), row.order), told)
+    lengths = knowledge(row.lengths, seed)
+    fleet = Fleet(
+        requests, [worker], dispatcher("makespan", random.Random(seed), row.order), lengths
+    )
     fleet.run()
     return report(fleet)
 

@@ -59,12 +59,12 @@ def _runs(settings: ReplaySettings, goal: Goal | None) -> list[Run]:
     """All that is told, with a picture of what is to be looked at."""
     kinds = settings.kinds()
     if goal is not None:
-        runs = search(goal, kinds, partial(_measured, settings))
+        runs = search(goal, kinds, partial(_run_all, settings))
         shown = [answer.run or answer.best for answer in answers(goal, runs)]
     else:
-        runs = _measured(settings, [Choice(*kind, n) for n in settings.workers for kind in kinds])
+        runs = _run_all(settings, [Choice(*kind, n) for n in settings.workers for kind in kinds])
         shown = _to_draw(runs)
-    return _drawn(settings, runs, [run for run in shown if run.workers <= DRAWN])
+    return _with_pictures(settings, runs, [run for run in shown if run.workers <= DRAWN])
 
 
 def _page(
@@ -80,17 +80,19 @@ def _page(
         f"Replay of {settings.requests.name}",
         runs,
         traffic=traffic,
-        settings=_told(settings),
+        settings=_shared_settings(settings),
         command=" ".join(["makespan", *sys.argv[1:]]),
         goal=goal,
     )
 
 
-def _measured(settings: ReplaySettings, choices: Sequence[Choice]) -> list[Run]:
+def _run_all(settings: ReplaySettings, choices: Sequence[Choice]) -> list[Run]:
     return over(partial(_run, settings), choices, "runs")
 
 
-def _drawn(settings: ReplaySettings, runs: Sequence[Run], shown: Sequence[Run]) -> list[Run]:
+def _with_pictures(
+    settings: ReplaySettings, runs: Sequence[Run], shown: Sequence[Run]
+) -> list[Run]:
     """The runs, those to be shown with a picture of their schedule."""
     choices = [Choice(run.policy, run.dispatch, run.workers) for run in shown]
     pictures = over(partial(_picture, settings), choices, "pictures")
@@ -102,10 +104,10 @@ def _run(settings: ReplaySettings, choice: Choice) -> Run:
     run = fleet(settings, load(settings), choice)
     run.run()
     found = figures(run)
-    return _told_of(choice, found, np.sort(time_to_first_token(run)).tolist())
+    return _run_of(choice, found, np.sort(time_to_first_token(run)).tolist())
 
 
-def _told_of(choice: Choice, found: Report, first_s: Sequence[float]) -> Run:
+def _run_of(choice: Choice, found: Report, first_s: Sequence[float]) -> Run:
     picked = np.linspace(0, len(first_s) - 1, min(POINTS, len(first_s))).round().astype(int)
     return Run(
         policy=choice.policy,
@@ -151,9 +153,9 @@ def _picture(settings: ReplaySettings, choice: Choice) -> str:
     return fleet_gantt(lines, names, title=title, bound_s=found.lower_bound_s)
 
 
-def _told(settings: ReplaySettings) -> dict[str, str]:
+def _shared_settings(settings: ReplaySettings) -> dict[str, str]:
     """What all runs share."""
-    told = {
+    shared = {
         "cost model": settings.cost,
         "slots": str(setting(settings, []).slots),
         "queue order": settings.order,
@@ -162,8 +164,8 @@ def _told(settings: ReplaySettings) -> dict[str, str]:
         "seed": str(settings.seed),
     }
     if settings.speed != (1.0,):
-        told["speeds"] = ", ".join(f"{speed:g}" for speed in settings.speed)
-    return told
+        shared["speeds"] = ", ".join(f"{speed:g}" for speed in settings.speed)
+    return shared
 
 
 def _table(settings: ReplaySettings, runs: Sequence[Run]) -> str:
@@ -211,10 +213,10 @@ def _sized_json(goal: Goal, runs: Sequence[Run]) -> str:
         }
         for answer in answers(goal, runs)
     ]
-    told = {
+    shared = {
         "slo": {slo.name: slo.limit_s for slo in goal.slos},
         "workers": found[0]["workers"],
         "answers": found,
         "runs": [plain(run) for run in ordered(runs)],
     }
-    return orjson.dumps(told).decode()
+    return orjson.dumps(shared).decode()

@@ -29,13 +29,13 @@ def simulate(settings: SimulateSettings) -> None:
     lines: list[Line] = []
     with ExitStack() as files:  # which complain before the work, not after
         picture = settings.gantt and files.enter_context(writable(settings.gantt))
-        keep = _keeper(settings, lines, files)
-        run = fleet(settings, requests, choice, keep)
+        record = _stage_sink(settings, lines, files)
+        run = fleet(settings, requests, choice, record)
         with progress(len(requests), "requests") as advanced:
             run.run(advanced)
         result = report(run)
         if picture:
-            picture.write(_drawn(settings, lines, result).encode())
+            picture.write(_gantt(settings, lines, result).encode())
     out = result.to_json() | {"seed": settings.seed, "policy": choice.policy}
     out |= {"dispatch": choice.dispatch, "workers": choice.workers, "lengths": settings.lengths}
     print(orjson.dumps(out).decode() if settings.json else _table(settings, result))
@@ -52,31 +52,31 @@ def progress(total: int, unit: str) -> Iterator[Callable[[int], None]]:
         yield advanced
 
 
-def _keeper(
+def _stage_sink(
     settings: SimulateSettings, lines: list[Line], files: ExitStack
 ) -> Callable[[Line], None] | None:
     """What to do with each stage; None if nobody wants them."""
-    keepers: list[Callable[[Line], None]] = []
+    sinks: list[Callable[[Line], None]] = []
     if settings.schedule is not None:
         file = files.enter_context(writable(settings.schedule))
-        keepers.append(lambda line: _write(file, line))
+        sinks.append(lambda line: _write(file, line))
     if settings.gantt is not None:
-        keepers.append(lines.append)
-    if not keepers:
+        sinks.append(lines.append)
+    if not sinks:
         return None
 
-    def keep(line: Line) -> None:
-        for keeper in keepers:
-            keeper(line)
+    def record(line: Line) -> None:
+        for sink in sinks:
+            sink(line)
 
-    return keep
+    return record
 
 
 def _write(file: IO[bytes], line: Line) -> None:
     file.write(orjson.dumps(line.to_json(), option=orjson.OPT_APPEND_NEWLINE))
 
 
-def _drawn(settings: SimulateSettings, lines: list[Line], result: Report) -> str:
+def _gantt(settings: SimulateSettings, lines: list[Line], result: Report) -> str:
     slots = setting(settings, []).slots
     title = f"{settings.requests.name}: {settings.policy}, lengths {settings.lengths}"
     bound = result.lower_bound_s

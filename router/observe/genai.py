@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from router.http.errors import Outcome
 from router.http.schemas import CompletionRequest
-from router.http.usage import Said, Usage
+from router.http.usage import ResponseInfo, Usage
 from router.observe.spans import Value
 
 # The client's own doing, which HTTP's conventions do not count as an error of the server.
@@ -49,7 +49,7 @@ def answer_attributes(
     outcome: Outcome,
     status: int | None,
     usage: Usage | None,
-    said: Said | None,
+    response_info: ResponseInfo | None,
 ) -> dict[str, Value]:
     """What came of it, as far as the answer tells."""
     found: dict[str, Value] = {}
@@ -61,12 +61,12 @@ def answer_attributes(
         found["gen_ai.usage.input_tokens"] = usage.prompt_tokens
         found["gen_ai.usage.output_tokens"] = usage.completion_tokens
         found["gen_ai.usage.cache_read.input_tokens"] = usage.cached_tokens
-    if said is not None:
+    if response_info is not None:
         # One a choice, by the conventions: a part of them would be taken for the first choices'.
-        if request is not None and len(said.finish_reasons) == request.choices:
-            found["gen_ai.response.finish_reasons"] = said.finish_reasons
-        if said.model is not None:
-            found["gen_ai.response.model"] = said.model
-        if said.id is not None:
-            found["gen_ai.response.id"] = said.id
+        if request is not None and len(response_info.finish_reasons) == request.choices:
+            found["gen_ai.response.finish_reasons"] = response_info.finish_reasons
+        if response_info.model is not None:
+            found["gen_ai.response.model"] = response_info.model
+        if response_info.id is not None:
+            found["gen_ai.response.id"] = response_info.id
     return found

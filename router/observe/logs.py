@@ -19,19 +19,21 @@ log = logging.getLogger(__name__)
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
-_about: ContextVar[tuple[str | None, str | None]] = ContextVar("about", default=(None, None))
+_bound_request: ContextVar[tuple[str | None, str | None]] = ContextVar(
+    "about", default=(None, None)
+)
 
 
-def about(request: str | None, trace_id: str | None) -> None:
+def bind_request(request: str | None, trace_id: str | None) -> None:
     """From now on this task's log lines are about this request."""
-    _about.set((request, trace_id))
+    _bound_request.set((request, trace_id))
 
 
-class _AboutRequest(logging.Filter):
+class _RequestFilter(logging.Filter):
     """Adds what the line's task is about, unless the line says so itself."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        for name, value in zip(("request", "trace_id"), _about.get(), strict=True):
+        for name, value in zip(("request", "trace_id"), _bound_request.get(), strict=True):
             if value is not None and not hasattr(record, name):
                 setattr(record, name, value)
         return True
@@ -76,7 +78,7 @@ def configure(log_format: str, log_level: str) -> None:
     """Send this process's log to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    handler.addFilter(_AboutRequest())
+    handler.addFilter(_RequestFilter())
     logging.basicConfig(handlers=[handler], level=log_level.upper(), force=True)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught

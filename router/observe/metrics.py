@@ -3,11 +3,15 @@
 One prefix, base units, bounded labels: a model that no worker serves counts as ``other``, and no
 label ever carries a request's id. Each object has a registry of its own, so that several live in
 one process, and tests read samples back.
+
+`GatewayMetrics` and `AgentMetrics` are the tables: a row a metric, in the order of ``/metrics``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Generic, TypeVar
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -38,132 +42,149 @@ TINY = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.0
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.33, 2, 4, 10)
 
+Made = TypeVar("Made", bound=Counter | Gauge | Histogram)
 
-class GatewayMetrics:
-    """What a gateway sees of its requests, its plans and its workers."""
+
+class _Row(Generic[Made]):
+    """A row of a table: what makes the metric that an object has under the row's name."""
+
+    def __init__(self, make: Callable[..., Made]) -> None:
+        self.make = make
+
+    def __get__(self, metrics: object, owner: type[object]) -> Made:
+        """Its type, for whoever reads it; an object's own metric is found before this is called."""
+        raise AttributeError(f"only objects of {owner.__name__} have metrics")
+
+
+def counter(name: str, text: str, *, labels: Sequence[str] = ()) -> _Row[Counter]:
+    """A row; Prometheus adds ``_total`` to its name."""
+    return _Row(partial(Counter, name, text, labels))
+
+
+def gauge(name: str, text: str, *, labels: Sequence[str] = ()) -> _Row[Gauge]:
+    """A row."""
+    return _Row(partial(Gauge, name, text, labels))
+
+
+def histogram(
+    name: str, text: str, *, buckets: Sequence[float], labels: Sequence[str] = ()
+) -> _Row[Histogram]:
+    """A row."""
+    return _Row(partial(Histogram, name, text, labels, buckets=buckets))
+
+
+class _Metrics:
+    """Makes a table's metrics, in a registry of its own."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "makespan_requests",
-            "Requests by how they ended.",
-            ["model", "outcome"],
-            registry=registry,
-        )
-        self.request_duration = Histogram(
-            "makespan_request_duration_seconds",
-            "From a request's arrival to its last byte, for completed ones.",
-            ["model"],
-            buckets=LONG,
-            registry=registry,
-        )
-        self.time_to_first_token = Histogram(
-            "makespan_time_to_first_token_seconds",
-            "From a streamed request's arrival to its first byte of content.",
-            ["model"],
-            buckets=LONG,
-            registry=registry,
-        )
-        self.time_per_output_token = Histogram(
-            "makespan_time_per_output_token_seconds",
-            "Mean time between the output tokens of a streamed request.",
-            ["model"],
-            buckets=SHORT,
-            registry=registry,
-        )
-        self.queue = Histogram(
-            "makespan_queue_seconds",
-            "From a request's arrival until it was sent to a worker, or ended without.",
-            ["outcome"],
-            buckets=WAITS,
-            registry=registry,
-        )
-        self.window_requests = Histogram(
-            "makespan_window_requests",
-            "Requests planned together in a window.",
-            buckets=COUNTS,
-            registry=registry,
-        )
-        self.window_wait = Histogram(
-            "makespan_window_wait_seconds",
-            "How long a window was open.",
-            buckets=TINY,
-            registry=registry,
-        )
-        self.plan_duration = Histogram(
-            "makespan_plan_duration_seconds",
-            "Time to plan a window, by what found the plan.",
-            ["method"],
-            buckets=TINY,
-            registry=registry,
-        )
-        self.plan_makespan = Gauge(
-            "makespan_plan_makespan_seconds",
-            "Planned time until the requests of the latest plan are done; of what workers run "
-            "already, only what keeps these from a slot counts.",
-            registry=registry,
-        )
-        self.plan_lower_bound = Gauge(
-            "makespan_plan_lower_bound_seconds",
-            "Proven lower bound of the makespan of the latest plan.",
-            registry=registry,
-        )
-        self.plan_gap = Gauge(
-            "makespan_plan_gap_ratio",
-            "How far the latest plan's makespan is above its bound, as a fraction of the bound.",
-            registry=registry,
-        )
-        self.planner_restarts = Counter(
-            "makespan_planner_restarts",
-            "Times the MILP's process had to be started again.",
-            registry=registry,
-        )
-        self.unsent = Gauge(
-            "makespan_unsent_requests",
-            "Requests that wait at the gateway until a worker can start them soon.",
-            registry=registry,
-        )
-        self.recalled = Counter(
-            "makespan_recalled",
-            "Requests taken back from a worker's queue to be placed again.",
-            registry=registry,
-        )
-        self.cached_prompt_tokens = Counter(
-            "makespan_cached_prompt_tokens",
-            "Prompt tokens that workers reported to have found in their prefix caches.",
-            registry=registry,
-        )
-        self.overhead = Histogram(
-            "makespan_gateway_overhead_seconds",
-            "Time that the gateway added before a response began, windows and plans included.",
-            buckets=WAITS,
-            registry=registry,
-        )
-        self.worker_up = Gauge(
-            "makespan_worker_up",
-            "1 if the worker answers. One that leaves the fleet takes its series along.",
-            ["worker"],
-            registry=registry,
-        )
-        self.worker_backlog = Gauge(
-            "makespan_worker_backlog_seconds",
-            "Time that the worker needs for what it has been sent, as predicted.",
-            ["worker"],
-            registry=registry,
-        )
-        self.fleet_backlog = Gauge(
-            "makespan_fleet_backlog_seconds",
-            "Time that the workers that are up need for all that this gateway has sent them or has "
-            "not sent yet, as a mean over them; 0 while none is up. To scale by, add up the "
-            "gateways'.",
-            registry=registry,
-        )
-        self.predicted_tokens_error = Histogram(
-            "makespan_predicted_tokens_error_ratio",
-            "Predicted output tokens over actual ones.",
-            buckets=RATIOS,
-            registry=registry,
-        )
+        self.registry = CollectorRegistry()
+        for attribute, row in vars(type(self)).items():
+            if isinstance(row, _Row):
+                vars(self)[attribute] = row.make(registry=self.registry)
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+
+class GatewayMetrics(_Metrics):
+    """What a gateway sees of its requests, its plans and its workers."""
+
+    requests = counter(
+        "makespan_requests", "Requests by how they ended.", labels=("model", "outcome")
+    )
+    request_duration = histogram(
+        "makespan_request_duration_seconds",
+        "From a request's arrival to its last byte, for completed ones.",
+        buckets=LONG,
+        labels=("model",),
+    )
+    time_to_first_token = histogram(
+        "makespan_time_to_first_token_seconds",
+        "From a streamed request's arrival to its first byte of content.",
+        buckets=LONG,
+        labels=("model",),
+    )
+    time_per_output_token = histogram(
+        "makespan_time_per_output_token_seconds",
+        "Mean time between the output tokens of a streamed request.",
+        buckets=SHORT,
+        labels=("model",),
+    )
+    queue = histogram(
+        "makespan_queue_seconds",
+        "From a request's arrival until it was sent to a worker, or ended without.",
+        buckets=WAITS,
+        labels=("outcome",),
+    )
+    window_requests = histogram(
+        "makespan_window_requests", "Requests planned together in a window.", buckets=COUNTS
+    )
+    window_wait = histogram(
+        "makespan_window_wait_seconds", "How long a window was open.", buckets=TINY
+    )
+    plan_duration = histogram(
+        "makespan_plan_duration_seconds",
+        "Time to plan a window, by what found the plan.",
+        buckets=TINY,
+        labels=("method",),
+    )
+    plan_makespan = gauge(
+        "makespan_plan_makespan_seconds",
+        "Planned time until the requests of the latest plan are done; of what workers run "
+        "already, only what keeps these from a slot counts.",
+    )
+    plan_lower_bound = gauge(
+        "makespan_plan_lower_bound_seconds",
+        "Proven lower bound of the makespan of the latest plan.",
+    )
+    plan_gap = gauge(
+        "makespan_plan_gap_ratio",
+        "How far the latest plan's makespan is above its bound, as a fraction of the bound.",
+    )
+    planner_restarts = counter(
+        "makespan_planner_restarts", "Times the MILP's process had to be started again."
+    )
+    unsent = gauge(
+        "makespan_unsent_requests",
+        "Requests that wait at the gateway until a worker can start them soon.",
+    )
+    recalled = counter(
+        "makespan_recalled", "Requests taken back from a worker's queue to be placed again."
+    )
+    cached_prompt_tokens = counter(
+        "makespan_cached_prompt_tokens",
+        "Prompt tokens that workers reported to have found in their prefix caches.",
+    )
+    overhead = histogram(
+        "makespan_gateway_overhead_seconds",
+        "Time that the gateway added before a response began, windows and plans included.",
+        buckets=WAITS,
+    )
+    worker_up = gauge(
+        "makespan_worker_up",
+        "1 if the worker answers. One that leaves the fleet takes its series along.",
+        labels=("worker",),
+    )
+    worker_backlog = gauge(
+        "makespan_worker_backlog_seconds",
+        "Time that the worker needs for what it has been sent, as predicted.",
+        labels=("worker",),
+    )
+    fleet_backlog = gauge(
+        "makespan_fleet_backlog_seconds",
+        "Time that the workers that are up need for all that this gateway has sent them or has "
+        "not sent yet, as a mean over them; 0 while none is up. To scale by, add up the "
+        "gateways'.",
+    )
+    predicted_tokens_error = histogram(
+        "makespan_predicted_tokens_error_ratio",
+        "Predicted output tokens over actual ones.",
+        buckets=RATIOS,
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
         for method in Method:
             self.plan_duration.labels(method.value)
 
@@ -175,9 +196,44 @@ class GatewayMetrics:
             counts[outcome] = counts.get(outcome, 0) + int(sample.value)
         return counts
 
-    def render(self) -> bytes:
-        """All metrics in Prometheus's text format."""
-        return generate_latest(self.registry)
+
+class AgentMetrics(_Metrics):
+    """What an agent sees of its engine."""
+
+    requests = counter(
+        "makespan_requests", "Requests by how they ended.", labels=("model", "outcome")
+    )
+    slot_seconds = counter(
+        "makespan_slot_seconds",
+        "Slot-time by state; the states of all slots add up to slots times time.",
+        labels=("state",),
+    )
+    utilization = gauge(
+        "makespan_utilization_ratio",
+        "Prefill and decode slot-time over all but empty, since the start.",
+    )
+    efficiency = gauge(
+        "makespan_efficiency_ratio",
+        "Proven lower bound of the work of the last busy period over the time it took.",
+    )
+    iteration_duration = histogram(
+        "makespan_iteration_duration_seconds",
+        "Duration of the engine's iterations.",
+        buckets=SHORT,
+        labels=("kind",),
+    )
+    prefill_insertions = counter(
+        "makespan_prefill_insertions",
+        "Prefill stages, by why the policy inserted them.",
+        labels=("reason",),
+    )
+    kv_tokens = gauge("makespan_kv_tokens", "Cached tokens held by running requests.")
+    queue_requests = gauge("makespan_queue_requests", "Requests waiting for a slot.")
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in STATES:
+            self.slot_seconds.labels(state)
 
 
 def _samples(counter: Counter) -> Iterator[Sample]:
@@ -185,57 +241,3 @@ def _samples(counter: Counter) -> Iterator[Sample]:
         for sample in family.samples:
             if sample.name.endswith("_total"):
                 yield sample
-
-
-class AgentMetrics:
-    """What an agent sees of its engine."""
-
-    def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "makespan_requests",
-            "Requests by how they ended.",
-            ["model", "outcome"],
-            registry=registry,
-        )
-        self.slot_seconds = Counter(
-            "makespan_slot_seconds",
-            "Slot-time by state; the states of all slots add up to slots times time.",
-            ["state"],
-            registry=registry,
-        )
-        self.utilization = Gauge(
-            "makespan_utilization_ratio",
-            "Prefill and decode slot-time over all but empty, since the start.",
-            registry=registry,
-        )
-        self.efficiency = Gauge(
-            "makespan_efficiency_ratio",
-            "Proven lower bound of the work of the last busy period over the time it took.",
-            registry=registry,
-        )
-        self.iteration_duration = Histogram(
-            "makespan_iteration_duration_seconds",
-            "Duration of the engine's iterations.",
-            ["kind"],
-            buckets=SHORT,
-            registry=registry,
-        )
-        self.prefill_insertions = Counter(
-            "makespan_prefill_insertions",
-            "Prefill stages, by why the policy inserted them.",
-            ["reason"],
-            registry=registry,
-        )
-        self.kv_tokens = Gauge(
-            "makespan_kv_tokens", "Cached tokens held by running requests.", registry=registry
-        )
-        self.queue_requests = Gauge(
-            "makespan_queue_requests", "Requests waiting for a slot.", registry=registry
-        )
-        for state in STATES:
-            self.slot_seconds.labels(state)
-
-    def render(self) -> bytes:
-        """All metrics in Prometheus's text format."""
-        return generate_latest(self.registry)

@@ -21,14 +21,14 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from router.observe.spans import Kind, Span, Trace
+from router.observe.spans import Kind, Span, TraceContext
 from router.settings.base import BadSettings
 
 log = logging.getLogger(__name__)
 
 PATH = "/v1/traces"
 LAST_S = 5.0  # for what is left at the end, lest a collector that is down holds up a restart
-QUIET_S = 60.0  # after a complaint, before one of some other trouble
+RELOG_AFTER_S = 60.0  # after a complaint, before one of some other trouble
 _KINDS = {kind: SpanKind[kind.value] for kind in Kind}
 _FINE = Status(StatusCode.UNSET)
 
@@ -52,7 +52,7 @@ class Otlp:
         self._resource = Resource.create(own).merge(OTELResourceDetector().detect())
         self._scope = InstrumentationScope("makespan", version("makespan"))
 
-    def send(self, trace: Trace, root: Span) -> None:
+    def send(self, trace: TraceContext, root: Span) -> None:
         """Put a request's spans into the queue; where that is full, the oldest are lost."""
         trace_id, flags = int(trace.id, 16), TraceFlags(trace.flags)
 
@@ -90,12 +90,12 @@ class _Exporter(SpanExporter):
     """Exports, and says once when that begins to fail, and once when it works again."""
 
     def __init__(self, exporter: SpanExporter) -> None:
-        self._exporter, self._complaints = exporter, _Complaints()
+        self._exporter, self._failure_log = exporter, _ExportFailureLog()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = self._exporter.export(spans)
         if result is SpanExportResult.SUCCESS:
-            self._complaints.settle()
+            self._failure_log.settle()
         return result
 
     def shutdown(self) -> None:
@@ -105,19 +105,19 @@ class _Exporter(SpanExporter):
         return self._exporter.force_flush(timeout_millis)
 
 
-class _Complaints(logging.Handler):
+class _ExportFailureLog(logging.Handler):
     """Hears the SDK's own log lines, one a batch, and lets the first of a trouble through."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._open, self._told_s = False, -QUIET_S
+        self._open, self._logged_s = False, -RELOG_AFTER_S
         logger = logging.getLogger("opentelemetry")
         logger.handlers, logger.propagate = [self], False
 
     def emit(self, record: logging.LogRecord) -> None:
         now = time.monotonic()
-        if not self._open and now - self._told_s >= QUIET_S:
-            self._open, self._told_s = True, now
+        if not self._open and now - self._logged_s >= RELOG_AFTER_S:
+            self._open, self._logged_s = True, now
             log.warning("spans are not exported", extra={"why": record.getMessage()})
 
     def settle(self) -> None:

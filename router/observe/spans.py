@@ -30,7 +30,7 @@ def new_id(bits: int = 64) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class TraceContext:
     """A request's place in its trace.
 
     Attributes:
@@ -87,7 +87,7 @@ class Span:
 class Sink(Protocol):
     """Takes spans of requests that have ended; neither waits nor fails."""
 
-    def send(self, trace: Trace, root: Span) -> None:
+    def send(self, trace: TraceContext, root: Span) -> None:
         """Hand over a request's spans."""
         ...
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 
 from router.http.errors import Headers
-from router.observe.spans import SAMPLED, Sink, Span, Trace, new_id
+from router.observe.spans import SAMPLED, Sink, Span, TraceContext, new_id
 from router.settings.base import BadSettings
 from router.settings.live import Live
 
@@ -40,19 +40,21 @@ class Tracing:
     def __init__(self, sink: Sink | None = None, ratio: float = 1.0) -> None:
         self._sink, self._most = sink, ratio * 2.0**64
 
-    def begin(self, headers: Headers) -> Trace | None:
+    def begin(self, headers: Headers) -> TraceContext | None:
         """The trace of a request that has come; None if it has none."""
         parent = read_traceparent(headers)
         if self._sink is None:
             return parent
         if parent is None:
             trace_id = new_id(128)
-            return Trace(trace_id, None, new_id(), SAMPLED * (int(trace_id[16:], 16) < self._most))
+            return TraceContext(
+                trace_id, None, new_id(), SAMPLED * (int(trace_id[16:], 16) < self._most)
+            )
         if not parent.flags & SAMPLED:
             return parent
-        return Trace(parent.id, parent.parent_id, new_id(), parent.flags)
+        return TraceContext(parent.id, parent.parent_id, new_id(), parent.flags)
 
-    def end(self, trace: Trace, root: Span) -> None:
+    def end(self, trace: TraceContext, root: Span) -> None:
         """A recorded request has ended."""
         if self._sink is not None and trace.span_id is not None:
             root.id = trace.span_id
@@ -64,7 +66,7 @@ class Tracing:
             await asyncio.to_thread(self._sink.close, seconds)
 
 
-def read_traceparent(headers: Headers) -> Trace | None:
+def read_traceparent(headers: Headers) -> TraceContext | None:
     """What the client says of its trace; None if it says nothing, or no sense."""
     found = [value for name, value in headers if name == b"traceparent"]
     if len(found) != 1:
@@ -73,7 +75,7 @@ def read_traceparent(headers: Headers) -> Trace | None:
     if match is None or (match[1] == b"00" and match[5] is not None):
         return None
     trace_id, parent_id, flags = match[2].decode(), match[3].decode(), int(match[4], 16)
-    return Trace(trace_id, parent_id, None, flags & _KNOWN_FLAGS)
+    return TraceContext(trace_id, parent_id, None, flags & _KNOWN_FLAGS)
 
 
 def open_tracing(settings: Live, service: str, instance: str | None = None) -> Tracing:

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from router.agent.engines.base import Engine
 from router.agent.engines.emulated.engine import EmulatedEngine
-from router.agent.loop import EngineLoop, Job
+from router.agent.loop import EngineLoop, EngineRequest
 from router.http.schemas import read
 from router.lab.calibrate import measure
 from router.lab.calibration.probe_engine import LEAST_ID, MOST_ID, EngineProbe
@@ -105,7 +105,7 @@ async def live_s(
             "temperature": 0,
         }
         answers = engine.answers(read(body, chat=False), body, lambda _: most)
-        job = Job(answers, request.prompt_tokens)
+        job = EngineRequest(answers, request.prompt_tokens)
         loop.submit(job, float(most), time.monotonic())
         while not any(piece.token.finish_reason for piece in await job.take()):
             pass

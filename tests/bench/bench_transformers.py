@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from router.agent.engines.base import Engine
-from router.agent.loop import EngineLoop, Job
+from router.agent.loop import EngineLoop, EngineRequest
 from router.http.schemas import read
 from router.observe.metrics import AgentMetrics
 from router.settings.agent import AgentSettings
@@ -50,7 +50,7 @@ SHAPES = {
 }
 VOCABULARY = 32_000
 PRIOR = CostModel(0.01, 1e-4, 0.01, 1e-4, 0.0, 0.01, 1e-4, 1e-4)
-Theirs = Any  # torch's and transformers' objects
+HfObject = Any  # torch's and transformers' objects
 
 # One iteration: its kind, prompt tokens, decoding sequences, their cached tokens, and seconds.
 Sample = tuple[Action, int, int, int, float]
@@ -128,7 +128,7 @@ def ours(engine: Engine, settings: AgentSettings, work: Load, policy: str, cost:
             answers = engine.answers(request, body, _always(tokens))
             for answer in answers:
                 answer.limit = tokens
-            loop.submit(Job(answers, len(ids)), expected, time.monotonic())
+            loop.submit(EngineRequest(answers, len(ids)), expected, time.monotonic())
         begun = time.monotonic()
         while batcher.running or batcher.queued:
             await asyncio.sleep(0.02)
@@ -146,7 +146,7 @@ def _always(limit: int) -> Callable[[int], int]:
     return lambda _: limit
 
 
-def stock(model: Theirs, settings: AgentSettings, work: Load) -> Run:
+def stock(model: HfObject, settings: AgentSettings, work: Load) -> Run:
     """All requests through transformers' own loop and scheduler."""
     from transformers import GenerationConfig
 
@@ -169,7 +169,7 @@ def stock(model: Theirs, settings: AgentSettings, work: Load) -> Run:
     return run
 
 
-def model_on(device: str, folder: Path) -> tuple[Theirs, Theirs, str]:
+def model_on(device: str, folder: Path) -> tuple[HfObject, HfObject, str]:
     """The model, a tokenizer for it, and what to call it."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
@@ -258,7 +258,7 @@ def main() -> None:
 
 
 def report(
-    model: Theirs, tokenizer: Theirs, settings: AgentSettings, work: Load, *, on_cpu: bool
+    model: HfObject, tokenizer: HfObject, settings: AgentSettings, work: Load, *, on_cpu: bool
 ) -> None:
     from router.agent.engines.transformers.loading import assemble
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from playwright.sync_api import expect
 
-from router.gateway.explanations.records import Choice, RequestRecord
+from router.gateway.explanations.choice import Choice
+from router.gateway.explanations.request_record import RequestRecord
 from tests.e2e.told import HERE, Told, names
 
 NONE = "\u2013"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from router.agent.engines.base import Engine, Limit
-from router.agent.loop import EngineLoop, Job
+from router.agent.loop import EngineLoop, EngineRequest
 from router.http.schemas import read
 from router.observe.metrics import AgentMetrics
 from router.settings.agent import AgentSettings
@@ -44,14 +44,14 @@ def prompts(count: int, seed: int, longest: int = 384) -> list[list[int]]:
     return [[rng.randrange(2, 4000) for _ in range(rng.randint(1, longest))] for _ in range(count)]
 
 
-def jobs(engine: Engine, wanted: list[dict[str, Any]]) -> list[Job]:
+def jobs(engine: Engine, wanted: list[dict[str, Any]]) -> list[EngineRequest]:
     found = []
     for given in wanted:
         body = {"model": "tiny-llama", "temperature": 0, **given}
         request = read(body, chat="messages" in body)
         most = request.output_limit(100)
         answers = engine.answers(request, body, always(most))
-        found.append(Job(answers, 0, n=request.n))
+        found.append(EngineRequest(answers, 0, n=request.n))
     return found
 
 
@@ -59,7 +59,7 @@ def always(limit: int) -> Limit:
     return lambda _: limit
 
 
-async def texts(job: Job) -> tuple[list[str], list[str | None]]:
+async def texts(job: EngineRequest) -> tuple[list[str], list[str | None]]:
     """What each choice said, and why it ended."""
     said = [""] * len(job.answers)
     ends: list[str | None] = [None] * len(job.answers)
@@ -70,7 +70,9 @@ async def texts(job: Job) -> tuple[list[str], list[str | None]]:
     return said, ends
 
 
-def run(engine: Engine, work: list[Job], policy: str, kv_tokens: int = KV_TOKENS) -> Batcher:
+def run(
+    engine: Engine, work: list[EngineRequest], policy: str, kv_tokens: int = KV_TOKENS
+) -> Batcher:
     """All at once, to the end."""
     batcher = Batcher(
         SLOTS, kv_tokens, COST, POLICIES[policy](), time.monotonic(), prefill_budget=BUDGET
@@ -90,7 +92,7 @@ def run(engine: Engine, work: list[Job], policy: str, kv_tokens: int = KV_TOKENS
     return batcher
 
 
-def said(job: Job) -> list[str]:
+def said(job: EngineRequest) -> list[str]:
     return asyncio.run(texts(job))[0]
 
 

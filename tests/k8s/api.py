@@ -85,20 +85,20 @@ class Api:
         self.asked: list[Json] = []
         self.refused = 0
         self.paths: set[tuple[str, str]] = set()
-        self._said: queue.Queue[Any] = queue.Queue()
+        self._response_info: queue.Queue[Any] = queue.Queue()
 
     def say(self, *events: Json) -> None:
         """One event each to whoever watches."""
         for event in events:
-            self._said.put(event)
+            self._response_info.put(event)
 
     def end(self) -> None:
         """The watch ends, as watches do."""
-        self._said.put(END)
+        self._response_info.put(END)
 
     def cut(self) -> None:
         """The connection breaks in the middle of an event."""
-        self._said.put(CUT)
+        self._response_info.put(CUT)
 
     @property
     def lists(self) -> int:
@@ -119,7 +119,7 @@ class Api:
         if "watch" not in asked:
             yield _line(self.listed.pop(0) if len(self.listed) > 1 else self.listed[0])
             return
-        while (event := self._said.get()) is not END:
+        while (event := self._response_info.get()) is not END:
             if event is CUT:
                 yield b'{"type":"MODIFIED","obj'
                 raise ConnectionError

@@ -17,9 +17,9 @@ from router.agent.routes import add_routes
 from router.agent.sidecar.completions import Completions
 from router.agent.sidecar.engine import Engine
 from router.agent.sidecar.gate import Gate
-from router.agent.sidecar.held import Asks
-from router.agent.sidecar.proxy import OneModel, Proxy
+from router.agent.sidecar.proxy import ModelEndpoint, Proxy
 from router.agent.sidecar.reporter import SidecarReporter
+from router.agent.sidecar.sizing import RequestSizer
 from router.agent.sidecar.upstream import KEEP_ALIVE_S, Upstream
 from router.http.connections import Connections
 from router.http.drain import Drain
@@ -47,7 +47,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
     upstream = Upstream(settings, connections)
     gate = Gate(open_releaser(settings), metrics)
     engine = Engine(settings, upstream, gate)
-    attempts, asks = Attempts(gate), Asks()
+    attempts, sizer = Attempts(gate), RequestSizer()
 
     async def close_tracing() -> None:
         await tracing.close(drain.left_s(settings.drain_s))
@@ -65,7 +65,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
             upstream,
             engine,
             gate,
-            asks,
+            sizer,
             attempts,
             metrics,
             drain,
@@ -76,7 +76,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
     reporter = SidecarReporter(settings, engine, metrics, drain)
     add_routes(app, attempts, reporter, drain, "the upstream is down; see the log")
     proxy = Proxy(upstream)
-    one_model = OneModel(upstream, proxy)
+    one_model = ModelEndpoint(upstream, proxy)
     app.router.routes.append(Route("/v1/models/{model:path}", one_model, methods=["GET"]))
     app.router.routes.append(Route("/{path:path}", proxy))
     add_error_handlers(app)

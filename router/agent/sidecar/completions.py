@@ -12,16 +12,21 @@ from functools import partial
 from math import inf
 
 from router.agent.attempts import Attempts
-from router.agent.queue_position import read_hint, read_standing
-from router.agent.request_trace import Course, Visit, begin_visit, end_visit
+from router.agent.queue_position import read_hint, read_queue_position
+from router.agent.request_trace import (
+    RequestTimings,
+    RequestTrace,
+    begin_request_trace,
+    end_request_trace,
+)
 from router.agent.sidecar.engine import Engine
-from router.agent.sidecar.gate import Gate, Pass
-from router.agent.sidecar.held import Asks
+from router.agent.sidecar.gate import Gate, HeldRequest
 from router.agent.sidecar.proxy import MOST_BODY_BYTES, target_of
-from router.agent.sidecar.stream_progress import Follower, Heard
-from router.agent.sidecar.upstream import Need, Upstream
+from router.agent.sidecar.sizing import RequestSizer
+from router.agent.sidecar.stream_parser import StreamEvent, StreamParser
+from router.agent.sidecar.upstream import PendingRequest, Upstream
 from router.http.asgi import (
-    ClientLeft,
+    ClientDisconnected,
     DisconnectWatch,
     Receive,
     Scope,
@@ -48,11 +53,11 @@ from router.wire import ATTEMPT, RECALLED, REQUEST_ID, WORKER
 
 log = logging.getLogger(__name__)
 
-DOWN_S = 2.0  # when to come back to a sidecar whose server is down
+RETRY_AFTER_S = 2.0  # when to come back to a sidecar whose server is down
 
 
 @dataclass(slots=True)
-class _Answer:
+class _ClientResponse:
     """What has gone back to the client so far."""
 
     send: Send
@@ -76,7 +81,7 @@ class _Answer:
         """The body is complete."""
         await self.send({"type": "http.response.body", "body": b""})
 
-    async def refuse(self, error: RouterError) -> None:
+    async def send_error(self, error: RouterError) -> None:
         """The error as a response, or at the end of a stream that has begun."""
         if not self.begun:
             recalled = [(RECALLED, b"1")] if error.outcome is Outcome.RECALLED else []
@@ -97,7 +102,7 @@ class Completions:
         upstream: Upstream,
         engine: Engine,
         gate: Gate,
-        asks: Asks,
+        sizer: RequestSizer,
         attempts: Attempts,
         metrics: AgentMetrics,
         drain: Drain,
@@ -106,69 +111,69 @@ class Completions:
         chat: bool,
     ) -> None:
         self._name, self._upstream, self._engine = name, upstream, engine
-        self._gate, self._asks, self._chat = gate, asks, chat
+        self._gate, self._sizer, self._chat = gate, sizer, chat
         self._attempts, self._metrics, self._drain = attempts, metrics, drain
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        answer = _Answer(send, self._headers(scope))
-        visit = begin_visit(self._tracing, scope, self._name, chat=self._chat)
+        answer = _ClientResponse(send, self._headers(scope))
+        trace = begin_request_trace(self._tracing, scope, self._name, chat=self._chat)
         outcome = Outcome.FAILED
         try:
-            outcome = await self._serve(scope, receive, answer, visit)
-        except ClientLeft:
+            outcome = await self._serve(scope, receive, answer, trace)
+        except ClientDisconnected:
             outcome = Outcome.CANCELLED
         except RouterError as error:
-            outcome, visit.status, visit.error = error.outcome, error.status, str(error)
-            visit.ended_s = time.time()
-            await answer.refuse(error)
+            outcome, trace.status, trace.error = error.outcome, error.status, str(error)
+            trace.ended_s = time.time()
+            await answer.send_error(error)
         except asyncio.CancelledError:  # the time to drain is over
-            await answer.refuse(NoCapacityError("This worker is shutting down.", 1.0))
+            await answer.send_error(NoCapacityError("This worker is shutting down.", 1.0))
         finally:
             self._metrics.requests.labels(self._upstream.model, outcome.value).inc()
-            end_visit(self._tracing, visit, outcome)
+            end_request_trace(self._tracing, trace, outcome)
 
     async def _serve(
-        self, scope: Scope, receive: Receive, answer: _Answer, visit: Visit
+        self, scope: Scope, receive: Receive, answer: _ClientResponse, trace: RequestTrace
     ) -> Outcome:
         if self._drain.begun:
             raise NoCapacityError("This worker is shutting down.", retry_after_s=1.0)
         if not self._upstream.up:
-            raise NoCapacityError("This worker's engine is down.", retry_after_s=DOWN_S)
+            raise NoCapacityError("This worker's engine is down.", retry_after_s=RETRY_AFTER_S)
         body = await read_body(scope, receive, MOST_BODY_BYTES)
-        standing = read_standing(scope)
-        ask, request = self._asks.make(
+        position = read_queue_position(scope)
+        ask, request = self._sizer.size(
             body,
             chat=self._chat,
             hint=read_hint(scope),
-            standing=standing,
+            position=position,
             now=time.monotonic(),
             most=self._engine.max_model_len,
         )
-        visit.expect(request)
+        trace.expect(request)
         name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None
         async with DisconnectWatch(receive):
-            with self._upstream.needed() as need:
-                one = self._gate.hold(ask)
+            with self._upstream.pending() as pending:
+                held = self._gate.hold(ask)
                 try:
                     with (
-                        self._attempts.known(name, [ask.id]),
-                        self._until(standing.deadline_s, one),
+                        self._attempts.register(name, [ask.id]),
+                        self._until(position.deadline_s, held),
                     ):
-                        await one.released
-                    visit.course.begin(time.monotonic())
-                    return await self._forward(scope, body, answer, one, need, visit)
+                        await held.released
+                    trace.timings.begin(time.monotonic())
+                    return await self._forward(scope, body, answer, held, pending, trace)
                 finally:
-                    self._gate.leave(one)
+                    self._gate.remove(held)
 
     @contextmanager
-    def _until(self, deadline_s: float, one: Pass) -> Iterator[None]:
+    def _until(self, deadline_s: float, held: HeldRequest) -> Iterator[None]:
         """Should it not have been released by then, it has expired."""
         if deadline_s == inf:
             yield
             return
-        expire = partial(self._gate.withdraw, [one.ask.id], ExpiredError())
+        expire = partial(self._gate.withdraw, [held.ask.id], ExpiredError())
         alarm = asyncio.get_running_loop().call_later(deadline_s, expire)
         try:
             yield
@@ -179,69 +184,76 @@ class Completions:
         self,
         scope: Scope,
         body: bytes,
-        answer: _Answer,
-        one: Pass,
-        need: Need,
-        visit: Visit,
+        answer: _ClientResponse,
+        held: HeldRequest,
+        pending: PendingRequest,
+        trace: RequestTrace,
     ) -> Outcome:
-        headers = visit.outgoing(scope["headers"])
+        headers = trace.outgoing(scope["headers"])
         target = target_of(scope)
-        reply = await self._upstream.send(need, "POST", target, headers, body, plain=True)
+        reply = await self._upstream.send(pending, "POST", target, headers, body, plain=True)
         try:
-            visit.status, visit.course.shown = reply.status, reply.is_stream
-            usage = await self._relay(reply, answer, one, need, visit)
+            trace.status, trace.timings.phases_visible = reply.status, reply.is_stream
+            usage = await self._relay(reply, answer, held, pending, trace)
             if reply.status == 200:
-                self._asks.learn(visit.request, usage)
+                self._sizer.learn(trace.request, usage)
             return outcome_of_status(reply.status)
         finally:
             reply.close()
 
     async def _relay(
-        self, reply: Reply, answer: _Answer, one: Pass, need: Need, visit: Visit
+        self,
+        reply: Reply,
+        answer: _ClientResponse,
+        held: HeldRequest,
+        pending: PendingRequest,
+        trace: RequestTrace,
     ) -> Usage | None:
         """Pass the answer on as it comes, and tell the gate of its tokens."""
-        follower, meter = Follower(), StreamMeter() if reply.is_stream else JsonMeter()
+        parser, meter = StreamParser(), StreamMeter() if reply.is_stream else JsonMeter()
         async for chunk in reply.chunks():
-            self._upstream.heard()
+            self._upstream.saw_bytes()
             if not answer.begun:
-                self._upstream.answered(need)
+                self._upstream.answered(pending)
                 await answer.begin(reply)
             if reply.is_stream:
-                self._tell(one, follower.feed(chunk), visit.course)
-                if follower.done:  # the connection's end may come a turn of the event loop later
-                    self._gate.leave(one)
-            if not reply.is_stream or visit.recorded:
+                self._count_events(held, parser.feed(chunk), trace.timings)
+                if parser.done:  # the connection's end may come a turn of the event loop later
+                    self._gate.remove(held)
+            if not reply.is_stream or trace.recorded:
                 meter.feed(chunk)
-            visit.ended_s = time.time()  # this may be the last the client waits for
+            trace.ended_s = time.time()  # this may be the last the client waits for
             await answer.pass_on(chunk)
-        usage = follower.usage if reply.is_stream else meter.usage()
+        usage = parser.usage if reply.is_stream else meter.usage()
         if usage is not None and not reply.is_stream:
-            each = usage.completion_tokens // len(one.ask.sequences)
-            for index in range(len(one.ask.sequences)):
-                self._gate.end(one, index, each)
-        self._gate.leave(one)  # the server is done with it, even if its client reads on for long
+            each = usage.completion_tokens // len(held.ask.sequences)
+            for index in range(len(held.ask.sequences)):
+                self._gate.end(held, index, each)
+        self._gate.remove(held)  # the server is done with it, even if its client reads on for long
         if not answer.begun:
-            self._upstream.answered(need)
+            self._upstream.answered(pending)
             await answer.begin(reply)
-        if reply.status == 200 and visit.recorded:
-            visit.answered(meter.usage(), meter.said())
+        if reply.status == 200 and trace.recorded:
+            trace.answered(meter.usage(), meter.response_info())
         await answer.finish()
         return usage
 
-    def _tell(self, one: Pass, heard: list[Heard], course: Course) -> None:
+    def _count_events(
+        self, held: HeldRequest, events: list[StreamEvent], timings: RequestTimings
+    ) -> None:
         """First what was made, then what the engine counted, then who has ended."""
         now = time.monotonic()
-        for event in heard:
+        for event in events:
             if event.tokens:
-                course.prefilled(now)
-                course.token(now)
+                timings.prefilled(now)
+                timings.token(now)
             if event.index >= 0:
-                self._gate.hear(one, event.index, event.tokens)
+                self._gate.add_tokens(held, event.index, event.tokens)
             if event.usage is not None:
-                self._gate.correct(one, event.usage.completion_tokens)
-        for event in heard:
+                self._gate.correct(held, event.usage.completion_tokens)
+        for event in events:
             if event.ended:
-                self._gate.end(one, event.index)
+                self._gate.end(held, event.index)
 
     def _headers(self, scope: Scope) -> Headers:
         headers = [(WORKER, self._name.encode())]

@@ -32,30 +32,34 @@ class Engine:
         self._settings, self._upstream, self._gate = settings, upstream, gate
         self.changed = gate.changed
         self._limit = SlotLimit(settings.slots)
-        self._scraped_life = 0  # the server's life in which it was seen to have no metrics
-        upstream.moved = self._moved
+        self._generation_without_metrics = 0  # the upstream's, when it was seen to have none
+        upstream.on_change = self._upstream_changed
 
     @property
-    def books(self) -> Releaser:
+    def stats(self) -> Releaser:
         """Slots, memory and work."""
-        return self._gate.books
+        return self._gate.releaser
 
     @property
     def engine_name(self) -> str:
         """What runs the model; ``emulated`` if the server says that nothing does."""
-        return "emulated" if self._upstream.entry.get("emulated") is True else self._settings.engine
+        return (
+            "emulated"
+            if self._upstream.model_entry.get("emulated") is True
+            else self._settings.engine
+        )
 
     @property
-    def keeps_prefixes(self) -> bool:
+    def has_prefix_cache(self) -> bool:
         """Whether it has a prefix cache, by the operator's word."""
         return self._settings.prefix_cache
 
     @property
-    def alive(self) -> bool:
+    def healthy(self) -> bool:
         """Whether the server serves."""
         return self._upstream.up
 
-    def traced(self) -> AbstractContextManager[None]:
+    def record_slots(self) -> AbstractContextManager[None]:
         """Nobody outside the server sees what its single slots do."""
         return nullcontext()
 
@@ -67,15 +71,15 @@ class Engine:
     @property
     def max_model_len(self) -> int:
         """Prompt and output tokens that one request may have."""
-        told = self._upstream.entry.get("max_model_len")
+        reported = self._upstream.model_entry.get("max_model_len")
         if "max_model_len" not in self._settings.model_fields_set:
-            return told if isinstance(told, int) and told > 1 else UNKNOWN_LEN
+            return reported if isinstance(reported, int) and reported > 1 else UNKNOWN_LEN
         return self._settings.max_model_len
 
     @property
     def kv_tokens(self) -> int:
         """Cached tokens that it can hold; as many as could be asked of it, if nobody knows."""
-        known = self.books.kv_tokens
+        known = self._gate.releaser.kv_tokens
         return (
             min(MOST_KV, self._settings.slots * self.max_model_len) if known == inf else int(known)
         )
@@ -83,7 +87,7 @@ class Engine:
     async def run(self) -> None:
         """Read its metrics until cancelled, where it has some."""
         while True:
-            if self._upstream.up and self._scraped_life != self._upstream.lives:
+            if self._upstream.up and self._generation_without_metrics != self._upstream.generation:
                 try:
                     status, body = await self._upstream.fetch("/metrics")
                 except (aiohttp.ClientError, TimeoutError, OSError):
@@ -91,24 +95,24 @@ class Engine:
                 if status == 200:
                     self._learn(read_signals(body.decode("utf-8", "replace")))
                 elif status:
-                    self._scraped_life = self._upstream.lives
+                    self._generation_without_metrics = self._upstream.generation
             await asyncio.sleep(SCRAPE_S)
 
     def _learn(self, signals: Signals) -> None:
-        books = self.books
+        releaser = self._gate.releaser
         if signals.running is not None and signals.waiting is not None:
-            prefilling = books.flying.prefilling(time.monotonic())
+            prefilling = releaser.flying.prefilling(time.monotonic())
             slots = self._limit.observe(signals.running, signals.waiting, prefilling=prefilling)
-            if slots != books.slots:
+            if slots != releaser.slots:
                 log.info("the engine runs fewer or more at once", extra={"slots": slots})
-                books.resize(slots, time.monotonic())
-                self._gate.consider()
+                releaser.resize(slots, time.monotonic())
+                self._gate.reconsider()
         if signals.kv_tokens is not None and "kv_tokens" not in self._settings.model_fields_set:
-            books.kv_tokens = signals.kv_tokens
+            releaser.kv_tokens = signals.kv_tokens
 
-    def _moved(self) -> None:
+    def _upstream_changed(self) -> None:
         """It is up or down: streams of states end, and begin again."""
         self.changed.set()
         if self._upstream.up:
             self._limit = SlotLimit(self._settings.slots)
-            self.books.resize(self._settings.slots, time.monotonic())
+            self._gate.releaser.resize(self._settings.slots, time.monotonic())

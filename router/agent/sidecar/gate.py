@@ -12,7 +12,7 @@ from solver.batching.outside.release import Ask, Releaser
 
 
 @dataclass(slots=True, eq=False)
-class Pass:
+class HeldRequest:
     """A request at the gate; `released` is done when it may go on, or says why it may not."""
 
     ask: Ask
@@ -27,58 +27,58 @@ class Gate:
     Whatever happens in one turn of the event loop is decided upon together.
     """
 
-    def __init__(self, books: Releaser, metrics: AgentMetrics) -> None:
-        self.books = books
+    def __init__(self, releaser: Releaser, metrics: AgentMetrics) -> None:
+        self.releaser = releaser
         self.changed = asyncio.Event()  # somebody may want to report the new state
         self._metrics = metrics
-        self._held: dict[str, Pass] = {}
+        self._held: dict[str, HeldRequest] = {}
         self._soon: asyncio.Handle | None = None
         self._alarm: asyncio.TimerHandle | None = None
 
-    def hold(self, ask: Ask) -> Pass:
+    def hold(self, ask: Ask) -> HeldRequest:
         """A request has come."""
-        self._held[ask.id] = one = Pass(ask)
-        self.books.add(ask, time.monotonic())
-        self.consider()
-        return one
+        self._held[ask.id] = request = HeldRequest(ask)
+        self.releaser.add(ask, time.monotonic())
+        self.reconsider()
+        return request
 
     def withdraw(self, ids: Many[str], why: Exception) -> bool:
         """Take back a request that is still held, in one step; whether it was."""
         held = [self._held[key] for key in ids if key in self._held]
         if not held:
             return False
-        for one in held:
-            self._drop(one)
-            one.released.set_exception(why)
+        for request in held:
+            self._drop(request)
+            request.released.set_exception(why)
         return True
 
-    def leave(self, one: Pass) -> None:
+    def remove(self, request: HeldRequest) -> None:
         """It has been answered, or nobody waits for it any more."""
-        self._drop(one)
-        one.released.cancel()
+        self._drop(request)
+        request.released.cancel()
 
-    def _drop(self, one: Pass) -> None:
-        self._held.pop(one.ask.id, None)
-        self.books.leave(one.ask, time.monotonic())
-        self.consider()
+    def _drop(self, request: HeldRequest) -> None:
+        self._held.pop(request.ask.id, None)
+        self.releaser.leave(request.ask, time.monotonic())
+        self.reconsider()
 
-    def hear(self, one: Pass, index: int, tokens: int) -> None:
+    def add_tokens(self, request: HeldRequest, index: int, tokens: int) -> None:
         """So many more tokens of a choice have come."""
-        if index < len(one.ask.sequences):
-            self.books.hear(one.ask.sequences[index].id, tokens, time.monotonic())
+        if index < len(request.ask.sequences):
+            self.releaser.hear(request.ask.sequences[index].id, tokens, time.monotonic())
 
-    def correct(self, one: Pass, made: int) -> None:
+    def correct(self, request: HeldRequest, made: int) -> None:
         """The engine says how many tokens a request of one sequence has made so far."""
-        if len(one.ask.sequences) == 1:
-            self.books.flying.correct(one.ask.id, made)
+        if len(request.ask.sequences) == 1:
+            self.releaser.flying.correct(request.ask.id, made)
 
-    def end(self, one: Pass, index: int, made: int | None = None) -> None:
+    def end(self, request: HeldRequest, index: int, made: int | None = None) -> None:
         """A choice has made its last token; `made`: how many in all, where the engine says so."""
-        if index < len(one.ask.sequences):
-            self.books.end(one.ask, index, time.monotonic(), made)
-            self.consider()
+        if index < len(request.ask.sequences):
+            self.releaser.end(request.ask, index, time.monotonic(), made)
+            self.reconsider()
 
-    def consider(self) -> None:
+    def reconsider(self) -> None:
         """Something has changed: decide at the end of this turn of the event loop."""
         if self._soon is None:
             self._soon = asyncio.get_running_loop().call_soon(self._decide)
@@ -92,16 +92,16 @@ class Gate:
     def _decide(self) -> None:
         self._soon = None
         now = time.monotonic()
-        for release in self.books.releases(now):
+        for release in self.releaser.releases(now):
             self._metrics.prefill_insertions.labels(release.reason.value).inc()
             for ask in release.asks:
                 self._held.pop(ask.id).released.set_result(None)
-        for action, seconds in self.books.flying.timings:
+        for action, seconds in self.releaser.flying.timings:
             self._metrics.iteration_duration.labels(action.value).observe(seconds)
-        self.books.flying.timings.clear()
+        self.releaser.flying.timings.clear()
         if self._alarm is not None:
             self._alarm.cancel()
-        deadline = self.books.next_deadline()
+        deadline = self.releaser.next_deadline()
         wait_s = None if deadline is None else max(0.0, deadline - now)
         loop = asyncio.get_running_loop()
         self._alarm = None if wait_s is None else loop.call_later(wait_s, self._decide)

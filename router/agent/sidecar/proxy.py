@@ -8,7 +8,7 @@ import orjson
 
 from router.agent.sidecar.upstream import Upstream
 from router.http.asgi import (
-    ClientLeft,
+    ClientDisconnected,
     DisconnectWatch,
     Receive,
     Scope,
@@ -41,7 +41,7 @@ class Proxy:
         """Answer one request."""
         try:
             await self._serve(scope, receive, send)
-        except ClientLeft:
+        except ClientDisconnected:
             return
         except RouterError as error:
             await respond_error(send, error, [])
@@ -51,15 +51,15 @@ class Proxy:
             raise NoCapacityError("This worker's engine is down.", retry_after_s=2.0)
         body = await read_body(scope, receive, MOST_BODY_BYTES)
         async with DisconnectWatch(receive):
-            with self._upstream.needed() as need:
+            with self._upstream.pending() as pending:
                 method, target = scope["method"], target_of(scope)
-                reply = await self._upstream.send(need, method, target, scope["headers"], body)
-                self._upstream.answered(need)
+                reply = await self._upstream.send(pending, method, target, scope["headers"], body)
+                self._upstream.answered(pending)
                 start = {"type": "http.response.start", "status": reply.status}
                 await send({**start, "headers": reply.headers})
                 try:
                     async for chunk in reply.chunks():
-                        self._upstream.heard()
+                        self._upstream.saw_bytes()
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 except RouterError as error:
                     log.warning("answer cut short")
@@ -69,7 +69,7 @@ class Proxy:
             await send({"type": "http.response.body", "body": b""})
 
 
-class OneModel:
+class ModelEndpoint:
     """``/v1/models/NAME`` from the server's list, as some servers have only that; else its own."""
 
     def __init__(self, upstream: Upstream, proxy: Proxy) -> None:

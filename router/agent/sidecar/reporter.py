@@ -19,11 +19,11 @@ class SidecarReporter(Reporter):
         self, settings: AgentSettings, engine: Engine, metrics: AgentMetrics, drain: Drain
     ) -> None:
         super().__init__(settings, engine, metrics, drain)
-        self._engine = engine
+        self._upstream_engine = engine
 
     def state(self) -> AgentState:
         """The sidecar's state now."""
-        engine = self._engine
+        engine = self._upstream_engine
         return replace(
             super().state(),
             model=engine.model,

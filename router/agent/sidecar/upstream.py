@@ -13,8 +13,8 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from router.agent.sidecar.health import AGAIN_S, LOOK_S, QUICK_S, Silence
-from router.http.connections import HOP, Connections, Reply
+from router.agent.sidecar.health import PROBE_TIMEOUT_S, QUICK_S, REPROBE_TIMEOUT_S, HealthCheck
+from router.http.connections import HOP_BY_HOP, Connections, Reply
 from router.http.errors import Headers, WorkerUnreachable
 from router.settings.agent import AgentSettings
 
@@ -23,24 +23,24 @@ log = logging.getLogger(__name__)
 CONNECT_S = 2.0
 # Shorter than vLLM keeps idle connections (5 s), and most others.
 KEEP_ALIVE_S = 4.0
-PROBE_S = 0.5  # between looks at it
+PROBE_INTERVAL_S = 0.5  # between probes
 
 
-class Unusable(Exception):
+class UpstreamUnusable(Exception):
     """It cannot be served from; the message says why, and what to do."""
 
 
-class Need:
+class PendingRequest:
     """A request; should the server die before its client was sent a byte, it is given up."""
 
     def __init__(self) -> None:
         self.task = asyncio.current_task()
-        self.lost = False
+        self.aborted = False
 
-    def lose(self) -> None:
+    def abort(self) -> None:
         """The server is down."""
-        if not self.lost and self.task is not None:
-            self.lost = True
+        if not self.aborted and self.task is not None:
+            self.aborted = True
             self.task.cancel()
 
 
@@ -51,64 +51,64 @@ class Upstream:
         up: whether it serves.
         models: the entries of its ``/v1/models`` by id.
         model: the one that this sidecar reports.
-        lives: how often it has come up.
-        moved: called whenever it comes up or goes down.
+        generation: how often it has come up.
+        on_change: called whenever it comes up or goes down.
     """
 
     def __init__(self, settings: AgentSettings, connections: Connections) -> None:
         assert settings.upstream is not None
         self.url = settings.upstream
         self.up = False
-        self.lives = 0
+        self.generation = 0
         self.models: dict[str, dict[str, Any]] = {}
-        self._wanted = settings.model if "model" in settings.model_fields_set else None
+        self._model_setting = settings.model if "model" in settings.model_fields_set else None
         self.model = settings.model
-        self.moved: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], None] = lambda: None
         self._connections = connections
-        self._needs: set[Need] = set()
-        self._sent: set[Need] = set()  # the server has them, or is getting them
-        self._silence = Silence()
-        self._heard_s = 0.0
-        self._why = ""
+        self._pending: set[PendingRequest] = set()
+        self._sent: set[PendingRequest] = set()  # the server has them, or is getting them
+        self._health = HealthCheck()
+        self._last_byte_s = 0.0
+        self._down_reason = ""
         self._timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_S)
-        self._look = asyncio.Event()
+        self._probe_now = asyncio.Event()
 
     @property
-    def entry(self) -> dict[str, Any]:
+    def model_entry(self) -> dict[str, Any]:
         """What it says of the model."""
         return self.models.get(self.model, {})
 
     @contextmanager
-    def needed(self) -> Iterator[Need]:
+    def pending(self) -> Iterator[PendingRequest]:
         """For all of a request: until its client was sent a byte, it fails with the server.
 
         Raises:
             WorkerUnreachable: in the place of the cancellation by which it is told.
         """
-        need = Need()
-        self._needs.add(need)
+        pending = PendingRequest()
+        self._pending.add(pending)
         try:
-            yield need
+            yield pending
         except asyncio.CancelledError:
-            if not need.lost or need.task is None:
+            if not pending.aborted or pending.task is None:
                 raise
-            need.task.uncancel()
+            pending.task.uncancel()
             raise WorkerUnreachable("This worker's engine is down.") from None
         finally:
-            self._needs.discard(need)
-            self._sent.discard(need)
+            self._pending.discard(pending)
+            self._sent.discard(pending)
 
-    def answered(self, need: Need) -> None:
+    def answered(self, pending: PendingRequest) -> None:
         """Its client has got a byte: from now on it lives as long as its connection."""
-        self._needs.discard(need)
+        self._pending.discard(pending)
 
-    def heard(self) -> None:
+    def saw_bytes(self) -> None:
         """A byte has come: it lives."""
-        self._heard_s = time.monotonic()
+        self._last_byte_s = time.monotonic()
 
     async def send(
         self,
-        need: Need,
+        pending: PendingRequest,
         method: str,
         target: str,
         headers: Headers,
@@ -123,13 +123,13 @@ class Upstream:
         Raises:
             WorkerUnreachable: if none begins.
         """
-        left_out = HOP | {b"accept-encoding"} if plain else HOP
+        left_out = HOP_BY_HOP | {b"accept-encoding"} if plain else HOP_BY_HOP
         sent = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in headers
             if name not in left_out
         ]
-        self._sent.add(need)
+        self._sent.add(pending)
         try:
             response = await self._connections.session.request(
                 method,
@@ -142,40 +142,42 @@ class Upstream:
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.warning("upstream not reached", extra={"why": repr(error)})
-            self._look.set()
+            self._probe_now.set()
             raise WorkerUnreachable("This worker's engine could not be reached.") from error
-        self.heard()
+        self.saw_bytes()
         return Reply(response)
 
     async def run(self) -> None:
-        """Look at it until cancelled."""
-        broken, silence = 0, self._silence
+        """Probe it until cancelled."""
+        broken, health = 0, self._health
         while True:
             asked_s, sent = time.monotonic(), set(self._sent)
             try:
-                models = await self._probe(AGAIN_S if self.up and silence.misses else LOOK_S)
+                models = await self._probe(
+                    REPROBE_TIMEOUT_S if self.up and health.failures else PROBE_TIMEOUT_S
+                )
                 after_s = time.monotonic() - asked_s
-                silence.answered(after_s, working=not sent.isdisjoint(self._sent))
-                self._rise(models)
+                health.answered(after_s, working=not sent.isdisjoint(self._sent))
+                self._mark_up(models)
                 broken = 0
             except TimeoutError:
-                heard = self._heard_s > asked_s + QUICK_S
-                if silence.missed(heard=heard, idle=not sent and not self._sent):
-                    self._fall(f"it answered none of {silence.most} looks")
-                elif silence.misses:
+                bytes_seen = self._last_byte_s > asked_s + QUICK_S
+                if health.failed(bytes_seen=bytes_seen, idle=not sent and not self._sent):
+                    self._mark_down(f"it answered none of {health.unhealthy_threshold} looks")
+                elif health.failures:
                     continue
-            except (aiohttp.ClientConnectorError, Unusable) as error:
-                self._fall(str(error) or type(error).__name__)
+            except (aiohttp.ClientConnectorError, UpstreamUnusable) as error:
+                self._mark_down(str(error) or type(error).__name__)
             except (aiohttp.ClientError, OSError) as error:
                 broken += 1  # once may be a connection that it had just closed
                 if broken == 1:
                     continue
-                self._fall(str(error) or type(error).__name__)
-            self._look.clear()
+                self._mark_down(str(error) or type(error).__name__)
+            self._probe_now.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), PROBE_S)
+                await asyncio.wait_for(self._probe_now.wait(), PROBE_INTERVAL_S)
 
-    async def fetch(self, path: str, limit_s: float = LOOK_S) -> tuple[int, bytes]:
+    async def fetch(self, path: str, limit_s: float = PROBE_TIMEOUT_S) -> tuple[int, bytes]:
         """Status and body of one of its pages."""
         async with self._connections.session.get(
             self.url + path, timeout=aiohttp.ClientTimeout(total=limit_s), allow_redirects=False
@@ -186,41 +188,45 @@ class Upstream:
         """Its models.
 
         Raises:
-            Unusable: if it cannot be served from.
+            UpstreamUnusable: if it cannot be served from.
         """
         status, body = await self.fetch("/v1/models", limit_s)
         if status in (401, 403):
-            if self._wanted is None:
-                raise Unusable("it asks for a key: say by --model which model it serves")
-            return {self._wanted: {}}
+            if self._model_setting is None:
+                raise UpstreamUnusable("it asks for a key: say by --model which model it serves")
+            return {self._model_setting: {}}
         if status != 200:
-            raise Unusable(f"GET /v1/models answered {status}: is it an OpenAI-compatible server?")
+            raise UpstreamUnusable(
+                f"GET /v1/models answered {status}: is it an OpenAI-compatible server?"
+            )
         try:
             models = {str(entry["id"]): dict(entry) for entry in orjson.loads(body)["data"]}
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise Unusable("its /v1/models is not OpenAI's list of models") from error
+            raise UpstreamUnusable("its /v1/models is not OpenAI's list of models") from error
         if not models:
-            raise Unusable("it serves no model")
-        if self._wanted is not None and self._wanted not in models:
-            raise Unusable(f"it serves {', '.join(models)}, and not --model {self._wanted}")
+            raise UpstreamUnusable("it serves no model")
+        if self._model_setting is not None and self._model_setting not in models:
+            raise UpstreamUnusable(
+                f"it serves {', '.join(models)}, and not --model {self._model_setting}"
+            )
         return models
 
-    def _rise(self, models: dict[str, dict[str, Any]]) -> None:
+    def _mark_up(self, models: dict[str, dict[str, Any]]) -> None:
         self.models = models
-        self.model = self._wanted or next(iter(models))
-        self.heard()
+        self.model = self._model_setting or next(iter(models))
+        self.saw_bytes()
         if not self.up:
             log.info("upstream is up", extra={"upstream": self.url, "model": self.model})
-            self.up, self._why = True, ""
-            self.lives += 1
-            self.moved()
+            self.up, self._down_reason = True, ""
+            self.generation += 1
+            self.on_change()
 
-    def _fall(self, why: str) -> None:
-        if self.up or why != self._why:
+    def _mark_down(self, why: str) -> None:
+        if self.up or why != self._down_reason:
             log.warning("upstream is down", extra={"upstream": self.url, "why": why})
-        self._why = why
+        self._down_reason = why
         if self.up:
             self.up = False
-            for need in list(self._needs):
-                need.lose()
-            self.moved()
+            for pending in list(self._pending):
+                pending.abort()
+            self.on_change()

@@ -1,4 +1,4 @@
-"""The gateway's books: sizes of requests as predicted, and what they turned out to be."""
+"""The gateway's accounts: sizes of requests as predicted, and what they turned out to be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from router.gateway.accounting.tenants import Tenants
-from router.gateway.explanations.records import RequestLog, RequestRecord
+from router.gateway.explanations.request_log import RequestLog
+from router.gateway.explanations.request_record import RequestRecord
 from router.http.errors import Outcome
 from router.http.request_headers import Urgency
 from router.http.schemas import CompletionRequest

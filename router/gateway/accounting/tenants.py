@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from router.gateway.explanations.records import RequestRecord
+from router.gateway.explanations.request_record import RequestRecord
 from router.http.errors import Outcome
 
 MOST = 100  # tenants counted by name

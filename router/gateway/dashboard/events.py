@@ -2,9 +2,9 @@
 
 Rules:
 - nothing is computed, and no agent is asked, while nobody reads;
-- what goes to all readers is encoded once, however many there are;
-- a reader who is slow loses old frames, and one who takes nothing at all is let go: neither slows
-  the gateway, nor its shutdown.
+- what goes to all subscribers is encoded once, however many there are;
+- a slow subscriber loses old frames, and one that takes nothing at all is let go: neither slows the
+  gateway, nor its shutdown.
 
 ``fleet`` comes a few times a second, ``lists`` once a second, ``slots`` for the workers named in
 the query (``?slots=NAME``, repeated).
@@ -24,7 +24,7 @@ from starlette.requests import Request
 
 from router.gateway.dashboard.frames import Frame, Frames
 from router.gateway.dashboard.watch import Watches
-from router.http.asgi import ClientLeft, DisconnectWatch, Receive, Scope, Send
+from router.http.asgi import ClientDisconnected, DisconnectWatch, Receive, Scope, Send
 from router.http.drain import Drain
 
 log = logging.getLogger(__name__)
@@ -32,19 +32,19 @@ log = logging.getLogger(__name__)
 EVERY_S, LISTS_EVERY_S = 0.25, 1.0
 LARGE, LARGE_EVERY_S = 16, 0.5  # a fleet of more workers is told of less often
 HEARTBEAT_S = 5.0
-STUCK_S = 10.0  # a reader who has taken nothing for so long is gone
-MOST_READERS = 32
-MOST_WAITING = 8  # frames that wait for a reader
-MOST_SLOTS = 8  # workers whose single slots one reader may see
+STUCK_S = 10.0  # a subscriber who has taken nothing for so long is gone
+MOST_SUBSCRIBERS = 32
+MOST_WAITING = 8  # frames that wait for a subscriber
+MOST_SLOTS = 8  # workers whose single slots one subscriber may see
 HEARTBEAT = b": still here\n\n"
 HEAD = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
 
 
 @dataclass(eq=False, slots=True)
-class Reader:
-    """One who looks: the workers whose slots are wanted, and what waits to be sent."""
+class Subscriber:
+    """One open dashboard: the workers whose slots it shows, and the frames that wait for it."""
 
-    wanted: frozenset[str]
+    workers: frozenset[str]
     waiting: deque[bytes] = field(default_factory=lambda: deque(maxlen=MOST_WAITING))
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -67,45 +67,45 @@ class Reader:
 
 
 class Events:
-    """The endpoint, as raw ASGI, and the task that feeds its readers while there are any."""
+    """The endpoint, as raw ASGI, and the task that feeds its subscribers while there are any."""
 
     def __init__(self, frames: Frames, watches: Watches, drain: Drain) -> None:
         self._frames, self._watches, self._drain = frames, watches, drain
-        self._readers: set[Reader] = set()
+        self._subscribers: set[Subscriber] = set()
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one reader until it leaves, or the gateway stops."""
-        if self._drain.begun or len(self._readers) >= MOST_READERS:
+        """Answer one subscriber until it leaves, or the gateway stops."""
+        if self._drain.begun or len(self._subscribers) >= MOST_SUBSCRIBERS:
             why = "is shutting down" if self._drain.begun else "has too many dashboards open"
             raise HTTPException(503, f"the gateway {why}")
         names = Request(scope).query_params.getlist("slots")
-        reader = Reader(frozenset(names[:MOST_SLOTS]))
-        self._join(reader)
+        subscriber = Subscriber(frozenset(names[:MOST_SLOTS]))
+        self._join(subscriber)
         try:
             async with DisconnectWatch(receive):
-                await self._feed(reader, send)
-        except (ClientLeft, TimeoutError):
+                await self._feed(subscriber, send)
+        except (ClientDisconnected, TimeoutError):
             pass
         finally:
-            self._leave(reader)
+            self._leave(subscriber)
 
-    async def _feed(self, reader: Reader, send: Send) -> None:
+    async def _feed(self, subscriber: Subscriber, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": HEAD})
         while not self._drain.begun:
-            body = await reader.take()
+            body = await subscriber.take()
             async with asyncio.timeout(STUCK_S):
                 await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    def _join(self, reader: Reader) -> None:
-        self._readers.add(reader)
+    def _join(self, subscriber: Subscriber) -> None:
+        self._subscribers.add(subscriber)
         if self._task is None:
             self._task = asyncio.create_task(self._run())
 
-    def _leave(self, reader: Reader) -> None:
-        self._readers.discard(reader)
-        if not self._readers:
+    def _leave(self, subscriber: Subscriber) -> None:
+        self._subscribers.discard(subscriber)
+        if not self._subscribers:
             self.stop()
 
     def stop(self) -> None:
@@ -123,21 +123,21 @@ class Events:
                 fleet = self._frames.fleet()
                 every_s = LARGE_EVERY_S if len(fleet["workers"]) > LARGE else EVERY_S
                 self._watches.follow(every_s)
-                self._frames.see_plan()
+                self._frames.keep_plan()
                 with_lists = since_lists_s >= LISTS_EVERY_S
-                self._tell(fleet, self._frames.lists() if with_lists else None)
+                self._broadcast(fleet, self._frames.lists() if with_lists else None)
                 since_lists_s = every_s if with_lists else since_lists_s + every_s
             except Exception:  # a defect in a picture is not to end it for good
                 log.exception("the dashboard could not be told")
             await asyncio.sleep(every_s)
 
-    def _tell(self, fleet: Frame, lists: Frame | None) -> None:
+    def _broadcast(self, fleet: Frame, lists: Frame | None) -> None:
         common = _event("fleet", fleet) + (b"" if lists is None else _event("lists", lists))
         slots: Mapping[str, Sequence[Frame]] = self._frames.slots()
-        named = frozenset[str]().union(*(reader.wanted for reader in self._readers))
+        named = frozenset[str]().union(*(subscriber.workers for subscriber in self._subscribers))
         texts = {name: _events(slots.get(name, ())) for name in named}
-        for reader in self._readers:
-            reader.put(common + b"".join(texts[name] for name in reader.wanted))
+        for subscriber in self._subscribers:
+            subscriber.put(common + b"".join(texts[name] for name in subscriber.workers))
 
 
 def _event(kind: str, data: Frame) -> bytes:

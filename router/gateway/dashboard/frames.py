@@ -9,8 +9,10 @@ from typing import Any
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.dashboard.watch import Watch, Watches
-from router.gateway.explanations.records import PlanRecord, RequestRecord
-from router.gateway.fleet.workers import Worker, Workers
+from router.gateway.explanations.plan_record import PlanRecord
+from router.gateway.explanations.request_record import RequestRecord
+from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import Workers
 from router.gateway.planning.dispatcher import Dispatcher
 from router.observe.metrics import GatewayMetrics
 from router.wire import SlotReport
@@ -45,7 +47,7 @@ class Frames:
     def fleet(self) -> Frame:
         """The workers and the totals, a few times a second; who is expected where nobody is up."""
         now, plan = time.monotonic(), self._dispatcher.latest
-        told = {
+        frame = {
             "at": time.time(),
             "running": self._accounts.running,
             "unsent": self._dispatcher.unsent,
@@ -54,14 +56,14 @@ class Frames:
             "workers": [_worker(one, self._watches.of(one), now) for one in self._workers],
         }
         if not any(worker.up for worker in self._workers):
-            told["expected"] = list(self._sources)
-        return told
+            frame["expected"] = list(self._sources)
+        return frame
 
-    def see_plan(self) -> None:
+    def keep_plan(self) -> None:
         """Keep the latest plan for the list: in between there may have been others."""
         plan = self._dispatcher.latest
         if plan is not None and (not self._plans or self._plans[-1]["number"] != plan.number):
-            self._plans.append(_plan(plan) | _who(plan))
+            self._plans.append(_plan(plan) | _plan_details(plan))
 
     def lists(self) -> Frame:
         """The latest windows, requests and tenants, once a second."""
@@ -94,7 +96,7 @@ def _slots(name: str, watch: Watch, report: SlotReport) -> Frame:
 
 def _worker(worker: Worker, watch: Watch, now: float) -> Frame:
     state, report = worker.state, watch.latest
-    told: Frame = {
+    frame: Frame = {
         "name": worker.name,
         "url": worker.url,
         "up": worker.up,
@@ -105,7 +107,7 @@ def _worker(worker: Worker, watch: Watch, now: float) -> Frame:
         "backlog_s": round(worker.backlog_s(0, now), DIGITS),
     }
     if state is not None:
-        told |= {
+        frame |= {
             "engine": state.engine,
             "policy": state.policy,
             "running": state.running,
@@ -113,12 +115,12 @@ def _worker(worker: Worker, watch: Watch, now: float) -> Frame:
             "utilization": round(state.utilization, DIGITS),
         }
     if report is not None:
-        told |= {
+        frame |= {
             "heard": round(report.now_s + watch.ahead_s, DIGITS),
             "seconds": {name: round(spent, DIGITS) for name, spent in report.seconds.items()},
             "single_slots": report.held is not None,
         }
-    return told
+    return frame
 
 
 def _plan(record: PlanRecord) -> Frame:
@@ -133,7 +135,7 @@ def _plan(record: PlanRecord) -> Frame:
     }
 
 
-def _who(record: PlanRecord) -> Frame:
+def _plan_details(record: PlanRecord) -> Frame:
     """Why the window closed, how it was planned, and who goes where."""
     chosen = record.plan.assignment
     counts = Counter(chosen).most_common()
@@ -150,7 +152,7 @@ def _who(record: PlanRecord) -> Frame:
 
 def _request(record: RequestRecord) -> Frame:
     choice = record.choice
-    rival = None if choice is None else choice.rival()
+    runner_up = None if choice is None else choice.runner_up()
     return {
         "id": record.id,
         "tenant": record.tenant,
@@ -161,6 +163,6 @@ def _request(record: RequestRecord) -> Frame:
         "output_tokens": record.output_tokens,
         "received_at": record.received_s,
         "ended_at": record.ended_s,
-        "rival": None if rival is None else rival[0],
-        "lead_s": None if rival is None else rival[1],
+        "rival": None if runner_up is None else runner_up[0],
+        "lead_s": None if runner_up is None else runner_up[1],
     }

@@ -11,9 +11,10 @@ from math import inf
 
 import aiohttp
 
-from router.gateway.fleet.workers import Worker, Workers
+from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import Workers
 from router.http.connections import Connections
-from router.wire import SILENCE_S, SLOTS_PATH, SlotReport
+from router.wire import SLOTS_PATH, STATE_TIMEOUT_S, SlotReport
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Watch:
     unseen: deque[SlotReport] = field(default_factory=lambda: deque(maxlen=MOST_REPORTS))
     ahead_s: float = inf
 
-    def hear(self, report: SlotReport, now_s: float) -> None:
+    def add(self, report: SlotReport, now_s: float) -> None:
         """A report has come at `now_s`."""
         self.latest = report
         self.unseen.append(report)
@@ -89,7 +90,9 @@ class Watches:
 
     async def _listen(self, worker: Worker, every_s: float) -> float:
         """Until the stream ends; when to ask again."""
-        timeout = aiohttp.ClientTimeout(sock_connect=SILENCE_S, sock_read=SILENCE_S + every_s)
+        timeout = aiohttp.ClientTimeout(
+            sock_connect=STATE_TIMEOUT_S, sock_read=STATE_TIMEOUT_S + every_s
+        )
         url, asked = worker.url + SLOTS_PATH, {"every_s": str(every_s)}
         async with self._connections.session.get(url, params=asked, timeout=timeout) as response:
             if response.status == 404:  # an older agent
@@ -97,5 +100,5 @@ class Watches:
             response.raise_for_status()
             watch = self._watches[worker] = Watch()
             async for line in response.content:
-                watch.hear(SlotReport.decode(line), time.time())
+                watch.add(SlotReport.decode(line), time.time())
         return AGAIN_S

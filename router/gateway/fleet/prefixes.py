@@ -18,11 +18,11 @@ from solver.routing.prefixes import (
 )
 
 
-class Keeper(Hashable, Protocol):
+class CachingWorker(Hashable, Protocol):
     """A worker, as far as its cache goes."""
 
     @property
-    def keeps_prefixes(self) -> bool:
+    def has_prefix_cache(self) -> bool:
         """Whether it has one."""
         ...
 
@@ -32,7 +32,7 @@ class Keeper(Hashable, Protocol):
         ...
 
 
-class Asking(Protocol):
+class HashedRequest(Protocol):
     """A request whose prompt may begin like earlier ones."""
 
     blocks: tuple[int, ...]
@@ -43,19 +43,19 @@ class Prefixes:
     """Fed by what is sent: who comes next with the same beginning finds it there."""
 
     def __init__(self) -> None:
-        self._index: PrefixIndex[Keeper] = PrefixIndex()
+        self._index: PrefixIndex[CachingWorker] = PrefixIndex()
 
-    def sent(self, blocks: tuple[int, ...], worker: Keeper) -> None:
+    def sent(self, blocks: tuple[int, ...], worker: CachingWorker) -> None:
         """A prompt with these blocks has gone to `worker`."""
-        if blocks and worker.keeps_prefixes:
+        if blocks and worker.has_prefix_cache:
             self._index.store(worker, blocks, worker.kv_free)
 
-    def forget(self, worker: Keeper) -> None:
+    def forget(self, worker: CachingWorker) -> None:
         """It is down: when it comes back, its memory is empty."""
         self._index.forget(worker)
 
     def cached_tokens(
-        self, requests: Sequence[Asking], workers: Sequence[Keeper]
+        self, requests: Sequence[HashedRequest], workers: Sequence[CachingWorker]
     ) -> FloatArray | None:
         """(n, m) prompt tokens of each request that each worker would not have to prefill."""
         found: FloatArray | None = None

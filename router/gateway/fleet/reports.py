@@ -1,4 +1,4 @@
-"""One worker's own word: an agent's state stream, or looks at a plain server."""
+"""One worker's own word: an agent's state stream, or probes of a plain server."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import aiohttp
 import orjson
 
-from router.wire import SILENCE_S, STATE_PATH, AgentState, WireError
+from router.wire import STATE_PATH, STATE_TIMEOUT_S, AgentState, WireError
 
-PROBE_S = 1.0  # between looks at a worker without an agent
+PROBE_INTERVAL_S = 1.0  # between probes of a worker without an agent
 
 Models = dict[str, dict[str, Any]]
 
@@ -27,7 +27,7 @@ async def reports(
         aiohttp.ClientError: if it cannot be reached, or breaks off.
         TimeoutError: if it falls silent.
     """
-    timeout = aiohttp.ClientTimeout(sock_connect=connect_s, sock_read=SILENCE_S)
+    timeout = aiohttp.ClientTimeout(sock_connect=connect_s, sock_read=STATE_TIMEOUT_S)
     async with session.get(url + STATE_PATH, timeout=timeout) as response:
         if response.status == 200:
             async for line in response.content:
@@ -37,11 +37,11 @@ async def reports(
             raise WireError(f"{url}{STATE_PATH} answers {response.status}")
     while True:
         yield await _models(session, url)
-        await asyncio.sleep(PROBE_S)
+        await asyncio.sleep(PROBE_INTERVAL_S)
 
 
 async def _models(session: aiohttp.ClientSession, url: str) -> Models:
-    timeout = aiohttp.ClientTimeout(total=SILENCE_S)
+    timeout = aiohttp.ClientTimeout(total=STATE_TIMEOUT_S)
     async with session.get(url + "/v1/models", timeout=timeout) as response:
         response.raise_for_status()
         body = await response.read()

@@ -3,7 +3,8 @@
 Rules:
 - an agent promises to tell its state twice a second, so a silence is a sign; a worker without an
   agent promises nothing, and only the gateway's `silence_timeout_s` ends a request there;
-- a request is given up if its agent has been down for `GIVE_UP_S` and sent nothing for it either;
+- a request is given up if its agent has been down for `STALL_TIMEOUT_S` and sent nothing for it
+  either;
 - if the agent comes back in time, nothing happens.
 """
 
@@ -15,49 +16,49 @@ from contextlib import asynccontextmanager
 
 # Beyond the silence after which an agent counts as down: long enough for a busy machine to go on,
 # and for the state stream to be opened again after a mere loss of that connection.
-GIVE_UP_S = 5.0
+STALL_TIMEOUT_S = 5.0
 
 
-class WorkerSilent(Exception):
-    """A request was given up, as its worker is down and says nothing."""
+class WorkerStalled(Exception):
+    """A request was given up, as its worker is down and sends nothing."""
 
 
-class Lifeline:
-    """What holds the requests at one worker."""
+class StallGuard:
+    """Watches the requests at one worker: armed while its agent is down, it times them out."""
 
     def __init__(self) -> None:
         self._limits: set[asyncio.Timeout] = set()
-        self._lost = False
+        self._armed = False
 
-    def lose(self) -> None:
-        """The agent is down: each request has `GIVE_UP_S` from now, or from its last byte."""
-        if not self._lost:
-            self._lost = True
+    def arm(self) -> None:
+        """The agent is down: each request has `STALL_TIMEOUT_S` from now, or from its last byte."""
+        if not self._armed:
+            self._armed = True
             self._set_all()
 
-    def find(self) -> None:
+    def disarm(self) -> None:
         """It is back."""
-        if self._lost:
-            self._lost = False
+        if self._armed:
+            self._armed = False
             self._set_all()
 
     @asynccontextmanager
-    async def hold(self) -> AsyncIterator[Callable[[], None]]:
+    async def watch(self) -> AsyncIterator[Callable[[], None]]:
         """For as long as one request is at the worker; to be called at each of its bytes.
 
         Raises:
-            WorkerSilent: in place of what is inside, if the request is given up.
+            WorkerStalled: in place of what is inside, if the request is given up.
         """
         limit = asyncio.timeout(None)
         try:
             async with limit:
                 self._limits.add(limit)
                 self._set(limit)
-                yield lambda: self._set(limit) if self._lost else None
+                yield lambda: self._set(limit) if self._armed else None
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise WorkerSilent from error
+            raise WorkerStalled from error
         finally:
             self._limits.discard(limit)
 
@@ -68,4 +69,4 @@ class Lifeline:
     def _set(self, limit: asyncio.Timeout) -> None:
         if not limit.expired():
             now = asyncio.get_running_loop().time()
-            limit.reschedule(now + GIVE_UP_S if self._lost else None)
+            limit.reschedule(now + STALL_TIMEOUT_S if self._armed else None)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from router.gateway.explanations.records import Choice
+from router.gateway.explanations.choice import Choice
 from router.gateway.planning.ticket import Placement
 from router.observe.spans import Value, new_id
 
 
 @dataclass(slots=True)
-class Hop:
+class Attempt:
     """One worker that a request was sent to, and the plan that said so.
 
     Attributes:
@@ -38,7 +38,7 @@ class Hop:
         self.ended_s, self.why, self.failed = time.monotonic(), why, failed
 
 
-def hop(placement: Placement, choice: Choice) -> Hop:
+def begin_attempt(placement: Placement, choice: Choice) -> Attempt:
     """A request goes where its plan says; the plan itself is not held on to."""
     made, plan, worker = placement.plan, placement.plan.plan, placement.worker
     window: dict[str, Value] = {
@@ -54,7 +54,7 @@ def hop(placement: Placement, choice: Choice) -> Hop:
         "makespan.plan.lower_bound_s": plan.lower_bound_s,
         "makespan.worker": worker.name,
     }
-    return Hop(
+    return Attempt(
         worker.name,
         worker.url,
         made.planned_s,

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from router.gateway.accounting.accounts import Timing
-from router.gateway.explanations.records import RequestRecord
-from router.gateway.forwarding.attempt import Hop
+from router.gateway.explanations.request_record import RequestRecord
+from router.gateway.forwarding.attempt import Attempt
 from router.http.asgi import Send, respond_error
 from router.http.connections import Reply
-from router.http.errors import Headers, RouterError, WorkerBroke, sse_error
+from router.http.errors import Headers, RouterError, WorkerFailed, sse_error
 from router.http.schemas import CompletionRequest
-from router.http.usage import JsonMeter, Said, StreamMeter, Usage
-from router.observe.spans import Trace
+from router.http.usage import JsonMeter, ResponseInfo, StreamMeter, Usage
+from router.observe.spans import TraceContext
 from router.wire import OVERHEAD_MS, REQUEST_ID, WORKER
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,9 @@ class Exchange:
             was asked, when the response began.
         streaming: server-sent events are coming, so that an error can be one more of them.
         failed: the worker itself has told the client, in its stream, that the request has failed.
-        trace: its place in a trace, if it has one; `hops` and `said` are noted if it is recorded.
-        usage, said: what its answer said.
+        trace_context: its place in a trace, if it has one; `attempts` and `response_info` are noted
+            if it is recorded.
+        usage, response_info: what its answer said.
     """
 
     send: Send
@@ -47,31 +48,31 @@ class Exchange:
     streaming: bool = False
     failed: bool = False
     chat: bool = False
-    trace: Trace | None = None
-    hops: list[Hop] = field(default_factory=list)
+    trace_context: TraceContext | None = None
+    attempts: list[Attempt] = field(default_factory=list)
     usage: Usage | None = None
-    said: Said | None = None
+    response_info: ResponseInfo | None = None
 
     @property
     def recorded(self) -> bool:
         """Whether its spans are wanted."""
-        return self.trace is not None and self.trace.recorded
+        return self.trace_context is not None and self.trace_context.recorded
 
     @property
-    def waits(self) -> bool:
+    def between_attempts(self) -> bool:
         """Whether it has left the last worker that it was sent to, for another."""
-        return bool(self.hops) and self.hops[-1].ended_s is not None
+        return bool(self.attempts) and self.attempts[-1].ended_s is not None
 
-    def leave(self, why: str, *, failed: bool) -> None:
+    def end_attempt(self, why: str, *, failed: bool) -> None:
         """Its worker gives it up, and another is to be found."""
-        if self.hops:
-            self.hops[-1].end(why, failed=failed)
+        if self.attempts:
+            self.attempts[-1].end(why, failed=failed)
 
     def outgoing(self) -> dict[str, str]:
         """Its trace, for the worker that it is sent to now."""
-        if self.trace is None:
+        if self.trace_context is None:
             return {}
-        return self.trace.outgoing(self.hops[-1].id if self.hops else None)
+        return self.trace_context.outgoing(self.attempts[-1].id if self.attempts else None)
 
     def timing(self) -> Timing:
         """What is timed of it, up to now."""
@@ -83,7 +84,7 @@ class Exchange:
         """Pass an answer on as it comes; `progress` hears of its tokens.
 
         Raises:
-            WorkerBroke: if it breaks off.
+            WorkerFailed: if it breaks off.
         """
         self.streaming = reply.is_stream
         meter = StreamMeter() if reply.is_stream else JsonMeter()
@@ -100,14 +101,14 @@ class Exchange:
         self.usage = usage = meter.usage()
         if reply.status == 200:
             self.record.output_tokens = meter.tokens(usage)
-            self.said = meter.said() if self.recorded else None
+            self.response_info = meter.response_info() if self.recorded else None
         return usage
 
     def _check_end(self, meter: StreamMeter) -> None:
         self.record.error = meter.error()
         self.failed = self.record.error is not None
         if not self.failed and not meter.finished:
-            raise WorkerBroke("The worker ended its stream without saying that it was done.")
+            raise WorkerFailed("The worker ended its stream without saying that it was done.")
 
     async def _start(self, reply: Reply, worker: str) -> None:
         """The response's head, with the gateway's own share of the time."""
@@ -124,7 +125,7 @@ class Exchange:
         start = {"type": "http.response.start", "status": reply.status, "headers": headers}
         await self.send(start)
 
-    async def refuse(self, error: RouterError) -> None:
+    async def send_error(self, error: RouterError) -> None:
         """The error as a response, or at the end of one that has begun."""
         self.record.error = str(error)
         if self.first_byte is None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import aiohttp
 from yarl import URL
 
-from router.http.connections import HOP, Connections, Reply
+from router.http.connections import HOP_BY_HOP, Connections, Reply
 from router.http.errors import WorkerUnreachable
 from router.settings.gateway import GatewayTuning
 from router.wire import (
@@ -26,7 +26,7 @@ from router.wire import (
 log = logging.getLogger(__name__)
 
 _SET_ANEW = {REQUEST_ID, EXPECTED_TOKENS, ATTEMPT, WAITED_MS, PRIORITY, DEADLINE_MS}
-_NOT_SENT = HOP | _SET_ANEW | {b"accept-encoding", b"content-type"}
+_NOT_SENT = HOP_BY_HOP | _SET_ANEW | {b"accept-encoding", b"content-type"}
 
 
 class Forwarder:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import time
 from urllib.parse import urlsplit
 
-from router.gateway.explanations.records import RequestRecord
-from router.gateway.forwarding.attempt import Hop
+from router.gateway.explanations.request_record import RequestRecord
+from router.gateway.forwarding.attempt import Attempt
 from router.gateway.forwarding.exchange import Exchange
 from router.http.errors import Outcome
 from router.observe.genai import (
@@ -41,7 +41,7 @@ def request_span(exchange: Exchange, outcome: Outcome) -> Span:
         error_of(outcome, record.error),
     )
     since_s = exchange.received + epoch_s
-    for one in exchange.hops:
+    for one in exchange.attempts:
         sent_s = one.sent_s + epoch_s
         ended_s = record.ended_s if one.ended_s is None else one.ended_s + epoch_s
         planned_s = min(max(one.planned_s, since_s), sent_s)
@@ -53,14 +53,14 @@ def request_span(exchange: Exchange, outcome: Outcome) -> Span:
         ]
         since_s = ended_s
     accepted = record.expected_tokens > 0
-    if exchange.waits or (accepted and not exchange.hops):
+    if exchange.between_attempts or (accepted and not exchange.attempts):
         start_s = min(since_s, record.ended_s)
         span.children.append(Span("window", start_s, record.ended_s, error=span.error))
     return span
 
 
 def _dispatch(
-    one: Hop, sent_s: float, ended_s: float, record: RequestRecord, outcome: Outcome
+    one: Attempt, sent_s: float, ended_s: float, record: RequestRecord, outcome: Outcome
 ) -> Span:
     address = urlsplit(one.url)
     attributes: dict[str, Value] = {
@@ -84,7 +84,7 @@ def _attributes(exchange: Exchange, outcome: Outcome) -> dict[str, Value]:
     found: dict[str, Value] = {
         **request_attributes(exchange.request, chat=exchange.chat),
         **answer_attributes(
-            exchange.request, outcome, record.status, exchange.usage, exchange.said
+            exchange.request, outcome, record.status, exchange.usage, exchange.response_info
         ),
         "makespan.request_id": record.id,
         "makespan.outcome": outcome.value,

@@ -16,8 +16,9 @@ from contextvars import Context
 from math import inf
 from statistics import fmean
 
-from router.gateway.explanations.records import PlanRecord
-from router.gateway.fleet.workers import Worker, Workers
+from router.gateway.explanations.plan_record import PlanRecord
+from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import Workers
 from router.gateway.planning.planner import Planner
 from router.gateway.planning.ticket import Placement, Ticket
 from router.gateway.planning.unsent import Unsent
@@ -33,15 +34,15 @@ log = logging.getLogger(__name__)
 
 # Plans beyond this many requests are prepared, made and handed out in turns of the event loop of
 # their own, a few milliseconds each.
-LARGE = 64
+LARGE_PLAN = 64
 # Requests that begin to be forwarded in one turn of the loop.
-TOGETHER = 16
+SENDS_A_TURN = 16
 # After a large plan that sent less than half of what it planned, the planner rests for so many
 # times as long, but not beyond the limit: in a long queue every request that ends makes room, and
 # the lead at the workers lasts meanwhile.
-REST, MOST_REST_S = 2.0, 0.05
+PAUSE_FACTOR, MOST_PAUSE_S = 2.0, 0.05
 
-Chosen = Selection[Ticket, Worker]
+TicketSelection = Selection[Ticket, Worker]
 
 
 class Dispatcher:
@@ -49,7 +50,7 @@ class Dispatcher:
 
     Attributes:
         latest: the latest plan.
-        settled: called whenever something has changed and all who could go have been sent.
+        after_dispatch: called whenever something has changed and all who could go have been sent.
     """
 
     def __init__(
@@ -67,11 +68,11 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._number = 0
         self._window: Window[Ticket] | None = None
-        self._offers: tuple[object, ...] = ()
-        self._shortest, self._alike = 0, dict[str, frozenset[int] | None]()
+        self._served: tuple[object, ...] = ()
+        self._least_context, self._eligible_by_model = 0, dict[str, frozenset[int] | None]()
         self.latest: PlanRecord | None = None
-        self.settled: Callable[[], None] = lambda: None
-        workers.changed = self.reconsider
+        self.after_dispatch: Callable[[], None] = lambda: None
+        workers.on_change = self.reconsider
 
     @property
     def unsent(self) -> int:
@@ -109,9 +110,9 @@ class Dispatcher:
                 alarm.cancel()
 
     def _expire(self, ticket: Ticket) -> None:
-        self._refuse(ticket, ExpiredError())
+        self._reject(ticket, ExpiredError())
 
-    def _refuse(self, ticket: Ticket, error: Exception) -> None:
+    def _reject(self, ticket: Ticket, error: Exception) -> None:
         """Whoever still waits gets the error."""
         self._rolling.discard(ticket)
         if ticket.placed is not None and not ticket.placed.done():
@@ -120,7 +121,8 @@ class Dispatcher:
     def release(self, ticket: Ticket, worker: Worker) -> None:
         """The request has left its worker, however it ended."""
         worker.load.remove(ticket)
-        Context().run(self._workers.let_go, worker)  # log lines of that are not about the request
+        # Log lines of that are not about the request.
+        Context().run(self._workers.forget_if_drained, worker)
         self.reconsider()
 
     def reconsider(self) -> None:
@@ -129,7 +131,7 @@ class Dispatcher:
 
     def has_other(self, ticket: Ticket, worker: Worker) -> bool:
         """Whether some worker other than `worker` may serve the request now."""
-        return any(w is not worker and ticket.may_go_to(w) for w in self._workers.available())
+        return any(w is not worker and ticket.is_eligible_for(w) for w in self._workers.available())
 
     def retry_after_s(self) -> float:
         """When the least loaded worker has done what it has, and all have done what is unsent."""
@@ -151,7 +153,7 @@ class Dispatcher:
                 if not await self._handle(selection):
                     break
             try:
-                self.settled()
+                self.after_dispatch()
             except Exception:  # whoever listens is not to stop the gateway
                 log.exception("a defect after planning")
 
@@ -166,47 +168,47 @@ class Dispatcher:
         if alarm is not None:
             alarm.cancel()
 
-    def _select(self) -> Chosen | None:
+    def _select(self) -> TicketSelection | None:
         """What to plan now; those whom nobody may serve any more are refused."""
         if not len(self._rolling):
             return None
         workers = self._workers.available()
-        offers = tuple((worker, worker.offer) for worker in workers)
-        if offers != self._offers:
-            self._offers = offers
-            lengths = (length for worker in workers for _, length in worker.offer)
-            self._shortest = min((n for n in lengths if n is not None), default=0)
-            self._alike.clear()
+        served = tuple((worker, worker.served) for worker in workers)
+        if served != self._served:
+            self._served = served
+            lengths = (length for worker in workers for _, length in worker.served)
+            self._least_context = min((n for n in lengths if n is not None), default=0)
+            self._eligible_by_model.clear()
             self._rolling.regroup()
         selection = self._rolling.select(time.monotonic(), workers)
         for ticket in self._rolling.homeless():
             message = f"No worker that serves '{ticket.model}' is up."
-            self._refuse(ticket, NoCapacityError(message, self.retry_after_s()))
+            self._reject(ticket, NoCapacityError(message, self.retry_after_s()))
         return selection
 
     def _eligible(self, ticket: Ticket, workers: Sequence[Worker]) -> frozenset[int] | None:
         """Most tickets are alike: they failed nowhere, and are short enough for every worker."""
-        usual = not ticket.excluded and ticket.least_tokens <= self._shortest
-        if usual and ticket.model in self._alike:
-            return self._alike[ticket.model]
-        able = frozenset(j for j, worker in enumerate(workers) if ticket.may_go_to(worker))
+        usual = not ticket.excluded and ticket.least_tokens <= self._least_context
+        if usual and ticket.model in self._eligible_by_model:
+            return self._eligible_by_model[ticket.model]
+        able = frozenset(j for j, worker in enumerate(workers) if ticket.is_eligible_for(worker))
         found = None if able and len(able) == len(workers) else able
         if usual:
-            self._alike[ticket.model] = found
+            self._eligible_by_model[ticket.model] = found
         return found
 
-    async def _handle(self, selection: Chosen) -> bool:
+    async def _handle(self, selection: TicketSelection) -> bool:
         """Plan and send; whether to go on at once with those who were not in this plan."""
         try:
             return await self._plan(selection)
         except Exception as error:
             log.exception("a window could not be planned")
             for ticket in selection.requests:
-                self._refuse(ticket, error)
+                self._reject(ticket, error)
             return True
 
-    async def _plan(self, selection: Chosen) -> bool:
-        start, large = time.monotonic(), len(selection.requests) > LARGE
+    async def _plan(self, selection: TicketSelection) -> bool:
+        start, large = time.monotonic(), len(selection.requests) > LARGE_PLAN
         if large:
             await asyncio.sleep(0)
         binding = len(selection.requests) <= sum(worker.room for worker in selection.workers)
@@ -216,27 +218,29 @@ class Dispatcher:
         took_s = time.monotonic() - start
         sent = await self._send(selection, self._record(selection, problem, plan, took_s))
         if large and 2 * sent < len(selection.requests):
-            await asyncio.sleep(min(MOST_REST_S, REST * took_s))
+            await asyncio.sleep(min(MOST_PAUSE_S, PAUSE_FACTOR * took_s))
         return sent > 0 and len(self._rolling) > len(selection.requests) - sent
 
-    async def _send(self, selection: Chosen, record: PlanRecord) -> int:
+    async def _send(self, selection: TicketSelection, record: PlanRecord) -> int:
         """Hand out what workers can start soon, in turns; how many that were."""
         now, sent = time.monotonic(), 0
         index = {ticket: i for i, ticket in enumerate(selection.requests)}
         for ticket in selection.requests:
             ticket.planned += 1
         for ticket, worker in self._rolling.take(selection, record.plan.assignment):
-            if ticket.waits:
+            if ticket.waiting:
                 assert ticket.placed is not None
                 worker.load.add(ticket, ticket.job, now, streamed=ticket.streamed)
                 self._workers.prefixes.sent(ticket.blocks, worker)
                 ticket.placed.set_result(Placement(worker, record, index[ticket]))
                 sent += 1
-                if sent % TOGETHER == 0:
+                if sent % SENDS_A_TURN == 0:
                     await asyncio.sleep(0)
         return sent
 
-    def _record(self, selection: Chosen, problem: Problem, plan: Plan, took_s: float) -> PlanRecord:
+    def _record(
+        self, selection: TicketSelection, problem: Problem, plan: Plan, took_s: float
+    ) -> PlanRecord:
         self._number += 1
         window = selection.window
         assert window is not None  # whoever is planned was in one

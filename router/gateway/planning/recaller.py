@@ -18,7 +18,8 @@ from collections.abc import Sequence
 
 import aiohttp
 
-from router.gateway.fleet.workers import Worker, Workers
+from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import Workers
 from router.gateway.planning.ticket import Ticket
 from router.http.connections import Connections
 from router.wire import RECALL_PATH, Recall
@@ -28,24 +29,24 @@ from solver.routing.recall import moves
 
 log = logging.getLogger(__name__)
 
-# Seconds between looks: agents report every tenth of a second, and a move should have shown in the
-# reports before the next is considered.
-EVERY_S = 0.25
+# Seconds between recalls: agents report every tenth of a second, and a move should have shown in
+# the reports before the next is considered.
+RECALL_INTERVAL_S = 0.25
 MOST_RECALLS = 3
 # Requests looked at together, the last in line: a millisecond or two.
 MOST_AT_ONCE = 256
-ANSWER_S = 2.0
+ANSWER_TIMEOUT_S = 2.0
 
 
 class Recaller:
-    """Looks whenever the dispatcher has settled; see the module."""
+    """Asked after each dispatch whether to recall anything; see the module."""
 
     def __init__(self, workers: Workers, connections: Connections) -> None:
         self._workers, self._connections = workers, connections
         self._next_s = 0.0
-        self._asking: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Task[None]] = set()
 
-    def consider(self) -> None:
+    def maybe_recall(self) -> None:
         """Ask for requests back, if it is time: somebody leaves, or somebody else has room."""
         now = time.monotonic()
         if now < self._next_s:
@@ -54,22 +55,22 @@ class Recaller:
         asked = {
             worker: (tickets, len(tickets))
             for worker in self._workers
-            if worker.leaving and worker.queued and (tickets := left_behind(worker, workers))
+            if worker.leaving and worker.queued and (tickets := movable_from(worker, workers))
         }
         loaded = [worker for worker in workers if worker.queued]
         if loaded and any(worker.free_slots and not worker.queued for worker in workers):
-            asked |= choose(workers, loaded, now)
+            asked |= choose_recalls(workers, loaded, now)
         elif not asked:
             return
-        self._next_s = now + EVERY_S
+        self._next_s = now + RECALL_INTERVAL_S
         for worker, (tickets, most) in asked.items():
             for ticket in tickets:
-                ticket.asked_back = True
-            task = asyncio.create_task(self._ask(worker, tickets, most))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+                ticket.recall_pending = True
+            task = asyncio.create_task(self._recall(worker, tickets, most))
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
 
-    async def _ask(self, worker: Worker, tickets: Sequence[Ticket], most: int) -> None:
+    async def _recall(self, worker: Worker, tickets: Sequence[Ticket], most: int) -> None:
         """What comes of it is seen from the requests' own answers."""
         attempts = {ticket.attempt: ticket for ticket in tickets}
         try:
@@ -77,7 +78,7 @@ class Recaller:
                 worker.url + RECALL_PATH,
                 data=Recall(tuple(attempts), most).encode(),
                 headers={"content-type": "application/json"},
-                timeout=aiohttp.ClientTimeout(total=ANSWER_S),
+                timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S),
             ) as response:
                 response.raise_for_status()
                 back = Recall.decode(await response.read()).requests
@@ -86,17 +87,17 @@ class Recaller:
             return
         for name in attempts.keys() - set(back):
             if attempts[name].attempt == name:  # it stays there, and may be asked for again
-                attempts[name].asked_back = False
+                attempts[name].recall_pending = False
         log.debug("recalled", extra={"worker": worker.name, "requests": len(back)})
 
 
-def choose(
+def choose_recalls(
     workers: Sequence[Worker], loaded: Sequence[Worker], now: float
 ) -> dict[Worker, tuple[list[Ticket], int]]:
     """The requests to be asked for by the worker where they queue, and how many of them."""
     index = {worker: j for j, worker in enumerate(workers)}
-    lines = {worker: _line(worker) for worker in loaded}
-    waiting = [(*e, w) for w, line in lines.items() for e in line[-w.queued :]]
+    queues = {worker: _queue_at(worker) for worker in loaded}
+    waiting = [(*e, w) for w, queue in queues.items() for e in queue[-w.queued :]]
     waiting = sorted(waiting, key=lambda entry: entry[:2])[-MOST_AT_ONCE:]
     if not waiting:
         return {}
@@ -105,45 +106,51 @@ def choose(
     problem = build(
         [ticket.job for ticket in tickets],
         [worker.view(now) for worker in workers],
-        [_may(ticket, workers, h) for ticket, h in zip(tickets, home, strict=True)],
+        [_eligible_workers(ticket, workers, h) for ticket, h in zip(tickets, home, strict=True)],
         now=now,
     )
     free = [0 if worker.queued else worker.free_slots for worker in workers]
     found: defaultdict[Worker, list[tuple[Ticket, Worker]]] = defaultdict(list)
     for i, j in moves(problem, home, [ticket.job.sequences for ticket in tickets], free):
         found[workers[home[i]]].append((tickets[i], workers[j]))
-    return {worker: (_wanted(pairs, lines[worker]), len(pairs)) for worker, pairs in found.items()}
+    return {
+        worker: (_to_name(pairs, queues[worker]), len(pairs)) for worker, pairs in found.items()
+    }
 
 
-def left_behind(worker: Worker, others: Sequence[Worker]) -> list[Ticket]:
+def movable_from(worker: Worker, others: Sequence[Worker]) -> list[Ticket]:
     """Of what a worker that leaves may not have begun, all that another may serve."""
-    return [one for one in _silent(worker) if any(one.may_go_to(other) for other in others)]
+    return [
+        one
+        for one in _maybe_unstarted(worker)
+        if any(one.is_eligible_for(other) for other in others)
+    ]
 
 
 # Rank, serial number, ticket.
-_Place = tuple[float, int, Ticket]
+_QueueEntry = tuple[float, int, Ticket]
 
 
-def _line(worker: Worker) -> list[_Place]:
+def _queue_at(worker: Worker) -> list[_QueueEntry]:
     """Who may not have begun there, in the order in which it takes them."""
     rank = longest(worker.round_s)
-    mine = [one for one in _silent(worker) if one.recalled < MOST_RECALLS]
+    mine = [one for one in _maybe_unstarted(worker) if one.recalled < MOST_RECALLS]
     return sorted((rank(ticket), k, ticket) for k, ticket in enumerate(mine))
 
 
-def _silent(worker: Worker) -> list[Ticket]:
+def _maybe_unstarted(worker: Worker) -> list[Ticket]:
     """Who may not have begun there, and has not been asked for yet."""
-    silent = [ticket for ticket in worker.load.silent() if isinstance(ticket, Ticket)]
-    return [ticket for ticket in silent if not ticket.asked_back]
+    unstarted = [ticket for ticket in worker.load.silent() if isinstance(ticket, Ticket)]
+    return [ticket for ticket in unstarted if not ticket.recall_pending]
 
 
-def _wanted(pairs: Sequence[tuple[Ticket, Worker]], line: Sequence[_Place]) -> list[Ticket]:
+def _to_name(pairs: Sequence[tuple[Ticket, Worker]], queue: Sequence[_QueueEntry]) -> list[Ticket]:
     """Those to be moved, then others that could go in their places, should they have begun."""
     targets = {target for _, target in pairs}
-    others = (place[2] for place in reversed(line[-MOST_AT_ONCE:]))
-    rest = [one for one in others if all(one.may_go_to(target) for target in targets)]
+    others = (entry[2] for entry in reversed(queue[-MOST_AT_ONCE:]))
+    rest = [one for one in others if all(one.is_eligible_for(target) for target in targets)]
     return list(dict.fromkeys([*(ticket for ticket, _ in pairs), *rest]))
 
 
-def _may(ticket: Ticket, workers: Sequence[Worker], home: int) -> frozenset[int]:
-    return frozenset(j for j, w in enumerate(workers) if j == home or ticket.may_go_to(w))
+def _eligible_workers(ticket: Ticket, workers: Sequence[Worker], home: int) -> frozenset[int]:
+    return frozenset(j for j, w in enumerate(workers) if j == home or ticket.is_eligible_for(w))

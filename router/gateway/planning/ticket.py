@@ -8,8 +8,8 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
-from router.gateway.explanations.records import PlanRecord
-from router.gateway.fleet.workers import Worker
+from router.gateway.explanations.plan_record import PlanRecord
+from router.gateway.fleet.worker import Worker
 from solver.batching.priority import Priority
 from solver.routing.problem import Job
 
@@ -43,7 +43,7 @@ class Ticket:
         planned: plans that it has been in.
         recalled: times that it has been taken back from a worker.
         attempt: its name at the worker that it is sent to.
-        asked_back: that worker has been asked to give it back.
+        recall_pending: that worker has been asked to give it back.
     """
 
     request_id: str
@@ -59,7 +59,7 @@ class Ticket:
     planned: int = 0
     recalled: int = 0
     attempt: str = ""
-    asked_back: bool = False
+    recall_pending: bool = False
     placed: asyncio.Future[Placement] | None = None
 
     @property
@@ -72,7 +72,7 @@ class Ticket:
         """When it should be done, on the monotonic clock; infinite: whenever."""
         return self.job.due_s
 
-    def may_go_to(self, worker: Worker) -> bool:
+    def is_eligible_for(self, worker: Worker) -> bool:
         """Whether `worker` may serve it at all."""
         if self.model not in worker.models or worker in self.excluded:
             return False
@@ -81,9 +81,9 @@ class Ticket:
 
     def new_attempt(self) -> None:
         """It is sent to a worker."""
-        self.attempt, self.asked_back = f"{_GATEWAY}-{next(_serial)}", False
+        self.attempt, self.recall_pending = f"{_GATEWAY}-{next(_serial)}", False
 
     @property
-    def waits(self) -> bool:
+    def waiting(self) -> bool:
         """Whether it is still to be placed."""
         return self.placed is not None and not self.placed.done()

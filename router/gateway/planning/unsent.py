@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.gateway.fleet.workers import Worker
+from router.gateway.fleet.worker import Worker
 from solver.routing.problem import Job
 
 

@@ -105,8 +105,8 @@ class HttpProbe:
         found = Stream(time.monotonic())
         async with session.post(f"{self._url}/v1/completions", json=body) as response:
             if response.status != 200:
-                told = (await response.text())[:200]
-                raise BadSettings(f"upstream: {self._url}: status {response.status}: {told}")
+                text = (await response.text())[:200]
+                raise BadSettings(f"upstream: {self._url}: status {response.status}: {text}")
             rest = b""
             async for chunk in response.content.iter_any():
                 now = time.monotonic()

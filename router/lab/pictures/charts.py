@@ -138,8 +138,8 @@ def _curve(one: Series, ink: int, x: Scale, y: Scale) -> str:
     parts = [element("path", d=path, class_=kind, stroke_dasharray=dash or None)]
     if one.marked:
         for (at, value), (across, down) in zip(one.points, places, strict=True):
-            told = element("title", escape(f"{one.name}: {figure(value)} at {figure(at)}"))
-            parts.append(element("circle", told, cx=across, cy=down, r=3.5, class_=f"f{colour}"))
+            tooltip = element("title", escape(f"{one.name}: {figure(value)} at {figure(at)}"))
+            parts.append(element("circle", tooltip, cx=across, cy=down, r=3.5, class_=f"f{colour}"))
     hidden = None if one.shown else "off"
     return element("g", *parts, data_series=one.key, class_=hidden)
 

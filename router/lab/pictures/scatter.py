@@ -36,8 +36,15 @@ def scatter(samples: Sequence[Sample], cost: CostModel, name: str) -> str:
     x = Scale(low, high, LEFT, right, log=True)
     y = Scale(low, high, bottom, TOP, log=True)
     dots = [
-        element("circle", cx=x(at), cy=y(said), r=2.5, class_=f"f{KINDS.index(kind)}", opacity=0.6)
-        for kind, at, said in places
+        element(
+            "circle",
+            cx=x(at),
+            cy=y(predicted_s),
+            r=2.5,
+            class_=f"f{KINDS.index(kind)}",
+            opacity=0.6,
+        )
+        for kind, at, predicted_s in places
     ]
     seen = [kind for kind in KINDS if any(kind is one for one, *_ in places)]
     marks = [

@@ -62,7 +62,7 @@ def share_legend(parts: Shares) -> list[str]:
     return legend(entries, LEFT, KEYS, WIDTH - LEFT - RIGHT)
 
 
-def said(parts: Shares) -> str:
+def shares_in_words(parts: Shares) -> str:
     """The shares as a sentence."""
     words = (f"{words} {percent(share)}" for words, (_, share) in parts.items())
     return "Of all slot-time: " + "; ".join(words) + "."

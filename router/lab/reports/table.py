@@ -55,7 +55,9 @@ def table(
             "table",
             element("caption", escape(caption)),
             element(
-                "thead", element("tr", *_groups(columns)), element("tr", *_heads(columns, rows))
+                "thead",
+                element("tr", *_groups(columns)),
+                element("tr", *_header_cells(columns, rows)),
             ),
             element("tbody", *body),
         ),
@@ -73,11 +75,13 @@ def _groups(columns: Sequence[Column[Row]]) -> Iterator[str]:
         yield element("th" if words else "td", escape(words), colspan=span, scope=scope)
 
 
-def _heads(columns: Sequence[Column[Row]], rows: Sequence[Row]) -> Iterator[str]:
+def _header_cells(columns: Sequence[Column[Row]], rows: Sequence[Row]) -> Iterator[str]:
     for column in columns:
         numeric = bool(rows) and not isinstance(column.value(rows[0]), str)
-        said = f"{column.group}: {column.name}" if column.group else column.name
-        button = element("button", escape(column.name), type="button", aria_label=f"Sort by {said}")
+        label = f"{column.group}: {column.name}" if column.group else column.name
+        button = element(
+            "button", escape(column.name), type="button", aria_label=f"Sort by {label}"
+        )
         kind = "number" if numeric else None
         yield element("th", button, scope="col", class_=kind, aria_sort="none")
 

@@ -67,5 +67,5 @@ def fleet(
         for j, speed in enumerate(speeds)
     ]
     rng = random.Random(f"{traffic.seed}/dispatch")
-    told = knowledge(traffic.lengths, traffic.seed)
-    return Fleet(requests, workers, dispatcher(choice.dispatch, rng, traffic.order), told)
+    lengths = knowledge(traffic.lengths, traffic.seed)
+    return Fleet(requests, workers, dispatcher(choice.dispatch, rng, traffic.order), lengths)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from router.agent import loop as agent
 from router.agent.engines.base import Iteration
-from router.agent.engines.emulated.engine import EmulatedEngine, Speech
+from router.agent.engines.emulated.engine import EmulatedAnswer, EmulatedEngine
 from router.agent.engines.emulated.text import Words
-from router.agent.loop import EngineLoop, Job
+from router.agent.loop import EngineLoop, EngineRequest
 from router.observe.metrics import AgentMetrics
 from solver.batching.batcher import Batcher
 from solver.batching.policies import POLICIES
@@ -110,14 +110,14 @@ class VirtualEngine(EmulatedEngine):
         count = len(self._arriving)
         while self._arriving and self._arriving[-1][0].arrival_s < until:
             request, expected = self._arriving.pop()
-            answer = Speech(
+            answer = EmulatedAnswer(
                 prompt_tokens=request.prompt_tokens,
                 limit=NO_LIMIT,
                 tokens=request.output_tokens,
                 finish_reason="stop",
                 words=Words(random.Random(0)),
             )
-            job = Job([answer], request.prompt_tokens)
+            job = EngineRequest([answer], request.prompt_tokens)
             self.loop.submit(job, expected, request.arrival_s)
         return len(self._arriving) < count
 
@@ -128,7 +128,7 @@ class VirtualEngine(EmulatedEngine):
         start = self.now
         self.now = start + stage.duration_s(self.cost)
         self.arrive(self.now)
-        return Iteration(start, self.now, self.said(stage))
+        return Iteration(start, self.now, self.next_tokens(stage))
 
 
 def live(script: Script) -> Notes:

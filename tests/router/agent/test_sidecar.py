@@ -10,12 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.agent.queue_position import STANDING
+from router.agent.queue_position import DEFAULT_POSITION
 from router.agent.sidecar.app import create_app, open_releaser
 from router.agent.sidecar.engine_metrics import Signals, read_signals
-from router.agent.sidecar.health import MOST, PROVEN, QUICK_S, SURE, Silence
-from router.agent.sidecar.held import ANSWER_TOKENS, Asks
-from router.agent.sidecar.stream_progress import Follower, Heard
+from router.agent.sidecar.health import (
+    PROVEN,
+    QUICK_S,
+    QUICK_THRESHOLD,
+    SLOW_THRESHOLD,
+    HealthCheck,
+)
+from router.agent.sidecar.sizing import ANSWER_TOKENS, RequestSizer
+from router.agent.sidecar.stream_parser import StreamEvent, StreamParser
 from router.http.usage import Usage
 from router.settings.agent import AgentSettings
 from router.settings.base import BadSettings
@@ -41,70 +47,70 @@ STREAM = b"".join(
     ]
 )
 HEARD = [
-    Heard(0, 0, False, None),
-    Heard(0, 1, False, None),
-    Heard(1, 2, False, None),
-    Heard(0, 0, True, None),
-    Heard(1, 1, True, None),
-    Heard(-1, 0, False, Usage(7, 4)),
+    StreamEvent(0, 0, False, None),
+    StreamEvent(0, 1, False, None),
+    StreamEvent(1, 2, False, None),
+    StreamEvent(0, 0, True, None),
+    StreamEvent(1, 1, True, None),
+    StreamEvent(-1, 0, False, Usage(7, 4)),
 ]
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
 def test_progress_is_read_however_the_bytes_are_cut(cuts: list[int]) -> None:
-    follower, heard = Follower(), list[Heard]()
+    parser, heard = StreamParser(), list[StreamEvent]()
     edges = [0, *sorted(cuts), len(STREAM)]
     for start, end in pairwise(edges):
-        heard += follower.feed(STREAM[start:end])
+        heard += parser.feed(STREAM[start:end])
     assert heard == HEARD
-    assert follower.done
-    assert follower.usage == Usage(7, 4)
+    assert parser.done
+    assert parser.usage == Usage(7, 4)
 
 
 def test_continuous_usage_is_read_with_its_tokens() -> None:
     usage = {"prompt_tokens": 7, "completion_tokens": 2}
-    heard = Follower().feed(event(choices=[{"index": 0, "text": "a b"}], usage=usage))
-    assert heard == [Heard(0, 1, False, Usage(7, 2))]
+    heard = StreamParser().feed(event(choices=[{"index": 0, "text": "a b"}], usage=usage))
+    assert heard == [StreamEvent(0, 1, False, Usage(7, 2))]
 
 
-def misses(silence: Silence, *, idle: bool = False) -> int:
-    """How many looks without an answer it takes."""
+def failures(check: HealthCheck, *, idle: bool = False) -> int:
+    """How many probes without an answer it takes."""
     for count in range(1, 100):
-        if silence.missed(heard=False, idle=idle and count == 1):
+        if check.failed(bytes_seen=False, idle=idle and count == 1):
             return count
     raise AssertionError("never down")
 
 
-def proven() -> Silence:
-    silence = Silence()
+def answers_quickly() -> HealthCheck:
+    check = HealthCheck()
     for _ in range(PROVEN):
-        silence.answered(0.01, working=True)
-    return silence
+        check.answered(0.01, working=True)
+    return check
 
 
 def test_a_silent_server_is_down_soon_if_it_answers_at_work_or_has_none() -> None:
-    assert misses(proven()) == SURE
-    assert misses(Silence(), idle=True) == SURE
+    assert failures(answers_quickly()) == QUICK_THRESHOLD
+    assert failures(HealthCheck(), idle=True) == QUICK_THRESHOLD
 
 
 def test_a_silent_server_that_may_be_computing_is_waited_for() -> None:
-    idle = Silence()
+    idle = HealthCheck()
     for _ in range(100):
         idle.answered(0.01, working=False)  # tells nothing of what it does at work
-    assert misses(idle) == MOST
-    late, back, deaf = proven(), proven(), proven()
+    assert failures(idle) == SLOW_THRESHOLD
+    late, back, deaf = answers_quickly(), answers_quickly(), answers_quickly()
     late.answered(2 * QUICK_S, working=True)
-    back.missed(heard=False, idle=False)
+    back.failed(bytes_seen=False, idle=False)
     back.answered(0.01, working=True)
-    deaf.missed(heard=True, idle=False)
-    for silence in (late, back, deaf):
-        assert misses(silence) == MOST
+    deaf.failed(bytes_seen=True, idle=False)
+    for check in (late, back, deaf):
+        assert failures(check) == SLOW_THRESHOLD
 
 
 def test_a_server_that_sends_tokens_is_alive() -> None:
-    silence = proven()
+    check = answers_quickly()
     for _ in range(100):
-        assert not silence.missed(heard=True, idle=False)
+        assert not check.failed(bytes_seen=True, idle=False)
 
 
 VLLM = """
@@ -145,7 +151,9 @@ def test_engines_metrics_are_read(page: str, signals: Signals) -> None:
 
 def make(body: object, hint: float | None = None) -> tuple[list[int], list[float], list[int]]:
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
-    ask, _ = Asks().make(text, chat=False, hint=hint, standing=STANDING, now=0.0, most=2048)
+    ask, _ = RequestSizer().size(
+        text, chat=False, hint=hint, position=DEFAULT_POSITION, now=0.0, most=2048
+    )
     parts = ask.sequences
     return (
         [one.prompt_tokens for one in parts],
@@ -172,7 +180,9 @@ def test_what_cannot_be_read_is_the_servers_to_refuse() -> None:
 
 def test_an_answer_without_a_limit_is_given_a_guess() -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
-    ask, _ = Asks().make(body, chat=True, hint=None, standing=STANDING, now=0.0, most=2048)
+    ask, _ = RequestSizer().size(
+        body, chat=True, hint=None, position=DEFAULT_POSITION, now=0.0, most=2048
+    )
     assert ask.sequences[0].expected_tokens == ANSWER_TOKENS
     assert ask.sequences[0].max_tokens == 2047
 

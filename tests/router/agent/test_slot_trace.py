@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.agent.slot_trace import MOST, SlotTrace
-from router.wire import Fill, Held
+from router.wire import PrefillSpan, SlotStay
 from solver.batching.batcher import Batcher
 from solver.batching.policies import POLICIES
 from solver.batching.sequence import Sequence
@@ -19,7 +19,7 @@ COST = PROFILES["llama-65b-ascend"].cost
 loads = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 30)), min_size=1, max_size=30)
 
 
-def slot_seconds(held: list[Held], fills: list[Fill]) -> dict[str, float]:
+def slot_seconds(held: list[SlotStay], fills: list[PrefillSpan]) -> dict[str, float]:
     """As the page paints it: held slots decode, but for prefills and those who stand still."""
     spent = dict.fromkeys(("prefill", "decode", "stalled"), 0.0)
     for _, from_ms, to_ms in held:

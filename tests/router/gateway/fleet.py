@@ -90,7 +90,7 @@ async def half(workers: int, *, slots: int = 16, **settings: object) -> AsyncIte
     urls = ",".join(f"http://w{j}:1" for j in range(workers))
     made = Half(GatewaySettings(worker=urls, **settings))  # type: ignore[arg-type]
     for j, worker in enumerate(made.workers):
-        worker.hear(state(f"w{j}", speed=(0.5, 1, 2)[j % 3], slots=slots))
+        worker.update_state(state(f"w{j}", speed=(0.5, 1, 2)[j % 3], slots=slots))
         made.workers._mark_up(worker)
     made.planner.start()
     task = asyncio.create_task(made.dispatcher.run())

@@ -141,7 +141,7 @@ async def test_the_backlog_counts_what_is_sent_and_what_is_not() -> None:
         async with half(workers, slots=1, window_max_wait_s=10.0) as made:
             assert made.dispatcher.backlog_s() == 0
             for worker in made.workers:  # of one speed, whatever their places
-                worker.hear(state(worker.called, slots=1))
+                worker.update_state(state(worker.reported_name, slots=1))
             made.fill()
             sent = made.dispatcher.backlog_s()
             assert sent == pytest.approx(next(iter(made.workers)).backlog_s(0, time.monotonic()))
@@ -173,7 +173,7 @@ async def test_who_leaves_while_waiting_takes_no_place() -> None:
 async def test_draining_workers_get_nothing_and_no_worker_means_no_capacity() -> None:
     async with half(2) as made:
         for j, worker in enumerate(made.workers):
-            worker.hear(state(f"w{j}", draining=True))
+            worker.update_state(state(f"w{j}", draining=True))
         with pytest.raises(NoCapacityError, match="No worker that serves 'llama-65b' is up"):
             await made.dispatcher.place(ticket("a"))
 

@@ -18,11 +18,12 @@ from router.gateway.dashboard.events import (
     HEARTBEAT,
     MOST_WAITING,
     Events,
-    Reader,
+    Subscriber,
 )
 from router.gateway.dashboard.frames import Frame, Frames
 from router.gateway.dashboard.watch import Watch, Watches
-from router.gateway.explanations.records import RequestLog, RequestRecord
+from router.gateway.explanations.request_log import RequestLog
+from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.discovery.source import Endpoint
 from router.http.asgi import Message, Scope
 from router.http.connections import Connections
@@ -116,7 +117,7 @@ async def test_nothing_is_computed_while_nobody_reads() -> None:
         assert frames.made == made
 
 
-async def test_all_readers_share_what_is_made_once() -> None:
+async def test_all_subscribers_share_what_is_made_once() -> None:
     async with stream() as (events, frames, _, _):
         clients = [Client(events) for _ in range(5)]
         for client in clients:
@@ -134,7 +135,7 @@ async def test_single_slots_go_to_those_who_asked_for_them() -> None:
         watches.of = lambda worker: watch if worker.name == "w1" else Watch()  # type: ignore[method-assign]
         curious, other = Client(events, slots="w1"), Client(events)
         await other.frames("fleet")
-        watch.hear(report, 105.0)
+        watch.add(report, 105.0)
         (slots,) = await curious.frames("slots")
         assert slots == {
             "worker": "w1", "slots": 4, "since": 104.0, "until": 105.0,
@@ -146,7 +147,9 @@ async def test_single_slots_go_to_those_who_asked_for_them() -> None:
             await client.leave()
 
 
-async def test_a_stuck_reader_is_let_go_and_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stuck_subscriber_is_let_go_and_delays_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "STUCK_S", 0.02)
     async with stream() as (events, _, _, _):
         stuck, client = Client(events, stuck=True), Client(events)
@@ -155,16 +158,16 @@ async def test_a_stuck_reader_is_let_go_and_delays_nobody(monkeypatch: pytest.Mo
         await client.leave()
 
 
-async def test_a_slow_reader_loses_the_oldest() -> None:
-    reader = Reader(frozenset())
+async def test_a_slow_subscriber_loses_the_oldest() -> None:
+    subscriber = Subscriber(frozenset())
     for k in range(MOST_WAITING + 3):
-        reader.put(b"%d " % k)
-    assert await reader.take() == b"".join(b"%d " % k for k in range(3, MOST_WAITING + 3))
+        subscriber.put(b"%d " % k)
+    assert await subscriber.take() == b"".join(b"%d " % k for k in range(3, MOST_WAITING + 3))
 
 
 async def test_silence_is_filled_with_comments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEARTBEAT_S", 0.0)
-    assert await Reader(frozenset()).take() == HEARTBEAT
+    assert await Subscriber(frozenset()).take() == HEARTBEAT
     assert HEARTBEAT.startswith(b":")
 
 
@@ -179,8 +182,8 @@ async def test_a_gateway_that_stops_ends_its_streams_and_begins_none() -> None:
             await Client(events).task
 
 
-async def test_there_is_an_end_to_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_READERS", 1)
+async def test_there_is_an_end_to_subscribers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_SUBSCRIBERS", 1)
     async with stream() as (events, _, _, _):
         first = Client(events)
         await first.frames("fleet")

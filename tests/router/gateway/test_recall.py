@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 
 from router.agent.attempts import Attempts
-from router.agent.engines.emulated.engine import EmulatedEngine, Speech
+from router.agent.engines.emulated.engine import EmulatedAnswer, EmulatedEngine
 from router.agent.engines.emulated.text import Words
-from router.agent.loop import EngineLoop, Job
-from router.gateway.fleet.workers import Worker
-from router.gateway.planning.recaller import choose
+from router.agent.loop import EngineLoop, EngineRequest
+from router.gateway.fleet.worker import Worker
+from router.gateway.planning.recaller import choose_recalls
 from router.gateway.planning.ticket import Ticket
 from router.http.errors import RecalledError
 from router.observe.metrics import AgentMetrics
@@ -32,14 +32,14 @@ def give(worker: Worker, count: int, *, begun: int) -> list[Ticket]:
         if k < begun:
             worker.load.progress(one, 5)
     assert worker.state is not None
-    worker.hear(replace(worker.state, running=begun, queued=count - begun))
+    worker.update_state(replace(worker.state, running=begun, queued=count - begun))
     return given
 
 
 def wanted(made: Half) -> dict[str, tuple[list[Ticket], int]]:
     workers = made.workers.available()
     loaded = [worker for worker in workers if worker.queued]
-    found = choose(workers, loaded, time.monotonic())
+    found = choose_recalls(workers, loaded, time.monotonic())
     return {worker.name: asked for worker, asked in found.items()}
 
 
@@ -57,10 +57,10 @@ async def test_a_worker_that_becomes_slow_loses_what_queues_there() -> None:
         first, second = made.workers
         give(first, 18, begun=16)
         give(second, 12, begun=12)
-        first.hear(replace(state("w0", speed=2.0), running=16, queued=2))
-        second.hear(replace(state("w1", speed=0.4), running=12))
+        first.update_state(replace(state("w0", speed=2.0), running=16, queued=2))
+        second.update_state(replace(state("w1", speed=0.4), running=12))
         assert wanted(made) == {}, "it ends sooner where it is"
-        first.hear(replace(state("w0", speed=0.1), running=16, queued=2))
+        first.update_state(replace(state("w0", speed=0.1), running=16, queued=2))
         assert wanted(made)["w0"][1] == 2
 
 
@@ -78,13 +78,13 @@ def engine(slots: int) -> EngineLoop:
     return EngineLoop(batcher, EmulatedEngine(COST, {}, 0), AgentMetrics())
 
 
-def job(answers: int = 1) -> Job:
-    return Job([speech() for _ in range(answers)], 10 * answers)
+def job(answers: int = 1) -> EngineRequest:
+    return EngineRequest([speech() for _ in range(answers)], 10 * answers)
 
 
-def speech() -> Speech:
+def speech() -> EmulatedAnswer:
     words = Words(random.Random(0))
-    return Speech(prompt_tokens=10, limit=5, tokens=5, finish_reason="stop", words=words)
+    return EmulatedAnswer(prompt_tokens=10, limit=5, tokens=5, finish_reason="stop", words=words)
 
 
 async def test_an_agent_gives_back_the_first_that_have_not_begun_and_forgets_them() -> None:
@@ -92,7 +92,11 @@ async def test_an_agent_gives_back_the_first_that_have_not_begun_and_forgets_the
     attempts, jobs = Attempts(loop), [job() for _ in range(3)]
     ids = [loop.submit(one, 5.0, 0.0) for one in jobs]
     assert loop.batcher.next_stage(0.0) is not None
-    with attempts.known("a", ids[0]), attempts.known("b", ids[1]), attempts.known("c", ids[2]):
+    with (
+        attempts.register("a", ids[0]),
+        attempts.register("b", ids[1]),
+        attempts.register("c", ids[2]),
+    ):
         assert attempts.recall(Recall(("a", "b", "c"), 1)).requests == ("b",)
         assert attempts.recall(Recall(("a", "b", "x"))).requests == ()
         assert attempts.recall(Recall(("c", "c"))).requests == ("c",)

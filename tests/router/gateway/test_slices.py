@@ -27,7 +27,7 @@ from tests.k8s.api import (
 def told(slices: Slices, *events: Json) -> dict[str, bool]:
     """Each worker's URL, and whether it drains."""
     for event in events:
-        slices.hear(json.dumps(event).encode())
+        slices.apply(json.dumps(event).encode())
     return {one.url: one.draining for one in slices.endpoints}
 
 
@@ -156,7 +156,7 @@ def test_after_an_error_what_was_known_stands() -> None:
 )
 def test_what_is_no_event_is_refused(line: bytes) -> None:
     with pytest.raises(SlicesError, match="not an event"):
-        Slices("http").hear(line)
+        Slices("http").apply(line)
 
 
 def test_what_is_no_list_is_refused() -> None:
@@ -183,7 +183,7 @@ def test_events_one_by_one_end_where_a_list_of_what_is_left_begins(
 ) -> None:
     heard, left = Slices("http"), dict[str, Json]()
     for kind, one in events:
-        heard.hear(json.dumps({"type": kind, "object": one}).encode())
+        heard.apply(json.dumps({"type": kind, "object": one}).encode())
         left.pop(one["metadata"]["name"], None)
         if kind == "MODIFIED":
             left[one["metadata"]["name"]] = one

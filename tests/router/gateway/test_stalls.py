@@ -7,13 +7,13 @@ import asyncio
 import pytest
 
 from router.gateway.fleet import stalls
-from router.gateway.fleet.stalls import Lifeline, WorkerSilent
+from router.gateway.fleet.stalls import StallGuard, WorkerStalled
 
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Patience ends with the next turn of the event loop."""
-    monkeypatch.setattr(stalls, "GIVE_UP_S", 0.0)
+    """The timeout ends with the next turn of the event loop."""
+    monkeypatch.setattr(stalls, "STALL_TIMEOUT_S", 0.0)
 
 
 async def turns() -> None:
@@ -22,52 +22,52 @@ async def turns() -> None:
 
 
 async def test_who_is_there_when_it_is_lost_and_who_comes_later_is_given_up() -> None:
-    held = Lifeline()
+    stall_guard = StallGuard()
 
     async def request() -> None:
-        async with held.hold():
+        async with stall_guard.watch():
             await asyncio.Event().wait()
 
     early = asyncio.create_task(request())
     await turns()
     assert not early.done()
-    held.lose()
+    stall_guard.arm()
     for one in (early, asyncio.create_task(request())):
-        with pytest.raises(WorkerSilent):
+        with pytest.raises(WorkerStalled):
             await one
 
 
 async def test_who_is_found_again_in_time_goes_on() -> None:
-    held = Lifeline()
-    async with held.hold() as heard:
-        held.lose()
-        held.find()
-        heard()
+    stall_guard = StallGuard()
+    async with stall_guard.watch() as on_progress:
+        stall_guard.arm()
+        stall_guard.disarm()
+        on_progress()
         await turns()
 
 
 async def test_every_byte_counts_from_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = Lifeline()
-    async with held.hold() as heard:
-        held.lose()
-        monkeypatch.setattr(stalls, "GIVE_UP_S", 3600.0)
-        heard()
+    stall_guard = StallGuard()
+    async with stall_guard.watch() as on_progress:
+        stall_guard.arm()
+        monkeypatch.setattr(stalls, "STALL_TIMEOUT_S", 3600.0)
+        on_progress()
         await turns()
 
 
 async def test_what_ends_for_another_reason_is_left_alone() -> None:
-    held = Lifeline()
+    stall_guard = StallGuard()
     with pytest.raises(TimeoutError):
-        async with held.hold():
+        async with stall_guard.watch():
             raise TimeoutError
 
     async def request() -> None:
-        async with held.hold():
+        async with stall_guard.watch():
             await asyncio.Event().wait()
 
     task = asyncio.create_task(request())
     await turns()
     task.cancel()
-    held.lose()
+    stall_guard.arm()
     with pytest.raises(asyncio.CancelledError):
         await task

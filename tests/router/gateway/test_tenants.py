@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from router.gateway.accounting.tenants import MOST, OTHERS, Tenants
-from router.gateway.explanations.records import RequestRecord
+from router.gateway.explanations.request_record import RequestRecord
 from router.http.errors import Outcome
 
 

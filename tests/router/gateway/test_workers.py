@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from router.gateway.fleet.discovery.source import Endpoint
-from router.gateway.fleet.workers import Worker
-from router.gateway.planning.recaller import left_behind
+from router.gateway.fleet.worker import Worker
+from router.gateway.planning.recaller import movable_from
 from router.gateway.planning.ticket import Ticket
 from solver.packing.plan import Plan
 from solver.packing.problem import Problem
@@ -94,7 +94,7 @@ async def test_one_that_comes_is_there_at_once_and_takes_requests_when_it_has_re
         made.workers.update([FIRST, SECOND, THIRD])
         *_, third = made.workers
         assert (third.url, third.available) == (THIRD.url, False)
-        third.hear(state("w2"))
+        third.update_state(state("w2"))
         made.workers._mark_up(third)
         assert third in made.workers.available()
 
@@ -111,7 +111,7 @@ async def test_a_name_is_free_again_when_its_worker_has_gone() -> None:
         one = send(old, ticket("one"))
         made.workers.update([SECOND])
         new = list(made.workers)[1]
-        new.hear(state("w0"))
+        new.update_state(state("w0"))
         made.workers._mark_up(new)
         assert names(made) == ["w0", "w0@w1:1"]
         made.dispatcher.release(one, old)
@@ -124,7 +124,7 @@ async def test_of_what_has_not_begun_all_that_another_may_serve_is_asked_back() 
         begun, silent, bound, asked = (send(first, ticket(name)) for name in "abcd")
         first.load.progress(begun, 1)
         bound.excluded.add(second)
-        asked.asked_back = True
+        asked.recall_pending = True
         made.workers.update([SECOND])
-        assert left_behind(first, made.workers.available()) == [silent]
-        assert left_behind(first, []) == []
+        assert movable_from(first, made.workers.available()) == [silent]
+        assert movable_from(first, []) == []

@@ -18,7 +18,7 @@ from aiohttp.test_utils import TestServer
 
 from router.agent.engines.base import Iteration
 from router.agent.engines.emulated.engine import EmulatedEngine
-from router.agent.loop import EngineLoop, Job
+from router.agent.loop import EngineLoop, EngineRequest
 from router.cli import main
 from router.http.schemas import read
 from router.lab.calibrate import measure
@@ -58,7 +58,7 @@ class NoisyEngine(EmulatedEngine):
         seconds = stage.duration_s(self.cost) * self._draw.lognormvariate(0.0, self._noise)
         if self._draw.random() < self._stalls:
             seconds *= 20
-        return Iteration(0.0, seconds, self.said(stage))
+        return Iteration(0.0, seconds, self.next_tokens(stage))
 
 
 def measured(engine: EmulatedEngine, shapes: Shapes = SHAPES) -> list[Sample]:
@@ -137,7 +137,7 @@ def test_the_loops_cost_model_follows_its_engine(learning: bool) -> None:
             body["ignore_eos"] = True
             limit = partial(min, 5 + k % 7)
             answers = engine.answers(read(body, chat=False), body, limit)
-            job = Job(answers, 20 + 9 * k)
+            job = EngineRequest(answers, 20 + 9 * k)
             loop.submit(job, None, 0.0)
             if k % 3 == 0:
                 while not any(piece.token.finish_reason for piece in await job.take()):

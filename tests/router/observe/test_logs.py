@@ -11,7 +11,7 @@ import pytest
 START = "import asyncio, logging, threading, warnings; from router.observe.logs import configure;"
 
 
-def said(log_format: str, code: str) -> list[str]:
+def response_info(log_format: str, code: str) -> list[str]:
     """What a process of its own says on standard error."""
     program = f"{START} configure({log_format!r}, 'info')\n{code}"
     done = subprocess.run(
@@ -34,13 +34,13 @@ def said(log_format: str, code: str) -> list[str]:
     ],
 )
 def test_every_line_is_an_object(code: str, told: str) -> None:
-    (line,) = [orjson.loads(line.replace("\\ud800", "?")) for line in said("json", code)]
+    (line,) = [orjson.loads(line.replace("\\ud800", "?")) for line in response_info("json", code)]
     assert told in line["message"] + line.get("exception", "")
     assert line["level"] in {"warning", "error", "critical"}
 
 
 def test_readable_lines_end_with_their_traceback() -> None:
-    first, *rest = said("text", "1 / 0")
+    first, *rest = response_info("text", "1 / 0")
     assert "CRITICAL router.observe.logs: uncaught exception" in first
     assert rest[0] == "Traceback (most recent call last):"
     assert rest[-1] == "ZeroDivisionError: division by zero"

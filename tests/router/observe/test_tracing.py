@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.agent.request_trace import Course
+from router.agent.request_trace import RequestTimings
 from router.http.errors import Headers, Outcome
 from router.http.schemas import parse
-from router.http.usage import JsonMeter, Said, StreamMeter
+from router.http.usage import JsonMeter, ResponseInfo, StreamMeter
 from router.observe import tracing
 from router.observe.genai import answer_attributes, error_of, request_attributes
-from router.observe.logs import JsonFormatter, about, configure
-from router.observe.spans import Span, Trace
+from router.observe.logs import JsonFormatter, bind_request, configure
+from router.observe.spans import Span, TraceContext
 from router.observe.tracing import Tracing, open_tracing, read_traceparent
 from router.settings.agent import AgentSettings
 from router.settings.base import BadSettings
@@ -33,10 +33,10 @@ class Kept:
     """A sink that keeps what it gets."""
 
     def __init__(self) -> None:
-        self.got: list[tuple[Trace, Span]] = []
+        self.got: list[tuple[TraceContext, Span]] = []
         self.closed_s: float | None = None
 
-    def send(self, trace: Trace, root: Span) -> None:
+    def send(self, trace: TraceContext, root: Span) -> None:
         self.got.append((trace, root))
 
     def close(self, seconds: float) -> None:
@@ -59,7 +59,7 @@ def heads(*values: str) -> Headers:
     ],
 )
 def test_a_traceparent_is_read(value: str, flags: int) -> None:
-    assert read_traceparent(heads(value)) == Trace(ID, CLIENT, None, flags)
+    assert read_traceparent(heads(value)) == TraceContext(ID, CLIENT, None, flags)
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_attributes_name_an_error_where_there_is_one(outcome: Outcome) -> None:
 def test_reasons_are_told_for_all_choices_or_none() -> None:
     request = parse(b'{"model": "m", "prompt": ["a", "b"], "n": 1}', chat=False)
     for reasons in (("stop",), ("stop", "length")):
-        said = Said("x", "m", reasons)
-        found = answer_attributes(request, Outcome.COMPLETED, 200, None, said)
+        response_info = ResponseInfo("x", "m", reasons)
+        found = answer_attributes(request, Outcome.COMPLETED, 200, None, response_info)
         told = found.get("gen_ai.response.finish_reasons")
         assert told == (reasons if len(reasons) == request.choices else None)
 
@@ -176,20 +176,20 @@ def test_only_a_stream_says_that_it_is_one() -> None:
 
 
 def test_phases_follow_each_other_and_stay_within_their_request() -> None:
-    course = Course(queued_s=1.0)
-    course.begin(2.0)
-    course.begin(2.5)  # a second choice of the same request
-    course.prefilled(3.0)
-    course.end(9.0, 0, "stop")
-    spans = course.spans(100.0, 108.0)
+    timings = RequestTimings(queued_s=1.0)
+    timings.begin(2.0)
+    timings.begin(2.5)  # a second choice of the same request
+    timings.prefilled(3.0)
+    timings.end(9.0, 0, "stop")
+    spans = timings.spans(100.0, 108.0)
     assert [(span.name, span.start_s, span.end_s) for span in spans] == [
         ("queue", 101.0, 102.0),
         ("prefill", 102.0, 103.0),
         ("decode", 103.0, 108.0),
     ]
-    waiting = Course(queued_s=1.0).spans(100.0, 104.0)
+    waiting = RequestTimings(queued_s=1.0).spans(100.0, 104.0)
     assert [(span.name, span.start_s, span.end_s) for span in waiting] == [("queue", 101.0, 104.0)]
-    assert Course().spans(100.0, 104.0) == []
+    assert RequestTimings().spans(100.0, 104.0) == []
 
 
 def test_without_the_extra_an_endpoint_stops_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ def test_lines_of_a_request_say_which(capsys: pytest.CaptureFixture[str]) -> Non
         log = logging.getLogger("test")
 
         async def answer(request: str, trace_id: str | None) -> None:
-            about(request, trace_id)
+            bind_request(request, trace_id)
             await asyncio.sleep(0)
             log.warning("odd", extra={"why": request})
 
@@ -253,14 +253,14 @@ def test_answers_say_why_they_ended() -> None:
         event = {"id": "x", "model": "m", "choices": [{"index": index, "finish_reason": reason}]}
         stream.feed(b"data: " + orjson.dumps(event) + b"\n\n")
     stream.feed(b'data: {"choices":[],"usage":null}\n\ndata: [DONE]\n\n')
-    assert stream.said() == Said("x", "m", ("length", "stop"))
+    assert stream.response_info() == ResponseInfo("x", "m", ("length", "stop"))
     whole = JsonMeter()
     whole.feed(b'{"id": "x", "model": 3, "choices": [{"finish_reason": "stop"}, {}, 4]}')
-    assert whole.said() == Said("x", None, ("stop",))
+    assert whole.response_info() == ResponseInfo("x", None, ("stop",))
 
 
 @given(st.binary(max_size=200))
 def test_no_answer_is_an_error(data: bytes) -> None:
     for meter in (JsonMeter(), StreamMeter()):
         meter.feed(b"data: " * isinstance(meter, StreamMeter) + data)
-        meter.said()
+        meter.response_info()

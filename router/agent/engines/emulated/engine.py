@@ -39,7 +39,7 @@ MOST_STOPS = 16
 
 
 @dataclass(slots=True, kw_only=True)
-class Speech(Answer):
+class EmulatedAnswer(Answer):
     """What the engine will say to one prompt, token by token.
 
     Attributes:
@@ -68,7 +68,7 @@ class EmulatedEngine:
     def __init__(self, cost: CostModel, lengths: Mapping[str, int], seed: int) -> None:
         self.cost = cost
         self._lengths, self._seed = lengths, seed
-        self._speeches: dict[str, Speech] = {}
+        self._answers: dict[str, EmulatedAnswer] = {}
         self._free_s = 0.0
         self._complained_s = float("-inf")
 
@@ -78,12 +78,12 @@ class EmulatedEngine:
         for prompt in request.prompts:
             tokens = count_tokens(prompt.text) if prompt.token_ids is None else prompt.token_ids
             most = limit(tokens)
-            found += (self._speech(request, prompt, k, tokens, most) for k in range(request.n))
+            found += (self._answer(request, prompt, k, tokens, most) for k in range(request.n))
         return found
 
-    def _speech(
+    def _answer(
         self, request: CompletionRequest, prompt: Prompt, choice: int, tokens: int, limit: int
-    ) -> Speech:
+    ) -> EmulatedAnswer:
         key = digest(prompt.text)
         rng = random.Random(f"{self._seed}/{key}/{prompt.token_ids}/{choice}")
         length = self._lengths.get(key) or gsm8k_output(rng)
@@ -95,7 +95,7 @@ class EmulatedEngine:
         if request.stop:
             length = self._stopped(request.stop, rng, min(length, limit))
         reason = "stop" if length < limit else "length"
-        return Speech(
+        return EmulatedAnswer(
             prompt_tokens=tokens,
             limit=limit,
             blocks=_blocks(prompt),
@@ -106,21 +106,21 @@ class EmulatedEngine:
 
     def begin(self, sequence_id: str, answer: Answer) -> None:
         """See `Engine`."""
-        assert isinstance(answer, Speech)
-        self._speeches[sequence_id] = answer
+        assert isinstance(answer, EmulatedAnswer)
+        self._answers[sequence_id] = answer
 
     def drop(self, sequence_id: str) -> None:
         """See `Engine`."""
-        self._speeches.pop(sequence_id, None)
+        self._answers.pop(sequence_id, None)
 
     def _stopped(self, stop: tuple[str, ...], rng: random.Random, most: int) -> int:
         """Tokens before a stop string would appear; the words are drawn ahead, then once more."""
         state = rng.getstate()
-        words, said = Words(rng), ""
+        words, text_so_far = Words(rng), ""
         window = LONGEST_WORD + max(len(text) for text in stop)
         for made in range(1, most + 1):
-            said = said[-window:] + words.next()
-            if any(text in said for text in stop):
+            text_so_far = text_so_far[-window:] + words.next()
+            if any(text in text_so_far for text in stop):
                 most = max(1, made - 1)
                 break
         rng.setstate(state)
@@ -135,18 +135,18 @@ class EmulatedEngine:
         end = start + stage.duration_s(self.cost)
         self._free_s = end
         await asyncio.sleep(max(0.0, end - time.monotonic()))
-        return Iteration(start, end, self.said(stage))
+        return Iteration(start, end, self.next_tokens(stage))
 
-    def said(self, stage: Stage) -> dict[str, Token]:
+    def next_tokens(self, stage: Stage) -> dict[str, Token]:
         """The tokens of a stage."""
         tokens: dict[str, Token] = {}
         for sequence in stage.decode:
-            speech = self._speeches.get(sequence.id)
-            if speech is None:
+            answer = self._answers.get(sequence.id)
+            if answer is None:
                 continue  # dropped during this stage
-            tokens[sequence.id] = token = speech.next()
+            tokens[sequence.id] = token = answer.next()
             if token.finish_reason is not None:
-                del self._speeches[sequence.id]
+                del self._answers[sequence.id]
         return tokens
 
     def _complain(self, now: float) -> None:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from router.agent.engines.transformers.writing import flag
+from router.agent.engines.transformers.output_params import flag
 from router.http.errors import RequestError
 
 OPTIONS = "chat_template_kwargs"

@@ -11,11 +11,11 @@ from router.settings.base import BadSettings
 
 log = logging.getLogger(__name__)
 
-Theirs = Any  # an object of torch's or transformers', which have no types here
+HfObject = Any  # an object of torch's or transformers', which have no types here
 MOST_NAMES = 3  # of weights in one message
 
 
-def loaded(path: str, what: str, load: Theirs, **options: Theirs) -> Theirs:
+def loaded(path: str, what: str, load: HfObject, **options: HfObject) -> HfObject:
     """What `load` makes of the path, or an error that a person understands."""
     looks_local = path.startswith((".", "/", "~")) or Path(path).exists()
     if looks_local and not Path(path).is_dir():
@@ -34,7 +34,7 @@ def first(error: Exception) -> str:
     return lines[0] if lines else repr(error)
 
 
-def count_parameters(path: str, config: Theirs) -> int:
+def count_parameters(path: str, config: HfObject) -> int:
     """Of the model that a configuration describes.
 
     Raises:
@@ -52,12 +52,12 @@ def count_parameters(path: str, config: Theirs) -> int:
         try:
             model = AutoModelForCausalLM.from_config(config)
         except Exception as error:
-            told = f"no model that generates text: {first(error)}"
-            raise BadSettings(f"model: {path!r}: {told}") from error
+            why = f"no model that generates text: {first(error)}"
+            raise BadSettings(f"model: {path!r}: {why}") from error
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def read_weights(path: str, config: Theirs, dtype: Theirs, device: Theirs) -> Theirs:
+def read_weights(path: str, config: HfObject, dtype: HfObject, device: HfObject) -> HfObject:
     """The model with all its weights, on the device.
 
     transformers would make up what is not in the checkpoint, and tell of it in a table.
@@ -67,7 +67,7 @@ def read_weights(path: str, config: Theirs, dtype: Theirs, device: Theirs) -> Th
     """
     from transformers import AutoModelForCausalLM
 
-    model, told = AutoModelForCausalLM.from_pretrained(
+    model, loading_info = AutoModelForCausalLM.from_pretrained(
         path,
         config=config,
         dtype=dtype,
@@ -76,22 +76,26 @@ def read_weights(path: str, config: Theirs, dtype: Theirs, device: Theirs) -> Th
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
-    if told["missing_keys"]:
-        raise BadSettings(f"model: {path!r}: weights are missing: {_some(told['missing_keys'])}")
-    if told["mismatched_keys"]:
+    if loading_info["missing_keys"]:
+        raise BadSettings(
+            f"model: {path!r}: weights are missing: {_some(loading_info['missing_keys'])}"
+        )
+    if loading_info["mismatched_keys"]:
         names = (
             f"{name} ({list(found)}, not {list(wanted)})"
-            for name, found, wanted in told["mismatched_keys"]
+            for name, found, wanted in loading_info["mismatched_keys"]
         )
         raise BadSettings(f"model: {path!r}: weights have another shape: {_some(names)}")
-    if told["unexpected_keys"]:
-        log.warning("weights are left unused", extra={"names": _some(told["unexpected_keys"])})
+    if loading_info["unexpected_keys"]:
+        log.warning(
+            "weights are left unused", extra={"names": _some(loading_info["unexpected_keys"])}
+        )
     model = model.to(device).eval()
     _require_numbers(path, model)
     return model
 
 
-def _require_numbers(path: str, model: Theirs) -> None:
+def _require_numbers(path: str, model: HfObject) -> None:
     """A sum shows them all, as infinities and what is no number do not go away."""
     import torch
 

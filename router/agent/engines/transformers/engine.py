@@ -28,38 +28,38 @@ from router.agent.engines.base import (
     Token,
 )
 from router.agent.engines.transformers.chat import render
-from router.agent.engines.transformers.choosing import Chooser, Choosing
 from router.agent.engines.transformers.detokenizer import Detokenizer
-from router.agent.engines.transformers.sampling import Sampling, read_sampling
-from router.agent.engines.transformers.steering import Steered
-from router.agent.engines.transformers.writing import Writing, flag, read_writing
+from router.agent.engines.transformers.output_params import OutputParams, flag, read_output_params
+from router.agent.engines.transformers.sampler import Sampler, SamplerState
+from router.agent.engines.transformers.sampling_params import SamplingParams, read_sampling_params
+from router.agent.engines.transformers.scheduler import ExternalScheduler
 from router.http.errors import RequestError
 from router.http.schemas import CompletionRequest
 from solver.batching.sequence import Chunk, Stage
 from solver.batching.sequence import Sequence as Planned
 
-Theirs = Any  # an object of transformers', which has no types
+HfObject = Any  # an object of transformers', which has no types
 
 
 @dataclass(slots=True, kw_only=True)
-class Wanted(Answer):
+class TransformersAnswer(Answer):
     """One choice: its prompt's tokens, and how its own are chosen."""
 
     ids: Sequence[int]
     choice: int
-    sampling: Sampling
-    writing: Writing
+    sampling: SamplingParams
+    output_params: OutputParams
 
 
 @dataclass(slots=True)
 class _Running:
-    wanted: Wanted
+    answer: TransformersAnswer
     state: RequestState
-    choosing: Choosing
+    sampler_state: SamplerState
     text: Detokenizer
 
 
-class _Nobody:
+class _NoOutputRouter:
     """Where transformers delivers outputs; they are read from the states instead."""
 
     def deliver_batch(self, outputs: list[Any]) -> None:
@@ -77,20 +77,20 @@ class TransformersEngine:
 
     def __init__(
         self,
-        model: Theirs,
-        tokenizer: Theirs,
-        processor: Theirs,
-        chooser: Chooser,
+        model: HfObject,
+        tokenizer: HfObject,
+        processor: HfObject,
+        sampler: Sampler,
         ends: tuple[int, ...],
     ) -> None:
         self._model, self._tokenizer, self._processor = model, tokenizer, processor
-        self._scheduler: Steered = processor.scheduler
-        self._chooser, self._ends = chooser, ends
+        self._scheduler: ExternalScheduler = processor.scheduler
+        self._sampler, self._ends = sampler, ends
         self._running: dict[str, _Running] = {}
         self._dropped: list[str] = []
         self._thread = ThreadPoolExecutor(1, "engine")
         self._ended_s = time.monotonic()
-        processor.output_router = _Nobody()
+        processor.output_router = _NoOutputRouter()
 
     def answers(self, request: CompletionRequest, body: Body, limit: Limit) -> list[Answer]:
         """See `Engine`; chats go through the model's own template."""
@@ -98,8 +98,8 @@ class TransformersEngine:
         defaults = self._model.generation_config.to_dict()
         if not defaults.get("do_sample"):  # its temperature and the like mean nothing then
             defaults = {}
-        sampling = read_sampling(request, body, defaults, vocabulary)
-        writing = read_writing(request, body, self._ends, vocabulary)
+        sampling = read_sampling_params(request, body, defaults, vocabulary)
+        output_params = read_output_params(request, body, self._ends, vocabulary)
         found: list[Answer] = []
         for ids in self._prompts(request, body):
             if any(token >= vocabulary for token in ids):
@@ -107,13 +107,13 @@ class TransformersEngine:
                 raise RequestError(message, param="prompt", code="invalid_value")
             most = limit(len(ids))
             found += (
-                Wanted(
+                TransformersAnswer(
                     prompt_tokens=len(ids),
                     limit=most,
                     ids=ids,
                     choice=choice,
                     sampling=sampling,
-                    writing=writing,
+                    output_params=output_params,
                 )
                 for choice in range(request.n)
             )
@@ -142,22 +142,24 @@ class TransformersEngine:
 
     def begin(self, sequence_id: str, answer: Answer) -> None:
         """See `Engine`."""
-        assert isinstance(answer, Wanted)
-        how = answer.writing
+        assert isinstance(answer, TransformersAnswer)
+        params = answer.output_params
         state = RequestState(
             request_id=sequence_id,
             initial_tokens=list(answer.ids),
             max_new_tokens=answer.limit,
-            eos_token_id=list(how.ends),
+            eos_token_id=list(params.ends),
         )
-        ends = tuple({*self._ends, *how.ends})
-        choosing = Choosing.of(answer.sampling, answer.choice, answer.ids, ends, self._model.device)
-        stream = DecodeStream(skip_special_tokens=how.skip_special)
+        ends = tuple({*self._ends, *params.ends})
+        sampler_state = SamplerState.of(
+            answer.sampling, answer.choice, answer.ids, ends, self._model.device
+        )
+        stream = DecodeStream(skip_special_tokens=params.skip_special)
         step = partial(stream.step, self._tokenizer.backend_tokenizer)
-        decode = partial(self._tokenizer.decode, skip_special_tokens=how.skip_special)
-        text = Detokenizer(step, decode, how.stop, include_stop=how.include_stop)
-        self._chooser.answers[sequence_id] = choosing
-        self._running[sequence_id] = _Running(answer, state, choosing, text)
+        decode = partial(self._tokenizer.decode, skip_special_tokens=params.skip_special)
+        text = Detokenizer(step, decode, params.stop, include_stop=params.include_stop)
+        self._sampler.answers[sequence_id] = sampler_state
+        self._running[sequence_id] = _Running(answer, state, sampler_state, text)
 
     def drop(self, sequence_id: str) -> None:
         """See `Engine`; its memory falls free before the next iteration."""
@@ -180,19 +182,19 @@ class TransformersEngine:
             self._forget(self._dropped.pop())
         for key in stage.preempted:
             self._begin_again(key)
-        told = [(sequence, 1) for sequence in stage.decode]
-        told += [(chunk.sequence, self._chunk(chunk)) for chunk in stage.prefill]
-        told = [(sequence, count) for sequence, count in told if sequence.id in self._running]
-        if not told:
+        planned = [(sequence, 1) for sequence in stage.decode]
+        planned += [(chunk.sequence, self._chunk(chunk)) for chunk in stage.prefill]
+        planned = [(sequence, count) for sequence, count in planned if sequence.id in self._running]
+        if not planned:
             return {}
-        self._scheduler.told = [(self._enter(sequence), count) for sequence, count in told]
+        self._scheduler.planned = [(self._enter(sequence), count) for sequence, count in planned]
         with torch.inference_mode():
             assert self._processor.prepare_next_batch()
             self._processor._generation_step(self._model)  # noqa: SLF001 - their loop's own steps
             self._processor.update_batch()
         return {
             sequence.id: self._token(sequence.id)
-            for sequence, _ in told
+            for sequence, _ in planned
             if not self._running[sequence.id].state.remaining_prefill_tokens
         }
 
@@ -224,12 +226,12 @@ class TransformersEngine:
         """The token that was just made; forgets those that have ended."""
         running = self._running[key]
         token = int(running.state.generated_tokens[-1])
-        running.choosing.made.append(token)
+        running.sampler_state.made.append(token)
         ended = running.state.status == RequestStatus.FINISHED
-        how = running.wanted.writing
-        by_itself = ended and token in how.ends
+        params = running.answer.output_params
+        by_itself = ended and token in params.ends
         text, stopped = "", False
-        if how.include_stop or not by_itself:
+        if params.include_stop or not by_itself:
             text, stopped = running.text.add(token)
         reason = None
         if stopped or ended:
@@ -239,7 +241,7 @@ class TransformersEngine:
         return Token(text, reason, self._logprob(running, token))
 
     def _logprob(self, running: _Running, token: int) -> Logprob | None:
-        likely, count = running.choosing.likely, running.wanted.sampling.logprobs
+        likely, count = running.sampler_state.likely, running.answer.sampling.logprobs
         if likely is None or count is None:
             return None
         values, ids = likely.topk(count)
@@ -252,4 +254,4 @@ class TransformersEngine:
             if key in self._scheduler.active_requests:  # else they have done so themselves
                 self._scheduler.finish_request(key)
             self._scheduler.waiting_requests.pop(key, None)
-            del self._chooser.answers[key]
+            del self._sampler.answers[key]

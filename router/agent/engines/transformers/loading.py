@@ -27,7 +27,7 @@ from router.settings.base import BadSettings
 
 log = logging.getLogger(__name__)
 
-Theirs = Any  # an object of torch's or transformers', which have no types here
+HfObject = Any  # an object of torch's or transformers', which have no types here
 
 KNOWN = ((5, 17), (5, 24))  # transformers from, and below
 INSTALL = "`make transformers`, or pip install '.[transformers]' in Makespan's folder"
@@ -61,10 +61,10 @@ def resolve(settings: AgentSettings) -> tuple[AgentSettings, Engine]:
     except Exception as error:  # of transformers, which knows many models, or for want of memory
         message = f"model: {path!r}: transformers cannot batch it: {first(error)}"
         raise BadSettings(message) from error
-    told = {"model": settings.model, "device": str(device), "dtype": str(dtype)}
+    details = {"model": settings.model, "device": str(device), "dtype": str(dtype)}
     if tokenizer.chat_template is None:
         log.warning("the model has no chat template: it completes prompts, but takes no chats")
-    log.info("model loaded", extra={**told, "seconds": round(time.monotonic() - start, 1)})
+    log.info("model loaded", extra={**details, "seconds": round(time.monotonic() - start, 1)})
     return settings, engine
 
 
@@ -103,13 +103,13 @@ def _hand_over_logs() -> None:
         theirs.disable_progress_bar()
 
 
-def _filled(settings: AgentSettings, config: Theirs, device: str) -> AgentSettings:
+def _filled(settings: AgentSettings, config: HfObject, device: str) -> AgentSettings:
     """The settings that nobody gave, from the model; what was given must fit it."""
     given, text = settings.model_fields_set, config.get_text_config()
     longest = getattr(text, "max_position_embeddings", None) or settings.max_model_len
     if "max_model_len" in given and settings.max_model_len > longest:
-        told = f"{settings.max_model_len} is above the model's own {longest}"
-        raise BadSettings(f"max_model_len: {told}")
+        why = f"{settings.max_model_len} is above the model's own {longest}"
+        raise BadSettings(f"max_model_len: {why}")
     length = min(settings.max_model_len, longest)
     kv_tokens = settings.kv_tokens
     if "kv_tokens" not in given and device == "cpu":
@@ -126,26 +126,26 @@ def _filled(settings: AgentSettings, config: Theirs, device: str) -> AgentSettin
     )
 
 
-def assemble(settings: AgentSettings, model: Theirs, tokenizer: Theirs) -> Engine:
+def assemble(settings: AgentSettings, model: HfObject, tokenizer: HfObject) -> Engine:
     """An engine of a model that is loaded."""
     from transformers import GenerationConfig
 
-    from router.agent.engines.transformers import steering
-    from router.agent.engines.transformers.choosing import Chooser
+    from router.agent.engines.transformers import scheduler
     from router.agent.engines.transformers.engine import TransformersEngine
+    from router.agent.engines.transformers.sampler import Sampler
 
-    steering.register()
+    scheduler.register()
     greedy = GenerationConfig(do_sample=False, eos_token_id=-1)
-    manager = model.init_continuous_batching(greedy, batching_config(settings, steering.NAME))
-    chooser = Chooser()
+    manager = model.init_continuous_batching(greedy, batching_config(settings, scheduler.NAME))
+    sampler = Sampler()
     processors = manager.logit_processor
-    processors.logits_processor.append(chooser)
+    processors.logits_processor.append(sampler)
     processors.tensors_required, processors.do_processing = 1, True
     manager.warmup()
-    return TransformersEngine(model, tokenizer, manager.batch_processor, chooser, _ends(model))
+    return TransformersEngine(model, tokenizer, manager.batch_processor, sampler, _ends(model))
 
 
-def batching_config(settings: AgentSettings, scheduler: str) -> Theirs:
+def batching_config(settings: AgentSettings, scheduler: str) -> HfObject:
     """How transformers is to batch, under the scheduler of that name."""
     from transformers import ContinuousBatchingConfig
 
@@ -164,7 +164,7 @@ def batching_config(settings: AgentSettings, scheduler: str) -> Theirs:
     )
 
 
-def _ends(model: Theirs) -> tuple[int, ...]:
+def _ends(model: HfObject) -> tuple[int, ...]:
     """Tokens that end an answer."""
     found = model.generation_config.eos_token_id
     if found is None:

@@ -8,7 +8,7 @@ from typing import Any
 from router.settings.agent import AgentSettings
 from router.settings.base import BadSettings
 
-Theirs = Any  # an object of torch's or transformers', which have no types here
+HfObject = Any  # an object of torch's or transformers', which have no types here
 
 # Prompt tokens of one iteration, unless told: more make those who decode wait too long.
 PREFILL_BUDGET = 2048
@@ -31,7 +31,7 @@ def batch_tokens(settings: AgentSettings) -> int:
 
 
 def require_memory(
-    settings: AgentSettings, config: Theirs, parameters: int, device: Theirs, dtype: Theirs
+    settings: AgentSettings, config: HfObject, parameters: int, device: HfObject, dtype: HfObject
 ) -> None:
     """Refuse before anything is read what cannot fit.
 
@@ -53,7 +53,7 @@ def require_memory(
     )
 
 
-def _tokens_bytes(settings: AgentSettings, config: Theirs, size: int) -> tuple[int, int]:
+def _tokens_bytes(settings: AgentSettings, config: HfObject, size: int) -> tuple[int, int]:
     """Of the cached tokens, and of what comes with the slots.
 
     The attention mask of a batch has a number for each of its tokens and each that is cached.
@@ -68,7 +68,7 @@ def _tokens_bytes(settings: AgentSettings, config: Theirs, size: int) -> tuple[i
     return alone, every - alone
 
 
-def _free_bytes(device: Theirs) -> float:
+def _free_bytes(device: HfObject) -> float:
     import psutil
     import torch
 

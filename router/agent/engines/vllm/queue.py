@@ -43,7 +43,7 @@ def _priority(number: int) -> Priority:
     return Priority.INTERACTIVE if number < 0 else Priority.BULK
 
 
-class Ranked(RequestQueue):
+class RankedRequestQueue(RequestQueue):
     """By rank; see the module. Iterating gives all, not in order of their ranks."""
 
     def __init__(self, follower: Follower) -> None:

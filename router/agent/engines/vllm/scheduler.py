@@ -29,7 +29,7 @@ from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
-from router.agent.engines.vllm.queue import Ranked, sequence_of
+from router.agent.engines.vllm.queue import RankedRequestQueue, sequence_of
 from router.agent.engines.vllm.settings import read_settings
 from solver.batching.kv import fitting
 from solver.batching.outside.follow import Candidates, Follower, Ran, may_wait
@@ -81,7 +81,7 @@ class Makespan(Scheduler):
             settings.cost or PRIOR,
             JointFit(PRIOR) if settings.cost is None else None,
         )
-        self.waiting = Ranked(self._follower)
+        self.waiting = RankedRequestQueue(self._follower)
         self._decoding: dict[Request, Sequence] = {}
         self._seen: list[Request] = []  # those who decoded at the last step
         self._steps: deque[Ran] = deque()

@@ -41,7 +41,7 @@ class Dns:
 
     async def fleets(self) -> AsyncIterator[Endpoints]:
         """A set after each lookup that finds another one."""
-        told: Endpoints | None = None
+        latest: Endpoints | None = None
         failing = False
         while True:
             try:
@@ -55,8 +55,8 @@ class Dns:
                     log.info("name is resolved again", extra=self._extra())
                 failing = False
                 found = tuple(self._endpoint(address) for address in addresses)
-                if found != told:
-                    told = found
+                if found != latest:
+                    latest = found
                     yield found
             await asyncio.sleep(self._every_s)
 

@@ -38,7 +38,7 @@ RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 WATCH_S = 240  # after which the server ends a watch; it may do so before
 # A server sends bookmarks about once a minute: a stream that is silent for longer may be a
 # connection that nobody holds any more.
-SILENCE_S = 90.0
+WATCH_TIMEOUT_S = 90.0
 LIST_S = 30.0
 
 
@@ -58,16 +58,16 @@ class Kubernetes:
 
     async def fleets(self) -> AsyncIterator[Endpoints]:
         """A set after each list or event that makes another one of it."""
-        told: Endpoints | None = None
+        latest: Endpoints | None = None
         attempts = 0
         while True:
             try:
-                async with aclosing(self._news()) as news:
-                    async for is_event in news:
+                async with aclosing(self._events()) as events:
+                    async for is_event in events:
                         attempts = 0 if is_event else attempts
-                        if self._slices.endpoints != told:
-                            told = self._slices.endpoints
-                            yield told
+                        if self._slices.endpoints != latest:
+                            latest = self._slices.endpoints
+                            yield latest
             except VersionGone:
                 self._slices.version = None
             except SlicesError as error:
@@ -78,36 +78,38 @@ class Kubernetes:
             await asyncio.sleep(RETRY_S[min(attempts, len(RETRY_S) - 1)])
             attempts += 1
 
-    async def _news(self) -> AsyncGenerator[bool, None]:
+    async def _events(self) -> AsyncGenerator[bool, None]:
         """List if need be, then watch to the stream's end; at each turn, whether it is an event."""
         from kubernetes_asyncio.client import ApiClient, DiscoveryV1Api
 
         async with ApiClient(await access()) as client:
             api = DiscoveryV1Api(client)
             if self._slices.version is None:
-                async with await self._ask(api, aiohttp.ClientTimeout(total=LIST_S)) as response:
+                async with await self._list_or_watch(
+                    api, aiohttp.ClientTimeout(total=LIST_S)
+                ) as response:
                     await _check(response)
                     self._slices.relist(await response.read())
                 yield False
-            patience = aiohttp.ClientTimeout(sock_connect=LIST_S, sock_read=SILENCE_S)
-            async with await self._ask(api, patience, self._slices.version) as response:
+            timeout = aiohttp.ClientTimeout(sock_connect=LIST_S, sock_read=WATCH_TIMEOUT_S)
+            async with await self._list_or_watch(api, timeout, self._slices.version) as response:
                 await _check(response)
                 self._complain(self._lack())
                 with suppress(aiohttp.SocketTimeoutError):  # as good as its end
                     async for line in response.content:
                         if line.strip():
-                            self._slices.hear(line)
+                            self._slices.apply(line)
                             self._complain(self._lack())
                             yield True
 
-    async def _ask(
-        self, api: DiscoveryV1Api, patience: aiohttp.ClientTimeout, since: str | None = None
+    async def _list_or_watch(
+        self, api: DiscoveryV1Api, limits: aiohttp.ClientTimeout, since: str | None = None
     ) -> aiohttp.ClientResponse:
         """List, or watch what changes `since` a version; the answer as it comes.
 
         The library's own reading would stumble over bookmarks, whose endpoints are null.
         """
-        extra: dict[str, Any] = {"_preload_content": False, "_request_timeout": patience}
+        extra: dict[str, Any] = {"_preload_content": False, "_request_timeout": limits}
         if since is not None:
             extra |= {"watch": True, "allow_watch_bookmarks": True, "resource_version": since}
             extra["timeout_seconds"] = WATCH_S

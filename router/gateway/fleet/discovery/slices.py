@@ -33,27 +33,27 @@ class VersionGone(Exception):
     """The server has forgotten the version to go on from: list again."""
 
 
-class _Told(BaseModel):
+class _Object(BaseModel):
     """Of what Kubernetes tells, only what is named here is read."""
 
     model_config = ConfigDict(alias_generator=to_camel, frozen=True)
 
 
-class _Metadata(_Told):
+class _Metadata(_Object):
     name: str = ""
     resource_version: str
 
 
-class _Conditions(_Told):
+class _Conditions(_Object):
     ready: bool | None = None
     terminating: bool | None = None
 
 
-class _Reference(_Told):
+class _Reference(_Object):
     uid: str = ""
 
 
-class _Row(_Told):
+class _Row(_Object):
     addresses: Annotated[list[str], Field(min_length=1)]
     conditions: _Conditions | None = None
     target_ref: _Reference | None = None
@@ -72,12 +72,12 @@ class _Row(_Told):
         return self.conditions is not None and bool(self.conditions.terminating)
 
 
-class _Port(_Told):
+class _Port(_Object):
     name: str | None = None
     port: int | None = None
 
 
-class _Slice(_Told):
+class _Slice(_Object):
     metadata: _Metadata
     address_type: str
     endpoints: list[_Row] | None = None
@@ -89,22 +89,22 @@ class _Slice(_Told):
         return next((port.port for port in self.ports or () if port.name == wanted), None)
 
 
-class _List(_Told):
+class _List(_Object):
     metadata: _Metadata
     items: list[_Slice] | None = None
 
 
-class _Bookmark(_Told):
+class _Bookmark(_Object):
     metadata: _Metadata
 
 
-class _Status(_Told):
+class _Status(_Object):
     code: int = 0
     reason: str = ""
     message: str = ""
 
 
-class _Event(_Told):
+class _Event(_Object):
     type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"]
     object: dict[str, Any]
 
@@ -129,13 +129,13 @@ class Slices:
             SlicesError: if it is none.
         """
         try:
-            told = _List.model_validate_json(text)
+            parsed = _List.model_validate_json(text)
         except ValidationError as error:
             raise SlicesError(f"not a list of EndpointSlices: {_first(error)}") from error
-        self._slices = {one.metadata.name: one for one in told.items or ()}
-        self.version = told.metadata.resource_version
+        self._slices = {one.metadata.name: one for one in parsed.items or ()}
+        self.version = parsed.metadata.resource_version
 
-    def hear(self, line: bytes) -> None:
+    def apply(self, line: bytes) -> None:
         """One event of a watch.
 
         Raises:
@@ -157,12 +157,12 @@ class Slices:
         if event.type == "BOOKMARK":
             self.version = _Bookmark.model_validate(event.object).metadata.resource_version
             return
-        told = _Slice.model_validate(event.object)
+        parsed = _Slice.model_validate(event.object)
         if event.type == "DELETED":
-            self._slices.pop(told.metadata.name, None)
+            self._slices.pop(parsed.metadata.name, None)
         else:
-            self._slices[told.metadata.name] = told
-        self.version = told.metadata.resource_version
+            self._slices[parsed.metadata.name] = parsed
+        self.version = parsed.metadata.resource_version
 
     @property
     def portless(self) -> list[str]:

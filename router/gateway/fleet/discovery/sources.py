@@ -17,18 +17,18 @@ class Discovery:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
-        self._told: list[Endpoints] = [() for _ in sources]
+        self._latest: list[Endpoints] = [() for _ in sources]
 
-    async def run(self, tell: Callable[[Endpoints], None]) -> None:
+    async def run(self, publish: Callable[[Endpoints], None]) -> None:
         """Tell of the whole fleet whenever a source does; until all have ended, or cancelled."""
         async with asyncio.TaskGroup() as group:
             for k, source in enumerate(self._sources):
-                group.create_task(self._listen(k, source, tell))
+                group.create_task(self._listen(k, source, publish))
 
-    async def _listen(self, k: int, source: Source, tell: Callable[[Endpoints], None]) -> None:
+    async def _listen(self, k: int, source: Source, publish: Callable[[Endpoints], None]) -> None:
         async for endpoints in source.fleets():
-            self._told[k] = endpoints
-            tell(merge(chain.from_iterable(self._told)))
+            self._latest[k] = endpoints
+            publish(merge(chain.from_iterable(self._latest)))
 
 
 def sources(workers: Sequence[str]) -> list[Source]:

@@ -1,7 +1,7 @@
 """A scheduler for transformers' continuous batching that does what it is told.
 
 Theirs decides which requests are in the next batch; here `solver.batching.batcher` has decided
-that, and `told` says it: each request's state and how many of its tokens are computed.
+that, and `planned` says it: each request's state and how many of its tokens are computed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ State = Any  # transformers' RequestState
 NAME = "makespan"
 
 
-class NotAsTold(RuntimeError):
+class ScheduleMismatch(RuntimeError):
     """Some of what was told does not fit into the engine's memory or batch."""
 
 
-class Steered(scheduler.Scheduler):  # type: ignore[misc]
+class ExternalScheduler(scheduler.Scheduler):  # type: ignore[misc]
     """Schedules exactly what it was told, in that order."""
 
     def __init__(
@@ -26,7 +26,7 @@ class Steered(scheduler.Scheduler):  # type: ignore[misc]
     ) -> None:
         del safety_margin  # memory is the batcher's business
         super().__init__(cache, 0.0, max_requests_per_batch)
-        self.told: list[tuple[State, int]] = []
+        self.planned: list[tuple[State, int]] = []
 
     def schedule_batch(
         self, token_budget: int, cache_budget: int
@@ -34,20 +34,20 @@ class Steered(scheduler.Scheduler):  # type: ignore[misc]
         """The next batch, as `Scheduler` promises it.
 
         Raises:
-            NotAsTold: if not all of it fits.
+            ScheduleMismatch: if not all of it fits.
         """
-        tokens = sum(count for _, count in self.told)
+        tokens = sum(count for _, count in self.planned)
         if tokens > token_budget:
-            raise NotAsTold(f"{tokens} tokens were told, {token_budget} fit into a batch")
+            raise ScheduleMismatch(f"{tokens} tokens were told, {token_budget} fit into a batch")
         gone: set[str] = set()
-        states = [state for state, _ in self.told]
+        states = [state for state, _ in self.planned]
         batch, _, fast, queries, read = self._process_candidates(states, tokens, cache_budget, gone)
         self._cleanup_waiting_queue(gone)
         if len(batch) < len(states):
-            raise NotAsTold(f"only {len(batch)} of {len(states)} requests fit into memory")
+            raise ScheduleMismatch(f"only {len(batch)} of {len(states)} requests fit into memory")
         return batch, fast, queries, read
 
 
 def register() -> None:
     """Make it known to transformers by its name."""
-    scheduler.SCHEDULER_MAPPING[NAME] = Steered
+    scheduler.SCHEDULER_MAPPING[NAME] = ExternalScheduler

@@ -43,7 +43,7 @@ UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingParams:
     """How tokens are chosen.
 
     Attributes:
@@ -79,12 +79,12 @@ class Sampling:
         return self.temperature == 0 and not penalties and not others
 
 
-def read_sampling(
+def read_sampling_params(
     request: CompletionRequest,
     body: Mapping[str, Any],
     defaults: Mapping[str, Any],
     vocabulary: int,
-) -> Sampling:
+) -> SamplingParams:
     """From a request's body; where it is silent, the model's own `defaults` hold, then OpenAI's.
 
     Raises:
@@ -96,7 +96,7 @@ def read_sampling(
             message = f"'{name}' is not supported by this engine."
             raise RequestError(message, param=name, code="unsupported_parameter")
     known = {**{k: v for k, v in defaults.items() if v is not None}, **_given(body)}
-    return Sampling(
+    return SamplingParams(
         temperature=_number(known, "temperature", 1.0, 0.0, 100.0),
         top_k=max(0, _whole(known, "top_k", 0, -1, vocabulary)),
         top_p=_number(known, "top_p", 1.0, 0.0, 1.0),

@@ -14,19 +14,19 @@ from typing import Any, ClassVar
 import torch
 from transformers.generation.continuous_batching import cb_logits_processors
 
-from router.agent.engines.transformers.sampling import Sampling
+from router.agent.engines.transformers.sampling_params import SamplingParams
 
 State = Any  # transformers' FutureRequestState
 
 
 @dataclass(slots=True)
-class Choosing:
+class SamplerState:
     """One answer's parameters, its source of randomness, and what has been said so far.
 
     `likely` is the last row of log probabilities, where these are asked for.
     """
 
-    sampling: Sampling
+    sampling: SamplingParams
     generator: torch.Generator
     prompt: Sequence[int]
     ends: tuple[int, ...]
@@ -36,12 +36,12 @@ class Choosing:
     @classmethod
     def of(
         cls,
-        sampling: Sampling,
+        sampling: SamplingParams,
         choice: int,
         prompt: Sequence[int],
         ends: tuple[int, ...],
         device: torch.device,
-    ) -> Choosing:
+    ) -> SamplerState:
         """For the n-th `choice` of a request; each has its own randomness."""
         generator = torch.Generator(device)
         if sampling.seed is None:
@@ -51,15 +51,15 @@ class Choosing:
         return cls(sampling, generator, prompt, ends)
 
 
-class Chooser(cb_logits_processors.ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
+class Sampler(cb_logits_processors.ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     """All answers' parameters, by request id."""
 
     supported_kwargs: ClassVar[dict[str, type]] = {}
     ignored_kwargs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
-        self.answers: dict[str, Choosing] = {}
-        self._rows: list[Choosing | None] = []
+        self.answers: dict[str, SamplerState] = {}
+        self._rows: list[SamplerState | None] = []
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
         """There are no tensors to fill."""
@@ -74,50 +74,50 @@ class Chooser(cb_logits_processors.ContinuousBatchingLogitsProcessor):  # type: 
         """(rows, vocabulary) scores, so that the largest is the token to take."""
         for row, answer in enumerate(self._rows):
             if answer is not None and not answer.sampling.plain:
-                scores[row] = choose(scores[row], answer)
+                scores[row] = adjusted_scores(scores[row], answer)
         return scores
 
 
-def choose(scores: torch.Tensor, answer: Choosing) -> torch.Tensor:
+def adjusted_scores(scores: torch.Tensor, answer: SamplerState) -> torch.Tensor:
     """(vocabulary,) scores after penalties, temperature, cuts and noise."""
-    how = answer.sampling
-    answer.likely = None if how.logprobs is None else scores.log_softmax(-1)
+    params = answer.sampling
+    answer.likely = None if params.logprobs is None else scores.log_softmax(-1)
     scores = _penalised(scores.clone(), answer)
-    if len(answer.made) < how.min_tokens:
+    if len(answer.made) < params.min_tokens:
         scores[list(answer.ends)] = -torch.inf
-    if how.temperature == 0:
+    if params.temperature == 0:
         return scores
-    scores = _cut(scores / how.temperature, how)
+    scores = _cut(scores / params.temperature, params)
     noise = torch.empty_like(scores).exponential_(generator=answer.generator)
     return scores - noise.log()  # minus the logarithm of an exponential variate is Gumbel's
 
 
-def _penalised(scores: torch.Tensor, answer: Choosing) -> torch.Tensor:
-    how = answer.sampling
-    if how.repetition != 1.0:
+def _penalised(scores: torch.Tensor, answer: SamplerState) -> torch.Tensor:
+    params = answer.sampling
+    if params.repetition != 1.0:
         seen = torch.tensor([*answer.prompt, *answer.made], device=scores.device).unique()
         old = scores[seen]
-        scores[seen] = torch.where(old > 0, old / how.repetition, old * how.repetition)
-    if (how.presence or how.frequency) and answer.made:
+        scores[seen] = torch.where(old > 0, old / params.repetition, old * params.repetition)
+    if (params.presence or params.frequency) and answer.made:
         said, times = torch.tensor(answer.made, device=scores.device).unique(return_counts=True)
-        scores[said] -= how.presence + how.frequency * times
-    for token, bias in how.bias:
+        scores[said] -= params.presence + params.frequency * times
+    for token, bias in params.bias:
         scores[token] += bias
     return scores
 
 
-def _cut(scores: torch.Tensor, how: Sampling) -> torch.Tensor:
+def _cut(scores: torch.Tensor, params: SamplingParams) -> torch.Tensor:
     """Leave out what is too unlikely; the likeliest always stays."""
-    if how.top_k and how.top_k < len(scores):
-        least = scores.topk(how.top_k).values[-1]
+    if params.top_k and params.top_k < len(scores):
+        least = scores.topk(params.top_k).values[-1]
         scores = scores.masked_fill(scores < least, -torch.inf)
-    if how.min_p > 0:
+    if params.min_p > 0:
         likely = scores.softmax(-1)
-        scores = scores.masked_fill(likely < how.min_p * likely.max(), -torch.inf)
-    if how.top_p < 1.0:
+        scores = scores.masked_fill(likely < params.min_p * likely.max(), -torch.inf)
+    if params.top_p < 1.0:
         likely, order = scores.softmax(-1).sort(descending=True)
         before = likely.cumsum(-1) - likely
-        drop = before >= how.top_p
+        drop = before >= params.top_p
         drop[0] = False
         scores = scores.masked_fill(drop.scatter(0, order, drop), -torch.inf)
     return scores

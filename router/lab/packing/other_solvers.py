@@ -25,8 +25,8 @@ MOST_PAIRS = 300_000
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
-    """What a rival found: an assignment, if any; a proven bound, if any; and whether it is done."""
+class SolverResult:
+    """What one found: an assignment, if any; a proven bound, if any; and whether it is done."""
 
     assignment: tuple[int, ...] | None
     bound_s: float
@@ -34,7 +34,7 @@ class Try:
     took_s: float
 
 
-def milp_alone(problem: Problem, deadline_s: float) -> Try:
+def milp_alone(problem: Problem, deadline_s: float) -> SolverResult:
     """HiGHS on the whole model, without an incumbent."""
     from solver.packing.milp import model
 
@@ -44,10 +44,10 @@ def milp_alone(problem: Problem, deadline_s: float) -> Try:
     )
     took = time.perf_counter() - start
     found = None if outcome.assignment is None else tuple(outcome.assignment.tolist())
-    return Try(found, outcome.finish_bound_s or 0.0, took < deadline_s, took)
+    return SolverResult(found, outcome.finish_bound_s or 0.0, took < deadline_s, took)
 
 
-def cp_sat(problem: Problem, deadline_s: float) -> Try:
+def cp_sat(problem: Problem, deadline_s: float) -> SolverResult:
     """OR-Tools' CP-SAT, with its defaults: all cores."""
     from ortools.sat.python import cp_model
 
@@ -79,13 +79,13 @@ def cp_sat(problem: Problem, deadline_s: float) -> Try:
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         found = tuple(next(j for j, v in row.items() if solver.value(v)) for row in chosen)
     done = status in (cp_model.OPTIMAL, cp_model.INFEASIBLE)
-    return Try(found, solver.best_objective_bound / TICKS, done, took)
+    return SolverResult(found, solver.best_objective_bound / TICKS, done, took)
 
 
-class Rival:
+class OtherSolver:
     """One of them, in its process."""
 
-    def __init__(self, name: str, solve: Callable[[Problem, float], Try]) -> None:
+    def __init__(self, name: str, solve: Callable[[Problem, float], SolverResult]) -> None:
         self.name, self._solve = name, solve
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(1, context)
@@ -101,7 +101,7 @@ class Rival:
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def run(self, problem: Problem, deadline_s: float) -> Try | None:
+    def run(self, problem: Problem, deadline_s: float) -> SolverResult | None:
         """None where the problem is too large for it, or it is not installed."""
         if problem.requests * problem.workers > MOST_PAIRS:
             return None

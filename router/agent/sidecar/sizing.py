@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from math import ceil
 
-from router.agent.queue_position import Standing
+from router.agent.queue_position import QueuePosition
 from router.http.errors import RequestError
 from router.http.schemas import CompletionRequest, Prompt, parse
 from router.http.usage import Usage
@@ -17,20 +17,20 @@ from solver.cost.estimators import TokenEstimator
 ANSWER_TOKENS = 256
 
 
-class Asks:
-    """Makes them, and learns how many tokens a prompt's bytes are."""
+class RequestSizer:
+    """Sizes requests in tokens, and learns how many tokens a prompt's bytes are."""
 
     def __init__(self) -> None:
         self._estimator = TokenEstimator()
         self._serial = itertools.count(1)
 
-    def make(
+    def size(
         self,
         body: bytes,
         *,
         chat: bool,
         hint: float | None,
-        standing: Standing,
+        position: QueuePosition,
         now: float,
         most: int,
     ) -> tuple[Ask, CompletionRequest | None]:
@@ -47,7 +47,7 @@ class Asks:
         n = 1 if request is None else request.n
         lengths = [self._tokens(prompt) for prompt in prompts for _ in range(n)]
         sequences = [
-            self._sequence(f"{number}/{k}", tokens, request, hint, standing, now, most)
+            self._sequence(f"{number}/{k}", tokens, request, hint, position, now, most)
             for k, tokens in enumerate(lengths)
         ]
         return Ask(tuple(sequences), request is not None and request.stream), request
@@ -70,20 +70,20 @@ class Asks:
         prompt_tokens: int,
         request: CompletionRequest | None,
         hint: float | None,
-        standing: Standing,
+        position: QueuePosition,
         now: float,
         most: int,
     ) -> Sequence:
         left = max(1, most - prompt_tokens)
         limit = 1 if request is None else max(1, min(left, request.output_limit(left)))
-        told = request is not None and request.max_tokens is not None
-        guess = float(limit if told else ANSWER_TOKENS) if hint is None else hint
+        limited = request is not None and request.max_tokens is not None
+        guess = float(limit if limited else ANSWER_TOKENS) if hint is None else hint
         return Sequence(
             key,
             prompt_tokens,
             min(guess, limit),
             ceil(limit),
-            now - standing.waited_s,
-            priority=standing.priority,
-            due_s=now + standing.deadline_s,
+            now - position.waited_s,
+            priority=position.priority,
+            due_s=now + position.deadline_s,
         )

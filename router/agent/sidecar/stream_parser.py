@@ -18,7 +18,7 @@ MOST_EVENT_BYTES = 4 << 20  # a longer line is passed on, but not read
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class StreamEvent:
     """One event: a choice's new tokens (0: it has begun), and whether it has ended.
 
     `usage` is over all choices, or the choice's own: engines differ. An event of usage alone has
@@ -31,7 +31,7 @@ class Heard:
     usage: Usage | None
 
 
-class Follower:
+class StreamParser:
     """Reads a stream of server-sent events, however its bytes are cut.
 
     Attributes:
@@ -44,19 +44,19 @@ class Follower:
         self.usage: Usage | None = None
         self.done = False
 
-    def feed(self, chunk: bytes) -> list[Heard]:
+    def feed(self, chunk: bytes) -> list[StreamEvent]:
         """What `chunk` tells."""
         lines = (self._rest + chunk).split(b"\n")
         self._rest = lines.pop()
         if len(self._rest) > MOST_EVENT_BYTES:
             self._rest = b""
-        heard: list[Heard] = []
+        events: list[StreamEvent] = []
         for line in lines:
             if line.startswith(b"data:"):
-                heard += self._event(line[5:])
-        return heard
+                events += self._event(line[5:])
+        return events
 
-    def _event(self, data: bytes) -> list[Heard]:
+    def _event(self, data: bytes) -> list[StreamEvent]:
         if data.strip() == b"[DONE]":
             self.done = True
             return []
@@ -69,14 +69,14 @@ class Follower:
         if usage is not None:
             self.usage = usage
         found = [_choice(choice, usage) for choice in choices if isinstance(choice, dict)]
-        return found or ([Heard(-1, 0, False, usage)] if usage is not None else [])
+        return found or ([StreamEvent(-1, 0, False, usage)] if usage is not None else [])
 
 
-def _choice(choice: dict[str, Any], usage: Usage | None) -> Heard:
+def _choice(choice: dict[str, Any], usage: Usage | None) -> StreamEvent:
     index = choice.get("index", 0)
     ended = choice.get("finish_reason") is not None
     number = index if isinstance(index, int) and index >= 0 else 0
-    return Heard(number, _tokens(choice, ended=ended), ended, usage)
+    return StreamEvent(number, _tokens(choice, ended=ended), ended, usage)
 
 
 def _tokens(choice: dict[str, Any], *, ended: bool) -> int:

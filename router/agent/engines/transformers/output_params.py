@@ -11,7 +11,7 @@ from router.http.schemas import CompletionRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
+class OutputParams:
     """What ends an answer, and what becomes of its tokens.
 
     Attributes:
@@ -27,16 +27,16 @@ class Writing:
     skip_special: bool = True
 
 
-def read_writing(
+def read_output_params(
     request: CompletionRequest, body: Mapping[str, Any], ends: tuple[int, ...], vocabulary: int
-) -> Writing:
+) -> OutputParams:
     """From a request's body; `ends` are the model's own.
 
     Raises:
         RequestError: naming the field that is wrong.
     """
     own = () if request.ignore_eos else ends
-    return Writing(
+    return OutputParams(
         stop=request.stop,
         ends=tuple(dict.fromkeys((*own, *_stop_ids(body, vocabulary)))),
         include_stop=flag(body, "include_stop_str_in_output", default=False),

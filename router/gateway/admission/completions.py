@@ -13,19 +13,20 @@ from collections.abc import Callable
 from math import inf
 
 from router.gateway.accounting.accounts import Accounts
-from router.gateway.arriving.headers import for_worker, read_hint, request_id
-from router.gateway.explanations.records import RequestRecord
+from router.gateway.admission.headers import for_worker, read_hint, request_id
+from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.prefixes import blocks_of
-from router.gateway.fleet.stalls import WorkerSilent
-from router.gateway.fleet.workers import Worker, Workers
-from router.gateway.forwarding.attempt import hop
+from router.gateway.fleet.stalls import WorkerStalled
+from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import Workers
+from router.gateway.forwarding.attempt import begin_attempt
 from router.gateway.forwarding.exchange import Exchange
 from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.forwarding.spans import request_span
 from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.ticket import Placement, Ticket
 from router.http.asgi import (
-    ClientLeft,
+    ClientDisconnected,
     DisconnectWatch,
     Receive,
     Scope,
@@ -41,13 +42,13 @@ from router.http.errors import (
     RecalledError,
     RequestError,
     RouterError,
-    WorkerBroke,
+    WorkerFailed,
     WorkerUnreachable,
     outcome_of_status,
 )
 from router.http.request_headers import Urgency, read_tenant, read_urgency
 from router.http.schemas import CompletionRequest, parse
-from router.observe.logs import about
+from router.observe.logs import bind_request
 from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import Tracing
 from router.settings.gateway import GatewayTuning
@@ -86,20 +87,20 @@ class Completions:
         exchange = Exchange(send, record, target, scope["headers"], chat=self._chat)
         trace = self._tracing.begin(exchange.headers)
         if trace is not None:
-            exchange.trace, record.trace_id = trace, trace.id
+            exchange.trace_context, record.trace_id = trace, trace.id
             exchange.headers = trace.keep(exchange.headers)
-        about(record.id, record.trace_id)
+        bind_request(record.id, record.trace_id)
         self._accounts.begin(record)
         outcome = Outcome.FAILED
         try:
             outcome = await self._serve(scope, receive, exchange)
-        except ClientLeft:
+        except ClientDisconnected:
             outcome = Outcome.CANCELLED
         except RouterError as error:
             outcome = error.outcome
-            await exchange.refuse(error)
+            await exchange.send_error(error)
         except asyncio.CancelledError:  # the time to drain is over
-            await exchange.refuse(NoCapacityError("The gateway is shutting down.", 1.0))
+            await exchange.send_error(NoCapacityError("The gateway is shutting down.", 1.0))
         finally:
             record.outcome = outcome.value
             self._accounts.end(record, outcome, exchange.timing())
@@ -187,7 +188,7 @@ class Completions:
             except RecalledError:
                 ticket.recalled += 1
                 self._metrics.recalled.inc()
-                exchange.leave("recalled", failed=False)
+                exchange.end_attempt("recalled", failed=False)
                 continue
             except WorkerUnreachable as error:
                 self._workers.mark_down(worker, str(error))
@@ -202,7 +203,7 @@ class Completions:
             ticket.excluded.add(worker)
             exchange.record.failed_workers.append(worker.name)
             if tries_left >= 0:
-                exchange.leave(str(failure), failed=True)
+                exchange.end_attempt(str(failure), failed=True)
         assert failure is not None
         raise failure
 
@@ -213,7 +214,7 @@ class Completions:
         record.planned, record.recalled = ticket.planned, ticket.recalled
         exchange.sent, record.sent_s = time.monotonic(), time.time()
         if exchange.recorded:
-            exchange.hops.append(hop(placement, record.choice))
+            exchange.attempts.append(begin_attempt(placement, record.choice))
         return worker
 
     async def _attempt(
@@ -224,13 +225,13 @@ class Completions:
         Raises:
             RecalledError: if it has given the request back, having been asked to.
             WorkerUnreachable: if it has not begun to answer, and will not.
-            WorkerBroke: if it has begun, and will not end.
+            WorkerFailed: if it has begun, and will not end.
         """
         try:
-            async with worker.lifeline.hold() as heard:
-                return await self._forward(exchange, ticket, worker, tries_left, heard)
-        except WorkerSilent as error:
-            kind = WorkerUnreachable if exchange.first_byte is None else WorkerBroke
+            async with worker.stall_guard.watch() as on_progress:
+                return await self._forward(exchange, ticket, worker, tries_left, on_progress)
+        except WorkerStalled as error:
+            kind = WorkerUnreachable if exchange.first_byte is None else WorkerFailed
             raise kind("The worker has fallen silent.") from error
 
     async def _forward(
@@ -239,7 +240,7 @@ class Completions:
         ticket: Ticket,
         worker: Worker,
         tries_left: int,
-        heard: Callable[[], None],
+        on_progress: Callable[[], None],
     ) -> Outcome | None:
         assert exchange.request is not None
         url = worker.url + exchange.target
@@ -247,7 +248,7 @@ class Completions:
         reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body)
         try:
             if reply.status in _RETRY_STATUS:
-                if ticket.asked_back and reply.has(RECALLED):
+                if ticket.recall_pending and reply.has(RECALLED):
                     raise RecalledError
                 if tries_left and self._dispatcher.has_other(ticket, worker):
                     return None
@@ -255,7 +256,7 @@ class Completions:
             occupancy = worker.load.occupancy(worker.slots, 0)
 
             def progress(events: int) -> None:
-                heard()
+                on_progress()
                 worker.load.progress(ticket, events)
 
             usage = await exchange.relay(reply, worker.name, progress)

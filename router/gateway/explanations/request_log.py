@@ -1,0 +1,60 @@
+"""The latest requests by id, as the dashboard and ``/makespan/v1/requests`` show them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from itertools import chain, islice
+
+from router.gateway.explanations.request_record import RequestRecord
+
+
+class RequestLog:
+    """The latest requests by id, running ones always, finished ones up to a number.
+
+    `running` counts the requests in the gateway now.
+    """
+
+    def __init__(self, remember: int) -> None:
+        self._remember = remember
+        self.running = 0
+        self._running: dict[str, RequestRecord] = {}
+        self._ended: OrderedDict[str, RequestRecord] = OrderedDict()
+
+    def begin(self, record: RequestRecord) -> None:
+        """A request has come; one with the same id as before takes its place here."""
+        self.running += 1
+        self._running[record.id] = record
+
+    def end(self, record: RequestRecord) -> None:
+        """It has ended."""
+        self.running -= 1
+        if self._running.get(record.id) is record:
+            del self._running[record.id]
+        self._ended[record.id] = record
+        self._ended.move_to_end(record.id)
+        while len(self._ended) > self._remember:
+            self._ended.popitem(last=False)
+
+    def in_flight(self) -> Iterable[RequestRecord]:
+        """Those that run, the oldest first."""
+        return self._running.values()
+
+    def latest(self, most: int) -> list[RequestRecord]:
+        """Those that run or have ended last, the newest first; at most a quarter wait for a worker.
+
+        However many wait, there is something to see of those that have gone somewhere.
+        """
+        running = self._running.values()
+        waiting = (record for record in reversed(running) if record.worker is None)
+        placed = (record for record in reversed(running) if record.worker is not None)
+        newest = chain(
+            islice(waiting, most // 4),
+            islice(placed, most),
+            islice(reversed(self._ended.values()), most),
+        )
+        return sorted(newest, key=lambda record: -record.received_s)[:most]
+
+    def find(self, request_id: str) -> RequestRecord | None:
+        """The request with this id, if it is still remembered."""
+        return self._running.get(request_id) or self._ended.get(request_id)

@@ -1,0 +1,94 @@
+"""What is remembered of a request: its sizes, its times, and the choice of its worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from router.gateway.explanations.choice import Choice
+from solver.batching.priority import Priority
+
+
+@dataclass(eq=False, slots=True)
+class RequestRecord:
+    """One request as the gateway saw it. Times are seconds since the epoch.
+
+    `choice` is that of the plan that sent it last, after `planned` plans; `recalled` counts how
+    often it was taken back from a worker's queue; `deadline_s` counts from its arrival.
+    """
+
+    id: str
+    model: str
+    stream: bool
+    received_s: float
+    trace_id: str | None = None
+    prompt_tokens: int = 0
+    expected_tokens: float = 0.0
+    outcome: str = "in_flight"
+    status: int | None = None
+    error: str | None = None
+    worker: str | None = None
+    failed_workers: list[str] = field(default_factory=list)
+    tenant: str = ""
+    priority: str = Priority.DEFAULT.value
+    deadline_s: float | None = None
+    planned: int = 0
+    recalled: int = 0
+    choice: Choice | None = None
+    sent_s: float | None = None
+    first_token_s: float | None = None
+    ended_s: float | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """What a log line says of it: that which there is, times as seconds from its arrival."""
+        times = {"sent": self.sent_s, "first_byte": self.first_token_s, "ended": self.ended_s}
+        fields = {
+            "outcome": self.outcome,
+            "status": self.status,
+            "error": self.error,
+            "model": self.model,
+            "worker": self.worker,
+            "failed_workers": ",".join(self.failed_workers) or None,
+            "tenant": self.tenant or None,
+            "priority": self.priority,
+            "prompt_tokens": self.prompt_tokens or None,
+            "output_tokens": self.output_tokens,
+            **{
+                f"{name}_after_s": None if when is None else round(when - self.received_s, 4)
+                for name, when in times.items()
+            },
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def explain(self) -> dict[str, Any]:
+        """Why it went where it went, and how that turned out."""
+        return {
+            "id": self.id,
+            "trace_id": self.trace_id,
+            "model": self.model,
+            "stream": self.stream,
+            "outcome": self.outcome,
+            "status": self.status,
+            "error": self.error,
+            "worker": self.worker,
+            "failed_workers": self.failed_workers,
+            "tenant": self.tenant,
+            "priority": self.priority,
+            "deadline_s": self.deadline_s,
+            "planned": self.planned,
+            "recalled": self.recalled,
+            "prompt_tokens": self.prompt_tokens,
+            "expected_tokens": self.expected_tokens,
+            "output_tokens": self.output_tokens,
+            "cached_tokens": self.cached_tokens,
+            "times": {
+                "received_at": self.received_s,
+                "planned_at": self.choice.planned_s if self.choice else None,
+                "sent_at": self.sent_s,
+                "first_token_at": self.first_token_s,
+                "ended_at": self.ended_s,
+            },
+            "choice": self.choice.to_json(self.ended_s) if self.choice else None,
+        }

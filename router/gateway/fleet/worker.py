@@ -1,0 +1,146 @@
+"""One worker as the gateway knows it: what it reports, and what it still has to do."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+from urllib.parse import urlsplit
+
+from router.gateway.fleet.stalls import StallGuard
+from router.wire import AgentState
+from solver.cost.estimators import ScaleEstimator
+from solver.cost.model import CostModel
+from solver.routing.load import WorkerLoad
+from solver.routing.problem import WorkerView
+from solver.routing.rolling import LEAD
+
+# What a worker that does not tell is taken to keep of prompts; llama-65b-ascend's memory.
+PLAIN_KV_TOKENS = 131_072
+
+
+class Worker:
+    """One worker as the gateway knows it.
+
+    Attributes:
+        reported_name: what it calls itself; `name` tells it from others that do the same.
+        state: what its agent last said; None for a plain OpenAI-compatible server.
+        models: the entries of ``/v1/models`` that it serves, by id.
+        load: what this gateway has sent it and it has not finished.
+        scale: learnt correction of the cost model of a worker without an agent.
+        served: its models and the longest request of each, where known.
+        stall_guard: times out the requests that it has, should it fall silent.
+        leaving: it is to go as soon as it has nothing left to do.
+    """
+
+    def __init__(
+        self, url: str, slots: int, cost: CostModel, *, prefix_cache: bool = False
+    ) -> None:
+        self.url = url
+        self.name = self.reported_name = urlsplit(url).netloc
+        self.up = False
+        self.state: AgentState | None = None
+        self.models: dict[str, dict[str, Any]] = {}
+        self.load = WorkerLoad()
+        self.scale = ScaleEstimator()
+        self.served: tuple[tuple[str, int | None], ...] = ()
+        self.stall_guard = StallGuard()
+        self.leaving = False
+        self._slots, self._cost, self._prefix_cache = slots, cost, prefix_cache
+
+    @property
+    def available(self) -> bool:
+        """Whether it takes new requests."""
+        return self.up and not self.draining
+
+    @property
+    def draining(self) -> bool:
+        """Whether it only finishes what it has: it is to leave, or its agent shuts down."""
+        return self.leaving or (self.state is not None and self.state.draining)
+
+    @property
+    def slots(self) -> int:
+        """Sequences that it runs at once."""
+        return self.state.slots if self.state is not None else self._slots
+
+    @property
+    def base_cost(self) -> CostModel:
+        """Its cost model before what was learnt: its agent's word, or the assumed one."""
+        return self._cost
+
+    @property
+    def cost(self) -> CostModel:
+        """Its iteration times, as well as they are known."""
+        return self._cost if self.state is not None else self._cost.scaled(self.scale.factor)
+
+    @property
+    def queued(self) -> int:
+        """Requests that have not begun there, as its agent last said; they can be taken back."""
+        return 0 if self.state is None else min(self.state.queued, len(self.load))
+
+    @property
+    def round_s(self) -> float:
+        """Seconds of a decode round at full slots."""
+        return self.cost.decode_s(self.slots)
+
+    @property
+    def free_slots(self) -> int:
+        """Sequences that it could start at once; 0 where it is down or its memory is full."""
+        return 0 if self._closed else max(0, self.slots - self.load.sequences)
+
+    @property
+    def room(self) -> int:
+        """Sequences that it could start soon: free slots and a lead."""
+        if self._closed:
+            return 0
+        return max(0, self.slots + ceil(LEAD * self.slots) - self.load.sequences)
+
+    @property
+    def _closed(self) -> bool:
+        full = self.state is not None and self.load.kv_tokens >= self.state.kv_tokens
+        return full or not self.available
+
+    @property
+    def has_prefix_cache(self) -> bool:
+        """Whether its engine has a prefix cache."""
+        return self._prefix_cache if self.state is None else self.state.prefix_cache
+
+    @property
+    def kv_free(self) -> float:
+        """Cached tokens that it has room for beside what it has been sent."""
+        tokens = PLAIN_KV_TOKENS if self.state is None else self.state.kv_tokens
+        return tokens - self.load.kv_tokens
+
+    def max_model_len(self, model: str) -> int | None:
+        """Prompt and output tokens that a request for `model` may have; None if unknown."""
+        length = self.models.get(model, {}).get("max_model_len")
+        return length if isinstance(length, int) else None
+
+    def update_models(self, models: dict[str, dict[str, Any]]) -> None:
+        """It has told what it serves."""
+        if models != self.models:
+            self.models = models
+            self.served = tuple((model, self.max_model_len(model)) for model in models)
+
+    def backlog_s(self, more: int, now: float) -> float:
+        """Seconds until it has done what it has."""
+        return self.load.backlog_s(self.cost, self.slots, more, now)
+
+    def view(self, now: float) -> WorkerView:
+        """What the planner sees of it."""
+        kv = None if self.state is None else self.state.kv_tokens - self.load.kv_reserved
+        backlog = self.backlog_s(self.slots, now)
+        return WorkerView(
+            cost=self.cost,
+            slots=self.slots,
+            in_flight=self.load.sequences,
+            backlog_s=backlog,
+            prefill_s=self.load.prefill_s(self.cost, self.slots, now),
+            kv_free=kv,
+        )
+
+    def update_state(self, state: AgentState) -> None:
+        """Its agent reports."""
+        if self.state is None or state.cost_ms != self.state.cost_ms:
+            self._cost = CostModel.from_ms(state.cost_ms)
+        self.state, self.reported_name = state, state.name
+        self.update_models({state.model: state.model_entry()})
