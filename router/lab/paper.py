@@ -24,11 +24,11 @@ from solver.batching.policies import POLICIES
 from solver.cost.profiles import PROFILES
 from solver.routing.dispatchers import dispatcher
 from solver.sim.fleet import Fleet
-from solver.sim.knowledge import knowledge
+from solver.sim.forecast import length_forecaster
 from solver.sim.report import Report, report
 from solver.sim.request import Request
-from solver.sim.schedule import Line
-from solver.sim.worker import Record, Setting, Worker
+from solver.sim.schedule import ScheduleLine
+from solver.sim.worker import Record, Worker, WorkerSetting
 
 PROFILE = PROFILES["llama-65b-ascend"]
 DATA = "gsm8k-llama65b"
@@ -99,9 +99,9 @@ def paper(settings: BenchSettings) -> None:
 
 
 def _run(requests: Sequence[Request], row: Row, seed: int, record: Record | None = None) -> Report:
-    setting = Setting(PROFILE.slots, PROFILE.kv_tokens, order=row.order)
+    setting = WorkerSetting(PROFILE.slots, PROFILE.kv_tokens, order=row.order)
     worker = Worker("llama-65b", PROFILE.cost, setting, POLICIES[row.policy](), record)
-    told = knowledge(row.lengths, seed)
+    told = length_forecaster(row.lengths, seed)
     fleet = Fleet(requests, [worker], dispatcher("makespan", random.Random(seed), row.order), told)
     fleet.run()
     return report(fleet)
@@ -109,7 +109,7 @@ def _run(requests: Sequence[Request], row: Row, seed: int, record: Record | None
 
 def _mean(requests: Sequence[Request], row: Row, out: Path) -> tuple[float, float, float, float]:
     """(seconds, utilization, tokens a second, bound), and the picture if the row has one."""
-    lines: list[Line] = []
+    lines: list[ScheduleLine] = []
     record = lines.append if row.picture else None
     runs = [_run(requests, row, seed, record) for seed in row.seeds]
     if row.picture:

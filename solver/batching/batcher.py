@@ -22,13 +22,13 @@ from dataclasses import replace
 from math import inf
 
 from solver.batching.busy_period import BusyPeriod
-from solver.batching.kv import PrefixCache, fitting
+from solver.batching.kv import PrefixCache, count_fitting
 from solver.batching.ledger import SlotLedger
 from solver.batching.policy import Decision, EngineView, IterationPolicy
 from solver.batching.progress import Progress
-from solver.batching.queue import RequestQueue, queue
+from solver.batching.queue import RequestQueue, make_queue
 from solver.batching.sequence import Chunk, Sequence, Stage
-from solver.batching.slot_wait import Patience
+from solver.batching.slot_wait import SlotWait
 from solver.cost.model import Action, CostModel
 
 # Share of memory that admission leaves alone, so that an engine that is full does not preempt at
@@ -41,7 +41,7 @@ class Batcher:
 
     Attributes:
         ledger: where slot-time went.
-        busy: the busy period under way, if any.
+        busy_period: the busy period under way, if any.
         efficiency: lower bound of the work of the present or last busy period over its time.
         kv_held: cached tokens now.
         preemptions: sequences that have lost their memory, so far.
@@ -62,22 +62,25 @@ class Batcher:
         self.slots, self.kv_tokens, self.cost, self.policy = slots, kv_tokens, cost, policy
         self.ledger = SlotLedger(slots, now)
         self.progress = Progress(slots)
-        self.busy: BusyPeriod | None = None
+        self.busy_period: BusyPeriod | None = None
         self.efficiency = 0.0
         self.kv_held = 0
         self.preemptions = 0
         self.cache = cache
         self._budget = prefill_budget
-        self._queue = queue("longest", slots, cost.decode_s(slots)) if waiting is None else waiting
+        if waiting is None:
+            waiting = make_queue("longest", slots, cost.decode_s(slots))
+        self._queue = waiting
         self._waiting: dict[str, Sequence] = {}
-        self._filling: dict[str, Sequence] = {}  # they hold a slot, and their prefill is not over
+        # They hold a slot, and their prefill is not over.
+        self._prefilling: dict[str, Sequence] = {}
         self._preempted: dict[str, Sequence] = {}  # they hold a slot, but no memory
         self._running: dict[str, Sequence] = {}
         self._cancelled: set[str] = set()
         self._free = list(range(slots))
         self._kv_decoding = 0
         self.queued_prompt, self._queued_output = 0, 0.0
-        self._patience = Patience()
+        self._slot_wait = SlotWait()
         self._stage_s, self._held_back = now, 0  # when the stage began, who could have come in
         self._admissible: list[Sequence] | None = None
 
@@ -115,12 +118,12 @@ class Batcher:
 
     def _begun(self) -> list[Sequence]:
         """Those that hold a slot but have their prefill, or the rest of it, before them."""
-        return [*self._filling.values(), *self._preempted.values()]
+        return [*self._prefilling.values(), *self._preempted.values()]
 
     def add(self, sequence: Sequence, now: float) -> None:
         """Queue a request; its prompt and limit must fit into memory, or it may never end."""
-        if self.busy is None:
-            self.busy = BusyPeriod(now)
+        if self.busy_period is None:
+            self.busy_period = BusyPeriod(now)
         self._queue.add(sequence)
         self._waiting[sequence.id] = sequence
         self.queued_prompt += sequence.prompt_tokens
@@ -134,10 +137,12 @@ class Batcher:
             self._unqueue(sequence)
             self._changed(now)
             self._measure(now)
-        elif any(sequence_id in group for group in (self._running, self._filling, self._preempted)):
+        elif any(
+            sequence_id in group for group in (self._running, self._prefilling, self._preempted)
+        ):
             self._cancelled.add(sequence_id)
 
-    def waits(self, sequence_id: str) -> bool:
+    def is_waiting(self, sequence_id: str) -> bool:
         """Whether it still waits for a slot: nothing has been done for it."""
         return sequence_id in self._waiting
 
@@ -178,35 +183,35 @@ class Batcher:
     def _count_rounds(self, stage: Stage, rounds: int, now: float) -> None:
         made = len(stage.decode) * rounds
         if not stage.prefill:
-            self._patience.wait(self._held_back, rounds, now - self._stage_s)
+            self._slot_wait.add(self._held_back, rounds, now - self._stage_s)
         self.progress.rounds += rounds
         self._hold(made)
         self._kv_decoding += made
         if self._admissible:  # there is less room now
             self._admissible = self._admissible[: self._fitting(self._admissible)]
-        if self.busy is not None:
-            self.busy.output_tokens += made
-            self.busy.context_tokens += stage.kv_tokens * rounds + made * (rounds - 1) // 2
+        if self.busy_period is not None:
+            self.busy_period.output_tokens += made
+            self.busy_period.context_tokens += stage.kv_tokens * rounds + made * (rounds - 1) // 2
 
     def _count_chunk(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
         sequence.prefilled += chunk.tokens
         if not chunk.last:
             return
-        del self._filling[sequence.id]
+        del self._prefilling[sequence.id]
         self._running[sequence.id] = sequence
         self.progress.join(sequence)
         self._kv_decoding += sequence.context
         if self.cache is not None:
             room = self.kv_tokens - self.kv_held
             self.cache.store(sequence.hash_ids, sequence.prompt_tokens, room)
-        if self.busy is not None and not sequence.restarts:
-            self.busy.requests += 1
-            self.busy.prompt_tokens += sequence.prefilled
+        if self.busy_period is not None and not sequence.restarts:
+            self.busy_period.requests += 1
+            self.busy_period.prompt_tokens += sequence.prefilled
 
     def _view(self) -> EngineView:
         admissible = self._find_admissible()
-        filling = self._filling.values()
+        filling = self._prefilling.values()
         tokens = sum(s.to_prefill for s in filling) + sum(s.to_prefill for s in admissible)
         return EngineView(
             slots=self.slots,
@@ -216,18 +221,18 @@ class Batcher:
             prompt_tokens=tokens,
             kv_tokens=self.kv_tokens,
             kv_held=self._kv_decoding,
-            waited_slot_s=self._patience.slot_s,
-            waited_rounds=self._patience.rounds,
+            waited_slot_s=self._slot_wait.slot_s,
+            waited_rounds=self._slot_wait.rounds,
             prefill_budget=self._budget,
             progress=self.progress,
         )
 
     def _prefill(self, decision: Decision, now: float) -> Stage:
-        budget = min(decision.tokens, self._budget)
-        self._admit(decision.most, budget)
+        budget = min(decision.max_prompt_tokens, self._budget)
+        self._admit(decision.max_admitted, budget)
         chunks = self._chunks(budget)
         decode = tuple(self._running.values()) if decision.action is Action.MIXED else ()
-        self._patience.reset()
+        self._slot_wait.reset()
         stalled = self.running - len(chunks) - len(decode)
         self.ledger.stage(now, prefill=len(chunks), decode=len(decode), stalled=stalled)
         self._changed(now)
@@ -246,7 +251,7 @@ class Batcher:
     def _chunks(self, budget: float) -> tuple[Chunk, ...]:
         """Prompt tokens of those admitted, in order, until the budget is spent."""
         chunks: list[Chunk] = []
-        for sequence in self._filling.values():
+        for sequence in self._prefilling.values():
             if budget <= 0:
                 break
             wanted = sequence.to_prefill
@@ -257,7 +262,7 @@ class Batcher:
 
     def _admit(self, most: int | None, budget: float) -> None:
         """Let in the first of the admissible, as long as this iteration has tokens for them."""
-        budget -= sum(sequence.to_prefill for sequence in self._filling.values())
+        budget -= sum(sequence.to_prefill for sequence in self._prefilling.values())
         for sequence in self._find_admissible()[:most]:
             if budget <= 0:
                 break
@@ -266,7 +271,7 @@ class Batcher:
                 sequence.slot = heapq.heappop(self._free)
             if self.cache is not None:
                 sequence.cached = self.cache.match(sequence.hash_ids, sequence.prompt_tokens)
-            self._filling[sequence.id] = sequence
+            self._prefilling[sequence.id] = sequence
             self._hold(sequence.context)
             budget -= sequence.to_prefill
 
@@ -280,8 +285,8 @@ class Batcher:
         """Preempt the last admitted until the next round fits into memory; who that was."""
         lost: list[str] = []
         while self.kv_held + len(self._running) > self.kv_tokens:
-            group = self._filling or self._running
-            if len(self._running) + len(self._filling) <= 1:
+            group = self._prefilling or self._running
+            if len(self._running) + len(self._prefilling) <= 1:
                 break
             _, sequence = group.popitem()
             if group is self._running:
@@ -312,9 +317,9 @@ class Batcher:
         """How many of them memory has room for; one always fits into an engine that is empty."""
         if self.kv_tokens == inf:
             return len(candidates)
-        held = len(self._running) + len(self._filling)
+        held = len(self._running) + len(self._prefilling)
         room = self.kv_tokens * (1 - WATERMARK) - self.kv_held - held
-        count = fitting((sequence.context for sequence in candidates), room)
+        count = count_fitting((sequence.context for sequence in candidates), room)
         return max(count, min(1, len(candidates))) if held == 0 else count
 
     def _unqueue(self, sequence: Sequence) -> None:
@@ -329,8 +334,8 @@ class Batcher:
         """It decodes no longer."""
         self.progress.leave(sequence, ended=ended)
         self._kv_decoding -= sequence.context
-        if self.busy is not None:
-            self.busy.longest_output = max(self.busy.longest_output, sequence.made)
+        if self.busy_period is not None:
+            self.busy_period.longest_output = max(self.busy_period.longest_output, sequence.made)
 
     def _release(self, ids: Collection[str], now: float) -> None:
         """Take out those that have ended or whose clients have left."""
@@ -339,7 +344,7 @@ class Batcher:
             if sequence is not None:
                 self._leave(sequence, ended=key not in self._cancelled)
             else:
-                sequence = self._filling.pop(key, None)
+                sequence = self._prefilling.pop(key, None)
             if sequence is not None:
                 self.kv_held -= sequence.context
             else:
@@ -356,9 +361,9 @@ class Batcher:
 
     def _measure(self, now: float) -> None:
         """Keep `efficiency` up to date; a busy period ends when nothing is left to do."""
-        busy = self.busy
+        busy = self.busy_period
         if busy is None or now <= busy.started_s:
             return
         self.efficiency = busy.bound_s(self.cost, self.slots) / (now - busy.started_s)
         if self.running == 0 and not self._waiting:
-            self.busy = None
+            self.busy_period = None

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 BLOCK_TOKENS = 512
 
 
-def fitting(contexts: Iterable[int], room: float) -> int:
+def count_fitting(contexts: Iterable[int], room: float) -> int:
     """How many of the first `contexts`, and a token more of each, fit into `room` tokens.
 
     Nobody overtakes the first one that does not fit.

@@ -13,7 +13,7 @@ import numpy as np
 
 from solver.arrays import FloatArray, IntArray
 from solver.packing.bounds import relative_speeds
-from solver.packing.problem import Left, Problem
+from solver.packing.problem import Problem, SecondsLeft
 
 # Steps, and how far each goes at first: prices rise by half where a load is twice the mean.
 STEPS, STRIDE = 120, 0.5
@@ -28,7 +28,7 @@ class Prices:
     loss_s: FloatArray
 
 
-def prices(problem: Problem, bound_s: float, left_s: Left) -> Prices:
+def find_prices(problem: Problem, bound_s: float, left_s: SecondsLeft) -> Prices:
     """By multiplicative updates; `bound_s` is a bound that is known. Stops when time is over."""
     n, m = problem.requests, problem.workers
     rows = np.arange(n)

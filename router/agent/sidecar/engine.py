@@ -97,7 +97,7 @@ class Engine:
     def _learn(self, signals: Signals) -> None:
         books = self.books
         if signals.running is not None and signals.waiting is not None:
-            prefilling = books.flying.prefilling(time.monotonic())
+            prefilling = books.in_flight.is_prefilling(time.monotonic())
             slots = self._limit.observe(signals.running, signals.waiting, prefilling=prefilling)
             if slots != books.slots:
                 log.info("the engine runs fewer or more at once", extra={"slots": slots})

@@ -8,14 +8,14 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
 from router.observe.metrics import AgentMetrics
-from solver.batching.outside.release import Ask, Releaser
+from solver.batching.outside.release import HeldRequest, Releaser
 
 
 @dataclass(slots=True, eq=False)
 class Pass:
     """A request at the gate; `released` is done when it may go on, or says why it may not."""
 
-    ask: Ask
+    ask: HeldRequest
     released: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -35,7 +35,7 @@ class Gate:
         self._soon: asyncio.Handle | None = None
         self._alarm: asyncio.TimerHandle | None = None
 
-    def hold(self, ask: Ask) -> Pass:
+    def hold(self, ask: HeldRequest) -> Pass:
         """A request has come."""
         self._held[ask.id] = one = Pass(ask)
         self.books.add(ask, time.monotonic())
@@ -65,12 +65,12 @@ class Gate:
     def hear(self, one: Pass, index: int, tokens: int) -> None:
         """So many more tokens of a choice have come."""
         if index < len(one.ask.sequences):
-            self.books.hear(one.ask.sequences[index].id, tokens, time.monotonic())
+            self.books.observe_tokens(one.ask.sequences[index].id, tokens, time.monotonic())
 
     def correct(self, one: Pass, made: int) -> None:
         """The engine says how many tokens a request of one sequence has made so far."""
         if len(one.ask.sequences) == 1:
-            self.books.flying.correct(one.ask.id, made)
+            self.books.in_flight.correct(one.ask.id, made)
 
     def end(self, one: Pass, index: int, made: int | None = None) -> None:
         """A choice has made its last token; `made`: how many in all, where the engine says so."""
@@ -94,11 +94,11 @@ class Gate:
         now = time.monotonic()
         for release in self.books.releases(now):
             self._metrics.prefill_insertions.labels(release.reason.value).inc()
-            for ask in release.asks:
+            for ask in release.requests:
                 self._held.pop(ask.id).released.set_result(None)
-        for action, seconds in self.books.flying.timings:
+        for action, seconds in self.books.in_flight.timings:
             self._metrics.iteration_duration.labels(action.value).observe(seconds)
-        self.books.flying.timings.clear()
+        self.books.in_flight.timings.clear()
         if self._alarm is not None:
             self._alarm.cancel()
         deadline = self.books.next_deadline()

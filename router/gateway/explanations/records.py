@@ -14,7 +14,7 @@ from solver.arrays import FloatArray
 from solver.batching.priority import Priority
 from solver.packing.plan import Plan
 from solver.packing.problem import Problem
-from solver.routing.window import Close
+from solver.routing.window import CloseReason
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -28,7 +28,7 @@ class PlanRecord:
 
     number: int
     planned_s: float
-    reason: Close
+    reason: CloseReason
     wait_s: float
     took_s: float
     requests: tuple[str, ...]

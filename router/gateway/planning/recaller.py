@@ -22,9 +22,9 @@ from router.gateway.fleet.workers import Worker, Workers
 from router.gateway.planning.ticket import Ticket
 from router.http.connections import Connections
 from router.wire import RECALL_PATH, Recall
-from solver.batching.queue import longest
-from solver.routing.problem import build
-from solver.routing.recall import moves
+from solver.batching.queue import longest_first
+from solver.routing.problem import build_problem
+from solver.routing.recall import find_recalls
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def choose(
         return {}
     tickets = [entry[2] for entry in waiting]
     home = [index[entry[3]] for entry in waiting]
-    problem = build(
+    problem = build_problem(
         [ticket.job for ticket in tickets],
         [worker.view(now) for worker in workers],
         [_may(ticket, workers, h) for ticket, h in zip(tickets, home, strict=True)],
@@ -110,7 +110,7 @@ def choose(
     )
     free = [0 if worker.queued else worker.free_slots for worker in workers]
     found: defaultdict[Worker, list[tuple[Ticket, Worker]]] = defaultdict(list)
-    for i, j in moves(problem, home, [ticket.job.sequences for ticket in tickets], free):
+    for i, j in find_recalls(problem, home, [ticket.job.sequences for ticket in tickets], free):
         found[workers[home[i]]].append((tickets[i], workers[j]))
     return {worker: (_wanted(pairs, lines[worker]), len(pairs)) for worker, pairs in found.items()}
 
@@ -126,14 +126,14 @@ _Place = tuple[float, int, Ticket]
 
 def _line(worker: Worker) -> list[_Place]:
     """Who may not have begun there, in the order in which it takes them."""
-    rank = longest(worker.round_s)
+    rank = longest_first(worker.round_s)
     mine = [one for one in _silent(worker) if one.recalled < MOST_RECALLS]
     return sorted((rank(ticket), k, ticket) for k, ticket in enumerate(mine))
 
 
 def _silent(worker: Worker) -> list[Ticket]:
     """Who may not have begun there, and has not been asked for yet."""
-    silent = [ticket for ticket in worker.load.silent() if isinstance(ticket, Ticket)]
+    silent = [ticket for ticket in worker.load.not_begun() if isinstance(ticket, Ticket)]
     return [ticket for ticket in silent if not ticket.asked_back]
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from solver.arrays import FloatArray
-from solver.batching.policy import Decision, EngineView, forced
+from solver.batching.policy import Decision, EngineView, forced_decision
 from solver.batching.sequence import Reason
 from solver.cost.model import Action, CostModel
 
@@ -47,7 +47,7 @@ class Adaptive:
 
     def decide(self, view: EngineView, cost: CostModel) -> Decision:
         """Compare prefilling now with every wait at `HORIZONS`."""
-        choice = forced(view)
+        choice = forced_decision(view)
         if choice is not None:
             return choice
         action, overhead_s = _cheaper(view, cost)

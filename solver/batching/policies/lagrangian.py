@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from solver.batching.policy import Decision, EngineView, forced
+from solver.batching.policy import Decision, EngineView, forced_decision
 from solver.batching.sequence import Reason
 from solver.cost.model import Action, CostModel
 
@@ -21,7 +21,7 @@ class Lagrangian:
 
     def decide(self, view: EngineView, cost: CostModel) -> Decision:
         """Prefill when ``alpha_p * decoding <= waited + admissible * next_free`` slot-seconds."""
-        choice = forced(view)
+        choice = forced_decision(view)
         if choice is not None:
             return choice
         waiting_slot_s = view.waited_slot_s + view.admissible * view.next_free_s(cost)

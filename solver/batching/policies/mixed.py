@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from solver.batching.policy import Decision, EngineView, forced
+from solver.batching.policy import Decision, EngineView, forced_decision
 from solver.batching.sequence import Reason
 from solver.cost.model import Action, CostModel
 
@@ -20,8 +20,8 @@ class Mixed:
     def decide(self, view: EngineView, cost: CostModel) -> Decision:
         """Everything that fits into one iteration."""
         if not view.admissible:
-            return forced(view) or Decision(Action.DECODE, Reason.NOTHING_ADMISSIBLE)
+            return forced_decision(view) or Decision(Action.DECODE, Reason.NOTHING_ADMISSIBLE)
         tokens = max(1, self.budget - view.decoding)
         mixes = cost.mixed is not None and view.decoding > 0
         reason = Reason.SLOT_FREE if view.decoding else Reason.ENGINE_IDLE
-        return Decision(Action.MIXED if mixes else Action.PREFILL, reason, tokens=tokens)
+        return Decision(Action.MIXED if mixes else Action.PREFILL, reason, max_prompt_tokens=tokens)

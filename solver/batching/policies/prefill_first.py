@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from solver.batching.policy import Decision, EngineView, forced
+from solver.batching.policy import Decision, EngineView, forced_decision
 from solver.batching.sequence import Reason
 from solver.cost.model import Action, CostModel
 
@@ -12,4 +12,4 @@ class PrefillFirst:
 
     def decide(self, view: EngineView, cost: CostModel) -> Decision:  # noqa: ARG002
         """Prefill if anything is admissible."""
-        return forced(view) or Decision(Action.PREFILL, Reason.SLOT_FREE)
+        return forced_decision(view) or Decision(Action.PREFILL, Reason.SLOT_FREE)

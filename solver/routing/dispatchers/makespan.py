@@ -9,14 +9,14 @@ import numpy as np
 from solver.arrays import FloatArray
 from solver.packing.pipeline import first_plan_or_queue
 from solver.routing.dispatchers.base import Arrival, Placement, Target, Targets
-from solver.routing.rolling import Rolling
+from solver.routing.rolling import RollingHorizon
 
 
 class Makespan:
     """Ours: windows, a joint plan, late binding; see `solver.routing.rolling`."""
 
     def __init__(self, order: str = "longest") -> None:
-        self._rolling: Rolling[Arrival, Target] = Rolling(order, cached=_cached)
+        self._rolling: RollingHorizon[Arrival, Target] = RollingHorizon(order, cached=_cached)
 
     def arrive(self, arrival: Arrival, now: float) -> None:
         """It joins the open window."""
@@ -33,7 +33,7 @@ class Makespan:
         while sent and (selection := self._rolling.select(now, workers)) is not None:
             sent = False
             plan = first_plan_or_queue(selection.problem)[1]
-            for arrival, worker in self._rolling.take(selection, plan.assignment):
+            for arrival, worker in self._rolling.bind(selection, plan.assignment):
                 sent = True
                 yield arrival, index[id(worker)]
 

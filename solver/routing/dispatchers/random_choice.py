@@ -7,6 +7,6 @@ import random
 from solver.routing.dispatchers.base import Choice
 
 
-def uniform(rng: random.Random) -> Choice:
+def random_choice(rng: random.Random) -> Choice:
     """Any."""
     return lambda _, workers: rng.randrange(len(workers))
