@@ -26,8 +26,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
-from solver.batching.batcher import WATERMARK
 from solver.batching.busy_period import BusyPeriod
+from solver.batching.kv import WATERMARK
 from solver.batching.ledger import SlotLedger
 from solver.batching.outside.flight import InFlight
 from solver.batching.policy import Decision, EngineView, IterationPolicy

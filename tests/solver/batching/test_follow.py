@@ -34,7 +34,7 @@ class Shadowed:
     def decide(self, view: EngineView, cost: CostModel) -> Decision:
         decision = self.policy.decide(view, cost)
         assert self.batcher is not None
-        begun = len(self.batcher._prefilling)
+        begun = len(self.batcher._table.prefilling)
         told = UnprefilledRequests(view.admissible, view.waiting, view.prompt_tokens, begun)
         assert self.follower.decide(told) == decision
         assert (self.follower.batch, self.follower.kv_tokens) == (view.decoding, view.kv_held)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solver.batching.batcher import WATERMARK
+from solver.batching.kv import WATERMARK
 from solver.batching.outside.release import HeldRequest, Release, Releaser
 from solver.batching.outside.slots import REPORTS_TO_GROW, REPORTS_TO_SHRINK, SlotLimit
 from solver.batching.policies import POLICIES
