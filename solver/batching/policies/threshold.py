@@ -1,8 +1,29 @@
-"""EB(k): prefill once k slots are free (arXiv:2606.00516; method.md section 5).
+"""EB(k): prefill once k of the N slots that memory holds safely are free.
 
-k follows in closed form from the cost model and the output lengths seen lately: theta = k / N for
-a constant hazard, a correction where the hazard rises with age, and N itself, the batch that
-memory holds safely. Nothing else is asked of the requests.
+Decides: a prefill stage when k slots are free, or when nobody else would join it; else decode
+rounds. k = theta * N follows in closed form from the cost model and the output lengths seen lately:
+theta for a constant hazard, and a correction where the hazard rises with age.
+
+Inputs: counts of slots, of those decoding and waiting; prompt and output tokens of requests that
+have ended; the cost model; the KV capacity. Nothing is asked of single requests.
+
+Parameters:
+- `REFRESH`: 32 requests have to end before lengths are estimated, and again between estimates:
+  fewer would be noise, more would lag.
+- `PRIOR_PROMPT`, `PRIOR_OUTPUT`: 512 and 256 tokens, which stand in until then: ordinary chats.
+- `RISK`: 0.05, the source's epsilon: the probability that a batch that memory holds on average does
+  not fit. Low, but no more: the engine's own gate on memory stays in force.
+- `CAP_SHARE`: 0.05, the share of requests ending at the largest length seen above which that is a
+  cap on lengths, and no hazard to fit.
+
+Trade-off: one number to compare, and the best fixed threshold for geometric lengths. It waits as
+long for the k-th slot when many are about to end as when few are, and never mixes.
+
+When not to use it: where lengths are predicted well, or iterations can be mixed (small batches,
+large fixed costs): `adaptive` sees both. With one slot or few, k rounds to 1: prefill first.
+
+Source: arXiv:2606.00516 (EB+): the threshold, its correction for a rising hazard, and the batch
+that memory holds safely; where we deviate, the function says so.
 """
 
 from __future__ import annotations
