@@ -13,7 +13,6 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from textwrap import fill
 from types import ModuleType
 
 from solver.batching.policies import POLICIES
@@ -23,7 +22,6 @@ from tests.helpers import ROOT
 
 README = ROOT / "solver" / "README.md"
 FIELDS = ("Decides", "Inputs", "Parameters", "Trade-off", "When not to use it", "Source")
-WIDTH = 120
 FIELD = re.compile(r"^([A-Z][\w -]*):(?=\s)", re.MULTILINE)
 
 
@@ -89,27 +87,15 @@ def rendered(pages: list[Page]) -> str:
 
 
 def _page(one: Page) -> Iterator[str]:
+    """Each paragraph and each item is one line, as in the tables."""
     yield f"<details><summary><code>{one.name}</code></summary>\n"
     for label, text in one.fields.items():
         blocks = re.split(r"\n\n|\n(?=- )", text.replace("``", "`"))
-        first = "" if blocks[0].startswith("- ") else blocks.pop(0)
-        yield _wrapped(f"- **{label}:** {first}", "  ")
-        for block in blocks:
-            yield _wrapped(f"  {block}", "    " if block.startswith("- ") else "  ")
+        lines = [" ".join(block.split()) for block in blocks]
+        first = "" if lines[0].startswith("- ") else f" {lines.pop(0)}"
+        yield f"- **{label}:**{first}"
+        yield from (f"  {line}" if line.startswith("- ") else f"\n  {line}" for line in lines)
     yield "\n</details>\n"
-
-
-def _wrapped(text: str, indent: str) -> str:
-    lead = text[: len(text) - len(text.lstrip())]
-    words = " ".join(text.split())
-    return fill(
-        words,
-        WIDTH,
-        initial_indent=lead,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def render(text: str) -> str:

@@ -1,6 +1,6 @@
 """``makespan bench paper``: the figures of arXiv:2502.15763, and ours on the same problem.
 
-The paper's per-request output lengths are unpublished. The data set has its statistics (method.md
+The paper's per-request output lengths are unpublished. The data set has its statistics (solver/README.md
 section 6), and its baseline comes out the same: that is what makes the others comparable.
 """
 
@@ -69,7 +69,7 @@ ROWS = (
     Row("adaptive, noise 0.4", "adaptive", "longest", "noisy:0.4"),
     Row("adaptive, known", "adaptive", "longest", "known", picture="adaptive-known"),
 )
-# The paper's bound, 180 s, is none: schedules beat it (method.md section 3).
+# The paper's bound, 180 s, is none: schedules beat it (solver/README.md section 3).
 PAPER_GAINS = (0.080, 100.63)
 CASES = ("known", "noisy:0.4", "unknown")
 

@@ -11,7 +11,7 @@ Rules:
   and lengths are bounded), so a queue that is served at all reaches everybody;
 - requests that rank alike go in the order in which they came.
 
-`SlotLists` is the paper's Algorithm 1 (method.md section 4): a list a slot, and stealing.
+`SlotLists` is the paper's Algorithm 1 (README section 4): a list a slot, and stealing.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class SlotLists:
 
     It takes the longest request of the slot with the most tokens left to do. What has come since
     the last call is packed onto the lists with as few tokens as possible on the fullest of them:
-    the offline problem of method.md section 3, by the planner's own heuristic.
+    the offline problem of README section 3, by the planner's own heuristic.
     """
 
     def __init__(self, slots: int) -> None:

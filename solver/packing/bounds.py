@@ -1,4 +1,4 @@
-"""Lower bounds that no feasible schedule can beat (method.md section 3).
+"""Lower bounds that no feasible schedule can beat (README section 3).
 
 A bound that a schedule beats is a defect, however close it looks, so each one here is a plain
 relaxation: its docstring says of what.

@@ -6,7 +6,7 @@ time tell the latter: with prices w that add up to 1, a plan that finishes by C 
 
     sum_j w_j (C - load_j) + sum_i (w_j(i) T_ij(i) - min_j w_j T_ij) = C - B
 
-where B is the Lagrangian bound (method.md section 3). No term is negative, so idle time and dear
+where B is the Lagrangian bound (README section 3). No term is negative, so idle time and dear
 places are all paid out of C - B. Close to the bound hardly any subset of a worker's requests is
 left; C rises from there until there is a plan, and the earliest of these is the optimum. Fifty
 requests on eight workers take milliseconds, where HiGHS takes seconds.

@@ -2,7 +2,7 @@
 
 For any prices w >= 0 that add up to 1, the latest load is at least the priced sum of all loads,
 and that at least ``sum_j w_j b_j + sum_i min_j w_j T_ij`` (the Lagrangian bound of the packing in
-method.md section 3). Workers that get too much become dearer, step by step, until nothing improves.
+README section 3). Workers that get too much become dearer, step by step, until nothing improves.
 """
 
 from __future__ import annotations

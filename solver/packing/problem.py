@@ -40,7 +40,7 @@ class RelatedCosts:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """One window to be packed (method.md section 3). Build it with `Problem.of` or `.related_of`.
+    """One window to be packed (README section 3). Build it with `Problem.of` or `.related_of`.
 
     A worker's *load* is ``initial_s[j]`` plus the costs of the requests given to it. Its *finish*
     is its load, or the longest span among those requests if that is later. Minimised is the latest

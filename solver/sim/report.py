@@ -30,7 +30,7 @@ class Report:
         lower_bound_s: no schedule ends before.
         gap_ratio: how far the makespan is above that, as a fraction of it.
         utilization: slot-time in which the slot's own request was prefilled or decoded, over all
-            slots times the makespan (method.md section 6).
+            slots times the makespan (README section 6).
         generation_tokens_per_s: output tokens over the makespan.
         prefill_stages, decode_rounds, mixed_iterations: iterations of all workers.
         cache_hit_ratio: prompt tokens found in a prefix cache when their request was first let in,

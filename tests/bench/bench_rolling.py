@@ -39,7 +39,7 @@ from tests.bench.bench_dispatch import planned, round_robin
 
 SIZES = ((64, 16), (200, 8), (500, 32), (1319, 200))
 SPEEDS = {"equal": (1.0,), "unequal": (0.5, 1.0, 2.0)}
-MEAN, DEVIATION = 345.0, 188.0  # GSM8K's outputs: method.md section 6
+MEAN, DEVIATION = 345.0, 188.0  # GSM8K's outputs: solver/README.md section 6
 SIGMA = 0.5
 TOKEN_S = 0.03  # any; results are ratios
 COST = CostModel(0.0, 0.0, TOKEN_S, 0.0)

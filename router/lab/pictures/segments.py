@@ -103,7 +103,7 @@ def slot_seconds(parts: Iterable[Segment]) -> dict[State, float]:
 
 
 def utilization(parts: Iterable[Segment], slots: int, makespan_s: float) -> float:
-    """Prefill and decode over all slot-time until the makespan (method.md section 6)."""
+    """Prefill and decode over all slot-time until the makespan (solver/README.md section 6)."""
     seconds = slot_seconds(parts)
     return (seconds["prefill"] + seconds["decode"]) / (slots * makespan_s)
 

@@ -27,7 +27,7 @@ from solver.cost.model import Action, CostModel
 
 
 class Lagrangian:
-    """Prefill when waiting for company costs as many slot-seconds as the stage (method.md, 5).
+    """Prefill when waiting for company costs as many slot-seconds as the stage (README section 5).
 
     A stage stalls every decoding slot. What sharing it with a later request would avoid of that is
     only the fixed cost alpha_p, since each prompt token must be prefilled at some time: so a stage

@@ -1,6 +1,6 @@
 """The packing problem as a mixed-integer program, in Pyomo, solved by HiGHS.
 
-`makespan_model` is the single definition of the problem as mathematics (method.md section 3). Its
+`makespan_model` is the single definition of the problem as mathematics (README section 3). Its
 linear relaxation bounds what any plan can reach, and says where a good one would put whom; as a
 MIP, HiGHS begins with the incumbent and can only improve on it. Large windows do not build the
 model anew: see `solver.packing.milp.template`.
