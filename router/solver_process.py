@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 
 from solver.errors import InfeasibleProblem
 from solver.packing.check import check
-from solver.packing.pipeline import better, improvements
+from solver.packing.pipeline import improvements, is_better
 from solver.packing.plan import Plan
 from solver.packing.problem import Problem
 
@@ -184,7 +184,11 @@ class SolverProcess:
         except Exception:
             log.exception("the solver failed; the plan found before is used")
         else:
-            if best is None or better(answer, best) or answer.finish_bound_s > best.finish_bound_s:
+            if (
+                best is None
+                or is_better(answer, best)
+                or answer.finish_bound_s > best.finish_bound_s
+            ):
                 return answer
         return best
 

@@ -182,7 +182,7 @@ class EngineLoop:
     def withdraw(self, ids: Many[str], why: Exception) -> bool:
         """Take back a job that has not begun, in one step; whether it had not."""
         entries = [self._entries.get(key) for key in ids]
-        if not ids or not all(self.batcher.waits(key) for key in ids):
+        if not ids or not all(self.batcher.is_waiting(key) for key in ids):
             return False
         self.cancel(ids)
         for entry in entries:

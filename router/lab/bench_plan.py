@@ -24,8 +24,8 @@ from router.settings.bench import BenchSettings
 from router.solver_process import SolverProcess
 from solver.errors import InfeasibleProblem
 from solver.packing.bounds import packing_bound
-from solver.packing.pipeline import enough, first_plan
-from solver.packing.plan import Method, Plan, measure
+from solver.packing.pipeline import first_plan, nothing_to_win
+from solver.packing.plan import Method, Plan, evaluate
 from solver.packing.problem import Problem
 
 FAST = ((200, 8), (500, 32), (1319, 200), (10_000, 1000))
@@ -92,7 +92,7 @@ class Bench:
             return None, time.perf_counter() - start
         took = time.perf_counter() - start
         best = first
-        if (first is None or not enough(problem, first)) and took < deadline_s:
+        if (first is None or not nothing_to_win(problem, first)) and took < deadline_s:
             best = (await improved(self._solver, problem, first, deadline_s, took)).plan
         took = time.perf_counter() - start
         self.late_s.append(took - deadline_s)
@@ -263,7 +263,7 @@ async def _run_others(
 def _finish(problem: Problem, found: SolverResult | None) -> float | None:
     if found is None or found.assignment is None:
         return None
-    return measure(problem, found.assignment, 0.0, Method.MILP).finish_s
+    return evaluate(problem, found.assignment, 0.0, Method.MILP).finish_s
 
 
 def _seconds(value: float) -> str:

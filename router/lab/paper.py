@@ -1,7 +1,7 @@
 """``makespan bench paper``: the figures of arXiv:2502.15763, and ours on the same problem.
 
-The paper's per-request output lengths are unpublished. The data set has its statistics (method.md
-section 6), and its baseline comes out the same: that is what makes the others comparable.
+The paper's per-request output lengths are unpublished. The data set has its statistics
+(solver/README.md section 6), and its baseline comes out the same: that makes the others comparable.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from solver.batching.policies import POLICIES
 from solver.cost.profiles import PROFILES
 from solver.routing.dispatchers import dispatcher
 from solver.sim.fleet import Fleet
-from solver.sim.knowledge import knowledge
+from solver.sim.forecast import length_forecaster
 from solver.sim.report import Report, report
 from solver.sim.request import Request
-from solver.sim.schedule import Line
-from solver.sim.worker import Record, Setting, Worker
+from solver.sim.schedule import ScheduleLine
+from solver.sim.worker import Record, Worker, WorkerSetting
 
 PROFILE = PROFILES["llama-65b-ascend"]
 DATA = "gsm8k-llama65b"
@@ -69,7 +69,7 @@ ROWS = (
     Row("adaptive, noise 0.4", "adaptive", "longest", "noisy:0.4"),
     Row("adaptive, known", "adaptive", "longest", "known", picture="adaptive-known"),
 )
-# The paper's bound, 180 s, is none: schedules beat it (method.md section 3).
+# The paper's bound, 180 s, is none: schedules beat it (solver/README.md section 3).
 PAPER_GAINS = (0.080, 100.63)
 CASES = ("known", "noisy:0.4", "unknown")
 
@@ -99,9 +99,9 @@ def paper(settings: BenchSettings) -> None:
 
 
 def _run(requests: Sequence[Request], row: Row, seed: int, record: Record | None = None) -> Report:
-    setting = Setting(PROFILE.slots, PROFILE.kv_tokens, order=row.order)
+    setting = WorkerSetting(PROFILE.slots, PROFILE.kv_tokens, order=row.order)
     worker = Worker("llama-65b", PROFILE.cost, setting, POLICIES[row.policy](), record)
-    lengths = knowledge(row.lengths, seed)
+    lengths = length_forecaster(row.lengths, seed)
     fleet = Fleet(
         requests, [worker], dispatcher("makespan", random.Random(seed), row.order), lengths
     )
@@ -111,7 +111,7 @@ def _run(requests: Sequence[Request], row: Row, seed: int, record: Record | None
 
 def _mean(requests: Sequence[Request], row: Row, out: Path) -> tuple[float, float, float, float]:
     """(seconds, utilization, tokens a second, bound), and the picture if the row has one."""
-    lines: list[Line] = []
+    lines: list[ScheduleLine] = []
     record = lines.append if row.picture else None
     runs = [_run(requests, row, seed, record) for seed in row.seeds]
     if row.picture:

@@ -15,7 +15,7 @@ from router.lab.packing.problems import read_problem
 from router.settings.plan import PlanSettings
 from router.solver_process import SolverProcess
 from solver.errors import InfeasibleProblem
-from solver.packing.pipeline import enough, first_plan
+from solver.packing.pipeline import first_plan, nothing_to_win
 from solver.packing.plan import Plan
 from solver.packing.problem import Problem
 
@@ -69,7 +69,7 @@ async def _solve(problem: Problem, deadline_s: float) -> Answer:
     except InfeasibleProblem as error:
         return Answer(None, time.perf_counter() - start, error)
     used_s = time.perf_counter() - start
-    if first is not None and enough(problem, first):
+    if first is not None and nothing_to_win(problem, first):
         return Answer(first, used_s)
     solver = SolverProcess()
     solver.start()

@@ -23,7 +23,7 @@ from router.settings.replay import ReplaySettings
 from solver.sim.report import Report, time_to_first_token
 from solver.sim.report import report as figures
 from solver.sim.request import Request
-from solver.sim.schedule import Line
+from solver.sim.schedule import ScheduleLine
 
 # Points of a curve of times to first token.
 POINTS = 200
@@ -136,7 +136,7 @@ def _to_draw(runs: Sequence[Run]) -> list[Run]:
 
 
 def _picture(settings: ReplaySettings, choice: Choice) -> str:
-    lines: list[Line] = []
+    lines: list[ScheduleLine] = []
     requests = load(settings)
     run = fleet(settings, requests, choice, lines.append)
     run.run()

@@ -14,7 +14,7 @@ from router.lab.pictures.gantt import fleet_gantt, gantt
 from router.lab.simulation.run import Choice, fleet, load, setting
 from router.settings.simulate import SimulateSettings
 from solver.sim.report import Report, report
-from solver.sim.schedule import Line
+from solver.sim.schedule import ScheduleLine
 
 
 def simulate(settings: SimulateSettings) -> None:
@@ -26,7 +26,7 @@ def simulate(settings: SimulateSettings) -> None:
     """
     requests = load(settings)
     choice = Choice(settings.policy, settings.dispatch, settings.workers)
-    lines: list[Line] = []
+    lines: list[ScheduleLine] = []
     with ExitStack() as files:  # which complain before the work, not after
         picture = settings.gantt and files.enter_context(writable(settings.gantt))
         record = _stage_sink(settings, lines, files)
@@ -53,10 +53,10 @@ def progress(total: int, unit: str) -> Iterator[Callable[[int], None]]:
 
 
 def _stage_sink(
-    settings: SimulateSettings, lines: list[Line], files: ExitStack
-) -> Callable[[Line], None] | None:
+    settings: SimulateSettings, lines: list[ScheduleLine], files: ExitStack
+) -> Callable[[ScheduleLine], None] | None:
     """What to do with each stage; None if nobody wants them."""
-    sinks: list[Callable[[Line], None]] = []
+    sinks: list[Callable[[ScheduleLine], None]] = []
     if settings.schedule is not None:
         file = files.enter_context(writable(settings.schedule))
         sinks.append(lambda line: _write(file, line))
@@ -65,18 +65,18 @@ def _stage_sink(
     if not sinks:
         return None
 
-    def record(line: Line) -> None:
+    def record(line: ScheduleLine) -> None:
         for sink in sinks:
             sink(line)
 
     return record
 
 
-def _write(file: IO[bytes], line: Line) -> None:
+def _write(file: IO[bytes], line: ScheduleLine) -> None:
     file.write(orjson.dumps(line.to_json(), option=orjson.OPT_APPEND_NEWLINE))
 
 
-def _gantt(settings: SimulateSettings, lines: list[Line], result: Report) -> str:
+def _gantt(settings: SimulateSettings, lines: list[ScheduleLine], result: Report) -> str:
     slots = setting(settings, []).slots
     title = f"{settings.requests.name}: {settings.policy}, lengths {settings.lengths}"
     bound = result.lower_bound_s

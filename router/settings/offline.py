@@ -14,7 +14,7 @@ from router.settings.hardware import Cost
 from solver.batching.policies import POLICIES
 from solver.batching.queue import ORDERS
 from solver.routing.dispatchers import DISPATCHERS
-from solver.sim.knowledge import knowledge
+from solver.sim.forecast import length_forecaster
 
 if TYPE_CHECKING:
     PolicyName: TypeAlias = str
@@ -27,7 +27,7 @@ else:
 
 
 def _lengths(value: str) -> str:
-    knowledge(value, 0)
+    length_forecaster(value, 0)
     return value
 
 

@@ -11,29 +11,25 @@ Rules:
 - one stage at a time: `next_stage`, then `finish_stage`, by a shell that knows what time it is.
 
 The live agent and the simulator drive this same object. When to prefill is
-`solver.batching.policy`'s, and who is next `solver.batching.queue`'s.
+`solver.batching.policy`'s, who is next `solver.batching.queue`'s, and who holds which slot and
+memory `solver.batching.slot_table`'s.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Collection
 from dataclasses import replace
 from math import inf
 
 from solver.batching.busy_period import BusyPeriod
-from solver.batching.kv import PrefixCache, fitting
+from solver.batching.kv import PrefixCache
 from solver.batching.ledger import SlotLedger
 from solver.batching.policy import Decision, EngineView, IterationPolicy
-from solver.batching.progress import Progress
-from solver.batching.queue import RequestQueue, queue
+from solver.batching.queue import RequestQueue, make_queue
 from solver.batching.sequence import Chunk, Sequence, Stage
-from solver.batching.slot_wait import Patience
+from solver.batching.slot_table import SlotTable
+from solver.batching.slot_wait import SlotWait
 from solver.cost.model import Action, CostModel
-
-# Share of memory that admission leaves alone, so that an engine that is full does not preempt at
-# once (vLLM's watermark).
-WATERMARK = 0.01
 
 
 class Batcher:
@@ -41,10 +37,11 @@ class Batcher:
 
     Attributes:
         ledger: where slot-time went.
-        busy: the busy period under way, if any.
+        busy_period: the busy period under way, if any.
         efficiency: lower bound of the work of the present or last busy period over its time.
-        kv_held: cached tokens now.
-        preemptions: sequences that have lost their memory, so far.
+        progress: where those decoding stand, and what has ended.
+        cache: the prompts' prefixes that are kept, if any are.
+        queued_prompt: prompt tokens of those that wait for a slot.
     """
 
     def __init__(
@@ -61,35 +58,41 @@ class Batcher:
     ) -> None:
         self.slots, self.kv_tokens, self.cost, self.policy = slots, kv_tokens, cost, policy
         self.ledger = SlotLedger(slots, now)
-        self.progress = Progress(slots)
-        self.busy: BusyPeriod | None = None
+        self.busy_period: BusyPeriod | None = None
         self.efficiency = 0.0
-        self.kv_held = 0
-        self.preemptions = 0
         self.cache = cache
+        self._table = SlotTable(slots, kv_tokens, cache)
+        self.progress = self._table.progress
         self._budget = prefill_budget
-        self._queue = queue("longest", slots, cost.decode_s(slots)) if waiting is None else waiting
+        if waiting is None:
+            waiting = make_queue("longest", slots, cost.decode_s(slots))
+        self._queue = waiting
         self._waiting: dict[str, Sequence] = {}
-        self._filling: dict[str, Sequence] = {}  # they hold a slot, and their prefill is not over
-        self._preempted: dict[str, Sequence] = {}  # they hold a slot, but no memory
-        self._running: dict[str, Sequence] = {}
         self._cancelled: set[str] = set()
-        self._free = list(range(slots))
-        self._kv_decoding = 0
         self.queued_prompt, self._queued_output = 0, 0.0
-        self._patience = Patience()
+        self._slot_wait = SlotWait()
         self._stage_s, self._held_back = now, 0  # when the stage began, who could have come in
         self._admissible: list[Sequence] | None = None
 
     @property
     def running(self) -> int:
         """Slots in use."""
-        return self.slots - len(self._free)
+        return len(self._table)
 
     @property
     def held_slots(self) -> set[int]:
         """The slots in use, by number."""
-        return set(range(self.slots)).difference(self._free)
+        return self._table.held_slots
+
+    @property
+    def kv_held(self) -> int:
+        """Cached tokens now."""
+        return self._table.kv_held
+
+    @property
+    def preemptions(self) -> int:
+        """Sequences that have lost their memory, so far."""
+        return self._table.preemptions
 
     @property
     def queued(self) -> int:
@@ -99,28 +102,24 @@ class Batcher:
     @property
     def prompt_to_prefill(self) -> int:
         """Prompt tokens here that are not prefilled yet."""
-        return self.queued_prompt + sum(s.to_prefill for s in self._begun())
+        return self.queued_prompt + sum(s.to_prefill for s in self._table.unprefilled)
 
     def backlog_s(self, ahead: int = 0) -> float:
         """Engine seconds at full slots that everything here still takes, as predicted.
 
         `ahead` rounds of the stage under way are over already.
         """
-        begun = self._begun()
+        begun = self._table.unprefilled
         output = self._queued_output + sum(sequence.expected_left for sequence in begun)
         output += float(self.progress.expected_left(ahead).sum())
         prefills = len(self._waiting) + len(begun)
         prompt = self.prompt_to_prefill
-        return self.cost.backlog_s(prefills, prompt, output, self._kv_decoding, self.slots)
-
-    def _begun(self) -> list[Sequence]:
-        """Those that hold a slot but have their prefill, or the rest of it, before them."""
-        return [*self._filling.values(), *self._preempted.values()]
+        return self.cost.backlog_s(prefills, prompt, output, self._table.kv_decoding, self.slots)
 
     def add(self, sequence: Sequence, now: float) -> None:
         """Queue a request; its prompt and limit must fit into memory, or it may never end."""
-        if self.busy is None:
-            self.busy = BusyPeriod(now)
+        if self.busy_period is None:
+            self.busy_period = BusyPeriod(now)
         self._queue.add(sequence)
         self._waiting[sequence.id] = sequence
         self.queued_prompt += sequence.prompt_tokens
@@ -134,10 +133,10 @@ class Batcher:
             self._unqueue(sequence)
             self._changed(now)
             self._measure(now)
-        elif any(sequence_id in group for group in (self._running, self._filling, self._preempted)):
+        elif sequence_id in self._table:
             self._cancelled.add(sequence_id)
 
-    def waits(self, sequence_id: str) -> bool:
+    def is_waiting(self, sequence_id: str) -> bool:
         """Whether it still waits for a slot: nothing has been done for it."""
         return sequence_id in self._waiting
 
@@ -148,7 +147,7 @@ class Batcher:
         comes, leaves or ends: whoever asks for `most_rounds` knows that none ends before.
         """
         self._release(list(self._cancelled), now)
-        lost = self._make_room()
+        lost = self._preempt()
         self._stage_s, self._held_back = now, len(self._find_admissible())
         decision = self.policy.decide(self._view(), self.cost)
         if decision.action is Action.IDLE:
@@ -178,75 +177,67 @@ class Batcher:
     def _count_rounds(self, stage: Stage, rounds: int, now: float) -> None:
         made = len(stage.decode) * rounds
         if not stage.prefill:
-            self._patience.wait(self._held_back, rounds, now - self._stage_s)
-        self.progress.rounds += rounds
-        self._hold(made)
-        self._kv_decoding += made
+            self._slot_wait.add(self._held_back, rounds, now - self._stage_s)
+        self._table.count_rounds(rounds, made)
         if self._admissible:  # there is less room now
-            self._admissible = self._admissible[: self._fitting(self._admissible)]
-        if self.busy is not None:
-            self.busy.output_tokens += made
-            self.busy.context_tokens += stage.kv_tokens * rounds + made * (rounds - 1) // 2
+            self._admissible = self._admissible[: self._table.count_fitting(self._admissible)]
+        if self.busy_period is not None:
+            self.busy_period.output_tokens += made
+            self.busy_period.context_tokens += stage.kv_tokens * rounds + made * (rounds - 1) // 2
 
     def _count_chunk(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
         sequence.prefilled += chunk.tokens
         if not chunk.last:
             return
-        del self._filling[sequence.id]
-        self._running[sequence.id] = sequence
-        self.progress.join(sequence)
-        self._kv_decoding += sequence.context
-        if self.cache is not None:
-            room = self.kv_tokens - self.kv_held
-            self.cache.store(sequence.hash_ids, sequence.prompt_tokens, room)
-        if self.busy is not None and not sequence.restarts:
-            self.busy.requests += 1
-            self.busy.prompt_tokens += sequence.prefilled
+        self._table.begin_decoding(sequence)
+        if self.busy_period is not None and not sequence.restarts:
+            self.busy_period.requests += 1
+            self.busy_period.prompt_tokens += sequence.prefilled
 
     def _view(self) -> EngineView:
-        admissible = self._find_admissible()
-        filling = self._filling.values()
-        tokens = sum(s.to_prefill for s in filling) + sum(s.to_prefill for s in admissible)
+        admissible, table = self._find_admissible(), self._table
+        prefilling = table.prefilling.values()
+        tokens = sum(s.to_prefill for s in prefilling) + sum(s.to_prefill for s in admissible)
         return EngineView(
             slots=self.slots,
-            decoding=len(self._running),
-            admissible=len(filling) + len(admissible),
-            waiting=len(filling) + len(self._preempted) + len(self._waiting),
+            decoding=len(table.decoding),
+            admissible=len(prefilling) + len(admissible),
+            waiting=len(prefilling) + len(table.preempted) + len(self._waiting),
             prompt_tokens=tokens,
             kv_tokens=self.kv_tokens,
-            kv_held=self._kv_decoding,
-            waited_slot_s=self._patience.slot_s,
-            waited_rounds=self._patience.rounds,
+            kv_held=table.kv_decoding,
+            waited_slot_s=self._slot_wait.slot_s,
+            waited_rounds=self._slot_wait.rounds,
             prefill_budget=self._budget,
             progress=self.progress,
         )
 
     def _prefill(self, decision: Decision, now: float) -> Stage:
-        budget = min(decision.tokens, self._budget)
-        self._admit(decision.most, budget)
+        budget = min(decision.max_prompt_tokens, self._budget)
+        self._admit(decision.max_admitted, budget)
         chunks = self._chunks(budget)
-        decode = tuple(self._running.values()) if decision.action is Action.MIXED else ()
-        self._patience.reset()
+        decode = tuple(self._table.decoding.values()) if decision.action is Action.MIXED else ()
+        self._slot_wait.reset()
         stalled = self.running - len(chunks) - len(decode)
         self.ledger.stage(now, prefill=len(chunks), decode=len(decode), stalled=stalled)
         self._changed(now)
-        return Stage(decision.action, decision.reason, chunks, decode, self._kv_decoding)
+        return Stage(decision.action, decision.reason, chunks, decode, self._table.kv_decoding)
 
     def _decode(self, decision: Decision, now: float, most_rounds: int) -> Stage:
-        running = tuple(self._running.values())
+        running = tuple(self._table.decoding.values())
         rounds = most_rounds if decision.lasting else 1
         if self.kv_tokens != inf:
-            rounds = min(rounds, int(self.kv_tokens - self.kv_held) // len(running))
+            rounds = min(rounds, self._table.rounds_that_fit())
         stalled = self.running - len(running)
         self.ledger.stage(now, prefill=0, decode=len(running), stalled=stalled)
         rounds = max(1, rounds)
-        return Stage(decision.action, decision.reason, (), running, self._kv_decoding, rounds)
+        return Stage(decision.action, decision.reason, (), running, self._table.kv_decoding, rounds)
 
     def _chunks(self, budget: float) -> tuple[Chunk, ...]:
         """Prompt tokens of those admitted, in order, until the budget is spent."""
         chunks: list[Chunk] = []
-        for sequence in self._filling.values():
+        for sequence in self._table.prefilling.values():
             if budget <= 0:
                 break
             wanted = sequence.to_prefill
@@ -257,43 +248,21 @@ class Batcher:
 
     def _admit(self, most: int | None, budget: float) -> None:
         """Let in the first of the admissible, as long as this iteration has tokens for them."""
-        budget -= sum(sequence.to_prefill for sequence in self._filling.values())
+        budget -= sum(sequence.to_prefill for sequence in self._table.prefilling.values())
         for sequence in self._find_admissible()[:most]:
             if budget <= 0:
                 break
-            if self._preempted.pop(sequence.id, None) is None:
+            if self._table.admit(sequence):
                 self._unqueue(sequence)
-                sequence.slot = heapq.heappop(self._free)
-            if self.cache is not None:
-                sequence.cached = self.cache.match(sequence.hash_ids, sequence.prompt_tokens)
-            self._filling[sequence.id] = sequence
-            self._hold(sequence.context)
             budget -= sequence.to_prefill
 
-    def _hold(self, tokens: int) -> None:
-        """Whoever runs needs more memory; the prefix cache has what is left of it."""
-        self.kv_held += tokens
-        if self.cache is not None:
-            self.cache.trim(self.kv_tokens - self.kv_held)
-
-    def _make_room(self) -> tuple[str, ...]:
-        """Preempt the last admitted until the next round fits into memory; who that was."""
-        lost: list[str] = []
-        while self.kv_held + len(self._running) > self.kv_tokens:
-            group = self._filling or self._running
-            if len(self._running) + len(self._filling) <= 1:
-                break
-            _, sequence = group.popitem()
-            if group is self._running:
-                self._leave(sequence, ended=False)
-            self.kv_held -= sequence.context
-            sequence.prefilled = sequence.cached = 0
-            sequence.restarts += 1
-            self._preempted[sequence.id] = sequence
-            self.preemptions += 1
+    def _preempt(self) -> tuple[str, ...]:
+        """Make room for the next round; who lost its memory for it."""
+        lost = self._table.make_room()
+        for sequence in lost:
             self._admissible = None
-            lost.append(sequence.id)
-        return tuple(lost)
+            self._note_output(sequence)
+        return tuple(sequence.id for sequence in lost)
 
     def _find_admissible(self) -> list[Sequence]:
         """Those preempted, then the first of the queue, that fit into memory and free slots.
@@ -301,21 +270,12 @@ class Batcher:
         Kept until something changes: what fits does not depend on how often one asks.
         """
         if self._admissible is None:
-            found = list(self._preempted.values())[::-1]
-            if self._free and self._waiting:
-                slots = heapq.nsmallest(len(self._waiting), self._free)
+            found = list(self._table.preempted.values())[::-1]
+            slots = self._table.free_slots(len(self._waiting))
+            if slots:
                 found += self._queue.head(slots, self.progress.remaining)
-            self._admissible = found[: self._fitting(found)]
+            self._admissible = found[: self._table.count_fitting(found)]
         return self._admissible
-
-    def _fitting(self, candidates: list[Sequence]) -> int:
-        """How many of them memory has room for; one always fits into an engine that is empty."""
-        if self.kv_tokens == inf:
-            return len(candidates)
-        held = len(self._running) + len(self._filling)
-        room = self.kv_tokens * (1 - WATERMARK) - self.kv_held - held
-        count = fitting((sequence.context for sequence in candidates), room)
-        return max(count, min(1, len(candidates))) if held == 0 else count
 
     def _unqueue(self, sequence: Sequence) -> None:
         self._queue.discard(sequence)
@@ -325,26 +285,15 @@ class Batcher:
         if not self._waiting:
             self._queued_output = 0.0  # rounding must not add up
 
-    def _leave(self, sequence: Sequence, *, ended: bool) -> None:
-        """It decodes no longer."""
-        self.progress.leave(sequence, ended=ended)
-        self._kv_decoding -= sequence.context
-        if self.busy is not None:
-            self.busy.longest_output = max(self.busy.longest_output, sequence.made)
+    def _note_output(self, sequence: Sequence) -> None:
+        """It decodes no longer, and may have been the longest."""
+        if self.busy_period is not None:
+            self.busy_period.longest_output = max(self.busy_period.longest_output, sequence.made)
 
     def _release(self, ids: Collection[str], now: float) -> None:
         """Take out those that have ended or whose clients have left."""
         for key in ids:
-            sequence = self._running.pop(key, None)
-            if sequence is not None:
-                self._leave(sequence, ended=key not in self._cancelled)
-            else:
-                sequence = self._filling.pop(key, None)
-            if sequence is not None:
-                self.kv_held -= sequence.context
-            else:
-                sequence = self._preempted.pop(key)
-            heapq.heappush(self._free, sequence.slot)
+            self._note_output(self._table.release(key, ended=key not in self._cancelled))
         self._cancelled.clear()
         if ids:
             self.ledger.stage(now, prefill=0, decode=0, stalled=self.running)
@@ -356,9 +305,9 @@ class Batcher:
 
     def _measure(self, now: float) -> None:
         """Keep `efficiency` up to date; a busy period ends when nothing is left to do."""
-        busy = self.busy
+        busy = self.busy_period
         if busy is None or now <= busy.started_s:
             return
         self.efficiency = busy.bound_s(self.cost, self.slots) / (now - busy.started_s)
         if self.running == 0 and not self._waiting:
-            self.busy = None
+            self.busy_period = None

@@ -1,4 +1,4 @@
-"""Lower bounds on the time that engines need (method.md section 3): no schedule beats them.
+"""Lower bounds on the time that engines need (README section 3): no schedule beats them.
 
 Every term is a plain relaxation; the docstrings say of what.
 """

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Iterator
 
 # Tokens a hashed block, as in the Mooncake traces.
 BLOCK_TOKENS = 512
+# Share of memory that admission leaves alone, so that an engine that is full does not preempt at
+# once (vLLM's watermark).
+WATERMARK = 0.01
 
 
-def fitting(contexts: Iterable[int], room: float) -> int:
+def count_fitting(contexts: Iterable[int], room: float) -> int:
     """How many of the first `contexts`, and a token more of each, fit into `room` tokens.
 
     Nobody overtakes the first one that does not fit.

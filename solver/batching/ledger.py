@@ -6,7 +6,7 @@ stalled   its request stands still while others are prefilled
 waiting   idle while work is queued
 empty     idle with none
 
-Utilization is prefill and decode over all but empty (method.md section 6 for one busy period).
+Utilization is prefill and decode over all but empty (README section 6 for one busy period).
 """
 
 from __future__ import annotations

@@ -72,15 +72,15 @@ class Decision:
     Attributes:
         lasting: it stands until a request comes, leaves or has made its last token; else only for
             one iteration.
-        most: requests to admit at most; None: all that are admissible.
-        tokens: prompt tokens to prefill at most, beside the engine's own budget.
+        max_admitted: requests to admit at most; None: all that are admissible.
+        max_prompt_tokens: prompt tokens to prefill at most, beside the engine's own budget.
     """
 
     action: Action
     reason: Reason
     lasting: bool = False
-    most: int | None = None
-    tokens: float = inf
+    max_admitted: int | None = None
+    max_prompt_tokens: float = inf
 
 
 class IterationPolicy(Protocol):
@@ -96,7 +96,7 @@ _IDLE = Decision(Action.IDLE, Reason.NOTHING_ADMISSIBLE)
 _ENGINE_IDLE = Decision(Action.PREFILL, Reason.ENGINE_IDLE)
 
 
-def forced(view: EngineView) -> Decision | None:
+def forced_decision(view: EngineView) -> Decision | None:
     """The decision where there is no choice."""
     if view.admissible == 0:
         return _NOTHING_ADMISSIBLE if view.decoding else _IDLE

@@ -11,7 +11,7 @@ Rules:
   and lengths are bounded), so a queue that is served at all reaches everybody;
 - requests that rank alike go in the order in which they came.
 
-`SlotLists` is the paper's Algorithm 1 (method.md section 4): a list a slot, and stealing.
+`SlotLists` is the paper's Algorithm 1 (README section 4): a list a slot, and stealing.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from solver.arrays import FloatArray
 from solver.batching.priority import HEAD_START_S, Priority
 from solver.batching.sequence import Sequence
 from solver.packing.pipeline import first_plan
-from solver.packing.plan import Method, measure
+from solver.packing.plan import Method, evaluate
 from solver.packing.problem import Problem
 
-Key = Callable[[Sequence], float]
-Left = Callable[[], FloatArray]
+RankKey = Callable[[Sequence], float]
+RemainingTokens = Callable[[], FloatArray]
 # Few enough to be packed, requests alone and times slots: some hundred microseconds of planning.
 FEW_LEFT, FEW_PAIRS = 32, 64
 # So many new entries are put into a sorted list one by one; more are worth sorting it.
@@ -54,7 +54,7 @@ class RequestQueue(Protocol):
         """It waits no longer."""
         ...
 
-    def head(self, slots: list[int], left: Left) -> list[Sequence]:
+    def head(self, slots: list[int], left: RemainingTokens) -> list[Sequence]:
         """Who would take each of these free `slots`, in order; fewer if fewer wait.
 
         `left` tells (slots,) tokens that each slot's own request will still make, 0 if it is free.
@@ -65,7 +65,7 @@ class RequestQueue(Protocol):
 class SortedQueue:
     """By a key, smallest first."""
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: RankKey) -> None:
         self._key = key
         self._sorted: list[tuple[float, int, Sequence]] = []
         self._new: list[tuple[float, int, Sequence]] = []
@@ -88,7 +88,7 @@ class SortedQueue:
         entry = self._entries.pop(sequence.id)
         del self._sorted[bisect_left(self._sorted, entry[:2], key=_rank)]
 
-    def head(self, slots: list[int], left: Left) -> list[Sequence]:  # noqa: ARG002
+    def head(self, slots: list[int], left: RemainingTokens) -> list[Sequence]:  # noqa: ARG002
         """The first in order; which slots they are for does not matter."""
         self._settle()
         return [entry[2] for entry in islice(reversed(self._sorted), len(slots))]
@@ -107,18 +107,18 @@ def _rank(entry: tuple[float, int, Sequence]) -> tuple[float, int]:
     return entry[:2]
 
 
-class LongestFirst(SortedQueue):
+class LongestFirstQueue(SortedQueue):
     """Longest first; once few of a burst are left, the planner packs them onto the slots instead.
 
     Longest first is off by up to a request's length at the end, which matters the more the fewer
     requests a slot still gets. Each free slot then takes the first that the plan gives to it.
     """
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: RankKey) -> None:
         super().__init__(key)
         self._slots: dict[str, int] = {}
 
-    def head(self, slots: list[int], left: Left) -> list[Sequence]:
+    def head(self, slots: list[int], left: RemainingTokens) -> list[Sequence]:
         """As planned, or in order; slots that the plan leaves free take what others would later."""
         self._settle()
         if not 1 < len(self) <= FEW_LEFT or not self._came_together():
@@ -145,7 +145,7 @@ class LongestFirst(SortedQueue):
         assert plan is not None  # there is no memory to run out of
         if all(sequence.id in self._slots for sequence in waiting):
             last = [self._slots[sequence.id] for sequence in waiting]
-            if measure(problem, last, 0.0, Method.HEURISTIC).finish_s <= plan.finish_s:
+            if evaluate(problem, last, 0.0, Method.HEURISTIC).finish_s <= plan.finish_s:
                 return
         self._slots = {s.id: slot for s, slot in zip(waiting, plan.assignment, strict=True)}
 
@@ -155,7 +155,7 @@ class SlotLists:
 
     It takes the longest request of the slot with the most tokens left to do. What has come since
     the last call is packed onto the lists with as few tokens as possible on the fullest of them:
-    the offline problem of method.md section 3, by the planner's own heuristic.
+    the offline problem of README section 3, by the planner's own heuristic.
     """
 
     def __init__(self, slots: int) -> None:
@@ -181,7 +181,7 @@ class SlotLists:
         entries.remove(next(entry for entry in entries if entry[2] is sequence))
         self._tokens[slot] = sum(entry[0] for entry in entries)
 
-    def head(self, slots: list[int], left: Left) -> list[Sequence]:  # noqa: ARG002
+    def head(self, slots: list[int], left: RemainingTokens) -> list[Sequence]:  # noqa: ARG002
         """Own list first, then theft, slot by slot."""
         self._pack()
         at = [len(entries) for entries in self._lists]
@@ -240,7 +240,7 @@ class Sized(Protocol):
         ...
 
 
-def came_s(item: Sized, round_s: float) -> float:
+def effective_arrival_s(item: Sized, round_s: float) -> float:
     """When it came, as its rank counts it: head start and deadline are in it.
 
     A deadline gives no more than interactive requests have, however short it is.
@@ -252,38 +252,38 @@ def came_s(item: Sized, round_s: float) -> float:
     return min(own, latest - HEAD_START_S[Priority.INTERACTIVE])
 
 
-def longest(round_s: float) -> Callable[[Sized], float]:
+def longest_first(round_s: float) -> Callable[[Sized], float]:
     """Longest first; each token is worth one decode round of `round_s` seconds of waiting."""
-    return lambda item: came_s(item, round_s) - item.expected_tokens * round_s
+    return lambda item: effective_arrival_s(item, round_s) - item.expected_tokens * round_s
 
 
-def shortest(round_s: float) -> Callable[[Sized], float]:
+def shortest_first(round_s: float) -> Callable[[Sized], float]:
     """Shortest first, by the same measure."""
-    return lambda item: came_s(item, round_s) + item.expected_tokens * round_s
+    return lambda item: effective_arrival_s(item, round_s) + item.expected_tokens * round_s
 
 
-def first_come(round_s: float) -> Callable[[Sized], float]:
+def first_come_first_served(round_s: float) -> Callable[[Sized], float]:
     """As they come."""
-    return lambda item: came_s(item, round_s)
+    return lambda item: effective_arrival_s(item, round_s)
 
 
-def rank(order: str, round_s: float) -> Callable[[Sized], float]:
+def rank_key(order: str, round_s: float) -> Callable[[Sized], float]:
     """The key of an order; lists of slots take what comes longest first, and know no priorities."""
     return _KEYS["longest" if order == "paper" else order](round_s)
 
 
-def queue(order: str, slots: int, round_s: float) -> RequestQueue:
+def make_queue(order: str, slots: int, round_s: float) -> RequestQueue:
     """The queue of an engine with `slots`, whose decode rounds take about `round_s` seconds."""
     if order == "paper":
         return SlotLists(slots)
     if order == "longest":
-        return LongestFirst(longest(round_s))
+        return LongestFirstQueue(longest_first(round_s))
     return SortedQueue(_KEYS[order](round_s))
 
 
 _KEYS: Mapping[str, Callable[[float], Callable[[Sized], float]]] = {
-    "longest": longest,
-    "shortest": shortest,
-    "fcfs": first_come,
+    "longest": longest_first,
+    "shortest": shortest_first,
+    "fcfs": first_come_first_served,
 }
 ORDERS = (*_KEYS, "paper")

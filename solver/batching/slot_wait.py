@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Patience:
+class SlotWait:
     """Slots that stood idle with somebody admissible, summed since the last prefill.
 
     Attributes:
@@ -14,7 +14,7 @@ class Patience:
     def __init__(self) -> None:
         self.slot_s, self.rounds = 0.0, 0
 
-    def wait(self, held_back: int, rounds: int, seconds: float) -> None:
+    def add(self, held_back: int, rounds: int, seconds: float) -> None:
         """So many requests could have come in, and were held back for `rounds`."""
         self.rounds += held_back * rounds
         self.slot_s += held_back * seconds

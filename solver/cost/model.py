@@ -1,6 +1,6 @@
 """Every time formula, once: how long an engine's iterations take.
 
-Times are linear in tokens, batch and cached tokens (method.md section 1; arXiv:2502.15763 section
+Times are linear in tokens, batch and cached tokens (README section 1; arXiv:2502.15763 section
 V-A), and where an engine's attention shows, in pairs of a query and a key too. All seconds are
 wall-clock seconds of the worker in question: an engine that runs twice as fast simply has a cost
 model scaled by one half.
@@ -214,7 +214,7 @@ def request_s(cost: Terms[Number], prompt: Number, output: Number, occupancy: Nu
 
     The fixed cost of an iteration is shared by all who take part in it, so the sum of this over the
     requests of a worker is the time until it has done them all, if its slots stay filled: the terms
-    of the lower bound in method.md section 3.
+    of the lower bound in README section 3.
     """
     share_s = cost.alpha_d_s / occupancy + cost.beta_d_s
     context = prompt + output / 2

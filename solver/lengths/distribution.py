@@ -39,14 +39,14 @@ class LengthDistribution:
     said, has one token to come.
 
     Attributes:
-        reach: up to a common factor, the probability of a length of at least `EDGES[i]`.
-        ahead: the sum of these probabilities over all lengths from `EDGES[i]` on.
+        survival: up to a common factor, the probability of a length of at least `EDGES[i]`.
+        survival_sum: the sum of these probabilities over all lengths from `EDGES[i]` on.
         limit: most tokens in all.
         made: tokens made so far.
     """
 
-    reach: Sequence[float]
-    ahead: Sequence[float]
+    survival: Sequence[float]
+    survival_sum: Sequence[float]
     limit: int
     made: int = 0
 
@@ -59,37 +59,37 @@ class LengthDistribution:
         return cls(reach.tolist(), ahead.tolist(), most)
 
     @property
-    def most(self) -> int:
+    def max_remaining(self) -> int:
         """The largest possible value."""
         return max(1, self.limit - self.made)
 
     @property
     def mean(self) -> float:
         """Expected tokens to come."""
-        if self.most == 1:
+        if self.max_remaining == 1:
             return 1.0
-        between = self._ahead(self.made + 1) - self._ahead(self.limit + 1)
-        tokens = between / self._reach(self.made + 1)
-        return min(max(tokens, 1.0), float(self.most))
+        between = self._survival_sum(self.made + 1) - self._survival_sum(self.limit + 1)
+        tokens = between / self._survival(self.made + 1)
+        return min(max(tokens, 1.0), float(self.max_remaining))
 
     def cdf(self, tokens: int) -> float:
         """Probability of at most `tokens` to come."""
-        if tokens >= self.most:
+        if tokens >= self.max_remaining:
             return 1.0
-        longer = self._reach(self.made + max(tokens, 0) + 1)
-        return 1.0 - longer / self._reach(self.made + 1)
+        longer = self._survival(self.made + max(tokens, 0) + 1)
+        return 1.0 - longer / self._survival(self.made + 1)
 
     def quantile(self, q: float) -> int:
         """The least number that is not exceeded with probability `q`."""
-        if self.most == 1:
+        if self.max_remaining == 1:
             return 1
-        longer = (1.0 - q) * self._reach(self.made + 1)
-        k = bisect_left(self.reach, -longer, key=neg)
+        longer = (1.0 - q) * self._survival(self.made + 1)
+        k = bisect_left(self.survival, -longer, key=neg)
         if k == 0:
             return 1
-        above, below = self.reach[k - 1], self.reach[k]
+        above, below = self.survival[k - 1], self.survival[k]
         into = ceil((above - longer) / (above - below) * (EDGES[k] - EDGES[k - 1]))
-        return min(max(EDGES[k - 1] + into - 1 - self.made, 1), self.most)
+        return min(max(EDGES[k - 1] + into - 1 - self.made, 1), self.max_remaining)
 
     @property
     def overrun(self) -> float:
@@ -98,7 +98,7 @@ class LengthDistribution:
 
     def left_at_edges(self) -> NDArray[np.float64]:
         """(BINS + 1,) expected tokens to come once one before `EDGES[k]` have been made."""
-        reach, ahead = np.array(self.reach), np.array(self.ahead)
+        reach, ahead = np.array(self.survival), np.array(self.survival_sum)
         left = np.ones(BINS + 1)
         np.divide(ahead, reach, out=left, where=reach > 0)
         return np.minimum(np.maximum(left, 1.0), np.maximum(1.0, self.limit + 1.0 - EDGE_ARRAY))
@@ -107,18 +107,18 @@ class LengthDistribution:
         """What is to come when `made` tokens more have come without an end."""
         return replace(self, made=self.made + made)
 
-    def _reach(self, tokens: int) -> float:
+    def _survival(self, tokens: int) -> float:
         """Probability of a length of at least `tokens`."""
         k = bin_of(tokens)
         into = (tokens - EDGES[k]) / (EDGES[k + 1] - EDGES[k])
-        return self.reach[k] + (self.reach[k + 1] - self.reach[k]) * into
+        return self.survival[k] + (self.survival[k + 1] - self.survival[k]) * into
 
-    def _ahead(self, tokens: int) -> float:
-        """The sum of `_reach` from `tokens` on."""
+    def _survival_sum(self, tokens: int) -> float:
+        """The sum of `_survival` from `tokens` on."""
         k = bin_of(tokens)
         into, width = tokens - EDGES[k], EDGES[k + 1] - EDGES[k]
-        fall = (self.reach[k] - self.reach[k + 1]) / width
-        return self.ahead[k] - into * self.reach[k] + fall * into * (into - 1) / 2
+        fall = (self.survival[k] - self.survival[k + 1]) / width
+        return self.survival_sum[k] - into * self.survival[k] + fall * into * (into - 1) / 2
 
 
 def _from_top(values: NDArray[np.float64]) -> NDArray[np.float64]:

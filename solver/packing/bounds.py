@@ -1,4 +1,4 @@
-"""Lower bounds that no feasible schedule can beat (method.md section 3).
+"""Lower bounds that no feasible schedule can beat (README section 3).
 
 A bound that a schedule beats is a defect, however close it looks, so each one here is a plain
 relaxation: its docstring says of what.
@@ -26,7 +26,7 @@ def packing_bound(problem: Problem) -> float:
         speed = relative_speeds(problem)
         # Request i costs worker j at least work[i] / speed[j], whatever the matrix looks like.
         work = (problem.cost_s * speed).min(axis=1)
-    if problem.form is not None:
+    if problem.related_form is not None:
         longest = float((problem.initial_s + work.max() / speed).min())
     else:
         longest = float(problem.alone_s.min(axis=1).max())

@@ -6,7 +6,7 @@ time tell the latter: with prices w that add up to 1, a plan that finishes by C 
 
     sum_j w_j (C - load_j) + sum_i (w_j(i) T_ij(i) - min_j w_j T_ij) = C - B
 
-where B is the Lagrangian bound (method.md section 3). No term is negative, so idle time and dear
+where B is the Lagrangian bound (README section 3). No term is negative, so idle time and dear
 places are all paid out of C - B. Close to the bound hardly any subset of a worker's requests is
 left; C rises from there until there is a plan, and the earliest of these is the optimum. Fifty
 requests on eight workers take milliseconds, where HiGHS takes seconds.
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from solver.arrays import BoolArray, FloatArray, IntArray
-from solver.packing.problem import TOLERANCE, Left, Problem
+from solver.packing.problem import TOLERANCE, Problem, SecondsLeft
 
 # How far above the bound to begin, and how much farther each time.
 NEAR, FARTHER = 5e-4, 1.2
@@ -30,7 +30,7 @@ TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class WorkerChoice:
     """What one worker was given: of (k,) requests, one of (s, k) subsets in each state.
 
     What it was not given went to `other`; (N,) `before` is the state from which each state comes,
@@ -45,7 +45,7 @@ class Choice:
     subset: IntArray
 
 
-class States:
+class PartialPlans:
     """Plans that may finish by `limit_s`, as far as they are decided.
 
     Workers without a price have room to spare: there are too many ways to fill them, and of these
@@ -59,7 +59,7 @@ class States:
         price = np.where(useful, price, 0.0)
         self._price = price / max(float(price.sum()), TINY)
         self.bound_s: float | None = None
-        self._choices: list[Choice] = []
+        self._choices: list[WorkerChoice] = []
         # (N, m) everyone's load; (N,) what may still be lost; (n, m) pairs that are not decided.
         self._load = self._initial[None, :].copy()
         self._budget = np.zeros(1)
@@ -92,7 +92,7 @@ class States:
     def __len__(self) -> int:
         return len(self._load)
 
-    def decide(self, left_s: Left) -> bool:
+    def decide(self, left_s: SecondsLeft) -> bool:
         """Decide all pairs; False if there are too many choices, or time runs out."""
         if self._open.sum(axis=1).max(initial=0) > 2:
             return False
@@ -135,7 +135,7 @@ class States:
         may = (self._budget >= 0) & (self._load <= limit).all(axis=1)
         self._keep(may)
         self._choices.append(
-            Choice(worker, requests, other, subsets, kept[before[may]], subset[may])
+            WorkerChoice(worker, requests, other, subsets, kept[before[may]], subset[may])
         )
         return True
 
@@ -176,20 +176,20 @@ class States:
         return assignment
 
 
-def nearest(
-    problem: Problem, price: FloatArray, bound_s: float, best_s: float, left_s: Left
+def best_near_bound(
+    problem: Problem, price: FloatArray, bound_s: float, best_s: float, left_s: SecondsLeft
 ) -> tuple[IntArray | None, float]:
     """A plan no later than `best_s` and the highest bound found, from `bound_s` up; or no plan.
 
     `price` (m,) >= 0 is what a second of each worker's time is worth (any is right, the dual of the
     relaxation is best). Memory must not be limited, nor requests take longer than their work.
     """
-    assert not problem.limited
+    assert not problem.memory_limited
     assert problem.spans_s is None
     reached, above = bound_s, NEAR
     while price.sum() > 0 and reached < best_s * (1 - TOLERANCE):
         limit = min(bound_s * (1 + above), best_s)
-        states = States(problem, price, limit)
+        states = PartialPlans(problem, price, limit)
         if not states.decide(left_s):
             break
         if states.bound_s is not None:

@@ -1,6 +1,6 @@
 """A first plan in milliseconds: longest first, and a repair of what that leaves.
 
-`packed` is the fast path where costs are work times slowness and nothing else binds (see
+`pack_related` is the fast path where costs are work times slowness and nothing else binds (see
 `solver.packing.related`). `longest_first` takes any problem: each request, longest first, goes to
 the worker where it would end earliest if it came after what the window has put there before;
 `solver.packing.search` then descends from there. All are deterministic, and none promises to find a
@@ -14,7 +14,7 @@ from operator import add
 import numpy as np
 
 from solver.arrays import FloatArray, IntArray
-from solver.packing.problem import Left, Problem
+from solver.packing.problem import Problem, SecondsLeft
 from solver.packing.related import Packing
 
 # Noise in the order of placing, relative to the work; the golden ratio's multiples spread evenly.
@@ -25,7 +25,9 @@ FEW_WORKERS = 64
 MANY_PAIRS = 1 << 16
 
 
-def packed(problem: Problem, bound_s: float, target_s: float, noise: FloatArray) -> IntArray | None:
+def pack_related(
+    problem: Problem, bound_s: float, target_s: float, noise: FloatArray
+) -> IntArray | None:
     """Pack to finish by `target_s`, placing in the order of work times ``1 + noise``.
 
     `noise` is (n,), at least 0. None if the costs are not work times slowness, or memory would not
@@ -40,7 +42,7 @@ def packed(problem: Problem, bound_s: float, target_s: float, noise: FloatArray)
     packing.place(order.tolist())
     packing.repair()
     found = np.array(packing.assignment(), dtype=np.intp)
-    if problem.limited:
+    if problem.memory_limited:
         used = np.bincount(found, problem.kv_tokens, problem.workers)
         if np.any(used > problem.kv_capacity):
             return None
@@ -54,7 +56,7 @@ def even_noise(requests: int) -> FloatArray:
 
 
 def longest_first(
-    problem: Problem, left_s: Left | None = None, order: IntArray | None = None
+    problem: Problem, left_s: SecondsLeft | None = None, order: IntArray | None = None
 ) -> IntArray | None:
     """Assign every request, or return None if memory ran out on the way; hurries without time.
 
@@ -64,17 +66,17 @@ def longest_first(
         return _place(problem, order, left_s)
     size = problem.cost_s.min(axis=1)
     placed = _place(problem, np.argsort(-size, kind="stable"), left_s)
-    if placed is None and problem.limited:  # large requests first leave fewer gaps in memory
+    if placed is None and problem.memory_limited:  # large requests first leave fewer gaps in memory
         placed = _place(problem, np.argsort(-problem.kv_tokens, kind="stable"), left_s)
     return placed
 
 
-def _place(problem: Problem, order: IntArray, left_s: Left | None) -> IntArray | None:
+def _place(problem: Problem, order: IntArray, left_s: SecondsLeft | None) -> IntArray | None:
     if problem.workers > FEW_WORKERS or problem.requests * problem.workers > MANY_PAIRS:
         return _place_by_rows(problem, order, left_s)
     alone, kv = problem.alone_s.tolist(), problem.kv_tokens.tolist()
     cost = problem.cost_s.tolist()
-    limited, room = problem.limited, problem.kv_capacity.tolist()
+    limited, room = problem.memory_limited, problem.kv_capacity.tolist()
     added, assignment = [0.0] * problem.workers, [0] * problem.requests
     for i in order.tolist():
         finish = list(map(add, added, alone[i]))
@@ -93,10 +95,12 @@ def _place(problem: Problem, order: IntArray, left_s: Left | None) -> IntArray |
     return np.array(assignment, dtype=np.intp)
 
 
-def _place_by_rows(problem: Problem, order: IntArray, left_s: Left | None) -> IntArray | None:
+def _place_by_rows(
+    problem: Problem, order: IntArray, left_s: SecondsLeft | None
+) -> IntArray | None:
     """As `_place`; once time has run out, many look for their worker at a time."""
     alone, cost, kv = problem.alone_s, problem.cost_s, problem.kv_tokens
-    room, limited = problem.kv_capacity.copy(), problem.limited
+    room, limited = problem.kv_capacity.copy(), problem.memory_limited
     added = np.zeros(problem.workers)
     assignment = np.empty(problem.requests, dtype=np.intp)
     at, step = 0, 1

@@ -14,10 +14,10 @@ def require_placeable(problem: Problem) -> None:
     Raises:
         InfeasibleProblem: naming a request that cannot be placed.
     """
-    if problem.matrix_s is None and not problem.limited:
+    if problem.matrix_s is None and not problem.memory_limited:
         return
     fits = problem.eligible
-    if problem.limited:
+    if problem.memory_limited:
         fits = fits & (problem.kv_tokens[:, None] <= problem.kv_capacity)
     homeless = np.flatnonzero(~fits.any(axis=1))
     if len(homeless):
@@ -26,11 +26,11 @@ def require_placeable(problem: Problem) -> None:
         if not problem.eligible[i].any():
             why = "has no eligible worker"
         raise InfeasibleProblem(f"request {i} {why}", request=i)
-    if problem.limited and problem.kv_tokens.sum() > problem.kv_capacity.sum():
-        raise contradiction(problem)
+    if problem.memory_limited and problem.kv_tokens.sum() > problem.kv_capacity.sum():
+        raise jointly_infeasible(problem)
 
 
-def contradiction(problem: Problem) -> InfeasibleProblem:
+def jointly_infeasible(problem: Problem) -> InfeasibleProblem:
     """All requests together do not fit; named is who finds no room if the largest go first."""
     room, left_out = problem.kv_capacity.copy(), 0
     for i in np.argsort(-problem.kv_tokens, kind="stable").tolist():

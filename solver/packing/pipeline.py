@@ -24,11 +24,11 @@ from solver.arrays import IntArray
 from solver.errors import InfeasibleProblem, NoPlanInTime
 from solver.packing.bounds import packing_bound
 from solver.packing.check import check
-from solver.packing.heuristic import even_noise, longest_first, packed
+from solver.packing.heuristic import even_noise, longest_first, pack_related
 from solver.packing.improve import PROVABLE_PAIRS, Improver
 from solver.packing.infeasible import require_placeable
-from solver.packing.plan import GOOD_ENOUGH, PROVEN, Method, Plan, measure
-from solver.packing.problem import TOLERANCE, Left, Problem
+from solver.packing.plan import GOOD_ENOUGH, PROVEN, Method, Plan, evaluate
+from solver.packing.problem import TOLERANCE, Problem, SecondsLeft
 from solver.packing.refine import refine
 from solver.packing.search import Search
 
@@ -39,7 +39,7 @@ FIRST_STEPS = 24
 FIRST_PAIRS = 1 << 18
 
 
-def plan(problem: Problem, left_s: Left | None = None) -> Plan:
+def plan(problem: Problem, left_s: SecondsLeft | None = None) -> Plan:
     """The whole pipeline in this process.
 
     `left_s` tells the seconds left until the deadline; without it, it goes on until the plan is
@@ -58,7 +58,7 @@ def plan(problem: Problem, left_s: Left | None = None) -> Plan:
 
 
 def first_plan(
-    problem: Problem, left_s: Left | None = None, steps: int = FIRST_STEPS
+    problem: Problem, left_s: SecondsLeft | None = None, steps: int = FIRST_STEPS
 ) -> Plan | None:
     """Bound and heuristic: checked, in milliseconds. None if memory is too tight for it.
 
@@ -69,7 +69,7 @@ def first_plan(
     """
     require_placeable(problem)
     if problem.requests == 0:
-        return measure(problem, (), 0.0, Method.HEURISTIC)
+        return evaluate(problem, (), 0.0, Method.HEURISTIC)
     if problem.requests == 1:  # it ends where it ends earliest, and nowhere earlier
         fits = problem.kv_tokens[0] <= problem.kv_capacity
         alone = np.where(fits, problem.alone_s[0], np.inf)
@@ -81,19 +81,21 @@ def first_plan(
         if first is None:
             return None
         found = refine(problem, first, bound * (1 + GOOD_ENOUGH), steps)
-    result = measure(problem, found, bound, Method.HEURISTIC)
+    result = evaluate(problem, found, bound, Method.HEURISTIC)
     check(problem, result)
     return result
 
 
-def _first(problem: Problem, bound_s: float, left_s: Left | None, steps: int) -> IntArray | None:
+def _first(
+    problem: Problem, bound_s: float, left_s: SecondsLeft | None, steps: int
+) -> IntArray | None:
     """The best of a few quick attempts."""
     goal, best, best_s = bound_s * (1 + GOOD_ENOUGH), None, inf
     for noise in (even_noise(problem.requests), np.zeros(problem.requests)):
-        found = packed(problem, bound_s, goal * (1 - 1e-6), noise)
+        found = pack_related(problem, bound_s, goal * (1 - 1e-6), noise)
         if found is None:
             break
-        finish = measure(problem, found, 0.0, Method.HEURISTIC).finish_s
+        finish = evaluate(problem, found, 0.0, Method.HEURISTIC).finish_s
         if finish < best_s:
             best, best_s = found, finish
         if finish <= goal or (left_s is not None and left_s() <= 0):
@@ -106,7 +108,9 @@ def _first(problem: Problem, bound_s: float, left_s: Left | None, steps: int) ->
     return best
 
 
-def _descended(problem: Problem, goal_s: float, left_s: Left | None, steps: int) -> Search | None:
+def _descended(
+    problem: Problem, goal_s: float, left_s: SecondsLeft | None, steps: int
+) -> Search | None:
     """Longest first, and down from there; where memory ran out, back into its limits if it can."""
     start = longest_first(problem, left_s)
     if start is None:
@@ -141,7 +145,7 @@ def first_plan_or_queue(problem: Problem, steps: int = FIRST_STEPS) -> tuple[Pro
     return problem, found
 
 
-def pays(incumbent: Plan, deadline_s: float) -> bool:
+def worth_improving(incumbent: Plan, deadline_s: float) -> bool:
     """Whether improving could win more than it costs.
 
     At best it saves the distance to the bound; it may cost the deadline, during which the requests
@@ -151,7 +155,7 @@ def pays(incumbent: Plan, deadline_s: float) -> bool:
     return not incumbent.good_enough and to_win_s > deadline_s
 
 
-def enough(problem: Problem, incumbent: Plan) -> bool:
+def nothing_to_win(problem: Problem, incumbent: Plan) -> bool:
     """Whether what could still be won is not worth looking for, however much time there is."""
     if incumbent.finish_gap_ratio <= PROVEN or problem.requests > PROVABLE_PAIRS:
         return incumbent.good_enough
@@ -160,32 +164,32 @@ def enough(problem: Problem, incumbent: Plan) -> bool:
 
 
 def improvements(
-    problem: Problem, incumbent: Plan | None, left_s: Left | None = None
+    problem: Problem, incumbent: Plan | None, left_s: SecondsLeft | None = None
 ) -> Iterator[Plan]:
     """Better plans and better bounds, as they are found, each better than the one before.
 
     Raises:
         InfeasibleProblem: if it is proven that there is no plan.
     """
-    if incumbent is not None and enough(problem, incumbent):
+    if incumbent is not None and nothing_to_win(problem, incumbent):
         return
     best = incumbent
     for assignment, bound_s, method in Improver(problem, incumbent, left_s).run():
         found = best
         if assignment is not None:
             served = refine(problem, assignment, bound_s * (1 + GOOD_ENOUGH), FIRST_STEPS)
-            found = measure(problem, served, bound_s, method)
+            found = evaluate(problem, served, bound_s, method)
             check(problem, found)
         if found is None:
             continue
-        if best is not None and not better(found, best):
-            found = measure(problem, best.assignment, bound_s, best.method)
+        if best is not None and not is_better(found, best):
+            found = evaluate(problem, best.assignment, bound_s, best.method)
             check(problem, found)
         best = found
         yield best
 
 
-def better(a: Plan, b: Plan) -> bool:
+def is_better(a: Plan, b: Plan) -> bool:
     """Whether `a` finishes its new work before `b`, or as early with earlier ends on the way."""
     margin = TOLERANCE * max(a.finish_s, b.finish_s)
     if abs(a.finish_s - b.finish_s) > margin:

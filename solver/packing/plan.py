@@ -99,7 +99,7 @@ def _gap(value: float, bound: float) -> float:
     return max(0.0, value / bound - 1.0)
 
 
-def measure(
+def evaluate(
     problem: Problem, assignment: Sequence[int] | IntArray, bound_s: float, method: Method
 ) -> Plan:
     """Value an assignment; `bound_s` bounds the finish of the new work."""

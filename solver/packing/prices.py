@@ -2,7 +2,7 @@
 
 For any prices w >= 0 that add up to 1, the latest load is at least the priced sum of all loads,
 and that at least ``sum_j w_j b_j + sum_i min_j w_j T_ij`` (the Lagrangian bound of the packing in
-method.md section 3). Workers that get too much become dearer, step by step, until nothing improves.
+README section 3). Workers that get too much become dearer, step by step, until nothing improves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from solver.arrays import FloatArray, IntArray
 from solver.packing.bounds import relative_speeds
-from solver.packing.problem import Left, Problem
+from solver.packing.problem import Problem, SecondsLeft
 
 # Steps, and how far each goes at first: prices rise by half where a load is twice the mean.
 STEPS, STRIDE = 120, 0.5
@@ -28,7 +28,7 @@ class Prices:
     loss_s: FloatArray
 
 
-def prices(problem: Problem, bound_s: float, left_s: Left) -> Prices:
+def find_prices(problem: Problem, bound_s: float, left_s: SecondsLeft) -> Prices:
     """By multiplicative updates; `bound_s` is a bound that is known. Stops when time is over."""
     n, m = problem.requests, problem.workers
     rows = np.arange(n)

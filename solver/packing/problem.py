@@ -17,7 +17,7 @@ from solver.arrays import BoolArray, FloatArray, IntArray, array, mask, vectors
 from solver.errors import ProblemError
 
 # Tells the seconds left until a deadline; the solver has no clock of its own.
-Left = Callable[[], float]
+SecondsLeft = Callable[[], float]
 
 # Sums of some thousand doubles in different orders agree to far better than this, relative.
 TOLERANCE = 1e-9
@@ -26,7 +26,7 @@ MOST_LOOKED_AT = 1 << 20
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Related:
+class RelatedCosts:
     """Costs that are work times slowness: all that most problems are, and much less to look at.
 
     Attributes:
@@ -40,7 +40,7 @@ class Related:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """One window to be packed (method.md section 3). Build it with `Problem.of` or `.related_of`.
+    """One window to be packed (README section 3). Build it with `Problem.of` or `.related_of`.
 
     A worker's *load* is ``initial_s[j]`` plus the costs of the requests given to it. Its *finish*
     is its load, or the longest span among those requests if that is later. Minimised is the latest
@@ -53,7 +53,7 @@ class Problem:
         kv_capacity: (m,) cached tokens free on worker j; infinite where unknown.
         weight: (n,) what a second of request i's waiting is worth, relative to others.
         due_s: (n,) seconds from now until request i should be done; infinite: whenever.
-        matrix_s, form: the costs, as a matrix or as work times slowness; one of them is there.
+        matrix_s, related_form: the costs, as a matrix or as work times slowness; one is there.
         spans_s: as `span_s`; None: no request takes longer than it costs.
         toll_s: (n, m) the part of `span_s` that request i takes from others on worker j rather than
             time of its own: it counts for who goes where, not for when. None: nothing.
@@ -65,7 +65,7 @@ class Problem:
     weight: FloatArray
     due_s: FloatArray
     matrix_s: FloatArray | None
-    form: Related | None
+    related_form: RelatedCosts | None
     spans_s: FloatArray | None
     toll_s: FloatArray | None = None
 
@@ -110,7 +110,7 @@ class Problem:
         if toll is not None:
             span = toll if span is None else span + toll
         others = vectors(n, m, initial_s, kv_tokens, kv_capacity, weight, due_s)
-        return cls(*others, matrix_s=cost, form=None, spans_s=span, toll_s=toll)
+        return cls(*others, matrix_s=cost, related_form=None, spans_s=span, toll_s=toll)
 
     @classmethod
     def related_of(
@@ -136,7 +136,7 @@ class Problem:
             raise ProblemError("work_s, slowness: must be finite, and slowness > 0")
         n, m = len(work), len(slow)
         others = vectors(n, m, initial_s, kv_tokens, kv_capacity, weight, due_s)
-        return cls(*others, matrix_s=None, form=Related(work, slow), spans_s=None)
+        return cls(*others, matrix_s=None, related_form=RelatedCosts(work, slow), spans_s=None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what can be computed anew."""
@@ -153,7 +153,7 @@ class Problem:
         return len(self.initial_s)
 
     @property
-    def limited(self) -> bool:
+    def memory_limited(self) -> bool:
         """Whether some worker's memory is known to end."""
         return bool(np.isfinite(self.kv_capacity).any())
 
@@ -162,8 +162,8 @@ class Problem:
         """(n, m) seconds that request i adds to worker j; infinite where j cannot serve i."""
         if self.matrix_s is not None:
             return self.matrix_s
-        assert self.form is not None
-        return np.outer(self.form.work_s, self.form.slowness)
+        assert self.related_form is not None
+        return np.outer(self.related_form.work_s, self.related_form.slowness)
 
     @cached_property
     def span_s(self) -> FloatArray:
@@ -171,9 +171,9 @@ class Problem:
         return np.zeros((self.requests, self.workers)) if self.spans_s is None else self.spans_s
 
     @cached_property
-    def related(self) -> Related | None:
+    def related(self) -> RelatedCosts | None:
         """The costs as work times slowness, where that is what they are."""
-        return self.form or _related(self.cost_s)
+        return self.related_form or _related(self.cost_s)
 
     @property
     def eligible(self) -> BoolArray:
@@ -185,7 +185,7 @@ class Problem:
         """(n, m) when request i ends on worker j if it is all that is added there."""
         return np.maximum(self.initial_s + self.cost_s, self.span_s)
 
-    def part(self, rows: Sequence[int], allowed: BoolArray) -> Problem:
+    def restricted(self, rows: Sequence[int], allowed: BoolArray) -> Problem:
         """Of these requests alone, and of the pairs (n, m) that are `allowed`."""
         keep = np.asarray(rows, dtype=np.intp)
         return replace(
@@ -194,15 +194,15 @@ class Problem:
             weight=self.weight[keep],
             due_s=self.due_s[keep],
             matrix_s=np.where(allowed[keep], self.cost_s[keep], np.inf),
-            form=None,
+            related_form=None,
             spans_s=None if self.spans_s is None else self.spans_s[keep],
             toll_s=None if self.toll_s is None else self.toll_s[keep],
         )
 
     def costs_of(self, chosen: IntArray) -> FloatArray:
         """(n,) what each request costs the worker that is chosen for it."""
-        if self.form is not None:
-            return self.form.work_s * self.form.slowness[chosen]
+        if self.related_form is not None:
+            return self.related_form.work_s * self.related_form.slowness[chosen]
         return self.cost_s[np.arange(self.requests), chosen]
 
     def own_spans_of(self, chosen: IntArray) -> FloatArray:
@@ -219,7 +219,7 @@ class Problem:
         return self.spans_s[np.arange(self.requests), chosen]
 
 
-def _related(cost: FloatArray) -> Related | None:
+def _related(cost: FloatArray) -> RelatedCosts | None:
     if not cost.size or cost.size > MOST_LOOKED_AT or not np.isfinite(cost).all():
         return None
     largest = cost[int(cost[:, 0].argmax())]
@@ -229,4 +229,4 @@ def _related(cost: FloatArray) -> Related | None:
     work = np.ascontiguousarray(cost[:, 0])
     if np.abs(cost - np.outer(work, slowness)).max() > TOLERANCE * cost.max():
         return None
-    return Related(work, slowness)
+    return RelatedCosts(work, slowness)

@@ -16,14 +16,14 @@ import random
 import numpy as np
 
 from solver.arrays import FloatArray, IntArray
-from solver.packing.problem import TOLERANCE, Left, Problem
-from solver.packing.state import State, ways
+from solver.packing.problem import TOLERANCE, Problem, SecondsLeft
+from solver.packing.state import AssignmentState, bipartitions
 
 # All ways to split so many requests are looked at together: 2^10 of them in some 40 microseconds.
 SPLIT = 10
 # Chains of moves are looked for where a request may go to so few workers on average; they are so
 # long at most, and so many links are looked at.
-FEW_CHOICES, CHAIN, VISITS = 5, 6, 1000
+FEW_CHOICES, CHAIN_LENGTH, CHAIN_VISITS = 5, 6, 1000
 
 
 def _rated(value_s: FloatArray, loss_s: FloatArray, aim_s: float) -> FloatArray:
@@ -33,7 +33,7 @@ def _rated(value_s: FloatArray, loss_s: FloatArray, aim_s: float) -> FloatArray:
     return np.where(reached, loss_s - most - 1.0, value_s)
 
 
-class Search(State):
+class Search(AssignmentState):
     """An assignment that gets better.
 
     `loss_s` (n, m) says what it costs the whole to have a request on a worker where it does not
@@ -52,7 +52,7 @@ class Search(State):
         self._sparse = np.count_nonzero(self._may) <= FEW_CHOICES * max(1, problem.requests)
         self._visits = 0
 
-    def descend(self, target_s: float, steps: int, left_s: Left | None = None) -> None:
+    def descend(self, target_s: float, steps: int, left_s: SecondsLeft | None = None) -> None:
         """Shorten the worst worker until `target_s`, or nothing helps, or the steps are over."""
         for _ in range(steps):
             if self.worst_s <= target_s or (left_s is not None and left_s() <= 0):
@@ -60,7 +60,7 @@ class Search(State):
             if not self._step(target_s):
                 return
 
-    def walk(self, target_s: float, left_s: Left) -> None:
+    def walk(self, target_s: float, left_s: SecondsLeft) -> None:
         """Go on until `target_s` is met or the time is over; never gets worse."""
         workers = len(self.initial)
         if workers < 2:
@@ -81,10 +81,10 @@ class Search(State):
 
     def _partner(self, j: int) -> int | None:
         """Another worker that may serve some request of `j`, at random."""
-        mine = self.mine[j]
+        mine = self.assigned[j]
         if not len(mine):
             return None
-        able = self.able[int(self._rng.choice(mine))]
+        able = self.eligible_workers[int(self._rng.choice(mine))]
         other = int(self._rng.choice(able))
         return None if other == j else other
 
@@ -92,24 +92,24 @@ class Search(State):
         """The best move of one of the worst worker's requests, or exchange against another's."""
         last = int(self.finish.argmax())
         finish = float(self.finish[last])
-        mine = self.mine[last]
+        mine = self.assigned[last]
         if not len(mine):
             return False
         aim = (finish + max(target_s, 0.0)) / 2
         move_s, a, j = self._best_move(mine, last, aim)
         swap_s, b, c = self._best_swap(mine, last, aim)
         if min(move_s, swap_s) >= finish * (1 - TOLERANCE):
-            return self._pass_on(last, finish)
+            return self._eject(last, finish)
         if move_s <= swap_s:
             self.move(a, j)
         else:
             k = int(self.assignment[c])
-            theirs = self.mine[k]
+            theirs = self.assigned[k]
             to_last = np.append(mine[mine != b], c)
-            self.give(last, k, to_last, np.append(theirs[theirs != c], b))
+            self.reassign(last, k, to_last, np.append(theirs[theirs != c], b))
         return True
 
-    def _pass_on(self, last: int, finish: float) -> bool:
+    def _eject(self, last: int, finish: float) -> bool:
         """Move a request to a worker that passes one of its own on, and so on, if all end earlier.
 
         Where few workers may serve a request, whoever may serve one of the worst's has no time, but
@@ -117,13 +117,13 @@ class Search(State):
         """
         if self.span is not None or not self._sparse:
             return False
-        self._visits = VISITS
-        moves = self._chain(last, 0.0, 0.0, finish * (1 - TOLERANCE), {last})
+        self._visits = CHAIN_VISITS
+        moves = self._ejection_chain(last, 0.0, 0.0, finish * (1 - TOLERANCE), {last})
         for i, k in reversed(moves or []):
             self.move(i, k)
         return moves is not None
 
-    def _chain(
+    def _ejection_chain(
         self, j: int, more_s: float, more_kv: float, limit: float, seen: set[int]
     ) -> list[tuple[int, int]] | None:
         """Moves of one request each that leave worker `j`, who gets more, and all others in time.
@@ -132,25 +132,25 @@ class Search(State):
         """
         cost = self.cost
         left = self.load[j] + more_s - limit
-        costs = cost[self.mine[j], j]
+        costs = cost[self.assigned[j], j]
         for at in np.argsort(costs, kind="stable").tolist():
-            i = int(self.mine[j][at])
+            i = int(self.assigned[j][at])
             if costs[at] <= left:
                 continue
-            if self.kv is not None and self.used[j] + more_kv - self.kv[i] > self.room[j]:
+            if self.kv is not None and self.kv_used[j] + more_kv - self.kv[i] > self.kv_capacity[j]:
                 continue
-            for k in self.able[i].tolist():
+            for k in self.eligible_workers[i].tolist():
                 if k in seen:
                     continue
                 self._visits -= 1
                 if self._visits < 0:
                     return None
                 come, tokens = float(cost[i, k]), 0.0 if self.kv is None else float(self.kv[i])
-                fits = self.kv is None or self.used[k] + tokens <= self.room[k]
+                fits = self.kv is None or self.kv_used[k] + tokens <= self.kv_capacity[k]
                 if fits and self.load[k] + come < limit:
                     return [(i, k)]
-                if len(seen) < CHAIN and come < limit:
-                    rest = self._chain(k, come, tokens, limit, seen | {k})
+                if len(seen) < CHAIN_LENGTH and come < limit:
+                    rest = self._ejection_chain(k, come, tokens, limit, seen | {k})
                     if rest is not None:
                         return [(i, k), *rest]
         return None
@@ -175,8 +175,8 @@ class Search(State):
         )
         if self.kv is not None:
             kv = self.kv[mine]
-            there += self.breach(self.used + kv[:, None], self.room)
-            here += self.breach(self.used[last] - kv, self.room[last])
+            there += self.penalty(self.kv_used + kv[:, None], self.kv_capacity)
+            here += self.penalty(self.kv_used[last] - kv, self.kv_capacity[last])
         if len(mine) == 1:
             here[:] = 0.0  # a worker without new work does not count
         there[:, last] = np.inf
@@ -204,8 +204,8 @@ class Search(State):
             np.maximum(there, self.longest[host], out=there)
         if self.kv is not None:
             more = self.kv[mine][:, None] - self.kv[others]
-            here += self.breach(self.used[last] - more, self.room[last])
-            there += self.breach(self.used[host] + more, self.room[host])
+            here += self.penalty(self.kv_used[last] - more, self.kv_capacity[last])
+            there += self.penalty(self.kv_used[host] + more, self.kv_capacity[host])
         value = np.maximum(here, there)
         if self._loss_s is not None:
             loss_s = self._loss_s
@@ -252,36 +252,36 @@ class Search(State):
     def _lost(self, j: int, k: int, some: IntArray) -> FloatArray:
         """(ways,) what is lost by each way to share requests between two workers."""
         assert self._loss_s is not None
-        subsets, others = ways(len(some))
+        subsets, others = bipartitions(len(some))
         lost: FloatArray = subsets @ self._loss_s[some, j] + others @ self._loss_s[some, k]
         return lost
 
     def _share(
         self, j: int, k: int, some: IntArray, rest_j: IntArray, rest_k: IntArray, way: int
     ) -> None:
-        to_j = ways(len(some))[0][way].astype(np.bool_)
-        self.give(j, k, np.append(rest_j, some[to_j]), np.append(rest_k, some[~to_j]))
+        to_j = bipartitions(len(some))[0][way].astype(np.bool_)
+        self.reassign(j, k, np.append(rest_j, some[to_j]), np.append(rest_k, some[~to_j]))
 
     def _splits(
         self, j: int, k: int
     ) -> tuple[IntArray, IntArray, IntArray, FloatArray, FloatArray] | None:
         """(requests to share, those that stay on each, finish of each by way of sharing)."""
-        mine, theirs = self.mine[j], self.mine[k]
+        mine, theirs = self.assigned[j], self.assigned[k]
         if len(mine) + len(theirs) > SPLIT:
             mine, theirs = self._sample(j, k)
         some = np.concatenate((mine, theirs))
         if not len(some):
             return None
-        rest_j = self.mine[j][~np.isin(self.mine[j], mine)]
-        rest_k = self.mine[k][~np.isin(self.mine[k], theirs)]
-        subsets, others = ways(len(some))
+        rest_j = self.assigned[j][~np.isin(self.assigned[j], mine)]
+        rest_k = self.assigned[k][~np.isin(self.assigned[k], theirs)]
+        subsets, others = bipartitions(len(some))
         here = self.totals(j, some, rest_j, subsets)
         there = self.totals(k, some, rest_k, others)
         return some, rest_j, rest_k, here, there
 
     def _sample(self, j: int, k: int) -> tuple[IntArray, IntArray]:
         """So few of each that all splits can be looked at: at random, rather who loses little."""
-        mine, theirs = self.mine[j], self.mine[k]
+        mine, theirs = self.assigned[j], self.assigned[k]
         loss_j, loss_k = self._losses(mine, k), self._losses(theirs, j)
         from_j = min(len(mine), max(SPLIT // 2, SPLIT - len(theirs)))
         from_k = min(len(theirs), SPLIT - from_j)

@@ -17,7 +17,7 @@ from solver.routing.problem import Job
 # A request that outlives its prediction is about to end, as far as one knows.
 LEAST_REMAINING = 1.0
 # Tokens of each sequence after which what is left is predicted again: some microseconds each time.
-AGAIN = 16
+REPREDICT_TOKENS = 16
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class _InFlight:
         self.made += tokens
         if self.lengths is None:
             left = self.expected_tokens - self.made
-        elif self.made - self.predicted_at >= AGAIN * self.sequences:
+        elif self.made - self.predicted_at >= REPREDICT_TOKENS * self.sequences:
             self.predicted_at = self.made
             left = self.lengths.remaining(self.made // self.sequences).mean * self.sequences
         else:
@@ -108,7 +108,7 @@ class WorkerLoad:
         self._kv_tokens += tokens
         self._output_tokens += request.remaining - before
 
-    def silent(self) -> list[Hashable]:
+    def not_begun(self) -> list[Hashable]:
         """Requests of which no token has been seen: they may not have begun."""
         return [key for key, request in self._requests.items() if not request.made]
 

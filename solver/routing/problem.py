@@ -20,23 +20,23 @@ from solver.packing.problem import Problem
 
 # What is left of running requests is spread from nothing to about twice its mean: slots fall free
 # evenly over twice the mean.
-SOON = 2.0
+REMAINING_SPREAD = 2.0
 # A prompt token that is cached displaces another, which would have been found again about half the
 # time: prompts share 0.64 of their blocks with earlier ones (Mooncake), and not all fit.
-REUSE = 0.5
+REUSE_SHARE = 0.5
 # Who waits for a slot makes those behind wait as long: up to an eighth of the slots queue at a
 # worker (`solver.routing.rolling.LEAD`), so half as many on average. With none of it, requests
 # queue for a fast worker until that costs as much as a slow one: nobody gains, and first tokens
 # come late.
-BEHIND = 1 / 16
+QUEUE_TOLL = 1 / 16
 # A prefill stalls those who run beside it. How many those are on one worker changes faster than a
 # cache does, so a miss is mostly priced by the fleet's mean, and by this share by the worker's own;
 # with more, long prompts chase the emptiest worker and wait there for each other (bench_fleet).
-OWN = 0.15
+OWN_STALL_SHARE = 0.15
 # How often a request that waits for a slot pays for its overrun on a slow worker, shared by that
 # worker's slots. Late in a batch such overruns are what all wait for; with 1 they still are, with
 # 2.5 slow workers stand idle (bench_rolling).
-CAUTION = 1.5
+OVERRUN_TOLL = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +87,12 @@ class WorkerView:
     kv_free: float | None
 
 
-def arriving(jobs: Sequence[Job], workers: int) -> int:
+def sequences_a_worker(jobs: Sequence[Job], workers: int) -> int:
     """Sequences of a window that one worker may expect, before anything is planned."""
     return ceil(sum(job.sequences for job in jobs) / max(1, workers))
 
 
-def level_s(
+def water_level_s(
     count: int, prompt_tokens: float, output_tokens: float, workers: Sequence[WorkerView]
 ) -> float:
     """Seconds until workers have done `count` more requests, were work liquid.
@@ -111,7 +111,7 @@ def level_s(
     return float(level[np.argmax(level <= np.append(start[1:], np.inf))])
 
 
-def build(
+def build_problem(
     jobs: Sequence[Job],
     workers: Sequence[WorkerView],
     eligible: Sequence[frozenset[int]] | None = None,
@@ -141,16 +141,16 @@ def build(
     columns = CostColumns.of([worker.cost for worker in workers])
     slots = np.array([worker.slots for worker in workers], dtype=np.float64)
     flying = np.array([worker.in_flight for worker in workers], dtype=np.float64)
-    occupancy = np.minimum(slots, np.maximum(1.0, flying + arriving(jobs, len(workers))))
+    occupancy = np.minimum(slots, np.maximum(1.0, flying + sequences_a_worker(jobs, len(workers))))
     backlog = np.array([worker.backlog_s for worker in workers])
     cost = sequences * request_s(columns, prompt / sequences, output / sequences, slots)
     before = backlog
     sparse = sequences.sum() <= np.maximum(0.0, slots - flying).sum()
     if sparse:
         taken = np.maximum(0.0, flying + 1.0 - slots)
-        each = SOON * backlog / (slots + 1.0)
+        each = REMAINING_SPREAD * backlog / (slots + 1.0)
         before = np.array([worker.prefill_s for worker in workers]) + taken * each
-        beside = flying + arriving(jobs, len(workers)) < slots
+        beside = flying + sequences_a_worker(jobs, len(workers)) < slots
         cost = np.where(beside, columns.alpha_p_s + columns.beta_p_s * prompt, cost)
     span = before + span_s(columns, prompt, output / sequences, occupancy)
     cached = np.zeros_like(span) if cached_tokens is None else cached_tokens
@@ -158,13 +158,13 @@ def build(
     span = span - columns.beta_p_s * cached
     if sparse:
         others = np.minimum(flying, slots - 1.0)
-        toll = _taken_s(columns, prompt, output, prompt - cached, others)
-        toll += BEHIND * slots * taken * each
+        toll = _toll_s(columns, prompt, output, prompt - cached, others)
+        toll += QUEUE_TOLL * slots * taken * each
     else:
         overrun = np.array([[job.overrun_tokens] for job in jobs])
         round_s = columns.alpha_d_s + columns.beta_d_s * slots
         slower_s = np.maximum(0.0, round_s - min(quickest_s, float(round_s.min())))
-        toll = CAUTION * overrun * slower_s / slots
+        toll = OVERRUN_TOLL * overrun * slower_s / slots
     kv = (prompt + output)[:, 0]
     return Problem.of(
         cost,
@@ -179,7 +179,7 @@ def build(
     )
 
 
-def _taken_s(
+def _toll_s(
     columns: CostColumns,
     prompt: FloatArray,
     output: FloatArray,
@@ -187,8 +187,8 @@ def _taken_s(
     others: FloatArray,
 ) -> FloatArray:
     """Seconds that requests take from the `others` on a worker: stalls, and longer rounds."""
-    fleet_s = (1.0 + REUSE) * float((columns.beta_p_s * others).mean())
-    stalls = (fleet_s + OWN * columns.beta_p_s * others) * uncached
+    fleet_s = (1.0 + REUSE_SHARE) * float((columns.beta_p_s * others).mean())
+    stalls = (fleet_s + OWN_STALL_SHARE * columns.beta_p_s * others) * uncached
     rounds = (columns.beta_d_s + columns.gamma_d_s * (prompt + output / 2)) * output
     return np.asarray(stalls + others * rounds, dtype=np.float64)
 

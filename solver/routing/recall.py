@@ -22,7 +22,7 @@ ROUND_TRIP_S = 0.05
 DOUBT = 0.1
 
 
-def moves(
+def find_recalls(
     problem: Problem, home: Sequence[int], sequences: Sequence[int], free_slots: Sequence[int]
 ) -> list[tuple[int, int]]:
     """(request, new worker) of those worth moving.

@@ -12,7 +12,7 @@ Rules:
   may join, it does not (`hold_back`).
 
 The simulator's dispatcher and the live gateway drive the same object: they add requests, `select`
-what to plan, let a planner assign it, and carry out what `take` then yields, one by one. Unsent
+what to plan, let a planner assign it, and carry out what `bind` then yields, one by one. Unsent
 requests are kept by who may serve them, so that thousands cost no more than the few that are
 planned; whoever changes what workers may serve says so (`regroup`).
 """
@@ -27,10 +27,10 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from solver.arrays import FloatArray
-from solver.batching.queue import Sized, rank
+from solver.batching.queue import Sized, rank_key
 from solver.packing.problem import Problem
-from solver.routing.grouped import Grouped, Members, Waiting, merged
-from solver.routing.problem import Job, WorkerView, build, level_s
+from solver.routing.grouped_queue import GroupedQueue, Members, Waiting, merged
+from solver.routing.problem import Job, WorkerView, build_problem, water_level_s
 from solver.routing.window import Window, WindowPolicy
 
 # Windows as the gateway has them by default.
@@ -92,24 +92,24 @@ Cached = Callable[[Sequence[R], Sequence[W]], FloatArray | None]
 class Selection(Generic[R, W]):
     """What is planned together: request i and worker j are row i and column j of `problem`.
 
-    `able` are the indices of the workers that may be sent something now; `window` is the last one
-    that closed; `cached` is what was known of prefix caches; `alone`: there is one worker, and it
-    gets everything.
+    `open_workers` are the indices of the workers that may be sent something now; `window` is the
+    last one that closed; `cached` is what was known of prefix caches; `single_worker`: there is one
+    worker, and it gets everything.
     """
 
     requests: Sequence[R]
     workers: Sequence[W]
-    able: frozenset[int]
+    open_workers: frozenset[int]
     problem: Problem
     window: Window[R] | None
     cached: FloatArray | None
-    alone: bool = False
+    single_worker: bool = False
 
 
 NOBODY = frozenset[int]()
 
 
-class Rolling(Generic[R, W]):
+class RollingHorizon(Generic[R, W]):
     """See the module."""
 
     def __init__(
@@ -125,7 +125,7 @@ class Rolling(Generic[R, W]):
         self._order, self._max_size = order, max_size
         self._hold_back, self._eligible, self._cached = hold_back, eligible, cached
         self._windows: WindowPolicy[R] = WindowPolicy(max_wait_s, max_size)
-        self._unsent: Grouped[R] = Grouped()
+        self._unsent: GroupedQueue[R] = GroupedQueue()
         self._stale = False
         self._closed: Window[R] | None = None
 
@@ -150,7 +150,7 @@ class Rolling(Generic[R, W]):
         """The workers, or what they may serve, have changed."""
         self._stale = True
 
-    def homeless(self) -> list[R]:
+    def pop_ineligible(self) -> list[R]:
         """Those out of closed windows that nobody may serve, as of `select`; they are let go."""
         return self._unsent.pop(NOBODY)
 
@@ -169,9 +169,9 @@ class Rolling(Generic[R, W]):
         if alone:  # in the order of arrival: it has an order of its own
             requests = self._unsent.by_arrival()
             return replace(
-                self._selection(now, workers, workers, {0: 0}, {0}, requests), alone=True
+                self._selection(now, workers, workers, {0: 0}, {0}, requests), single_worker=True
             )
-        able, quota = self._able(workers)
+        able, quota = self._open_workers(workers)
         if not able:
             return None
         count = len(self._unsent)
@@ -187,10 +187,12 @@ class Rolling(Generic[R, W]):
         while (window := self._windows.poll(now, worker_free=free)) is not None:
             self._closed = window
             for request in window.items:
-                key = rank(self._order, workers[0].round_s)(request) if workers else now
+                key = rank_key(self._order, workers[0].round_s)(request) if workers else now
                 self._unsent.put(request, key, self._eligible(request, workers))
 
-    def _able(self, workers: Sequence[W]) -> tuple[set[int], dict[frozenset[int] | None, int]]:
+    def _open_workers(
+        self, workers: Sequence[W]
+    ) -> tuple[set[int], dict[frozenset[int] | None, int]]:
         """Workers that may be sent to, and how many of each group are worth planning for.
 
         For each group those with free slots, or where there are none, those with room for a lead.
@@ -236,7 +238,7 @@ class Rolling(Generic[R, W]):
         return replace(
             found,
             requests=[found.requests[i] for i in rows],
-            problem=found.problem.part(rows, fits),
+            problem=found.problem.restricted(rows, fits),
             cached=None if found.cached is None else found.cached[rows],
         )
 
@@ -245,7 +247,7 @@ class Rolling(Generic[R, W]):
         if not any(view.in_flight for view in views):
             return inf
         unsent = self._unsent
-        return level_s(len(unsent), unsent.prompt_tokens, unsent.output_tokens, views)
+        return water_level_s(len(unsent), unsent.prompt_tokens, unsent.output_tokens, views)
 
     def _selection(
         self,
@@ -258,7 +260,7 @@ class Rolling(Generic[R, W]):
     ) -> Selection[R, W]:
         """The problem of placing `requests` on `chosen`, which stand at `position` among all."""
         cached = self._cached(requests, chosen)
-        problem = build(
+        problem = build_problem(
             [request.job for request in requests],
             [worker.view(now) for worker in chosen],
             self._rows(requests, position),
@@ -281,16 +283,16 @@ class Rolling(Generic[R, W]):
         }
         return [columns[self._unsent.members(request)] for request in requests]
 
-    def take(self, selection: Selection[R, W], assignment: Sequence[int]) -> Iterator[tuple[R, W]]:
+    def bind(self, selection: Selection[R, W], assignment: Sequence[int]) -> Iterator[tuple[R, W]]:
         """Who is sent where, one by one, as long as there is room; the rest stays.
 
         Each is to be carried out before the next one is asked for.
         """
         for request, k in zip(selection.requests, assignment, strict=True):
             worker = selection.workers[k]
-            if request not in self._unsent or k not in selection.able:
+            if request not in self._unsent or k not in selection.open_workers:
                 continue
-            if selection.alone or worker.room > 0:
+            if selection.single_worker or worker.room > 0:
                 self.discard(request)
                 yield request, worker
 

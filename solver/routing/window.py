@@ -20,7 +20,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Close(StrEnum):
+class CloseReason(StrEnum):
     """Why a window closed."""
 
     WORKER_FREE = "worker_free"
@@ -38,7 +38,7 @@ class Window(Generic[T]):
     items: tuple[T, ...]
     opened_s: float
     closed_s: float
-    reason: Close
+    reason: CloseReason
 
 
 class WindowPolicy(Generic[T]):
@@ -74,17 +74,17 @@ class WindowPolicy(Generic[T]):
         if len(self._waiting) >= self._max_size:
             full_s = self._waiting[self._max_size - 1][0]
             if full_s < deadline:
-                return self._take(full_s, Close.SIZE)
+                return self._take(full_s, CloseReason.SIZE)
         if deadline <= now:
-            return self._take(deadline, Close.WAIT)
-        return self._take(now, Close.WORKER_FREE) if worker_free else None
+            return self._take(deadline, CloseReason.WAIT)
+        return self._take(now, CloseReason.WORKER_FREE) if worker_free else None
 
-    def _take(self, closed_s: float, reason: Close) -> Window[T]:
+    def _take(self, closed_s: float, reason: CloseReason) -> Window[T]:
         opened, first = self._waiting.popleft()
         items = [first]
         while self._waiting and len(items) < self._max_size:
             arrived = self._waiting[0][0]
-            if arrived > closed_s or (arrived == closed_s and reason is Close.WAIT):
+            if arrived > closed_s or (arrived == closed_s and reason is CloseReason.WAIT):
                 break  # it came when the window had closed
             items.append(self._waiting.popleft()[1])
         return Window(tuple(items), opened, closed_s, reason)

@@ -16,7 +16,7 @@ import numpy as np
 from solver.arrays import FloatArray
 from solver.errors import ProblemError
 from solver.routing.dispatchers.base import Arrival, Dispatcher
-from solver.sim.knowledge import Knowledge
+from solver.sim.forecast import LengthForecaster
 from solver.sim.request import Request
 from solver.sim.worker import Running, Worker
 
@@ -36,10 +36,10 @@ class Fleet:
         requests: Sequence[Request],
         workers: Sequence[Worker],
         dispatcher: Dispatcher,
-        knowledge: Knowledge,
+        forecaster: LengthForecaster,
     ) -> None:
         self._requests = sorted(requests, key=lambda request: request.arrival_s)
-        self.workers, self._dispatcher, self._knowledge = workers, dispatcher, knowledge
+        self.workers, self._dispatcher, self._forecaster = workers, dispatcher, forecaster
         self._events: list[tuple[float, int]] = []  # ends of stages; outdated ones are skipped
         self._arrived = self._ended = 0
         n = len(requests)
@@ -111,7 +111,7 @@ class Fleet:
     def _end(self, running: Running, end_s: float) -> None:
         self.first_s[running.number] = running.first_s
         self.end_s[running.number] = end_s
-        self._knowledge.observe(running.request)
+        self._forecaster.observe(running.request)
         self._ended += 1
 
     def _arrive(self, now: float) -> None:
@@ -119,7 +119,7 @@ class Fleet:
             request = self._requests[self._arrived]
             if request.arrival_s > now:
                 return
-            forecast = self._knowledge.expect(request)
+            forecast = self._forecaster.forecast(request)
             arrival = Arrival(
                 self._arrived,
                 request.arrival_s,

@@ -15,7 +15,7 @@ from solver.batching.ledger import STATES
 from solver.packing.problem import TOLERANCE
 from solver.sim.fleet import Fleet
 from solver.sim.request import Request
-from solver.sim.schedule import Kind
+from solver.sim.schedule import StageKind
 from solver.sim.worker import Worker
 
 QUANTILES = (50, 95, 99)
@@ -30,7 +30,7 @@ class Report:
         lower_bound_s: no schedule ends before.
         gap_ratio: how far the makespan is above that, as a fraction of it.
         utilization: slot-time in which the slot's own request was prefilled or decoded, over all
-            slots times the makespan (method.md section 6).
+            slots times the makespan (README section 6).
         generation_tokens_per_s: output tokens over the makespan.
         prefill_stages, decode_rounds, mixed_iterations: iterations of all workers.
         cache_hit_ratio: prompt tokens found in a prefix cache when their request was first let in,
@@ -78,21 +78,21 @@ def report(fleet: Fleet) -> Report:
     slots = sum(worker.setting.slots for worker in workers)
     output = sum(request.output_tokens for request in requests)
     prompt = sum(request.prompt_tokens for request in requests)
-    stages = {kind: sum(worker.stages[kind] for worker in workers) for kind in Kind}
+    stages = {kind: sum(worker.stages[kind] for worker in workers) for kind in StageKind}
     return Report(
         makespan_s=makespan,
         lower_bound_s=bound,
         gap_ratio=makespan / bound - 1.0,
         utilization=(slot_s["prefill"] + slot_s["decode"]) / (slots * makespan),
         generation_tokens_per_s=output / makespan,
-        prefill_stages=stages[Kind.PREFILL],
-        decode_rounds=stages[Kind.DECODE],
-        mixed_iterations=stages[Kind.MIXED],
+        prefill_stages=stages[StageKind.PREFILL],
+        decode_rounds=stages[StageKind.DECODE],
+        mixed_iterations=stages[StageKind.MIXED],
         cache_hit_ratio=sum(worker.cached_prompt for worker in workers) / prompt,
         preemptions=sum(worker.batcher.preemptions for worker in workers),
-        ttft_s=spread(time_to_first_token(fleet)),
-        tpot_s=spread(time_per_token(fleet)),
-        e2e_s=spread(fleet.end_s - _arrivals(requests)),
+        ttft_s=mean_and_quantiles(time_to_first_token(fleet)),
+        tpot_s=mean_and_quantiles(time_per_token(fleet)),
+        e2e_s=mean_and_quantiles(fleet.end_s - _arrivals(requests)),
         slot_seconds=slot_s,
         requests=len(requests),
         prompt_tokens=prompt,
@@ -100,7 +100,7 @@ def report(fleet: Fleet) -> Report:
     )
 
 
-def spread(seconds: FloatArray) -> dict[str, float]:
+def mean_and_quantiles(seconds: FloatArray) -> dict[str, float]:
     """Mean and quantiles; zeros of nothing."""
     if not len(seconds):
         return {"mean": 0.0} | {f"p{q}": 0.0 for q in QUANTILES}

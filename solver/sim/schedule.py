@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 
-class Kind(StrEnum):
+class StageKind(StrEnum):
     """What an iteration carries."""
 
     PREFILL = "prefill"
@@ -17,7 +17,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ScheduleLine:
     """One stage on one worker.
 
     Attributes:
@@ -34,7 +34,7 @@ class Line:
     """
 
     worker: str
-    kind: Kind
+    kind: StageKind
     start_s: float
     end_s: float
     rounds: int

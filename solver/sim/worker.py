@@ -15,7 +15,7 @@ from math import inf, sqrt
 from solver.batching.batcher import Batcher
 from solver.batching.kv import PrefixCache
 from solver.batching.policy import IterationPolicy
-from solver.batching.queue import queue
+from solver.batching.queue import make_queue
 from solver.batching.sequence import Sequence, Stage
 from solver.cost.model import Action, CostModel
 from solver.lengths.distribution import LengthDistribution
@@ -23,17 +23,17 @@ from solver.routing.dispatchers.base import Arrival
 from solver.routing.problem import WorkerView
 from solver.routing.rolling import lead
 from solver.sim.request import Request
-from solver.sim.schedule import Kind, Line
+from solver.sim.schedule import ScheduleLine, StageKind
 
 # A limit on lengths that nobody reaches.
 NO_LIMIT = 2**40
 # What is left of running requests is predicted again after so many rounds: seconds of engine time.
 ROUNDS = 16
-Record = Callable[[Line], None]
+Record = Callable[[ScheduleLine], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class WorkerSetting:
     """What all workers of a simulation are like, but for their cost models.
 
     Attributes:
@@ -89,7 +89,7 @@ class Worker:
         self,
         name: str,
         cost: CostModel,
-        setting: Setting,
+        setting: WorkerSetting,
         policy: IterationPolicy,
         record: Record | None = None,
     ) -> None:
@@ -101,11 +101,11 @@ class Worker:
             cost,
             policy,
             0.0,
-            waiting=queue(setting.order, setting.slots, self.round_s),
+            waiting=make_queue(setting.order, setting.slots, self.round_s),
             prefill_budget=setting.prefill_budget,
             cache=PrefixCache() if setting.prefix_cache else None,
         )
-        self.stages = dict.fromkeys(Kind, 0)
+        self.stages = dict.fromkeys(StageKind, 0)
         self.stage_end_s = inf
         self.now_s = 0.0
         self.cached_prompt = 0
@@ -223,7 +223,7 @@ class Worker:
                 self.cached_prompt += chunk.sequence.cached
         if self._record is not None:
             self._record(self._line(stage))
-        self.stages[Kind(stage.action.value)] += self._rounds
+        self.stages[StageKind(stage.action.value)] += self._rounds
         before = self.batcher.progress.rounds
         self.batcher.finish_stage(stage, [s.id for s in ended], now, self._rounds)
         self._follow(stage)
@@ -295,11 +295,11 @@ class Worker:
             self._rounds = rounds
             self.stage_end_s = self._start_s + stage.duration_s(self.cost, rounds)
 
-    def _line(self, stage: Stage) -> Line:
+    def _line(self, stage: Stage) -> ScheduleLine:
         sequences = stage.sequences
-        return Line(
+        return ScheduleLine(
             worker=self.name,
-            kind=Kind(stage.action.value),
+            kind=StageKind(stage.action.value),
             start_s=self._start_s,
             end_s=self.stage_end_s,
             rounds=self._rounds if stage.action is Action.DECODE else 1,

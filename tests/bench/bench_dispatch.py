@@ -18,7 +18,7 @@ import numpy as np
 
 from router.agent.engines.emulated.text import count_tokens
 from solver.packing.pipeline import first_plan
-from solver.packing.plan import Method, measure
+from solver.packing.plan import Method, evaluate
 from solver.packing.problem import Problem
 from tests.helpers import gsm8k
 
@@ -69,7 +69,7 @@ def over_bound(problem: Problem, assignment: Sequence[int]) -> float:
     """Finish over the lower bound, as a fraction above 1."""
     plan = first_plan(problem)
     assert plan is not None
-    finish = measure(problem, assignment, 0.0, Method.HEURISTIC).finish_s
+    finish = evaluate(problem, assignment, 0.0, Method.HEURISTIC).finish_s
     return finish / plan.finish_bound_s - 1
 
 
@@ -89,11 +89,11 @@ def picture(path: Path) -> None:
     plan = first_plan(problem)
     assert plan is not None
     packs = [(name, rule(problem)) for name, rule in RULES.items()]
-    latest = max(measure(problem, a, 0.0, Method.HEURISTIC).finish_s for _, a in packs)
+    latest = max(evaluate(problem, a, 0.0, Method.HEURISTIC).finish_s for _, a in packs)
     scale = 560 / latest
     rows, y = [], 34.0
     for name, assignment in packs:
-        finish = measure(problem, assignment, 0.0, Method.HEURISTIC).finish_s
+        finish = evaluate(problem, assignment, 0.0, Method.HEURISTIC).finish_s
         rows.append(f'<text x="8" y="{y - 8:.0f}" class="t">{name}: {finish:.2f} s</text>')
         for j in range(problem.workers):
             rows.append(f'<text x="8" y="{y + 11:.0f}">{SPEEDS[j]:g} x speed</text>')

@@ -30,10 +30,10 @@ from solver.batching.policies import POLICIES
 from solver.cost.profiles import PROFILES
 from solver.routing.dispatchers import DISPATCHERS, dispatcher
 from solver.sim.fleet import Fleet
-from solver.sim.knowledge import knowledge
+from solver.sim.forecast import length_forecaster
 from solver.sim.report import Report, report
 from solver.sim.request import Request
-from solver.sim.worker import Setting, Worker
+from solver.sim.worker import Worker, WorkerSetting
 from solver.sim.workload import all_at_once, poisson
 
 TRACES = ("azure-conv", "mooncake", "servegen-m-large")
@@ -84,12 +84,12 @@ def run(case: Case) -> Report:
     costs = [profile.cost.scaled(1 / speed) for speed in speeds]
     requests = traffic(case, [Engine(cost, profile.slots) for cost in costs])
     hashed = any(request.hash_ids for request in requests)
-    setting = Setting(profile.slots, profile.kv_tokens, prefix_cache=hashed)
+    setting = WorkerSetting(profile.slots, profile.kv_tokens, prefix_cache=hashed)
     workers = [
         Worker(f"w{j}", cost, setting, POLICIES[case.policy]()) for j, cost in enumerate(costs)
     ]
     chosen = dispatcher(case.dispatch, random.Random(0))
-    fleet = Fleet(requests, workers, chosen, knowledge("predicted", 0))
+    fleet = Fleet(requests, workers, chosen, length_forecaster("predicted", 0))
     fleet.run()
     return report(fleet)
 

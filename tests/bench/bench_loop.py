@@ -40,12 +40,12 @@ from solver.cost.calibration import Sample, calibrate
 from solver.cost.fit import CostFit
 from solver.cost.model import CostModel
 from solver.sim.request import Request
-from solver.sim.worker import Setting, Worker
+from solver.sim.worker import Worker, WorkerSetting
 from solver.sim.workload import all_at_once, poisson
 
 CLOSE = 0.1
 SLOTS, KV_TOKENS, MAX_MODEL_LEN = 16, 16_384, 1024
-SETTING = Setting(SLOTS, KV_TOKENS, prefill_budget=MAX_MODEL_LEN)
+SETTING = WorkerSetting(SLOTS, KV_TOKENS, prefill_budget=MAX_MODEL_LEN)
 # About a small model's on one core, and slow enough for the timers of a busy machine.
 EMULATED = CostModel(0.004, 0.00012, 0.004, 0.0006, 1e-7, 0.006, 0.00012, 0.0006)
 

@@ -19,10 +19,10 @@ from solver.batching.policies import POLICIES
 from solver.cost.profiles import PROFILES
 from solver.routing.dispatchers import dispatcher
 from solver.sim.fleet import Fleet
-from solver.sim.knowledge import knowledge
+from solver.sim.forecast import length_forecaster
 from solver.sim.report import report
 from solver.sim.request import Request
-from solver.sim.worker import Setting, Worker
+from solver.sim.worker import Worker, WorkerSetting
 from solver.sim.workload import poisson
 
 WORKERS, RATE = 64, 630.0
@@ -35,12 +35,12 @@ def main() -> None:
     same = [Request(str(k), r.prompt_tokens, r.output_tokens) for k, r in enumerate(again)]
     requests = poisson(same, RATE, random.Random(0))
     profile = PROFILES["llama-2-70b-h100-tp8"]
-    setting = Setting(profile.slots, profile.kv_tokens)
+    setting = WorkerSetting(profile.slots, profile.kv_tokens)
     workers = [
         Worker(f"w{j}", profile.cost, setting, POLICIES["adaptive"]()) for j in range(WORKERS)
     ]
     chosen = dispatcher("makespan", random.Random(0))
-    fleet = Fleet(requests, workers, chosen, knowledge("unknown", 0))
+    fleet = Fleet(requests, workers, chosen, length_forecaster("unknown", 0))
     start = time.perf_counter()
     with progress(count, "requests") as advanced:
         fleet.run(advanced)

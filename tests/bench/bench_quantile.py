@@ -19,9 +19,9 @@ from solver.batching.policies import POLICIES
 from solver.cost.profiles import PROFILES
 from solver.routing.dispatchers.makespan import Makespan
 from solver.sim.fleet import Fleet
-from solver.sim.knowledge import Predicted, Shrunk
+from solver.sim.forecast import PosteriorLengths, PredictedLengths
 from solver.sim.report import Report, report
-from solver.sim.worker import Setting, Worker
+from solver.sim.worker import Worker, WorkerSetting
 from tests.bench.bench_fleet import HARDWARE, UNEQUAL, at_load
 from tests.bench.bench_rolling import (
     DEVIATION,
@@ -43,18 +43,18 @@ def stream(trace: str, hardware: str, quantile: float | None) -> Report:
     costs = [profile.cost.scaled(1 / speed) for speed in UNEQUAL]
     engines = [Engine(cost, profile.slots) for cost in costs]
     requests = at_load(dataset(trace)[0][:REQUESTS], engines, 0.85)
-    setting = Setting(profile.slots, profile.kv_tokens)
+    setting = WorkerSetting(profile.slots, profile.kv_tokens)
     workers = [
         Worker(f"w{j}", cost, setting, POLICIES["adaptive"]()) for j, cost in enumerate(costs)
     ]
-    fleet = Fleet(requests, workers, Makespan(), Predicted(quantile))
+    fleet = Fleet(requests, workers, Makespan(), PredictedLengths(quantile))
     fleet.run()
     return report(fleet)
 
 
 def batch(requests: int, workers: int, kind: str, quantile: float | None, seed: int) -> float:
     case = draw(requests, workers, SPEEDS[kind], seed, backlog=True)
-    told = Shrunk(SIGMA, random.Random(f"{seed}/noise"), MEAN, DEVIATION, quantile)
+    told = PosteriorLengths(SIGMA, random.Random(f"{seed}/noise"), MEAN, DEVIATION, quantile)
     return rolling(case, told)
 
 

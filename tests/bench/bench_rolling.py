@@ -6,9 +6,9 @@ Workers serve one request at a time, and time is proportional to output tokens. 
 with GSM8K's mean and deviation (lognormal), all requests come at once, and each prediction is the
 length times exp(0.5 z), z standard normal; what is then planned with is the posterior mean, given
 that earlier traffic has told mean, deviation and how far predictions are off
-(`solver.sim.knowledge.Shrunk`). Prints the time until all is done over the proven lower bound with
-known lengths, and for comparison the best plan that knows them: unequal workers have speeds 1/2, 1
-and 2 dealt out, and backlogs are one request each, begun before.
+(`solver.sim.forecast.PosteriorLengths`). Prints the time until all is done over the proven lower
+bound with known lengths, and for comparison the best plan that knows them: unequal workers have
+speeds 1/2, 1 and 2 dealt out, and backlogs are one request each, begun before.
 
 The rivals that bind early place everything at the start by the same predictions; `rolling` is the
 simulator's `Makespan`, the same object that the gateway drives.
@@ -32,14 +32,14 @@ from solver.packing.problem import Problem
 from solver.routing.dispatchers.base import Arrival, Placement, Targets
 from solver.routing.dispatchers.makespan import Makespan
 from solver.sim.fleet import Fleet
-from solver.sim.knowledge import Knowledge, Shrunk
+from solver.sim.forecast import LengthForecaster, PosteriorLengths
 from solver.sim.request import Request
-from solver.sim.worker import Setting, Worker
+from solver.sim.worker import Worker, WorkerSetting
 from tests.bench.bench_dispatch import planned, round_robin
 
 SIZES = ((64, 16), (200, 8), (500, 32), (1319, 200))
 SPEEDS = {"equal": (1.0,), "unequal": (0.5, 1.0, 2.0)}
-MEAN, DEVIATION = 345.0, 188.0  # GSM8K's outputs: method.md section 6
+MEAN, DEVIATION = 345.0, 188.0  # GSM8K's outputs: solver/README.md section 6
 SIGMA = 0.5
 TOKEN_S = 0.03  # any; results are ratios
 COST = CostModel(0.0, 0.0, TOKEN_S, 0.0)
@@ -63,10 +63,10 @@ class Draw:
     def expected(self) -> list[float]:
         """All lengths, as predicted."""
         told = self.knowledge()
-        return [told.expect(request).tokens for request in self.requests()]
+        return [told.forecast(request).tokens for request in self.requests()]
 
-    def knowledge(self) -> Knowledge:
-        return Shrunk(SIGMA, random.Random(f"{self.seed}/noise"), MEAN, DEVIATION)
+    def knowledge(self) -> LengthForecaster:
+        return PosteriorLengths(SIGMA, random.Random(f"{self.seed}/noise"), MEAN, DEVIATION)
 
     def requests(self) -> list[Request]:
         return [Request(str(k), 1, length) for k, length in enumerate(self.lengths)]
@@ -140,10 +140,10 @@ class Begun:
         return self._rest.next_deadline()
 
 
-def rolling(case: Draw, told: Knowledge) -> float:
+def rolling(case: Draw, told: LengthForecaster) -> float:
     """Makespan of the simulator's own run."""
     workers = [
-        Worker(f"w{j}", COST.scaled(1 / speed), Setting(1), POLICIES["adaptive"]())
+        Worker(f"w{j}", COST.scaled(1 / speed), WorkerSetting(1), POLICIES["adaptive"]())
         for j, speed in enumerate(case.speeds)
     ]
     fleet = Fleet(case.requests(), workers, Begun(case.backlog), told)

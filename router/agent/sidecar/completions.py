@@ -20,7 +20,7 @@ from router.agent.request_trace import (
     end_request_trace,
 )
 from router.agent.sidecar.engine import Engine
-from router.agent.sidecar.gate import Gate, HeldRequest
+from router.agent.sidecar.gate import Gate, PendingRelease
 from router.agent.sidecar.proxy import MOST_BODY_BYTES, target_of
 from router.agent.sidecar.sizing import RequestSizer
 from router.agent.sidecar.stream_parser import StreamEvent, StreamParser
@@ -143,7 +143,7 @@ class Completions:
             raise NoCapacityError("This worker's engine is down.", retry_after_s=RETRY_AFTER_S)
         body = await read_body(scope, receive, MOST_BODY_BYTES)
         position = read_queue_position(scope)
-        ask, request = self._sizer.size(
+        sized, request = self._sizer.size(
             body,
             chat=self._chat,
             hint=read_hint(scope),
@@ -155,10 +155,10 @@ class Completions:
         name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None
         async with DisconnectWatch(receive):
             with self._upstream.pending() as pending:
-                held = self._gate.hold(ask)
+                held = self._gate.hold(sized)
                 try:
                     with (
-                        self._attempts.register(name, [ask.id]),
+                        self._attempts.register(name, [sized.id]),
                         self._until(position.deadline_s, held),
                     ):
                         await held.released
@@ -168,12 +168,12 @@ class Completions:
                     self._gate.remove(held)
 
     @contextmanager
-    def _until(self, deadline_s: float, held: HeldRequest) -> Iterator[None]:
+    def _until(self, deadline_s: float, held: PendingRelease) -> Iterator[None]:
         """Should it not have been released by then, it has expired."""
         if deadline_s == inf:
             yield
             return
-        expire = partial(self._gate.withdraw, [held.ask.id], ExpiredError())
+        expire = partial(self._gate.withdraw, [held.request.id], ExpiredError())
         alarm = asyncio.get_running_loop().call_later(deadline_s, expire)
         try:
             yield
@@ -185,7 +185,7 @@ class Completions:
         scope: Scope,
         body: bytes,
         answer: _ClientResponse,
-        held: HeldRequest,
+        held: PendingRelease,
         pending: PendingRequest,
         trace: RequestTrace,
     ) -> Outcome:
@@ -205,7 +205,7 @@ class Completions:
         self,
         reply: Reply,
         answer: _ClientResponse,
-        held: HeldRequest,
+        held: PendingRelease,
         pending: PendingRequest,
         trace: RequestTrace,
     ) -> Usage | None:
@@ -226,8 +226,8 @@ class Completions:
             await answer.pass_on(chunk)
         usage = parser.usage if reply.is_stream else meter.usage()
         if usage is not None and not reply.is_stream:
-            each = usage.completion_tokens // len(held.ask.sequences)
-            for index in range(len(held.ask.sequences)):
+            each = usage.completion_tokens // len(held.request.sequences)
+            for index in range(len(held.request.sequences)):
                 self._gate.end(held, index, each)
         self._gate.remove(held)  # the server is done with it, even if its client reads on for long
         if not answer.begun:
@@ -239,7 +239,7 @@ class Completions:
         return usage
 
     def _count_events(
-        self, held: HeldRequest, events: list[StreamEvent], timings: RequestTimings
+        self, held: PendingRelease, events: list[StreamEvent], timings: RequestTimings
     ) -> None:
         """First what was made, then what the engine counted, then who has ended."""
         now = time.monotonic()

@@ -101,7 +101,7 @@ class Engine:
     def _learn(self, signals: Signals) -> None:
         releaser = self._gate.releaser
         if signals.running is not None and signals.waiting is not None:
-            prefilling = releaser.flying.prefilling(time.monotonic())
+            prefilling = releaser.in_flight.is_prefilling(time.monotonic())
             slots = self._limit.observe(signals.running, signals.waiting, prefilling=prefilling)
             if slots != releaser.slots:
                 log.info("the engine runs fewer or more at once", extra={"slots": slots})

@@ -8,14 +8,14 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
 from router.observe.metrics import AgentMetrics
-from solver.batching.outside.release import Ask, Releaser
+from solver.batching.outside.release import HeldRequest, Releaser
 
 
 @dataclass(slots=True, eq=False)
-class HeldRequest:
+class PendingRelease:
     """A request at the gate; `released` is done when it may go on, or says why it may not."""
 
-    ask: Ask
+    request: HeldRequest
     released: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -31,51 +31,53 @@ class Gate:
         self.releaser = releaser
         self.changed = asyncio.Event()  # somebody may want to report the new state
         self._metrics = metrics
-        self._held: dict[str, HeldRequest] = {}
+        self._held: dict[str, PendingRelease] = {}
         self._soon: asyncio.Handle | None = None
         self._alarm: asyncio.TimerHandle | None = None
 
-    def hold(self, ask: Ask) -> HeldRequest:
+    def hold(self, request: HeldRequest) -> PendingRelease:
         """A request has come."""
-        self._held[ask.id] = request = HeldRequest(ask)
-        self.releaser.add(ask, time.monotonic())
+        self._held[request.id] = pending = PendingRelease(request)
+        self.releaser.add(request, time.monotonic())
         self.reconsider()
-        return request
+        return pending
 
     def withdraw(self, ids: Many[str], why: Exception) -> bool:
         """Take back a request that is still held, in one step; whether it was."""
         held = [self._held[key] for key in ids if key in self._held]
         if not held:
             return False
-        for request in held:
-            self._drop(request)
-            request.released.set_exception(why)
+        for pending in held:
+            self._drop(pending)
+            pending.released.set_exception(why)
         return True
 
-    def remove(self, request: HeldRequest) -> None:
+    def remove(self, pending: PendingRelease) -> None:
         """It has been answered, or nobody waits for it any more."""
-        self._drop(request)
-        request.released.cancel()
+        self._drop(pending)
+        pending.released.cancel()
 
-    def _drop(self, request: HeldRequest) -> None:
-        self._held.pop(request.ask.id, None)
-        self.releaser.leave(request.ask, time.monotonic())
+    def _drop(self, pending: PendingRelease) -> None:
+        self._held.pop(pending.request.id, None)
+        self.releaser.leave(pending.request, time.monotonic())
         self.reconsider()
 
-    def add_tokens(self, request: HeldRequest, index: int, tokens: int) -> None:
+    def add_tokens(self, pending: PendingRelease, index: int, tokens: int) -> None:
         """So many more tokens of a choice have come."""
-        if index < len(request.ask.sequences):
-            self.releaser.hear(request.ask.sequences[index].id, tokens, time.monotonic())
+        if index < len(pending.request.sequences):
+            self.releaser.observe_tokens(
+                pending.request.sequences[index].id, tokens, time.monotonic()
+            )
 
-    def correct(self, request: HeldRequest, made: int) -> None:
+    def correct(self, pending: PendingRelease, made: int) -> None:
         """The engine says how many tokens a request of one sequence has made so far."""
-        if len(request.ask.sequences) == 1:
-            self.releaser.flying.correct(request.ask.id, made)
+        if len(pending.request.sequences) == 1:
+            self.releaser.in_flight.correct(pending.request.id, made)
 
-    def end(self, request: HeldRequest, index: int, made: int | None = None) -> None:
+    def end(self, pending: PendingRelease, index: int, made: int | None = None) -> None:
         """A choice has made its last token; `made`: how many in all, where the engine says so."""
-        if index < len(request.ask.sequences):
-            self.releaser.end(request.ask, index, time.monotonic(), made)
+        if index < len(pending.request.sequences):
+            self.releaser.end(pending.request, index, time.monotonic(), made)
             self.reconsider()
 
     def reconsider(self) -> None:
@@ -94,11 +96,11 @@ class Gate:
         now = time.monotonic()
         for release in self.releaser.releases(now):
             self._metrics.prefill_insertions.labels(release.reason.value).inc()
-            for ask in release.asks:
-                self._held.pop(ask.id).released.set_result(None)
-        for action, seconds in self.releaser.flying.timings:
+            for request in release.requests:
+                self._held.pop(request.id).released.set_result(None)
+        for action, seconds in self.releaser.in_flight.timings:
             self._metrics.iteration_duration.labels(action.value).observe(seconds)
-        self.releaser.flying.timings.clear()
+        self.releaser.in_flight.timings.clear()
         if self._alarm is not None:
             self._alarm.cancel()
         deadline = self.releaser.next_deadline()

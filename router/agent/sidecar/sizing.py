@@ -9,7 +9,7 @@ from router.agent.queue_position import QueuePosition
 from router.http.errors import RequestError
 from router.http.schemas import CompletionRequest, Prompt, parse
 from router.http.usage import Usage
-from solver.batching.outside.release import Ask
+from solver.batching.outside.release import HeldRequest
 from solver.batching.sequence import Sequence
 from solver.cost.estimators import TokenEstimator
 
@@ -33,7 +33,7 @@ class RequestSizer:
         position: QueuePosition,
         now: float,
         most: int,
-    ) -> tuple[Ask, CompletionRequest | None]:
+    ) -> tuple[HeldRequest, CompletionRequest | None]:
         """A request of at most `most` prompt and output tokens a choice.
 
         One that cannot be read is the server's to refuse: it counts as one short sequence.
@@ -50,7 +50,7 @@ class RequestSizer:
             self._sequence(f"{number}/{k}", tokens, request, hint, position, now, most)
             for k, tokens in enumerate(lengths)
         ]
-        return Ask(tuple(sequences), request is not None and request.stream), request
+        return HeldRequest(tuple(sequences), request is not None and request.stream), request
 
     def learn(self, request: CompletionRequest | None, usage: Usage | None) -> None:
         """A request has ended, and the server has counted its prompt."""

@@ -11,7 +11,7 @@ from router.gateway.explanations.choice import Choice
 from solver.arrays import FloatArray
 from solver.packing.plan import Plan
 from solver.packing.problem import Problem
-from solver.routing.window import Close
+from solver.routing.window import CloseReason
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -25,7 +25,7 @@ class PlanRecord:
 
     number: int
     planned_s: float
-    reason: Close
+    reason: CloseReason
     wait_s: float
     took_s: float
     requests: tuple[str, ...]

@@ -27,7 +27,7 @@ from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
 from solver.packing.plan import Plan
 from solver.packing.problem import Problem
-from solver.routing.rolling import Rolling, Selection
+from solver.routing.rolling import RollingHorizon, Selection
 from solver.routing.window import Window
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Dispatcher:
         self, tuning: GatewayTuning, workers: Workers, planner: Planner, metrics: GatewayMetrics
     ) -> None:
         self._workers, self._planner, self._metrics = workers, planner, metrics
-        self._rolling: Rolling[Ticket, Worker] = Rolling(
+        self._rolling: RollingHorizon[Ticket, Worker] = RollingHorizon(
             max_wait_s=tuning.window_max_wait_s,
             max_size=tuning.window_max_size,
             hold_back=True,
@@ -181,7 +181,7 @@ class Dispatcher:
             self._eligible_by_model.clear()
             self._rolling.regroup()
         selection = self._rolling.select(time.monotonic(), workers)
-        for ticket in self._rolling.homeless():
+        for ticket in self._rolling.pop_ineligible():
             message = f"No worker that serves '{ticket.model}' is up."
             self._reject(ticket, NoCapacityError(message, self.retry_after_s()))
         return selection
@@ -227,7 +227,7 @@ class Dispatcher:
         index = {ticket: i for i, ticket in enumerate(selection.requests)}
         for ticket in selection.requests:
             ticket.planned += 1
-        for ticket, worker in self._rolling.take(selection, record.plan.assignment):
+        for ticket, worker in self._rolling.bind(selection, record.plan.assignment):
             if ticket.waiting:
                 assert ticket.placed is not None
                 worker.load.add(ticket, ticket.job, now, streamed=ticket.streamed)

@@ -10,7 +10,7 @@ import time
 
 from router.observe.metrics import GatewayMetrics
 from router.solver_process import WARM_UP, SolverProcess
-from solver.packing.pipeline import FIRST_STEPS, first_plan_or_queue, pays
+from solver.packing.pipeline import FIRST_STEPS, first_plan_or_queue, worth_improving
 from solver.packing.plan import Plan
 from solver.packing.problem import Problem
 
@@ -48,6 +48,6 @@ class Planner:
         deadline = time.monotonic() + self._deadline_s
         large = problem.requests * problem.workers > LARGE_PAIRS
         problem, best = first_plan_or_queue(problem, LARGE_STEPS if large else FIRST_STEPS)
-        if not binding or not pays(best, self._deadline_s) or not self.solver.ready():
+        if not binding or not worth_improving(best, self._deadline_s) or not self.solver.ready():
             return problem, best
         return problem, await self.solver.improve(problem, best, deadline) or best

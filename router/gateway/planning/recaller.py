@@ -23,9 +23,9 @@ from router.gateway.fleet.workers import Workers
 from router.gateway.planning.ticket import Ticket
 from router.http.connections import Connections
 from router.wire import RECALL_PATH, Recall
-from solver.batching.queue import longest
-from solver.routing.problem import build
-from solver.routing.recall import moves
+from solver.batching.queue import longest_first
+from solver.routing.problem import build_problem
+from solver.routing.recall import find_recalls
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def choose_recalls(
         return {}
     tickets = [entry[2] for entry in waiting]
     home = [index[entry[3]] for entry in waiting]
-    problem = build(
+    problem = build_problem(
         [ticket.job for ticket in tickets],
         [worker.view(now) for worker in workers],
         [_eligible_workers(ticket, workers, h) for ticket, h in zip(tickets, home, strict=True)],
@@ -111,7 +111,7 @@ def choose_recalls(
     )
     free = [0 if worker.queued else worker.free_slots for worker in workers]
     found: defaultdict[Worker, list[tuple[Ticket, Worker]]] = defaultdict(list)
-    for i, j in moves(problem, home, [ticket.job.sequences for ticket in tickets], free):
+    for i, j in find_recalls(problem, home, [ticket.job.sequences for ticket in tickets], free):
         found[workers[home[i]]].append((tickets[i], workers[j]))
     return {
         worker: (_to_name(pairs, queues[worker]), len(pairs)) for worker, pairs in found.items()
@@ -133,14 +133,14 @@ _QueueEntry = tuple[float, int, Ticket]
 
 def _queue_at(worker: Worker) -> list[_QueueEntry]:
     """Who may not have begun there, in the order in which it takes them."""
-    rank = longest(worker.round_s)
+    rank = longest_first(worker.round_s)
     mine = [one for one in _maybe_unstarted(worker) if one.recalled < MOST_RECALLS]
     return sorted((rank(ticket), k, ticket) for k, ticket in enumerate(mine))
 
 
 def _maybe_unstarted(worker: Worker) -> list[Ticket]:
     """Who may not have begun there, and has not been asked for yet."""
-    unstarted = [ticket for ticket in worker.load.silent() if isinstance(ticket, Ticket)]
+    unstarted = [ticket for ticket in worker.load.not_begun() if isinstance(ticket, Ticket)]
     return [ticket for ticket in unstarted if not ticket.recall_pending]
 
 

@@ -52,7 +52,7 @@ from router.lab.pictures.timeline import (
     subtitle,
     time_scale,
 )
-from solver.sim.schedule import Line
+from solver.sim.schedule import ScheduleLine
 
 MOST_WORKERS = 64
 BIN = 2.0  # pixels of a fleet's strip over which slots are averaged
@@ -60,7 +60,7 @@ CUT = "\N{HORIZONTAL ELLIPSIS}"
 
 
 def gantt(
-    lines: Sequence[Line],
+    lines: Sequence[ScheduleLine],
     *,
     slots: int,
     title: str,
@@ -119,7 +119,7 @@ def gantt(
 
 
 def fleet_gantt(
-    lines: Sequence[Line],
+    lines: Sequence[ScheduleLine],
     workers: Mapping[str, int],
     *,
     title: str,
@@ -172,7 +172,7 @@ def fleet_gantt(
     )
 
 
-def _lines_of(lines: Sequence[Line], worker: str | None) -> list[Line]:
+def _lines_of(lines: Sequence[ScheduleLine], worker: str | None) -> list[ScheduleLine]:
     if not lines:
         raise ValueError("the schedule has no lines: there is nothing to draw")
     names = sorted({line.worker for line in lines})
@@ -184,12 +184,14 @@ def _lines_of(lines: Sequence[Line], worker: str | None) -> list[Line]:
     return own
 
 
-def _by_worker(lines: Sequence[Line], workers: Mapping[str, int]) -> dict[str, list[Line]]:
+def _by_worker(
+    lines: Sequence[ScheduleLine], workers: Mapping[str, int]
+) -> dict[str, list[ScheduleLine]]:
     if not lines or not workers:
         raise ValueError("the schedule has no lines or no workers: there is nothing to draw")
     if len(workers) > MOST_WORKERS:
         raise ValueError(f"{len(workers)} workers are too many to draw; at most {MOST_WORKERS}")
-    own: dict[str, list[Line]] = {name: [] for name in workers}
+    own: dict[str, list[ScheduleLine]] = {name: [] for name in workers}
     for line in lines:
         if line.worker not in own:
             raise ValueError(f"the schedule has lines of worker {line.worker!r}, who is not named")
@@ -197,7 +199,7 @@ def _by_worker(lines: Sequence[Line], workers: Mapping[str, int]) -> dict[str, l
     return own
 
 
-def _makespan(lines: Sequence[Line]) -> float:
+def _makespan(lines: Sequence[ScheduleLine]) -> float:
     makespan_s = max(line.end_s for line in lines)
     if makespan_s <= 0:
         raise ValueError("the schedule takes no time: there is nothing to draw")

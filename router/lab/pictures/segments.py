@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from solver.sim.schedule import Line
+from solver.sim.schedule import ScheduleLine
 
 State = Literal["prefill", "decode", "stalled"]
 STATES: tuple[State, ...] = ("prefill", "decode", "stalled")
@@ -35,7 +35,7 @@ class _Stretch:
         self.request, self.state, self.start_s, self.end_s = request, state, start_s, end_s
 
 
-def segments(lines: Iterable[Line], slots: int) -> list[Segment]:
+def segments(lines: Iterable[ScheduleLine], slots: int) -> list[Segment]:
     """All busy and stalled time of one worker's `slots`, adjoining time of one state merged.
 
     Raises:
@@ -66,7 +66,7 @@ def segments(lines: Iterable[Line], slots: int) -> list[Segment]:
     return sorted(done, key=lambda segment: (segment.slot, segment.start_s))
 
 
-def _parts(line: Line) -> Iterator[tuple[str, State]]:
+def _parts(line: ScheduleLine) -> Iterator[tuple[str, State]]:
     for request in line.prefill:
         yield request, "prefill"
     for request in line.decode:
@@ -103,12 +103,14 @@ def slot_seconds(parts: Iterable[Segment]) -> dict[State, float]:
 
 
 def utilization(parts: Iterable[Segment], slots: int, makespan_s: float) -> float:
-    """Prefill and decode over all slot-time until the makespan (method.md section 6)."""
+    """Prefill and decode over all slot-time until the makespan (solver/README.md section 6)."""
     seconds = slot_seconds(parts)
     return (seconds["prefill"] + seconds["decode"]) / (slots * makespan_s)
 
 
-def queued(lines: Iterable[Line], arrivals: Mapping[str, float]) -> list[tuple[float, float]]:
+def queued(
+    lines: Iterable[ScheduleLine], arrivals: Mapping[str, float]
+) -> list[tuple[float, float]]:
     """When requests waited, in order: from each one's arrival until its first prefill."""
     begun: dict[str, float] = {}
     for line in lines:

@@ -14,13 +14,13 @@ from router.settings.offline import Traffic
 from solver.batching.policies import POLICIES
 from solver.routing.dispatchers import dispatcher
 from solver.sim.fleet import Fleet
-from solver.sim.knowledge import knowledge
+from solver.sim.forecast import length_forecaster
 from solver.sim.request import Request
-from solver.sim.schedule import Line
-from solver.sim.worker import Setting, Worker
+from solver.sim.schedule import ScheduleLine
+from solver.sim.worker import Worker, WorkerSetting
 from solver.sim.workload import all_at_once, poisson
 
-Record = Callable[[Line], None]
+Record = Callable[[ScheduleLine], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ def load(traffic: Traffic) -> list[Request]:
     return requests
 
 
-def setting(traffic: Traffic, requests: Sequence[Request]) -> Setting:
+def setting(traffic: Traffic, requests: Sequence[Request]) -> WorkerSetting:
     """What the workers are like."""
     known = hardware(traffic.cost)
     hashed = any(request.hash_ids for request in requests)
-    return Setting(
+    return WorkerSetting(
         slots=traffic.slots or known.slots,
         kv_tokens=traffic.kv_tokens or known.kv_tokens,
         prefill_budget=traffic.prefill_budget or inf,
@@ -67,5 +67,5 @@ def fleet(
         for j, speed in enumerate(speeds)
     ]
     rng = random.Random(f"{traffic.seed}/dispatch")
-    lengths = knowledge(traffic.lengths, traffic.seed)
+    lengths = length_forecaster(traffic.lengths, traffic.seed)
     return Fleet(requests, workers, dispatcher(choice.dispatch, rng, traffic.order), lengths)

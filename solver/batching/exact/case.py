@@ -1,6 +1,6 @@
 """One engine and all its requests, lengths known: what `engine` and `search` find the optimum of.
 
-Rules (method.md sections 1 and 2):
+Rules (README sections 1 and 2):
 - the engine runs a prefill stage or a decode round, never both at once; a *bin* is one prefill
   stage and the decode rounds after it;
 - a prompt is prefilled whole, in one stage. Without a budget a split never pays: the stage of its

@@ -1,6 +1,6 @@
 """The whole problem of one engine as a mixed-integer program, in Pyomo, solved by HiGHS.
 
-`engine_model` is its single definition as mathematics: the MIP of method.md section 2 (the paper's,
+`engine_model` is its single definition as mathematics: the MIP of README section 2 (the paper's,
 corrected). It is a ground truth for tiny cases: eight requests on three slots take seconds.
 `solver.batching.exact.search` finds the same optimum faster; a test holds the two together.
 

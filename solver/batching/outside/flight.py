@@ -33,7 +33,7 @@ NOBODY = -1  # the slot of a sequence beyond those that can be followed
 
 
 @dataclass(slots=True, eq=False)
-class Flight:
+class SequenceInFlight:
     """One sequence in flight.
 
     Attributes:
@@ -57,7 +57,7 @@ class _Timed:
 
     since_s: float
     prompt_tokens: int
-    pace: Flight | None
+    pace: SequenceInFlight | None
     rounds: int = 0
 
 
@@ -77,10 +77,10 @@ class InFlight:
         self.decoding = 0
         self._fit = fit
         self._rows = list(range(rows))
-        self._flights: dict[str, Flight] = {}
-        self._filling: dict[str, Flight] = {}
-        self._unseen: dict[str, Flight] = {}  # they decode, and nobody sees it
-        self._pace: Flight | None = None
+        self._flights: dict[str, SequenceInFlight] = {}
+        self._prefilling: dict[str, SequenceInFlight] = {}
+        self._unseen: dict[str, SequenceInFlight] = {}  # they decode, and nobody sees it
+        self._pace: SequenceInFlight | None = None
         self._pace_s = self._round_s = now
         self._span_s: float | None = None  # since when rounds are timed
         self._span_rounds = 0
@@ -95,9 +95,9 @@ class InFlight:
         return sequence_id in self._flights
 
     @property
-    def filling(self) -> int:
+    def prefilling(self) -> int:
         """Those whose prefill is not over."""
-        return len(self._filling)
+        return len(self._prefilling)
 
     @property
     def ending(self) -> int:
@@ -112,36 +112,36 @@ class InFlight:
 
     def expected_left(self) -> float:
         """Output tokens that are still to be made, as predicted."""
-        rest = sum(flight.sequence.expected_tokens for flight in self._filling.values())
+        rest = sum(flight.sequence.expected_tokens for flight in self._prefilling.values())
         return rest + float(self.progress.expected_left().sum())
 
     def prompt_to_prefill(self) -> int:
         """Prompt tokens of those whose prefill is not over."""
-        return sum(flight.sequence.prompt_tokens for flight in self._filling.values())
+        return sum(flight.sequence.prompt_tokens for flight in self._prefilling.values())
 
-    def prefilling(self, now: float) -> bool:
+    def is_prefilling(self, now: float) -> bool:
         """Whether prefills are under way, and nobody waits much longer for one than all take."""
-        if not self._filling:
+        if not self._prefilling:
             return False
         cost = self._fit.cost
-        patience_s = OVERDUE * (
+        most_s = OVERDUE * (
             cost.prefill_s(self.prompt_to_prefill()) + cost.decode_s(self.decoding, self.kv_held)
         )
-        return now - min(flight.released_s for flight in self._filling.values()) <= patience_s
+        return now - min(flight.released_s for flight in self._prefilling.values()) <= most_s
 
     def release(self, sequences: Many[Sequence], streamed: Many[bool], now: float) -> None:
         """One group goes to the engine."""
         tokens = sum(sequence.prompt_tokens for sequence in sequences)
-        self._time(tokens, now, clean=not self._filling and all(streamed))
+        self._time(tokens, now, clean=not self._prefilling and all(streamed))
         begins_s = now + self._fit.cost.prefill_s(tokens)
         for sequence, seen in zip(sequences, streamed, strict=True):
             sequence.slot = heapq.heappop(self._rows) if self._rows else NOBODY
-            flight = Flight(sequence, seen, now, begins_s)
-            self._flights[sequence.id] = self._filling[sequence.id] = flight
+            flight = SequenceInFlight(sequence, seen, now, begins_s)
+            self._flights[sequence.id] = self._prefilling[sequence.id] = flight
             self.kv_held += sequence.prompt_tokens
         self._span_s = None
 
-    def hear(self, sequence_id: str, tokens: int, now: float) -> None:
+    def observe_tokens(self, sequence_id: str, tokens: int, now: float) -> None:
         """So many more tokens of a sequence have come; unknown ones are ignored.
 
         A first chunk without a token ends its prefill, too.
@@ -168,14 +168,14 @@ class InFlight:
         if flight.begun and flight.sequence.slot != NOBODY:
             self.progress.place(flight.sequence, made)
 
-    def end(self, sequence_id: str, now: float, *, ended: bool) -> Flight | None:
+    def end(self, sequence_id: str, now: float, *, ended: bool) -> SequenceInFlight | None:
         """It has made its last token (`ended`) or was broken off; who that was."""
         flight = self._flights.pop(sequence_id, None)
         if flight is None:
             return None
         sequence = flight.sequence
         self.kv_held -= sequence.prompt_tokens + flight.made
-        self._filling.pop(sequence_id, None)
+        self._prefilling.pop(sequence_id, None)
         self._unseen.pop(sequence_id, None)
         if flight.begun:
             self.decoding -= 1
@@ -192,7 +192,7 @@ class InFlight:
 
     def advance(self, now: float) -> None:
         """Predict what cannot be seen, up to `now`."""
-        due = [f for f in self._filling.values() if not f.streamed and f.begins_s <= now]
+        due = [f for f in self._prefilling.values() if not f.streamed and f.begins_s <= now]
         for flight in due:
             self._begin(flight, now)
         if self._pace is None and self._unseen:
@@ -204,19 +204,19 @@ class InFlight:
 
     def stalled(self, now: float) -> int:
         """Those decoding that stand still while others are prefilled, as the pace shows."""
-        if self._pace is None or not self._filling:
+        if self._pace is None or not self._prefilling:
             return 0
         late_s = LATE * self._fit.cost.decode_s(self.decoding, self.kv_held)
         return self.decoding if now - self._pace_s > late_s else 0
 
     def next_begin(self) -> float | None:
         """When the next prefill that nobody sees is expected to end."""
-        return min((f.begins_s for f in self._filling.values() if not f.streamed), default=None)
+        return min((f.begins_s for f in self._prefilling.values() if not f.streamed), default=None)
 
-    def _begin(self, flight: Flight, now: float) -> None:
+    def _begin(self, flight: SequenceInFlight, now: float) -> None:
         flight.begun = True
         self.decoding += 1
-        del self._filling[flight.sequence.id]
+        del self._prefilling[flight.sequence.id]
         if flight.sequence.slot != NOBODY:
             self.progress.join(flight.sequence)
         if not flight.streamed:
@@ -224,7 +224,7 @@ class InFlight:
         if self._pace is None:
             self._find_pace(now)
         timed = self._timed
-        if timed is not None and timed.pace is None and not self._filling:
+        if timed is not None and timed.pace is None and not self._prefilling:
             self._observe_prefill(timed, now - timed.since_s)
 
     def _find_pace(self, now: float) -> None:
@@ -239,7 +239,7 @@ class InFlight:
     def _count(self, tokens: int, now: float) -> None:
         """The pace has made so many more tokens: as many rounds have passed."""
         self._pass(tokens)
-        if self._filling:
+        if self._prefilling:
             self._span_s = None
         elif self._span_s is None:
             self._span_s, self._span_rounds = now, 0
@@ -248,7 +248,7 @@ class InFlight:
         timed = self._timed
         if timed is not None and timed.pace is self._pace:
             timed.rounds += tokens
-            if not self._filling:
+            if not self._prefilling:
                 rounds_s = timed.rounds * self._fit.cost.decode_s(self.decoding, self.kv_held)
                 self._stall_seen = True
                 self._observe_prefill(timed, now - timed.since_s - rounds_s)

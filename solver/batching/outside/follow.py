@@ -18,18 +18,18 @@ from dataclasses import dataclass
 
 from solver.batching.policy import Decision, EngineView, IterationPolicy
 from solver.batching.progress import Progress
-from solver.batching.queue import RequestQueue, longest
+from solver.batching.queue import RequestQueue, longest_first
 from solver.batching.sequence import Sequence
-from solver.batching.slot_wait import Patience
+from solver.batching.slot_wait import SlotWait
 from solver.cost.joint_fit import JointFit
 from solver.cost.model import Action, CostModel
 
 # Of decode rounds, so many tell as much as one: they are nearly the same.
-ALIKE = 4
+ROUNDS_A_SAMPLE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
+class UnprefilledRequests:
     """Requests whose prefill is not over; the fields are as those of `EngineView`.
 
     `begun`: those of the admissible that hold a slot already.
@@ -42,7 +42,7 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class Iteration:
     """What one iteration carried: prompt tokens, and sequences with their cached tokens."""
 
     prompt_tokens: int
@@ -82,11 +82,11 @@ class Follower:
         self._kv_capacity, self._budget = kv_capacity, prefill_budget
         self._fit, self._rounds = fit, 0
         self._free = list(range(slots))
-        self._patience, self._held_back = Patience(), 0
+        self._slot_wait, self._held_back = SlotWait(), 0
 
     def rank(self, sequence: Sequence) -> float:
         """Its rank in the queue by the present cost model: longest first within head starts."""
-        return longest(self.cost.decode_s(self.slots))(sequence)
+        return longest_first(self.cost.decode_s(self.slots))(sequence)
 
     def next_of(self, queue: RequestQueue, count: int) -> list[Sequence]:
         """The first `count` of the queue, fewer if fewer slots are free or fewer wait."""
@@ -115,49 +115,51 @@ class Follower:
         sequence.made = made
         self.join(sequence)
 
-    def decide(self, candidates: Candidates) -> Decision:
+    def decide(self, requests: UnprefilledRequests) -> Decision:
         """What the engine should do next."""
-        self._held_back = candidates.admissible - candidates.begun
+        self._held_back = requests.admissible - requests.begun
         view = EngineView(
             slots=self.slots,
             decoding=self.batch,
-            admissible=candidates.admissible,
-            waiting=candidates.waiting,
-            prompt_tokens=candidates.prompt_tokens,
+            admissible=requests.admissible,
+            waiting=requests.waiting,
+            prompt_tokens=requests.prompt_tokens,
             kv_tokens=self._kv_capacity,
             kv_held=self.kv_tokens,
-            waited_slot_s=self._patience.slot_s,
-            waited_rounds=self._patience.rounds,
+            waited_slot_s=self._slot_wait.slot_s,
+            waited_rounds=self._slot_wait.rounds,
             prefill_budget=self._budget,
             progress=self.progress,
         )
         return self.policy.decide(view, self.cost)
 
-    def runs(self, prompt_tokens: int, batch: int) -> Ran:
+    def begin_iteration(self, prompt_tokens: int, batch: int) -> Iteration:
         """The engine's next iteration carries so many prompt tokens and decoding sequences."""
-        ran = Ran(prompt_tokens, batch, self.kv_tokens)
+        iteration = Iteration(prompt_tokens, batch, self.kv_tokens)
         if batch:
             self.progress.rounds += 1
             self.kv_tokens += self.batch
         if prompt_tokens:
-            self._patience.reset()
+            self._slot_wait.reset()
         elif batch:
-            self._patience.wait(self._held_back, 1, self.cost.decode_s(batch, ran.kv_tokens))
-        return ran
+            self._slot_wait.add(self._held_back, 1, self.cost.decode_s(batch, iteration.kv_tokens))
+        return iteration
 
-    def took(self, ran: Ran, seconds: float) -> None:
+    def end_iteration(self, iteration: Iteration, seconds: float) -> None:
         """That iteration took so long, from the end of the one before if there was no pause."""
         if self._fit is None:
             return
-        action = ran.action
+        action = iteration.action
         if action is Action.DECODE:
             self._rounds += 1
-            if self._rounds % ALIKE:
+            if self._rounds % ROUNDS_A_SAMPLE:
                 return
-        self._fit.observe(action, ran.prompt_tokens, ran.batch, ran.kv_tokens, seconds)
+        self._fit.observe(
+            action, iteration.prompt_tokens, iteration.batch, iteration.kv_tokens, seconds
+        )
         self.cost = self._fit.cost
 
 
-def may_wait(decision: Decision, candidates: Candidates) -> bool:
+def holds_back(decision: Decision, requests: UnprefilledRequests) -> bool:
     """Whether somebody who could be admitted is to be held back."""
-    return decision.action is Action.DECODE and candidates.admissible > 0
+    return decision.action is Action.DECODE and requests.admissible > 0

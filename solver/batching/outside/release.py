@@ -26,12 +26,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
-from solver.batching.batcher import WATERMARK
 from solver.batching.busy_period import BusyPeriod
+from solver.batching.kv import WATERMARK
 from solver.batching.ledger import SlotLedger
 from solver.batching.outside.flight import InFlight
 from solver.batching.policy import Decision, EngineView, IterationPolicy
-from solver.batching.queue import RequestQueue, queue
+from solver.batching.queue import RequestQueue, make_queue
 from solver.batching.sequence import Reason, Sequence
 from solver.cost.fit import CostFit
 from solver.cost.model import Action, CostModel
@@ -41,7 +41,7 @@ SHORTEST_ROUND_S = 0.002
 
 
 @dataclass(slots=True, eq=False)
-class Ask:
+class HeldRequest:
     """A request: its sequences, the first of which stands in line for all.
 
     `streamed`: its tokens can be seen as they come.
@@ -66,7 +66,7 @@ class Release:
     """Requests to be sent now, and why."""
 
     reason: Reason
-    asks: tuple[Ask, ...]
+    requests: tuple[HeldRequest, ...]
 
 
 class Releaser:
@@ -76,8 +76,8 @@ class Releaser:
         slots: sequences that the engine runs at once; see `resize`.
         kv_tokens: cached tokens that fit, infinite if unknown; may change at any time.
         fit: the engine's cost model, learnt as tokens come.
-        flying: what has been released and has not ended.
-        ledger, busy, efficiency: as a `solver.batching.batcher.Batcher` has them.
+        in_flight: what has been released and has not ended.
+        ledger, busy_period, efficiency: as a `solver.batching.batcher.Batcher` has them.
     """
 
     def __init__(
@@ -94,13 +94,15 @@ class Releaser:
         """`policy` None: the engine has its own."""
         self.slots, self.kv_tokens, self.policy, self.lead = slots, kv_tokens, policy, lead
         self.fit = CostFit(cost)
-        self.flying = InFlight(slots + lead, self.fit, now)
+        self.in_flight = InFlight(slots + lead, self.fit, now)
         self.ledger = SlotLedger(slots, now)
-        self.busy: BusyPeriod | None = None
+        self.busy_period: BusyPeriod | None = None
         self.efficiency = 0.0
         self.queued = 0
-        self._queue = queue("longest", slots, cost.decode_s(slots)) if waiting is None else waiting
-        self._asks: dict[str, Ask] = {}
+        if waiting is None:
+            waiting = make_queue("longest", slots, cost.decode_s(slots))
+        self._queue = waiting
+        self._held: dict[str, HeldRequest] = {}
         self._ending: set[str] = set()  # all tokens made, and the answer not over
         self._ending_s = now  # since when there are such
         self._waited_slot_s, self._waited_rounds = 0.0, 0
@@ -115,12 +117,12 @@ class Releaser:
     @property
     def running(self) -> int:
         """Sequences in flight, as far as there are slots for them."""
-        return min(len(self.flying), self.slots)
+        return min(len(self.in_flight), self.slots)
 
     @property
     def kv_held(self) -> int:
         """Cached tokens that those in flight hold."""
-        return self.flying.kv_held
+        return self.in_flight.kv_held
 
     def resize(self, slots: int, now: float) -> None:
         """The engine turns out to run so many sequences at once, no more than it was said to."""
@@ -128,73 +130,75 @@ class Releaser:
         self.slots = self.ledger.slots = slots
         self._book(now)
 
-    def add(self, ask: Ask, now: float) -> None:
+    def add(self, request: HeldRequest, now: float) -> None:
         """A request has come."""
-        if self.busy is None:
-            self.busy = BusyPeriod(now)
-        self._queue.add(ask.sequences[0])
-        self._asks[ask.id] = ask
-        self.queued += len(ask.sequences)
+        if self.busy_period is None:
+            self.busy_period = BusyPeriod(now)
+        self._queue.add(request.sequences[0])
+        self._held[request.id] = request
+        self.queued += len(request.sequences)
         self._book(now)
 
-    def waits(self, ask_id: str) -> bool:
+    def is_waiting(self, request_id: str) -> bool:
         """Whether a request is still held."""
-        return ask_id in self._asks
+        return request_id in self._held
 
-    def leave(self, ask: Ask, now: float) -> None:
+    def leave(self, request: HeldRequest, now: float) -> None:
         """Its answer is over, or its client has left: it is held no longer, nor in flight."""
-        if self.waits(ask.id):
-            self._unqueue(ask)
-        self._ending.discard(ask.id)
-        for sequence in ask.sequences:
-            self.flying.end(sequence.id, now, ended=False)
+        if self.is_waiting(request.id):
+            self._unqueue(request)
+        self._ending.discard(request.id)
+        for sequence in request.sequences:
+            self.in_flight.end(sequence.id, now, ended=False)
         self._book(now)
 
-    def hear(self, sequence_id: str, tokens: int, now: float) -> None:
+    def observe_tokens(self, sequence_id: str, tokens: int, now: float) -> None:
         """So many more tokens of a sequence have come."""
-        self.flying.hear(sequence_id, tokens, now)
-        if self.flying.filling:
+        self.in_flight.observe_tokens(sequence_id, tokens, now)
+        if self.in_flight.prefilling:
             self._book(now)
 
-    def end(self, ask: Ask, index: int, now: float, made: int | None = None) -> None:
+    def end(self, request: HeldRequest, index: int, now: float, made: int | None = None) -> None:
         """A choice has made its last token; `made`: how many in all, where the engine says so."""
-        sequence_id = ask.sequences[index].id
+        sequence_id = request.sequences[index].id
         if made is not None:
-            self.flying.correct(sequence_id, made)
-        flight = self.flying.end(sequence_id, now, ended=True)
+            self.in_flight.correct(sequence_id, made)
+        flight = self.in_flight.end(sequence_id, now, ended=True)
         if flight is None:
             return
-        if not any(sequence.id in self.flying for sequence in ask.sequences):
+        if not any(sequence.id in self.in_flight for sequence in request.sequences):
             self._ending_s = self._ending_s if self._ending else now
-            self._ending.add(ask.id)
-        if self.busy is not None:
+            self._ending.add(request.id)
+        if self.busy_period is not None:
             prompt = flight.sequence.prompt_tokens
-            self.busy.requests += 1
-            self.busy.prompt_tokens += prompt
-            self.busy.output_tokens += flight.made
-            self.busy.context_tokens += flight.made * prompt + flight.made**2 // 2
-            self.busy.longest_output = max(self.busy.longest_output, flight.made)
+            self.busy_period.requests += 1
+            self.busy_period.prompt_tokens += prompt
+            self.busy_period.output_tokens += flight.made
+            self.busy_period.context_tokens += flight.made * prompt + flight.made**2 // 2
+            self.busy_period.longest_output = max(self.busy_period.longest_output, flight.made)
         self._book(now)
 
     def releases(self, now: float) -> Iterator[Release]:
         """Take what is to be sent at `now` out of the line."""
-        self.flying.advance(now)
+        self.in_flight.advance(now)
         while True:
             self._count_waiting(now)
             release = self._next(now)
             if release is None:
                 break
-            for ask in release.asks:
-                self._unqueue(ask)
-            pairs = [(s, ask.streamed) for ask in release.asks for s in ask.sequences]
-            self.flying.release([s for s, _ in pairs], [seen for _, seen in pairs], now)
+            for request in release.requests:
+                self._unqueue(request)
+            pairs = [
+                (s, request.streamed) for request in release.requests for s in request.sequences
+            ]
+            self.in_flight.release([s for s, _ in pairs], [seen for _, seen in pairs], now)
             self._waited_slot_s, self._waited_rounds, self._held_back = 0.0, 0, 0
             yield release
         self._book(now)
 
     def next_deadline(self) -> float | None:
-        """When to ask again, should nothing come, be heard or end before."""
-        times = (self._again_s, self.flying.next_begin())
+        """When to request again, should nothing come, be heard or end before."""
+        times = (self._again_s, self.in_flight.next_begin())
         return min((time for time in times if time is not None), default=None)
 
     def _next(self, now: float) -> Release | None:
@@ -202,7 +206,7 @@ class Releaser:
         fitting = self._fitting()
         if not fitting:
             return None
-        together_s = self._ending_s + self._patience_s()
+        together_s = self._ending_s + self._round_s()
         if self._ending and now < together_s:
             self._again_s = together_s
             return None
@@ -212,82 +216,82 @@ class Releaser:
         decision = self.policy.decide(view, self.cost)
         if decision.action in (Action.DECODE, Action.IDLE):
             self._held_back = view.admissible
-            self._again_s = now + self._patience_s()
+            self._again_s = now + self._round_s()
             return None
         return Release(decision.reason, _first(fitting, decision))
 
-    def _patience_s(self) -> float:
+    def _round_s(self) -> float:
         """Until the next round, when whoever waits has waited longer and others may be seen off."""
-        return max(SHORTEST_ROUND_S, self.cost.decode_s(len(self.flying), self.kv_held))
+        return max(SHORTEST_ROUND_S, self.cost.decode_s(len(self.in_flight), self.kv_held))
 
-    def _view(self, fitting: list[Ask]) -> EngineView:
+    def _view(self, fitting: list[HeldRequest]) -> EngineView:
         """As a policy inside the engine would see it; a prefill under way is not interrupted."""
         return EngineView(
             slots=self.slots,
-            decoding=len(self.flying) + len(self._ending),
-            admissible=sum(len(ask.sequences) for ask in fitting),
+            decoding=len(self.in_flight) + len(self._ending),
+            admissible=sum(len(request.sequences) for request in fitting),
             waiting=self.queued,
-            prompt_tokens=sum(ask.prompt_tokens for ask in fitting),
+            prompt_tokens=sum(request.prompt_tokens for request in fitting),
             kv_tokens=self.kv_tokens,
             kv_held=self.kv_held,
             waited_slot_s=self._waited_slot_s,
             waited_rounds=self._waited_rounds,
             prefill_budget=inf,
-            progress=self.flying.progress,
+            progress=self.in_flight.progress,
         )
 
-    def _fitting(self) -> list[Ask]:
+    def _fitting(self) -> list[HeldRequest]:
         """The first in line that fit into slots and memory together."""
-        room = self.slots + self.lead - len(self.flying) - len(self._ending)
-        if room <= 0 or not self._asks:
+        room = self.slots + self.lead - len(self.in_flight) - len(self._ending)
+        if room <= 0 or not self._held:
             return []
-        memory = self.kv_tokens * (1 - WATERMARK) - self.kv_held - len(self.flying)
-        rows = self.flying.free_rows[:room]
-        found: list[Ask] = []
-        for sequence in self._queue.head(rows, self.flying.progress.remaining):
-            ask = self._asks[sequence.id]
-            room -= len(ask.sequences)
-            memory -= ask.prompt_tokens + len(ask.sequences)
+        memory = self.kv_tokens * (1 - WATERMARK) - self.kv_held - len(self.in_flight)
+        rows = self.in_flight.free_rows[:room]
+        found: list[HeldRequest] = []
+        for sequence in self._queue.head(rows, self.in_flight.progress.remaining):
+            request = self._held[sequence.id]
+            room -= len(request.sequences)
+            memory -= request.prompt_tokens + len(request.sequences)
             if room < 0 or memory < 0:
-                if not found and not self.flying and not self._ending:
-                    found.append(ask)
+                if not found and not self.in_flight and not self._ending:
+                    found.append(request)
                 break
-            found.append(ask)
+            found.append(request)
         return found
 
-    def _unqueue(self, ask: Ask) -> None:
-        self._queue.discard(ask.sequences[0])
-        del self._asks[ask.id]
-        self.queued -= len(ask.sequences)
+    def _unqueue(self, request: HeldRequest) -> None:
+        self._queue.discard(request.sequences[0])
+        del self._held[request.id]
+        self.queued -= len(request.sequences)
 
     def _count_waiting(self, now: float) -> None:
         """What slots have stood idle, with somebody held back who could have filled them."""
-        rounds = self.flying.progress.rounds
+        rounds = self.in_flight.progress.rounds
         self._waited_slot_s += self._held_back * (now - self._held_s)
         self._waited_rounds += self._held_back * (rounds - self._held_round)
         self._held_s, self._held_round, self._held_back = now, rounds, 0
 
     def _book(self, now: float) -> None:
         """Slot states from now on, and the busy period, should it be over."""
-        filling = min(self.slots, self.flying.filling)
-        decoding = min(self.slots - filling, self.flying.decoding)
-        stalled = min(decoding, self.flying.stalled(now))
+        filling = min(self.slots, self.in_flight.prefilling)
+        decoding = min(self.slots - filling, self.in_flight.decoding)
+        stalled = min(decoding, self.in_flight.stalled(now))
         self.ledger.stage(now, prefill=filling, decode=decoding - stalled, stalled=stalled)
         self.ledger.queue(now, self.queued)
-        if self.busy is not None and not self.flying and not self._asks:
-            if now > self.busy.started_s:
-                bound_s = self.busy.bound_s(self.cost, self.slots)
-                self.efficiency = bound_s / (now - self.busy.started_s)
-            self.busy = None
+        if self.busy_period is not None and not self.in_flight and not self._held:
+            if now > self.busy_period.started_s:
+                bound_s = self.busy_period.bound_s(self.cost, self.slots)
+                self.efficiency = bound_s / (now - self.busy_period.started_s)
+            self.busy_period = None
 
 
-def _first(fitting: list[Ask], decision: Decision) -> tuple[Ask, ...]:
+def _first(fitting: list[HeldRequest], decision: Decision) -> tuple[HeldRequest, ...]:
     """The first of them, up to as many sequences as the decision lets in, and one at least."""
-    if decision.most is None:
+    if decision.max_admitted is None:
         return tuple(fitting)
-    count, left = 0, decision.most
-    for ask in fitting:
-        left -= len(ask.sequences)
+    count, left = 0, decision.max_admitted
+    for request in fitting:
+        left -= len(request.sequences)
         if left < 0 and count:
             break
         count += 1

@@ -2,9 +2,10 @@
 
 Rules:
 - an engine that lets requests wait while it runs fewer than it was given has less room than was
-  thought: after `SURE` such reports in a row the limit is the most that it ran in them. But it must
-  be slots or memory that they wait for, and not their turn to be prefilled, of which an engine
-  takes only so many tokens an iteration: a report with prefills under way (`prefilling`) is none;
+  thought: after `REPORTS_TO_SHRINK` such reports in a row the limit is the most that it ran in
+  them. But it must be slots or memory that they wait for, and not their turn to be prefilled, of
+  which an engine takes only so many tokens an iteration: a report with prefills under way
+  (`prefilling`) is none;
 - while it runs all that it may and nobody waits, the limit grows again, one at a time: memory may
   have been short only for a while;
 - the limit is never below 1, nor above what the operator said.
@@ -12,8 +13,8 @@ Rules:
 
 from __future__ import annotations
 
-SURE = 3
-GROW_AFTER = 8
+REPORTS_TO_SHRINK = 3
+REPORTS_TO_GROW = 8
 
 
 class SlotLimit:
@@ -30,13 +31,13 @@ class SlotLimit:
         if waiting > 0 and running < self.limit and not prefilling:
             self._short.append(running)
             self._easy = 0
-            if len(self._short) >= SURE:
+            if len(self._short) >= REPORTS_TO_SHRINK:
                 self.limit = max(1, *self._short)
                 self._short.clear()
             return self.limit
         self._short.clear()
         if waiting == 0 and running >= self.limit:
             self._easy += 1
-            if self._easy >= GROW_AFTER:
+            if self._easy >= REPORTS_TO_GROW:
                 self.limit, self._easy = min(self._ceiling, self.limit + 1), 0
         return self.limit

@@ -1,6 +1,9 @@
-"""Prefill, wait, or mix, by price: ours.
+"""Prefill, wait or mix, whichever costs the fewest slot-seconds: the default.
 
-Everything is weighed in the same unit, slot-seconds that no request gets anything for:
+Decides: at each iteration whether to prefill now, in a stage or mixed into a decode round,
+whichever is cheaper, or to decode and wait until others could share it. Everything is weighed in
+slot-seconds that no request gets anything for:
+
 - a prefill that others wait for costs its fixed time in every occupied slot; a mixed iteration
   costs what it takes beyond a decode round and its prompt tokens' own time. The cheaper one is the
   price of a stage;
@@ -9,6 +12,24 @@ Everything is weighed in the same unit, slot-seconds that no request gets anythi
 
 So waiting n rounds for company costs so much, and lets as many more share the stage as are
 predicted to end by then. What that saves is what they would pay for a stage of their own.
+
+Inputs: counts of slots, of those decoding, admissible and waiting; rounds that idle slots have
+waited; how many are predicted to end within the next rounds; the cost model.
+
+Parameters:
+- `HORIZONS`: 1, 2, 4, … 128 decode rounds ahead, at which waiting is weighed: near ends finely, far
+  ones coarsely, so that a decision takes some 28 microseconds in all.
+
+Trade-off: best for throughput: on the paper's data 184.49 s with lengths unknown and 175.54 s
+known, where no schedule takes less than 173.40 s, and better than its baseline in all of 100 random
+cases. Of the five policies its makespan is the best on all public traffic measured, but the slowest
+tokens come late where prompts are very long: it prefills them whole.
+
+When not to use it: where every token must come in time beside prompts of tens of thousands of
+tokens: give the engine a prefill budget, or use `mixed`. On tiny engines (iterations of 3 ms) a
+simpler rule saves the decision's own time.
+
+Source: ours; the renewal argument is that of arXiv:2606.00516, on predicted completions.
 """
 
 from __future__ import annotations
@@ -16,7 +37,7 @@ from __future__ import annotations
 import numpy as np
 
 from solver.arrays import FloatArray
-from solver.batching.policy import Decision, EngineView, forced
+from solver.batching.policy import Decision, EngineView, forced_decision
 from solver.batching.sequence import Reason
 from solver.cost.model import Action, CostModel
 
@@ -47,7 +68,7 @@ class Adaptive:
 
     def decide(self, view: EngineView, cost: CostModel) -> Decision:
         """Compare prefilling now with every wait at `HORIZONS`."""
-        choice = forced(view)
+        choice = forced_decision(view)
         if choice is not None:
             return choice
         action, overhead_s = _cheaper(view, cost)

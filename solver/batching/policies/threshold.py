@@ -1,8 +1,29 @@
-"""EB(k): prefill once k slots are free (arXiv:2606.00516; method.md section 5).
+"""EB(k): prefill once k of the N slots that memory holds safely are free.
 
-k follows in closed form from the cost model and the output lengths seen lately: theta = k / N for
-a constant hazard, a correction where the hazard rises with age, and N itself, the batch that
-memory holds safely. Nothing else is asked of the requests.
+Decides: a prefill stage when k slots are free, or when nobody else would join it; else decode
+rounds. k = theta * N follows in closed form from the cost model and the output lengths seen lately:
+theta for a constant hazard, and a correction where the hazard rises with age.
+
+Inputs: counts of slots, of those decoding and waiting; prompt and output tokens of requests that
+have ended; the cost model; the KV capacity. Nothing is asked of single requests.
+
+Parameters:
+- `REFRESH`: 32 requests have to end before lengths are estimated, and again between estimates:
+  fewer would be noise, more would lag.
+- `PRIOR_PROMPT`, `PRIOR_OUTPUT`: 512 and 256 tokens, which stand in until then: ordinary chats.
+- `RISK`: 0.05, the source's epsilon: the probability that a batch that memory holds on average does
+  not fit. Low, but no more: the engine's own gate on memory stays in force.
+- `CAP_SHARE`: 0.05, the share of requests ending at the largest length seen above which that is a
+  cap on lengths, and no hazard to fit.
+
+Trade-off: one number to compare, and the best fixed threshold for geometric lengths. It waits as
+long for the k-th slot when many are about to end as when few are, and never mixes.
+
+When not to use it: where lengths are predicted well, or iterations can be mixed (small batches,
+large fixed costs): `adaptive` sees both. With one slot or few, k rounds to 1: prefill first.
+
+Source: arXiv:2606.00516 (EB+): the threshold, its correction for a rising hazard, and the batch
+that memory holds safely; where we deviate, the function says so.
 """
 
 from __future__ import annotations
@@ -13,7 +34,7 @@ from math import ceil, inf, log
 import numpy as np
 
 from solver.arrays import FloatArray
-from solver.batching.policy import Decision, EngineView, forced
+from solver.batching.policy import Decision, EngineView, forced_decision
 from solver.batching.sequence import Reason
 from solver.cost.model import Action, CostModel
 
@@ -27,7 +48,7 @@ CAP_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Lengths:
+class LengthStatistics:
     """What finished requests tell: mean tokens, and the hazard ``slope * t + 1 / output``.
 
     `age`: output tokens that a running request has made on average, ``E[O^2] / (2 * E[O])``.
@@ -39,11 +60,11 @@ class Lengths:
     slope: float
 
 
-def lengths(finished: FloatArray) -> Lengths:
+def length_statistics(finished: FloatArray) -> LengthStatistics:
     """From (n, 2) prompt and output tokens of finished requests, n > 0."""
     prompt, output = (float(mean) for mean in finished.mean(axis=0))
     age = float((finished[:, 1] ** 2).mean()) / (2 * output)
-    return Lengths(prompt, output, age, _hazard_slope(finished[:, 1]))
+    return LengthStatistics(prompt, output, age, _hazard_slope(finished[:, 1]))
 
 
 def _hazard_slope(outputs: FloatArray) -> float:
@@ -65,7 +86,7 @@ def _hazard_slope(outputs: FloatArray) -> float:
     return float(np.sum(at_risk * age * rise) / np.sum(at_risk * age**2))
 
 
-def threshold(cost: CostModel, output: float) -> float:
+def optimal_share(cost: CostModel, output: float) -> float:
     """Theta_0 of ``theta / (1 - theta) + ln(1 - theta) = alpha_p / (alpha_d * E[D])``."""
     if cost.alpha_p_s <= 0:
         return 0.0
@@ -80,7 +101,9 @@ def threshold(cost: CostModel, output: float) -> float:
     return high
 
 
-def correction(theta: float, slope: float, slots: int, cost: CostModel, output: float) -> float:
+def hazard_correction(
+    theta: float, slope: float, slots: int, cost: CostModel, output: float
+) -> float:
     """What a rising hazard adds to theta_0; at most half of it either way."""
     if theta <= 0 or theta >= 1 or cost.alpha_d_s <= 0:
         return 0.0
@@ -91,7 +114,7 @@ def correction(theta: float, slope: float, slots: int, cost: CostModel, output: 
     return max(-theta / 2, min(theta / 2, added))
 
 
-def safe_batch(kv_tokens: float, theta: float, prompt: float, age: float) -> float:
+def memory_safe_batch(kv_tokens: float, theta: float, prompt: float, age: float) -> float:
     """N*: sequences that memory for `kv_tokens` holds at once, but for a risk of `RISK`.
 
     The source has the mean output in the place of `age`, which is the same for the lengths without
@@ -107,14 +130,14 @@ class Threshold:
     """Prefill when k of N slots are free, or when nobody else would join; see the module."""
 
     def __init__(self) -> None:
-        self._lengths = Lengths(PRIOR_PROMPT, PRIOR_OUTPUT, PRIOR_OUTPUT, 0.0)
+        self._lengths = LengthStatistics(PRIOR_PROMPT, PRIOR_OUTPUT, PRIOR_OUTPUT, 0.0)
         self._seen = 0
         self._for: CostModel | None = None
         self.slots, self.k = 1, 1
 
     def decide(self, view: EngineView, cost: CostModel) -> Decision:
         """Count the free slots among the N that memory holds safely."""
-        choice = forced(view)
+        choice = forced_decision(view)
         if choice is not None:
             return choice
         if cost != self._for or view.progress.finishes >= self._seen + REFRESH:
@@ -123,20 +146,20 @@ class Threshold:
         if free <= 0:
             return Decision(Action.DECODE, Reason.NOTHING_ADMISSIBLE, lasting=True)
         if free >= self.k:
-            return Decision(Action.PREFILL, Reason.ENOUGH_FREE, most=free)
+            return Decision(Action.PREFILL, Reason.ENOUGH_FREE, max_admitted=free)
         if view.admissible >= view.waiting:
-            return Decision(Action.PREFILL, Reason.NOBODY_JOINS, most=free)
+            return Decision(Action.PREFILL, Reason.NOBODY_JOINS, max_admitted=free)
         return Decision(Action.DECODE, Reason.STALL_COST, lasting=True)
 
     def _estimate(self, view: EngineView, cost: CostModel) -> None:
         progress = view.progress
         if progress.finishes >= REFRESH:
-            self._lengths = lengths(np.array(progress.finished, dtype=np.float64))
+            self._lengths = length_statistics(np.array(progress.finished, dtype=np.float64))
             self._seen = progress.finishes
         known = self._lengths
-        theta = threshold(cost, known.output)
-        safe = safe_batch(view.kv_tokens, theta, known.prompt, known.age)
+        theta = optimal_share(cost, known.output)
+        safe = memory_safe_batch(view.kv_tokens, theta, known.prompt, known.age)
         self.slots = int(min(view.slots, safe))
-        theta += correction(theta, known.slope, self.slots, cost, known.output)
+        theta += hazard_correction(theta, known.slope, self.slots, cost, known.output)
         self.k = max(1, ceil(theta * self.slots))
         self._for = cost

@@ -1,6 +1,6 @@
 """The packing problem as a mixed-integer program, in Pyomo, solved by HiGHS.
 
-`makespan_model` is the single definition of the problem as mathematics (method.md section 3). Its
+`makespan_model` is the single definition of the problem as mathematics (README section 3). Its
 linear relaxation bounds what any plan can reach, and says where a good one would put whom; as a
 MIP, HiGHS begins with the incumbent and can only improve on it. Large windows do not build the
 model anew: see `solver.packing.milp.template`.
@@ -25,7 +25,7 @@ from solver.packing.milp.highs import (
 )
 from solver.packing.milp.template import Columns, template
 from solver.packing.plan import Plan
-from solver.packing.problem import TOLERANCE, Left, Problem
+from solver.packing.problem import TOLERANCE, Problem, SecondsLeft
 
 # Building the model for so few pairs of a request and a worker is as quick as patching one.
 FEW_PAIRS = 400
@@ -63,16 +63,16 @@ class Relaxation:
     price: FloatArray
 
 
-def admissible(problem: Problem, limit_s: float) -> BoolArray:
+def admissible_pairs(problem: Problem, limit_s: float) -> BoolArray:
     """(n, m) pairs that may occur in a plan that finishes by `limit_s`."""
     allowed = problem.alone_s <= limit_s * (1 + TOLERANCE)
     allowed &= np.isfinite(problem.cost_s)
-    if problem.limited:
+    if problem.memory_limited:
         allowed &= problem.kv_tokens[:, None] <= problem.kv_capacity
     return np.asarray(allowed)
 
 
-def latest(problem: Problem) -> float:
+def latest_finish_s(problem: Problem) -> float:
     """Seconds by which any plan has finished."""
     alone = np.where(np.isfinite(problem.alone_s), problem.alone_s, 0.0)
     return float(alone.max(axis=1).sum() + problem.initial_s.max())
@@ -143,13 +143,13 @@ def program(problem: Problem, allowed: BoolArray, bound_s: float) -> tuple[Progr
 
 
 def relax(
-    problem: Problem, limit_s: float, bound_s: float, left_s: Left | None = None
+    problem: Problem, limit_s: float, bound_s: float, left_s: SecondsLeft | None = None
 ) -> Relaxation | None:
     """The linear relaxation over plans that finish by `limit_s`; None if time ran out, or none can.
 
     There must be a request, and each must fit somewhere by itself.
     """
-    allowed = admissible(problem, limit_s)
+    allowed = admissible_pairs(problem, limit_s)
     numbers, columns = program(problem, allowed, bound_s)
     if np.count_nonzero(allowed) <= FEW_PAIRS:  # else it is what makes it quick
         numbers.col_lower[columns.t] = 0.0  # where the bound binds, nothing else has a price
@@ -171,7 +171,7 @@ def solve(
     incumbent: Plan | None,
     *,
     bound_s: float = 0.0,
-    left_s: Left | None = None,
+    left_s: SecondsLeft | None = None,
     gap: float = 1e-6,
     allowed: BoolArray | None = None,
 ) -> Outcome:
@@ -185,7 +185,9 @@ def solve(
     made of these.
     """
     if allowed is None:
-        allowed = admissible(problem, latest(problem) if incumbent is None else incumbent.finish_s)
+        allowed = admissible_pairs(
+            problem, latest_finish_s(problem) if incumbent is None else incumbent.finish_s
+        )
     numbers, columns = program(problem, allowed, bound_s)
     h = load_program(numbers, gap=gap, time_limit_s=None if left_s is None else left_s())
     if incumbent is not None:

@@ -127,7 +127,9 @@ def template(build: Build, problem: Problem) -> Template:
     No worker's backlog may be longer than the bound that it is patched with.
     """
     spans = problem.spans_s is not None
-    return _template(build, _rounded(problem.requests), problem.workers, spans, problem.limited)
+    return _template(
+        build, _rounded(problem.requests), problem.workers, spans, problem.memory_limited
+    )
 
 
 def _rounded(requests: int) -> int:

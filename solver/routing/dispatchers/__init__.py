@@ -11,7 +11,7 @@ from solver.routing.dispatchers.least_tokens import least_tokens
 from solver.routing.dispatchers.makespan import Makespan
 from solver.routing.dispatchers.power_of_two import power_of_two
 from solver.routing.dispatchers.prefix_aware import prefix_aware
-from solver.routing.dispatchers.random_choice import uniform
+from solver.routing.dispatchers.random_choice import random_choice
 from solver.routing.dispatchers.round_robin import round_robin
 
 
@@ -23,7 +23,7 @@ def dispatcher(name: str, rng: random.Random, order: str = "longest") -> Dispatc
 DISPATCHERS: Mapping[str, Callable[[random.Random, str], Dispatcher]] = {
     "makespan": lambda _, order: Makespan(order),
     "round-robin": lambda _, __: Immediate(round_robin()),
-    "random": lambda rng, _: Immediate(uniform(rng)),
+    "random": lambda rng, _: Immediate(random_choice(rng)),
     "least-requests": lambda _, __: Immediate(least_requests),
     "least-tokens": lambda _, __: Immediate(least_tokens),
     "power-of-two": lambda rng, _: Immediate(power_of_two(rng)),

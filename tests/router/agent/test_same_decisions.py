@@ -25,7 +25,7 @@ from solver.batching.queue import ORDERS
 from solver.batching.sequence import Stage
 from solver.cost.model import CostModel
 from solver.sim.request import Request
-from solver.sim.worker import NO_LIMIT, Setting, Worker
+from solver.sim.worker import NO_LIMIT, Worker, WorkerSetting
 
 PAPER = CostModel(alpha_p_s=0.025, beta_p_s=0.00013, alpha_d_s=0.029, beta_d_s=0.00021)
 WORTH_WAITING = replace(PAPER, alpha_p_s=0.9)  # a stage of few is dear, so policies wait
@@ -48,7 +48,7 @@ class Script:
     requests: Sequence[Request]
     expected: Sequence[float]
     cost: CostModel
-    setting: Setting
+    setting: WorkerSetting
     policy: str
 
     def worker(self) -> Worker:
@@ -166,7 +166,7 @@ def scripts(draw: st.DrawFn, policy: str) -> Script:
     requests = [Request(str(k), *each, at) for k, (at, each) in timed]
     known = draw(st.booleans())
     most = max(prompt + output for prompt, output in lengths)
-    setting = Setting(
+    setting = WorkerSetting(
         slots=draw(st.integers(1, 8)),
         kv_tokens=draw(st.sampled_from([float("inf"), most, 2 * most])),
         prefill_budget=draw(st.sampled_from([float("inf"), 40])),

@@ -31,7 +31,7 @@ from router.lab.pictures.timeline import mean_slots, of_state
 from router.lab.reports.report import Run, Traffic, report
 from router.lab.reports.words import summary
 from router.look.palette import COLOURS, DARK, LIGHT
-from solver.sim.schedule import Kind, Line
+from solver.sim.schedule import ScheduleLine, StageKind
 
 NASTY = "a<b> & \"c\" 'd' </svg><script>alert(1)</script>"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -46,15 +46,21 @@ def line(
     decode: Sequence[str] = (),
     slots: Mapping[str, int] | None = None,
     worker: str = "w",
-) -> Line:
+) -> ScheduleLine:
     """A line whose requests are on the slots that end their names, unless told otherwise."""
     prefill = prefill or {}
-    kind = Kind.MIXED if prefill and decode else Kind.PREFILL if prefill else Kind.DECODE
+    kind = (
+        StageKind.MIXED
+        if prefill and decode
+        else StageKind.PREFILL
+        if prefill
+        else StageKind.DECODE
+    )
     slots = slots or {name: int(name[1:]) for name in (*prefill, *decode)}
-    return Line(worker, kind, start_s, end_s, 1, prefill, tuple(decode), slots, {})
+    return ScheduleLine(worker, kind, start_s, end_s, 1, prefill, tuple(decode), slots, {})
 
 
-def schedule(load: Load, slots: int, least: int = 1, worker: str = "w") -> list[Line]:
+def schedule(load: Load, slots: int, least: int = 1, worker: str = "w") -> list[ScheduleLine]:
     """Prefill once `least` slots are free, else decode until one is."""
     queue = [(f"{worker}{index}", *tokens) for index, tokens in enumerate(load)]
     free, left, at = list(range(slots)), dict[str, int](), dict[str, int]()
@@ -67,13 +73,19 @@ def schedule(load: Load, slots: int, least: int = 1, worker: str = "w") -> list[
             took_s = 0.025 + 0.00013 * sum(prompt for _, prompt, _ in batch)
             prompts = {name: prompt for name, prompt, _ in batch}
             place = {name: at[name] for name in prompts}
-            lines.append(Line(worker, Kind.PREFILL, now, now + took_s, 1, prompts, (), place, {}))
+            lines.append(
+                ScheduleLine(
+                    worker, StageKind.PREFILL, now, now + took_s, 1, prompts, (), place, {}
+                )
+            )
         else:
             rounds = min(left.values())
             took_s = rounds * (0.029 + 0.00021 * len(left))
             place = {name: at[name] for name in left}
             lines.append(
-                Line(worker, Kind.DECODE, now, now + took_s, rounds, {}, tuple(left), place, {})
+                ScheduleLine(
+                    worker, StageKind.DECODE, now, now + took_s, rounds, {}, tuple(left), place, {}
+                )
             )
             left = {name: tokens - rounds for name, tokens in left.items()}
             free += [at[name] for name, tokens in left.items() if not tokens]
@@ -82,7 +94,7 @@ def schedule(load: Load, slots: int, least: int = 1, worker: str = "w") -> list[
     return lines
 
 
-def counted(lines: Sequence[Line]) -> dict[State, float]:
+def counted(lines: Sequence[ScheduleLine]) -> dict[State, float]:
     """Slot-seconds by state, stage by stage: who holds a slot, and who takes part."""
     ends = {name: line.end_s for line in lines for name in (*line.prefill, *line.decode)}
     begins: dict[str, float] = {}

@@ -13,7 +13,7 @@ from solver.batching.batcher import Batcher
 from solver.batching.bounds import Work, engine_bound
 from solver.batching.ledger import SlotLedger
 from solver.batching.policies import POLICIES
-from solver.batching.queue import queue
+from solver.batching.queue import make_queue
 from solver.batching.sequence import Sequence, Stage
 from solver.cost.model import Action
 from solver.cost.profiles import PROFILES
@@ -41,7 +41,12 @@ def test_slot_time_adds_up_and_the_bound_holds(
     bound = engine_bound(PAPER.cost, slots, work)
     assert bound <= makespan * (1 + 1e-9)
     assert batcher.efficiency == pytest.approx(bound / makespan)
-    assert (batcher.kv_held, batcher.running, batcher.queued, batcher.busy) == (0, 0, 0, None)
+    assert (batcher.kv_held, batcher.running, batcher.queued, batcher.busy_period) == (
+        0,
+        0,
+        0,
+        None,
+    )
     assert batcher.backlog_s() == 0
 
 
@@ -97,7 +102,7 @@ def batcher(
         PAPER.cost,
         POLICIES[policy](),
         0.0,
-        waiting=queue(order, slots, PAPER.cost.decode_s(slots)),
+        waiting=make_queue(order, slots, PAPER.cost.decode_s(slots)),
         prefill_budget=budget,
     )
 
@@ -199,7 +204,7 @@ def test_cancelled_requests_leave_whatever_they_are_doing(moment: str) -> None:
     for key in ("leaves", "waiting", "unknown"):
         core.cancel(key, now + 0.5)
     core.finish_stage(stage, ["stays"], now + 1)
-    assert (core.running, core.queued, core.kv_held, core.busy) == (0, 0, 0, None)
+    assert (core.running, core.queued, core.kv_held, core.busy_period) == (0, 0, 0, None)
     assert core.next_stage(now + 1) is None
 
 

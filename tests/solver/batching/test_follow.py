@@ -9,7 +9,7 @@ from math import inf
 import pytest
 
 from solver.batching.batcher import Batcher
-from solver.batching.outside.follow import Candidates, Follower
+from solver.batching.outside.follow import Follower, UnprefilledRequests
 from solver.batching.policies import POLICIES
 from solver.batching.policy import Decision, EngineView, IterationPolicy
 from solver.batching.sequence import Sequence
@@ -34,8 +34,8 @@ class Shadowed:
     def decide(self, view: EngineView, cost: CostModel) -> Decision:
         decision = self.policy.decide(view, cost)
         assert self.batcher is not None
-        begun = len(self.batcher._filling)
-        told = Candidates(view.admissible, view.waiting, view.prompt_tokens, begun)
+        begun = len(self.batcher._table.prefilling)
+        told = UnprefilledRequests(view.admissible, view.waiting, view.prompt_tokens, begun)
         assert self.follower.decide(told) == decision
         assert (self.follower.batch, self.follower.kv_tokens) == (view.decoding, view.kv_held)
         self.decisions += 1
@@ -58,7 +58,9 @@ def test_the_follower_decides_as_the_batcher_does(name: str, kind: str) -> None:
     while (stage := batcher.next_stage(now)) is not None:
         took = stage.duration_s(cost)
         now += took
-        follower.took(follower.runs(stage.prompt_tokens, len(stage.decode)), took)
+        follower.end_iteration(
+            follower.begin_iteration(stage.prompt_tokens, len(stage.decode)), took
+        )
         for chunk in stage.prefill:
             if chunk.last:
                 copies[chunk.sequence.id] = replace(chunk.sequence)
@@ -78,10 +80,10 @@ def test_the_engine_may_correct_what_a_sequence_has_made() -> None:
     follower = Follower(2, inf, BUDGET, POLICIES["adaptive"](), COSTS["mixed"])
     sequence = Sequence("a", 10, 100.0, 100, 0.0, made=1)
     follower.join(sequence)
-    follower.runs(0, 1)
+    follower.begin_iteration(0, 1)
     assert follower.progress.made(sequence) == 2
     follower.correct(sequence, 7)
     assert follower.progress.made(sequence) == 7
     assert follower.kv_tokens == 17
-    assert follower.runs(0, 1).action is Action.DECODE
+    assert follower.begin_iteration(0, 1).action is Action.DECODE
     assert follower.progress.finishes == 0

@@ -20,10 +20,10 @@ from solver.batching.policies.prefill_first import PrefillFirst
 from solver.batching.policies.threshold import (
     RISK,
     Threshold,
-    correction,
-    lengths,
-    safe_batch,
-    threshold,
+    hazard_correction,
+    length_statistics,
+    memory_safe_batch,
+    optimal_share,
 )
 from solver.batching.policy import EngineView, IterationPolicy
 from solver.batching.progress import Progress
@@ -116,7 +116,7 @@ def test_prefill_first_never_waits() -> None:
 
 def test_mixed_fills_what_the_running_leave_of_its_budget() -> None:
     decision = Mixed().decide(ENGINE, MIXING)
-    assert (decision.action, decision.tokens) == (Action.MIXED, 2048 - 100)
+    assert (decision.action, decision.max_prompt_tokens) == (Action.MIXED, 2048 - 100)
     assert decided(Mixed(), ENGINE, PAPER) == (Action.PREFILL, Reason.SLOT_FREE)
     cost = MIXING.to_ms()
     requests = [Request(str(k), 100 + 37 * k, 5 + k % 9) for k in range(60)]
@@ -153,24 +153,24 @@ def test_lagrangian_weighs_a_stage_against_waiting(
 
 
 def test_the_closed_form_gives_the_papers_threshold() -> None:
-    theta = threshold(PAPER, 344.83)
+    theta = optimal_share(PAPER, 344.83)
     assert theta / (1 - theta) + log(1 - theta) == pytest.approx(0.025 / (0.029 * 344.83))
     assert round(theta * 200) == 14
 
 
 def test_a_dearer_stage_or_shorter_answers_raise_the_threshold() -> None:
-    usual = threshold(PAPER, 344.83)
-    assert threshold(replace(PAPER, alpha_p_s=0.1), 344.83) > usual
-    assert threshold(PAPER, 50.0) > usual
-    assert threshold(replace(PAPER, alpha_p_s=0.0), 344.83) == 0
-    assert threshold(replace(PAPER, alpha_d_s=0.0), 344.83) == 1
+    usual = optimal_share(PAPER, 344.83)
+    assert optimal_share(replace(PAPER, alpha_p_s=0.1), 344.83) > usual
+    assert optimal_share(PAPER, 50.0) > usual
+    assert optimal_share(replace(PAPER, alpha_p_s=0.0), 344.83) == 0
+    assert optimal_share(replace(PAPER, alpha_d_s=0.0), 344.83) == 1
 
 
 @given(st.floats(0.001, 0.999), st.floats(-1, 1), st.integers(1, 1000), st.floats(1, 5000))
 def test_the_correction_is_at_most_half(
     theta: float, slope: float, slots: int, output: float
 ) -> None:
-    added = correction(theta, slope, slots, PAPER, output)
+    added = hazard_correction(theta, slope, slots, PAPER, output)
     assert abs(added) <= theta / 2
     assert added * slope >= 0  # a rising hazard: more will be free soon
 
@@ -191,20 +191,22 @@ def test_a_cap_on_lengths_is_no_rising_hazard() -> None:
     """More than a third of the answers end at the cap."""
     capped = drawn(0.0, 200, 4000)
     assert np.mean(capped[:, 1] == 200) > 0.33
-    assert abs(lengths(capped).slope) < 1e-5
-    assert lengths(capped).output == pytest.approx(capped[:, 1].mean())
-    rising = lengths(drawn(1e-4, 1000, 4000)).slope
+    assert abs(length_statistics(capped).slope) < 1e-5
+    assert length_statistics(capped).output == pytest.approx(capped[:, 1].mean())
+    rising = length_statistics(drawn(1e-4, 1000, 4000)).slope
     assert rising == pytest.approx(1e-4, rel=0.2)
-    assert lengths(drawn(1e-4, 60, 4000)).slope == pytest.approx(1e-4, rel=0.5)
+    assert length_statistics(drawn(1e-4, 60, 4000)).slope == pytest.approx(1e-4, rel=0.5)
 
 
 def test_the_safe_batch_is_what_memory_holds_but_for_a_small_risk() -> None:
     theta, prompt, output = 0.07, 68.0, 345.0
     growth = (1 - theta) / theta * output * log(1 / (1 - theta))
     reserve = log(1 / RISK) * output**2 / prompt
-    assert safe_batch(131_072, theta, prompt, output) == (131_072 - reserve) // (prompt + growth)
-    assert safe_batch(inf, theta, prompt, output) == inf
-    assert safe_batch(100, theta, prompt, output) == 1
+    assert memory_safe_batch(131_072, theta, prompt, output) == (131_072 - reserve) // (
+        prompt + growth
+    )
+    assert memory_safe_batch(inf, theta, prompt, output) == inf
+    assert memory_safe_batch(100, theta, prompt, output) == 1
 
 
 def test_threshold_prefills_when_enough_are_free() -> None:

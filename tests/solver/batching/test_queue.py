@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solver.batching.priority import HEAD_START_S, Priority
-from solver.batching.queue import ORDERS, Left, SlotLists, SortedQueue, queue
+from solver.batching.queue import ORDERS, RemainingTokens, SlotLists, SortedQueue, make_queue
 from solver.batching.sequence import Sequence
 
 ROUND_S = 0.05
@@ -20,14 +20,14 @@ def sequence(key: str, expected: float = 10.0, arrival_s: float = 0.0, prompt: i
     return Sequence(key, prompt, expected, 10_000, arrival_s)
 
 
-def nothing(slots: int) -> Left:
+def nothing(slots: int) -> RemainingTokens:
     """No slot has anything left to do."""
     return lambda: np.zeros(slots)
 
 
 def order(name: str, *sequences: Sequence) -> list[str]:
     """In which order the only slot of an engine takes them."""
-    waiting, taken = queue(name, 1, ROUND_S), list[str]()
+    waiting, taken = make_queue(name, 1, ROUND_S), list[str]()
     for one in sequences:
         waiting.add(one)
     while len(waiting):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solver.batching.batcher import WATERMARK
-from solver.batching.outside.release import Ask, Release, Releaser
-from solver.batching.outside.slots import GROW_AFTER, SURE, SlotLimit
+from solver.batching.kv import WATERMARK
+from solver.batching.outside.release import HeldRequest, Release, Releaser
+from solver.batching.outside.slots import REPORTS_TO_GROW, REPORTS_TO_SHRINK, SlotLimit
 from solver.batching.policies import POLICIES
 from solver.batching.priority import Priority
 from solver.batching.sequence import Sequence
@@ -28,12 +28,12 @@ def ask(
     streamed: bool = True,
     now: float = 0.0,
     priority: Priority = Priority.DEFAULT,
-) -> Ask:
+) -> HeldRequest:
     parts = tuple(
         Sequence(f"{name}/{k}", prompt, float(tokens), tokens, now, priority=priority)
         for k in range(width)
     )
-    return Ask(parts, streamed)
+    return HeldRequest(parts, streamed)
 
 
 def releaser(policy: str | None, slots: int, kv: float = inf, lead: int = 0) -> Releaser:
@@ -46,23 +46,23 @@ class Outside:
     def __init__(self, books: Releaser, tail_s: float = 0.0) -> None:
         """`tail_s`: how long after its last token an answer ends."""
         self.books, self.now, self.tail_s = books, 0.0, tail_s
-        self.ending: list[tuple[float, Ask]] = []
+        self.ending: list[tuple[float, HeldRequest]] = []
         self.groups: list[Release] = []
         self.order: list[str] = []
         self.in_flight: dict[str, int] = {}  # tokens made by each sequence
         self.most = 0
-        self._asks: dict[str, tuple[Ask, int]] = {}
+        self._asks: dict[str, tuple[HeldRequest, int]] = {}
         self._entering: list[str] = []
         self._iteration: tuple[float, list[str], int] | None = None  # its end, who, new tokens
 
-    def add(self, one: Ask) -> None:
+    def add(self, one: HeldRequest) -> None:
         self.books.add(one, self.now)
         self.decide()
 
     def decide(self) -> None:
         for release in self.books.releases(self.now):
             self.groups.append(release)
-            for one in release.asks:
+            for one in release.requests:
                 self._start(one)
             self._check()
 
@@ -73,7 +73,7 @@ class Outside:
         assert held <= self.books.slots + self.books.lead or alone
         assert self.books.kv_held <= self.books.kv_tokens * (1 - WATERMARK) or alone
 
-    def _start(self, one: Ask) -> None:
+    def _start(self, one: HeldRequest) -> None:
         self.order.append(one.id.split("/")[0])
         for k, sequence in enumerate(one.sequences):
             self.in_flight[sequence.id] = 0
@@ -121,7 +121,7 @@ class Outside:
     def _make(self, key: str, tokens: int) -> None:
         self.in_flight[key] += tokens
         if self._asks[key][0].streamed:
-            self.books.hear(key, tokens, self.now)
+            self.books.observe_tokens(key, tokens, self.now)
         made = self.in_flight[key]
         if made == self._sequence(key).max_tokens:
             del self.in_flight[key]
@@ -173,7 +173,7 @@ def test_never_over_slots_or_memory_and_everybody_gets_through(
     outside.run()
     assert sorted(outside.order) == sorted(f"r{k}" for k in range(len(rows)))
     books = outside.books
-    assert (books.running, books.queued, books.kv_held, books.busy) == (0, 0, 0, None)
+    assert (books.running, books.queued, books.kv_held, books.busy_period) == (0, 0, 0, None)
     assert books.next_deadline() is None
     assert sum(books.ledger.counts().values()) == slots
 
@@ -200,11 +200,11 @@ def test_a_slot_is_nobody_elses_before_the_answer_is_over() -> None:
     for one in late:
         books.add(one, 0.0)
     books.end(wide, 0, 1.0)  # a choice that is over leaves its slot, but not the last one
-    assert [release.asks for release in books.releases(1.0)] == [(late[0],)]
+    assert [release.requests for release in books.releases(1.0)] == [(late[0],)]
     books.end(wide, 1, 1.1)
     assert list(books.releases(9.0)) == []
     books.leave(wide, 9.0)
-    assert [release.asks for release in books.releases(9.0)] == [(late[1],)]
+    assert [release.requests for release in books.releases(9.0)] == [(late[1],)]
 
 
 def test_answers_that_end_one_by_one_leave_their_slots_to_one_group() -> None:
@@ -223,9 +223,9 @@ def test_answers_that_end_one_by_one_leave_their_slots_to_one_group() -> None:
     deadline = books.next_deadline()
     assert deadline is not None
     assert 1.001 < deadline <= 1.0 + COST.decode_s(4)  # for those that end much later, no wait
-    assert [len(release.asks) for release in books.releases(deadline)] == [3]
+    assert [len(release.requests) for release in books.releases(deadline)] == [3]
     books.leave(first[3], 1.1)
-    assert [len(release.asks) for release in books.releases(1.1)] == [1]
+    assert [len(release.requests) for release in books.releases(1.1)] == [1]
 
 
 def test_an_engine_with_a_policy_of_its_own_gets_all_that_fits_and_a_lead() -> None:
@@ -262,14 +262,14 @@ def test_a_cancelled_request_gives_its_slots_back() -> None:
     first, second = ask("first", width=2), ask("second")
     outside.add(first)
     outside.add(second)
-    assert not outside.books.waits(first.id)
-    assert outside.books.waits(second.id)
+    assert not outside.books.is_waiting(first.id)
+    assert outside.books.is_waiting(second.id)
     outside.in_flight.clear()
     outside.books.leave(first, 0.0)
     outside.decide()
     assert outside.order == ["first", "second"]
     outside.books.leave(second, 0.0)
-    assert (outside.books.running, outside.books.kv_held, outside.books.busy) == (0, 0, None)
+    assert (outside.books.running, outside.books.kv_held, outside.books.busy_period) == (0, 0, None)
 
 
 def test_fewer_slots_hold_back_and_more_let_go() -> None:
@@ -305,16 +305,16 @@ def test_what_does_not_stream_is_taken_to_go_on() -> None:
     list(books.releases(begins + 10.5 * COST.decode_s(1)))
     assert books.kv_held == 70 + 10
     books.end(whole, 0, 9.0, 100)
-    assert books.flying.progress.finished[-1] == (70, 100)
+    assert books.in_flight.progress.finished[-1] == (70, 100)
 
 
 def test_slots_are_learnt_from_an_engine_that_lets_requests_wait() -> None:
     limit = SlotLimit(16)
-    for _ in range(SURE - 1):
+    for _ in range(REPORTS_TO_SHRINK - 1):
         assert limit.observe(running=10, waiting=3, prefilling=False) == 16
     assert limit.observe(running=9, waiting=3, prefilling=False) == 10
     assert limit.observe(running=10, waiting=2, prefilling=False) == 10  # as many as it was given
-    for _ in range(GROW_AFTER - 1):
+    for _ in range(REPORTS_TO_GROW - 1):
         assert limit.observe(running=10, waiting=0, prefilling=False) == 10
     assert limit.observe(running=10, waiting=0, prefilling=False) == 11
 
@@ -327,13 +327,13 @@ def test_waiting_for_ones_turn_is_no_want_of_slots() -> None:
 
 def test_a_prefill_is_overdue_when_it_takes_much_longer_than_all_should() -> None:
     books = releaser("prefill-first", 2)
-    assert not books.flying.prefilling(0.0)
+    assert not books.in_flight.is_prefilling(0.0)
     books.add(ask("a", 100), 0.0)
     assert len(list(books.releases(0.0))) == 1
-    assert books.flying.prefilling(COST.prefill_s(70))
-    assert not books.flying.prefilling(20 * COST.prefill_s(70))
-    books.hear("a/0", 1, 21 * COST.prefill_s(70))
-    assert not books.flying.prefilling(21 * COST.prefill_s(70))
+    assert books.in_flight.is_prefilling(COST.prefill_s(70))
+    assert not books.in_flight.is_prefilling(20 * COST.prefill_s(70))
+    books.observe_tokens("a/0", 1, 21 * COST.prefill_s(70))
+    assert not books.in_flight.is_prefilling(21 * COST.prefill_s(70))
 
 
 def test_one_report_of_waiting_requests_teaches_nothing() -> None:

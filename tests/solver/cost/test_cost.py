@@ -12,7 +12,14 @@ from solver.cost.profiles import PROFILES
 from solver.errors import ProblemError
 from solver.lengths.distribution import BINS, LengthDistribution, bin_of
 from solver.routing.load import WorkerLoad
-from solver.routing.problem import BEHIND, OWN, REUSE, Job, WorkerView, build
+from solver.routing.problem import (
+    OWN_STALL_SHARE,
+    QUEUE_TOLL,
+    REUSE_SHARE,
+    Job,
+    WorkerView,
+    build_problem,
+)
 
 PAPER = PROFILES["llama-65b-ascend"].cost
 
@@ -100,7 +107,7 @@ def test_choices_run_side_by_side() -> None:
         64 * request_s(PAPER, 10.0, 200.0, 64)
     )
     view = WorkerView(PAPER, slots=200, in_flight=0, backlog_s=0.0, kv_free=None, prefill_s=0.0)
-    problem = build([job], [view], [frozenset({0})])
+    problem = build_problem([job], [view], [frozenset({0})])
     took = PAPER.prefill_s(640) + 200 * PAPER.decode_s(64)
     assert problem.alone_s[0, 0] == pytest.approx(took)
 
@@ -137,16 +144,16 @@ def test_problem_from_jobs_and_workers() -> None:
     slow = WorkerView(
         PAPER.scaled(3), slots=8, in_flight=0, backlog_s=0.0, kv_free=None, prefill_s=0.0
     )
-    light = build(jobs, [fast, slow], [both, second])
+    light = build_problem(jobs, [fast, slow], [both, second])
     assert light.initial_s.tolist() == [0.5, 0.0]
     assert light.cost_s[0, 0] == pytest.approx(PAPER.prefill_s(100))
     # Three run on one worker, none on the other: what a prompt stalls, and what longer rounds cost.
-    miss = (1 + REUSE) * (3 * PAPER.beta_p_s + 0) / 2 * 100
-    taken = miss + OWN * 3 * PAPER.beta_p_s * 100 + 3 * PAPER.beta_d_s * 50
+    miss = (1 + REUSE_SHARE) * (3 * PAPER.beta_p_s + 0) / 2 * 100
+    taken = miss + OWN_STALL_SHARE * 3 * PAPER.beta_p_s * 100 + 3 * PAPER.beta_d_s * 50
     assert light.span_s[0, 0] == pytest.approx(0.5 + span_s(PAPER, 100.0, 50.0, 4.0) + taken)
     assert light.span_s[0, 1] == pytest.approx(3 * span_s(PAPER, 100.0, 50.0, 1.0) + miss)
     jobs += jobs * 7
-    problem = build(jobs, [fast, slow], [both, second] * 8)
+    problem = build_problem(jobs, [fast, slow], [both, second] * 8)
     assert problem.eligible[:2].tolist() == [[True, True], [False, True]]
     assert problem.initial_s.tolist() == [1.5, 0.0]
     assert problem.cost_s[0, 0] == pytest.approx(request_s(PAPER, 100.0, 50.0, 8.0))
@@ -157,7 +164,7 @@ def test_problem_from_jobs_and_workers() -> None:
 def test_memory_limits_only_what_could_fit_at_once() -> None:
     view = WorkerView(PAPER, slots=8, in_flight=0, backlog_s=0.0, prefill_s=0.0, kv_free=100.0)
     many = [Job(60, 30.0)] * 2
-    assert build(many, [view], [frozenset({0})] * 2).kv_capacity.tolist() == [float("inf")]
+    assert build_problem(many, [view], [frozenset({0})] * 2).kv_capacity.tolist() == [float("inf")]
 
 
 def test_who_waits_for_a_slot_is_counted_with_those_behind() -> None:
@@ -166,8 +173,8 @@ def test_who_waits_for_a_slot_is_counted_with_those_behind() -> None:
         WorkerView(PAPER, slots=16, in_flight=n, backlog_s=17.0, kv_free=None, prefill_s=0.0)
         for n in (15, 16, 17)
     ]
-    free, full, queued = build([Job(10, 5.0)], views).span_s[0]
+    free, full, queued = build_problem([Job(10, 5.0)], views).span_s[0]
     wait = 2 * 17.0 / 17
     assert free < full
     # Those running are one more, too, until all slots are taken.
-    assert queued - full == pytest.approx(wait * (1 + BEHIND * 16))
+    assert queued - full == pytest.approx(wait * (1 + QUEUE_TOLL * 16))

@@ -80,7 +80,7 @@ def test_lengths_stay_within_the_limit(
     quantiles = [expected.quantile(q) for q in QUANTILES]
     assert quantiles == sorted(quantiles)
     assert quantiles[0] >= 1
-    assert quantiles[-1] <= expected.most == most
+    assert quantiles[-1] <= expected.max_remaining == most
     assert 1 <= expected.mean <= most
     assert expected.cdf(0) == 0
     assert expected.cdf(most) == 1
@@ -93,7 +93,7 @@ def test_mean_and_quantiles_are_those_of_the_distribution(
 ) -> None:
     limited = Features(asked.model, asked.prompt_tokens, asked.max_tokens or 2000)
     expected = taught(history).predict(limited).remaining(made)
-    by_definition = sum(1 - expected.cdf(tokens) for tokens in range(expected.most))
+    by_definition = sum(1 - expected.cdf(tokens) for tokens in range(expected.max_remaining))
     assert expected.mean == pytest.approx(by_definition)
     for q in QUANTILES[1:-1]:
         tokens = expected.quantile(q)
@@ -110,14 +110,14 @@ def test_what_remains_follows_from_what_was_expected(
     assert expected.remaining(0) == expected
     assert expected.remaining(made).remaining(more) == expected.remaining(made + more)
     left = expected.remaining(made)
-    if made >= expected.most:
+    if made >= expected.max_remaining:
         assert (left.mean, left.quantile(0.5), left.cdf(1)) == (1, 1, 1)
         return
     longer = 1 - expected.cdf(made)
     if longer > 1e-6:
         both = expected.cdf(made + more) - expected.cdf(made)
         assert left.cdf(more) == pytest.approx(both / longer, abs=1e-6)
-    assert 1 <= left.mean <= left.most == expected.most - made
+    assert 1 <= left.mean <= left.max_remaining == expected.max_remaining - made
     assert made + left.mean >= expected.mean - 1e-6
 
 

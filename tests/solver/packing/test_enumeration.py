@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from router.lab.packing.instances import KINDS
 from solver.packing.bounds import packing_bound
-from solver.packing.enumeration import nearest
+from solver.packing.enumeration import best_near_bound
 from solver.packing.pipeline import plan
-from solver.packing.plan import Method, Status, measure
+from solver.packing.plan import Method, Status, evaluate
 from solver.packing.problem import Problem
 
 
@@ -34,7 +34,7 @@ def cases(draw: st.DrawFn) -> tuple[Problem, np.ndarray]:
 
 
 def finish(problem: Problem, assignment: tuple[int, ...]) -> float:
-    return measure(problem, assignment, 0.0, Method.ENUMERATION).finish_s
+    return evaluate(problem, assignment, 0.0, Method.ENUMERATION).finish_s
 
 
 def optimum(problem: Problem) -> float:
@@ -50,7 +50,7 @@ def test_it_is_the_optimum_or_proven_that_none_is_so_early(
     problem, price = case
     best, bound = optimum(problem), packing_bound(problem)
     latest = max(best * times, bound)
-    found, reached = nearest(problem, price, bound, latest, lambda: 1.0)
+    found, reached = best_near_bound(problem, price, bound, latest, lambda: 1.0)
     assert reached <= max(best, latest if latest < best else 0.0) * (1 + 1e-7) + 1e-12
     if found is not None:
         assert finish(problem, tuple(found.tolist())) <= latest * (1 + 1e-7)
@@ -70,10 +70,10 @@ def test_windows_of_a_hundred_pairs_are_proven_optimal(workers: int, seed: int) 
 def test_it_gives_up_when_time_is_over_and_where_there_are_too_many() -> None:
     problem = KINDS["two-way"](50, 8, 0)
     bound, price = packing_bound(problem), np.ones(8)
-    found, reached = nearest(problem, price, bound, inf, lambda: 0.0)
+    found, reached = best_near_bound(problem, price, bound, inf, lambda: 0.0)
     assert found is None
     assert bound <= reached <= plan(problem, lambda: 1.0).finish_bound_s
     many = KINDS["two-way"](400, 8, 0)
-    assert nearest(many, price, packing_bound(many), inf, lambda: 1.0)[0] is None
+    assert best_near_bound(many, price, packing_bound(many), inf, lambda: 1.0)[0] is None
     wide = KINDS["four-way"](20, 8, 0)
-    assert nearest(wide, price, packing_bound(wide), inf, lambda: 1.0)[0] is None
+    assert best_near_bound(wide, price, packing_bound(wide), inf, lambda: 1.0)[0] is None

@@ -11,10 +11,10 @@ from solver.errors import InfeasibleProblem
 from solver.packing.check import check
 from solver.packing.pipeline import first_plan, improvements, plan
 from solver.packing.plan import Plan, Status
-from solver.packing.problem import Left, Problem
+from solver.packing.problem import Problem, SecondsLeft
 
 
-def clock(looks: int) -> Left:
+def clock(looks: int) -> SecondsLeft:
     """A deadline after so many looks at the clock."""
     seen = count()
     return lambda: max(0.0, (looks - next(seen)) / 1000)

@@ -14,14 +14,14 @@ from solver.errors import InfeasibleProblem, InvalidPlan, ProblemError
 from solver.packing.bounds import packing_bound
 from solver.packing.check import check
 from solver.packing.pipeline import (
-    better,
     first_plan,
     first_plan_or_queue,
     improvements,
-    pays,
+    is_better,
     plan,
+    worth_improving,
 )
-from solver.packing.plan import Method, Plan, measure
+from solver.packing.plan import Method, Plan, evaluate
 from solver.packing.problem import Problem
 from tests.strategies import problems
 
@@ -32,7 +32,7 @@ def best_finish(problem: Problem) -> float:
     """By trying everything; infinite if nothing is feasible."""
     best = inf
     for assignment in product(range(problem.workers), repeat=problem.requests):
-        candidate = measure(problem, assignment, 0.0, Method.MILP)
+        candidate = evaluate(problem, assignment, 0.0, Method.MILP)
         try:
             check(problem, candidate)
         except InvalidPlan:
@@ -114,16 +114,16 @@ def test_span_keeps_a_lone_long_request_off_a_slow_worker() -> None:
 def test_the_solver_is_asked_only_where_it_can_win_more_than_its_deadline() -> None:
     first = first_plan(Problem.of([[3.0], [2.0]]))
     assert first is not None
-    assert not pays(first, 0.05)  # one worker: the bound is met
+    assert not worth_improving(first, 0.05)  # one worker: the bound is met
     loose = replace(first, finish_bound_s=first.finish_s - 0.06)
-    assert pays(loose, 0.05)
-    assert not pays(loose, 0.07)
+    assert worth_improving(loose, 0.05)
+    assert not worth_improving(loose, 0.07)
 
 
 def test_between_equal_finishes_earlier_ends_win() -> None:
     late = Plan((0,), 9.0, 9.0, 9.0, 9.0, 20.0, Method.HEURISTIC)
-    assert better(replace(late, total_finish_s=19.0), late)
-    assert not better(late, late)
+    assert is_better(replace(late, total_finish_s=19.0), late)
+    assert not is_better(late, late)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_check_refuses(change: dict[str, object], complaint: str) -> None:
 def test_check_refuses_more_than_fits_into_memory() -> None:
     problem = Problem.of([[1.0], [1.0]], kv_tokens=[5, 6], kv_capacity=[10])
     with pytest.raises(InvalidPlan, match="memory is exceeded by 1"):
-        check(problem, measure(problem, (0, 0), 0.0, Method.HEURISTIC))
+        check(problem, evaluate(problem, (0, 0), 0.0, Method.HEURISTIC))
 
 
 @pytest.mark.parametrize(

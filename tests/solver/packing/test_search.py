@@ -14,13 +14,13 @@ from router.lab.packing.instances import KINDS
 from solver.packing.check import check
 from solver.packing.heuristic import longest_first
 from solver.packing.pipeline import first_plan
-from solver.packing.plan import Method, measure
-from solver.packing.problem import Left, Problem
+from solver.packing.plan import Method, evaluate
+from solver.packing.problem import Problem, SecondsLeft
 from solver.packing.search import Search
 from tests.strategies import problems
 
 
-def looks(most: int) -> Left:
+def looks(most: int) -> SecondsLeft:
     """So many looks at the time."""
     left = count()
     return lambda: float(most - next(left))
@@ -37,12 +37,12 @@ def test_a_walk_never_gets_worse_and_knows_where_it_is(problem: Problem, seed: i
     between = search.worst_s
     search.walk(0.0, looks(60))
     assert search.worst_s <= between * (1 + 1e-9) <= before * (1 + 2e-9)
-    for j, mine in enumerate(search.mine):
+    for j, mine in enumerate(search.assigned):
         assert sorted(mine) == np.flatnonzero(search.assignment == j).tolist()
     fresh = Search(problem, search.assignment, rng)
     assert fresh.finish == pytest.approx(search.finish)
     if search.allowed:
-        plan = measure(problem, search.assignment, 0.0, Method.SEARCH)
+        plan = evaluate(problem, search.assignment, 0.0, Method.SEARCH)
         check(problem, plan)
         assert plan.finish_s == pytest.approx(search.worst_s)
 
@@ -62,7 +62,7 @@ def test_nobody_stays_where_they_may_not_be() -> None:
     search = Search(problem, np.zeros(50, dtype=np.intp), random.Random(0))
     search.walk(0.0, looks(2000))
     assert search.allowed
-    check(problem, measure(problem, search.assignment, 0.0, Method.SEARCH))
+    check(problem, evaluate(problem, search.assignment, 0.0, Method.SEARCH))
 
 
 def test_a_chain_of_moves_where_no_exchange_helps() -> None:

@@ -12,7 +12,7 @@ from solver.arrays import BoolArray
 from solver.packing.bounds import packing_bound
 from solver.packing.milp.compile import Program, compile_model
 from solver.packing.milp.highs import load_program
-from solver.packing.milp.model import admissible, latest, makespan_model
+from solver.packing.milp.model import admissible_pairs, latest_finish_s, makespan_model
 from solver.packing.milp.template import Columns, Template, template
 from solver.packing.problem import Problem
 
@@ -68,7 +68,7 @@ def test_a_patched_model_equals_one_that_is_built_anew(problem: Problem) -> None
 def test_idle_requests_and_missing_pairs_change_no_optimum(kind: str, requests: int) -> None:
     problem = KINDS[kind](requests, 6, requests)
     bound = packing_bound(problem)
-    allowed = admissible(problem, latest(problem))
+    allowed = admissible_pairs(problem, latest_finish_s(problem))
     allowed &= np.random.default_rng(0).random(allowed.shape) < 0.9
     allowed[np.arange(requests), problem.cost_s.argmin(axis=1)] = True
     made: Template = template(makespan_model, problem)

@@ -22,7 +22,7 @@ from solver.routing.dispatchers.makespan import Makespan
 from solver.routing.dispatchers.prefix_aware import IMBALANCE_REQUESTS
 from solver.routing.rolling import LEAD, WINDOW_WAIT_S
 from solver.sim.request import Request
-from solver.sim.worker import Setting, Worker
+from solver.sim.worker import Worker, WorkerSetting
 from tests.solver.sim.drive import Way, simulate
 
 COST = PROFILES["llama-65b-ascend"].cost
@@ -32,7 +32,7 @@ SLOTS = 8
 def worker(*prompts: int, cached: Sequence[int] = (), speed: float = 1.0) -> Worker:
     """One that has been given requests with these prompts, and holds the blocks `cached`."""
     one = Worker(
-        "", COST.scaled(1 / speed), Setting(SLOTS, prefix_cache=True), POLICIES["adaptive"]()
+        "", COST.scaled(1 / speed), WorkerSetting(SLOTS, prefix_cache=True), POLICIES["adaptive"]()
     )
     for k, prompt in enumerate(prompts):
         one.submit(Request(f"old {k}", prompt, 50), k, 50.0, 0.0)
@@ -145,7 +145,7 @@ def room() -> int:
 def test_ours_sends_nothing_to_a_full_worker() -> None:
     full = worker(*[10] * room())
     assert place(Makespan(), arrivals(3), [full, worker()]) == [1, 1, 1]
-    memory = Worker("", COST, Setting(SLOTS, kv_tokens=500), POLICIES["adaptive"]())
+    memory = Worker("", COST, WorkerSetting(SLOTS, kv_tokens=500), POLICIES["adaptive"]())
     memory.submit(Request("old", 499, 1), 0, 1.0, 0.0)
     assert sorted(place(Makespan(), arrivals(1), [memory, worker()])) == [1]
 
@@ -203,7 +203,9 @@ def test_ours_places_everybody_in_the_end(
 
 def lone_slots(*speeds: float) -> list[Worker]:
     """Workers that serve one request at a time."""
-    return [Worker("", COST.scaled(1 / s), Setting(1), POLICIES["adaptive"]()) for s in speeds]
+    return [
+        Worker("", COST.scaled(1 / s), WorkerSetting(1), POLICIES["adaptive"]()) for s in speeds
+    ]
 
 
 def test_a_worker_of_one_slot_is_sent_one_request_at_a_time() -> None:

@@ -12,7 +12,7 @@ from solver.batching.priority import Priority
 from solver.cost.profiles import PROFILES
 from solver.packing.pipeline import first_plan_or_queue
 from solver.routing.problem import Job, WorkerView
-from solver.routing.rolling import Rolling
+from solver.routing.rolling import RollingHorizon
 
 COST = PROFILES["llama-65b-ascend"].cost
 
@@ -55,17 +55,17 @@ def eligible(ask: Ask, places: Sequence[Place]) -> frozenset[int] | None:
     return frozenset(j for j, place in enumerate(places) if ask.model in place.models)
 
 
-def rolling() -> Rolling[Ask, Place]:
-    return Rolling(hold_back=True, eligible=eligible)
+def rolling() -> RollingHorizon[Ask, Place]:
+    return RollingHorizon(hold_back=True, eligible=eligible)
 
 
-def send(by: Rolling[Ask, Place], places: Sequence[Place], now: float = 1.0) -> int:
+def send(by: RollingHorizon[Ask, Place], places: Sequence[Place], now: float = 1.0) -> int:
     """As the gateway does it, until nobody more can go."""
     count, sent = 0, 1
     while sent and (selection := by.select(now, places)) is not None:
         sent = 0
         assignment = first_plan_or_queue(selection.problem)[1].assignment
-        for ask, place in by.take(selection, assignment):
+        for ask, place in by.bind(selection, assignment):
             place.got.append(ask)
             sent += 1
         count += sent
@@ -101,7 +101,7 @@ def test_a_worker_that_only_some_may_use_gets_those() -> None:
         by.add(Ask("c" if k < 1999 else "b", k / 2000), k / 2000)
     assert send(by, places) == 1
     assert [ask.model for ask in places[1].got] == ["b"]
-    assert {ask.model for ask in by.homeless()} == {"c"}
+    assert {ask.model for ask in by.pop_ineligible()} == {"c"}
     assert len(by) == 0
 
 
@@ -137,7 +137,7 @@ def test_workers_that_come_and_go_are_absorbed_at_the_next_plan() -> None:
     assert send(by, [first]) == 0
     by.regroup()
     assert send(by, []) == 0
-    assert len(by.homeless()) == 12
+    assert len(by.pop_ineligible()) == 12
 
 
 def test_clients_who_leave_a_long_queue_cost_little() -> None:

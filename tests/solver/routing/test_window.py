@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solver.routing.window import Close, Window, WindowPolicy
+from solver.routing.window import CloseReason, Window, WindowPolicy
 
 arrivals = st.lists(st.floats(0.0, 0.2), min_size=1, max_size=40).map(sorted)
 
@@ -54,7 +54,7 @@ def test_nobody_waits_while_a_worker_is_free() -> None:
     policy.add("a", 5.0)
     assert policy.poll(5.0, worker_free=False) is None
     window = policy.poll(5.001, worker_free=True)
-    assert window == Window(("a",), 5.0, 5.001, Close.WORKER_FREE)
+    assert window == Window(("a",), 5.0, 5.001, CloseReason.WORKER_FREE)
     assert policy.next_deadline() is None
 
 

@@ -13,11 +13,11 @@ from solver.batching.policies import POLICIES
 from solver.cost.model import CostModel
 from solver.routing.dispatchers import dispatcher
 from solver.sim.fleet import Fleet
-from solver.sim.knowledge import knowledge
+from solver.sim.forecast import length_forecaster
 from solver.sim.report import Report, report
 from solver.sim.request import Request
-from solver.sim.schedule import Line
-from solver.sim.worker import Setting, Worker
+from solver.sim.schedule import ScheduleLine
+from solver.sim.worker import Worker, WorkerSetting
 from tests.solver.sim.outsider import Findings, Hardware, check
 
 
@@ -47,7 +47,7 @@ class Run:
     requests: Sequence[Request]
     fleet: Fleet
     report: Report
-    schedule: Sequence[Line]
+    schedule: Sequence[ScheduleLine]
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -68,9 +68,9 @@ class Run:
 
 def simulate(requests: Sequence[Request], way: Way) -> Run:
     """From beginning to end."""
-    lines: list[Line] = []
+    lines: list[ScheduleLine] = []
     cost = CostModel.from_ms(way.cost_ms)
-    alike = Setting(way.slots, way.kv_tokens, way.prefill_budget, way.order, way.prefix_cache)
+    alike = WorkerSetting(way.slots, way.kv_tokens, way.prefill_budget, way.order, way.prefix_cache)
     workers = [
         Worker(
             f"w{j}",
@@ -82,6 +82,6 @@ def simulate(requests: Sequence[Request], way: Way) -> Run:
         for j in range(way.workers)
     ]
     dispatch = dispatcher(way.dispatch, random.Random(way.seed))
-    fleet = Fleet(requests, workers, dispatch, knowledge(way.lengths, way.seed))
+    fleet = Fleet(requests, workers, dispatch, length_forecaster(way.lengths, way.seed))
     fleet.run()
     return Run(way, requests, fleet, report(fleet), lines)

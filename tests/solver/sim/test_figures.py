@@ -44,7 +44,7 @@ def test_the_bound_is_the_papers_work_in_one_formula() -> None:
 
 
 def test_the_papers_baseline_is_reproduced() -> None:
-    """201.00 s and 80.2 % in its table IV; method.md section 6."""
+    """201.00 s and 80.2 % in its table IV; solver/README.md section 6."""
     baseline = simulate(REQUESTS, BASELINE).report
     assert baseline.makespan_s == pytest.approx(199.86, rel=0.01 if REAL else 0.03)
     assert baseline.utilization == pytest.approx(0.803, abs=0.008 if REAL else 0.02)

@@ -11,10 +11,10 @@ from solver.batching.exact import search
 from solver.batching.policies import POLICIES
 from solver.routing.dispatchers import dispatcher
 from solver.sim.fleet import Fleet
-from solver.sim.knowledge import knowledge
+from solver.sim.forecast import length_forecaster
 from solver.sim.report import report
 from solver.sim.request import Request
-from solver.sim.worker import Setting, Worker
+from solver.sim.worker import Worker, WorkerSetting
 from tests.solver.batching.engine_cases import LLAMA_65B, Requests, engine_cases
 
 SLOTS = 3
@@ -29,8 +29,8 @@ def optima() -> list[float]:
 def run(case: Requests, policy: str, order: str, lengths: str) -> tuple[float, float]:
     """(makespan, bound) in seconds."""
     requests = [Request(str(k), prompt, output) for k, (prompt, output) in enumerate(case)]
-    worker = Worker("w0", LLAMA_65B, Setting(SLOTS, order=order), POLICIES[policy]())
-    told = knowledge(lengths, 0)
+    worker = Worker("w0", LLAMA_65B, WorkerSetting(SLOTS, order=order), POLICIES[policy]())
+    told = length_forecaster(lengths, 0)
     fleet = Fleet(requests, [worker], dispatcher("round-robin", random.Random(0)), told)
     fleet.run()
     found = report(fleet)

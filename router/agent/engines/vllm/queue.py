@@ -17,7 +17,7 @@ from vllm.v1.request import Request, RequestStatus
 
 from solver.batching.outside.follow import Follower
 from solver.batching.priority import Priority
-from solver.batching.queue import LongestFirst
+from solver.batching.queue import LongestFirstQueue
 from solver.batching.sequence import Sequence
 
 
@@ -49,7 +49,7 @@ class RankedRequestQueue(RequestQueue):
     def __init__(self, follower: Follower) -> None:
         self._follower = follower
         self._preempted: deque[Request] = deque()
-        self._queue = LongestFirst(follower.rank)
+        self._queue = LongestFirstQueue(follower.rank)
         self._waiting: dict[str, tuple[Request, Sequence]] = {}
         self._planned: deque[Request] = deque()
 

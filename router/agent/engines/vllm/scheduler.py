@@ -31,8 +31,8 @@ from vllm.v1.request import Request, RequestStatus
 
 from router.agent.engines.vllm.queue import RankedRequestQueue, sequence_of
 from router.agent.engines.vllm.settings import read_settings
-from solver.batching.kv import fitting
-from solver.batching.outside.follow import Candidates, Follower, Ran, may_wait
+from solver.batching.kv import count_fitting
+from solver.batching.outside.follow import Follower, Iteration, UnprefilledRequests, holds_back
 from solver.batching.policies import POLICIES
 from solver.batching.policy import Decision
 from solver.batching.sequence import Sequence
@@ -84,7 +84,7 @@ class Makespan(Scheduler):
         self.waiting = RankedRequestQueue(self._follower)
         self._decoding: dict[Request, Sequence] = {}
         self._seen: list[Request] = []  # those who decoded at the last step
-        self._steps: deque[Ran] = deque()
+        self._steps: deque[Iteration] = deque()
         self._alone = False  # vLLM decides until a prefill has gone through
         self._since_s: float | None = None  # the end of the last step; None: the engine was idle
 
@@ -97,7 +97,7 @@ class Makespan(Scheduler):
         decision = self._follower.decide(candidates)
         if self._alone or self._pause_state is not PauseState.UNPAUSED:
             output = super().schedule(throttle_prefills)
-        elif may_wait(decision, candidates):
+        elif holds_back(decision, candidates):
             output = self._decode_only()
         else:
             with self._limits(decision):
@@ -113,7 +113,7 @@ class Makespan(Scheduler):
         now = time.perf_counter()
         ran = self._steps.popleft()
         if self._since_s is not None:
-            self._follower.took(ran, now - self._since_s)
+            self._follower.end_iteration(ran, now - self._since_s)
         self._since_s = now if self._steps or any(self.get_request_counts()) else None
         return result
 
@@ -134,14 +134,14 @@ class Makespan(Scheduler):
             elif check:
                 self._follower.correct(sequence, sequence_of(request).made)
 
-    def _candidates(self) -> Candidates:
+    def _candidates(self) -> UnprefilledRequests:
         """Those who could be prefilled now; what prefix caches hold is not known here."""
         filling = [request for request in self.running if request.is_prefill_chunk]
         held = len(self.running) + self.num_waiting_for_streaming_input
         slots = max(0, self.max_num_active_reqs - held)
         waiting = len(filling) + sum(self.get_request_counts()[1:])
         if not filling and not (slots and self.waiting):
-            return Candidates(0, waiting, 0)
+            return UnprefilledRequests(0, waiting, 0)
         rest = sum(request.num_tokens - request.num_computed_tokens for request in filling)
         ready = [
             request
@@ -151,10 +151,10 @@ class Makespan(Scheduler):
         free = self.kv_cache_manager.block_pool.get_num_free_blocks()
         room = free * self.block_size - rest
         room -= self.kv_cache_manager.watermark_blocks * self.block_size
-        count = fitting((self._blocks_tokens(request) for request in ready), room)
+        count = count_fitting((self._blocks_tokens(request) for request in ready), room)
         if not self.running:
             count = max(count, min(1, len(ready)))
-        return Candidates(
+        return UnprefilledRequests(
             len(filling) + count,
             waiting,
             rest + sum(request.num_tokens for request in ready[:count]),
@@ -183,13 +183,13 @@ class Makespan(Scheduler):
             for request in self._decoding:  # vLLM counts the step up before it compares
                 later = max(request.next_decode_eligible_step, self.current_step + 2)
                 request.next_decode_eligible_step = later
-            self.max_num_scheduled_tokens = int(min(tokens, decision.tokens))
+            self.max_num_scheduled_tokens = int(min(tokens, decision.max_prompt_tokens))
         elif decision.action is Action.MIXED:
-            most = per_sequence * len(self._decoding) + decision.tokens
+            most = per_sequence * len(self._decoding) + decision.max_prompt_tokens
             self.max_num_scheduled_tokens = int(min(tokens, most))
-        if decision.most is not None:
+        if decision.max_admitted is not None:
             held = len(self.running) + self.num_waiting_for_streaming_input
-            self.max_num_active_reqs = min(active, held + decision.most)
+            self.max_num_active_reqs = min(active, held + decision.max_admitted)
         try:
             yield
         finally:
@@ -200,7 +200,7 @@ class Makespan(Scheduler):
         scheduled = output.num_scheduled_tokens
         ids = [r.request_id for r in self._decoding if r.request_id in scheduled]
         decoded = sum(scheduled[key] for key in ids)
-        ran = self._follower.runs(output.total_num_scheduled_tokens - decoded, len(ids))
+        ran = self._follower.begin_iteration(output.total_num_scheduled_tokens - decoded, len(ids))
         self._steps.append(ran)
         if ran.prompt_tokens:
             self._alone = False

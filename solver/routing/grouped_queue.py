@@ -28,7 +28,7 @@ Members = frozenset[int] | None  # indices of the workers that may serve; None: 
 Entry = tuple[float, int, R]  # rank, serial number, request
 
 
-class Grouped(Generic[R]):
+class GroupedQueue(Generic[R]):
     """See the module.
 
     Attributes:

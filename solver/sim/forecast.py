@@ -1,6 +1,6 @@
 """What policies are told of output lengths: the truth, noise on it, a prediction, or a mean.
 
-Each kind of knowledge gives one expectation a request, when it arrives, and hears of every end.
+Each forecaster gives one forecast a request, when it arrives, and hears of every end.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Forecast(NamedTuple):
         return cls(lengths.mean if quantile is None else lengths.quantile(quantile), lengths)
 
 
-class Knowledge(Protocol):
+class LengthForecaster(Protocol):
     """Expected output lengths."""
 
-    def expect(self, request: Request) -> Forecast:
+    def forecast(self, request: Request) -> Forecast:
         """Output tokens expected of a request that arrives now."""
         ...
 
@@ -42,13 +42,13 @@ class Knowledge(Protocol):
         ...
 
 
-class Known:
+class KnownLengths:
     """The truth, or the truth times ``exp(sigma * z)`` with z standard normal."""
 
     def __init__(self, sigma: float, rng: random.Random) -> None:
         self._sigma, self._rng = sigma, rng
 
-    def expect(self, request: Request) -> Forecast:
+    def forecast(self, request: Request) -> Forecast:
         """The length, off by the noise."""
         if not self._sigma:
             return Forecast(float(request.output_tokens))
@@ -58,7 +58,7 @@ class Known:
         """Nothing to learn."""
 
 
-class Shrunk:
+class PosteriorLengths:
     """What one makes of predictions that are off by a known noise: the posterior.
 
     Lengths are taken to be lognormal with the mean and deviation of earlier traffic, and a
@@ -74,14 +74,14 @@ class Shrunk:
         deviation: float,
         quantile: float | None = None,
     ) -> None:
-        self._raw, self._quantile = Known(sigma, rng), quantile
+        self._raw, self._quantile = KnownLengths(sigma, rng), quantile
         spread = log1p((deviation / mean) ** 2)  # variance of the logarithm
         self._trust = spread / (spread + sigma**2)
         self._middle, self._deviation = log(mean) - spread / 2, sqrt(spread * (1.0 - self._trust))
 
-    def expect(self, request: Request) -> Forecast:
+    def forecast(self, request: Request) -> Forecast:
         """The posterior distribution, and of it the mean or the quantile."""
-        told = log(self._raw.expect(request).tokens)
+        told = log(self._raw.forecast(request).tokens)
         middle = self._middle + self._trust * (told - self._middle)
         return Forecast.of(_lognormal(middle, self._deviation), self._quantile)
 
@@ -89,13 +89,13 @@ class Shrunk:
         """Nothing to learn."""
 
 
-class Unknown:
+class MeanLengths:
     """The mean of all that have ended, after some imagined requests of 256 tokens."""
 
     def __init__(self) -> None:
         self._count, self._tokens = 8, 8 * 256
 
-    def expect(self, request: Request) -> Forecast:  # noqa: ARG002
+    def forecast(self, request: Request) -> Forecast:  # noqa: ARG002
         """The same for all who arrive now."""
         return Forecast(self._tokens / self._count)
 
@@ -105,7 +105,7 @@ class Unknown:
         self._tokens += request.output_tokens
 
 
-class Predicted:
+class PredictedLengths:
     """What the gateway's predictor says, from prompt lengths and what has ended so far.
 
     Planned is with the predicted mean, or a quantile.
@@ -115,7 +115,7 @@ class Predicted:
         self._quantile = quantile
         self._predictor = LengthPredictor()
 
-    def expect(self, request: Request) -> Forecast:
+    def forecast(self, request: Request) -> Forecast:
         """The predicted distribution, and of it the mean or the quantile."""
         return Forecast.of(self._predictor.predict(_features(request)), self._quantile)
 
@@ -134,7 +134,7 @@ def _features(request: Request) -> Features:
     return Features(model="", prompt_tokens=request.prompt_tokens)
 
 
-def knowledge(kind: str, seed: int) -> Knowledge:
+def length_forecaster(kind: str, seed: int) -> LengthForecaster:
     """By name: ``known``, ``unknown``, ``noisy:SIGMA`` or ``predicted``.
 
     Raises:
@@ -142,7 +142,7 @@ def knowledge(kind: str, seed: int) -> Knowledge:
     """
     name, _, argument = kind.partition(":")
     if name == "noisy":
-        return Known(_sigma(argument), random.Random(f"{seed}/lengths"))
+        return KnownLengths(_sigma(argument), random.Random(f"{seed}/lengths"))
     if argument or name not in _KINDS:
         kinds = "known, unknown, noisy:SIGMA or predicted"
         raise ProblemError(f"lengths: {kind!r} is none of {kinds}")
@@ -159,8 +159,8 @@ def _sigma(text: str) -> float:
     return sigma
 
 
-_KINDS: dict[str, Callable[[], Knowledge]] = {
-    "known": lambda: Known(0.0, random.Random(0)),
-    "unknown": Unknown,
-    "predicted": Predicted,
+_KINDS: dict[str, Callable[[], LengthForecaster]] = {
+    "known": lambda: KnownLengths(0.0, random.Random(0)),
+    "unknown": MeanLengths,
+    "predicted": PredictedLengths,
 }

@@ -1,0 +1,148 @@
+"""Who holds a slot of one engine, and the memory that they hold with it.
+
+Rules:
+- a sequence takes a slot when it is admitted and keeps it until it is gone: prefilling, decoding,
+  perhaps preempted and prefilling again;
+- a preempted sequence holds its slot but no memory; the last admitted is preempted first;
+- the prefix cache has what is left of the memory beside those who run, and nothing else.
+
+Must not know: the queue, policies, stages, clocks. Who is admitted, and when, is
+`solver.batching.batcher`'s.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence as Many
+from math import inf
+
+from solver.batching.kv import WATERMARK, PrefixCache, count_fitting
+from solver.batching.progress import Progress
+from solver.batching.sequence import Sequence
+
+
+class SlotTable:
+    """Slots and memory of one engine; see the module's rules.
+
+    Attributes:
+        prefilling: who holds a slot and whose prefill is not over.
+        preempted: who holds a slot, but no memory.
+        decoding: who makes a token each round.
+        progress: where those decoding stand, and what has ended.
+        kv_held, kv_decoding: cached tokens of all, and of those decoding.
+        preemptions: sequences that have lost their memory, so far.
+    """
+
+    def __init__(self, slots: int, kv_tokens: float, cache: PrefixCache | None) -> None:
+        self.slots, self.kv_tokens, self.cache = slots, kv_tokens, cache
+        self.progress = Progress(slots)
+        self.prefilling: dict[str, Sequence] = {}
+        self.preempted: dict[str, Sequence] = {}
+        self.decoding: dict[str, Sequence] = {}
+        self.kv_held = self.kv_decoding = 0
+        self.preemptions = 0
+        self._free = list(range(slots))
+
+    def __len__(self) -> int:
+        """Slots in use."""
+        return self.slots - len(self._free)
+
+    def __contains__(self, sequence_id: str) -> bool:
+        groups = (self.decoding, self.prefilling, self.preempted)
+        return any(sequence_id in group for group in groups)
+
+    @property
+    def held_slots(self) -> set[int]:
+        """The slots in use, by number."""
+        return set(range(self.slots)).difference(self._free)
+
+    @property
+    def unprefilled(self) -> list[Sequence]:
+        """Those that have their prefill, or the rest of it, before them."""
+        return [*self.prefilling.values(), *self.preempted.values()]
+
+    def free_slots(self, most: int) -> list[int]:
+        """The free slots, lowest first, `most` of them at most."""
+        return heapq.nsmallest(most, self._free)
+
+    def count_fitting(self, candidates: Many[Sequence]) -> int:
+        """How many of them memory has room for; one always fits into an engine that is empty."""
+        if self.kv_tokens == inf:
+            return len(candidates)
+        held = len(self.decoding) + len(self.prefilling)
+        room = self.kv_tokens * (1 - WATERMARK) - self.kv_held - held
+        count = count_fitting((sequence.context for sequence in candidates), room)
+        return max(count, min(1, len(candidates))) if held == 0 else count
+
+    def rounds_that_fit(self) -> int:
+        """Decode rounds that those decoding can make before memory runs out; memory is limited."""
+        return int(self.kv_tokens - self.kv_held) // len(self.decoding)
+
+    def admit(self, sequence: Sequence) -> bool:
+        """Its prefill begins, with what the prefix cache has of it; False if it was preempted."""
+        new = self.preempted.pop(sequence.id, None) is None
+        if new:
+            sequence.slot = heapq.heappop(self._free)
+        if self.cache is not None:
+            sequence.cached = self.cache.match(sequence.hash_ids, sequence.prompt_tokens)
+        self.prefilling[sequence.id] = sequence
+        self._hold(sequence.context)
+        return new
+
+    def begin_decoding(self, sequence: Sequence) -> None:
+        """Its prefill is over."""
+        del self.prefilling[sequence.id]
+        self.decoding[sequence.id] = sequence
+        self.progress.join(sequence)
+        self.kv_decoding += sequence.context
+        if self.cache is not None:
+            room = self.kv_tokens - self.kv_held
+            self.cache.store(sequence.hash_ids, sequence.prompt_tokens, room)
+
+    def count_rounds(self, rounds: int, made: int) -> None:
+        """So many decode rounds are over, in which those decoding made so many tokens."""
+        self.progress.rounds += rounds
+        self._hold(made)
+        self.kv_decoding += made
+
+    def make_room(self) -> list[Sequence]:
+        """Preempt the last admitted until the next round fits into memory; who that was."""
+        lost: list[Sequence] = []
+        while self.kv_held + len(self.decoding) > self.kv_tokens:
+            group = self.prefilling or self.decoding
+            if len(self.decoding) + len(self.prefilling) <= 1:
+                break
+            _, sequence = group.popitem()
+            if group is self.decoding:
+                self._stop_decoding(sequence, ended=False)
+            self.kv_held -= sequence.context
+            sequence.prefilled = sequence.cached = 0
+            sequence.restarts += 1
+            self.preempted[sequence.id] = sequence
+            self.preemptions += 1
+            lost.append(sequence)
+        return lost
+
+    def release(self, sequence_id: str, *, ended: bool) -> Sequence:
+        """It holds its slot no longer; `ended`: it has made its last token."""
+        sequence = self.decoding.pop(sequence_id, None)
+        if sequence is not None:
+            self._stop_decoding(sequence, ended=ended)
+        else:
+            sequence = self.prefilling.pop(sequence_id, None)
+        if sequence is not None:
+            self.kv_held -= sequence.context
+        else:
+            sequence = self.preempted.pop(sequence_id)
+        heapq.heappush(self._free, sequence.slot)
+        return sequence
+
+    def _stop_decoding(self, sequence: Sequence, *, ended: bool) -> None:
+        self.progress.leave(sequence, ended=ended)
+        self.kv_decoding -= sequence.context
+
+    def _hold(self, tokens: int) -> None:
+        """Whoever runs needs more memory; the prefix cache has what is left of it."""
+        self.kv_held += tokens
+        if self.cache is not None:
+            self.cache.trim(self.kv_tokens - self.kv_held)
