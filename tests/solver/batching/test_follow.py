@@ -9,11 +9,12 @@ from math import inf
 import pytest
 
 from solver.batching.batcher import Batcher
-from solver.batching.outside.follow import Candidates, Follower
+from solver.batching.outside.follow import ALIKE, STEADY, Candidates, Follower, Ran
 from solver.batching.policies import POLICIES
 from solver.batching.policy import Decision, EngineView, IterationPolicy
 from solver.batching.sequence import Sequence
 from solver.cost.model import Action, CostModel
+from solver.cost.online import OnlineFit
 from solver.cost.profiles import PROFILES
 
 SLOTS, BUDGET = 8, 256.0
@@ -85,3 +86,13 @@ def test_the_engine_may_correct_what_a_sequence_has_made() -> None:
     assert follower.kv_tokens == 17
     assert follower.runs(0, 1).action is Action.DECODE
     assert follower.progress.finishes == 0
+
+
+def test_until_it_knows_anything_it_says_what_it_was_told() -> None:
+    told = COSTS["mixed"]
+    follower = Follower(4, inf, BUDGET, POLICIES["adaptive"](), told, OnlineFit(told))
+    for _ in range(ALIKE * STEADY - 1):
+        follower.took(Ran(0, 4, 100), 0.02)
+        assert follower.cost == told
+    follower.took(Ran(0, 4, 100), 0.02)
+    assert follower.cost.decode_s(4, 100) == pytest.approx(0.02, rel=0.05)
