@@ -29,8 +29,8 @@ from router.settings.hardware import hardware
 from solver.batching.batcher import Batcher
 from solver.batching.kv import PrefixCache
 from solver.batching.policies import POLICIES
-from solver.cost.fit import CostFit
 from solver.cost.model import CostModel
+from solver.cost.online import OnlineFit
 from solver.routing.prefixes import BLOCK_TOKENS
 
 
@@ -48,7 +48,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
     drain, tracing = Drain(), open_tracing(settings, "agent", settings.name)
     settings, engine = open_engine(settings)
     cost = hardware(settings.cost).cost.scaled(1 / settings.speed)
-    fit = CostFit(cost) if settings.learn_cost else None
+    fit = OnlineFit(cost) if settings.learn_cost else None
     loop = EngineLoop(_batcher(settings, cost), engine, metrics, fit)
     attempts = Attempts(loop)
     reporter = Reporter(settings, loop, metrics, drain)

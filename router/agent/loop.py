@@ -20,7 +20,7 @@ from router.http.errors import EngineFailed
 from router.observe.metrics import AgentMetrics
 from solver.batching.batcher import Batcher
 from solver.batching.sequence import Sequence, Stage
-from solver.cost.fit import CostFit
+from solver.cost.online import OnlineFit
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class EngineLoop:
     """
 
     def __init__(
-        self, batcher: Batcher, engine: Engine, metrics: AgentMetrics, fit: CostFit | None = None
+        self, batcher: Batcher, engine: Engine, metrics: AgentMetrics, fit: OnlineFit | None = None
     ) -> None:
         self.batcher, self.engine, self._metrics, self._fit = batcher, engine, metrics, fit
         self.broken = False  # the engine has broken down; only a new process helps

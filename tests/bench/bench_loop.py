@@ -37,8 +37,8 @@ from router.settings.agent import AgentSettings
 from router.settings.commands import load
 from solver.batching.policies import POLICIES
 from solver.cost.calibration import Sample, calibrate
-from solver.cost.fit import CostFit
 from solver.cost.model import CostModel
+from solver.cost.online import OnlineFit
 from solver.sim.request import Request
 from solver.sim.worker import Worker, WorkerSetting
 from solver.sim.workload import all_at_once, poisson
@@ -90,7 +90,7 @@ async def live_s(
 ) -> float:
     """Makespan of the agent's loop on the wall clock."""
     batcher = Worker("w0", cost, SETTING, POLICIES[policy]()).batcher
-    loop = EngineLoop(batcher, engine, AgentMetrics(), CostFit(cost))
+    loop = EngineLoop(batcher, engine, AgentMetrics(), OnlineFit(cost))
     running = asyncio.create_task(loop.run())
     start, rng = time.monotonic(), random.Random(7)
 

@@ -35,8 +35,8 @@ from router.settings.agent import AgentSettings
 from solver.batching.batcher import Batcher
 from solver.batching.policies import POLICIES
 from solver.batching.sequence import Stage
-from solver.cost.fit import CostFit
 from solver.cost.model import Action, CostModel
+from solver.cost.online import OnlineFit
 from solver.sim.workload import gsm8k
 from tests.engines.tiny_model import make_tiny_model
 
@@ -269,7 +269,7 @@ def report(
     print(f"{'policy':<15}{unit:>8}{'tokens/' + unit:>14}{'utilization':>13}  iterations")
     base = stock(model, settings, work)
     print(f"{'fifo (theirs)':<15}{seconds(base):>8.2f}{work.tokens / seconds(base):>14.0f}")
-    engine, fit = assemble(settings, model, tokenizer), CostFit(PRIOR)
+    engine, fit = assemble(settings, model, tokenizer), OnlineFit(PRIOR)
     seen: list[Sample] = []
     for warm in (True, False):
         for policy in POLICIES:

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 from solver.batching.progress import Progress
 from solver.batching.sequence import Sequence
-from solver.cost.fit import CostFit
 from solver.cost.model import Action
+from solver.cost.online import OnlineFit
 
 # A pace that is silent for so many rounds stands still.
 LATE = 1.5
@@ -71,7 +71,7 @@ class InFlight:
         timings: seconds of iterations, since somebody last took them from here.
     """
 
-    def __init__(self, rows: int, fit: CostFit, now: float) -> None:
+    def __init__(self, rows: int, fit: OnlineFit, now: float) -> None:
         self.progress = Progress(rows)
         self.kv_held = 0
         self.decoding = 0

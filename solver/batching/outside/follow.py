@@ -4,8 +4,7 @@ Rules:
 - the engine is the authority on who waits, who runs and what fits; this only follows, and its books
   are corrected where the engine's say otherwise;
 - what it answers is a `Decision`, by the same policies that `solver.batching.batcher` asks;
-- the cost model changes only now and then (`solver.cost.joint_fit`), since policies derive figures
-  from it.
+- the cost model changes only now and then (`STEADY`), since policies derive figures from it.
 
 Must not know: clocks, the engine's objects. A sequence that decodes is one whose prefill is over
 and whose last token is not scheduled yet.
@@ -21,11 +20,14 @@ from solver.batching.progress import Progress
 from solver.batching.queue import RequestQueue, longest_first
 from solver.batching.sequence import Sequence
 from solver.batching.slot_wait import SlotWait
-from solver.cost.joint_fit import JointFit
 from solver.cost.model import Action, CostModel
+from solver.cost.online import OnlineFit
 
 # Of decode rounds, so many tell as much as one: they are nearly the same.
 ROUNDS_A_SAMPLE = 4
+# Iterations that are learnt from before the cost model changes: the first may be slow, and a policy
+# that compares kinds of iterations should not swing with each.
+STEADY = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +76,13 @@ class Follower:
         prefill_budget: float,
         policy: IterationPolicy,
         cost: CostModel,
-        fit: JointFit | None = None,
+        fit: OnlineFit | None = None,
     ) -> None:
         self.slots, self.policy, self.cost = slots, policy, cost
         self.progress = Progress(slots)
         self.batch = self.kv_tokens = 0
         self._kv_capacity, self._budget = kv_capacity, prefill_budget
-        self._fit, self._rounds = fit, 0
+        self._fit, self._rounds, self._learnt = fit, 0, 0
         self._free = list(range(slots))
         self._slot_wait, self._held_back = SlotWait(), 0
 
@@ -154,10 +156,13 @@ class Follower:
             self._rounds += 1
             if self._rounds % ROUNDS_A_SAMPLE:
                 return
-        self._fit.observe(
+        learnt = self._fit.observe(
             action, iteration.prompt_tokens, iteration.batch, iteration.kv_tokens, seconds
         )
-        self.cost = self._fit.cost
+        if learnt:
+            self._learnt += 1
+            if self._learnt % STEADY == 0:
+                self.cost = self._fit.cost
 
 
 def holds_back(decision: Decision, requests: UnprefilledRequests) -> bool:

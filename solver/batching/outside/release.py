@@ -33,8 +33,8 @@ from solver.batching.outside.flight import InFlight
 from solver.batching.policy import Decision, EngineView, IterationPolicy
 from solver.batching.queue import RequestQueue, make_queue
 from solver.batching.sequence import Reason, Sequence
-from solver.cost.fit import CostFit
 from solver.cost.model import Action, CostModel
+from solver.cost.online import OnlineFit
 
 # A clock that a policy is asked by again; shorter rounds than this are not waited for one by one.
 SHORTEST_ROUND_S = 0.002
@@ -93,7 +93,7 @@ class Releaser:
     ) -> None:
         """`policy` None: the engine has its own."""
         self.slots, self.kv_tokens, self.policy, self.lead = slots, kv_tokens, policy, lead
-        self.fit = CostFit(cost)
+        self.fit = OnlineFit(cost)
         self.in_flight = InFlight(slots + lead, self.fit, now)
         self.ledger = SlotLedger(slots, now)
         self.busy_period: BusyPeriod | None = None

@@ -38,8 +38,8 @@ from solver.batching.batcher import Batcher
 from solver.batching.policies import POLICIES
 from solver.batching.sequence import Stage
 from solver.cost.calibration import Sample, calibrate
-from solver.cost.fit import CostFit
 from solver.cost.model import Action, CostModel
+from solver.cost.online import OnlineFit
 from solver.errors import ProblemError
 from tests.helpers import Process
 
@@ -124,7 +124,7 @@ def test_all_that_is_measured_fits_into_memory(shapes: Shapes) -> None:
 def test_the_loops_cost_model_follows_its_engine(learning: bool) -> None:
     engine, prior = NoisyEngine(TRUTH, 0.05), TRUTH.scaled(3)
     batcher = Batcher(8, 16_384, prior, POLICIES["prefill-first"](), 0.0)
-    loop = EngineLoop(batcher, engine, AgentMetrics(), CostFit(prior) if learning else None)
+    loop = EngineLoop(batcher, engine, AgentMetrics(), OnlineFit(prior) if learning else None)
 
     async def play() -> None:
         running = asyncio.create_task(loop.run())

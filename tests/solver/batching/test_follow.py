@@ -9,11 +9,18 @@ from math import inf
 import pytest
 
 from solver.batching.batcher import Batcher
-from solver.batching.outside.follow import Follower, UnprefilledRequests
+from solver.batching.outside.follow import (
+    ROUNDS_A_SAMPLE,
+    STEADY,
+    Follower,
+    Iteration,
+    UnprefilledRequests,
+)
 from solver.batching.policies import POLICIES
 from solver.batching.policy import Decision, EngineView, IterationPolicy
 from solver.batching.sequence import Sequence
 from solver.cost.model import Action, CostModel
+from solver.cost.online import OnlineFit
 from solver.cost.profiles import PROFILES
 
 SLOTS, BUDGET = 8, 256.0
@@ -87,3 +94,13 @@ def test_the_engine_may_correct_what_a_sequence_has_made() -> None:
     assert follower.kv_tokens == 17
     assert follower.begin_iteration(0, 1).action is Action.DECODE
     assert follower.progress.finishes == 0
+
+
+def test_until_it_knows_anything_it_says_what_it_was_told() -> None:
+    told = COSTS["mixed"]
+    follower = Follower(4, inf, BUDGET, POLICIES["adaptive"](), told, OnlineFit(told))
+    for _ in range(ROUNDS_A_SAMPLE * STEADY - 1):
+        follower.end_iteration(Iteration(0, 4, 100), 0.02)
+        assert follower.cost == told
+    follower.end_iteration(Iteration(0, 4, 100), 0.02)
+    assert follower.cost.decode_s(4, 100) == pytest.approx(0.02, rel=0.05)

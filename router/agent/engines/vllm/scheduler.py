@@ -36,8 +36,8 @@ from solver.batching.outside.follow import Follower, Iteration, UnprefilledReque
 from solver.batching.policies import POLICIES
 from solver.batching.policy import Decision
 from solver.batching.sequence import Sequence
-from solver.cost.joint_fit import JointFit
 from solver.cost.model import Action, CostModel
+from solver.cost.online import OnlineFit
 
 # Until iterations were measured: a mixed one costs nothing beyond its parts, so vLLM goes on as it
 # would by itself.
@@ -79,7 +79,7 @@ class Makespan(Scheduler):
             self.max_num_scheduled_tokens,
             POLICIES[settings.policy](),
             settings.cost or PRIOR,
-            JointFit(PRIOR) if settings.cost is None else None,
+            OnlineFit(PRIOR) if settings.cost is None else None,
         )
         self.waiting = RankedRequestQueue(self._follower)
         self._decoding: dict[Request, Sequence] = {}

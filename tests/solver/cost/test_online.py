@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solver.cost.fit import CostFit
 from solver.cost.linear import nearest, solve
 from solver.cost.model import Action, CostModel
+from solver.cost.online import OnlineFit
 from solver.cost.profiles import PROFILES
 
 PAPER = PROFILES["llama-65b-ascend"].cost
@@ -34,7 +34,7 @@ def true_s(cost: CostModel, action: Action, prompt: int, batch: int, kv: int) ->
 
 
 def feed(
-    fit: CostFit,
+    fit: OnlineFit,
     cost: CostModel,
     rng: random.Random,
     count: int,
@@ -51,7 +51,7 @@ def feed(
     return used
 
 
-def errors(fit: CostFit, cost: CostModel, seed: int = 99) -> list[float]:
+def errors(fit: OnlineFit, cost: CostModel, seed: int = 99) -> list[float]:
     """Relative errors over iterations that were not seen, sorted."""
     rng, found = random.Random(seed), []
     for action in KINDS:
@@ -97,7 +97,7 @@ def test_an_engine_is_found_though_each_term_is_ten_times_wrong(
     truth: CostModel, wrong: list[float], seed: int
 ) -> None:
     told = zip(truth.to_ms().items(), wrong, strict=True)
-    fit = CostFit(CostModel.from_ms({name: value * factor for (name, value), factor in told}))
+    fit = OnlineFit(CostModel.from_ms({name: value * factor for (name, value), factor in told}))
     feed(fit, truth, random.Random(seed), 120, noise=0.05)
     found = errors(fit, truth)
     assert found[len(found) // 2] < 0.05
@@ -106,19 +106,19 @@ def test_an_engine_is_found_though_each_term_is_ten_times_wrong(
 
 @pytest.mark.parametrize("factor", [0.01, 0.3, 3, 100])
 def test_a_wrong_prior_is_overcome_within_tens_of_iterations(factor: float) -> None:
-    fit = CostFit(FULL.scaled(factor))
+    fit = OnlineFit(FULL.scaled(factor))
     feed(fit, FULL, random.Random(1), 40)
     assert errors(fit, FULL)[-1] < 0.1
 
 
 def test_exact_samples_of_the_prior_change_nothing() -> None:
-    fit = CostFit(FULL)
+    fit = OnlineFit(FULL)
     assert feed(fit, FULL, random.Random(1), 200) == 600
     assert errors(fit, FULL)[-1] < 1e-9
 
 
 def test_mixed_terms_are_learnt_once_there_are_mixed_iterations() -> None:
-    fit, rng = CostFit(PAPER), random.Random(1)
+    fit, rng = OnlineFit(PAPER), random.Random(1)
     feed(fit, FULL, rng, 60, kinds=(Action.PREFILL, Action.DECODE))
     assert fit.cost.mixed is None
     feed(fit, FULL, rng, 60, noise=0.02)
@@ -126,7 +126,7 @@ def test_mixed_terms_are_learnt_once_there_are_mixed_iterations() -> None:
 
 
 def test_stalls_are_refused() -> None:
-    rng, fit = random.Random(1), CostFit(FULL.scaled(2))
+    rng, fit = random.Random(1), OnlineFit(FULL.scaled(2))
     refused = 0
     for k in range(600):
         action = KINDS[k % 3]
@@ -143,7 +143,7 @@ def test_stalls_are_refused() -> None:
 
 def test_moderate_outliers_weigh_little() -> None:
     """A twentieth of the times are 45 % too long: just what is not refused."""
-    rng, fit = random.Random(1), CostFit(FULL)
+    rng, fit = random.Random(1), OnlineFit(FULL)
     for k in range(900):
         action = KINDS[k % 3]
         row = drawn(rng, action)
@@ -154,7 +154,7 @@ def test_moderate_outliers_weigh_little() -> None:
 
 @pytest.mark.parametrize("factor", [0.5, 1.3, 2, 10])
 def test_an_engine_that_changes_is_followed_within_dozens(factor: float) -> None:
-    fit, rng = CostFit(FULL), random.Random(1)
+    fit, rng = OnlineFit(FULL), random.Random(1)
     feed(fit, FULL, rng, 500, noise=0.03)
     changed = FULL.scaled(factor)
     feed(fit, changed, rng, 60, noise=0.03)
@@ -165,7 +165,7 @@ def test_an_engine_that_changes_is_followed_within_dozens(factor: float) -> None
 @settings(max_examples=3, deadline=None)
 def test_what_was_learnt_stays_while_nothing_is_told_of_it(seed: int, batch: int) -> None:
     """Thousands of rounds of one batch do not make the fit forget the others."""
-    fit, rng = CostFit(FULL.scaled(3)), random.Random(seed)
+    fit, rng = OnlineFit(FULL.scaled(3)), random.Random(seed)
     feed(fit, FULL, rng, 100, noise=0.03)
     before = errors(fit, FULL)[-1]
     for _ in range(1000):
@@ -177,7 +177,7 @@ def test_what_was_learnt_stays_while_nothing_is_told_of_it(seed: int, batch: int
 
 def test_what_rounds_never_tell_stays_with_the_prior() -> None:
     """One batch, one context: the terms cannot be told apart, and stay near the prior's shares."""
-    fit, rng = CostFit(FULL), random.Random(1)
+    fit, rng = OnlineFit(FULL), random.Random(1)
     for _ in range(2000):
         seconds = true_s(FULL, Action.DECODE, 0, 32, 9600) * rng.lognormvariate(0.0, 0.05)
         fit.observe(Action.DECODE, 0, 32, 9600, seconds)
@@ -188,7 +188,7 @@ def test_what_rounds_never_tell_stays_with_the_prior() -> None:
 
 
 def test_no_gamma_where_rounds_show_none() -> None:
-    fit, truth = CostFit(PAPER), replace(FULL, gamma_d_s=0.0)
+    fit, truth = OnlineFit(PAPER), replace(FULL, gamma_d_s=0.0)
     feed(fit, truth, random.Random(1), 300, noise=0.02, kinds=(Action.DECODE,))
     share = fit.cost.gamma_d_s * 32 * 1000 / truth.decode_s(32)
     assert share < 0.03
@@ -197,7 +197,7 @@ def test_no_gamma_where_rounds_show_none() -> None:
 @pytest.mark.parametrize("seconds", [0.0, -1.0, nan, inf, -inf, 1e9])
 @pytest.mark.parametrize("action", KINDS)
 def test_nonsense_is_refused(action: Action, seconds: float) -> None:
-    fit = CostFit(FULL)
+    fit = OnlineFit(FULL)
     assert not fit.observe(action, 100, 8, 1000, seconds)
     assert fit.cost == FULL
 
@@ -215,7 +215,7 @@ def test_nonsense_is_refused(action: Action, seconds: float) -> None:
     ],
 )
 def test_iterations_that_cannot_be_are_refused(action: Action, row: tuple[int, int, int]) -> None:
-    fit = CostFit(FULL)
+    fit = OnlineFit(FULL)
     assert not fit.observe(action, *row, 0.01)
     assert fit.cost == FULL
 
@@ -234,7 +234,7 @@ samples = st.tuples(
 def test_it_stays_a_cost_model_whatever_comes(
     prior: CostModel, seen: list[tuple[Action, int, int, int, float]]
 ) -> None:
-    fit = CostFit(prior)
+    fit = OnlineFit(prior)
     for sample in seen:
         fit.observe(*sample)
         for value in fit.cost.to_ms().values():
@@ -258,10 +258,89 @@ def test_nobody_without_negative_terms_is_nearer(
         d = [a - b for a, b in zip(place, point, strict=True)]
         return sum(d[i] * matrix[i][j] * d[j] for i in range(3) for j in range(3))
 
-    found = nearest(matrix, point)
+    found = tuple(nearest(matrix, point))
     assert min(found) >= 0
     assert distance(found) <= distance(other) + 1e-9
 
 
 def test_a_singular_matrix_has_no_solution() -> None:
-    assert solve([[1.0, 1.0], [1.0, 1.0]], [1.0, 2.0]) is None
+    assert solve([[1.0, 1.0, 1.0], [1.0, 1.0, 2.0]]) is None
+
+
+PRIOR = CostModel.from_ms(
+    {
+        "alpha_p_ms": 10,
+        "beta_p_ms": 0.1,
+        "alpha_d_ms": 10,
+        "beta_d_ms": 0.1,
+        "alpha_m_ms": 10,
+        "beta_mp_ms": 0.1,
+        "beta_md_ms": 0.1,
+    }
+)
+ALPHA, BETA_P, BETA_D, GAMMA_D = 0.0029, 54e-6, 150e-6, 4e-7
+
+
+def seconds(prompt: int, batch: int, kv: int, extra: float) -> float:
+    both = extra if prompt and batch else 0.0
+    return ALPHA + BETA_P * prompt + BETA_D * batch + GAMMA_D * kv + both
+
+
+def learnt(extra: float, *, noise: float = 0.0, iterations: int = 2000) -> OnlineFit:
+    """Mostly decode rounds, some mixed iterations of nearly the same size, very few prefills."""
+    rng, fit = random.Random(3), OnlineFit(PRIOR)
+    for k in range(iterations):
+        batch = rng.randint(1, 16)
+        kv = batch * rng.randint(50, 500)
+        prompt = 0 if k % 5 else min(512 - batch, rng.randint(300, 900))
+        if k % 400 == 0:
+            prompt, batch, kv = 512, 0, 0
+        action = Action.DECODE if not prompt else Action.MIXED if batch else Action.PREFILL
+        took = seconds(prompt, batch, kv, extra) * rng.uniform(1 - noise, 1 + noise)
+        assert fit.observe(action, prompt, batch, kv, took)
+    return fit
+
+
+@pytest.mark.parametrize("extra", [0.0, 0.001, 0.004])
+def test_it_finds_the_terms_and_most_of_what_mixing_costs(extra: float) -> None:
+    cost = learnt(extra).cost
+    assert cost.alpha_d_s == pytest.approx(ALPHA, rel=0.02)
+    assert cost.beta_p_s == pytest.approx(BETA_P, rel=0.06)
+    assert cost.beta_d_s == pytest.approx(BETA_D, rel=0.03)
+    assert cost.gamma_d_s == pytest.approx(GAMMA_D, rel=0.03)
+    assert cost.mixed is not None
+    assert 0.6 * extra <= cost.mixed.alpha_m_s - cost.alpha_d_s <= extra + 1e-5
+    assert cost.mixed_s(500, 12, 4000) == pytest.approx(seconds(500, 12, 4000, extra), rel=0.02)
+
+
+def test_noise_hardly_passes_for_a_price_of_mixing() -> None:
+    cost = learnt(0.0, noise=0.3).cost
+    assert cost.mixed is not None
+    assert cost.mixed.alpha_m_s - cost.alpha_d_s < 0.05 * cost.mixed_s(500, 12, 4000)
+
+
+def test_it_follows_an_engine_that_becomes_slower() -> None:
+    fit = learnt(0.0)
+    rng = random.Random(4)
+    for _ in range(8000):
+        batch = rng.randint(1, 16)
+        fit.observe(Action.DECODE, 0, batch, 100 * batch, 2 * seconds(0, batch, 100 * batch, 0.0))
+    assert fit.cost.decode_s(8, 800) == pytest.approx(2 * seconds(0, 8, 800, 0.0), rel=0.05)
+
+
+def test_nonsense_is_refused_and_changes_nothing() -> None:
+    fit = learnt(0.0)
+    before = fit.cost
+    for took in (0.0, -1.0, nan, inf, 60.0):
+        assert not any(fit.observe(Action.DECODE, 0, 8, 800, took) for _ in range(100))
+    assert not fit.observe(Action.IDLE, 0, 0, 0, 0.01)
+    assert fit.cost == before
+
+
+def test_a_kind_that_was_never_seen_follows_those_that_were() -> None:
+    fit, rng = OnlineFit(FULL.scaled(3)), random.Random(1)
+    feed(fit, FULL, rng, 100, noise=0.03, kinds=(Action.DECODE, Action.MIXED))
+    assert fit.cost.prefill_s(500) == pytest.approx(FULL.prefill_s(500), rel=0.2)
+    fit = OnlineFit(FULL.scaled(3))
+    feed(fit, FULL, rng, 100, noise=0.03, kinds=(Action.PREFILL, Action.MIXED))
+    assert fit.cost.alpha_d_s == pytest.approx(FULL.alpha_d_s, rel=0.2)
