@@ -13,8 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.load import Ask, sending
-from tests.e2e.test_gateway import eventually
-from tests.helpers import Fleet, Process, free_ports, scrape
+from tests.helpers import Fleet, Process, eventually, free_ports, scrape
 
 TIMEOUT_MS = 20_000.0
 TENANTS = ("chat", "search")
@@ -89,7 +88,7 @@ def test_bars_move_under_load_and_figures_are_those_of_the_metrics(
     page = watched.page
     still = page.evaluate(PIXELS)
     with sending(fleet.url, asks("moving", MANY)):
-        eventually(lambda: page.evaluate(PIXELS) != still, 20)
+        eventually(lambda: page.evaluate(PIXELS) != still)
         moving = page.evaluate(PIXELS)
         eventually(lambda: page.evaluate(PIXELS) != moving)
         expect(page.locator("[data-worker=agent-0] [data-figure=running]")).to_have_text("8 / 8")

@@ -17,8 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.test_gateway import TEXT, eventually, in_flight, post
-from tests.helpers import ROOT, Fleet, Process, scrape
+from tests.e2e.test_gateway import TEXT, in_flight, post
+from tests.helpers import PATIENCE_S, ROOT, Fleet, Process, eventually, scrape
 
 
 def children(pid: int) -> list[int]:
@@ -63,7 +63,7 @@ def test_a_gateway_that_is_told_to_stop_takes_its_agents_along() -> None:
         pid for pid in pids if b"\0gateway\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )
     os.kill(gateway, signal.SIGTERM)
-    assert fleet.process.wait(30) == 0
+    assert fleet.process.wait(PATIENCE_S) == 0
     fleet.stop()
     eventually(lambda: not alive(pids))
 
@@ -117,7 +117,7 @@ def test_a_stream_that_breaks_ends_with_an_error_event() -> None:
     with Fleet("--agents", "1", "--speed", "5") as fleet:
         body = {**TEXT, "max_tokens": 300, "ignore_eos": True, "stream": True}
         url = fleet.url + "/v1/completions"
-        with httpx.stream("POST", url, json=body, timeout=30) as answer:
+        with httpx.stream("POST", url, json=body) as answer:
             events = answer.iter_lines()
             next(events)
             os.kill(agent_pid(fleet, 0), signal.SIGKILL)
@@ -135,8 +135,9 @@ def test_injected_faults() -> None:
         wrong = post(fleet, TEXT, x_makespan_fault="explode")
         assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "x-makespan-fault")
         url = fleet.url + "/v1/completions"
+        patient = httpx.Timeout(PATIENCE_S, read=0.5)  # but with an answer that never comes
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(url, json=TEXT, headers={"x-makespan-fault": "stall"}, timeout=0.5)
+            httpx.post(url, json=TEXT, headers={"x-makespan-fault": "stall"}, timeout=patient)
         body = {**TEXT, "stream": True}
         broken = post(fleet, body, x_makespan_fault="crash=5")
         assert broken.text.count('"finish_reason":null') == 5
@@ -186,7 +187,7 @@ def test_a_taken_port_is_named() -> None:
     with Fleet() as fleet:
         port = fleet.url.rsplit(":", 1)[1]
         with Process("up", "--port", port) as second:
-            assert second.process.wait(30) == 2
+            assert second.process.wait(PATIENCE_S) == 2
         assert f"host, port: cannot listen on 127.0.0.1:{port}" in "\n".join(second.lines)
 
 

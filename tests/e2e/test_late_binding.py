@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.test_gateway import TEXT, eventually
-from tests.helpers import Process, free_ports, scrape
+from tests.e2e.test_gateway import TEXT
+from tests.helpers import Process, eventually, free_ports, scrape
 
 SLOTS = 16
 
@@ -62,7 +62,7 @@ class Site:
         sent["x-request-id"] = name
         url = self.url + "/v1/completions"
         content = json.dumps(body).encode()
-        return self.pool.submit(httpx.post, url, content=content, headers=sent, timeout=60)
+        return self.pool.submit(httpx.post, url, content=content, headers=sent)
 
     def told(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = httpx.get(f"{self.url}/makespan/v1/requests/{name}").json()

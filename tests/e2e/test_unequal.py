@@ -28,7 +28,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], l
 
 async def _ask_all(fleet: Fleet, rows: list[tuple[str, int]]) -> tuple[dict[str, Any], list[Any]]:
     limits = httpx.Limits(max_connections=REQUESTS, max_keepalive_connections=REQUESTS)
-    async with httpx.AsyncClient(base_url=fleet.url, timeout=120, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=fleet.url, limits=limits) as client:
 
         async def ask(k: int) -> object:
             question, length = rows[k]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -16,6 +16,7 @@ from router.http.errors import NoCapacityError
 from solver.packing.check import check
 from solver.packing.plan import Method
 from solver.routing.problem import Job
+from tests.helpers import PATIENCE_S, until
 from tests.router.gateway.fleet import Half, half, random_tickets, state, ticket
 
 # In one turn of the loop, which are a few milliseconds; without the pauses between the steps of
@@ -54,15 +55,6 @@ class Turns:
             sys.setprofile(None)
             counting.cancel()
             await asyncio.gather(counting, return_exceptions=True)
-
-
-async def until(probe: Callable[[], bool], turns: int = 5000) -> None:
-    """Let the event loop turn until it is so."""
-    for _ in range(turns):
-        if probe():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("it did not come about")
 
 
 async def pass_through(made: Half, one: Ticket) -> Placement:
@@ -119,7 +111,7 @@ async def test_milp_runs_beside_the_loop() -> None:
 
 async def test_a_free_worker_gets_a_request_at_once() -> None:
     async with half(2, window_max_wait_s=10.0) as made:
-        placement = await asyncio.wait_for(made.dispatcher.place(ticket("a")), 5.0)
+        placement = await asyncio.wait_for(made.dispatcher.place(ticket("a")), PATIENCE_S)
     assert placement.plan.reason == "worker_free"
     assert placement.worker.name == "w1", "the faster one"
 
@@ -135,7 +127,7 @@ async def test_who_cannot_start_soon_waits_at_the_gateway() -> None:
         assert not waiting.done()
         assert made.dispatcher.unsent == 1
         made.dispatcher.release(first, placement.worker)
-        assert (await asyncio.wait_for(waiting, 5.0)).plan.reason == "worker_free"
+        assert (await asyncio.wait_for(waiting, PATIENCE_S)).plan.reason == "worker_free"
         assert made.dispatcher.unsent == 0
 
 
