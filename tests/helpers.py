@@ -101,6 +101,22 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
+def calls(work: Callable[[], object]) -> int:
+    """How many calls, of Python and of C, it makes: the same however busy the machine is."""
+    made = 0
+
+    def called(_: object, event: str, __: object) -> None:
+        nonlocal made
+        made += event.endswith("call")
+
+    sys.setprofile(called)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return made
+
+
 @contextmanager
 def asking(url: str, body: object) -> Iterator[None]:
     """A client that has asked, and leaves without its answer at the end of the block."""
