@@ -96,7 +96,11 @@ def test_a_bad_trace_is_refused_by_line_and_column(path: Path, text: str, compla
 
 @pytest.mark.parametrize(
     "data",
-    [b"prompt_tokens,output_tokens\n\xff,1\n", gzip.compress(CSV.encode(), mtime=0)[:-9], b"\x1f\x8b"],
+    [
+        b"prompt_tokens,output_tokens\n\xff,1\n",
+        gzip.compress(CSV.encode(), mtime=0)[:-9],
+        b"\x1f\x8b",
+    ],
 )
 def test_a_file_that_is_no_text_is_named(path: Path, data: bytes) -> None:
     path.write_bytes(data)
