@@ -17,8 +17,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 run: .venv/.run
 	@$(BIN)/makespan up
 
+# Files run beside each other, but for those that drive real fleets (`serial` in tests/conftest.py).
 test: .venv/.dev .venv/.clients
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # Real engines on one thread; vLLM in an environment of its own (3.4 GB), as its pins contradict ours.
 test-engines: .venv/.dev .venv/.transformers .venv-vllm/.ready

@@ -1,22 +1,64 @@
-"""Async tests run under anyio's plugin, on asyncio."""
+"""What all tests share: who may run beside whom, patience, and an account of what was skipped."""
 
 from __future__ import annotations
 
+import inspect
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
+
+from tests.helpers import PATIENCE_S
+
+HERE = Path(__file__).parent
+# They drive fleets of real processes: one after the other, whatever runs beside them.
+SERIAL = (
+    "clients",
+    "deploy/test_live_alerts.py",
+    "deploy/test_live_prometheus.py",
+    "e2e",
+    "engines",
+    "image",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Async tests run on asyncio; files stay together, and so do all that are serial."""
+    serial = [HERE / name for name in SERIAL]
     for item in items:
-        if isinstance(item, pytest.Function) and _is_async(item):
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.add_marker(pytest.mark.anyio)
-
-
-def _is_async(item: pytest.Function) -> bool:
-    import inspect
-
-    return inspect.iscoroutinefunction(item.obj)
+        group = str(item.path.relative_to(HERE))
+        if any(item.path.is_relative_to(path) for path in serial):
+            item.add_marker(pytest.mark.serial)
+            group = "serial"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient() -> Iterator[None]:
+    """On a busy machine an answer may take longer than the 5 s that httpx waits by default."""
+    with pytest.MonkeyPatch.context() as patch:
+        for phase in ("connect", "read", "write", "pool"):
+            patch.setattr(DEFAULT_TIMEOUT_CONFIG, phase, PATIENCE_S)
+        yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Skipped tests by reason, with what would run them, at the end of every run."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", ())
+        if isinstance(report.longrepr, tuple)
+    )
+    if reasons:
+        terminalreporter.section("skipped (tests/README.md says how to run them)")
+        for reason, count in sorted(reasons.items()):
+            terminalreporter.write_line(f"{count:4d}  {reason}")

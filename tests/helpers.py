@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -13,11 +14,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -28,6 +30,32 @@ from solver.sim.request import Request
 
 ROOT = Path(__file__).resolve().parents[1]
 MAKESPAN = [sys.executable, "-m", "router.cli"]
+# What is waited for comes about in moments, but not on a busy machine: this is only a guard, in
+# seconds, against what never does.
+PATIENCE_S = 120.0
+
+
+def eventually(probe: Callable[[], bool], what: str = "it") -> None:
+    """Wait until it is so.
+
+    Raises:
+        AssertionError: if it does not come about.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while not probe():
+        assert time.monotonic() < deadline, f"{what} did not come about"
+        time.sleep(0.02)
+
+
+async def until(probe: Callable[[], bool]) -> None:
+    """Let the event loop turn until it is so.
+
+    Raises:
+        TimeoutError: if it does not come about.
+    """
+    async with asyncio.timeout(PATIENCE_S):
+        while not probe():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 def gsm8k() -> list[tuple[str, int]]:
@@ -73,6 +101,32 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
+def calls(work: Callable[[], object]) -> int:
+    """How many calls, of Python and of C, it makes: the same however busy the machine is."""
+    made = 0
+
+    def called(_: object, event: str, __: object) -> None:
+        nonlocal made
+        made += event.endswith("call")
+
+    sys.setprofile(called)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return made
+
+
+@contextmanager
+def asking(url: str, body: object) -> Iterator[None]:
+    """A client that has asked, and leaves without its answer at the end of the block."""
+    address, content = urlsplit(url), json.dumps(body).encode()
+    with socket.create_connection((address.hostname, address.port or 80)) as raw:
+        head = f"POST {address.path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n\r\n"
+        raw.sendall(head.encode() + content)
+        yield
+
+
 class Process:
     """A `makespan` process and its output, stopped at the end whatever happens."""
 
@@ -93,30 +147,35 @@ class Process:
         for line in self.process.stdout:
             self.lines.append(line.rstrip())
 
-    def wait_for(self, pattern: str, seconds: float = 60.0) -> str:
-        """The first group of the first line that matches."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            for line in list(self.lines):
-                found = re.search(pattern, line)
-                if found:
-                    return found.group(1)
-            if self.process.poll() is not None and not self._reader.is_alive():
-                break
-            time.sleep(0.02)
-        raise AssertionError(f"no line like {pattern!r} in:\n" + "\n".join(self.lines))
+    def wait_for(self, pattern: str) -> str:
+        """The first group of the first line that matches.
 
-    def stop(self, sig: int = signal.SIGTERM, seconds: float = 60.0) -> int:
+        Raises:
+            AssertionError: if the process ends or time passes without any.
+        """
+        found: list[str] = []
+
+        def told() -> bool:
+            over = self.process.poll() is not None and not self._reader.is_alive()
+            found.extend(m[1] for line in list(self.lines) if (m := re.search(pattern, line)))
+            return bool(found) or over
+
+        with suppress(AssertionError):
+            eventually(told)
+        assert found, f"no line like {pattern!r} in:\n" + "\n".join(self.lines)
+        return found[0]
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
         """Its exit status after `sig`."""
         if self.process.poll() is None:
             self.process.send_signal(sig)
         try:
-            return self.process.wait(seconds)
+            return self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
         finally:
-            self._reader.join(5)
+            self._reader.join(PATIENCE_S)
             assert self.process.stdout is not None
             self.process.stdout.close()
 
@@ -138,14 +197,15 @@ class Fleet(Process):
 
     def get(self, path: str) -> httpx.Response:
         """GET from the gateway."""
-        return httpx.get(self.url + path, timeout=10)
+        return httpx.get(self.url + path)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Metrics of one process at one moment."""
+    """Metrics of one process at one moment, some time between `asked_s` and `told_s`."""
 
-    time_s: float
+    asked_s: float
+    told_s: float
     values: dict[str, float]
 
     def total(self, prefix: str) -> float:
@@ -154,11 +214,10 @@ class Sample:
 
 
 def scrape(url: str) -> Sample:
-    """The metrics of a gateway or an agent; `time_s` is when they were asked for."""
-    start = time.monotonic()
-    text = httpx.get(url + "/metrics", timeout=10).text
-    middle = (start + time.monotonic()) / 2
-    return Sample(middle, dict(_samples(text)))
+    """The metrics of a gateway or an agent."""
+    asked_s = time.monotonic()
+    text = httpx.get(url + "/metrics").text
+    return Sample(asked_s, time.monotonic(), dict(_samples(text)))
 
 
 def _samples(text: str) -> Iterator[tuple[str, float]]:
@@ -166,15 +225,3 @@ def _samples(text: str) -> Iterator[tuple[str, float]]:
         for sample in family.samples:
             labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()))
             yield f"{sample.name}{{{labels}}}", sample.value
-
-
-def utilization(before: Sequence[Sample], after: Sequence[Sample]) -> float:
-    """(prefill + decode) over all but empty slot-time, between two scrapes of all agents."""
-
-    def spent(state: str) -> float:
-        name = f'makespan_slot_seconds_total{{state="{state}"}}'
-        pairs = zip(before, after, strict=True)
-        return sum(later.values[name] - earlier.values[name] for earlier, later in pairs)
-
-    busy = spent("prefill") + spent("decode")
-    return busy / (busy + spent("stalled") + spent("waiting"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -11,6 +10,8 @@ from typing import Any, Self
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from tests.helpers import eventually
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,14 @@ class Sink:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def trace(self, trace_id: str, spans: int, seconds: float = 30.0) -> list[Got]:
+    def trace(self, trace_id: str, spans: int) -> list[Got]:
         """The spans of a trace, once so many are there."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            found = [span for span in self.spans if span.trace_id == trace_id]
-            if len(found) >= spans:
-                return found
-            time.sleep(0.02)
-        raise AssertionError(f"{spans} spans of {trace_id} expected, there are {self.spans}")
+
+        def found() -> list[Got]:
+            return [span for span in self.spans if span.trace_id == trace_id]
+
+        eventually(lambda: len(found()) >= spans, f"{spans} spans of {trace_id}")
+        return found()
 
     def __enter__(self) -> Self:
         self._thread.start()

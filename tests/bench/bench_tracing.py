@@ -20,8 +20,7 @@ from pathlib import Path
 import aiohttp
 import httpx
 
-from tests.e2e.test_gateway import eventually
-from tests.helpers import Process
+from tests.helpers import Process, eventually
 from tests.otlp_sink import Sink
 
 ROUNDS = 5

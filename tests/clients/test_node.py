@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.clients.conftest import all_up
-from tests.e2e.test_gateway import MODEL, eventually
-from tests.helpers import Fleet
+from tests.e2e.test_gateway import MODEL
+from tests.helpers import Fleet, eventually
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,9 @@ def results(fleet: Fleet, node: tuple[str, Path]) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    eventually(lambda: all_up(fleet), 30)
+    eventually(lambda: all_up(fleet))
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

@@ -8,18 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, OpenAI, Timeout
 
 from tests.clients.conftest import all_up
-from tests.e2e.test_gateway import MODEL, agents_running, eventually, in_flight
-from tests.helpers import Fleet, Process, free_ports, scrape
+from tests.e2e.test_gateway import MODEL, agents_running, in_flight
+from tests.helpers import PATIENCE_S, Fleet, Process, eventually, free_ports, scrape
 
 EXACT = {"ignore_eos": True}  # vLLM's way to say: exactly max_tokens
 
 
 @pytest.fixture(scope="module")
 def client(fleet: Fleet) -> Iterator[OpenAI]:
-    with OpenAI(base_url=fleet.url + "/v1", api_key="-", max_retries=0, timeout=30) as one:
+    with OpenAI(base_url=fleet.url + "/v1", api_key="-", max_retries=0) as one:
         yield one
 
 
@@ -148,7 +148,7 @@ def test_a_broken_stream_raises(client: OpenAI, fleet: Fleet) -> None:
     with pytest.raises(openai.APIError, match="broke off") as broken:
         next(chunks)
     assert broken.value.code == "worker_failed"
-    eventually(lambda: all_up(fleet), 30)
+    eventually(lambda: all_up(fleet))
 
 
 async def test_64_streams_at_once(fleet: Fleet) -> None:
@@ -176,7 +176,7 @@ def cancelled(fleet: Fleet) -> float:
 def test_a_client_that_times_out_stops_its_engine(client: OpenAI, fleet: Fleet) -> None:
     before = cancelled(fleet)
     with pytest.raises(openai.APITimeoutError):
-        client.with_options(timeout=0.5).completions.create(
+        client.with_options(timeout=Timeout(PATIENCE_S, read=2)).completions.create(
             model=MODEL, prompt="a", max_tokens=1900, extra_body=EXACT
         )
     eventually(lambda: cancelled(fleet) == before + 1)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,7 @@ import httpx
 import yaml
 
 from tests.deploy.support import ROOT, debian_tool
-from tests.helpers import Fleet, free_ports
-
-PATIENCE_S = 60.0
+from tests.helpers import PATIENCE_S, Fleet, eventually, free_ports
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Prometheus:
         Raises:
             AssertionError: if it refuses.
         """
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=10).json()
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters).json()
         assert answer["status"] == "success", f"{parameters}: {answer}"
         return answer["data"]
 
@@ -47,18 +44,6 @@ class Prometheus:
         """The values that a label of a metric has."""
         values: list[str] = self.ask(f"label/{label}/values", **{"match[]": metric})
         return values
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for it.
-
-    Raises:
-        AssertionError: if it does not come true.
-    """
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s: {what}"
-        time.sleep(0.1)
 
 
 @contextmanager
@@ -81,12 +66,12 @@ def prometheus(fleet: Fleet, folder: Path) -> Iterator[Prometheus]:
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        until(lambda: process.poll() is not None or _ready(url), "Prometheus is ready")
+        eventually(lambda: process.poll() is not None or _ready(url), "Prometheus is ready")
         assert process.poll() is None, (folder / "prometheus.log").read_text()
         yield Prometheus(url)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE_S)
 
 
 def _config(fleet: Fleet) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx
 
-from tests.deploy.prometheus import Prometheus, prometheus, until
+from tests.deploy.prometheus import Prometheus, prometheus
 from tests.e2e.test_faults import children
-from tests.helpers import Fleet
+from tests.helpers import Fleet, eventually
 
 # An iteration takes minutes: to whoever looks on, the engines hang in their first one.
 STALLED = ("--speed", "0.001")
@@ -28,7 +28,7 @@ def ask(url: str) -> None:
     """One request that the fleet's end cuts off."""
     body = {"model": "llama-65b", "prompt": "How many in all?", "max_tokens": 8}
     with suppress(httpx.HTTPError):
-        httpx.post(url + "/v1/completions", json=body, timeout=300)
+        httpx.post(url + "/v1/completions", json=body)
 
 
 @contextmanager
@@ -51,17 +51,17 @@ def command(pid: int) -> bytes:
 
 def test_a_fleet_that_breaks_piece_by_piece(tmp_path: Path) -> None:
     with Fleet(*STALLED) as fleet, prometheus(fleet, tmp_path) as running:
-        until(lambda: len(running.values("up == 1")) == 3, "all are scraped")
-        until(lambda: not raised(running), "nothing is wrong")
+        eventually(lambda: len(running.values("up == 1")) == 3, "all are scraped")
+        eventually(lambda: not raised(running), "nothing is wrong")
 
         threading.Thread(target=ask, args=(fleet.url,), daemon=True).start()
-        until(lambda: raised(running) == {"MakespanEngineStalled"}, "an engine stalls")
+        eventually(lambda: raised(running) == {"MakespanEngineStalled"}, "an engine stalls")
 
         unreachable = {"MakespanAgentDown", "MakespanWorkerDown", "MakespanNoWorker"}
         with frozen(fleet):
-            until(lambda: raised(running) >= unreachable, "no agent answers")
-        until(lambda: not raised(running) & unreachable, "they answer again")
+            eventually(lambda: raised(running) >= unreachable, "no agent answers")
+        eventually(lambda: not raised(running) & unreachable, "they answer again")
 
         fleet.stop()
         gone = {"MakespanGatewayDown", "MakespanNoGateway", "MakespanAgentDown"}
-        until(lambda: raised(running) >= gone, "nobody answers")
+        eventually(lambda: raised(running) >= gone, "nobody answers")

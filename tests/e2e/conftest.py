@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.deploy.support import debian_tool
 from tests.e2e.told import HERE, SOURCE, Told, serve
+from tests.helpers import PATIENCE_S
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -19,6 +20,8 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+expect.set_options(timeout=PATIENCE_S * 1000)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e.test_gateway import eventually
 from tests.e2e.told import Told, names
+from tests.helpers import eventually
 
 PIXELS = """(shown) => {
   const { width, height } = shown;

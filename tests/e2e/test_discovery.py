@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.test_gateway import TEXT, eventually
-from tests.helpers import Process, free_ports, scrape
+from tests.e2e.test_gateway import TEXT
+from tests.helpers import PATIENCE_S, Process, eventually, free_ports, scrape
 from tests.k8s.api import (
     Api,
     endpoint_slice,
@@ -74,7 +74,7 @@ class Site:
         body = json.dumps({**TEXT, "max_tokens": tokens, "ignore_eos": True}).encode()
         headers = {"x-request-id": name}
         url = self.url + "/v1/completions"
-        return self.pool.submit(httpx.post, url, content=body, headers=headers, timeout=60)
+        return self.pool.submit(httpx.post, url, content=body, headers=headers)
 
     def told(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = httpx.get(f"{self.url}/makespan/v1/requests/{name}").json()
@@ -114,7 +114,7 @@ def test_pods_come_and_go_and_no_request_is_lost(stack: ExitStack, tmp_path: Pat
     assert (api.lists, api.watches[2:]) == (2, ["9"])
 
     # All are full, with a lead that has not begun; the rest waits at the gateway.
-    asked = [site.ask(60, f"r{k}") for k in range(MANY)]
+    asked = [site.ask(120, f"r{k}") for k in range(MANY)]
     eventually(lambda: [row["agent"]["queued"] for row in site.workers().values()] == [1, 1, 1])
     goes = pod(old, ready=False, terminating=True)
     api.say(modified(endpoint_slice(11, [goes, pod(kept), pod(new)], port=port)))
@@ -123,7 +123,7 @@ def test_pods_come_and_go_and_no_request_is_lost(stack: ExitStack, tmp_path: Pat
     dying.process.send_signal(signal.SIGTERM)
     eventually(lambda: old not in site.workers())
     assert site.exported() == {kept, new}
-    assert dying.process.wait(30) == 0
+    assert dying.process.wait(PATIENCE_S) == 0
     had = {f"r{k}" for k in range(MANY) if site.told(f"r{k}")["worker"] == old}
     assert had <= given, "it got nothing new"
 

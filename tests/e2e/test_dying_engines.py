@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from tests.e2e.load import Ask, sending
-from tests.e2e.test_gateway import TEXT, eventually
-from tests.helpers import Process, free_ports, scrape
+from tests.e2e.test_gateway import TEXT
+from tests.helpers import Process, eventually, free_ports, scrape
 
 SLOTS = 16
 TOKENS = 120
@@ -31,7 +31,7 @@ class Engines:
         workers = ",".join(self.urls.values())
         gateway = stack.enter_context(Process("gateway", "--port", "0", "--worker", workers))
         self.url = gateway.wait_for(r"listening url=(\S+)")
-        eventually(lambda: self.up() == set(self.urls), 30)
+        eventually(lambda: self.up() == set(self.urls))
 
     def start(self, name: str) -> Process:
         port = self.urls[name].rsplit(":", 1)[1]
@@ -45,14 +45,14 @@ class Engines:
         self.agents[name] = self.start(name)
 
     def workers(self) -> dict[str, dict[str, object]]:
-        rows = httpx.get(self.url + "/makespan/v1/workers", timeout=10).json()["workers"]
+        rows = httpx.get(self.url + "/makespan/v1/workers").json()["workers"]
         return {str(row["name"]): row for row in rows}
 
     def up(self) -> set[str]:
         return {name for name, row in self.workers().items() if row["up"]}
 
     def explain(self, ask: Ask) -> dict[str, Any]:
-        found = httpx.get(f"{self.url}/makespan/v1/requests/{ask.name}", timeout=10)
+        found = httpx.get(f"{self.url}/makespan/v1/requests/{ask.name}")
         told: dict[str, Any] = found.json()
         return told
 
@@ -96,7 +96,7 @@ def under_load(engines: Engines, victim: str, strike: Callable[[], None]) -> lis
     before = engines.outcomes()
     asks = [ask(stream=k % 2 == 0) for k in range(2 * STREAMS)]
     with sending(engines.url, asks):
-        eventually(lambda: sum(len(a.events) > 3 for a in asks if a.worker == victim) >= 4, 30)
+        eventually(lambda: sum(len(a.events) > 3 for a in asks if a.worker == victim) >= 4)
         strike()
         eventually(lambda: victim not in engines.up())
     broken = [one for one in asks if not one.completed]
@@ -145,7 +145,7 @@ def test_an_agent_that_was_stopped_only_for_a_moment_loses_nothing(engines: Engi
     process = engines.agents["a1"].process
     asks = [ask(stream=k % 2 == 0) for k in range(STREAMS)]
     with sending(engines.url, asks):
-        eventually(lambda: any(len(a.events) > 3 for a in asks if a.worker == "a1"), 30)
+        eventually(lambda: any(len(a.events) > 3 for a in asks if a.worker == "a1"))
         process.send_signal(signal.SIGSTOP)
         eventually(lambda: "a1" not in engines.up())
         process.send_signal(signal.SIGCONT)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 from openai import NotFoundError, OpenAI
 
-from tests.helpers import Fleet, scrape
+from tests.helpers import PATIENCE_S, Fleet, asking, eventually, scrape
 
 MODEL = "llama-65b"
 TEXT: dict[str, object] = {
@@ -35,14 +33,7 @@ def post(
 ) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.post(fleet.url + path, content=content, headers=names, timeout=60)
-
-
-def eventually(probe: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not probe():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)
+    return httpx.post(fleet.url + path, content=content, headers=names)
 
 
 def agents_running(fleet: Fleet) -> int:
@@ -65,7 +56,8 @@ def test_json_answer_and_headers(fleet: Fleet) -> None:
     assert body["usage"]["completion_tokens"] == 12
     assert answer.headers["x-request-id"] == "my-id.1"
     assert answer.headers["x-makespan-worker"] in ("agent-0", "agent-1")
-    assert 0 < float(answer.headers["x-makespan-overhead-ms"]) < 1000
+    took_ms = answer.elapsed.total_seconds() * 1000
+    assert 0 < float(answer.headers["x-makespan-overhead-ms"]) < took_ms
 
 
 def test_the_printed_curl_line_works_as_pasted(fleet: Fleet) -> None:
@@ -196,7 +188,7 @@ def test_bad_hints_are_refused(fleet: Fleet, hint: str) -> None:
 def test_wrong_method_and_broken_http(fleet: Fleet) -> None:
     assert fleet.get("/v1/completions").status_code == 405
     host, port = fleet.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=5) as raw:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as raw:
         raw.sendall(b"NONSENSE\r\n\r\n")
         assert b"400" in raw.recv(1000)
     assert post(fleet, TEXT).status_code == 200
@@ -241,7 +233,7 @@ def test_a_body_sent_in_chunks_is_read_and_limited(fleet: Fleet) -> None:
         yield b'"}'
 
     for count, status in ((3, 200), (200, 413)):
-        answer = httpx.post(fleet.url + "/v1/completions", content=chunks(count), timeout=10)
+        answer = httpx.post(fleet.url + "/v1/completions", content=chunks(count))
         assert answer.status_code == status
 
 
@@ -255,25 +247,11 @@ def test_a_client_that_leaves_stops_its_engine(fleet: Fleet, stream: bool) -> No
         return [gateway, sum(agents)]
 
     before = cancelled()
-    leave = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(_ask_and_leave, fleet, body, leave)
+    with asking(fleet.url + "/v1/completions", body):
         eventually(lambda: agents_running(fleet) == 1)
-        leave.set()
-        left = time.monotonic()
-        eventually(lambda: agents_running(fleet) == 0)
-        print(f"the engine was seen to have stopped after {time.monotonic() - left:.3f} s")
+    eventually(lambda: agents_running(fleet) == 0)
     eventually(lambda: cancelled() == [count + 1 for count in before])
     assert in_flight(fleet) == 0
-
-
-def _ask_and_leave(fleet: Fleet, body: object, leave: threading.Event) -> None:
-    host, port = fleet.url.removeprefix("http://").split(":")
-    content = json.dumps(body).encode()
-    with socket.create_connection((host, int(port))) as raw:
-        head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n\r\n"
-        raw.sendall(head.encode() + content)
-        leave.wait(30)
 
 
 def test_the_explanation_adds_up(fleet: Fleet) -> None:

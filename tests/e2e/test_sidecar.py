@@ -16,8 +16,7 @@ import httpx
 import pytest
 
 from solver.cost.profiles import PROFILES
-from tests.e2e.test_gateway import eventually
-from tests.helpers import ROOT, Process, free_ports, scrape
+from tests.helpers import PATIENCE_S, ROOT, Process, asking, eventually, free_ports, scrape
 
 PLAIN: dict[str, Any] = {"model": "plain", "prompt": "a", "max_tokens": 20}
 COMPLETIONS = "/v1/completions"
@@ -33,7 +32,7 @@ class Plain:
         self.url = f"http://127.0.0.1:{self.process.stdout.readline().split()[1]}"
 
     def seen(self) -> dict[str, Any]:
-        told: dict[str, Any] = httpx.get(self.url + "/seen", timeout=10).json()
+        told: dict[str, Any] = httpx.get(self.url + "/seen").json()
         return told
 
     def kill(self) -> None:
@@ -65,11 +64,11 @@ def url_of(agent: Process) -> str:
 
 def post(url: str, body: object, **headers: str) -> httpx.Response:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.post(url + COMPLETIONS, json=body, headers=names, timeout=60)
+    return httpx.post(url + COMPLETIONS, json=body, headers=names)
 
 
 def state(url: str) -> dict[str, Any]:
-    with httpx.stream("GET", url + "/makespan/v1/state", timeout=10) as lines:
+    with httpx.stream("GET", url + "/makespan/v1/state") as lines:
         told: dict[str, Any] = json.loads(next(lines.iter_lines()))
     return told
 
@@ -134,7 +133,7 @@ def test_requests_reach_the_server_as_they_came(plain: Plain) -> None:
 
 
 def test_other_paths_are_the_servers(plain: Plain) -> None:
-    with sidecar(plain.url) as agent, httpx.Client(timeout=10) as client:
+    with sidecar(plain.url) as agent, httpx.Client() as client:
         url = url_of(agent)
         for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
             asks = [
@@ -170,7 +169,7 @@ def test_bad_bodies_are_the_servers_to_refuse() -> None:
                 b'{"model": "gpt", "prompt": "a"}',
             ):
                 direct, through = (
-                    httpx.post(url + COMPLETIONS, content=body, timeout=10)
+                    httpx.post(url + COMPLETIONS, content=body)
                     for url in (engine_url, url_of(agent))
                 )
                 assert 400 <= direct.status_code < 500
@@ -188,7 +187,7 @@ LONG = {**PLAIN, "max_tokens": 5000, "stream": True}
 @contextmanager
 def full(upstream: Plain, url: str) -> Iterator[None]:
     """While one long request has the only slot."""
-    with httpx.stream("POST", url + COMPLETIONS, json=LONG, timeout=60) as answer:
+    with httpx.stream("POST", url + COMPLETIONS, json=LONG) as answer:
         lines = answer.iter_lines()
         next(lines)
         assert upstream.seen()["running"] == 1
@@ -228,8 +227,8 @@ def test_what_is_held_expires(plain: Plain) -> None:
 def test_a_client_that_leaves_stops_the_servers_work(plain: Plain) -> None:
     with sidecar(plain.url, "--slots", "1") as agent:
         url = url_of(agent)
-        with full(plain, url), pytest.raises(httpx.ReadTimeout):
-            httpx.post(url + COMPLETIONS, json=PLAIN, timeout=0.2)  # leaves while it is held
+        with full(plain, url), asking(url + COMPLETIONS, PLAIN):
+            eventually(lambda: state(url)["queued"] == 1)  # leaves while it is held
         eventually(lambda: plain.seen()["aborted"] == 1)
         eventually(lambda: outcomes(url, "cancelled") == 2)
         told = state(url)
@@ -299,11 +298,9 @@ def test_an_upstream_that_dies_and_comes_back(plain: Plain) -> None:
         eventually(lambda: plain.seen()["running"] == 1)
         held = [pool.submit(post, url, PLAIN) for _ in range(3)]
         eventually(lambda: state(url)["queued"] == 3)
-        with httpx.stream("GET", url + "/makespan/v1/state", timeout=10) as lines:
+        with httpx.stream("GET", url + "/makespan/v1/state") as lines:
             plain.kill()
-            killed = time.monotonic()
             told = list(lines.iter_lines())  # it ends
-            print(f"the state stream ended after {time.monotonic() - killed:.2f} s")
         assert json.loads(told[0])["running"] == 1
         codes = [one.result().status_code for one in (running, *held)]
         assert set(codes) <= {502, 503}
@@ -376,7 +373,7 @@ def test_a_wrong_upstream_is_explained(plain: Plain) -> None:
     for upstream in ("ftp://x", plain.url + "/v1", "nonsense"):
         told = ("agent", "--port", "0", "--engine", "openai", "--upstream", upstream)
         with Process(*told) as agent:
-            assert agent.process.wait(30) == 2
+            assert agent.process.wait(PATIENCE_S) == 2
             assert "upstream: " in agent.wait_for(r"(makespan agent: .*)")
 
 
@@ -415,9 +412,7 @@ def test_what_a_dying_upstream_has_not_begun_goes_elsewhere() -> None:
         asks = [pool.submit(post, url, body) for body in bodies]
         eventually(lambda: all(server.seen()["running"] for server in servers))
         servers[0].kill()
-        killed = time.monotonic()
         eventually(lambda: up() == ["side-1"])
-        print(f"the gateway saw it down after {time.monotonic() - killed:.2f} s")
         broken = 0
         for ask, body in zip(asks, bodies, strict=True):
             answer = ask.result()

@@ -9,8 +9,8 @@ from functools import partial
 
 import httpx
 
-from tests.e2e.test_gateway import TEXT, eventually
-from tests.helpers import Process, free_ports
+from tests.e2e.test_gateway import TEXT
+from tests.helpers import Process, eventually, free_ports
 
 BODY = {**TEXT, "max_tokens": 30, "ignore_eos": True}
 
@@ -25,7 +25,7 @@ def test_agents_are_replaced_unnoticed_and_a_gateway_ends_what_it_has() -> None:
     workers = ",".join(f"http://127.0.0.1:{port}" for port in ports)
 
     def load(url: str, *, stream: bool) -> None:
-        with httpx.Client(timeout=60) as client:
+        with httpx.Client() as client:
             while not stop.is_set():
                 answer = client.post(url + "/v1/completions", json={**BODY, "stream": stream})
                 complete = "data: [DONE]" in answer.text if stream else answer.status_code == 200
@@ -34,7 +34,7 @@ def test_agents_are_replaced_unnoticed_and_a_gateway_ends_what_it_has() -> None:
     def goes_on() -> None:
         """Each client has had some answers more."""
         enough = met["complete"] + 24
-        eventually(lambda: met["complete"] >= enough or met.keys() > {"complete"}, 60)
+        eventually(lambda: met["complete"] >= enough or met.keys() > {"complete"})
 
     try:
         with Process("gateway", "--port", "0", "--worker", workers) as gateway:
@@ -50,7 +50,7 @@ def test_agents_are_replaced_unnoticed_and_a_gateway_ends_what_it_has() -> None:
                         goes_on()
                         seen = len(gateway.lines)
                         agents[port] = agent(port)
-                        eventually(partial(came_up, gateway, port, seen), 60)
+                        eventually(partial(came_up, gateway, port, seen))
                     goes_on()
                 finally:
                     stop.set()
@@ -58,8 +58,8 @@ def test_agents_are_replaced_unnoticed_and_a_gateway_ends_what_it_has() -> None:
                     client.result()
                 assert met.keys() == {"complete"}, met
                 long = {**BODY, "max_tokens": 1000}
-                last = pool.submit(httpx.post, url + "/v1/completions", json=long, timeout=60)
-                eventually(lambda: in_flight(url) == 1, 60)
+                last = pool.submit(httpx.post, url + "/v1/completions", json=long)
+                eventually(lambda: in_flight(url) == 1)
                 assert gateway.stop() == 0
                 assert last.result().json()["usage"]["completion_tokens"] == 1000
     finally:

@@ -15,8 +15,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.e2e.test_faults import agent_pid
-from tests.e2e.test_gateway import eventually
-from tests.helpers import Fleet, Process, scrape
+from tests.helpers import Fleet, Process, eventually, scrape
 
 pytestmark = pytest.mark.skipif(
     find_spec("transformers") is None, reason="needs `make transformers`"

@@ -4,7 +4,7 @@ import OpenAI from "openai";
 
 const url = process.argv[2];
 const model = "llama-65b";
-const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "-", maxRetries: 0, timeout: 30_000 });
+const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "-", maxRetries: 0, timeout: 120_000 });
 const messages = [{ role: "user", content: "Wie viele Äpfel? 苹果 🍎" }];
 const exact = { model, messages, ignore_eos: true };
 
@@ -70,7 +70,7 @@ const steps = {
     client.chat.completions.create(exact, { headers: { "x-makespan-fault": "status=500" } }),
   too_large: () => client.completions.create({ model, prompt: "x".repeat(2_000_000) }),
   timeout: () =>
-    client.chat.completions.create({ ...exact, max_tokens: 1900 }, { timeout: 300 }),
+    client.chat.completions.create({ ...exact, max_tokens: 1900 }, { timeout: 2_000 }),
   no_such_path: () => client.responses.create({ model, input: "a" }),
   broken_stream: () =>
     client.chat.completions

@@ -18,6 +18,7 @@ from router.gateway.fleet.discovery.source import Endpoint, Endpoints, Source
 from router.gateway.fleet.discovery.sources import Discovery
 from router.gateway.fleet.discovery.static import Static
 from router.settings.addresses import DnsName, KubernetesService
+from tests.helpers import until
 from tests.k8s.api import (
     OURS,
     TOKEN,
@@ -51,10 +52,8 @@ class Listener:
         """Listen until it is so."""
         task = asyncio.create_task(self.listen())
         try:
-            async with asyncio.timeout(30):
-                while not probe():
-                    assert not task.done(), task
-                    await asyncio.sleep(0.005)
+            await until(lambda: task.done() or probe())
+            assert not task.done(), task
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

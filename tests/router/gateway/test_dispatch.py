@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,39 +16,45 @@ from router.http.errors import NoCapacityError
 from solver.packing.check import check
 from solver.packing.plan import Method
 from solver.routing.problem import Job
+from tests.helpers import PATIENCE_S, until
 from tests.router.gateway.fleet import Half, half, random_tickets, state, ticket
+
+# In one turn of the loop, which are a few milliseconds; without the pauses between the steps of
+# planning, between those sent, or with more steps of search at once, it is more.
+MOST_CALLS = 7500
 
 
 @dataclass
-class Pulse:
-    """The longest that the event loop's thread worked between two turns of the loop.
+class Turns:
+    """Counts the calls, of Python and of C, that each turn of the event loop makes.
 
-    CPU time of the thread, so that a busy machine does not count as a stall; the longest wall time
-    is kept beside it to be looked at.
+    What a turn does is the same on a busy machine as on a quiet one; how long it takes is not, and
+    `tests.bench.bench_stall` measures that.
     """
 
-    cpu_s: float = 0.0
-    wall_s: float = 0.0
-    _stop: bool = field(default=False, init=False)
+    most: int = 0
+    _calls: int = field(default=0, init=False)
 
-    async def beat(self) -> None:
-        while not self._stop:
-            cpu, wall = time.thread_time(), time.monotonic()
+    def _called(self, _: object, event: str, __: object) -> None:
+        self._calls += event.endswith("call")
+
+    async def _count(self) -> None:
+        while True:
+            self._calls = 0
             await asyncio.sleep(0)
-            self.cpu_s = max(self.cpu_s, time.thread_time() - cpu)
-            self.wall_s = max(self.wall_s, time.monotonic() - wall)
+            self.most = max(self.most, self._calls)
 
-    def stop(self) -> None:
-        self._stop = True
-
-
-async def until(probe: Callable[[], bool], turns: int = 5000) -> None:
-    """Let the event loop turn until it is so."""
-    for _ in range(turns):
-        if probe():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("it did not come about")
+    @asynccontextmanager
+    async def counted(self) -> AsyncIterator[None]:
+        """Count until the end of the block."""
+        counting = asyncio.create_task(self._count())
+        sys.setprofile(self._called)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+            counting.cancel()
+            await asyncio.gather(counting, return_exceptions=True)
 
 
 async def pass_through(made: Half, one: Ticket) -> Placement:
@@ -74,47 +81,37 @@ async def place_all(made: Half, tickets: list[Ticket]) -> list[Placement]:
 
 
 async def test_planning_500_requests_on_32_workers_never_stalls_the_loop() -> None:
-    longest = []
-    gc.collect()
-    gc.freeze()  # as the gateway does: what was loaded by then is not looked at again
+    turns = Turns()
     for seed in range(5):
-        async with half(32, window_max_size=500, window_max_wait_s=0.0) as made:
-            pulse = Pulse()
-            beating = asyncio.create_task(pulse.beat())
+        async with half(32, window_max_size=500, window_max_wait_s=0.0) as made, turns.counted():
             placements = await place_all(made, random_tickets(500, seed))
-            pulse.stop()
-            await beating
         record = max((one.plan for one in placements), key=lambda plan: len(plan.requests))
         assert (len(record.requests), len(record.workers)) == (500, 32)
         check(record.problem, record.plan)
-        longest.append(pulse)
-    gc.unfreeze()
-    worst, wall = max(p.cpu_s for p in longest), max(p.wall_s for p in longest)
-    print(f"longest turn of the loop: {worst * 1e3:.1f} ms of CPU, {wall * 1e3:.1f} ms on the wall")
-    assert worst < 0.020
+    print(f"longest turn of the loop: {turns.most} calls")
+    assert turns.most < MOST_CALLS
 
 
 async def test_milp_runs_beside_the_loop() -> None:
     """Windows in which the MILP beats the heuristic: the loop turns on while the child solves."""
+    turns = Turns()
     async with half(4, slots=3, window_max_wait_s=0.0, plan_deadline_s=2.0) as made:
         await made.warm()
-        pulse = Pulse()
-        beating = asyncio.create_task(pulse.beat())
         placements = []
-        for seed in range(6):
-            tickets = random_tickets(14, seed)
-            for one in tickets:
-                one.job = Job(70, 40 * one.job.expected_tokens)
-            placements += await place_all(made, tickets)
-        pulse.stop()
-        await beating
+        async with turns.counted():
+            for seed in range(6):
+                tickets = random_tickets(14, seed)
+                for one in tickets:
+                    one.job = Job(70, 40 * one.job.expected_tokens)
+                placements += await place_all(made, tickets)
     assert {placement.plan.plan.method for placement in placements} > {Method.HEURISTIC}
-    assert pulse.cpu_s < 0.020
+    print(f"longest turn of the loop: {turns.most} calls")
+    assert turns.most < MOST_CALLS
 
 
 async def test_a_free_worker_gets_a_request_at_once() -> None:
     async with half(2, window_max_wait_s=10.0) as made:
-        placement = await asyncio.wait_for(made.dispatcher.place(ticket("a")), 5.0)
+        placement = await asyncio.wait_for(made.dispatcher.place(ticket("a")), PATIENCE_S)
     assert placement.plan.reason == "worker_free"
     assert placement.worker.name == "w1", "the faster one"
 
@@ -130,7 +127,7 @@ async def test_who_cannot_start_soon_waits_at_the_gateway() -> None:
         assert not waiting.done()
         assert made.dispatcher.unsent == 1
         made.dispatcher.release(first, placement.worker)
-        assert (await asyncio.wait_for(waiting, 5.0)).plan.reason == "worker_free"
+        assert (await asyncio.wait_for(waiting, PATIENCE_S)).plan.reason == "worker_free"
         assert made.dispatcher.unsent == 0
 
 

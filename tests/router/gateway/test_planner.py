@@ -19,6 +19,7 @@ from solver.packing.check import check
 from solver.packing.pipeline import first_plan_or_queue
 from solver.packing.plan import Method, Plan
 from solver.packing.problem import Problem
+from tests.helpers import PATIENCE_S, until
 
 # Unrelated times: the heuristic finishes after 77 s, the optimum is 62; the MILP needs 10 ms.
 POOR = Problem.of(np.random.default_rng(12).integers(10, 60, (8, 3)))
@@ -62,6 +63,8 @@ async def test_the_solver_improves_on_the_heuristic(planner: Planner) -> None:
     assert first.method is Method.HEURISTIC
     plan = await solved(planner)
     assert plan.finish_s < first.finish_s
+    while plan.finish_s > 62.0:  # a busy machine may not have come to the optimum in time
+        plan = await solved(planner)
     assert plan.finish_s == 62.0
     assert restarts(planner) == 0
 
@@ -79,11 +82,7 @@ async def test_a_dead_child_is_noticed_though_nobody_asks(planner: Planner) -> N
     pid = planner.solver.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    for _ in range(100):
-        if planner.solver.pid != pid and planner.solver.ready():
-            break
-        await asyncio.sleep(0.1)
-    assert planner.solver.ready()
+    await until(lambda: planner.solver.pid != pid and planner.solver.ready())
     assert restarts(planner) == 1
 
 
@@ -153,7 +152,7 @@ async def test_a_wrong_answer_is_refused(planner: Planner, monkeypatch: pytest.M
 
 async def test_what_cannot_be_is_proven(planner: Planner) -> None:
     with pytest.raises(InfeasibleProblem, match="together"):
-        await planner.solver.improve(TOO_MUCH, None, time.monotonic() + 5.0)
+        await planner.solver.improve(TOO_MUCH, None, time.monotonic() + PATIENCE_S)
     assert planner.solver.ready()
 
 

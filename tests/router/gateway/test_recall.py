@@ -21,6 +21,7 @@ from router.observe.metrics import AgentMetrics
 from router.wire import Recall
 from solver.batching.batcher import Batcher
 from solver.batching.policies import POLICIES
+from tests.helpers import PATIENCE_S
 from tests.router.gateway.fleet import COST, Half, half, state, ticket
 
 
@@ -104,7 +105,7 @@ async def test_an_agent_gives_back_the_first_that_have_not_begun_and_forgets_the
     assert (loop.batcher.queued, loop.batcher.running) == (0, 1)
     for one in jobs[1:]:
         with pytest.raises(RecalledError):
-            await asyncio.wait_for(one.take(), 1.0)
+            await asyncio.wait_for(one.take(), PATIENCE_S)
 
 
 async def test_a_request_of_several_answers_goes_as_a_whole_or_not_at_all() -> None:

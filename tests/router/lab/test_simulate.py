@@ -70,7 +70,7 @@ def read(path: Path) -> Rows:
 def test_json_is_one_object_and_nothing_else(trace: str) -> None:
     """As a process, whose standard output is piped into another."""
     command = [*MAKESPAN, "simulate", "--requests", trace, "--json", "--seed", "7"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     found = json.loads(done.stdout)
     assert found.keys() >= PROMISED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import time
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -14,6 +13,7 @@ from router.lab.simulation.traces import DATASETS, data_dir, dataset, read
 from router.settings.base import BadSettings
 from solver.sim.request import Request
 from solver.sim.workload import WORKLOADS
+from tests.helpers import calls
 
 CSV = "id,prompt_tokens,output_tokens,arrival_s,hash_ids,client\na,3,4,0.5,7 8,x\nb,5,6,1.5,,y\n"
 JSON = (
@@ -96,7 +96,11 @@ def test_a_bad_trace_is_refused_by_line_and_column(path: Path, text: str, compla
 
 @pytest.mark.parametrize(
     "data",
-    [b"prompt_tokens,output_tokens\n\xff,1\n", gzip.compress(CSV.encode())[:-9], b"\x1f\x8b"],
+    [
+        b"prompt_tokens,output_tokens\n\xff,1\n",
+        gzip.compress(CSV.encode(), mtime=0)[:-9],
+        b"\x1f\x8b",
+    ],
 )
 def test_a_file_that_is_no_text_is_named(path: Path, data: bytes) -> None:
     path.write_bytes(data)
@@ -109,11 +113,11 @@ def test_a_missing_file_is_named(path: Path) -> None:
         read(path)
 
 
-def test_long_traces_load_in_seconds(path: Path) -> None:
-    path.write_text("arrival_s,prompt_tokens,output_tokens\n" + "0.25,300,200\n" * 200_000)
-    start = time.process_time()
-    assert len(read(path)) == 200_000
-    assert time.process_time() - start < 10
+def test_long_traces_load_with_few_calls_a_row(path: Path) -> None:
+    """A microsecond each, or less."""
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n" + "0.25,300,200\n" * 20_000)
+    assert len(read(path)) == 20_000
+    assert calls(lambda: read(path)) < 50 * 20_000
 
 
 def test_without_data_a_workload_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ def response_info(log_format: str, code: str) -> list[str]:
     """What a process of its own says on standard error."""
     program = f"{START} configure({log_format!r}, 'info')\n{code}"
     done = subprocess.run(
-        [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
     )
     assert not done.stdout
     return done.stderr.splitlines()

@@ -65,6 +65,14 @@ def test_no_other_policy_is_much_better_than_adaptive(lengths: str) -> None:
     assert mean_s("adaptive", lengths) <= best * 1.005
 
 
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_lagrangian_uses_the_slots_better_than_prefill_first(lengths: str) -> None:
+    ours, baseline = (
+        run(policy, lengths).utilization for policy in ("lagrangian", "prefill-first")
+    )
+    assert ours > baseline + 0.01
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_adaptive_beats_the_baseline_on_random_cases(seed: int) -> None:
     """Rows drawn with replacement, as in the paper's section V-C; it gained 8 % utilization."""
