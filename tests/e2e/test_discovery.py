@@ -53,7 +53,7 @@ class Site:
 
     def start(self, address: str, port: int, speed: float = 1.0, name: str = "") -> Process:
         flags = ("--host", address, "--port", str(port), "--name", name or address)
-        more = ("--slots", str(SLOTS), "--speed", str(speed))
+        more = ("--slots", str(SLOTS), "--speed", str(speed), "--drain-s", str(PATIENCE_S))
         agent = self._stack.enter_context(Process("agent", *flags, *more))
         agent.wait_for(r"(listening) url=")
         return agent
