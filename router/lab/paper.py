@@ -1,7 +1,8 @@
 """``makespan bench paper``: the figures of arXiv:2502.15763, and ours on the same problem.
 
-The paper's per-request output lengths are unpublished. The data set has its statistics (solver/README.md
-section 6), and its baseline comes out the same: that is what makes the others comparable.
+The paper's per-request output lengths are unpublished. The data set has its statistics
+(solver/README.md section 6), and its baseline comes out the same: that is what makes the others
+comparable.
 """
 
 from __future__ import annotations
