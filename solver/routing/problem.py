@@ -161,10 +161,7 @@ def build_problem(
         toll = _toll_s(columns, prompt, output, prompt - cached, others)
         toll += QUEUE_TOLL * slots * taken * each
     else:
-        overrun = np.array([[job.overrun_tokens] for job in jobs])
-        round_s = columns.alpha_d_s + columns.beta_d_s * slots
-        slower_s = np.maximum(0.0, round_s - min(quickest_s, float(round_s.min())))
-        toll = OVERRUN_TOLL * overrun * slower_s / slots
+        toll = _overrun_toll_s(jobs, columns, slots, quickest_s)
     kv = (prompt + output)[:, 0]
     return Problem.of(
         cost,
@@ -177,6 +174,16 @@ def build_problem(
         weight=[job.weight for job in jobs],
         due_s=[max(0.0, job.due_s - now) for job in jobs],
     )
+
+
+def _overrun_toll_s(
+    jobs: Sequence[Job], columns: CostColumns, slots: FloatArray, quickest_s: float
+) -> FloatArray:
+    """Seconds that requests may overrun on each worker beyond the fleet's fastest."""
+    overrun = np.array([[job.overrun_tokens] for job in jobs])
+    round_s = columns.alpha_d_s + columns.beta_d_s * slots
+    slower_s = np.maximum(0.0, round_s - min(quickest_s, float(round_s.min())))
+    return np.asarray(OVERRUN_TOLL * overrun * slower_s / slots, dtype=np.float64)
 
 
 def _toll_s(
