@@ -1,5 +1,5 @@
 # make run    the demo: a gateway and two emulated workers on this machine
-# make test   everything that is tested, set up from scratch where needed
+# make test   everything that needs no GPU, model or container, set up from scratch where needed
 # make test-engines   the same for real engines: PyTorch, transformers and vLLM, some gigabytes
 # make image-test     the container image: built, and run without any rights
 # make transformers   what `makespan agent --engine transformers` needs

@@ -16,7 +16,7 @@ from tests.e2e.test_gateway import TEXT
 from tests.helpers import Process, eventually, free_ports, scrape
 
 SLOTS = 16
-TOKENS = 120
+TOKENS = 160
 STREAMS = 64
 _names = count()
 
@@ -35,7 +35,7 @@ class Engines:
 
     def start(self, name: str) -> Process:
         port = self.urls[name].rsplit(":", 1)[1]
-        flags = ["--port", port, "--name", name, "--slots", str(SLOTS), "--speed", "5", "--faults"]
+        flags = ["--port", port, "--name", name, "--slots", str(SLOTS), "--speed", "2", "--faults"]
         agent = self._stack.enter_context(Process("agent", *flags))
         agent.wait_for(r"(listening) url")
         return agent
