@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 
-from tests.helpers import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 HERE = Path(__file__).parent
 # They drive fleets of real processes: one after the other, whatever runs beside them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
@@ -27,35 +26,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from router.lab.simulation.traces import data_dir, dataset
 from solver.cost.estimators import BYTES_PER_TOKEN
 from solver.sim.request import Request
+from tests.waiting import PATIENCE_S, eventually
 
 ROOT = Path(__file__).resolve().parents[1]
 MAKESPAN = [sys.executable, "-m", "router.cli"]
-# What is waited for comes about in moments, but not on a busy machine: this is only a guard, in
-# seconds, against what never does.
-PATIENCE_S = 120.0
-
-
-def eventually(probe: Callable[[], bool], what: str = "it") -> None:
-    """Wait until it is so.
-
-    Raises:
-        AssertionError: if it does not come about.
-    """
-    deadline = time.monotonic() + PATIENCE_S
-    while not probe():
-        assert time.monotonic() < deadline, f"{what} did not come about"
-        time.sleep(0.02)
-
-
-async def until(probe: Callable[[], bool]) -> None:
-    """Let the event loop turn until it is so.
-
-    Raises:
-        TimeoutError: if it does not come about.
-    """
-    async with asyncio.timeout(PATIENCE_S):
-        while not probe():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 def gsm8k() -> list[tuple[str, int]]:

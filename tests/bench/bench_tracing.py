@@ -20,8 +20,9 @@ from pathlib import Path
 import aiohttp
 import httpx
 
-from tests.helpers import Process, eventually
+from tests.helpers import Process
 from tests.otlp_sink import Sink
+from tests.waiting import eventually
 
 ROUNDS = 5
 BODY = {"model": "llama-65b", "prompt": "How many?", "max_tokens": 2, "ignore_eos": True}

@@ -11,7 +11,8 @@ import pytest
 
 from tests.clients.conftest import all_up
 from tests.e2e.test_gateway import MODEL
-from tests.helpers import Fleet, eventually
+from tests.helpers import Fleet
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")

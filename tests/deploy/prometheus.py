@@ -14,7 +14,8 @@ import httpx
 import yaml
 
 from tests.deploy.support import ROOT, debian_tool
-from tests.helpers import PATIENCE_S, Fleet, eventually, free_ports
+from tests.helpers import Fleet, free_ports
+from tests.waiting import PATIENCE_S, eventually
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import httpx
 
 from tests.deploy.prometheus import Prometheus, prometheus
 from tests.e2e.test_faults import children
-from tests.helpers import Fleet, eventually
+from tests.helpers import Fleet
+from tests.waiting import eventually
 
 # An iteration takes minutes: to whoever looks on, the engines hang in their first one.
 STALLED = ("--speed", "0.001")

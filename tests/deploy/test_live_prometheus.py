@@ -13,7 +13,8 @@ import pytest
 from tests.deploy.prometheus import Prometheus, prometheus
 from tests.deploy.test_grafana import CHARTS, DASHBOARD
 from tests.deploy.test_prometheus import rules
-from tests.helpers import Fleet, eventually
+from tests.helpers import Fleet
+from tests.waiting import eventually
 
 QUERIES = [(panel["title"], target["expr"]) for panel in CHARTS for target in panel["targets"]]
 # A metric or a recorded series, with its labels.

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.deploy.support import debian_tool
 from tests.e2e.told import HERE, SOURCE, Told, serve
-from tests.helpers import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 ARGUMENTS = [
     "--no-sandbox",

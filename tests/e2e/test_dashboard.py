@@ -15,7 +15,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.load import Ask, sending
-from tests.helpers import PATIENCE_S, Fleet, Process, eventually, free_ports, scrape
+from tests.helpers import Fleet, Process, free_ports, scrape
+from tests.waiting import PATIENCE_S, eventually
 
 TIMEOUT_MS = PATIENCE_S * 1000
 TENANTS = ("chat", "search")

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.told import Told, names
-from tests.helpers import eventually
+from tests.waiting import eventually
 
 PIXELS = """(shown) => {
   const { width, height } = shown;

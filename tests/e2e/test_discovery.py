@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.e2e.test_gateway import TEXT
-from tests.helpers import PATIENCE_S, Process, eventually, free_ports, scrape
+from tests.helpers import Process, free_ports, scrape
 from tests.k8s.api import (
     Api,
     endpoint_slice,
@@ -25,6 +25,7 @@ from tests.k8s.api import (
     pod,
     serving,
 )
+from tests.waiting import PATIENCE_S, eventually
 
 SLOTS = 8
 MANY = 32  # more than three workers take at once

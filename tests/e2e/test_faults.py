@@ -18,7 +18,8 @@ import httpx
 import pytest
 
 from tests.e2e.test_gateway import TEXT, in_flight, post
-from tests.helpers import PATIENCE_S, ROOT, Fleet, Process, eventually, scrape
+from tests.helpers import ROOT, Fleet, Process, scrape
+from tests.waiting import PATIENCE_S, eventually
 
 
 def children(pid: int) -> list[int]:

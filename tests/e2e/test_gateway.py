@@ -12,7 +12,8 @@ import httpx
 import pytest
 from openai import NotFoundError, OpenAI
 
-from tests.helpers import PATIENCE_S, Fleet, asking, eventually, scrape
+from tests.helpers import Fleet, asking, scrape
+from tests.waiting import PATIENCE_S, eventually
 
 MODEL = "llama-65b"
 TEXT: dict[str, object] = {

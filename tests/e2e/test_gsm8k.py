@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from openai import AsyncOpenAI
 
-from tests.helpers import PATIENCE_S, Fleet, Process, Sample, gsm8k, scrape, write_lengths
+from tests.helpers import Fleet, Process, Sample, gsm8k, scrape, write_lengths
+from tests.waiting import PATIENCE_S
 
 SLOTS, CLIENTS = 12, 64
 SOME = slice(None, None, 4)  # where all would show no more

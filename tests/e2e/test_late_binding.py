@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from tests.e2e.test_gateway import TEXT
-from tests.helpers import Process, eventually, free_ports, scrape
+from tests.helpers import Process, free_ports, scrape
+from tests.waiting import eventually
 
 SLOTS = 16
 

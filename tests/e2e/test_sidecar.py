@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from solver.cost.profiles import PROFILES
-from tests.helpers import PATIENCE_S, ROOT, Process, asking, eventually, free_ports, scrape
+from tests.helpers import ROOT, Process, asking, free_ports, scrape
+from tests.waiting import PATIENCE_S, eventually
 
 PLAIN: dict[str, Any] = {"model": "plain", "prompt": "a", "max_tokens": 20}
 COMPLETIONS = "/v1/completions"

@@ -14,8 +14,9 @@ import pytest
 
 from tests.e2e.test_gateway import MODEL
 from tests.e2e.test_sidecar import PLAIN, Plain, plain, sidecar, url_of
-from tests.helpers import Fleet, Process, eventually, free_ports
+from tests.helpers import Fleet, Process, free_ports
 from tests.otlp_sink import Got, Sink
+from tests.waiting import eventually
 
 __all__ = ["plain"]
 

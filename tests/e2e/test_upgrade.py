@@ -10,7 +10,8 @@ from functools import partial
 import httpx
 
 from tests.e2e.test_gateway import TEXT
-from tests.helpers import Process, eventually, free_ports
+from tests.helpers import Process, free_ports
+from tests.waiting import eventually
 
 BODY = {**TEXT, "max_tokens": 30, "ignore_eos": True}
 

@@ -15,7 +15,8 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.e2e.test_faults import agent_pid
-from tests.helpers import Fleet, Process, eventually, scrape
+from tests.helpers import Fleet, Process, scrape
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.skipif(
     find_spec("transformers") is None, reason="needs `make transformers`"

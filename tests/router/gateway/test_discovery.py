@@ -18,7 +18,6 @@ from router.gateway.fleet.discovery.source import Endpoint, Endpoints, Source
 from router.gateway.fleet.discovery.sources import Discovery
 from router.gateway.fleet.discovery.static import Static
 from router.settings.addresses import DnsName, KubernetesService
-from tests.helpers import until
 from tests.k8s.api import (
     OURS,
     TOKEN,
@@ -33,6 +32,7 @@ from tests.k8s.api import (
     serving,
     streams,
 )
+from tests.waiting import until
 
 SERVICE = KubernetesService("llm", "agents", "http")
 

@@ -16,8 +16,8 @@ from router.http.errors import NoCapacityError
 from solver.packing.check import check
 from solver.packing.plan import Method
 from solver.routing.problem import Job
-from tests.helpers import PATIENCE_S, until
 from tests.router.gateway.fleet import Half, half, random_tickets, state, ticket
+from tests.waiting import PATIENCE_S, until
 
 # In one turn of the loop, which are a few milliseconds; without the pauses between the steps of
 # planning, between those sent, or with more steps of search at once, it is more.

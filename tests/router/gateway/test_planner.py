@@ -19,7 +19,7 @@ from solver.packing.check import check
 from solver.packing.pipeline import first_plan_or_queue
 from solver.packing.plan import Method, Plan
 from solver.packing.problem import Problem
-from tests.helpers import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, until
 
 # Unrelated times: the heuristic finishes after 77 s, the optimum is 62; the MILP needs 10 ms.
 POOR = Problem.of(np.random.default_rng(12).integers(10, 60, (8, 3)))

@@ -21,8 +21,8 @@ from router.observe.metrics import AgentMetrics
 from router.wire import Recall
 from solver.batching.batcher import Batcher
 from solver.batching.policies import POLICIES
-from tests.helpers import PATIENCE_S
 from tests.router.gateway.fleet import COST, Half, half, state, ticket
+from tests.waiting import PATIENCE_S
 
 
 def give(worker: Worker, count: int, *, begun: int) -> list[Ticket]:
