@@ -100,7 +100,7 @@ def test_room_that_is_not_there_stalls_nobody(
 ) -> None:
     from router.agent.engines.vllm import scheduler as module
 
-    monkeypatch.setattr(module, "fitting", lambda contexts, _: len(list(contexts)))
+    monkeypatch.setattr(module, "count_fitting", lambda contexts, _: len(list(contexts)))
     run = bench.play(BALANCED, bench.make_scheduler("prefill-first", blocks=20))
     assert run.tokens == own.tokens
     assert 0 < run.iterations["empty"] <= run.with_prefill
