@@ -17,9 +17,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 run: .venv/.run
 	@$(BIN)/makespan up
 
-# Files run beside each other, but for those that drive real fleets (`serial` in tests/conftest.py).
+# Files run beside each other; then those that drive real fleets (`serial` in tests/conftest.py), alone.
 test: .venv/.dev .venv/.clients
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not serial"
+	$(BIN)/python -m pytest -m serial
 
 # Real engines on one thread; vLLM in an environment of its own (3.4 GB), as its pins contradict ours.
 test-engines: .venv/.dev .venv/.transformers .venv-vllm/.ready

@@ -24,17 +24,15 @@ SERIAL = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Async tests run on asyncio; files stay together, and so do all that are serial."""
+    """Async tests run on asyncio; those that drive fleets are marked."""
     serial = [HERE / name for name in SERIAL]
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.add_marker(pytest.mark.anyio)
-        group = str(item.path.relative_to(HERE))
         if any(item.path.is_relative_to(path) for path in serial):
             item.add_marker(pytest.mark.serial)
-            group = "serial"
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

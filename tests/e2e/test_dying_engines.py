@@ -36,7 +36,7 @@ class Engines:
 
     def start(self, name: str) -> Process:
         port = self.urls[name].rsplit(":", 1)[1]
-        flags = ["--port", port, "--name", name, "--slots", str(SLOTS), "--speed", "2", "--faults"]
+        flags = ["--port", port, "--name", name, "--slots", str(SLOTS), "--speed", "3", "--faults"]
         agent = self._stack.enter_context(Process("agent", *flags))
         agent.wait_for(r"(listening) url")
         return agent
