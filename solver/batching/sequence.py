@@ -8,6 +8,7 @@ from enum import StrEnum
 from math import inf
 
 from solver.batching.priority import Priority
+from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.model import Action, CostModel
 from solver.lengths.distribution import LengthDistribution
 
@@ -36,6 +37,7 @@ class Sequence:
         priority: its head start in the queue.
         due_s: when it should be done; infinite: whenever.
         lengths: the prediction as a distribution, where there is one.
+        targets: what its user would feel.
         made: output tokens made, as of when it last began or stopped decoding.
         cached: prompt tokens found in the prefix cache.
         prefilled: tokens prefilled so far; all `to_prefill` before it decodes.
@@ -52,6 +54,7 @@ class Sequence:
     priority: Priority = Priority.DEFAULT
     due_s: float = inf
     lengths: LengthDistribution | None = None
+    targets: Targets = NO_TARGETS
     made: int = 0
     cached: int = 0
     prefilled: int = 0

@@ -14,6 +14,7 @@ from math import ceil, inf
 import numpy as np
 
 from solver.arrays import BoolArray, FloatArray
+from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.model import CostColumns, CostModel, request_s, span_s
 from solver.lengths.distribution import LengthDistribution
 from solver.packing.problem import Problem
@@ -50,6 +51,7 @@ class Job:
         due_s: when it should be done, by the planner's clock; infinite: whenever.
         lengths: the distribution of one answer's length, where it is known.
         overrun_tokens: by how much one answer in fifty is longer than expected, or more.
+        targets: limits on its times to the first token and between tokens.
     """
 
     prompt_tokens: int
@@ -59,6 +61,7 @@ class Job:
     due_s: float = inf
     lengths: LengthDistribution | None = None
     overrun_tokens: float = 0.0
+    targets: Targets = NO_TARGETS
 
     @property
     def kv_tokens(self) -> float:

@@ -129,6 +129,7 @@ class Fleet:
                 request.priority,
                 request.due_s,
                 forecast.lengths,
+                request.targets,
             )
             self._dispatcher.arrive(arrival, now)
             self._arrived += 1

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import inf
 
 from solver.batching.priority import Priority
+from solver.batching.targets import DEFAULT_TARGETS, Targets
 from solver.errors import ProblemError
 
 
@@ -23,6 +24,7 @@ class Request:
             their hashes agree. Empty where unknown.
         priority: its head start in queues.
         deadline_s: seconds after its arrival by which it should be done; infinite: whenever.
+        wanted: its targets, where they are not its priority's.
     """
 
     id: str
@@ -32,6 +34,12 @@ class Request:
     hash_ids: tuple[int, ...] = ()
     priority: Priority = Priority.DEFAULT
     deadline_s: float = inf
+    wanted: Targets | None = None
+
+    @property
+    def targets(self) -> Targets:
+        """What its user would feel."""
+        return DEFAULT_TARGETS[self.priority] if self.wanted is None else self.wanted
 
     @property
     def due_s(self) -> float:

@@ -192,6 +192,7 @@ class Worker:
                 request.priority,
                 request.due_s,
                 lengths,
+                request.targets,
             ),
             now,
         )

@@ -29,7 +29,7 @@ from solver.batching.policies import POLICIES
 from solver.cost.model import CostModel
 from solver.packing.pipeline import first_plan
 from solver.packing.problem import Problem
-from solver.routing.dispatchers.base import Arrival, Placement, Targets
+from solver.routing.dispatchers.base import Arrival, Placement, Workers
 from solver.routing.dispatchers.makespan import Makespan
 from solver.sim.fleet import Fleet
 from solver.sim.forecast import LengthForecaster, PosteriorLengths
@@ -130,7 +130,7 @@ class Begun:
         else:
             self._rest.arrive(arrival, now)
 
-    def poll(self, now: float, workers: Targets) -> Iterator[Placement]:
+    def poll(self, now: float, workers: Workers) -> Iterator[Placement]:
         for arrival in self._begun:
             yield arrival, arrival.number
         self._begun.clear()

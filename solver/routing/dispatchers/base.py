@@ -18,6 +18,7 @@ from math import inf
 from typing import Protocol
 
 from solver.batching.priority import WEIGHT, Priority
+from solver.batching.targets import NO_TARGETS, Targets
 from solver.lengths.distribution import LengthDistribution
 from solver.routing import rolling
 from solver.routing.problem import Job
@@ -35,6 +36,7 @@ class Arrival:
     priority: Priority = Priority.DEFAULT
     due_s: float = inf
     lengths: LengthDistribution | None = None
+    targets: Targets = NO_TARGETS
 
     @cached_property
     def job(self) -> Job:
@@ -45,6 +47,7 @@ class Arrival:
             weight=WEIGHT[self.priority],
             due_s=self.due_s,
             overrun_tokens=0.0 if self.lengths is None else self.lengths.overrun,
+            targets=self.targets,
         )
 
 
@@ -69,7 +72,7 @@ class Target(rolling.Target, Protocol):
 Placement = tuple[Arrival, int]
 
 
-Targets = Sequence[Target]
+Workers = Sequence[Target]
 
 
 class Dispatcher(Protocol):
@@ -79,7 +82,7 @@ class Dispatcher(Protocol):
         """A request has come."""
         ...
 
-    def poll(self, now: float, workers: Targets) -> Iterator[Placement]:
+    def poll(self, now: float, workers: Workers) -> Iterator[Placement]:
         """Who goes where now; whoever is not named waits for a later call."""
         ...
 
@@ -88,7 +91,7 @@ class Dispatcher(Protocol):
         ...
 
 
-Choice = Callable[[Arrival, Targets], int]
+Choice = Callable[[Arrival, Workers], int]
 
 
 class Immediate:
@@ -102,7 +105,7 @@ class Immediate:
         """It will be placed at the next poll."""
         self._waiting.append(arrival)
 
-    def poll(self, now: float, workers: Targets) -> Iterator[Placement]:  # noqa: ARG002
+    def poll(self, now: float, workers: Workers) -> Iterator[Placement]:  # noqa: ARG002
         """All of them."""
         for arrival in self._waiting:
             yield arrival, self._choice(arrival, workers)

@@ -18,9 +18,9 @@ which compares shares of memory in use.
 
 from __future__ import annotations
 
-from solver.routing.dispatchers.base import Arrival, Targets
+from solver.routing.dispatchers.base import Arrival, Workers
 
 
-def least_tokens(_: Arrival, workers: Targets) -> int:
+def least_tokens(_: Arrival, workers: Workers) -> int:
     """The one with the fewest tokens in memory or waiting; of equals the first."""
     return min(range(len(workers)), key=lambda j: workers[j].tokens)

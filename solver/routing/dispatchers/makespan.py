@@ -34,7 +34,7 @@ import numpy as np
 
 from solver.arrays import FloatArray
 from solver.packing.pipeline import first_plan_or_queue
-from solver.routing.dispatchers.base import Arrival, Placement, Target, Targets
+from solver.routing.dispatchers.base import Arrival, Placement, Target, Workers
 from solver.routing.rolling import RollingHorizon
 
 
@@ -52,7 +52,7 @@ class Makespan:
         """When the open window closes by itself."""
         return self._rolling.next_deadline()
 
-    def poll(self, now: float, workers: Targets) -> Iterator[Placement]:
+    def poll(self, now: float, workers: Workers) -> Iterator[Placement]:
         """Plan, send as far as there is room, and again as long as that sends anything."""
         index = {id(worker): j for j, worker in enumerate(workers)}
         sent = True
@@ -64,7 +64,7 @@ class Makespan:
                 yield arrival, index[id(worker)]
 
 
-def _cached(arrivals: Sequence[Arrival], workers: Targets) -> FloatArray | None:
+def _cached(arrivals: Sequence[Arrival], workers: Workers) -> FloatArray | None:
     if not any(arrival.hash_ids for arrival in arrivals):
         return None
     return np.array([[w.cached_tokens(arrival) for w in workers] for arrival in arrivals])

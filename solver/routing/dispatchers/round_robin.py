@@ -18,14 +18,14 @@ Source: the usual default; vLLM production-stack (`src/vllm_router/routers/routi
 
 from __future__ import annotations
 
-from solver.routing.dispatchers.base import Arrival, Choice, Targets
+from solver.routing.dispatchers.base import Arrival, Choice, Workers
 
 
 def round_robin() -> Choice:
     """One after the other."""
     turn = -1
 
-    def choose(_: Arrival, workers: Targets) -> int:
+    def choose(_: Arrival, workers: Workers) -> int:
         nonlocal turn
         turn = (turn + 1) % len(workers)
         return turn
