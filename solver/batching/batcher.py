@@ -80,6 +80,16 @@ class Batcher:
         return len(self._table)
 
     @property
+    def decoding(self) -> int:
+        """Sequences that make a token each round."""
+        return len(self._table.decoding)
+
+    def left_tokens(self, ahead: int = 0) -> float:
+        """Expected tokens still to come of one that decodes, after `ahead` more rounds; 0: none."""
+        running = len(self._table.decoding)
+        return float(self.progress.expected_left(ahead).sum()) / running if running else 0.0
+
+    @property
     def held_slots(self) -> set[int]:
         """The slots in use, by number."""
         return self._table.held_slots

@@ -77,6 +77,12 @@ class WorkerView:
         cost: its iteration times.
         slots: sequences that it runs at once.
         in_flight: sequences that it has been given and has not finished.
+        running: of these, those that decode.
+        left_tokens: expected tokens still to come of one that decodes, on average.
+        kv_tokens: cached tokens now.
+        kv_now: cached tokens for which there is room now; infinite: no known limit.
+        room: sequences that it may be sent now.
+        free_slots: sequences that it could start at once.
         backlog_s: engine seconds at full slots that those still take.
         prefill_s: seconds of it that are prefills yet to come.
         kv_free: cached tokens still free beside what those will need; None: no known limit.
@@ -88,6 +94,12 @@ class WorkerView:
     backlog_s: float
     prefill_s: float
     kv_free: float | None
+    running: int = 0
+    left_tokens: float = 0.0
+    kv_tokens: float = 0.0
+    kv_now: float = inf
+    room: int = 0
+    free_slots: int = 0
 
 
 def sequences_a_worker(jobs: Sequence[Job], workers: int) -> int:

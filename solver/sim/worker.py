@@ -72,6 +72,7 @@ class Estimate:
     at_s: float
     backlog_s: float
     prefill_s: float
+    left_tokens: float = 0.0
 
 
 class Worker:
@@ -159,6 +160,7 @@ class Worker:
                 now,
                 self.batcher.backlog_s(rounds),
                 self.cost.beta_p_s * self.batcher.prompt_to_prefill,
+                self.batcher.left_tokens(rounds),
             )
         prefilling = self._stage is not None and self._stage.prefill
         known, limit = self._estimate, self.setting.kv_tokens
@@ -169,6 +171,12 @@ class Worker:
             backlog_s=max(0.0, known.backlog_s - (now - known.at_s)),
             prefill_s=max(0.0, known.prefill_s - (now - known.at_s if prefilling else 0.0)),
             kv_free=None if limit == inf else limit - self.tokens,
+            running=self.batcher.decoding,
+            left_tokens=known.left_tokens,
+            kv_tokens=self.batcher.kv_held,
+            kv_now=limit - self.tokens,
+            room=self.room,
+            free_slots=self.free_slots,
         )
 
     def submit(

@@ -21,7 +21,7 @@ def dispatcher(name: str, rng: random.Random, order: str = "longest") -> Dispatc
 
 
 DISPATCHERS: Mapping[str, Callable[[random.Random, str], Dispatcher]] = {
-    "makespan": lambda _, order: Makespan(order),
+    "makespan": lambda _, __: Makespan(),
     "round-robin": lambda _, __: Immediate(round_robin()),
     "random": lambda rng, _: Immediate(random_choice(rng)),
     "least-requests": lambda _, __: Immediate(least_requests),

@@ -24,9 +24,12 @@ from solver.routing import rolling
 from solver.routing.problem import Job
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Arrival:
-    """A request to be placed: its number, and what a router knows of it."""
+    """A request to be placed: its number, and what a router knows of it.
+
+    `forecast` predicts its length again, None where nothing has been learnt since.
+    """
 
     number: int
     arrival_s: float
@@ -37,6 +40,19 @@ class Arrival:
     due_s: float = inf
     lengths: LengthDistribution | None = None
     targets: Targets = NO_TARGETS
+    forecast: Callable[[], tuple[float, LengthDistribution | None] | None] = lambda: None
+
+    @property
+    def came_s(self) -> float:
+        """When it came."""
+        return self.arrival_s
+
+    def predict_again(self) -> None:
+        """With what has been learnt since the last time."""
+        found = self.forecast()
+        if found is not None:
+            self.expected_tokens, self.lengths = found
+            del self.job
 
     @cached_property
     def job(self) -> Job:

@@ -33,7 +33,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from solver.arrays import FloatArray
-from solver.packing.pipeline import first_plan_or_queue
+from solver.routing.assign import assign
 from solver.routing.dispatchers.base import Arrival, Placement, Target, Workers
 from solver.routing.rolling import RollingHorizon
 
@@ -41,8 +41,8 @@ from solver.routing.rolling import RollingHorizon
 class Makespan:
     """Ours: windows, a joint plan, late binding; see `solver.routing.rolling`."""
 
-    def __init__(self, order: str = "longest") -> None:
-        self._rolling: RollingHorizon[Arrival, Target] = RollingHorizon(order, cached=_cached)
+    def __init__(self) -> None:
+        self._rolling: RollingHorizon[Arrival, Target] = RollingHorizon(cached=_cached)
 
     def arrive(self, arrival: Arrival, now: float) -> None:
         """It joins the open window."""
@@ -58,8 +58,8 @@ class Makespan:
         sent = True
         while sent and (selection := self._rolling.select(now, workers)) is not None:
             sent = False
-            plan = first_plan_or_queue(selection.problem)[1]
-            for arrival, worker in self._rolling.bind(selection, plan.assignment):
+            plan = assign(selection.sizes, selection.load)
+            for arrival, worker in self._rolling.bind(selection, plan, now):
                 sent = True
                 yield arrival, index[id(worker)]
 
