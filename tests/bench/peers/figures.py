@@ -69,6 +69,11 @@ def makespan(run: Run) -> float:
     return max((answer.last_s for answer in completed(run)), default=nan)
 
 
+def router_ms(run: Run) -> float:
+    """Milliseconds of CPU time that the router took, a request."""
+    return 1000 * run.router_cpu_s / len(run.answers)
+
+
 def cached(run: Run) -> float:
     """Share of prompt tokens that engines found in their caches."""
     found = completed(run)
@@ -85,6 +90,7 @@ FIGURES: Mapping[str, Figure] = {
     "longest stall p95": Figure(quantile("stall_s", 95)),
     "all done": Figure(makespan),
     "found in caches": Figure(cached, percent=True, more=True),
+    "router's CPU, ms a request": Figure(router_ms),
     "machine idle": Figure(lambda run: run.idle, percent=True),
 }
 
@@ -110,6 +116,8 @@ class Spread:
 
     def against(self, other: Spread) -> str:
         """Level where the two ranges meet: repetitions do not tell them apart."""
+        if min(len(self.values), len(other.values)) == 1:
+            return "once"  # how much would be noise is not known
         if max(self.values) < min(other.values):
             return "behind" if self.figure.more else "ahead"
         if min(self.values) > max(other.values):
@@ -173,10 +181,7 @@ def _remarks(runs: Mapping[str, Sequence[Run]]) -> Iterator[str]:
     if OURS in runs and others:
         judged = (name for name, figure in FIGURES.items() if figure.judged)
         told = "; ".join(_standing(name, runs[OURS], others) for name in judged)
-        once = any(len(mine) == 1 for mine in runs.values())
         yield f"Makespan against the best other in each: {told}."
-        if once:
-            yield "Some ran but once, so what is level cannot be told from noise."
     for router, mine in runs.items():
         failed = sum(len(run.answers) - len(completed(run)) for run in mine)
         marks = sorted({mark for run in mine for mark in run.marks})
@@ -190,4 +195,5 @@ def _standing(name: str, ours: Sequence[Run], others: Mapping[str, Sequence[Run]
     rivals = {router: spread(name, mine) for router, mine in others.items()}
     best = min(rivals, key=lambda router: sign * rivals[router].typical)
     own = spread(name, ours)
-    return f"{name} {own.against(rivals[best])} ({own} against {rivals[best]}, {best})"
+    said = own.against(rivals[best])
+    return f"{name} {said}, {own} against {rivals[best]} ({best})"

@@ -11,7 +11,7 @@ import pytest
 
 from router.agent.engines.emulated.text import count_tokens
 from solver.errors import ProblemError
-from tests.bench.bench_peers import available, fits, main
+from tests.bench import bench_peers
 from tests.bench.peers import packages
 from tests.bench.peers.client import Answer
 from tests.bench.peers.figures import FIGURES, TARGETS, Spread, report
@@ -28,7 +28,7 @@ from tests.bench.peers.traffic import (
     prose,
     uncached,
 )
-from tests.readme import NONE
+from tests.readme import NONE, marks
 
 SHORT = Setting(seconds=20.0)
 each_situation = pytest.mark.parametrize("name", SITUATIONS)
@@ -144,7 +144,8 @@ def test_a_failed_request_counts_against_goodput_and_is_told() -> None:
     assert FIGURES["goodput"].value(lost) == 0.7
     text = report([whole, lost])
     assert "**Makespan**: 3 requests failed." in text
-    assert "goodput behind (70.0 % against 100.0 %, nginx)" in text
+    assert "goodput once, 70.0 % against 100.0 % (nginx)" in text
+    assert "goodput behind, 70.0 % against 100.0 % (nginx)" in report([whole, lost] * 2)
 
 
 def test_late_first_tokens_are_no_goodput() -> None:
@@ -162,6 +163,7 @@ def test_nothing_but_failures_can_be_told() -> None:
         ((1.3, 1.5), (1.0, 1.2), "behind", "ahead"),
         ((1.0, 1.3), (1.2, 1.5), "level", "level"),
         ((1.1, 1.2), (1.0, 1.5), "level", "level"),
+        ((1.1,), (1.2, 1.5), "once", "once"),
     ],
 )
 def test_level_is_what_repetitions_do_not_tell_apart(
@@ -203,11 +205,28 @@ def test_a_file_without_runs_is_refused_by_name(text: str | None, tmp_path: Path
         recorded(path)
 
 
+def test_tables_take_the_place_of_those_in_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = bench_peers.PAGE.read_text(encoding="utf-8")
+    assert [text.count(mark) for mark in marks(bench_peers.TABLES)] == [1, 1]
+    page, runs = tmp_path / "page.md", tmp_path / "runs.jsonl"
+    page.write_text(text, encoding="utf-8")
+    keep(runs, made(OURS))
+    monkeypatch.setattr(bench_peers, "PAGE", page)
+    monkeypatch.setattr("sys.argv", ["bench", "--read", str(runs), "--page"])
+    bench_peers.main()
+    first, last = marks(bench_peers.TABLES)
+    before, after = text.partition(first)[0], text.partition(last)[2]
+    tables = report(recorded(runs))
+    assert page.read_text(encoding="utf-8") == f"{before}{first}\n{tables}\n{last}{after}"
+
+
 def test_weights_have_the_ratio_of_the_speeds() -> None:
     assert shares(SITUATIONS["unequal"].speeds) == [4, 2, 2, 1]
     told = ROUTERS["nginx-weighted"]
-    assert [name for name in SITUATIONS if fits(told, name)] == ["unequal"]
-    assert all(fits(ROUTERS[OURS], name) for name in SITUATIONS)
+    assert [name for name in SITUATIONS if bench_peers.fits(told, name)] == ["unequal"]
+    assert all(bench_peers.fits(ROUTERS[OURS], name) for name in SITUATIONS)
 
 
 @pytest.fixture
@@ -225,7 +244,7 @@ def test_who_cannot_be_had_is_left_out_with_the_reason(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     names = ["nginx", "haproxy", "smg-least-load", "smg-cache-aware", OURS]
-    assert [*available(names)] == [OURS]
+    assert [*bench_peers.available(names)] == [OURS]
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == [f"left out {k}" for k in names[:-1]]
     assert "install it" in lines[0]
@@ -247,5 +266,5 @@ def test_an_unknown_name_is_refused(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["bench", *arguments])
     with pytest.raises(SystemExit):
-        main()
+        bench_peers.main()
     assert said in capsys.readouterr().err
