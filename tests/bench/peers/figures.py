@@ -40,7 +40,7 @@ class Figure:
         """The number as it is shown, without its unit."""
         if isnan(value):
             return DASH
-        return f"{100 * value:.1f}" if self.percent else f"{value:.2f}"
+        return f"{100 * value:.1f}" if self.percent else f"{value:.{2 if value >= 1 else 3}f}"
 
 
 def goodput(run: Run) -> float:
