@@ -153,9 +153,12 @@ def main() -> None:
     """Measure, and print the tables."""
     arguments = parser().parse_args()
     try:
-        tables = report(runs(arguments))
+        found = runs(arguments)
     except (RecordError, ProblemError) as error:
         raise SystemExit(str(error)) from error
+    if not found:
+        raise SystemExit("there is no run to tell of")
+    tables = report(found)
     print(tables)
     if arguments.page:
         write_page(tables)

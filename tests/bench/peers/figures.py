@@ -131,9 +131,7 @@ def spread(name: str, runs: Sequence[Run]) -> Spread:
 
 
 def report(runs: Sequence[Run]) -> str:
-    """Everything, in Markdown."""
-    if not runs:
-        return "no run to tell of"
+    """Everything about one run or more, in Markdown."""
     parts = [_heading(runs)]
     for situation in SITUATIONS:
         by_router = {

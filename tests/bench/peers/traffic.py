@@ -115,8 +115,15 @@ class Situation:
     words: str
 
     def asks(self, setting: Setting) -> list[Ask]:
-        """Its requests, in the order in which they are sent."""
-        return self.traffic(setting, self.speeds)
+        """Its requests, in the order in which they are sent.
+
+        Raises:
+            ProblemError: if there are none.
+        """
+        found = self.traffic(setting, self.speeds)
+        if not found:
+            raise ProblemError(f"seconds: nothing arrives within {setting.seconds:g}; take more")
+        return found
 
 
 def prose(tokens: int, rng: random.Random, start: str = "") -> str:

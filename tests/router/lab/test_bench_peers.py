@@ -103,6 +103,7 @@ def test_prose_has_the_tokens_that_it_should(tokens: int) -> None:
         ("load", lambda: Setting(load=float("inf"))),
         ("speed", lambda: Setting(speed=float("nan"))),
         ("seed", lambda: Setting(seed=-1)),
+        ("seconds", lambda: SITUATIONS["sessions"].asks(Setting(seconds=1e-9))),
     ],
 )
 def test_a_wrong_setting_is_named(name: str, made: Callable[[], Setting]) -> None:
