@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx
 
+from tests import http
+
 Body = dict[str, object]
 
 
@@ -56,7 +58,7 @@ async def _send(client: httpx.AsyncClient, url: str, ask: Ask) -> None:
 
 async def _send_all(url: str, asks: Sequence[Ask]) -> None:
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(limits=limits) as client:
+    async with http.AsyncClient(limits=limits) as client:
         await asyncio.gather(*(_send(client, url, ask) for ask in asks))
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import http
 from tests.e2e.test_gateway import TEXT, in_flight, post
 from tests.helpers import ROOT, Fleet, Process, scrape
 from tests.waiting import PATIENCE_S, eventually
@@ -118,7 +119,7 @@ def test_a_stream_that_breaks_ends_with_an_error_event() -> None:
     with Fleet("--agents", "1", "--speed", "5") as fleet:
         body = {**TEXT, "max_tokens": 300, "ignore_eos": True, "stream": True}
         url = fleet.url + "/v1/completions"
-        with httpx.stream("POST", url, json=body) as answer:
+        with http.stream("POST", url, json=body) as answer:
             events = answer.iter_lines()
             next(events)
             os.kill(agent_pid(fleet, 0), signal.SIGKILL)
@@ -138,7 +139,7 @@ def test_injected_faults() -> None:
         url = fleet.url + "/v1/completions"
         patient = httpx.Timeout(PATIENCE_S, read=0.5)  # but with an answer that never comes
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(url, json=TEXT, headers={"x-makespan-fault": "stall"}, timeout=patient)
+            http.post(url, json=TEXT, headers={"x-makespan-fault": "stall"}, timeout=patient)
         body = {**TEXT, "stream": True}
         broken = post(fleet, body, x_makespan_fault="crash=5")
         assert broken.text.count('"finish_reason":null') == 5
@@ -164,13 +165,13 @@ def test_faults_are_off_unless_asked_for() -> None:
 def test_no_worker_means_503_with_retry_after() -> None:
     with Process("gateway", "--port", "0", "--worker", "http://127.0.0.1:9") as gateway:
         url = gateway.wait_for(r"listening url=(\S+)")
-        answer = httpx.post(url + "/v1/completions", json=TEXT)
+        answer = http.post(url + "/v1/completions", json=TEXT)
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1
         assert answer.json()["error"]["code"] == "server_is_overloaded"
-        assert httpx.get(url + "/ready").status_code == 503
-        assert httpx.get(url + "/health").status_code == 200
-        assert httpx.get(url + "/makespan/v1/plans/latest").status_code == 404
+        assert http.get(url + "/ready").status_code == 503
+        assert http.get(url + "/health").status_code == 200
+        assert http.get(url + "/makespan/v1/plans/latest").status_code == 404
 
 
 def test_too_many_requests_get_503() -> None:
@@ -217,29 +218,29 @@ def test_a_plain_server_is_a_worker_too(plain: str, before_plain: str) -> None:
     url = before_plain + "/v1/completions"
     for stream in (False, True):
         headers = {"authorization": "Bearer k", "x-request-id": "p1", "x-odd": "1"}
-        answer = httpx.post(url, json={**PLAIN, "stream": stream}, headers=headers)
+        answer = http.post(url, json={**PLAIN, "stream": stream}, headers=headers)
         assert answer.status_code == 200
         assert answer.text.count(" w") == 20
-        seen = httpx.get(plain + "/seen").json()
+        seen = http.get(plain + "/seen").json()
         assert json.loads(seen["body"]) == {**PLAIN, "stream": stream}
         got = {name.lower(): value for name, value in seen["headers"].items()}
         assert {**headers, "content-type": "application/json"}.items() <= got.items()
-    worker = httpx.get(before_plain + "/makespan/v1/workers").json()["workers"][0]
+    worker = http.get(before_plain + "/makespan/v1/workers").json()["workers"][0]
     assert (worker["kind"], worker["models"], worker["agent"]) == ("openai", ["plain"], None)
 
 
 def test_a_plain_servers_speed_is_learnt(before_plain: str) -> None:
     long = {**PLAIN, "max_tokens": 200}  # what a request costs beside its tokens hardly counts
     for _ in range(10):
-        httpx.post(before_plain + "/v1/completions", json=long)
-    worker = httpx.get(before_plain + "/makespan/v1/workers").json()["workers"][0]
+        http.post(before_plain + "/v1/completions", json=long)
+    worker = http.get(before_plain + "/makespan/v1/workers").json()["workers"][0]
     assert 1 < worker["cost_ms"]["alpha_d_ms"] < 10  # it takes 2 ms a token, not 29
 
 
 def test_a_stream_cut_within_an_event_ends_with_a_readable_error(before_plain: str) -> None:
     body = {**PLAIN, "stream": True}
     for cut, words in (("3", 3), ("half", 5), ("silent", 5)):
-        answer = httpx.post(before_plain + "/v1/completions", json=body, headers={"x-cut": cut})
+        answer = http.post(before_plain + "/v1/completions", json=body, headers={"x-cut": cut})
         events = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
         assert json.loads(events[-1])["error"]["code"] == "worker_failed"
         assert answer.text.count('" w"') == words
@@ -247,8 +248,8 @@ def test_a_stream_cut_within_an_event_ends_with_a_readable_error(before_plain: s
 
 def test_query_and_repeated_headers_reach_the_worker(plain: str, before_plain: str) -> None:
     headers = [("x-dup", "1"), ("x-dup", "2")]
-    httpx.post(before_plain + "/v1/completions?a=b%20c", json=PLAIN, headers=headers)
-    seen = httpx.get(plain + "/seen").json()
+    http.post(before_plain + "/v1/completions?a=b%20c", json=PLAIN, headers=headers)
+    seen = http.get(plain + "/seen").json()
     assert seen["query"] == "a=b%20c"
     assert seen["dup"] == ["1", "2"]
 
@@ -261,7 +262,7 @@ def test_workers_of_one_name_are_told_apart() -> None:
             url = gateway.wait_for(r"listening url=(\S+)")
 
             def names() -> list[str]:
-                workers = httpx.get(url + "/makespan/v1/workers").json()["workers"]
+                workers = http.get(url + "/makespan/v1/workers").json()["workers"]
                 return [worker["name"] for worker in workers if worker["up"]]
 
             eventually(lambda: len(names()) == 2)
@@ -279,11 +280,11 @@ def test_one_odd_worker_does_not_disturb_the_others(plain: str) -> None:
             gateway.wait_for(r"worker is (up) worker=good")
             time.sleep(1.0)
             for _ in range(5):
-                assert httpx.post(url + "/v1/completions", json=TEXT).status_code == 200
+                assert http.post(url + "/v1/completions", json=TEXT).status_code == 200
             agent.process.send_signal(signal.SIGSTOP)
-            eventually(lambda: httpx.get(url + "/ready").status_code == 503)
+            eventually(lambda: http.get(url + "/ready").status_code == 503)
             agent.process.send_signal(signal.SIGCONT)
-            eventually(lambda: httpx.get(url + "/ready").status_code == 200)
+            eventually(lambda: http.get(url + "/ready").status_code == 200)
 
 
 def test_a_drain_that_runs_out_tells_its_clients() -> None:
@@ -308,18 +309,18 @@ def test_an_error_that_the_worker_tells_in_its_stream_is_passed_on_once(
     failed = 'makespan_requests_total{model="plain",outcome="failed"}'
     before = scrape(before_plain).values.get(failed, 0)
     headers = {"x-cut": cut, "x-request-id": cut}
-    answer = httpx.post(before_plain + "/v1/completions", json=body, headers=headers)
+    answer = http.post(before_plain + "/v1/completions", json=body, headers=headers)
     data = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
     assert sum('"error"' in line for line in data) == 1
     assert scrape(before_plain).values[failed] == before + 1
-    told = httpx.get(f"{before_plain}/makespan/v1/requests/{cut}").json()
+    told = http.get(f"{before_plain}/makespan/v1/requests/{cut}").json()
     assert (told["outcome"], told["error"]) == ("failed", "the engine is out of memory")
 
 
 def test_a_plain_servers_errors_pass_through(before_plain: str) -> None:
     for status in (400, 418, 429, 500, 503):
         url = before_plain + "/v1/completions"
-        answer = httpx.post(url, json=PLAIN, headers={"x-fail": str(status)})
+        answer = http.post(url, json=PLAIN, headers={"x-fail": str(status)})
         assert (answer.status_code, answer.json()["error"]["message"]) == (status, "as asked")
     outcomes = {name: int(value) for name, value in scrape(before_plain).values.items()}
     for outcome, count in (
@@ -334,6 +335,6 @@ def test_a_plain_servers_errors_pass_through(before_plain: str) -> None:
 
 def test_a_plain_server_sees_its_client_leave(plain: str, before_plain: str) -> None:
     body = {**PLAIN, "max_tokens": 10_000, "stream": True}
-    with httpx.stream("POST", before_plain + "/v1/completions", json=body) as answer:
+    with http.stream("POST", before_plain + "/v1/completions", json=body) as answer:
         next(answer.iter_lines())
-    eventually(lambda: httpx.get(plain + "/seen").json()["aborted"] == 1)
+    eventually(lambda: http.get(plain + "/seen").json()["aborted"] == 1)

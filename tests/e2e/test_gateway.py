@@ -12,6 +12,7 @@ import httpx
 import pytest
 from openai import NotFoundError, OpenAI
 
+from tests import http
 from tests.helpers import Fleet, asking, scrape
 from tests.waiting import PATIENCE_S, eventually
 
@@ -34,7 +35,7 @@ def post(
 ) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.post(fleet.url + path, content=content, headers=names)
+    return http.post(fleet.url + path, content=content, headers=names)
 
 
 def agents_running(fleet: Fleet) -> int:
@@ -198,7 +199,7 @@ def test_wrong_method_and_broken_http(fleet: Fleet) -> None:
 @pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/v1/models"])
 def test_head_answers_as_get_does_without_the_body(fleet: Fleet, path: str) -> None:
     for url in (fleet.url, fleet.agents[0]):
-        head, get = (httpx.request(method, url + path) for method in ("HEAD", "GET"))
+        head, get = (http.request(method, url + path) for method in ("HEAD", "GET"))
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers["content-type"] == get.headers["content-type"]
 
@@ -224,7 +225,7 @@ def test_agents_tell_of_their_model_as_the_gateway_does(fleet: Fleet) -> None:
         assert client.models.retrieve(MODEL) == client.models.list().data[0]
         with pytest.raises(NotFoundError, match="'some/other' does not exist"):
             client.models.retrieve("some/other")
-    assert httpx.get(fleet.agents[0] + "/v1/models/").json()["data"][0]["id"] == MODEL
+    assert http.get(fleet.agents[0] + "/v1/models/").json()["data"][0]["id"] == MODEL
 
 
 def test_a_body_sent_in_chunks_is_read_and_limited(fleet: Fleet) -> None:
@@ -234,7 +235,7 @@ def test_a_body_sent_in_chunks_is_read_and_limited(fleet: Fleet) -> None:
         yield b'"}'
 
     for count, status in ((3, 200), (200, 413)):
-        answer = httpx.post(fleet.url + "/v1/completions", content=chunks(count))
+        answer = http.post(fleet.url + "/v1/completions", content=chunks(count))
         assert answer.status_code == status
 
 

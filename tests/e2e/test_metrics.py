@@ -6,9 +6,9 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 
+from tests import http
 from tests.deploy.support import debian_tool
 from tests.e2e.test_gateway import TEXT, post
 from tests.helpers import Fleet, scrape
@@ -37,7 +37,7 @@ def fleet() -> Iterator[Fleet]:
 
 
 def texts(fleet: Fleet) -> list[str]:
-    return [httpx.get(url + "/metrics").text for url in (fleet.url, *fleet.agents)]
+    return [http.get(url + "/metrics").text for url in (fleet.url, *fleet.agents)]
 
 
 def test_promtool_has_nothing_to_say(fleet: Fleet) -> None:
