@@ -20,8 +20,8 @@ it and added up (`TERMS`), so that one can be traded for another and a choice be
 Seconds before the first token count (1 + `FIRST_TOKEN`) times, as they are waited with nothing to
 read. Own terms are weighed by the request's priority; what others lose is a sum over them and is
 added, never put inside a maximum, which would send whoever takes most to the slowest worker. So a
-stream is placed by its own time and what it costs its neighbours; bulk work, with a small weight and
-no targets, by its neighbours and the makespan.
+stream is placed by its own time and what it costs its neighbours; bulk work, with a small weight
+and no targets, by its neighbours and the makespan.
 
 Every term grows, or stays, with what was placed on the worker before: what makes the bound of
 `solver.routing.joint` a bound.
@@ -119,8 +119,10 @@ class Requests:
             ],
             dtype=np.float64,
         )
-        columns = rows.reshape(len(jobs), 8).T[:, :, None]
-        uncached = np.repeat(columns[0], workers, axis=1)
+        prompt, output, overrun, sequences, weight, waited, ttft, tpot = rows.reshape(
+            len(jobs), 8
+        ).T[:, :, None]
+        uncached = np.repeat(prompt, workers, axis=1)
         if cached is not None:
             uncached = np.maximum(0.0, uncached - cached)
         forbidden = None
@@ -129,10 +131,12 @@ class Requests:
                 allowed: ~np.isin(np.arange(workers), list(allowed)) for allowed in set(eligible)
             }
             forbidden = np.array([rows_of[allowed] for allowed in eligible])
-        return cls(*columns, uncached, forbidden)
+        return cls(
+            prompt, output, overrun, sequences, weight, waited, ttft, tpot, uncached, forbidden
+        )
 
     def __len__(self) -> int:
-        """n."""
+        """How many."""
         return len(self.prompt)
 
     @property
@@ -314,7 +318,9 @@ def _own(
     return wait, wait + prefill, rest
 
 
-def _long(requests: Requests, i: slice, rest: FloatArray, j: slice | int = slice(None)) -> FloatArray:
+def _long(
+    requests: Requests, i: slice, rest: FloatArray, j: slice | int = slice(None)
+) -> FloatArray:
     """Seconds of all its tokens, should there be many."""
     tokens = _column(requests.output, i, j) + _column(requests.overrun, i, j)
     return np.asarray(tokens * rest, dtype=np.float64)

@@ -240,7 +240,9 @@ class RollingHorizon(Generic[R, W]):
         found = (self._unsent.members(request) for request in requests)
         return [everybody if members is None else members for members in found]
 
-    def bind(self, selection: Selection[R, W], plan: Assignment, now: float) -> Iterator[tuple[R, W]]:
+    def bind(
+        self, selection: Selection[R, W], plan: Assignment, now: float
+    ) -> Iterator[tuple[R, W]]:
         """Who is sent where, one by one, as long as there is room; the rest stays.
 
         Each is to be carried out before the next one is asked for.
