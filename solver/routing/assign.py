@@ -3,8 +3,8 @@
 Rules:
 - in the order given, each request is planned on the worker where it costs least (`objective`),
   with all that was placed before it there;
-- whoever may still keep the target of its first token goes at once where a slot is free: it is not
-  held back for a faster worker;
+- where a slot is free and its first token would still come in time, a request goes at once: it is
+  not held back for a faster worker;
 - any other waits for a worker that has no room only if the cheapest that has room costs more by
   `DOUBT`, as costs are predictions; while it waits it counts as planned there, so that those behind
   it see the queue;
@@ -17,11 +17,20 @@ Work is O(n m) and does not depend on what waits behind the n, or runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 
 from solver.arrays import BoolArray, FloatArray
-from solver.routing.objective import TERMS, Load, Requests, ends_at_best_s, terms
+from solver.routing.objective import (
+    FIRST_TOKEN,
+    TERMS,
+    Load,
+    Requests,
+    Term,
+    ends_at_best_s,
+    terms,
+)
 
 DOUBT = 0.1
 # Queued prefill that keeps a worker busy until the next decision, and no more: a second, or on slow
@@ -72,13 +81,14 @@ def assign(requests: Requests, load: Load) -> Assignment:
     if requests.forbidden is not None:
         costs[requests.forbidden] = np.inf
     bound = float(costs.min(axis=1).sum())
-    hopeful, chosen, go = requests.hopeful, [-1] * n, [False] * n
+    chosen, go = [-1] * n, [False] * n
     for i in range(n):
         able = _open(state)
         if not able.any():
             chosen[i:] = costs[i:].argmin(axis=1).tolist()
             break
-        j, go[i] = _choose(costs[i], able, state.free > 0, hopeful=bool(hopeful[i]))
+        at_once = able & (state.free > 0) & _in_time(requests, parts[:, i], i)
+        j, go[i] = _choose(costs[i], able, at_once)
         chosen[i] = j
         state.place(requests, i, j)
         if i + 1 < n:
@@ -107,18 +117,24 @@ def _open(load: Load) -> BoolArray:
     return (load.room > 0) & (load.queued_s <= most) & (load.kv_now > 0)
 
 
-def _choose(
-    costs: FloatArray, able: BoolArray, free: BoolArray, *, hopeful: bool
-) -> tuple[int, bool]:
+def _in_time(requests: Requests, parts: FloatArray, i: int) -> BoolArray:
+    """(m,) where the first token of request i comes within its target; `parts` are its terms."""
+    blind = float(requests.weight[i, 0]) * (1.0 + FIRST_TOKEN)
+    first_s = (parts[Term.WAIT] + parts[Term.PREFILL]) / blind
+    wanted = float(requests.ttft_s[i, 0])
+    if not isfinite(wanted):
+        return np.zeros(len(first_s), dtype=np.bool_)
+    return np.asarray(requests.waited_s[i, 0] + first_s <= wanted, dtype=np.bool_)
+
+
+def _choose(costs: FloatArray, able: BoolArray, at_once: BoolArray) -> tuple[int, bool]:
     """(worker, whether it goes there now)."""
-    j = int(costs.argmin())
-    if hopeful:
-        now = able & free
-        able = now if np.isfinite(costs[now]).any() else able
-    elif able[j]:
-        return j, True
-    k = int(np.where(able, costs, np.inf).argmin())
-    allowed = bool(able[k]) and bool(np.isfinite(costs[k]))
-    if allowed and (hopeful or costs[k] <= (1.0 + DOUBT) * costs[j]):
+    now = np.where(at_once, costs, np.inf)
+    k = int(now.argmin())
+    if isfinite(now[k]):
+        return k, True
+    j, now = int(costs.argmin()), np.where(able, costs, np.inf)
+    k = int(now.argmin())
+    if isfinite(now[k]) and now[k] <= (1.0 + DOUBT) * costs[j]:
         return k, True
     return j, False

@@ -139,12 +139,6 @@ class Requests:
         """How many."""
         return len(self.prompt)
 
-    @property
-    def hopeful(self) -> BoolArray:
-        """(n,) bool: it has a target for its first token, and has not missed it yet."""
-        open_ = (self.waited_s <= self.ttft_s) & np.isfinite(self.ttft_s)
-        return np.asarray(open_[:, 0])
-
 
 @dataclass(slots=True, eq=False)
 class Load:
@@ -156,6 +150,7 @@ class Load:
         in_flight: sequences given to it and not ended; `running` of these decode.
         left: expected tokens still to come of one that runs, at least 1.
         kv: cached tokens; `kv_now` more fit now.
+        context: cached tokens of one that runs, on average: what its end sets free.
         queued_s: seconds of prefills that are still queued there.
         share: of its time that goes into prefills.
         room, free: sequences that may be sent to it, and that it could start at once.
@@ -170,6 +165,7 @@ class Load:
     left: FloatArray
     kv: FloatArray
     kv_now: FloatArray
+    context: FloatArray
     queued_s: FloatArray
     share: FloatArray
     room: FloatArray
@@ -212,6 +208,7 @@ class Load:
             np.maximum(1.0, left),
             kv,
             kv_now,
+            np.maximum(1.0, kv / np.maximum(1.0, running)),
             queued,
             np.minimum(MOST_PREFILL_SHARE, np.asarray(share, dtype=np.float64)),
             room,
@@ -310,9 +307,8 @@ def _own(
     prompt = _column(requests.prompt, i, j)
     rest = load.round_s(j, prompt)
     going = np.maximum(1.0, np.minimum(running, slots))
-    context = np.maximum(1.0, load.kv[j] / np.maximum(1.0, running))
     ends = np.maximum(0.0, load.in_flight[j] + 1.0 - slots)
-    ends = np.maximum(ends, (prompt - load.kv_now[j]) / context)
+    ends = np.maximum(ends, (prompt - load.kv_now[j]) / load.context[j])
     wait = ends * load.left[j] * rest / going
     prefill = load.queued_s[j] + cost.alpha_p_s[j] + cost.beta_p_s[j] * requests.uncached[i, j]
     return wait, wait + prefill, rest
