@@ -17,9 +17,9 @@ from solver.arrays import FloatArray
 from solver.errors import ProblemError
 from solver.lengths.predictor import worth_again
 from solver.routing.dispatchers.base import Arrival, Dispatcher
+from solver.sim.decoding import Running
 from solver.sim.forecast import Forecast, LengthForecaster
 from solver.sim.request import Request
-from solver.sim.token_gaps import Running
 from solver.sim.worker import Worker
 
 Progressed = Callable[[int], None]

@@ -12,11 +12,12 @@ from router.lab.simulation.traces import read
 from router.settings.hardware import hardware
 from router.settings.offline import Traffic
 from solver.batching.policies import POLICIES
-from solver.routing.dispatchers import dispatcher
+from solver.routing.dispatchers import dispatcher, poll_s
 from solver.sim.fleet import Fleet
 from solver.sim.forecast import length_forecaster
 from solver.sim.request import Request
 from solver.sim.schedule import ScheduleLine
+from solver.sim.stale import seen_every
 from solver.sim.worker import Worker, WorkerSetting
 from solver.sim.workload import all_at_once, poisson
 
@@ -68,4 +69,6 @@ def fleet(
     ]
     rng = random.Random(f"{traffic.seed}/dispatch")
     lengths = length_forecaster(traffic.lengths, traffic.seed)
-    return Fleet(requests, workers, dispatcher(choice.dispatch, rng, traffic.order), lengths)
+    period_s = poll_s(choice.dispatch) if traffic.stale is None else traffic.stale
+    dispatch = seen_every(period_s, dispatcher(choice.dispatch, rng, traffic.order))
+    return Fleet(requests, workers, dispatch, lengths)
