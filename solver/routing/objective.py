@@ -42,9 +42,9 @@ from solver.routing.problem import Job, WorkerView
 
 # A second without a first token counts as two: one as any other, one as it is waited blindly.
 FIRST_TOKEN = 1.0
-# That all is done holds nobody up in a stream, and everybody in a batch; a quarter is enough for
+# That all is done holds nobody up in a stream, and everybody in a batch; half is enough for
 # the batch, as the term is zero for all but the few who end last.
-MAKESPAN = 0.25
+MAKESPAN = 0.5
 # The longest prefill share that is believed: rounds of a worker that only prefills would never end.
 MOST_PREFILL_SHARE = 0.9
 
