@@ -103,12 +103,17 @@ def asking(url: str, body: object) -> Iterator[None]:
 
 
 class Process:
-    """A `makespan` process and its output, stopped at the end whatever happens."""
+    """A process, `makespan`'s unless told, and its output; stopped at the end whatever happens."""
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        program: Sequence[str] = MAKESPAN,
+    ) -> None:
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [*MAKESPAN, *arguments],
+            [*program, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

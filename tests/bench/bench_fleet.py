@@ -104,12 +104,21 @@ def traffic(case: Case, engines: Sequence[Engine]) -> list[Request]:
 
 def at_load(requests: Sequence[Request], engines: Sequence[Engine], load: float) -> list[Request]:
     """Arriving at random, at this share of what the engines can do at most."""
-    prompt = np.array([r.prompt_tokens for r in requests], dtype=np.float64)
-    output = np.array([r.output_tokens for r in requests], dtype=np.float64)
+    prompt = [request.prompt_tokens for request in requests]
+    output = [request.output_tokens for request in requests]
+    return poisson(requests, load * full_rate(engines, prompt, output), random.Random(0))
+
+
+def full_rate(engines: Sequence[Engine], prompt: Sequence[int], output: Sequence[int]) -> float:
+    """Requests a second that the engines can do at most, if they are like these; of many.
+
+    `prompt` are tokens to be prefilled, `output` tokens to be made, one each a request.
+    """
+    lengths = np.array(output, dtype=np.float64)
     # Without the longest requests' tails: seconds of engine time, spread over the fleet.
-    cut = np.minimum(output, np.percentile(output, 99))
-    busy_s = fleet_bound(engines, np.zeros(len(requests)), prompt, cut)
-    return poisson(requests, load * len(requests) / busy_s, random.Random(0))
+    cut = np.minimum(lengths, np.percentile(lengths, 99))
+    zeros = np.zeros(len(prompt))
+    return len(prompt) / fleet_bound(engines, zeros, np.array(prompt, dtype=np.float64), cut)
 
 
 def compare(cases: Sequence[Case], ours: Callable[[Case], bool], *, full: bool) -> None:
