@@ -9,7 +9,8 @@ the latter with its ``[DONE]``; ``x-pairs`` puts two words into each event and s
 usage. ``GET /seen`` returns the last request, how many sequences run, and the most that ever did:
 an answer of several choices runs as one from their end to its own, 5 ms later in a stream.
 ``x-block: SECONDS`` keeps the whole server from doing anything before it answers.
-``/echo/...`` answers with what came, ``/metrics`` with what was put there.
+``/echo/...`` answers with what came, ``/odd/...`` with what no agent says, ``/metrics`` with what
+was put there. ``GET /seen`` counts the first two, and who asked for models, too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Any
 
 from aiohttp import web
 
-LAST: dict[str, Any] = {"aborted": 0, "running": 0, "peak": 0, "answers": 0}
+COUNTS = ("aborted", "running", "peak", "answers", "models", "echoed", "odd")
+LAST: dict[str, Any] = dict.fromkeys(COUNTS, 0)
 METRICS: dict[str, bytes] = {}
 ERROR = b'data: {"error":{"message":"the engine is out of memory"}}\n\n'
 DONE = b"data: [DONE]\n\n"
@@ -101,6 +103,7 @@ async def _answer(
 
 async def echo(request: web.Request) -> web.Response:
     body = await request.read()
+    LAST["echoed"] += 1
     told = {
         "method": request.method,
         "path": request.raw_path,
@@ -121,6 +124,7 @@ async def metrics(request: web.Request) -> web.Response:
 
 async def odd_state(request: web.Request) -> web.StreamResponse:
     """State streams that no agent would send: a line without end, and a field that is null."""
+    LAST["odd"] += 1
     response = web.StreamResponse()
     await response.prepare(request)
     if request.path.startswith("/odd/big"):
@@ -132,6 +136,7 @@ async def odd_state(request: web.Request) -> web.StreamResponse:
 
 
 async def models(_: web.Request) -> web.Response:
+    LAST["models"] += 1
     return web.json_response({"object": "list", "data": [{"id": "plain", "object": "model"}]})
 
 

@@ -69,6 +69,10 @@ def test_the_printed_curl_line_works_as_pasted(fleet: Fleet) -> None:
     assert json.loads(done.stdout)["usage"]["completion_tokens"] == 32
 
 
+def test_faults_are_off_unless_asked_for(fleet: Fleet) -> None:
+    assert post(fleet, TEXT, x_makespan_fault="status=500").status_code == 200
+
+
 def test_unusable_request_ids_are_replaced(fleet: Fleet) -> None:
     answer = post(fleet, TEXT, x_request_id="a b" * 100)
     assert answer.headers["x-request-id"].startswith("req-")
