@@ -38,6 +38,7 @@ class EngineView:
             last prefill.
         waited_rounds: the same in decode rounds.
         prefill_budget: most prompt tokens in one iteration.
+        just_prefilled: the last iteration was a prefill stage: those decoding stood still in it.
         progress: where those decoding stand, and what has ended.
     """
 
@@ -51,6 +52,7 @@ class EngineView:
     waited_slot_s: float
     waited_rounds: int
     prefill_budget: float
+    just_prefilled: bool
     progress: Progress
 
     @property

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solver.batching.kv import WATERMARK
-from solver.batching.outside.release import HeldRequest, Release, Releaser
+from solver.batching.outside.held import HeldRequest, Release
+from solver.batching.outside.release import Releaser
 from solver.batching.outside.slots import REPORTS_TO_GROW, REPORTS_TO_SHRINK, SlotLimit
 from solver.batching.policies import POLICIES
 from solver.batching.priority import Priority

@@ -162,9 +162,9 @@ class Makespan(Scheduler):
         )
 
     def _blocks_tokens(self, request: Request) -> int:
-        """Its tokens as memory counts them, in whole blocks, but for the one that it makes next."""
+        """Its tokens and the one that it makes next as memory counts them, in whole blocks."""
         blocks = request.num_tokens // self.block_size + 1
-        return int(blocks * self.block_size - 1)
+        return int(blocks * self.block_size)
 
     def _decode_only(self) -> SchedulerOutput:
         """As where several engines wait for each other's prefills; see vLLM's `schedule`."""
