@@ -39,6 +39,11 @@ EXPECTED_TOKENS = b"x-makespan-expected-tokens"
 PRIORITY = b"x-makespan-priority"
 DEADLINE_MS = b"x-makespan-deadline-ms"
 TENANT = b"x-makespan-tenant"
+TTFT_MS = b"x-makespan-ttft-ms"
+TPOT_MS = b"x-makespan-tpot-ms"
+# What llm-d's clients call the same.
+SLO_TTFT_MS = b"x-slo-ttft-ms"
+SLO_TPOT_MS = b"x-slo-tpot-ms"
 # Set by gateways for agents: the request's name, how long it has waited, that it was taken back.
 ATTEMPT = b"x-makespan-attempt"
 WAITED_MS = b"x-makespan-waited-ms"

@@ -172,6 +172,7 @@ class EngineLoop:
                 answer.blocks,
                 position.priority,
                 now + position.deadline_s,
+                targets=position.targets,
             )
             self.batcher.add(sequence, now)
             ids.append(key)

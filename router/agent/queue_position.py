@@ -9,15 +9,20 @@ from router.http.asgi import Scope, header
 from router.http.request_headers import read_urgency
 from router.wire import EXPECTED_TOKENS, WAITED_MS
 from solver.batching.priority import Priority
+from solver.batching.targets import NO_TARGETS, Targets
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """A job's place in the queue: how long it has waited elsewhere, and how urgent it is."""
+    """A job's place in the queue: how long it has waited elsewhere, and how urgent it is.
+
+    Its targets, as all of it, count from when it came to the gateway; its deadline from now.
+    """
 
     waited_s: float = 0.0
     priority: Priority = Priority.DEFAULT
     deadline_s: float = inf
+    targets: Targets = NO_TARGETS
 
 
 DEFAULT_POSITION = QueuePosition()
@@ -31,7 +36,8 @@ def read_queue_position(scope: Scope) -> QueuePosition:
     """
     urgency = read_urgency(scope)
     waited_s = (_number(header(scope, WAITED_MS), 0.0) or 0.0) / 1000
-    return QueuePosition(waited_s, urgency.priority, urgency.deadline_s)
+    targets = Targets(urgency.targets.ttft_s + waited_s, urgency.targets.tpot_s)
+    return QueuePosition(waited_s, urgency.priority, urgency.deadline_s, targets)
 
 
 def read_hint(scope: Scope) -> float | None:

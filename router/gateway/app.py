@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.admission.completions import Completions
+from router.gateway.admission.shedding import Shedding
 from router.gateway.dashboard.events import Events
 from router.gateway.dashboard.frames import Frames
 from router.gateway.dashboard.page import add_page
@@ -50,6 +51,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     dispatcher.after_dispatch = Recaller(workers, connections).maybe_recall
     accounts = Accounts(metrics, settings.remember)
     forwarder = Forwarder(settings, connections)
+    shedding = Shedding(settings, workers, dispatcher)
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)
     frames = Frames(workers, watches, dispatcher, accounts, metrics, settings.worker)
@@ -65,7 +67,16 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     app.state.drain = drain.begin
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
         endpoint = Completions(
-            settings, workers, dispatcher, forwarder, accounts, metrics, drain, tracing, chat=chat
+            settings,
+            workers,
+            dispatcher,
+            shedding,
+            forwarder,
+            accounts,
+            metrics,
+            drain,
+            tracing,
+            chat=chat,
         )
         for spelling in (path, path + "/"):  # a redirect would be lost on many a client
             app.router.routes.append(Route(spelling, endpoint, methods=["POST"]))

@@ -4,6 +4,7 @@ RouterError
 ├── RequestError            the request itself is wrong: 400, 404, 405, 413
 │   └── ModelNotFoundError  nobody serves its model: 404
 ├── NoCapacityError         nobody can take it now: 503 with Retry-After
+│   └── OutOfReachError     it certainly misses a target, and is shed: 503
 ├── ExpiredError            its deadline passed before work on it began: 504
 ├── RecalledError           the gateway took it back from an agent, which says so to it: 503
 └── WorkerError             the worker that had it failed: 502
@@ -17,7 +18,7 @@ Every request ends in exactly one `Outcome`.
 from __future__ import annotations
 
 from enum import StrEnum
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 import orjson
@@ -124,6 +125,22 @@ class NoCapacityError(RouterError):
     def headers(self) -> Headers:
         """With ``Retry-After`` in whole seconds, at least 1."""
         return [*super().headers(), retry_after(self.retry_after_s)]
+
+
+# When to come back where nothing but another worker would help: new ones take a minute to start.
+OUT_OF_REACH_S = 60.0
+
+
+class OutOfReachError(NoCapacityError):
+    """The request certainly misses a target; `retry_after_s` infinite: sent anew it would, too."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message, OUT_OF_REACH_S if retry_after_s == inf else retry_after_s)
+        self.code, self._ever = "target_out_of_reach", retry_after_s != inf
+
+    def headers(self) -> Headers:
+        """OpenAI's clients try again by themselves unless they are told that it is of no use."""
+        return [*super().headers(), *([] if self._ever else [(b"x-should-retry", b"false")])]
 
 
 class ExpiredError(RouterError):

@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
 from router.http.asgi import Scope, header
 from router.http.errors import RequestError
-from router.wire import DEADLINE_MS, PRIORITY, TENANT
+from router.wire import (
+    DEADLINE_MS,
+    PRIORITY,
+    SLO_TPOT_MS,
+    SLO_TTFT_MS,
+    TENANT,
+    TPOT_MS,
+    TTFT_MS,
+)
 from solver.batching.priority import Priority
+from solver.batching.targets import NO_TARGETS, Targets
 
 LONGEST_TENANT = 128
-LONGEST_DEADLINE_MS = 7 * 86_400_000
+# No clock here tells less apart than a microsecond, and nobody waits for longer than a week.
+LEAST_TARGET_MS = 0.001
+LONGEST_MS = 7 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
 class Urgency:
-    """How urgent a request is; `deadline_s` counts from its arrival."""
+    """How urgent a request is; `deadline_s` and the first token's target count from its arrival."""
 
     priority: Priority = Priority.DEFAULT
     deadline_s: float = inf
+    targets: Targets = NO_TARGETS
 
 
-def read_urgency(scope: Scope) -> Urgency:
-    """Priority and deadline.
+def read_urgency(scope: Scope, defaults: Mapping[Priority, Targets] | None = None) -> Urgency:
+    """Priority, deadline and targets; `defaults` hold for what has no target of its own.
 
     Raises:
         RequestError: naming the header that is wrong.
     """
+    priority = _priority(header(scope, PRIORITY))
     deadline = header(scope, DEADLINE_MS)
-    return Urgency(
-        _priority(header(scope, PRIORITY)), inf if deadline is None else _seconds(deadline)
+    standard = NO_TARGETS if defaults is None else defaults[priority]
+    targets = Targets(
+        _target_s(scope, (TTFT_MS, SLO_TTFT_MS), standard.ttft_s),
+        _target_s(scope, (TPOT_MS, SLO_TPOT_MS), standard.tpot_s),
     )
+    return Urgency(priority, inf if deadline is None else _deadline_s(deadline), targets)
 
 
 def read_tenant(scope: Scope) -> str:
@@ -59,13 +76,35 @@ def _priority(value: bytes | None) -> Priority:
         raise RequestError(message, param=name) from error
 
 
-def _seconds(value: bytes) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not 0 < number <= LONGEST_DEADLINE_MS:
+def _deadline_s(value: bytes) -> float:
+    number = _number(value)
+    if not 0 < number <= LONGEST_MS:
         name = DEADLINE_MS.decode()
         message = f"The header '{name}' must be a number of milliseconds above 0, at most a week."
         raise RequestError(message, param=name)
     return number / 1000
+
+
+def _target_s(scope: Scope, names: tuple[bytes, ...], default_s: float) -> float:
+    """By the first of the headers that is there."""
+    for name in names:
+        value = header(scope, name)
+        if value is None:
+            continue
+        number = _number(value)
+        if not LEAST_TARGET_MS <= number <= LONGEST_MS:
+            raise RequestError(
+                f"The header '{name.decode()}' must be a number of milliseconds from "
+                f"{LEAST_TARGET_MS:g} to {LONGEST_MS} (a week); leave it out for the default.",
+                param=name.decode(),
+            )
+        return number / 1000
+    return default_s
+
+
+def _number(value: bytes) -> float:
+    """Of a header; 0 where it is none. Python alone would take ``1_000`` for one."""
+    try:
+        return 0.0 if b"_" in value else float(value)
+    except ValueError:
+        return 0.0

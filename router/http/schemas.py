@@ -48,7 +48,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """What is known of a request. `max_tokens` None: none was asked for."""
+    """What is known of a request. `max_tokens` None: none was asked for.
+
+    `stop_tokens`: it may stop at tokens that it names.
+    """
 
     chat: bool
     model: str
@@ -59,11 +62,18 @@ class CompletionRequest:
     include_usage: bool
     ignore_eos: bool
     stop: tuple[str, ...]
+    stop_tokens: bool = False
 
     @property
     def choices(self) -> int:
         """Answers that it wants."""
         return len(self.prompts) * self.n
+
+    @property
+    def least_tokens(self) -> int:
+        """Output tokens of one choice that it surely makes."""
+        may_stop = not self.ignore_eos or self.stop or self.stop_tokens
+        return 1 if may_stop or self.max_tokens is None else self.max_tokens
 
     def output_limit(self, context_left: int) -> int:
         """Most output tokens of one choice, if `context_left` remain after the prompt."""
@@ -116,6 +126,7 @@ def read(data: dict[str, Any], *, chat: bool) -> CompletionRequest:
         include_usage=bool(options and _boolean(options, "include_usage", "stream_options.")),
         ignore_eos=_boolean(data, "ignore_eos"),
         stop=_stop(data),
+        stop_tokens=bool(data.get("stop_token_ids")),
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from typing import Generic, TypeVar
 
 from prometheus_client import (
@@ -111,6 +112,13 @@ class GatewayMetrics(_Metrics):
         buckets=SHORT,
         labels=("model",),
     )
+    slo_requests = counter(
+        "makespan_slo_requests",
+        "Requests with targets by whether they kept them: that for the first token (ttft), for the "
+        "time between tokens (tpot), and both. Failed, expired and refused ones have missed them; "
+        "of answers that are not streamed only both can be told.",
+        labels=("target", "met"),
+    )
     queue = histogram(
         "makespan_queue_seconds",
         "From a request's arrival until it was sent to a worker, or ended without.",
@@ -187,6 +195,8 @@ class GatewayMetrics(_Metrics):
         super().__init__()
         for method in Method:
             self.plan_duration.labels(method.value)
+        for target, met in product(("ttft", "tpot", "both"), ("true", "false")):
+            self.slo_requests.labels(target, met)
 
     def outcomes(self) -> dict[str, int]:
         """Requests that have ended, by outcome, over all models."""
@@ -195,6 +205,15 @@ class GatewayMetrics(_Metrics):
             outcome = sample.labels["outcome"]
             counts[outcome] = counts.get(outcome, 0) + int(sample.value)
         return counts
+
+    def kept_both(self) -> tuple[int, int]:
+        """Requests that have kept both of their targets, and those that have not."""
+        found = {
+            sample.labels["met"]: int(sample.value)
+            for sample in _samples(self.slo_requests)
+            if sample.labels["target"] == "both"
+        }
+        return found["true"], found["false"]
 
 
 class AgentMetrics(_Metrics):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -11,6 +12,9 @@ from pydantic import (
 from router.settings.base import FleetOf, Port
 from router.settings.hardware import Cost
 from router.settings.live import Live, Served
+from router.settings.targets import TargetsText, read_targets, write_targets
+from solver.batching.priority import Priority
+from solver.batching.targets import DEFAULT_TARGETS, Targets
 
 
 class GatewayTuning(Live):
@@ -40,6 +44,33 @@ class GatewayTuning(Live):
         description="Seconds without a byte from a worker before it has failed.",
     )
     remember: int = Field(10_000, ge=0, description="Finished requests whose explanation is kept.")
+    targets_interactive: TargetsText = Field(
+        write_targets(DEFAULT_TARGETS[Priority.INTERACTIVE]),
+        description="Limits on the time to the first token and between tokens that interactive "
+        "requests are to keep unless their headers say otherwise: ttft=2s,tpot=100ms, one of both, "
+        "or none.",
+    )
+    targets_default: TargetsText = Field(
+        write_targets(DEFAULT_TARGETS[Priority.DEFAULT]),
+        description="The same for requests of the default priority, which is that of all that name "
+        "none.",
+    )
+    targets_bulk: TargetsText = Field(
+        write_targets(DEFAULT_TARGETS[Priority.BULK]), description="The same for bulk requests."
+    )
+    admission: Literal["queue", "shed"] = Field(
+        "queue",
+        description="What becomes of a request that certainly misses a target: it is served late "
+        "(queue), or refused at once with 503 and Retry-After (shed).",
+    )
+
+    def targets(self) -> Mapping[Priority, Targets]:
+        """What requests are to keep unless they say otherwise, by priority."""
+        return {
+            Priority.INTERACTIVE: read_targets(self.targets_interactive),
+            Priority.DEFAULT: read_targets(self.targets_default),
+            Priority.BULK: read_targets(self.targets_bulk),
+        }
 
 
 class GatewaySettings(GatewayTuning, Served):

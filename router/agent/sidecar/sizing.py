@@ -86,4 +86,5 @@ class RequestSizer:
             now - position.waited_s,
             priority=position.priority,
             due_s=now + position.deadline_s,
+            targets=position.targets,
         )

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 
+from router.gateway.accounting.slo import Felt, Timing, kept
 from router.gateway.accounting.tenants import Tenants
 from router.gateway.explanations.request_log import RequestLog
 from router.gateway.explanations.request_record import RequestRecord
@@ -44,16 +45,6 @@ class Size:
 
     job: Job
     least_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds on the monotonic clock; None for what never happened."""
-
-    received: float
-    sent: float | None
-    first_byte: float | None
-    ended: float
 
 
 class Accounts:
@@ -103,6 +94,7 @@ class Accounts:
             time.monotonic() + urgency.deadline_s,
             known,
             0.0 if known is None else known.overrun,
+            urgency.targets,
         )
         return Size(job, certain + (request.max_tokens or 1))
 
@@ -143,7 +135,9 @@ class Accounts:
 
     def end(self, record: RequestRecord, outcome: Outcome, timing: Timing) -> None:
         """A request has ended, one way or the other: the one place that counts it."""
-        record.ended_s = time.time()
+        felt = Felt.of(timing, record.output_tokens, record.choices)
+        record.ended_s, record.ttft_s, record.tpot_s = time.time(), felt.ttft_s, felt.tpot_s
+        record.kept = kept(record.targets, outcome, felt)
         self.log.end(record)
         self.tenants.end(record, outcome)
         metrics, model = self._metrics, record.model
@@ -152,14 +146,14 @@ class Accounts:
         metrics.queue.labels(outcome.value).observe(until - timing.received)
         if timing.sent is not None and timing.first_byte is not None:
             metrics.overhead.observe(timing.sent - timing.received)
+        for target, met in record.kept.items():
+            metrics.slo_requests.labels(target, str(met).lower()).inc()
         if outcome is Outcome.COMPLETED:
-            metrics.request_duration.labels(model).observe(timing.ended - timing.received)
-            if record.stream and timing.first_byte is not None:
-                first = timing.first_byte
-                metrics.time_to_first_token.labels(model).observe(first - timing.received)
-                if record.output_tokens and record.output_tokens > 1:
-                    per_token = (timing.ended - first) / (record.output_tokens - 1)
-                    metrics.time_per_output_token.labels(model).observe(per_token)
+            metrics.request_duration.labels(model).observe(felt.all_s)
+            if felt.ttft_s is not None:
+                metrics.time_to_first_token.labels(model).observe(felt.ttft_s)
+                if felt.tpot_s:
+                    metrics.time_per_output_token.labels(model).observe(felt.tpot_s)
         level = _LEVELS.get(outcome, logging.DEBUG)
         if log.isEnabledFor(level):
             log.log(level, "request ended", extra=record.summary())

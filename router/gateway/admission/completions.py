@@ -13,7 +13,9 @@ from collections.abc import Callable
 from math import inf
 
 from router.gateway.accounting.accounts import Accounts
+from router.gateway.accounting.slo import Felt
 from router.gateway.admission.headers import for_worker, read_hint, request_id
+from router.gateway.admission.shedding import Shedding
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.prefixes import blocks_of
 from router.gateway.fleet.stalls import WorkerStalled
@@ -67,6 +69,7 @@ class Completions:
         tuning: GatewayTuning,
         workers: Workers,
         dispatcher: Dispatcher,
+        shedding: Shedding,
         forwarder: Forwarder,
         accounts: Accounts,
         metrics: GatewayMetrics,
@@ -76,6 +79,7 @@ class Completions:
         chat: bool,
     ) -> None:
         self._tuning, self._workers, self._dispatcher = tuning, workers, dispatcher
+        self._shedding, self._targets = shedding, tuning.targets()
         self._forwarder, self._accounts, self._chat = forwarder, accounts, chat
         self._path = "/v1/chat/completions" if chat else "/v1/completions"
         self._metrics, self._drain, self._tracing = metrics, drain, tracing
@@ -108,6 +112,8 @@ class Completions:
                 self._tracing.end(trace, request_span(exchange, outcome))
 
     async def _serve(self, scope: Scope, receive: Receive, exchange: Exchange) -> Outcome:
+        urgency = read_urgency(scope, self._targets)
+        exchange.record.targets = urgency.targets  # who is refused has missed them
         if self._drain.begun or self._accounts.running > self._tuning.max_requests:
             why = "is shutting down" if self._drain.begun else "has too many requests"
             wait_s = self._dispatcher.retry_after_s()
@@ -117,7 +123,7 @@ class Completions:
         exchange.request = parse(exchange.body, chat=self._chat)
         hint = read_hint(header(scope, EXPECTED_TOKENS))
         exchange.record.tenant = read_tenant(scope)
-        ticket = self._ticket(exchange, exchange.request, hint, read_urgency(scope))
+        ticket = self._ticket(exchange, exchange.request, hint, urgency)
         async with DisconnectWatch(receive):
             return await self._try_workers(exchange, ticket)
 
@@ -135,7 +141,7 @@ class Completions:
         """
         record = exchange.record
         context = self._context(request.model)
-        record.model, record.stream = request.model, request.stream
+        record.model, record.stream, record.choices = request.model, request.stream, request.choices
         record.priority = urgency.priority.value
         record.deadline_s = None if urgency.deadline_s == inf else urgency.deadline_s
         size = self._accounts.size(request, context, hint, urgency, record.tenant)
@@ -174,11 +180,12 @@ class Completions:
 
     async def _try_workers(self, exchange: Exchange, ticket: Ticket) -> Outcome:
         """One worker after another, until one begins to answer."""
+        assert exchange.request is not None
         failure: RouterError | None = None
         tries_left = self._tuning.retries
         while tries_left >= 0:
             try:
-                placement = await self._dispatcher.place(ticket)
+                placement = await self._shedding.place(ticket, exchange.request)
             except NoCapacityError as error:
                 raise failure or error from failure
             worker = self._begin(exchange, ticket, placement)
@@ -198,6 +205,7 @@ class Completions:
                     return outcome
                 failure = WorkerUnreachable("The worker refused the request.")
             finally:
+                self._shedding.left(ticket, worker)
                 self._dispatcher.release(ticket, worker)
             tries_left -= 1
             ticket.excluded.add(worker)
@@ -265,6 +273,9 @@ class Completions:
             if reply.status == 200:
                 self._accounts.learn(exchange.request, exchange.record, usage)
                 self._learn(worker, exchange, occupancy)
+                record = exchange.record
+                felt = Felt.of(exchange.timing(), record.output_tokens, record.choices)
+                self._shedding.saw(worker, felt)
             return outcome_of_status(reply.status)
         finally:
             reply.close()

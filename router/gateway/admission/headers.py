@@ -16,6 +16,8 @@ from router.wire import (
     EXPECTED_TOKENS,
     PRIORITY,
     REQUEST_ID,
+    TPOT_MS,
+    TTFT_MS,
     WAITED_MS,
 )
 from solver.batching.priority import Priority
@@ -24,20 +26,30 @@ _GOOD_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 def for_worker(ticket: Ticket) -> dict[str, str]:
-    """What a worker is told beside the client's own headers."""
+    """What a worker is told beside the client's own headers: of limits, what is left of them."""
     ticket.new_attempt()
+    now, targets = time.monotonic(), ticket.job.targets
     extra = {
         REQUEST_ID: ticket.request_id,
         EXPECTED_TOKENS: f"{ticket.expected_tokens:.1f}",
         ATTEMPT: ticket.attempt,
-        WAITED_MS: f"{(time.monotonic() - ticket.arrival_s) * 1000:.1f}",
+        WAITED_MS: f"{(now - ticket.arrival_s) * 1000:.1f}",
         b"content-type": "application/json",
     }
     if ticket.priority is not Priority.DEFAULT:
         extra[PRIORITY] = ticket.priority.value
     if ticket.due_s != inf:
-        extra[DEADLINE_MS] = f"{max(1.0, (ticket.due_s - time.monotonic()) * 1000):.1f}"
+        extra[DEADLINE_MS] = _left_ms(ticket.due_s - now)
+    if targets.ttft_s != inf:
+        extra[TTFT_MS] = _left_ms(ticket.arrival_s + targets.ttft_s - now)
+    if targets.tpot_s != inf:
+        extra[TPOT_MS] = f"{targets.tpot_s * 1000:g}"
     return {name.decode(): value for name, value in extra.items()}
+
+
+def _left_ms(seconds: float) -> str:
+    """At least a millisecond: what has passed is still told."""
+    return f"{max(1.0, seconds * 1000):.1f}"
 
 
 def request_id(scope: Scope) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from router.gateway.explanations.choice import Choice
 from solver.batching.priority import Priority
+from solver.batching.targets import NO_TARGETS, Targets
 
 
 @dataclass(eq=False, slots=True)
@@ -14,7 +17,9 @@ class RequestRecord:
     """One request as the gateway saw it. Times are seconds since the epoch.
 
     `choice` is that of the plan that sent it last, after `planned` plans; `recalled` counts how
-    often it was taken back from a worker's queue; `deadline_s` counts from its arrival.
+    often it was taken back from a worker's queue; `deadline_s` counts from its arrival. `ttft_s`
+    and `tpot_s` are what its user felt of its stream, and `kept` tells which of its `targets` it
+    has kept, as far as that can be told (`router.gateway.accounting.slo`).
     """
 
     id: str
@@ -34,6 +39,11 @@ class RequestRecord:
     deadline_s: float | None = None
     planned: int = 0
     recalled: int = 0
+    targets: Targets = NO_TARGETS
+    kept: Mapping[str, bool] = field(default_factory=dict)
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    choices: int = 1
     choice: Choice | None = None
     sent_s: float | None = None
     first_token_s: float | None = None
@@ -77,6 +87,7 @@ class RequestRecord:
             "tenant": self.tenant,
             "priority": self.priority,
             "deadline_s": self.deadline_s,
+            "slo": self._slo(),
             "planned": self.planned,
             "recalled": self.recalled,
             "prompt_tokens": self.prompt_tokens,
@@ -92,3 +103,18 @@ class RequestRecord:
             },
             "choice": self.choice.to_json(self.ended_s) if self.choice else None,
         }
+
+    def _slo(self) -> dict[str, Any]:
+        """Its targets, what its user felt, and whether it has kept each, and both of them."""
+        rows = (
+            ("ttft", self.targets.ttft_s, self.ttft_s),
+            ("tpot", self.targets.tpot_s, self.tpot_s),
+        )
+        return {
+            name: {
+                "target_s": None if target_s == inf else target_s,
+                "actual_s": actual_s,
+                "met": self.kept.get(name),
+            }
+            for name, target_s, actual_s in rows
+        } | {"both": {"met": self.kept.get("both")}}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from router.gateway.accounting.accounts import Timing
+from router.gateway.accounting.slo import Timing
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.forwarding.attempt import Attempt
 from router.http.asgi import Send, respond_error
@@ -27,8 +27,8 @@ class Exchange:
 
     Attributes:
         target: path and query string, for the worker as they came.
-        received, sent, first_byte: seconds on the monotonic clock; when it had come, when a worker
-            was asked, when the response began.
+        received, sent, first_byte, first_token: seconds on the monotonic clock; when it had come,
+            when a worker was asked, when the response began, when a stream's first data came.
         streaming: server-sent events are coming, so that an error can be one more of them.
         failed: the worker itself has told the client, in its stream, that the request has failed.
         trace_context: its place in a trace, if it has one; `attempts` and `response_info` are noted
@@ -45,6 +45,7 @@ class Exchange:
     request: CompletionRequest | None = None
     sent: float | None = None
     first_byte: float | None = None
+    first_token: float | None = None
     streaming: bool = False
     failed: bool = False
     chat: bool = False
@@ -76,7 +77,8 @@ class Exchange:
 
     def timing(self) -> Timing:
         """What is timed of it, up to now."""
-        return Timing(self.received, self.sent, self.first_byte, time.monotonic())
+        now = time.monotonic()
+        return Timing(self.received, self.sent, self.first_byte, self.first_token, now)
 
     async def relay(
         self, reply: Reply, worker: str, progress: Callable[[int], None]
@@ -91,7 +93,10 @@ class Exchange:
         async for chunk in reply.chunks():
             if self.first_byte is None:
                 await self._start(reply, worker)
-            progress(meter.feed(chunk))
+            events = meter.feed(chunk)
+            if events and self.first_token is None:
+                self.first_token, self.record.first_token_s = time.monotonic(), time.time()
+            progress(events)
             await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
         if self.first_byte is None:
             await self._start(reply, worker)

@@ -20,12 +20,23 @@ from router.wire import (
     EXPECTED_TOKENS,
     PRIORITY,
     REQUEST_ID,
+    TPOT_MS,
+    TTFT_MS,
     WAITED_MS,
 )
 
 log = logging.getLogger(__name__)
 
-_SET_ANEW = {REQUEST_ID, EXPECTED_TOKENS, ATTEMPT, WAITED_MS, PRIORITY, DEADLINE_MS}
+_SET_ANEW = {
+    REQUEST_ID,
+    EXPECTED_TOKENS,
+    ATTEMPT,
+    WAITED_MS,
+    PRIORITY,
+    DEADLINE_MS,
+    TTFT_MS,
+    TPOT_MS,
+}
 _NOT_SENT = HOP_BY_HOP | _SET_ANEW | {b"accept-encoding", b"content-type"}
 
 

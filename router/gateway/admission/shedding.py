@@ -1,0 +1,168 @@
+"""Refuses what certainly misses its targets, where the settings say so; a plan places the rest.
+
+What is certain is `solver.routing.shed`'s; here is what it is told of the workers, and the clock. A
+request is looked at when it comes, and once more when the first token's target would pass out of
+reach: whoever still waits then goes, and leaves the room to those who can keep theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from math import inf
+from weakref import WeakKeyDictionary
+
+from router.gateway.accounting.slo import Felt
+from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import Workers
+from router.gateway.planning.dispatcher import Dispatcher
+from router.gateway.planning.ticket import Placement, Ticket
+from router.http.errors import OutOfReachError
+from router.http.schemas import CompletionRequest
+from router.settings.gateway import GatewayTuning
+from router.wire import TPOT_MS, TTFT_MS
+from solver.batching.targets import NO_TARGETS, Targets
+from solver.routing.shed import (
+    NOTHING_SEEN,
+    UNKNOWN,
+    Floor,
+    Held,
+    Miss,
+    Seen,
+    find_miss,
+    last_call_s,
+)
+
+# Between two looks at a request that waits: nothing is gained by looking more often.
+LOOK_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """A request that wants to be placed, and its targets as far as they can be missed."""
+
+    ticket: Ticket
+    targets: Targets
+    prompt_tokens: int
+
+    @classmethod
+    def of(cls, ticket: Ticket, request: CompletionRequest) -> _Ask:
+        """An answer of one token has no time between tokens; a text's tokens are only estimated."""
+        targets = ticket.job.targets
+        if request.max_tokens == 1:
+            targets = Targets(targets.ttft_s)
+        return cls(ticket, targets, min(prompt.token_ids or 1 for prompt in request.prompts))
+
+
+class Shedding:
+    """Places requests, or says that they come too late; see the module."""
+
+    def __init__(self, tuning: GatewayTuning, workers: Workers, dispatcher: Dispatcher) -> None:
+        self._on = tuning.admission == "shed"
+        self._workers, self._dispatcher = workers, dispatcher
+        self._seen: WeakKeyDictionary[Worker, Seen] = WeakKeyDictionary()
+        # By worker, streams of one choice that surely last: when they were sent, and their tokens.
+        self._lasting: WeakKeyDictionary[Worker, dict[Ticket, tuple[float, int]]] = (
+            WeakKeyDictionary()
+        )
+
+    async def place(self, ticket: Ticket, request: CompletionRequest) -> Placement:
+        """As the dispatcher does.
+
+        Raises:
+            OutOfReachError: as soon as the request certainly misses a target.
+        """
+        if not self._on:
+            return await self._dispatcher.place(ticket)
+        ask = _Ask.of(ticket, request)
+        if ask.targets == NO_TARGETS:
+            placement = await self._dispatcher.place(ticket)
+        else:
+            placement = await self._place_in_time(ask)
+        if request.stream and request.choices == 1 and request.least_tokens > 1:
+            sent = (time.monotonic(), request.least_tokens)
+            self._lasting.setdefault(placement.worker, {})[ticket] = sent
+        return placement
+
+    def left(self, ticket: Ticket, worker: Worker) -> None:
+        """A request has left its worker, however it ended."""
+        self._lasting.get(worker, {}).pop(ticket, None)
+
+    def saw(self, worker: Worker, felt: Felt) -> None:
+        """A worker has answered a request: what it can do, it may do again."""
+        if self._on and felt.ttft_s is not None:
+            best, tpot_s = self._seen.get(worker, NOTHING_SEEN), felt.tpot_s or inf
+            self._seen[worker] = Seen(min(best.ttft_s, felt.ttft_s), min(best.tpot_s, tpot_s))
+
+    async def _place_in_time(self, ask: _Ask) -> Placement:
+        miss = self._miss(ask)
+        if miss is not None:
+            raise self._error(ask, miss)
+        loop = asyncio.get_running_loop()
+        alarm: asyncio.TimerHandle | None = None
+
+        def look() -> None:
+            nonlocal miss, alarm
+            miss = self._miss(ask)
+            if miss is not None:
+                limit.reschedule(loop.time())
+            else:
+                alarm = loop.call_later(self._next_look_s(ask), look)
+
+        try:
+            async with asyncio.timeout(None) as limit:
+                if ask.targets.ttft_s != inf:
+                    alarm = loop.call_later(self._next_look_s(ask), look)
+                return await self._dispatcher.place(ask.ticket)
+        except TimeoutError as error:
+            if miss is None:
+                raise
+            raise self._error(ask, miss) from error
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+
+    def _miss(self, ask: _Ask) -> Miss | None:
+        return find_miss(ask.targets, time.monotonic() - ask.ticket.arrival_s, self._floors(ask))
+
+    def _next_look_s(self, ask: _Ask) -> float:
+        waited_s = time.monotonic() - ask.ticket.arrival_s
+        return max(LOOK_S, last_call_s(ask.targets, self._floors(ask)) - waited_s)
+
+    def _floors(self, ask: _Ask) -> list[Floor]:
+        able = (w for w in self._workers.available() if ask.ticket.is_eligible_for(w))
+        return [self._floor(worker, ask.prompt_tokens) for worker in able]
+
+    def _floor(self, worker: Worker, prompt_tokens: int) -> Floor:
+        """Nothing is certain of a cost model that is assumed, or has not met its engine yet."""
+        state, seen = worker.state, self._seen.get(worker)
+        if state is None or (seen is None and state.engine != "emulated"):
+            return UNKNOWN
+        computed = 1 if worker.has_prefix_cache else prompt_tokens
+        return Floor.of(
+            worker.cost, worker.slots, computed, self._held(worker), seen or NOTHING_SEEN
+        )
+
+    def _held(self, worker: Worker) -> list[Held]:
+        """Those of whom a token has been seen; others might still be overtaken in its queue."""
+        lasting = self._lasting.get(worker, {})
+        if len(lasting) < worker.slots:
+            return []
+        now, unbegun = time.monotonic(), set(worker.load.not_begun())
+        return [
+            Held(tokens, now - sent_s)
+            for ticket, (sent_s, tokens) in lasting.items()
+            if ticket not in unbegun
+        ]
+
+    def _error(self, ask: _Ask, miss: Miss) -> OutOfReachError:
+        targets, best = ask.targets, f"{miss.best_s * 1000:.0f} ms would be the least."
+        if miss.target == "tpot":
+            why = f"No worker makes a token every {targets.tpot_s * 1000:g} ms; {best}"
+            header = TPOT_MS
+        else:
+            why = f"No first token can come within {targets.ttft_s * 1000:g} ms any more; {best}"
+            header = TTFT_MS
+        why += f" The header '{header.decode()}' sets another target than the default."
+        return OutOfReachError(why, max(miss.again_s, self._dispatcher.retry_after_s()))

@@ -1,0 +1,67 @@
+"""Targets reach the sequences that policies decide over, inside an engine and before one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from math import inf
+
+import pytest
+
+from router.agent.engines.emulated.engine import EmulatedEngine
+from router.agent.loop import EngineLoop, EngineRequest
+from router.agent.queue_position import QueuePosition, read_queue_position
+from router.agent.sidecar.sizing import RequestSizer
+from router.http.asgi import Scope
+from router.http.schemas import parse
+from router.observe.metrics import AgentMetrics
+from solver.batching.batcher import Batcher
+from solver.batching.policies import POLICIES
+from solver.batching.queue import SortedQueue
+from solver.batching.sequence import Sequence
+from solver.batching.targets import NO_TARGETS, Targets
+from solver.cost.profiles import PROFILES
+
+COST = PROFILES["llama-65b-ascend"].cost
+NOW = 100.0
+BODY = json.dumps({"model": "m", "prompt": "a", "max_tokens": 8}).encode()
+
+
+def inside(position: QueuePosition) -> Sequence:
+    """As the loop of an engine in this process queues it."""
+    waiting = SortedQueue(lambda sequence: sequence.arrival_s)
+    batcher = Batcher(4, inf, COST, POLICIES["adaptive"](), NOW, waiting=waiting)
+    engine = EmulatedEngine(COST, {}, 0)
+    answers = engine.answers(parse(BODY, chat=False), {}, lambda _: 8)
+    loop = EngineLoop(batcher, engine, AgentMetrics())
+    loop.submit(EngineRequest(answers, 1), None, NOW, position)
+    (sequence,) = waiting.head([0], batcher.progress.remaining)
+    return sequence
+
+
+def before(position: QueuePosition) -> Sequence:
+    """As a sidecar holds it."""
+    held, _ = RequestSizer().size(
+        BODY, chat=False, hint=None, position=position, now=NOW, most=2048
+    )
+    return held.sequences[0]
+
+
+@pytest.mark.parametrize("queue", [inside, before])
+@pytest.mark.parametrize(
+    ("headers", "targets"),
+    [
+        ({}, NO_TARGETS),
+        ({"x-makespan-tpot-ms": "50"}, Targets(tpot_s=0.05)),
+        ({"x-makespan-ttft-ms": "1500", "x-makespan-waited-ms": "500"}, Targets(ttft_s=2.0)),
+        ({"x-slo-ttft-ms": "1500", "x-slo-tpot-ms": "50"}, Targets(1.5, 0.05)),
+    ],
+)
+def test_targets_count_from_when_the_request_came_to_its_gateway(
+    queue: Callable[[QueuePosition], Sequence], headers: dict[str, str], targets: Targets
+) -> None:
+    scope: Scope = {"headers": [(k.encode(), v.encode()) for k, v in headers.items()]}
+    sequence = queue(read_queue_position(scope))
+    assert sequence.targets == targets
+    waited_s = float(headers.get("x-makespan-waited-ms", 0)) / 1000
+    assert sequence.arrival_s == NOW - waited_s

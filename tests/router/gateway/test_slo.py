@@ -1,0 +1,117 @@
+"""Which targets a request has kept, by how it ended and what its user felt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.gateway.accounting.accounts import Accounts
+from router.gateway.accounting.slo import Felt, Timing, kept
+from router.gateway.explanations.request_record import RequestRecord
+from router.http.errors import Outcome
+from router.observe.metrics import GatewayMetrics
+from solver.batching.targets import NO_TARGETS, Targets
+
+BOTH = Targets(2.0, 0.1)
+STREAM = Felt(ttft_s=1.0, tpot_s=0.05, all_s=6.0, tokens=101)
+WHOLE = Felt(ttft_s=None, tpot_s=None, all_s=11.9, tokens=101)
+MISSED_BOTH = {"ttft": False, "tpot": False, "both": False}
+
+
+@pytest.mark.parametrize(
+    ("targets", "felt", "found"),
+    [
+        (BOTH, STREAM, {"ttft": True, "tpot": True, "both": True}),
+        (BOTH, replace(STREAM, ttft_s=2.0, tpot_s=0.1), {"ttft": True, "tpot": True, "both": True}),
+        (BOTH, replace(STREAM, ttft_s=2.1), {"ttft": False, "tpot": True, "both": False}),
+        (BOTH, replace(STREAM, tpot_s=0.11), {"ttft": True, "tpot": False, "both": False}),
+        (BOTH, replace(STREAM, ttft_s=9.0, tpot_s=1.0), MISSED_BOTH),
+        (BOTH, replace(STREAM, tpot_s=None, tokens=None), {"ttft": True}),
+        (Targets(ttft_s=2.0), replace(STREAM, tpot_s=9.0), {"ttft": True, "both": True}),
+        (Targets(tpot_s=0.1), replace(STREAM, ttft_s=9.0), {"tpot": True, "both": True}),
+        (NO_TARGETS, STREAM, {}),
+        (BOTH, WHOLE, {"both": True}),
+        (BOTH, replace(WHOLE, all_s=12.1), {"both": False}),
+        (BOTH, replace(WHOLE, all_s=2.1, tokens=1), {"both": False}),
+        (BOTH, replace(WHOLE, tokens=None), {}),
+        (Targets(ttft_s=2.0), WHOLE, {}),
+        (Targets(tpot_s=0.1), WHOLE, {}),
+    ],
+)
+def test_what_was_completed_is_measured(
+    targets: Targets, felt: Felt, found: dict[str, bool]
+) -> None:
+    assert kept(targets, Outcome.COMPLETED, felt) == found
+
+
+@pytest.mark.parametrize("outcome", set(Outcome) - {Outcome.COMPLETED})
+def test_whoever_was_not_served_has_missed_all_or_does_not_count(outcome: Outcome) -> None:
+    late, early = replace(WHOLE, all_s=2.1), replace(WHOLE, all_s=1.9)
+    missed = {Outcome.FAILED, Outcome.EXPIRED, Outcome.REJECTED_NO_CAPACITY}
+    if outcome in missed:
+        assert kept(BOTH, outcome, STREAM) == kept(BOTH, outcome, early) == MISSED_BOTH
+        assert kept(Targets(ttft_s=2.0), outcome, STREAM) == {"ttft": False, "both": False}
+    elif outcome is Outcome.CANCELLED:
+        assert kept(BOTH, outcome, late) == {"ttft": False, "both": False}
+        assert kept(BOTH, outcome, early) == kept(BOTH, outcome, STREAM) == {}
+        assert kept(Targets(tpot_s=0.1), outcome, late) == {}
+    else:
+        assert kept(BOTH, outcome, STREAM) == {}
+    assert kept(NO_TARGETS, outcome, late) == {}
+
+
+@given(
+    st.floats(0.001, 10),
+    st.floats(0.001, 1),
+    st.integers(1, 500),
+    st.floats(0, 20),
+    st.floats(0, 1),
+)
+def test_in_one_piece_nobody_is_judged_harder_than_in_a_stream(
+    ttft_s: float, tpot_s: float, tokens: int, first_s: float, each_s: float
+) -> None:
+    """Who keeps both as a stream keeps them as a whole answer that comes by its end."""
+    targets, ended = Targets(ttft_s, tpot_s), first_s + each_s * (tokens - 1)
+    times = Timing(0.0, 0.0, first_s, first_s, ended)
+    streamed = kept(targets, Outcome.COMPLETED, Felt.of(times, tokens, 1))
+    whole = kept(targets, Outcome.COMPLETED, Felt.of(replace(times, first_token=None), tokens, 1))
+    assert (
+        whole["both"]
+        or not streamed["both"]
+        or ended == pytest.approx(ttft_s + tpot_s * (tokens - 1))
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "choices", "tpot_s"),
+    [(101, 1, 0.05), (202, 2, 0.05), (1, 1, 0.0), (3, 3, 0.0), (0, 1, 0.0), (None, 1, None)],
+)
+def test_choices_run_side_by_side(tokens: int | None, choices: int, tpot_s: float | None) -> None:
+    felt = Felt.of(Timing(10.0, 10.1, 10.9, 11.0, 16.0), tokens, choices)
+    assert (felt.ttft_s, felt.all_s) == (1.0, 6.0)
+    assert felt.tpot_s == (None if tpot_s is None else pytest.approx(tpot_s))
+
+
+def test_each_request_is_counted_once_and_remembers_what_it_kept() -> None:
+    metrics = GatewayMetrics()
+    accounts = Accounts(metrics, 10)
+    for k, (targets, first) in enumerate([(BOTH, 1.0), (BOTH, 3.0), (Targets(tpot_s=inf), 9.0)]):
+        record = RequestRecord(f"r{k}", "m", True, 0.0, targets=targets, output_tokens=11)
+        accounts.begin(record)
+        accounts.end(record, Outcome.COMPLETED, Timing(0.0, 0.0, 0.5, first, first + 0.5))
+    assert metrics.kept_both() == (1, 1)
+    first, second, third = (accounts.log.find(f"r{k}") for k in range(3))
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert first.explain()["slo"] == {
+        "ttft": {"target_s": 2.0, "actual_s": 1.0, "met": True},
+        "tpot": {"target_s": 0.1, "actual_s": 0.05, "met": True},
+        "both": {"met": True},
+    }
+    assert second.explain()["slo"]["ttft"] == {"target_s": 2.0, "actual_s": 3.0, "met": False}
+    assert third.explain()["slo"]["tpot"] == {"target_s": None, "actual_s": 0.05, "met": None}
