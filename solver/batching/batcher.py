@@ -73,7 +73,7 @@ class Batcher:
         self._slot_wait = SlotWait()
         self._stage_s, self._held_back = now, 0  # when the stage began, who could have come in
         self._admissible: list[Sequence] | None = None
-        self._just_prefilled = False
+        self._just_stalled = False
 
     @property
     def running(self) -> int:
@@ -153,7 +153,7 @@ class Batcher:
         decision = self.policy.decide(self._view(), self.cost)
         if decision.action is Action.IDLE:
             return None
-        self._just_prefilled = decision.action is Action.PREFILL
+        self._just_stalled = decision.action is Action.PREFILL and bool(self._table.decoding)
         if decision.action is Action.DECODE:
             stage = self._decode(decision, now, most_rounds)
         else:
@@ -212,7 +212,7 @@ class Batcher:
             waited_slot_s=self._slot_wait.slot_s,
             waited_rounds=self._slot_wait.rounds,
             prefill_budget=self._budget,
-            just_prefilled=self._just_prefilled,
+            just_stalled=self._just_stalled,
             progress=self.progress,
         )
 

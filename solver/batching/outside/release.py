@@ -223,7 +223,7 @@ class Releaser:
             waited_slot_s=self._waited_slot_s,
             waited_rounds=self._waited_rounds,
             prefill_budget=inf,
-            just_prefilled=False,
+            just_stalled=False,
             progress=self.in_flight.progress,
         )
 

@@ -79,7 +79,7 @@ class Adaptive:
             return choice
         action, overhead_s, most = _cheaper(view, cost)
         if most < inf:
-            if action is Action.PREFILL and view.just_prefilled:
+            if view.just_stalled:
                 return Decision(Action.DECODE, Reason.STALL_TARGET)
             if view.prompt_tokens >= min(most, view.prefill_budget):
                 return Decision(action, Reason.FULL_CHUNK, max_prompt_tokens=most)

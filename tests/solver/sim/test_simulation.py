@@ -32,6 +32,8 @@ ROUND_S = 0.02921  # of one sequence on PAPER: arrivals at multiples of it meet 
 LENGTHS = ("known", "unknown", "noisy:0.4", "predicted")
 # Full blocks at the front of prompts that have them in common.
 PREFIXES = ((), (1,), (1, 2), (1, 2, 3), (1, 4), (5,))
+# None: those of its priority; the tightest leaves chunks of a few hundred tokens.
+TARGETS = (None, NO_TARGETS, Targets(tpot_s=0.01))
 gaps = st.one_of(st.just(0.0), st.integers(0, 40).map(lambda k: k * ROUND_S), st.floats(0.0, 1.0))
 
 
@@ -49,7 +51,8 @@ def traces(draw: st.DrawFn) -> list[Request]:
         prefix = draw(st.sampled_from(PREFIXES)) if share else ()
         rest = (100 * (1 + PREFIXES.index(prefix)) + prompt,) if share else ()
         whole = 512 * len(prefix) + prompt
-        requests.append(Request(str(k), whole, output, at, prefix + rest))
+        wanted = draw(st.sampled_from(TARGETS))
+        requests.append(Request(str(k), whole, output, at, prefix + rest, wanted=wanted))
     return requests
 
 
