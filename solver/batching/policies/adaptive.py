@@ -44,7 +44,7 @@ from solver.batching.sequence import Reason
 from solver.cost.model import Action, CostModel
 
 # A second between two tokens costs so much of what a second of waiting for the first one costs.
-STALL_PRICE = 0.3
+STALL_PRICE = 0.1
 # However many wait, no gap is longer than so many times the target.
 MOST = 2.5
 # Rounds ahead at which waiting is weighed.

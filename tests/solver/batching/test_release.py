@@ -56,9 +56,7 @@ class Outside:
         self.order: list[str] = []
         self.in_flight: dict[str, int] = {}  # tokens made by each sequence
         self.most = 0
-        self.stalls: list[
-            tuple[int, int]
-        ] = []  # prompts and their tokens, beside others
+        self.stalls: list[tuple[int, int]] = []  # prompts and their tokens, beside others
         self._asks: dict[str, tuple[HeldRequest, int]] = {}
         self._entering: list[str] = []
         self._iteration: tuple[float, list[str], int] | None = None  # its end, who, new tokens

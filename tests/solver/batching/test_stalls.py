@@ -64,7 +64,7 @@ def test_bulk_work_alone_is_done_as_if_stalls_had_no_price(case: tuple[list[Requ
     way = replace(way, policy="adaptive")
     ours = simulate(requests, way)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(POLICIES, "adaptive", AsItWas)  # type: ignore[arg-type]
+        patch.setitem(POLICIES, "adaptive", AsItWas)
         patch.setattr(Sequence, "spare", 1)
         before = simulate(requests, way)
     assert ours.lines == before.lines
