@@ -34,6 +34,8 @@ Source: ours; the renewal argument is that of arXiv:2606.00516, on predicted com
 
 from __future__ import annotations
 
+from math import inf, sqrt
+
 import numpy as np
 
 from solver.arrays import FloatArray
@@ -41,6 +43,10 @@ from solver.batching.policy import Decision, EngineView, forced_decision
 from solver.batching.sequence import Reason
 from solver.cost.model import Action, CostModel
 
+# A second between two tokens costs so much of what a second of waiting for the first one costs.
+STALL_PRICE = 0.1
+# However many wait, no gap is longer than so many times the target.
+MOST = 2.5
 # Rounds ahead at which waiting is weighed.
 HORIZONS = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
 
@@ -71,16 +77,27 @@ class Adaptive:
         choice = forced_decision(view)
         if choice is not None:
             return choice
-        action, overhead_s = _cheaper(view, cost)
+        action, overhead_s, most = _cheaper(view, cost)
+        if most < inf:
+            if view.just_stalled:
+                return Decision(Action.DECODE, Reason.STALL_TARGET)
+            if view.prompt_tokens >= min(most, view.prefill_budget):
+                return Decision(action, Reason.FULL_CHUNK, max_prompt_tokens=most)
+        return self._weighed(view, cost, action, overhead_s, most)
+
+    def _weighed(
+        self, view: EngineView, cost: CostModel, action: Action, overhead_s: float, most: float
+    ) -> Decision:
+        """A stage of all that is admissible, or waiting for company."""
         if view.admissible >= view.waiting:
-            return Decision(action, Reason.NOBODY_JOINS)
+            return Decision(action, Reason.NOBODY_JOINS, max_prompt_tokens=most)
         price = overhead_s * (view.decoding + view.admissible)
         spent = cost.alpha_d_s * view.waited_rounds
-        if price <= max(spent, cost.alpha_d_s * view.admissible):
-            return Decision(action, Reason.WAIT_COST)
-        if self._pays_to_wait(view, price, cost.alpha_d_s):
+        if price > max(spent, cost.alpha_d_s * view.admissible) and self._pays_to_wait(
+            view, price, cost.alpha_d_s
+        ):
             return Decision(Action.DECODE, Reason.STALL_COST)
-        return Decision(action, Reason.WAIT_COST)
+        return Decision(action, Reason.WAIT_COST, max_prompt_tokens=most)
 
     def _pays_to_wait(self, view: EngineView, price: float, alpha_d_s: float) -> bool:
         others = float(view.waiting - view.admissible)
@@ -91,13 +108,32 @@ class Adaptive:
         return bool((costs < share * ends).any())
 
 
-def _cheaper(view: EngineView, cost: CostModel) -> tuple[Action, float]:
-    """How to prefill, and the seconds that it takes beyond what cannot be avoided."""
-    if cost.mixed is None:
-        return Action.PREFILL, cost.alpha_p_s
-    tokens, batch, kv = view.stage_tokens, view.decoding, view.kv_held
-    prompt_s = cost.prefill_s(tokens) - cost.alpha_p_s
-    mixed_s = cost.mixed_s(tokens, batch, kv) - cost.decode_s(batch, kv) - prompt_s
-    if mixed_s < cost.alpha_p_s:
-        return Action.MIXED, max(0.0, mixed_s)
-    return Action.PREFILL, cost.alpha_p_s
+def _cheaper(view: EngineView, cost: CostModel) -> tuple[Action, float, float]:
+    """How to prefill, the seconds beyond what cannot be avoided, and the most prompt tokens."""
+    batch, kv = view.decoding, view.kv_held
+    round_s = cost.decode_s(batch, kv)
+    if cost.mixed is not None:
+        longest_s = _longest_s(view, cost.mixed_s(0, batch, kv))
+        most = _whole(cost.mixed_tokens(longest_s, batch, kv))
+        tokens = min(view.stage_tokens, most)
+        prompt_s = cost.prefill_s(tokens) - cost.alpha_p_s
+        mixed_s = cost.mixed_s(tokens, batch, kv) - round_s - prompt_s
+        if mixed_s < cost.alpha_p_s:
+            return Action.MIXED, max(0.0, mixed_s), most
+    longest_s = _longest_s(view, cost.alpha_p_s + round_s)
+    return Action.PREFILL, cost.alpha_p_s, _whole(cost.prefill_tokens(longest_s - round_s))
+
+
+def _longest_s(view: EngineView, base_s: float) -> float:
+    """Most seconds between two tokens, `base_s` of them whatever is prefilled; see the module."""
+    stall = view.progress.stall
+    if not stall.count:
+        return inf
+    target_s = max(stall.seconds, 2 * base_s)
+    waiting_s = view.waiting * base_s * target_s / (STALL_PRICE * stall.count)
+    longest_s = base_s + sqrt((target_s - base_s) ** 2 + waiting_s)
+    return min(longest_s, max(target_s, MOST * stall.seconds))
+
+
+def _whole(tokens: float) -> float:
+    return max(1.0, tokens // 1) if tokens < inf else inf

@@ -39,6 +39,23 @@ def test_attention_takes_queries_times_keys() -> None:
     assert cost.scaled(2).prefill_s(10) == pytest.approx(2 * cost.prefill_s(10))
 
 
+@given(st.floats(0, 100_000), st.sampled_from([0.0, 1e-9, 1e-6]), st.floats(0, 1e6))
+def test_seconds_and_the_tokens_that_fill_them(tokens: float, delta_s: float, kv: float) -> None:
+    cost = CostModel(0.02, 1e-4, 0.03, 1e-4, 1e-6, 0.03, 2e-4, 3e-4, delta_s=delta_s)
+    assert cost.prefill_tokens(cost.prefill_s(tokens)) == pytest.approx(tokens, abs=1e-3)
+    mixed_s = cost.mixed_s(tokens, 8, kv)
+    assert cost.mixed_tokens(mixed_s, 8, kv) == pytest.approx(tokens, rel=1e-5, abs=1e-3)
+
+
+def test_too_few_seconds_hold_no_token_and_free_tokens_fit_into_any() -> None:
+    cost = CostModel(1.0, 0.0, 2.0, 0.5, 0.01, 3.0, 0.2, 0.6)
+    assert cost.prefill_tokens(0.5) == 0
+    assert cost.prefill_tokens(1.5) == float("inf")
+    assert cost.mixed_tokens(3.0, 1, 0) == 0
+    with pytest.raises(ProblemError, match="no terms for mixed iterations"):
+        PAPER.mixed_tokens(1.0, 1)
+
+
 @pytest.mark.parametrize(
     ("terms", "complaint"),
     [
