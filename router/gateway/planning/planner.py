@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from router.observe.metrics import GatewayMetrics
 from solver.routing.assign import Assignment, assign
 from solver.routing.objective import Load, Requests
 
@@ -23,6 +24,15 @@ class Planned:
 
 class Planner:
     """Plans windows; see the module."""
+
+    def __init__(self, deadline_s: float, metrics: GatewayMetrics) -> None:
+        self._deadline_s, self._metrics = deadline_s, metrics
+
+    def start(self) -> None:
+        """Start the solver."""
+
+    def stop(self) -> None:
+        """End the solver."""
 
     async def plan(self, requests: Requests, load: Load) -> Planned:
         """The best plan found by the deadline."""
