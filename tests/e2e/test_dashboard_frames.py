@@ -124,7 +124,7 @@ def test_an_explanations_parts_add_up_to_the_cost_that_decides(told: Told) -> No
     expect(dialog.locator("tbody tr")).to_have_count(2)
     heads = dialog.locator("thead th").all_inner_texts()
     for line, others, late, cost, done in (
-        (0, "0.200 s", "0.000 s", "4.50 s", "4.15 s"),
+        (0, "0.200 s", "0 s", "4.50 s", "4.15 s"),
         (1, "0.500 s", "0.250 s", "5.25 s", "4.00 s"),
     ):
         cells = dialog.locator("tbody tr").nth(line).locator("th, td").all_inner_texts()

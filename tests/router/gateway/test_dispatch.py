@@ -159,7 +159,7 @@ async def test_a_defect_in_planning_fails_its_window_and_nothing_else(
 ) -> None:
     async with half(2) as made:
 
-        async def broken(_: object, **_k: object) -> None:
+        async def broken(*_: object) -> None:
             raise ZeroDivisionError
 
         with monkeypatch.context() as patch:
