@@ -390,11 +390,10 @@ def test_a_wrong_upstream_is_explained(plain: Plain) -> None:
             enough = plain.seen()["models"] + plain.seen()["echoed"] + 3  # looks
             eventually(lambda n=enough: plain.seen()["models"] + plain.seen()["echoed"] >= n)  # type: ignore[misc]
             assert sum("upstream is down" in line for line in agent.lines) == 1
-    for upstream in ("ftp://x", plain.url + "/v1", "nonsense"):
-        told = ("agent", "--port", "0", "--engine", "openai", "--upstream", upstream)
-        with Process(*told) as agent:
-            assert agent.process.wait(PATIENCE_S) == 2
-            assert "upstream: " in agent.wait_for(r"(makespan agent: .*)")
+    told = ("agent", "--port", "0", "--engine", "openai", "--upstream", plain.url + "/v1")
+    with Process(*told) as agent:
+        assert agent.process.wait(PATIENCE_S) == 2
+        assert "upstream: " in agent.wait_for(r"(makespan agent: .*)")
 
 
 def test_running_requests_end_before_the_sidecar_does(plain: Plain) -> None:
