@@ -10,7 +10,8 @@ usage. ``GET /seen`` returns the last request, how many sequences run, and the m
 an answer of several choices runs as one from their end to its own, 5 ms later in a stream.
 ``x-block: SECONDS`` keeps the whole server from doing anything before it answers.
 ``/echo/...`` answers with what came, ``/odd/...`` with what no agent says, ``/metrics`` with what
-was put there. ``GET /seen`` counts the first two, and who asked for models, too.
+was put there. ``GET /seen`` counts the first two, and who asked for models, too; ``PUT`` makes all
+of it as it was at first.
 """
 
 from __future__ import annotations
@@ -140,7 +141,11 @@ async def models(_: web.Request) -> web.Response:
     return web.json_response({"object": "list", "data": [{"id": "plain", "object": "model"}]})
 
 
-async def seen(_: web.Request) -> web.Response:
+async def seen(request: web.Request) -> web.Response:
+    if request.method == "PUT":
+        LAST.clear()
+        LAST.update(dict.fromkeys(COUNTS, 0))
+        METRICS.clear()
     return web.json_response(LAST)
 
 
@@ -149,6 +154,7 @@ async def main() -> None:
     app.router.add_post("/v1/completions", complete)
     app.router.add_get("/v1/models", models)
     app.router.add_get("/seen", seen)
+    app.router.add_put("/seen", seen)
     app.router.add_route("*", "/echo/{tail:.*}", echo)
     app.router.add_get("/metrics", metrics)
     app.router.add_put("/metrics", metrics)
