@@ -166,5 +166,25 @@ def test_while_a_slot_is_surely_held_others_are_told_when_to_come(shedding: Flee
         assert "first token can come within 2000 ms" in refused.json()["error"]["message"]
         assert 20 < int(refused.headers["retry-after"]) < 90
         assert "x-should-retry" not in refused.headers
-    eventually(lambda: shedding.get("/makespan/v1/workers").json()["workers"][0]["in_flight"] == 0)
-    assert ask(shedding.url, {}).status_code == 200
+    assert ask_when_idle(shedding).status_code == 200
+
+
+def test_who_waits_at_an_agent_in_vain_is_taken_back(shedding: Fleet) -> None:
+    """The answer in the way might end with any token, but goes on and on."""
+    body = {**TEXT, "max_tokens": 1900, "ignore_eos": True, "stream": True, "stop": "no such word"}
+    url = shedding.url + "/v1/completions"
+    with httpx.stream("POST", url, json=body, headers={"x-makespan-priority": "bulk"}) as long:
+        lines = long.iter_lines()
+        next(lines)
+        refused = ask(shedding.url, {TTFT: "400", "x-request-id": "vain"}, stream=True)
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "target_out_of_reach"
+    told = explained(shedding, "vain")
+    assert (told["worker"], told["recalled"], told["failed_workers"]) == ("agent-0", 1, [])
+    assert (told["outcome"], told["slo"]["both"]["met"]) == ("rejected_no_capacity", False)
+    assert ask_when_idle(shedding).status_code == 200
+
+
+def ask_when_idle(fleet: Fleet) -> httpx.Response:
+    eventually(lambda: fleet.get("/makespan/v1/workers").json()["workers"][0]["in_flight"] == 0)
+    return ask(fleet.url, {})

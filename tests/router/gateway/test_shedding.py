@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from math import inf
@@ -13,7 +13,11 @@ import pytest
 
 from router.gateway.accounting.slo import Felt
 from router.gateway.admission.shedding import Shedding
+from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import Workers
+from router.gateway.planning.recaller import Recaller
 from router.gateway.planning.ticket import Placement, Ticket
+from router.http.connections import Connections
 from router.http.errors import OutOfReachError
 from router.http.schemas import CompletionRequest, parse
 from router.settings.gateway import GatewaySettings
@@ -37,12 +41,24 @@ def asking(**fields: object) -> CompletionRequest:
     return parse(json.dumps(body).encode(), chat=False)
 
 
+class Asked(Recaller):
+    """Notes who is to be taken back, and from where."""
+
+    def __init__(self, workers: Workers) -> None:
+        super().__init__(workers, Connections())
+        self.asked: list[tuple[str, Ticket, int]] = []
+
+    def take_back(self, worker: Worker, tickets: Sequence[Ticket], most: int) -> None:
+        self.asked += [(worker.name, one, most) for one in tickets]
+
+
 @dataclass
 class Shed:
     """A dispatcher, and what stands before it."""
 
     half: Half
     shedding: Shedding
+    recaller: Asked
 
     async def place(self, targets: Targets, **fields: object) -> tuple[Ticket, Placement]:
         one = wanting(targets)
@@ -62,7 +78,9 @@ async def shed(workers: int = 1, admission: str = "shed", slots: int = 16) -> As
             worker.update_state(state(worker.name, slots=slots))
         own: dict[str, object] = {"worker": "http://w:1", "admission": admission}
         tuning = GatewaySettings(**own)  # type: ignore[arg-type]
-        yield Shed(made, Shedding(tuning, made.workers, made.dispatcher))
+        recaller = Asked(made.workers)
+        shedding = Shedding(tuning, made.workers, made.dispatcher, recaller)
+        yield Shed(made, shedding, recaller)
 
 
 async def test_what_no_worker_could_ever_keep_is_refused_by_its_header() -> None:
@@ -173,6 +191,26 @@ async def test_only_who_must_go_on_is_surely_in_the_way() -> None:
             made.half.dispatcher.release(running, placement.worker)
             made.shedding.left(running, placement.worker)
             await made.place(USUAL)
+
+
+async def test_who_has_not_begun_in_time_is_taken_back_from_an_agent() -> None:
+    """Not who has begun or is gone by then, nor from a server that gives nothing back."""
+    soon = Targets(0.1, 0.1)
+    async with shed(slots=8) as made:
+        (worker,) = made.half.workers
+        waiting, begun, gone, patient = [
+            (await made.place(targets))[0] for targets in (soon, soon, soon, NO_TARGETS)
+        ]
+        worker.load.progress(begun, 1)
+        made.half.dispatcher.release(gone, worker)
+        made.shedding.left(gone, worker)
+        await until(lambda: bool(made.recaller.asked))
+        assert made.recaller.asked == [("w0", waiting, 1)]
+        worker.state = None
+        await made.place(soon)
+        await asyncio.sleep(0.15)
+        assert len(made.recaller.asked) == 1
+        assert patient in worker.load.not_begun()
 
 
 async def test_who_has_not_begun_may_be_overtaken() -> None:
