@@ -50,10 +50,10 @@ class BenchSettings(Offline):
     )
     order: Order = Field("longest", description="Order of the workers' queues (judge).")
     per_worker: int = Field(
-        120,
+        240,
         ge=1,
         le=10_000,
-        description="Requests a worker in each situation, in bursts twice as many (judge).",
+        description="Requests a worker in each situation (judge): fewer than slots never queue.",
     )
 
     @model_validator(mode="after")

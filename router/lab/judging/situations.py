@@ -51,8 +51,6 @@ FLEETS: tuple[tuple[int, tuple[float, ...]], ...] = (
 BURST = 0.0  # the load of all at once
 LOADS = (0.5, 0.7, 0.85, 1.0, BURST)
 REPEATS = 2
-# A burst must be more than slots hold, to be one.
-BURST_FACTOR = 2
 # Two seconds for a first token, more for long prompts; ten tokens a second.
 LIMITS = Limits(((0, 2.0), (4096, 5.0)), 0.1)
 
@@ -129,11 +127,10 @@ def _has(one: Situation, word: str) -> bool:
 
 def traffic(situation: Situation, per_worker: int) -> list[Request]:
     """Its requests, with the targets that they are judged by."""
-    count = per_worker * situation.workers * (BURST_FACTOR if situation.load == BURST else 1)
     kv_tokens = situation.profile.kv_tokens
     requests = [
         replace(one, wanted=LIMITS.of(Priority.DEFAULT, one.prompt_tokens))
-        for one in _drawn(situation.trace, count)
+        for one in _drawn(situation.trace, per_worker * situation.workers)
         if one.prompt_tokens + one.output_tokens <= kv_tokens
     ]
     if situation.load == BURST:
