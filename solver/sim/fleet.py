@@ -18,7 +18,8 @@ from solver.errors import ProblemError
 from solver.routing.dispatchers.base import Arrival, Dispatcher
 from solver.sim.forecast import LengthForecaster
 from solver.sim.request import Request
-from solver.sim.worker import Running, Worker
+from solver.sim.token_gaps import Running
+from solver.sim.worker import Worker
 
 Progressed = Callable[[int], None]
 
@@ -27,7 +28,9 @@ class Fleet:
     """Workers behind a dispatcher; `run` it once.
 
     Attributes:
-        first_s, end_s: (n,) seconds at which each request had its first token, and its last.
+        begun_s: (n,) seconds at which each request's prefill began.
+        first_s, end_s: (n,) seconds at which it had its first token, and its last.
+        stall_s: (n,) seconds of its longest gap between two tokens; 0 for a single token.
         placed: (n,) which worker served it.
     """
 
@@ -43,8 +46,10 @@ class Fleet:
         self._events: list[tuple[float, int]] = []  # ends of stages; outdated ones are skipped
         self._arrived = self._ended = 0
         n = len(requests)
+        self.begun_s: FloatArray = np.full(n, inf)
         self.first_s: FloatArray = np.full(n, inf)
         self.end_s: FloatArray = np.full(n, inf)
+        self.stall_s: FloatArray = np.zeros(n)
         self.placed = np.full(n, -1, dtype=np.int32)
         for request in requests:
             _require_fitting(request, workers)
@@ -109,7 +114,9 @@ class Fleet:
         return touched
 
     def _end(self, running: Running, end_s: float) -> None:
+        self.begun_s[running.number] = running.begun_s
         self.first_s[running.number] = running.first_s
+        self.stall_s[running.number] = running.stall_s
         self.end_s[running.number] = end_s
         self._forecaster.observe(running.request)
         self._ended += 1

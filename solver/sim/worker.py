@@ -24,6 +24,7 @@ from solver.routing.problem import WorkerView
 from solver.routing.rolling import lead
 from solver.sim.request import Request
 from solver.sim.schedule import ScheduleLine, StageKind
+from solver.sim.token_gaps import Running, TokenGaps
 
 # A limit on lengths that nobody reaches.
 NO_LIMIT = 2**40
@@ -49,15 +50,6 @@ class WorkerSetting:
     prefill_budget: float = inf
     order: str = "longest"
     prefix_cache: bool = False
-
-
-@dataclass(slots=True)
-class Running:
-    """A request inside a worker, and what came of it so far."""
-
-    request: Request
-    number: int
-    first_s: float = inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +108,8 @@ class Worker:
         self._rounds = 0
         self._start_s = 0.0
         self._ends: list[tuple[int, int, str, Sequence]] = []  # by round, of what now decodes
-        self._silent: list[tuple[Sequence, int]] = []  # decoding, without a first token; restarts
+        self._gaps = TokenGaps()
+        self._joined: list[tuple[Sequence, int]] = []  # decode from the next round on; restarts
         self._estimate = Estimate(-1, 0, 0.0, 0.0, 0.0)
 
     @property
@@ -207,6 +200,11 @@ class Worker:
         stage = self.batcher.next_stage(now, self._rounds_to_next_end())
         if stage is None:
             return False
+        for chunk in stage.prefill:
+            if not chunk.sequence.prefilled and not chunk.sequence.restarts:
+                self._requests[chunk.sequence.id].begun_s = now
+        for key in stage.preempted:
+            self._requests[key].pause(self._gaps)
         self.changed += 1
         self._stage, self._rounds, self._start_s = stage, stage.rounds, now
         self.stage_end_s = now + stage.duration_s(self.cost)
@@ -218,7 +216,7 @@ class Worker:
         assert stage is not None
         ended = self._ended(stage)
         if stage.decode:
-            self._note_first_tokens(stage)
+            self._note_tokens(stage)
         for chunk in stage.prefill:
             if not chunk.sequence.prefilled and not chunk.sequence.restarts:
                 self.cached_prompt += chunk.sequence.cached
@@ -231,7 +229,10 @@ class Worker:
         assert self.batcher.progress.rounds == before + (self._rounds if stage.decode else 0)
         self._stage, self._rounds, self.stage_end_s = None, 0, inf
         self.changed += 1
-        return [self._requests.pop(sequence.id) for sequence in ended]
+        gone = [self._requests.pop(sequence.id) for sequence in ended]
+        for running in gone:
+            running.pause(self._gaps)
+        return gone
 
     def _rounds_to_next_end(self) -> int:
         ends = self._ends
@@ -250,14 +251,18 @@ class Worker:
                     ended.append(sequence)
         return ended
 
-    def _note_first_tokens(self, stage: Stage) -> None:
-        first_s = self.stage_end_s
-        if self._rounds > 1:
+    def _note_tokens(self, stage: Stage) -> None:
+        rounds, end_s = self._rounds, self.stage_end_s
+        first_s, last_s = end_s, end_s - self._start_s
+        if rounds > 1:
             first_s = self._start_s + stage.duration_s(self.cost, 1)
-        for sequence, restarts in self._silent:
-            if sequence.restarts == restarts and not sequence.made:
-                self._requests[sequence.id].first_s = first_s
-        self._silent.clear()
+            last_s -= stage.duration_s(self.cost, rounds - 1)
+        number = self.batcher.progress.rounds + 1
+        self._gaps.note(number, first_s, rounds, end_s, last_s)
+        for sequence, restarts in self._joined:
+            if sequence.restarts == restarts:
+                self._requests[sequence.id].go_on(number, first_s)
+        self._joined.clear()
 
     def _follow(self, stage: Stage) -> None:
         """Those whose prefill is over decode from now on."""
@@ -267,7 +272,7 @@ class Worker:
                 left = self._requests[sequence.id].request.output_tokens - sequence.made
                 end = self.batcher.progress.rounds + left
                 heapq.heappush(self._ends, (end, sequence.restarts, sequence.id, sequence))
-                self._silent.append((sequence, sequence.restarts))
+                self._joined.append((sequence, sequence.restarts))
 
     def _rounds_over(self) -> int:
         """Of the decode stage under way, the rounds that are over; none of a single round."""

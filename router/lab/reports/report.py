@@ -11,7 +11,7 @@ from html import escape
 from math import nan
 from pathlib import Path
 
-from router.lab.pictures.svg import element, percent
+from router.lab.pictures.svg import element, figure, percent
 from router.lab.reports.run_charts import first_tokens, makespans
 from router.lab.reports.sizing_charts import workers_needed
 from router.lab.reports.sizing_words import sized
@@ -69,7 +69,7 @@ def _compared(runs: Sequence[Run]) -> list[str]:
     bound = "No schedule of these requests on as many workers can beat the lower bound."
     return [
         _section("In short", _listed(summary(runs)), element("p", bound, class_="note")),
-        _section("All runs", _main_table(runs), _latency_table(runs)),
+        _section("All runs", _main_table(runs), _latency_table(runs), _length_table(runs)),
         _section("Makespan", makespans(runs)),
         _section("Time to first token", first_tokens(runs)),
     ]
@@ -80,7 +80,7 @@ def _sized(goal: Goal, runs: Sequence[Run]) -> list[str]:
     return [
         _section("In short", _listed(sized(goal, runs))),
         _section("Workers", workers_needed(goal, runs)),
-        _section("All runs", _sizing_table(goal, runs), _latency_table(runs)),
+        _section("All runs", _sizing_table(goal, runs), _latency_table(runs), _length_table(runs)),
     ]
 
 
@@ -160,6 +160,7 @@ def _latencies(*names: str) -> list[Column[Run]]:
         *(column(name, "time to first token, s", lambda run: run.ttft_s) for name in names),
         *(column(name, "end to end, s", lambda run: run.e2e_s) for name in names),
         *(column(name, "per output token, ms", lambda run: run.tpot_s, 1000.0) for name in names),
+        *(column(name, "longest stall, ms", lambda run: run.stall_s, 1000.0) for name in names),
     ]
 
 
@@ -170,6 +171,7 @@ def _main_table(runs: Sequence[Run]) -> str:
         Column("over the bound", lambda run: run.gap_ratio, words=percent, best="low", bar=True),
         Column("utilization", lambda run: run.utilization, words=percent, best="high"),
         Column("tokens/s", lambda run: run.generation_tokens_per_s, best="high"),
+        Column("goodput", lambda run: run.goodput, words=percent, best="high"),
         *_latencies("p50", "p99"),
     ]
     among = "runs" if len(by_workers(runs)) == 1 else "runs on as many workers"
@@ -189,6 +191,7 @@ def _sizing_table(goal: Goal, runs: Sequence[Run]) -> str:
             Column(f"{slo.words}, s", _figure_of(slo), "at most " + f"{slo.limit_s:g} s")
             for slo in goal.slos
         ),
+        Column("goodput", lambda run: run.goodput, words=percent),
         Column("utilization", lambda run: run.utilization, words=percent),
         Column("worker-hours", lambda run: run.worker_hours),
     ]
@@ -203,6 +206,27 @@ def _latency_table(runs: Sequence[Run]) -> str:
     columns = [*_name_columns(runs), *_latencies("mean", "p50", "p95", "p99")]
     inner = table(f"{words}.", columns, ordered(runs), lambda run: run.workers)
     return element("details", element("summary", words), inner)
+
+
+def _length_table(runs: Sequence[Run]) -> str:
+    def column(quarter: str, name: str, group: str, words: Callable[[float], str]) -> Column[Run]:
+        return Column(
+            QUARTERS[quarter], lambda run: run.service_by_length[quarter][name], group, words
+        )
+
+    words = "Short and long answers"
+    columns = [
+        *_name_columns(runs),
+        *(column(quarter, "e2e_s", "mean end to end, s", figure) for quarter in QUARTERS),
+        *(column(quarter, "service_ratio", "since its prefill", percent) for quarter in QUARTERS),
+    ]
+    inner = table(
+        f"{words}: quarters of the requests.", columns, ordered(runs), lambda run: run.workers
+    )
+    return element("details", element("summary", words), inner)
+
+
+QUARTERS: Mapping[str, str] = {"q1": "shortest", "q2": "second", "q3": "third", "q4": "longest"}
 
 
 def _pictures(runs: Sequence[Run]) -> str:

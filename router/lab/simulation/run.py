@@ -34,7 +34,7 @@ class Choice:
 
 def load(traffic: Traffic) -> list[Request]:
     """The requests, arriving as the settings say."""
-    requests = read(traffic.requests)[: traffic.limit]
+    requests = read(traffic.requests, traffic.limits)[: traffic.limit]
     kind, _, rate = traffic.arrivals.partition(":")
     if kind == "all-at-once":
         return all_at_once(requests)

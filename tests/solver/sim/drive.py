@@ -62,7 +62,7 @@ class Run:
             )
             for worker in self.fleet.workers
         }
-        rows = [asdict(request) for request in self.requests]
+        rows = [asdict(request) | asdict(request.targets) for request in self.requests]
         return check(rows, self.lines, hardware, self.report.to_json())
 
 
