@@ -131,14 +131,14 @@ class EngineKind:
     def _by_slots(self, asked: Asked) -> Demand:
         shares = np.full(len(asked.output), 1 / self.slots)
         found = self._split(asked, shares, shares, shares)
-        # Each of a batch of b holds the shortest prompt at least.
+        # One more in a round adds its own time, and that of reading the shortest prompt at least.
         (fixed_s, each_s), gamma = self.least_round, self.cost.gamma_d_s
         shortest = float(asked.prompt.min(initial=inf))
         own_s = gamma * (asked.prompt + asked.output / 2 - shortest)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            most = (asked.tpot_s - fixed_s - own_s) / (each_s + gamma * shortest)
-        most = np.where(most >= 1, np.minimum(most, self.slots), self.slots)
-        later_s = (asked.output - 1) * (fixed_s / most + each_s) + gamma * asked.later_context
+        more_s, left_s = each_s + gamma * shortest, asked.tpot_s - fixed_s - own_s
+        share = np.divide(more_s, left_s, where=left_s > more_s, out=np.ones(len(left_s)))
+        round_s = fixed_s * np.maximum(share, 1 / self.slots) + each_s
+        later_s = (asked.output - 1) * round_s + gamma * asked.later_context
         return Demand(found.first_s, np.maximum(found.later_s, later_s))
 
     def _by_memory(self, asked: Asked) -> Iterator[Demand]:

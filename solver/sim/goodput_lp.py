@@ -41,7 +41,7 @@ def kinds_of(asked: Asked, demand: Demand, pools: int) -> IntArray:
         return np.arange(n)
     slices, firsts = _bins(asked.arrival_s, SLICES), _bins(demand.first_s, BINS)
     keys = (slices * BINS + firsts) * BINS + _bins(demand.later_s, BINS)
-    return np.unique(keys, return_inverse=True)[1]
+    return np.asarray(np.unique(keys, return_inverse=True)[1], dtype=np.intp)
 
 
 def _bins(values: FloatArray, count: int) -> IntArray:
