@@ -153,7 +153,7 @@ class EngineKind:
         limited = patience_s[np.isfinite(patience_s)]
         if not len(limited):
             return
-        for v in np.unique(np.quantile(limited, PATIENCES, method="higher")):
+        for v in np.unique(np.quantile(limited, PATIENCES, method="inverted_cdf")):
             shares = np.where(patience_s <= v, prefill_s / v, 0.0)
             yield self._split(asked, stages, shares, shares)
 
