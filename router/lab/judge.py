@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
 import orjson
 
+from router.lab.files import writable
+from router.lab.judging.page import judgement
 from router.lab.judging.situations import Situation, chosen, traffic
 from router.lab.judging.verdict import Judged, Verdict, against, against_best, lines, rivals
 from router.lab.simulation.pool import over
@@ -27,7 +31,11 @@ def judge(settings: BenchSettings) -> None:
     Raises:
         BadSettings: if no situation is left, or nobody to compare with.
     """
-    judged = _judged(settings)
+    with ExitStack() as files:  # which complain before the work, not after
+        file = settings.report and files.enter_context(writable(settings.report))
+        judged = _judged(settings)
+        if file:
+            file.write(_page(settings, judged).encode())
     if settings.json:
         print(orjson.dumps(_plain(settings, judged)).decode())
     else:
@@ -59,6 +67,17 @@ def _run(task: Task) -> Report:
     run = assembled(requests, situation.costs, alike, choice)
     run.run()
     return report(run)
+
+
+def _page(settings: BenchSettings, judged: Sequence[Judged]) -> str:
+    facts = {
+        "Requests a worker": str(settings.per_worker),
+        "Iteration policy": settings.policy,
+        "Queue order": settings.order,
+        "Output lengths": "predicted",
+    }
+    command = " ".join(["makespan", *sys.argv[1:]])
+    return judgement(judged, settings.ours, facts=facts, command=command)
 
 
 def _plain(settings: BenchSettings, judged: Sequence[Judged]) -> dict[str, Any]:

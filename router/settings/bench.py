@@ -33,6 +33,7 @@ class BenchSettings(Offline):
         (0.01, 0.05, 1.0, 60.0), description="Seconds that each planner gets (plan), by comma."
     )
     busy: bool = Field(False, description="Keep all cores busy with other work meanwhile (plan).")
+    report: Path | None = Field(None, description="Write an HTML page to this file (judge).")
     out: Path = Field(Path(), description="Folder for the Gantt charts (paper).")
 
     situations: str = Field(

@@ -71,12 +71,7 @@ class Situation:
     def name(self) -> str:
         """All of it, in words."""
         speeds = "equal" if len(set(self.speeds)) == 1 else "unequal"
-        return f"{self.trace} {self.hardware} {self.workers} {speeds} {self.load_name}"
-
-    @property
-    def load_name(self) -> str:
-        """In percent, or burst."""
-        return "burst" if self.load == BURST else f"{self.load:.0%}"
+        return f"{self.trace} {self.hardware} {self.workers} {speeds} {load_name(self.load)}"
 
     @property
     def profile(self) -> Profile:
@@ -88,6 +83,11 @@ class Situation:
         """A cost model a worker."""
         speeds = islice(cycle(self.speeds), self.workers)
         return [self.profile.cost.scaled(1 / speed) for speed in speeds]
+
+
+def load_name(load: float) -> str:
+    """In percent, or burst."""
+    return "burst" if load == BURST else f"{load:.0%}"
 
 
 def situations() -> list[Situation]:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
@@ -23,8 +24,10 @@ from router.lab.judging.situations import (
     situations,
     traffic,
 )
+from router.lab.judging.verdict import FIGURES
 from solver.batching.bounds import Engine, fleet_bound
 from solver.routing.dispatchers import DISPATCHERS
+from tests.router.lab.test_pictures import only_itself, outline
 
 Judge = Callable[..., tuple[int, str, str]]
 QUICK = ("--situations", "gsm8k,4,50%", "--per-worker", "2")
@@ -111,6 +114,30 @@ def test_json_has_all_figures_and_the_table_is_made_of_them(judge: Judge) -> Non
     assert status == 0
     assert f"{told(found, 'lmetric', 'e2e p99'):.2f}" in table
     assert found["against_best"]["makespan"]["cases"][0]["situation"] in table
+
+
+def test_a_page_needs_nothing_else_and_shows_every_situation(judge: Judge, tmp_path: Path) -> None:
+    path = tmp_path / "judge.html"
+    names = ("round-robin", "weighted-lmetric")
+    flags = ("--dispatch", ",".join(names), "--report", str(path))
+    _, out, _ = judge("--situations", "gsm8k,burst", "--per-worker", "2", *flags, "--json")
+    found, html = json.loads(out), path.read_text(encoding="utf-8")
+    seen = outline(html)
+    only_itself(html.replace("default-src", ""))
+    shown = "".join(seen.words)
+    for one in found["situations"]:
+        assert one["name"] in shown
+    for name in names:
+        assert f"{told(found, name, 'e2e p50'):.2f}" in shown
+    dots = [kind for tag, kind in seen.seen if tag == "circle" and kind.get("r") == "2.6"]
+    assert len(dots) == len(found["situations"]) * len(names) * len(FIGURES)
+    assert "better than" in shown
+
+
+def test_a_page_that_cannot_be_written_is_named_before_the_work(judge: Judge) -> None:
+    status, _, complaint = judge(*QUICK, "--report", "/nowhere/judge.html")
+    assert status == 2
+    assert "/nowhere/judge.html" in complaint
 
 
 def told(found: dict[str, Any], rival: str, figure: str) -> float:
