@@ -14,7 +14,7 @@ from solver.batching.priority import Priority
 from solver.errors import ProblemError
 
 # Of two gaps between tokens that take turns, the longer may be as long as twice their mean.
-GAP = 2.0
+GAP_OVER_MEAN = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Targets:
     @property
     def stall_s(self) -> float:
         """The longest gap between two tokens that should come beside others' prompts."""
-        return GAP * self.tpot_s
+        return GAP_OVER_MEAN * self.tpot_s
 
     def met(self, ttft_s: float, tpot_s: float) -> bool:
         """Whether a request with these times has kept both."""

@@ -177,8 +177,8 @@ class CostModel:
 
 def _root(value: float, slope: float, curve: float) -> float:
     """The x >= 0 at which ``slope * x + curve * x * x`` is `value`; infinite if it never is."""
-    if value <= 0:
-        return 0.0
+    if not 0 < value < inf:
+        return max(0.0, value)
     below = slope + sqrt(slope * slope + 4 * curve * value)
     return 2 * value / below if below else inf
 

@@ -41,7 +41,7 @@ from tests.bench.bench_fleet import at_load
 
 TRACES = (*DATASETS, "code")
 LOADS = (0.5, 0.7, 0.85, 1.0)
-REQUESTS = 2000
+REQUESTS = 1000
 TARGETS = Targets(tpot_s=0.1)
 A100 = PROFILES["llama-2-70b-a100-tp4"]
 UNMIXED = replace(A100.cost, alpha_m_s=None, beta_mp_s=None, beta_md_s=None)

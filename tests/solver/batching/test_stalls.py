@@ -14,7 +14,7 @@ from solver.batching.policies.adaptive import MOST, STALL_PRICE, Adaptive
 from solver.batching.policy import Decision, EngineView, forced_decision
 from solver.batching.progress import Progress
 from solver.batching.sequence import SPARE_ROUNDS, Reason, Sequence
-from solver.batching.targets import GAP, NO_TARGETS, Targets, TightestStall
+from solver.batching.targets import GAP_OVER_MEAN, NO_TARGETS, Targets, TightestStall
 from solver.cost.model import Action, CostModel
 from solver.cost.profiles import PROFILES
 from solver.sim.request import Request
@@ -173,8 +173,8 @@ def test_a_chunk_is_as_long_as_target_and_queue_let_it_be(
     decision = Adaptive().decide(view, cost)
     assert decision.reason is Reason.FULL_CHUNK
     base_s = gap_s(decision.action, view, cost, 0)
-    target_s = max(GAP * tpot_s, 2 * base_s)
-    most_s = max(target_s, MOST * GAP * tpot_s)
+    target_s = max(GAP_OVER_MEAN * tpot_s, 2 * base_s)
+    most_s = max(target_s, MOST * GAP_OVER_MEAN * tpot_s)
     queue_s2 = waiting * base_s * target_s / (STALL_PRICE * interactive)
     wanted_s = min(most_s, base_s + sqrt((target_s - base_s) ** 2 + queue_s2))
     tokens = decision.max_prompt_tokens
@@ -231,7 +231,7 @@ def test_the_tightest_of_those_who_are_there(steps: list[tuple[float, bool]]) ->
             there.remove(tpot_s)
         finite = [one for one in there if one < inf]
         assert kept.count == len(finite)
-        assert kept.seconds == (GAP * min(finite) if finite else inf)
+        assert kept.seconds == (GAP_OVER_MEAN * min(finite) if finite else inf)
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.sampled_from([0.01, 0.1, inf]))

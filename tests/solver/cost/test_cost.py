@@ -51,6 +51,7 @@ def test_too_few_seconds_hold_no_token_and_free_tokens_fit_into_any() -> None:
     cost = CostModel(1.0, 0.0, 2.0, 0.5, 0.01, 3.0, 0.2, 0.6)
     assert cost.prefill_tokens(0.5) == 0
     assert cost.prefill_tokens(1.5) == float("inf")
+    assert PAPER.prefill_tokens(float("inf")) == float("inf")
     assert cost.mixed_tokens(3.0, 1, 0) == 0
     with pytest.raises(ProblemError, match="no terms for mixed iterations"):
         PAPER.mixed_tokens(1.0, 1)
