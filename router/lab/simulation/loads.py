@@ -22,7 +22,7 @@ def requests_per_s(requests: Sequence[Request], costs: Sequence[CostModel], slot
 
 
 def full_rate(engines: Sequence[Engine], prompt: Sequence[int], output: Sequence[int]) -> float:
-    """The same, of `prompt` tokens to be prefilled and `output` tokens to be made, one a request."""
+    """The same, of `prompt` tokens to prefill and `output` tokens to make, one each a request."""
     most = np.array(output, dtype=np.float64)
     most = np.minimum(most, np.percentile(most, LONGEST))
     zeros = np.zeros(len(prompt))
