@@ -1,34 +1,18 @@
-"""What all tests share: who may run beside whom, and an account of what was skipped."""
+"""What all tests share: an event loop where they need one, and an account of what was skipped."""
 
 from __future__ import annotations
 
 import inspect
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-# They drive fleets of real processes: one after the other, whatever runs beside them.
-SERIAL = (
-    "clients",
-    "deploy/test_live_alerts.py",
-    "deploy/test_live_prometheus.py",
-    "e2e",
-    "engines",
-    "image",
-)
 
-
-@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Async tests run on asyncio; those that drive fleets are marked."""
-    serial = [HERE / name for name in SERIAL]
+    """Async tests run on asyncio."""
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.add_marker(pytest.mark.anyio)
-        if any(item.path.is_relative_to(path) for path in serial):
-            item.add_marker(pytest.mark.serial)
 
 
 @pytest.fixture

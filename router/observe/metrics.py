@@ -137,6 +137,18 @@ class GatewayMetrics(_Metrics):
         buckets=TINY,
         labels=("method",),
     )
+    plan_cost = gauge(
+        "makespan_plan_cost_request_seconds",
+        "What the latest plan costs all together: its objective.",
+    )
+    plan_cost_bound = gauge(
+        "makespan_plan_cost_bound_request_seconds",
+        "Proven lower bound of what any plan of the same requests costs.",
+    )
+    plan_gained = counter(
+        "makespan_plan_gained_request_seconds",
+        "By how much the solver's process has bettered the plans that were made at once.",
+    )
     plan_makespan = gauge(
         "makespan_plan_makespan_seconds",
         "Planned time until the requests of the latest plan are done; of what workers run "

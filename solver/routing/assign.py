@@ -3,8 +3,8 @@
 Rules:
 - in the order given, each request is planned on the worker where it costs least (`objective`),
   with all that was placed before it there;
-- whoever may still keep the target of its first token goes at once where a slot is free: it is not
-  held back for a faster worker;
+- where a slot is free and its first token would still come in time, a request goes at once: it is
+  not held back for a faster worker;
 - any other waits for a worker that has no room only if the cheapest that has room costs more by
   `DOUBT`, as costs are predictions; while it waits it counts as planned there, so that those behind
   it see the queue;
@@ -12,18 +12,26 @@ Rules:
   `QUEUED_S` of prefill are queued there: what would only queue there is better bound later.
 
 Work is O(n m) and does not depend on what waits behind the n, or runs. Whoever knows a better plan
-(`solver.routing.joint`) wishes it, and the same rules decide who goes.
+(`solver.routing.joint`) wishes requests elsewhere than where each is cheapest; the other rules hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from solver.arrays import BoolArray, FloatArray, IntArray
-from solver.routing.objective import TERMS, Load, Requests, ends_at_best_s, terms
+from solver.routing.objective import (
+    FIRST_TOKEN,
+    TERMS,
+    Index,
+    Load,
+    Requests,
+    Term,
+    ends_at_best_s,
+    terms,
+)
 from solver.routing.turns import Turns
 
 DOUBT = 0.1
@@ -68,6 +76,42 @@ class Assignment:
         return max(0.0, self.total_s - self.bound_s)
 
 
+@dataclass(slots=True, eq=False)
+class Settled:
+    """A plan that keeps the rules, and what each of n requests finds when it is its turn.
+
+    Attributes:
+        workers, go: (n,) as in `Assignment`.
+        before: (3, n, m) what is placed where by then, as `Turns.before`.
+        terms, costs: (terms, n, m) and their sums, infinite where it must not go.
+        open, at_once: (n, m) who may be sent it, and who would begin it at once and in time.
+    """
+
+    workers: IntArray
+    go: BoolArray
+    before: FloatArray
+    terms: FloatArray
+    costs: FloatArray
+    open: BoolArray
+    at_once: BoolArray
+
+    @classmethod
+    def nobody(cls, n: int, m: int) -> Settled:
+        """Nothing seen yet."""
+        numbers = np.zeros((3, n, m)), np.zeros((len(TERMS), n, m)), np.zeros((n, m))
+        open_, at_once = np.zeros((2, n, m), dtype=np.bool_)
+        return cls(np.zeros(n, dtype=np.intp), np.zeros(n, dtype=np.bool_), *numbers, open_, at_once)
+
+    @property
+    def total_s(self) -> float:
+        """Request-seconds of all."""
+        return float(self.costs[np.arange(len(self.workers)), self.workers].sum())
+
+    def copy(self) -> Settled:
+        """One that may be changed."""
+        return Settled(*(getattr(self, field.name).copy() for field in fields(self)))
+
+
 def assign(requests: Requests, load: Load) -> Assignment:
     """The plan; see the module. Each request must be allowed somewhere."""
     planning = _Planning(requests, load)
@@ -88,71 +132,25 @@ def follow(requests: Requests, load: Load, settled: Settled, bound_s: float) -> 
     return planning.plan(k, bound_s)
 
 
-@dataclass(slots=True, eq=False)
-class Settled:
-    """A plan that keeps the rules, and what each of n requests finds when it is its turn.
-
-    Attributes:
-        workers, go: (n,) as in `Assignment`.
-        before: (3, n, m) what is placed where by then, as `Turns.before`.
-        terms, costs: (terms, n, m) and their sums, infinite where it must not go.
-        open, free: (n, m) whether the worker may be sent something, and has a free slot.
-        able: (n, m) where the rules would let it go at once.
-    """
-
-    workers: IntArray
-    go: BoolArray
-    before: FloatArray
-    terms: FloatArray
-    costs: FloatArray
-    open: BoolArray
-    free: BoolArray
-    able: BoolArray
-
-    @property
-    def total_s(self) -> float:
-        """Request-seconds of all."""
-        return float(self.costs[np.arange(len(self.workers)), self.workers].sum())
-
-    def copy(self) -> Settled:
-        """One that may be changed."""
-        return Settled(*(getattr(self, field.name).copy() for field in fields(self)))
-
-
 def settle(turns: Turns, wishes: IntArray, near: Settled | None = None) -> Settled:
     """The plan that puts each where it is wished (n,), or where the rules send it instead.
 
     It is quicker if it begins with a plan that is nearly the same.
     """
-    n, hopeful, start = turns.n, turns.requests.hopeful, 0
-    plan = _unsettled(turns) if near is None else near.copy()
-    different = np.flatnonzero(plan.workers != wishes)
-    changed = np.unique([plan.workers[different], wishes[different]])
+    plan, changed, start = Settled.nobody(turns.n, turns.m), np.arange(turns.m), 0
+    if near is not None:
+        plan, different = near.copy(), np.flatnonzero(near.workers != wishes)
+        changed = np.unique([near.workers[different], wishes[different]])
     plan.workers[:] = wishes
     while True:
-        _see(turns, plan, np.arange(turns.m) if near is None else changed)
-        near = plan
-        for k in range(start, n):
-            to, plan.go[k] = _choose(
-                plan.costs[k], plan.able[k], wishes[k], hopeful=bool(hopeful[k])
-            )
-            if to != wishes[k]:  # those after it find something else
-                plan.workers[k], changed, start = to, np.array((wishes[k], to)), k + 1
+        _see(turns, plan, changed)
+        for i in range(start, turns.n):
+            to, plan.go[i] = _choose(plan.costs[i], plan.open[i], plan.at_once[i], wishes[i])
+            if to != wishes[i]:  # those after it find something else
+                plan.workers[i], changed, start = to, np.array((wishes[i], to)), i + 1
                 break
         else:
             return plan
-
-
-def _unsettled(turns: Turns) -> Settled:
-    shape = turns.n, turns.m
-    return Settled(
-        np.zeros(turns.n, dtype=np.intp),
-        np.zeros(turns.n, dtype=np.bool_),
-        np.zeros((3, *shape)),
-        np.zeros((len(TERMS), *shape)),
-        np.zeros(shape),
-        *(np.zeros(shape, dtype=np.bool_) for _ in range(3)),
-    )
 
 
 def _see(turns: Turns, plan: Settled, changed: IntArray) -> None:
@@ -160,15 +158,15 @@ def _see(turns: Turns, plan: Settled, changed: IntArray) -> None:
     plan.before = turns.before(plan.workers)
     i, j = (index.ravel() for index in np.meshgrid(np.arange(turns.n), changed, indexing="ij"))
     seen = turns.seen(j, plan.before[:, i, j])
-    plan.terms[:, i, j] = turns.terms(i, j, seen)
-    plan.costs[:, changed] = plan.terms[:, :, changed].sum(axis=0)
+    parts = turns.terms(i, j, seen)
+    plan.terms[:, i, j], plan.costs[i, j] = parts, parts.sum(axis=0)
     plan.costs[~turns.allowed] = np.inf
-    plan.open[i, j], plan.free[i, j] = is_open(seen), seen.free > 0
-    plan.able = may_go(plan.open, plan.free, turns.allowed, turns.requests.hopeful)
+    plan.open[i, j] = is_open(seen) & turns.allowed[i, j]
+    plan.at_once[i, j] = plan.open[i, j] & begins_in_time(turns.requests, i, seen, parts)
 
 
 class _Planning:
-    """A plan in the making: `state` is what the next one finds, with costs (n, m) as of then."""
+    """A plan in the making: `costs` (n, m) are those on what the next request finds."""
 
     def __init__(self, requests: Requests, load: Load) -> None:
         self._requests, self._state = requests, load.copy()
@@ -180,9 +178,7 @@ class _Planning:
 
     def plan(self, planned: int, bound_s: float) -> Assignment:
         """What has been decided."""
-        return Assignment(
-            tuple(self._chosen), tuple(self._go), self._parts, planned, bound_s
-        )
+        return Assignment(tuple(self._chosen), tuple(self._go), self._parts, planned, bound_s)
 
     def take(self, settled: Settled) -> None:
         """The first k have been planned already."""
@@ -195,31 +191,30 @@ class _Planning:
 
     def go_on(self, start: int) -> int:
         """Plan the others; where it ended, as nobody is open any more."""
-        n, state, hopeful = len(self._requests), self._state, self._requests.hopeful
+        n, state, requests = len(self._requests), self._state, self._requests
         for i in range(start, n):
-            costs, open_ = self.costs[i], is_open(state)
-            if not open_.any():
+            able = is_open(state)
+            if not able.any():
                 self._chosen[i:] = self.costs[i:].argmin(axis=1).tolist()
                 return i
-            allowed = np.isfinite(costs)[None]
-            able = may_go(open_, state.free > 0, allowed, hopeful[i : i + 1])[0]
-            wish, hopes = int(costs.argmin()), bool(hopeful[i])
-            j, self._go[i] = _choose(costs, able, wish, hopeful=hopes)
+            costs, parts = self.costs[i], self._parts[:, i]
+            at_once = able & begins_in_time(requests, i, state, parts) & np.isfinite(costs)
+            j, self._go[i] = _choose(costs, able, at_once, int(costs.argmin()))
             self._chosen[i] = j
-            state.place(self._requests, i, j)
+            state.place(requests, i, j)
             if i + 1 < n:
                 self._fill(i + 1, j)
         return n
 
     def _fill(self, start: int, j: slice | int = slice(None)) -> None:
         """The costs of all from `start` on, on worker(s) j."""
-        rows = slice(start, None)
+        rows, forbidden = slice(start, None), self._requests.forbidden
         found = terms(self._requests, self._state, self._best, rows, j)
         for k, term in enumerate(found):
             self._parts[k, rows, j] = term
         self.costs[rows, j] = self._parts[:, rows, j].sum(axis=0)
-        if self._requests.forbidden is not None:
-            self.costs[rows, j][self._requests.forbidden[rows, j]] = np.inf
+        if forbidden is not None:
+            self.costs[rows, j][forbidden[rows, j]] = np.inf
 
 
 def is_open(load: Load) -> BoolArray:
@@ -228,24 +223,28 @@ def is_open(load: Load) -> BoolArray:
     return (load.room > 0) & (load.queued_s <= most) & (load.kv_now > 0)
 
 
-def may_go(
-    open_: BoolArray, free: BoolArray, allowed: BoolArray, hopeful: BoolArray
-) -> BoolArray:
-    """(n, m) where requests may go at once; `hopeful` ones (n,) only to free slots, if there are.
+def begins_in_time(requests: Requests, i: Index, load: Load, parts: FloatArray) -> BoolArray:
+    """(m,) where a slot is free and the first token of request i comes within its target.
 
-    `open_` and `free` say the same of all of them, (m,), or of each as it finds the workers.
+    `parts` (terms, m) are its terms on the m workers; or each worker has a request of its own, i (m,).
     """
-    able = allowed & open_
-    now = able & free
-    return np.where((hopeful & now.any(axis=1))[:, None], now, able)
+    blind = requests.weight[i, 0] * (1.0 + FIRST_TOKEN)
+    first_s = (parts[Term.WAIT] + parts[Term.PREFILL]) / blind
+    wanted = requests.ttft_s[i, 0]
+    in_time = np.isfinite(wanted) & (requests.waited_s[i, 0] + first_s <= wanted)
+    return np.asarray(in_time & (load.free > 0))
 
 
-def _choose(costs: FloatArray, able: BoolArray, wish: int, *, hopeful: bool) -> tuple[int, bool]:
-    """(worker, whether it goes there now) for a request that is wished somewhere."""
+def _choose(
+    costs: FloatArray, able: BoolArray, at_once: BoolArray, wish: int
+) -> tuple[int, bool]:
+    """(worker, whether it goes there now) for a request that would like to go to `wish`."""
+    if at_once.any():
+        return wish if at_once[wish] else int(np.where(at_once, costs, np.inf).argmin()), True
     if able[wish]:
         return wish, True
-    if able.any():
-        k = int(np.where(able, costs, np.inf).argmin())
-        if hopeful or costs[k] <= (1.0 + DOUBT) * costs[wish]:
-            return k, True
+    now = np.where(able, costs, np.inf)
+    k = int(now.argmin())
+    if np.isfinite(now[k]) and now[k] <= (1.0 + DOUBT) * costs[wish]:
+        return k, True
     return wish, False

@@ -13,7 +13,7 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray
 from solver.errors import InvalidPlan
 from solver.packing.problem import TOLERANCE
-from solver.routing.assign import Assignment, is_open
+from solver.routing.assign import Assignment, begins_in_time, is_open
 from solver.routing.objective import TERMS, Load, Requests
 from solver.routing.turns import Turns
 
@@ -26,14 +26,13 @@ def check(requests: Requests, load: Load, plan: Assignment) -> None:
     """
     turns = Turns(requests, load)
     _require_allowed(turns, plan)
-    state, hopeful = load.copy(), requests.hopeful
-    found = np.zeros((3, turns.n))  # what each finds on its worker
+    state, found = load.copy(), np.zeros((3, turns.n))  # what each finds on its worker
     for i, j in enumerate(plan.workers):
         able = is_open(state)
         if i >= plan.planned and not able.any():
             _require_waiting(plan, i)
             break
-        _require_rules(plan, i, able & turns.allowed[i], state.free > 0, hopeful=bool(hopeful[i]))
+        _require_rules(turns, plan, i, state, able & turns.allowed[i])
         found[:, i] = (
             state.in_flight[j] - load.in_flight[j],
             state.queued_s[j] - load.queued_s[j],
@@ -56,16 +55,13 @@ def _require_allowed(turns: Turns, plan: Assignment) -> None:
             raise InvalidPlan(f"request {i}: worker {j} may not serve it")
 
 
-def _require_rules(
-    plan: Assignment, i: int, able: BoolArray, free: BoolArray, *, hopeful: bool
-) -> None:
+def _require_rules(turns: Turns, plan: Assignment, i: int, state: Load, able: BoolArray) -> None:
     j = plan.workers[i]
     if plan.go[i] and not able[j]:
         raise InvalidPlan(f"request {i}: worker {j} is closed")
-    if hopeful and able.any() and not plan.go[i]:
-        raise InvalidPlan(f"request {i}: it is held back though a worker is open")
-    if hopeful and (able & free).any() and not free[j]:
-        raise InvalidPlan(f"request {i}: it queues at worker {j} though a slot is free elsewhere")
+    at_once = able & begins_in_time(turns.requests, i, state, plan.terms[:, i])
+    if at_once.any() and not (plan.go[i] and at_once[j]):
+        raise InvalidPlan(f"request {i}: it is held back though it could begin at once elsewhere")
 
 
 def _require_waiting(plan: Assignment, start: int) -> None:

@@ -49,7 +49,7 @@ def warm_up() -> None:
     rows, columns = np.ones((2, 1)), np.ones(2)
     requests = Requests(*(rows for _ in range(8)), np.ones((2, 2)))
     cost = CostColumns(*(columns for _ in range(5)))
-    load = Load(cost, *(np.full(2, 4.0) for _ in range(10)), 1.0, 1.0)
+    load = Load(cost, *(np.full(2, 4.0) for _ in range(11)), 1.0, 1.0)
     for _ in improvements(Question(requests, load), assign(requests, load)):
         pass
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from solver.arrays import FloatArray, IntArray
 from solver.packing.problem import TOLERANCE, SecondsLeft
-from solver.routing.assign import Settled, is_open, settle
+from solver.routing.assign import Settled, begins_in_time, is_open, settle
 from solver.routing.turns import Turns
 
 # Exchanges that are valued at once, and plans settled before a search gives up: further down hardly
@@ -63,24 +63,22 @@ def changes(turns: Turns, plan: Settled) -> FloatArray:
 
     That is what it costs there more than here, what those after it there lose, and those here win.
     """
-    n, m, workers, hopeful = turns.n, turns.m, plan.workers, turns.requests.hopeful
+    n, m, workers = turns.n, turns.m, plan.workers
     rows = np.arange(n)
     now = plan.costs[rows, workers]
-    must = hopeful & plan.able.any(axis=1)
-    elsewhere = np.where(plan.able, plan.costs, np.inf)
+    must = plan.at_once.any(axis=1)  # it goes at once, and nowhere else
+    elsewhere = np.where(plan.at_once, plan.costs, np.inf)
     elsewhere[rows, workers] = np.inf
-    elsewhere_s = elsewhere.min(axis=1)
     one, later = np.triu_indices(n, 1)
-    at = workers[later]
+    at, sent_s = workers[later], elsewhere.min(axis=1)[later]
     leaves = np.where(workers[one] == at, -1.0, 1.0)  # it would no longer be there, or be there too
-    found = plan.before[:, later, at] + leaves * turns.sizes[:, one, at]
-    seen = turns.seen(at, found)
-    costs = turns.costs(later, at, seen)
-    sent = must[later] & ~(is_open(seen) & (seen.free > 0)) & np.isfinite(elsewhere_s[later])
-    costs = np.where(sent, elsewhere_s[later], costs)
+    seen = turns.seen(at, plan.before[:, later, at] + leaves * turns.sizes[:, one, at])
+    parts = turns.terms(later, at, seen)
+    stays = is_open(seen) & begins_in_time(turns.requests, later, seen, parts)
+    costs = np.where(~stays & np.isfinite(sent_s), sent_s, parts.sum(axis=0))
     others = np.bincount(one * m + at, costs - now[later], n * m).reshape(n, m)
     change = plan.costs + others - (now - others[rows, workers])[:, None]
-    change[must[:, None] & ~plan.able] = np.inf
+    change[must[:, None] & ~plan.at_once] = np.inf
     change[rows, workers] = 0.0
     return change
 

@@ -20,8 +20,8 @@ it and added up (`TERMS`), so that one can be traded for another and a choice be
 Seconds before the first token count (1 + `FIRST_TOKEN`) times, as they are waited with nothing to
 read. Own terms are weighed by the request's priority; what others lose is a sum over them and is
 added, never put inside a maximum, which would send whoever takes most to the slowest worker. So a
-stream is placed by its own time and what it costs its neighbours; bulk work, with a small weight and
-no targets, by its neighbours and the makespan.
+stream is placed by its own time and what it costs its neighbours; bulk work, with a small weight
+and no targets, by its neighbours and the makespan.
 
 Every term grows, or stays, with what was placed on the worker before: what makes the bound of
 `solver.routing.joint` a bound.
@@ -42,9 +42,9 @@ from solver.routing.problem import Job, WorkerView
 
 # A second without a first token counts as two: one as any other, one as it is waited blindly.
 FIRST_TOKEN = 1.0
-# That all is done holds nobody up in a stream, and everybody in a batch; a quarter is enough for
+# That all is done holds nobody up in a stream, and everybody in a batch; half is enough for
 # the batch, as the term is zero for all but the few who end last.
-MAKESPAN = 0.25
+MAKESPAN = 0.5
 # The longest prefill share that is believed: rounds of a worker that only prefills would never end.
 MOST_PREFILL_SHARE = 0.9
 # One, or several.
@@ -121,8 +121,10 @@ class Requests:
             ],
             dtype=np.float64,
         )
-        columns = rows.reshape(len(jobs), 8).T[:, :, None]
-        uncached = np.repeat(columns[0], workers, axis=1)
+        prompt, output, overrun, sequences, weight, waited, ttft, tpot = rows.reshape(
+            len(jobs), 8
+        ).T[:, :, None]
+        uncached = np.repeat(prompt, workers, axis=1)
         if cached is not None:
             uncached = np.maximum(0.0, uncached - cached)
         forbidden = None
@@ -131,17 +133,13 @@ class Requests:
                 allowed: ~np.isin(np.arange(workers), list(allowed)) for allowed in set(eligible)
             }
             forbidden = np.array([rows_of[allowed] for allowed in eligible])
-        return cls(*columns, uncached, forbidden)
+        return cls(
+            prompt, output, overrun, sequences, weight, waited, ttft, tpot, uncached, forbidden
+        )
 
     def __len__(self) -> int:
-        """n."""
+        """How many."""
         return len(self.prompt)
-
-    @property
-    def hopeful(self) -> BoolArray:
-        """(n,) bool: it has a target for its first token, and has not missed it yet."""
-        open_ = (self.waited_s <= self.ttft_s) & np.isfinite(self.ttft_s)
-        return np.asarray(open_[:, 0])
 
 
 @dataclass(slots=True, eq=False)
@@ -154,6 +152,7 @@ class Load:
         in_flight: sequences given to it and not ended; `running` of these decode.
         left: expected tokens still to come of one that runs, at least 1.
         kv: cached tokens; `kv_now` more fit now.
+        context: cached tokens of one that runs, on average: what its end sets free.
         queued_s: seconds of prefills that are still queued there.
         share: of its time that goes into prefills.
         room, free: sequences that may be sent to it, and that it could start at once.
@@ -168,6 +167,7 @@ class Load:
     left: FloatArray
     kv: FloatArray
     kv_now: FloatArray
+    context: FloatArray
     queued_s: FloatArray
     share: FloatArray
     room: FloatArray
@@ -210,6 +210,7 @@ class Load:
             np.maximum(1.0, left),
             kv,
             kv_now,
+            np.maximum(1.0, kv / np.maximum(1.0, running)),
             queued,
             np.minimum(MOST_PREFILL_SHARE, np.asarray(share, dtype=np.float64)),
             room,
@@ -318,15 +319,16 @@ def _own(
     prompt = _column(requests.prompt, i, j)
     rest = load.round_s(j, prompt)
     going = np.maximum(1.0, np.minimum(running, slots))
-    context = np.maximum(1.0, load.kv[j] / np.maximum(1.0, running))
     ends = np.maximum(0.0, load.in_flight[j] + 1.0 - slots)
-    ends = np.maximum(ends, (prompt - load.kv_now[j]) / context)
+    ends = np.maximum(ends, (prompt - load.kv_now[j]) / load.context[j])
     wait = ends * load.left[j] * rest / going
     prefill = load.queued_s[j] + cost.alpha_p_s[j] + cost.beta_p_s[j] * requests.uncached[i, j]
     return wait, wait + prefill, rest
 
 
-def _long(requests: Requests, i: slice, rest: FloatArray, j: slice | int = slice(None)) -> FloatArray:
+def _long(
+    requests: Requests, i: slice, rest: FloatArray, j: slice | int = slice(None)
+) -> FloatArray:
     """Seconds of all its tokens, should there be many."""
     tokens = _column(requests.output, i, j) + _column(requests.overrun, i, j)
     return np.asarray(tokens * rest, dtype=np.float64)

@@ -30,6 +30,7 @@ from weakref import WeakKeyDictionary
 
 from solver.arrays import FloatArray
 from solver.batching.queue import Sized, effective_arrival_s
+from solver.cost.model import CostModel
 from solver.routing.assign import Assignment
 from solver.routing.grouped_queue import GroupedQueue, Members, Waiting, merged
 from solver.routing.objective import Load, Requests
@@ -82,6 +83,11 @@ class Target(Protocol):
     @property
     def room(self) -> int:
         """Requests that it could start soon: free slots and a lead, 0 where memory is full."""
+        ...
+
+    @property
+    def cost(self) -> CostModel:
+        """Its iteration times."""
         ...
 
     @property
@@ -240,7 +246,9 @@ class RollingHorizon(Generic[R, W]):
         found = (self._unsent.members(request) for request in requests)
         return [everybody if members is None else members for members in found]
 
-    def bind(self, selection: Selection[R, W], plan: Assignment, now: float) -> Iterator[tuple[R, W]]:
+    def bind(
+        self, selection: Selection[R, W], plan: Assignment, now: float
+    ) -> Iterator[tuple[R, W]]:
         """Who is sent where, one by one, as long as there is room; the rest stays.
 
         Each is to be carried out before the next one is asked for.
@@ -264,6 +272,7 @@ class RollingHorizon(Generic[R, W]):
 def place_in_order(request: Unsent, worker: Target) -> float:
     """Its rank, in seconds: when it came, head start and due time in it, and for its length."""
     job = request.job
-    takes_s = request.expected_tokens * worker.round_s
+    prefill_s = worker.cost.beta_p_s * job.prompt_tokens / job.sequences
+    takes_s = prefill_s + request.expected_tokens * worker.round_s
     share = SHORT_FIRST if isfinite(job.targets.ttft_s) else LONG_FIRST
     return effective_arrival_s(request, worker.round_s) + share * takes_s

@@ -35,7 +35,7 @@ def load(url: str, stop: threading.Event) -> None:
     """Streams and whole answers, some of which fail or are wanted too soon, until told."""
     with http.Client(base_url=url) as client:
         for k in count():
-            if stop.is_set():
+            if stop.wait(0.05):
                 return
             body = {"model": "llama-65b", "prompt": f"Question {k}?", "stream": k % 2 == 0}
             headers = {"x-makespan-fault": "status=500"} if k % 5 == 0 else {}

@@ -133,9 +133,9 @@ def test_requests_of_one_id_are_told_apart(site: Site) -> None:
 def test_a_deadline_that_passes_before_work_begins_ends_with_504(site: Site) -> None:
     """At the gateway and in the agent's queue; one that has begun goes on."""
     site.start(0, speed=0.5, slots=8)
-    running = [site.ask(120, f"run{k}", x_makespan_deadline_ms="4000") for k in range(8)]
+    running = [site.ask(180, f"run{k}", x_makespan_deadline_ms="8000") for k in range(8)]
     eventually(lambda: site.workers()[0]["agent"]["running"] == 8)
-    late = [site.ask(10, "late0", x_makespan_deadline_ms="3000")]
+    late = [site.ask(10, "late0", x_makespan_deadline_ms="6000")]
     eventually(lambda: site.workers()[0]["agent"]["queued"] == 1)  # the lead
     late += [site.ask(10, f"late{k}", x_makespan_deadline_ms="700") for k in range(1, 4)]
     for answer in late:

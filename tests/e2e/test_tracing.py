@@ -14,12 +14,12 @@ import pytest
 
 from tests import http
 from tests.e2e.test_gateway import MODEL
-from tests.e2e.test_sidecar import PLAIN, Plain, plain, sidecar, url_of
+from tests.e2e.test_sidecar import PLAIN, Plain, lasting, mortal, plain, sidecar, url_of
 from tests.helpers import Fleet, Process, free_ports
 from tests.otlp_sink import Got, Sink
 from tests.waiting import eventually
 
-__all__ = ["plain"]
+__all__ = ["lasting", "mortal", "plain"]
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 TEXT = {"model": MODEL, "prompt": "How many?", "max_tokens": 12, "ignore_eos": True}
@@ -232,18 +232,18 @@ def test_what_is_not_sampled_is_passed_on_and_not_recorded(sink: Sink, plain: Pl
     assert {quiet, own[1]}.isdisjoint(span.trace_id for span in sink.spans)
 
 
-def test_without_tracing_headers_pass_as_they_came(plain: Plain) -> None:
+def test_without_tracing_headers_pass_as_they_came(mortal: Plain) -> None:
     dead = f"http://127.0.0.1:{free_ports(1)[0]}"
-    with gateway(f"{plain.url},{dead}", "--log-format", "text") as (running, url):
+    with gateway(f"{mortal.url},{dead}", "--log-format", "text") as (running, url):
         trace_id = new_trace()
         headers = {**parent(trace_id), "x-request-id": "off"}
         assert post(url + COMPLETIONS, PLAIN, headers).status_code == 200
-        seen = plain.seen()["headers"]
+        seen = mortal.seen()["headers"]
         assert (seen["traceparent"], seen["tracestate"]) == (headers["traceparent"], "a=1")
         bad = {"traceparent": "00-what-is-this", "tracestate": "a=1"}
         assert post(url + COMPLETIONS, PLAIN, bad).status_code == 200
-        assert plain.seen()["headers"]["traceparent"] == bad["traceparent"]
-        plain.kill()
+        assert mortal.seen()["headers"]["traceparent"] == bad["traceparent"]
+        mortal.kill()
         assert post(url + COMPLETIONS, PLAIN, headers).status_code in (502, 503)
         running.wait_for(rf"(request ended).* request=off trace_id={trace_id}")
 

@@ -17,7 +17,7 @@ from openai import AsyncOpenAI
 from tests import http
 from tests.e2e.test_faults import agent_pid
 from tests.helpers import Fleet, Process, scrape
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.skipif(
     find_spec("transformers") is None, reason="needs `make transformers`"
@@ -118,4 +118,4 @@ def test_a_fleet_whose_model_is_missing_does_not_start() -> None:
     with Process("up", "--port", "0", "--engine", "transformers", "--model", "/no/model") as up:
         up.wait_for(r"(no folder '/no/model')")
         up.wait_for(r"(agent-\d did not start)")
-        assert up.process.wait(30) == 1
+        assert up.process.wait(PATIENCE_S) == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from tests import http
 from tests.bench.peers import packages
 from tests.helpers import MAKESPAN, Process, free_ports
 from tests.waiting import eventually
@@ -71,7 +72,7 @@ def knows(path: str, up: str) -> Callable[[Seat], bool]:
     """Lists all workers there, each with `up` true."""
 
     def ready(seat: Seat) -> bool:
-        listed = httpx.get(seat.url + path).json()["workers"]
+        listed = http.get(seat.url + path).json()["workers"]
         return sum(bool(worker[up]) for worker in listed) == len(seat.workers)
 
     return ready
@@ -79,7 +80,7 @@ def knows(path: str, up: str) -> Callable[[Seat], bool]:
 
 def forwards(seat: Seat) -> bool:
     """Brings a request to some worker; it has known all from its start."""
-    return httpx.get(seat.url + "/health").status_code == 200
+    return http.get(seat.url + "/health").status_code == 200
 
 
 def rust(policy: str) -> Callable[[Seat], list[str]]:

@@ -13,9 +13,7 @@ import pytest
 
 from router.gateway.planning.ticket import Placement, Ticket
 from router.http.errors import NoCapacityError
-from solver.packing.check import check
-from solver.packing.plan import Method
-from solver.routing.problem import Job
+from solver.routing.rolling import WINDOW
 from tests.router.gateway.fleet import Half, half, random_tickets, state, ticket
 from tests.waiting import PATIENCE_S, until
 
@@ -86,25 +84,8 @@ async def test_planning_500_requests_on_32_workers_never_stalls_the_loop() -> No
         async with half(32, window_max_size=500, window_max_wait_s=0.0) as made, turns.counted():
             placements = await place_all(made, random_tickets(500, seed))
         record = max((one.plan for one in placements), key=lambda plan: len(plan.requests))
-        assert (len(record.requests), len(record.workers)) == (500, 32)
-        check(record.problem, record.plan)
-    print(f"longest turn of the loop: {turns.most} calls")
-    assert turns.most < MOST_CALLS
-
-
-async def test_milp_runs_beside_the_loop() -> None:
-    """Windows in which the MILP beats the heuristic: the loop turns on while the child solves."""
-    turns = Turns()
-    async with half(4, slots=3, window_max_wait_s=0.0, plan_deadline_s=2.0) as made:
-        await made.warm()
-        placements = []
-        async with turns.counted():
-            for seed in range(6):
-                tickets = random_tickets(14, seed)
-                for one in tickets:
-                    one.job = Job(70, 40 * one.job.expected_tokens)
-                placements += await place_all(made, tickets)
-    assert {placement.plan.plan.method for placement in placements} > {Method.HEURISTIC}
+        assert (len(record.requests), len(record.workers)) == (WINDOW, 32)
+        assert record.plan.total_s >= record.plan.bound_s > 0
     print(f"longest turn of the loop: {turns.most} calls")
     assert turns.most < MOST_CALLS
 
@@ -117,12 +98,11 @@ async def test_a_free_worker_gets_a_request_at_once() -> None:
 
 
 async def test_who_cannot_start_soon_waits_at_the_gateway() -> None:
-    """One runs, one is the lead, the third is sent when one of them has ended."""
+    """One runs; the second is sent when it has ended."""
     async with half(1, slots=1, window_max_wait_s=10.0) as made:
         first = ticket("a")
         placement = await made.dispatcher.place(first)
-        await made.dispatcher.place(ticket("b"))
-        waiting = asyncio.create_task(made.dispatcher.place(ticket("c")))
+        waiting = asyncio.create_task(made.dispatcher.place(ticket("b")))
         await asyncio.sleep(0.05)
         assert not waiting.done()
         assert made.dispatcher.unsent == 1
@@ -158,12 +138,11 @@ async def test_the_backlog_counts_what_is_sent_and_what_is_not() -> None:
 async def test_who_leaves_while_waiting_takes_no_place() -> None:
     async with half(1, slots=1, window_max_wait_s=10.0) as made:
         first = await made.dispatcher.place(ticket("a"))
-        await made.dispatcher.place(ticket("b"))
-        waiting = asyncio.create_task(made.dispatcher.place(ticket("c")))
+        waiting = asyncio.create_task(made.dispatcher.place(ticket("b")))
         await asyncio.sleep(0.05)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        assert (made.dispatcher.unsent, len(first.worker.load)) == (0, 2)
+        assert (made.dispatcher.unsent, len(first.worker.load)) == (0, 1)
         assert len(made.dispatcher._rolling) == 0
 
 
@@ -180,7 +159,7 @@ async def test_a_defect_in_planning_fails_its_window_and_nothing_else(
 ) -> None:
     async with half(2) as made:
 
-        async def broken(_: object, **_k: object) -> None:
+        async def broken(*_: object) -> None:
             raise ZeroDivisionError
 
         with monkeypatch.context() as patch:

@@ -10,10 +10,10 @@ import pytest
 
 from router.gateway.fleet.discovery.source import Endpoint
 from router.gateway.fleet.worker import Worker
+from router.gateway.planning.planner import Planned
 from router.gateway.planning.recaller import movable_from
 from router.gateway.planning.ticket import Ticket
-from solver.packing.plan import Plan
-from solver.packing.problem import Problem
+from solver.routing.objective import Load, Requests
 from tests.router.gateway.fleet import Half, half, state, ticket
 
 FIRST, SECOND, THIRD = (Endpoint(f"http://w{k}:1") for k in range(3))
@@ -65,9 +65,9 @@ async def test_what_is_planned_onto_a_worker_that_goes_meanwhile_goes_elsewhere(
         plan = made.planner.plan
         planned: list[int] = []
 
-        async def plan_and_lose_one(problem: Problem, *, binding: bool) -> tuple[Problem, Plan]:
-            found = await plan(problem, binding=binding)
-            planned.extend(found[1].assignment)
+        async def plan_and_lose_one(requests: Requests, load: Load) -> Planned:
+            found = await plan(requests, load)
+            planned.extend(found.assignment.workers)
             made.workers.update([FIRST])
             return found
 
