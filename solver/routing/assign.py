@@ -12,7 +12,8 @@ Rules:
   `QUEUED_S` of prefill are queued there: what would only queue there is better bound later.
 
 Work is O(n m) and does not depend on what waits behind the n, or runs. Whoever knows a better plan
-(`solver.routing.joint`) wishes requests elsewhere than where each is cheapest; the other rules hold.
+(`solver.routing.joint`) wishes requests elsewhere than where each is cheapest now; the other rules
+are the same.
 """
 
 from __future__ import annotations
@@ -100,7 +101,9 @@ class Settled:
         """Nothing seen yet."""
         numbers = np.zeros((3, n, m)), np.zeros((len(TERMS), n, m)), np.zeros((n, m))
         open_, at_once = np.zeros((2, n, m), dtype=np.bool_)
-        return cls(np.zeros(n, dtype=np.intp), np.zeros(n, dtype=np.bool_), *numbers, open_, at_once)
+        return cls(
+            np.zeros(n, dtype=np.intp), np.zeros(n, dtype=np.bool_), *numbers, open_, at_once
+        )
 
     @property
     def total_s(self) -> float:
@@ -226,7 +229,7 @@ def is_open(load: Load) -> BoolArray:
 def begins_in_time(requests: Requests, i: Index, load: Load, parts: FloatArray) -> BoolArray:
     """(m,) where a slot is free and the first token of request i comes within its target.
 
-    `parts` (terms, m) are its terms on the m workers; or each worker has a request of its own, i (m,).
+    `parts` (terms, m) are its terms on these workers. Or each has a request of its own: i (m,).
     """
     blind = requests.weight[i, 0] * (1.0 + FIRST_TOKEN)
     first_s = (parts[Term.WAIT] + parts[Term.PREFILL]) / blind
@@ -235,9 +238,7 @@ def begins_in_time(requests: Requests, i: Index, load: Load, parts: FloatArray) 
     return np.asarray(in_time & (load.free > 0))
 
 
-def _choose(
-    costs: FloatArray, able: BoolArray, at_once: BoolArray, wish: int
-) -> tuple[int, bool]:
+def _choose(costs: FloatArray, able: BoolArray, at_once: BoolArray, wish: int) -> tuple[int, bool]:
     """(worker, whether it goes there now) for a request that would like to go to `wish`."""
     if at_once.any():
         return wish if at_once[wish] else int(np.where(at_once, costs, np.inf).argmin()), True

@@ -22,12 +22,13 @@ from math import inf
 import numpy as np
 
 from solver.arrays import FloatArray
-from solver.cost.model import CostColumns
+from solver.cost.model import CostModel
 from solver.packing.problem import TOLERANCE, SecondsLeft
 from solver.routing.assign import Assignment, Settled, assign, follow, settle
 from solver.routing.moves import descend
 from solver.routing.objective import FIRST_TOKEN, Load, Requests
 from solver.routing.places import PROVEN, Places
+from solver.routing.problem import Job, WorkerView
 from solver.routing.turns import Turns, first
 
 # A plan is told when it is so much better than the one told before: telling takes milliseconds.
@@ -46,10 +47,10 @@ class Question:
 
 def warm_up() -> None:
     """Load what the first question should not have to wait for."""
-    rows, columns = np.ones((2, 1)), np.ones(2)
-    requests = Requests(*(rows for _ in range(8)), np.ones((2, 2)))
-    cost = CostColumns(*(columns for _ in range(5)))
-    load = Load(cost, *(np.full(2, 4.0) for _ in range(11)), 1.0, 1.0)
+    cost = CostModel(0.02, 0.0001, 0.03, 0.001)
+    views = [WorkerView(cost.scaled(k), 4, k, 1.0, 0.0, None, room=4, free_slots=4) for k in (1, 2)]
+    requests = Requests.of([Job(100, 100.0), Job(200, 50.0)], [0.0, 0.0], len(views))
+    load = Load.of(views, [0.0, 0.0], 1.0)
     for _ in improvements(Question(requests, load), assign(requests, load)):
         pass
 
@@ -94,7 +95,8 @@ class _Search:
         """All steps, as long as there is time and anything to win."""
         from solver.packing.milp.convex_load import solve_convex_load
 
-        places, starts = Places(self._turns), [self._best]
+        busiest = int(np.bincount(self._best.workers).max())
+        places, starts = Places(self._turns, busiest), [self._best]
         mean = solve_convex_load(places.place_s, places.mean_more_s(), self._left_s)
         if mean is not None:
             starts.append(settle(self._turns, mean.workers))

@@ -1,12 +1,12 @@
 """Local search: one request moves to another worker, or two change places, while that saves most.
 
-A move from worker a to worker b changes what those after it find on a and on b, and nothing else. So
-all n m moves are valued by one call of the objective, and those that touch no worker twice add up:
-they are made together. Exchanges are tried where no move is left, those first that would be best if
-each half came alone.
+A move from worker a to worker b changes what those after it find on a and on b, and nothing else.
+So all n m moves are valued by one call of the objective, and those that touch no worker twice add
+up: they are made together. Exchanges are tried where no move is left, those first that would be
+best if each half came alone.
 
-Whoever would be sent elsewhere by the rules, as its worker has closed, is counted at the cheapest of
-those it could go to. What comes of it all is known once the plan is settled
+Whoever would be sent elsewhere by the rules, as it could not begin in time, is counted at the
+cheapest of the workers where it could. What comes of it all is known once the plan is settled
 (`solver.routing.assign`), and only then it is better or not.
 """
 
@@ -66,7 +66,7 @@ def changes(turns: Turns, plan: Settled) -> FloatArray:
     n, m, workers = turns.n, turns.m, plan.workers
     rows = np.arange(n)
     now = plan.costs[rows, workers]
-    must = plan.at_once.any(axis=1)  # it goes at once, and nowhere else
+    must = np.asarray(plan.at_once.any(axis=1))  # it goes at once, and nowhere else
     elsewhere = np.where(plan.at_once, plan.costs, np.inf)
     elsewhere[rows, workers] = np.inf
     one, later = np.triu_indices(n, 1)
@@ -104,9 +104,9 @@ def _moved(workers: IntArray, moves: list[tuple[int, int]]) -> IntArray:
 def _exchanged(turns: Turns, change: FloatArray, plan: Settled) -> Iterator[IntArray]:
     """Plans in which two requests have changed places, the best first."""
     one, two = np.triu_indices(turns.n, 1)
-    here, there = plan.workers[one], plan.workers[two]
-    both = change[one, there] + change[two, here]
-    both[here == there] = np.inf
+    here: IntArray = plan.workers[one]
+    there: IntArray = plan.workers[two]
+    both = np.where(here == there, np.inf, change[one, there] + change[two, here])
     order = np.argsort(both)[:EXCHANGES]
     order = order[np.isfinite(both[order])]
     if not len(order):

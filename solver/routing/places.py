@@ -1,4 +1,4 @@
-"""What the k-th place on a worker costs at least: a bound on all plans, and where a good one begins.
+"""What the k-th place on a worker costs at least: a bound on all plans, and a start for a good one.
 
 Requests are placed in order, and every term of the objective grows with what was placed before
 (`solver.routing.objective`). So whoever comes to worker j as its k-th finds at least the k - 1
@@ -24,9 +24,10 @@ from solver.arrays import FloatArray
 from solver.packing.problem import SecondsLeft
 from solver.routing.turns import Turns
 
-# Places a worker: so many times an even share of the requests, and some more. Whoever comes after
-# the last place costs at least as much as that.
-SHARES, SPARE = 2, 4
+# Places a worker: for twice as many as the busiest one has in the first plan, if that is not more
+# than can be valued in some ten milliseconds. Whoever comes after the last place costs at least as
+# much as there.
+SHARE, CELLS, STEP = 2, 1 << 15, 8
 # Steps of the prices, and after how many without a better bound the next ones are half as long.
 STEPS, PATIENCE = 150, 5
 # Closer to the best plan's total than this, a bound need not come.
@@ -36,9 +37,10 @@ PROVEN = 1e-4
 class Places:
     """See the module; (n, m, k) costs, infinite where a request can not have that place."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: Turns, busiest: int) -> None:
         self._turns = turns
-        self.count = min(turns.n, SHARES * ceil(turns.n / turns.m) + SPARE)
+        wanted = STEP * ceil(SHARE * busiest / STEP)  # so that windows share their models
+        self.count = min(turns.n, wanted, max(2, CELLS // (turns.n * turns.m)))
         self.least_s = self._costs(self._least_sizes())
         late = np.arange(self.count) > np.arange(turns.n)[:, None]
         self.least_s[np.broadcast_to(late[:, None], self.least_s.shape)] = np.inf
@@ -52,12 +54,15 @@ class Places:
         return np.asarray(np.fmin.reduce(more, axis=0, initial=np.inf), dtype=np.float64)
 
     def mean_more_s(self) -> FloatArray:
-        """(m, k) the same for a request like all, after others like all."""
-        turns = self._turns
-        mean = turns.sizes.mean(axis=1)[:, None, :, None] * np.arange(self.count)
-        costs = self._costs(np.broadcast_to(mean, (3, turns.n, turns.m, self.count)))
-        more = costs - costs[:, :, :1]
-        return np.asarray(more.mean(axis=0), dtype=np.float64)
+        """(m, k) the same for a request like all, after others like all; straight in between."""
+        turns, places = self._turns, np.arange(self.count)
+        some = np.unique(
+            np.minimum(self.count - 1, 2 ** np.arange(self.count.bit_length() + 1) - 1)
+        )
+        mean = turns.sizes.mean(axis=1)[:, None, :, None] * some
+        costs = self._costs(np.broadcast_to(mean, (3, turns.n, turns.m, len(some))))
+        more = (costs - costs[:, :, :1]).mean(axis=0)
+        return np.array([np.interp(places, some, row) for row in more])
 
     def bound_s(self, price: FloatArray) -> tuple[float, FloatArray]:
         """What all plans cost at least, by prices (m, k) of at most 0; and who wants each place."""

@@ -53,10 +53,9 @@ class Turns:
 
     def terms(self, i: IntArray, j: IntArray, seen: Load) -> FloatArray:
         """(terms, k) of requests i on workers j, both (k,), as `seen`."""
-        pairs = Requests(
-            *(getattr(self.requests, name)[i, 0][None] for name in COLUMNS),
-            self.requests.uncached[i, j][None],
-        )
+        columns = {name: getattr(self.requests, name)[i, 0][None] for name in COLUMNS}
+        uncached = self.requests.uncached[i, j][None]
+        pairs = replace(self.requests, **columns, uncached=uncached, forbidden=None)
         found = terms(pairs, seen, self.best_s[i, 0][None], ALL, ALL)
         return np.stack([term[0] for term in found])
 
@@ -90,8 +89,6 @@ class Turns:
 
 def first(requests: Requests, count: int) -> Requests:
     """The first so many."""
-    return Requests(*(None if v is None else v[:count] for v in _values(requests)))
-
-
-def _values(requests: Requests) -> list[FloatArray | BoolArray | None]:
-    return [getattr(requests, field.name) for field in fields(requests)]
+    columns = {name: getattr(requests, name)[:count] for name in (*COLUMNS, "uncached")}
+    forbidden = None if requests.forbidden is None else requests.forbidden[:count]
+    return replace(requests, **columns, forbidden=forbidden)

@@ -1,10 +1,10 @@
 """An assignment whose costs rise with the load: n requests, m workers, each request somewhere.
 
-Request i costs ``place_s[i, j]`` on an empty worker j, and whoever is the k-th there ``more_s[j, k]``
-beside. These grow with k, so the k-th place is only taken after those before it: the load is convex,
-and the linear program has whole numbers at its corners (a flow from requests through workers to
-places). Its rows are the same whatever the numbers, so a model is built once per shape, by
-`convex_load_model`, and only its costs and limits are new each time.
+Request i costs ``place_s[i, j]`` on a worker j that nobody has come to yet, and ``more_s[j, k]``
+beside if k have. These grow with k, so a place is only taken after those before it: the load is
+convex, and the linear program has whole numbers at its corners (a flow from requests through
+workers to places). Its rows are the same whatever the numbers, so a model is built once per shape,
+by `convex_load_model`, and only its costs and limits are new each time.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def convex_load_model(place_s: FloatArray, more_s: FloatArray) -> pyo.ConcreteMo
         return limits(more_s[j, k], None if k == places - 1 else 1.0)
 
     m.x = pyo.Var(m.I, m.J, bounds=place)  # request i goes to worker j
-    m.y = pyo.Var(m.J, m.K, bounds=more)  # somebody has the k-th place there
+    m.y = pyo.Var(m.J, m.K, bounds=more)  # somebody comes to worker j after k others
 
     @m.Constraint(m.I)
     def once(m: pyo.ConcreteModel, i: int) -> object:
