@@ -54,9 +54,12 @@ LONG_FIRST = -1.0
 SHARE_S = 3.0
 
 
-def lead(slots: int) -> int:
-    """Requests that a worker is sent beyond its slots; one of few slots only what it can start."""
-    return int(LEAD * slots)
+def lead(slots: int, least: int = 0) -> int:
+    """Requests that a worker is sent beyond its slots; one of few slots only what it can start.
+
+    Live that is one at `least`, as messages take their time while a slot stands empty.
+    """
+    return max(least, int(LEAD * slots))
 
 
 class Unsent(Sized, Waiting, Protocol):

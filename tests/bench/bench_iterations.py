@@ -27,7 +27,6 @@ from statistics import geometric_mean
 
 from router.lab.simulation.pool import over
 from router.lab.simulation.traces import DATASETS, dataset
-from solver.batching.bounds import Engine
 from solver.batching.policies import POLICIES
 from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.profiles import PROFILES, Profile
@@ -81,9 +80,7 @@ def run(case: Case) -> tuple[Report, float]:
     profile = ENGINES[case.engine]
     targets = TARGETS if case.name == PACED else NO_TARGETS
     policy = POLICIES[case.name.partition(",")[0]]()
-    requests = at_load(
-        fitting(case.trace, profile), [Engine(profile.cost, profile.slots)], case.load
-    )
+    requests = at_load(fitting(case.trace, profile), [profile.cost], profile.slots, case.load)
     requests = [replace(request, wanted=targets) for request in requests]
     hashed = any(request.hash_ids for request in requests)
     setting = WorkerSetting(profile.slots, profile.kv_tokens, prefix_cache=hashed)

@@ -101,7 +101,7 @@ def open_releaser(settings: AgentSettings) -> Releaser:
         hardware(settings.cost).cost,
         None if own else POLICIES[settings.policy](),
         time.monotonic(),
-        lead=lead(settings.slots) if own else 0,
+        lead=lead(settings.slots, 1) if own else 0,
     )
 
 

@@ -92,7 +92,7 @@ class Worker:
         """Sequences that it could start soon: free slots and a lead."""
         if self._closed:
             return 0
-        return max(0, self.slots + lead(self.slots) - self.load.sequences)
+        return max(0, self.slots + lead(self.slots, 1) - self.load.sequences)
 
     @property
     def _closed(self) -> bool:

@@ -78,6 +78,7 @@ def test_who_can_be_in_time_alone(wanted: tuple[float, float], able: bool) -> No
     assert slower == (able and wanted[0] >= 6.5)
 
 
+MIXED = "alpha_m_s", "beta_mp_s", "beta_md_s"
 terms, round_terms = st.floats(0.0, 0.003), st.floats(0.001, 0.05)
 costs = st.builds(
     CostModel,
@@ -87,7 +88,6 @@ mixing = st.builds(
     lambda cost, *mixed: replace(cost, **dict(zip(MIXED, mixed, strict=True))),
     *(costs, round_terms, terms, terms),
 )
-MIXED = "alpha_m_s", "beta_mp_s", "beta_md_s"
 lengths = st.sampled_from([(40, 40), (400, 10), (10, 90)]).flatmap(
     lambda most: st.lists(
         st.tuples(*(st.integers(1, tokens) for tokens in most)), min_size=1, max_size=40
