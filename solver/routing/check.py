@@ -14,16 +14,18 @@ from solver.arrays import BoolArray, FloatArray
 from solver.errors import InvalidPlan
 from solver.packing.problem import TOLERANCE
 from solver.routing.assign import Assignment, begins_in_time, is_open
-from solver.routing.objective import TERMS, Load, Requests
+from solver.routing.joint import Question
+from solver.routing.objective import TERMS, Load
 from solver.routing.turns import Turns
 
 
-def check(requests: Requests, load: Load, plan: Assignment) -> None:
+def check(question: Question, plan: Assignment) -> None:
     """Return silently if `plan` keeps the rules and its figures are true.
 
     Raises:
         InvalidPlan: naming the first thing that is wrong.
     """
+    requests, load = question.requests, question.load
     turns = Turns(requests, load)
     _require_allowed(turns, plan)
     state, found = load.copy(), np.zeros((3, turns.n))  # what each finds on its worker

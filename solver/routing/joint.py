@@ -51,7 +51,7 @@ def warm_up() -> None:
     views = [WorkerView(cost.scaled(k), 4, k, 1.0, 0.0, None, room=4, free_slots=4) for k in (1, 2)]
     requests = Requests.of([Job(100, 100.0), Job(200, 50.0)], [0.0, 0.0], len(views))
     load = Load.of(views, [0.0, 0.0], 1.0)
-    for _ in improvements(Question(requests, load), assign(requests, load)):
+    for _ in improvements(Question(requests, load), None):
         pass
 
 
@@ -62,12 +62,14 @@ def worth_improving(requests: Requests, plan: Assignment, deadline_s: float) -> 
 
 
 def improvements(
-    question: Question, incumbent: Assignment, left_s: SecondsLeft | None = None
+    question: Question, incumbent: Assignment | None, left_s: SecondsLeft | None = None
 ) -> Iterator[Assignment]:
     """Better plans and better bounds, as they are found, each better than the one before.
 
-    `left_s` tells the seconds left until the deadline; without it, it goes on until nothing helps.
+    Without a plan it begins with that of `assign`. `left_s` tells the seconds left until the
+    deadline; without it, it goes on until nothing helps.
     """
+    incumbent = incumbent or assign(question.requests, question.load)
     if incumbent.planned < 2:
         return
     search = _Search(question, incumbent, left_s or (lambda: inf))

@@ -24,7 +24,7 @@ ROUNDING = 1e-9
 
 
 def checked(asked: Question, plan: Assignment) -> Assignment:
-    check(asked.requests, asked.load, plan)
+    check(asked, plan)
     return plan
 
 
