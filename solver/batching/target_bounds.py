@@ -135,7 +135,8 @@ class EngineKind:
         (fixed_s, each_s), gamma = self.least_round, self.cost.gamma_d_s
         shortest = float(asked.prompt.min(initial=inf))
         own_s = gamma * (asked.prompt + asked.output / 2 - shortest)
-        more_s, left_s = each_s + gamma * shortest, asked.tpot_s - fixed_s - own_s
+        more_s = each_s + gamma * shortest
+        left_s = asked.tpot_s * (1 + ROUNDING) - fixed_s - own_s
         share = np.divide(more_s, left_s, where=left_s > more_s, out=np.ones(len(left_s)))
         round_s = fixed_s * np.maximum(share, 1 / self.slots) + each_s
         later_s = (asked.output - 1) * round_s + gamma * asked.later_context
