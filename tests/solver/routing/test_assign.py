@@ -22,7 +22,7 @@ def spread(jobs: list[Job], *views: object) -> list[int]:
     """How many each worker is sent."""
     plan = assign(requests(*jobs, workers=len(views)), load(*views))  # type: ignore[arg-type]
     sent = [j for j, go in zip(plan.workers, plan.go, strict=True) if go]
-    return [sent.count(j) for j in range(len(views))]
+    return np.bincount(sent, minlength=len(views)).tolist()
 
 
 @given(st.lists(JOBS, min_size=1, max_size=6), st.lists(VIEWS, min_size=1, max_size=4))

@@ -35,7 +35,7 @@ def view(flying: int = 0, slots: int = 16, speed: float = 1.0, **known: float) -
         room=max(0, slots + 2 - flying),
         free_slots=max(0, slots - flying),
     )
-    return replace(plain, **known)  # type: ignore[arg-type]
+    return replace(plain, **known)
 
 
 def load(*views: WorkerView, level_s: float = 10.0) -> Load:
