@@ -179,7 +179,8 @@ async def test_it_starts_when_it_is_first_asked_whether_it_is_ready() -> None:
     solver = SolverProcess(search)
     solver.stop()  # there is nothing to stop
     solver = SolverProcess(search)
-    assert solver.pid is None
+    before = solver.pid
+    assert before is None
     assert not solver.ready()
     assert solver.pid is not None
     await until(solver.ready)
