@@ -6,26 +6,34 @@
 # The environment is .venv, installed from the lock files in deploy/locks, which have hashes;
 # PYTHON chooses the interpreter.
 
+# What the environment says or not: bytecode is kept, or every process would compile all it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 PYTHON ?= python3
 BIN := .venv/bin
 LOCKS := deploy/locks
-VLLM_PIP := .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check
+# Of what only tests need, little is ever imported: that is compiled when it is.
+LAZY := --no-compile
+VLLM_PIP := .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check $(LAZY)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: run test test-engines image-test check format setup transformers lock bench clean
+.PHONY: run test test-engines test-transformers test-vllm image-test check format setup transformers lock bench clean
 
 run: .venv/.run
 	@$(BIN)/makespan up
 
-# Files run beside each other; then those that drive real fleets (`serial` in tests/conftest.py), alone.
+# Two files at a time, in the order of their folders: those that take longest come first.
 test: .venv/.dev .venv/.clients
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not serial"
-	$(BIN)/python -m pytest -m serial
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Real engines on one thread; vLLM in an environment of its own (3.4 GB), as its pins contradict ours.
-test-engines: .venv/.dev .venv/.transformers .venv-vllm/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engines
-	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/engines/test_vllm*.py
+# Real engines; vLLM in an environment of its own (3.4 GB), as its pins contradict ours.
+test-engines: test-transformers test-vllm
+
+test-transformers: .venv/.dev .venv/.transformers
+	$(BIN)/python -m pytest tests/engines
+
+test-vllm: .venv-vllm/.ready
+	.venv-vllm/bin/python -m pytest tests/engines/test_vllm*.py
 
 # The image, built without Docker where there is none, and run with no rights at all.
 image-test: .venv/.dev
@@ -58,7 +66,7 @@ setup: .venv/.dev
 
 .venv/.dev: .venv/.run $(LOCKS)/dev.lock
 	@echo "Installing development tools into .venv ..."
-	@$(PIP) -r $(LOCKS)/dev.lock
+	@$(PIP) $(LAZY) -r $(LOCKS)/dev.lock
 	@touch $@
 
 transformers: .venv/.transformers
@@ -76,7 +84,7 @@ TORCH := torch==2.13.0
 .venv/.clients: .venv/.dev $(LOCKS)/clients.lock
 	@echo "Installing a load generator into .venv/clients ..."
 	@$(PYTHON) -m venv .venv/clients
-	@.venv/clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCKS)/clients.lock
+	@.venv/clients/bin/python -m pip install --quiet --disable-pip-version-check $(LAZY) --require-hashes -r $(LOCKS)/clients.lock
 	@touch $@
 
 # torch first and by itself: vLLM's build for CPUs asks for a variant of it that not every index

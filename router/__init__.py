@@ -2,8 +2,8 @@
 
 The rooms, top down; each sees those below it, and import-linter holds that:
 
-- `cli`, `up`, `lab`: the command, its supervisor, and all that works offline (simulate, replay,
-  plan, calibrate, bench);
+- `cli`, `commands`, `up`, `lab`: the command, its supervisor, and all that works offline (simulate,
+  replay, plan, calibrate, bench);
 - `gateway`: takes requests, plans windows, forwards, accounts; `agent`: runs beside one engine;
 - `solver_process`: the slow half of planning, in a child process; `look`: colours and styles;
 - `observe`: metrics, traces, logs; `http`: ASGI, bodies, errors, connections;

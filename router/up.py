@@ -16,13 +16,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 
 from router.agent.engines.emulated.lengths import read_lengths
-from router.http.serving import listen, url_of
+from router.http.sockets import listen, url_of
 from router.observe import logs
 from router.settings.agent import AgentTuning
 from router.settings.base import PREFIX, Settings
@@ -31,8 +33,9 @@ from router.settings.up import UpSettings
 
 log = logging.getLogger(__name__)
 
-START_S = 30.0  # from nothing to ready; a busy machine takes some seconds
+START_S = 60.0  # from nothing to ready, a guard; a busy machine takes some seconds
 LOAD_S = 900.0  # the same, where a model must be loaded
+ANSWER_S = 2.0  # for a gateway that has just started to tell of its workers, or it is asked again
 RESTART_S = 1.0  # before a dead agent is started again, so that a broken one does not spin
 LOOPBACK = "127.0.0.1"  # the embedded agents are the gateway's alone
 BAD_SETTINGS = 2  # exit status of a command that was refused
@@ -93,7 +96,7 @@ class Child:
             await asyncio.sleep(0.02)
 
 
-def run(settings: UpSettings) -> None:
+def up(settings: UpSettings) -> None:
     """Run the fleet until it is told to stop.
 
     Raises:
@@ -146,20 +149,30 @@ async def _ready(settings: UpSettings, gateway: Child, agents: Sequence[Child]) 
     """Wait until the gateway answers and sees all its agents; the model that they serve."""
     timeout_s = START_S if settings.engine == "emulated" else LOAD_S
     deadline = time.monotonic() + timeout_s
-    async with aiohttp.ClientSession(gateway.url) as client:
-        while time.monotonic() < deadline:
-            if not gateway.running():
-                raise UpFailed("the gateway did not start; see its last lines above")
-            for agent in agents:
-                if agent.refused():
-                    raise UpFailed(f"{agent.name} did not start; see its last lines above")
-            with suppress(aiohttp.ClientError, TimeoutError):
-                async with client.get("/makespan/v1/workers") as response:
-                    workers = (await response.json())["workers"]
-                if sum(worker["up"] for worker in workers) == len(agents):
-                    return str(workers[0]["agent"]["model"])
-            await asyncio.sleep(0.05)
+    while time.monotonic() < deadline:
+        if not gateway.running():
+            raise UpFailed("the gateway did not start; see its last lines above")
+        for agent in agents:
+            if agent.refused():
+                raise UpFailed(f"{agent.name} did not start; see its last lines above")
+        with suppress(HTTPException, OSError):
+            workers = await asyncio.to_thread(_workers, gateway.url)
+            if sum(worker["up"] for worker in workers) == len(agents):
+                return str(workers[0]["agent"]["model"])
+        await asyncio.sleep(0.05)
     raise UpFailed(f"not all agents were up within {timeout_s:.0f} s; see the lines above")
+
+
+def _workers(gateway: str) -> list[dict[str, Any]]:
+    """What the gateway tells of its workers; by what is loaded in no time.
+
+    Raises:
+        HTTPException, OSError: if it does not answer.
+    """
+    with closing(HTTPConnection(urlsplit(gateway).netloc, timeout=ANSWER_S)) as client:
+        client.request("GET", "/makespan/v1/workers")
+        told: list[dict[str, Any]] = orjson.loads(client.getresponse().read())["workers"]
+    return told
 
 
 def _arguments(settings: UpSettings, *kinds: type[Settings]) -> list[str]:

@@ -1,52 +1,23 @@
-"""What all tests share: who may run beside whom, patience, and an account of what was skipped."""
+"""What all tests share: an event loop where they need one, and an account of what was skipped."""
 
 from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from httpx._config import DEFAULT_TIMEOUT_CONFIG
-
-from tests.waiting import PATIENCE_S
-
-HERE = Path(__file__).parent
-# They drive fleets of real processes: one after the other, whatever runs beside them.
-SERIAL = (
-    "clients",
-    "deploy/test_live_alerts.py",
-    "deploy/test_live_prometheus.py",
-    "e2e",
-    "engines",
-    "image",
-)
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Async tests run on asyncio; those that drive fleets are marked."""
-    serial = [HERE / name for name in SERIAL]
+    """Async tests run on asyncio."""
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.add_marker(pytest.mark.anyio)
-        if any(item.path.is_relative_to(path) for path in serial):
-            item.add_marker(pytest.mark.serial)
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def patient() -> Iterator[None]:
-    """On a busy machine an answer may take longer than the 5 s that httpx waits by default."""
-    with pytest.MonkeyPatch.context() as patch:
-        for phase in ("connect", "read", "write", "pool"):
-            patch.setattr(DEFAULT_TIMEOUT_CONFIG, phase, PATIENCE_S)
-        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -26,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from router.lab.simulation.traces import data_dir, dataset
 from solver.cost.estimators import BYTES_PER_TOKEN
 from solver.sim.request import Request
+from tests import http
 from tests.waiting import PATIENCE_S, eventually
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,12 +103,17 @@ def asking(url: str, body: object) -> Iterator[None]:
 
 
 class Process:
-    """A `makespan` process and its output, stopped at the end whatever happens."""
+    """A process, `makespan`'s unless told, and its output; stopped at the end whatever happens."""
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        program: Sequence[str] = MAKESPAN,
+    ) -> None:
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [*MAKESPAN, *arguments],
+            [*program, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -171,7 +177,7 @@ class Fleet(Process):
 
     def get(self, path: str) -> httpx.Response:
         """GET from the gateway."""
-        return httpx.get(self.url + path)
+        return http.get(self.url + path)
 
 
 @dataclass(frozen=True)
@@ -190,7 +196,7 @@ class Sample:
 def scrape(url: str) -> Sample:
     """The metrics of a gateway or an agent."""
     asked_s = time.monotonic()
-    text = httpx.get(url + "/metrics").text
+    text = http.get(url + "/metrics").text
     return Sample(asked_s, time.monotonic(), dict(_samples(text)))
 
 

@@ -9,7 +9,9 @@ the latter with its ``[DONE]``; ``x-pairs`` puts two words into each event and s
 usage. ``GET /seen`` returns the last request, how many sequences run, and the most that ever did:
 an answer of several choices runs as one from their end to its own, 5 ms later in a stream.
 ``x-block: SECONDS`` keeps the whole server from doing anything before it answers.
-``/echo/...`` answers with what came, ``/metrics`` with what was put there.
+``/echo/...`` answers with what came, ``/odd/...`` with what no agent says, ``/metrics`` with what
+was put there. ``GET /seen`` counts the first two, and who asked for models, too; ``PUT`` makes all
+of it as it was at first.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from typing import Any
 
 from aiohttp import web
 
-LAST: dict[str, Any] = {"aborted": 0, "running": 0, "peak": 0, "answers": 0}
+COUNTS = ("aborted", "running", "peak", "answers", "models", "echoed", "odd")
+LAST: dict[str, Any] = dict.fromkeys(COUNTS, 0)
 METRICS: dict[str, bytes] = {}
 ERROR = b'data: {"error":{"message":"the engine is out of memory"}}\n\n'
 DONE = b"data: [DONE]\n\n"
@@ -101,6 +104,7 @@ async def _answer(
 
 async def echo(request: web.Request) -> web.Response:
     body = await request.read()
+    LAST["echoed"] += 1
     told = {
         "method": request.method,
         "path": request.raw_path,
@@ -121,6 +125,7 @@ async def metrics(request: web.Request) -> web.Response:
 
 async def odd_state(request: web.Request) -> web.StreamResponse:
     """State streams that no agent would send: a line without end, and a field that is null."""
+    LAST["odd"] += 1
     response = web.StreamResponse()
     await response.prepare(request)
     if request.path.startswith("/odd/big"):
@@ -132,10 +137,15 @@ async def odd_state(request: web.Request) -> web.StreamResponse:
 
 
 async def models(_: web.Request) -> web.Response:
+    LAST["models"] += 1
     return web.json_response({"object": "list", "data": [{"id": "plain", "object": "model"}]})
 
 
-async def seen(_: web.Request) -> web.Response:
+async def seen(request: web.Request) -> web.Response:
+    if request.method == "PUT":
+        LAST.clear()
+        LAST.update(dict.fromkeys(COUNTS, 0))
+        METRICS.clear()
     return web.json_response(LAST)
 
 
@@ -144,6 +154,7 @@ async def main() -> None:
     app.router.add_post("/v1/completions", complete)
     app.router.add_get("/v1/models", models)
     app.router.add_get("/seen", seen)
+    app.router.add_put("/seen", seen)
     app.router.add_route("*", "/echo/{tail:.*}", echo)
     app.router.add_get("/metrics", metrics)
     app.router.add_put("/metrics", metrics)

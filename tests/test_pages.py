@@ -8,15 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-import httpx
 import pytest
 
 from router.settings.commands import COMMANDS
+from tests import http
 from tests.helpers import ROOT, Fleet, Process, free_ports
 from tests.pages import (
     NEEDS,
@@ -32,6 +31,7 @@ from tests.pages import (
     prose,
     python_examples,
 )
+from tests.waiting import PATIENCE_S, eventually
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 SERVES = re.compile(r"\.venv/bin/makespan (up|gateway|agent) ")
@@ -102,20 +102,8 @@ def check_that_it_serves(command: Command, gateway: str) -> None:
     arguments = substituted(command.text, gateway).split("router.cli ")[1].split()
     url = f"http://127.0.0.1:{arguments[arguments.index('--port') + 1]}"
     with Process(*arguments) as process:
-        wait_for(url + "/ready")
+        eventually(lambda: http.is_well(url + "/ready"), url)
         assert process.stop() == 0
-
-
-def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            if httpx.get(url, timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        assert time.monotonic() < deadline, f"{url} does not answer"
-        time.sleep(0.05)
 
 
 def agrees(shown: object, said: object) -> bool:
@@ -193,15 +181,15 @@ def test_two_servers_that_the_readme_names_get_a_gateway() -> None:
         arguments[worker] = ours
         with Process(*arguments, "--port", str(port)):
             url = f"http://127.0.0.1:{port}"
-            wait_for(url + "/ready")
-            models = httpx.get(url + "/v1/models").json()["data"]
+            eventually(lambda: http.is_well(url + "/ready"), url)
+            models = http.get(url + "/v1/models").json()["data"]
             body = {"model": models[0]["id"], "prompt": "How many clips?", "max_tokens": 4}
-            answer = httpx.post(url + "/v1/completions", json=body, timeout=30).json()
+            answer = http.post(url + "/v1/completions", json=body).json()
             assert answer["choices"][0]["text"]
     finally:
         for server in servers:
             server.terminate()
-            server.wait(30)
+            server.wait(PATIENCE_S)
 
 
 @each_page

@@ -1,4 +1,4 @@
-"""HTTP as gateway and agents share it: bodies, headers, errors, connections, serving.
+"""HTTP as gateway and agents share it: bodies, headers, errors, connections, sockets, serving.
 
 `asgi` has the few lines of raw ASGI that the hot paths use; `schemas` reads OpenAI's bodies only as
 far as a router needs them; `errors` has the one table from outcome to status, body and headers;

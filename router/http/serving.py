@@ -19,7 +19,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from router.settings.base import BadSettings
+from router.http.sockets import url_of
 
 log = logging.getLogger(__name__)
 
@@ -27,44 +27,6 @@ PARENT_CHECK_S = 0.5
 # Longer than clients and load balancers keep idle connections, so that they close them, not we.
 BACKLOG = 2048  # connections that wait to be accepted, as uvicorn has it
 KEEP_ALIVE_S = 75
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that will listen; port 0 takes a free one.
-
-    Raises:
-        BadSettings: naming the address and how to choose another.
-    """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-    except OSError as error:
-        raise BadSettings(
-            f"host, port: cannot listen on {host}:{port}: {error.strerror}; "
-            "choose another port (0 takes a free one) or an address of this machine"
-        ) from error
-    return sock
-
-
-def inherit(fd: int) -> socket.socket:
-    """The socket that a supervisor handed down.
-
-    Raises:
-        BadSettings: if it is none.
-    """
-    try:
-        return socket.socket(fileno=fd)
-    except OSError as error:
-        raise BadSettings(f"fd: {fd} is not an open socket: {error.strerror}") from error
-
-
-def url_of(sock: socket.socket) -> str:
-    """The base URL of a listening socket, for a client on this machine."""
-    host, port = sock.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class _Server(uvicorn.Server):

@@ -121,6 +121,9 @@ def _run_of(choice: Choice, found: Report, first_s: Sequence[float]) -> Run:
         ttft_s=found.ttft_s,
         e2e_s=found.e2e_s,
         tpot_s=found.tpot_s,
+        stall_s=found.stall_s,
+        goodput=found.goodput,
+        service_by_length=found.service_by_length,
         ttft_curve=[first_s[k] for k in picked],
         requests=found.requests,
     )
@@ -172,11 +175,13 @@ def _table(settings: ReplaySettings, runs: Sequence[Run]) -> str:
     rows = [
         f"{'workers':>7}  {'dispatch':<15}{'policy':<15}{'makespan':>11}{'over bound':>12}"
         f"{'utilization':>13}{'p50 TTFT':>10}{'p99 TTFT':>10}{'p99 TPOT':>10}"
+        f"{'p99 stall':>11}{'goodput':>10}"
     ]
     rows.extend(
         f"{run.workers:>7}  {run.dispatch:<15}{run.policy:<15}{run.makespan_s:>9.2f} s"
         f"{run.gap_ratio:>12.2%}{run.utilization:>13.2%}{run.ttft_s['p50']:>8.3f} s"
         f"{run.ttft_s['p99']:>8.3f} s{run.tpot_s['p99']:>8.3f} s"
+        f"{run.stall_s['p99']:>9.3f} s{run.goodput:>10.2%}"
         for run in runs
     )
     return "\n".join([*rows, "", f"report: {settings.report.resolve()}"])
@@ -188,8 +193,9 @@ def _json(runs: Sequence[Run]) -> str:
 
 def _plain(run: Run) -> dict[str, object]:
     names = ("policy", "dispatch", "workers", "makespan_s", "lower_bound_s", "gap_ratio")
-    more = ("utilization", "generation_tokens_per_s", "ttft_s", "tpot_s", "e2e_s", "requests")
-    return {name: getattr(run, name) for name in (*names, *more)}
+    more = ("utilization", "generation_tokens_per_s", "ttft_s", "tpot_s", "e2e_s", "stall_s")
+    last = ("goodput", "service_by_length", "requests")
+    return {name: getattr(run, name) for name in (*names, *more, *last)}
 
 
 def _sized_table(settings: ReplaySettings, goal: Goal, runs: Sequence[Run]) -> str:

@@ -103,14 +103,27 @@ def _table(settings: SimulateSettings, result: Report) -> str:
         f"{result.mixed_iterations:,} mixed",
         f"cache hits      {result.cache_hit_ratio:12.2%}   (of prompt tokens)",
         f"preemptions     {result.preemptions:12,}",
+        f"goodput         {result.goodput:12.2%}   (of the requests kept both of their targets)",
         "",
         "seconds                 mean      p50      p95      p99",
     ]
     for name, spread in (
         ("time to first token", result.ttft_s),
         ("per output token", result.tpot_s),
+        ("longest stall", result.stall_s),
         ("end to end", result.e2e_s),
     ):
         values = "".join(f"{spread[q]:9.3f}" for q in ("mean", "p50", "p95", "p99"))
         rows.append(f"{name:<19}{values}")
-    return "\n".join(rows)
+    return "\n".join([*rows, "", *_by_length(result)])
+
+
+def _by_length(result: Report) -> list[str]:
+    quarters = result.service_by_length.values()
+    ends = "".join(f"{quarter['e2e_s']:9.3f}" for quarter in quarters)
+    served = "".join(f"{quarter['service_ratio']:9.1%}" for quarter in quarters)
+    return [
+        "answers            shortest   second    third  longest   (quarters of the requests)",
+        f"end to end         {ends}",
+        f"of that in service {served}   (since its prefill began)",
+    ]

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 
 from router.settings.base import Settings, Speeds
 from router.settings.hardware import Cost
+from router.settings.limits import FirstTokenLimits, Limits, first_token_limits
 from solver.batching.policies import POLICIES
 from solver.batching.queue import ORDERS
 from solver.routing.dispatchers import DISPATCHERS
@@ -67,7 +68,7 @@ class Traffic(Offline):
 
     requests: Path = Field(
         description="Trace: CSV or JSON lines, gzip or not, of prompt_tokens, output_tokens and "
-        "optionally arrival_s, id, priority, deadline_s, hash_ids."
+        "optionally arrival_s, id, priority, deadline_s, ttft_s, tpot_s, hash_ids."
     )
     cost: Cost = Field(
         "llama-65b-ascend",
@@ -93,11 +94,36 @@ class Traffic(Offline):
     arrivals: Arrivals = Field(
         "trace", description="When requests come: trace, all-at-once, poisson:RATE."
     )
+    ttft_ms: FirstTokenLimits | None = Field(
+        None,
+        description="Target for the first token where the trace has none, in milliseconds, with "
+        "others for prompts of more tokens: 2000,5000:4096; default: by priority. Bulk has none.",
+    )
+    tpot_ms: float | None = Field(
+        None,
+        gt=0,
+        le=1e9,
+        description="The same for each token after the first, in milliseconds, on average.",
+    )
+    stale: float | None = Field(
+        None,
+        ge=0,
+        le=3600,
+        description="Seconds between two looks at the workers, of dispatchers that decide for one "
+        "request at a time; default: 0.1 for those that poll engines, 0 for those that count "
+        "themselves.",
+    )
     prefix_cache: bool = Field(
         True, description="Workers keep prompts' blocks, where the trace has hash_ids."
     )
     limit: int | None = Field(None, ge=1, description="Only the first so many requests.")
     seed: int = Field(0, description="Seed of everything random.")
+
+    @property
+    def limits(self) -> Limits:
+        """Targets of requests that have none of their own."""
+        first = () if self.ttft_ms is None else first_token_limits(self.ttft_ms)
+        return Limits(first, None if self.tpot_ms is None else self.tpot_ms / 1000)
 
     def _distinct(self, *outputs: Path | None) -> None:
         paths = [path.resolve() for path in (self.requests, *outputs) if path is not None]

@@ -15,10 +15,12 @@ import numpy as np
 
 from solver.arrays import FloatArray
 from solver.errors import ProblemError
+from solver.lengths.predictor import worth_again
 from solver.routing.dispatchers.base import Arrival, Dispatcher
-from solver.sim.forecast import LengthForecaster
+from solver.sim.decoding import Running
+from solver.sim.forecast import Forecast, LengthForecaster
 from solver.sim.request import Request
-from solver.sim.worker import Running, Worker
+from solver.sim.worker import Worker
 
 Progressed = Callable[[int], None]
 
@@ -27,7 +29,9 @@ class Fleet:
     """Workers behind a dispatcher; `run` it once.
 
     Attributes:
-        first_s, end_s: (n,) seconds at which each request had its first token, and its last.
+        begun_s: (n,) seconds at which each request's prefill began.
+        first_s, end_s: (n,) seconds at which it had its first token, and its last.
+        stall_s: (n,) seconds of its longest gap between two tokens; 0 for a single token.
         placed: (n,) which worker served it.
     """
 
@@ -43,8 +47,10 @@ class Fleet:
         self._events: list[tuple[float, int]] = []  # ends of stages; outdated ones are skipped
         self._arrived = self._ended = 0
         n = len(requests)
+        self.begun_s: FloatArray = np.full(n, inf)
         self.first_s: FloatArray = np.full(n, inf)
         self.end_s: FloatArray = np.full(n, inf)
+        self.stall_s: FloatArray = np.zeros(n)
         self.placed = np.full(n, -1, dtype=np.int32)
         for request in requests:
             _require_fitting(request, workers)
@@ -109,10 +115,25 @@ class Fleet:
         return touched
 
     def _end(self, running: Running, end_s: float) -> None:
+        self.begun_s[running.number] = running.begun_s
         self.first_s[running.number] = running.first_s
+        self.stall_s[running.number] = running.stall_s
         self.end_s[running.number] = end_s
         self._forecaster.observe(running.request)
         self._ended += 1
+
+    def _again(self, request: Request) -> Callable[[], Forecast | None]:
+        """Predicts a request's length anew once there is more to learn from."""
+        forecaster, known = self._forecaster, self._forecaster.learned
+
+        def again() -> Forecast | None:
+            nonlocal known
+            if not worth_again(forecaster.learned, known):
+                return None
+            known = forecaster.learned
+            return forecaster.forecast(request)
+
+        return again
 
     def _arrive(self, now: float) -> None:
         while self._arrived < len(self._requests):
@@ -130,6 +151,7 @@ class Fleet:
                 request.due_s,
                 forecast.lengths,
                 request.targets,
+                self._again(request),
             )
             self._dispatcher.arrive(arrival, now)
             self._arrived += 1

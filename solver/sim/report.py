@@ -19,6 +19,7 @@ from solver.sim.schedule import StageKind
 from solver.sim.worker import Worker
 
 QUANTILES = (50, 95, 99)
+QUARTERS = ("q1", "q2", "q3", "q4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,10 @@ class Report:
         ttft_s: time from arrival to first token: mean, p50, p95, p99.
         tpot_s: time per output token after the first.
         e2e_s: time from arrival to last token.
+        stall_s: the longest gap between two of a request's tokens, of requests with several.
+        goodput: share of the requests that kept both of their targets.
+        service_by_length: of each quarter of the requests by output tokens, shortest first, the
+            mean ``e2e_s``, and ``service_ratio``: how much of it lay after the prefill had begun.
         slot_seconds: where slot-time went until the makespan, by state.
     """
 
@@ -55,6 +60,9 @@ class Report:
     ttft_s: Mapping[str, float]
     tpot_s: Mapping[str, float]
     e2e_s: Mapping[str, float]
+    stall_s: Mapping[str, float]
+    goodput: float
+    service_by_length: Mapping[str, Mapping[str, float]]
     slot_seconds: Mapping[str, float]
     requests: int
     prompt_tokens: int
@@ -93,6 +101,9 @@ def report(fleet: Fleet) -> Report:
         ttft_s=mean_and_quantiles(time_to_first_token(fleet)),
         tpot_s=mean_and_quantiles(time_per_token(fleet)),
         e2e_s=mean_and_quantiles(fleet.end_s - _arrivals(requests)),
+        stall_s=mean_and_quantiles(fleet.stall_s[_outputs(requests) > 1]),
+        goodput=goodput(fleet),
+        service_by_length=service_by_length(fleet),
         slot_seconds=slot_s,
         requests=len(requests),
         prompt_tokens=prompt,
@@ -116,10 +127,43 @@ def time_to_first_token(fleet: Fleet) -> FloatArray:
 
 def time_per_token(fleet: Fleet) -> FloatArray:
     """(k,) seconds per output token after the first, of requests that have more than one."""
-    output = np.array([request.output_tokens for request in fleet.requests])
-    many = output > 1
-    taken = fleet.end_s[many] - fleet.first_s[many]
-    return np.asarray(taken / (output[many] - 1), dtype=np.float64)
+    return _times_per_token(fleet)[_outputs(fleet.requests) > 1]
+
+
+def _times_per_token(fleet: Fleet) -> FloatArray:
+    """(n,) the same of all; 0 for a single token."""
+    after_first = np.maximum(1.0, _outputs(fleet.requests) - 1.0)
+    return np.asarray((fleet.end_s - fleet.first_s) / after_first, dtype=np.float64)
+
+
+def goodput(fleet: Fleet) -> float:
+    """Share of the requests that kept both of their targets."""
+    first_s, each_s = time_to_first_token(fleet).tolist(), _times_per_token(fleet).tolist()
+    times = zip(fleet.requests, first_s, each_s, strict=True)
+    return sum(one.targets.met(first, each) for one, first, each in times) / len(fleet.requests)
+
+
+def service_by_length(fleet: Fleet) -> dict[str, dict[str, float]]:
+    """How long short and long answers took: see `Report`.
+
+    Quarters are of as many requests each; where an edge falls among answers of one length, all of
+    these count on both sides with their mean.
+    """
+    output, e2e_s = _outputs(fleet.requests), fleet.end_s - _arrivals(fleet.requests)
+    e2e = _quarters(output, e2e_s)
+    service = _quarters(output, fleet.end_s - fleet.begun_s)
+    return {
+        name: {"e2e_s": e2e[k], "service_ratio": service[k] / e2e[k] if e2e[k] else 1.0}
+        for k, name in enumerate(QUARTERS)
+    }
+
+
+def _quarters(output: FloatArray, seconds: FloatArray) -> list[float]:
+    """Means of four parts by output tokens; 0 of nothing."""
+    lengths, at = np.unique(output, return_inverse=True)
+    of_length = np.bincount(at, seconds, len(lengths)) / np.bincount(at, minlength=len(lengths))
+    parts = np.array_split(of_length[np.sort(at)], len(QUARTERS))
+    return [float(part.mean()) if len(part) else 0.0 for part in parts]
 
 
 def lower_bound(requests: Sequence[Request], workers: Sequence[Worker]) -> float:
@@ -169,3 +213,7 @@ def _least_prompts(requests: Sequence[Request]) -> list[int]:
 
 def _arrivals(requests: Sequence[Request]) -> FloatArray:
     return np.array([request.arrival_s for request in requests], dtype=np.float64)
+
+
+def _outputs(requests: Sequence[Request]) -> FloatArray:
+    return np.array([request.output_tokens for request in requests], dtype=np.float64)

@@ -19,9 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-
 from router.gateway.dashboard.events import MOST_SLOTS
+from tests import http
 from tests.e2e.load import Ask, sending
 from tests.helpers import Fleet
 
@@ -45,7 +44,7 @@ class Viewer:
     def _read(self) -> None:
         query = {"slots": [f"agent-{k}" for k in range(MOST_SLOTS)]}
         url = self._url + "/makespan/v1/events"
-        with httpx.stream("GET", url, params=query, timeout=30) as answer:
+        with http.stream("GET", url, params=query, timeout=30) as answer:
             for part in answer.iter_raw():
                 self.bytes += len(part)
                 if self._done.is_set():

@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 
 from router.settings.gateway import GatewaySettings
+from tests import http
 from tests.bench.bench_dashboard import cpu_s, processes
 from tests.helpers import Fleet
 
@@ -37,7 +38,7 @@ def body(name: str, tokens: int, *, stream: bool) -> dict[str, object]:
 
 async def paced(url: str, tokens: int, seconds: float, *, stream: bool) -> None:
     """Requests at the pace, whether or not those before have ended."""
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client, asyncio.TaskGroup() as group:
+    async with http.AsyncClient(base_url=url, timeout=60) as client, asyncio.TaskGroup() as group:
         start = time.monotonic()
         for k in range(int(PACE * seconds)):
             await asyncio.sleep(max(0.0, start + k / PACE - time.monotonic()))
@@ -54,7 +55,7 @@ async def filled(url: str, count: int) -> None:
             answer = await client.post("/v1/completions", json=body(f"fill {k}", 1, stream=False))
             answer.raise_for_status()
 
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client, asyncio.TaskGroup() as group:
+    async with http.AsyncClient(base_url=url, timeout=60) as client, asyncio.TaskGroup() as group:
         for _ in range(AT_ONCE):
             group.create_task(one_by_one(client, names))
 
@@ -78,7 +79,7 @@ def cpu_ms(fleet: Fleet, gateway: int, tokens: int, seconds: float, *, stream: b
 
 
 def series(url: str) -> int:
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    lines = http.get(f"{url}/metrics").text.splitlines()
     return sum(not line.startswith("#") for line in lines)
 
 

@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 
 import aiohttp
-import httpx
 
+from tests import http
 from tests.helpers import Process
 from tests.otlp_sink import Sink
 from tests.waiting import eventually
@@ -35,7 +35,7 @@ def cpu_s(pid: int) -> float:
 
 
 def ready(url: str) -> bool:
-    return httpx.get(url + "/ready").status_code == 200
+    return http.get(url + "/ready").status_code == 200
 
 
 async def load(url: str, requests: int, clients: int = 16) -> None:
@@ -55,7 +55,7 @@ def main(requests: int) -> None:
     with ExitStack() as stack:
         sink = stack.enter_context(Sink())
         agent = stack.enter_context(Process("agent", "--port", "0", "--speed", "1000"))
-        worker = ("--worker", agent.wait_for(r"listening url=(\S+)"), "--plan-deadline-s", "0")
+        worker = ("--worker", agent.wait_for(r"listening url=(\S+)"))
         on = ("--otel-endpoint", sink.url)
         kinds = {"off": (), "on, not recorded": (*on, "--otel-sample-ratio", "0"), "on": on}
         gateways = {

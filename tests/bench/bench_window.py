@@ -8,8 +8,7 @@ from __future__ import annotations
 import time
 from statistics import quantiles
 
-import httpx
-
+from tests import http
 from tests.helpers import Fleet
 
 REQUESTS = 400
@@ -22,7 +21,7 @@ def overheads(fleet: Fleet) -> list[float]:
     """Milliseconds from having each request to sending it, one request after the other."""
     body = {"model": "llama-65b", "prompt": "How many clips?", "max_tokens": 2}
     found: list[float] = []
-    with httpx.Client(base_url=fleet.url, timeout=30) as client:
+    with http.Client(base_url=fleet.url, timeout=30) as client:
         for k in range(REQUESTS):
             answer = client.post("/v1/completions", json={**body, "prompt": f"How many? {k}"})
             found.append(float(answer.headers["x-makespan-overhead-ms"]))

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import yaml
 
+from tests import http
 from tests.deploy.support import ROOT, debian_tool
 from tests.helpers import Fleet, free_ports
 from tests.waiting import PATIENCE_S, eventually
@@ -30,7 +30,7 @@ class Prometheus:
         Raises:
             AssertionError: if it refuses.
         """
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters).json()
+        answer = http.get(f"{self.url}/api/v1/{path}", params=parameters).json()
         assert answer["status"] == "success", f"{parameters}: {answer}"
         return answer["data"]
 
@@ -67,7 +67,8 @@ def prometheus(fleet: Fleet, folder: Path) -> Iterator[Prometheus]:
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        eventually(lambda: process.poll() is not None or _ready(url), "Prometheus is ready")
+        ready = url + "/-/ready"
+        eventually(lambda: process.poll() is not None or http.is_well(ready), "Prometheus is ready")
         assert process.poll() is None, (folder / "prometheus.log").read_text()
         yield Prometheus(url)
     finally:
@@ -87,10 +88,3 @@ def _config(fleet: Fleet) -> dict[str, Any]:
     config["global"] = dict.fromkeys(config["global"], "1s")
     config["rule_files"] = [str(path.parent / name) for name in config["rule_files"]]
     return config
-
-
-def _ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/-/ready").status_code == 200
-    except httpx.TransportError:
-        return False

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+from tests import http
 from tests.deploy.prometheus import Prometheus, prometheus
 from tests.e2e.test_faults import children
 from tests.helpers import Fleet
@@ -29,7 +30,7 @@ def ask(url: str) -> None:
     """One request that the fleet's end cuts off."""
     body = {"model": "llama-65b", "prompt": "How many in all?", "max_tokens": 8}
     with suppress(httpx.HTTPError):
-        httpx.post(url + "/v1/completions", json=body)
+        http.post(url + "/v1/completions", json=body)
 
 
 @contextmanager

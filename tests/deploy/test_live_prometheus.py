@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterator
 from itertools import count
 
-import httpx
 import pytest
 
+from tests import http
 from tests.deploy.prometheus import Prometheus, prometheus
 from tests.deploy.test_grafana import CHARTS, DASHBOARD
 from tests.deploy.test_prometheus import rules
@@ -33,9 +33,9 @@ QUIET = {
 
 def load(url: str, stop: threading.Event) -> None:
     """Streams and whole answers, some of which fail or are wanted too soon, until told."""
-    with httpx.Client(base_url=url) as client:
+    with http.Client(base_url=url) as client:
         for k in count():
-            if stop.is_set():
+            if stop.wait(0.05):
                 return
             body = {"model": "llama-65b", "prompt": f"Question {k}?", "stream": k % 2 == 0}
             headers = {"x-makespan-fault": "status=500"} if k % 5 == 0 else {}

@@ -10,10 +10,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests import http
 from tests.e2e.load import Ask, sending
 from tests.helpers import Fleet, Process, free_ports, scrape
 from tests.waiting import PATIENCE_S, eventually
@@ -168,7 +168,7 @@ def test_an_explanation_opens_by_click_and_by_keyboard(fleet: Fleet, watched: Wa
     dialog, shown = page.get_by_role("dialog"), page.locator('#requests [data-request^="why-"]')
     name = str(shown.first.get_attribute("data-request"))
     page.locator(f'#requests [data-request="{name}"]').click()
-    told = httpx.get(f"{fleet.url}/makespan/v1/requests/{name}").json()
+    told = http.get(f"{fleet.url}/makespan/v1/requests/{name}").json()
     expect(dialog.get_by_role("heading")).to_have_text(f"Request {name}")
     expect(dialog.locator("tr.chosen th")).to_have_text(f"{told['worker']} (chosen)")
     expect(dialog).to_contain_text(f"Window {told['choice']['plan']:,} planned it")

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import http
 from tests.e2e.test_gateway import TEXT
 from tests.helpers import Process, free_ports, scrape
 from tests.k8s.api import (
@@ -40,17 +41,10 @@ class Site:
         self.gateway = stack.enter_context(Process(*flags, environment=environment))
         self.url = self.gateway.wait_for(r"listening url=(\S+)")
         self.pool = stack.enter_context(ThreadPoolExecutor(64))
-        eventually(lambda: self._status("/health") == 200)
-
-    def _status(self, path: str) -> int:
-        try:
-            return httpx.get(self.url + path).status_code
-        except httpx.ConnectError:
-            return 0
 
     @property
     def ready(self) -> bool:
-        return self._status("/ready") == 200
+        return http.is_well(self.url + "/ready")
 
     def start(self, address: str, port: int, speed: float = 1.0, name: str = "") -> Process:
         flags = ("--host", address, "--port", str(port), "--name", name or address)
@@ -60,7 +54,7 @@ class Site:
         return agent
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        rows = httpx.get(self.url + "/makespan/v1/workers").json()["workers"]
+        rows = http.get(self.url + "/makespan/v1/workers").json()["workers"]
         return {row["name"]: row for row in rows}
 
     def up(self) -> set[str]:
@@ -75,10 +69,10 @@ class Site:
         body = json.dumps({**TEXT, "max_tokens": tokens, "ignore_eos": True}).encode()
         headers = {"x-request-id": name}
         url = self.url + "/v1/completions"
-        return self.pool.submit(httpx.post, url, content=body, headers=headers)
+        return self.pool.submit(http.post, url, content=body, headers=headers)
 
     def told(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(f"{self.url}/makespan/v1/requests/{name}").json()
+        found: dict[str, Any] = http.get(f"{self.url}/makespan/v1/requests/{name}").json()
         return found
 
 

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from itertools import count
 from typing import Any
 
-import httpx
 import pytest
 
+from tests import http
 from tests.e2e.load import Ask, sending
 from tests.e2e.test_gateway import TEXT
 from tests.helpers import Process, free_ports, scrape
@@ -46,14 +46,14 @@ class Engines:
         self.agents[name] = self.start(name)
 
     def workers(self) -> dict[str, dict[str, object]]:
-        rows = httpx.get(self.url + "/makespan/v1/workers").json()["workers"]
+        rows = http.get(self.url + "/makespan/v1/workers").json()["workers"]
         return {str(row["name"]): row for row in rows}
 
     def up(self) -> set[str]:
         return {name for name, row in self.workers().items() if row["up"]}
 
     def explain(self, ask: Ask) -> dict[str, Any]:
-        found = httpx.get(f"{self.url}/makespan/v1/requests/{ask.name}")
+        found = http.get(f"{self.url}/makespan/v1/requests/{ask.name}")
         told: dict[str, Any] = found.json()
         return told
 
@@ -166,10 +166,10 @@ def test_an_engine_that_breaks_down(engines: Engines) -> None:
     under_load(engines, "a2", strike)
     assert len(fault.events) == 20 + 1
     assert fault.errors[0]["code"] == "worker_failed"
-    health = httpx.get(url + "/health")
+    health = http.get(url + "/health")
     assert (health.status_code, health.json()["error"]["type"]) == (503, "server_error")
-    assert httpx.get(url + "/makespan/v1/state").status_code == 503
-    assert httpx.post(url + "/v1/completions", json=TEXT).status_code == 503
+    assert http.get(url + "/makespan/v1/state").status_code == 503
+    assert http.post(url + "/v1/completions", json=TEXT).status_code == 503
     assert "a2" not in engines.up()
     assert not engines.served_by("a2")
     engines.restart("a2")

@@ -12,6 +12,8 @@ import httpx
 import pytest
 from openai import NotFoundError, OpenAI
 
+from solver.routing.objective import TERMS
+from tests import http
 from tests.helpers import Fleet, asking, scrape
 from tests.waiting import PATIENCE_S, eventually
 
@@ -34,7 +36,7 @@ def post(
 ) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.post(fleet.url + path, content=content, headers=names)
+    return http.post(fleet.url + path, content=content, headers=names)
 
 
 def agents_running(fleet: Fleet) -> int:
@@ -65,6 +67,10 @@ def test_the_printed_curl_line_works_as_pasted(fleet: Fleet) -> None:
     line = fleet.wait_for(r"^ *(curl .*)$")
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["usage"]["completion_tokens"] == 32
+
+
+def test_faults_are_off_unless_asked_for(fleet: Fleet) -> None:
+    assert post(fleet, TEXT, x_makespan_fault="status=500").status_code == 200
 
 
 def test_unusable_request_ids_are_replaced(fleet: Fleet) -> None:
@@ -198,7 +204,7 @@ def test_wrong_method_and_broken_http(fleet: Fleet) -> None:
 @pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/v1/models"])
 def test_head_answers_as_get_does_without_the_body(fleet: Fleet, path: str) -> None:
     for url in (fleet.url, fleet.agents[0]):
-        head, get = (httpx.request(method, url + path) for method in ("HEAD", "GET"))
+        head, get = (http.request(method, url + path) for method in ("HEAD", "GET"))
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers["content-type"] == get.headers["content-type"]
 
@@ -224,7 +230,7 @@ def test_agents_tell_of_their_model_as_the_gateway_does(fleet: Fleet) -> None:
         assert client.models.retrieve(MODEL) == client.models.list().data[0]
         with pytest.raises(NotFoundError, match="'some/other' does not exist"):
             client.models.retrieve("some/other")
-    assert httpx.get(fleet.agents[0] + "/v1/models/").json()["data"][0]["id"] == MODEL
+    assert http.get(fleet.agents[0] + "/v1/models/").json()["data"][0]["id"] == MODEL
 
 
 def test_a_body_sent_in_chunks_is_read_and_limited(fleet: Fleet) -> None:
@@ -234,7 +240,7 @@ def test_a_body_sent_in_chunks_is_read_and_limited(fleet: Fleet) -> None:
         yield b'"}'
 
     for count, status in ((3, 200), (200, 413)):
-        answer = httpx.post(fleet.url + "/v1/completions", content=chunks(count))
+        answer = http.post(fleet.url + "/v1/completions", content=chunks(count))
         assert answer.status_code == status
 
 
@@ -264,14 +270,14 @@ def test_the_explanation_adds_up(fleet: Fleet) -> None:
         told = fleet.get(f"/makespan/v1/requests/{name}").json()
         choice, times = told["choice"], told["times"]
         for row in choice["candidates"]:
-            parts = row["backlog_s"] + row["others_s"] + row["cost_s"]
-            assert row["load_s"] == pytest.approx(parts)
-            assert row["finish_s"] == pytest.approx(max(row["load_s"], row["span_s"]))
+            assert set(row["terms_s"]) == set(TERMS)
+            assert row["cost_s"] == pytest.approx(sum(row["terms_s"].values()))
         chosen = next(row for row in choice["candidates"] if row["chosen"])
         rival = next(row for row in choice["candidates"] if not row["chosen"])
         assert told["worker"] == choice["chosen"] == chosen["worker"]
         assert choice["runner_up"] == rival["worker"]
         assert choice["predicted_s"] == chosen["finish_s"]
+        assert (choice["cost_s"], choice["runner_up_cost_s"]) == (chosen["cost_s"], rival["cost_s"])
         assert choice["actual_s"] == pytest.approx(times["ended_at"] - times["planned_at"])
         assert choice["error_s"] == pytest.approx(choice["actual_s"] - choice["predicted_s"])
         assert choice["regret_s"] == pytest.approx(choice["actual_s"] - rival["finish_s"])
@@ -286,8 +292,8 @@ def test_the_latest_plan_is_in_the_open(fleet: Fleet) -> None:
     assert plan["assignment"] == {"planned": answer.headers["x-makespan-worker"]}
     assert plan["makespan_s"] >= plan["lower_bound_s"] > 0
     assert plan["gap_ratio"] == pytest.approx(plan["makespan_s"] / plan["lower_bound_s"] - 1)
-    loads = [worker["planned_load_s"] for worker in plan["workers"].values()]
-    assert max(loads) <= plan["makespan_s"] + 1e-9
+    assert plan["cost_s"] >= plan["cost_bound_s"] > 0
+    assert plan["held_back"] == []
 
 
 def test_health_ready_and_docs(fleet: Fleet) -> None:

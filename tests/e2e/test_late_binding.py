@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import http
 from tests.e2e.test_gateway import TEXT
 from tests.helpers import Process, free_ports, scrape
 from tests.waiting import eventually
@@ -30,14 +31,7 @@ class Site:
         gateway = stack.enter_context(Process("gateway", "--port", "0", "--worker", urls))
         self.gateway = gateway
         self.url = gateway.wait_for(r"listening url=(\S+)")
-        eventually(self._answers)
         self.pool = stack.enter_context(ThreadPoolExecutor(64))
-
-    def _answers(self) -> bool:
-        try:
-            return httpx.get(self.url + "/health").status_code == 200
-        except httpx.ConnectError:
-            return False
 
     def start(self, index: int, speed: float = 20.0, slots: int = SLOTS) -> Process:
         flags = ("--port", str(self.ports[index]), "--name", f"a{index}")
@@ -52,7 +46,7 @@ class Site:
         eventually(lambda: not self.workers()[index]["up"])
 
     def workers(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = httpx.get(self.url + "/makespan/v1/workers").json()["workers"]
+        rows: list[dict[str, Any]] = http.get(self.url + "/makespan/v1/workers").json()["workers"]
         return rows
 
     def ask(self, tokens: int, name: str = "x", **headers: str) -> Future[httpx.Response]:
@@ -63,10 +57,10 @@ class Site:
         sent["x-request-id"] = name
         url = self.url + "/v1/completions"
         content = json.dumps(body).encode()
-        return self.pool.submit(httpx.post, url, content=content, headers=sent)
+        return self.pool.submit(http.post, url, content=content, headers=sent)
 
     def told(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(f"{self.url}/makespan/v1/requests/{name}").json()
+        found: dict[str, Any] = http.get(f"{self.url}/makespan/v1/requests/{name}").json()
         return found
 
     def metric(self, name: str) -> float:
@@ -139,9 +133,9 @@ def test_requests_of_one_id_are_told_apart(site: Site) -> None:
 def test_a_deadline_that_passes_before_work_begins_ends_with_504(site: Site) -> None:
     """At the gateway and in the agent's queue; one that has begun goes on."""
     site.start(0, speed=0.5, slots=8)
-    running = [site.ask(120, f"run{k}", x_makespan_deadline_ms="4000") for k in range(8)]
+    running = [site.ask(180, f"run{k}", x_makespan_deadline_ms="8000") for k in range(8)]
     eventually(lambda: site.workers()[0]["agent"]["running"] == 8)
-    late = [site.ask(10, "late0", x_makespan_deadline_ms="3000")]
+    late = [site.ask(10, "late0", x_makespan_deadline_ms="6000")]
     eventually(lambda: site.workers()[0]["agent"]["queued"] == 1)  # the lead
     late += [site.ask(10, f"late{k}", x_makespan_deadline_ms="700") for k in range(1, 4)]
     for answer in late:
@@ -249,5 +243,5 @@ def one() -> Iterator[Site]:
 
 def test_agents_refuse_what_is_no_recall_and_ignore_unknown_names(one: Site) -> None:
     url = f"http://127.0.0.1:{one.ports[0]}/makespan/v1/recall"
-    assert httpx.post(url, json={"requests": ["nobody"]}).json() == {"requests": []}
-    assert httpx.post(url, json={"requests": "all"}).status_code == 400
+    assert http.post(url, json={"requests": ["nobody"]}).json() == {"requests": []}
+    assert http.post(url, json={"requests": "all"}).status_code == 400

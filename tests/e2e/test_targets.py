@@ -15,6 +15,7 @@ from openai import OpenAI
 from tests.e2e.test_gateway import MODEL, TEXT
 from tests.e2e.test_sidecar import PLAIN, Plain, sidecar, url_of
 from tests.helpers import Fleet, Process, scrape
+from tests.http import post, stream
 from tests.waiting import eventually
 
 TTFT, TPOT = "x-makespan-ttft-ms", "x-makespan-tpot-ms"
@@ -45,7 +46,7 @@ def plain() -> Iterator[Plain]:
 
 def ask(url: str, headers: Mapping[str, str], **body: object) -> httpx.Response:
     content = json.dumps({**TEXT, **body}).encode()
-    return httpx.post(url + "/v1/completions", content=content, headers=dict(headers))
+    return post(url + "/v1/completions", content=content, headers=dict(headers))
 
 
 def counted(fleet: Fleet) -> dict[tuple[str, bool], float]:
@@ -120,14 +121,14 @@ def test_a_sidecar_passes_targets_on(plain: Plain) -> None:
     with sidecar(plain.url) as agent:
         told = received(plain, url_of(agent), {TTFT: "5000", "x-slo-tpot-ms": "40"})
         assert (told[TTFT], told["x-slo-tpot-ms"]) == ("5000", "40")
-        assert httpx.post(
-            url_of(agent) + "/v1/completions", json=PLAIN, headers={TPOT: "-1"}
-        ).json()["error"]["param"] == (TPOT)
+        assert post(url_of(agent) + "/v1/completions", json=PLAIN, headers={TPOT: "-1"}).json()[
+            "error"
+        ]["param"] == (TPOT)
 
 
 def received(plain: Plain, url: str, headers: Mapping[str, str]) -> dict[str, str]:
     """The headers with which a request reached the server."""
-    answer = httpx.post(url + "/v1/completions", json=PLAIN, headers=dict(headers))
+    answer = post(url + "/v1/completions", json=PLAIN, headers=dict(headers))
     assert answer.status_code == 200
     return {name.lower(): value for name, value in plain.seen()["headers"].items()}
 
@@ -156,7 +157,7 @@ def test_while_a_slot_is_surely_held_others_are_told_when_to_come(shedding: Flee
     """One slot, and an answer that must go on: at once, with the time that is left of it."""
     body = {**TEXT, "max_tokens": 1900, "ignore_eos": True, "stream": True}
     url = shedding.url + "/v1/completions"
-    with httpx.stream("POST", url, json=body, headers={"x-makespan-priority": "bulk"}) as long:
+    with stream("POST", url, json=body, headers={"x-makespan-priority": "bulk"}) as long:
         lines = long.iter_lines()  # the answer is read as long as they are
         next(lines)
         refused = ask(shedding.url, {})
@@ -172,7 +173,7 @@ def test_who_waits_at_an_agent_in_vain_is_taken_back(shedding: Fleet) -> None:
     """The answer in the way might end with any token, but goes on and on."""
     body = {**TEXT, "max_tokens": 1900, "ignore_eos": True, "stream": True, "stop": "no such word"}
     url = shedding.url + "/v1/completions"
-    with httpx.stream("POST", url, json=body, headers={"x-makespan-priority": "bulk"}) as long:
+    with stream("POST", url, json=body, headers={"x-makespan-priority": "bulk"}) as long:
         lines = long.iter_lines()
         next(lines)
         refused = ask(shedding.url, {TTFT: "400", "x-request-id": "vain"}, stream=True)

@@ -12,13 +12,14 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import http
 from tests.e2e.test_gateway import MODEL
-from tests.e2e.test_sidecar import PLAIN, Plain, plain, sidecar, url_of
+from tests.e2e.test_sidecar import PLAIN, Plain, lasting, mortal, plain, sidecar, url_of
 from tests.helpers import Fleet, Process, free_ports
 from tests.otlp_sink import Got, Sink
 from tests.waiting import eventually
 
-__all__ = ["plain"]
+__all__ = ["lasting", "mortal", "plain"]
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 TEXT = {"model": MODEL, "prompt": "How many?", "max_tokens": 12, "ignore_eos": True}
@@ -60,7 +61,7 @@ def fleet(sink: Sink) -> Iterator[Fleet]:
 def gateway(worker: str, *flags: str) -> Iterator[tuple[Process, str]]:
     with Process("gateway", "--port", "0", "--worker", worker, *flags) as running:
         url = running.wait_for(r"listening.*url=(\S+)")
-        eventually(lambda: httpx.get(url + "/ready").status_code == 200)
+        eventually(lambda: http.get(url + "/ready").status_code == 200)
         yield running, url
 
 
@@ -73,7 +74,7 @@ def parent(trace_id: str, flags: str = "01") -> dict[str, str]:
 
 
 def post(url: str, body: object, headers: dict[str, str]) -> httpx.Response:
-    return httpx.post(url, json=body, headers=headers)
+    return http.post(url, json=body, headers=headers)
 
 
 def tree(spans: Sequence[Got]) -> tuple[Got, dict[str, list[Got]]]:
@@ -171,7 +172,7 @@ def test_a_request_without_a_trace_begins_one(fleet: Fleet, sink: Sink) -> None:
 def test_a_client_that_leaves_ends_its_spans(fleet: Fleet, sink: Sink) -> None:
     trace_id = new_trace()
     body = {**TALK, "max_tokens": 1500}
-    with httpx.stream("POST", fleet.url + CHAT, json=body, headers=parent(trace_id)) as answer:
+    with http.stream("POST", fleet.url + CHAT, json=body, headers=parent(trace_id)) as answer:
         next(answer.iter_lines())
     root, children = tree(sink.trace(trace_id, 8))
     assert root.failed
@@ -221,7 +222,7 @@ def test_what_is_not_sampled_is_passed_on_and_not_recorded(sink: Sink, plain: Pl
         post(url + COMPLETIONS, PLAIN, {"x-request-id": "own"})
         own = plain.seen()["headers"]["traceparent"].split("-")
         assert own[3] == "00"
-        assert own[1] == httpx.get(url + "/makespan/v1/requests/own").json()["trace_id"]
+        assert own[1] == http.get(url + "/makespan/v1/requests/own").json()["trace_id"]
         post(url + COMPLETIONS, PLAIN, parent(loud))
         _, children = tree(sink.trace(loud, 4))
         (dispatch,) = [s for group in children.values() for s in group if s.name == "dispatch"]
@@ -231,18 +232,18 @@ def test_what_is_not_sampled_is_passed_on_and_not_recorded(sink: Sink, plain: Pl
     assert {quiet, own[1]}.isdisjoint(span.trace_id for span in sink.spans)
 
 
-def test_without_tracing_headers_pass_as_they_came(plain: Plain) -> None:
+def test_without_tracing_headers_pass_as_they_came(mortal: Plain) -> None:
     dead = f"http://127.0.0.1:{free_ports(1)[0]}"
-    with gateway(f"{plain.url},{dead}", "--log-format", "text") as (running, url):
+    with gateway(f"{mortal.url},{dead}", "--log-format", "text") as (running, url):
         trace_id = new_trace()
         headers = {**parent(trace_id), "x-request-id": "off"}
         assert post(url + COMPLETIONS, PLAIN, headers).status_code == 200
-        seen = plain.seen()["headers"]
+        seen = mortal.seen()["headers"]
         assert (seen["traceparent"], seen["tracestate"]) == (headers["traceparent"], "a=1")
         bad = {"traceparent": "00-what-is-this", "tracestate": "a=1"}
         assert post(url + COMPLETIONS, PLAIN, bad).status_code == 200
-        assert plain.seen()["headers"]["traceparent"] == bad["traceparent"]
-        plain.kill()
+        assert mortal.seen()["headers"]["traceparent"] == bad["traceparent"]
+        mortal.kill()
         assert post(url + COMPLETIONS, PLAIN, headers).status_code in (502, 503)
         running.wait_for(rf"(request ended).* request=off trace_id={trace_id}")
 

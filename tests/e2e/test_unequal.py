@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import http
 from tests.helpers import Fleet, gsm8k, write_lengths
 
 REQUESTS = 96
@@ -29,7 +30,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], l
 
 async def _ask_all(fleet: Fleet, rows: list[tuple[str, int]]) -> tuple[dict[str, Any], list[Any]]:
     limits = httpx.Limits(max_connections=REQUESTS, max_keepalive_connections=REQUESTS)
-    async with httpx.AsyncClient(base_url=fleet.url, limits=limits) as client:
+    async with http.AsyncClient(base_url=fleet.url, limits=limits) as client:
 
         async def ask(k: int) -> object:
             question, length = rows[k]

@@ -7,8 +7,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import httpx
-
+from tests import http
 from tests.e2e.test_gateway import TEXT
 from tests.helpers import Process, free_ports
 from tests.waiting import eventually
@@ -26,7 +25,7 @@ def test_agents_are_replaced_unnoticed_and_a_gateway_ends_what_it_has() -> None:
     workers = ",".join(f"http://127.0.0.1:{port}" for port in ports)
 
     def load(url: str, *, stream: bool) -> None:
-        with httpx.Client() as client:
+        with http.Client() as client:
             while not stop.is_set():
                 answer = client.post(url + "/v1/completions", json={**BODY, "stream": stream})
                 complete = "data: [DONE]" in answer.text if stream else answer.status_code == 200
@@ -59,7 +58,7 @@ def test_agents_are_replaced_unnoticed_and_a_gateway_ends_what_it_has() -> None:
                     client.result()
                 assert met.keys() == {"complete"}, met
                 long = {**BODY, "max_tokens": 1000}
-                last = pool.submit(httpx.post, url + "/v1/completions", json=long)
+                last = pool.submit(http.post, url + "/v1/completions", json=long)
                 eventually(lambda: in_flight(url) == 1)
                 assert gateway.stop() == 0
                 assert last.result().json()["usage"]["completion_tokens"] == 1000
@@ -74,5 +73,5 @@ def came_up(gateway: Process, port: int, after: int) -> bool:
 
 
 def in_flight(url: str) -> int:
-    workers = httpx.get(url + "/makespan/v1/workers").json()["workers"]
+    workers = http.get(url + "/makespan/v1/workers").json()["workers"]
     return sum(worker["in_flight"] for worker in workers)

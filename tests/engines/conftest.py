@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ from tests.engines.tiny_model import make_tiny_model
 
 if TYPE_CHECKING:
     from router.agent.engines.base import Engine
+
+# Several run beside each other, each on its own: threads of one would only wait for its others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

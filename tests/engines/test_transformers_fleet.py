@@ -14,9 +14,10 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
+from tests import http
 from tests.e2e.test_faults import agent_pid
 from tests.helpers import Fleet, Process, scrape
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.skipif(
     find_spec("transformers") is None, reason="needs `make transformers`"
@@ -73,7 +74,7 @@ def test_64_streams_say_what_one_at_a_time_says(fleet: Fleet) -> None:
     assert min(served) > 0
     assert sum(served) == 64
     for body, (text, tokens) in list(zip(wanted, told, strict=True))[::8]:
-        alone = httpx.post(fleet.agents[0] + "/v1/completions", json=body, timeout=60).json()
+        alone = http.post(fleet.agents[0] + "/v1/completions", json=body).json()
         assert alone["choices"][0]["text"] == text
         assert alone["usage"]["completion_tokens"] == tokens
 
@@ -87,7 +88,7 @@ def test_it_says_that_it_is_real(fleet: Fleet) -> None:
 
 def test_work_is_stopped_when_its_client_leaves(fleet: Fleet) -> None:
     body = {**bodies(1)[0], "max_tokens": 1800, "ignore_eos": True, "stream": True}
-    with httpx.stream("POST", fleet.url + "/v1/completions", json=body, timeout=60) as answer:
+    with http.stream("POST", fleet.url + "/v1/completions", json=body) as answer:
         next(answer.iter_bytes())
     eventually(lambda: all(_running(agent) == 0 for agent in fleet.agents))
 
@@ -101,7 +102,7 @@ def test_a_killed_engines_unsent_requests_are_served_elsewhere(model: Path) -> N
         wanted = [{**body, "max_tokens": 60, "ignore_eos": True} for body in bodies(48)]
 
         async def play() -> list[httpx.Response]:
-            async with httpx.AsyncClient(timeout=120) as client:
+            async with http.AsyncClient() as client:
                 url = fleet.url + "/v1/completions"
                 asked = [asyncio.create_task(client.post(url, json=body)) for body in wanted]
                 await asyncio.sleep(0.5)
@@ -117,4 +118,4 @@ def test_a_fleet_whose_model_is_missing_does_not_start() -> None:
     with Process("up", "--port", "0", "--engine", "transformers", "--model", "/no/model") as up:
         up.wait_for(r"(no folder '/no/model')")
         up.wait_for(r"(agent-\d did not start)")
-        assert up.process.wait(30) == 1
+        assert up.process.wait(PATIENCE_S) == 1

@@ -14,6 +14,7 @@ from router.agent.app import open_engine
 from router.settings.base import BadSettings
 from tests.engines.test_transformers import settings_of
 from tests.helpers import Process
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(
     find_spec("transformers") is None, reason="needs `make transformers`"
@@ -119,7 +120,7 @@ def test_models_that_are_not_batched_are_named(model: Path, tmp_path: Path) -> N
 def test_a_refusal_is_one_line_and_a_warning_comes_once(model: Path, tmp_path: Path) -> None:
     flags = ("agent", "--port", "0", "--engine", "transformers", "--threads", "1")
     with Process(*flags, "--slots", "1000000", "--model", str(model)) as refused:
-        assert refused.process.wait(60) == 2
+        assert refused.process.wait(PATIENCE_S) == 2
         refused.wait_for("(slots: )")
         assert len(refused.lines) == 1
     mute = shutil.copytree(model, tmp_path / "mute")

@@ -3,14 +3,14 @@
 import os
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import httpx
 import pytest
 
+from tests import http
 from tests.helpers import free_ports
+from tests.waiting import eventually
 
 IMAGE = os.environ.get("IMAGE", "")
 MOST_MB = 300  # the base included
@@ -60,23 +60,19 @@ def container() -> Iterator[Container]:
 
 
 def wait_until_ready(container: Container) -> None:
-    for _ in range(300):
-        try:
-            if httpx.get(container.url + "/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    pytest.fail(f"the container was never ready:\n{ask('logs', container.id)}")
+    try:
+        eventually(lambda: http.is_well(container.url + "/ready"))
+    except AssertionError:
+        pytest.fail(f"the container was never ready:\n{ask('logs', container.id)}")
 
 
 def test_serves_requests_and_its_page(container: Container) -> None:
-    (model,) = (one["id"] for one in httpx.get(container.url + "/v1/models").json()["data"])
+    (model,) = (one["id"] for one in http.get(container.url + "/v1/models").json()["data"])
     body = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
-    answer = httpx.post(container.url + "/v1/chat/completions", json=body, timeout=30)
+    answer = http.post(container.url + "/v1/chat/completions", json=body)
     assert answer.status_code == 200
     assert answer.json()["usage"]["completion_tokens"] > 0
-    assert "<title>" in httpx.get(container.url + "/").text
+    assert "<title>" in http.get(container.url + "/").text
 
 
 def test_has_no_rights(container: Container) -> None:

@@ -165,6 +165,7 @@ class Completions:
             urgency.priority,
             blocks,
             block_tokens,
+            again=size.again,
         )
 
     def _context(self, model: str) -> int | None:

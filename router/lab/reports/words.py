@@ -90,6 +90,15 @@ TERMS: Mapping[str, str] = {
     "Time to first token": "From a request's arrival to its first output token, queueing included.",
     "End to end": "From a request's arrival to its last output token.",
     "Per output token": "Mean time from one output token of a request to the next.",
+    "Longest stall": "The longest time between two tokens of a request that follow each other.",
+    "Goodput": (
+        "Share of the requests that kept both of their targets: the time to the first token, and "
+        "the mean time per token after it."
+    ),
+    "Short and long answers": (
+        "The requests in four equal parts by output tokens. What of the time from end to end lay "
+        "after the request's prefill had begun is its service; the rest it waited."
+    ),
     "Worker-hours": "The time until the makespan, times the workers.",
     "p50, p95, p99": "Half, 95 % and 99 % of the requests took at most so long.",
     "Schedules": (

@@ -23,6 +23,9 @@ class Run:
         generation_tokens_per_s: output tokens over the makespan.
         ttft_s, e2e_s, tpot_s: time to first token, of the whole request, and per output token:
             ``mean``, ``p50``, ``p95`` and ``p99``, in seconds.
+        stall_s: the longest gap between two of a request's tokens, alike.
+        goodput: share of the requests that kept both of their targets, 0 to 1.
+        service_by_length: see `solver.sim.report.Report`.
         ttft_curve: a sorted sample of times to first token, at most about 200.
         requests: how many were served.
         gantt_svg: a picture of the schedule by `router.lab.pictures.gantt`, put into the page as it
@@ -40,6 +43,9 @@ class Run:
     ttft_s: Mapping[str, float]
     e2e_s: Mapping[str, float]
     tpot_s: Mapping[str, float]
+    stall_s: Mapping[str, float]
+    goodput: float
+    service_by_length: Mapping[str, Mapping[str, float]]
     ttft_curve: Sequence[float]
     requests: int
     gantt_svg: str = ""

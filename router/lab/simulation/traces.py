@@ -4,9 +4,11 @@ Rules:
 
 - a trace is CSV with a header or JSON lines, gzip or not; its content says which, not its name;
 - its columns are ``prompt_tokens`` and ``output_tokens``, and optionally ``arrival_s``, ``id``,
-  ``priority``, ``deadline_s`` (seconds after the arrival; empty: none) and ``hash_ids`` (in CSV:
-  numbers with spaces or commas between them). Mooncake's ``input_length``,
-  ``output_length`` and ``timestamp`` (milliseconds) do as well; others are ignored;
+  ``priority``, ``deadline_s`` (seconds after the arrival; empty: none), ``ttft_s`` and ``tpot_s``
+  (targets: seconds to the first token and for each after it; empty: the usual ones) and
+  ``hash_ids`` (in CSV: numbers with spaces or commas between them). Mooncake's ``input_length``,
+  ``output_length`` and ``timestamp`` (milliseconds) do as well, and so do the gateway's headers
+  ``x-slo-ttft-ms`` and ``x-slo-tpot-ms``; others are ignored;
 - a row that is wrong is refused by file, line and column, never repaired or left out.
 """
 
@@ -21,6 +23,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TextIO, cast
@@ -28,7 +31,9 @@ from typing import Any, BinaryIO, Self, TextIO, cast
 import orjson
 
 from router.settings.base import DATA, BadSettings
+from router.settings.limits import Limits
 from solver.batching.priority import Priority
+from solver.batching.targets import Targets
 from solver.sim.request import Request
 from solver.sim.workload import WORKLOADS
 
@@ -38,8 +43,12 @@ OUTPUT = ("output_tokens", "output_length")
 ARRIVAL = ("arrival_s", "timestamp")
 HASHES = "hash_ids"
 PRIORITY, DEADLINE = "priority", "deadline_s"
+TTFT = ("ttft_s", "x-slo-ttft-ms")
+TPOT = ("tpot_s", "x-slo-tpot-ms")
+IN_MS = frozenset({"timestamp", TTFT[1], TPOT[1]})
+USUAL = Limits()
 # All rows have those of these that the first row has; an id may be missing anywhere.
-COLUMNS = frozenset({*PROMPT, *OUTPUT, *ARRIVAL, HASHES, PRIORITY, DEADLINE})
+COLUMNS = frozenset({*PROMPT, *OUTPUT, *ARRIVAL, HASHES, PRIORITY, DEADLINE, *TTFT, *TPOT})
 
 REST = "cells beyond the header"
 
@@ -75,8 +84,10 @@ def data_dir() -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def dataset(name: str, seed: int = 0) -> tuple[list[Request], bool]:
+def dataset(name: str, seed: int = 0, *, most: int | None = None) -> tuple[list[Request], bool]:
     """A data set, and whether it is the real one: else as many requests drawn to look like it.
+
+    `most`: only its first requests.
 
     Raises:
         BadSettings: if there is no data set of that name, or its file is wrong.
@@ -85,14 +96,15 @@ def dataset(name: str, seed: int = 0) -> tuple[list[Request], bool]:
         raise BadSettings(f"unknown data set {name!r}; one of: {', '.join(DATASETS)}")
     source, folder = DATASETS[name], data_dir()
     if folder is not None and (folder / source.file).is_file():
-        return read(folder / source.file), True
-    return WORKLOADS[name](source.requests, random.Random(seed)), False
+        return read(folder / source.file, most=most), True
+    count = source.requests if most is None else min(most, source.requests)
+    return WORKLOADS[name](count, random.Random(seed)), False
 
 
-def read(path: Path) -> list[Request]:
-    """The requests of a trace, in the file's order.
+def read(path: Path, limits: Limits = USUAL, *, most: int | None = None) -> list[Request]:
+    """The requests of a trace, in the file's order; `limits` are targets where it has none.
 
-    A row without an id is called by its number, from 0.
+    A row without an id is called by its number, from 0. `most`: only the first of them are read.
 
     Raises:
         BadSettings: naming the file, and the line and column that are wrong.
@@ -101,7 +113,7 @@ def read(path: Path) -> list[Request]:
         with _opened(path) as text:
             lines = _Lines(text)
             try:
-                requests = _requests(_rows(lines))
+                requests = _requests(islice(_rows(lines), most), limits)
             except (_BadRow, csv.Error) as error:
                 raise BadSettings(f"{path}:{lines.number}: {error}") from error
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
@@ -156,11 +168,11 @@ def _object(line: str) -> Row:
     return row
 
 
-def _requests(rows: Iterable[Row]) -> list[Request]:
+def _requests(rows: Iterable[Row], limits: Limits) -> list[Request]:
     columns: _Columns | None = None
     requests: dict[str, Request] = {}
     for number, row in enumerate(rows):
-        columns = columns or _Columns.of(row)
+        columns = columns or _Columns.of(row, limits)
         request = columns.request(row, number)
         if request.id in requests:
             raise _BadRow(f"id: {request.id!r} is there twice")
@@ -176,10 +188,13 @@ class _Columns:
     prompt: str
     output: str
     arrival: str | None
+    ttft: str | None
+    tpot: str | None
     hashes: bool
+    limits: Limits | None  # None: its priority's targets are each request's
 
     @classmethod
-    def of(cls, row: Row) -> Self:
+    def of(cls, row: Row, limits: Limits) -> Self:
         """The columns of a trace that begins with `row`."""
         present = COLUMNS & row.keys()
 
@@ -190,7 +205,9 @@ class _Columns:
         if prompt is None or output is None:
             missing = (PROMPT if prompt is None else OUTPUT)[0]
             raise _BadRow(f"{missing}: no such column; there are: {', '.join(row)}")
-        return cls(present, prompt, output, one(ARRIVAL), HASHES in present)
+        ttft, tpot, hashes = one(TTFT), one(TPOT), HASHES in present
+        asked = limits if ttft or tpot or limits != USUAL else None
+        return cls(present, prompt, output, one(ARRIVAL), ttft, tpot, hashes, asked)
 
     def request(self, row: Row, number: int) -> Request:
         """The request of a row."""
@@ -198,15 +215,27 @@ class _Columns:
             raise _BadRow(f"{name}: not in every row")
         if row.get(REST):
             raise _BadRow(f"{REST}: {', '.join(row[REST])}")
-        key = row.get("id")
+        key, prompt = row.get("id"), _tokens(row, self.prompt)
+        priority = _priority(row) if PRIORITY in self.present else Priority.DEFAULT
         return Request(
             id=str(number if key in (None, "") else key),
-            prompt_tokens=_tokens(row, self.prompt),
+            prompt_tokens=prompt,
             output_tokens=_tokens(row, self.output),
             arrival_s=_seconds(row, self.arrival) if self.arrival else 0.0,
             hash_ids=_hashes(row) if self.hashes else (),
-            priority=_priority(row) if PRIORITY in self.present else Priority.DEFAULT,
-            deadline_s=_deadline(row) if DEADLINE in self.present else inf,
+            priority=priority,
+            deadline_s=_limit(row, DEADLINE, inf) if DEADLINE in self.present else inf,
+            wanted=self._wanted(row, priority, prompt),
+        )
+
+    def _wanted(self, row: Row, priority: Priority, prompt_tokens: int) -> Targets | None:
+        """Its targets, if they are not just its priority's."""
+        if self.limits is None:
+            return None
+        usual = self.limits.of(priority, prompt_tokens)
+        return Targets(
+            _limit(row, self.ttft, usual.ttft_s) if self.ttft else usual.ttft_s,
+            _limit(row, self.tpot, usual.tpot_s) if self.tpot else usual.tpot_s,
         )
 
 
@@ -221,7 +250,7 @@ def _seconds(row: Row, name: str) -> float:
     number = _number(row[name])
     if number < 0:
         raise _BadRow(f"{name}: expected a number of at least 0, not {row[name]!r}")
-    return number / 1000 if name == "timestamp" else number
+    return number / 1000 if name in IN_MS else number
 
 
 def _priority(row: Row) -> Priority:
@@ -232,13 +261,14 @@ def _priority(row: Row) -> Priority:
         raise _BadRow(f"{PRIORITY}: expected one of {known}, not {row[PRIORITY]!r}") from error
 
 
-def _deadline(row: Row) -> float:
-    if row[DEADLINE] in ("", None):
-        return inf
-    number = _number(row[DEADLINE])
+def _limit(row: Row, name: str, default: float) -> float:
+    """Seconds above 0; `default` where the cell is empty."""
+    if row[name] in ("", None):
+        return default
+    number = _number(row[name])
     if number <= 0:
-        raise _BadRow(f"{DEADLINE}: expected a number above 0, not {row[DEADLINE]!r}")
-    return number
+        raise _BadRow(f"{name}: expected a number above 0, not {row[name]!r}")
+    return number / 1000 if name in IN_MS else number
 
 
 def _number(value: object) -> float:

@@ -22,7 +22,7 @@ from enum import StrEnum
 from math import inf
 
 import highspy
-import pyomo.environ as pyo
+import pyomo.core as pyo
 
 from solver.batching.exact.case import EngineCase, EngineSchedule, Placement
 from solver.cost.model import CostModel

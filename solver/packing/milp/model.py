@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import highspy
 import numpy as np
-import pyomo.environ as pyo
+import pyomo.core as pyo
 
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.packing.milp.compile import Program, compile_model

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-import pyomo.environ as pyo
+import pyomo.core as pyo
 
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.packing.milp.compile import Compiled, Program, compile_model

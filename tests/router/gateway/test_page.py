@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from router.gateway.dashboard.page import FILES, add_page
 from router.look.palette import base_style
+from tests import http
 from tests.helpers import ROOT
 
 
@@ -21,7 +22,7 @@ from tests.helpers import ROOT
 def client() -> httpx.AsyncClient:
     app = FastAPI()
     add_page(app)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+    return http.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
 
 
 async def test_a_browser_gets_a_page_that_may_load_nothing_from_elsewhere(

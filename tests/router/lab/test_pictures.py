@@ -31,6 +31,7 @@ from router.lab.pictures.timeline import mean_slots, of_state
 from router.lab.reports.report import Run, Traffic, report
 from router.lab.reports.words import summary
 from router.look.palette import COLOURS, DARK, LIGHT
+from solver.sim.report import QUARTERS
 from solver.sim.schedule import ScheduleLine, StageKind
 
 NASTY = "a<b> & \"c\" 'd' </svg><script>alert(1)</script>"
@@ -347,6 +348,9 @@ def run(policy: str, workers: int = 1, makespan_s: float = 100.0, p99: float = 3
         ttft_s=LATENCY | {"p99": p99},
         e2e_s=LATENCY,
         tpot_s={name: value / 100 for name, value in LATENCY.items()},
+        stall_s=LATENCY,
+        goodput=0.97,
+        service_by_length={q: {"e2e_s": 1.0, "service_ratio": 0.9} for q in QUARTERS},
         ttft_curve=[0.5, 0.9, 2.0, p99],
         requests=1319,
     )

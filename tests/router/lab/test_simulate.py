@@ -142,6 +142,31 @@ def test_all_at_once_and_at_random(simulate: Simulate, trace: str, tmp_path: Pat
     assert firsts[0] == firsts[1] != firsts[2]
 
 
+@pytest.mark.parametrize(
+    ("flags", "goodput"),
+    [
+        ("", 1.0),
+        ("--ttft-ms 0.001", 0.0),
+        ("--tpot-ms 0.001", 1 / 4),  # answers of a single token have no time per token
+        ("--ttft-ms 1e6,0.001:1000", 2 / 4),
+    ],
+)
+def test_goodput_is_judged_by_the_limits_that_are_set(
+    simulate: Simulate, tmp_path: Path, flags: str, goodput: float
+) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("prompt_tokens,output_tokens\n10,5\n1000,1\n1001,5\n2000,5\n")
+    _, out, _ = simulate("--requests", str(path), "--json", *flags.split())
+    assert json.loads(out)["goodput"] == goodput
+
+
+def test_a_limit_that_is_none_is_named(simulate: Simulate, trace: str) -> None:
+    status, _, complaint = simulate("--requests", trace, "--ttft-ms", "2s")
+    assert status == 2
+    assert "ttft_ms" in complaint
+    assert "'2s' is no number of milliseconds" in complaint
+
+
 def test_the_same_seed_writes_the_same_bytes(
     simulate: Simulate, trace: str, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from router.lab.simulation.run import Choice
 from router.lab.simulation.runs import Run
 from router.lab.simulation.sizing import ACROSS, Goal, across, answers, search
 from router.settings.slo import Slo, seconds
+from solver.sim.report import QUARTERS
 from tests.router.lab.test_pictures import outline
 
 Replay = Callable[..., tuple[int, str, str]]
@@ -38,6 +39,9 @@ def run_of(choice: Choice, p99_s: float) -> Run:
         ttft_s=spread,
         e2e_s=spread,
         tpot_s=spread,
+        stall_s=spread,
+        goodput=0.97,
+        service_by_length={q: {"e2e_s": 1.0, "service_ratio": 0.9} for q in QUARTERS},
         ttft_curve=[p99_s],
         requests=10,
     )

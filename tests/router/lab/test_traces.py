@@ -11,6 +11,9 @@ import pytest
 
 from router.lab.simulation.traces import DATASETS, data_dir, dataset, read
 from router.settings.base import BadSettings
+from router.settings.limits import Limits, first_token_limits
+from solver.batching.priority import Priority
+from solver.batching.targets import DEFAULT_TARGETS, NO_TARGETS, Targets
 from solver.sim.request import Request
 from solver.sim.workload import WORKLOADS
 from tests.helpers import calls
@@ -48,6 +51,58 @@ def test_rows_without_an_id_are_numbered(path: Path) -> None:
     assert read(path) == [Request("0", 3, 4), Request("1", 5, 6)]
 
 
+@pytest.mark.parametrize(
+    ("columns", "cells", "targets"),
+    [
+        ("", "", DEFAULT_TARGETS[Priority.DEFAULT]),
+        (",priority", ",bulk", NO_TARGETS),
+        (",ttft_s", ",0.5", Targets(0.5, 0.1)),
+        (",tpot_s,ttft_s", ",0.03,", Targets(2.0, 0.03)),
+        (",x-slo-ttft-ms,x-slo-tpot-ms", ",700,40", Targets(0.7, 0.04)),
+        (",priority,ttft_s", ",bulk,9", Targets(9.0)),
+    ],
+)
+def test_targets_are_the_rows_own_or_its_priority_s(
+    path: Path, columns: str, cells: str, targets: Targets
+) -> None:
+    path.write_text(f"prompt_tokens,output_tokens{columns}\n3,4{cells}\n")
+    assert read(path)[0].targets == targets
+
+
+@pytest.mark.parametrize(
+    ("row", "targets"),
+    [
+        ("4096,1,,", Targets(1.5, 0.05)),
+        ("4097,1,,", Targets(5.0, 0.05)),
+        ("4097,1,,0.7", Targets(0.7, 0.05)),
+        ("4097,1,bulk,", NO_TARGETS),
+    ],
+)
+def test_limits_stand_in_for_targets_that_a_row_has_not(
+    path: Path, row: str, targets: Targets
+) -> None:
+    path.write_text(f"prompt_tokens,output_tokens,priority,ttft_s\n{row}\n")
+    assert read(path, Limits(first_token_limits("1500, 5000:4096"), 0.05))[0].targets == targets
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "'' is no number"),
+        ("0", "'0' is no number"),
+        ("2s", "'2s' is no number of milliseconds"),
+        ("2000:10", "give milliseconds, then MS:TOKENS"),
+        ("2000,5000", "'5000': give milliseconds"),
+        ("2000,5000:4k", "'5000:4k': give"),
+        ("2000,5000:0", "tokens must rise"),
+        ("2000,5000:90,6000:80", "tokens must rise"),
+    ],
+)
+def test_limits_that_are_none_are_named(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        first_token_limits(text)
+
+
 @pytest.mark.parametrize("cell", ["7 8", "[7, 8]", "7,8"])
 def test_hashes_in_one_cell(path: Path, cell: str) -> None:
     path.write_text(f'prompt_tokens,output_tokens,hash_ids\n3,4,"{cell}"\n')
@@ -69,6 +124,8 @@ def test_hashes_in_one_cell(path: Path, cell: str) -> None:
         ("prompt_tokens,output_tokens,arrival_s\n3,4,-1\n", ":2: arrival_s: .* not '-1'"),
         ("prompt_tokens,output_tokens,arrival_s\n3,4,inf\n", ":2: arrival_s: .* not 'inf'"),
         ("prompt_tokens,output_tokens,arrival_s\n3,4,\n", ":2: arrival_s: .* not ''"),
+        ("prompt_tokens,output_tokens,ttft_s\n3,4,0\n", ":2: ttft_s: .* above 0, not '0'"),
+        ("prompt_tokens,output_tokens,x-slo-tpot-ms\n3,4,soon\n", ":2: x-slo-tpot-ms: .* 'soon'"),
         ("prompt_tokens,output_tokens,hash_ids\n3,4,a b\n", ":2: hash_ids: .* not 'a b'"),
         ("id,prompt_tokens,output_tokens\na,3,4\na,3,4\n", ":3: id: 'a' is there twice"),
         ("id,prompt_tokens,output_tokens\n1,3,4\n,3,4\n", ":3: id: '1' is there twice"),

@@ -122,6 +122,10 @@ def test_speeds_are_dealt_out() -> None:
             ["--engine", "vllm", "--upstream", "http://a:1", "--speed", "2"],
             "speed: the engine vllm",
         ),
+        *(
+            (AgentSettings, ["--engine", "openai", "--upstream", upstream], "^upstream: ")
+            for upstream in ("ftp://x", "nonsense")
+        ),
     ],
 )
 def test_bad_flags_name_themselves(

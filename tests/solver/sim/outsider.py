@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from math import inf, isclose
 from statistics import fmean, quantiles
 from typing import Any
@@ -48,10 +49,22 @@ class Request:
     prefilled: int = 0
     first_s: float = inf
     end_s: float = inf
+    targets_s: tuple[float, float] = (inf, inf)  # to the first token, and for each after it
+    token_s: list[float] = field(default_factory=list)  # when it had each token
 
     @property
     def context(self) -> int:
         return self.prompt + self.made
+
+    @property
+    def stall_s(self) -> float:
+        return max(after - before for before, after in pairwise(self.token_s))
+
+    def is_good(self, slack_s: float) -> bool:
+        """Whether it kept its targets, were they so much longer."""
+        each = (self.end_s - self.first_s) / max(1, self.output - 1)
+        first, limits = self.first_s - self.arrival_s, self.targets_s
+        return first <= limits[0] + slack_s and each <= limits[1] + slack_s
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,8 @@ class Findings:
     preemptions: int
     ttft_s: Sequence[float]
     e2e_s: Sequence[float]
+    stall_s: Sequence[float]
+    goodput: tuple[float, float]  # at least and at most: sums may differ in their last digits
 
 
 def check(
@@ -122,7 +137,14 @@ def _request(row: Mapping[str, Any]) -> Request:
         int(row["output_tokens"]),
         float(row.get("arrival_s", 0.0)),
         row.get("hash_ids", ()),
+        targets_s=_targets(row),
     )
+
+
+def _targets(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Its own, where it has some, or its priority's: bulk work has none."""
+    none = row.get("priority") == "bulk"
+    return row.get("ttft_s", inf if none else 2.0), row.get("tpot_s", inf if none else 0.1)
 
 
 class Engine:
@@ -231,10 +253,14 @@ class Engine:
         took, wanted = line["end_s"] - line["start_s"], self.hardware.seconds(*work, line["rounds"])
         require(isclose(took, wanted, rel_tol=1e-9, abs_tol=LATE_S), f"{took} s, not {wanted}")
         self.useful_s += took * len(line["slots"])
+        prompt, batch, kv = work
+        each = (
+            self.hardware.seconds(prompt, batch, kv + k * batch, 1) for k in range(line["rounds"])
+        )
+        *ends, _ = accumulate(each, initial=line["start_s"])
         for key in line["decode"]:
-            request = self.requests[key]
-            if not request.made:
-                request.first_s = line["start_s"] + self.hardware.seconds(*work, 1)
+            self.requests[key].token_s += [*ends[1:], line["end_s"]]
+            self.requests[key].first_s = self.requests[key].token_s[0]
 
     def _decode(self, line: Line) -> None:
         for key in line["decode"]:
@@ -251,6 +277,10 @@ class Engine:
 def _sum_up(requests: Collection[Request], engines: Collection[Engine], slots: int) -> Findings:
     lines = [line for engine in engines for line in engine.lines]
     makespan = max(request.end_s for request in requests)
+
+    def good(slack_s: float) -> float:
+        return fmean(request.is_good(slack_s) for request in requests)
+
     return Findings(
         makespan_s=makespan,
         utilization=sum(engine.useful_s for engine in engines) / (slots * makespan),
@@ -261,6 +291,8 @@ def _sum_up(requests: Collection[Request], engines: Collection[Engine], slots: i
         preemptions=sum(engine.preemptions for engine in engines),
         ttft_s=[request.first_s - request.arrival_s for request in requests],
         e2e_s=[request.end_s - request.arrival_s for request in requests],
+        stall_s=[request.stall_s for request in requests if request.output > 1],
+        goodput=(good(-LATE_S), good(LATE_S)),
     )
 
 
@@ -271,7 +303,9 @@ def _compare(found: Findings, report: Mapping[str, Any]) -> None:
         require(isclose(report[name], value), f"{name}: {report[name]} reported, {value} found")
     for name in ("prefill_stages", "decode_rounds", "mixed_iterations", "preemptions"):
         require(report[name] == getattr(found, name), f"{name}: {report[name]} reported")
-    for name in ("ttft_s", "e2e_s"):
+    least, most = found.goodput
+    require(least <= report["goodput"] <= most, f"goodput: {report['goodput']} reported")
+    for name in ("ttft_s", "e2e_s", "stall_s"):
         for figure, value in _spread(getattr(found, name)).items():
             told = report[name][figure]
             same = isclose(told, value, rel_tol=1e-6, abs_tol=1e-6)
@@ -282,5 +316,6 @@ def _compare(found: Findings, report: Mapping[str, Any]) -> None:
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
+    values = values or [0.0]
     cuts = quantiles(values, n=100, method="inclusive") if len(values) > 1 else [values[0]] * 99
     return {"mean": fmean(values), "p50": cuts[49], "p95": cuts[94], "p99": cuts[98]}

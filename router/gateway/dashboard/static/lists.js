@@ -88,8 +88,8 @@ export class Lists {
 function why({ worker, rival, lead_s }) {
   if (!worker) return "–";
   if (rival === null) return "only there";
-  if (Math.abs(lead_s) < 0.0005) return `as soon as on ${rival}`;
-  return lead_s > 0 ? `${seconds(lead_s)} before ${rival}` : `${seconds(-lead_s)} after ${rival}`;
+  if (Math.abs(lead_s) < 0.0005) return `as good as ${rival}`;
+  return lead_s > 0 ? `${seconds(lead_s)} cheaper than ${rival}` : `${rival} had no place`;
 }
 
 function outcome({ outcome, worker, kept }) {
