@@ -46,12 +46,12 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     metrics = GatewayMetrics()
     connections = Connections()
     workers = Workers(settings, connections, metrics)
-    planner = Planner(settings.plan_deadline_s, metrics)
-    dispatcher = Dispatcher(settings, workers, planner, metrics)
-    dispatcher.after_dispatch = Recaller(workers, connections).maybe_recall
+    dispatcher = Dispatcher(settings, workers, Planner(), metrics)
+    recaller = Recaller(workers, connections)
+    dispatcher.after_dispatch = recaller.maybe_recall
     accounts = Accounts(metrics, settings.remember)
     forwarder = Forwarder(settings, connections)
-    shedding = Shedding(settings, workers, dispatcher)
+    shedding = Shedding(settings, workers, dispatcher, recaller)
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)
     frames = Frames(workers, watches, dispatcher, accounts, metrics, settings.worker)
@@ -60,9 +60,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     async def close_tracing() -> None:
         await tracing.close(drain.left_s(settings.drain_s))
 
-    lifespan = _lifespan(
-        connections, planner, discovery, workers, dispatcher, events, close_tracing
-    )
+    lifespan = _lifespan(connections, discovery, workers, dispatcher, events, close_tracing)
     app = FastAPI(title="Makespan", lifespan=lifespan)
     app.state.drain = drain.begin
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
@@ -100,7 +98,6 @@ def _stop_if_broken(task: asyncio.Task[None]) -> None:
 
 def _lifespan(
     connections: Connections,
-    planner: Planner,
     discovery: Discovery,
     workers: Workers,
     dispatcher: Dispatcher,
@@ -110,7 +107,6 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         connections.open()
-        planner.start()
         running = (workers.run(), discovery.run(workers.update), dispatcher.run())
         tasks = [asyncio.create_task(one) for one in running]
         for task in tasks:
@@ -121,7 +117,6 @@ def _lifespan(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        planner.stop()
         await connections.close()
         await close_tracing()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -21,6 +21,7 @@ from router.lab.simulation.pool import over
 from router.lab.simulation.traces import dataset
 from router.settings.bench import BenchSettings
 from solver.batching.policies import POLICIES
+from solver.batching.targets import NO_TARGETS
 from solver.cost.profiles import PROFILES
 from solver.routing.dispatchers import dispatcher
 from solver.sim.fleet import Fleet
@@ -85,7 +86,8 @@ class Gain:
 
 def paper(settings: BenchSettings) -> None:
     """Print the table, and draw the charts."""
-    requests, real = dataset(DATA)
+    rows, real = dataset(DATA)
+    requests = [replace(row, wanted=NO_TARGETS) for row in rows]  # a backlog, with nobody waiting
     results = [_mean(requests, row, settings.out) for row in ROWS]
     found = over(partial(_gains, requests), range(settings.cases), "random cases")
     gains = {kind: [case[kind] for case in found] for kind in CASES}
@@ -131,7 +133,7 @@ def _mean(requests: Sequence[Request], row: Row, out: Path) -> tuple[float, floa
 def _gains(requests: Sequence[Request], seed: int) -> dict[str, Gain]:
     """One random case: as many rows as there are, drawn with replacement."""
     drawn = random.Random(seed).choices(requests, k=len(requests))
-    case = [Request(str(k), r.prompt_tokens, r.output_tokens) for k, r in enumerate(drawn)]
+    case = [replace(request, id=str(k)) for k, request in enumerate(drawn)]
     base = _run(case, BASELINE, seed)
     gains: dict[str, Gain] = {}
     for kind in CASES:

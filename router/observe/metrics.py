@@ -137,6 +137,14 @@ class GatewayMetrics(_Metrics):
         buckets=TINY,
         labels=("method",),
     )
+    plan_cost = gauge(
+        "makespan_plan_cost_request_seconds",
+        "What the latest plan costs all together: its objective.",
+    )
+    plan_cost_bound = gauge(
+        "makespan_plan_cost_bound_request_seconds",
+        "Proven lower bound of what any plan of the same requests costs.",
+    )
     plan_makespan = gauge(
         "makespan_plan_makespan_seconds",
         "Planned time until the requests of the latest plan are done; of what workers run "
@@ -149,9 +157,6 @@ class GatewayMetrics(_Metrics):
     plan_gap = gauge(
         "makespan_plan_gap_ratio",
         "How far the latest plan's makespan is above its bound, as a fraction of the bound.",
-    )
-    planner_restarts = counter(
-        "makespan_planner_restarts", "Times the MILP's process had to be started again."
     )
     unsent = gauge(
         "makespan_unsent_requests",

@@ -3,8 +3,8 @@
 Rules:
 - a request holds one slot from its prefill to its last token, and moves only forward: waiting,
   prefilling (over several iterations where these have a budget), decoding, gone;
-- it is admitted when its prompt fits into memory now, and one round of everybody; nobody overtakes
-  a request that waits for memory;
+- it is admitted when its prompt fits into memory now, and one round of everybody (`SPARE_ROUNDS` of
+  those who have a target between tokens); nobody overtakes a request that waits for memory;
 - should memory run out later, the last admitted is preempted: it keeps its slot and what it has
   made, loses its memory, and is prefilled again before anybody else is admitted (measured against
   admitting only what is predicted to fit to its end: a slot that stands empty costs more);
@@ -73,11 +73,22 @@ class Batcher:
         self._slot_wait = SlotWait()
         self._stage_s, self._held_back = now, 0  # when the stage began, who could have come in
         self._admissible: list[Sequence] | None = None
+        self._just_stalled = False
 
     @property
     def running(self) -> int:
         """Slots in use."""
         return len(self._table)
+
+    @property
+    def decoding(self) -> int:
+        """Sequences that make a token each round."""
+        return len(self._table.decoding)
+
+    def left_tokens(self, ahead: int = 0) -> float:
+        """Expected tokens still to come of one that decodes, after `ahead` more rounds; 0: none."""
+        running = len(self._table.decoding)
+        return float(self.progress.expected_left(ahead).sum()) / running if running else 0.0
 
     @property
     def held_slots(self) -> set[int]:
@@ -152,6 +163,7 @@ class Batcher:
         decision = self.policy.decide(self._view(), self.cost)
         if decision.action is Action.IDLE:
             return None
+        self._just_stalled = decision.action is Action.PREFILL and bool(self._table.decoding)
         if decision.action is Action.DECODE:
             stage = self._decode(decision, now, most_rounds)
         else:
@@ -210,6 +222,7 @@ class Batcher:
             waited_slot_s=self._slot_wait.slot_s,
             waited_rounds=self._slot_wait.rounds,
             prefill_budget=self._budget,
+            just_stalled=self._just_stalled,
             progress=self.progress,
         )
 

@@ -118,7 +118,9 @@ def _alone(cost: CostModel, prompt: FloatArray, output: FloatArray) -> FloatArra
     if mixed is not None:
         start, beta_p = min(start, mixed.alpha_m_s), min(beta_p, mixed.beta_mp_s)
         round_s = min(round_s, mixed.alpha_m_s + mixed.beta_md_s)
-    return start + beta_p * prompt + round_s * output + cost.gamma_d_s * _context(prompt, output)
+    return (
+        start + beta_p * prompt + round_s * output + cost.gamma_d_s * context_tokens(prompt, output)
+    )
 
 
 def _liquid(cost: CostModel, slots: int, prompt: FloatArray, output: FloatArray) -> FloatArray:
@@ -128,10 +130,10 @@ def _liquid(cost: CostModel, slots: int, prompt: FloatArray, output: FloatArray)
     if mixed is not None:
         round_s = min(round_s, mixed.alpha_m_s + mixed.beta_md_s * slots)
         beta_p, share = min(beta_p, mixed.beta_mp_s), 0.0
-    reading = cost.gamma_d_s * _context(prompt, output)
+    reading = cost.gamma_d_s * context_tokens(prompt, output)
     return share + beta_p * prompt + round_s / slots * output + reading
 
 
-def _context(prompt: FloatArray, output: FloatArray) -> FloatArray:
-    """(n,) cached tokens read in all: the prompt and what was made so far, at each token."""
+def context_tokens(prompt: FloatArray, output: FloatArray) -> FloatArray:
+    """(n,) cached tokens that each reads in all: its prompt and what it has made, at each token."""
     return prompt * output + output * (output - 1) / 2

@@ -12,14 +12,14 @@ BLOCK_TOKENS = 512
 WATERMARK = 0.01
 
 
-def count_fitting(contexts: Iterable[int], room: float) -> int:
-    """How many of the first `contexts`, and a token more of each, fit into `room` tokens.
+def count_fitting(needs: Iterable[int], room: float) -> int:
+    """How many of the first that need so many tokens fit into `room` tokens.
 
     Nobody overtakes the first one that does not fit.
     """
     count = 0
-    for context in contexts:
-        room -= context + 1
+    for tokens in needs:
+        room -= tokens
         if room < 0:
             break
         count += 1

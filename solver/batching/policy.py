@@ -38,6 +38,7 @@ class EngineView:
             last prefill.
         waited_rounds: the same in decode rounds.
         prefill_budget: most prompt tokens in one iteration.
+        just_stalled: the last iteration was a prefill stage in which some who decode stood still.
         progress: where those decoding stand, and what has ended.
     """
 
@@ -51,6 +52,7 @@ class EngineView:
     waited_slot_s: float
     waited_rounds: int
     prefill_budget: float
+    just_stalled: bool
     progress: Progress
 
     @property

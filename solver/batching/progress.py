@@ -8,6 +8,7 @@ import numpy as np
 
 from solver.arrays import FloatArray
 from solver.batching.sequence import Sequence
+from solver.batching.targets import TightestStall
 from solver.lengths.distribution import EDGE_ARRAY, EDGES
 from solver.lengths.survival import BINS, MOST_MULTIPLES, IntArray, Survival
 
@@ -26,12 +27,14 @@ class Progress:
         rounds: decode rounds made so far.
         finished: prompt and output tokens of the last requests that ended by themselves.
         finishes: how many have ended so in all.
+        stall: of those decoding that have a target, how many they are, and the tightest.
     """
 
     def __init__(self, slots: int) -> None:
         self.rounds = 0
         self.finished: deque[tuple[int, int]] = deque(maxlen=WINDOW)
         self.finishes = 0
+        self.stall = TightestStall()
         self._survival = Survival()
         self._born = np.zeros(slots, dtype=np.int64)  # round at which it would have made no token
         self._scale = np.zeros(slots)  # bins a token; 0: the slot decodes nothing
@@ -48,6 +51,7 @@ class Progress:
         self._expected[slot] = max(1.0, sequence.expected_tokens)
         self._scale[slot] = BINS / self._expected[slot]
         self._limit[slot] = sequence.max_tokens
+        self.stall.add(sequence.targets)
         reached = int(self._born[slot]) + sequence.max_tokens
         self._nearest_limit = min(self._nearest_limit, reached)
         if sequence.lengths is not None and self._left is None:
@@ -62,6 +66,7 @@ class Progress:
         sequence.made = self.made(sequence)
         self._scale[slot] = 0.0
         self._limit[slot] = NEVER
+        self.stall.remove(sequence.targets)
         if self.rounds >= self._nearest_limit:
             self._nearest_limit = int((self._born + self._limit).min())
         if ended:

@@ -23,6 +23,15 @@ class Reason(StrEnum):
     WAIT_COST = "wait_cost"  # waiting for company would cost more than it saves
     NOTHING_ADMISSIBLE = "nothing_admissible"
     STALL_COST = "stall_cost"  # a stage now would cost more than waiting for company
+    FULL_CHUNK = "full_chunk"  # as many prompt tokens wait as targets let into one iteration
+    STALL_TARGET = "stall_target"  # those with a target get a token between two chunks
+
+
+# Rounds for which admission leaves memory to those who have a target between tokens, as a request
+# that loses its memory stands still for seconds: enough for others to end meanwhile, and too few to
+# leave memory idle (ShareGPT, OPT-66B: 53 preemptions in 1,000 requests became 1, in 0.6 % less
+# time; with 256 rounds none, in 1.7 % more).
+SPARE_ROUNDS = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +74,13 @@ class Sequence:
     def context(self) -> int:
         """Tokens that it holds in memory once it decodes again: its prompt and what it has made."""
         return self.prompt_tokens + self.made
+
+    @property
+    def spare(self) -> int:
+        """Tokens beside its context that memory must have for it when it is admitted."""
+        if self.targets.tpot_s == inf:
+            return 1
+        return max(1, min(SPARE_ROUNDS, self.max_tokens, int(self.expected_tokens)))
 
     @property
     def expected_left(self) -> float:

@@ -4,6 +4,7 @@ Rules:
 - a sequence takes a slot when it is admitted and keeps it until it is gone: prefilling, decoding,
   perhaps preempted and prefilling again;
 - a preempted sequence holds its slot but no memory; the last admitted is preempted first;
+- admission leaves those who run a round's tokens, and those with a target some rounds more;
 - the prefix cache has what is left of the memory beside those who run, and nothing else.
 
 Must not know: the queue, policies, stages, clocks. Who is admitted, and when, is
@@ -40,6 +41,7 @@ class SlotTable:
         self.preempted: dict[str, Sequence] = {}
         self.decoding: dict[str, Sequence] = {}
         self.kv_held = self.kv_decoding = 0
+        self._spare = 0  # tokens that those who hold memory are left
         self.preemptions = 0
         self._free = list(range(slots))
 
@@ -69,10 +71,10 @@ class SlotTable:
         """How many of them memory has room for; one always fits into an engine that is empty."""
         if self.kv_tokens == inf:
             return len(candidates)
-        held = len(self.decoding) + len(self.prefilling)
-        room = self.kv_tokens * (1 - WATERMARK) - self.kv_held - held
-        count = count_fitting((sequence.context for sequence in candidates), room)
-        return max(count, min(1, len(candidates))) if held == 0 else count
+        room = self.kv_tokens * (1 - WATERMARK) - self.kv_held - self._spare
+        count = count_fitting((sequence.context + sequence.spare for sequence in candidates), room)
+        empty = not self.decoding and not self.prefilling
+        return max(count, min(1, len(candidates))) if empty else count
 
     def rounds_that_fit(self) -> int:
         """Decode rounds that those decoding can make before memory runs out; memory is limited."""
@@ -86,6 +88,7 @@ class SlotTable:
         if self.cache is not None:
             sequence.cached = self.cache.match(sequence.hash_ids, sequence.prompt_tokens)
         self.prefilling[sequence.id] = sequence
+        self._spare += sequence.spare
         self._hold(sequence.context)
         return new
 
@@ -115,7 +118,7 @@ class SlotTable:
             _, sequence = group.popitem()
             if group is self.decoding:
                 self._stop_decoding(sequence, ended=False)
-            self.kv_held -= sequence.context
+            self._free_memory(sequence)
             sequence.prefilled = sequence.cached = 0
             sequence.restarts += 1
             self.preempted[sequence.id] = sequence
@@ -131,7 +134,7 @@ class SlotTable:
         else:
             sequence = self.prefilling.pop(sequence_id, None)
         if sequence is not None:
-            self.kv_held -= sequence.context
+            self._free_memory(sequence)
         else:
             sequence = self.preempted.pop(sequence_id)
         heapq.heappush(self._free, sequence.slot)
@@ -140,6 +143,10 @@ class SlotTable:
     def _stop_decoding(self, sequence: Sequence, *, ended: bool) -> None:
         self.progress.leave(sequence, ended=ended)
         self.kv_decoding -= sequence.context
+
+    def _free_memory(self, sequence: Sequence) -> None:
+        self.kv_held -= sequence.context
+        self._spare -= sequence.spare
 
     def _hold(self, tokens: int) -> None:
         """Whoever runs needs more memory; the prefix cache has what is left of it."""

@@ -13,6 +13,9 @@ from math import inf
 from solver.batching.priority import Priority
 from solver.errors import ProblemError
 
+# Of two gaps between tokens that take turns, the longer may be as long as twice their mean.
+GAP_OVER_MEAN = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Targets:
@@ -31,9 +34,47 @@ class Targets:
             if not getattr(self, name) > 0:
                 raise ProblemError(f"targets: {name} must be above 0, not {getattr(self, name)}")
 
+    @property
+    def stall_s(self) -> float:
+        """The longest gap between two tokens that should come beside others' prompts."""
+        return GAP_OVER_MEAN * self.tpot_s
+
     def met(self, ttft_s: float, tpot_s: float) -> bool:
         """Whether a request with these times has kept both."""
         return ttft_s <= self.ttft_s and tpot_s <= self.tpot_s
+
+
+class TightestStall:
+    """Counts requests by the gap that they bear; what has no target does not count.
+
+    Attributes:
+        count: those that have a target.
+        seconds: the tightest one; infinite if there is none.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.seconds = 0, inf
+        self._counts: dict[float, int] = {}
+
+    def add(self, targets: Targets) -> None:
+        """One more."""
+        gap = targets.stall_s
+        if gap == inf:
+            return
+        self.count += 1
+        self._counts[gap] = self._counts.get(gap, 0) + 1
+        self.seconds = min(self.seconds, gap)
+
+    def remove(self, targets: Targets) -> None:
+        """One that was added is gone."""
+        gap = targets.stall_s
+        if gap == inf:
+            return
+        self.count -= 1
+        self._counts[gap] -= 1
+        if not self._counts[gap]:
+            del self._counts[gap]
+            self.seconds = min(self._counts, default=inf)
 
 
 NO_TARGETS = Targets()

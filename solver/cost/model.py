@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
-from math import inf, isfinite
+from math import inf, isfinite, sqrt
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -146,6 +146,20 @@ class CostModel:
             + self.delta_s * (tokens + batch) * (tokens + kv_tokens)
         )
 
+    def prefill_tokens(self, seconds: float) -> float:
+        """Prompt tokens of the prefill stage that lasts so long; 0 if none is so short."""
+        return _root(seconds - self.alpha_p_s, self.beta_p_s, self.delta_s)
+
+    def mixed_tokens(self, seconds: float, batch: float, kv_tokens: float = 0.0) -> float:
+        """Prompt tokens of the mixed iteration that lasts so long; 0 if none is so short.
+
+        Raises:
+            ProblemError: if the engine knows no mixed iterations.
+        """
+        rest_s = seconds - self.mixed_s(0.0, batch, kv_tokens)
+        slope = (self.beta_mp_s or 0.0) + self.delta_s * (batch + kv_tokens)
+        return _root(rest_s, slope, self.delta_s)
+
     def backlog_s(
         self, prefills: float, prompt: float, output: float, kv_tokens: float, occupancy: float
     ) -> float:
@@ -159,6 +173,14 @@ class CostModel:
         return (
             self.alpha_p_s * prefills / occupancy + self.beta_p_s * prompt + round_share_s * output
         )
+
+
+def _root(value: float, slope: float, curve: float) -> float:
+    """The x >= 0 at which ``slope * x + curve * x * x`` is `value`; infinite if it never is."""
+    if not 0 < value < inf:
+        return max(0.0, value)
+    below = slope + sqrt(slope * slope + 4 * curve * value)
+    return 2 * value / below if below else inf
 
 
 TERMS = tuple(field.name for field in fields(CostModel))

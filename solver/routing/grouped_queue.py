@@ -39,7 +39,8 @@ class GroupedQueue(Generic[R]):
     def __init__(self) -> None:
         self.groups: dict[Members, list[Entry[R]]] = {}
         self.prompt_tokens, self.output_tokens = 0, 0.0
-        self._where: dict[R, tuple[Members, Entry[R]]] = {}
+        # Of each: who may serve it, its entry, and the output tokens counted for it.
+        self._where: dict[R, tuple[Members, Entry[R], float]] = {}
         self._serial = 0
 
     def __len__(self) -> int:
@@ -61,35 +62,37 @@ class GroupedQueue(Generic[R]):
         if members not in self.groups:
             self.groups = {key: mine for key, mine in self.groups.items() if mine}
         insort(self.groups.setdefault(members, []), entry, key=_place)
-        self._where[request] = members, entry
-        self._count(request, 1)
+        expected = request.job.expected_tokens
+        self._where[request] = members, entry, expected
+        self._count(request.job.prompt_tokens, expected)
 
     def discard(self, request: R) -> bool:
         """It waits no longer; whether it did."""
         found = self._where.pop(request, None)
         if found is None:
             return False
-        members, entry = found
+        members, entry, expected = found
         mine = self.groups[members]
         del mine[bisect_left(mine, entry[:2], key=_place)]
-        self._count(request, -1)
+        self._count(-request.job.prompt_tokens, -expected)
         return True
 
     def pop(self, members: Members) -> list[R]:
         """Let a whole group go."""
         requests = [entry[2] for entry in self.groups.pop(members, [])]
         for request in requests:
-            del self._where[request]
-            self._count(request, -1)
+            _, _, expected = self._where.pop(request)
+            self._count(-request.job.prompt_tokens, -expected)
         return requests
 
     def regroup(self, members: Callable[[R], Members]) -> None:
         """Who may serve whom has changed."""
         found: dict[Members, list[Entry[R]]] = {}
-        for _, entry in self._where.values():
-            found.setdefault(members(entry[2]), []).append(entry)
+        for request, (_, entry, expected) in self._where.items():
+            key = members(request)
+            found.setdefault(key, []).append(entry)
+            self._where[request] = key, entry, expected
         self.groups = {key: sorted(mine, key=_place) for key, mine in found.items()}
-        self._where = {e[2]: (key, e) for key, mine in self.groups.items() for e in mine}
 
     def in_order(self, but: Members) -> list[R]:
         """All, but for one group."""
@@ -97,12 +100,12 @@ class GroupedQueue(Generic[R]):
 
     def by_arrival(self) -> list[R]:
         """All, as they were put in."""
-        entries = sorted((entry for _, entry in self._where.values()), key=lambda entry: entry[1])
+        entries = sorted((where[1] for where in self._where.values()), key=lambda entry: entry[1])
         return [entry[2] for entry in entries]
 
-    def _count(self, request: R, sign: int) -> None:
-        self.prompt_tokens += sign * request.job.prompt_tokens
-        self.output_tokens += sign * request.job.expected_tokens
+    def _count(self, prompt_tokens: int, output_tokens: float) -> None:
+        self.prompt_tokens += prompt_tokens
+        self.output_tokens += output_tokens
         if not self._where:
             self.output_tokens = 0.0  # rounding must not add up
 

@@ -2,11 +2,13 @@
 
 Counting oneself is what keeps bursts from piling onto one worker: figures polled from engines lag
 by seconds. Sums are kept as tokens flow, so reading the load costs nothing however many requests
-are in flight; only requests whose progress cannot be seen are looked at one by one.
+are in flight. Requests whose progress cannot be seen are taken to make a token a round, and are
+counted on when these tokens are due.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -25,9 +27,9 @@ class _InFlight:
     prompt_tokens: int
     expected_tokens: float
     sequences: int
-    sent_s: float
     lengths: LengthDistribution | None
     remaining: float
+    streamed: bool
     made: int = 0
     predicted_at: int = 0
 
@@ -49,11 +51,15 @@ class WorkerLoad:
 
     def __init__(self) -> None:
         self._requests: dict[Hashable, _InFlight] = {}
-        self._unseen: dict[Hashable, _InFlight] = {}
+        # Those that do not stream: when the next tokens of each are due; and those not looked at.
+        self._due: list[tuple[float, int, Hashable]] = []
+        self._new: list[tuple[float, Hashable]] = []
+        self._serial = 0
         self._sequences = 0
         self._prefills = 0
         self._prompt_tokens = 0
         self._output_tokens = 0.0
+        self._running_tokens = 0.0
         self._kv_tokens = 0.0
         self._kv_reserved = 0.0
 
@@ -64,6 +70,21 @@ class WorkerLoad:
     def sequences(self) -> int:
         """Slots that the requests in flight take, or wait for: one for each of their choices."""
         return self._sequences
+
+    @property
+    def running(self) -> int:
+        """Of these, those of which tokens have come, or should have."""
+        return self._sequences - self._prefills
+
+    @property
+    def left_tokens(self) -> float:
+        """Expected tokens still to come of one that runs; 0 if none does."""
+        return self._running_tokens / self.running if self.running else 0.0
+
+    @property
+    def kv_cached(self) -> float:
+        """Cached tokens of those that run."""
+        return self._kv_tokens
 
     @property
     def kv_tokens(self) -> float:
@@ -77,17 +98,18 @@ class WorkerLoad:
 
     def add(self, key: Hashable, job: Job, now: float, *, streamed: bool) -> None:
         """A request has been sent, `key` is its own; `streamed`: `progress` will tell of tokens."""
+        remaining = max(LEAST_REMAINING, job.expected_tokens)
         request = _InFlight(
             job.prompt_tokens,
             job.expected_tokens,
             job.sequences,
-            now,
             job.lengths,
-            max(LEAST_REMAINING, job.expected_tokens),
+            remaining,
+            streamed,
         )
         self._requests[key] = request
         if not streamed:
-            self._unseen[key] = request
+            self._new.append((now, key))
         self._sequences += job.sequences
         self._prefills += job.sequences
         self._prompt_tokens += job.prompt_tokens
@@ -95,82 +117,95 @@ class WorkerLoad:
         self._kv_reserved += job.kv_tokens
 
     def progress(self, key: Hashable, tokens: int) -> None:
-        """`tokens` more output tokens of a request have been seen."""
+        """`tokens` more output tokens of a request that streams have been seen."""
         request = self._requests.get(key)
-        if request is None or tokens <= 0:
-            return
+        if request is not None and tokens > 0 and request.streamed:
+            self._count(request, tokens)
+
+    def _count(self, request: _InFlight, tokens: int) -> None:
         if request.made == 0:
             self._prefills -= request.sequences
             self._prompt_tokens -= request.prompt_tokens
             self._kv_tokens += request.prompt_tokens
+            self._running_tokens += request.remaining
         before = request.remaining
         request.make(tokens)
         self._kv_tokens += tokens
         self._output_tokens += request.remaining - before
+        self._running_tokens += request.remaining - before
 
     def not_begun(self) -> list[Hashable]:
         """Requests of which no token has been seen: they may not have begun."""
-        return [key for key, request in self._requests.items() if not request.made]
+        return [
+            key
+            for key, request in self._requests.items()
+            if not request.made or not request.streamed
+        ]
 
     def remove(self, key: Hashable) -> None:
         """A request has ended, however; unknown ones are ignored."""
         request = self._requests.pop(key, None)
         if request is None:
             return
-        self._unseen.pop(key, None)
         self._sequences -= request.sequences
         if request.made == 0:
             self._prefills -= request.sequences
             self._prompt_tokens -= request.prompt_tokens
         else:
             self._kv_tokens -= request.prompt_tokens + request.made
+            self._running_tokens -= request.remaining
         self._output_tokens -= request.remaining
         self._kv_reserved -= request.prompt_tokens + request.expected_tokens
         if not self._requests:  # rounding must not add up over millions of requests
-            self._output_tokens = self._kv_tokens = self._kv_reserved = 0.0
+            self._output_tokens = self._running_tokens = self._kv_tokens = self._kv_reserved = 0.0
+            self._due.clear()
+            self._new.clear()
+
+    def advance(self, cost: CostModel, slots: int, now: float) -> None:
+        """Count the tokens that those who do not stream should have made by `now`.
+
+        Their prompts are prefilled in turn, then each makes a token a round, or its share of that
+        where more is in flight than runs at once. Work is shared out over their tokens.
+        """
+        for sent_s, key in self._new:
+            if key in self._requests:
+                self._schedule(sent_s + cost.prefill_s(self._prompt_tokens), key)
+        self._new.clear()
+        if not self._due or self._due[0][0] > now:
+            return
+        occupancy = self.occupancy(slots, 0)
+        round_s = max(1e-6, cost.decode_s(occupancy) * max(occupancy, self._sequences) / occupancy)
+        while self._due and self._due[0][0] <= now:
+            due_s, _, key = heapq.heappop(self._due)
+            request = self._requests.get(key)
+            if request is None:
+                continue
+            rounds = REPREDICT_TOKENS if request.made else 1
+            most = int(request.remaining / request.sequences)
+            if request.made and most <= LEAST_REMAINING:
+                continue  # it is about to end
+            self._count(request, max(1, min(rounds, most)) * request.sequences)
+            self._schedule(due_s + REPREDICT_TOKENS * round_s, key)
+
+    def _schedule(self, due_s: float, key: Hashable) -> None:
+        self._serial += 1
+        heapq.heappush(self._due, (due_s, self._serial, key))
 
     def backlog_s(self, cost: CostModel, slots: int, more: int, now: float) -> float:
-        """Seconds until the worker has done what it has, with `more` sequences joining soon.
-
-        Requests that do not stream are taken to make a token a round since they were sent, or
-        their share of that where more is in flight than runs at once.
-        """
-        occupancy = self.occupancy(slots, more)
-        unseen_prompt, unseen_made, unseen_started = self._guess_unseen(cost, occupancy, now)
-        kv = self._kv_tokens + unseen_prompt + unseen_made
+        """Seconds until the worker has done what it has, with `more` sequences joining soon."""
+        self.advance(cost, slots, now)
         return cost.backlog_s(
-            prefills=self._prefills - unseen_started,
-            prompt=self._prompt_tokens - unseen_prompt,
-            output=max(0.0, self._output_tokens - unseen_made),
-            kv_tokens=kv,
-            occupancy=occupancy,
+            prefills=self._prefills,
+            prompt=self._prompt_tokens,
+            output=max(0.0, self._output_tokens),
+            kv_tokens=self._kv_tokens,
+            occupancy=self.occupancy(slots, more),
         )
 
-    def prefill_s(self, cost: CostModel, slots: int, now: float) -> float:
+    def prefill_s(self, cost: CostModel) -> float:
         """Seconds of prefills that the worker has yet to do, as far as one can tell."""
-        prompt, _, _ = self._guess_unseen(cost, self.occupancy(slots, 0), now)
-        return cost.beta_p_s * max(0.0, self._prompt_tokens - prompt)
+        return cost.beta_p_s * max(0, self._prompt_tokens)
 
     def occupancy(self, slots: int, more: int) -> float:
         """Sequences that run at once when `more` join, and share an iteration's fixed cost."""
         return float(min(slots, max(1, self._sequences + more)))
-
-    def _guess_unseen(
-        self, cost: CostModel, occupancy: float, now: float
-    ) -> tuple[int, float, int]:
-        """(prompt tokens prefilled, tokens made, sequences started) of what does not stream."""
-        prompt, made, started = 0, 0.0, 0
-        per_token_s = cost.decode_s(occupancy)
-        # With more in flight than run at once, each gets its share of the worker's time.
-        share = occupancy / max(occupancy, self._sequences)
-        for request in self._unseen.values():
-            if request.made:
-                continue
-            running_s = share * (now - request.sent_s - cost.prefill_s(request.prompt_tokens))
-            if running_s > 0:
-                started += request.sequences
-                prompt += request.prompt_tokens
-                most = max(0.0, request.remaining - LEAST_REMAINING)
-                rounds = running_s / per_token_s if per_token_s > 0 else most
-                made += min(most, rounds * request.sequences)
-        return prompt, made, started

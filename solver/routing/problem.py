@@ -19,26 +19,6 @@ from solver.cost.model import CostColumns, CostModel, request_s, span_s
 from solver.lengths.distribution import LengthDistribution
 from solver.packing.problem import Problem
 
-# What is left of running requests is spread from nothing to about twice its mean: slots fall free
-# evenly over twice the mean.
-REMAINING_SPREAD = 2.0
-# A prompt token that is cached displaces another, which would have been found again about half the
-# time: prompts share 0.64 of their blocks with earlier ones (Mooncake), and not all fit.
-REUSE_SHARE = 0.5
-# Who waits for a slot makes those behind wait as long: up to an eighth of the slots queue at a
-# worker (`solver.routing.rolling.LEAD`), so half as many on average. With none of it, requests
-# queue for a fast worker until that costs as much as a slow one: nobody gains, and first tokens
-# come late.
-QUEUE_TOLL = 1 / 16
-# A prefill stalls those who run beside it. How many those are on one worker changes faster than a
-# cache does, so a miss is mostly priced by the fleet's mean, and by this share by the worker's own;
-# with more, long prompts chase the emptiest worker and wait there for each other (bench_fleet).
-OWN_STALL_SHARE = 0.15
-# How often a request that waits for a slot pays for its overrun on a slow worker, shared by that
-# worker's slots. Late in a batch such overruns are what all wait for; with 1 they still are, with
-# 2.5 slow workers stand idle (bench_rolling).
-OVERRUN_TOLL = 1.5
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -77,6 +57,12 @@ class WorkerView:
         cost: its iteration times.
         slots: sequences that it runs at once.
         in_flight: sequences that it has been given and has not finished.
+        running: of these, those that decode.
+        left_tokens: expected tokens still to come of one that decodes, on average.
+        kv_tokens: cached tokens now.
+        kv_now: cached tokens for which there is room now; infinite: no known limit.
+        room: sequences that it may be sent now.
+        free_slots: sequences that it could start at once.
         backlog_s: engine seconds at full slots that those still take.
         prefill_s: seconds of it that are prefills yet to come.
         kv_free: cached tokens still free beside what those will need; None: no known limit.
@@ -88,6 +74,12 @@ class WorkerView:
     backlog_s: float
     prefill_s: float
     kv_free: float | None
+    running: int = 0
+    left_tokens: float = 0.0
+    kv_tokens: float = 0.0
+    kv_now: float = inf
+    room: int = 0
+    free_slots: int = 0
 
 
 def sequences_a_worker(jobs: Sequence[Job], workers: int) -> int:
@@ -120,20 +112,12 @@ def build_problem(
     eligible: Sequence[frozenset[int]] | None = None,
     cached_tokens: FloatArray | None = None,
     now: float = 0.0,
-    quickest_s: float = inf,
 ) -> Problem:
     """The problem of placing `jobs` on `workers` on top of what these already have.
 
     `eligible` are, for each job, the indices of the workers that may serve it (None: all of them);
     `cached_tokens` (n, m) prompt tokens of job i that worker j would not have to prefill; `now` is
-    the time by which jobs are due later; `quickest_s` is a full decode round of the fleet's fastest
-    worker, where that is not one of these.
-
-    Where slots are free, a request also pays for what it takes from others (`Problem.toll_s`), so
-    that each goes where all together lose least: a cache that holds its prompt draws it, a worker
-    that is fuller than others repels it, and the price of both is the engine's own. Where requests
-    queue, it pays for what it may overrun on a slow worker: what is begun stays where it is, so who
-    may take long had better begin on a fast one, or while there is much left to do.
+    the time by which jobs are due later.
 
     Memory limits apply only where all jobs could fit at once. Beyond that, requests queue at the
     workers in any case and memory is shared over time, which is what the cost measures.
@@ -147,60 +131,21 @@ def build_problem(
     occupancy = np.minimum(slots, np.maximum(1.0, flying + sequences_a_worker(jobs, len(workers))))
     backlog = np.array([worker.backlog_s for worker in workers])
     cost = sequences * request_s(columns, prompt / sequences, output / sequences, slots)
-    before = backlog
-    sparse = sequences.sum() <= np.maximum(0.0, slots - flying).sum()
-    if sparse:
-        taken = np.maximum(0.0, flying + 1.0 - slots)
-        each = REMAINING_SPREAD * backlog / (slots + 1.0)
-        before = np.array([worker.prefill_s for worker in workers]) + taken * each
-        beside = flying + sequences_a_worker(jobs, len(workers)) < slots
-        cost = np.where(beside, columns.alpha_p_s + columns.beta_p_s * prompt, cost)
-    span = before + span_s(columns, prompt, output / sequences, occupancy)
+    span = backlog + span_s(columns, prompt, output / sequences, occupancy)
     cached = np.zeros_like(span) if cached_tokens is None else cached_tokens
     cost = np.maximum(0.0, cost - columns.beta_p_s * cached)
     span = span - columns.beta_p_s * cached
-    if sparse:
-        others = np.minimum(flying, slots - 1.0)
-        toll = _toll_s(columns, prompt, output, prompt - cached, others)
-        toll += QUEUE_TOLL * slots * taken * each
-    else:
-        toll = _overrun_toll_s(jobs, columns, slots, quickest_s)
     kv = (prompt + output)[:, 0]
     return Problem.of(
         cost,
-        before,
+        backlog,
         span_s=span,
-        toll_s=toll,
         eligible=None if eligible is None else _eligible(eligible, len(workers)),
         kv_tokens=kv,
         kv_capacity=_room(kv, workers),
         weight=[job.weight for job in jobs],
         due_s=[max(0.0, job.due_s - now) for job in jobs],
     )
-
-
-def _overrun_toll_s(
-    jobs: Sequence[Job], columns: CostColumns, slots: FloatArray, quickest_s: float
-) -> FloatArray:
-    """Seconds that requests may overrun on each worker beyond the fleet's fastest."""
-    overrun = np.array([[job.overrun_tokens] for job in jobs])
-    round_s = columns.alpha_d_s + columns.beta_d_s * slots
-    slower_s = np.maximum(0.0, round_s - min(quickest_s, float(round_s.min())))
-    return np.asarray(OVERRUN_TOLL * overrun * slower_s / slots, dtype=np.float64)
-
-
-def _toll_s(
-    columns: CostColumns,
-    prompt: FloatArray,
-    output: FloatArray,
-    uncached: FloatArray,
-    others: FloatArray,
-) -> FloatArray:
-    """Seconds that requests take from the `others` on a worker: stalls, and longer rounds."""
-    fleet_s = (1.0 + REUSE_SHARE) * float((columns.beta_p_s * others).mean())
-    stalls = (fleet_s + OWN_STALL_SHARE * columns.beta_p_s * others) * uncached
-    rounds = (columns.beta_d_s + columns.gamma_d_s * (prompt + output / 2)) * output
-    return np.asarray(stalls + others * rounds, dtype=np.float64)
 
 
 def _eligible(eligible: Sequence[frozenset[int]], workers: int) -> BoolArray:

@@ -1,13 +1,16 @@
 """Rolling horizon and late binding: what is unsent is planned again and again, and sent late.
 
 Rules:
-- all that is unsent is planned together, on top of what the workers still have to do;
-- sent is only what a worker can start soon: what the plan gives to workers with free slots, or,
-  where there are none, to workers with room for a lead; the rest stays and is planned again;
-- while the queue is long, only the workers with room take part, and of the requests that they may
-  serve the first that one of them would end before the fleet is done with all: later plans will say
-  better who should wait for whom, no slow worker grabs a long request, and nobody who could start
-  stands behind those who cannot;
+- planned together are the first `WINDOW` of what is unsent, or as many as workers have room for a
+  few times over, by what they cost all together (`solver.routing.objective`), on top of what the
+  workers still have to do;
+- sent is only what a worker can start soon (`solver.routing.assign`); the rest stays and is planned
+  again, with its length predicted again as others end;
+- order is by arrival: who has somebody waiting goes before by half a second for each second that it
+  takes less, bulk work by a second for each that it takes more. So short answers are not stuck
+  behind long ones, bulk ends together, and nobody waits for ever;
+- nobody who could start stands behind those who cannot: each group of requests that the same
+  workers may serve takes part with its own first;
 - a single worker gets everything, as there is nothing to decide; live, where it may die or others
   may join, it does not (`hold_back`).
 
@@ -20,32 +23,43 @@ planned; whoever changes what workers may serve says so (`regroup`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from math import inf
+from dataclasses import dataclass
+from math import exp, isfinite
 from typing import Generic, Protocol, TypeVar
-
-import numpy as np
+from weakref import WeakKeyDictionary
 
 from solver.arrays import FloatArray
-from solver.batching.queue import Sized, rank_key
-from solver.packing.problem import Problem
+from solver.batching.queue import Sized, effective_arrival_s
+from solver.cost.model import CostModel
+from solver.routing.assign import Assignment
 from solver.routing.grouped_queue import GroupedQueue, Members, Waiting, merged
-from solver.routing.problem import Job, WorkerView, build_problem, water_level_s
+from solver.routing.objective import Load, Requests
+from solver.routing.problem import Job, WorkerView, water_level_s
 from solver.routing.window import Window, WindowPolicy
 
 # Windows as the gateway has them by default.
 WINDOW_WAIT_S, WINDOW_SIZE = 0.02, 512
+# Requests planned together, and how many for each that a worker has room for: who comes later would
+# be planned again before it could go.
+WINDOW, WINDOW_ROOMS = 64, 4
 # Beyond its slots a worker is sent this share of them ahead, so that none falls idle and its own
 # policy sees who would join a stage.
 LEAD = 1 / 8
-# A queue is long beyond a window, or beyond so many pairs of a request and a worker: a few
-# milliseconds of planning.
-MOST_PAIRS = 16_384
+# Half of the way from first come first served to shortest first: typical answers come sooner, and
+# a request of a minute lets others pass for half a minute only.
+SHORT_FIRST = 0.5
+# Bulk work is longest first, as the last to end is what counts: the paper's order.
+LONG_FIRST = -1.0
+# Prefills lately, of which a worker's prefill share is told: some iterations with long prompts.
+SHARE_S = 3.0
 
 
-def lead(slots: int) -> int:
-    """Requests that a worker is sent beyond its slots; one of few slots only what it can start."""
-    return int(LEAD * slots)
+def lead(slots: int, least: int = 0) -> int:
+    """Requests that a worker is sent beyond its slots; one of few slots only what it can start.
+
+    Live that is one at `least`, as messages take their time while a slot stands empty.
+    """
+    return max(least, int(LEAD * slots))
 
 
 class Unsent(Sized, Waiting, Protocol):
@@ -54,6 +68,15 @@ class Unsent(Sized, Waiting, Protocol):
     @property
     def job(self) -> Job:
         """What the planner knows of it."""
+        ...
+
+    @property
+    def came_s(self) -> float:
+        """When it came, by the clock of `now`."""
+        ...
+
+    def predict_again(self) -> None:
+        """Its length again, if enough has ended since the last time."""
         ...
 
 
@@ -66,8 +89,8 @@ class Target(Protocol):
         ...
 
     @property
-    def free_slots(self) -> int:
-        """Requests that it could start at once; 0 where memory is full."""
+    def cost(self) -> CostModel:
+        """Its iteration times."""
         ...
 
     @property
@@ -90,19 +113,21 @@ Cached = Callable[[Sequence[R], Sequence[W]], FloatArray | None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Selection(Generic[R, W]):
-    """What is planned together: request i and worker j are row i and column j of `problem`.
+    """What is planned together: request i and worker j are row i and column j of `sizes`.
 
-    `open_workers` are the indices of the workers that may be sent something now; `window` is the
-    last one that closed; `cached` is what was known of prefix caches; `single_worker`: there is one
-    worker, and it gets everything.
+    `load` is what the workers have; `views` the same as they told it; `window` is the last one that
+    closed; `cached` is what was known of prefix caches; `eligible` who may serve each, if not all;
+    `single_worker`: there is one worker, and it gets everything.
     """
 
     requests: Sequence[R]
     workers: Sequence[W]
-    open_workers: frozenset[int]
-    problem: Problem
+    views: Sequence[WorkerView]
+    sizes: Requests
+    load: Load
     window: Window[R] | None
     cached: FloatArray | None
+    eligible: Sequence[frozenset[int]] | None
     single_worker: bool = False
 
 
@@ -114,7 +139,6 @@ class RollingHorizon(Generic[R, W]):
 
     def __init__(
         self,
-        order: str = "longest",
         *,
         max_wait_s: float = WINDOW_WAIT_S,
         max_size: int = WINDOW_SIZE,
@@ -122,12 +146,13 @@ class RollingHorizon(Generic[R, W]):
         eligible: Eligible[R, W] = lambda _, __: None,
         cached: Cached[R, W] = lambda _, __: None,
     ) -> None:
-        self._order, self._max_size = order, max_size
         self._hold_back, self._eligible, self._cached = hold_back, eligible, cached
         self._windows: WindowPolicy[R] = WindowPolicy(max_wait_s, max_size)
         self._unsent: GroupedQueue[R] = GroupedQueue()
         self._stale = False
         self._closed: Window[R] | None = None
+        # Of each worker: the share of its time that went into prefills lately, as of when.
+        self._shares: WeakKeyDictionary[W, tuple[float, float]] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         """Requests that have not been sent."""
@@ -159,143 +184,98 @@ class RollingHorizon(Generic[R, W]):
         if not len(self):
             return None
         alone = len(workers) == 1 and not self._hold_back
-        free = alone or any(worker.room > 0 for worker in workers)
+        room = [worker.room for worker in workers]
+        free = alone or any(places > 0 for places in room)
         if self._stale:
             self._unsent.regroup(lambda request: self._eligible(request, workers))
             self._stale = False
         self._close(now, workers, free=free)
         if not free or not self._unsent:
             return None
-        if alone:  # in the order of arrival: it has an order of its own
-            requests = self._unsent.by_arrival()
-            return replace(
-                self._selection(now, workers, workers, {0: 0}, {0}, requests), single_worker=True
-            )
-        able, quota = self._open_workers(workers)
-        if not able:
+        # A single worker's in the order of arrival: it has an order of its own.
+        requests = self._unsent.by_arrival() if alone else self._first(room)
+        if not requests:
             return None
-        count = len(self._unsent)
-        if count > self._max_size or count * len(workers) > MOST_PAIRS:
-            return self._first(now, workers, able, quota)
-        position = {j: j for j in range(len(workers))}
-        return self._selection(
-            now, workers, workers, position, able, self._unsent.in_order(but=NOBODY)
-        )
+        return self._selection(now, workers, requests, single_worker=alone)
 
     def _close(self, now: float, workers: Sequence[W], *, free: bool) -> None:
         """Close the windows that are due."""
         while (window := self._windows.poll(now, worker_free=free)) is not None:
             self._closed = window
             for request in window.items:
-                key = rank_key(self._order, workers[0].round_s)(request) if workers else now
-                self._unsent.put(request, key, self._eligible(request, workers))
+                rank = place_in_order(request, workers[0]) if workers else now
+                self._unsent.put(request, rank, self._eligible(request, workers))
 
-    def _open_workers(
-        self, workers: Sequence[W]
-    ) -> tuple[set[int], dict[frozenset[int] | None, int]]:
-        """Workers that may be sent to, and how many of each group are worth planning for.
-
-        For each group those with free slots, or where there are none, those with room for a lead.
-        """
-        room = [worker.room for worker in workers]
-        free = {j for j, worker in enumerate(workers) if worker.free_slots > 0}
-        able: set[int] = set()
-        quota: dict[frozenset[int] | None, int] = {}
+    def _first(self, room: Sequence[int]) -> list[R]:
+        """The first of each group that somebody has room for, in order."""
+        queues = []
         for members, entries in self._unsent.groups.items():
-            may = range(len(workers)) if members is None else members
-            mine = free.intersection(may) or {j for j in may if room[j] > 0}
-            if entries and mine:
-                able |= mine
-                quota[members] = 2 * sum(room[j] for j in mine)
-        return able, quota
-
-    def _first(
-        self,
-        now: float,
-        workers: Sequence[W],
-        able: set[int],
-        quota: dict[frozenset[int] | None, int],
-    ) -> Selection[R, W] | None:
-        """Of a long queue, the first that workers with room would end before all is done.
-
-        What would outlast the whole queue, spread over the fleet, is better left to a faster one.
-        """
-        most = max(1, MOST_PAIRS // len(able) // len(quota))
-        queues = [self._unsent.groups[members][:most] for members in quota]
-        among = sorted(able)
-        position = {j: k for k, j in enumerate(among)}
-        chosen = [workers[j] for j in among]
-        found = self._selection(now, workers, chosen, position, able, merged(queues))
-        fits = found.problem.alone_s <= self._level_s([worker.view(now) for worker in workers])
-        rows: list[int] = []
-        for i in np.flatnonzero(fits.any(axis=1)).tolist():
-            members = self._unsent.members(found.requests[i])
-            if quota[members] > 0:
-                quota[members] -= 1
-                rows.append(i)
-        if not rows:
-            return None
-        return replace(
-            found,
-            requests=[found.requests[i] for i in rows],
-            problem=found.problem.restricted(rows, fits),
-            cached=None if found.cached is None else found.cached[rows],
-        )
-
-    def _level_s(self, views: Sequence[WorkerView]) -> float:
-        """When the whole queue may be done; infinite where nobody works, as somebody must begin."""
-        if not any(view.in_flight for view in views):
-            return inf
-        unsent = self._unsent
-        return water_level_s(len(unsent), unsent.prompt_tokens, unsent.output_tokens, views)
+            may = range(len(room)) if members is None else members
+            places = sum(max(0, room[j]) for j in may)
+            if entries and places:
+                queues.append(entries[: min(WINDOW, WINDOW_ROOMS * places)])
+        most = max(1, WINDOW // max(1, len(queues)))
+        return merged([entries[:most] for entries in queues])
 
     def _selection(
-        self,
-        now: float,
-        workers: Sequence[W],
-        chosen: Sequence[W],
-        position: dict[int, int],
-        able: set[int],
-        requests: Sequence[R],
+        self, now: float, workers: Sequence[W], requests: Sequence[R], *, single_worker: bool
     ) -> Selection[R, W]:
-        """The problem of placing `requests` on `chosen`, which stand at `position` among all."""
-        cached = self._cached(requests, chosen)
-        problem = build_problem(
-            [request.job for request in requests],
-            [worker.view(now) for worker in chosen],
-            self._rows(requests, position),
+        for request in requests:
+            request.predict_again()
+        cached = self._cached(requests, workers)
+        eligible = self._columns(requests, len(workers))
+        views = [worker.view(now) for worker in workers]
+        unsent = self._unsent
+        level = water_level_s(len(unsent), unsent.prompt_tokens, unsent.output_tokens, views)
+        jobs = [request.job for request in requests]
+        waited = [max(0.0, now - request.came_s) for request in requests]
+        return Selection(
+            requests,
+            workers,
+            views,
+            Requests.of(jobs, waited, len(workers), cached, eligible),
+            Load.of(views, [self._share(worker, now) for worker in workers], level),
+            self._closed,
             cached,
-            now,
-            min(worker.round_s for worker in workers),
+            eligible,
+            single_worker,
         )
-        positions = frozenset(position[j] for j in able)
-        return Selection(requests, chosen, positions, problem, self._closed, cached)
 
-    def _rows(
-        self, requests: Sequence[R], position: dict[int, int]
-    ) -> Sequence[frozenset[int]] | None:
-        """For each request the columns that may serve it; None if all may."""
+    def _columns(self, requests: Sequence[R], workers: int) -> Sequence[frozenset[int]] | None:
+        """For each request who may serve it; None if all may."""
         if self._unsent.groups.keys() <= {None}:
             return None
-        columns = {
-            members: frozenset(position.values() if members is None else _map(members, position))
-            for members in self._unsent.groups
-        }
-        return [columns[self._unsent.members(request)] for request in requests]
+        everybody = frozenset(range(workers))
+        found = (self._unsent.members(request) for request in requests)
+        return [everybody if members is None else members for members in found]
 
-    def bind(self, selection: Selection[R, W], assignment: Sequence[int]) -> Iterator[tuple[R, W]]:
+    def bind(
+        self, selection: Selection[R, W], plan: Assignment, now: float
+    ) -> Iterator[tuple[R, W]]:
         """Who is sent where, one by one, as long as there is room; the rest stays.
 
         Each is to be carried out before the next one is asked for.
         """
-        for request, k in zip(selection.requests, assignment, strict=True):
-            worker = selection.workers[k]
-            if request not in self._unsent or k not in selection.open_workers:
+        for i, (request, j) in enumerate(zip(selection.requests, plan.workers, strict=True)):
+            worker = selection.workers[j]
+            if request not in self._unsent:
                 continue
-            if selection.single_worker or worker.room > 0:
+            if selection.single_worker or (plan.go[i] and worker.room > 0):
                 self.discard(request)
+                seconds = selection.load.cost.beta_p_s[j] * selection.sizes.uncached[i, j]
+                share = self._share(worker, now) + float(seconds) / SHARE_S
+                self._shares[worker] = share, now
                 yield request, worker
 
+    def _share(self, worker: W, now: float) -> float:
+        share, as_of_s = self._shares.get(worker, (0.0, now))
+        return share * exp((as_of_s - now) / SHARE_S)
 
-def _map(members: frozenset[int], position: dict[int, int]) -> list[int]:
-    return [position[j] for j in members if j in position]
+
+def place_in_order(request: Unsent, worker: Target) -> float:
+    """Its rank, in seconds: when it came, head start and due time in it, and for its length."""
+    job = request.job
+    prefill_s = worker.cost.beta_p_s * job.prompt_tokens / job.sequences
+    takes_s = prefill_s + request.expected_tokens * worker.round_s
+    share = SHORT_FIRST if isfinite(job.targets.ttft_s) else LONG_FIRST
+    return effective_arrival_s(request, worker.round_s) + share * takes_s

@@ -15,10 +15,11 @@ import numpy as np
 
 from solver.arrays import FloatArray
 from solver.errors import ProblemError
+from solver.lengths.predictor import worth_again
 from solver.routing.dispatchers.base import Arrival, Dispatcher
-from solver.sim.forecast import LengthForecaster
+from solver.sim.decoding import Running
+from solver.sim.forecast import Forecast, LengthForecaster
 from solver.sim.request import Request
-from solver.sim.token_gaps import Running
 from solver.sim.worker import Worker
 
 Progressed = Callable[[int], None]
@@ -121,6 +122,19 @@ class Fleet:
         self._forecaster.observe(running.request)
         self._ended += 1
 
+    def _again(self, request: Request) -> Callable[[], Forecast | None]:
+        """Predicts a request's length anew once there is more to learn from."""
+        forecaster, known = self._forecaster, self._forecaster.learned
+
+        def again() -> Forecast | None:
+            nonlocal known
+            if not worth_again(forecaster.learned, known):
+                return None
+            known = forecaster.learned
+            return forecaster.forecast(request)
+
+        return again
+
     def _arrive(self, now: float) -> None:
         while self._arrived < len(self._requests):
             request = self._requests[self._arrived]
@@ -137,6 +151,7 @@ class Fleet:
                 request.due_s,
                 forecast.lengths,
                 request.targets,
+                self._again(request),
             )
             self._dispatcher.arrive(arrival, now)
             self._arrived += 1

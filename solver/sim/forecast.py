@@ -33,6 +33,11 @@ class Forecast(NamedTuple):
 class LengthForecaster(Protocol):
     """Expected output lengths."""
 
+    @property
+    def learned(self) -> int:
+        """How many ends forecasts are made from; 0 of whoever does not learn."""
+        ...
+
     def forecast(self, request: Request) -> Forecast:
         """Output tokens expected of a request that arrives now."""
         ...
@@ -44,6 +49,8 @@ class LengthForecaster(Protocol):
 
 class KnownLengths:
     """The truth, or the truth times ``exp(sigma * z)`` with z standard normal."""
+
+    learned = 0
 
     def __init__(self, sigma: float, rng: random.Random) -> None:
         self._sigma, self._rng = sigma, rng
@@ -65,6 +72,8 @@ class PosteriorLengths:
     prediction to be the length times ``exp(sigma * z)``. Raw predictions of extreme lengths are
     mostly noise: whoever plans with them waits for long requests that are not there.
     """
+
+    learned = 0
 
     def __init__(
         self,
@@ -95,6 +104,11 @@ class MeanLengths:
     def __init__(self) -> None:
         self._count, self._tokens = 8, 8 * 256
 
+    @property
+    def learned(self) -> int:
+        """All that have ended."""
+        return self._count - 8
+
     def forecast(self, request: Request) -> Forecast:  # noqa: ARG002
         """The same for all who arrive now."""
         return Forecast(self._tokens / self._count)
@@ -114,6 +128,11 @@ class PredictedLengths:
     def __init__(self, quantile: float | None = None) -> None:
         self._quantile = quantile
         self._predictor = LengthPredictor()
+
+    @property
+    def learned(self) -> int:
+        """All that have ended."""
+        return self._predictor.learned
 
     def forecast(self, request: Request) -> Forecast:
         """The predicted distribution, and of it the mean or the quantile."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 from playwright.sync_api import expect
 
+from router.gateway.dashboard.frames import _request
 from router.gateway.explanations.choice import Choice
 from router.gateway.explanations.request_record import RequestRecord
+from solver.batching.targets import Targets
+from solver.routing.objective import TERMS, Term
 from tests.e2e.told import HERE, Told, names
 
 NONE = "\u2013"
@@ -104,12 +107,49 @@ def test_who_is_down_is_told_in_words_and_without_old_figures(told: Told) -> Non
     alarm.to_contain_text("Expected: dns://agents:8100, kubernetes://default/vllm:http")
 
 
-def test_an_explanations_numbers_lead_to_when_it_was_to_be_done(told: Told) -> None:
-    none = np.zeros(2)
+def test_goodput_is_that_of_the_last_minute(told: Told) -> None:
+    tile = expect(told.page.locator('#tiles [data-figure="goodput"]'))
+    told.fleet("a", targets={"kept": 100, "missed": 100})
+    tile.to_have_text(NONE)  # nobody has ended since
+    for kept, missed, share in ((103, 101, "75.0 %"), (103, 103, "50.0 %")):
+        told.fleet("a", targets={"kept": kept, "missed": missed})
+        tile.to_have_text(share)
+    told.at += 58
+    told.fleet("a", targets={"kept": 104, "missed": 103})
+    tile.to_have_text("57.1 %")
+    told.at += 2
+    told.fleet("a", targets={"kept": 104, "missed": 103})
+    tile.to_have_text("100.0 %")
+    told.fleet("a", targets={"kept": 0, "missed": 1})  # the gateway was started anew
+    tile.to_have_text(NONE)
+    told.fleet("a", targets={"kept": 1, "missed": 1})
+    tile.to_have_text("100.0 %")
+
+
+def test_who_missed_a_target_is_told_in_words(told: Told) -> None:
+    record = RequestRecord("late", "m", stream=True, received_s=told.at, targets=Targets(2.0, 0.1))
+    record.outcome, record.first_token_s, record.ended_s = "completed", told.at + 3, told.at + 4
+    record.ttft_s, record.tpot_s = 3.0, 0.05
+    record.kept = {"ttft": False, "tpot": True, "both": False}
+    told.page.route(
+        "**/makespan/v1/requests/late", lambda route: route.fulfill(json=record.explain())
+    )
+    told.fleet("a")
+    told.tell("lists", {"requests": [_request(record)], "plans": [], "tenants": []})
+    expect(told.page.locator("#requests tbody td").last).to_have_text("completed, late")
+    told.page.locator('[data-request="late"]').click()
+    facts = expect(told.page.get_by_role("dialog").locator(".facts"))
+    facts.to_contain_text("3.00 s (target 2.00 s, missed)")
+    facts.to_contain_text("0.050 s (target 0.100 s, kept)")
+
+
+def test_an_explanations_parts_add_up_to_the_cost_that_decides(told: Told) -> None:
+    terms = np.zeros((len(TERMS), 2))
+    terms[Term.PREFILL], terms[Term.DECODE] = (0.3, 1.0), (4.0, 3.5)
+    terms[Term.OTHERS], terms[Term.LATE] = (0.2, 0.5), (0.0, 0.25)
     choice = Choice(
-        number=7, planned_s=told.at, method="lpt", requests=1, workers=("a", "b"), chosen=0,
-        backlog_s=np.array([1.15, 4.0]), others_s=none, cost_s=np.array([0.18, 0.5]),
-        span_s=np.array([4.11, 4.2]), toll_s=none, cached_tokens=none,
+        number=7, planned_s=told.at, method="in_turn", requests=1, workers=("a", "b"), chosen=0,
+        terms=terms, ends_s=Choice.ends(terms, 1.0), cached_tokens=np.zeros(2),
     )  # fmt: skip
     record = RequestRecord("why", "m", stream=False, received_s=told.at, choice=choice)
     record.outcome = "completed"
@@ -121,14 +161,19 @@ def test_an_explanations_numbers_lead_to_when_it_was_to_be_done(told: Told) -> N
     dialog = told.page.get_by_role("dialog")
     expect(dialog.locator("tbody tr")).to_have_count(2)
     heads = dialog.locator("thead th").all_inner_texts()
-    for line, load, own, done in (
-        (0, "1.33 s", "4.11 s", "4.11 s"),
-        (1, "4.50 s", "4.20 s", "4.50 s"),
+    for line, others, late, cost, done in (
+        (0, "0.200 s", "0 s", "4.50 s", "4.15 s"),
+        (1, "0.500 s", "0.250 s", "5.25 s", "4.00 s"),
     ):
         cells = dialog.locator("tbody tr").nth(line).locator("th, td").all_inner_texts()
         row = dict(zip(heads, cells, strict=True))
-        assert (row["load"], row["own end"], row["done in"]) == (load, own, done)
-        assert dialog.locator("tbody tr").nth(line).locator(".counts").inner_text() == done
+        assert (row["others"], row["late"], row["cost"], row["done in"]) == (
+            others,
+            late,
+            cost,
+            done,
+        )
+        assert dialog.locator("tbody tr").nth(line).locator(".counts").inner_text() == cost
 
 
 def test_long_names_leave_every_outcome_readable(told: Told) -> None:

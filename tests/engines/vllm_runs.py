@@ -103,7 +103,13 @@ class Bench:
         self.core = self.llm.llm_engine.engine_core.engine_core
 
     def make_scheduler(
-        self, policy: str | None, cost: str = "", *, late: bool = False, blocks: int | None = None
+        self,
+        policy: str | None,
+        cost: str = "",
+        *,
+        late: bool = False,
+        blocks: int | None = None,
+        targets: str = "none",
     ) -> Any:
         """A new scheduler of the engine's configuration; no policy: vLLM's own.
 
@@ -115,9 +121,9 @@ class Bench:
         from vllm.v1.core.sched.scheduler import Scheduler
 
         from router.agent.engines.vllm import Makespan
-        from router.agent.engines.vllm.settings import COST, POLICY
+        from router.agent.engines.vllm.settings import COST, POLICY, TARGETS
 
-        os.environ[POLICY], os.environ[COST] = policy or "", cost
+        os.environ |= {POLICY: policy or "", COST: cost, TARGETS: targets}
         config, now = self.core.vllm_config, self.core.scheduler
         config.scheduler_config.async_scheduling = late
         block_size, hash_block_size = resolve_kv_cache_block_sizes(now.kv_cache_config, config)

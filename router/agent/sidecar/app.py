@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from math import ceil, inf
+from math import inf
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
@@ -31,7 +31,7 @@ from router.settings.base import BadSettings
 from router.settings.hardware import hardware
 from solver.batching.outside.release import Releaser
 from solver.batching.policies import POLICIES
-from solver.routing.rolling import LEAD
+from solver.routing.rolling import lead
 
 
 def create_app(settings: AgentSettings) -> FastAPI:
@@ -101,7 +101,7 @@ def open_releaser(settings: AgentSettings) -> Releaser:
         hardware(settings.cost).cost,
         None if own else POLICIES[settings.policy](),
         time.monotonic(),
-        lead=ceil(LEAD * settings.slots) if own else 0,
+        lead=lead(settings.slots, 1) if own else 0,
     )
 
 

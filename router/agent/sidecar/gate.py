@@ -8,7 +8,8 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
 from router.observe.metrics import AgentMetrics
-from solver.batching.outside.release import HeldRequest, Releaser
+from solver.batching.outside.held import HeldRequest
+from solver.batching.outside.release import Releaser
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,7 @@ from router.agent.queue_position import QueuePosition
 from router.http.errors import RequestError
 from router.http.schemas import CompletionRequest, Prompt, parse
 from router.http.usage import Usage
-from solver.batching.outside.release import HeldRequest
+from solver.batching.outside.held import HeldRequest
 from solver.batching.sequence import Sequence
 from solver.cost.estimators import TokenEstimator
 

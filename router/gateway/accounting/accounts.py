@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from router.gateway.accounting.slo import Felt, Timing, kept
@@ -18,8 +19,7 @@ from router.http.usage import Usage
 from router.observe.metrics import GatewayMetrics
 from solver.batching.priority import WEIGHT
 from solver.cost.estimators import TokenEstimator
-from solver.lengths.distribution import LengthDistribution
-from solver.lengths.predictor import Features, LengthPredictor, kind_of
+from solver.lengths.predictor import Features, LengthPredictor, kind_of, worth_again
 from solver.routing.problem import Job
 
 log = logging.getLogger(__name__)
@@ -40,11 +40,13 @@ class Size:
 
     `least_tokens` is what its longest choice needs at least, prompt and the output it asks for: a
     prompt of text counts as one token there, since the gateway only estimates its length, and an
-    estimate is no ground to refuse a request. The engine counts.
+    estimate is no ground to refuse a request. The engine counts. `again` predicts it anew, or says
+    None where too little has been learnt since the last time.
     """
 
     job: Job
     least_tokens: int
+    again: Callable[[], Job | None]
 
 
 class Accounts:
@@ -80,38 +82,47 @@ class Accounts:
             estimator.estimate(prompt.text_bytes) if prompt.token_ids is None else prompt.token_ids
             for prompt in request.prompts
         ]
-        left = UNLIMITED if context is None else max(1, context - max(prompts))
-        total = sum(prompts) * request.n
-        lengths = self._predict(request, total, request.output_limit(left), hint, tenant)
-        known = None if isinstance(lengths, float) else lengths
-        expected = lengths if isinstance(lengths, float) else lengths.mean
-        certain = max(prompt.token_ids or 1 for prompt in request.prompts)
-        job = Job(
-            total,
-            expected * request.choices,
-            request.choices,
-            WEIGHT[urgency.priority],
-            time.monotonic() + urgency.deadline_s,
-            known,
-            0.0 if known is None else known.overrun,
-            urgency.targets,
+        limit = request.output_limit(
+            UNLIMITED if context is None else max(1, context - max(prompts))
         )
-        return Size(job, certain + (request.max_tokens or 1))
+        total, due_s = sum(prompts) * request.n, time.monotonic() + urgency.deadline_s
+        said = self._said(request, limit, hint)
+        learned = self._lengths.learned
 
-    def _predict(
-        self,
-        request: CompletionRequest,
-        prompt_tokens: int,
-        limit: int,
-        hint: float | None,
-        tenant: str,
-    ) -> float | LengthDistribution:
-        """The output tokens of one choice: as somebody said, or a distribution."""
+        def job() -> Job:
+            known = None
+            if said is None:
+                features = _features(request, total, limit, tenant)
+                known = self._lengths.predict(features)
+            return Job(
+                total,
+                (known.mean if known is not None else said or 1.0) * request.choices,
+                request.choices,
+                WEIGHT[urgency.priority],
+                due_s,
+                known,
+                0.0 if known is None else known.overrun,
+                urgency.targets,
+            )
+
+        def again() -> Job | None:
+            nonlocal learned
+            if said is not None or not worth_again(self._lengths.learned, learned):
+                return None
+            learned = self._lengths.learned
+            return job()
+
+        certain = max(prompt.token_ids or 1 for prompt in request.prompts)
+        return Size(job(), certain + (request.max_tokens or 1), again)
+
+    @staticmethod
+    def _said(request: CompletionRequest, limit: int, hint: float | None) -> float | None:
+        """The output tokens of one choice, where the client says them."""
         if hint is not None:
             return min(hint, float(limit))
         if request.ignore_eos and request.max_tokens is not None:
             return float(limit)
-        return self._lengths.predict(_features(request, prompt_tokens, limit, tenant))
+        return None
 
     def begin(self, record: RequestRecord) -> None:
         """A request has come in."""

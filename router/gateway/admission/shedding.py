@@ -2,7 +2,8 @@
 
 What is certain is `solver.routing.shed`'s; here is what it is told of the workers, and the clock. A
 request is looked at when it comes, and once more when the first token's target would pass out of
-reach: whoever still waits then goes, and leaves the room to those who can keep theirs.
+reach: whoever still waits then goes, and leaves the room to those who can keep theirs. Who waits at
+an agent by then is taken back first.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from router.gateway.accounting.slo import Felt
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.planning.dispatcher import Dispatcher
+from router.gateway.planning.recaller import Recaller
 from router.gateway.planning.ticket import Placement, Ticket
 from router.http.errors import OutOfReachError
 from router.http.schemas import CompletionRequest
@@ -58,9 +60,16 @@ class _Ask:
 class Shedding:
     """Places requests, or says that they come too late; see the module."""
 
-    def __init__(self, tuning: GatewayTuning, workers: Workers, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        tuning: GatewayTuning,
+        workers: Workers,
+        dispatcher: Dispatcher,
+        recaller: Recaller,
+    ) -> None:
         self._on = tuning.admission == "shed"
-        self._workers, self._dispatcher = workers, dispatcher
+        self._workers, self._dispatcher, self._recaller = workers, dispatcher, recaller
+        self._alarms: dict[Ticket, asyncio.TimerHandle] = {}
         self._seen: WeakKeyDictionary[Worker, Seen] = WeakKeyDictionary()
         # By worker, streams of one choice that surely last: when they were sent, and their tokens.
         self._lasting: WeakKeyDictionary[Worker, dict[Ticket, tuple[float, int]]] = (
@@ -80,6 +89,7 @@ class Shedding:
             placement = await self._dispatcher.place(ticket)
         else:
             placement = await self._place_in_time(ask)
+            self._look_again(ask, placement.worker)
         if request.stream and request.choices == 1 and request.least_tokens > 1:
             sent = (time.monotonic(), request.least_tokens)
             self._lasting.setdefault(placement.worker, {})[ticket] = sent
@@ -88,6 +98,8 @@ class Shedding:
     def left(self, ticket: Ticket, worker: Worker) -> None:
         """A request has left its worker, however it ended."""
         self._lasting.get(worker, {}).pop(ticket, None)
+        if (alarm := self._alarms.pop(ticket, None)) is not None:
+            alarm.cancel()
 
     def saw(self, worker: Worker, felt: Felt) -> None:
         """A worker has answered a request: what it can do, it may do again."""
@@ -122,6 +134,23 @@ class Shedding:
         finally:
             if alarm is not None:
                 alarm.cancel()
+
+    def _look_again(self, ask: _Ask, worker: Worker) -> None:
+        """Whether it has begun where it was sent, when it must have."""
+        if ask.targets.ttft_s != inf:
+            loop = asyncio.get_running_loop()
+            late = loop.call_later(self._next_look_s(ask), self._take_back, ask, worker)
+            self._alarms[ask.ticket] = late
+
+    def _take_back(self, ask: _Ask, worker: Worker) -> None:
+        """An agent gives back only what has not begun; it is then refused like all that wait."""
+        ticket = ask.ticket
+        if ticket not in worker.load.not_begun():
+            return
+        if ticket.recall_pending or self._miss(ask) is None:
+            self._look_again(ask, worker)
+        elif worker.state is not None:
+            self._recaller.take_back(worker, [ticket], 1)
 
     def _miss(self, ask: _Ask) -> Miss | None:
         return find_miss(ask.targets, time.monotonic() - ask.ticket.arrival_s, self._floors(ask))

@@ -47,11 +47,13 @@ class Frames:
     def fleet(self) -> Frame:
         """The workers and the totals, a few times a second; who is expected where nobody is up."""
         now, plan = time.monotonic(), self._dispatcher.latest
+        kept, missed = self._metrics.kept_both()
         frame = {
             "at": time.time(),
             "running": self._accounts.running,
             "unsent": self._dispatcher.unsent,
             "outcomes": self._metrics.outcomes(),
+            "targets": {"kept": kept, "missed": missed},
             "plan": None if plan is None else _plan(plan),
             "workers": [_worker(one, self._watches.of(one), now) for one in self._workers],
         }
@@ -124,27 +126,29 @@ def _worker(worker: Worker, watch: Watch, now: float) -> Frame:
 
 
 def _plan(record: PlanRecord) -> Frame:
-    plan = record.plan
+    batch = record.batch
     return {
         "number": record.number,
         "at": record.planned_s,
         "requests": len(record.requests),
-        "makespan_s": plan.makespan_s,
-        "lower_bound_s": plan.lower_bound_s,
-        "gap_ratio": plan.gap_ratio,
+        "makespan_s": batch.makespan_s,
+        "lower_bound_s": batch.lower_bound_s,
+        "gap_ratio": batch.gap_ratio,
     }
 
 
 def _plan_details(record: PlanRecord) -> Frame:
     """Why the window closed, how it was planned, and who goes where."""
-    chosen = record.plan.assignment
+    chosen = record.plan.workers
     counts = Counter(chosen).most_common()
     pairs = zip(record.requests[:MOST_SHOWN], chosen, strict=False)
     return {
         "closed_by": record.reason.value,
         "wait_s": record.wait_s,
         "plan_s": record.took_s,
-        "method": record.plan.method.value,
+        "method": record.method,
+        "cost_s": record.plan.total_s,
+        "cost_bound_s": record.plan.bound_s,
         "share": [[record.workers[j], count] for j, count in counts],
         "who": [[name, record.workers[j]] for name, j in pairs],
     }
@@ -157,6 +161,7 @@ def _request(record: RequestRecord) -> Frame:
         "id": record.id,
         "tenant": record.tenant,
         "outcome": record.outcome,
+        "kept": record.kept.get("both"),
         "worker": record.worker,
         "prompt_tokens": record.prompt_tokens,
         "expected_tokens": record.expected_tokens,

@@ -1,4 +1,4 @@
-"""Why one request went where it went: what each worker would have meant for it, in numbers."""
+"""Why one request went where it went: what each worker would have cost all together, in numbers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 
 from solver.arrays import FloatArray
+from solver.routing.objective import FIRST_TOKEN, TERMS, Term
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Choice:
-    """What each worker would have meant for one request, as its plan saw it; (m,) each.
+    """What each of m workers would have meant for one request, as its plan saw it.
 
-    ``backlog_s + others_s + cost_s = load_s``, and the request is done by ``finish_s``, the later
-    of ``load_s`` and ``span_s``; ``toll_s`` is what it would take from others there.
+    `terms` is (terms, m), request-seconds of `solver.routing.objective`; their sum decides, and is
+    infinite where the request must not go. `ends_s` (m,) seconds from the plan to its end there,
+    `cached_tokens` (m,) of its prompt.
     """
 
     number: int
@@ -24,71 +26,73 @@ class Choice:
     requests: int
     workers: tuple[str, ...]
     chosen: int
-    backlog_s: FloatArray
-    others_s: FloatArray
-    cost_s: FloatArray
-    span_s: FloatArray
-    toll_s: FloatArray
+    terms: FloatArray
+    ends_s: FloatArray
     cached_tokens: FloatArray
+
+    @classmethod
+    def ends(cls, terms: FloatArray, weight: float) -> FloatArray:
+        """(m,) seconds to its end: the terms without what weight and first token add."""
+        first = (terms[Term.WAIT] + terms[Term.PREFILL]) / (1.0 + FIRST_TOKEN)
+        return np.asarray((first + terms[Term.DECODE]) / weight, dtype=np.float64)
 
     @property
     def finish_s(self) -> float:
         """When it is done where it goes, in seconds after the plan."""
-        return self._sum(self.chosen)["finish_s"]
+        return float(self.ends_s[self.chosen])
+
+    @property
+    def cost_s(self) -> FloatArray:
+        """(m,) request-seconds in all."""
+        return np.asarray(self.terms.sum(axis=0), dtype=np.float64)
 
     def candidates(self) -> list[dict[str, Any]]:
         """A row a worker."""
-        rows = []
+        rows, cost = [], self.cost_s
         for j, name in enumerate(self.workers):
-            eligible = bool(np.isfinite(self.cost_s[j]))
+            eligible = bool(np.isfinite(cost[j]))
             row: dict[str, Any] = {"worker": name, "chosen": j == self.chosen, "eligible": eligible}
-            rows.append(row | self._sum(j) if eligible else row)
+            if eligible:
+                row |= {
+                    "cost_s": float(cost[j]),
+                    "terms_s": dict(zip(TERMS, self.terms[:, j].tolist(), strict=True)),
+                    "finish_s": float(self.ends_s[j]),
+                    "cached_tokens": float(self.cached_tokens[j]),
+                }
+            rows.append(row)
         return rows
 
-    def _sum(self, j: int) -> dict[str, float]:
-        backlog, others, cost, span = (
-            float(part[j]) for part in (self.backlog_s, self.others_s, self.cost_s, self.span_s)
-        )
-        load = backlog + others + cost
-        return {
-            "backlog_s": backlog,
-            "others_s": others,
-            "cost_s": cost,
-            "load_s": load,
-            "span_s": span,
-            "toll_s": float(self.toll_s[j]),
-            "finish_s": max(load, span),
-            "cached_tokens": float(self.cached_tokens[j]),
-        }
-
     def runner_up(self) -> tuple[str, float] | None:
-        """The runner-up, and how many seconds sooner the chosen worker was to be done."""
-        load = self.backlog_s + self.others_s + self.cost_s
-        finish = np.maximum(load, self.span_s)
-        others = finish.copy()
+        """The runner-up, and how many request-seconds more it would have cost."""
+        found = self._runner_up()
+        if found is None:
+            return None
+        cost = self.cost_s
+        return self.workers[found], float(cost[found] - cost[self.chosen])
+
+    def _runner_up(self) -> int | None:
+        others = self.cost_s
         others[self.chosen] = np.inf
         best = int(others.argmin())
-        if not np.isfinite(others[best]):
-            return None
-        return self.workers[best], float(others[best] - finish[self.chosen])
+        return best if np.isfinite(others[best]) else None
 
     def to_json(self, ended_s: float | None) -> dict[str, Any]:
         """The choice, the runner-up and, once the request has `ended_s`, the regret."""
-        candidates = self.candidates()
-        chosen = next(row for row in candidates if row["chosen"])
-        others = [row for row in candidates if row["eligible"] and not row["chosen"]]
-        runner_up = min(others, key=lambda row: float(row["finish_s"]), default=None)
+        second, cost = self._runner_up(), self.cost_s
         actual = None if ended_s is None else ended_s - self.planned_s
+        second_s = None if second is None else float(self.ends_s[second])
         return {
             "plan": self.number,
             "method": self.method,
             "window_requests": self.requests,
-            "chosen": chosen["worker"],
-            "runner_up": runner_up["worker"] if runner_up else None,
-            "predicted_s": chosen["finish_s"],
-            "runner_up_predicted_s": runner_up["finish_s"] if runner_up else None,
+            "chosen": self.workers[self.chosen],
+            "cost_s": float(cost[self.chosen]),
+            "runner_up": None if second is None else self.workers[second],
+            "runner_up_cost_s": None if second is None else float(cost[second]),
+            "predicted_s": self.finish_s,
+            "runner_up_predicted_s": second_s,
             "actual_s": actual,
-            "error_s": None if actual is None else actual - chosen["finish_s"],
-            "regret_s": None if actual is None or not runner_up else actual - runner_up["finish_s"],
-            "candidates": candidates,
+            "error_s": None if actual is None else actual - self.finish_s,
+            "regret_s": None if actual is None or second_s is None else actual - second_s,
+            "candidates": self.candidates(),
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,7 +12,7 @@ from solver.cost.estimators import ScaleEstimator
 from solver.cost.model import CostModel
 from solver.routing.load import WorkerLoad
 from solver.routing.problem import WorkerView
-from solver.routing.rolling import LEAD
+from solver.routing.rolling import lead
 
 # What a worker that does not tell is taken to keep of prompts; llama-65b-ascend's memory.
 PLAIN_KV_TOKENS = 131_072
@@ -92,7 +92,7 @@ class Worker:
         """Sequences that it could start soon: free slots and a lead."""
         if self._closed:
             return 0
-        return max(0, self.slots + ceil(LEAD * self.slots) - self.load.sequences)
+        return max(0, self.slots + lead(self.slots, 1) - self.load.sequences)
 
     @property
     def _closed(self) -> bool:
@@ -127,15 +127,22 @@ class Worker:
 
     def view(self, now: float) -> WorkerView:
         """What the planner sees of it."""
-        kv = None if self.state is None else self.state.kv_tokens - self.load.kv_reserved
-        backlog = self.backlog_s(self.slots, now)
+        load, cost, slots = self.load, self.cost, self.slots
+        kv = None if self.state is None else self.state.kv_tokens
+        backlog = load.backlog_s(cost, slots, slots, now)
         return WorkerView(
-            cost=self.cost,
-            slots=self.slots,
-            in_flight=self.load.sequences,
+            cost=cost,
+            slots=slots,
+            in_flight=load.sequences,
             backlog_s=backlog,
-            prefill_s=self.load.prefill_s(self.cost, self.slots, now),
-            kv_free=kv,
+            prefill_s=load.prefill_s(cost),
+            kv_free=None if kv is None else kv - load.kv_reserved,
+            running=min(slots, load.running),
+            left_tokens=load.left_tokens,
+            kv_tokens=load.kv_cached,
+            kv_now=inf if kv is None else kv - load.kv_tokens,
+            room=self.room,
+            free_slots=self.free_slots,
         )
 
     def update_state(self, state: AgentState) -> None:

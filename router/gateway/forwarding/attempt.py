@@ -40,7 +40,7 @@ class Attempt:
 
 def begin_attempt(placement: Placement, choice: Choice) -> Attempt:
     """A request goes where its plan says; the plan itself is not held on to."""
-    made, plan, worker = placement.plan, placement.plan.plan, placement.worker
+    made, batch, worker = placement.plan, placement.plan.batch, placement.worker
     window: dict[str, Value] = {
         "makespan.window.requests": len(made.requests),
         "makespan.window.closed_by": made.reason.value,
@@ -48,10 +48,11 @@ def begin_attempt(placement: Placement, choice: Choice) -> Attempt:
     }
     decided: dict[str, Value] = {
         "makespan.plan.number": made.number,
-        "makespan.plan.method": plan.method.value,
+        "makespan.plan.method": made.method,
         "makespan.plan.workers": len(made.workers),
-        "makespan.plan.makespan_s": plan.makespan_s,
-        "makespan.plan.lower_bound_s": plan.lower_bound_s,
+        "makespan.plan.cost_s": made.plan.total_s,
+        "makespan.plan.makespan_s": batch.makespan_s,
+        "makespan.plan.lower_bound_s": batch.lower_bound_s,
         "makespan.worker": worker.name,
     }
     return Attempt(

@@ -19,29 +19,23 @@ from statistics import fmean
 from router.gateway.explanations.plan_record import PlanRecord
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
-from router.gateway.planning.planner import Planner
+from router.gateway.planning.planner import Planned, Planner
 from router.gateway.planning.ticket import Placement, Ticket
 from router.gateway.planning.unsent import Unsent
 from router.http.errors import ExpiredError, NoCapacityError, RouterError
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
-from solver.packing.plan import Plan
-from solver.packing.problem import Problem
+from solver.packing.bounds import packing_bound
+from solver.packing.plan import Method, Plan, evaluate
+from solver.routing.assign import Assignment
+from solver.routing.problem import build_problem
 from solver.routing.rolling import RollingHorizon, Selection
 from solver.routing.window import Window
 
 log = logging.getLogger(__name__)
 
-# Plans beyond this many requests are prepared, made and handed out in turns of the event loop of
-# their own, a few milliseconds each.
-LARGE_PLAN = 64
 # Requests that begin to be forwarded in one turn of the loop.
 SENDS_A_TURN = 16
-# After a large plan that sent less than half of what it planned, the planner rests for so many
-# times as long, but not beyond the limit: in a long queue every request that ends makes room, and
-# the lead at the workers lasts meanwhile.
-PAUSE_FACTOR, MOST_PAUSE_S = 2.0, 0.05
-
 TicketSelection = Selection[Ticket, Worker]
 
 
@@ -90,7 +84,8 @@ class Dispatcher:
         placed: asyncio.Future[Placement] = loop.create_future()
         ticket.placed = placed
         self._rolling.add(ticket, time.monotonic())
-        self._unsent.add(ticket.job)
+        job = ticket.job
+        self._unsent.add(job)
         self._wake.set()
         alarm = None
         if ticket.due_s != inf:
@@ -104,7 +99,7 @@ class Dispatcher:
                     self.release(ticket, placed.result().worker)
             raise
         finally:
-            self._unsent.remove(ticket.job)
+            self._unsent.remove(job)
             ticket.placed = None  # it holds on to its plan
             if alarm is not None:
                 alarm.cancel()
@@ -208,17 +203,10 @@ class Dispatcher:
             return True
 
     async def _plan(self, selection: TicketSelection) -> bool:
-        start, large = time.monotonic(), len(selection.requests) > LARGE_PLAN
-        if large:
-            await asyncio.sleep(0)
-        binding = len(selection.requests) <= sum(worker.room for worker in selection.workers)
-        problem, plan = await self._planner.plan(selection.problem, binding=binding)
-        if large:
-            await asyncio.sleep(0)
+        start = time.monotonic()
+        planned = await self._planner.plan(selection.sizes, selection.load)
         took_s = time.monotonic() - start
-        sent = await self._send(selection, self._record(selection, problem, plan, took_s))
-        if large and 2 * sent < len(selection.requests):
-            await asyncio.sleep(min(MOST_PAUSE_S, PAUSE_FACTOR * took_s))
+        sent = await self._send(selection, self._record(selection, planned, took_s))
         return sent > 0 and len(self._rolling) > len(selection.requests) - sent
 
     async def _send(self, selection: TicketSelection, record: PlanRecord) -> int:
@@ -227,7 +215,7 @@ class Dispatcher:
         index = {ticket: i for i, ticket in enumerate(selection.requests)}
         for ticket in selection.requests:
             ticket.planned += 1
-        for ticket, worker in self._rolling.bind(selection, record.plan.assignment):
+        for ticket, worker in self._rolling.bind(selection, record.plan, now):
             if ticket.waiting:
                 assert ticket.placed is not None
                 worker.load.add(ticket, ticket.job, now, streamed=ticket.streamed)
@@ -238,9 +226,7 @@ class Dispatcher:
                     await asyncio.sleep(0)
         return sent
 
-    def _record(
-        self, selection: TicketSelection, problem: Problem, plan: Plan, took_s: float
-    ) -> PlanRecord:
+    def _record(self, selection: TicketSelection, planned: Planned, took_s: float) -> PlanRecord:
         self._number += 1
         window = selection.window
         assert window is not None  # whoever is planned was in one
@@ -253,16 +239,33 @@ class Dispatcher:
             took_s=took_s,
             requests=tuple(ticket.request_id for ticket in selection.requests),
             workers=tuple(worker.name for worker in selection.workers),
-            problem=problem,
-            plan=plan,
+            plan=planned.assignment,
+            method=planned.method,
+            weight=selection.sizes.weight[:, 0],
             cached=selection.cached,
+            batch=self._batch(selection, planned.assignment),
         )
         if window is not self._window:
             self._window = window
             self._metrics.window_wait.observe(wait_s)
         self._metrics.window_requests.observe(len(selection.requests))
-        self._metrics.plan_duration.labels(plan.method.value).observe(took_s)
-        self._metrics.plan_makespan.set(plan.makespan_s)
-        self._metrics.plan_lower_bound.set(plan.lower_bound_s)
-        self._metrics.plan_gap.set(plan.gap_ratio)
+        plan, batch = planned.assignment, self.latest.batch
+        self._metrics.plan_duration.labels(planned.method).observe(took_s)
+        self._metrics.plan_cost.set(plan.total_s)
+        self._metrics.plan_cost_bound.set(plan.bound_s)
+        self._metrics.plan_makespan.set(batch.makespan_s)
+        self._metrics.plan_lower_bound.set(batch.lower_bound_s)
+        self._metrics.plan_gap.set(batch.gap_ratio)
         return self.latest
+
+    def _batch(self, selection: TicketSelection, plan: Assignment) -> Plan:
+        """The same plan as a batch: when all of it is done, and the bound that certifies it."""
+        problem = build_problem(
+            [ticket.job for ticket in selection.requests],
+            selection.views,
+            selection.eligible,
+            selection.cached,
+            time.monotonic(),
+        )
+        bound_s = packing_bound(problem)
+        return evaluate(problem, plan.workers, bound_s, Method.HEURISTIC)

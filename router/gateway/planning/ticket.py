@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from router.gateway.explanations.plan_record import PlanRecord
@@ -44,6 +45,7 @@ class Ticket:
         recalled: times that it has been taken back from a worker.
         attempt: its name at the worker that it is sent to.
         recall_pending: that worker has been asked to give it back.
+        again: predicts its job anew, or says None.
     """
 
     request_id: str
@@ -61,6 +63,7 @@ class Ticket:
     attempt: str = ""
     recall_pending: bool = False
     placed: asyncio.Future[Placement] | None = None
+    again: Callable[[], Job | None] = lambda: None
 
     @property
     def expected_tokens(self) -> float:
@@ -71,6 +74,15 @@ class Ticket:
     def due_s(self) -> float:
         """When it should be done, on the monotonic clock; infinite: whenever."""
         return self.job.due_s
+
+    @property
+    def came_s(self) -> float:
+        """When it came, on the monotonic clock."""
+        return self.arrival_s
+
+    def predict_again(self) -> None:
+        """With what has been learnt since the last time."""
+        self.job = self.again() or self.job
 
     def is_eligible_for(self, worker: Worker) -> bool:
         """Whether `worker` may serve it at all."""

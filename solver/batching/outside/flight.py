@@ -66,6 +66,7 @@ class InFlight:
 
     Attributes:
         kv_held: cached tokens that they hold, as far as one knows.
+        spare: tokens that memory must have for them beside those.
         decoding: those that have begun.
         progress: where those decoding stand, and what has ended.
         timings: seconds of iterations, since somebody last took them from here.
@@ -73,7 +74,7 @@ class InFlight:
 
     def __init__(self, rows: int, fit: OnlineFit, now: float) -> None:
         self.progress = Progress(rows)
-        self.kv_held = 0
+        self.kv_held = self.spare = 0
         self.decoding = 0
         self._fit = fit
         self._rows = list(range(rows))
@@ -139,6 +140,7 @@ class InFlight:
             flight = SequenceInFlight(sequence, seen, now, begins_s)
             self._flights[sequence.id] = self._prefilling[sequence.id] = flight
             self.kv_held += sequence.prompt_tokens
+            self.spare += sequence.spare
         self._span_s = None
 
     def observe_tokens(self, sequence_id: str, tokens: int, now: float) -> None:
@@ -175,6 +177,7 @@ class InFlight:
             return None
         sequence = flight.sequence
         self.kv_held -= sequence.prompt_tokens + flight.made
+        self.spare -= sequence.spare
         self._prefilling.pop(sequence_id, None)
         self._unseen.pop(sequence_id, None)
         if flight.begun:

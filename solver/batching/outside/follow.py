@@ -85,6 +85,7 @@ class Follower:
         self._fit, self._rounds, self._learnt = fit, 0, 0
         self._free = list(range(slots))
         self._slot_wait, self._held_back = SlotWait(), 0
+        self._just_stalled = False
 
     def rank(self, sequence: Sequence) -> float:
         """Its rank in the queue by the present cost model: longest first within head starts."""
@@ -131,6 +132,7 @@ class Follower:
             waited_slot_s=self._slot_wait.slot_s,
             waited_rounds=self._slot_wait.rounds,
             prefill_budget=self._budget,
+            just_stalled=self._just_stalled,
             progress=self.progress,
         )
         return self.policy.decide(view, self.cost)
@@ -138,6 +140,7 @@ class Follower:
     def begin_iteration(self, prompt_tokens: int, batch: int) -> Iteration:
         """The engine's next iteration carries so many prompt tokens and decoding sequences."""
         iteration = Iteration(prompt_tokens, batch, self.kv_tokens)
+        self._just_stalled = iteration.action is Action.PREFILL and self.batch > 0
         if batch:
             self.progress.rounds += 1
             self.kv_tokens += self.batch

@@ -5,7 +5,8 @@ Rules:
   policies decide it, from the same counts;
 - all sequences of a request (its choices, or a list of prompts) are released at one moment;
 - never more sequences are in flight than the engine has slots, nor a prompt released that does not
-  fit into memory beside what is in flight, and a token for each. A request that is larger than the
+  fit into memory beside what is in flight, and a token for each (`SPARE_ROUNDS` for those who have
+  a target between tokens). A request that is larger than the
   engine goes to it alone: the engine has a queue of its own;
 - a sequence is over with its last token, but its request's last slot is nobody else's before the
   whole answer has ended: until then the server has the request still;
@@ -14,7 +15,9 @@ Rules:
 - nobody overtakes the first in line that does not fit, so the queue reaches everybody;
 - an engine with a policy of its own is not second-guessed: it gets all that fits, and `lead` more
   to choose from;
-- a policy's limit on a stage's prompt tokens is the engine's own matter: it cuts prompts itself.
+- a policy's limit on a stage's prompt tokens is the engine's own matter: it cuts prompts itself;
+  but while somebody with a target between tokens decodes, no more prompt tokens are under way at
+  once than that, unless they are one request's.
 
 Who is first in line is `solver.batching.queue`'s, and what is known of those in flight
 `solver.batching.outside.flight`'s.
@@ -23,50 +26,21 @@ Who is first in line is `solver.batching.queue`'s, and what is known of those in
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import inf
 
 from solver.batching.busy_period import BusyPeriod
-from solver.batching.kv import WATERMARK
+from solver.batching.kv import WATERMARK, count_fitting
 from solver.batching.ledger import SlotLedger
 from solver.batching.outside.flight import InFlight
-from solver.batching.policy import Decision, EngineView, IterationPolicy
+from solver.batching.outside.held import HeldRequest, Release, first_of
+from solver.batching.policy import EngineView, IterationPolicy
 from solver.batching.queue import RequestQueue, make_queue
-from solver.batching.sequence import Reason, Sequence
-from solver.cost.model import Action, CostModel
+from solver.batching.sequence import Reason
+from solver.cost.model import CostModel
 from solver.cost.online import OnlineFit
 
 # A clock that a policy is asked by again; shorter rounds than this are not waited for one by one.
 SHORTEST_ROUND_S = 0.002
-
-
-@dataclass(slots=True, eq=False)
-class HeldRequest:
-    """A request: its sequences, the first of which stands in line for all.
-
-    `streamed`: its tokens can be seen as they come.
-    """
-
-    sequences: tuple[Sequence, ...]
-    streamed: bool
-
-    @property
-    def id(self) -> str:
-        """Its name: its first sequence's."""
-        return self.sequences[0].id
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Of all its sequences."""
-        return sum(sequence.prompt_tokens for sequence in self.sequences)
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Requests to be sent now, and why."""
-
-    reason: Reason
-    requests: tuple[HeldRequest, ...]
 
 
 class Releaser:
@@ -214,11 +188,23 @@ class Releaser:
             return Release(Reason.SLOT_FREE, tuple(fitting))
         view = self._view(fitting)
         decision = self.policy.decide(view, self.cost)
-        if decision.action in (Action.DECODE, Action.IDLE):
+        chosen = self._within_target(first_of(fitting, decision), decision.max_prompt_tokens, now)
+        if not chosen:
             self._held_back = view.admissible
             self._again_s = now + self._round_s()
             return None
-        return Release(decision.reason, _first(fitting, decision))
+        return Release(decision.reason, chosen)
+
+    def _within_target(
+        self, chosen: tuple[HeldRequest, ...], most_tokens: float, now: float
+    ) -> tuple[HeldRequest, ...]:
+        """The first of them whose prompts, with those under way, are `most_tokens` together."""
+        flight = self.in_flight
+        if not flight.progress.stall.count:
+            return chosen
+        under_way = flight.prompt_to_prefill() if flight.is_prefilling(now) else 0
+        count = count_fitting((one.prompt_tokens for one in chosen), most_tokens - under_way)
+        return chosen[: count if under_way else max(1, count)]
 
     def _round_s(self) -> float:
         """Until the next round, when whoever waits has waited longer and others may be seen off."""
@@ -237,6 +223,7 @@ class Releaser:
             waited_slot_s=self._waited_slot_s,
             waited_rounds=self._waited_rounds,
             prefill_budget=inf,
+            just_stalled=False,
             progress=self.in_flight.progress,
         )
 
@@ -245,13 +232,13 @@ class Releaser:
         room = self.slots + self.lead - len(self.in_flight) - len(self._ending)
         if room <= 0 or not self._held:
             return []
-        memory = self.kv_tokens * (1 - WATERMARK) - self.kv_held - len(self.in_flight)
+        memory = self.kv_tokens * (1 - WATERMARK) - self.kv_held - self.in_flight.spare
         rows = self.in_flight.free_rows[:room]
         found: list[HeldRequest] = []
         for sequence in self._queue.head(rows, self.in_flight.progress.remaining):
             request = self._held[sequence.id]
             room -= len(request.sequences)
-            memory -= request.prompt_tokens + len(request.sequences)
+            memory -= sum(s.prompt_tokens + s.spare for s in request.sequences)
             if room < 0 or memory < 0:
                 if not found and not self.in_flight and not self._ending:
                     found.append(request)
@@ -283,16 +270,3 @@ class Releaser:
                 bound_s = self.busy_period.bound_s(self.cost, self.slots)
                 self.efficiency = bound_s / (now - self.busy_period.started_s)
             self.busy_period = None
-
-
-def _first(fitting: list[HeldRequest], decision: Decision) -> tuple[HeldRequest, ...]:
-    """The first of them, up to as many sequences as the decision lets in, and one at least."""
-    if decision.max_admitted is None:
-        return tuple(fitting)
-    count, left = 0, decision.max_admitted
-    for request in fitting:
-        left -= len(request.sequences)
-        if left < 0 and count:
-            break
-        count += 1
-    return tuple(fitting[:count])

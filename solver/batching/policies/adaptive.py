@@ -13,10 +13,24 @@ slot-seconds that no request gets anything for:
 So waiting n rounds for company costs so much, and lets as many more share the stage as are
 predicted to end by then. What that saves is what they would pay for a stage of their own.
 
+Beside requests with a target between tokens, stalls have a price too. A stage then carries only so
+many prompt tokens that a gap between two of their tokens lasts ``base + sqrt((target - base)^2 +
+n * base * target / (STALL_PRICE * b))`` seconds, ``MOST * target`` at most: base is what the gap
+lasts without a prompt (a mixed iteration; on exclusive engines a prefill's fixed time and a round),
+n how many wait for their first token, b how many with a target decode, and the target the tightest
+of theirs, or twice the base if that is longer. A full chunk waits for nobody; less than that is
+weighed as ever; and between two prefill stages all who decode make a token.
+
 Inputs: counts of slots, of those decoding, admissible and waiting; rounds that idle slots have
-waited; how many are predicted to end within the next rounds; the cost model.
+waited; how many are predicted to end within the next rounds; of those decoding that have a target,
+how many they are and the tightest; the cost model.
 
 Parameters:
+- `STALL_PRICE`: 0.1, what a request-second of standing still between tokens weighs, in
+  request-seconds of waiting for a first token. At 0.3 the longest stalls on A100 are an eighth
+  shorter and first tokens come a tenth later, at 0.03 the other way round.
+- `MOST`: 2.5 targets are the longest gap, however many wait: half a second at the usual 0.1 s a
+  token.
 - `HORIZONS`: 1, 2, 4, … 128 decode rounds ahead, at which waiting is weighed: near ends finely, far
   ones coarsely, so that a decision takes some 28 microseconds in all.
 
@@ -34,6 +48,8 @@ Source: ours; the renewal argument is that of arXiv:2606.00516, on predicted com
 
 from __future__ import annotations
 
+from math import inf, sqrt
+
 import numpy as np
 
 from solver.arrays import FloatArray
@@ -41,6 +57,11 @@ from solver.batching.policy import Decision, EngineView, forced_decision
 from solver.batching.sequence import Reason
 from solver.cost.model import Action, CostModel
 
+# What a request-second of standing still between tokens weighs, in request-seconds of waiting for a
+# first token.
+STALL_PRICE = 0.1
+# The longest gap between two tokens, in targets, however many wait.
+MOST = 2.5
 # Rounds ahead at which waiting is weighed.
 HORIZONS = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
 
@@ -71,16 +92,27 @@ class Adaptive:
         choice = forced_decision(view)
         if choice is not None:
             return choice
-        action, overhead_s = _cheaper(view, cost)
+        action, overhead_s, most = _cheaper(view, cost)
+        if most < inf:
+            if view.just_stalled:
+                return Decision(Action.DECODE, Reason.STALL_TARGET)
+            if view.prompt_tokens >= min(most, view.prefill_budget):
+                return Decision(action, Reason.FULL_CHUNK, max_prompt_tokens=most)
+        return self._weighed(view, cost, action, overhead_s, most)
+
+    def _weighed(
+        self, view: EngineView, cost: CostModel, action: Action, overhead_s: float, most: float
+    ) -> Decision:
+        """A stage of all that is admissible, or waiting for company."""
         if view.admissible >= view.waiting:
-            return Decision(action, Reason.NOBODY_JOINS)
+            return Decision(action, Reason.NOBODY_JOINS, max_prompt_tokens=most)
         price = overhead_s * (view.decoding + view.admissible)
         spent = cost.alpha_d_s * view.waited_rounds
-        if price <= max(spent, cost.alpha_d_s * view.admissible):
-            return Decision(action, Reason.WAIT_COST)
-        if self._pays_to_wait(view, price, cost.alpha_d_s):
+        if price > max(spent, cost.alpha_d_s * view.admissible) and self._pays_to_wait(
+            view, price, cost.alpha_d_s
+        ):
             return Decision(Action.DECODE, Reason.STALL_COST)
-        return Decision(action, Reason.WAIT_COST)
+        return Decision(action, Reason.WAIT_COST, max_prompt_tokens=most)
 
     def _pays_to_wait(self, view: EngineView, price: float, alpha_d_s: float) -> bool:
         others = float(view.waiting - view.admissible)
@@ -91,13 +123,41 @@ class Adaptive:
         return bool((costs < share * ends).any())
 
 
-def _cheaper(view: EngineView, cost: CostModel) -> tuple[Action, float]:
-    """How to prefill, and the seconds that it takes beyond what cannot be avoided."""
-    if cost.mixed is None:
-        return Action.PREFILL, cost.alpha_p_s
-    tokens, batch, kv = view.stage_tokens, view.decoding, view.kv_held
-    prompt_s = cost.prefill_s(tokens) - cost.alpha_p_s
-    mixed_s = cost.mixed_s(tokens, batch, kv) - cost.decode_s(batch, kv) - prompt_s
-    if mixed_s < cost.alpha_p_s:
-        return Action.MIXED, max(0.0, mixed_s)
-    return Action.PREFILL, cost.alpha_p_s
+def _cheaper(view: EngineView, cost: CostModel) -> tuple[Action, float, float]:
+    """How to prefill, the seconds beyond what cannot be avoided, and the most prompt tokens."""
+    paced = view.progress.stall.count > 0
+    if cost.mixed is not None:
+        batch, kv = view.decoding, view.kv_held
+        most = _most_mixed(view, cost) if paced else inf
+        tokens = min(view.stage_tokens, most)
+        prompt_s = cost.prefill_s(tokens) - cost.alpha_p_s
+        mixed_s = cost.mixed_s(tokens, batch, kv) - cost.decode_s(batch, kv) - prompt_s
+        if mixed_s < cost.alpha_p_s:
+            return Action.MIXED, max(0.0, mixed_s), most
+    return Action.PREFILL, cost.alpha_p_s, _most_alone(view, cost) if paced else inf
+
+
+def _most_mixed(view: EngineView, cost: CostModel) -> float:
+    """Prompt tokens of a mixed iteration beside those who have a target."""
+    longest_s = _longest_s(view, cost.mixed_s(0, view.decoding, view.kv_held))
+    return _whole(cost.mixed_tokens(longest_s, view.decoding, view.kv_held))
+
+
+def _most_alone(view: EngineView, cost: CostModel) -> float:
+    """Prompt tokens of a stage between two rounds of those who have a target."""
+    round_s = cost.decode_s(view.decoding, view.kv_held)
+    return _whole(cost.prefill_tokens(_longest_s(view, cost.alpha_p_s + round_s) - round_s))
+
+
+def _longest_s(view: EngineView, base_s: float) -> float:
+    """Most seconds between two tokens, `base_s` of them whatever is prefilled; see the module."""
+    stall = view.progress.stall
+    target_s = max(stall.seconds, 2 * base_s)
+    waiting_s2 = view.waiting * base_s * target_s / (STALL_PRICE * stall.count)
+    longest_s = base_s + sqrt((target_s - base_s) ** 2 + waiting_s2)
+    return min(longest_s, max(target_s, MOST * stall.seconds))
+
+
+def _whole(tokens: float) -> float:
+    """A chunk has one token at least, or there would be no end."""
+    return max(1.0, tokens // 1) if tokens < inf else inf

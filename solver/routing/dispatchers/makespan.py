@@ -1,29 +1,35 @@
 """A joint plan of all that is unsent, bound late: the default.
 
-Decides: gathers requests into windows, packs all that is unsent onto the fleet so that the last is
-done soonest, and sends only what a worker can start soon; the rest stays and is planned again.
+Decides: gathers requests into windows, plans what is unsent by what it costs all together (its own
+time, what it takes from others, lateness, and what would outlast the rest), and sends only what a
+worker can start soon; the rest stays and is planned again.
 
-Inputs: each request's prompt tokens and predicted output length, priority, due time and prefix
-blocks; each worker's cost model, slots, backlog, free memory and cached prefixes.
+Inputs: each request's prompt tokens and predicted output length, targets, priority, due time and
+prefix blocks; each worker's cost model, slots, what runs and queues there, free memory and cached
+prefixes.
 
 Parameters:
-- `order`: longest, the order in which a long queue is looked at; that of the workers' own queues.
-- `solver.routing.rolling.WINDOW_WAIT_S`: 0.02 s, the longest that a window stays open:
-  little beside the wait for a slot under load, and at low load a window closes at once anyway.
-- `solver.routing.rolling.WINDOW_SIZE`: 512 requests, at which a window closes: as many as are
-  planned within milliseconds.
+- `solver.routing.objective.FIRST_TOKEN`, `solver.routing.objective.MAKESPAN`: 1 and 0.5, what a
+  second before the first token counts for besides, and one by which the fleet is outlasted.
+- `solver.routing.rolling.SHORT_FIRST`, `solver.routing.rolling.LONG_FIRST`: half a second for each
+  second of work, and one the other way for bulk work: the order of what waits.
+- `solver.routing.rolling.WINDOW`: 64 requests are planned together at most.
+- `solver.routing.rolling.WINDOW_WAIT_S`, `solver.routing.rolling.WINDOW_SIZE`: 0.02 s and 512
+  requests, at which a window closes: little beside the wait for a slot under load, and at low load
+  a window closes at once anyway.
 - `solver.routing.rolling.LEAD`: 1/8 of a worker's slots are sent ahead, so that none falls idle.
+- `solver.routing.assign.DOUBT`: 0.1, by how much a worker with room must be dearer before anybody
+  waits for another.
 
-Trade-off: nearly as good as the best there could be where lengths are known (0.1 to 0.9 % above the
-lower bound), and robust where they are not: sent late, 500 requests on 32 unequal workers finish at
-1.04 times the bound, by the least expected queue at 1.22. The slowest requests end far sooner, but
-typical first tokens come mostly later than with `power-of-two`: requests wait for a fast worker.
+Trade-off: the best or nearly the best in what users feel on all traffic measured, most of all on
+workers of unequal speed: see the judge (`makespan bench judge`). It needs cost models and
+predictions, which the gateway learns, and costs more of a core than counting requests does.
 
-When not to use it: where the first token of a lightly loaded, equal fleet is all that counts, or
-where nothing can be told of the workers' speed. With one worker there is nothing to decide.
+When not to use it: where all workers are equal and lightly loaded, any rule does as well. With one
+worker there is nothing to decide.
 
 Source: ours, for the packing of arXiv:2502.15763 (there the slots of one engine, here workers);
-see `solver.routing.rolling` and `solver.packing`.
+see `solver.routing.objective`, `solver.routing.assign` and `solver.routing.rolling`.
 """
 
 from __future__ import annotations
@@ -33,7 +39,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from solver.arrays import FloatArray
-from solver.packing.pipeline import first_plan_or_queue
+from solver.routing.assign import assign
 from solver.routing.dispatchers.base import Arrival, Placement, Target, Workers
 from solver.routing.rolling import RollingHorizon
 
@@ -41,8 +47,8 @@ from solver.routing.rolling import RollingHorizon
 class Makespan:
     """Ours: windows, a joint plan, late binding; see `solver.routing.rolling`."""
 
-    def __init__(self, order: str = "longest") -> None:
-        self._rolling: RollingHorizon[Arrival, Target] = RollingHorizon(order, cached=_cached)
+    def __init__(self) -> None:
+        self._rolling: RollingHorizon[Arrival, Target] = RollingHorizon(cached=_cached)
 
     def arrive(self, arrival: Arrival, now: float) -> None:
         """It joins the open window."""
@@ -58,8 +64,8 @@ class Makespan:
         sent = True
         while sent and (selection := self._rolling.select(now, workers)) is not None:
             sent = False
-            plan = first_plan_or_queue(selection.problem)[1]
-            for arrival, worker in self._rolling.bind(selection, plan.assignment):
+            plan = assign(selection.sizes, selection.load)
+            for arrival, worker in self._rolling.bind(selection, plan, now):
                 sent = True
                 yield arrival, index[id(worker)]
 

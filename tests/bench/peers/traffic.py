@@ -16,13 +16,13 @@ from itertools import count
 from math import ceil, inf
 
 from router.agent.engines.emulated.text import WORDS
+from router.lab.simulation.loads import full_rate
 from router.lab.simulation.traces import dataset
 from solver.batching.bounds import Engine
 from solver.cost.estimators import BYTES_PER_TOKEN
 from solver.cost.profiles import PROFILES, Profile
 from solver.errors import ProblemError
 from solver.routing.prefixes import BLOCK_TOKENS, text_blocks
-from tests.bench.bench_fleet import full_rate
 
 # What every request asks for at most, which tells nobody its length; no answer is longer.
 MOST_OUTPUT = 1024

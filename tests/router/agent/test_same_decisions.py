@@ -18,11 +18,13 @@ from router.agent.engines.base import Iteration
 from router.agent.engines.emulated.engine import EmulatedAnswer, EmulatedEngine
 from router.agent.engines.emulated.text import Words
 from router.agent.loop import EngineLoop, EngineRequest
+from router.agent.queue_position import QueuePosition
 from router.observe.metrics import AgentMetrics
 from solver.batching.batcher import Batcher
 from solver.batching.policies import POLICIES
 from solver.batching.queue import ORDERS
 from solver.batching.sequence import Stage
+from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.model import CostModel
 from solver.sim.request import Request
 from solver.sim.worker import NO_LIMIT, Worker, WorkerSetting
@@ -118,7 +120,8 @@ class VirtualEngine(EmulatedEngine):
                 words=Words(random.Random(0)),
             )
             job = EngineRequest([answer], request.prompt_tokens)
-            self.loop.submit(job, expected, request.arrival_s)
+            position = QueuePosition(targets=request.targets)
+            self.loop.submit(job, expected, request.arrival_s, position)
         return len(self._arriving) < count
 
     def next_arrival(self) -> float | None:
@@ -157,13 +160,14 @@ def live(script: Script) -> Notes:
 @st.composite
 def scripts(draw: st.DrawFn, policy: str) -> Script:
     lengths = draw(
-        st.lists(st.tuples(st.integers(1, 90), st.integers(1, 40)), min_size=1, max_size=25)
+        st.lists(st.tuples(st.integers(1, 900), st.integers(1, 40)), min_size=1, max_size=25)
     )
     n = len(lengths)
     gaps = st.lists(st.one_of(st.just(0.0), st.floats(0.001, 0.7)), min_size=n, max_size=n)
     times = accumulate(draw(st.one_of(st.just([0.0] * n), gaps)))
     timed = enumerate(zip(times, lengths, strict=True), start=1)
-    requests = [Request(str(k), *each, at) for k, (at, each) in timed]
+    wanted = draw(st.sampled_from([NO_TARGETS, Targets(tpot_s=0.001)]))
+    requests = [Request(str(k), *each, at, wanted=wanted) for k, (at, each) in timed]
     known = draw(st.booleans())
     most = max(prompt + output for prompt, output in lengths)
     setting = WorkerSetting(

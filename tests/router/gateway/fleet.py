@@ -63,12 +63,8 @@ class Half:
         self.metrics = GatewayMetrics()
         self.workers = Workers(settings, Connections(), self.metrics)
         self.workers.update(Endpoint(url) for url in settings.worker)
-        self.planner = Planner(settings.plan_deadline_s, self.metrics)
+        self.planner = Planner()
         self.dispatcher = Dispatcher(settings, self.workers, self.planner, self.metrics)
-
-    async def warm(self) -> None:
-        """Wait until the solver's process answers."""
-        await self.planner.solver.warm()
 
     def fill(self) -> None:
         """Fill every worker's slots and lead, so that windows gather."""
@@ -92,11 +88,9 @@ async def half(workers: int, *, slots: int = 16, **settings: object) -> AsyncIte
     for j, worker in enumerate(made.workers):
         worker.update_state(state(f"w{j}", speed=(0.5, 1, 2)[j % 3], slots=slots))
         made.workers._mark_up(worker)
-    made.planner.start()
     task = asyncio.create_task(made.dispatcher.run())
     try:
         yield made
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        made.planner.stop()

@@ -19,11 +19,12 @@ from solver.batching.outside.follow import (
 from solver.batching.policies import POLICIES
 from solver.batching.policy import Decision, EngineView, IterationPolicy
 from solver.batching.sequence import Sequence
+from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.model import Action, CostModel
 from solver.cost.online import OnlineFit
 from solver.cost.profiles import PROFILES
 
-SLOTS, BUDGET = 8, 256.0
+SLOTS, BUDGET = 8, 512.0
 COSTS = {
     "exclusive": PROFILES["llama-65b-ascend"].cost,
     "mixed": PROFILES["llama-2-70b-a100-tp4"].cost,
@@ -51,7 +52,8 @@ class Shadowed:
 
 @pytest.mark.parametrize("kind", COSTS)
 @pytest.mark.parametrize("name", POLICIES)
-def test_the_follower_decides_as_the_batcher_does(name: str, kind: str) -> None:
+@pytest.mark.parametrize("targets", [NO_TARGETS, Targets(tpot_s=0.01)], ids=["bulk", "targets"])
+def test_the_follower_decides_as_the_batcher_does(name: str, kind: str, targets: Targets) -> None:
     cost, rng = COSTS[kind], random.Random(5)
     follower = Follower(SLOTS, inf, BUDGET, POLICIES[name](), cost)
     policy = Shadowed(POLICIES[name](), follower)
@@ -60,7 +62,8 @@ def test_the_follower_decides_as_the_batcher_does(name: str, kind: str) -> None:
     outputs = [rng.randint(1, 60) for _ in range(80)]
     for k, output in enumerate(outputs):
         expected = max(1.0, output * rng.uniform(0.5, 2.0))
-        batcher.add(Sequence(str(k), rng.randint(5, 200), expected, 64, 0.0), 0.0)
+        prompt = rng.randint(5, 900)
+        batcher.add(Sequence(str(k), prompt, expected, 64, 0.0, targets=targets), 0.0)
     now, copies = 0.0, dict[str, Sequence]()
     while (stage := batcher.next_stage(now)) is not None:
         took = stage.duration_s(cost)

@@ -62,6 +62,7 @@ ENGINE = EngineView(
     waited_slot_s=0.0,
     waited_rounds=0,
     prefill_budget=inf,
+    just_stalled=False,
     progress=decoding(*[100.0] * 100),
 )
 IDLE = replace(ENGINE, decoding=0, progress=decoding())

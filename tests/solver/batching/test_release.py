@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solver.batching.kv import WATERMARK
-from solver.batching.outside.release import HeldRequest, Release, Releaser
+from solver.batching.outside.held import HeldRequest, Release
+from solver.batching.outside.release import Releaser
 from solver.batching.outside.slots import REPORTS_TO_GROW, REPORTS_TO_SHRINK, SlotLimit
 from solver.batching.policies import POLICIES
 from solver.batching.priority import Priority
 from solver.batching.sequence import Sequence
+from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.model import CostModel
 
 COST = CostModel(alpha_p_s=0.025, beta_p_s=0.00013, alpha_d_s=0.029, beta_d_s=0.00021)
@@ -28,9 +30,12 @@ def ask(
     streamed: bool = True,
     now: float = 0.0,
     priority: Priority = Priority.DEFAULT,
+    targets: Targets = NO_TARGETS,
 ) -> HeldRequest:
     parts = tuple(
-        Sequence(f"{name}/{k}", prompt, float(tokens), tokens, now, priority=priority)
+        Sequence(
+            f"{name}/{k}", prompt, float(tokens), tokens, now, priority=priority, targets=targets
+        )
         for k in range(width)
     )
     return HeldRequest(parts, streamed)
@@ -51,6 +56,7 @@ class Outside:
         self.order: list[str] = []
         self.in_flight: dict[str, int] = {}  # tokens made by each sequence
         self.most = 0
+        self.stalls: list[tuple[int, int]] = []  # prompts and their tokens, beside others
         self._asks: dict[str, tuple[HeldRequest, int]] = {}
         self._entering: list[str] = []
         self._iteration: tuple[float, list[str], int] | None = None  # its end, who, new tokens
@@ -109,6 +115,8 @@ class Outside:
         entering, self._entering = self._entering, []
         if entering:
             prompt = sum(self._sequence(key).prompt_tokens for key in entering)
+            if any(self.in_flight.values()):
+                self.stalls.append((len(entering), prompt))
             return self.now + COST.prefill_s(prompt), entering, 0
         if not self.in_flight:
             return None
@@ -190,6 +198,39 @@ def test_slots_that_fall_free_one_by_one_are_filled_in_groups(policy: str) -> No
         groups[name] = len(outside.groups) - begun
         assert outside.most == 16
     assert groups[policy] < groups["prefill-first"] / 2
+
+
+@pytest.mark.parametrize("policy", ["adaptive", "mixed"])
+def test_beside_streams_with_a_target_few_prompts_are_under_way(policy: str) -> None:
+    """No more than an iteration may carry, or a single one; a fleet of bulk work gets them all."""
+    most = 2048 if policy == "mixed" else (0.5 - COST.decode_s(1) - COST.alpha_p_s) / COST.beta_p_s
+    worst = {}
+    for targets in (NO_TARGETS, Targets(tpot_s=0.1)):
+        outside = Outside(releaser(policy, 16))
+        for k in range(80):
+            prompt = (300, 700, 5000)[k % 3]
+            outside.add(ask(f"r{k}", 20 + 37 * k % 181, prompt=prompt, targets=targets))
+        outside.run()
+        assert sorted(outside.order) == sorted(f"r{k}" for k in range(80))
+        worst[targets] = max(tokens for count, tokens in outside.stalls if count > 1)
+    assert worst[Targets(tpot_s=0.1)] <= most < worst[NO_TARGETS]
+
+
+def test_a_prompt_that_is_overdue_holds_nobody_back() -> None:
+    """It waits for something else than its turn, as behind a proxy that keeps first tokens back."""
+    books, now = releaser("adaptive", 4), 0.0
+    late, running = ask("late", prompt=3000), ask("a", targets=Targets(tpot_s=0.1))
+    for one in (running, late):
+        books.add(one, now)
+        assert len(list(books.releases(now))) == 1
+        now += 0.1
+        books.observe_tokens(running.id, 1, now)
+    books.add(ask("next", prompt=3000), now)
+    assert list(books.releases(now)) == []
+    deadline = books.next_deadline()
+    assert deadline is not None
+    assert deadline > now
+    assert len(list(books.releases(now + 10 * COST.prefill_s(3000)))) == 1
 
 
 def test_a_slot_is_nobody_elses_before_the_answer_is_over() -> None:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from solver.batching.priority import Priority
+from solver.batching.targets import NO_TARGETS, Targets
+from solver.cost.model import CostModel
 from solver.cost.profiles import PROFILES
-from solver.packing.pipeline import first_plan_or_queue
+from solver.routing.assign import assign
 from solver.routing.problem import Job, WorkerView
 from solver.routing.rolling import RollingHorizon
 from tests.helpers import calls
@@ -24,10 +26,18 @@ class Ask:
     expected_tokens: float = 50.0
     priority: Priority = Priority.DEFAULT
     due_s: float = float("inf")
+    targets: Targets = NO_TARGETS
 
     @property
     def job(self) -> Job:
-        return Job(50, self.expected_tokens)
+        return Job(50, self.expected_tokens, targets=self.targets)
+
+    @property
+    def came_s(self) -> float:
+        return self.arrival_s
+
+    def predict_again(self) -> None:
+        pass
 
 
 @dataclass(eq=False)
@@ -37,6 +47,7 @@ class Place:
     busy: int = 0
     round_s: float = 0.03
     got: list[Ask] = field(default_factory=list)
+    cost: CostModel = COST
 
     @property
     def free_slots(self) -> int:
@@ -48,7 +59,18 @@ class Place:
 
     def view(self, _: float) -> WorkerView:
         flying = self.busy + len(self.got)
-        return WorkerView(COST, self.slots, flying, float(flying), 0.0, None)
+        return WorkerView(
+            self.cost,
+            self.slots,
+            flying,
+            float(flying),
+            0.0,
+            None,
+            running=min(flying, self.slots),
+            left_tokens=30.0,
+            room=self.room,
+            free_slots=self.free_slots,
+        )
 
 
 def eligible(ask: Ask, places: Sequence[Place]) -> frozenset[int] | None:
@@ -64,8 +86,8 @@ def send(by: RollingHorizon[Ask, Place], places: Sequence[Place], now: float = 1
     count, sent = 0, 1
     while sent and (selection := by.select(now, places)) is not None:
         sent = 0
-        assignment = first_plan_or_queue(selection.problem)[1].assignment
-        for ask, place in by.bind(selection, assignment):
+        plan = assign(selection.sizes, selection.load)
+        for ask, place in by.bind(selection, plan, now):
             place.got.append(ask)
             sent += 1
         count += sent
@@ -161,3 +183,31 @@ def test_clients_who_leave_a_long_queue_cost_little() -> None:
     assert looks < 10 * len(places)
     assert leaves < 50
     assert len(by) == 0
+
+
+@pytest.mark.parametrize("places", [4, 64])
+def test_a_decision_costs_the_same_whatever_the_queue(places: int) -> None:
+    """Of those who wait, only the first of a window are looked at."""
+    counts = []
+    for queue in (400, 20_000):
+        by, fleet = rolling(), [Place("a", busy=8 if j else 7) for j in range(places)]
+        for k in range(queue):
+            by.add(Ask("a", k / queue), k / queue)
+        assert send(by, fleet) >= 1
+        for place in fleet:
+            place.got.clear()
+        counts.append(calls(lambda by=by, fleet=fleet: by.select(2.0, fleet)))  # type: ignore[misc]
+    print(f"calls: {counts}")
+    assert counts[1] <= counts[0] + 16
+
+
+def test_bulk_work_goes_longest_first_and_people_are_not_stuck_behind_long_answers() -> None:
+    fleet = [Place("a", slots=1, busy=2)]
+    for targets, first in ((NO_TARGETS, 500.0), (Targets(2.0, 0.1), 10.0)):
+        by = rolling()
+        for tokens in (100.0, 500.0, 10.0):
+            by.add(Ask("a", 0.0, tokens, targets=targets), 0.0)
+        assert send(by, fleet) == 0
+        idle = [Place("a", slots=1)]
+        assert send(by, idle) >= 1
+        assert idle[0].got[0].expected_tokens == first

@@ -191,7 +191,7 @@ def test_a_miss_is_for_good_and_its_words_hold(
 ) -> None:
     miss = find_miss(targets, waited_s, floors)
     if miss is None:
-        if waited_s <= last_call_s(targets, floors):
+        if waited_s <= last_call_s(targets, floors) + 1e-9:  # sums are rounded
             return
         raise AssertionError("a request that waits longer than it may has missed")
     assert find_miss(targets, waited_s + more_s, floors), "waiting makes it no better"

@@ -14,12 +14,14 @@ import pytest
 
 from router.lab.simulation.traces import dataset
 from solver.batching.policies import POLICIES
+from solver.batching.targets import NO_TARGETS
 from solver.cost.profiles import PROFILES
 from solver.sim.report import Report
 from tests.solver.sim.drive import Way, simulate
 
 PAPER = PROFILES["llama-65b-ascend"]
-REQUESTS, REAL = dataset("gsm8k-llama65b")
+ROWS, REAL = dataset("gsm8k-llama65b")
+REQUESTS = [replace(row, wanted=NO_TARGETS) for row in ROWS]  # a backlog, with nobody waiting
 WIDER_S, WIDER = (1.0, 0.0) if REAL else (1.03, 0.01)
 ENGINE = Way(PAPER.cost.to_ms(), PAPER.slots, kv_tokens=PAPER.kv_tokens)
 # First come first served, prefill first, all idle slots together; it makes no use of lengths.

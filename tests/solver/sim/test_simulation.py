@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from solver.batching.policies import POLICIES
 from solver.batching.queue import ORDERS
+from solver.batching.targets import NO_TARGETS, Targets
 from solver.errors import ProblemError
 from solver.routing.dispatchers import DISPATCHERS
+from solver.sim.decoding import Decoding
 from solver.sim.request import Request
-from solver.sim.worker import Worker
 from tests.solver.sim.drive import Run, Way, simulate
 
 PAPER = {"alpha_p_ms": 25.0, "beta_p_ms": 0.13, "alpha_d_ms": 29.0, "beta_d_ms": 0.21}
@@ -31,6 +32,8 @@ ROUND_S = 0.02921  # of one sequence on PAPER: arrivals at multiples of it meet 
 LENGTHS = ("known", "unknown", "noisy:0.4", "predicted")
 # Full blocks at the front of prompts that have them in common.
 PREFIXES = ((), (1,), (1, 2), (1, 2, 3), (1, 4), (5,))
+# None: those of its priority; the tightest leaves chunks of a few hundred tokens.
+TARGETS = (None, NO_TARGETS, Targets(tpot_s=0.01))
 gaps = st.one_of(st.just(0.0), st.integers(0, 40).map(lambda k: k * ROUND_S), st.floats(0.0, 1.0))
 
 
@@ -48,7 +51,8 @@ def traces(draw: st.DrawFn) -> list[Request]:
         prefix = draw(st.sampled_from(PREFIXES)) if share else ()
         rest = (100 * (1 + PREFIXES.index(prefix)) + prompt,) if share else ()
         whole = 512 * len(prefix) + prompt
-        requests.append(Request(str(k), whole, output, at, prefix + rest))
+        wanted = draw(st.sampled_from(TARGETS))
+        requests.append(Request(str(k), whole, output, at, prefix + rest, wanted=wanted))
     return requests
 
 
@@ -91,14 +95,15 @@ def test_an_outsider_accepts_every_schedule(case: tuple[list[Request], Way]) -> 
     simulate(*case).check()
 
 
-@given(cases(), fleets)
+@given(cases(), fleets, st.sampled_from([0.0, 0.1, 2.0]))
 @settings(max_examples=150, deadline=None)
 def test_an_outsider_accepts_every_fleets_schedule(
-    case: tuple[list[Request], Way], fleet: tuple[int, tuple[float, ...], str]
+    case: tuple[list[Request], Way], fleet: tuple[int, tuple[float, ...], str], stale_s: float
 ) -> None:
     requests, way = case
     workers, speeds, dispatch = fleet
-    simulate(requests, replace(way, workers=workers, speeds=speeds, dispatch=dispatch)).check()
+    way = replace(way, workers=workers, speeds=speeds, dispatch=dispatch, stale_s=stale_s)
+    simulate(requests, way).check()
 
 
 @given(cases(), fleets)
@@ -122,13 +127,14 @@ def test_rounds_taken_together_are_the_rounds_taken_one_by_one(
     way = replace(way, workers=workers, dispatch=dispatch)
     together = simulate(requests, way)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Worker, "_rounds_to_next_end", lambda _: 1)
+        patch.setattr(Decoding, "rounds_to_next_end", lambda *_: 1)
         one_by_one = simulate(requests, way)
     assert all(line["rounds"] == 1 for line in one_by_one.lines)
     for one, other in zip(_stages(together), _stages(one_by_one), strict=True):
         assert one == pytest.approx(other)
     assert together.fleet.end_s == pytest.approx(one_by_one.fleet.end_s)
     assert together.fleet.first_s == pytest.approx(one_by_one.fleet.first_s)
+    assert together.fleet.stall_s == pytest.approx(one_by_one.fleet.stall_s)
 
 
 def _stages(run: Run) -> Iterator[dict[str, Any]]:
@@ -149,21 +155,28 @@ def _stages(run: Run) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 @pytest.mark.parametrize("budget", [inf, 16])
 def test_memory_runs_out_and_everybody_still_finishes(policy: str, budget: float) -> None:
-    """Eight of ten tokens and twenty to make are let in together, and cannot end together."""
-    requests = [Request(str(k), 10, 20 + k % 3) for k in range(24)]
+    """Eight of ten tokens and twenty to make are let in together, and cannot end together.
+
+    For those who have a target, memory is left.
+    """
     for cost in (PAPER, CHEAPLY):
         way = Way(cost, 8, policy=policy, lengths="unknown", kv_tokens=130, prefill_budget=budget)
-        run = simulate(requests, way)
-        run.check()
+        preemptions = []
+        for wanted in (NO_TARGETS, Targets(tpot_s=0.1)):
+            requests = [Request(str(k), 10, 20 + k % 3, wanted=wanted) for k in range(24)]
+            run = simulate(requests, way)
+            run.check()
+            preemptions.append(run.report.preemptions)
+            batcher = run.fleet.workers[0].batcher
+            assert (batcher.kv_held, batcher.running, batcher.queued) == (0, 0, 0)
         if policy != "threshold":  # which is careful with memory by itself
-            assert run.report.preemptions > 0
-        batcher = run.fleet.workers[0].batcher
-        assert (batcher.kv_held, batcher.running, batcher.queued) == (0, 0, 0)
+            assert preemptions[0] > preemptions[1]
 
 
 def test_a_first_token_is_that_of_the_round_which_made_it() -> None:
     """Also if memory is lost between the prefill and that round, while others decode on."""
-    requests = [Request(key, 1, 9) for key in "abc"] + [Request("late", 43, 2, 0.1)]
+    requests = [Request(key, 1, 9, wanted=NO_TARGETS) for key in "abc"]
+    requests.append(Request("late", 43, 2, 0.1, wanted=NO_TARGETS))
     run = simulate(requests, Way(MIXING, 4, policy="mixed", kv_tokens=60))
     first, again = (line["end_s"] for line in run.lines if "late" in line["prefill"])
     assert first < again < run.fleet.first_s[3]

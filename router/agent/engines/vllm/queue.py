@@ -19,10 +19,15 @@ from solver.batching.outside.follow import Follower
 from solver.batching.priority import Priority
 from solver.batching.queue import LongestFirstQueue
 from solver.batching.sequence import Sequence
+from solver.batching.targets import NO_TARGETS, Targets
 
 
-def sequence_of(request: Request) -> Sequence:
-    """A request as the solver sees it; it is expected to make all tokens that it may make."""
+def sequence_of(request: Request, targets: Targets = NO_TARGETS) -> Sequence:
+    """A request as the solver sees it; it is expected to make all tokens that it may make.
+
+    `targets` are those of all but bulk work.
+    """
+    priority = _priority(request.priority)
     limit = int(request.max_tokens)
     made = request.num_output_tokens + request.num_output_placeholders
     return Sequence(
@@ -31,7 +36,8 @@ def sequence_of(request: Request) -> Sequence:
         float(limit),
         limit,
         request.arrival_time,
-        priority=_priority(request.priority),
+        priority=priority,
+        targets=NO_TARGETS if priority is Priority.BULK else targets,
         made=made,
     )
 

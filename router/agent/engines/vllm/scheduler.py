@@ -5,7 +5,7 @@ Rules:
   puts its knobs back at once;
 - whenever our view has nobody to hold back, vLLM decides alone: what we overlook is never lost;
 - a step that stalls decoding for a prefill must carry one; if vLLM finds no room for it, it decides
-  alone until a prefill has gone through.
+  alone until a prefill has gone through, but for the prompt tokens that targets let into a step.
 
 Under asynchronous scheduling a step is decided before the one before it has ended: what ends there
 is seen one step late, except at `max_tokens`.
@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Self
 
 from vllm.config import VllmConfig
@@ -81,6 +82,7 @@ class Makespan(Scheduler):
             settings.cost or PRIOR,
             OnlineFit(PRIOR) if settings.cost is None else None,
         )
+        self._targets = settings.targets
         self.waiting = RankedRequestQueue(self._follower)
         self._decoding: dict[Request, Sequence] = {}
         self._seen: list[Request] = []  # those who decoded at the last step
@@ -95,12 +97,13 @@ class Makespan(Scheduler):
         self._follow()
         candidates = self._candidates()
         decision = self._follower.decide(candidates)
-        if self._alone or self._pause_state is not PauseState.UNPAUSED:
+        if self._pause_state is not PauseState.UNPAUSED:
             output = super().schedule(throttle_prefills)
-        elif holds_back(decision, candidates):
+        elif not self._alone and holds_back(decision, candidates):
             output = self._decode_only()
         else:
-            with self._limits(decision):
+            whoever = replace(decision, action=Action.MIXED, max_admitted=None)
+            with self._limits(whoever if self._alone else decision):
                 output = super().schedule(throttle_prefills)
         self._note(decision, output)
         return output
@@ -129,7 +132,7 @@ class Makespan(Scheduler):
         for request in now:
             sequence = self._decoding.get(request)
             if sequence is None:
-                self._decoding[request] = sequence = sequence_of(request)
+                self._decoding[request] = sequence = sequence_of(request, self._targets)
                 self._follower.join(sequence)
             elif check:
                 self._follower.correct(sequence, sequence_of(request).made)
@@ -162,9 +165,9 @@ class Makespan(Scheduler):
         )
 
     def _blocks_tokens(self, request: Request) -> int:
-        """Its tokens as memory counts them, in whole blocks, but for the one that it makes next."""
+        """Its tokens and the one that it makes next as memory counts them, in whole blocks."""
         blocks = request.num_tokens // self.block_size + 1
-        return int(blocks * self.block_size - 1)
+        return int(blocks * self.block_size)
 
     def _decode_only(self) -> SchedulerOutput:
         """As where several engines wait for each other's prefills; see vLLM's `schedule`."""

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.settings.hardware import hardware
+from router.settings.targets import read_targets
 from solver.batching.policies import POLICIES
+from solver.batching.priority import Priority
+from solver.batching.targets import DEFAULT_TARGETS, Targets
 from solver.cost.model import CostModel
 
 POLICY, COST = "MAKESPAN_VLLM_POLICY", "MAKESPAN_VLLM_COST"
+TARGETS = "MAKESPAN_VLLM_TARGETS"
 DEFAULT_POLICY = "adaptive"
 # Minor versions whose scheduler was read and tested: vLLM's is no public interface.
 KNOWN = ("0.32",)
@@ -17,10 +21,14 @@ KNOWN = ("0.32",)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The policy's name, and the cost model; None: to be learnt from the engine's iterations."""
+    """The policy's name, the cost model, and the targets of all requests but bulk ones.
+
+    `cost` None: to be learnt from the engine's iterations.
+    """
 
     policy: str
     cost: CostModel | None
+    targets: Targets
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -33,7 +41,16 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     if policy not in POLICIES:
         raise ValueError(f"{POLICY}: unknown policy {policy!r}; known: {', '.join(POLICIES)}")
     text = environment.get(COST, "").strip()
-    return Settings(policy, _read_cost(text) if text else None)
+    cost = _read_cost(text) if text else None
+    return Settings(policy, cost, _read_targets(environment.get(TARGETS, "").strip()))
+
+
+def _read_targets(text: str) -> Targets:
+    """As a gateway's settings have them; what says nothing has a person waiting."""
+    try:
+        return read_targets(text) if text else DEFAULT_TARGETS[Priority.DEFAULT]
+    except ValueError as error:
+        raise ValueError(f"{TARGETS}: {error}") from error
 
 
 def _read_cost(text: str) -> CostModel:

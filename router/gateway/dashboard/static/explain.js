@@ -4,8 +4,19 @@ import { clock, count, figure, make, percent, seconds } from "./format.js";
 
 const MOST = 8; // candidates that are listed
 const AGAIN_MS = 1000; // while it runs
-const ABOUT = "What each worker would have meant. Load: backlog, others and its own cost together. Own end: the backlog "
-  + "and then the request's own time from start to end. It is done in the longer of the two, which is underlined.";
+const ABOUT = "What each worker would have cost all together, in request-seconds: seconds by which one request ends later, this "
+  + "one or another. The parts add up to the cost, and the least decides. Done in: when this request itself was to end.";
+// The parts of a cost, in the order in which they are stacked, and what they are.
+const PARTS = {
+  wait: "until a slot is free",
+  prefill: "prefills before it, and its own",
+  decode: "its own tokens",
+  tail: "more for what is slow",
+  others: "taken from who runs there",
+  slot: "its slot, from who comes next",
+  late: "beyond its targets",
+  makespan: "outlasting the fleet",
+};
 
 export class Explanation {
   #dialog = document.querySelector("#explanation");
@@ -54,7 +65,9 @@ function explanation(request) {
     worker: request.worker ?? "–",
     came: clock(times.received_at),
     "sent after": since(times.sent_at),
-    "first token after": since(times.first_token_at),
+    "first token after": against(request.slo.ttft, since(times.first_token_at)),
+    "per token": against(request.slo.tpot, seconds(request.slo.tpot.actual_s ?? NaN)),
+    "kept its targets": { true: "yes", false: "no", null: "–" }[request.slo.both.met],
     "ended after": since(times.ended_at),
     "prompt tokens": count(request.prompt_tokens) + (request.cached_tokens ? ` (${count(request.cached_tokens)} cached)` : ""),
     "output tokens": `${count(request.output_tokens ?? NaN)} (expected ${figure(request.expected_tokens)})`,
@@ -74,10 +87,17 @@ function explanation(request) {
   return parts;
 }
 
+// What a user felt of a stream, and what was to be kept.
+function against({ target_s, met }, felt) {
+  if (target_s === null) return felt;
+  const verdict = { true: ", kept", false: ", missed", null: "" }[met];
+  return `${felt} (target ${seconds(target_s)}${verdict})`;
+}
+
 function reasons(choice) {
   const together = choice.window_requests === 1 ? "alone" : `together with ${count(choice.window_requests - 1)} more`;
-  const said = [make("p", {}, `Window ${count(choice.plan)} planned it ${together} (${choice.method}): on ${choice.chosen} it was to be `
-    + `done in ${seconds(choice.predicted_s)}. ${rival(choice)}`)];
+  const said = [make("p", {}, `Window ${count(choice.plan)} planned it ${together} (${choice.method.replaceAll("_", " ")}): on `
+    + `${choice.chosen} it was to cost ${seconds(choice.cost_s)} all together and be done in ${seconds(choice.predicted_s)}. ${rival(choice)}`)];
   if (choice.actual_s !== null) {
     const off = choice.error_s;
     said.push(make("p", {}, `It took ${seconds(choice.actual_s)}, ${seconds(Math.abs(off))} ${off > 0 ? "longer" : "less"} than predicted.`));
@@ -85,25 +105,25 @@ function reasons(choice) {
   return said;
 }
 
-// The plan makes its window end soonest, not each of its requests.
-function rival({ runner_up, runner_up_predicted_s, predicted_s }) {
+// A plan is made for all who are in it, and for those who run: not each goes where it would end first.
+function rival({ runner_up, runner_up_cost_s, cost_s, runner_up_predicted_s, predicted_s }) {
   if (runner_up === null) return "No other worker could take it.";
-  const lead = runner_up_predicted_s - predicted_s;
-  if (Math.abs(lead) < 0.0005) return `${runner_up} would have been as soon.`;
-  if (lead > 0) return `The next best, ${runner_up}, would have been ${seconds(lead)} later.`;
-  return `${runner_up} would have been ${seconds(-lead)} sooner for this request: a plan makes the whole fleet end soonest, `
-    + "not each request.";
+  const more = runner_up_cost_s - cost_s;
+  const ends = runner_up_predicted_s - predicted_s;
+  const when = Math.abs(ends) < 0.0005 ? "as soon" : `${seconds(Math.abs(ends))} ${ends > 0 ? "later" : "sooner"}`;
+  if (more >= 0) return `The next best, ${runner_up}, would have cost ${seconds(more)} more; it would have been done ${when} there.`;
+  return `${runner_up} would have cost ${seconds(-more)} less, but could not start it at once.`;
 }
 
 function candidates(choice) {
-  const able = choice.candidates.filter((one) => one.eligible).sort((a, b) => a.finish_s - b.finish_s);
+  const able = choice.candidates.filter((one) => one.eligible).sort((a, b) => a.cost_s - b.cost_s);
   const shown = able.slice(0, MOST);
   const chosen = able.find((one) => one.chosen);
   if (chosen && !shown.includes(chosen)) shown.push(chosen);
-  const longest = Math.max(1e-9, ...shown.map((one) => one.load_s));
+  const longest = Math.max(1e-9, ...shown.map((one) => one.cost_s));
   const mark = (part) => make("i", { class: part });
-  const heads = [["worker"], [mark("backlog"), "backlog"], [mark("others"), "others of the window"], [mark("cost"), "its own cost"],
-    ["load"], ["own end"], ["done in"], ["cached tokens"], ["load, by parts"]];
+  const parts = Object.entries(PARTS).map(([part, about]) => [make("i", { class: `part-${part}`, title: about }), part]);
+  const heads = [["worker"], ...parts, ["cost"], ["done in"], ["cached tokens"], ["cost, by parts"]];
   const left = choice.candidates.length - shown.length;
   return make(
     "div",
@@ -115,28 +135,24 @@ function candidates(choice) {
       make("thead", {}, make("tr", {}, ...heads.map((head, index) => make("th", { scope: "col", class: index && index < heads.length - 1 ? "number" : null }, ...head)))),
       make("tbody", {}, ...shown.map((one) => candidate(one, longest))),
     ),
-    left > 0 ? make("p", { class: "note" }, `${count(left)} more workers would have been later, or could not take it.`) : "",
+    left > 0 ? make("p", { class: "note" }, `${count(left)} more workers would have cost more, or could not take it.`) : "",
   );
 }
 
 function candidate(one, longest) {
-  const number = (words, counts) => make("td", { class: counts ? "number counts" : "number" }, words);
-  const alone = one.span_s > one.load_s;
-  const stack = make("div", { class: "stack", role: "img", "aria-label": `load ${percent(one.load_s / longest)} of the longest` });
-  for (const part of ["backlog", "others", "cost"]) {
-    const bar = make("span", { class: part });
-    bar.style.width = `${(100 * one[`${part}_s`]) / longest}%`;
+  const number = (words) => make("td", { class: "number" }, words);
+  const stack = make("div", { class: "stack", role: "img", "aria-label": `cost ${percent(one.cost_s / longest)} of the dearest` });
+  for (const part of Object.keys(PARTS)) {
+    const bar = make("span", { class: `part-${part}`, title: `${part}: ${seconds(one.terms_s[part])}` });
+    bar.style.width = `${(100 * one.terms_s[part]) / longest}%`;
     stack.append(bar);
   }
   return make(
     "tr",
     one.chosen ? { class: "chosen" } : {},
     make("th", { scope: "row" }, one.worker + (one.chosen ? " (chosen)" : "")),
-    number(seconds(one.backlog_s)),
-    number(seconds(one.others_s)),
-    number(seconds(one.cost_s)),
-    number(seconds(one.load_s), !alone),
-    number(seconds(one.span_s), alone),
+    ...Object.keys(PARTS).map((part) => number(seconds(one.terms_s[part]))),
+    make("td", { class: "number counts" }, seconds(one.cost_s)),
     number(seconds(one.finish_s)),
     number(count(Math.round(one.cached_tokens))),
     make("td", {}, stack),

@@ -1,0 +1,111 @@
+"""Plans made in turn: at once where a slot is as good, held back only where that pays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from solver.batching.targets import NO_TARGETS, Targets
+from solver.routing.assign import QUEUED_S, assign
+from solver.routing.objective import Requests
+from solver.routing.problem import Job
+from tests.solver.routing.test_objective import JOBS, VIEWS, load, requests, view
+
+PERSON = Targets(2.0, 0.1)
+
+
+def spread(jobs: list[Job], *views: object) -> list[int]:
+    """How many each worker is sent."""
+    plan = assign(requests(*jobs, workers=len(views)), load(*views))  # type: ignore[arg-type]
+    sent = [j for j, go in zip(plan.workers, plan.go, strict=True) if go]
+    return [sent.count(j) for j in range(len(views))]
+
+
+@given(st.lists(JOBS, min_size=1, max_size=6), st.lists(VIEWS, min_size=1, max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_plans_are_whole_add_up_and_keep_to_the_room(jobs: list[Job], views: list[object]) -> None:
+    there = load(*views)  # type: ignore[arg-type]
+    before = replace(there)
+    plan = assign(requests(*jobs, workers=len(views)), there)
+    assert len(plan.workers) == len(plan.go) == len(jobs)
+    assert all(0 <= j < len(views) for j in plan.workers)
+    assert plan.total_s == pytest.approx(
+        sum(plan.terms[:, i, j].sum() for i, j in enumerate(plan.workers))
+    )
+    assert plan.bound_s <= plan.total_s * (1 + 1e-9)
+    assert (there.in_flight == before.in_flight).all()  # it was asked, not changed
+    room = there.room.copy()
+    for i, j in enumerate(plan.workers):
+        if plan.go[i]:
+            assert room[j] > 0
+            room[j] -= jobs[i].sequences
+
+
+@given(
+    st.lists(st.builds(Job, st.integers(1, 300), st.floats(1, 2000)), min_size=1, max_size=8),
+    st.lists(st.integers(0, 24), min_size=2, max_size=4),
+    st.sampled_from([PERSON, NO_TARGETS]),
+)
+@settings(max_examples=150, deadline=None)
+def test_nobody_waits_beside_an_equal_worker_with_a_free_slot(
+    jobs: list[Job], flying: list[int], targets: Targets
+) -> None:
+    asked = [replace(job, targets=targets) for job in jobs]
+    views = [view(n) for n in flying]
+    plan = assign(requests(*asked, workers=len(views)), load(*views))
+    free = sum(one.free_slots for one in views)
+    assert sum(plan.go) >= min(len(jobs), free)
+
+
+def test_who_can_still_be_in_time_is_not_held_back_for_a_faster_worker() -> None:
+    fast, slow = view(18, speed=4.0), view(0, speed=0.5)
+    for targets, sent in ((PERSON, [0, 1]), (NO_TARGETS, [0, 0])):
+        assert spread([Job(50, 400.0, targets=targets)], fast, slow) == sent
+
+
+def test_a_worker_so_slow_that_the_first_token_is_late_there_gets_nothing() -> None:
+    assert spread([Job(50, 50.0, targets=PERSON)], view(16), view(0, speed=1e-4)) == [1, 0]
+
+
+def test_held_back_only_while_that_ends_it_sooner() -> None:
+    """The longer the queue at the fast one, the less it is worth waiting for."""
+    sent = [
+        spread([Job(50, 400.0)], view(18 + more, speed=4.0), view(0, speed=0.5))[1]
+        for more in range(0, 2000, 200)
+    ]
+    assert sent[0] == 0
+    assert sent[-1] == 1
+    assert sent == sorted(sent)
+
+
+@pytest.mark.parametrize("prompt", [20, 2000])
+def test_a_burst_on_equal_workers_is_balanced(prompt: int) -> None:
+    counts = spread([Job(prompt, 100.0, targets=PERSON)] * 12, *(view() for _ in range(4)))
+    assert max(counts) - min(counts) <= 1
+    assert sum(counts) == 12 or prompt > 20
+
+
+def test_long_prompts_do_not_pile_up() -> None:
+    """A worker with seconds of prefill before it is closed, slots or not."""
+    busy = replace(view(), prefill_s=QUEUED_S + 0.1)
+    assert spread([Job(100, 10.0, targets=PERSON)], busy) == [0]
+    jobs = [Job(8000, 10.0, targets=PERSON)] * 8
+    counts = spread(jobs, view(), view())
+    assert counts == [1, 1]
+
+
+def test_answers_of_several_choices_take_as_many_slots() -> None:
+    counts = spread([Job(40, 400.0, 8, targets=PERSON)] * 4, view(), view())
+    assert counts == [2, 2]
+
+
+def test_a_cached_prompt_draws_and_a_full_worker_repels() -> None:
+    jobs, views = [Job(4000, 50.0, targets=PERSON)], [view(2), view(2)]
+    asked = Requests.of(jobs, [0.0], 2, cached=np.array([[0.0, 3900.0]]))
+    assert assign(asked, load(*views)).workers == (1,)
+    full = replace(view(18), prefill_s=0.9)
+    assert assign(asked, load(view(0), full)).workers == (0,)

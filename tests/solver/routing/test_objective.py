@@ -1,0 +1,140 @@
+"""The objective adds up, grows with what is there, and weighs what it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from solver.batching.targets import Targets
+from solver.cost.profiles import PROFILES
+from solver.errors import ProblemError
+from solver.routing.objective import TERMS, Load, Requests, Term, ends_at_best_s, terms
+from solver.routing.problem import Job, WorkerView
+
+COST = PROFILES["llama-2-70b-a100-tp4"].cost
+ALL = slice(None)
+
+
+def view(flying: int = 0, slots: int = 16, speed: float = 1.0, **known: float) -> WorkerView:
+    """A worker that runs what it can of what is in flight there."""
+    running = min(flying, slots)
+    plain = WorkerView(
+        COST.scaled(1 / speed),
+        slots,
+        flying,
+        0.1 * flying,
+        0.0,
+        None,
+        running=running,
+        left_tokens=100.0 if running else 0.0,
+        kv_tokens=500.0 * running,
+        room=max(0, slots + 2 - flying),
+        free_slots=max(0, slots - flying),
+    )
+    return replace(plain, **known)  # type: ignore[arg-type]
+
+
+def load(*views: WorkerView, level_s: float = 10.0) -> Load:
+    return Load.of(views, [0.0] * len(views), level_s)
+
+
+def requests(*jobs: Job, workers: int, waited: float = 0.0) -> Requests:
+    return Requests.of(jobs, [waited] * len(jobs), workers)
+
+
+def row(job: Job, *views: WorkerView, waited: float = 0.0, level_s: float = 10.0) -> np.ndarray:
+    """(terms, m) of one request."""
+    asked, there = requests(job, workers=len(views), waited=waited), load(*views, level_s=level_s)
+    return np.array(terms(asked, there, ends_at_best_s(asked, there), slice(0, 1), ALL))[:, 0]
+
+
+VIEWS = st.builds(
+    view,
+    flying=st.integers(0, 40),
+    slots=st.integers(1, 32),
+    speed=st.sampled_from([0.5, 1.0, 4.0]),
+    prefill_s=st.floats(0, 5),
+    kv_now=st.floats(-1e4, 1e6),
+)
+JOBS = st.builds(
+    Job,
+    prompt_tokens=st.integers(1, 50_000),
+    expected_tokens=st.floats(1, 5000),
+    sequences=st.integers(1, 4),
+    weight=st.sampled_from([0.25, 1.0, 4.0]),
+    overrun_tokens=st.floats(0, 3000),
+    targets=st.sampled_from([Targets(), Targets(2.0, 0.1), Targets(0.1), Targets(tpot_s=0.05)]),
+)
+
+
+@given(st.lists(JOBS, min_size=1, max_size=4), st.lists(VIEWS, min_size=1, max_size=4), st.data())
+@settings(max_examples=150, deadline=None)
+def test_all_terms_are_costs_and_grow_with_what_is_placed_before(
+    jobs: list[Job], views: list[WorkerView], data: st.DataObject
+) -> None:
+    asked, there = requests(*jobs, workers=len(views), waited=1.0), load(*views)
+    best = ends_at_best_s(asked, there)
+    before = np.array(terms(asked, there, best, ALL, ALL))
+    assert np.isfinite(before).all()
+    assert (before >= 0).all()
+    i, j = data.draw(st.integers(0, len(jobs) - 1)), data.draw(st.integers(0, len(views) - 1))
+    there.place(asked, i, j)
+    after = np.array(terms(asked, there, best, ALL, ALL))
+    assert (after >= before - 1e-9 * (1 + before)).all()
+    one = np.array(terms(asked, there, best, ALL, j))
+    np.testing.assert_allclose(one, after[:, :, j])
+
+
+@pytest.mark.parametrize(
+    ("term", "dearer"),
+    [
+        (Term.WAIT, {"flying": 20}),
+        (Term.WAIT, {"kv_now": 10.0, "flying": 4}),
+        (Term.PREFILL, {"prefill_s": 1.0}),
+        (Term.DECODE, {"speed": 0.5}),
+        (Term.TAIL, {"speed": 0.5}),
+        (Term.OTHERS, {"flying": 8}),
+        (Term.SLOT, {"flying": 8}),
+        (Term.LATE, {"prefill_s": 3.0}),
+        (Term.LATE, {"speed": 0.25}),
+        (Term.MAKESPAN, {"speed": 0.25}),
+    ],
+)
+def test_a_term_tells_workers_apart_by_what_it_is_about(
+    term: Term, dearer: dict[str, float]
+) -> None:
+    job = Job(200, 300.0, targets=Targets(2.0, 0.1))
+    found = row(job, view(), view(**dearer), level_s=5.0)  # type: ignore[arg-type]
+    assert found[term, 1] > found[term, 0]
+
+
+def test_priority_weighs_its_own_seconds_and_not_those_of_others() -> None:
+    plain, urgent = (row(Job(200, 300.0, weight=weight), view(8)) for weight in (1.0, 4.0))
+    own = [term for term in Term if term not in (Term.OTHERS, Term.SLOT, Term.MAKESPAN)]
+    np.testing.assert_allclose(urgent[own], 4 * plain[own])
+    rest = [Term.OTHERS, Term.SLOT, Term.MAKESPAN]
+    np.testing.assert_allclose(urgent[rest], plain[rest])
+
+
+def test_what_must_not_be_is_never_the_best() -> None:
+    asked = Requests.of([Job(200, 300.0)], [0.0], 2, eligible=[frozenset({1})])
+    there = load(view(speed=4.0), view(speed=0.5))
+    alone = Requests.of([Job(200, 300.0)], [0.0], 1)
+    slow = ends_at_best_s(alone, load(view(speed=0.5)))
+    assert ends_at_best_s(asked, there)[0, 0] == pytest.approx(slow[0, 0])
+
+
+def test_a_fleet_without_workers_is_an_error() -> None:
+    with pytest.raises(ProblemError, match="no worker"):
+        Load.of([], [], 1.0)
+
+
+def test_every_term_has_a_name_and_a_line_in_the_module() -> None:
+    from solver.routing import objective
+
+    assert objective.__doc__ is not None
+    assert all(f"- {name}:" in objective.__doc__ for name in TERMS)
