@@ -112,6 +112,10 @@ def _run_offline(settings: Settings) -> None:
         from router.lab.paper import paper
 
         paper(settings)
+    elif isinstance(settings, BenchSettings) and settings.what == "judge":
+        from router.lab.judge import judge
+
+        judge(settings)
     elif isinstance(settings, BenchSettings):
         from router.lab.bench_plan import bench_plan
 

@@ -105,6 +105,14 @@ class Traffic(Offline):
         le=1e9,
         description="The same for each token after the first, in milliseconds, on average.",
     )
+    stale: float | None = Field(
+        None,
+        ge=0,
+        le=3600,
+        description="Seconds between two looks at the workers, of dispatchers that decide for one "
+        "request at a time; default: 0.1 for those that poll engines, 0 for those that count "
+        "themselves.",
+    )
     prefix_cache: bool = Field(
         True, description="Workers keep prompts' blocks, where the trace has hash_ids."
     )

@@ -16,9 +16,9 @@ import numpy as np
 from solver.arrays import FloatArray
 from solver.errors import ProblemError
 from solver.routing.dispatchers.base import Arrival, Dispatcher
+from solver.sim.decoding import Running
 from solver.sim.forecast import LengthForecaster
 from solver.sim.request import Request
-from solver.sim.token_gaps import Running
 from solver.sim.worker import Worker
 
 Progressed = Callable[[int], None]

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
+
+from solver.batching.sequence import Stage
+from solver.cost.model import Action
 
 
 class StageKind(StrEnum):
@@ -43,6 +46,26 @@ class ScheduleLine:
     slots: Mapping[str, int]
     cached: Mapping[str, int]
     preempted: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, worker: str, stage: Stage, start_s: float, end_s: float, rounds: int) -> Self:
+        """What `worker` did in a stage, of `rounds` decode rounds if it is one of decoding."""
+        return cls(
+            worker=worker,
+            kind=StageKind(stage.action.value),
+            start_s=start_s,
+            end_s=end_s,
+            rounds=rounds if stage.action is Action.DECODE else 1,
+            prefill={chunk.sequence.id: chunk.tokens for chunk in stage.prefill},
+            decode=tuple(sequence.id for sequence in stage.decode),
+            slots={sequence.id: sequence.slot for sequence in stage.sequences},
+            cached={
+                chunk.sequence.id: chunk.sequence.cached
+                for chunk in stage.prefill
+                if chunk.sequence.cached and not chunk.sequence.prefilled
+            },
+            preempted=stage.preempted,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The line of a schedule file; ``cached`` and ``preempted`` only where there are any."""

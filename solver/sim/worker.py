@@ -7,24 +7,24 @@ have asked again.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import inf
 
 from solver.batching.batcher import Batcher
 from solver.batching.kv import PrefixCache
 from solver.batching.policy import IterationPolicy
 from solver.batching.queue import make_queue
 from solver.batching.sequence import Sequence, Stage
-from solver.cost.model import Action, CostModel
+from solver.cost.model import CostModel
 from solver.lengths.distribution import LengthDistribution
 from solver.routing.dispatchers.base import Arrival
 from solver.routing.problem import WorkerView
 from solver.routing.rolling import lead
+from solver.sim.decoding import Decoding, Running
 from solver.sim.request import Request
 from solver.sim.schedule import ScheduleLine, StageKind
-from solver.sim.token_gaps import Running, TokenGaps
+from solver.sim.stage_rounds import rounds_by
 
 # A limit on lengths that nobody reaches.
 NO_LIMIT = 2**40
@@ -74,6 +74,8 @@ class Worker:
         stage_end_s: when the stage under way ends; infinite if there is none.
         now_s: the time as of which it tells what it holds; kept by whoever drives it.
         cached_prompt: prompt tokens found in the prefix cache when their requests were admitted.
+        queued_tokens: prompt tokens of those that wait for a slot, less what the prefix cache held
+            of them when they came.
         changed: counts every change of what it has to do.
     """
 
@@ -102,14 +104,13 @@ class Worker:
         self.now_s = 0.0
         self.cached_prompt = 0
         self.changed = 0
+        self.queued_tokens = 0
         self._record = record
         self._requests: dict[str, Running] = {}
         self._stage: Stage | None = None
         self._rounds = 0
         self._start_s = 0.0
-        self._ends: list[tuple[int, int, str, Sequence]] = []  # by round, of what now decodes
-        self._gaps = TokenGaps()
-        self._joined: list[tuple[Sequence, int]] = []  # decode from the next round on; restarts
+        self._decoding = Decoding()
         self._estimate = Estimate(-1, 0, 0.0, 0.0, 0.0)
 
     @property
@@ -120,9 +121,40 @@ class Worker:
     @property
     def tokens(self) -> int:
         """Tokens in memory, and prompts that wait for it: what routers count as load."""
-        batcher, stage = self.batcher, self._stage
+        return self.kv_used + self.batcher.queued_prompt
+
+    @property
+    def kv_used(self) -> int:
+        """Tokens in memory."""
+        stage = self._stage
         made = 0 if stage is None else len(stage.decode) * self._rounds_over()
-        return batcher.kv_held + made + batcher.queued_prompt
+        return self.batcher.kv_held + made
+
+    @property
+    def kv_capacity(self) -> float:
+        """Tokens that fit into memory."""
+        return self.setting.kv_tokens
+
+    @property
+    def slots(self) -> int:
+        """Requests that it can run at once."""
+        return self.setting.slots
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return self.batcher.queued
+
+    @property
+    def running(self) -> int:
+        """Requests that hold a slot."""
+        return self.batcher.running
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Prompt tokens that wait for their prefill or are in it, less those in the cache."""
+        batcher = self.batcher
+        return self.queued_tokens + batcher.prompt_to_prefill - batcher.queued_prompt
 
     @property
     def free_slots(self) -> int:
@@ -140,6 +172,11 @@ class Worker:
         """Of its prompt, what this worker would not have to prefill."""
         cache = self.batcher.cache
         return 0 if cache is None else cache.match(arrival.hash_ids, arrival.prompt_tokens)
+
+    def _uncached(self, request: Request) -> int:
+        cache = self.batcher.cache
+        held = 0 if cache is None else cache.match(request.hash_ids, request.prompt_tokens)
+        return request.prompt_tokens - held
 
     def view(self, now: float) -> WorkerView:
         """As the planner sees it; estimates are made anew when what it has to do has changed."""
@@ -173,7 +210,9 @@ class Worker:
         lengths: LengthDistribution | None = None,
     ) -> None:
         """Queue a request; it may cut the stage under way short."""
-        self._requests[request.id] = Running(request, number)
+        running = Running(request, number, self._uncached(request))
+        self._requests[request.id] = running
+        self.queued_tokens += running.uncached
         self.batcher.add(
             Sequence(
                 request.id,
@@ -197,14 +236,17 @@ class Worker:
         """Begin the next stage, if none is under way and there is something to do."""
         if self._stage is not None or not self._requests:
             return False
-        stage = self.batcher.next_stage(now, self._rounds_to_next_end())
+        rounds = self._decoding.rounds_to_next_end(self.batcher.progress.rounds)
+        stage = self.batcher.next_stage(now, rounds)
         if stage is None:
             return False
         for chunk in stage.prefill:
             if not chunk.sequence.prefilled and not chunk.sequence.restarts:
-                self._requests[chunk.sequence.id].begun_s = now
+                running = self._requests[chunk.sequence.id]
+                running.begun_s = now
+                self.queued_tokens -= running.uncached
         for key in stage.preempted:
-            self._requests[key].pause(self._gaps)
+            self._decoding.pause(self._requests[key])
         self.changed += 1
         self._stage, self._rounds, self._start_s = stage, stage.rounds, now
         self.stage_end_s = now + stage.duration_s(self.cost)
@@ -214,42 +256,29 @@ class Worker:
         """The stage under way is over; those who made their last token in it."""
         stage, now = self._stage, self.stage_end_s
         assert stage is not None
-        ended = self._ended(stage)
+        ended: list[Sequence] = []
         if stage.decode:
+            ended = self._decoding.ended(self.batcher.progress.rounds + self._rounds)
             self._note_tokens(stage)
         for chunk in stage.prefill:
             if not chunk.sequence.prefilled and not chunk.sequence.restarts:
                 self.cached_prompt += chunk.sequence.cached
         if self._record is not None:
-            self._record(self._line(stage))
+            self._record(ScheduleLine.of(self.name, stage, self._start_s, now, self._rounds))
         self.stages[StageKind(stage.action.value)] += self._rounds
         before = self.batcher.progress.rounds
         self.batcher.finish_stage(stage, [s.id for s in ended], now, self._rounds)
-        self._follow(stage)
+        for chunk in stage.prefill:
+            if chunk.last:
+                running = self._requests[chunk.sequence.id]
+                self._decoding.join(running, chunk.sequence, self.batcher.progress.rounds)
         assert self.batcher.progress.rounds == before + (self._rounds if stage.decode else 0)
         self._stage, self._rounds, self.stage_end_s = None, 0, inf
         self.changed += 1
         gone = [self._requests.pop(sequence.id) for sequence in ended]
         for running in gone:
-            running.pause(self._gaps)
+            self._decoding.pause(running)
         return gone
-
-    def _rounds_to_next_end(self) -> int:
-        ends = self._ends
-        while ends and ends[0][3].restarts != ends[0][1]:
-            heapq.heappop(ends)  # it was preempted
-        return ends[0][0] - self.batcher.progress.rounds if ends else 1
-
-    def _ended(self, stage: Stage) -> list[Sequence]:
-        """Those whose last token this stage makes."""
-        ended: list[Sequence] = []
-        if stage.decode:
-            last = self.batcher.progress.rounds + self._rounds
-            while self._ends and self._ends[0][0] <= last:
-                _, restarts, _, sequence = heapq.heappop(self._ends)
-                if sequence.restarts == restarts:
-                    ended.append(sequence)
-        return ended
 
     def _note_tokens(self, stage: Stage) -> None:
         rounds, end_s = self._rounds, self.stage_end_s
@@ -257,22 +286,7 @@ class Worker:
         if rounds > 1:
             first_s = self._start_s + stage.duration_s(self.cost, 1)
             last_s -= stage.duration_s(self.cost, rounds - 1)
-        number = self.batcher.progress.rounds + 1
-        self._gaps.note(number, first_s, rounds, end_s, last_s)
-        for sequence, restarts in self._joined:
-            if sequence.restarts == restarts:
-                self._requests[sequence.id].go_on(number, first_s)
-        self._joined.clear()
-
-    def _follow(self, stage: Stage) -> None:
-        """Those whose prefill is over decode from now on."""
-        for chunk in stage.prefill:
-            if chunk.last:
-                sequence = chunk.sequence
-                left = self._requests[sequence.id].request.output_tokens - sequence.made
-                end = self.batcher.progress.rounds + left
-                heapq.heappush(self._ends, (end, sequence.restarts, sequence.id, sequence))
-                self._joined.append((sequence, sequence.restarts))
+        self._decoding.note(self.batcher.progress.rounds + 1, first_s, rounds, end_s, last_s)
 
     def _rounds_over(self) -> int:
         """Of the decode stage under way, the rounds that are over; none of a single round."""
@@ -280,18 +294,9 @@ class Worker:
 
     def _rounds_by(self, now: float) -> tuple[int, int]:
         """Rounds of the stage under way that are over, and that are over or have begun."""
-        stage = self._stage
-        assert stage is not None
-        passed = now - self._start_s
-        grows = self.cost.gamma_d_s * len(stage.decode) / 2  # a round, over half the one before
-        first = stage.duration_s(self.cost, 1) - grows
-        exact = passed / first
-        if grows:
-            exact = (sqrt(first**2 + 4 * grows * passed) - first) / (2 * grows)
-        begun = max(1, round(exact))
-        if stage.duration_s(self.cost, begun) < passed:  # it has been rounded down
-            begun += 1
-        return min(int(exact), self._rounds - 1), begun
+        assert self._stage is not None
+        over, begun = rounds_by(self._stage, self.cost, now - self._start_s)
+        return min(over, self._rounds - 1), begun
 
     def _cut(self, now: float) -> None:
         """End the decode stage with the round that is under way."""
@@ -300,22 +305,3 @@ class Worker:
         if rounds < self._rounds:
             self._rounds = rounds
             self.stage_end_s = self._start_s + stage.duration_s(self.cost, rounds)
-
-    def _line(self, stage: Stage) -> ScheduleLine:
-        sequences = stage.sequences
-        return ScheduleLine(
-            worker=self.name,
-            kind=StageKind(stage.action.value),
-            start_s=self._start_s,
-            end_s=self.stage_end_s,
-            rounds=self._rounds if stage.action is Action.DECODE else 1,
-            prefill={chunk.sequence.id: chunk.tokens for chunk in stage.prefill},
-            decode=tuple(sequence.id for sequence in stage.decode),
-            slots={sequence.id: sequence.slot for sequence in sequences},
-            cached={
-                chunk.sequence.id: chunk.sequence.cached
-                for chunk in stage.prefill
-                if chunk.sequence.cached and not chunk.sequence.prefilled
-            },
-            preempted=stage.preempted,
-        )

@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from itertools import groupby, product
 from statistics import geometric_mean
 
-import numpy as np
-
+from router.lab.simulation.loads import requests_per_s
 from router.lab.simulation.pool import over
 from router.lab.simulation.traces import dataset
-from solver.batching.bounds import Engine, fleet_bound
 from solver.batching.policies import POLICIES
+from solver.cost.model import CostModel
 from solver.cost.profiles import PROFILES
 from solver.routing.dispatchers import DISPATCHERS, dispatcher
 from solver.sim.fleet import Fleet
@@ -82,7 +81,7 @@ def run(case: Case) -> Report:
     profile = PROFILES[case.hardware]
     speeds = [case.speeds[j % len(case.speeds)] for j in range(case.workers)]
     costs = [profile.cost.scaled(1 / speed) for speed in speeds]
-    requests = traffic(case, [Engine(cost, profile.slots) for cost in costs])
+    requests = traffic(case, costs, profile.slots)
     hashed = any(request.hash_ids for request in requests)
     setting = WorkerSetting(profile.slots, profile.kv_tokens, prefix_cache=hashed)
     workers = [
@@ -94,22 +93,20 @@ def run(case: Case) -> Report:
     return report(fleet)
 
 
-def traffic(case: Case, engines: Sequence[Engine]) -> list[Request]:
+def traffic(case: Case, costs: Sequence[CostModel], slots: int) -> list[Request]:
     requests, _ = dataset(case.trace)
     # Caches fill up over a whole trace.
     if not case.whole and (case.workers == 1 or not requests[0].hash_ids):
         requests = requests[: max(LEAST, min(MOST, REQUESTS_A_WORKER * case.workers))]
-    return at_load(requests, engines, case.load) if case.load else all_at_once(requests)
+    return at_load(requests, costs, slots, case.load) if case.load else all_at_once(requests)
 
 
-def at_load(requests: Sequence[Request], engines: Sequence[Engine], load: float) -> list[Request]:
-    """Arriving at random, at this share of what the engines can do at most."""
-    prompt = np.array([r.prompt_tokens for r in requests], dtype=np.float64)
-    output = np.array([r.output_tokens for r in requests], dtype=np.float64)
-    # Without the longest requests' tails: seconds of engine time, spread over the fleet.
-    cut = np.minimum(output, np.percentile(output, 99))
-    busy_s = fleet_bound(engines, np.zeros(len(requests)), prompt, cut)
-    return poisson(requests, load * len(requests) / busy_s, random.Random(0))
+def at_load(
+    requests: Sequence[Request], costs: Sequence[CostModel], slots: int, load: float
+) -> list[Request]:
+    """Arriving at random, at this share of what such workers can do at most."""
+    rate = load * requests_per_s(requests, costs, slots)
+    return poisson(requests, rate, random.Random(0))
 
 
 def compare(cases: Sequence[Case], ours: Callable[[Case], bool], *, full: bool) -> None:

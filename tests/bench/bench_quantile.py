@@ -14,7 +14,6 @@ from itertools import product
 from statistics import geometric_mean
 
 from router.lab.simulation.traces import dataset
-from solver.batching.bounds import Engine
 from solver.batching.policies import POLICIES
 from solver.cost.profiles import PROFILES
 from solver.routing.dispatchers.makespan import Makespan
@@ -41,8 +40,7 @@ SEEDS = 5
 def stream(trace: str, hardware: str, quantile: float | None) -> Report:
     profile = PROFILES[hardware]
     costs = [profile.cost.scaled(1 / speed) for speed in UNEQUAL]
-    engines = [Engine(cost, profile.slots) for cost in costs]
-    requests = at_load(dataset(trace)[0][:REQUESTS], engines, 0.85)
+    requests = at_load(dataset(trace)[0][:REQUESTS], costs, profile.slots, 0.85)
     setting = WorkerSetting(profile.slots, profile.kv_tokens)
     workers = [
         Worker(f"w{j}", cost, setting, POLICIES["adaptive"]()) for j, cost in enumerate(costs)

@@ -21,7 +21,7 @@ STYLE = (
     + ".mk .surface{fill:var(--surface)}.mk .plot{fill:var(--plot)}"
     + ".mk .grid{stroke:var(--grid);fill:none}.mk .axis{stroke:var(--muted);fill:none}"
     + ".mk .halo{stroke:var(--surface);stroke-width:4;opacity:.8}"
-    + ".mk .done{stroke:var(--ink);stroke-width:1.5}"
+    + ".mk .done{stroke:var(--ink);stroke-width:1.5}.mk .mean{stroke:var(--ink);stroke-width:3}"
     + ".mk .bound{stroke:var(--bound);stroke-width:1.5;stroke-dasharray:5 3;fill:none}"
     + ".mk text.bound{fill:var(--bound);stroke:none}"
     + "".join(

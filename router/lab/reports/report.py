@@ -1,17 +1,13 @@
-"""A replay's report: one HTML page that needs nothing else, from figures of finished runs.
-
-It loads nothing, and its content policy forbids it to. It works without JavaScript, which sorts the
-table and switches curves on and off.
-"""
+"""A replay's report: one HTML page that needs nothing else, from figures of finished runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from math import nan
-from pathlib import Path
 
 from router.lab.pictures.svg import element, figure, percent
+from router.lab.reports.page import header, listed, made_by, page, section, terms
 from router.lab.reports.run_charts import first_tokens, makespans
 from router.lab.reports.sizing_charts import workers_needed
 from router.lab.reports.sizing_words import sized
@@ -19,12 +15,9 @@ from router.lab.reports.table import Column, table
 from router.lab.reports.words import TERMS, summary
 from router.lab.simulation.runs import Run, Traffic, by_workers, ordered, run_name
 from router.lab.simulation.sizing import Goal
-from router.look.palette import base_style
 from router.settings.slo import Slo
 
 __all__ = ["Run", "Traffic", "report"]
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
 def report(
@@ -51,15 +44,15 @@ def report(
     """
     if not runs:
         raise ValueError("a report needs at least one run")
-    return _page(
+    return page(
         title,
-        _header(title, traffic, {**_constants(runs), **settings}),
+        header("Makespan replay", title, _facts(traffic) | {**_constants(runs), **settings}),
         element(
             "main",
             *(_compared(runs) if goal is None else _sized(goal, runs)),
             _pictures(runs),
-            _section("How to read this", _terms()),
-            _section("Made by", element("pre", element("code", escape(command)))),
+            terms(TERMS),
+            made_by(command),
         ),
     )
 
@@ -68,57 +61,29 @@ def _compared(runs: Sequence[Run]) -> list[str]:
     """Policies and dispatchers beside each other."""
     bound = "No schedule of these requests on as many workers can beat the lower bound."
     return [
-        _section("In short", _listed(summary(runs)), element("p", bound, class_="note")),
-        _section("All runs", _main_table(runs), _latency_table(runs), _length_table(runs)),
-        _section("Makespan", makespans(runs)),
-        _section("Time to first token", first_tokens(runs)),
+        section("In short", listed(summary(runs)), element("p", bound, class_="note")),
+        section("All runs", _main_table(runs), _latency_table(runs), _length_table(runs)),
+        section("Makespan", makespans(runs)),
+        section("Time to first token", first_tokens(runs)),
     ]
 
 
 def _sized(goal: Goal, runs: Sequence[Run]) -> list[str]:
     """How many workers it takes."""
     return [
-        _section("In short", _listed(sized(goal, runs))),
-        _section("Workers", workers_needed(goal, runs)),
-        _section("All runs", _sizing_table(goal, runs), _latency_table(runs), _length_table(runs)),
+        section("In short", listed(sized(goal, runs))),
+        section("Workers", workers_needed(goal, runs)),
+        section("All runs", _sizing_table(goal, runs), _latency_table(runs), _length_table(runs)),
     ]
 
 
-def _page(title: str, *body: str) -> str:
-    here = Path(__file__)
-    style = base_style() + here.with_suffix(".css").read_text(encoding="utf-8")
-    script = here.with_suffix(".js").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"/>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f"<title>{escape(title)}</title><style>{style}</style></head>"
-        f"<body>{''.join(body)}<script>{script}</script></body></html>\n"
-    )
-
-
-def _section(heading: str, *content: str) -> str:
-    return element("section", element("h2", escape(heading)), *content)
-
-
-def _header(title: str, traffic: Traffic, settings: Mapping[str, str]) -> str:
-    facts = {
+def _facts(traffic: Traffic) -> dict[str, str]:
+    return {
         "Trace": traffic.name,
         "Requests": f"{traffic.requests:,}",
         "Prompt tokens": f"{traffic.prompt_tokens:,}",
         "Output tokens": f"{traffic.output_tokens:,}",
-        **settings,
     }
-    shown = (
-        element("div", element("dt", escape(name)), element("dd", escape(value)))
-        for name, value in facts.items()
-    )
-    return element(
-        "header",
-        element("p", "Makespan replay", class_="eyebrow"),
-        element("h1", escape(title)),
-        element("dl", *shown, class_="facts"),
-    )
 
 
 NAMES: Mapping[str, Callable[[Run], str | float]] = {
@@ -135,13 +100,6 @@ def _constants(runs: Sequence[Run]) -> dict[str, str]:
         for name, of in NAMES.items()
         if len({of(run) for run in runs}) == 1
     }
-
-
-def _listed(lines: Iterable[tuple[str, str]]) -> str:
-    items = (
-        element("li", element("b", escape(lead)), ": ", escape(words)) for lead, words in lines
-    )
-    return element("ul", *items, class_="short")
 
 
 def _name_columns(runs: Sequence[Run]) -> list[Column[Run]]:
@@ -242,11 +200,4 @@ def _pictures(runs: Sequence[Run]) -> str:
         )
         for index, run in enumerate(drawn)
     )
-    return _section("Schedules", *pictures)
-
-
-def _terms() -> str:
-    entries = (
-        element("dt", escape(term)) + element("dd", escape(words)) for term, words in TERMS.items()
-    )
-    return element("dl", *entries, class_="terms")
+    return section("Schedules", *pictures)

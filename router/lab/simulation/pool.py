@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
@@ -17,7 +18,8 @@ B = TypeVar("B")
 def over(function: Callable[[A], B], items: Sequence[A], unit: str) -> list[B]:
     """``[function(item) for item in items]``, spread over processes; the bar counts `unit`.
 
-    What goes in and comes out must be picklable. The first error ends it all.
+    What goes in and comes out must be picklable. The first error ends it all, and so does the end
+    of this process, however it comes.
     """
     processes = min(len(items), os.cpu_count() or 1)
     if processes <= 1:
@@ -25,7 +27,7 @@ def over(function: Callable[[A], B], items: Sequence[A], unit: str) -> list[B]:
     results: dict[int, B] = {}
     context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(processes, context) as pool,
+        ProcessPoolExecutor(processes, context, _end_with_parent) as pool,
         tqdm(total=len(items), unit=f" {unit}", disable=None, leave=False) as bar,
     ):
         running = {pool.submit(function, item): k for k, item in enumerate(items)}
@@ -37,3 +39,15 @@ def over(function: Callable[[A], B], items: Sequence[A], unit: str) -> list[B]:
             pool.shutdown(cancel_futures=True)
             raise
     return [results[k] for k in range(len(items))]
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its children: they wait for work that never comes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

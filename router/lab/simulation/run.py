@@ -12,11 +12,13 @@ from router.lab.simulation.traces import read
 from router.settings.hardware import hardware
 from router.settings.offline import Traffic
 from solver.batching.policies import POLICIES
-from solver.routing.dispatchers import dispatcher
+from solver.cost.model import CostModel
+from solver.routing.dispatchers import dispatcher, poll_s
 from solver.sim.fleet import Fleet
 from solver.sim.forecast import length_forecaster
 from solver.sim.request import Request
 from solver.sim.schedule import ScheduleLine
+from solver.sim.stale import seen_every
 from solver.sim.worker import Worker, WorkerSetting
 from solver.sim.workload import all_at_once, poisson
 
@@ -60,12 +62,36 @@ def fleet(
     traffic: Traffic, requests: Sequence[Request], choice: Choice, record: Record | None = None
 ) -> Fleet:
     """Ready to run."""
-    cost, alike = hardware(traffic.cost).cost, setting(traffic, requests)
+    cost = hardware(traffic.cost).cost
     speeds = islice(cycle(traffic.speed), choice.workers)
+    return assembled(
+        requests,
+        [cost.scaled(1 / speed) for speed in speeds],
+        setting(traffic, requests),
+        choice,
+        lengths=traffic.lengths,
+        stale_s=traffic.stale,
+        seed=traffic.seed,
+        record=record,
+    )
+
+
+def assembled(
+    requests: Sequence[Request],
+    costs: Sequence[CostModel],
+    alike: WorkerSetting,
+    choice: Choice,
+    *,
+    lengths: str = "predicted",
+    stale_s: float | None = None,
+    seed: int = 0,
+    record: Record | None = None,
+) -> Fleet:
+    """A fleet with a worker for each cost model; `stale_s` is the dispatcher's own unless given."""
     workers = [
-        Worker(f"w{j}", cost.scaled(1 / speed), alike, POLICIES[choice.policy](), record)
-        for j, speed in enumerate(speeds)
+        Worker(f"w{j}", cost, alike, POLICIES[choice.policy](), record)
+        for j, cost in enumerate(costs)
     ]
-    rng = random.Random(f"{traffic.seed}/dispatch")
-    lengths = length_forecaster(traffic.lengths, traffic.seed)
-    return Fleet(requests, workers, dispatcher(choice.dispatch, rng, traffic.order), lengths)
+    made = dispatcher(choice.dispatch, random.Random(f"{seed}/dispatch"), alike.order)
+    dispatch = seen_every(poll_s(choice.dispatch) if stale_s is None else stale_s, made)
+    return Fleet(requests, workers, dispatch, length_forecaster(lengths, seed))

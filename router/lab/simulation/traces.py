@@ -23,6 +23,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TextIO, cast
@@ -83,8 +84,10 @@ def data_dir() -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def dataset(name: str, seed: int = 0) -> tuple[list[Request], bool]:
+def dataset(name: str, seed: int = 0, *, most: int | None = None) -> tuple[list[Request], bool]:
     """A data set, and whether it is the real one: else as many requests drawn to look like it.
+
+    `most`: only its first requests.
 
     Raises:
         BadSettings: if there is no data set of that name, or its file is wrong.
@@ -93,14 +96,15 @@ def dataset(name: str, seed: int = 0) -> tuple[list[Request], bool]:
         raise BadSettings(f"unknown data set {name!r}; one of: {', '.join(DATASETS)}")
     source, folder = DATASETS[name], data_dir()
     if folder is not None and (folder / source.file).is_file():
-        return read(folder / source.file), True
-    return WORKLOADS[name](source.requests, random.Random(seed)), False
+        return read(folder / source.file, most=most), True
+    count = source.requests if most is None else min(most, source.requests)
+    return WORKLOADS[name](count, random.Random(seed)), False
 
 
-def read(path: Path, limits: Limits = USUAL) -> list[Request]:
+def read(path: Path, limits: Limits = USUAL, *, most: int | None = None) -> list[Request]:
     """The requests of a trace, in the file's order; `limits` are targets where it has none.
 
-    A row without an id is called by its number, from 0.
+    A row without an id is called by its number, from 0. `most`: only the first of them are read.
 
     Raises:
         BadSettings: naming the file, and the line and column that are wrong.
@@ -109,7 +113,7 @@ def read(path: Path, limits: Limits = USUAL) -> list[Request]:
         with _opened(path) as text:
             lines = _Lines(text)
             try:
-                requests = _requests(_rows(lines), limits)
+                requests = _requests(islice(_rows(lines), most), limits)
             except (_BadRow, csv.Error) as error:
                 raise BadSettings(f"{path}:{lines.number}: {error}") from error
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:

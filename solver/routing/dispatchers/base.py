@@ -2,7 +2,8 @@
 
 Rules:
 - a dispatcher is told of arrivals, and asked who goes where whenever anything has happened;
-- it sees of a worker only what a router can: what it was given and what has come back (`Target`);
+- it sees of a worker only what a router can: what it was given and what has come back (`Target`;
+  how old that is, where engines are polled, is `solver.sim.stale`'s);
 - each placement is carried out before the next one is asked for.
 
 The ones that others use place one request at a time, as it comes. Ours (`Makespan`) gathers
@@ -19,6 +20,7 @@ from typing import Protocol
 
 from solver.batching.priority import WEIGHT, Priority
 from solver.batching.targets import NO_TARGETS, Targets
+from solver.cost.model import CostModel
 from solver.lengths.distribution import LengthDistribution
 from solver.routing import rolling
 from solver.routing.problem import Job
@@ -51,8 +53,8 @@ class Arrival:
         )
 
 
-class Target(rolling.Target, Protocol):
-    """What a dispatcher sees of a worker."""
+class Load(Protocol):
+    """What a rule that looks at one request alone sees of a worker."""
 
     @property
     def in_flight(self) -> int:
@@ -64,14 +66,64 @@ class Target(rolling.Target, Protocol):
         """Tokens in its memory and in prompts that wait for it."""
         ...
 
+    @property
+    def waiting(self) -> int:
+        """Of those in flight, requests that wait for a slot."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Of those in flight, requests that hold a slot."""
+        ...
+
+    @property
+    def slots(self) -> int:
+        """Requests that it can run at once."""
+        ...
+
+    @property
+    def queued_tokens(self) -> int:
+        """Prompt tokens of those that wait for a slot, less what its prefix cache had of them."""
+        ...
+
+    @property
+    def prefill_tokens(self) -> int:
+        """The same, and what is left to prefill of those that hold a slot."""
+        ...
+
+    @property
+    def kv_used(self) -> int:
+        """Tokens in its memory."""
+        ...
+
+    @property
+    def kv_capacity(self) -> float:
+        """Tokens that fit into its memory; infinite: no limit."""
+        ...
+
+    @property
+    def cost(self) -> CostModel:
+        """Its iteration times."""
+        ...
+
+    @property
+    def round_s(self) -> float:
+        """Seconds of a decode round at full slots."""
+        ...
+
     def cached_tokens(self, arrival: Arrival) -> int:
         """Of the request's prompt, what it holds in its prefix cache."""
         ...
 
 
+class Target(Load, rolling.Target, Protocol):
+    """What a dispatcher sees of a worker."""
+
+
 Placement = tuple[Arrival, int]
 
 
+Loads = Sequence[Load]
 Workers = Sequence[Target]
 
 
@@ -91,7 +143,7 @@ class Dispatcher(Protocol):
         ...
 
 
-Choice = Callable[[Arrival, Workers], int]
+Choice = Callable[[Arrival, Loads], int]
 
 
 class Immediate:
@@ -105,7 +157,7 @@ class Immediate:
         """It will be placed at the next poll."""
         self._waiting.append(arrival)
 
-    def poll(self, now: float, workers: Workers) -> Iterator[Placement]:  # noqa: ARG002
+    def poll(self, now: float, workers: Loads) -> Iterator[Placement]:  # noqa: ARG002
         """All of them."""
         for arrival in self._waiting:
             yield arrival, self._choice(arrival, workers)

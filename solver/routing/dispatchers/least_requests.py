@@ -18,9 +18,9 @@ Source: common practice; LiteLLM (`litellm/router_strategy/least_busy.py`) and A
 
 from __future__ import annotations
 
-from solver.routing.dispatchers.base import Arrival, Workers
+from solver.routing.dispatchers.base import Arrival, Loads
 
 
-def least_requests(_: Arrival, workers: Workers) -> int:
+def least_requests(_: Arrival, workers: Loads) -> int:
     """The one with the fewest requests in flight; of equals the first."""
     return min(range(len(workers)), key=lambda j: workers[j].in_flight)

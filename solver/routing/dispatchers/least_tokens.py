@@ -18,9 +18,9 @@ which compares shares of memory in use.
 
 from __future__ import annotations
 
-from solver.routing.dispatchers.base import Arrival, Workers
+from solver.routing.dispatchers.base import Arrival, Loads
 
 
-def least_tokens(_: Arrival, workers: Workers) -> int:
+def least_tokens(_: Arrival, workers: Loads) -> int:
     """The one with the fewest tokens in memory or waiting; of equals the first."""
     return min(range(len(workers)), key=lambda j: workers[j].tokens)

@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import random
 
-from solver.routing.dispatchers.base import Arrival, Choice, Workers
+from solver.routing.dispatchers.base import Arrival, Choice, Loads
 
 
 def power_of_two(rng: random.Random) -> Choice:
     """Of two drawn at random, the one with fewer requests in flight."""
 
-    def choose(_: Arrival, workers: Workers) -> int:
+    def choose(_: Arrival, workers: Loads) -> int:
         if len(workers) == 1:
             return 0
         a, b = rng.sample(range(len(workers)), 2)

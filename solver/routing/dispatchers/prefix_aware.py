@@ -22,7 +22,7 @@ Source: SGLang's gateway, policy `cache_aware` (`sgl-router/src/policies/cache_a
 
 from __future__ import annotations
 
-from solver.routing.dispatchers.base import Arrival, Workers
+from solver.routing.dispatchers.base import Arrival, Loads
 
 # SGLang's gateway, policy `cache_aware`: its defaults, in requests and as ratios.
 MATCH_SHARE = 0.3
@@ -31,7 +31,7 @@ MATCH_SHARE = 0.3
 IMBALANCE_REQUESTS, IMBALANCE_RATIO = 64, 1.5
 
 
-def prefix_aware(arrival: Arrival, workers: Workers) -> int:
+def prefix_aware(arrival: Arrival, workers: Loads) -> int:
     """The one that holds the longest prefix, unless the fleet is out of balance.
 
     Out of balance (the largest load is both `IMBALANCE_REQUESTS` and `IMBALANCE_RATIO` times above

@@ -18,14 +18,14 @@ Source: the usual default; vLLM production-stack (`src/vllm_router/routers/routi
 
 from __future__ import annotations
 
-from solver.routing.dispatchers.base import Arrival, Choice, Workers
+from solver.routing.dispatchers.base import Arrival, Choice, Loads
 
 
 def round_robin() -> Choice:
     """One after the other."""
     turn = -1
 
-    def choose(_: Arrival, workers: Workers) -> int:
+    def choose(_: Arrival, workers: Loads) -> int:
         nonlocal turn
         turn = (turn + 1) % len(workers)
         return turn

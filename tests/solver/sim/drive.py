@@ -17,6 +17,7 @@ from solver.sim.forecast import length_forecaster
 from solver.sim.report import Report, report
 from solver.sim.request import Request
 from solver.sim.schedule import ScheduleLine
+from solver.sim.stale import seen_every
 from solver.sim.worker import Worker, WorkerSetting
 from tests.solver.sim.outsider import Findings, Hardware, check
 
@@ -36,6 +37,7 @@ class Way:
     workers: int = 1
     speeds: Sequence[float] = (1.0,)
     dispatch: str = "makespan"
+    stale_s: float = 0.0
     seed: int = 0
 
 
@@ -81,7 +83,7 @@ def simulate(requests: Sequence[Request], way: Way) -> Run:
         )
         for j in range(way.workers)
     ]
-    dispatch = dispatcher(way.dispatch, random.Random(way.seed))
+    dispatch = seen_every(way.stale_s, dispatcher(way.dispatch, random.Random(way.seed)))
     fleet = Fleet(requests, workers, dispatch, length_forecaster(way.lengths, way.seed))
     fleet.run()
     return Run(way, requests, fleet, report(fleet), lines)

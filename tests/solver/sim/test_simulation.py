@@ -18,8 +18,8 @@ from solver.batching.queue import ORDERS
 from solver.batching.targets import NO_TARGETS, Targets
 from solver.errors import ProblemError
 from solver.routing.dispatchers import DISPATCHERS
+from solver.sim.decoding import Decoding
 from solver.sim.request import Request
-from solver.sim.worker import Worker
 from tests.solver.sim.drive import Run, Way, simulate
 
 PAPER = {"alpha_p_ms": 25.0, "beta_p_ms": 0.13, "alpha_d_ms": 29.0, "beta_d_ms": 0.21}
@@ -95,14 +95,15 @@ def test_an_outsider_accepts_every_schedule(case: tuple[list[Request], Way]) -> 
     simulate(*case).check()
 
 
-@given(cases(), fleets)
+@given(cases(), fleets, st.sampled_from([0.0, 0.1, 2.0]))
 @settings(max_examples=150, deadline=None)
 def test_an_outsider_accepts_every_fleets_schedule(
-    case: tuple[list[Request], Way], fleet: tuple[int, tuple[float, ...], str]
+    case: tuple[list[Request], Way], fleet: tuple[int, tuple[float, ...], str], stale_s: float
 ) -> None:
     requests, way = case
     workers, speeds, dispatch = fleet
-    simulate(requests, replace(way, workers=workers, speeds=speeds, dispatch=dispatch)).check()
+    way = replace(way, workers=workers, speeds=speeds, dispatch=dispatch, stale_s=stale_s)
+    simulate(requests, way).check()
 
 
 @given(cases(), fleets)
@@ -126,13 +127,14 @@ def test_rounds_taken_together_are_the_rounds_taken_one_by_one(
     way = replace(way, workers=workers, dispatch=dispatch)
     together = simulate(requests, way)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Worker, "_rounds_to_next_end", lambda _: 1)
+        patch.setattr(Decoding, "rounds_to_next_end", lambda *_: 1)
         one_by_one = simulate(requests, way)
     assert all(line["rounds"] == 1 for line in one_by_one.lines)
     for one, other in zip(_stages(together), _stages(one_by_one), strict=True):
         assert one == pytest.approx(other)
     assert together.fleet.end_s == pytest.approx(one_by_one.fleet.end_s)
     assert together.fleet.first_s == pytest.approx(one_by_one.fleet.first_s)
+    assert together.fleet.stall_s == pytest.approx(one_by_one.fleet.stall_s)
 
 
 def _stages(run: Run) -> Iterator[dict[str, Any]]:

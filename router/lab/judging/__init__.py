@@ -1,0 +1,1 @@
+"""Ours against every rival, on a fixed list of situations: traffic, runs and verdicts."""
