@@ -149,6 +149,45 @@ def requests() -> Panels:
     ]
 
 
+def targets() -> Panels:
+    """Whether requests keep what they were to keep."""
+    by_target = f"sum by (target) (rate(makespan_slo_requests_total{{{GATEWAY}}}{RATE}))"
+    kept = f'sum by (target) (rate(makespan_slo_requests_total{{{GATEWAY}, met="true"}}{RATE}))'
+    both = f'makespan_slo_requests_total{{{GATEWAY}, target="both"}}'
+    return [
+        chart(
+            "Goodput",
+            "The part of the requests with targets that kept both, failed and refused ones among "
+            "them; below the line for an hour raises an alert.",
+            "percentunit",
+            [
+                Query(
+                    f"makespan:goodput:ratio_rate{span}{{{GATEWAY}}}",
+                    f"{{{{namespace}}}} {{{{job}}}} {span}",
+                )
+                for span in ("5m", "1h")
+            ],
+            most=1,
+            limits=Limits([(0.9, GREEN)], RED),
+        ),
+        chart(
+            "Targets kept",
+            "The part of the requests that kept the target for the first token, that for the time "
+            "between tokens, and both.",
+            "percentunit",
+            [Query(f"{kept} / ({by_target} > 0)", "{{target}}")],
+            most=1,
+        ),
+        chart(
+            "Requests with targets",
+            "By whether they kept both of them.",
+            "reqps",
+            [Query(f"sum by (met) (rate({both}{RATE}))", "met: {{met}}")],
+            stack=StackingMode.NORMAL,
+        ),
+    ]
+
+
 def waiting() -> Panels:
     """Where requests wait before they are sent."""
     fleet = f"sum by (namespace) (makespan_fleet_backlog_seconds{{{GATEWAY}}})"
@@ -343,6 +382,7 @@ def engines() -> Panels:
 ROWS = {
     "At a glance": at_a_glance,
     "Requests": requests,
+    "Targets": targets,
     "Waiting": waiting,
     "Plans": plans,
     "Workers and predictions": workers,

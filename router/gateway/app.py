@@ -48,10 +48,11 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     workers = Workers(settings, connections, metrics)
     planner = Planner(settings.plan_deadline_s, metrics)
     dispatcher = Dispatcher(settings, workers, planner, metrics)
-    dispatcher.after_dispatch = Recaller(workers, connections).maybe_recall
+    recaller = Recaller(workers, connections)
+    dispatcher.after_dispatch = recaller.maybe_recall
     accounts = Accounts(metrics, settings.remember)
     forwarder = Forwarder(settings, connections)
-    shedding = Shedding(settings, workers, dispatcher)
+    shedding = Shedding(settings, workers, dispatcher, recaller)
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)
     frames = Frames(workers, watches, dispatcher, accounts, metrics, settings.worker)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from playwright.sync_api import expect
 
+from router.gateway.dashboard.frames import _request
 from router.gateway.explanations.choice import Choice
 from router.gateway.explanations.request_record import RequestRecord
+from solver.batching.targets import Targets
 from tests.e2e.told import HERE, Told, names
 
 NONE = "\u2013"
@@ -102,6 +104,42 @@ def test_who_is_down_is_told_in_words_and_without_old_figures(told: Told) -> Non
     assert len(dots) == 3
     alarm = expect(told.page.get_by_role("alert"))
     alarm.to_contain_text("Expected: dns://agents:8100, kubernetes://default/vllm:http")
+
+
+def test_goodput_is_that_of_the_last_minute(told: Told) -> None:
+    tile = expect(told.page.locator('#tiles [data-figure="goodput"]'))
+    told.fleet("a", targets={"kept": 100, "missed": 100})
+    tile.to_have_text(NONE)  # nobody has ended since
+    for kept, missed, share in ((103, 101, "75.0 %"), (103, 103, "50.0 %")):
+        told.fleet("a", targets={"kept": kept, "missed": missed})
+        tile.to_have_text(share)
+    told.at += 58
+    told.fleet("a", targets={"kept": 104, "missed": 103})
+    tile.to_have_text("57.1 %")
+    told.at += 2
+    told.fleet("a", targets={"kept": 104, "missed": 103})
+    tile.to_have_text("100.0 %")
+    told.fleet("a", targets={"kept": 0, "missed": 1})  # the gateway was started anew
+    tile.to_have_text(NONE)
+    told.fleet("a", targets={"kept": 1, "missed": 1})
+    tile.to_have_text("100.0 %")
+
+
+def test_who_missed_a_target_is_told_in_words(told: Told) -> None:
+    record = RequestRecord("late", "m", stream=True, received_s=told.at, targets=Targets(2.0, 0.1))
+    record.outcome, record.first_token_s, record.ended_s = "completed", told.at + 3, told.at + 4
+    record.ttft_s, record.tpot_s = 3.0, 0.05
+    record.kept = {"ttft": False, "tpot": True, "both": False}
+    told.page.route(
+        "**/makespan/v1/requests/late", lambda route: route.fulfill(json=record.explain())
+    )
+    told.fleet("a")
+    told.tell("lists", {"requests": [_request(record)], "plans": [], "tenants": []})
+    expect(told.page.locator("#requests tbody td").last).to_have_text("completed, late")
+    told.page.locator('[data-request="late"]').click()
+    facts = expect(told.page.get_by_role("dialog").locator(".facts"))
+    facts.to_contain_text("3.00 s (target 2.00 s, missed)")
+    facts.to_contain_text("0.050 s (target 0.100 s, kept)")
 
 
 def test_an_explanations_numbers_lead_to_when_it_was_to_be_done(told: Told) -> None:

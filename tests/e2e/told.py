@@ -53,6 +53,7 @@ class Told:
         self.at += 0.5
         frame = {
             "at": self.at, "running": 0, "unsent": 0, "outcomes": {}, "plan": None,
+            "targets": {"kept": 0, "missed": 0},
             "workers": [self.worker(name, up=name not in down) for name in names],
         }  # fmt: skip
         if len(down) == len(names):

@@ -193,7 +193,7 @@ class Completions:
             try:
                 outcome = await self._attempt(exchange, ticket, worker, tries_left)
             except RecalledError:
-                ticket.recalled += 1
+                exchange.record.recalled = ticket.recalled = ticket.recalled + 1
                 self._metrics.recalled.inc()
                 exchange.end_attempt("recalled", failed=False)
                 continue
@@ -219,7 +219,7 @@ class Completions:
         """The request goes to the worker that its plan says."""
         record, worker = exchange.record, placement.worker
         record.choice, record.worker = placement.plan.choice(placement.index), worker.name
-        record.planned, record.recalled = ticket.planned, ticket.recalled
+        record.planned = ticket.planned
         exchange.sent, record.sent_s = time.monotonic(), time.time()
         if exchange.recorded:
             exchange.attempts.append(begin_attempt(placement, record.choice))

@@ -47,11 +47,13 @@ class Frames:
     def fleet(self) -> Frame:
         """The workers and the totals, a few times a second; who is expected where nobody is up."""
         now, plan = time.monotonic(), self._dispatcher.latest
+        kept, missed = self._metrics.kept_both()
         frame = {
             "at": time.time(),
             "running": self._accounts.running,
             "unsent": self._dispatcher.unsent,
             "outcomes": self._metrics.outcomes(),
+            "targets": {"kept": kept, "missed": missed},
             "plan": None if plan is None else _plan(plan),
             "workers": [_worker(one, self._watches.of(one), now) for one in self._workers],
         }
@@ -157,6 +159,7 @@ def _request(record: RequestRecord) -> Frame:
         "id": record.id,
         "tenant": record.tenant,
         "outcome": record.outcome,
+        "kept": record.kept.get("both"),
         "worker": record.worker,
         "prompt_tokens": record.prompt_tokens,
         "expected_tokens": record.expected_tokens,

@@ -64,11 +64,15 @@ class Recaller:
             return
         self._next_s = now + RECALL_INTERVAL_S
         for worker, (tickets, most) in asked.items():
-            for ticket in tickets:
-                ticket.recall_pending = True
-            task = asyncio.create_task(self._recall(worker, tickets, most))
-            self._calls.add(task)
-            task.add_done_callback(self._calls.discard)
+            self.take_back(worker, tickets, most)
+
+    def take_back(self, worker: Worker, tickets: Sequence[Ticket], most: int) -> None:
+        """Ask a worker for `most` of the requests, as far as they have not begun there."""
+        for ticket in tickets:
+            ticket.recall_pending = True
+        task = asyncio.create_task(self._recall(worker, tickets, most))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
 
     async def _recall(self, worker: Worker, tickets: Sequence[Ticket], most: int) -> None:
         """What comes of it is seen from the requests' own answers."""

@@ -104,14 +104,14 @@ def test_each_request_is_counted_once_and_remembers_what_it_kept() -> None:
         accounts.begin(record)
         accounts.end(record, Outcome.COMPLETED, Timing(0.0, 0.0, 0.5, first, first + 0.5))
     assert metrics.kept_both() == (1, 1)
-    first, second, third = (accounts.log.find(f"r{k}") for k in range(3))
-    assert first is not None
-    assert second is not None
-    assert third is not None
-    assert first.explain()["slo"] == {
+    one, two, three = (accounts.log.find(f"r{k}") for k in range(3))
+    assert one is not None
+    assert two is not None
+    assert three is not None
+    assert one.explain()["slo"] == {
         "ttft": {"target_s": 2.0, "actual_s": 1.0, "met": True},
         "tpot": {"target_s": 0.1, "actual_s": 0.05, "met": True},
         "both": {"met": True},
     }
-    assert second.explain()["slo"]["ttft"] == {"target_s": 2.0, "actual_s": 3.0, "met": False}
-    assert third.explain()["slo"]["tpot"] == {"target_s": None, "actual_s": 0.05, "met": None}
+    assert two.explain()["slo"]["ttft"] == {"target_s": 2.0, "actual_s": 3.0, "met": False}
+    assert three.explain()["slo"]["tpot"] == {"target_s": None, "actual_s": 0.05, "met": None}

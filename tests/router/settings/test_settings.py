@@ -13,7 +13,10 @@ from router.settings.base import BadSettings, Settings
 from router.settings.calibrate import CalibrateSettings
 from router.settings.commands import COMMANDS, known_environment, load
 from router.settings.gateway import GatewaySettings
+from router.settings.targets import read_targets, write_targets
 from router.settings.up import UpSettings
+from solver.batching.priority import Priority
+from solver.batching.targets import DEFAULT_TARGETS, NO_TARGETS, Targets
 
 ONE = ["--worker", "http://a:1"]
 REAL = ["--engine", "transformers", "--model", "x"]
@@ -50,6 +53,22 @@ def test_workers_may_be_urls_names_and_services() -> None:
     assert load(GatewaySettings, ["--worker", ",".join(named)]).worker == named
 
 
+@pytest.mark.parametrize(
+    ("text", "targets"),
+    [
+        ("none", NO_TARGETS),
+        ("ttft=1.5s", Targets(ttft_s=1.5)),
+        ("tpot=50ms", Targets(tpot_s=0.05)),
+        (" tpot=50ms, ttft=1min", Targets(60.0, 0.05)),
+    ],
+)
+def test_targets_are_set_by_priority(text: str, targets: Targets) -> None:
+    for priority in Priority:
+        settings = load(GatewaySettings, [*ONE, f"--targets-{priority.value}", text])
+        assert settings.targets() == {**DEFAULT_TARGETS, priority: targets}
+    assert read_targets(write_targets(targets)) == targets
+
+
 def test_speeds_are_dealt_out() -> None:
     assert load(UpSettings, ["--speed", "24,8"]).speed == (24.0, 8.0)
 
@@ -77,6 +96,12 @@ def test_speeds_are_dealt_out() -> None:
             "is not like kubernetes://",
         ),
         (GatewaySettings, ["--drain-s", "inf"], "drain_s"),
+        (GatewaySettings, ["--admission", "drop"], "admission: .*'queue' or 'shed'"),
+        (GatewaySettings, ["--targets-default", "ttft=2"], "targets_default: '2' is no duration"),
+        (GatewaySettings, ["--targets-bulk", "e2e=2s"], "targets_bulk: 'e2e=2s' are no targets"),
+        (GatewaySettings, ["--targets-bulk", ""], "targets_bulk: '' are no targets"),
+        (GatewaySettings, ["--targets-interactive", "tpot=1s,tpot=2s"], "has tpot twice"),
+        (GatewaySettings, ["--targets-interactive", "ttft=200h"], "'200h' is longer than a week"),
         (UpSettings, ["--agent-port", "65534", "--agents", "4"], "agent_port: 4 agents"),
         (UpSettings, ["--speed", "inf"], "speed"),
         (AgentSettings, ["--policy", "magic"], "policy"),

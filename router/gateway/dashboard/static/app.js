@@ -4,6 +4,7 @@ import { Charts } from "./charts.js";
 import { Explanation } from "./explain.js";
 import { Fleet, utilization } from "./fleet.js";
 import { clock, count, percent, seconds, setText } from "./format.js";
+import { Goodput } from "./goodput.js";
 import { Lists, showOutcomes } from "./lists.js";
 import { onTheme } from "./look.js";
 import { Stream } from "./stream.js";
@@ -16,6 +17,7 @@ const pause = document.querySelector("#pause");
 const first = document.querySelector("#first");
 const explanation = new Explanation();
 const charts = new Charts();
+const goodput = new Goodput();
 const lists = new Lists((id) => explanation.open(id));
 const fleet = new Fleet((names) => stream.want(names));
 let frame = null; // the latest
@@ -32,6 +34,7 @@ const stream = new Stream(
       frame = data;
       fleet.hear(data);
       charts.hear(data);
+      goodput.hear(data);
       show();
     },
     slots(report) {
@@ -65,6 +68,7 @@ function show() {
     bound: seconds(frame.plan?.lower_bound_s ?? NaN),
     gap: percent(frame.plan?.gap_ratio ?? NaN),
     utilization: percent(utilization(...frame.workers)),
+    goodput: percent(goodput.share()),
     completed: count(completed),
     "not-completed": count(total(others)),
   };

@@ -54,7 +54,9 @@ function explanation(request) {
     worker: request.worker ?? "–",
     came: clock(times.received_at),
     "sent after": since(times.sent_at),
-    "first token after": since(times.first_token_at),
+    "first token after": against(request.slo.ttft, since(times.first_token_at)),
+    "per token": against(request.slo.tpot, seconds(request.slo.tpot.actual_s ?? NaN)),
+    "kept its targets": { true: "yes", false: "no", null: "–" }[request.slo.both.met],
     "ended after": since(times.ended_at),
     "prompt tokens": count(request.prompt_tokens) + (request.cached_tokens ? ` (${count(request.cached_tokens)} cached)` : ""),
     "output tokens": `${count(request.output_tokens ?? NaN)} (expected ${figure(request.expected_tokens)})`,
@@ -72,6 +74,13 @@ function explanation(request) {
   if (choice === null) parts.push(make("p", {}, "It has not been sent to a worker."));
   else parts.push(...reasons(choice), candidates(choice));
   return parts;
+}
+
+// What a user felt of a stream, and what was to be kept.
+function against({ target_s, met }, felt) {
+  if (target_s === null) return felt;
+  const verdict = { true: ", kept", false: ", missed", null: "" }[met];
+  return `${felt} (target ${seconds(target_s)}${verdict})`;
 }
 
 function reasons(choice) {

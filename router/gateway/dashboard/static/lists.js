@@ -51,7 +51,7 @@ export class Lists {
       cell(why(request)),
       make("td", { class: "number" }, tokens),
       make("td", { class: "number" }, running ? "–" : seconds(request.ended_at - request.received_at)),
-      make("td", failed ? { class: "bad" } : {}, running && !request.worker ? "waiting" : request.outcome.replaceAll("_", " ")),
+      make("td", failed ? { class: "bad" } : {}, outcome(request)),
     );
   }
 
@@ -90,6 +90,11 @@ function why({ worker, rival, lead_s }) {
   if (rival === null) return "only there";
   if (Math.abs(lead_s) < 0.0005) return `as soon as on ${rival}`;
   return lead_s > 0 ? `${seconds(lead_s)} before ${rival}` : `${seconds(-lead_s)} after ${rival}`;
+}
+
+function outcome({ outcome, worker, kept }) {
+  if (outcome === "in_flight" && !worker) return "waiting";
+  return outcome === "completed" && kept === false ? "completed, late" : outcome.replaceAll("_", " ");
 }
 
 function tenantRow(row) {
