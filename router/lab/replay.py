@@ -166,6 +166,11 @@ def _shared_settings(settings: ReplaySettings) -> dict[str, str]:
         "arrivals": settings.arrivals,
         "seed": str(settings.seed),
     }
+    asked = (("ttft", settings.ttft_ms), ("tpot", settings.tpot_ms))
+    if targets := ", ".join(f"{name} {limit} ms" for name, limit in asked if limit is not None):
+        shared["targets"] = targets
+    if settings.stale is not None:
+        shared["seconds between looks"] = f"{settings.stale:g}"
     if settings.speed != (1.0,):
         shared["speeds"] = ", ".join(f"{speed:g}" for speed in settings.speed)
     return shared

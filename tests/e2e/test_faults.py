@@ -41,7 +41,7 @@ def alive(pids: list[int]) -> list[int]:
 def test_stopping_ends_what_runs_and_leaves_no_process_behind(sig: signal.Signals) -> None:
     fleet = Fleet("--drain-s", str(PATIENCE_S))
     pids = children(fleet.process.pid)
-    assert len(pids) >= 4  # two agents, a gateway, and its MILP
+    assert len(pids) >= 3  # two agents and a gateway
     with ThreadPoolExecutor(4) as pool:
         body = {**TEXT, "max_tokens": 600, "ignore_eos": True}
         answers = [pool.submit(post, fleet, {**body, "stream": s}) for s in (True, False) * 2]

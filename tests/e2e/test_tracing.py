@@ -132,7 +132,7 @@ def test_one_trace_from_the_client_to_the_last_token(
     window, plan, dispatch = children[root.id]
     assert names((window, plan, dispatch)) == list(GATEWAY)
     assert window.attributes["makespan.window.requests"] == 1
-    assert plan.attributes["makespan.plan.method"] == "heuristic"
+    assert plan.attributes["makespan.plan.method"] == "in_turn"
     assert plan.attributes["makespan.worker"] == told["makespan.worker"]
     assert plan.attributes["makespan.plan.workers"] == 2
     assert dispatch.kind == "CLIENT"

@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 
-from router.agent.engines.base import Engine, Limit
+from router.agent.engines.base import Engine, Iteration, Limit
 from router.agent.loop import EngineLoop, EngineRequest
+from router.agent.queue_position import QueuePosition
 from router.http.schemas import read
 from router.observe.metrics import AgentMetrics
 from router.settings.agent import AgentSettings
 from solver.batching.batcher import Batcher
 from solver.batching.policies import POLICIES
+from solver.batching.sequence import Stage
+from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.model import CostModel
 
 pytestmark = pytest.mark.skipif(
@@ -71,7 +74,11 @@ async def texts(job: EngineRequest) -> tuple[list[str], list[str | None]]:
 
 
 def run(
-    engine: Engine, work: list[EngineRequest], policy: str, kv_tokens: int = KV_TOKENS
+    engine: Engine,
+    work: list[EngineRequest],
+    policy: str,
+    kv_tokens: int = KV_TOKENS,
+    targets: Targets = NO_TARGETS,
 ) -> Batcher:
     """All at once, to the end."""
     batcher = Batcher(
@@ -82,7 +89,7 @@ def run(
     async def play() -> None:
         task = asyncio.create_task(loop.run())
         for job in work:
-            loop.submit(job, None, time.monotonic())
+            loop.submit(job, None, time.monotonic(), QueuePosition(targets=targets))
         while batcher.running or batcher.queued:
             await asyncio.sleep(0.01)
             assert not loop.broken
@@ -127,6 +134,26 @@ def test_greedy_answers_are_those_of_plain_generation(
     work = jobs(engine, wanted)
     run(engine, work, policy)
     assert [said(job)[0] for job in work] == expected
+
+
+def test_greedy_answers_are_the_same_when_targets_cut_prompts(
+    engine: Engine, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside eight that decode a chunk has 114 tokens at most: an iteration without is 15 ms."""
+    beside: list[int] = []
+    compute = engine.run
+
+    async def watched(stage: Stage, *, resumed: bool) -> Iteration:
+        if stage.decode:
+            beside.append(stage.prompt_tokens)
+        return await compute(stage, resumed=resumed)
+
+    monkeypatch.setattr(engine, "run", watched)
+    wanted = [{"prompt": ids, "max_tokens": 8 + k % 40} for k, ids in enumerate(prompts(24, 1))]
+    work = jobs(engine, wanted)
+    run(engine, work, "adaptive", targets=Targets(tpot_s=0.002))
+    assert [said(job)[0] for job in work] == expected
+    assert 0 < max(beside) <= 114
 
 
 def test_who_loses_its_memory_goes_on_where_it_was(engine: Engine, plain: Plain) -> None:

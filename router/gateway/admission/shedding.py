@@ -37,7 +37,9 @@ from solver.routing.shed import (
 )
 
 # Between two looks at a request that waits: nothing is gained by looking more often.
-LOOK_S = 0.01
+LOOK_S = 0.05
+# Of shorter streams the time between tokens tells more of what held up their first event.
+SEEN_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Shedding:
             placement = await self._dispatcher.place(ticket)
         else:
             placement = await self._place_in_time(ask)
-            self._look_again(ask, placement.worker)
+            self._look_again(ask, placement.worker, self._judge(ask)[1])
         if request.stream and request.choices == 1 and request.least_tokens > 1:
             sent = (time.monotonic(), request.least_tokens)
             self._lasting.setdefault(placement.worker, {})[ticket] = sent
@@ -103,12 +105,14 @@ class Shedding:
 
     def saw(self, worker: Worker, felt: Felt) -> None:
         """A worker has answered a request: what it can do, it may do again."""
-        if self._on and felt.ttft_s is not None:
-            best, tpot_s = self._seen.get(worker, NOTHING_SEEN), felt.tpot_s or inf
-            self._seen[worker] = Seen(min(best.ttft_s, felt.ttft_s), min(best.tpot_s, tpot_s))
+        if not self._on or felt.ttft_s is None:
+            return
+        tpot_s = felt.tpot_s if felt.tpot_s and (felt.tokens or 0) >= SEEN_TOKENS else inf
+        best = self._seen.get(worker, NOTHING_SEEN)
+        self._seen[worker] = Seen(min(best.ttft_s, felt.ttft_s), min(best.tpot_s, tpot_s))
 
     async def _place_in_time(self, ask: _Ask) -> Placement:
-        miss = self._miss(ask)
+        miss, next_s = self._judge(ask)
         if miss is not None:
             raise self._error(ask, miss)
         loop = asyncio.get_running_loop()
@@ -116,16 +120,16 @@ class Shedding:
 
         def look() -> None:
             nonlocal miss, alarm
-            miss = self._miss(ask)
+            miss, next_s = self._judge(ask)
             if miss is not None:
                 limit.reschedule(loop.time())
             else:
-                alarm = loop.call_later(self._next_look_s(ask), look)
+                alarm = loop.call_later(next_s, look)
 
         try:
             async with asyncio.timeout(None) as limit:
-                if ask.targets.ttft_s != inf:
-                    alarm = loop.call_later(self._next_look_s(ask), look)
+                if next_s != inf:
+                    alarm = loop.call_later(next_s, look)
                 return await self._dispatcher.place(ask.ticket)
         except TimeoutError as error:
             if miss is None:
@@ -135,33 +139,30 @@ class Shedding:
             if alarm is not None:
                 alarm.cancel()
 
-    def _look_again(self, ask: _Ask, worker: Worker) -> None:
+    def _look_again(self, ask: _Ask, worker: Worker, next_s: float) -> None:
         """Whether it has begun where it was sent, when it must have."""
-        if ask.targets.ttft_s != inf:
+        if next_s != inf:
             loop = asyncio.get_running_loop()
-            late = loop.call_later(self._next_look_s(ask), self._take_back, ask, worker)
-            self._alarms[ask.ticket] = late
+            self._alarms[ask.ticket] = loop.call_later(next_s, self._take_back, ask, worker)
 
     def _take_back(self, ask: _Ask, worker: Worker) -> None:
         """An agent gives back only what has not begun; it is then refused like all that wait."""
         ticket = ask.ticket
-        if ticket not in worker.load.not_begun():
+        if worker.state is None or ticket not in worker.load.not_begun():
             return
-        if ticket.recall_pending or self._miss(ask) is None:
-            self._look_again(ask, worker)
-        elif worker.state is not None:
+        miss, next_s = self._judge(ask)
+        if ticket.recall_pending or miss is None:
+            self._look_again(ask, worker, next_s)
+        else:
             self._recaller.take_back(worker, [ticket], 1)
 
-    def _miss(self, ask: _Ask) -> Miss | None:
-        return find_miss(ask.targets, time.monotonic() - ask.ticket.arrival_s, self._floors(ask))
-
-    def _next_look_s(self, ask: _Ask) -> float:
-        waited_s = time.monotonic() - ask.ticket.arrival_s
-        return max(LOOK_S, last_call_s(ask.targets, self._floors(ask)) - waited_s)
-
-    def _floors(self, ask: _Ask) -> list[Floor]:
+    def _judge(self, ask: _Ask) -> tuple[Miss | None, float]:
+        """What it certainly misses, if anything; else in how many seconds it might, at best."""
         able = (w for w in self._workers.available() if ask.ticket.is_eligible_for(w))
-        return [self._floor(worker, ask.prompt_tokens) for worker in able]
+        floors = [self._floor(worker, ask.prompt_tokens) for worker in able]
+        waited_s = time.monotonic() - ask.ticket.arrival_s
+        next_s = max(LOOK_S, last_call_s(ask.targets, floors) - waited_s)
+        return find_miss(ask.targets, waited_s, floors), next_s
 
     def _floor(self, worker: Worker, prompt_tokens: int) -> Floor:
         """Nothing is certain of a cost model that is assumed, or has not met its engine yet."""

@@ -27,7 +27,7 @@ from tests.waiting import PATIENCE_S, until
 
 ROUND_S = COST.decode_s(1)
 USUAL = Targets(2.0, 0.1)
-SERVED = Felt(ttft_s=1.0, tpot_s=1.0, all_s=9.0, tokens=9)
+SERVED = Felt(ttft_s=1.0, tpot_s=1.0, all_s=99.0, tokens=99)
 
 
 def wanting(targets: Targets) -> Ticket:
@@ -154,6 +154,11 @@ async def test_a_cost_model_is_believed_once_it_has_met_its_engine() -> None:
         made.shedding.saw(worker, replace(SERVED, tpot_s=None, ttft_s=None))  # not in a stream
         await made.place(hard)
         made.shedding.saw(worker, SERVED)
+        with pytest.raises(OutOfReachError):
+            await made.place(hard)
+        made.shedding.saw(
+            worker, replace(SERVED, tpot_s=ROUND_S * 0.8, tokens=5)
+        )  # its first event was late
         with pytest.raises(OutOfReachError):
             await made.place(hard)
         made.shedding.saw(worker, replace(SERVED, tpot_s=ROUND_S * 0.8))
