@@ -12,11 +12,13 @@ import orjson
 
 from router.lab.files import writable
 from router.lab.pictures.gantt import fleet_gantt, gantt
+from router.lab.replay_goodput import answers_json, find, for_people
 from router.lab.reports.report import Run, Traffic, report
 from router.lab.reports.sizing_words import rows, sized
 from router.lab.reports.words import NBSP
+from router.lab.simulation.goodput import Found
 from router.lab.simulation.pool import over
-from router.lab.simulation.run import Choice, fleet, load, setting
+from router.lab.simulation.run import Choice, fleet, load, load_at, setting
 from router.lab.simulation.runs import by_workers, ordered
 from router.lab.simulation.sizing import Goal, answers, search
 from router.settings.replay import ReplaySettings
@@ -41,12 +43,17 @@ def replay(settings: ReplaySettings) -> None:
         ProblemError: if a request fits into no worker.
     """
     requests = load(settings)
-    goal = None
+    goal = found = None
     if settings.slo:
         goal = Goal(settings.slo, sorted(settings.workers), settings.worker_cost)
     with writable(settings.report) as file:  # complains before the work, not after
-        runs = _runs(settings, goal)
-        file.write(_page(settings, requests, goal, runs).encode())
+        if settings.goodput:
+            found = find(settings, partial(_run_all, settings))
+        runs = _runs(settings, goal) if found is None else found.runs
+        file.write(_page(settings, requests, goal, found, runs).encode())
+    if found is not None:
+        print(_goodput_json(found) if settings.json else for_people(settings, found))
+        return
     if goal is None:
         print(_json(runs) if settings.json else _table(settings, runs))
         return
@@ -68,7 +75,11 @@ def _runs(settings: ReplaySettings, goal: Goal | None) -> list[Run]:
 
 
 def _page(
-    settings: ReplaySettings, requests: Sequence[Request], goal: Goal | None, runs: Sequence[Run]
+    settings: ReplaySettings,
+    requests: Sequence[Request],
+    goal: Goal | None,
+    found: Found | None,
+    runs: Sequence[Run],
 ) -> str:
     traffic = Traffic(
         name=settings.requests.name,
@@ -83,6 +94,7 @@ def _page(
         settings=_shared_settings(settings),
         command=" ".join(["makespan", *sys.argv[1:]]),
         goal=goal,
+        goodput=found,
     )
 
 
@@ -101,7 +113,7 @@ def _with_pictures(
 
 
 def _run(settings: ReplaySettings, choice: Choice) -> Run:
-    run = fleet(settings, load(settings), choice)
+    run = fleet(settings, load_at(settings, choice), choice)
     run.run()
     found = figures(run)
     return _run_of(choice, found, np.sort(time_to_first_token(run)).tolist())
@@ -126,6 +138,7 @@ def _run_of(choice: Choice, found: Report, first_s: Sequence[float]) -> Run:
         service_by_length=found.service_by_length,
         ttft_curve=[first_s[k] for k in picked],
         requests=found.requests,
+        load=choice.load,
     )
 
 
@@ -194,6 +207,11 @@ def _table(settings: ReplaySettings, runs: Sequence[Run]) -> str:
 
 def _json(runs: Sequence[Run]) -> str:
     return orjson.dumps({"runs": [_plain(run) for run in runs]}).decode()
+
+
+def _goodput_json(found: Found) -> str:
+    runs = [_plain(run) | {"load": run.load} for run in ordered(found.runs)]
+    return orjson.dumps(answers_json(found) | {"runs": runs}).decode()
 
 
 def _plain(run: Run) -> dict[str, object]:

@@ -20,7 +20,7 @@ from itertools import cycle, islice
 
 import numpy as np
 
-from router.lab.simulation.loads import requests_per_s
+from router.lab.simulation.loads import requests_per_s, stretched
 from router.lab.simulation.traces import dataset
 from router.settings.limits import Limits
 from solver.batching.priority import Priority
@@ -136,11 +136,9 @@ def traffic(situation: Situation, per_worker: int) -> list[Request]:
     if situation.load == BURST:
         return all_at_once(requests)
     rate = situation.load * requests_per_s(requests, situation.costs, situation.profile.slots)
-    last_s = max(one.arrival_s for one in requests)
-    if last_s == 0.0:
+    if max(one.arrival_s for one in requests) == 0.0:
         return poisson(requests, rate, random.Random(0))
-    stretch = len(requests) / (rate * last_s)
-    return [replace(one, arrival_s=one.arrival_s * stretch) for one in requests]
+    return stretched(requests, rate)
 
 
 @cache  # a process simulates many dispatchers on the same traffic

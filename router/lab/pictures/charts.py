@@ -40,6 +40,7 @@ class Series:
         shown: whether it shows before anyone switched it.
         marked: with a dot at each point that tells its values.
         bound: drawn dashed in the colour of bounds.
+        ring: a point to be seen at once, drawn with a line down to its x.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Series:
     shown: bool = True
     marked: bool = False
     bound: bool = False
+    ring: Point | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,14 @@ def lines_chart(
     log_y: bool = False,
     x_ticks: Sequence[float] = (),
     with_legend: bool = True,
+    level: float | None = None,
     width: float = 620.0,
     height: float = 380.0,
 ) -> str:
     """Curves over a common pair of axes; y begins at 0, unless it is logarithmic.
 
     A logarithmic axis begins at the least positive value, and shows points at 0 or less there.
+    `level` is a y that a line is drawn at.
 
     Raises:
         ValueError: no series, or one without points.
@@ -99,6 +103,7 @@ def lines_chart(
         *keys,
         x_axis(x, top, bottom, x_label, x_ticks),
         y_axis(y, LEFT, width - RIGHT, y_label),
+        line(LEFT, y(level), width - RIGHT, y(level), "axis") if level is not None else "",
         *curves,
     )
 
@@ -140,8 +145,17 @@ def _curve(one: Series, ink: int, x: Scale, y: Scale) -> str:
         for (at, value), (across, down) in zip(one.points, places, strict=True):
             tooltip = element("title", escape(f"{one.name}: {figure(value)} at {figure(at)}"))
             parts.append(element("circle", tooltip, cx=across, cy=down, r=3.5, class_=f"f{colour}"))
+    if one.ring is not None:
+        parts.append(_ring(one.ring, kind, x, y))
     hidden = None if one.shown else "off"
     return element("g", *parts, data_series=one.key, class_=hidden)
+
+
+def _ring(at: Point, kind: str, x: Scale, y: Scale) -> str:
+    across, down = x(at[0]), y(at[1])
+    path = f"M{number(across)} {number(down)}V{number(y.start)}"
+    drop = element("path", d=path, class_=kind, stroke_dasharray="1 3")
+    return drop + element("circle", cx=across, cy=down, r=7.0, class_=kind)
 
 
 def bars(

@@ -7,12 +7,15 @@ from html import escape
 from math import nan
 
 from router.lab.pictures.svg import element, figure, percent
+from router.lab.reports.goodput_charts import over_load
+from router.lab.reports.goodput_words import in_short
 from router.lab.reports.page import header, listed, made_by, page, section, terms
 from router.lab.reports.run_charts import first_tokens, makespans
 from router.lab.reports.sizing_charts import workers_needed
 from router.lab.reports.sizing_words import sized
 from router.lab.reports.table import Column, table
 from router.lab.reports.words import TERMS, summary
+from router.lab.simulation.goodput import Found, load_of
 from router.lab.simulation.runs import Run, Traffic, by_workers, ordered, run_name
 from router.lab.simulation.sizing import Goal
 from router.settings.slo import Slo
@@ -28,6 +31,7 @@ def report(
     settings: Mapping[str, str],
     command: str,
     goal: Goal | None = None,
+    goodput: Found | None = None,
 ) -> str:
     """The page.
 
@@ -38,18 +42,24 @@ def report(
         settings: anything else to know, in words, by name.
         command: what makes this page again.
         goal: what the runs were to show, if it was how many workers it takes.
+        goodput: the runs and their bounds, if it was how much load the workers take.
 
     Raises:
         ValueError: there are no runs.
     """
     if not runs:
         raise ValueError("a report needs at least one run")
+    told = _compared(runs)
+    if goal is not None:
+        told = _sized(goal, runs)
+    if goodput is not None:
+        told = _loaded(goodput)
     return page(
         title,
         header("Makespan replay", title, _facts(traffic) | {**_constants(runs), **settings}),
         element(
             "main",
-            *(_compared(runs) if goal is None else _sized(goal, runs)),
+            *told,
             _pictures(runs),
             terms(TERMS),
             made_by(command),
@@ -74,6 +84,16 @@ def _sized(goal: Goal, runs: Sequence[Run]) -> list[str]:
         section("In short", listed(sized(goal, runs))),
         section("Workers", workers_needed(goal, runs)),
         section("All runs", _sizing_table(goal, runs), _latency_table(runs), _length_table(runs)),
+    ]
+
+
+def _loaded(found: Found) -> list[str]:
+    """How much load the workers take."""
+    runs = found.runs
+    return [
+        section("In short", listed(in_short(found))),
+        section("Goodput over load", over_load(found)),
+        section("All runs", _load_table(found), _latency_table(runs), _length_table(runs)),
     ]
 
 
@@ -105,7 +125,8 @@ def _constants(runs: Sequence[Run]) -> dict[str, str]:
 def _name_columns(runs: Sequence[Run]) -> list[Column[Run]]:
     """What tells the runs apart; of a single run, its policy."""
     differ = [name for name, of in NAMES.items() if len({of(run) for run in runs}) > 1]
-    return [Column(name, NAMES[name], words=str) for name in differ or ["policy"]]
+    loads = [Column("load, %", load_of, words=str)] if runs[0].load is not None else []
+    return [*loads, *(Column(name, NAMES[name], words=str) for name in differ or ["policy"])]
 
 
 def _latencies(*names: str) -> list[Column[Run]]:
@@ -159,10 +180,28 @@ def _sizing_table(goal: Goal, runs: Sequence[Run]) -> str:
     return table(caption, columns, ordered(runs), lambda run: run.workers)
 
 
+def _peers(run: Run) -> tuple[int, int | None]:
+    """Runs of which this is the same may be compared."""
+    return run.workers, run.load
+
+
+def _load_table(found: Found) -> str:
+    columns: list[Column[Run]] = [
+        *_name_columns(found.runs),
+        Column("requests/s", lambda run: found.rate(load_of(run))),
+        Column("goodput", lambda run: run.goodput, words=percent, best="high", bar=True),
+        Column("at most", lambda run: found.bounds[load_of(run)], words=percent),
+        Column("utilization", lambda run: run.utilization, words=percent),
+        *_latencies("p50", "p99"),
+    ]
+    caption = "Bold is the best at a load. A column's head sorts by it."
+    return table(caption, columns, ordered(found.runs), _peers)
+
+
 def _latency_table(runs: Sequence[Run]) -> str:
     words = "Every latency figure"
     columns = [*_name_columns(runs), *_latencies("mean", "p50", "p95", "p99")]
-    inner = table(f"{words}.", columns, ordered(runs), lambda run: run.workers)
+    inner = table(f"{words}.", columns, ordered(runs), _peers)
     return element("details", element("summary", words), inner)
 
 
@@ -178,9 +217,7 @@ def _length_table(runs: Sequence[Run]) -> str:
         *(column(quarter, "e2e_s", "mean end to end, s", figure) for quarter in QUARTERS),
         *(column(quarter, "service_ratio", "since its prefill", percent) for quarter in QUARTERS),
     ]
-    inner = table(
-        f"{words}: quarters of the requests.", columns, ordered(runs), lambda run: run.workers
-    )
+    inner = table(f"{words}: quarters of the requests.", columns, ordered(runs), _peers)
     return element("details", element("summary", words), inner)
 
 

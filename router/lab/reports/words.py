@@ -99,6 +99,15 @@ TERMS: Mapping[str, str] = {
         "The requests in four equal parts by output tokens. What of the time from end to end lay "
         "after the request's prefill had begun is its service; the rest it waited."
     ),
+    "Load": (
+        "Requests a second over what the workers could serve at most by the lower bound: all slots "
+        "full at any time, every prompt prefilled. All times between arrivals are in proportion."
+    ),
+    "Upper bound": (
+        "No more of the requests can keep their targets on these workers, whatever router, order "
+        "and iterations: a linear program over what must be done within each stretch of time. What "
+        "comes near to it cannot be much improved; the bound itself may be out of reach."
+    ),
     "Worker-hours": "The time until the makespan, times the workers.",
     "p50, p95, p99": "Half, 95 % and 99 % of the requests took at most so long.",
     "Schedules": (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from math import inf
 
+from router.lab.simulation.loads import requests_per_s, stretched
 from router.lab.simulation.traces import read
 from router.settings.hardware import hardware
 from router.settings.offline import Traffic
@@ -27,11 +28,17 @@ Record = Callable[[ScheduleLine], None]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a run is about."""
+    """What a run is about.
+
+    Attributes:
+        policy, dispatch, workers: what is tried.
+        load: percent of what the workers could serve at most; None: as the trace's arrivals say.
+    """
 
     policy: str
     dispatch: str
     workers: int
+    load: int | None = None
 
 
 def load(traffic: Traffic) -> list[Request]:
@@ -43,6 +50,25 @@ def load(traffic: Traffic) -> list[Request]:
     if kind == "poisson":
         return poisson(requests, float(rate), random.Random(f"{traffic.seed}/arrivals"))
     return requests
+
+
+def load_at(traffic: Traffic, choice: Choice) -> list[Request]:
+    """The requests of a run, at its load."""
+    requests = load(traffic)
+    if choice.load is None:
+        return requests
+    return stretched(requests, choice.load / 100 * capacity(traffic, requests, choice.workers))
+
+
+def capacity(traffic: Traffic, requests: Sequence[Request], workers: int) -> float:
+    """Requests like these a second that workers could serve at most: a load of 100 %."""
+    return requests_per_s(requests, costs(traffic, workers), setting(traffic, requests).slots)
+
+
+def costs(traffic: Traffic, workers: int) -> list[CostModel]:
+    """A cost model a worker."""
+    cost = hardware(traffic.cost).cost
+    return [cost.scaled(1 / speed) for speed in islice(cycle(traffic.speed), workers)]
 
 
 def setting(traffic: Traffic, requests: Sequence[Request]) -> WorkerSetting:
@@ -62,11 +88,9 @@ def fleet(
     traffic: Traffic, requests: Sequence[Request], choice: Choice, record: Record | None = None
 ) -> Fleet:
     """Ready to run."""
-    cost = hardware(traffic.cost).cost
-    speeds = islice(cycle(traffic.speed), choice.workers)
     return assembled(
         requests,
-        [cost.scaled(1 / speed) for speed in speeds],
+        costs(traffic, choice.workers),
         setting(traffic, requests),
         choice,
         lengths=traffic.lengths,

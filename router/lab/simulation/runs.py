@@ -28,6 +28,7 @@ class Run:
         service_by_length: see `solver.sim.report.Report`.
         ttft_curve: a sorted sample of times to first token, at most about 200.
         requests: how many were served.
+        load: percent of what the workers could serve at most; None: as the trace's arrivals say.
         gantt_svg: a picture of the schedule by `router.lab.pictures.gantt`, put into the page as it
         is.
     """
@@ -48,6 +49,7 @@ class Run:
     service_by_length: Mapping[str, Mapping[str, float]]
     ttft_curve: Sequence[float]
     requests: int
+    load: int | None = None
     gantt_svg: str = ""
 
     @property
@@ -105,8 +107,8 @@ def by_workers(runs: Sequence[Run]) -> dict[int, list[Run]]:
 
 
 def ordered(runs: Sequence[Run]) -> list[Run]:
-    """Fewest workers first, of as many the soonest."""
-    return sorted(runs, key=lambda run: (run.workers, run.makespan_s))
+    """The least load and fewest workers first, of as many the soonest."""
+    return sorted(runs, key=lambda run: (run.load or 0, run.workers, run.makespan_s))
 
 
 def by_kind(runs: Sequence[Run]) -> dict[Kind, list[Run]]:
