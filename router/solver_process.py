@@ -1,9 +1,11 @@
 """The slow half of planning in a process of its own, so that no solve ever stalls an event loop.
 
-One child is spawned and kept warm: loading Pyomo and HiGHS takes half a second, and two solves in
-threads of one process would hang. It tells of every better plan as it finds it, so whoever asks has
-the best so far at its deadline, whatever the child is doing then. If the child is late, busy, dead
-or wrong, nobody waits for it; a dead or stuck one is replaced and counted.
+What is searched for is given (`Search`): packings, or joint plans of windows. One child is spawned
+when there is first something for it to do, and kept warm: loading Pyomo and HiGHS takes half a
+second, and two solves in threads of one process would hang. It tells of every better plan as it
+finds it, so whoever asks has the best so far at its deadline, whatever the child is doing then. If
+the child is late, busy, dead or wrong, nobody waits for it; a dead or stuck one is replaced and
+counted.
 """
 
 from __future__ import annotations
@@ -14,47 +16,67 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import Generic, TypeAlias, TypeVar
 
 from solver.errors import InfeasibleProblem
-from solver.packing.check import check
-from solver.packing.pipeline import improvements, is_better
-from solver.packing.plan import Plan
-from solver.packing.problem import Problem
+from solver.packing.problem import SecondsLeft
 
 log = logging.getLogger(__name__)
 
-Answer = Plan | Exception | None  # None: that was all
-Question = tuple[Problem, Plan | None, float]
+Q = TypeVar("Q")
+P = TypeVar("P")
+Answer: TypeAlias = P | Exception | None  # None: that was all
 
 # A solve that has overrun its limit by this much will not come back.
 STUCK_S = 30.0
 END_S = 5.0  # for a child to leave by itself
 PAUSE_S = 0.2  # before a new one starts, lest one that cannot start keeps a core busy
-WARM_UP = Problem.of([[1.0, 2.0], [2.0, 1.0]])
 
 
-def _child(pipe: Connection) -> None:
+@dataclass(frozen=True, slots=True)
+class Search(Generic[Q, P]):
+    """How questions become plans; functions of modules, as the child is told them by name.
+
+    Attributes:
+        warm_up: load what the first question should not wait for.
+        improvements: better plans than the one that there is, if any, until there is no time left.
+        check: raises an error for a plan that is wrong, in the process that asked.
+        supersedes: whether the first plan is better, or as good with a better bound.
+    """
+
+    warm_up: Callable[[], None]
+    improvements: Callable[[Q, P | None, SecondsLeft], Iterator[P]]
+    check: Callable[[Q, P], None]
+    supersedes: Callable[[P, P], bool]
+
+
+def _child(pipe: Connection, search: Search[Q, P]) -> None:
     """Answer what comes through `pipe` until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # who stops all at once means us, too
-    for _ in improvements(WARM_UP, None):  # load Pyomo and HiGHS
-        pass
+    search.warm_up()
     try:
         pipe.send(None)
         while (question := pipe.recv()) is not None:
-            problem, incumbent, deadline = question
-            _answer(pipe, problem, incumbent, deadline)
+            asked, incumbent, deadline = question
+            _answer(pipe, search, asked, incumbent, deadline)
     except (EOFError, BrokenPipeError):
         return
 
 
-def _answer(pipe: Connection, problem: Problem, incumbent: Plan | None, deadline: float) -> None:
+def _answer(
+    pipe: Connection, search: Search[Q, P], question: Q, incumbent: P | None, deadline: float
+) -> None:
+    def left_s() -> float:
+        return max(0.0, deadline - time.monotonic())
+
     try:
-        for plan in improvements(problem, incumbent, lambda: max(0.0, deadline - time.monotonic())):
+        for plan in search.improvements(question, incumbent, left_s):
             pipe.send(plan)
     except BrokenPipeError:
         raise
@@ -64,16 +86,16 @@ def _answer(pipe: Connection, problem: Problem, incumbent: Plan | None, deadline
         pipe.send(None)
 
 
-class SolverProcess:
+class SolverProcess(Generic[Q, P]):
     """See the module. `replaced` is called whenever a new child takes the place of another."""
 
-    def __init__(self, replaced: Callable[[], None] = lambda: None) -> None:
-        self._replaced = replaced
+    def __init__(self, search: Search[Q, P], replaced: Callable[[], None] = lambda: None) -> None:
+        self._search, self._replaced = search, replaced
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
         self._asking: asyncio.Task[None] | None = None
         self._asked_s = 0.0
-        self._should_run = False
+        self._should_run: bool | None = None  # None: nobody has asked for it yet
         self._sending = False  # a question is on its way, and the pipe may be full
 
     @property
@@ -87,7 +109,7 @@ class SolverProcess:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=_child, args=(theirs,), name="makespan-solver", daemon=True
+            target=_child, args=(theirs, self._search), name="makespan-solver", daemon=True
         )
         self._process.start()
         theirs.close()
@@ -115,7 +137,9 @@ class SolverProcess:
         self._sending = False
 
     def ready(self) -> bool:
-        """Whether the child could start on something now; brings a stuck one back."""
+        """Whether the child could begin something now; starts it, and brings a stuck one back."""
+        if self._should_run is None:
+            self.start()
         if self._process is None:
             return False
         if self._asking is not None and not self._asking.done():
@@ -129,9 +153,7 @@ class SolverProcess:
         assert self._asking is not None
         await self._asking
 
-    async def improve(
-        self, problem: Problem, incumbent: Plan | None, deadline: float
-    ) -> Plan | None:
+    async def improve(self, question: Q, incumbent: P | None, deadline: float) -> P | None:
         """The best plan by `deadline` on the monotonic clock, checked; `ready` must be true.
 
         Raises:
@@ -139,22 +161,22 @@ class SolverProcess:
         """
         assert self._pipe is not None
         best, loop, answered = incumbent, asyncio.get_running_loop(), asyncio.Event()
-        answers: list[Answer] = []
+        answers: list[Answer[P]] = []
 
-        def on_answer(answer: Answer) -> None:
+        def on_answer(answer: Answer[P]) -> None:
             answers.append(answer)
             answered.set()
 
-        def pass_on(answer: Answer) -> None:
+        def pass_on(answer: Answer[P]) -> None:
             loop.call_soon_threadsafe(on_answer, answer)
 
         def sent() -> None:
             self._sending = False
 
-        question = (problem, incumbent, deadline)
+        asked = question, incumbent, deadline
         self._asked_s, self._sending = time.monotonic(), True
         self._asking = asyncio.create_task(
-            asyncio.to_thread(_exchange, self._pipe, question, pass_on, sent)
+            asyncio.to_thread(_exchange, self._pipe, asked, pass_on, sent)
         )
         while (left_s := deadline - time.monotonic()) > 0:
             try:
@@ -164,19 +186,19 @@ class SolverProcess:
             answered.clear()
             while answers:
                 answer = answers.pop(0)
-                if not isinstance(answer, Plan):
+                if _is_last(answer):
                     await self._asking  # it returns at once, and the child is free again
                 if answer is None:
                     return best
-                best = self._better(problem, best, answer)
+                best = self._better(question, best, answer)
         return best
 
-    def _better(self, problem: Problem, best: Plan | None, answer: Plan | Exception) -> Plan | None:
-        """What the child says, if it is good and better: an earlier finish, or a higher bound."""
+    def _better(self, question: Q, best: P | None, answer: P | Exception) -> P | None:
+        """What the child says, if it is good and better."""
         try:
             if isinstance(answer, Exception):
                 raise answer
-            check(problem, answer)
+            self._search.check(question, answer)
         except InfeasibleProblem:
             raise
         except (EOFError, OSError):
@@ -184,11 +206,7 @@ class SolverProcess:
         except Exception:
             log.exception("the solver failed; the plan found before is used")
         else:
-            if (
-                best is None
-                or is_better(answer, best)
-                or answer.finish_bound_s > best.finish_bound_s
-            ):
+            if best is None or self._search.supersedes(answer, best):
                 return answer
         return best
 
@@ -206,6 +224,11 @@ class SolverProcess:
             self.start()
 
 
+def _is_last(answer: object) -> bool:
+    """Whether the child is free again: that was all, or it has failed."""
+    return answer is None or isinstance(answer, Exception)
+
+
 def _await_ready(pipe: Connection) -> None:
     """Until the child says that it has loaded, or is gone."""
     with suppress(EOFError, OSError):
@@ -214,18 +237,18 @@ def _await_ready(pipe: Connection) -> None:
 
 def _exchange(
     pipe: Connection,
-    question: Question,
-    pass_on: Callable[[Answer], None],
+    asked: tuple[Q, P | None, float],
+    pass_on: Callable[[Answer[P]], None],
     sent: Callable[[], None],
 ) -> None:
     """Ask, and pass on what comes back until that was all."""
     try:
-        pipe.send(question)
+        pipe.send(asked)
         sent()
         while True:
-            answer: Answer = pipe.recv()
+            answer: Answer[P] = pipe.recv()
             pass_on(answer)
-            if not isinstance(answer, Plan):
+            if _is_last(answer):
                 break
     except (EOFError, OSError) as error:
         pass_on(error)

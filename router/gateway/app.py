@@ -46,7 +46,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     metrics = GatewayMetrics()
     connections = Connections()
     workers = Workers(settings, connections, metrics)
-    dispatcher = Dispatcher(settings, workers, Planner(), metrics)
+    planner = Planner(settings.plan_deadline_s, metrics)
+    dispatcher = Dispatcher(settings, workers, planner, metrics)
     recaller = Recaller(workers, connections)
     dispatcher.after_dispatch = recaller.maybe_recall
     accounts = Accounts(metrics, settings.remember)
@@ -60,7 +61,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     async def close_tracing() -> None:
         await tracing.close(drain.left_s(settings.drain_s))
 
-    lifespan = _lifespan(connections, discovery, workers, dispatcher, events, close_tracing)
+    lifespan = _lifespan(
+        connections, planner, discovery, workers, dispatcher, events, close_tracing
+    )
     app = FastAPI(title="Makespan", lifespan=lifespan)
     app.state.drain = drain.begin
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
@@ -98,6 +101,7 @@ def _stop_if_broken(task: asyncio.Task[None]) -> None:
 
 def _lifespan(
     connections: Connections,
+    planner: Planner,
     discovery: Discovery,
     workers: Workers,
     dispatcher: Dispatcher,
@@ -117,6 +121,7 @@ def _lifespan(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        planner.stop()
         await connections.close()
         await close_tracing()
 

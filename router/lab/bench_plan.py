@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from router.lab.packing.instances import KINDS
 from router.lab.packing.other_solvers import OtherSolver, SolverResult, cp_sat, milp_alone
-from router.lab.plan import improved
+from router.lab.plan import PACKING, improved
 from router.settings.bench import BenchSettings
 from router.solver_process import SolverProcess
 from solver.errors import InfeasibleProblem
@@ -73,7 +73,7 @@ class Row:
 class Bench:
     """The planners, warm."""
 
-    def __init__(self, stack: ExitStack, solver: SolverProcess) -> None:
+    def __init__(self, stack: ExitStack, solver: SolverProcess[Problem, Plan]) -> None:
         self._solver = solver
         self.others = [
             stack.enter_context(OtherSolver("MILP alone", milp_alone)),
@@ -110,7 +110,7 @@ def bench_plan(settings: BenchSettings) -> None:
 
 
 async def _tables(settings: BenchSettings, stack: ExitStack) -> dict[str, object]:
-    solver = SolverProcess()
+    solver = SolverProcess(PACKING)
     solver.start()
     try:
         await solver.warm()

@@ -13,15 +13,17 @@ import orjson
 
 from router.lab.packing.problems import read_problem
 from router.settings.plan import PlanSettings
-from router.solver_process import SolverProcess
+from router.solver_process import Search, SolverProcess
 from solver.errors import InfeasibleProblem
-from solver.packing.pipeline import first_plan, nothing_to_win
+from solver.packing.check import check
+from solver.packing.pipeline import first_plan, improvements, nothing_to_win, supersedes, warm_up
 from solver.packing.plan import Plan
 from solver.packing.problem import Problem
 
 # Rows of the table of workers that people are shown.
 MOST_ROWS = 32
 BAR = 40
+PACKING = Search(warm_up, improvements, check, supersedes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ async def _solve(problem: Problem, deadline_s: float) -> Answer:
     used_s = time.perf_counter() - start
     if first is not None and nothing_to_win(problem, first):
         return Answer(first, used_s)
-    solver = SolverProcess()
+    solver = SolverProcess(PACKING)
     solver.start()
     try:
         await solver.warm()
@@ -81,7 +83,11 @@ async def _solve(problem: Problem, deadline_s: float) -> Answer:
 
 
 async def improved(
-    solver: SolverProcess, problem: Problem, first: Plan | None, deadline_s: float, used_s: float
+    solver: SolverProcess[Problem, Plan],
+    problem: Problem,
+    first: Plan | None,
+    deadline_s: float,
+    used_s: float,
 ) -> Answer:
     """What a warm solver makes of a first plan in what is left of the deadline."""
     start = time.perf_counter() - used_s

@@ -145,6 +145,10 @@ class GatewayMetrics(_Metrics):
         "makespan_plan_cost_bound_request_seconds",
         "Proven lower bound of what any plan of the same requests costs.",
     )
+    plan_gained = counter(
+        "makespan_plan_gained_request_seconds",
+        "By how much the solver's process has bettered the plans that were made at once.",
+    )
     plan_makespan = gauge(
         "makespan_plan_makespan_seconds",
         "Planned time until the requests of the latest plan are done; of what workers run "
@@ -157,6 +161,9 @@ class GatewayMetrics(_Metrics):
     plan_gap = gauge(
         "makespan_plan_gap_ratio",
         "How far the latest plan's makespan is above its bound, as a fraction of the bound.",
+    )
+    planner_restarts = counter(
+        "makespan_planner_restarts", "Times the MILP's process had to be started again."
     )
     unsent = gauge(
         "makespan_unsent_requests",

@@ -24,6 +24,9 @@ class GatewayTuning(Live):
         0.02, ge=0, le=10, description="Longest wait for a window to close under load, seconds."
     )
     window_max_size: int = Field(512, ge=1, description="Most requests planned together.")
+    plan_deadline_s: float = Field(
+        0.05, ge=0, le=60, description="Seconds that the MILP may take; 0 leaves it out."
+    )
     max_body_bytes: int = Field(8 << 20, ge=1024, description="Largest request body, bytes.")
     max_requests: int = Field(
         10_000, ge=1, description="Requests in the gateway at once; beyond that, 503."

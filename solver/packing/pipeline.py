@@ -189,6 +189,17 @@ def improvements(
         yield best
 
 
+def warm_up() -> None:
+    """Load what the first problem should not have to wait for."""
+    for _ in improvements(Problem.of([[1.0, 2.0], [2.0, 1.0]]), None):
+        pass
+
+
+def supersedes(a: Plan, b: Plan) -> bool:
+    """Whether `a` is better than `b`, or says more of how good a plan could be."""
+    return is_better(a, b) or a.finish_bound_s > b.finish_bound_s
+
+
 def is_better(a: Plan, b: Plan) -> bool:
     """Whether `a` finishes its new work before `b`, or as early with earlier ends on the way."""
     margin = TOLERANCE * max(a.finish_s, b.finish_s)

@@ -35,7 +35,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from solver.arrays import BoolArray, FloatArray
+from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.cost.model import CostColumns
 from solver.errors import ProblemError
 from solver.routing.problem import Job, WorkerView
@@ -47,6 +47,8 @@ FIRST_TOKEN = 1.0
 MAKESPAN = 0.5
 # The longest prefill share that is believed: rounds of a worker that only prefills would never end.
 MOST_PREFILL_SHARE = 0.9
+# One, or several.
+Index = int | IntArray
 
 
 class Term(IntEnum):
@@ -243,15 +245,25 @@ class Load:
             free=self.free.copy(),
         )
 
-    def place(self, requests: Requests, i: int, j: int) -> None:
-        """Request i is on worker j: what comes after it finds it there."""
-        prompt, sequences = float(requests.prompt[i, 0]), float(requests.sequences[i, 0])
+    def sizes(self, requests: Requests, i: Index, j: Index) -> tuple[FloatArray, ...]:
+        """What request(s) i add to worker(s) j: sequences, seconds of prefill, prompt tokens."""
+        prefill_s = self.cost.beta_p_s[j] * requests.uncached[i, j]
+        return requests.sequences[i, 0], prefill_s, requests.prompt[i, 0]
+
+    def add(
+        self, j: slice | int, sequences: FloatArray, prefill_s: FloatArray, prompt: FloatArray
+    ) -> None:
+        """So much more is on worker(s) j, of `sizes`."""
         self.in_flight[j] += sequences
-        self.queued_s[j] += float(self.cost.beta_p_s[j]) * float(requests.uncached[i, j])
+        self.queued_s[j] += prefill_s
         self.kv[j] += prompt
         self.kv_now[j] -= prompt
         self.room[j] -= sequences
         self.free[j] -= sequences
+
+    def place(self, requests: Requests, i: int, j: int) -> None:
+        """Request i is on worker j: what comes after it finds it there."""
+        self.add(j, *self.sizes(requests, i, j))
 
 
 def ends_at_best_s(requests: Requests, load: Load) -> FloatArray:

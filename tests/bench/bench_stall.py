@@ -46,6 +46,7 @@ async def longest(requests: int, workers: int) -> Pulse:
     worst = Pulse()
     for seed in range(5):
         async with half(workers, window_max_size=requests, window_max_wait_s=0.0) as made:
+            await made.warm()
             pulse = Pulse()
             beating = asyncio.create_task(pulse.beat())
             await place_all(made, random_tickets(requests, seed))

@@ -55,7 +55,7 @@ def main(requests: int) -> None:
     with ExitStack() as stack:
         sink = stack.enter_context(Sink())
         agent = stack.enter_context(Process("agent", "--port", "0", "--speed", "1000"))
-        worker = ("--worker", agent.wait_for(r"listening url=(\S+)"))
+        worker = ("--worker", agent.wait_for(r"listening url=(\S+)"), "--plan-deadline-s", "0")
         on = ("--otel-endpoint", sink.url)
         kinds = {"off": (), "on, not recorded": (*on, "--otel-sample-ratio", "0"), "on": on}
         gateways = {

@@ -12,12 +12,17 @@ import numpy as np
 import pytest
 
 from router import solver_process
-from router.solver_process import SolverProcess
+from router.lab.plan import PACKING
+from router.solver_process import Search, SolverProcess
 from solver.errors import InfeasibleProblem
 from solver.packing.check import check
 from solver.packing.pipeline import first_plan_or_queue
 from solver.packing.plan import Method, Plan
 from solver.packing.problem import Problem
+from solver.routing import joint
+from solver.routing.assign import assign
+from solver.routing.check import check as check_joint
+from tests.solver.routing.windows import question
 from tests.waiting import PATIENCE_S, until
 
 # Unrelated times: the heuristic finishes after 77 s, the optimum is 62; the MILP needs 10 ms.
@@ -31,7 +36,7 @@ class Planner:
 
     def __init__(self, deadline_s: float) -> None:
         self.deadline_s, self.restarts = deadline_s, 0
-        self.solver = SolverProcess(self._restarted)
+        self.solver = SolverProcess(PACKING, self._restarted)
 
     def _restarted(self) -> None:
         self.restarts += 1
@@ -166,3 +171,29 @@ async def test_what_cannot_be_is_proven(planner: Planner) -> None:
     with pytest.raises(InfeasibleProblem, match="together"):
         await planner.solver.improve(TOO_MUCH, None, time.monotonic() + PATIENCE_S)
     assert planner.solver.ready()
+
+
+async def test_it_starts_when_it_is_first_asked_whether_it_is_ready() -> None:
+    """And with another search: joint plans of windows."""
+    search = Search(joint.warm_up, joint.improvements, check_joint, joint.supersedes)
+    solver = SolverProcess(search)
+    solver.stop()  # there is nothing to stop
+    solver = SolverProcess(search)
+    before = solver.pid
+    assert before is None
+    assert not solver.ready()
+    assert solver.pid is not None
+    await until(solver.ready)
+    asked = next(
+        asked for asked in map(window, range(1000)) if list(joint.improvements(asked, None))
+    )
+    first = assign(asked.requests, asked.load)
+    plan = await solver.improve(asked, first, time.monotonic() + PATIENCE_S)
+    assert plan is not None
+    check_joint(asked, plan)
+    assert joint.supersedes(plan, first)
+    solver.stop()
+
+
+def window(seed: int) -> joint.Question:
+    return question(6, 3, seed)

@@ -149,6 +149,7 @@ def _plan_details(record: PlanRecord) -> Frame:
         "method": record.method,
         "cost_s": record.plan.total_s,
         "cost_bound_s": record.plan.bound_s,
+        "gained_s": record.gained_s,
         "share": [[record.workers[j], count] for j, count in counts],
         "who": [[name, record.workers[j]] for name, j in pairs],
     }

@@ -22,7 +22,7 @@ class PlanRecord:
         planned_s: when the plan was ready, seconds since the epoch; `took_s`: how long it took.
         reason, wait_s: why the window closed, and how long it was open.
         plan: who is planned where, and who goes there now.
-        method: what found it.
+        method: what found it; `gained_s`: by how many request-seconds it bettered the first one.
         weight: (n,) of each request's own seconds.
         cached: (n, m) prompt tokens of request i that worker j has in its cache.
         batch: the same plan as a batch, with its makespan and the bound that certifies it.
@@ -37,6 +37,7 @@ class PlanRecord:
     workers: tuple[str, ...]
     plan: Assignment
     method: str
+    gained_s: float
     weight: FloatArray
     batch: Plan
     cached: FloatArray | None = None
@@ -54,6 +55,7 @@ class PlanRecord:
             "method": self.method,
             "cost_s": plan.total_s,
             "cost_bound_s": plan.bound_s,
+            "gained_s": self.gained_s,
             "makespan_s": batch.makespan_s,
             "lower_bound_s": batch.lower_bound_s,
             "gap_ratio": batch.gap_ratio,

@@ -241,6 +241,7 @@ class Dispatcher:
             workers=tuple(worker.name for worker in selection.workers),
             plan=planned.assignment,
             method=planned.method,
+            gained_s=planned.gained_s,
             weight=selection.sizes.weight[:, 0],
             cached=selection.cached,
             batch=self._batch(selection, planned.assignment),
@@ -253,6 +254,7 @@ class Dispatcher:
         self._metrics.plan_duration.labels(planned.method).observe(took_s)
         self._metrics.plan_cost.set(plan.total_s)
         self._metrics.plan_cost_bound.set(plan.bound_s)
+        self._metrics.plan_gained.inc(planned.gained_s)
         self._metrics.plan_makespan.set(batch.makespan_s)
         self._metrics.plan_lower_bound.set(batch.lower_bound_s)
         self._metrics.plan_gap.set(batch.gap_ratio)

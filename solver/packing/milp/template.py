@@ -128,11 +128,11 @@ def template(build: Build, problem: Problem) -> Template:
     """
     spans = problem.spans_s is not None
     return _template(
-        build, _rounded(problem.requests), problem.workers, spans, problem.memory_limited
+        build, rounded_up(problem.requests), problem.workers, spans, problem.memory_limited
     )
 
 
-def _rounded(requests: int) -> int:
+def rounded_up(requests: int) -> int:
     """Up to a quarter more, so that windows of similar sizes share a template."""
     step = max(8, 1 << max(0, requests.bit_length() - 3))
     return -(-requests // step) * step

@@ -63,8 +63,13 @@ class Half:
         self.metrics = GatewayMetrics()
         self.workers = Workers(settings, Connections(), self.metrics)
         self.workers.update(Endpoint(url) for url in settings.worker)
-        self.planner = Planner()
+        self.planner = Planner(settings.plan_deadline_s, self.metrics)
         self.dispatcher = Dispatcher(settings, self.workers, self.planner, self.metrics)
+
+    async def warm(self) -> None:
+        """Wait until the solver's process answers."""
+        self.planner.solver.ready()
+        await self.planner.solver.warm()
 
     def fill(self) -> None:
         """Fill every worker's slots and lead, so that windows gather."""
@@ -94,3 +99,4 @@ async def half(workers: int, *, slots: int = 16, **settings: object) -> AsyncIte
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        made.planner.stop()

@@ -89,7 +89,7 @@ class Client:
 
 @asynccontextmanager
 async def stream(workers: int = 2) -> AsyncIterator[tuple[Events, Counted, Watches, Drain]]:
-    async with half(workers) as made:
+    async with half(workers, plan_deadline_s=0) as made:
         watches, drain = Watches(made.workers, Connections()), Drain()
         watches.follow = lambda every_s: None  # type: ignore[method-assign]  # noqa: ARG005
         accounts = Accounts(made.metrics, 10)
@@ -201,7 +201,7 @@ async def test_where_no_worker_is_up_it_is_told_where_they_are_to_be_found() -> 
 
 
 async def test_a_worker_that_goes_goes_from_the_picture_too() -> None:
-    async with half(2) as made:
+    async with half(2, plan_deadline_s=0) as made:
         watches = Watches(made.workers, Connections())
         accounts = Accounts(made.metrics, 10)
         frames = Frames(made.workers, watches, made.dispatcher, accounts, made.metrics, [])

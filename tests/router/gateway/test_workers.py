@@ -36,14 +36,14 @@ def send(worker: Worker, one: Ticket) -> Ticket:
 
 
 async def test_an_idle_worker_that_goes_is_gone_from_metrics_too() -> None:
-    async with half(2) as made:
+    async with half(2, plan_deadline_s=0) as made:
         made.workers.update([SECOND])
         assert names(made) == ["w1"]
         assert exported(made) == {"w1"}
 
 
 async def test_a_busy_worker_that_goes_gets_nothing_new_and_goes_with_its_last_request() -> None:
-    async with half(2) as made:
+    async with half(2, plan_deadline_s=0) as made:
         first, second = made.workers
         one, two = send(first, ticket("one")), send(first, ticket("two"))
         made.workers.update([replace(FIRST, draining=True), SECOND])
@@ -59,7 +59,7 @@ async def test_a_busy_worker_that_goes_gets_nothing_new_and_goes_with_its_last_r
 async def test_what_is_planned_onto_a_worker_that_goes_meanwhile_goes_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with half(2) as made:
+    async with half(2, plan_deadline_s=0) as made:
         first, second = made.workers
         send(second, ticket("running"))
         plan = made.planner.plan
@@ -78,7 +78,7 @@ async def test_what_is_planned_onto_a_worker_that_goes_meanwhile_goes_elsewhere(
 
 
 async def test_one_that_is_named_again_before_it_has_gone_stays() -> None:
-    async with half(2) as made:
+    async with half(2, plan_deadline_s=0) as made:
         first, second = made.workers
         one = send(first, ticket("one"))
         made.workers.update([SECOND])
@@ -90,7 +90,7 @@ async def test_one_that_is_named_again_before_it_has_gone_stays() -> None:
 
 
 async def test_one_that_comes_is_there_at_once_and_takes_requests_when_it_has_reported() -> None:
-    async with half(2) as made:
+    async with half(2, plan_deadline_s=0) as made:
         made.workers.update([FIRST, SECOND, THIRD])
         *_, third = made.workers
         assert (third.url, third.available) == (THIRD.url, False)
@@ -100,13 +100,13 @@ async def test_one_that_comes_is_there_at_once_and_takes_requests_when_it_has_re
 
 
 async def test_one_that_drains_when_it_is_first_named_is_not_taken_in() -> None:
-    async with half(2) as made:
+    async with half(2, plan_deadline_s=0) as made:
         made.workers.update([FIRST, SECOND, replace(THIRD, draining=True)])
         assert names(made) == ["w0", "w1"]
 
 
 async def test_a_name_is_free_again_when_its_worker_has_gone() -> None:
-    async with half(1) as made:
+    async with half(1, plan_deadline_s=0) as made:
         (old,) = made.workers
         one = send(old, ticket("one"))
         made.workers.update([SECOND])
@@ -119,7 +119,7 @@ async def test_a_name_is_free_again_when_its_worker_has_gone() -> None:
 
 
 async def test_of_what_has_not_begun_all_that_another_may_serve_is_asked_back() -> None:
-    async with half(2) as made:
+    async with half(2, plan_deadline_s=0) as made:
         first, second = made.workers
         begun, silent, bound, asked = (send(first, ticket(name)) for name in "abcd")
         first.load.progress(begun, 1)

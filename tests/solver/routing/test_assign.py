@@ -34,8 +34,9 @@ def test_plans_are_whole_add_up_and_keep_to_the_room(jobs: list[Job], views: lis
     assert len(plan.workers) == len(plan.go) == len(jobs)
     assert all(0 <= j < len(views) for j in plan.workers)
     assert plan.total_s == pytest.approx(
-        sum(plan.terms[:, i, j].sum() for i, j in enumerate(plan.workers))
+        sum(plan.terms[:, i, j].sum() for i, j in enumerate(plan.workers[: plan.planned]))
     )
+    assert not any(plan.go[plan.planned :])
     assert plan.bound_s <= plan.total_s * (1 + 1e-9)
     assert (there.in_flight == before.in_flight).all()  # it was asked, not changed
     room = there.room.copy()

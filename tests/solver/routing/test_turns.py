@@ -1,0 +1,88 @@
+"""Plans seen all at once cost what they cost one by one, and no less with more placed before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from solver.arrays import FloatArray, IntArray
+from solver.routing.assign import Settled, assign, follow, settle
+from solver.routing.joint import Question
+from solver.routing.objective import TERMS, ends_at_best_s, terms
+from solver.routing.turns import Turns, first
+from tests.solver.routing.windows import questions
+
+seeds = st.integers(0, 1 << 32)
+# Sequences, seconds of prefill and prompt tokens.
+placed = st.tuples(st.integers(0, 8), st.floats(0.0, 3.0), st.integers(0, 6000))
+
+
+def drawn(turns: Turns, seed: int) -> IntArray:
+    """Somewhere allowed, at random: (n,)."""
+    chances = np.random.default_rng(seed).random((turns.n, turns.m))
+    return np.asarray(np.where(turns.allowed, chances, -1.0).argmax(axis=1))
+
+
+def one_by_one(question: Question, workers: IntArray) -> FloatArray:
+    """(n,) what each costs when it is its turn."""
+    state, costs = question.load.copy(), []
+    best = ends_at_best_s(question.requests, question.load)
+    for i, j in enumerate(workers.tolist()):
+        found = terms(question.requests, state, best, slice(i, i + 1), j)
+        costs.append(sum(float(term[0]) for term in found))
+        state.place(question.requests, i, j)
+    return np.array(costs)
+
+
+@settings(deadline=None)
+@given(question=questions(), seed=seeds)
+def test_all_at_once_and_one_by_one_are_the_same(question: Question, seed: int) -> None:
+    turns = Turns(question.requests, question.load)
+    plans = np.array([drawn(turns, seed), drawn(turns, seed + 1)])
+    totals = [one_by_one(question, plan).sum() for plan in plans]
+    np.testing.assert_allclose(turns.totals(plans), totals)
+
+
+@settings(deadline=None)
+@given(question=questions())
+def test_a_first_plan_is_settled_already(question: Question) -> None:
+    plan = assign(question.requests, question.load)
+    turns = Turns(first(question.requests, plan.planned), question.load)
+    settled = settle(turns, np.array(plan.workers[: plan.planned], dtype=np.intp))
+    again = follow(question.requests, question.load, settled, plan.bound_s)
+    assert (again.workers, again.go, again.planned) == (plan.workers, plan.go, plan.planned)
+    np.testing.assert_allclose(again.terms, plan.terms)
+
+
+@settings(deadline=None)
+@given(question=questions(), seed=seeds)
+def test_a_settled_plan_stays_and_says_what_it_costs(question: Question, seed: int) -> None:
+    turns = Turns(question.requests, question.load)
+    plan = settle(turns, drawn(turns, seed))
+    alike(plan, settle(turns, plan.workers))
+    assert plan.total_s == pytest.approx(one_by_one(question, plan.workers).sum())
+    alike(settle(turns, drawn(turns, seed + 1)), settle(turns, drawn(turns, seed + 1), plan))
+
+
+def alike(plan: Settled, other: Settled) -> None:
+    assert (plan.workers == other.workers).all()
+    assert (plan.go == other.go).all()
+    np.testing.assert_allclose(plan.terms, other.terms)
+    assert (plan.at_once == other.at_once).all()
+
+
+@pytest.mark.parametrize("term", range(len(TERMS)), ids=TERMS)
+@settings(deadline=None)
+@given(question=questions(), some=placed, more=placed)
+def test_no_term_falls_with_what_is_placed_before(
+    term: int, question: Question, some: tuple[float, ...], more: tuple[float, ...]
+) -> None:
+    turns = Turns(question.requests, question.load)
+    i, j = turns.pairs()
+    before = np.tile(np.array(some)[:, None], len(i))
+    after = before + np.array(more)[:, None]
+    little = turns.terms(i, j, turns.seen(j, before))[term]
+    much = turns.terms(i, j, turns.seen(j, after))[term]
+    assert (much >= little * (1 - 1e-9)).all()
