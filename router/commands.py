@@ -131,6 +131,6 @@ def _serve(app: FastAPI, settings: Served, port: int) -> None:
         app,
         sock,
         drain_s=settings.drain_s,
-        on_drain=app.state.drain,
+        drain=app.state.drain,
         follow_parent=settings.fd is not None,
     )
