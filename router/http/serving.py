@@ -20,13 +20,13 @@ import uvloop
 from fastapi import FastAPI
 
 from router.http.drain import Drain
+from router.http.protocol import bounded_protocol
 from router.http.sockets import url_of
 
 log = logging.getLogger(__name__)
 
 PARENT_CHECK_S = 0.5
 # Longer than clients and load balancers keep idle connections, so that they close them, not we.
-BACKLOG = 2048  # connections that wait to be accepted, as uvicorn has it
 KEEP_ALIVE_S = 75
 
 
@@ -49,6 +49,7 @@ def serve(
     sock: socket.socket,
     *,
     drain_s: float,
+    client_timeout_s: float,
     drain: Drain,
     follow_parent: bool,
 ) -> None:
@@ -60,7 +61,7 @@ def serve(
     _raise_file_limit()
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=bounded_protocol(client_timeout_s),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -73,7 +74,6 @@ def serve(
     server = _Server(config, drain)
 
     async def run() -> None:
-        sock.listen(BACKLOG)  # from here on clients wait rather than being refused
         log.info("listening", extra={"url": url_of(sock)})
         watch = asyncio.create_task(_follow(server)) if follow_parent else None
         await server.serve(sockets=[sock])
