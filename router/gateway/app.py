@@ -26,6 +26,7 @@ from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.planner import Planner
 from router.gateway.planning.recaller import Recaller
 from router.gateway.routes import add_routes
+from router.http.bodies import BodyReader
 from router.http.connections import Connections
 from router.http.drain import Drain
 from router.http.error_handlers import add_error_handlers, answer_head
@@ -53,6 +54,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     accounts = Accounts(metrics, settings.remember)
     forwarder = Forwarder(settings, connections)
     shedding = Shedding(settings, workers, dispatcher, recaller)
+    bodies = BodyReader(settings.max_body_bytes)
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)
     frames = Frames(workers, watches, dispatcher, accounts, metrics, settings.worker)
@@ -74,6 +76,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             shedding,
             forwarder,
             accounts,
+            bodies,
             metrics,
             drain,
             tracing,

@@ -27,7 +27,7 @@ class GatewayTuning(Live):
     plan_deadline_s: float = Field(
         0.05, ge=0, le=60, description="Seconds that the MILP may take; 0 leaves it out."
     )
-    max_body_bytes: int = Field(8 << 20, ge=1024, description="Largest request body, bytes.")
+    max_body_bytes: int = Field(32 << 20, ge=1024, description="Largest request body, bytes.")
     max_requests: int = Field(
         10_000, ge=1, description="Requests in the gateway at once; beyond that, 503."
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 
 from router.gateway.accounting.accounts import Accounts
@@ -34,8 +35,8 @@ from router.http.asgi import (
     Scope,
     Send,
     header,
-    read_body,
 )
+from router.http.bodies import BodyReader
 from router.http.drain import Drain
 from router.http.errors import (
     ModelNotFoundError,
@@ -49,7 +50,7 @@ from router.http.errors import (
     outcome_of_status,
 )
 from router.http.request_headers import Urgency, read_tenant, read_urgency
-from router.http.schemas import CompletionRequest, parse
+from router.http.schemas import CompletionRequest
 from router.observe.logs import bind_request
 from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import Tracing
@@ -72,6 +73,7 @@ class Completions:
         shedding: Shedding,
         forwarder: Forwarder,
         accounts: Accounts,
+        bodies: BodyReader,
         metrics: GatewayMetrics,
         drain: Drain,
         tracing: Tracing,
@@ -81,6 +83,7 @@ class Completions:
         self._tuning, self._workers, self._dispatcher = tuning, workers, dispatcher
         self._shedding, self._targets = shedding, tuning.targets()
         self._forwarder, self._accounts, self._chat = forwarder, accounts, chat
+        self._bodies = bodies
         self._path = "/v1/chat/completions" if chat else "/v1/completions"
         self._metrics, self._drain, self._tracing = metrics, drain, tracing
 
@@ -94,7 +97,6 @@ class Completions:
             exchange.trace_context, record.trace_id = trace, trace.id
             exchange.headers = trace.keep(exchange.headers)
         bind_request(record.id, record.trace_id)
-        self._accounts.begin(record)
         outcome = Outcome.FAILED
         try:
             outcome = await self._serve(scope, receive, exchange)
@@ -114,18 +116,39 @@ class Completions:
     async def _serve(self, scope: Scope, receive: Receive, exchange: Exchange) -> Outcome:
         urgency = read_urgency(scope, self._targets)
         exchange.record.targets = urgency.targets  # who is refused has missed them
-        if self._drain.begun or self._accounts.running > self._tuning.max_requests:
-            why = "is shutting down" if self._drain.begun else "has too many requests"
-            wait_s = self._dispatcher.retry_after_s()
-            raise NoCapacityError(f"This gateway {why}; please try again.", wait_s)
-        exchange.body = await read_body(scope, receive, self._tuning.max_body_bytes)
+        self._check_room()
+        exchange.body = await self._bodies.read(scope, receive)
         exchange.received = time.monotonic()  # how long the client took to send it is its own
-        exchange.request = parse(exchange.body, chat=self._chat)
+        self._check_room()
+        self._accounts.begin(exchange.record)
+        exchange.request = await self._read(exchange.body)
         hint = read_hint(header(scope, EXPECTED_TOKENS))
         exchange.record.tenant = read_tenant(scope)
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
         async with DisconnectWatch(receive):
             return await self._try_workers(exchange, ticket)
+
+    def _check_room(self) -> None:
+        """Who has not sent its body yet takes no place.
+
+        Raises:
+            NoCapacityError: if nothing more is taken in.
+        """
+        if self._drain.begun or self._accounts.running >= self._tuning.max_requests:
+            why = "is shutting down" if self._drain.begun else "has too many requests"
+            wait_s = self._dispatcher.retry_after_s()
+            raise NoCapacityError(f"This gateway {why}; please try again.", wait_s)
+
+    async def _read(self, body: bytes) -> CompletionRequest:
+        """A request that names no model means the one that there is."""
+        request = await self._bodies.outline(body, chat=self._chat)
+        if request.model:
+            return request
+        models = list(self._workers.models())
+        if len(models) != 1:
+            message = "'model' is required; GET /v1/models lists those that there are."
+            raise RequestError(message, param="model", code="missing_field")
+        return replace(request, model=models[0])
 
     def _ticket(
         self,

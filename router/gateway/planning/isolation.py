@@ -54,7 +54,8 @@ def each_alone(selection: Selection[Ticket, Worker]) -> Iterator[Selection[Ticke
 
 def _row(sizes: Requests, i: int) -> Requests:
     columns: dict[str, Any] = {field.name: getattr(sizes, field.name) for field in fields(sizes)}
-    return Requests(**{name: v if v is None else v[i : i + 1] for name, v in columns.items()})
+    row: dict[str, Any] = {name: v if v is None else v[i : i + 1] for name, v in columns.items()}
+    return Requests(**row)
 
 
 def broken_workers(workers: Iterable[Worker], now: float) -> Iterator[tuple[Worker, Exception]]:
