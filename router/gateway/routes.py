@@ -50,8 +50,7 @@ def _add_health(
     async def read_metrics() -> Response:
         """Prometheus's text format."""
         workers.export()
-        metrics.unsent.set(dispatcher.unsent)
-        metrics.fleet_backlog.set(dispatcher.backlog_s())
+        dispatcher.export()
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
     @app.get("/v1/models")

@@ -16,8 +16,8 @@ class Choice:
     """What each of m workers would have meant for one request, as its plan saw it.
 
     `terms` is (terms, m), request-seconds of `solver.routing.objective`; their sum decides, and is
-    infinite where the request must not go. `ends_s` (m,) seconds from the plan to its end there,
-    `cached_tokens` (m,) of its prompt.
+    infinite where the request must not go. `cached_tokens` (m,) of its prompt; None: of nothing.
+    `weight` is that of its own seconds.
     """
 
     number: int
@@ -27,14 +27,14 @@ class Choice:
     workers: tuple[str, ...]
     chosen: int
     terms: FloatArray
-    ends_s: FloatArray
-    cached_tokens: FloatArray
+    weight: float
+    cached_tokens: FloatArray | None = None
 
-    @classmethod
-    def ends(cls, terms: FloatArray, weight: float) -> FloatArray:
-        """(m,) seconds to its end: the terms without what weight and first token add."""
-        first = (terms[Term.WAIT] + terms[Term.PREFILL]) / (1.0 + FIRST_TOKEN)
-        return np.asarray((first + terms[Term.DECODE]) / weight, dtype=np.float64)
+    @property
+    def ends_s(self) -> FloatArray:
+        """(m,) seconds from the plan to its end: without what weight and first token add."""
+        first = (self.terms[Term.WAIT] + self.terms[Term.PREFILL]) / (1.0 + FIRST_TOKEN)
+        return np.asarray((first + self.terms[Term.DECODE]) / self.weight, dtype=np.float64)
 
     @property
     def finish_s(self) -> float:
@@ -48,7 +48,8 @@ class Choice:
 
     def candidates(self) -> list[dict[str, Any]]:
         """A row a worker."""
-        rows, cost = [], self.cost_s
+        rows, cost, ends_s = [], self.cost_s, self.ends_s
+        cached = np.zeros(len(cost)) if self.cached_tokens is None else self.cached_tokens
         for j, name in enumerate(self.workers):
             eligible = bool(np.isfinite(cost[j]))
             row: dict[str, Any] = {"worker": name, "chosen": j == self.chosen, "eligible": eligible}
@@ -56,8 +57,8 @@ class Choice:
                 row |= {
                     "cost_s": float(cost[j]),
                     "terms_s": dict(zip(TERMS, self.terms[:, j].tolist(), strict=True)),
-                    "finish_s": float(self.ends_s[j]),
-                    "cached_tokens": float(self.cached_tokens[j]),
+                    "finish_s": float(ends_s[j]),
+                    "cached_tokens": float(cached[j]),
                 }
             rows.append(row)
         return rows

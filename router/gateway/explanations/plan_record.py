@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
-
-import numpy as np
 
 from router.gateway.explanations.choice import Choice
 from solver.arrays import FloatArray
-from solver.packing.plan import Plan
+from solver.packing.bounds import packing_bound
+from solver.packing.plan import Method, Plan, evaluate
 from solver.routing.assign import Assignment
+from solver.routing.problem import Job, WorkerView, build_problem
 from solver.routing.window import CloseReason
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class PlanRecord:
     """What was planned together: who was in it, on which workers, with what result.
 
@@ -23,9 +25,9 @@ class PlanRecord:
         reason, wait_s: why the window closed, and how long it was open.
         plan: who is planned where, and who goes there now.
         method: what found it; `gained_s`: by how many request-seconds it bettered the first one.
-        weight: (n,) of each request's own seconds.
+        jobs, views, eligible: what was planned, on what, and who may serve whom, if not all.
         cached: (n, m) prompt tokens of request i that worker j has in its cache.
-        batch: the same plan as a batch, with its makespan and the bound that certifies it.
+        now_s: when, on the monotonic clock.
     """
 
     number: int
@@ -38,9 +40,20 @@ class PlanRecord:
     plan: Assignment
     method: str
     gained_s: float
-    weight: FloatArray
-    batch: Plan
-    cached: FloatArray | None = None
+    jobs: Sequence[Job]
+    views: Sequence[WorkerView]
+    eligible: Sequence[frozenset[int]] | None
+    cached: FloatArray | None
+    now_s: float
+
+    @cached_property
+    def batch(self) -> Plan:
+        """The same plan as a batch, with its makespan and the bound that certifies it.
+
+        It decides nothing, so it is made for whoever looks at the latest plan.
+        """
+        problem = build_problem(self.jobs, self.views, self.eligible, self.cached, self.now_s)
+        return evaluate(problem, self.plan.workers, packing_bound(problem), Method.HEURISTIC)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as ``/makespan/v1/plans/latest`` shows it."""
@@ -67,8 +80,6 @@ class PlanRecord:
 
     def choice(self, index: int) -> Choice:
         """Why request `index` goes where it goes; it stays small when the plan is forgotten."""
-        terms = self.plan.terms[:, index].copy()
-        none = np.zeros(len(self.workers))
         return Choice(
             number=self.number,
             planned_s=self.planned_s,
@@ -76,7 +87,7 @@ class PlanRecord:
             requests=len(self.requests),
             workers=self.workers,
             chosen=self.plan.workers[index],
-            terms=terms,
-            ends_s=Choice.ends(terms, float(self.weight[index])),
-            cached_tokens=none if self.cached is None else self.cached[index].copy(),
+            terms=self.plan.terms[:, index].copy(),
+            weight=self.jobs[index].weight,
+            cached_tokens=None if self.cached is None else self.cached[index].copy(),
         )

@@ -25,10 +25,6 @@ from router.gateway.planning.unsent import Unsent
 from router.http.errors import ExpiredError, NoCapacityError, RouterError
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
-from solver.packing.bounds import packing_bound
-from solver.packing.plan import Method, Plan, evaluate
-from solver.routing.assign import Assignment
-from solver.routing.problem import build_problem
 from solver.routing.rolling import RollingHorizon, Selection
 from solver.routing.window import Window
 
@@ -140,6 +136,19 @@ class Dispatcher:
         sent = [worker.backlog_s(0, now) for worker in workers]
         return (fmean(sent) if sent else 0.0) + self._unsent.seconds(workers)
 
+    def export(self) -> None:
+        """Bring the metrics of what waits, and of the latest plan, up to date."""
+        self._metrics.unsent.set(self.unsent)
+        self._metrics.fleet_backlog.set(self.backlog_s())
+        if self.latest is None:
+            return
+        plan, batch = self.latest.plan, self.latest.batch
+        self._metrics.plan_cost.set(plan.total_s)
+        self._metrics.plan_cost_bound.set(plan.bound_s)
+        self._metrics.plan_makespan.set(batch.makespan_s)
+        self._metrics.plan_lower_bound.set(batch.lower_bound_s)
+        self._metrics.plan_gap.set(batch.gap_ratio)
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:
@@ -242,32 +251,16 @@ class Dispatcher:
             plan=planned.assignment,
             method=planned.method,
             gained_s=planned.gained_s,
-            weight=selection.sizes.weight[:, 0],
+            jobs=[ticket.job for ticket in selection.requests],
+            views=selection.views,
+            eligible=selection.eligible,
             cached=selection.cached,
-            batch=self._batch(selection, planned.assignment),
+            now_s=time.monotonic(),
         )
         if window is not self._window:
             self._window = window
             self._metrics.window_wait.observe(wait_s)
         self._metrics.window_requests.observe(len(selection.requests))
-        plan, batch = planned.assignment, self.latest.batch
         self._metrics.plan_duration.labels(planned.method).observe(took_s)
-        self._metrics.plan_cost.set(plan.total_s)
-        self._metrics.plan_cost_bound.set(plan.bound_s)
         self._metrics.plan_gained.inc(planned.gained_s)
-        self._metrics.plan_makespan.set(batch.makespan_s)
-        self._metrics.plan_lower_bound.set(batch.lower_bound_s)
-        self._metrics.plan_gap.set(batch.gap_ratio)
         return self.latest
-
-    def _batch(self, selection: TicketSelection, plan: Assignment) -> Plan:
-        """The same plan as a batch: when all of it is done, and the bound that certifies it."""
-        problem = build_problem(
-            [ticket.job for ticket in selection.requests],
-            selection.views,
-            selection.eligible,
-            selection.cached,
-            time.monotonic(),
-        )
-        bound_s = packing_bound(problem)
-        return evaluate(problem, plan.workers, bound_s, Method.HEURISTIC)
