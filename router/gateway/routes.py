@@ -50,7 +50,8 @@ def _add_health(
     async def read_metrics() -> Response:
         """Prometheus's text format."""
         workers.export()
-        dispatcher.export()
+        metrics.unsent.set(dispatcher.unsent)
+        metrics.fleet_backlog.set(dispatcher.backlog_s())
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
     @app.get("/v1/models")

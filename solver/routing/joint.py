@@ -25,8 +25,9 @@ from solver.arrays import FloatArray
 from solver.cost.model import CostModel
 from solver.packing.problem import TOLERANCE, SecondsLeft
 from solver.routing.assign import Assignment, Settled, assign, follow, settle
+from solver.routing.columns import Load, Requests
 from solver.routing.moves import descend
-from solver.routing.objective import FIRST_TOKEN, Load, Requests
+from solver.routing.objective import FIRST_TOKEN
 from solver.routing.places import PROVEN, Places
 from solver.routing.problem import Job, WorkerView
 from solver.routing.turns import Turns, first

@@ -18,7 +18,7 @@ import numpy as np
 
 from solver.arrays import FloatArray, IntArray
 from solver.packing.problem import TOLERANCE, SecondsLeft
-from solver.routing.assign import Settled, begins_in_time, is_open, settle
+from solver.routing.assign import Settled, begins_in_time, settle
 from solver.routing.turns import Turns
 
 # Exchanges that are valued at once, and plans settled before a search gives up: further down hardly
@@ -72,10 +72,10 @@ def changes(turns: Turns, plan: Settled) -> FloatArray:
     one, later = np.triu_indices(n, 1)
     at, sent_s = workers[later], elsewhere.min(axis=1)[later]
     leaves = np.where(workers[one] == at, -1.0, 1.0)  # it would no longer be there, or be there too
-    seen = turns.seen(at, plan.before[:, later, at] + leaves * turns.sizes[:, one, at])
-    parts = turns.terms(later, at, seen)
-    stays = is_open(seen) & begins_in_time(turns.requests, later, seen, parts)
-    costs = np.where(~stays & np.isfinite(sent_s), sent_s, parts.sum(axis=0))
+    placed = plan.before[:, later, at] + leaves * turns.added[:, one, at]
+    costs, first_s = turns.costs(later, at, placed)
+    stays = begins_in_time(turns, later, at, placed, first_s)
+    costs = np.where(~stays & np.isfinite(sent_s), sent_s, costs)
     others = np.bincount(one * m + at, costs - now[later], n * m).reshape(n, m)
     change = plan.costs + others - (now - others[rows, workers])[:, None]
     change[must[:, None] & ~plan.at_once] = np.inf

@@ -32,8 +32,8 @@ from solver.arrays import FloatArray
 from solver.batching.queue import Sized, effective_arrival_s
 from solver.cost.model import CostModel
 from solver.routing.assign import Assignment
+from solver.routing.columns import Load, Requests
 from solver.routing.grouped_queue import GroupedQueue, Members, Waiting, merged
-from solver.routing.objective import Load, Requests
 from solver.routing.problem import Job, WorkerView, water_level_s
 from solver.routing.window import Window, WindowPolicy
 

@@ -24,8 +24,8 @@ from solver.batching.targets import DEFAULT_TARGETS, NO_TARGETS, Targets
 from solver.cost.profiles import PROFILES
 from solver.routing.assign import assign
 from solver.routing.check import check
+from solver.routing.columns import Load, Requests
 from solver.routing.joint import Question, improvements, warm_up
-from solver.routing.objective import Load, Requests
 from solver.routing.problem import Job, WorkerView, water_level_s
 from solver.sim import workload
 from solver.sim.workload import Workload

@@ -3,38 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from router.gateway.explanations.plan_record import Seen
 from solver.arrays import FloatArray
 from solver.routing.objective import FIRST_TOKEN, TERMS, Term
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class Choice:
-    """What each of m workers would have meant for one request, as its plan saw it.
+    """What each of m workers would have meant for request `index` of a plan."""
 
-    `terms` is (terms, m), request-seconds of `solver.routing.objective`; their sum decides, and is
-    infinite where the request must not go. `cached_tokens` (m,) of its prompt; None: of nothing.
-    `weight` is that of its own seconds.
-    """
-
-    number: int
-    planned_s: float
-    method: str
-    requests: int
-    workers: tuple[str, ...]
-    chosen: int
-    terms: FloatArray
-    weight: float
-    cached_tokens: FloatArray | None = None
+    seen: Seen
+    index: int
 
     @property
+    def workers(self) -> tuple[str, ...]:
+        """Their names."""
+        return self.seen.names
+
+    @property
+    def chosen(self) -> int:
+        """Where it goes."""
+        return self.seen.workers[self.index]
+
+    @cached_property
+    def terms(self) -> FloatArray:
+        """(terms, m) request-seconds of `solver.routing.objective`, whose sum decides.
+
+        Infinite where the request must not go.
+        """
+        return self.seen.terms(self.index)
+
+    @cached_property
     def ends_s(self) -> FloatArray:
-        """(m,) seconds from the plan to its end: without what weight and first token add."""
+        """(m,) seconds from the plan to its end: the terms less what weight and first token add."""
         first = (self.terms[Term.WAIT] + self.terms[Term.PREFILL]) / (1.0 + FIRST_TOKEN)
-        return np.asarray((first + self.terms[Term.DECODE]) / self.weight, dtype=np.float64)
+        weight = float(self.seen.sizes.weight[self.index, 0])
+        return np.asarray((first + self.terms[Term.DECODE]) / weight, dtype=np.float64)
+
+    @property
+    def cached_tokens(self) -> FloatArray:
+        """(m,) of its prompt, what is in each worker's cache."""
+        cached = self.seen.cached
+        return np.zeros(len(self.workers)) if cached is None else cached[self.index]
 
     @property
     def finish_s(self) -> float:
@@ -48,8 +63,7 @@ class Choice:
 
     def candidates(self) -> list[dict[str, Any]]:
         """A row a worker."""
-        rows, cost, ends_s = [], self.cost_s, self.ends_s
-        cached = np.zeros(len(cost)) if self.cached_tokens is None else self.cached_tokens
+        rows, cost = [], self.cost_s
         for j, name in enumerate(self.workers):
             eligible = bool(np.isfinite(cost[j]))
             row: dict[str, Any] = {"worker": name, "chosen": j == self.chosen, "eligible": eligible}
@@ -57,8 +71,8 @@ class Choice:
                 row |= {
                     "cost_s": float(cost[j]),
                     "terms_s": dict(zip(TERMS, self.terms[:, j].tolist(), strict=True)),
-                    "finish_s": float(ends_s[j]),
-                    "cached_tokens": float(cached[j]),
+                    "finish_s": float(self.ends_s[j]),
+                    "cached_tokens": float(self.cached_tokens[j]),
                 }
             rows.append(row)
         return rows
@@ -80,12 +94,12 @@ class Choice:
     def to_json(self, ended_s: float | None) -> dict[str, Any]:
         """The choice, the runner-up and, once the request has `ended_s`, the regret."""
         second, cost = self._runner_up(), self.cost_s
-        actual = None if ended_s is None else ended_s - self.planned_s
+        actual = None if ended_s is None else ended_s - self.seen.planned_s
         second_s = None if second is None else float(self.ends_s[second])
         return {
-            "plan": self.number,
-            "method": self.method,
-            "window_requests": self.requests,
+            "plan": self.seen.number,
+            "method": self.seen.method,
+            "window_requests": len(self.seen.workers),
             "chosen": self.workers[self.chosen],
             "cost_s": float(cost[self.chosen]),
             "runner_up": None if second is None else self.workers[second],

@@ -15,7 +15,7 @@ from router.solver_process import Search, SolverProcess
 from solver.routing import joint
 from solver.routing.assign import Assignment, assign
 from solver.routing.check import check
-from solver.routing.objective import Load, Requests
+from solver.routing.columns import Load, Requests
 
 JOINT = Search(joint.warm_up, joint.improvements, check, joint.supersedes)
 
@@ -44,12 +44,7 @@ class Planner:
         """The best plan found by the deadline."""
         deadline = time.monotonic() + self._deadline_s
         first = assign(requests, load)
-        several = first.planned > 1  # whoever is planned alone is where it is best for all
-        worth = (
-            several
-            and self._deadline_s > 0
-            and joint.worth_improving(requests, first, self._deadline_s)
-        )
+        worth = self._deadline_s > 0 and joint.worth_improving(requests, first, self._deadline_s)
         if not worth or not self.solver.ready():
             return Planned(first, "in_turn")
         found = await self.solver.improve(joint.Question(requests, load), first, deadline)

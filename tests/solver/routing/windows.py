@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.model import CostModel
+from solver.routing.columns import Load, Requests
 from solver.routing.joint import Question
-from solver.routing.objective import Load, Requests
 from solver.routing.problem import Job, WorkerView
 
 
