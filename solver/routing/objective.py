@@ -86,7 +86,7 @@ class Pairs:
 
     def __init__(self, requests: Requests, load: Load) -> None:
         self.requests, self.load = requests, load
-        self.n, self.m = requests.uncached.shape
+        self.n, self.m = map(int, requests.uncached.shape)
         self.allowed: BoolArray | None = None if requests.forbidden is None else ~requests.forbidden
         cost, longer = load.cost, 1.0 / (1.0 - load.share)
         going = np.maximum(1.0, np.minimum(load.running, load.slots))
