@@ -41,16 +41,15 @@ class ScaleEstimator:
     """How much slower a worker really is than its cost model says, from finished requests.
 
     A running geometric mean of actual over predicted seconds, bounded against nonsense.
+
+    Attributes:
+        factor: multiply the cost model by this; 1 until something was observed.
     """
 
     def __init__(self, weight: float = 0.1) -> None:
         self._weight = weight
         self._log: float | None = None
-
-    @property
-    def factor(self) -> float:
-        """Multiply the cost model by this; 1 until something was observed."""
-        return math.exp(self._log) if self._log is not None else 1.0
+        self.factor = 1.0
 
     def observe(self, predicted_s: float, actual_s: float) -> None:
         """A request of `predicted_s` took `actual_s`, both by the unscaled model."""
@@ -58,3 +57,4 @@ class ScaleEstimator:
             return
         new = max(-12.0, min(12.0, math.log(actual_s / predicted_s)))
         self._log = new if self._log is None else self._log + self._weight * (new - self._log)
+        self.factor = math.exp(self._log)

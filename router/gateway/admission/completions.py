@@ -17,6 +17,7 @@ from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.slo import Felt
 from router.gateway.admission.headers import for_worker, read_hint, request_id
 from router.gateway.admission.shedding import Shedding
+from router.gateway.explanations.choice import Choice
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.prefixes import blocks_of
 from router.gateway.fleet.stalls import WorkerStalled
@@ -242,7 +243,7 @@ class Completions:
     def _begin(self, exchange: Exchange, ticket: Ticket, placement: Placement) -> Worker:
         """The request goes to the worker that its plan says."""
         record, worker = exchange.record, placement.worker
-        record.choice, record.worker = placement.plan.choice(placement.index), worker.name
+        record.choice, record.worker = Choice(placement.plan.seen, placement.index), worker.name
         record.planned = ticket.planned
         exchange.sent, record.sent_s = time.monotonic(), time.time()
         if exchange.recorded:

@@ -6,13 +6,22 @@ import random
 from collections.abc import Callable, Iterator
 from itertools import islice
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solver.cost.estimators import ScaleEstimator, TokenEstimator
-from solver.lengths.distribution import MOST_TOKENS, LengthDistribution
-from solver.lengths.predictor import Features, LengthPredictor, kind_of
+from solver.lengths.distribution import BINS, MOST_TOKENS, LengthDistribution
+from solver.lengths.predictor import (
+    BROADER,
+    LEAN,
+    MODEL,
+    Features,
+    LengthPredictor,
+    _groups,
+    kind_of,
+)
 
 QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
@@ -119,6 +128,25 @@ def test_what_remains_follows_from_what_was_expected(
         assert left.cdf(more) == pytest.approx(both / longer, abs=1e-6)
     assert 1 <= left.mean <= left.max_remaining == expected.max_remaining - made
     assert made + left.mean >= expected.mean - 1e-6
+
+
+@given(histories, features)
+@settings(deadline=None)
+def test_a_prediction_is_the_mix_of_what_each_group_expects(
+    history: list[tuple[Features, int]], asked: Features
+) -> None:
+    """By the definition, group by group, whatever way of summing is quicker."""
+    predictor = taught(history)
+    rows = [predictor._rows.get(key, predictor._most) for key in _groups(asked)]
+    trust, mix, forecasts = predictor._trust(rows[MODEL]), np.zeros(BINS), [predictor._prior]
+    for k, row in enumerate(rows):
+        broader = forecasts[BROADER[k] + 1]  # the prior is the first, the broader one of "all"
+        lean, count = (8.0 if k == 0 else LEAN), predictor._count[row]
+        forecasts.append((predictor._seen[row] + lean * broader) / (count + lean))
+        mix += trust[k] * forecasts[-1]
+    expected, found = LengthDistribution.of(mix, asked.max_tokens), predictor.predict(asked)
+    assert found.survival == pytest.approx(expected.survival, rel=1e-9, abs=1e-15)
+    assert (found.mean, found.overrun) == pytest.approx((expected.mean, expected.overrun))
 
 
 @given(histories, features)
