@@ -16,8 +16,8 @@ from router.gateway.planning.ticket import Ticket
 from router.http.errors import RequestError
 from solver.arrays import LARGEST
 from solver.errors import ProblemError
-from solver.routing.objective import Load, Requests
-from solver.routing.problem import Job, WorkerView, water_level_s
+from solver.routing.columns import Load, Requests, table, water_level_s
+from solver.routing.problem import Job, WorkerView
 from solver.routing.rolling import Selection, place_in_order
 
 
@@ -82,4 +82,4 @@ def broken_tickets(
 
 
 def _look_at(views: list[WorkerView]) -> None:
-    Load.of(views, [0.0], water_level_s(1, 1.0, 1.0, views))
+    Load.of(views, [0.0], water_level_s(1, 1.0, 1.0, table(views)))
