@@ -128,9 +128,10 @@ def settle(turns: Turns, wishes: IntArray, near: Settled | None = None) -> Settl
     while True:
         _see(turns, plan, changed)
         for i in range(start, turns.n):
-            to, plan.go[i] = _choose(plan.costs[i], plan.open[i], plan.at_once[i], wishes[i])
-            if to != wishes[i]:  # those after it find something else
-                plan.workers[i], changed, start = to, np.array((wishes[i], to)), i + 1
+            wish = int(wishes[i])
+            to, plan.go[i] = _choose(plan.costs[i], plan.open[i], plan.at_once[i], wish)
+            if to != wish:  # those after it find something else
+                plan.workers[i], changed, start = to, np.array((wish, to)), i + 1
                 break
         else:
             return plan
@@ -208,9 +209,10 @@ def begins_in_time(
 
 def _choose(costs: FloatArray, able: BoolArray, at_once: BoolArray, wish: int) -> tuple[int, bool]:
     """(worker, whether it goes there now) for a request that would like to go to `wish`."""
+    if at_once[wish]:
+        return wish, True
     if at_once.any():
-        cheapest = int(np.where(at_once, costs, np.inf).argmin())
-        return (int(wish) if at_once[wish] else cheapest), True
+        return int(np.where(at_once, costs, np.inf).argmin()), True
     if able[wish]:
         return wish, True
     now = np.where(able, costs, np.inf)

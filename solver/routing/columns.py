@@ -8,13 +8,14 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 
 import numpy as np
 
 from solver.arrays import BoolArray, FloatArray
-from solver.cost.model import CostColumns
+from solver.cost.model import CostColumns, request_s
 from solver.errors import ProblemError
 from solver.routing.problem import Job, WorkerView
 
@@ -141,29 +142,17 @@ class Load:
         """
         if not views:
             raise ProblemError("load: there is no worker")
-        columns = np.array(
-            [
-                (
-                    view.slots,
-                    view.in_flight,
-                    view.running,
-                    view.left_tokens,
-                    view.kv_tokens,
-                    view.kv_now,
-                    view.prefill_s,
-                    view.room,
-                    view.free_slots,
-                )
-                for view in views
-            ],
-            dtype=np.float64,
-        ).T
-        slots, in_flight, running, left, kv, kv_now, queued, room, free = columns
-        cost, left = CostColumns.of([view.cost for view in views]), np.maximum(1.0, left)
-        share_of = np.minimum(MOST_PREFILL_SHARE, np.asarray(share, dtype=np.float64))
+        return cls.from_numbers(table(views), np.asarray(share, dtype=np.float64), level_s)
+
+    @classmethod
+    def from_numbers(cls, known: FloatArray, share: FloatArray, level_s: float) -> Load:
+        """The same from (`NUMBERS`, m), which it keeps."""
+        cost = cost_of(known)
+        slots, in_flight, running, left, kv, kv_now, queued, room, free, _ = known[COSTS:]
+        left, share = np.maximum(1.0, left), np.minimum(MOST_PREFILL_SHARE, share)
         batch = np.minimum(slots, in_flight + 1.0)
         round_s = cost.alpha_d_s + cost.beta_d_s * batch + cost.gamma_d_s * kv
-        ahead = running * left * round_s / (1.0 - share_of)
+        ahead = running * left * round_s / (1.0 - share)
         return cls(
             cost,
             slots,
@@ -174,9 +163,57 @@ class Load:
             kv_now,
             np.maximum(1.0, kv / np.maximum(1.0, running)),
             queued,
-            share_of,
+            share,
             room,
             free,
             level_s,
             max(1e-3, float(ahead.sum() / max(1.0, running.sum()))),
         )
+
+
+# Of a worker, in this order: the terms of its cost model, and what it has to do.
+COST_TERMS = tuple(f.name for f in fields(CostColumns))
+COSTS = len(COST_TERMS)
+_VIEWED = (
+    "slots",
+    "in_flight",
+    "running",
+    "left_tokens",
+    "kv_tokens",
+    "kv_now",
+    "prefill_s",
+    "room",
+    "free_slots",
+    "backlog_s",
+)
+NUMBERS = COST_TERMS + _VIEWED
+numbers: Callable[[WorkerView], tuple[float, ...]] = attrgetter(
+    *(f"cost.{name}" for name in COST_TERMS), *_VIEWED
+)
+
+
+def table(views: Sequence[WorkerView]) -> FloatArray:
+    """(`NUMBERS`, m) of workers."""
+    rows = np.array([numbers(view) for view in views], dtype=np.float64)
+    return rows.reshape(-1, len(NUMBERS)).T.copy()
+
+
+def cost_of(known: FloatArray) -> CostColumns:
+    """Of (`NUMBERS`, m)."""
+    return CostColumns(*known[:COSTS])
+
+
+def water_level_s(
+    count: int, prompt_tokens: float, output_tokens: float, known: FloatArray
+) -> float:
+    """Seconds until workers (`NUMBERS`, m) have done `count` more requests, were work liquid.
+
+    `prompt_tokens` and `output_tokens` are those of all together.
+    """
+    slots, backlog = known[NUMBERS.index("slots")], known[NUMBERS.index("backlog_s")]
+    each = np.full_like(slots, prompt_tokens / count), np.full_like(slots, output_tokens / count)
+    each_s = np.maximum(request_s(cost_of(known), *each, slots), 1e-12)
+    order = np.argsort(backlog)
+    start, rate = backlog[order], (1.0 / each_s[order]).cumsum()
+    level = (count + (start / each_s[order]).cumsum()) / rate  # if just the first k take part
+    return float(level[np.argmax(level <= np.append(start[1:], np.inf))])

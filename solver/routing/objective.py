@@ -86,7 +86,7 @@ class Pairs:
 
     def __init__(self, requests: Requests, load: Load) -> None:
         self.requests, self.load = requests, load
-        self.n, self.m = requests.uncached.shape
+        self.n, self.m = map(int, requests.uncached.shape)
         self.allowed: BoolArray | None = None if requests.forbidden is None else ~requests.forbidden
         cost, longer = load.cost, 1.0 / (1.0 - load.share)
         going = np.maximum(1.0, np.minimum(load.running, load.slots))
@@ -101,7 +101,6 @@ class Pairs:
                 (cost.alpha_d_s + cost.gamma_d_s * load.kv) * longer,
                 cost.beta_d_s * longer,
                 cost.gamma_d_s * longer,
-                np.minimum(load.running, load.slots - 1.0),
             )
         )
         self._requests = np.array(
@@ -113,17 +112,22 @@ class Pairs:
                 np.maximum(0.0, requests.ttft_s - requests.waited_s),
                 requests.tpot_s,
                 np.zeros((self.n, 1)),  # `last`, below
+                requests.weight / (2.0 * load.scale_s),
             )
         )[:, :, 0]
         self.prefill_s: FloatArray = cost.beta_p_s * requests.uncached
+        self._stalls_s: FloatArray = np.minimum(load.running, load.slots - 1.0) * self.prefill_s
         side_by_side = requests.output * load.left / (requests.output + load.left)
         step = cost.gamma_d_s * (requests.prompt + requests.output / 2)
         self._step_s: FloatArray = (cost.beta_d_s + step) * side_by_side
         self._in_time = np.where(
             np.isfinite(requests.ttft_s), requests.ttft_s - requests.waited_s, -np.inf
         )[:, 0]
+        most_s = np.maximum(QUEUED_S, QUEUED_ALPHAS * cost.alpha_p_s) - load.queued_s
+        self._rooms = np.array((load.room, load.free, most_s, load.kv_now))
         self._nothing = np.zeros((3, self.m))
-        self._requests[-1] = np.maximum(load.level_s, self.ends_at_best_s())
+        self._longest = float(requests.prompt.max(initial=0.0))
+        self._requests[-2] = np.maximum(load.level_s, self.ends_at_best_s())
 
     def ends_at_best_s(self) -> FloatArray:
         """(n,) seconds until each would end, at a high quantile, where it would end first."""
@@ -143,15 +147,24 @@ class Pairs:
         return self._terms(i, j, placed, self._seconds(i, j, placed))
 
     def costs(self, i: Index, j: Index, placed: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Their sum, infinite where it must not be; and the seconds until the first token."""
-        seconds = self._seconds(i, j, placed)
-        parts = self._terms(i, j, placed, seconds)
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
+        """The sum of the terms, infinite where it must not be; and seconds until the first token.
+
+        Summed up by what they share, as a decision waits for it.
+        """
+        _, first, rest = self._seconds(i, j, placed)
+        in_flight, slots = self._workers[:2, j]
+        _, output, long, weight, slack, tpot, last, tail = _rows(self._requests, i, j)
+        in_flight = in_flight + placed[0]
+        full = np.minimum(1.0, in_flight / slots)
+        own = first + output * rest
+        late = np.maximum(0.0, first - slack) + output * np.maximum(0.0, rest - tpot)
+        total = self._stalls_s[i, j] + in_flight * self._step_s[i, j]
+        total = total + weight * (own + FIRST_TOKEN * first + late)
+        total = total + own * (tail * own + full * full)
+        total = total + MAKESPAN * np.maximum(0.0, first + long * rest - last)
         if self.allowed is not None:
             total = np.where(self.allowed[i, j], total, np.inf)
-        return total, seconds[1]
+        return total, first
 
     def in_time(self, i: Index, j: Index, first_s: FloatArray) -> BoolArray:
         """Whether a first token after so many seconds is within its target; without one: no."""
@@ -159,16 +172,12 @@ class Pairs:
 
     def is_open(self, j: Index, placed: FloatArray) -> BoolArray:
         """Whether workers may be sent something."""
-        load = self.load
-        most = np.maximum(QUEUED_S, QUEUED_ALPHAS * load.cost.alpha_p_s[j])
-        room = load.room[j] - placed[0] > 0
-        return np.asarray(
-            room & (load.queued_s[j] + placed[1] <= most) & (load.kv_now[j] - placed[2] > 0)
-        )
+        room, _, most, kv_now = self._rooms[:, j]
+        return np.asarray((placed[0] < room) & (placed[1] <= most) & (placed[2] < kv_now))
 
     def is_free(self, j: Index, placed: FloatArray) -> BoolArray:
         """Whether workers have a slot free now."""
-        return np.asarray(self.load.free[j] - placed[0] > 0)
+        return np.asarray(placed[0] < self._rooms[1, j])
 
     def _seconds(
         self, i: Index, j: Index, placed: FloatArray
@@ -177,16 +186,18 @@ class Pairs:
 
         A share of the time goes into others' prefills, so rounds are that much further apart.
         """
-        in_flight, slots, queued_s, kv_now, context, turn, alone, beta, gamma, _ = self._workers[
-            :, j
-        ]
-        prompt = _rows(self._requests[0], i, j)
-        more = in_flight + placed[0] + 1.0
-        rest = alone + beta * np.minimum(slots, more) + gamma * placed[2] + gamma * prompt
-        short = (prompt - (kv_now - placed[2])) / context
-        ends = np.maximum(np.maximum(0.0, more - slots), short)
+        in_flight, slots, queued_s, kv_now, context, turn, alone, beta, gamma = self._workers[:, j]
+        prompt, more = _rows(self._requests[0], i, j), in_flight + placed[0] + 1.0
+        rest = gamma * prompt + (alone + beta * np.minimum(slots, more) + gamma * placed[2])
+        first = self.prefill_s[i, j] + (queued_s + placed[1])
+        ends, left = np.maximum(0.0, more - slots), kv_now - placed[2]
+        if np.all(left >= self._longest):
+            if not np.any(ends):  # mostly
+                return np.zeros_like(first), first, rest
+        else:
+            ends = np.maximum(ends, (prompt - left) / context)
         wait = ends * turn * rest
-        return wait, wait + (queued_s + placed[1]) + self.prefill_s[i, j], rest
+        return wait, wait + first, rest
 
     def _terms(
         self,
@@ -196,8 +207,8 @@ class Pairs:
         seconds: tuple[FloatArray, FloatArray, FloatArray],
     ) -> tuple[FloatArray, ...]:
         wait, first, rest = seconds
-        in_flight, slots, *_, stalled = self._workers[:, j]
-        _, output, long, weight, slack, tpot, last = _rows(self._requests, i, j)
+        in_flight, slots = self._workers[:2, j]
+        _, output, long, weight, slack, tpot, last, tail = _rows(self._requests, i, j)
         in_flight = in_flight + placed[0]
         full = np.minimum(1.0, in_flight / slots)
         decode = output * rest
@@ -208,8 +219,8 @@ class Pairs:
             blind * wait,
             blind * (first - wait),
             weight * decode,
-            weight / (2.0 * self.load.scale_s) * own * own,
-            stalled * self.prefill_s[i, j] + in_flight * self._step_s[i, j],
+            tail * own * own,
+            self._stalls_s[i, j] + in_flight * self._step_s[i, j],
             full * full * own,
             weight * late,
             MAKESPAN * np.maximum(0.0, first + long * rest - last),

@@ -87,25 +87,6 @@ def sequences_a_worker(jobs: Sequence[Job], workers: int) -> int:
     return ceil(sum(job.sequences for job in jobs) / max(1, workers))
 
 
-def water_level_s(
-    count: int, prompt_tokens: float, output_tokens: float, workers: Sequence[WorkerView]
-) -> float:
-    """Seconds until workers have done `count` more requests, were work liquid.
-
-    `prompt_tokens` and `output_tokens` are those of all together.
-    """
-    prompt, output = prompt_tokens / count, output_tokens / count
-    columns = CostColumns.of([worker.cost for worker in workers])
-    slots = np.array([worker.slots for worker in workers], dtype=np.float64)
-    each_s = request_s(columns, np.full_like(slots, prompt), np.full_like(slots, output), slots)
-    backlog = np.array([worker.backlog_s for worker in workers])
-    order = np.argsort(backlog)
-    start, rate = backlog[order], (1.0 / np.maximum(each_s[order], 1e-12)).cumsum()
-    done = (start / np.maximum(each_s[order], 1e-12)).cumsum()
-    level = (count + done) / rate  # if just the first k take part
-    return float(level[np.argmax(level <= np.append(start[1:], np.inf))])
-
-
 def build_problem(
     jobs: Sequence[Job],
     workers: Sequence[WorkerView],
