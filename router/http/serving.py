@@ -19,7 +19,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from router.http.protocol import HotProtocol
+from router.http.hot import HotProtocol
 from router.http.sockets import url_of
 
 log = logging.getLogger(__name__)
