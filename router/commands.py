@@ -131,6 +131,7 @@ def _serve(app: FastAPI, settings: Served, port: int) -> None:
         app,
         sock,
         drain_s=settings.drain_s,
-        on_drain=app.state.drain,
+        client_timeout_s=settings.client_timeout_s,
+        drain=app.state.drain,
         follow_parent=settings.fd is not None,
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.routing import Route
@@ -41,7 +41,7 @@ GC_ALLOCATIONS = 50_000
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
-    """A gateway; calling ``app.state.drain`` makes it finish up.
+    """A gateway; ``app.state.drain`` makes it finish up.
 
     Raises:
         BadSettings: if its workers could never be found.
@@ -66,10 +66,10 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         await tracing.close(drain.left_s(settings.drain_s))
 
     lifespan = _lifespan(
-        connections, planner, discovery, workers, dispatcher, events, close_tracing
+        connections, planner, discovery, workers, dispatcher, events, close_tracing, drain
     )
     app = FastAPI(title="Makespan", lifespan=lifespan)
-    app.state.drain, app.state.hot = drain.begin, {}
+    app.state.drain, app.state.hot = drain, {}
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
         endpoint = Completions(
             settings,
@@ -94,14 +94,14 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     return app
 
 
-def _stop_if_broken(task: asyncio.Task[None]) -> None:
+def _stop_if_broken(drain: Drain, task: asyncio.Task[None]) -> None:
     """Without its dispatcher or its view of the workers a gateway is of no use: stop the process.
 
-    Whoever supervises it starts another; living on, it would hold requests for ever.
+    Living on, it would hold requests for ever.
     """
     if not task.cancelled() and task.exception() is not None:
         log.critical("a task that must not end has failed", exc_info=task.exception())
-        signal.raise_signal(signal.SIGTERM)
+        drain.fail()
 
 
 def _lifespan(
@@ -112,6 +112,7 @@ def _lifespan(
     dispatcher: Dispatcher,
     events: Events,
     close_tracing: Callable[[], Awaitable[None]],
+    drain: Drain,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -119,7 +120,7 @@ def _lifespan(
         running = (workers.run(), discovery.run(workers.update), dispatcher.run())
         tasks = [asyncio.create_task(one) for one in running]
         for task in tasks:
-            task.add_done_callback(_stop_if_broken)
+            task.add_done_callback(partial(_stop_if_broken, drain))
         gc.freeze()  # what was imported will not be garbage: collections need not look at it
         gc.set_threshold(GC_ALLOCATIONS, 20, 50)
         yield

@@ -4,8 +4,8 @@ Rules:
 - a POST whose path is that of a hot route goes to its endpoint, with the connection itself to
   answer on (`router.http.asgi.Direct`);
 - everything else is uvicorn's and the application's: other routes, and what only few clients do
-  (escaped paths, requests sent before the answer to the one before). The application has the same
-  endpoints, so that nothing depends on the way here.
+  (HTTP/1.0, escaped paths, requests sent before the answer to the one before). The application has
+  the same endpoints, so that nothing depends on the way here.
 
 An application names its hot routes in ``app.state.hot``, by path.
 """
@@ -59,9 +59,7 @@ class Cycle(RequestResponseCycle, Direct):
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
         framed = any(name == b"content-length" for name, _ in headers) or status in _NO_BODY
-        self.chunked_encoding = not framed and self.scope["http_version"] == "1.1"
-        if not framed and not self.chunked_encoding:
-            self.keep_alive = False  # only the connection's end tells where the body ends
+        self.chunked_encoding = not framed
         if self.chunked_encoding:
             lines.append(b"transfer-encoding: chunked\r\n")
         if not self.keep_alive:
@@ -134,10 +132,11 @@ class HotProtocol(HttpToolsProtocol):
         path, _, query = self.url.partition(b"?")
         endpoint = self._hot.get(path)
         busy = self.cycle is not None and not self.cycle.response_complete
-        if endpoint is None or busy or b"#" in query or self.parser.get_method() != b"POST":
+        version = self.parser.get_http_version()
+        unusual = busy or version != "1.1" or b"#" in query
+        if endpoint is None or unusual or self.parser.get_method() != b"POST":
             super().on_headers_complete()
             return
-        version = self.parser.get_http_version()
         self.scope |= {
             "method": "POST",
             "http_version": version,
@@ -155,7 +154,7 @@ class HotProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            keep_alive=self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
         self.cycle = self._hot_cycle = cycle

@@ -22,6 +22,13 @@ class Live(Settings):
     drain_s: float = Field(
         30.0, ge=0, le=86_400, description="Seconds that running requests get to end at shutdown."
     )
+    client_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a client may take to send a request's head, and its body where "
+        "that comes at less than 16 KiB a second.",
+    )
     otel_endpoint: Url | None = Field(
         None,
         description="Base URL of an OpenTelemetry collector (OTLP over HTTP) that gets a trace a "

@@ -35,7 +35,7 @@ from solver.routing.rolling import lead
 
 
 def create_app(settings: AgentSettings) -> FastAPI:
-    """A sidecar; calling ``app.state.drain`` makes it finish up.
+    """A sidecar; ``app.state.drain`` makes it finish up.
 
     Raises:
         BadSettings: if the upstream's URL has a path that requests bring along themselves.
@@ -58,7 +58,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    app.state.drain = drain.begin
+    app.state.drain = drain
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
         endpoint = Completions(
             settings.name,
