@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Self
 
@@ -15,7 +14,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-class Responder(ABC):
+class Responder:
     """Where a response goes, as plain calls: nothing waits unless the client is slow.
 
     Attributes:
@@ -24,33 +23,33 @@ class Responder(ABC):
 
     paused: bool = False
 
-    @abstractmethod
     def start(self, status: int, headers: Headers) -> None:
         """The head."""
+        raise NotImplementedError
 
-    @abstractmethod
     def write(self, data: bytes) -> None:
         """More of the body."""
+        raise NotImplementedError
 
-    @abstractmethod
     def end(self) -> None:
         """That was all."""
+        raise NotImplementedError
 
-    @abstractmethod
     async def drain(self) -> None:
         """Wait until the client has taken enough of it."""
+        raise NotImplementedError
 
 
 class Direct(Responder):
     """One that is the client's connection itself, and an ASGI ``send`` besides."""
 
-    @abstractmethod
     async def __call__(self, message: Message) -> None:
         """As ASGI has it."""
+        raise NotImplementedError
 
-    @abstractmethod
     def when_gone(self, callback: Callable[[], None] | None) -> None:
         """Call it once if the client leaves before its response has ended; at once if it has."""
+        raise NotImplementedError
 
 
 class AsgiResponder(Responder):

@@ -69,11 +69,16 @@ class LengthDistribution:
     @cached_property
     def mean(self) -> float:
         """Expected tokens to come."""
-        if self.max_remaining == 1:
+        return self.mean_after(0)
+
+    def mean_after(self, made: int) -> float:
+        """The same once `made` more have come: the mean of `remaining`."""
+        made += self.made
+        most = self.limit - made
+        if most <= 1:
             return 1.0
-        between = self._survival_sum(self.made + 1) - self._survival_sum(self.limit + 1)
-        tokens = between / self._survival(self.made + 1)
-        return min(max(tokens, 1.0), float(self.max_remaining))
+        between = self._survival_sum(made + 1) - self._survival_sum(self.limit + 1)
+        return min(max(between / self._survival(made + 1), 1.0), float(most))
 
     def cdf(self, tokens: int) -> float:
         """Probability of at most `tokens` to come."""

@@ -115,7 +115,9 @@ class LengthPredictor:
         # Row `_most` stays empty: it stands for all groups that are not known.
         self._seen = np.zeros((self._most + 1, BINS), dtype=np.float32)  # 9 MB when full
         self._count = [0.0] * (self._most + 1)
-        self._loss: dict[int, Floats] = {}  # of the rows of models
+        # Of the rows of models: losses, and the trust that follows, as of the last end scored.
+        self._loss: dict[int, Floats] = {}
+        self._shares: dict[int, list[float]] = {}
         # What has been asked for since the last end, and what the groups made of it.
         self._mixes: dict[tuple[Key, ...], Floats] = {}
         self._made: dict[tuple[tuple[Key, ...], int | None], LengthDistribution] = {}
@@ -172,6 +174,7 @@ class LengthPredictor:
             ends = 1 if self._count[model] < SCORED else SCORE_EACH
             losses += self._keep[MODEL] ** ends * before
         self._loss[model] = losses
+        self._shares.pop(model, None)
 
     def _mix_of(self, groups: tuple[Key, ...]) -> Floats:
         """What similar requests have made, all groups together."""
@@ -214,14 +217,15 @@ class LengthPredictor:
 
     def _trust(self, model: int) -> list[float]:
         """The weight of each sort of group, by the losses of a model, and a zero for the prior."""
-        losses = self._loss.get(model)
-        if losses is None:
-            return [*[1.0 / SORTS] * SORTS, 0.0]
-        loss = losses.tolist()
-        least, fading = max(min(loss), 1e-9), -TRUST * self._count[model]
-        weights = [exp(fading * (one / least - 1.0)) for one in loss]
-        total = sum(weights)
-        return [*(weight / total for weight in weights), 0.0]
+        found = self._shares.get(model)
+        if found is None:
+            losses = self._loss.get(model)
+            loss = [1.0] * SORTS if losses is None else losses.tolist()
+            least, fading = max(min(loss), 1e-9), -TRUST * self._count[model]
+            weights = [exp(fading * (one / least - 1.0)) for one in loss]
+            total = sum(weights)
+            found = self._shares[model] = [*(weight / total for weight in weights), 0.0]
+        return found.copy()
 
     def _touch(self, key: Key) -> int:
         """The row of a group, which is now the last to be forgotten."""
@@ -232,6 +236,7 @@ class LengthPredictor:
                 _, row = self._rows.popitem(last=False)
             self._seen[row], self._count[row] = 0.0, 0.0
             self._loss.pop(row, None)
+            self._shares.pop(row, None)
         self._rows[key] = row
         return row
 
