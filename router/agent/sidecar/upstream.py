@@ -14,8 +14,9 @@ import orjson
 from yarl import URL
 
 from router.agent.sidecar.health import PROBE_TIMEOUT_S, QUICK_S, REPROBE_TIMEOUT_S, HealthCheck
-from router.http.connections import HOP_BY_HOP, Connections, Reply
+from router.http.connections import Connections, Reply
 from router.http.errors import Headers, WorkerUnreachable
+from router.http.reply import HOP_BY_HOP
 from router.settings.agent import AgentSettings
 
 log = logging.getLogger(__name__)

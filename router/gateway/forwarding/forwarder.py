@@ -8,11 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-import aiohttp
-from yarl import URL
-
-from router.http.connections import HOP_BY_HOP, Connections, Reply
+from router.http.client import Reply
+from router.http.connections import Connections
 from router.http.errors import WorkerUnreachable
+from router.http.reply import HOP_BY_HOP
 from router.settings.gateway import GatewayTuning
 from router.wire import (
     ATTEMPT,
@@ -41,13 +40,11 @@ _NOT_SENT = HOP_BY_HOP | _SET_ANEW | {b"accept-encoding", b"content-type"}
 
 
 class Forwarder:
-    """Sends requests to workers over pooled connections."""
+    """Sends requests to workers over kept connections."""
 
     def __init__(self, tuning: GatewayTuning, connections: Connections) -> None:
-        self._connections = connections
-        self._timeout = aiohttp.ClientTimeout(
-            sock_connect=tuning.connect_timeout_s, sock_read=tuning.silence_timeout_s
-        )
+        self._client = connections.client
+        self._connect_s, self._silence_s = tuning.connect_timeout_s, tuning.silence_timeout_s
 
     async def send(
         self,
@@ -61,21 +58,16 @@ class Forwarder:
         Raises:
             WorkerUnreachable: if none begins.
         """
-        sent = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in headers
-            if name not in _NOT_SENT
-        ]
-        sent += extra.items()
+        own = "".join([f"{name}: {value}\r\n" for name, value in extra.items()])
+        kept = [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in _NOT_SENT]
         try:
-            response = await self._connections.session.post(
-                URL(url, encoded=True),
-                data=body,
-                headers=sent,
-                timeout=self._timeout,
-                allow_redirects=False,
+            return await self._client.post(
+                url,
+                b"".join((*kept, own.encode("latin-1"))),
+                body,
+                connect_s=self._connect_s,
+                silence_s=self._silence_s,
             )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (TimeoutError, OSError) as error:
             log.warning("worker not reached", extra={"url": url, "why": repr(error)})
             raise WorkerUnreachable("The worker could not be reached.") from error
-        return Reply(response)
