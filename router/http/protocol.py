@@ -20,10 +20,11 @@ from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from router.http.errors import error_body
 from router.http.hosts import Hosts
+from router.http.hot import HotProtocol
 
 HEAD_BYTES = 64 << 10
 MOST_FIELDS = 256
@@ -63,7 +64,7 @@ class _Refused(Exception):
     """Raised while a head is parsed, with the status that says why."""
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(HotProtocol):
     """One connection; see the module."""
 
     flow: _Flow
@@ -246,6 +247,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int) -> None:
         """Nothing more is read of this connection; say why, if it is its turn."""
+        if self._refused:
+            return
         self._refused = True
         self._stop_timer()
         cycle = self.cycle

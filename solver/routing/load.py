@@ -40,7 +40,7 @@ class _InFlight:
             left = self.expected_tokens - self.made
         elif self.made - self.predicted_at >= REPREDICT_TOKENS * self.sequences:
             self.predicted_at = self.made
-            left = self.lengths.remaining(self.made // self.sequences).mean * self.sequences
+            left = self.lengths.mean_after(self.made // self.sequences) * self.sequences
         else:
             left = self.remaining - tokens
         self.remaining = max(LEAST_REMAINING, left)

@@ -6,13 +6,11 @@ This is the one seam behind which bytes move. Everything else of the gateway see
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 
-import aiohttp
-from yarl import URL
-
-from router.http.connections import HOP_BY_HOP, Connections, Reply
-from router.http.errors import WorkerUnreachable
+from router.http.client import Reply
+from router.http.connections import Connections
+from router.http.errors import Headers, WorkerUnreachable
+from router.http.reply import hop_by_hop
 from router.settings.gateway import GatewayTuning
 from router.wire import (
     ATTEMPT,
@@ -37,22 +35,20 @@ _SET_ANEW = {
     TTFT_MS,
     TPOT_MS,
 }
-_NOT_SENT = HOP_BY_HOP | _SET_ANEW | {b"accept-encoding", b"content-type"}
+_NOT_SENT = frozenset((*_SET_ANEW, b"accept-encoding", b"content-type"))
 
 
 class Forwarder:
-    """Sends requests to workers over pooled connections."""
+    """Sends requests to workers over kept connections."""
 
     def __init__(self, tuning: GatewayTuning, connections: Connections) -> None:
-        self._connections = connections
-        self._timeout = aiohttp.ClientTimeout(
-            sock_connect=tuning.connect_timeout_s, sock_read=tuning.silence_timeout_s
-        )
+        self._client = connections.client
+        self._connect_s, self._silence_s = tuning.connect_timeout_s, tuning.silence_timeout_s
 
     async def send(
         self,
         url: str,
-        headers: Iterable[tuple[bytes, bytes]],
+        headers: Headers,
         extra: dict[str, str],
         body: bytes,
     ) -> Reply:
@@ -60,22 +56,19 @@ class Forwarder:
 
         Raises:
             WorkerUnreachable: if none begins.
+            WorkerFailed: if it begins with a head that is too large: the work is done.
         """
-        sent = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in headers
-            if name not in _NOT_SENT
-        ]
-        sent += extra.items()
+        own = "".join([f"{name}: {value}\r\n" for name, value in extra.items()])
+        left_out = _NOT_SENT | hop_by_hop(headers)
+        kept = [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in left_out]
         try:
-            response = await self._connections.session.post(
-                URL(url, encoded=True),
-                data=body,
-                headers=sent,
-                timeout=self._timeout,
-                allow_redirects=False,
+            return await self._client.post(
+                url,
+                b"".join((*kept, own.encode("latin-1"))),
+                body,
+                connect_s=self._connect_s,
+                silence_s=self._silence_s,
             )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (TimeoutError, OSError) as error:
             log.warning("worker not reached", extra={"url": url, "why": repr(error)})
             raise WorkerUnreachable("The worker could not be reached.") from error
-        return Reply(response)
