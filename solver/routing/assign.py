@@ -3,9 +3,7 @@
 Rules:
 - in the order given, each request is planned on the worker where it costs least (`objective`),
   with all that was placed before it there;
-- where a slot is free and its first token would still come in time, a request goes at once: it is
-  not held back for a faster worker;
-- any other waits for a worker that has no room only if the cheapest that has room costs more by
+- a request waits for a worker that has no room only if the cheapest that has room costs more by
   `DOUBT`, as costs are predictions; while it waits it counts as planned there, so that those behind
   it see the queue;
 - a worker is closed once its slots and its lead are taken, its memory is full, or more than
@@ -24,7 +22,7 @@ import numpy as np
 
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.routing.columns import Load, Requests
-from solver.routing.objective import ALL, Index, Pairs
+from solver.routing.objective import ALL, Pairs
 from solver.routing.turns import Turns
 
 DOUBT = 0.1
@@ -68,7 +66,7 @@ class Settled:
         workers, go: (n,) as in `Assignment`.
         before: (3, n, m) what is placed where by then, as `Turns.before`.
         costs: (n, m) infinite where it must not go.
-        open, at_once: (n, m) who may be sent it, and who would begin it at once and in time.
+        open: (n, m) who may be sent it.
     """
 
     workers: IntArray
@@ -76,14 +74,13 @@ class Settled:
     before: FloatArray
     costs: FloatArray
     open: BoolArray
-    at_once: BoolArray
 
     @classmethod
     def nobody(cls, n: int, m: int) -> Settled:
         """Nothing seen yet."""
-        open_, at_once = np.zeros((2, n, m), dtype=np.bool_)
         workers, go = np.zeros(n, dtype=np.intp), np.zeros(n, dtype=np.bool_)
-        return cls(workers, go, np.zeros((3, n, m)), np.zeros((n, m)), open_, at_once)
+        before, costs = np.zeros((3, n, m)), np.zeros((n, m))
+        return cls(workers, go, before, costs, np.zeros((n, m), dtype=np.bool_))
 
     @property
     def total_s(self) -> float:
@@ -129,7 +126,7 @@ def settle(turns: Turns, wishes: IntArray, near: Settled | None = None) -> Settl
         _see(turns, plan, changed)
         for i in range(start, turns.n):
             wish = int(wishes[i])
-            to, plan.go[i] = _choose(plan.costs[i], plan.open[i], plan.at_once[i], wish)
+            to, plan.go[i] = _choose(plan.costs[i], plan.open[i], wish)
             if to != wish:  # those after it find something else
                 plan.workers[i], changed, start = to, np.array((wish, to)), i + 1
                 break
@@ -142,10 +139,8 @@ def _see(turns: Turns, plan: Settled, changed: IntArray) -> None:
     plan.before = turns.before(plan.workers)
     i, j = (index.ravel() for index in np.meshgrid(np.arange(turns.n), changed, indexing="ij"))
     placed = plan.before[:, i, j]
-    plan.costs[i, j], first_s = turns.costs(i, j, placed)
-    may = np.isfinite(plan.costs[i, j])
-    plan.open[i, j] = turns.is_open(j, placed) & may
-    plan.at_once[i, j] = begins_in_time(turns, i, j, placed, first_s) & may
+    plan.costs[i, j] = turns.costs(i, j, placed)
+    plan.open[i, j] = turns.is_open(j, placed) & np.isfinite(plan.costs[i, j])
 
 
 class _Planning:
@@ -154,9 +149,8 @@ class _Planning:
     def __init__(self, pairs: Pairs) -> None:
         self._pairs, self._placed = pairs, np.zeros((3, pairs.m))
         self._chosen, self._go = [-1] * pairs.n, [False] * pairs.n
-        self.costs, self._first_s = pairs.costs(ALL, ALL, self._placed)
+        self.costs = pairs.costs(ALL, ALL, self._placed)
         self._able = pairs.is_open(ALL, self._placed)
-        self._free = pairs.is_free(ALL, self._placed)
 
     def plan(self, planned: int, bound_s: float) -> Assignment:
         """What has been decided."""
@@ -181,10 +175,7 @@ class _Planning:
                 self._chosen[i:] = self.costs[i:].argmin(axis=1).tolist()
                 return i
             costs = self.costs[i]
-            at_once = able & self._free & pairs.in_time(i, ALL, self._first_s[i])
-            if pairs.allowed is not None:
-                at_once &= pairs.allowed[i]
-            j, self._go[i] = _choose(costs, able, at_once, int(costs.argmin()))
+            j, self._go[i] = _choose(costs, able, int(costs.argmin()))
             self._chosen[i] = j
             self._placed[:, j] += pairs.sizes(i, j)
             if i + 1 < pairs.n:
@@ -194,29 +185,16 @@ class _Planning:
     def _see(self, start: int, j: int) -> None:
         """What all from `start` on find on worker j."""
         rows, placed = slice(start, None), self._placed[:, j]
-        self.costs[rows, j], self._first_s[rows, j] = self._pairs.costs(rows, j, placed)
+        self.costs[rows, j] = self._pairs.costs(rows, j, placed)
         self._able[j] = self._pairs.is_open(j, placed)
-        self._free[j] = self._pairs.is_free(j, placed)
 
 
-def begins_in_time(
-    pairs: Pairs, i: Index, j: Index, placed: FloatArray, first_s: FloatArray
-) -> BoolArray:
-    """Whether workers may be sent requests, have a slot free, and the first token is in time."""
-    can = pairs.is_open(j, placed) & pairs.is_free(j, placed)
-    return np.asarray(can & pairs.in_time(i, j, first_s))
-
-
-def _choose(costs: FloatArray, able: BoolArray, at_once: BoolArray, wish: int) -> tuple[int, bool]:
+def _choose(costs: FloatArray, able: BoolArray, wish: int) -> tuple[int, bool]:
     """(worker, whether it goes there now) for a request that would like to go to `wish`."""
-    if at_once[wish]:
-        return wish, True
-    if at_once.any():
-        return int(np.where(at_once, costs, np.inf).argmin()), True
     if able[wish]:
         return wish, True
     now = np.where(able, costs, np.inf)
     k = int(now.argmin())
-    if np.isfinite(now[k]) and now[k] <= (1.0 + DOUBT) * costs[wish]:
+    if now[k] <= (1.0 + DOUBT) * costs[wish]:
         return k, True
     return wish, False

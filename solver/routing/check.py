@@ -13,7 +13,7 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray
 from solver.errors import InvalidPlan
 from solver.packing.problem import TOLERANCE
-from solver.routing.assign import Assignment, begins_in_time
+from solver.routing.assign import DOUBT, Assignment
 from solver.routing.joint import Question
 from solver.routing.objective import ALL
 from solver.routing.turns import Turns
@@ -33,7 +33,10 @@ def check(question: Question, plan: Assignment) -> None:
         if i >= plan.planned and not able.any():
             _require_waiting(plan, i)
             break
-        _require_rules(turns, plan, i, placed, able)
+        if plan.go[i] and not able[j]:
+            raise InvalidPlan(f"request {i}: worker {j} is closed")
+        if not plan.go[i]:
+            _require_worth_waiting(turns.costs(i, ALL, placed), able, i, j)
         found[:, i] = placed[:, j]
         placed[:, j] += turns.added[:, i, j]
         able = turns.is_open(ALL, placed)
@@ -53,16 +56,10 @@ def _require_allowed(turns: Turns, plan: Assignment) -> None:
             raise InvalidPlan(f"request {i}: worker {j} may not serve it")
 
 
-def _require_rules(
-    turns: Turns, plan: Assignment, i: int, placed: FloatArray, able: BoolArray
-) -> None:
-    j = plan.workers[i]
-    if plan.go[i] and not able[j]:
-        raise InvalidPlan(f"request {i}: worker {j} is closed")
-    costs, first_s = turns.costs(i, ALL, placed)
-    at_once = begins_in_time(turns, i, ALL, placed, first_s) & np.isfinite(costs)
-    if at_once.any() and not (plan.go[i] and at_once[j]):
-        raise InvalidPlan(f"request {i}: it is held back though it could begin at once elsewhere")
+def _require_worth_waiting(costs: FloatArray, able: BoolArray, i: int, j: int) -> None:
+    now_s, then_s = float(costs[able].min(initial=np.inf)), float(costs[j])
+    if able[j] or now_s <= (1.0 + DOUBT) * then_s * (1.0 - TOLERANCE):
+        raise InvalidPlan(f"request {i}: it is held back for {then_s!r}, and costs {now_s!r} now")
 
 
 def _require_waiting(plan: Assignment, start: int) -> None:
@@ -73,7 +70,7 @@ def _require_waiting(plan: Assignment, start: int) -> None:
 
 def _require_true(turns: Turns, plan: Assignment, found: FloatArray) -> None:
     rows, workers = np.arange(plan.planned), np.array(plan.workers[: plan.planned], dtype=np.intp)
-    total = float(turns.costs(rows, workers, found[:, : plan.planned])[0].sum())
+    total = float(turns.costs(rows, workers, found[:, : plan.planned]).sum())
     if not isclose(total, plan.total_s, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
         raise InvalidPlan(f"total_s is {total!r}, the plan says {plan.total_s!r}")
     if plan.bound_s > total * (1 + TOLERANCE) + TOLERANCE:

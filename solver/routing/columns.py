@@ -113,7 +113,7 @@ class Load:
         context: cached tokens of one that runs, on average: what its end sets free.
         queued_s: seconds of prefills that are still queued there.
         share: of its time that goes into prefills.
-        room, free: sequences that may be sent to it, and that it could start at once.
+        room: sequences that may be sent to it.
         level_s: seconds until the whole fleet has done all, work taken as liquid.
         scale_s: seconds that those who run still take, on average over the fleet.
     """
@@ -129,7 +129,6 @@ class Load:
     queued_s: FloatArray
     share: FloatArray
     room: FloatArray
-    free: FloatArray
     level_s: float
     scale_s: float
 
@@ -148,7 +147,7 @@ class Load:
     def from_numbers(cls, known: FloatArray, share: FloatArray, level_s: float) -> Load:
         """The same from (`NUMBERS`, m), which it keeps."""
         cost = cost_of(known)
-        slots, in_flight, running, left, kv, kv_now, queued, room, free, _ = known[COSTS:]
+        slots, in_flight, running, left, kv, kv_now, queued, room, _ = known[COSTS:]
         left, share = np.maximum(1.0, left), np.minimum(MOST_PREFILL_SHARE, share)
         batch = np.minimum(slots, in_flight + 1.0)
         round_s = cost.alpha_d_s + cost.beta_d_s * batch + cost.gamma_d_s * kv
@@ -165,7 +164,6 @@ class Load:
             queued,
             share,
             room,
-            free,
             level_s,
             max(1e-3, float(ahead.sum() / max(1.0, running.sum()))),
         )
@@ -183,7 +181,6 @@ _VIEWED = (
     "kv_now",
     "prefill_s",
     "room",
-    "free_slots",
     "backlog_s",
 )
 NUMBERS = COST_TERMS + _VIEWED

@@ -120,11 +120,8 @@ class Pairs:
         side_by_side = requests.output * load.left / (requests.output + load.left)
         step = cost.gamma_d_s * (requests.prompt + requests.output / 2)
         self._step_s: FloatArray = (cost.beta_d_s + step) * side_by_side
-        self._in_time = np.where(
-            np.isfinite(requests.ttft_s), requests.ttft_s - requests.waited_s, -np.inf
-        )[:, 0]
         most_s = np.maximum(QUEUED_S, QUEUED_ALPHAS * cost.alpha_p_s) - load.queued_s
-        self._rooms = np.array((load.room, load.free, most_s, load.kv_now))
+        self._rooms = np.array((load.room, most_s, load.kv_now))
         self._nothing = np.zeros((3, self.m))
         self._longest = float(requests.prompt.max(initial=0.0))
         self._requests[-2] = np.maximum(load.level_s, self.ends_at_best_s())
@@ -146,8 +143,8 @@ class Pairs:
         """The terms, in the order of `Term`."""
         return self._terms(i, j, placed, self._seconds(i, j, placed))
 
-    def costs(self, i: Index, j: Index, placed: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The sum of the terms, infinite where it must not be; and seconds until the first token.
+    def costs(self, i: Index, j: Index, placed: FloatArray) -> FloatArray:
+        """The sum of the terms, infinite where it must not be.
 
         Summed up by what they share, as a decision waits for it.
         """
@@ -164,20 +161,12 @@ class Pairs:
         total = total + MAKESPAN * np.maximum(0.0, first + long * rest - last)
         if self.allowed is not None:
             total = np.where(self.allowed[i, j], total, np.inf)
-        return total, first
-
-    def in_time(self, i: Index, j: Index, first_s: FloatArray) -> BoolArray:
-        """Whether a first token after so many seconds is within its target; without one: no."""
-        return np.asarray(first_s <= _rows(self._in_time, i, j))
+        return np.asarray(total)
 
     def is_open(self, j: Index, placed: FloatArray) -> BoolArray:
         """Whether workers may be sent something."""
-        room, _, most, kv_now = self._rooms[:, j]
+        room, most, kv_now = self._rooms[:, j]
         return np.asarray((placed[0] < room) & (placed[1] <= most) & (placed[2] < kv_now))
-
-    def is_free(self, j: Index, placed: FloatArray) -> BoolArray:
-        """Whether workers have a slot free now."""
-        return np.asarray(placed[0] < self._rooms[1, j])
 
     def _seconds(
         self, i: Index, j: Index, placed: FloatArray

@@ -99,7 +99,7 @@ class Places:
         """(n, m, k) of each request where `before` (3, n, m, k) is placed."""
         n, m, k = before.shape[1:]
         i, j, _ = (index.ravel() for index in np.indices((n, m, k)))
-        return self._turns.costs(i, j, before.reshape(3, -1))[0].reshape(n, m, k)
+        return self._turns.costs(i, j, before.reshape(3, -1)).reshape(n, m, k)
 
     def _least_sizes(self) -> FloatArray:
         """(3, n, m, k) sums of the k least sizes among those before each request, 0 for k = 0."""

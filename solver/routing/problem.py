@@ -62,7 +62,6 @@ class WorkerView:
         kv_tokens: cached tokens now.
         kv_now: cached tokens for which there is room now; infinite: no known limit.
         room: sequences that it may be sent now.
-        free_slots: sequences that it could start at once.
         backlog_s: engine seconds at full slots that those still take.
         prefill_s: seconds of it that are prefills yet to come.
         kv_free: cached tokens still free beside what those will need; None: no known limit.
@@ -79,7 +78,6 @@ class WorkerView:
     kv_tokens: float = 0.0
     kv_now: float = inf
     room: int = 0
-    free_slots: int = 0
 
 
 def sequences_a_worker(jobs: Sequence[Job], workers: int) -> int:

@@ -43,7 +43,7 @@ class Turns(Pairs):
         same = plans[:, :, None] == plans[:, None, :]
         earlier = np.tril(same, -1).astype(np.float64)  # k before i on the same worker
         before = np.matmul(earlier, self.added[:, rows, plans][..., None])[..., 0]
-        costs, _ = self.costs(rows.ravel(), plans.ravel(), before.reshape(3, -1))
+        costs = self.costs(rows.ravel(), plans.ravel(), before.reshape(3, -1))
         return np.asarray(costs.reshape(plans.shape).sum(axis=1), dtype=np.float64)
 
 

@@ -103,7 +103,6 @@ def worker(speed: float, busy: float, jobs: Sequence[Job], rng: random.Random) -
         kv_tokens=running * context,
         kv_now=PROFILE.kv_tokens - running * context,
         room=0 if full and most < PROFILE.slots else max(0, PROFILE.slots * 9 // 8 - in_flight),
-        free_slots=0 if full else PROFILE.slots - in_flight,
     )
 
 

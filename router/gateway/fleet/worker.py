@@ -157,7 +157,6 @@ class Worker:
             kv_tokens=load.kv_cached,
             kv_now=inf if kv is None else kv - load.kv_tokens,
             room=self.room,
-            free_slots=self.free_slots,
         )
 
     def update_state(self, state: AgentState) -> None:

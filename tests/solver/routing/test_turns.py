@@ -70,7 +70,7 @@ def alike(plan: Settled, other: Settled) -> None:
     assert (plan.workers == other.workers).all()
     assert (plan.go == other.go).all()
     np.testing.assert_allclose(plan.costs, other.costs)
-    assert (plan.at_once == other.at_once).all()
+    assert (plan.open == other.open).all()
 
 
 @pytest.mark.parametrize("term", range(len(TERMS)), ids=TERMS)
