@@ -5,14 +5,14 @@ This is the one seam behind which bytes move. Everything else of the gateway see
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 
 import aiohttp
 from yarl import URL
 
+from router.gateway.fleet.reports import complaint
 from router.http.connections import HOP_BY_HOP, Connections, Reply
-from router.http.errors import WorkerUnreachable
+from router.http.errors import WorkerRefused, WorkerUnreachable
 from router.settings.gateway import GatewayTuning
 from router.wire import (
     ATTEMPT,
@@ -24,8 +24,6 @@ from router.wire import (
     TTFT_MS,
     WAITED_MS,
 )
-
-log = logging.getLogger(__name__)
 
 _SET_ANEW = {
     REQUEST_ID,
@@ -59,6 +57,7 @@ class Forwarder:
         """POST `body` with the client's `headers`, `extra` set; returns once the answer begins.
 
         Raises:
+            WorkerRefused: if nobody listens there.
             WorkerUnreachable: if none begins.
         """
         sent = [
@@ -68,14 +67,13 @@ class Forwarder:
         ]
         sent += extra.items()
         try:
-            response = await self._connections.session.post(
-                URL(url, encoded=True),
-                data=body,
-                headers=sent,
-                timeout=self._timeout,
-                allow_redirects=False,
+            response = await self._connections.request(
+                "POST", URL(url, encoded=True), data=body, headers=sent, timeout=self._timeout
             )
+        except aiohttp.ClientConnectorError as error:
+            raise WorkerRefused(complaint(error)) from error
+        except aiohttp.ConnectionTimeoutError as error:
+            raise WorkerUnreachable(complaint(error, self._timeout.sock_connect or 0.0)) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.warning("worker not reached", extra={"url": url, "why": repr(error)})
-            raise WorkerUnreachable("The worker could not be reached.") from error
+            raise WorkerUnreachable(complaint(error, self._timeout.sock_read or 0.0)) from error
         return Reply(response)
