@@ -38,7 +38,11 @@ class BadAnswer(OSError):
 
 
 class NotConnected(OSError):
-    """No connection could be made: nobody has got anything of the request."""
+    """No connection could be made: nobody listens there, or nobody knows the name."""
+
+
+class ConnectTimeout(TimeoutError):
+    """Nor was one refused, in all the time that there was."""
 
 
 class Reply(ReplyHead):
@@ -193,7 +197,7 @@ class _Connection(asyncio.Protocol):
         if self._reply is not None and not self._framed and error is None:
             self._end()  # an answer of unknown length ends with its connection
         else:
-            self._fail(error or BadAnswer("the worker closed the connection"))
+            self._fail(error or BadAnswer("it closed the connection without an answer"))
 
     def data_received(self, data: bytes) -> None:
         """Part of `asyncio.Protocol`."""
@@ -202,14 +206,15 @@ class _Connection(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             if not self._busy:
-                raise BadAnswer("the worker sent what nobody asked for")
+                raise BadAnswer("it sent what nobody asked for")
             self._parser.feed_data(data)
             if self._in_head and self._head_bytes > MOST_HEAD_BYTES:
-                raise BadAnswer(f"the answer's head is over {MOST_HEAD_BYTES} bytes")
+                raise BadAnswer(f"its answer's head is over {MOST_HEAD_BYTES} bytes")
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, OSError) as error:
             self._reusable = False
             self._pass_on()  # what came before it
-            self._fail(error if isinstance(error, OSError) else BadAnswer(str(error)))
+            no_http = BadAnswer(f"what it answers is no HTTP: {error}")
+            self._fail(error if isinstance(error, OSError) else no_http)
         else:
             self._pass_on()
 
@@ -226,7 +231,7 @@ class _Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Part of `httptools`."""
         if self._complete:
-            raise BadAnswer("the worker sent more than its answer")
+            raise BadAnswer("it sent more than its answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Part of `httptools`; trailers, which come after the body, are of no use to anybody."""
@@ -336,7 +341,7 @@ class Client:
         """POST `body`; `head` are header lines, but for those of host and length.
 
         Raises:
-            NotConnected: if nobody is reached within `connect_s`.
+            NotConnected, ConnectTimeout: if nobody is reached, or not within `connect_s`.
             OSError, TimeoutError: if no answer begins, or nothing comes for `silence_s`.
         """
         slash = url.find("/", url.find("://") + 3)
@@ -393,9 +398,9 @@ class Client:
                     ssl=self._tls if origin.secure else None,
                 )
         except TimeoutError as error:
-            raise NotConnected(f"no connection within {limit_s:g} s") from error
+            raise ConnectTimeout from error
         except OSError as error:
-            raise NotConnected(str(error)) from error
+            raise NotConnected(error.errno, error.strerror or str(error)) from error
         return connection
 
     def close(self) -> None:

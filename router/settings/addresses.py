@@ -45,7 +45,7 @@ Address = str | DnsName | KubernetesService
 
 
 def parse(text: str) -> Address:
-    """A worker's base URL without a slash at its end, or where to find workers.
+    """A worker's base URL without what its paths begin with, or where to find workers.
 
     Raises:
         ValueError: saying what is wrong.
@@ -65,7 +65,7 @@ def parse(text: str) -> Address:
 
 
 def base_url(text: str) -> str:
-    """The URL without a slash at its end.
+    """The URL without a slash at its end, and without the ``/v1`` that requests bring along.
 
     Raises:
         ValueError: if it is none, or says more than where a server is.
@@ -73,7 +73,7 @@ def base_url(text: str) -> str:
     url = AnyHttpUrl(text)
     if url.query or url.fragment or url.username:
         raise ValueError("a base URL has no query, no fragment and no user")
-    return text.rstrip("/")
+    return text.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 def _port(digits: str) -> int:

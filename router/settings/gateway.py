@@ -32,7 +32,27 @@ class GatewayTuning(Live):
         10_000, ge=1, description="Requests in the gateway at once; beyond that, 503."
     )
     retries: int = Field(
-        2, ge=0, description="Other workers tried if one fails before its first byte."
+        2,
+        ge=0,
+        description="Other workers tried if one fails before its first byte; those that have not "
+        "failed lately are tried beyond that. 0: none.",
+    )
+    retry_share: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Retries for each request, over all, at workers that have failed lately: so "
+        "that an outage is no storm.",
+    )
+    wait_for_worker_s: float = Field(
+        10.0,
+        ge=0,
+        le=3600,
+        description="Seconds that a request waits while no worker can take it, before it is "
+        "refused.",
+    )
+    wait_for_worker_requests: int = Field(
+        1000, ge=0, description="Most requests that wait so; beyond that, 503 at once."
     )
     connect_timeout_s: float = Field(
         2.0, gt=0, le=3600, description="Seconds to connect to a worker before it counts as down."
