@@ -136,10 +136,10 @@ class Attempts:
         """
         guard, choice = worker.stall_guard, exchange.record.choice
         assert choice is not None
-        limit_s = patience_s(ticket, worker, choice)
+        patience = partial(patience_s, ticket, worker, choice)
         may_leave = partial(self._retries.after_silence, ticket, worker, tries)
         try:
-            async with guard.watch(limit_s, may_leave, trial=ticket.trial) as on_progress:
+            async with guard.watch(patience, may_leave, trial=ticket.trial) as on_progress:
                 return await self._forward(exchange, ticket, worker, tries, on_progress)
         except WorkerStalled as error:
             if exchange.first_byte is not None:
