@@ -132,6 +132,7 @@ def _serve(app: FastAPI, settings: Served, port: int) -> None:
         sock,
         drain_s=settings.drain_s,
         client_timeout_s=settings.client_timeout_s,
+        allowed_hosts=settings.allowed_hosts,
         drain=app.state.drain,
         follow_parent=settings.fd is not None,
     )

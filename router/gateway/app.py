@@ -27,12 +27,17 @@ from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.planner import Planner
 from router.gateway.planning.recaller import Recaller
 from router.gateway.routes import add_routes
+from router.http.bodies import BodyReader
+from router.http.browsers import Browsers
 from router.http.connections import Connections
+from router.http.docs import add_docs
 from router.http.drain import Drain
 from router.http.error_handlers import add_error_handlers, answer_head
 from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import open_tracing
 from router.settings.gateway import GatewaySettings
+
+PATHS = {"/v1/completions": False, "/v1/chat/completions": True}  # whether it is a chat's
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +66,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     attempts = Attempts(
         settings, workers.conditions, dispatcher, shedding, forwarder, accounts, metrics
     )
+    bodies = BodyReader(settings.max_body_bytes)
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)
     frames = Frames(workers, watches, dispatcher, accounts, metrics, settings.worker)
@@ -72,27 +78,32 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     lifespan = _lifespan(
         connections, planner, discovery, workers, dispatcher, events, close_tracing, drain
     )
-    app = FastAPI(title="Makespan", lifespan=lifespan)
+    app = FastAPI(title="Makespan", lifespan=lifespan, openapi_url=None)
     app.state.drain, app.state.hot = drain, {}
-    for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
+    for path, chat in PATHS.items():
         endpoint = Completions(
             settings,
             workers,
             dispatcher,
             attempts,
             accounts,
+            bodies,
             drain,
             tracing,
             chat=chat,
         )
         for spelling in (path, path + "/"):  # a redirect would be lost on many a client
             app.router.routes.append(Route(spelling, endpoint, methods=["POST"]))
-            app.state.hot[spelling.encode()] = endpoint
+            if not settings.allowed_origins:  # their pages' answers get headers on the way
+                app.state.hot[spelling.encode()] = endpoint
     add_routes(app, workers, dispatcher, accounts, metrics, drain)
     app.router.routes.append(Route("/makespan/v1/events", events, methods=["GET"]))
     add_page(app)
+    if settings.docs:
+        add_docs(app, dict.fromkeys(PATHS, "A completion, by the worker that the plan says."))
     answer_head(app)
     add_error_handlers(app)
+    app.add_middleware(Browsers, origins=settings.allowed_origins)
     return app
 
 

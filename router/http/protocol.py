@@ -7,6 +7,8 @@
 - Who sends requests ahead of their answers is read on as these are taken: `MOST_AHEAD` wait, and
   what comes in one read from the socket.
 - HTTP/1.0 knows no chunks: an answer of unknown length ends with its connection.
+- Where only this machine can connect, a request names this machine as its host, or one that is
+  allowed: else 403. A web page may make any name lead here, and would be let in as of that origin.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from router.http.errors import error_body
+from router.http.hosts import Hosts
 from router.http.hot import HotProtocol
 
 HEAD_BYTES = 64 << 10
@@ -57,8 +60,8 @@ class _Unframed(RequestResponseCycle):
         await super().send(message)
 
 
-class _HeadTooLarge(Exception):
-    """Raised while a head is parsed."""
+class _Refused(Exception):
+    """Raised while a head is parsed, with the status that says why."""
 
 
 class BoundedProtocol(HotProtocol):
@@ -66,15 +69,22 @@ class BoundedProtocol(HotProtocol):
 
     flow: _Flow
 
-    def __init__(self, *args: Any, client_timeout_s: float, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401
+        client_timeout_s: float,
+        hosts: Hosts,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._limit_s = client_timeout_s
+        self._limit_s, self._hosts = client_timeout_s, hosts
         self._in_head = self._in_body = False
         self._head_bytes = self._body_bytes = 0
         self._began_s = 0.0
         self._timer: TimerHandle | None = None
         self._ahead = b""  # what came while too many requests wait for their answers
-        self._resumed = self._too_large = self._refused = False
+        self._resumed = self._refused = False
+        self._status = 400  # of what is wrong with a head
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Who connects and says nothing has as long as who says nothing more."""
@@ -131,7 +141,7 @@ class BoundedProtocol(HotProtocol):
                 if self._ignore_upgrade():
                     continue
             except httptools.HttpParserError:
-                self._refuse(431 if self._too_large else 400)
+                self._refuse(self._status)
             break
         if self._in_head:
             self._head_bytes += len(data)
@@ -179,8 +189,11 @@ class BoundedProtocol(HotProtocol):
             return
         self._in_head = False
         if len(self.headers) > MOST_FIELDS or self._head_size() > HEAD_BYTES:
-            self._too_large = True
-            raise _HeadTooLarge
+            self._status = 431
+            raise _Refused
+        if not self._hosts.allows(self.headers):
+            self._status = 403
+            raise _Refused
         super().on_headers_complete()
         self._in_body, self._body_bytes = True, 0
         if "http_version" in self.scope and self.scope["http_version"] == "1.0":
@@ -255,6 +268,7 @@ class BoundedProtocol(HotProtocol):
 
 
 _REASONS = {
+    403: "The request's host is not this machine; --allowed-hosts lets other names in.",
     400: "The request is not valid HTTP.",
     408: "The request did not come in time.",
     431: f"The request's head is over the limit of {HEAD_BYTES} bytes or {MOST_FIELDS} fields.",
@@ -271,11 +285,11 @@ def _refusal(status: int) -> bytes:
     return head.encode() + body
 
 
-def bounded_protocol(client_timeout_s: float) -> type[asyncio.Protocol]:
+def bounded_protocol(client_timeout_s: float, hosts: Hosts) -> type[asyncio.Protocol]:
     """What uvicorn is to make for each connection."""
 
     class _Protocol(BoundedProtocol):
         def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-            super().__init__(*args, client_timeout_s=client_timeout_s, **kwargs)
+            super().__init__(*args, client_timeout_s=client_timeout_s, hosts=hosts, **kwargs)
 
     return cast("type[asyncio.Protocol]", _Protocol)

@@ -12,6 +12,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Collection
 from math import ceil
 from types import FrameType
 
@@ -20,6 +21,7 @@ import uvloop
 from fastapi import FastAPI
 
 from router.http.drain import Drain
+from router.http.hosts import hosts_of
 from router.http.protocol import bounded_protocol
 from router.http.sockets import url_of
 
@@ -50,6 +52,7 @@ def serve(
     *,
     drain_s: float,
     client_timeout_s: float,
+    allowed_hosts: Collection[str],
     drain: Drain,
     follow_parent: bool,
 ) -> None:
@@ -61,7 +64,7 @@ def serve(
     _raise_file_limit()
     config = uvicorn.Config(
         app,
-        http=bounded_protocol(client_timeout_s),
+        http=bounded_protocol(client_timeout_s, hosts_of(sock, allowed_hosts)),
         ws="none",
         lifespan="on",
         access_log=False,

@@ -54,6 +54,7 @@ Comma = BeforeValidator(_split)
 Url = Annotated[str, BeforeValidator(base_url)]
 Worker = Annotated[str, BeforeValidator(_worker)]
 FleetOf = Annotated[tuple[Worker, ...], NoDecode, Comma, AfterValidator(_distinct)]
+Names = Annotated[tuple[str, ...], NoDecode, Comma]
 Speed = Annotated[float, Field(gt=0, le=1e6)]
 Speeds = Annotated[tuple[Speed, ...], NoDecode, Comma, Field(min_length=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]

@@ -8,7 +8,7 @@ from pydantic import (
     Field,
 )
 
-from router.settings.base import Settings, Url
+from router.settings.base import Names, Settings, Url
 
 
 class Live(Settings):
@@ -28,6 +28,11 @@ class Live(Settings):
         le=3600,
         description="Seconds that a client may take to send a request's head, and its body where "
         "that comes at less than 16 KiB a second.",
+    )
+    allowed_hosts: Names = Field(
+        (),
+        description="Names by which clients may call this machine, by comma, beside localhost and "
+        "addresses; * for any. Unless given, any where other machines can connect.",
     )
     otel_endpoint: Url | None = Field(
         None,

@@ -261,6 +261,11 @@ class Dispatcher:
             bad = list(broken_tickets(self._unsent.tickets, workers))
             for ticket, why in bad or [(ticket, error) for ticket in self._unsent.tickets]:
                 self._reject(ticket, UnplannableError(why))
+        # The defect may have come between a window and the queue.
+        for ticket in self._unsent.tickets:
+            if ticket.waiting:
+                self._rolling.discard(ticket)
+                self._rolling.add(ticket, time.monotonic())
         self._wake.set()
 
     async def _plan(self, selection: TicketSelection) -> bool:
