@@ -19,6 +19,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
+from router.http.slow_readers import SlowReaders
 from router.http.sockets import url_of
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def serve(
     _raise_file_limit()
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=SlowReaders,
         ws="none",
         lifespan="on",
         access_log=False,

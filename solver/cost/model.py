@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from math import inf, isfinite, sqrt
+from operator import attrgetter
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -199,7 +200,11 @@ class CostColumns:
     @classmethod
     def of(cls, models: Sequence[CostModel]) -> CostColumns:
         """One column a model."""
-        return cls(*(np.array([getattr(m, f.name) for m in models]) for f in fields(cls)))
+        rows = np.array([_exclusive_terms(model) for model in models], dtype=np.float64)
+        return cls(*rows.reshape(len(models), 5).T.copy())
+
+
+_exclusive_terms = attrgetter(*(field.name for field in fields(CostColumns)))
 
 
 class Terms(Protocol[Term_co]):

@@ -24,6 +24,7 @@ MOST_TOKENS = EDGES[-1] - 1
 EDGE_ARRAY: NDArray[np.float64] = np.array(EDGES, dtype=np.float64)
 WIDTHS: NDArray[np.float64] = np.diff(EDGES).astype(np.float64)
 HALF = (WIDTHS - 1.0) / 2.0
+REVERSED_WIDTHS, REVERSED_HALF = WIDTHS[::-1].copy(), HALF[::-1].copy()
 
 
 def bin_of(tokens: int) -> int:
@@ -53,10 +54,11 @@ class LengthDistribution:
     @classmethod
     def of(cls, weights: NDArray[np.float64], limit: int | None = None) -> Self:
         """From the positive weight of each bin."""
-        reach = _from_top(weights)  # not 1 - the sum so far: tails keep their precision
-        ahead = _from_top(WIDTHS * reach[:-1] - HALF * weights)
+        # From the top, not 1 - the sum so far: tails keep their precision.
+        reach = weights[::-1].cumsum()
+        ahead = (REVERSED_WIDTHS * reach - REVERSED_HALF * weights[::-1]).cumsum()
         most = MOST_TOKENS if limit is None else min(max(limit, 1), MOST_TOKENS)
-        return cls(reach.tolist(), ahead.tolist(), most)
+        return cls(_from_top(reach), _from_top(ahead), most)
 
     @property
     def max_remaining(self) -> int:
@@ -121,8 +123,8 @@ class LengthDistribution:
         return self.survival_sum[k] - into * self.survival[k] + fall * into * (into - 1) / 2
 
 
-def _from_top(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The sum from each entry to the last, and a zero."""
-    sums = np.zeros(len(values) + 1)
-    values[::-1].cumsum(out=sums[-2::-1])
-    return sums
+def _from_top(sums: NDArray[np.float64]) -> list[float]:
+    """Sums from the last entry down to each, in the order of entries, and a zero."""
+    found: list[float] = sums[::-1].tolist()
+    found.append(0.0)
+    return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log2
+from math import exp, log2
 from zlib import crc32
 
 import numpy as np
@@ -26,6 +26,7 @@ from solver.lengths.distribution import (
 
 Key = tuple[str | int, ...]
 Floats = NDArray[np.float64]
+Histograms = NDArray[np.float32]  # a row a group, a column a bin
 
 # The broader group of each group that `_groups` names; "all" leans on the prior. Sizes of prompts
 # come twice, for the model and for a kind of prompt, since a kind may be new with each request.
@@ -102,23 +103,23 @@ class LengthPredictor:
         # The longer a request has run, the longer it is likely to go on: no limit surprises it.
         reach = (1.0 + (np.array(EDGES) - 1.0) / (2.0 * prior)) ** -3.0
         self._prior: Floats = -np.diff(reach)
-        self._lean: Floats = np.full(SORTS, LEAN)
-        self._lean[0] = prior_weight
-        self._keep: Floats = np.full(SORTS, 1.0 - 1.0 / memory)
-        self._keep[-1] = 1.0 - 1.0 / RECENT
+        self._lean = (prior_weight, *[LEAN] * (SORTS - 1))
+        self._keep = (*[1.0 - 1.0 / memory] * (SORTS - 1), 1.0 - 1.0 / RECENT)
+        self._keep_column: Floats = np.array(self._keep)[:, None]
         self._rows: OrderedDict[Key, int] = OrderedDict()
         self._most = max(groups, SORTS)
         # Row `_most` stays empty: it stands for all groups that are not known.
         self._seen = np.zeros((self._most + 1, BINS), dtype=np.float32)  # 9 MB when full
-        self._count: Floats = np.zeros(self._most + 1)
-        self._loss: Floats = np.zeros((self._most + 1, SORTS))  # used in the rows of models
+        self._count = [0.0] * (self._most + 1)
+        self._loss: dict[int, Floats] = {}  # of the rows of models
         self.learned = 0
 
     def predict(self, features: Features) -> LengthDistribution:
         """The distribution of the output tokens of a request."""
         rows = [self._rows.get(key, self._most) for key in _groups(features)]
-        mix = self._trust(rows[MODEL]) @ self._forecasts(rows)
-        return LengthDistribution.of(mix, features.max_tokens)
+        return LengthDistribution.of(
+            self._mix(rows, self._seen.take(rows, axis=0)), features.max_tokens
+        )
 
     def observe(self, features: Features, output_tokens: int) -> None:
         """A request has finished with `output_tokens`; at its limit, it could have made more."""
@@ -126,37 +127,59 @@ class LengthPredictor:
         rows = [self._touch(key) for key in _groups(features)]
         limit = features.max_tokens
         cut = limit is not None and output_tokens >= limit
-        forecasts = self._forecasts(rows)
+        histograms = self._seen.take(rows, axis=0)
         seen = np.zeros(BINS)
         first = bin_of(output_tokens)
         if cut:
-            mix = self._trust(rows[MODEL]) @ forecasts
+            mix = self._mix(rows, histograms)
             seen[first:] = mix[first:] / mix[first:].sum()
         else:
             seen[first] = 1.0
         known = first if cut else BINS if limit is None else bin_of(limit)
-        self._loss[rows[MODEL]] *= self._keep[MODEL]
-        self._loss[rows[MODEL]] += _losses(forecasts, seen, known)
-        self._count[rows] = self._count[rows] * self._keep + 1.0
-        self._seen[rows] = self._seen[rows] * self._keep[:, None] + seen
+        losses = _losses(self._forecasts(rows, histograms[:, :known]), seen[:known])
+        model = rows[MODEL]
+        if (before := self._loss.get(model)) is not None:
+            losses += self._keep[MODEL] * before
+        self._loss[model] = losses
+        for row, keep in zip(rows, self._keep, strict=True):
+            self._count[row] = self._count[row] * keep + 1.0
+        self._seen[rows] = histograms * self._keep_column + seen
 
-    def _forecasts(self, rows: Sequence[int]) -> Floats:
-        """What each group expects: its own histogram and, as `LEAN` requests, its broader one's."""
-        total = self._count[rows] + self._lean
-        forecasts: Floats = self._seen[rows] / total[:, None]
-        shares = (self._lean / total).tolist()
-        forecasts[0] += shares[0] * self._prior
-        for k in range(1, SORTS):
-            forecasts[k] += shares[k] * forecasts[BROADER[k]]
+    def _mix(self, rows: Sequence[int], histograms: Histograms) -> Floats:
+        """All groups' forecasts, each by its trust; `histograms` (SORTS, BINS) are theirs.
+
+        Each forecast is its own histogram and, as `LEAN` requests, its broader one's forecast: a
+        weighted sum of histograms and the prior, and so is the mix of them.
+        """
+        weights = self._trust(rows[MODEL])
+        for k in range(SORTS - 1, -1, -1):  # a group's broader one stands before it
+            weight, total = weights[k], self._count[rows[k]] + self._lean[k]
+            weights[k] = weight / total
+            weights[BROADER[k]] += weight * self._lean[k] / total
+        mix: Floats = np.array(weights[:SORTS]) @ histograms + weights[-1] * self._prior
+        return mix
+
+    def _forecasts(self, rows: Sequence[int], histograms: Histograms) -> Floats:
+        """(SORTS, bins) what each group expects, in the first bins."""
+        totals = [self._count[row] + lean for row, lean in zip(rows, self._lean, strict=True)]
+        forecasts: Floats = histograms / np.array(totals)[:, None]
+        found = list(forecasts)
+        for k, total in enumerate(totals):
+            row = found[k]
+            broader = found[BROADER[k]] if k else self._prior[: len(row)]
+            row += broader * (self._lean[k] / total)
         return forecasts
 
-    def _trust(self, model: int) -> Floats:
-        """The weight of each sort of group, from the losses in a model's row."""
-        loss = self._loss[model]
-        worse = loss / max(loss.min(), 1e-9) - 1.0
-        weights = np.exp(-TRUST * self._count[model] * worse)
-        shares: Floats = weights / weights.sum()
-        return shares
+    def _trust(self, model: int) -> list[float]:
+        """The weight of each sort of group, by the losses of a model, and a zero for the prior."""
+        losses = self._loss.get(model)
+        if losses is None:
+            return [*[1.0 / SORTS] * SORTS, 0.0]
+        loss = losses.tolist()
+        least, fading = max(min(loss), 1e-9), -TRUST * self._count[model]
+        weights = [exp(fading * (one / least - 1.0)) for one in loss]
+        total = sum(weights)
+        return [*(weight / total for weight in weights), 0.0]
 
     def _touch(self, key: Key) -> int:
         """The row of a group, which is now the last to be forgotten."""
@@ -165,17 +188,18 @@ class LengthPredictor:
             row = len(self._rows)
             if row == self._most:
                 _, row = self._rows.popitem(last=False)
-            self._seen[row], self._count[row], self._loss[row] = 0.0, 0.0, 0.0
+            self._seen[row], self._count[row] = 0.0, 0.0
+            self._loss.pop(row, None)
         self._rows[key] = row
         return row
 
 
-def _losses(forecasts: Floats, seen: Floats, known: int) -> Floats:
-    """Each forecast's CRPS, in tokens, over the bins below `known`.
+def _losses(forecasts: Floats, seen: Floats) -> Floats:
+    """Each forecast's CRPS, in tokens, over the bins that are there.
 
     The CRPS is twice the mean pinball loss over all quantiles; a mixture's is never above the
     mean of its parts'.
     """
-    error = (forecasts[:, :known] - seen[:known]).cumsum(axis=1)
-    losses: Floats = (error * error) @ WIDTHS[:known]
+    error = (forecasts - seen).cumsum(axis=1)
+    losses: Floats = (error * error) @ WIDTHS[: len(seen)]
     return losses

@@ -3,9 +3,7 @@
 Rules:
 - in the order given, each request is planned on the worker where it costs least (`objective`),
   with all that was placed before it there;
-- where a slot is free and its first token would still come in time, a request goes at once: it is
-  not held back for a faster worker;
-- any other waits for a worker that has no room only if the cheapest that has room costs more by
+- a request waits for a worker that has no room only if the cheapest that has room costs more by
   `DOUBT`, as costs are predictions; while it waits it counts as planned there, so that those behind
   it see the queue;
 - a worker is closed once its slots and its lead are taken, its memory is full, or more than
@@ -23,22 +21,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from solver.arrays import BoolArray, FloatArray, IntArray
-from solver.routing.objective import (
-    FIRST_TOKEN,
-    TERMS,
-    Index,
-    Load,
-    Requests,
-    Term,
-    ends_at_best_s,
-    terms,
-)
+from solver.routing.columns import Load, Requests
+from solver.routing.objective import ALL, Pairs
 from solver.routing.turns import Turns
 
 DOUBT = 0.1
-# Queued prefill that keeps a worker busy until the next decision, and no more: a second, or on slow
-# engines so many fixed costs of a prefill.
-QUEUED_S, QUEUED_ALPHAS = 1.0, 16.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +35,7 @@ class Assignment:
     Attributes:
         workers: (n,) where each is planned.
         go: (n,) whether it is sent there now; the others wait and are planned again.
-        terms: (terms, n, m) of the objective when it was its turn.
+        cost_s: (n,) request-seconds of each there, when it was its turn.
         planned: the first so many are what the plan is about. Who comes after them finds every
             worker closed and is planned again; where it would go counts for nothing.
         bound_s: request-seconds that no plan of those, in this order, can beat.
@@ -56,15 +43,9 @@ class Assignment:
 
     workers: tuple[int, ...]
     go: tuple[bool, ...]
-    terms: FloatArray
+    cost_s: FloatArray
     planned: int
     bound_s: float
-
-    @property
-    def cost_s(self) -> FloatArray:
-        """(n,) request-seconds of each where it is planned."""
-        rows = np.arange(len(self.workers))
-        return np.asarray(self.terms[:, rows, list(self.workers)].sum(axis=0), dtype=np.float64)
 
     @property
     def total_s(self) -> float:
@@ -84,26 +65,22 @@ class Settled:
     Attributes:
         workers, go: (n,) as in `Assignment`.
         before: (3, n, m) what is placed where by then, as `Turns.before`.
-        terms, costs: (terms, n, m) and their sums, infinite where it must not go.
-        open, at_once: (n, m) who may be sent it, and who would begin it at once and in time.
+        costs: (n, m) infinite where it must not go.
+        open: (n, m) who may be sent it.
     """
 
     workers: IntArray
     go: BoolArray
     before: FloatArray
-    terms: FloatArray
     costs: FloatArray
     open: BoolArray
-    at_once: BoolArray
 
     @classmethod
     def nobody(cls, n: int, m: int) -> Settled:
         """Nothing seen yet."""
-        numbers = np.zeros((3, n, m)), np.zeros((len(TERMS), n, m)), np.zeros((n, m))
-        open_, at_once = np.zeros((2, n, m), dtype=np.bool_)
-        return cls(
-            np.zeros(n, dtype=np.intp), np.zeros(n, dtype=np.bool_), *numbers, open_, at_once
-        )
+        workers, go = np.zeros(n, dtype=np.intp), np.zeros(n, dtype=np.bool_)
+        before, costs = np.zeros((3, n, m)), np.zeros((n, m))
+        return cls(workers, go, before, costs, np.zeros((n, m), dtype=np.bool_))
 
     @property
     def total_s(self) -> float:
@@ -117,7 +94,7 @@ class Settled:
 
 def assign(requests: Requests, load: Load) -> Assignment:
     """The plan; see the module. Each request must be allowed somewhere."""
-    planning = _Planning(requests, load)
+    planning = _Planning(Pairs(requests, load))
     least = planning.costs.min(axis=1)
     planned = planning.go_on(0)
     return planning.plan(planned, float(least[:planned].sum()))
@@ -128,7 +105,7 @@ def follow(requests: Requests, load: Load, settled: Settled, bound_s: float) -> 
 
     The plan is about these k, and so is `bound_s`.
     """
-    planning = _Planning(requests, load)
+    planning = _Planning(Pairs(requests, load))
     planning.take(settled)
     k = len(settled.workers)
     planning.go_on(k)
@@ -148,9 +125,10 @@ def settle(turns: Turns, wishes: IntArray, near: Settled | None = None) -> Settl
     while True:
         _see(turns, plan, changed)
         for i in range(start, turns.n):
-            to, plan.go[i] = _choose(plan.costs[i], plan.open[i], plan.at_once[i], wishes[i])
-            if to != wishes[i]:  # those after it find something else
-                plan.workers[i], changed, start = to, np.array((wishes[i], to)), i + 1
+            wish = int(wishes[i])
+            to, plan.go[i] = _choose(plan.costs[i], plan.open[i], wish)
+            if to != wish:  # those after it find something else
+                plan.workers[i], changed, start = to, np.array((wish, to)), i + 1
                 break
         else:
             return plan
@@ -160,92 +138,63 @@ def _see(turns: Turns, plan: Settled, changed: IntArray) -> None:
     """What all find on the workers that have `changed` (k,)."""
     plan.before = turns.before(plan.workers)
     i, j = (index.ravel() for index in np.meshgrid(np.arange(turns.n), changed, indexing="ij"))
-    seen = turns.seen(j, plan.before[:, i, j])
-    parts = turns.terms(i, j, seen)
-    plan.terms[:, i, j], plan.costs[i, j] = parts, parts.sum(axis=0)
-    plan.costs[~turns.allowed] = np.inf
-    plan.open[i, j] = is_open(seen) & turns.allowed[i, j]
-    plan.at_once[i, j] = plan.open[i, j] & begins_in_time(turns.requests, i, seen, parts)
+    placed = plan.before[:, i, j]
+    plan.costs[i, j] = turns.costs(i, j, placed)
+    plan.open[i, j] = turns.is_open(j, placed) & np.isfinite(plan.costs[i, j])
 
 
 class _Planning:
     """A plan in the making: `costs` (n, m) are those on what the next request finds."""
 
-    def __init__(self, requests: Requests, load: Load) -> None:
-        self._requests, self._state = requests, load.copy()
-        self._best = ends_at_best_s(requests, load)
-        n, m = requests.uncached.shape
-        self._parts, self._chosen, self._go = np.empty((len(TERMS), n, m)), [-1] * n, [False] * n
-        self.costs = np.empty((n, m))
-        self._fill(0)
+    def __init__(self, pairs: Pairs) -> None:
+        self._pairs, self._placed = pairs, np.zeros((3, pairs.m))
+        self._chosen, self._go = [-1] * pairs.n, [False] * pairs.n
+        self.costs = pairs.costs(ALL, ALL, self._placed)
+        self._able = pairs.is_open(ALL, self._placed)
 
     def plan(self, planned: int, bound_s: float) -> Assignment:
         """What has been decided."""
-        return Assignment(tuple(self._chosen), tuple(self._go), self._parts, planned, bound_s)
+        cost_s = self.costs[np.arange(self._pairs.n), self._chosen]
+        return Assignment(tuple(self._chosen), tuple(self._go), cost_s, planned, bound_s)
 
     def take(self, settled: Settled) -> None:
         """The first k have been planned already."""
         k = len(settled.workers)
-        self._parts[:, :k] = settled.terms
         self._chosen[:k], self._go[:k] = settled.workers.tolist(), settled.go.tolist()
         for i, j in enumerate(self._chosen[:k]):
-            self._state.place(self._requests, i, j)
-        self._fill(k)
+            self._placed[:, j] += self._pairs.sizes(i, j)
+        for j in set(self._chosen[:k]):
+            self._see(k, j)
+        self.costs[:k] = settled.costs
 
     def go_on(self, start: int) -> int:
         """Plan the others; where it ended, as nobody is open any more."""
-        n, state, requests = len(self._requests), self._state, self._requests
-        for i in range(start, n):
-            able = is_open(state)
+        pairs, able = self._pairs, self._able
+        for i in range(start, pairs.n):
             if not able.any():
                 self._chosen[i:] = self.costs[i:].argmin(axis=1).tolist()
                 return i
-            costs, parts = self.costs[i], self._parts[:, i]
-            at_once = able & begins_in_time(requests, i, state, parts) & np.isfinite(costs)
-            j, self._go[i] = _choose(costs, able, at_once, int(costs.argmin()))
+            costs = self.costs[i]
+            j, self._go[i] = _choose(costs, able, int(costs.argmin()))
             self._chosen[i] = j
-            state.place(requests, i, j)
-            if i + 1 < n:
-                self._fill(i + 1, j)
-        return n
+            self._placed[:, j] += pairs.sizes(i, j)
+            if i + 1 < pairs.n:
+                self._see(i + 1, j)
+        return pairs.n
 
-    def _fill(self, start: int, j: slice | int = slice(None)) -> None:
-        """The costs of all from `start` on, on worker(s) j."""
-        rows, forbidden = slice(start, None), self._requests.forbidden
-        found = terms(self._requests, self._state, self._best, rows, j)
-        for k, term in enumerate(found):
-            self._parts[k, rows, j] = term
-        self.costs[rows, j] = self._parts[:, rows, j].sum(axis=0)
-        if forbidden is not None:
-            self.costs[rows, j][forbidden[rows, j]] = np.inf
+    def _see(self, start: int, j: int) -> None:
+        """What all from `start` on find on worker j."""
+        rows, placed = slice(start, None), self._placed[:, j]
+        self.costs[rows, j] = self._pairs.costs(rows, j, placed)
+        self._able[j] = self._pairs.is_open(j, placed)
 
 
-def is_open(load: Load) -> BoolArray:
-    """(m,) who may be sent something."""
-    most = np.maximum(QUEUED_S, QUEUED_ALPHAS * load.cost.alpha_p_s)
-    return (load.room > 0) & (load.queued_s <= most) & (load.kv_now > 0)
-
-
-def begins_in_time(requests: Requests, i: Index, load: Load, parts: FloatArray) -> BoolArray:
-    """(m,) where a slot is free and the first token of request i comes within its target.
-
-    `parts` (terms, m) are its terms on these workers. Or each has a request of its own: i (m,).
-    """
-    blind = requests.weight[i, 0] * (1.0 + FIRST_TOKEN)
-    first_s = (parts[Term.WAIT] + parts[Term.PREFILL]) / blind
-    wanted = requests.ttft_s[i, 0]
-    in_time = np.isfinite(wanted) & (requests.waited_s[i, 0] + first_s <= wanted)
-    return np.asarray(in_time & (load.free > 0))
-
-
-def _choose(costs: FloatArray, able: BoolArray, at_once: BoolArray, wish: int) -> tuple[int, bool]:
+def _choose(costs: FloatArray, able: BoolArray, wish: int) -> tuple[int, bool]:
     """(worker, whether it goes there now) for a request that would like to go to `wish`."""
-    if at_once.any():
-        return wish if at_once[wish] else int(np.where(at_once, costs, np.inf).argmin()), True
     if able[wish]:
         return wish, True
     now = np.where(able, costs, np.inf)
     k = int(now.argmin())
-    if np.isfinite(now[k]) and now[k] <= (1.0 + DOUBT) * costs[wish]:
+    if now[k] <= (1.0 + DOUBT) * costs[wish]:
         return k, True
     return wish, False

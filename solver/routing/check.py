@@ -13,9 +13,9 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray
 from solver.errors import InvalidPlan
 from solver.packing.problem import TOLERANCE
-from solver.routing.assign import Assignment, begins_in_time, is_open
+from solver.routing.assign import DOUBT, Assignment
 from solver.routing.joint import Question
-from solver.routing.objective import TERMS, Load
+from solver.routing.objective import ALL
 from solver.routing.turns import Turns
 
 
@@ -25,45 +25,41 @@ def check(question: Question, plan: Assignment) -> None:
     Raises:
         InvalidPlan: naming the first thing that is wrong.
     """
-    requests, load = question.requests, question.load
-    turns = Turns(requests, load)
+    turns = Turns(question.requests, question.load)
     _require_allowed(turns, plan)
-    state, found = load.copy(), np.zeros((3, turns.n))  # what each finds on its worker
+    placed, found = np.zeros((3, turns.m)), np.zeros((3, turns.n))  # on all, and on its own worker
+    able = turns.is_open(ALL, placed)
     for i, j in enumerate(plan.workers):
-        able = is_open(state)
         if i >= plan.planned and not able.any():
             _require_waiting(plan, i)
             break
-        _require_rules(turns, plan, i, state, able & turns.allowed[i])
-        found[:, i] = (
-            state.in_flight[j] - load.in_flight[j],
-            state.queued_s[j] - load.queued_s[j],
-            state.kv[j] - load.kv[j],
-        )
-        state.place(requests, i, j)
+        if plan.go[i] and not able[j]:
+            raise InvalidPlan(f"request {i}: worker {j} is closed")
+        if not plan.go[i]:
+            _require_worth_waiting(turns.costs(i, ALL, placed), able, i, j)
+        found[:, i] = placed[:, j]
+        placed[:, j] += turns.added[:, i, j]
+        able = turns.is_open(ALL, placed)
     _require_true(turns, plan, found)
 
 
 def _require_allowed(turns: Turns, plan: Assignment) -> None:
     n, m = turns.n, turns.m
-    if (len(plan.workers), len(plan.go), plan.terms.shape) != (n, n, (len(TERMS), n, m)):
+    if (len(plan.workers), len(plan.go), len(plan.cost_s)) != (n, n, n):
         raise InvalidPlan(f"it is not a plan of {n} requests on {m} workers")
     if not 0 <= plan.planned <= n:
         raise InvalidPlan(f"it is about {plan.planned} of {n} requests")
     for i, j in enumerate(plan.workers):
         if not 0 <= j < m:
             raise InvalidPlan(f"request {i}: there is no worker {j}")
-        if not turns.allowed[i, j]:
+        if turns.allowed is not None and not turns.allowed[i, j]:
             raise InvalidPlan(f"request {i}: worker {j} may not serve it")
 
 
-def _require_rules(turns: Turns, plan: Assignment, i: int, state: Load, able: BoolArray) -> None:
-    j = plan.workers[i]
-    if plan.go[i] and not able[j]:
-        raise InvalidPlan(f"request {i}: worker {j} is closed")
-    at_once = able & begins_in_time(turns.requests, i, state, plan.terms[:, i])
-    if at_once.any() and not (plan.go[i] and at_once[j]):
-        raise InvalidPlan(f"request {i}: it is held back though it could begin at once elsewhere")
+def _require_worth_waiting(costs: FloatArray, able: BoolArray, i: int, j: int) -> None:
+    now_s, then_s = float(costs[able].min(initial=np.inf)), float(costs[j])
+    if able[j] or now_s <= (1.0 + DOUBT) * then_s * (1.0 - TOLERANCE):
+        raise InvalidPlan(f"request {i}: it is held back for {then_s!r}, and costs {now_s!r} now")
 
 
 def _require_waiting(plan: Assignment, start: int) -> None:
@@ -74,8 +70,7 @@ def _require_waiting(plan: Assignment, start: int) -> None:
 
 def _require_true(turns: Turns, plan: Assignment, found: FloatArray) -> None:
     rows, workers = np.arange(plan.planned), np.array(plan.workers[: plan.planned], dtype=np.intp)
-    seen = turns.seen(workers, found[:, : plan.planned])
-    total = float(turns.costs(rows, workers, seen).sum())
+    total = float(turns.costs(rows, workers, found[:, : plan.planned]).sum())
     if not isclose(total, plan.total_s, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
         raise InvalidPlan(f"total_s is {total!r}, the plan says {plan.total_s!r}")
     if plan.bound_s > total * (1 + TOLERANCE) + TOLERANCE:

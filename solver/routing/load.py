@@ -47,9 +47,14 @@ class _InFlight:
 
 
 class WorkerLoad:
-    """Requests in flight at one worker and the tokens that they still need."""
+    """Requests in flight at one worker and the tokens that they still need.
+
+    Attributes:
+        changes: counts them, so that what follows from a load is computed once.
+    """
 
     def __init__(self) -> None:
+        self.changes = 0
         self._requests: dict[Hashable, _InFlight] = {}
         # Those that do not stream: when the next tokens of each are due; and those not looked at.
         self._due: list[tuple[float, int, Hashable]] = []
@@ -108,6 +113,7 @@ class WorkerLoad:
             streamed,
         )
         self._requests[key] = request
+        self.changes += 1
         if not streamed:
             self._new.append((now, key))
         self._sequences += job.sequences
@@ -128,6 +134,7 @@ class WorkerLoad:
             self._prompt_tokens -= request.prompt_tokens
             self._kv_tokens += request.prompt_tokens
             self._running_tokens += request.remaining
+        self.changes += 1
         before = request.remaining
         request.make(tokens)
         self._kv_tokens += tokens
@@ -147,6 +154,7 @@ class WorkerLoad:
         request = self._requests.pop(key, None)
         if request is None:
             return
+        self.changes += 1
         self._sequences -= request.sequences
         if request.made == 0:
             self._prefills -= request.sequences
@@ -167,10 +175,11 @@ class WorkerLoad:
         Their prompts are prefilled in turn, then each makes a token a round, or its share of that
         where more is in flight than runs at once. Work is shared out over their tokens.
         """
-        for sent_s, key in self._new:
-            if key in self._requests:
-                self._schedule(sent_s + cost.prefill_s(self._prompt_tokens), key)
-        self._new.clear()
+        if self._new:
+            for sent_s, key in self._new:
+                if key in self._requests:
+                    self._schedule(sent_s + cost.prefill_s(self._prompt_tokens), key)
+            self._new.clear()
         if not self._due or self._due[0][0] > now:
             return
         occupancy = self.occupancy(slots, 0)

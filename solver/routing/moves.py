@@ -5,8 +5,7 @@ So all n m moves are valued by one call of the objective, and those that touch n
 up: they are made together. Exchanges are tried where no move is left, those first that would be
 best if each half came alone.
 
-Whoever would be sent elsewhere by the rules, as it could not begin in time, is counted at the
-cheapest of the workers where it could. What comes of it all is known once the plan is settled
+Who is moved by the rules besides, as a worker is closed, is known once the plan is settled
 (`solver.routing.assign`), and only then it is better or not.
 """
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from solver.arrays import FloatArray, IntArray
 from solver.packing.problem import TOLERANCE, SecondsLeft
-from solver.routing.assign import Settled, begins_in_time, is_open, settle
+from solver.routing.assign import Settled, settle
 from solver.routing.turns import Turns
 
 # Exchanges that are valued at once, and plans settled before a search gives up: further down hardly
@@ -66,19 +65,13 @@ def changes(turns: Turns, plan: Settled) -> FloatArray:
     n, m, workers = turns.n, turns.m, plan.workers
     rows = np.arange(n)
     now = plan.costs[rows, workers]
-    must = np.asarray(plan.at_once.any(axis=1))  # it goes at once, and nowhere else
-    elsewhere = np.where(plan.at_once, plan.costs, np.inf)
-    elsewhere[rows, workers] = np.inf
     one, later = np.triu_indices(n, 1)
-    at, sent_s = workers[later], elsewhere.min(axis=1)[later]
+    at = workers[later]
     leaves = np.where(workers[one] == at, -1.0, 1.0)  # it would no longer be there, or be there too
-    seen = turns.seen(at, plan.before[:, later, at] + leaves * turns.sizes[:, one, at])
-    parts = turns.terms(later, at, seen)
-    stays = is_open(seen) & begins_in_time(turns.requests, later, seen, parts)
-    costs = np.where(~stays & np.isfinite(sent_s), sent_s, parts.sum(axis=0))
+    placed = plan.before[:, later, at] + leaves * turns.added[:, one, at]
+    costs = turns.costs(later, at, placed)
     others = np.bincount(one * m + at, costs - now[later], n * m).reshape(n, m)
     change = plan.costs + others - (now - others[rows, workers])[:, None]
-    change[must[:, None] & ~plan.at_once] = np.inf
     change[rows, workers] = 0.0
     return change
 

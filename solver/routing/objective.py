@@ -29,26 +29,24 @@ Every term grows, or stays, with what was placed on the worker before: what make
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
 
 from solver.arrays import BoolArray, FloatArray, IntArray
-from solver.cost.model import CostColumns
-from solver.errors import ProblemError
-from solver.routing.problem import Job, WorkerView
+from solver.routing.columns import Load, Requests
 
 # A second without a first token counts as two: one as any other, one as it is waited blindly.
 FIRST_TOKEN = 1.0
 # That all is done holds nobody up in a stream, and everybody in a batch; half is enough for
 # the batch, as the term is zero for all but the few who end last.
 MAKESPAN = 0.5
-# The longest prefill share that is believed: rounds of a worker that only prefills would never end.
-MOST_PREFILL_SHARE = 0.9
-# One, or several.
-Index = int | IntArray
+# A worker is closed when more prefill is queued there than keeps it busy until the next decision: a
+# second, or on slow engines so many fixed costs of a prefill.
+QUEUED_S, QUEUED_ALPHAS = 1.0, 16.0
+# One, all of a range, or those of an array.
+Index = int | slice | IntArray
+ALL = slice(None)
 
 
 class Term(IntEnum):
@@ -69,271 +67,156 @@ TERMS = tuple(term.name.lower() for term in Term)
 OWN = (Term.WAIT, Term.PREFILL, Term.DECODE, Term.TAIL, Term.LATE)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Requests:
-    """n requests as the objective sees them; all are (n, 1) but `uncached`.
+class Pairs:
+    """n requests on m workers: what each costs, by what was placed on its worker before.
+
+    What does not depend on that is worked out once. Pairs are told by the indices of a request and
+    of a worker: two slices mean all combinations (rows, workers); a slice and a number one worker
+    (rows,); a number and a slice one request (workers,); and two arrays so many pairs (k,).
+
+    Placed is what sums up `sizes` on these workers: (3, ...) sequences, seconds of prefill and
+    prompt tokens.
 
     Attributes:
-        prompt: tokens over all its sequences.
-        output, overrun: expected tokens of one sequence, and how many more it may well make.
-        sequences: slots that it takes.
-        weight: what a second of its own is worth.
-        waited_s: since it came.
-        ttft_s, tpot_s: its targets; infinite: none.
-        uncached: (n, m) prompt tokens that worker j would have to prefill.
-        forbidden: (n, m) where they must not go; None: nowhere.
+        n, m: how many.
+        requests, load: of what.
+        allowed: (n, m) where they may go.
+        prefill_s: (n, m) seconds of each one's own prompt.
     """
 
-    prompt: FloatArray
-    output: FloatArray
-    overrun: FloatArray
-    sequences: FloatArray
-    weight: FloatArray
-    waited_s: FloatArray
-    ttft_s: FloatArray
-    tpot_s: FloatArray
-    uncached: FloatArray
-    forbidden: BoolArray | None = None
-
-    @classmethod
-    def of(
-        cls,
-        jobs: Sequence[Job],
-        waited_s: Sequence[float],
-        workers: int,
-        cached: FloatArray | None = None,
-        eligible: Sequence[frozenset[int]] | None = None,
-    ) -> Requests:
-        """From jobs; `cached` and `eligible` as in `solver.routing.problem.build_problem`."""
-        rows = np.array(
-            [
-                (
-                    job.prompt_tokens,
-                    job.expected_tokens / job.sequences,
-                    job.overrun_tokens,
-                    job.sequences,
-                    job.weight,
-                    waited,
-                    job.targets.ttft_s,
-                    job.targets.tpot_s,
-                )
-                for job, waited in zip(jobs, waited_s, strict=True)
-            ],
-            dtype=np.float64,
+    def __init__(self, requests: Requests, load: Load) -> None:
+        self.requests, self.load = requests, load
+        self.n, self.m = map(int, requests.uncached.shape)
+        self.allowed: BoolArray | None = None if requests.forbidden is None else ~requests.forbidden
+        cost, longer = load.cost, 1.0 / (1.0 - load.share)
+        going = np.maximum(1.0, np.minimum(load.running, load.slots))
+        self._workers = np.array(
+            (
+                load.in_flight,
+                load.slots,
+                load.queued_s + cost.alpha_p_s,
+                load.kv_now,
+                load.context,
+                load.left / going,
+                (cost.alpha_d_s + cost.gamma_d_s * load.kv) * longer,
+                cost.beta_d_s * longer,
+                cost.gamma_d_s * longer,
+            )
         )
-        prompt, output, overrun, sequences, weight, waited, ttft, tpot = rows.reshape(
-            len(jobs), 8
-        ).T[:, :, None]
-        uncached = np.repeat(prompt, workers, axis=1)
-        if cached is not None:
-            uncached = np.maximum(0.0, uncached - cached)
-        forbidden = None
-        if eligible is not None:
-            rows_of = {
-                allowed: ~np.isin(np.arange(workers), list(allowed)) for allowed in set(eligible)
-            }
-            forbidden = np.array([rows_of[allowed] for allowed in eligible])
-        return cls(
-            prompt, output, overrun, sequences, weight, waited, ttft, tpot, uncached, forbidden
-        )
+        self._requests = np.array(
+            (
+                requests.prompt,
+                requests.output,
+                requests.output + requests.overrun,
+                requests.weight,
+                np.maximum(0.0, requests.ttft_s - requests.waited_s),
+                requests.tpot_s,
+                np.zeros((self.n, 1)),  # `last`, below
+                requests.weight / (2.0 * load.scale_s),
+            )
+        )[:, :, 0]
+        self.prefill_s: FloatArray = cost.beta_p_s * requests.uncached
+        self._stalls_s: FloatArray = np.minimum(load.running, load.slots - 1.0) * self.prefill_s
+        side_by_side = requests.output * load.left / (requests.output + load.left)
+        step = cost.gamma_d_s * (requests.prompt + requests.output / 2)
+        self._step_s: FloatArray = (cost.beta_d_s + step) * side_by_side
+        most_s = np.maximum(QUEUED_S, QUEUED_ALPHAS * cost.alpha_p_s) - load.queued_s
+        self._rooms = np.array((load.room, most_s, load.kv_now))
+        self._nothing = np.zeros((3, self.m))
+        self._longest = float(requests.prompt.max(initial=0.0))
+        self._requests[-2] = np.maximum(load.level_s, self.ends_at_best_s())
 
-    def __len__(self) -> int:
-        """How many."""
-        return len(self.prompt)
+    def ends_at_best_s(self) -> FloatArray:
+        """(n,) seconds until each would end, at a high quantile, where it would end first."""
+        _, first, rest = self._seconds(ALL, ALL, self._nothing)
+        end = first + self._requests[2][:, None] * rest
+        if self.allowed is not None:
+            end[~self.allowed] = np.inf
+        return np.asarray(end.min(axis=1), dtype=np.float64)
 
+    def sizes(self, i: Index, j: Index) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What requests add to workers: sequences, seconds of prefill, prompt tokens."""
+        requests = self.requests
+        return requests.sequences[i, 0], self.prefill_s[i, j], requests.prompt[i, 0]
 
-@dataclass(slots=True, eq=False)
-class Load:
-    """m workers and what they have, (m,) each.
+    def terms(self, i: Index, j: Index, placed: FloatArray) -> tuple[FloatArray, ...]:
+        """The terms, in the order of `Term`."""
+        return self._terms(i, j, placed, self._seconds(i, j, placed))
 
-    Attributes:
-        cost: terms of their cost models.
-        slots: sequences that each runs at once.
-        in_flight: sequences given to it and not ended; `running` of these decode.
-        left: expected tokens still to come of one that runs, at least 1.
-        kv: cached tokens; `kv_now` more fit now.
-        context: cached tokens of one that runs, on average: what its end sets free.
-        queued_s: seconds of prefills that are still queued there.
-        share: of its time that goes into prefills.
-        room, free: sequences that may be sent to it, and that it could start at once.
-        level_s: seconds until the whole fleet has done all, work taken as liquid.
-        scale_s: seconds that those who run still take, on average over the fleet.
-    """
+    def costs(self, i: Index, j: Index, placed: FloatArray) -> FloatArray:
+        """The sum of the terms, infinite where it must not be.
 
-    cost: CostColumns
-    slots: FloatArray
-    in_flight: FloatArray
-    running: FloatArray
-    left: FloatArray
-    kv: FloatArray
-    kv_now: FloatArray
-    context: FloatArray
-    queued_s: FloatArray
-    share: FloatArray
-    room: FloatArray
-    free: FloatArray
-    level_s: float
-    scale_s: float
-
-    @classmethod
-    def of(cls, views: Sequence[WorkerView], share: Sequence[float], level_s: float) -> Load:
-        """From what is known of each worker, and the `share` of its time that prefills take.
-
-        Raises:
-            ProblemError: without a worker.
+        Summed up by what they share, as a decision waits for it.
         """
-        if not views:
-            raise ProblemError("load: there is no worker")
-        columns = np.array(
-            [
-                (
-                    view.slots,
-                    view.in_flight,
-                    view.running,
-                    view.left_tokens,
-                    view.kv_tokens,
-                    view.kv_now,
-                    view.prefill_s,
-                    view.room,
-                    view.free_slots,
-                )
-                for view in views
-            ],
-            dtype=np.float64,
-        ).T
-        slots, in_flight, running, left, kv, kv_now, queued, room, free = columns
-        load = cls(
-            CostColumns.of([view.cost for view in views]),
-            slots,
-            in_flight,
-            running,
-            np.maximum(1.0, left),
-            kv,
-            kv_now,
-            np.maximum(1.0, kv / np.maximum(1.0, running)),
-            queued,
-            np.minimum(MOST_PREFILL_SHARE, np.asarray(share, dtype=np.float64)),
-            room,
-            free,
-            level_s,
-            1.0,
-        )
-        ahead = running * load.left * load.round_s(slice(None), 0.0)
-        load.scale_s = max(1e-3, float(ahead.sum() / max(1.0, running.sum())))
-        return load
+        _, first, rest = self._seconds(i, j, placed)
+        in_flight, slots = self._workers[:2, j]
+        _, output, long, weight, slack, tpot, last, tail = _rows(self._requests, i, j)
+        in_flight = in_flight + placed[0]
+        full = np.minimum(1.0, in_flight / slots)
+        own = first + output * rest
+        late = np.maximum(0.0, first - slack) + output * np.maximum(0.0, rest - tpot)
+        total = self._stalls_s[i, j] + in_flight * self._step_s[i, j]
+        total = total + weight * (own + FIRST_TOKEN * first + late)
+        total = total + own * (tail * own + full * full)
+        total = total + MAKESPAN * np.maximum(0.0, first + long * rest - last)
+        if self.allowed is not None:
+            total = np.where(self.allowed[i, j], total, np.inf)
+        return np.asarray(total)
 
-    def round_s(self, j: slice | int, more_kv: float | FloatArray) -> FloatArray:
-        """Seconds from token to token on worker j with one more sequence of `more_kv` tokens.
+    def is_open(self, j: Index, placed: FloatArray) -> BoolArray:
+        """Whether workers may be sent something."""
+        room, most, kv_now = self._rooms[:, j]
+        return np.asarray((placed[0] < room) & (placed[1] <= most) & (placed[2] < kv_now))
+
+    def _seconds(
+        self, i: Index, j: Index, placed: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """(until a slot is free, until the first token, from token to token) in seconds.
 
         A share of the time goes into others' prefills, so rounds are that much further apart.
         """
-        batch = np.minimum(self.slots[j], self.in_flight[j] + 1.0)
-        cost = self.cost
-        alone = cost.alpha_d_s[j] + cost.beta_d_s[j] * batch
-        alone = alone + cost.gamma_d_s[j] * (self.kv[j] + more_kv)
-        return np.asarray(alone / (1.0 - self.share[j]), dtype=np.float64)
+        in_flight, slots, queued_s, kv_now, context, turn, alone, beta, gamma = self._workers[:, j]
+        prompt, more = _rows(self._requests[0], i, j), in_flight + placed[0] + 1.0
+        rest = gamma * prompt + (alone + beta * np.minimum(slots, more) + gamma * placed[2])
+        first = self.prefill_s[i, j] + (queued_s + placed[1])
+        ends, left = np.maximum(0.0, more - slots), kv_now - placed[2]
+        if np.all(left >= self._longest):
+            if not np.any(ends):  # mostly
+                return np.zeros_like(first), first, rest
+        else:
+            ends = np.maximum(ends, (prompt - left) / context)
+        wait = ends * turn * rest
+        return wait, wait + first, rest
 
-    def copy(self) -> Load:
-        """One that `place` may change."""
-        return replace(
-            self,
-            in_flight=self.in_flight.copy(),
-            kv=self.kv.copy(),
-            kv_now=self.kv_now.copy(),
-            queued_s=self.queued_s.copy(),
-            room=self.room.copy(),
-            free=self.free.copy(),
+    def _terms(
+        self,
+        i: Index,
+        j: Index,
+        placed: FloatArray,
+        seconds: tuple[FloatArray, FloatArray, FloatArray],
+    ) -> tuple[FloatArray, ...]:
+        wait, first, rest = seconds
+        in_flight, slots = self._workers[:2, j]
+        _, output, long, weight, slack, tpot, last, tail = _rows(self._requests, i, j)
+        in_flight = in_flight + placed[0]
+        full = np.minimum(1.0, in_flight / slots)
+        decode = output * rest
+        own = first + decode
+        blind = (1.0 + FIRST_TOKEN) * weight
+        late = np.maximum(0.0, first - slack) + output * np.maximum(0.0, rest - tpot)
+        return (
+            blind * wait,
+            blind * (first - wait),
+            weight * decode,
+            tail * own * own,
+            self._stalls_s[i, j] + in_flight * self._step_s[i, j],
+            full * full * own,
+            weight * late,
+            MAKESPAN * np.maximum(0.0, first + long * rest - last),
         )
 
-    def sizes(self, requests: Requests, i: Index, j: Index) -> tuple[FloatArray, ...]:
-        """What request(s) i add to worker(s) j: sequences, seconds of prefill, prompt tokens."""
-        prefill_s = self.cost.beta_p_s[j] * requests.uncached[i, j]
-        return requests.sequences[i, 0], prefill_s, requests.prompt[i, 0]
 
-    def add(
-        self, j: slice | int, sequences: FloatArray, prefill_s: FloatArray, prompt: FloatArray
-    ) -> None:
-        """So much more is on worker(s) j, of `sizes`."""
-        self.in_flight[j] += sequences
-        self.queued_s[j] += prefill_s
-        self.kv[j] += prompt
-        self.kv_now[j] -= prompt
-        self.room[j] -= sequences
-        self.free[j] -= sequences
-
-    def place(self, requests: Requests, i: int, j: int) -> None:
-        """Request i is on worker j: what comes after it finds it there."""
-        self.add(j, *self.sizes(requests, i, j))
-
-
-def ends_at_best_s(requests: Requests, load: Load) -> FloatArray:
-    """(n, 1) seconds until each would end, at a high quantile, where it would end first."""
-    first, rest = _own(requests, load, slice(None), slice(None))[1:3]
-    end = first + _long(requests, slice(None), rest)
-    if requests.forbidden is not None:
-        end[requests.forbidden] = np.inf
-    return np.asarray(end.min(axis=1, keepdims=True), dtype=np.float64)
-
-
-def terms(
-    requests: Requests, load: Load, best_s: FloatArray, i: slice, j: slice | int
-) -> tuple[FloatArray, ...]:
-    """The terms, in the order of `Term`, of requests i on worker(s) j; `best_s` as above.
-
-    For a slice of workers each is (rows, workers), for one worker (rows,).
-    """
-    cost, slots, running = load.cost, load.slots[j], load.running[j]
-    wait, first, rest = _own(requests, load, i, j)
-    weight, output = _column(requests.weight, i, j), _column(requests.output, i, j)
-    uncached = requests.uncached[i, j]
-    decode = output * rest
-    own = first + decode
-    both = output * load.left[j] / (output + load.left[j])  # tokens that two make side by side
-    longer = cost.beta_d_s[j] + cost.gamma_d_s[j] * (_column(requests.prompt, i, j) + output / 2)
-    others = np.minimum(running, slots - 1.0) * cost.beta_p_s[j] * uncached
-    others = others + load.in_flight[j] * longer * both
-    full = np.minimum(1.0, load.in_flight[j] / slots)
-    waited, wanted = _column(requests.waited_s, i, j), _column(requests.ttft_s, i, j)
-    late = np.maximum(0.0, waited + first - np.maximum(wanted, waited))
-    late = late + output * np.maximum(0.0, rest - _column(requests.tpot_s, i, j))
-    end = first + _long(requests, i, rest, j)
-    last = np.maximum(load.level_s, _column(best_s, i, j))
-    blind = weight * (1.0 + FIRST_TOKEN)
-    return (
-        blind * wait,
-        blind * (first - wait),
-        weight * decode,
-        weight * own * own / (2.0 * load.scale_s),
-        others,
-        full * full * own,
-        weight * late,
-        MAKESPAN * np.maximum(0.0, end - last),
-    )
-
-
-def _own(
-    requests: Requests, load: Load, i: slice, j: slice | int
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """(until a slot is free, until the first token, from token to token) in seconds."""
-    cost, slots, running = load.cost, load.slots[j], load.running[j]
-    prompt = _column(requests.prompt, i, j)
-    rest = load.round_s(j, prompt)
-    going = np.maximum(1.0, np.minimum(running, slots))
-    ends = np.maximum(0.0, load.in_flight[j] + 1.0 - slots)
-    ends = np.maximum(ends, (prompt - load.kv_now[j]) / load.context[j])
-    wait = ends * load.left[j] * rest / going
-    prefill = load.queued_s[j] + cost.alpha_p_s[j] + cost.beta_p_s[j] * requests.uncached[i, j]
-    return wait, wait + prefill, rest
-
-
-def _long(
-    requests: Requests, i: slice, rest: FloatArray, j: slice | int = slice(None)
-) -> FloatArray:
-    """Seconds of all its tokens, should there be many."""
-    tokens = _column(requests.output, i, j) + _column(requests.overrun, i, j)
-    return np.asarray(tokens * rest, dtype=np.float64)
-
-
-def _column(values: FloatArray, i: slice, j: slice | int) -> FloatArray:
-    """Rows i of an (n, 1) array: against several workers as a column, against one as they are."""
-    return values[i, 0] if isinstance(j, int) else values[i]
+def _rows(values: FloatArray, i: Index, j: Index) -> FloatArray:
+    """Of requests i, values (..., n): as a column for all combinations with several workers."""
+    found = values[..., i]
+    return found[..., None] if isinstance(i, slice) and isinstance(j, slice) else found

@@ -44,7 +44,6 @@ class Places:
         self.least_s = self._costs(self._least_sizes())
         late = np.arange(self.count) > np.arange(turns.n)[:, None]
         self.least_s[np.broadcast_to(late[:, None], self.least_s.shape)] = np.inf
-        self.least_s[~turns.allowed] = np.inf
         self.place_s: FloatArray = self.least_s[:, :, 0]
 
     def least_more_s(self) -> FloatArray:
@@ -59,9 +58,11 @@ class Places:
         some = np.unique(
             np.minimum(self.count - 1, 2 ** np.arange(self.count.bit_length() + 1) - 1)
         )
-        mean = turns.sizes.mean(axis=1)[:, None, :, None] * some
+        mean = turns.added.mean(axis=1)[:, None, :, None] * some
         costs = self._costs(np.broadcast_to(mean, (3, turns.n, turns.m, len(some))))
-        more = (costs - costs[:, :, :1]).mean(axis=0)
+        may = np.isfinite(costs)
+        costs = np.where(may, costs, 0.0)
+        more = (costs - costs[:, :, :1]).sum(axis=0) / np.maximum(1, may.sum(axis=0))
         return np.array([np.interp(places, some, row) for row in more])
 
     def bound_s(self, price: FloatArray) -> tuple[float, FloatArray]:
@@ -98,12 +99,11 @@ class Places:
         """(n, m, k) of each request where `before` (3, n, m, k) is placed."""
         n, m, k = before.shape[1:]
         i, j, _ = (index.ravel() for index in np.indices((n, m, k)))
-        seen = self._turns.seen(j, before.reshape(3, -1))
-        return self._turns.costs(i, j, seen).reshape(n, m, k)
+        return self._turns.costs(i, j, before.reshape(3, -1)).reshape(n, m, k)
 
     def _least_sizes(self) -> FloatArray:
         """(3, n, m, k) sums of the k least sizes among those before each request, 0 for k = 0."""
-        sizes, k = self._turns.sizes, self.count
+        sizes, k = self._turns.added, self.count
         sums = np.zeros((*sizes.shape, k))
         least = np.full((3, sizes.shape[2], k), np.inf)
         for i in range(1, self._turns.n):

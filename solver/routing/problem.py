@@ -62,7 +62,6 @@ class WorkerView:
         kv_tokens: cached tokens now.
         kv_now: cached tokens for which there is room now; infinite: no known limit.
         room: sequences that it may be sent now.
-        free_slots: sequences that it could start at once.
         backlog_s: engine seconds at full slots that those still take.
         prefill_s: seconds of it that are prefills yet to come.
         kv_free: cached tokens still free beside what those will need; None: no known limit.
@@ -79,31 +78,11 @@ class WorkerView:
     kv_tokens: float = 0.0
     kv_now: float = inf
     room: int = 0
-    free_slots: int = 0
 
 
 def sequences_a_worker(jobs: Sequence[Job], workers: int) -> int:
     """Sequences of a window that one worker may expect, before anything is planned."""
     return ceil(sum(job.sequences for job in jobs) / max(1, workers))
-
-
-def water_level_s(
-    count: int, prompt_tokens: float, output_tokens: float, workers: Sequence[WorkerView]
-) -> float:
-    """Seconds until workers have done `count` more requests, were work liquid.
-
-    `prompt_tokens` and `output_tokens` are those of all together.
-    """
-    prompt, output = prompt_tokens / count, output_tokens / count
-    columns = CostColumns.of([worker.cost for worker in workers])
-    slots = np.array([worker.slots for worker in workers], dtype=np.float64)
-    each_s = request_s(columns, np.full_like(slots, prompt), np.full_like(slots, output), slots)
-    backlog = np.array([worker.backlog_s for worker in workers])
-    order = np.argsort(backlog)
-    start, rate = backlog[order], (1.0 / np.maximum(each_s[order], 1e-12)).cumsum()
-    done = (start / np.maximum(each_s[order], 1e-12)).cumsum()
-    level = (count + done) / rate  # if just the first k take part
-    return float(level[np.argmax(level <= np.append(start[1:], np.inf))])
 
 
 def build_problem(

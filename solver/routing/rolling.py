@@ -24,17 +24,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import exp, isfinite
+from math import isfinite
 from typing import Generic, Protocol, TypeVar
-from weakref import WeakKeyDictionary
 
 from solver.arrays import FloatArray
 from solver.batching.queue import Sized, effective_arrival_s
 from solver.cost.model import CostModel
 from solver.routing.assign import Assignment
+from solver.routing.columns import Load, Requests
+from solver.routing.fleet import Fleet
 from solver.routing.grouped_queue import GroupedQueue, Members, Waiting, merged
-from solver.routing.objective import Load, Requests
-from solver.routing.problem import Job, WorkerView, water_level_s
+from solver.routing.problem import Job, WorkerView
 from solver.routing.window import Window, WindowPolicy
 
 # Windows as the gateway has them by default.
@@ -50,8 +50,6 @@ LEAD = 1 / 8
 SHORT_FIRST = 0.5
 # Bulk work is longest first, as the last to end is what counts: the paper's order.
 LONG_FIRST = -1.0
-# Prefills lately, of which a worker's prefill share is told: some iterations with long prompts.
-SHARE_S = 3.0
 
 
 def lead(slots: int, least: int = 0) -> int:
@@ -151,8 +149,7 @@ class RollingHorizon(Generic[R, W]):
         self._unsent: GroupedQueue[R] = GroupedQueue()
         self._stale = False
         self._closed: Window[R] | None = None
-        # Of each worker: the share of its time that went into prefills lately, as of when.
-        self._shares: WeakKeyDictionary[W, tuple[float, float]] = WeakKeyDictionary()
+        self._fleet: Fleet[W] = Fleet()
 
     def __len__(self) -> int:
         """Requests that have not been sent."""
@@ -184,16 +181,16 @@ class RollingHorizon(Generic[R, W]):
         if not len(self):
             return None
         alone = len(workers) == 1 and not self._hold_back
-        room = [worker.room for worker in workers]
-        free = alone or any(places > 0 for places in room)
+        free = alone or any(worker.room > 0 for worker in workers)
         if self._stale:
             self._unsent.regroup(lambda request: self._eligible(request, workers))
             self._stale = False
         self._close(now, workers, free=free)
         if not free or not self._unsent:
             return None
+        self._fleet.look(workers, now)
         # A single worker's in the order of arrival: it has an order of its own.
-        requests = self._unsent.by_arrival() if alone else self._first(room)
+        requests = self._unsent.by_arrival() if alone else self._first(self._fleet.room)
         if not requests:
             return None
         return self._selection(now, workers, requests, single_worker=alone)
@@ -206,12 +203,11 @@ class RollingHorizon(Generic[R, W]):
                 rank = place_in_order(request, workers[0]) if workers else now
                 self._unsent.put(request, rank, self._eligible(request, workers))
 
-    def _first(self, room: Sequence[int]) -> list[R]:
+    def _first(self, room: FloatArray) -> list[R]:
         """The first of each group that somebody has room for, in order."""
         queues = []
         for members, entries in self._unsent.groups.items():
-            may = range(len(room)) if members is None else members
-            places = sum(max(0, room[j]) for j in may)
+            places = int((room if members is None else room[list(members)]).sum())
             if entries and places:
                 queues.append(entries[: min(WINDOW, WINDOW_ROOMS * places)])
         most = max(1, WINDOW // max(1, len(queues)))
@@ -224,17 +220,15 @@ class RollingHorizon(Generic[R, W]):
             request.predict_again()
         cached = self._cached(requests, workers)
         eligible = self._columns(requests, len(workers))
-        views = [worker.view(now) for worker in workers]
-        unsent = self._unsent
-        level = water_level_s(len(unsent), unsent.prompt_tokens, unsent.output_tokens, views)
+        unsent, fleet = self._unsent, self._fleet
         jobs = [request.job for request in requests]
         waited = [max(0.0, now - request.came_s) for request in requests]
         return Selection(
             requests,
             workers,
-            views,
+            tuple(fleet.views),
             Requests.of(jobs, waited, len(workers), cached, eligible),
-            Load.of(views, [self._share(worker, now) for worker in workers], level),
+            fleet.load(len(unsent), unsent.prompt_tokens, unsent.output_tokens, now),
             self._closed,
             cached,
             eligible,
@@ -263,13 +257,8 @@ class RollingHorizon(Generic[R, W]):
             if selection.single_worker or (plan.go[i] and worker.room > 0):
                 self.discard(request)
                 seconds = selection.load.cost.beta_p_s[j] * selection.sizes.uncached[i, j]
-                share = self._share(worker, now) + float(seconds) / SHARE_S
-                self._shares[worker] = share, now
+                self._fleet.sent(j, float(seconds), now)
                 yield request, worker
-
-    def _share(self, worker: W, now: float) -> float:
-        share, as_of_s = self._shares.get(worker, (0.0, now))
-        return share * exp((as_of_s - now) / SHARE_S)
 
 
 def place_in_order(request: Unsent, worker: Target) -> float:

@@ -206,7 +206,6 @@ class Worker:
             kv_tokens=self.batcher.kv_held,
             kv_now=limit - self.tokens,
             room=self.room,
-            free_slots=self.free_slots,
         )
 
     def submit(

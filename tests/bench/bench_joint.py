@@ -24,9 +24,9 @@ from solver.batching.targets import DEFAULT_TARGETS, NO_TARGETS, Targets
 from solver.cost.profiles import PROFILES
 from solver.routing.assign import assign
 from solver.routing.check import check
+from solver.routing.columns import Load, Requests, table, water_level_s
 from solver.routing.joint import Question, improvements, warm_up
-from solver.routing.objective import Load, Requests
-from solver.routing.problem import Job, WorkerView, water_level_s
+from solver.routing.problem import Job, WorkerView
 from solver.sim import workload
 from solver.sim.workload import Workload
 
@@ -77,7 +77,7 @@ def window(kind: str, requests: int, workers: int, targets: Targets, seed: int) 
         Load.of(
             views,
             [rng.uniform(0.0, 0.4) for _ in views],
-            water_level_s(len(jobs), prompt, output, views),
+            water_level_s(len(jobs), prompt, output, table(views)),
         ),
     )
 
@@ -103,7 +103,6 @@ def worker(speed: float, busy: float, jobs: Sequence[Job], rng: random.Random) -
         kv_tokens=running * context,
         kv_now=PROFILE.kv_tokens - running * context,
         room=0 if full and most < PROFILE.slots else max(0, PROFILE.slots * 9 // 8 - in_flight),
-        free_slots=0 if full else PROFILE.slots - in_flight,
     )
 
 

@@ -7,9 +7,13 @@ from playwright.sync_api import expect
 
 from router.gateway.dashboard.frames import _request
 from router.gateway.explanations.choice import Choice
+from router.gateway.explanations.plan_record import Seen
 from router.gateway.explanations.request_record import RequestRecord
 from solver.batching.targets import Targets
+from solver.cost.profiles import PROFILES
+from solver.routing.columns import Load, Requests
 from solver.routing.objective import TERMS, Term
+from solver.routing.problem import Job, WorkerView
 from tests.e2e.told import HERE, Told, names
 
 NONE = "\u2013"
@@ -147,10 +151,12 @@ def test_an_explanations_parts_add_up_to_the_cost_that_decides(told: Told) -> No
     terms = np.zeros((len(TERMS), 2))
     terms[Term.PREFILL], terms[Term.DECODE] = (0.3, 1.0), (4.0, 3.5)
     terms[Term.OTHERS], terms[Term.LATE] = (0.2, 0.5), (0.0, 0.25)
-    choice = Choice(
-        number=7, planned_s=told.at, method="in_turn", requests=1, workers=("a", "b"), chosen=0,
-        terms=terms, ends_s=Choice.ends(terms, 1.0), cached_tokens=np.zeros(2),
-    )  # fmt: skip
+    sizes = Requests.of([Job(100, 50.0)], [0.0], 2)
+    view = WorkerView(PROFILES["llama-2-70b-a100-tp4"].cost, 4, 0, 0.0, 0.0, None)
+    load = Load.of([view, view], [0.0, 0.0], 1.0)
+    seen = Seen(7, "in_turn", told.at, ("a", "b"), (0,), sizes, load, None)
+    choice = Choice(seen, 0)
+    choice.__dict__["terms"] = terms  # as if it had been asked for
     record = RequestRecord("why", "m", stream=False, received_s=told.at, choice=choice)
     record.outcome = "completed"
     told.page.route(

@@ -64,7 +64,7 @@ class Frames:
     def keep_plan(self) -> None:
         """Keep the latest plan for the list: in between there may have been others."""
         plan = self._dispatcher.latest
-        if plan is not None and (not self._plans or self._plans[-1]["number"] != plan.number):
+        if plan is not None and (not self._plans or self._plans[-1]["number"] != plan.seen.number):
             self._plans.append(_plan(plan) | _plan_details(plan))
 
     def lists(self) -> Frame:
@@ -130,8 +130,8 @@ def _worker(worker: Worker, watch: Watch, now: float) -> Frame:
 def _plan(record: PlanRecord) -> Frame:
     batch = record.batch
     return {
-        "number": record.number,
-        "at": record.planned_s,
+        "number": record.seen.number,
+        "at": record.seen.planned_s,
         "requests": len(record.requests),
         "makespan_s": batch.makespan_s,
         "lower_bound_s": batch.lower_bound_s,
@@ -148,12 +148,12 @@ def _plan_details(record: PlanRecord) -> Frame:
         "closed_by": record.reason.value,
         "wait_s": record.wait_s,
         "plan_s": record.took_s,
-        "method": record.method,
+        "method": record.seen.method,
         "cost_s": record.plan.total_s,
         "cost_bound_s": record.plan.bound_s,
         "gained_s": record.gained_s,
-        "share": [[record.workers[j], count] for j, count in counts],
-        "who": [[name, record.workers[j]] for name, j in pairs],
+        "share": [[record.seen.names[j], count] for j, count in counts],
+        "who": [[name, record.seen.names[j]] for name, j in pairs],
     }
 
 

@@ -3,38 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from router.gateway.explanations.plan_record import Seen
 from solver.arrays import FloatArray
 from solver.routing.objective import FIRST_TOKEN, TERMS, Term
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class Choice:
-    """What each of m workers would have meant for one request, as its plan saw it.
+    """What each of m workers would have meant for request `index` of a plan."""
 
-    `terms` is (terms, m), request-seconds of `solver.routing.objective`; their sum decides, and is
-    infinite where the request must not go. `ends_s` (m,) seconds from the plan to its end there,
-    `cached_tokens` (m,) of its prompt.
-    """
+    seen: Seen
+    index: int
 
-    number: int
-    planned_s: float
-    method: str
-    requests: int
-    workers: tuple[str, ...]
-    chosen: int
-    terms: FloatArray
-    ends_s: FloatArray
-    cached_tokens: FloatArray
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """Their names."""
+        return self.seen.names
 
-    @classmethod
-    def ends(cls, terms: FloatArray, weight: float) -> FloatArray:
-        """(m,) seconds to its end: the terms without what weight and first token add."""
-        first = (terms[Term.WAIT] + terms[Term.PREFILL]) / (1.0 + FIRST_TOKEN)
-        return np.asarray((first + terms[Term.DECODE]) / weight, dtype=np.float64)
+    @property
+    def chosen(self) -> int:
+        """Where it goes."""
+        return self.seen.workers[self.index]
+
+    @cached_property
+    def terms(self) -> FloatArray:
+        """(terms, m) request-seconds of `solver.routing.objective`, whose sum decides.
+
+        Infinite where the request must not go.
+        """
+        return self.seen.terms(self.index)
+
+    @cached_property
+    def ends_s(self) -> FloatArray:
+        """(m,) seconds from the plan to its end: the terms less what weight and first token add."""
+        first = (self.terms[Term.WAIT] + self.terms[Term.PREFILL]) / (1.0 + FIRST_TOKEN)
+        weight = float(self.seen.sizes.weight[self.index, 0])
+        return np.asarray((first + self.terms[Term.DECODE]) / weight, dtype=np.float64)
+
+    @property
+    def cached_tokens(self) -> FloatArray:
+        """(m,) of its prompt, what is in each worker's cache."""
+        cached = self.seen.cached
+        return np.zeros(len(self.workers)) if cached is None else cached[self.index]
 
     @property
     def finish_s(self) -> float:
@@ -84,12 +99,12 @@ class Choice:
     def to_json(self, ended_s: float | None) -> dict[str, Any]:
         """The choice, the runner-up and, once the request has `ended_s`, the regret."""
         second, cost = self._runner_up(), self.cost_s
-        actual = None if ended_s is None else ended_s - self.planned_s
+        actual = None if ended_s is None else ended_s - self.seen.planned_s
         second_s = None if second is None else float(self.ends_s[second])
         return {
-            "plan": self.number,
-            "method": self.method,
-            "window_requests": self.requests,
+            "plan": self.seen.number,
+            "method": self.seen.method,
+            "window_requests": len(self.seen.workers),
             "chosen": self.workers[self.chosen],
             "cost_s": float(cost[self.chosen]),
             "runner_up": None if second is None else self.workers[second],

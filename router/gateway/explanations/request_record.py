@@ -96,7 +96,7 @@ class RequestRecord:
             "cached_tokens": self.cached_tokens,
             "times": {
                 "received_at": self.received_s,
-                "planned_at": self.choice.planned_s if self.choice else None,
+                "planned_at": self.choice.seen.planned_s if self.choice else None,
                 "sent_at": self.sent_s,
                 "first_token_at": self.first_token_s,
                 "ended_at": self.ended_s,

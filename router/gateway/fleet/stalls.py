@@ -33,14 +33,16 @@ class Watched:
     """A request at a worker.
 
     Attributes:
-        patience_s: of the worker's silence, before its first byte.
+        least_s, patience: seconds of the worker's silence that it waits for its first byte at
+            least, and in fact: what only those want to know who have waited for that long.
         may_leave: whether another worker can serve it.
         trial: it shows whether the worker is well again.
         told: it has counted as overdue.
     """
 
     limit: asyncio.Timeout
-    patience_s: float
+    least_s: float
+    patience: Callable[[], float]
     may_leave: Callable[[], bool]
     trial: bool = False
     sent_s: float = field(default_factory=time.monotonic)
@@ -81,7 +83,7 @@ class StallGuard:
         """Those that wait for their first byte beyond their patience, and for how long."""
         for one in tuple(self._watched):
             silent_s = now - max(one.sent_s, self.heard_s)
-            if not one.begun and silent_s > one.patience_s:
+            if not one.begun and silent_s > one.least_s and silent_s > one.patience():
                 yield one, silent_s
 
     def stalled_s(self, now: float) -> float:
@@ -91,7 +93,8 @@ class StallGuard:
     @asynccontextmanager
     async def watch(
         self,
-        patience_s: float = inf,
+        least_s: float = inf,
+        patience: Callable[[], float] = lambda: inf,
         may_leave: Callable[[], bool] = lambda: False,
         *,
         trial: bool = False,
@@ -104,7 +107,7 @@ class StallGuard:
         limit = asyncio.timeout(None)
         try:
             async with limit:
-                one = Watched(limit, patience_s, may_leave, trial)
+                one = Watched(limit, least_s, patience, may_leave, trial)
                 self._watched.add(one)
                 self._set(limit)
 

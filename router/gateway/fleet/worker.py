@@ -35,7 +35,12 @@ class Worker:
     """
 
     def __init__(
-        self, url: str, slots: int, cost: CostModel, *, prefix_cache: bool = False
+        self,
+        url: str,
+        slots: int,
+        cost: CostModel,
+        *,
+        prefix_cache: bool = False,
     ) -> None:
         self.url = url
         self.name = self.reported_name = urlsplit(url).netloc
@@ -48,6 +53,8 @@ class Worker:
         self.stall_guard = StallGuard()
         self.leaving = False
         self._slots, self._cost, self._prefix_cache = slots, cost, prefix_cache
+        self._scaled = 1.0, cost
+        self._view: tuple[tuple[object, ...], WorkerView] | None = None
 
     @property
     def up(self) -> bool:
@@ -87,7 +94,11 @@ class Worker:
     @property
     def cost(self) -> CostModel:
         """Its iteration times, as well as they are known."""
-        return self._cost if self.state is not None else self._cost.scaled(self.scale.factor)
+        if self.state is not None:
+            return self._cost
+        if self._scaled[0] != self.scale.factor:
+            self._scaled = self.scale.factor, self._cost.scaled(self.scale.factor)
+        return self._scaled[1]
 
     @property
     def queued(self) -> int:
@@ -146,7 +157,15 @@ class Worker:
         return self.load.backlog_s(self.cost, self.slots, more, now)
 
     def view(self, now: float) -> WorkerView:
-        """What the planner sees of it."""
+        """What the planner sees of it; the same as before until something has changed."""
+        load, cost, slots = self.load, self.cost, self.slots
+        load.advance(cost, slots, now)
+        seen = load.changes, cost, self.state, slots, self.available, self.health.places
+        if self._view is None or self._view[0] != seen:
+            self._view = seen, self._new_view(now)
+        return self._view[1]
+
+    def _new_view(self, now: float) -> WorkerView:
         load, cost, slots = self.load, self.cost, self.slots
         kv = None if self.state is None else self.state.kv_tokens
         backlog = load.backlog_s(cost, slots, slots, now)
@@ -162,7 +181,6 @@ class Worker:
             kv_tokens=load.kv_cached,
             kv_now=inf if kv is None else kv - load.kv_tokens,
             room=self.room,
-            free_slots=self.free_slots,
         )
 
     def update_plain(self, models: dict[str, dict[str, Any]]) -> None:

@@ -47,9 +47,9 @@ def begin_attempt(placement: Placement, choice: Choice) -> Attempt:
         "makespan.window.open_s": made.wait_s,
     }
     decided: dict[str, Value] = {
-        "makespan.plan.number": made.number,
-        "makespan.plan.method": made.method,
-        "makespan.plan.workers": len(made.workers),
+        "makespan.plan.number": made.seen.number,
+        "makespan.plan.method": made.seen.method,
+        "makespan.plan.workers": len(made.seen.names),
         "makespan.plan.cost_s": made.plan.total_s,
         "makespan.plan.makespan_s": batch.makespan_s,
         "makespan.plan.lower_bound_s": batch.lower_bound_s,
@@ -58,7 +58,7 @@ def begin_attempt(placement: Placement, choice: Choice) -> Attempt:
     return Attempt(
         worker.name,
         worker.url,
-        made.planned_s,
+        made.seen.planned_s,
         made.took_s,
         window,
         decided,

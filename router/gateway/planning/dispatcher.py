@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
 from math import inf
 from statistics import fmean
 
-from router.gateway.explanations.plan_record import PlanRecord
+from router.gateway.explanations.plan_record import PlanRecord, Seen
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.planning.planner import Planned, Planner
@@ -76,6 +77,9 @@ class Dispatcher:
         self.latest: PlanRecord | None = None
         self.after_dispatch: Callable[[], None] = lambda: None
         workers.on_change = self.reconsider
+        metrics.plan_makespan.set_function(partial(self._of_latest, "makespan_s"))
+        metrics.plan_lower_bound.set_function(partial(self._of_latest, "lower_bound_s"))
+        metrics.plan_gap.set_function(partial(self._of_latest, "gap_ratio"))
 
     @property
     def unsent(self) -> int:
@@ -262,46 +266,52 @@ class Dispatcher:
         window = selection.window
         assert window is not None  # whoever is planned was in one
         wait_s = max(0.0, window.closed_s - window.opened_s)
-        self.latest = PlanRecord(
+        seen = Seen(
             number=self._number,
+            method=planned.method,
             planned_s=time.time(),
+            names=tuple(worker.name for worker in selection.workers),
+            workers=planned.assignment.workers,
+            sizes=selection.sizes,
+            load=selection.load,
+            cached=selection.cached,
+        )
+        self.latest = PlanRecord(
             reason=window.reason,
             wait_s=wait_s,
             took_s=took_s,
             requests=tuple(ticket.request_id for ticket in selection.requests),
-            workers=tuple(worker.name for worker in selection.workers),
             plan=planned.assignment,
-            method=planned.method,
             gained_s=planned.gained_s,
-            weight=selection.sizes.weight[:, 0],
-            cached=selection.cached,
-            batch=self._batch(selection, planned.assignment),
+            seen=seen,
+            as_batch=_batch_maker(selection, planned.assignment),
         )
         if window is not self._window:
             self._window = window
             self._metrics.window_wait.observe(wait_s)
         self._metrics.window_requests.observe(len(selection.requests))
-        plan, batch = planned.assignment, self.latest.batch
+        plan = planned.assignment
         self._metrics.plan_duration.labels(planned.method).observe(took_s)
         self._metrics.plan_cost.set(plan.total_s)
         self._metrics.plan_cost_bound.set(plan.bound_s)
         self._metrics.plan_gained.inc(planned.gained_s)
-        self._metrics.plan_makespan.set(batch.makespan_s)
-        self._metrics.plan_lower_bound.set(batch.lower_bound_s)
-        self._metrics.plan_gap.set(batch.gap_ratio)
         return self.latest
 
-    def _batch(self, selection: TicketSelection, plan: Assignment) -> Plan:
-        """The same plan as a batch: when all of it is done, and the bound that certifies it."""
-        problem = build_problem(
-            [ticket.job for ticket in selection.requests],
-            selection.views,
-            selection.eligible,
-            selection.cached,
-            time.monotonic(),
-        )
-        bound_s = packing_bound(problem)
-        return evaluate(problem, plan.workers, bound_s, Method.HEURISTIC)
+    def _of_latest(self, figure: str) -> float:
+        """For whoever scrapes: plans are many, looks at them few."""
+        return 0.0 if self.latest is None else float(getattr(self.latest.batch, figure))
+
+
+def _batch_maker(selection: TicketSelection, plan: Assignment) -> Callable[[], Plan]:
+    """Makes the same plan as a batch: when all of it is done, and the bound that certifies it."""
+    jobs, now = [ticket.job for ticket in selection.requests], time.monotonic()
+    views, eligible, cached = selection.views, selection.eligible, selection.cached
+
+    def batch() -> Plan:
+        problem = build_problem(jobs, views, eligible, cached, now)
+        return evaluate(problem, plan.workers, packing_bound(problem), Method.HEURISTIC)
+
+    return batch
 
 
 def best_of(workers: Sequence[Worker], ticket: Ticket) -> frozenset[int]:

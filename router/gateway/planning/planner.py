@@ -15,7 +15,7 @@ from router.solver_process import Search, SolverProcess
 from solver.routing import joint
 from solver.routing.assign import Assignment, assign
 from solver.routing.check import check
-from solver.routing.objective import Load, Requests
+from solver.routing.columns import Load, Requests
 
 JOINT = Search(joint.warm_up, joint.improvements, check, joint.supersedes)
 

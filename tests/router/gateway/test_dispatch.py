@@ -84,7 +84,7 @@ async def test_planning_500_requests_on_32_workers_never_stalls_the_loop() -> No
         async with half(32, window_max_size=500, window_max_wait_s=0.0) as made, turns.counted():
             placements = await place_all(made, random_tickets(500, seed))
         record = max((one.plan for one in placements), key=lambda plan: len(plan.requests))
-        assert (len(record.requests), len(record.workers)) == (WINDOW, 32)
+        assert (len(record.requests), len(record.seen.names)) == (WINDOW, 32)
         assert record.plan.total_s >= record.plan.bound_s > 0
     print(f"longest turn of the loop: {turns.most} calls")
     assert turns.most < MOST_CALLS
@@ -168,4 +168,4 @@ async def test_a_defect_in_planning_fails_its_window_and_nothing_else(
             patch.setattr(made.planner, "plan", broken)
             with pytest.raises(ZeroDivisionError):
                 await made.dispatcher.place(ticket("a"))
-        assert (await made.dispatcher.place(ticket("b"))).plan.number >= 1
+        assert (await made.dispatcher.place(ticket("b"))).plan.seen.number >= 1

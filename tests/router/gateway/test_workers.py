@@ -13,7 +13,7 @@ from router.gateway.fleet.worker import Worker
 from router.gateway.planning.planner import Planned
 from router.gateway.planning.recaller import movable_from
 from router.gateway.planning.ticket import Ticket
-from solver.routing.objective import Load, Requests
+from solver.routing.columns import Load, Requests
 from tests.router.gateway.fleet import Half, half, state, ticket
 
 FIRST, SECOND, THIRD = (Endpoint(f"http://w{k}:1") for k in range(3))

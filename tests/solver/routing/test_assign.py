@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solver.batching.targets import NO_TARGETS, Targets
-from solver.routing.assign import QUEUED_S, assign
-from solver.routing.objective import Requests
+from solver.routing.assign import assign
+from solver.routing.columns import Requests
+from solver.routing.objective import ALL, QUEUED_S, Pairs
 from solver.routing.problem import Job
 from tests.solver.routing.test_objective import JOBS, VIEWS, load, requests, view
 
@@ -28,17 +29,17 @@ def spread(jobs: list[Job], *views: object) -> list[int]:
 @given(st.lists(JOBS, min_size=1, max_size=6), st.lists(VIEWS, min_size=1, max_size=4))
 @settings(max_examples=150, deadline=None)
 def test_plans_are_whole_add_up_and_keep_to_the_room(jobs: list[Job], views: list[object]) -> None:
-    there = load(*views)  # type: ignore[arg-type]
-    before = replace(there)
-    plan = assign(requests(*jobs, workers=len(views)), there)
+    asked, there = requests(*jobs, workers=len(views)), load(*views)  # type: ignore[arg-type]
+    plan, pairs = assign(asked, there), Pairs(asked, there)
     assert len(plan.workers) == len(plan.go) == len(jobs)
     assert all(0 <= j < len(views) for j in plan.workers)
-    assert plan.total_s == pytest.approx(
-        sum(plan.terms[:, i, j].sum() for i, j in enumerate(plan.workers[: plan.planned]))
-    )
+    placed, total_s = np.zeros((3, len(views))), 0.0
+    for i, j in enumerate(plan.workers[: plan.planned]):
+        total_s += sum(float(term[j]) for term in pairs.terms(i, ALL, placed))
+        placed[:, j] += pairs.sizes(i, j)
+    assert plan.total_s == pytest.approx(total_s)
     assert not any(plan.go[plan.planned :])
     assert plan.bound_s <= plan.total_s * (1 + 1e-9)
-    assert (there.in_flight == before.in_flight).all()  # it was asked, not changed
     room = there.room.copy()
     for i, j in enumerate(plan.workers):
         if plan.go[i]:
@@ -58,14 +59,8 @@ def test_nobody_waits_beside_an_equal_worker_with_a_free_slot(
     asked = [replace(job, targets=targets) for job in jobs]
     views = [view(n) for n in flying]
     plan = assign(requests(*asked, workers=len(views)), load(*views))
-    free = sum(one.free_slots for one in views)
+    free = sum(max(0, one.slots - one.in_flight) for one in views)
     assert sum(plan.go) >= min(len(jobs), free)
-
-
-def test_who_can_still_be_in_time_is_not_held_back_for_a_faster_worker() -> None:
-    fast, slow = view(18, speed=4.0), view(0, speed=0.5)
-    for targets, sent in ((PERSON, [0, 1]), (NO_TARGETS, [0, 0])):
-        assert spread([Job(50, 400.0, targets=targets)], fast, slow) == sent
 
 
 def test_a_worker_so_slow_that_the_first_token_is_late_there_gets_nothing() -> None:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from solver.batching.targets import Targets
 from solver.cost.profiles import PROFILES
 from solver.errors import ProblemError
-from solver.routing.objective import TERMS, Load, Requests, Term, ends_at_best_s, terms
+from solver.routing.columns import Load, Requests
+from solver.routing.objective import ALL, TERMS, Pairs, Term
 from solver.routing.problem import Job, WorkerView
 
 COST = PROFILES["llama-2-70b-a100-tp4"].cost
-ALL = slice(None)
 
 
 def view(flying: int = 0, slots: int = 16, speed: float = 1.0, **known: float) -> WorkerView:
@@ -33,7 +33,6 @@ def view(flying: int = 0, slots: int = 16, speed: float = 1.0, **known: float) -
         left_tokens=100.0 if running else 0.0,
         kv_tokens=500.0 * running,
         room=max(0, slots + 2 - flying),
-        free_slots=max(0, slots - flying),
     )
     return replace(plain, **known)  # type: ignore[arg-type]
 
@@ -49,7 +48,7 @@ def requests(*jobs: Job, workers: int, waited: float = 0.0) -> Requests:
 def row(job: Job, *views: WorkerView, waited: float = 0.0, level_s: float = 10.0) -> np.ndarray:
     """(terms, m) of one request."""
     asked, there = requests(job, workers=len(views), waited=waited), load(*views, level_s=level_s)
-    return np.array(terms(asked, there, ends_at_best_s(asked, there), slice(0, 1), ALL))[:, 0]
+    return np.array(Pairs(asked, there).terms(0, ALL, np.zeros((3, len(views)))))
 
 
 VIEWS = st.builds(
@@ -76,17 +75,18 @@ JOBS = st.builds(
 def test_all_terms_are_costs_and_grow_with_what_is_placed_before(
     jobs: list[Job], views: list[WorkerView], data: st.DataObject
 ) -> None:
-    asked, there = requests(*jobs, workers=len(views), waited=1.0), load(*views)
-    best = ends_at_best_s(asked, there)
-    before = np.array(terms(asked, there, best, ALL, ALL))
+    pairs = Pairs(requests(*jobs, workers=len(views), waited=1.0), load(*views))
+    placed = np.zeros((3, pairs.m))
+    before = np.array(pairs.terms(ALL, ALL, placed))
     assert np.isfinite(before).all()
     assert (before >= 0).all()
     i, j = data.draw(st.integers(0, len(jobs) - 1)), data.draw(st.integers(0, len(views) - 1))
-    there.place(asked, i, j)
-    after = np.array(terms(asked, there, best, ALL, ALL))
+    placed[:, j] += pairs.sizes(i, j)
+    after = np.array(pairs.terms(ALL, ALL, placed))
     assert (after >= before - 1e-9 * (1 + before)).all()
-    one = np.array(terms(asked, there, best, ALL, j))
-    np.testing.assert_allclose(one, after[:, :, j])
+    np.testing.assert_allclose(np.array(pairs.terms(ALL, j, placed[:, j])), after[:, :, j])
+    np.testing.assert_allclose(np.array(pairs.terms(i, ALL, placed)), after[:, i])
+    np.testing.assert_allclose(pairs.costs(ALL, ALL, placed), after.sum(axis=0))
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,10 @@ def test_priority_weighs_its_own_seconds_and_not_those_of_others() -> None:
 
 def test_what_must_not_be_is_never_the_best() -> None:
     asked = Requests.of([Job(200, 300.0)], [0.0], 2, eligible=[frozenset({1})])
-    there = load(view(speed=4.0), view(speed=0.5))
-    alone = Requests.of([Job(200, 300.0)], [0.0], 1)
-    slow = ends_at_best_s(alone, load(view(speed=0.5)))
-    assert ends_at_best_s(asked, there)[0, 0] == pytest.approx(slow[0, 0])
+    pairs = Pairs(asked, load(view(speed=4.0), view(speed=0.5)))
+    alone = Pairs(Requests.of([Job(200, 300.0)], [0.0], 1), load(view(speed=0.5)))
+    assert pairs.ends_at_best_s()[0] == pytest.approx(alone.ends_at_best_s()[0])
+    assert np.isinf(pairs.costs(0, ALL, np.zeros((3, 2)))).tolist() == [True, False]
 
 
 def test_a_fleet_without_workers_is_an_error() -> None:

@@ -69,7 +69,6 @@ class Place:
             running=min(flying, self.slots),
             left_tokens=30.0,
             room=self.room,
-            free_slots=self.free_slots,
         )
 
 

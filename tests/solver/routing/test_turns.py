@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from solver.arrays import FloatArray, IntArray
 from solver.routing.assign import Settled, assign, follow, settle
 from solver.routing.joint import Question
-from solver.routing.objective import TERMS, ends_at_best_s, terms
+from solver.routing.objective import TERMS, Pairs
 from solver.routing.turns import Turns, first
 from tests.solver.routing.windows import questions
 
@@ -22,17 +22,17 @@ placed = st.tuples(st.integers(0, 8), st.floats(0.0, 3.0), st.integers(0, 6000))
 def drawn(turns: Turns, seed: int) -> IntArray:
     """Somewhere allowed, at random: (n,)."""
     chances = np.random.default_rng(seed).random((turns.n, turns.m))
-    return np.asarray(np.where(turns.allowed, chances, -1.0).argmax(axis=1))
+    allowed = True if turns.allowed is None else turns.allowed
+    return np.asarray(np.where(allowed, chances, -1.0).argmax(axis=1))
 
 
 def one_by_one(question: Question, workers: IntArray) -> FloatArray:
     """(n,) what each costs when it is its turn."""
-    state, costs = question.load.copy(), []
-    best = ends_at_best_s(question.requests, question.load)
+    pairs, costs = Pairs(question.requests, question.load), []
+    placed = np.zeros((3, pairs.m))
     for i, j in enumerate(workers.tolist()):
-        found = terms(question.requests, state, best, slice(i, i + 1), j)
-        costs.append(sum(float(term[0]) for term in found))
-        state.place(question.requests, i, j)
+        costs.append(sum(float(term[j]) for term in pairs.terms(i, slice(None), placed)))
+        placed[:, j] += pairs.sizes(i, j)
     return np.array(costs)
 
 
@@ -53,7 +53,7 @@ def test_a_first_plan_is_settled_already(question: Question) -> None:
     settled = settle(turns, np.array(plan.workers[: plan.planned], dtype=np.intp))
     again = follow(question.requests, question.load, settled, plan.bound_s)
     assert (again.workers, again.go, again.planned) == (plan.workers, plan.go, plan.planned)
-    np.testing.assert_allclose(again.terms, plan.terms)
+    np.testing.assert_allclose(again.cost_s, plan.cost_s)
 
 
 @settings(deadline=None)
@@ -69,8 +69,8 @@ def test_a_settled_plan_stays_and_says_what_it_costs(question: Question, seed: i
 def alike(plan: Settled, other: Settled) -> None:
     assert (plan.workers == other.workers).all()
     assert (plan.go == other.go).all()
-    np.testing.assert_allclose(plan.terms, other.terms)
-    assert (plan.at_once == other.at_once).all()
+    np.testing.assert_allclose(plan.costs, other.costs)
+    assert (plan.open == other.open).all()
 
 
 @pytest.mark.parametrize("term", range(len(TERMS)), ids=TERMS)
@@ -80,9 +80,9 @@ def test_no_term_falls_with_what_is_placed_before(
     term: int, question: Question, some: tuple[float, ...], more: tuple[float, ...]
 ) -> None:
     turns = Turns(question.requests, question.load)
-    i, j = turns.pairs()
+    i, j = (index.ravel() for index in np.indices((turns.n, turns.m)))
     before = np.tile(np.array(some)[:, None], len(i))
     after = before + np.array(more)[:, None]
-    little = turns.terms(i, j, turns.seen(j, before))[term]
-    much = turns.terms(i, j, turns.seen(j, after))[term]
+    little = turns.terms(i, j, before)[term]
+    much = turns.terms(i, j, after)[term]
     assert (much >= little * (1 - 1e-9)).all()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.model import CostModel
+from solver.routing.columns import Load, Requests
 from solver.routing.joint import Question
-from solver.routing.objective import Load, Requests
 from solver.routing.problem import Job, WorkerView
 
 
@@ -34,7 +34,6 @@ def worker(rng: random.Random) -> WorkerView:
         kv_tokens=kv,
         kv_now=max(0.0, rng.choice([inf, 4000.0, 800.0]) - kv),
         room=max(0, slots + 1 - in_flight),
-        free_slots=max(0, slots - in_flight),
     )
 
 

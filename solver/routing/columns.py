@@ -1,0 +1,216 @@
+"""Requests and workers as columns of numbers: what a plan sees of them.
+
+Rules:
+- `Requests` is what is known of each request, `Load` what each worker has to do;
+- nothing in them changes: what a plan places on the way is summed up beside them
+  (`solver.routing.objective.Pairs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from operator import attrgetter
+
+import numpy as np
+
+from solver.arrays import BoolArray, FloatArray
+from solver.cost.model import CostColumns, request_s
+from solver.errors import ProblemError
+from solver.routing.problem import Job, WorkerView
+
+# The longest prefill share that is believed: rounds of a worker that only prefills would never end.
+MOST_PREFILL_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Requests:
+    """n requests as the objective sees them; all are (n, 1) but `uncached`.
+
+    Attributes:
+        prompt: tokens over all its sequences.
+        output, overrun: expected tokens of one sequence, and how many more it may well make.
+        sequences: slots that it takes.
+        weight: what a second of its own is worth.
+        waited_s: since it came.
+        ttft_s, tpot_s: its targets; infinite: none.
+        uncached: (n, m) prompt tokens that worker j would have to prefill.
+        forbidden: (n, m) where they must not go; None: nowhere.
+    """
+
+    prompt: FloatArray
+    output: FloatArray
+    overrun: FloatArray
+    sequences: FloatArray
+    weight: FloatArray
+    waited_s: FloatArray
+    ttft_s: FloatArray
+    tpot_s: FloatArray
+    uncached: FloatArray
+    forbidden: BoolArray | None = None
+
+    @classmethod
+    def of(
+        cls,
+        jobs: Sequence[Job],
+        waited_s: Sequence[float],
+        workers: int,
+        cached: FloatArray | None = None,
+        eligible: Sequence[frozenset[int]] | None = None,
+    ) -> Requests:
+        """From jobs; `cached` and `eligible` as in `solver.routing.problem.build_problem`."""
+        rows = np.array(
+            [
+                (
+                    job.prompt_tokens,
+                    job.expected_tokens / job.sequences,
+                    job.overrun_tokens,
+                    job.sequences,
+                    job.weight,
+                    waited,
+                    job.targets.ttft_s,
+                    job.targets.tpot_s,
+                )
+                for job, waited in zip(jobs, waited_s, strict=True)
+            ],
+            dtype=np.float64,
+        )
+        prompt, output, overrun, sequences, weight, waited, ttft, tpot = rows.reshape(
+            len(jobs), 8
+        ).T[:, :, None]
+        uncached = np.repeat(prompt, workers, axis=1)
+        if cached is not None:
+            uncached = np.maximum(0.0, uncached - cached)
+        forbidden = None
+        if eligible is not None:
+            rows_of = {
+                allowed: ~np.isin(np.arange(workers), list(allowed)) for allowed in set(eligible)
+            }
+            forbidden = np.array([rows_of[allowed] for allowed in eligible])
+        return cls(
+            prompt, output, overrun, sequences, weight, waited, ttft, tpot, uncached, forbidden
+        )
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.prompt)
+
+
+# Of each request, whatever the worker.
+COLUMNS = tuple(f.name for f in fields(Requests) if f.name not in {"uncached", "forbidden"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Load:
+    """m workers and what they have, (m,) each.
+
+    Attributes:
+        cost: terms of their cost models.
+        slots: sequences that each runs at once.
+        in_flight: sequences given to it and not ended; `running` of these decode.
+        left: expected tokens still to come of one that runs, at least 1.
+        kv: cached tokens; `kv_now` more fit now.
+        context: cached tokens of one that runs, on average: what its end sets free.
+        queued_s: seconds of prefills that are still queued there.
+        share: of its time that goes into prefills.
+        room: sequences that may be sent to it.
+        level_s: seconds until the whole fleet has done all, work taken as liquid.
+        scale_s: seconds that those who run still take, on average over the fleet.
+    """
+
+    cost: CostColumns
+    slots: FloatArray
+    in_flight: FloatArray
+    running: FloatArray
+    left: FloatArray
+    kv: FloatArray
+    kv_now: FloatArray
+    context: FloatArray
+    queued_s: FloatArray
+    share: FloatArray
+    room: FloatArray
+    level_s: float
+    scale_s: float
+
+    @classmethod
+    def of(cls, views: Sequence[WorkerView], share: Sequence[float], level_s: float) -> Load:
+        """From what is known of each worker, and the `share` of its time that prefills take.
+
+        Raises:
+            ProblemError: without a worker.
+        """
+        if not views:
+            raise ProblemError("load: there is no worker")
+        return cls.from_numbers(table(views), np.asarray(share, dtype=np.float64), level_s)
+
+    @classmethod
+    def from_numbers(cls, known: FloatArray, share: FloatArray, level_s: float) -> Load:
+        """The same from (`NUMBERS`, m), which it keeps."""
+        cost = cost_of(known)
+        slots, in_flight, running, left, kv, kv_now, queued, room, _ = known[COSTS:]
+        left, share = np.maximum(1.0, left), np.minimum(MOST_PREFILL_SHARE, share)
+        batch = np.minimum(slots, in_flight + 1.0)
+        round_s = cost.alpha_d_s + cost.beta_d_s * batch + cost.gamma_d_s * kv
+        ahead = running * left * round_s / (1.0 - share)
+        return cls(
+            cost,
+            slots,
+            in_flight,
+            running,
+            left,
+            kv,
+            kv_now,
+            np.maximum(1.0, kv / np.maximum(1.0, running)),
+            queued,
+            share,
+            room,
+            level_s,
+            max(1e-3, float(ahead.sum() / max(1.0, running.sum()))),
+        )
+
+
+# Of a worker, in this order: the terms of its cost model, and what it has to do.
+COST_TERMS = tuple(f.name for f in fields(CostColumns))
+COSTS = len(COST_TERMS)
+_VIEWED = (
+    "slots",
+    "in_flight",
+    "running",
+    "left_tokens",
+    "kv_tokens",
+    "kv_now",
+    "prefill_s",
+    "room",
+    "backlog_s",
+)
+NUMBERS = COST_TERMS + _VIEWED
+numbers: Callable[[WorkerView], tuple[float, ...]] = attrgetter(
+    *(f"cost.{name}" for name in COST_TERMS), *_VIEWED
+)
+
+
+def table(views: Sequence[WorkerView]) -> FloatArray:
+    """(`NUMBERS`, m) of workers."""
+    rows = np.array([numbers(view) for view in views], dtype=np.float64)
+    return rows.reshape(-1, len(NUMBERS)).T.copy()
+
+
+def cost_of(known: FloatArray) -> CostColumns:
+    """Of (`NUMBERS`, m)."""
+    return CostColumns(*known[:COSTS])
+
+
+def water_level_s(
+    count: int, prompt_tokens: float, output_tokens: float, known: FloatArray
+) -> float:
+    """Seconds until workers (`NUMBERS`, m) have done `count` more requests, were work liquid.
+
+    `prompt_tokens` and `output_tokens` are those of all together.
+    """
+    slots, backlog = known[NUMBERS.index("slots")], known[NUMBERS.index("backlog_s")]
+    each = np.full_like(slots, prompt_tokens / count), np.full_like(slots, output_tokens / count)
+    each_s = np.maximum(request_s(cost_of(known), *each, slots), 1e-12)
+    order = np.argsort(backlog)
+    start, rate = backlog[order], (1.0 / each_s[order]).cumsum()
+    level = (count + (start / each_s[order]).cumsum()) / rate  # if just the first k take part
+    return float(level[np.argmax(level <= np.append(start[1:], np.inf))])

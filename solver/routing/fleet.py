@@ -1,0 +1,86 @@
+"""The fleet's columns, kept from decision to decision: only what has changed is looked at again.
+
+Rules:
+- a worker's column is made again when it gives another view than the last time, so that a decision
+  costs a glance at each worker, however many there are;
+- of each it is remembered which share of its time went into prefills lately: what was sent there
+  over `SHARE_S`, fading away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from solver.arrays import FloatArray
+from solver.routing.columns import NUMBERS, Load, numbers, table, water_level_s
+from solver.routing.problem import WorkerView
+
+# Prefills lately, of which a worker's prefill share is told: some iterations with long prompts.
+SHARE_S = 3.0
+ROOM = NUMBERS.index("room")
+
+
+class Viewed(Protocol):
+    """A worker that tells what it has to do."""
+
+    def view(self, now: float) -> WorkerView:
+        """As the planner sees it; the same object as before if nothing has changed."""
+        ...
+
+
+W = TypeVar("W", bound=Viewed)
+
+
+class Fleet(Generic[W]):
+    """See the module.
+
+    Attributes:
+        workers: m of them, as of the last look.
+        views: of each.
+    """
+
+    def __init__(self) -> None:
+        self.workers: list[W] = []
+        self.views: list[WorkerView] = []
+        self._numbers: FloatArray = np.zeros((len(NUMBERS), 0))
+        # Of each worker: the share as of when.
+        self._share, self._as_of_s = np.zeros(0), np.zeros(0)
+
+    @property
+    def room(self) -> FloatArray:
+        """(m,) sequences that each may be sent; none where more is there than should be."""
+        return np.asarray(np.maximum(0.0, self._numbers[ROOM]))
+
+    def look(self, workers: Sequence[W], now: float) -> None:
+        """See what has changed since the last look."""
+        if self.workers != list(workers):
+            self._regroup(workers, now)
+        for j, worker in enumerate(self.workers):
+            view = worker.view(now)
+            if view is not self.views[j]:
+                self.views[j], self._numbers[:, j] = view, numbers(view)
+
+    def sent(self, j: int, prefill_s: float, now: float) -> None:
+        """Worker j was sent so much."""
+        share = float(self._share[j]) * exp((float(self._as_of_s[j]) - now) / SHARE_S)
+        self._share[j], self._as_of_s[j] = share + prefill_s / SHARE_S, now
+
+    def load(self, count: int, prompt_tokens: float, output_tokens: float, now: float) -> Load:
+        """What all have to do, with `count` more requests of so many tokens together to come."""
+        level_s = water_level_s(count, prompt_tokens, output_tokens, self._numbers)
+        share = self._share * np.exp((self._as_of_s - now) / SHARE_S)
+        return Load.from_numbers(self._numbers.copy(), share, level_s)
+
+    def _regroup(self, workers: Sequence[W], now: float) -> None:
+        """Others are there: what is remembered of those who stay stays."""
+        known = {id(worker): j for j, worker in enumerate(self.workers)}
+        before = [known.get(id(worker)) for worker in workers]
+        self._share = np.array([0.0 if j is None else self._share[j] for j in before])
+        self._as_of_s = np.array([now if j is None else self._as_of_s[j] for j in before])
+        self.workers = list(workers)
+        self.views = [worker.view(now) for worker in self.workers]
+        self._numbers = table(self.views)
