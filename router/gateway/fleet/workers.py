@@ -143,7 +143,7 @@ class Workers:
     def _add(self, url: str) -> None:
         settings = self._settings
         worker = Worker(
-            url, settings.plain_slots, self._cost, prefix_cache=settings.plain_prefix_cache
+            url, settings.slots_of(url), self._cost, prefix_cache=settings.plain_prefix_cache
         )
         self._all.append(worker)
         if self._group is not None:
