@@ -45,7 +45,7 @@ Address = str | DnsName | KubernetesService
 
 
 def parse(text: str) -> Address:
-    """A worker's base URL without what its paths begin with, or where to find workers.
+    """A worker's base URL without the ``/v1`` that its paths begin with, or where to find workers.
 
     Raises:
         ValueError: saying what is wrong.
@@ -61,11 +61,11 @@ def parse(text: str) -> Address:
             raise ValueError(f"{text} is not like kubernetes://[NAMESPACE]/SERVICE:PORT")
         port = _port(found["port"]) if found["port"].isdigit() else found["port"]
         return KubernetesService(found["namespace"], found["service"], port)
-    return base_url(text)
+    return base_url(text).removesuffix("/v1").rstrip("/")
 
 
 def base_url(text: str) -> str:
-    """The URL without a slash at its end, and without the ``/v1`` that requests bring along.
+    """The URL without a slash at its end.
 
     Raises:
         ValueError: if it is none, or says more than where a server is.
@@ -73,7 +73,7 @@ def base_url(text: str) -> str:
     url = AnyHttpUrl(text)
     if url.query or url.fragment or url.username:
         raise ValueError("a base URL has no query, no fragment and no user")
-    return text.rstrip("/").removesuffix("/v1").rstrip("/")
+    return text.rstrip("/")
 
 
 def _port(digits: str) -> int:

@@ -9,7 +9,7 @@ from pydantic import (
     Field,
 )
 
-from router.settings.base import FleetOf, Names, Port
+from router.settings.base import FleetOf, Names, Port, SlotsOf, read_slots
 from router.settings.hardware import Cost
 from router.settings.live import Live, Served
 from router.settings.targets import TargetsText, read_targets, write_targets
@@ -115,6 +115,11 @@ class GatewaySettings(GatewayTuning, Served):
     plain_slots: int = Field(
         64, ge=1, description="Requests that a worker without an agent is taken to run at once."
     )
+    plain_slots_of: SlotsOf = Field(
+        (),
+        description="The same for single ones, by comma or repeated: their base URLs and slots, "
+        "like http://10.0.0.5:8000=16.",
+    )
     plain_cost: Cost = Field(
         "llama-65b-ascend",
         description="Cost model to start from for a worker without an agent (a profile's name, a "
@@ -123,3 +128,7 @@ class GatewaySettings(GatewayTuning, Served):
     plain_prefix_cache: bool = Field(
         True, description="A worker without an agent is taken to keep prompts' prefixes."
     )
+
+    def slots_of(self, url: str) -> int:
+        """Requests that the worker there is taken to run at once, if it has no agent."""
+        return dict(map(read_slots, self.plain_slots_of)).get(url, self.plain_slots)

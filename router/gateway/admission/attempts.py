@@ -18,7 +18,7 @@ from math import inf
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.slo import Felt
 from router.gateway.admission.headers import for_worker
-from router.gateway.admission.retries import Retries, Tries, patience_s
+from router.gateway.admission.retries import Retries, Tries, least_patience_s, patience_s
 from router.gateway.admission.shedding import Shedding
 from router.gateway.explanations.choice import Choice
 from router.gateway.fleet.conditions import Conditions
@@ -46,6 +46,10 @@ from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
 from router.wire import RECALLED
 from solver.cost.model import span_s
+
+# Gaps between a stream's tokens that tell how fast its worker makes them; a time that has a prefill
+# and perhaps a queue in it tells less.
+LEAST_GAPS, WHOLE_WEIGHT = 8, 0.5
 
 
 class _GoOn(Exception):
@@ -139,12 +143,14 @@ class Attempts:
         patience = partial(patience_s, ticket, worker, choice)
         may_leave = partial(self._retries.after_silence, ticket, worker, tries)
         try:
-            async with guard.watch(patience, may_leave, trial=ticket.trial) as on_progress:
+            async with guard.watch(
+                least_patience_s(worker), patience, may_leave, trial=ticket.trial
+            ) as on_progress:
                 return await self._forward(exchange, ticket, worker, tries, on_progress)
         except WorkerStalled as error:
             if exchange.first_byte is not None:
                 raise WorkerFailed("The worker has fallen silent.") from error
-            tries.left += 1
+            tries.left.add(worker)
             failure = WorkerUnreachable("The worker has fallen silent.", "silent")
         except WorkerRefused as error:
             self._conditions.lost(worker, str(error))
@@ -226,14 +232,21 @@ class Attempts:
         return False
 
     def _learn(self, worker: Worker, exchange: Exchange, occupancy: float) -> None:
-        """Correct the scale of a worker whose cost model is only assumed."""
-        record = exchange.record
+        """Correct the scale of a worker whose cost model is only assumed.
+
+        By the gaps between a stream's tokens, in which there is no queue; else by the whole time.
+        `occupancy` is that of its begin.
+        """
+        record, request = exchange.record, exchange.request
         if worker.state is not None or not record.output_tokens or exchange.sent is None:
             return
-        if worker.load.sequences > worker.slots:
-            return  # its time would tell of the queue, not of the engine
-        assert exchange.request is not None
-        prompt = float(record.prompt_tokens)
-        output = record.output_tokens / exchange.request.choices
-        predicted_s = span_s(worker.base_cost, prompt, output, occupancy)
-        worker.scale.observe(predicted_s, time.monotonic() - exchange.sent)
+        assert request is not None
+        occupancy = (occupancy + worker.load.occupancy(worker.slots, 0)) / 2.0
+        prompt, output = float(record.prompt_tokens), record.output_tokens / request.choices
+        now, cost = time.monotonic(), worker.base_cost
+        if exchange.first_token is not None and output >= LEAST_GAPS:
+            round_s = span_s(cost, prompt, output, occupancy) - cost.prefill_s(prompt)
+            worker.scale.observe(round_s * (1 - 1 / output), now - exchange.first_token)
+        elif worker.load.sequences <= worker.slots:  # else the time would tell of the queue
+            predicted_s = span_s(cost, prompt, output, occupancy)
+            worker.scale.observe(predicted_s, now - exchange.sent, WHOLE_WEIGHT)

@@ -12,11 +12,10 @@ Rules:
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 from router.gateway.explanations.choice import Choice
-from router.gateway.fleet.stalls import LEAST_PATIENCE_S
 from router.gateway.fleet.worker import Worker
 from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.ticket import Ticket
@@ -27,7 +26,7 @@ MOST_SAVED = 32.0
 # Times what was predicted that a request waits for a worker that sends nothing at all, and at least
 # so many seconds, as a busy machine may stand still for as long. Whether its engine is busy or away
 # an agent tells by its state; only what it cannot see is left to our patience.
-PATIENCE, LEAST_AGENT_S = 3.0, 5.0
+PATIENCE, LEAST_PATIENCE_S, LEAST_AGENT_S = 3.0, 0.5, 5.0
 # An answer in one piece may be much longer than predicted: a worker that has shown that it lives
 # gets the time of one in a hundred, and half of it more, within bounds.
 LONG_ANSWER, LONG_PATIENCE, MOST_PATIENCE = 0.99, 1.5, 6.0
@@ -56,10 +55,14 @@ class RetryBudget:
 
 @dataclass(slots=True)
 class Tries:
-    """What has come of one request: how often it failed, left, and since when all are full."""
+    """What has come of one request: how often it failed, whom it left, and since when all are full.
+
+    Who was left for its silence may have been slow only: where nobody else is left, it is asked
+    again.
+    """
 
     failures: int = 0
-    left: int = 0
+    left: set[Worker] = field(default_factory=set)
     full_since_s: float | None = None
 
 
@@ -81,6 +84,9 @@ class Retries:
         if not self._most:
             return False
         others = self._dispatcher.others(ticket, worker)
+        if not others and tries.left:
+            ticket.excluded -= tries.left - {worker}
+            others = self._dispatcher.others(ticket, worker)
         if any(other.health.well for other in others):
             return True
         comes_back = worker.down and self._wait_s > 0
@@ -91,7 +97,7 @@ class Retries:
         """Whether it need not wait for a silent worker, as another is well."""
         others = self._dispatcher.others(ticket, worker)
         well = any(other.ready and other.health.rank == 0 for other in others)
-        return well and tries.left < self._most
+        return well and len(tries.left) < self._most
 
     def while_full(
         self, ticket: Ticket, worker: Worker, tries: Tries, full_s: float, *, alone: bool
@@ -109,10 +115,14 @@ class Retries:
         return alone and full_s < left_s
 
 
+def least_patience_s(worker: Worker) -> float:
+    """Seconds for which a request waits in silence, whatever was predicted."""
+    return LEAST_PATIENCE_S if worker.state is None else LEAST_AGENT_S
+
+
 def patience_s(ticket: Ticket, worker: Worker, choice: Choice) -> float:
     """Seconds for which its worker may send nothing at all before it begins to answer."""
-    job = ticket.job
-    least_s = LEAST_PATIENCE_S if worker.state is None else LEAST_AGENT_S
+    job, least_s = ticket.job, least_patience_s(worker)
     if ticket.streamed:
         return max(least_s, PATIENCE * choice.first_token_s(job.weight))
     times = PATIENCE

@@ -90,7 +90,7 @@ class Conditions:
                 request.told = True  # all who wait together are one silence
                 why = (
                     f"a request had no byte for {silent_s:.1f} s, and nothing else came; "
-                    f"{request.patience_s:.1f} s are several times what was predicted"
+                    f"{request.patience():.1f} s are several times what was predicted"
                 )
                 self._overdue(worker, now, why, trial=request.trial)
             if request.may_leave():

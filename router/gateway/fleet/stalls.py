@@ -15,15 +15,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from math import inf
 from types import TracebackType
 
 # Beyond the silence after which an agent is suspect: long enough for a busy machine to go on, and
 # for the state stream to be opened again after a mere loss of that connection.
 STALL_TIMEOUT_S = 5.0
-# Nobody's patience is shorter, so that it need not be computed for whoever has waited for less.
-LEAST_PATIENCE_S = 0.5
 
 
 class WorkerStalled(Exception):
@@ -34,7 +31,8 @@ class Watched:
     """A request, for as long as it is at its worker: an asynchronous context.
 
     Attributes:
-        patience_s: of the worker's silence, before its first byte; computed for who needs it.
+        least_s, patience: seconds of the worker's silence that it waits for its first byte at
+            least, and in fact: what only those want to know who have waited for that long.
         may_leave: whether another worker can serve it.
         trial: it shows whether the worker is well again.
         told: it has counted as overdue.
@@ -46,20 +44,17 @@ class Watched:
     def __init__(
         self,
         guard: StallGuard,
+        least_s: float,
         patience: Callable[[], float],
         may_leave: Callable[[], bool],
         *,
         trial: bool,
     ) -> None:
-        self.limit, self._guard, self._patience = asyncio.timeout(None), guard, patience
+        self.limit, self._guard = asyncio.timeout(None), guard
+        self.least_s, self.patience = least_s, patience
         self.may_leave, self.trial = may_leave, trial
         self.sent_s = time.monotonic()
         self.begun = self.told = False
-
-    @cached_property
-    def patience_s(self) -> float:
-        """See the class."""
-        return self._patience()
 
     async def __aenter__(self) -> Callable[[], None]:
         await self.limit.__aenter__()
@@ -117,7 +112,7 @@ class StallGuard:
         """Those that wait for their first byte beyond their patience, and for how long."""
         for one in tuple(self._watched):
             silent_s = now - max(one.sent_s, self.heard_s)
-            if not one.begun and silent_s > LEAST_PATIENCE_S and silent_s > one.patience_s:
+            if not one.begun and silent_s > one.least_s and silent_s > one.patience():
                 yield one, silent_s
 
     def stalled_s(self, now: float) -> float:
@@ -126,13 +121,14 @@ class StallGuard:
 
     def watch(
         self,
+        least_s: float = inf,
         patience: Callable[[], float] = lambda: inf,
         may_leave: Callable[[], bool] = lambda: False,
         *,
         trial: bool = False,
     ) -> Watched:
         """For as long as one request is at the worker; what it gives is called at its bytes."""
-        return Watched(self, patience, may_leave, trial=trial)
+        return Watched(self, least_s, patience, may_leave, trial=trial)
 
     def begin(self, one: Watched) -> None:
         """A request has been sent."""

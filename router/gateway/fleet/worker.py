@@ -35,7 +35,12 @@ class Worker:
     """
 
     def __init__(
-        self, url: str, slots: int, cost: CostModel, *, prefix_cache: bool = False
+        self,
+        url: str,
+        slots: int,
+        cost: CostModel,
+        *,
+        prefix_cache: bool = False,
     ) -> None:
         self.url = url
         self.name = self.reported_name = urlsplit(url).netloc

@@ -29,6 +29,7 @@ from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewaySettings
 from router.settings.hardware import hardware
 from router.wire import AgentState
+from solver.cost.estimators import FleetScale, ScaleEstimator
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Workers:
         self._settings, self._cost = settings, hardware(settings.plain_cost).cost
         self._all: list[Worker] = []
         self._tasks: dict[Worker, asyncio.Task[None]] = {}
+        self._scales: dict[tuple[str, ...], FleetScale] = {}
         self._group: asyncio.TaskGroup | None = None
         self.prefixes = Prefixes()
         self.conditions = Conditions(metrics, self._changed)
@@ -141,7 +143,7 @@ class Workers:
     def _add(self, url: str) -> None:
         settings = self._settings
         worker = Worker(
-            url, settings.plain_slots, self._cost, prefix_cache=settings.plain_prefix_cache
+            url, settings.slots_of(url), self._cost, prefix_cache=settings.plain_prefix_cache
         )
         self._all.append(worker)
         if self._group is not None:
@@ -209,7 +211,14 @@ class Workers:
                     worker.update_state(report)
                 else:
                     worker.update_plain(report)
+                    self._compare(worker)
                 self._mark_up(worker)
+
+    def _compare(self, worker: Worker) -> None:
+        """Those that serve the same models are taken to be alike, until they show otherwise."""
+        scale = self._scales.setdefault(tuple(worker.models), FleetScale())
+        if not worker.scale.is_of(scale):
+            worker.scale = ScaleEstimator(scale)
 
     def _mark_up(self, worker: Worker) -> None:
         if worker.down:
