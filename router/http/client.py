@@ -29,8 +29,16 @@ from router.http.reply import ReplyHead
 
 # A head beyond this is none: answers of engines have a few hundred bytes.
 MOST_HEAD_BYTES = 65_536
+LARGEST_STATUS = 599
 # Of an answer that nobody has begun to read, more than this is not taken from the network.
 MOST_UNREAD_BYTES = 262_144
+
+
+class _LargeHead(WorkerFailed):
+    """It has answered, with a head that nobody could pass on."""
+
+    def __init__(self) -> None:
+        super().__init__(f"The head of the worker's answer is over {MOST_HEAD_BYTES} bytes.")
 
 
 class BadAnswer(OSError):
@@ -209,7 +217,9 @@ class _Connection(asyncio.Protocol):
                 raise BadAnswer("it sent what nobody asked for")
             self._parser.feed_data(data)
             if self._in_head and self._head_bytes > MOST_HEAD_BYTES:
-                raise BadAnswer(f"its answer's head is over {MOST_HEAD_BYTES} bytes")
+                raise _LargeHead
+        except _LargeHead as error:
+            self._fail(error)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, OSError) as error:
             self._reusable = False
             self._pass_on()  # what came before it
@@ -244,6 +254,8 @@ class _Connection(asyncio.Protocol):
         if status < 200:  # says that the answer is yet to come
             self._headers = []
             return
+        if status > LARGEST_STATUS:
+            raise BadAnswer(f"the answer's status is {status}")
         self._in_head, self._reusable = False, self._parser.should_keep_alive()
         names = {name for name, _ in self._headers}
         self._framed = not names.isdisjoint(

@@ -11,7 +11,17 @@ HOP_BY_HOP = frozenset(
         b"trailer", b"transfer-encoding", b"upgrade", b"host", b"content-length", b"expect",
     )
 )  # fmt: skip
-_NOT_RETURNED = HOP_BY_HOP - {b"content-length"} | {b"server", b"date"}
+_NOT_RETURNED = frozenset((b"server", b"date"))
+_NO_BODY = frozenset((204, 304))
+_USUAL = frozenset((b"close", b"keep-alive"))
+
+
+def hop_by_hop(headers: Headers) -> frozenset[bytes]:
+    """Names of headers that stay behind: of them all, and those that ``Connection`` names."""
+    named = [value for name, value in headers if name == b"connection" and value not in _USUAL]
+    if not named:
+        return HOP_BY_HOP
+    return HOP_BY_HOP.union(part.strip().lower() for value in named for part in value.split(b","))
 
 
 class ReplyHead:
@@ -23,7 +33,10 @@ class ReplyHead:
 
     def __init__(self, status: int, headers: Headers) -> None:
         self.status = status
-        self.headers: Headers = [pair for pair in headers if pair[0] not in _NOT_RETURNED]
+        left_out = hop_by_hop(headers) | _NOT_RETURNED
+        if status not in _NO_BODY:
+            left_out -= {b"content-length"}
+        self.headers: Headers = [pair for pair in headers if pair[0] not in left_out]
         kind = self.header(b"content-type") or b""
         self.is_stream = kind.partition(b";")[0].strip().lower() == b"text/event-stream"
         if self.is_stream:  # it may get an error event more

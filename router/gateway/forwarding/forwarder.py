@@ -5,13 +5,11 @@ This is the one seam behind which bytes move. Everything else of the gateway see
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from router.gateway.fleet.reports import complaint
 from router.http.client import ConnectTimeout, NotConnected, Reply
 from router.http.connections import Connections
-from router.http.errors import WorkerRefused, WorkerUnreachable
-from router.http.reply import HOP_BY_HOP
+from router.http.errors import Headers, WorkerRefused, WorkerUnreachable
+from router.http.reply import hop_by_hop
 from router.settings.gateway import GatewayTuning
 from router.wire import (
     ATTEMPT,
@@ -34,7 +32,7 @@ _SET_ANEW = {
     TTFT_MS,
     TPOT_MS,
 }
-_NOT_SENT = HOP_BY_HOP | _SET_ANEW | {b"accept-encoding", b"content-type"}
+_NOT_SENT = frozenset((*_SET_ANEW, b"accept-encoding", b"content-type"))
 
 
 class Forwarder:
@@ -47,7 +45,7 @@ class Forwarder:
     async def send(
         self,
         url: str,
-        headers: Iterable[tuple[bytes, bytes]],
+        headers: Headers,
         extra: dict[str, str],
         body: bytes,
     ) -> Reply:
@@ -56,9 +54,11 @@ class Forwarder:
         Raises:
             WorkerRefused: if nobody listens there.
             WorkerUnreachable: if none begins.
+            WorkerFailed: if it begins with a head that is too large: the work is done.
         """
         own = "".join([f"{name}: {value}\r\n" for name, value in extra.items()])
-        kept = [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in _NOT_SENT]
+        left_out = _NOT_SENT | hop_by_hop(headers)
+        kept = [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in left_out]
         try:
             return await self._client.post(
                 url,
