@@ -131,6 +131,8 @@ def _serve(app: FastAPI, settings: Served, port: int) -> None:
         app,
         sock,
         drain_s=settings.drain_s,
-        on_drain=app.state.drain,
+        client_timeout_s=settings.client_timeout_s,
+        allowed_hosts=settings.allowed_hosts,
+        drain=app.state.drain,
         follow_parent=settings.fd is not None,
     )

@@ -195,6 +195,8 @@ def _arguments(settings: UpSettings, *kinds: type[Settings]) -> list[str]:
 def _flag(name: str, value: object) -> list[str]:
     if isinstance(value, bool):
         return [f"--{'' if value else 'no-'}{name.replace('_', '-')}"]
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
     return [f"--{name.replace('_', '-')}", str(value)]
 
 

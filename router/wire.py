@@ -49,7 +49,21 @@ ATTEMPT = b"x-makespan-attempt"
 WAITED_MS = b"x-makespan-waited-ms"
 RECALLED = b"x-makespan-recalled"
 
-Positive = Annotated[int, Field(ge=1)]
+# What no engine has more of, so that sums of it stay numbers to plan with: a million slots, or a
+# trillion cached tokens.
+MOST_SLOTS, MOST_TOKENS, MOST_CONTEXT = 1 << 20, 1 << 40, 1 << 31
+LONGEST_NAME = 512
+# Of what is wrong with a message, so much is told; it may be all of the message.
+LONGEST_COMPLAINT = 200
+
+Slots = Annotated[int, Field(ge=1, le=MOST_SLOTS)]
+Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
+Count = Annotated[int, Field(ge=0, le=MOST_CONTEXT)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+# It goes into headers and log lines: no control characters.
+Name = Annotated[
+    str, Field(min_length=1, max_length=LONGEST_NAME, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
+]
 
 
 class WireError(ValueError):
@@ -77,18 +91,18 @@ class AgentState:
         prefix_cache: its engine keeps prompts' prefixes.
     """
 
-    name: str
-    model: str
-    engine: str
-    policy: str
-    slots: Positive
-    kv_tokens: Positive
-    max_model_len: Positive
-    cost_ms: dict[str, float]
-    running: int
-    queued: int
-    kv_held: int
-    utilization: float
+    name: Name
+    model: Name
+    engine: Name
+    policy: Name
+    slots: Slots
+    kv_tokens: Annotated[Tokens, Field(ge=1)]
+    max_model_len: Annotated[Count, Field(ge=1)]
+    cost_ms: dict[str, Finite]
+    running: Count
+    queued: Count
+    kv_held: Tokens
+    utilization: Finite
     draining: bool
     prefix_cache: bool = False
 
@@ -124,14 +138,23 @@ class AgentState:
             state = replace(state, cost_ms={name: state.cost_ms[name] for name in known})
             CostModel.from_ms(state.cost_ms)
         except (ValidationError, ProblemError) as error:
-            raise WireError(f"not an agent's state ({error}): {line[:200]!r}") from error
+            raise _complaint("not an agent's state", error, line) from error
         return state
 
 
+def _complaint(what: str, error: ValidationError | ProblemError, text: bytes) -> WireError:
+    """The first thing that is wrong, where, and how the message begins."""
+    why = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        why = ": ".join((*map(str, first["loc"]), first["msg"]))
+    return WireError(f"{what} ({why[:LONGEST_COMPLAINT]}): {text[:LONGEST_COMPLAINT]!r}")
+
+
 # A slot, and from when to when it was held.
-SlotStay = tuple[int, float, float]
+SlotStay = tuple[int, Finite, Finite]
 # From when to when prompts were prefilled, whether all others stood still, and whose slots it was.
-PrefillSpan = tuple[float, float, bool, tuple[int, ...]]
+PrefillSpan = tuple[Finite, Finite, bool, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +172,12 @@ class SlotReport:
             decodes.
     """
 
-    now_s: float
-    slots: Positive
-    seconds: dict[str, float]
-    efficiency: float
-    since_s: float
-    until_s: float
+    now_s: Finite
+    slots: Slots
+    seconds: dict[str, Finite]
+    efficiency: Finite
+    since_s: Finite
+    until_s: Finite
     held: list[SlotStay] | None
     fills: list[PrefillSpan]
 
@@ -172,7 +195,7 @@ class SlotReport:
         try:
             return _SLOTS.validate_json(line)
         except ValidationError as error:
-            raise WireError(f"not a report of slots ({error}): {line[:200]!r}") from error
+            raise _complaint("not a report of slots", error, line) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +223,7 @@ class Recall:
         try:
             return _RECALL.validate_json(text)
         except ValidationError as error:
-            raise WireError(f"not a list of requests ({error}): {text[:200]!r}") from error
+            raise _complaint("not a list of requests", error, text) from error
 
 
 _READER = TypeAdapter(AgentState)

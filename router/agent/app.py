@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -35,7 +34,7 @@ from solver.routing.prefixes import BLOCK_TOKENS
 
 
 def create_app(settings: AgentSettings) -> FastAPI:
-    """An agent with its engine; calling ``app.state.drain`` makes it finish up.
+    """An agent with its engine; ``app.state.drain`` makes it finish up.
 
     Raises:
         BadSettings: if the engine cannot start: its file of output lengths or its model is wrong.
@@ -52,14 +51,13 @@ def create_app(settings: AgentSettings) -> FastAPI:
     loop = EngineLoop(_batcher(settings, cost), engine, metrics, fit)
     attempts = Attempts(loop)
     reporter = Reporter(settings, loop, metrics, drain)
-    supervised = settings.fd is not None
 
     async def close_tracing() -> None:
         await tracing.close(drain.left_s(settings.drain_s))
 
-    lifespan = _lifespan(loop, close_tracing, supervised=supervised)
+    lifespan = _lifespan(loop, close_tracing, None if settings.fd is None else drain)
     app = FastAPI(title="Makespan agent", lifespan=lifespan, openapi_url=None)
-    app.state.drain = drain.begin
+    app.state.drain = drain
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
         endpoint = Completions(settings, loop, attempts, metrics, drain, tracing, chat=chat)
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
@@ -94,12 +92,12 @@ def _batcher(settings: AgentSettings, cost: CostModel) -> Batcher:
 
 
 def _lifespan(
-    loop: EngineLoop, close_tracing: Callable[[], Awaitable[None]], *, supervised: bool
+    loop: EngineLoop, close_tracing: Callable[[], Awaitable[None]], supervised: Drain | None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     def stop_if_broken(_: asyncio.Task[None]) -> None:
         """The supervisor looks at processes, not at ``/health``: end, and it starts another."""
-        if loop.broken and supervised:
-            signal.raise_signal(signal.SIGTERM)
+        if loop.broken and supervised is not None:
+            supervised.fail()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -30,6 +30,7 @@ from router.http.asgi import (
     respond,
     respond_error,
 )
+from router.http.bodies import check_json
 from router.http.drain import Drain
 from router.http.errors import (
     EngineFailed,
@@ -97,8 +98,10 @@ class Completions:
             raise NoCapacityError("This worker is shutting down.", retry_after_s=1.0)
         if self._loop.broken:
             raise NoCapacityError("This worker's engine has broken down.", retry_after_s=10.0)
-        body = await read_body(scope, receive, MOST_BODY_BYTES)
-        data = load(body)
+        check_json(scope)
+        data = load(await read_body(scope, receive, MOST_BODY_BYTES))
+        if data.get("model") is None:
+            data["model"] = self._settings.model
         request = read(data, chat=self._chat)
         trace.request = request
         answers = self._prepare(request, data)

@@ -9,6 +9,7 @@ from fastapi.responses import StreamingResponse
 
 from router.agent.attempts import Attempts
 from router.agent.reporter import Reporter
+from router.http.bodies import check_json
 from router.http.drain import Drain
 from router.http.errors import ModelNotFoundError
 from router.observe.metrics import CONTENT_TYPE
@@ -60,6 +61,7 @@ def add_routes(
     @app.post(RECALL_PATH)
     async def recall(request: Request) -> Response:
         """Give back those that have not begun."""
+        check_json(request.scope)
         try:
             wanted = Recall.decode(await request.body())
         except WireError as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.routing import Route
@@ -27,18 +27,23 @@ from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.planner import Planner
 from router.gateway.planning.recaller import Recaller
 from router.gateway.routes import add_routes
+from router.http.bodies import BodyReader
+from router.http.browsers import Browsers
 from router.http.connections import Connections
+from router.http.docs import add_docs
 from router.http.drain import Drain
 from router.http.error_handlers import add_error_handlers, answer_head
 from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import open_tracing
 from router.settings.gateway import GatewaySettings
 
+PATHS = {"/v1/completions": False, "/v1/chat/completions": True}  # whether it is a chat's
+
 log = logging.getLogger(__name__)
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
-    """A gateway; calling ``app.state.drain`` makes it finish up.
+    """A gateway; ``app.state.drain`` makes it finish up.
 
     Raises:
         BadSettings: if its workers could never be found.
@@ -57,6 +62,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     attempts = Attempts(
         settings, workers.conditions, dispatcher, shedding, forwarder, accounts, metrics
     )
+    bodies = BodyReader(settings.max_body_bytes)
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)
     frames = Frames(workers, watches, dispatcher, accounts, metrics, settings.worker)
@@ -66,17 +72,18 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         await tracing.close(drain.left_s(settings.drain_s))
 
     lifespan = _lifespan(
-        connections, planner, discovery, workers, dispatcher, events, close_tracing
+        connections, planner, discovery, workers, dispatcher, events, close_tracing, drain
     )
-    app = FastAPI(title="Makespan", lifespan=lifespan)
-    app.state.drain = drain.begin
-    for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
+    app = FastAPI(title="Makespan", lifespan=lifespan, openapi_url=None)
+    app.state.drain = drain
+    for path, chat in PATHS.items():
         endpoint = Completions(
             settings,
             workers,
             dispatcher,
             attempts,
             accounts,
+            bodies,
             drain,
             tracing,
             chat=chat,
@@ -86,19 +93,22 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     add_routes(app, workers, dispatcher, accounts, metrics, drain)
     app.router.routes.append(Route("/makespan/v1/events", events, methods=["GET"]))
     add_page(app)
+    if settings.docs:
+        add_docs(app, dict.fromkeys(PATHS, "A completion, by the worker that the plan says."))
     answer_head(app)
     add_error_handlers(app)
+    app.add_middleware(Browsers, origins=settings.allowed_origins)
     return app
 
 
-def _stop_if_broken(task: asyncio.Task[None]) -> None:
+def _stop_if_broken(drain: Drain, task: asyncio.Task[None]) -> None:
     """Without its dispatcher or its view of the workers a gateway is of no use: stop the process.
 
-    Whoever supervises it starts another; living on, it would hold requests for ever.
+    Living on, it would hold requests for ever.
     """
     if not task.cancelled() and task.exception() is not None:
         log.critical("a task that must not end has failed", exc_info=task.exception())
-        signal.raise_signal(signal.SIGTERM)
+        drain.fail()
 
 
 def _lifespan(
@@ -109,6 +119,7 @@ def _lifespan(
     dispatcher: Dispatcher,
     events: Events,
     close_tracing: Callable[[], Awaitable[None]],
+    drain: Drain,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -116,7 +127,7 @@ def _lifespan(
         running = (workers.run(), discovery.run(workers.update), dispatcher.run())
         tasks = [asyncio.create_task(one) for one in running]
         for task in tasks:
-            task.add_done_callback(_stop_if_broken)
+            task.add_done_callback(partial(_stop_if_broken, drain))
         gc.freeze()  # what was imported will not be garbage: collections need not look at it
         yield
         events.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from dataclasses import dataclass
 
@@ -11,14 +12,24 @@ LEAST_S = 1.0
 
 @dataclass(slots=True)
 class Drain:
-    """Shared by a process's endpoints; set once, by the signal that stops it."""
+    """Shared by a process's endpoints; set once, by the signal that stops it.
+
+    Attributes:
+        failed: the process ends because it is of no use any more, and says so by its status.
+    """
 
     begun: bool = False
     begun_s: float | None = None
+    failed: bool = False
 
     def begin(self) -> None:
         """From now on, finish what is there and refuse the rest."""
         self.begun, self.begun_s = True, time.monotonic()
+
+    def fail(self) -> None:
+        """Stop this process: whoever supervises it sees that it has failed, and starts another."""
+        self.failed = True
+        signal.raise_signal(signal.SIGTERM)
 
     def left_s(self, drain_s: float) -> float:
         """How much of the drain time is left."""

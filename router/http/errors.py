@@ -27,6 +27,18 @@ import orjson
 
 Headers = list[tuple[bytes, bytes]]
 
+# Of a text that goes into answers, log lines or what is remembered of a request, so much is kept:
+# part of it may be what a client or a worker has sent.
+LONGEST_TEXT = 500
+
+
+def shortened(text: str) -> str:
+    """At most `LONGEST_TEXT` characters of it, the first and the last."""
+    if len(text) <= LONGEST_TEXT:
+        return text
+    half = LONGEST_TEXT // 2
+    return f"{text[:half]} … {text[-half:]}"
+
 
 class Outcome(StrEnum):
     """How a request ended; label of ``requests_total``.
@@ -75,7 +87,7 @@ class RouterError(Exception):
     outcome = Outcome.FAILED
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(shortened(message))
         self.param, self.code = param, code
 
     def body(self) -> bytes:

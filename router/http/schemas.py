@@ -1,7 +1,7 @@
-"""OpenAI request bodies, read only as far as a router needs them.
+"""OpenAI request bodies, read strictly, for engines of our own: what is wrong is named.
 
-Fields that are not known here are nobody's business but the engine's: the body is forwarded as it
-came, byte by byte.
+Fields that are not known here are the engine's business. Gateways, and sidecars, which pass bodies
+on, read by `router.http.outline`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from router.http.errors import RequestError
 DEFAULT_COMPLETION_TOKENS = 16
 MOST_CHOICES = 128
 MOST_ANSWERS = 2048  # prompts times choices of one request
+MOST_TOKENS = 1 << 31  # output tokens of one choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +26,20 @@ class Prompt:
     """One prompt: its text, or the number of token ids that came instead of text.
 
     `ids` are those, four bytes each, to be told apart by; empty if they are none that fit.
+    `more_bytes` of text follow, or may, that nobody has looked at.
     """
 
     text: str
     token_ids: int | None = None
     ids: bytes = field(default=b"", repr=False)
+    more_bytes: int = 0
 
     @property
     def text_bytes(self) -> int:
         """Length of its text in UTF-8."""
         text = self.text
-        return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        return size + self.more_bytes
 
     @classmethod
     def of_ids(cls, ids: list[int]) -> Prompt:
@@ -82,17 +86,12 @@ class CompletionRequest:
         return context_left if self.chat else min(context_left, DEFAULT_COMPLETION_TOKENS)
 
 
-def parse(body: bytes, *, chat: bool) -> CompletionRequest:
+def read(data: dict[str, Any], *, chat: bool) -> CompletionRequest:
     """Read a body of ``/v1/chat/completions`` (`chat`) or ``/v1/completions``.
 
     Raises:
         RequestError: naming the field that is wrong.
     """
-    return read(load(body), chat=chat)
-
-
-def read(data: dict[str, Any], *, chat: bool) -> CompletionRequest:
-    """As `parse`, of a body that is loaded already."""
     stream = _boolean(data, "stream")
     options = data.get("stream_options")
     if options is not None and not isinstance(options, dict):
@@ -180,7 +179,7 @@ def _number(data: dict[str, Any], name: str) -> None:
         raise _wrong(name, "a number", value)
 
 
-def _positive(data: dict[str, Any], name: str, most: int = 1 << 31) -> int | None:
+def _positive(data: dict[str, Any], name: str, most: int = MOST_TOKENS) -> int | None:
     value = data.get(name)
     if value is None:
         return None
@@ -216,7 +215,7 @@ def _prompts(data: dict[str, Any]) -> tuple[Prompt, ...]:
         raise _wrong("prompt", "a string or an array", value)
     if not value:
         raise RequestError("'prompt' must not be empty.", param="prompt", code="invalid_value")
-    if _all_token_ids(value):
+    if all_token_ids(value):
         return (Prompt.of_ids(value),)
     return tuple(_prompt(part) for part in value)
 
@@ -224,13 +223,14 @@ def _prompts(data: dict[str, Any]) -> tuple[Prompt, ...]:
 def _prompt(value: object) -> Prompt:
     if isinstance(value, str):
         return Prompt(value)
-    if isinstance(value, list) and value and _all_token_ids(value):
+    if isinstance(value, list) and value and all_token_ids(value):
         return Prompt.of_ids(value)
     raise _wrong("prompt", "made of strings, or of arrays of token ids", value)
 
 
-def _all_token_ids(value: list[Any]) -> bool:
-    return all(type(token) is int and token >= 0 for token in value)
+def all_token_ids(value: list[Any]) -> bool:
+    """Whether it is made of nothing else, and is not empty."""
+    return set(map(type, value)) == {int} and min(value) >= 0
 
 
 def _messages(data: dict[str, Any]) -> str:

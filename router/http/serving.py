@@ -11,7 +11,8 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Collection
 from math import ceil
 from types import FrameType
 
@@ -19,28 +20,29 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from router.http.slow_readers import SlowReaders
+from router.http.drain import Drain
+from router.http.hosts import hosts_of
+from router.http.protocol import bounded_protocol
 from router.http.sockets import url_of
 
 log = logging.getLogger(__name__)
 
 PARENT_CHECK_S = 0.5
 # Longer than clients and load balancers keep idle connections, so that they close them, not we.
-BACKLOG = 2048  # connections that wait to be accepted, as uvicorn has it
 KEEP_ALIVE_S = 75
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_drain: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
         super().__init__(config)
-        self._on_drain = on_drain
+        self._drain = drain
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         # uvicorn would raise the signal again after an orderly stop, which is then no success.
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         elif not self.should_exit:
-            self._on_drain()
+            self._drain.begin()
             self.should_exit = True
 
 
@@ -49,14 +51,20 @@ def serve(
     sock: socket.socket,
     *,
     drain_s: float,
-    on_drain: Callable[[], None],
+    client_timeout_s: float,
+    allowed_hosts: Collection[str],
+    drain: Drain,
     follow_parent: bool,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; `follow_parent`: stop, too, if the supervisor dies."""
+    """Serve until SIGTERM or SIGINT; `follow_parent`: stop, too, if the supervisor dies.
+
+    Raises:
+        SystemExit: with 1, if it could not start, or ends because something in it has failed.
+    """
     _raise_file_limit()
     config = uvicorn.Config(
         app,
-        http=SlowReaders,
+        http=bounded_protocol(client_timeout_s, hosts_of(sock, allowed_hosts)),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -66,10 +74,9 @@ def serve(
         timeout_graceful_shutdown=ceil(drain_s),
         timeout_keep_alive=KEEP_ALIVE_S,
     )
-    server = _Server(config, on_drain)
+    server = _Server(config, drain)
 
     async def run() -> None:
-        sock.listen(BACKLOG)  # from here on clients wait rather than being refused
         log.info("listening", extra={"url": url_of(sock)})
         watch = asyncio.create_task(_follow(server)) if follow_parent else None
         await server.serve(sockets=[sock])
@@ -78,6 +85,9 @@ def serve(
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
+    if drain.failed or not (server.started or drain.begun):
+        log.critical("stopped, as it could not go on")
+        sys.exit(1)
     log.info("stopped")
 
 

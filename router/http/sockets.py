@@ -9,9 +9,13 @@ import socket
 
 from router.settings.base import BadSettings
 
+BACKLOG = 2048  # connections that wait to be accepted, as uvicorn has it
+
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that will listen; port 0 takes a free one.
+    """A socket that listens, so that nobody else can on its port; port 0 takes a free one.
+
+    Clients that come before anybody serves there wait.
 
     Raises:
         BadSettings: naming the address and how to choose another.
@@ -21,6 +25,7 @@ def listen(host: str, port: int) -> socket.socket:
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
+        sock.listen(BACKLOG)
     except OSError as error:
         raise BadSettings(
             f"host, port: cannot listen on {host}:{port}: {error.strerror}; "

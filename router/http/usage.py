@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from json import JSONDecoder
 from typing import Any
 
 import orjson
@@ -10,7 +11,8 @@ import orjson
 # The events that end a stream (last token, usage, [DONE]) fit into this; so does a JSON answer's
 # usage object, which engines put last.
 TAIL_BYTES = 4096
-MOST_JSON_BYTES = 4 << 20
+# Beyond it, only the end of an answer is looked at: a body of any shape is read in milliseconds.
+MOST_JSON_BYTES = 128 << 10
 # An engine that counts more has miscounted.
 MOST_TOKENS = 1 << 30
 
@@ -81,26 +83,34 @@ class StreamMeter:
 
 
 class JsonMeter:
-    """Gathers a JSON answer, up to a size, for its usage object."""
+    """Gathers a JSON answer for its usage object: up to a size all of it, then its end."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
-        self._size = 0
+        self._size = self._kept = 0
 
     def feed(self, chunk: bytes) -> int:
         """Keeps `chunk`; no tokens can be told from it alone."""
+        self._parts.append(chunk)
         self._size += len(chunk)
-        if self._size <= MOST_JSON_BYTES:
-            self._parts.append(chunk)
+        self._kept += len(chunk)
+        if self._kept > MOST_JSON_BYTES:
+            self._parts = [b"".join(self._parts)[-TAIL_BYTES:]]
+            self._kept = len(self._parts[0])
         return 0
+
+    @property
+    def _whole(self) -> bool:
+        return self._kept == self._size
 
     def usage(self) -> Usage | None:
         """The answer's usage object, if it has one."""
-        return _usage(b"".join(self._parts)) if self._size <= MOST_JSON_BYTES else None
+        text = b"".join(self._parts)
+        return _usage(text) if self._whole else _usage_at_end(text)
 
     def response_info(self) -> ResponseInfo:
         """What the answer says."""
-        answer = _read(b"".join(self._parts)) if self._size <= MOST_JSON_BYTES else None
+        answer = _read(b"".join(self._parts)) if self._whole else None
         return _response_info([] if answer is None else [answer])
 
     def tokens(self, usage: Usage | None) -> int | None:
@@ -148,6 +158,16 @@ def _usage(text: bytes) -> Usage | None:
         return None
 
 
+def _usage_at_end(text: bytes) -> Usage | None:
+    """From the last bytes of an answer; within a string its name would have escapes."""
+    _, name, rest = text.rpartition(b'"usage":')
+    try:
+        usage, _ = JSONDecoder().raw_decode(rest.decode("utf-8", "replace").lstrip())
+    except (ValueError, RecursionError):
+        return None
+    return read_usage({"usage": usage}) if name else None
+
+
 def read_usage(answer: Any) -> Usage | None:  # noqa: ANN401
     """The usage object of an answer or an event, if it has one that makes sense."""
     try:
@@ -155,7 +175,7 @@ def read_usage(answer: Any) -> Usage | None:  # noqa: ANN401
         details = usage.get("prompt_tokens_details") or {}
         cached = int(details.get("cached_tokens") or 0)
         found = Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]), cached)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return None
     counts = (found.prompt_tokens, found.completion_tokens, found.cached_tokens)
     return found if all(0 <= n < MOST_TOKENS for n in counts) else None

@@ -1,6 +1,8 @@
 """Log lines, readable or JSON, one event a line; extra fields go in through ``extra=``.
 
-Lines of a task that answers a request carry its id, and its trace's if it has one.
+Lines of a task that answers a request carry its id, and its trace's if it has one. What clients and
+workers say is in them: a control character is escaped, so that nobody writes a line of their own,
+and what is long is cut.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ log = logging.getLogger(__name__)
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
+
+# Of one field; more of what somebody has sent helps nobody.
+LONGEST = 2000
 
 _bound_request: ContextVar[tuple[str | None, str | None]] = ContextVar(
     "about", default=(None, None)
@@ -43,15 +48,34 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
 
+def _one_line(value: object) -> str:
+    """As text that neither breaks its line nor moves a terminal's cursor."""
+    text = str(value)
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}… ({len(text)} characters)"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _cut(value: object) -> object:
+    return value[:LONGEST] if isinstance(value, str) else value
+
+
 class TextFormatter(logging.Formatter):
     """``12:00:00.123 INFO router.gateway: message key=value``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One readable line; a traceback follows where there is one."""
         time = f"{self.formatTime(record, '%H:%M:%S')}.{int(record.msecs):03d}"
-        fields = "".join(f" {key}={value}" for key, value in _extra(record).items())
-        line = f"{time} {record.levelname} {record.name}: {record.getMessage()}{fields}"
-        return line + (f"\n{self.formatException(record.exc_info)}" if record.exc_info else "")
+        fields = "".join(f" {key}={_one_line(value)}" for key, value in _extra(record).items())
+        message = _one_line(record.getMessage())
+        line = f"{time} {record.levelname} {record.name}: {message}{fields}"
+        if not record.exc_info:
+            return line
+        # Indented, as a message within it may have lines that look like ours.
+        trace = self.formatException(record.exc_info).splitlines()
+        return "\n".join((line, *(f"  {_one_line(part)}" for part in trace)))
 
 
 class JsonFormatter(logging.Formatter):
@@ -63,8 +87,8 @@ class JsonFormatter(logging.Formatter):
             "time": record.created,
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
-            **_extra(record),
+            "message": _cut(record.getMessage()),
+            **{key: _cut(value) for key, value in _extra(record).items()},
         }
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)

@@ -9,7 +9,7 @@ from pydantic import (
     Field,
 )
 
-from router.settings.base import FleetOf, Port, SlotsOf, read_slots
+from router.settings.base import FleetOf, Names, Port, SlotsOf, read_slots
 from router.settings.hardware import Cost
 from router.settings.live import Live, Served
 from router.settings.targets import TargetsText, read_targets, write_targets
@@ -27,7 +27,7 @@ class GatewayTuning(Live):
     plan_deadline_s: float = Field(
         0.05, ge=0, le=60, description="Seconds that the MILP may take; 0 leaves it out."
     )
-    max_body_bytes: int = Field(8 << 20, ge=1024, description="Largest request body, bytes.")
+    max_body_bytes: int = Field(32 << 20, ge=1024, description="Largest request body, bytes.")
     max_requests: int = Field(
         10_000, ge=1, description="Requests in the gateway at once; beyond that, 503."
     )
@@ -83,6 +83,13 @@ class GatewayTuning(Live):
         description="What becomes of a request that certainly misses a target: it is served late "
         "(queue), or refused at once with 503 and Retry-After (shed).",
     )
+
+    allowed_origins: Names = Field(
+        (),
+        description="Origins, by comma, of web pages that may call this gateway from a browser, as "
+        "in https://chat.example.com; * for all. Unless given, none but its own.",
+    )
+    docs: bool = Field(False, description="Serve /docs and /openapi.json.")
 
     def targets(self) -> Mapping[Priority, Targets]:
         """What requests are to keep unless they say otherwise, by priority."""

@@ -8,7 +8,7 @@ from pydantic import (
     Field,
 )
 
-from router.settings.base import Settings, Url
+from router.settings.base import Names, Settings, Url
 
 
 class Live(Settings):
@@ -21,6 +21,18 @@ class Live(Settings):
     )
     drain_s: float = Field(
         30.0, ge=0, le=86_400, description="Seconds that running requests get to end at shutdown."
+    )
+    client_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a client may take to send a request's head, and its body where "
+        "that comes at less than 16 KiB a second.",
+    )
+    allowed_hosts: Names = Field(
+        (),
+        description="Names by which clients may call this machine, by comma, beside localhost and "
+        "addresses; * for any. Unless given, any where other machines can connect.",
     )
     otel_endpoint: Url | None = Field(
         None,

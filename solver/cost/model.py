@@ -24,6 +24,8 @@ Number = TypeVar("Number", float, FloatArray)
 Term_co = TypeVar("Term_co", bound=float | FloatArray, covariant=True)
 
 MIXED = ("alpha_m_s", "beta_mp_s", "beta_md_s")
+# An hour: no engine has an iteration, let alone a token, that takes so long.
+MOST_MS = 3.6e6
 
 
 def _in_ms(name: str) -> str:
@@ -98,9 +100,11 @@ class CostModel:
             if (
                 isinstance(value, bool)
                 or not isinstance(value, int | float)
-                or not 0 <= value < inf
+                or not 0 <= value <= MOST_MS
             ):
-                raise ProblemError(f"cost model: {key} must be a number >= 0, not {value!r}")
+                raise ProblemError(
+                    f"cost model: {key} must be a number from 0 to {MOST_MS:g} ms, not {value!r}"
+                )
         return cls(**{known[key].name: float(value) / 1000 for key, value in terms.items()})
 
     def to_ms(self) -> dict[str, float]:

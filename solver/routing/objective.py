@@ -6,9 +6,10 @@ it and added up (`TERMS`), so that one can be traded for another and a choice be
 - wait: until a slot and memory fall free there, so many ends from now;
 - prefill: what is queued there to be prefilled before it, and its own uncached prompt;
 - decode: its own tokens, a round each;
-- tail: the same three again for what is long: T * T / (2 S) for T seconds in all, where S is what
-  those that run still take on average. The sum of T + T * T / (2 S) weighs the slowest answers and
-  not only the mean;
+- tail: the same three again for what is long: E[T * T] / (2 S) for T seconds in all, where S is
+  what those that run still take on average. The sum of T + T * T / (2 S) weighs the slowest answers
+  and not only the mean; and as E[T * T] is E[T]^2 and the variance, who may become long is drawn to
+  where tokens come fast;
 - others: what it takes from those who run there: its prefill stalls them, and its tokens make the
   rounds longer that both run in;
 - slot: what holding a slot for T seconds takes from who comes next: T times the chance that none
@@ -44,6 +45,9 @@ MAKESPAN = 0.5
 # A worker is closed when more prefill is queued there than keeps it busy until the next decision: a
 # second, or on slow engines so many fixed costs of a prefill.
 QUEUED_S, QUEUED_ALPHAS = 1.0, 16.0
+# What one answer in fifty is longer than expected is two standard deviations, or more where tails
+# are heavy (a normal one: 2.05, an exponential one: 2.9).
+DEVIATIONS = 2.0
 # One, all of a range, or those of an array.
 Index = int | slice | IntArray
 ALL = slice(None)
@@ -113,6 +117,7 @@ class Pairs:
                 requests.tpot_s,
                 np.zeros((self.n, 1)),  # `last`, below
                 requests.weight / (2.0 * load.scale_s),
+                (requests.overrun / DEVIATIONS) ** 2,
             )
         )[:, :, 0]
         self.prefill_s: FloatArray = cost.beta_p_s * requests.uncached
@@ -124,7 +129,7 @@ class Pairs:
         self._rooms = np.array((load.room, most_s, load.kv_now))
         self._nothing = np.zeros((3, self.m))
         self._longest = float(requests.prompt.max(initial=0.0))
-        self._requests[-2] = np.maximum(load.level_s, self.ends_at_best_s())
+        self._requests[-3] = np.maximum(load.level_s, self.ends_at_best_s())
 
     def ends_at_best_s(self) -> FloatArray:
         """(n,) seconds until each would end, at a high quantile, where it would end first."""
@@ -150,14 +155,14 @@ class Pairs:
         """
         _, first, rest = self._seconds(i, j, placed)
         in_flight, slots = self._workers[:2, j]
-        _, output, long, weight, slack, tpot, last, tail = _rows(self._requests, i, j)
+        _, output, long, weight, slack, tpot, last, tail, variance = _rows(self._requests, i, j)
         in_flight = in_flight + placed[0]
         full = np.minimum(1.0, in_flight / slots)
         own = first + output * rest
         late = np.maximum(0.0, first - slack) + output * np.maximum(0.0, rest - tpot)
         total = self._stalls_s[i, j] + in_flight * self._step_s[i, j]
         total = total + weight * (own + FIRST_TOKEN * first + late)
-        total = total + own * (tail * own + full * full)
+        total = total + tail * (own * own + variance * rest * rest) + full * full * own
         total = total + MAKESPAN * np.maximum(0.0, first + long * rest - last)
         if self.allowed is not None:
             total = np.where(self.allowed[i, j], total, np.inf)
@@ -197,7 +202,7 @@ class Pairs:
     ) -> tuple[FloatArray, ...]:
         wait, first, rest = seconds
         in_flight, slots = self._workers[:2, j]
-        _, output, long, weight, slack, tpot, last, tail = _rows(self._requests, i, j)
+        _, output, long, weight, slack, tpot, last, tail, variance = _rows(self._requests, i, j)
         in_flight = in_flight + placed[0]
         full = np.minimum(1.0, in_flight / slots)
         decode = output * rest
@@ -208,7 +213,7 @@ class Pairs:
             blind * wait,
             blind * (first - wait),
             weight * decode,
-            tail * own * own,
+            tail * (own * own + variance * rest * rest),
             self._stalls_s[i, j] + in_flight * self._step_s[i, j],
             full * full * own,
             weight * late,

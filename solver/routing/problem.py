@@ -13,7 +13,7 @@ from math import ceil, inf
 
 import numpy as np
 
-from solver.arrays import BoolArray, FloatArray
+from solver.arrays import LARGEST, BoolArray, FloatArray
 from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.model import CostColumns, CostModel, request_s, span_s
 from solver.lengths.distribution import LengthDistribution
@@ -115,10 +115,10 @@ def build_problem(
     cost = np.maximum(0.0, cost - columns.beta_p_s * cached)
     span = span - columns.beta_p_s * cached
     kv = (prompt + output)[:, 0]
-    return Problem.of(
-        cost,
-        backlog,
-        span_s=span,
+    return Problem.of(  # beyond the largest number that it takes, work is as good as endless
+        np.minimum(cost, LARGEST),
+        np.minimum(backlog, LARGEST),
+        span_s=np.minimum(span, LARGEST),
         eligible=None if eligible is None else _eligible(eligible, len(workers)),
         kv_tokens=kv,
         kv_capacity=_room(kv, workers),

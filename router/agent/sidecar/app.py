@@ -17,10 +17,11 @@ from router.agent.routes import add_routes
 from router.agent.sidecar.completions import Completions
 from router.agent.sidecar.engine import Engine
 from router.agent.sidecar.gate import Gate
-from router.agent.sidecar.proxy import ModelEndpoint, Proxy
+from router.agent.sidecar.proxy import MOST_BODY_BYTES, ModelEndpoint, Proxy
 from router.agent.sidecar.reporter import SidecarReporter
 from router.agent.sidecar.sizing import RequestSizer
 from router.agent.sidecar.upstream import Upstream
+from router.http.bodies import BodyReader
 from router.http.connections import Connections
 from router.http.drain import Drain
 from router.http.error_handlers import add_error_handlers
@@ -35,7 +36,7 @@ from solver.routing.rolling import lead
 
 
 def create_app(settings: AgentSettings) -> FastAPI:
-    """A sidecar; calling ``app.state.drain`` makes it finish up.
+    """A sidecar; ``app.state.drain`` makes it finish up.
 
     Raises:
         BadSettings: if the upstream's URL has a path that requests bring along themselves.
@@ -48,6 +49,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
     gate = Gate(open_releaser(settings), metrics)
     engine = Engine(settings, upstream, gate)
     attempts, sizer = Attempts(gate), RequestSizer()
+    bodies = BodyReader(MOST_BODY_BYTES)
 
     async def close_tracing() -> None:
         await tracing.close(drain.left_s(settings.drain_s))
@@ -58,7 +60,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    app.state.drain = drain.begin
+    app.state.drain = drain
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
         endpoint = Completions(
             settings.name,
@@ -67,6 +69,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
             gate,
             sizer,
             attempts,
+            bodies,
             metrics,
             drain,
             tracing,

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -21,7 +21,7 @@ from router.agent.request_trace import (
 )
 from router.agent.sidecar.engine import Engine
 from router.agent.sidecar.gate import Gate, PendingRelease
-from router.agent.sidecar.proxy import MOST_BODY_BYTES, target_of
+from router.agent.sidecar.proxy import target_of
 from router.agent.sidecar.sizing import RequestSizer
 from router.agent.sidecar.stream_parser import StreamEvent, StreamParser
 from router.agent.sidecar.upstream import PendingRequest, Upstream
@@ -32,9 +32,9 @@ from router.http.asgi import (
     Scope,
     Send,
     header,
-    read_body,
     respond_error,
 )
+from router.http.bodies import BodyReader
 from router.http.connections import Reply
 from router.http.drain import Drain
 from router.http.errors import (
@@ -42,10 +42,12 @@ from router.http.errors import (
     Headers,
     NoCapacityError,
     Outcome,
+    RequestError,
     RouterError,
     outcome_of_status,
     sse_error,
 )
+from router.http.schemas import CompletionRequest
 from router.http.usage import JsonMeter, StreamMeter, Usage
 from router.observe.metrics import AgentMetrics
 from router.observe.tracing import Tracing
@@ -104,6 +106,7 @@ class Completions:
         gate: Gate,
         sizer: RequestSizer,
         attempts: Attempts,
+        bodies: BodyReader,
         metrics: AgentMetrics,
         drain: Drain,
         tracing: Tracing,
@@ -113,7 +116,7 @@ class Completions:
         self._name, self._upstream, self._engine = name, upstream, engine
         self._gate, self._sizer, self._chat = gate, sizer, chat
         self._attempts, self._metrics, self._drain = attempts, metrics, drain
-        self._tracing = tracing
+        self._tracing, self._bodies = tracing, bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -141,11 +144,11 @@ class Completions:
             raise NoCapacityError("This worker is shutting down.", retry_after_s=1.0)
         if not self._upstream.up:
             raise NoCapacityError("This worker's engine is down.", retry_after_s=RETRY_AFTER_S)
-        body = await read_body(scope, receive, MOST_BODY_BYTES)
+        body = await self._bodies.read(scope, receive)
         position = read_queue_position(scope)
-        sized, request = self._sizer.size(
-            body,
-            chat=self._chat,
+        request = await self._outline(body)
+        sized = self._sizer.size(
+            request,
             hint=read_hint(scope),
             position=position,
             now=time.monotonic(),
@@ -166,6 +169,11 @@ class Completions:
                     return await self._forward(scope, body, answer, held, pending, trace)
                 finally:
                     self._gate.remove(held)
+
+    async def _outline(self, body: bytes) -> CompletionRequest | None:
+        with suppress(RequestError):
+            return await self._bodies.outline(body, chat=self._chat)
+        return None
 
     @contextmanager
     def _until(self, deadline_s: float, held: PendingRelease) -> Iterator[None]:

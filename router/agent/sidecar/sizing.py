@@ -6,8 +6,7 @@ import itertools
 from math import ceil
 
 from router.agent.queue_position import QueuePosition
-from router.http.errors import RequestError
-from router.http.schemas import CompletionRequest, Prompt, parse
+from router.http.schemas import CompletionRequest, Prompt
 from router.http.usage import Usage
 from solver.batching.outside.held import HeldRequest
 from solver.batching.sequence import Sequence
@@ -26,22 +25,17 @@ class RequestSizer:
 
     def size(
         self,
-        body: bytes,
+        request: CompletionRequest | None,
         *,
-        chat: bool,
         hint: float | None,
         position: QueuePosition,
         now: float,
         most: int,
-    ) -> tuple[HeldRequest, CompletionRequest | None]:
+    ) -> HeldRequest:
         """A request of at most `most` prompt and output tokens a choice.
 
         One that cannot be read is the server's to refuse: it counts as one short sequence.
         """
-        try:
-            request = parse(body, chat=chat)
-        except RequestError:
-            request = None
         number = next(self._serial)
         prompts = (Prompt(""),) if request is None else request.prompts
         n = 1 if request is None else request.n
@@ -50,7 +44,7 @@ class RequestSizer:
             self._sequence(f"{number}/{k}", tokens, request, hint, position, now, most)
             for k, tokens in enumerate(lengths)
         ]
-        return HeldRequest(tuple(sequences), request is not None and request.stream), request
+        return HeldRequest(tuple(sequences), request is not None and request.stream)
 
     def learn(self, request: CompletionRequest | None, usage: Usage | None) -> None:
         """A request has ended, and the server has counted its prompt."""

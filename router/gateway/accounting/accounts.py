@@ -30,7 +30,7 @@ _LEVELS = {
     Outcome.REJECTED_NO_CAPACITY: logging.INFO,
     Outcome.EXPIRED: logging.INFO,
 }
-# Stands for "no limit" where neither request nor worker names one.
+# Stands for "no limit" where neither request nor worker names one; nothing longer is planned for.
 UNLIMITED = 1 << 20
 
 
@@ -82,9 +82,8 @@ class Accounts:
             estimator.estimate(prompt.text_bytes) if prompt.token_ids is None else prompt.token_ids
             for prompt in request.prompts
         ]
-        limit = request.output_limit(
-            UNLIMITED if context is None else max(1, context - max(prompts))
-        )
+        left = UNLIMITED if context is None else max(1, context - max(prompts))
+        limit = min(UNLIMITED, request.output_limit(left))
         total, due_s = sum(prompts) * request.n, time.monotonic() + urgency.deadline_s
         said = self._said(request, limit, hint)
         learned = self._lengths.learned

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from math import inf
 
 from router.gateway.accounting.accounts import Accounts
@@ -27,8 +28,8 @@ from router.http.asgi import (
     Scope,
     Send,
     header,
-    read_body,
 )
+from router.http.bodies import BodyReader
 from router.http.drain import Drain
 from router.http.errors import (
     ModelNotFoundError,
@@ -38,7 +39,7 @@ from router.http.errors import (
     RouterError,
 )
 from router.http.request_headers import Urgency, read_tenant, read_urgency
-from router.http.schemas import CompletionRequest, parse
+from router.http.schemas import CompletionRequest
 from router.observe.logs import bind_request
 from router.observe.tracing import Tracing
 from router.settings.gateway import GatewayTuning
@@ -55,6 +56,7 @@ class Completions:
         dispatcher: Dispatcher,
         attempts: Attempts,
         accounts: Accounts,
+        bodies: BodyReader,
         drain: Drain,
         tracing: Tracing,
         *,
@@ -62,7 +64,7 @@ class Completions:
     ) -> None:
         self._tuning, self._workers, self._dispatcher = tuning, workers, dispatcher
         self._attempts, self._targets = attempts, tuning.targets()
-        self._accounts, self._chat = accounts, chat
+        self._accounts, self._bodies, self._chat = accounts, bodies, chat
         self._path = "/v1/chat/completions" if chat else "/v1/completions"
         self._drain, self._tracing = drain, tracing
 
@@ -76,7 +78,6 @@ class Completions:
             exchange.trace_context, record.trace_id = trace, trace.id
             exchange.headers = trace.keep(exchange.headers)
         bind_request(record.id, record.trace_id)
-        self._accounts.begin(record)
         outcome = Outcome.FAILED
         try:
             outcome = await self._serve(scope, receive, exchange)
@@ -96,18 +97,39 @@ class Completions:
     async def _serve(self, scope: Scope, receive: Receive, exchange: Exchange) -> Outcome:
         urgency = read_urgency(scope, self._targets)
         exchange.record.targets = urgency.targets  # who is refused has missed them
-        if self._drain.begun or self._accounts.running > self._tuning.max_requests:
-            why = "is shutting down" if self._drain.begun else "has too many requests"
-            wait_s = self._dispatcher.retry_after_s()
-            raise NoCapacityError(f"This gateway {why}; please try again.", wait_s)
-        exchange.body = await read_body(scope, receive, self._tuning.max_body_bytes)
+        self._check_room()
+        exchange.body = await self._bodies.read(scope, receive)
         exchange.received = time.monotonic()  # how long the client took to send it is its own
-        exchange.request = parse(exchange.body, chat=self._chat)
+        self._check_room()
+        self._accounts.begin(exchange.record)
+        exchange.request = await self._read(exchange.body)
         hint = read_hint(header(scope, EXPECTED_TOKENS))
         exchange.record.tenant = read_tenant(scope)
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
         async with DisconnectWatch(receive):
             return await self._attempts.run(exchange, ticket)
+
+    def _check_room(self) -> None:
+        """Who has not sent its body yet takes no place.
+
+        Raises:
+            NoCapacityError: if nothing more is taken in.
+        """
+        if self._drain.begun or self._accounts.running >= self._tuning.max_requests:
+            why = "is shutting down" if self._drain.begun else "has too many requests"
+            wait_s = self._dispatcher.retry_after_s()
+            raise NoCapacityError(f"This gateway {why}; please try again.", wait_s)
+
+    async def _read(self, body: bytes) -> CompletionRequest:
+        """A request that names no model means the one that there is."""
+        request = await self._bodies.outline(body, chat=self._chat)
+        if request.model:
+            return request
+        models = list(self._workers.models())
+        if len(models) != 1:
+            message = "'model' is required; GET /v1/models lists those that there are."
+            raise RequestError(message, param="model", code="missing_field")
+        return replace(request, model=models[0])
 
     def _ticket(
         self,

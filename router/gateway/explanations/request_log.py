@@ -12,23 +12,28 @@ from router.gateway.explanations.request_record import RequestRecord
 class RequestLog:
     """The latest requests by id, running ones always, finished ones up to a number.
 
-    `running` counts the requests in the gateway now.
+    `running` counts the requests in the gateway now: those whose bodies are in.
     """
 
     def __init__(self, remember: int) -> None:
         self._remember = remember
-        self.running = 0
+        self._begun: set[RequestRecord] = set()
         self._running: dict[str, RequestRecord] = {}
         self._ended: OrderedDict[str, RequestRecord] = OrderedDict()
 
+    @property
+    def running(self) -> int:
+        """Requests in the gateway now."""
+        return len(self._begun)
+
     def begin(self, record: RequestRecord) -> None:
         """A request has come; one with the same id as before takes its place here."""
-        self.running += 1
+        self._begun.add(record)
         self._running[record.id] = record
 
     def end(self, record: RequestRecord) -> None:
-        """It has ended."""
-        self.running -= 1
+        """It has ended, or was refused before it began."""
+        self._begun.discard(record)
         if self._running.get(record.id) is record:
             del self._running[record.id]
         self._ended[record.id] = record

@@ -12,7 +12,7 @@ from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.forwarding.attempt import Attempt
 from router.http.asgi import Send, respond_error
 from router.http.connections import Reply
-from router.http.errors import Headers, RouterError, WorkerFailed, sse_error
+from router.http.errors import Headers, RouterError, WorkerFailed, shortened, sse_error
 from router.http.schemas import CompletionRequest
 from router.http.usage import JsonMeter, ResponseInfo, StreamMeter, Usage
 from router.observe.spans import TraceContext
@@ -114,7 +114,8 @@ class Exchange:
         return usage
 
     def _check_end(self, meter: StreamMeter) -> None:
-        self.record.error = meter.error()
+        error = meter.error()
+        self.record.error = None if error is None else shortened(error)
         self.failed = self.record.error is not None
         if not self.failed and not meter.finished:
             raise WorkerFailed("The worker ended its stream without saying that it was done.")

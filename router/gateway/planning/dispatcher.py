@@ -20,6 +20,13 @@ from statistics import fmean
 from router.gateway.explanations.plan_record import PlanRecord, Seen
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
+from router.gateway.planning.isolation import (
+    UnplannableError,
+    broken_tickets,
+    broken_workers,
+    check_size,
+    each_alone,
+)
 from router.gateway.planning.planner import Planned, Planner
 from router.gateway.planning.stranded import Stranded
 from router.gateway.planning.ticket import Placement, Ticket
@@ -92,14 +99,15 @@ class Dispatcher:
         Raises:
             NoCapacityError: if for too long no worker may serve it, or too many wait for one.
             ModelNotFoundError: if it turns out that nobody serves its model.
+            UnplannableError: if its size is none, or no plan can be made of it.
             ExpiredError: if its deadline passes before.
         """
+        check_size(ticket.job)
         loop = asyncio.get_running_loop()
         placed: asyncio.Future[Placement] = loop.create_future()
         ticket.placed = placed
         self._rolling.add(ticket, time.monotonic())
-        job = ticket.job
-        self._unsent.add(job)
+        self._unsent.add(ticket)
         self._wake.set()
         alarm = None
         if ticket.due_s != inf:
@@ -114,7 +122,7 @@ class Dispatcher:
                     self.release(ticket, placed.result().worker)
             raise
         finally:
-            self._unsent.remove(job)
+            self._unsent.remove(ticket)
             ticket.placed = None  # it holds on to its plan
             if alarm is not None:
                 alarm.cancel()
@@ -166,9 +174,13 @@ class Dispatcher:
         """Until cancelled."""
         while True:
             await self._change_or_deadline()
-            while (selection := self._select()) is not None:
-                if not await self._handle(selection):
-                    break
+            try:
+                while (selection := self._select()) is not None:
+                    if not await self._handle(selection):
+                        break
+            except Exception as error:  # one request or worker is not to stop the gateway
+                log.exception("nothing could be planned")
+                self._isolate(error)
             try:
                 self.after_dispatch()
             except Exception:  # whoever listens is not to stop the gateway
@@ -229,11 +241,27 @@ class Dispatcher:
         """Plan and send; whether to go on at once with those who were not in this plan."""
         try:
             return await self._plan(selection)
-        except Exception as error:
+        except Exception:
             log.exception("a window could not be planned")
-            for ticket in selection.requests:
-                self._reject(ticket, error)
-            return True
+        for single in each_alone(selection):
+            try:
+                await self._plan(single)
+            except Exception as error:
+                log.warning("a request could not be planned", extra={"why": repr(error)})
+                self._reject(single.requests[0], UnplannableError(error))
+        return False
+
+    def _isolate(self, error: Exception) -> None:
+        """Whatever nothing can be planned with goes: a worker, else a request, else all of them."""
+        workers = self._workers.available()
+        bad_workers = list(broken_workers(workers, time.monotonic()))
+        for worker, why in bad_workers:
+            self._workers.mark_down(worker, f"no plan can be made with its figures: {why}")
+        if not bad_workers:
+            bad = list(broken_tickets(self._unsent.tickets, workers))
+            for ticket, why in bad or [(ticket, error) for ticket in self._unsent.tickets]:
+                self._reject(ticket, UnplannableError(why))
+        self._wake.set()
 
     async def _plan(self, selection: TicketSelection) -> bool:
         start = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.gateway.fleet.worker import Worker
+from router.gateway.planning.ticket import Ticket
 from solver.routing.problem import Job
 
 
@@ -12,21 +13,32 @@ class Unsent:
     """Counts requests, prompt tokens and expected output tokens."""
 
     def __init__(self) -> None:
-        self.requests = 0
+        # As large as each was when it came, whatever is predicted of it later.
+        self._jobs: dict[Ticket, Job] = {}
         self._prompt_tokens, self._output_tokens = 0, 0.0
 
-    def add(self, job: Job) -> None:
+    @property
+    def requests(self) -> int:
+        """How many wait."""
+        return len(self._jobs)
+
+    @property
+    def tickets(self) -> list[Ticket]:
+        """Those that wait."""
+        return list(self._jobs)
+
+    def add(self, ticket: Ticket) -> None:
         """One more waits."""
-        self.requests += 1
+        job = self._jobs[ticket] = ticket.job
         self._prompt_tokens += job.prompt_tokens
         self._output_tokens += job.expected_tokens
 
-    def remove(self, job: Job) -> None:
+    def remove(self, ticket: Ticket) -> None:
         """It waits no longer."""
-        self.requests -= 1
+        job = self._jobs.pop(ticket)
         self._prompt_tokens -= job.prompt_tokens
         self._output_tokens -= job.expected_tokens
-        if not self.requests:
+        if not self._jobs:
             self._output_tokens = 0.0  # rounding must not add up
 
     def seconds(self, workers: Sequence[Worker]) -> float:

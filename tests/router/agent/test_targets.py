@@ -13,7 +13,7 @@ from router.agent.loop import EngineLoop, EngineRequest
 from router.agent.queue_position import QueuePosition, read_queue_position
 from router.agent.sidecar.sizing import RequestSizer
 from router.http.asgi import Scope
-from router.http.schemas import parse
+from router.http.outline import outline
 from router.observe.metrics import AgentMetrics
 from solver.batching.batcher import Batcher
 from solver.batching.policies import POLICIES
@@ -32,7 +32,7 @@ def inside(position: QueuePosition) -> Sequence:
     waiting = SortedQueue(lambda sequence: sequence.arrival_s)
     batcher = Batcher(4, inf, COST, POLICIES["adaptive"](), NOW, waiting=waiting)
     engine = EmulatedEngine(COST, {}, 0)
-    answers = engine.answers(parse(BODY, chat=False), {}, lambda _: 8)
+    answers = engine.answers(outline(BODY, chat=False), {}, lambda _: 8)
     loop = EngineLoop(batcher, engine, AgentMetrics())
     loop.submit(EngineRequest(answers, 1), None, NOW, position)
     (sequence,) = waiting.head([0], batcher.progress.remaining)
@@ -41,9 +41,8 @@ def inside(position: QueuePosition) -> Sequence:
 
 def before(position: QueuePosition) -> Sequence:
     """As a sidecar holds it."""
-    held, _ = RequestSizer().size(
-        BODY, chat=False, hint=None, position=position, now=NOW, most=2048
-    )
+    request = outline(BODY, chat=False)
+    held = RequestSizer().size(request, hint=None, position=position, now=NOW, most=2048)
     return held.sequences[0]
 
 

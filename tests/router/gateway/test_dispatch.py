@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from router.gateway.planning.isolation import UnplannableError
 from router.gateway.planning.ticket import Placement, Ticket
 from router.http.errors import NoCapacityError
 from solver.routing.rolling import WINDOW
@@ -166,6 +167,6 @@ async def test_a_defect_in_planning_fails_its_window_and_nothing_else(
 
         with monkeypatch.context() as patch:
             patch.setattr(made.planner, "plan", broken)
-            with pytest.raises(ZeroDivisionError):
+            with pytest.raises(UnplannableError, match="ZeroDivisionError"):
                 await made.dispatcher.place(ticket("a"))
         assert (await made.dispatcher.place(ticket("b"))).plan.seen.number >= 1

@@ -19,7 +19,8 @@ from router.gateway.planning.recaller import Recaller
 from router.gateway.planning.ticket import Placement, Ticket
 from router.http.connections import Connections
 from router.http.errors import OutOfReachError
-from router.http.schemas import CompletionRequest, parse
+from router.http.outline import outline
+from router.http.schemas import CompletionRequest
 from router.settings.gateway import GatewaySettings
 from solver.batching.targets import NO_TARGETS, Targets
 from tests.router.gateway.fleet import COST, Half, half, state, ticket
@@ -38,7 +39,7 @@ def wanting(targets: Targets) -> Ticket:
 
 def asking(**fields: object) -> CompletionRequest:
     body = {"model": "llama-65b", "prompt": [7] * 70, "max_tokens": 300, "stream": True} | fields
-    return parse(json.dumps(body).encode(), chat=False)
+    return outline(json.dumps(body).encode(), chat=False)
 
 
 class Asked(Recaller):

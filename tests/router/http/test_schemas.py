@@ -8,10 +8,14 @@ import orjson
 import pytest
 
 from router.http.errors import RequestError
-from router.http.schemas import Prompt, parse
+from router.http.schemas import CompletionRequest, Prompt, load, read
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 TEXT = {"model": "m", "prompt": "hi"}
+
+
+def parse(raw: bytes, *, chat: bool) -> CompletionRequest:
+    return read(load(raw), chat=chat)
 
 
 def body(base: dict[str, Any], **changes: object) -> bytes:

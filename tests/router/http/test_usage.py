@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.http.usage import JsonMeter, StreamMeter, Usage
+from router.http.usage import MOST_JSON_BYTES, JsonMeter, StreamMeter, Usage
 
 EVENT = b'data: {"choices":[{"text":" a"}],"usage":null}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":40}}\n\n'
@@ -38,8 +38,39 @@ def test_json() -> None:
     assert meter.tokens(meter.usage()) == 5
 
 
+@pytest.mark.parametrize(
+    ("end", "usage"),
+    [
+        (b'"usage":{"prompt_tokens":3,"completion_tokens":5}}', Usage(3, 5)),
+        (b'"usage": {"prompt_tokens":3,"completion_tokens":5},"id":"x"}', Usage(3, 5)),
+        (b'"usage":{"prompt_tokens":3,"completion_tokens":1e400}}', None),
+        (b'"usage":{"prompt_tokens":3,"completion_tokens":-5}}', None),
+        (b'"usage":{"prompt_tokens":3,"completion_tokens":' + b"9" * 4000 + b"}}", None),
+        (b'"usage":' + b"[" * 4000, None),
+        (b'"text":"\\"usage\\":{\\"prompt_tokens\\":3}"}', None),
+        (b'"usage":', None),
+        (b"", None),
+    ],
+)
+def test_of_a_large_answer_the_end_tells(end: bytes, usage: Usage | None) -> None:
+    text = b'{"choices":[' + b"[1]," * 60_000 + b"[1]]," + end
+    meter = JsonMeter()
+    for start in range(0, len(text), 50_000):
+        meter.feed(text[start : start + 50_000])
+    assert sum(map(len, meter._parts)) <= MOST_JSON_BYTES
+    assert meter.usage() == usage
+    assert meter.response_info().finish_reasons == ()
+
+
 def test_answers_without_usage() -> None:
-    for text in (b"", b"{}", b"[]", b'{"usage": 3}', b'{"usage":{"prompt_tokens":"x"}}'):
+    for text in (
+        b"",
+        b"{}",
+        b"[]",
+        b'{"usage": 3}',
+        b'{"usage":{"prompt_tokens":1e999,"completion_tokens":1}}',
+        b'{"usage":{"prompt_tokens":"x"}}',
+    ):
         meter = JsonMeter()
         meter.feed(text)
         assert meter.usage() is None

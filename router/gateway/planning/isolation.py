@@ -1,0 +1,85 @@
+"""Finds what a plan cannot be made of, so that one request or worker never stands in for all.
+
+A plan is made of many requests and workers at once. Should one of them have figures that break the
+arithmetic, it is found by trying each alone: the request is refused, the worker taken for down, and
+everybody else is planned without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from router.gateway.fleet.worker import Worker
+from router.gateway.planning.ticket import Ticket
+from router.http.errors import RequestError
+from solver.arrays import LARGEST
+from solver.errors import ProblemError
+from solver.routing.columns import Load, Requests, table, water_level_s
+from solver.routing.problem import Job, WorkerView
+from solver.routing.rolling import Selection, place_in_order
+
+
+class UnplannableError(RequestError):
+    """No plan can be made of it; `why` is what the planner said."""
+
+    def __init__(self, why: Exception) -> None:
+        said = str(why) or type(why).__name__
+        super().__init__(f"The request cannot be planned: {said}", code="unplannable")
+
+
+def check_size(job: Job) -> None:
+    """Sums over all that waits would keep what is no number.
+
+    Raises:
+        UnplannableError: if it is none, or beyond what any plan is made of.
+    """
+    if not (job.prompt_tokens >= 0 and 0 <= job.kv_tokens <= LARGEST):
+        raise UnplannableError(ProblemError(f"{job.kv_tokens:g} tokens are no size"))
+
+
+def each_alone(selection: Selection[Ticket, Worker]) -> Iterator[Selection[Ticket, Worker]]:
+    """The same requests, one at a time."""
+    for i, request in enumerate(selection.requests):
+        cached, eligible = selection.cached, selection.eligible
+        yield replace(
+            selection,
+            requests=[request],
+            sizes=_row(selection.sizes, i),
+            cached=None if cached is None else cached[i : i + 1],
+            eligible=None if eligible is None else [eligible[i]],
+        )
+
+
+def _row(sizes: Requests, i: int) -> Requests:
+    columns: dict[str, Any] = {field.name: getattr(sizes, field.name) for field in fields(sizes)}
+    row: dict[str, Any] = {name: v if v is None else v[i : i + 1] for name, v in columns.items()}
+    return Requests(**row)
+
+
+def broken_workers(workers: Iterable[Worker], now: float) -> Iterator[tuple[Worker, Exception]]:
+    """Those whose own figures no plan can be made with, and why."""
+    for worker in workers:
+        try:
+            _look_at([worker.view(now)])
+        except Exception as error:
+            yield worker, error
+
+
+def broken_tickets(
+    tickets: Iterable[Ticket], workers: Sequence[Worker]
+) -> Iterator[tuple[Ticket, Exception]]:
+    """Those whose own figures cannot be put in order or into a table, and why."""
+    for ticket in tickets:
+        try:
+            ticket.predict_again()
+            Requests.of([ticket.job], [0.0], 1)
+            if workers:
+                place_in_order(ticket, workers[0])
+        except Exception as error:
+            yield ticket, error
+
+
+def _look_at(views: list[WorkerView]) -> None:
+    Load.of(views, [0.0], water_level_s(1, 1.0, 1.0, table(views)))

@@ -1,0 +1,72 @@
+"""Bodies of completions, from whoever sends them: checked, bounded, and read in short turns."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from router.http.asgi import Receive, Scope, header, read_body
+from router.http.errors import RequestError
+from router.http.outline import outline, outline_shortened
+from router.http.schemas import CompletionRequest
+from router.http.shorten import SMALL, shorten
+
+_JSON = re.compile(rb"\s*application/([\w.-]+\+)?json\s*(;.*)?", re.IGNORECASE)
+
+
+def check_json(scope: Scope) -> None:
+    """Whether a body is said to be JSON, as it is.
+
+    A page of any origin may make a browser POST text, forms, or a body of no type, but JSON only
+    where it is allowed to. Who is no browser may leave the type out.
+
+    Raises:
+        RequestError: 415 if it is said to be anything else, or to be compressed.
+    """
+    kind = header(scope, b"content-type")
+    if (kind is None and header(scope, b"origin") is not None) or (
+        kind is not None and _JSON.fullmatch(kind) is None
+    ):
+        raise RequestError(
+            "The request's body must be JSON, and said to be: set the header "
+            "'content-type: application/json'.",
+            code="unsupported_media_type",
+            status=415,
+        )
+    encoding = header(scope, b"content-encoding")
+    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
+        raise RequestError(
+            "The request's body is compressed ('content-encoding'); send it as it is.",
+            code="unsupported_content_encoding",
+            status=415,
+        )
+
+
+class BodyReader:
+    """Reads bodies of at most `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        # Of many large bodies one is looked at at a time: each takes short turns, all together not.
+        self._one = asyncio.Lock()
+
+    async def read(self, scope: Scope, receive: Receive) -> bytes:
+        """The request's body.
+
+        Raises:
+            RequestError: if it is no JSON by its headers, or over the limit.
+            ClientDisconnected: if the client does not wait to the end of its own body.
+        """
+        check_json(scope)
+        return await read_body(scope, receive, self._limit)
+
+    async def outline(self, body: bytes, *, chat: bool) -> CompletionRequest:
+        """What a router needs to know of a body.
+
+        Raises:
+            RequestError: if it cannot be routed.
+        """
+        if len(body) <= SMALL:
+            return outline(body, chat=chat)
+        async with self._one:
+            return outline_shortened(await shorten(body), len(body), chat=chat)

@@ -1,0 +1,157 @@
+"""What a router makes of bodies that engines take, and how large ones are made small."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import string
+from typing import Any
+
+import orjson
+import pytest
+
+from router.http import shorten as module
+from router.http.errors import RequestError
+from router.http.outline import outline, outline_shortened
+from router.http.schemas import MOST_TOKENS, Prompt
+from router.http.shorten import KEPT, MOST_UNITS, STUB, shorten
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+TEXT = {"model": "m", "prompt": "hi"}
+
+# What some engine takes, and what is known of it then.
+TAKEN: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
+    (TEXT, {"max_tokens": 0, "echo": True}, {"max_tokens": 1}),
+    (TEXT, {"max_tokens": "16"}, {"max_tokens": None}),
+    (TEXT, {"max_tokens": 16.0}, {"max_tokens": None}),
+    (TEXT, {"max_tokens": -1}, {"max_tokens": None}),
+    (TEXT, {"max_tokens": 1 << 62}, {"max_tokens": MOST_TOKENS}),
+    (TEXT, {"n": 200}, {"n": 200}),
+    (TEXT, {"n": 0}, {"n": 1}),
+    (TEXT, {"n": True}, {"n": 1}),
+    (TEXT, {"stream": 1}, {"stream": False}),
+    (TEXT, {"stream_options": [1]}, {"include_usage": False}),
+    (TEXT, {"temperature": "0.5", "top_p": []}, {}),
+    (TEXT, {"stop": [1, "a", None]}, {"stop": ("a",)}),
+    (TEXT, {"prompt": None, "prompt_embeds": "AAAA"}, {}),
+    (TEXT, {"prompt": []}, {}),
+    (TEXT, {"prompt": [[]]}, {"prompts": (Prompt(""),)}),
+    (TEXT, {"prompt": [["a"], 3]}, {"prompts": (Prompt(""), Prompt(""))}),
+    (TEXT, {"prompt": ["a", [1, 2]]}, {"prompts": (Prompt("a"), Prompt.of_ids([1, 2]))}),
+    (TEXT, {"prompt": [-1]}, {}),
+    (TEXT, {"model": None}, {"model": ""}),
+    (CHAT, {"messages": [{"role": "user", "content": ["hello"]}]}, {"prompts": (Prompt("hello"),)}),
+    (CHAT, {"messages": ["hello"]}, {"prompts": (Prompt("hello"),)}),
+    (CHAT, {"messages": [{"content": [{"type": "image_url", "text": None}]}]}, {}),
+    (CHAT, {"messages": [{"content": 3}, None]}, {"prompts": (Prompt("\n"),)}),
+    (CHAT, {"messages": []}, {"prompts": (Prompt(""),)}),
+    (CHAT, {"messages": "hello"}, {}),
+    (CHAT, {"max_completion_tokens": 7, "max_tokens": 9}, {"max_tokens": 7}),
+]
+
+
+@pytest.mark.parametrize(("base", "change", "known"), TAKEN)
+def test_what_is_not_understood_is_of_unknown_size(
+    base: dict[str, Any], change: dict[str, Any], known: dict[str, Any]
+) -> None:
+    raw = orjson.dumps({**base, **change})
+    request = outline(raw, chat=base is CHAT)
+    assert {name: getattr(request, name) for name in known} == known
+    assert 0 <= sum(prompt.text_bytes for prompt in request.prompts) <= len(raw)
+    assert request.choices >= 1
+
+
+UNROUTABLE = [b"", b"{", b"[1]", b"null", b'"x"', b'{"model": 7}', b'{"model": "\xff"}',
+              b"[" * 100_000, b'{"model": NaN}', b'{"prompt":' + b"[1,[" * 2000,
+              orjson.dumps({**TEXT, "n": 1 << 30}),
+              orjson.dumps({**TEXT, "prompt": [[1]] * 3000})]  # fmt: skip
+
+
+@pytest.mark.parametrize("raw", UNROUTABLE)
+@pytest.mark.parametrize("chat", [True, False])
+def test_only_what_cannot_be_routed_is_refused(raw: bytes, *, chat: bool) -> None:
+    if chat and b"[[1]" in raw:
+        return
+    with pytest.raises(RequestError):
+        outline(raw, chat=chat)
+
+
+def random_json(rng: random.Random, depth: int = 0) -> Any:  # noqa: ANN401
+    kind = rng.randrange(8 if depth < 4 else 5)
+    if kind == 0:
+        return rng.choice([None, True, False, 1.5, -3, 1 << 40])
+    if kind == 1:
+        return [rng.randrange(100_000) for _ in range(rng.randrange(40))]
+    if kind < 5:
+        letters = string.printable + '\\"{}[],:é中😀\u0000'
+        return "".join(rng.choices(letters, k=rng.choice((0, 3, 20, 200))))
+    if kind < 7:
+        return [random_json(rng, depth + 1) for _ in range(rng.randrange(5))]
+    return {f"k{k}": random_json(rng, depth + 1) for k in range(rng.randrange(5))}
+
+
+def same_structure(small: Any, whole: Any) -> bool:  # noqa: ANN401
+    if isinstance(whole, str):
+        return isinstance(small, str) and whole.startswith(small)
+    if isinstance(whole, dict):
+        return small.keys() == whole.keys() and all(
+            same_structure(small[k], whole[k]) for k in small
+        )
+    if isinstance(whole, list) and not all(isinstance(one, int) for one in whole):
+        return len(small) == len(whole) and all(map(same_structure, small, whole))
+    return bool(small == (whole[: len(small)] if isinstance(whole, list) else whole))
+
+
+def test_what_is_shortened_is_json_of_the_same_structure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever slices end, however it is spaced and escaped."""
+    rng = random.Random(3)
+    for _ in range(600):
+        whole = {"model": "m", "x": random_json(rng), "prompt": random_json(rng)}
+        text = json.dumps(whole, ensure_ascii=rng.random() < 0.5, indent=rng.choice((None, 1, 9)))
+        monkeypatch.setattr(module, "KEPT", rng.choice((0, 50, 500)))
+        monkeypatch.setattr(module, "SLICE", rng.choice((1, 7, 64, 1000)))
+        found = asyncio.run(shorten(text.encode()))
+        assert same_structure(orjson.loads(found.body), whole), text
+
+
+def shortened(raw: bytes, *, chat: bool) -> Any:  # noqa: ANN401
+    found = asyncio.run(shorten(raw))
+    assert len(found.body) <= KEPT + len(raw) // 20 + 1000
+    return outline_shortened(found, len(raw), chat=chat)
+
+
+def test_the_size_of_long_prompts_is_known_to_the_token() -> None:
+    words = "lorem ipsum dolor " * 100_000
+    message = {"role": "user", "content": words}
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 3_000_000}}
+    asked = {"role": "user", "content": [image, {"type": "text", "text": "what is it?"}]}
+    ids = list(range(100_000, 400_000))
+    (prompt,) = shortened(orjson.dumps({**CHAT, "messages": [message]}), chat=True).prompts
+    assert prompt.text_bytes == len(words)
+    assert prompt.text == words[: len(prompt.text)]
+    (prompt,) = shortened(orjson.dumps({**CHAT, "messages": [asked]}), chat=True).prompts
+    assert prompt.text_bytes < 100
+    (prompt,) = shortened(orjson.dumps({**TEXT, "prompt": ids}), chat=False).prompts
+    assert prompt.token_ids == len(ids)
+    assert Prompt.of_ids(ids).ids.startswith(prompt.ids)
+    two = shortened(orjson.dumps({**TEXT, "prompt": [ids, ids]}), chat=False).prompts
+    assert sum(one.token_ids for one in two) == pytest.approx(2 * len(ids), abs=2)
+    late = shortened(orjson.dumps({"prompt": words, "max_tokens": 7, "model": "m"}), chat=False)
+    assert (late.max_tokens, late.model) == (7, "m")
+
+
+@pytest.mark.parametrize(
+    "part", [b"[1],", b"[],", b'"",', b'{"a":1},', b'[["', b'{"a":' * 9, b"[[[[", b'"a":"b",']
+)
+def test_too_much_structure_is_refused_before_objects_are_built(part: bytes) -> None:
+    with pytest.raises(RequestError, match="too many strings, arrays or objects") as refused:
+        asyncio.run(shorten(b'{"prompt":[' + part * MOST_UNITS))
+    assert refused.value.status == 413
+
+
+def test_numbers_and_escapes_without_end_leave_stubs() -> None:
+    for part in (b"1", b"1,", b"\\\\", b'\\"', b"\\u00e9", "中".encode(), b" ", b"\x00", b"\xff"):
+        for head in (b'{"prompt":"', b'{"prompt":[', b'{"prompt":'):
+            found = asyncio.run(shorten(head + part * (3_000_000 // len(part))))
+            assert len(found.body) <= KEPT + module.SLICE + 2 * STUB

@@ -1,0 +1,237 @@
+"""Heads and bodies as no client should send them, and what becomes of their connections."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+
+from router.http.asgi import ClientDisconnected, Receive, Scope, Send, read_body, respond
+from router.http.hosts import Hosts, hosts_of
+from router.http.protocol import HEAD_BYTES, MOST_AHEAD, MOST_FIELDS, SLICE, bounded_protocol
+from tests.waiting import until
+
+NEVER_S = 600.0
+ANY = Hosts()
+BODY = b'{"model":"m"}'
+
+
+@dataclass
+class Echo:
+    """Answers with the size of a body, ``/stream`` in parts, ``/wait`` once it is told to."""
+
+    seen: int = 0
+    left: int = 0
+    connections: set[Any] = field(default_factory=set)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        self.seen += 1
+        try:
+            body = await read_body(scope, receive, 1 << 20)
+        except ClientDisconnected:
+            self.left += 1
+            return
+        if scope["path"] == "/wait":
+            await self.go.wait()
+        if scope["path"] != "/stream":
+            await respond(send, 200, [], b"%d" % len(body))
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in (b"first ", b"second"):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@asynccontextmanager
+async def server(
+    client_timeout_s: float = NEVER_S, hosts: Hosts = ANY
+) -> AsyncIterator[tuple[Echo, int]]:
+    echo = Echo()
+    config = uvicorn.Config(
+        echo,
+        http=bounded_protocol(client_timeout_s, hosts),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        port=0,
+    )
+    served = uvicorn.Server(config)
+    task = asyncio.create_task(served._serve())
+    await until(lambda: served.started)
+    echo.connections = served.server_state.connections
+    try:
+        yield echo, served.servers[0].sockets[0].getsockname()[1]
+    finally:
+        served.should_exit = served.force_exit = True
+        await task
+
+
+async def talk(port: int, *parts: bytes) -> bytes:
+    """Everything that comes back until the connection ends; the client ends its own half last."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for part in parts:
+        writer.write(part)
+        await writer.drain()
+        await asyncio.sleep(0)
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+def post(path: str = "/", body: bytes = BODY, *fields: bytes, version: bytes = b"1.1") -> bytes:
+    first = b"POST %s HTTP/%s" % (path.encode(), version)
+    length = b"content-length: %d" % len(body)
+    return b"\r\n".join((first, b"host: x", length, *fields, b"", body))
+
+
+CLOSE = b"connection: close"
+
+# What each is answered with, by its first line and its last.
+HEADS = {
+    "just small enough": (post("/", BODY, b"x: " + b"a" * (HEAD_BYTES - 200), CLOSE), 200),
+    "one large field": (post("/", BODY, b"x: " + b"a" * HEAD_BYTES, CLOSE), 431),
+    "a field of megabytes": (b"GET / HTTP/1.1\r\nx: " + b"a" * (4 << 20), 431),
+    "a long name": (b"GET / HTTP/1.1\r\n" + b"a" * (1 << 20), 431),
+    "a long target": (b"GET /" + b"a" * (1 << 20), 431),
+    "many fields": (post("/", BODY, *[b"a: b"] * (MOST_FIELDS + 1)), 431),
+    "small fields without end": (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 100_000, 431),
+    "not HTTP": (b"\x16\x03\x01\x02\x00\x01\x00", 400),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "a tunnel": (b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n", 400),
+    "two lengths": (post("/", BODY, b"content-length: 5"), 400),
+    "length and chunks": (post("/", BODY, b"transfer-encoding: chunked"), 400),
+    "a negative length": (b"POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n", 400),
+    "a length of words": (b"POST / HTTP/1.1\r\ncontent-length: many\r\n\r\n", 400),
+    "a target beyond ASCII": (b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+    "a zero byte": (b"GET / HTTP/1.1\r\nx: \x00\r\n\r\n", 400),
+}
+
+
+async def test_heads_are_bounded_and_refused_in_the_form_of_all_errors() -> None:
+    async with server() as (_, port):
+        for kind, (sent, status) in HEADS.items():
+            answer = await talk(port, sent)
+            assert answer.startswith(b"HTTP/1.1 %d " % status), (kind, answer[:200])
+            if status != 200:
+                head, _, body = answer.partition(b"\r\n\r\n")
+                assert b"connection: close" in head, kind
+                assert json.loads(body)["error"]["type"] == "invalid_request_error", kind
+
+
+async def test_whatever_is_half_sent_ends_in_time_and_reaches_nobody() -> None:
+    whole = post()
+    cuts = {"nothing at all": b"\r\n", **{f"{n} bytes": whole[:n] for n in (1, 9, 30)}}
+    bodies = {
+        "no body": whole[: -len(BODY)],
+        "half a body": whole[:-3],
+        "half a chunk": b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n9\r\nabc",
+    }
+    async with server(client_timeout_s=0.2) as (echo, port):
+        answers = await asyncio.gather(*(talk(port, cut) for cut in (cuts | bodies).values()))
+        for kind, answer in zip(cuts | bodies, answers, strict=True):
+            assert answer.startswith(b"HTTP/1.1 408 "), (kind, answer)
+        await until(lambda: echo.left == len(bodies))
+        assert echo.seen == len(bodies)
+
+
+UPGRADES = {
+    "h2c": (b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings: AAMAAA"),
+    "websocket": (b"connection: upgrade", b"upgrade: websocket"),
+    "something else": (b"Connection: keep-alive, Upgrade", b"UPGRADE: TLS/1.0"),
+}
+
+
+async def test_an_upgrade_is_ignored_and_the_body_read() -> None:
+    async with server() as (_, port):
+        for kind, fields in UPGRADES.items():
+            for body in (BODY, b"", b"x" * 100_000):
+                asked = post("/", body, *fields)
+                chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
+                framed = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n"
+                framed += b"\r\n".join((*fields, b"", chunked))
+                get = b"\r\n".join((b"GET / HTTP/1.1", *fields, b"", b""))
+                last = post("/", b"abc", CLOSE)
+                for sent in ((asked + framed + get + last,), (asked[:-1], asked[-1:], last)):
+                    answer = await talk(port, *sent)
+                    found = [
+                        int(part)
+                        for part in answer.split(b"\r\n\r\n")[1:]
+                        for part in [part.partition(b"HTTP/")[0]]
+                        if part
+                    ]
+                    wanted = [len(body), len(body), 0, 3] if len(sent) == 1 else [len(body), 3]
+                    assert found == wanted, (kind, len(body), answer[-300:])
+
+
+async def test_http_1_0_gets_the_bytes_and_then_the_end() -> None:
+    async with server() as (_, port):
+        answer = await talk(port, post("/stream", BODY, version=b"1.0"))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"chunked" not in head
+        assert body == b"first second"
+        known = await talk(port, post("/", BODY, b"connection: keep-alive", version=b"1.0"))
+        assert b"content-length: 2" in known
+        assert known.endswith(b"\r\n\r\n13")
+
+
+async def test_what_is_sent_ahead_waits_for_its_answers_and_gets_them() -> None:
+    """Thousands of requests at once, and no answer read: few of them are taken in."""
+    many = 1500
+    async with server() as (echo, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post("/wait"))
+        await until(lambda: echo.seen == 1)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n" * (many - 1))
+        writer.write(post("/", b"", CLOSE))
+        (connection,) = echo.connections
+        await until(lambda: len(connection.pipeline) > 0)
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        assert echo.seen == 1
+        assert len(connection.pipeline) <= MOST_AHEAD + SLICE // 18
+        echo.go.set()
+        answer = await reader.read()
+        writer.close()
+        assert answer.count(b"HTTP/1.1 200 ") == many + 1
+        assert many > SLICE // 18 + MOST_AHEAD
+
+
+HOSTS = {
+    b"127.0.0.1": True, b"127.0.0.1:8000": True, b"[::1]:8000": True, b"[::1]": True, b"": True,
+    b"localhost": True, b"LocalHost:8000": True, b"localhost.": True, b"10.0.0.5:80": True,
+    b"mine.example:8000": True, b"MINE.example": True,
+    b"evil.example": False, b"evil.example:8000": False, b"localhost.evil.example": False,
+    b"127.0.0.1.evil.example": False, b"mine.example.evil": False, b"\xff": False,
+}  # fmt: skip
+
+
+async def test_only_this_machine_and_allowed_names_are_served() -> None:
+    async with server(hosts=Hosts(["mine.example"], restricted=True)) as (_, port):
+        for host, let_in in HOSTS.items():
+            for _ in range(2):
+                asked = b"GET / HTTP/1.1\r\nhost: %s\r\nconnection: close\r\n\r\n" % host
+                answer = await talk(port, asked)
+                assert answer.startswith(b"HTTP/1.1 200 " if let_in else b"HTTP/1.1 403 "), host
+        answer = await talk(port, b"GET / HTTP/1.0\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_where_other_machines_connect_any_name_will_do_unless_some_are_named() -> None:
+    evil = [(b"host", b"evil.example")]
+    for address, allowed, let_in in (
+        ("127.0.0.1", [], False),
+        ("127.0.0.1", ["*"], True),
+        ("0.0.0.0", [], True),
+        ("0.0.0.0", ["mine.example"], False),
+    ):
+        with socket.socket() as sock:
+            sock.bind((address, 0))
+            assert hosts_of(sock, allowed).allows(evil) is let_in
