@@ -30,7 +30,7 @@ from solver.routing.moves import descend
 from solver.routing.objective import FIRST_TOKEN
 from solver.routing.places import PROVEN, Places
 from solver.routing.problem import Job, WorkerView
-from solver.routing.turns import Turns, first
+from solver.routing.turns import first
 
 # A plan is told when it is so much better than the one told before: telling takes milliseconds.
 WORTH_TELLING = 1e-3
@@ -90,7 +90,7 @@ class _Search:
 
     def __init__(self, question: Question, incumbent: Assignment, left_s: SecondsLeft) -> None:
         self._question, self._left_s = question, left_s
-        self._turns = Turns(first(question.requests, incumbent.planned), question.load)
+        self._turns = first(question.requests, question.load, incumbent.planned)
         self._best = settle(self._turns, np.array(incumbent.workers[: incumbent.planned]))
         self._bound_s, self._told_s = incumbent.bound_s, incumbent.total_s
 

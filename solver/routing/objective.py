@@ -7,9 +7,9 @@ it and added up (`TERMS`), so that one can be traded for another and a choice be
 - prefill: what is queued there to be prefilled before it, and its own uncached prompt;
 - decode: its own tokens, a round each;
 - tail: the same three again for what is long: E[T * T] / (2 S) for T seconds in all, where S is
-  what those that run still take, and these would take at best, on average. The sum of T + T * T / (2 S) weighs the slowest answers
-  and not only the mean; and as E[T * T] is E[T]^2 and the variance, who may become long is drawn to
-  where tokens come fast;
+  what those that run still take, and these would take at best, on average. The sum of
+  T + T * T / (2 S) weighs the slowest answers and not only the mean; and as E[T * T] is E[T]^2 and
+  the variance, who may become long is drawn to where tokens come fast;
 - others: what it takes from those who run there: its prefill stalls them, and its tokens make the
   rounds longer that both run in;
 - slot: what holding a slot for T seconds takes from who comes next: T times the chance that none
@@ -37,8 +37,8 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.routing.columns import Load, Requests, most_queued_s
 
-# A second without a first token counts as two: one as any other, one as it is waited blindly.
-FIRST_TOKEN = 1.0
+# A second without a first token counts as three: one as any other, two as it is waited blindly.
+FIRST_TOKEN = 2.0
 # That all is done holds nobody up in a stream, and everybody in a batch; half is enough for
 # the batch, as the term is zero for all but the few who end last.
 MAKESPAN = 0.5
@@ -85,9 +85,10 @@ class Pairs:
         requests, load: of what.
         allowed: (n, m) where they may go.
         prefill_s: (n, m) seconds of each one's own prompt.
+        scale_s: S of the tail; that of a larger plan, if these are a part of it.
     """
 
-    def __init__(self, requests: Requests, load: Load) -> None:
+    def __init__(self, requests: Requests, load: Load, scale_s: float | None = None) -> None:
         self.requests, self.load = requests, load
         self.n, self.m = map(int, requests.uncached.shape)
         self.allowed: BoolArray | None = None if requests.forbidden is None else ~requests.forbidden
@@ -128,8 +129,10 @@ class Pairs:
         self._rooms = np.array((load.room, most_s, load.kv_now))
         self._longest = float(requests.prompt.max(initial=0.0))
         expected, long = self._at_best_s()
-        everybody_s = load.left_s + float(expected.sum())
-        scale_s = max(LEAST_S, everybody_s / (float(load.running.sum()) + self.n))
+        if scale_s is None:
+            everybody = max(1.0, float(load.running.sum()) + self.n)
+            scale_s = max(LEAST_S, (load.left_s + float(expected.sum())) / everybody)
+        self.scale_s = scale_s
         self._requests[LAST] = np.maximum(load.level_s, long)
         self._requests[TAIL] /= 2.0 * scale_s
 

@@ -190,6 +190,8 @@ class RollingHorizon(Generic[R, W]):
         alone = len(workers) == 1 and not self._hold_back
         free = alone or any(worker.room > 0 for worker in workers)
         if self._stale:
+            for request, rank in self._held.release(now, (), (), 0):
+                self._unsent.put(request, rank, None)
             self._unsent.regroup(lambda request: self._eligible(request, workers))
             self._stale = False
         self._close(now, workers, free=free)

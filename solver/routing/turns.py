@@ -24,8 +24,8 @@ class Turns(Pairs):
         added: (3, n, m) what each adds to each worker, as `Pairs.sizes`.
     """
 
-    def __init__(self, requests: Requests, load: Load) -> None:
-        super().__init__(requests, load)
+    def __init__(self, requests: Requests, load: Load, scale_s: float | None = None) -> None:
+        super().__init__(requests, load, scale_s)
         self.added: FloatArray = np.stack(
             np.broadcast_arrays(requests.sequences, self.prefill_s, requests.prompt)
         )
@@ -47,8 +47,9 @@ class Turns(Pairs):
         return np.asarray(costs.reshape(plans.shape).sum(axis=1), dtype=np.float64)
 
 
-def first(requests: Requests, count: int) -> Requests:
-    """The first so many."""
+def first(requests: Requests, load: Load, count: int) -> Turns:
+    """The first so many of a plan, valued as in the whole of it."""
     columns = {name: getattr(requests, name)[:count] for name in (*COLUMNS, "uncached")}
     forbidden = None if requests.forbidden is None else requests.forbidden[:count]
-    return replace(requests, **columns, forbidden=forbidden)
+    few = replace(requests, **columns, forbidden=forbidden)
+    return Turns(few, load, Pairs(requests, load).scale_s)

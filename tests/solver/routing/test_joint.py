@@ -31,7 +31,7 @@ def checked(asked: Question, plan: Assignment) -> Assignment:
 def planned(asked: Question) -> Turns:
     """What the plan is about."""
     plan = assign(asked.requests, asked.load)
-    return Turns(first(asked.requests, plan.planned), asked.load)
+    return first(asked.requests, asked.load, plan.planned)
 
 
 def optimum_s(turns: Turns) -> float:
@@ -109,7 +109,7 @@ def test_it_ends_soon_after_its_deadline_wherever_that_falls(asked: Question, lo
 @settings(deadline=None)
 @given(asked=questions())
 def test_one_request_alone_needs_no_joint_plan(asked: Question) -> None:
-    alone = Question(first(asked.requests, 1), asked.load)
+    alone = Question(first(asked.requests, asked.load, 1).requests, asked.load)
     assert not list(improvements(alone, assign(alone.requests, alone.load)))
 
 

@@ -49,7 +49,7 @@ def test_all_at_once_and_one_by_one_are_the_same(question: Question, seed: int) 
 @given(question=questions())
 def test_a_first_plan_is_settled_already(question: Question) -> None:
     plan = assign(question.requests, question.load)
-    turns = Turns(first(question.requests, plan.planned), question.load)
+    turns = first(question.requests, question.load, plan.planned)
     settled = settle(turns, np.array(plan.workers[: plan.planned], dtype=np.intp))
     again = follow(question.requests, question.load, settled, plan.bound_s)
     assert (again.workers, again.go, again.planned) == (plan.workers, plan.go, plan.planned)
