@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from router.gateway.accounting.accounts import Accounts
+from router.gateway.admission.attempts import Attempts
 from router.gateway.admission.completions import Completions
 from router.gateway.admission.shedding import Shedding
 from router.gateway.dashboard.events import Events
@@ -62,6 +63,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     accounts = Accounts(metrics, settings.remember)
     forwarder = Forwarder(settings, connections)
     shedding = Shedding(settings, workers, dispatcher, recaller)
+    attempts = Attempts(
+        settings, workers.conditions, dispatcher, shedding, forwarder, accounts, metrics
+    )
     bodies = BodyReader(settings.max_body_bytes)
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)
@@ -81,11 +85,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             settings,
             workers,
             dispatcher,
-            shedding,
-            forwarder,
+            attempts,
             accounts,
             bodies,
-            metrics,
             drain,
             tracing,
             chat=chat,

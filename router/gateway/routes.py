@@ -43,7 +43,8 @@ def _add_health(
         if drain.begun:
             raise HTTPException(503, "shutting down")
         if not workers.available():
-            raise HTTPException(503, "no worker is up")
+            whys = (f"{worker.name}: {worker.health.reason or 'drains'}" for worker in workers)
+            raise HTTPException(503, "; ".join(("no worker is up", *whys)))
         return {"status": "ready"}
 
     @app.get("/metrics")
@@ -100,6 +101,8 @@ def _worker(worker: Worker, now: float) -> dict[str, Any]:
         "url": worker.url,
         "kind": "openai" if state is None else "agent",
         "up": worker.up,
+        "health": worker.health.standing.value,
+        "reason": worker.health.reason or None,
         "available": worker.available,
         "draining": worker.draining,
         "models": list(worker.models),

@@ -45,6 +45,14 @@ class BadAnswer(OSError):
     """What came is no answer to the request, or not all of one."""
 
 
+class NotConnected(OSError):
+    """No connection could be made: nobody listens there, or nobody knows the name."""
+
+
+class ConnectTimeout(TimeoutError):
+    """Nor was one refused, in all the time that there was."""
+
+
 class Reply(ReplyHead):
     """An answer that has begun. Close it, or relay it to its end."""
 
@@ -130,7 +138,7 @@ class _Connection(asyncio.Protocol):
         self._answered: asyncio.Future[Reply] | None = None
         self._reply: Reply | None = None
         self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_s = self._limit_s = self._heard_s = 0.0
+        self._alarm_s = self._limit_s = self._heard_s = self._asked_s = 0.0
         self._paused = self._reusable = False
         self._new_head()
 
@@ -145,11 +153,17 @@ class _Connection(asyncio.Protocol):
         open_ = self._transport is not None and not self._transport.is_closing()
         return open_ and self._loop.time() - self._heard_s < self._keep_alive_s
 
+    @property
+    def closed_unheard(self) -> bool:
+        """Whether it was closed with nothing said since its last request."""
+        return self._transport is None and self._heard_s <= self._asked_s
+
     def request(self, data: bytes, silence_s: float) -> asyncio.Future[Reply]:
         """Send a request; the future is its answer's beginning, or what went wrong before it."""
         assert self._transport is not None
         self._answered = self._loop.create_future()
         self._watch(silence_s)
+        self._asked_s = self._heard_s
         self._transport.write(data)
         return self._answered
 
@@ -191,7 +205,7 @@ class _Connection(asyncio.Protocol):
         if self._reply is not None and not self._framed and error is None:
             self._end()  # an answer of unknown length ends with its connection
         else:
-            self._fail(error or BadAnswer("the worker closed the connection"))
+            self._fail(error or BadAnswer("it closed the connection without an answer"))
 
     def data_received(self, data: bytes) -> None:
         """Part of `asyncio.Protocol`."""
@@ -200,7 +214,7 @@ class _Connection(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             if not self._busy:
-                raise BadAnswer("the worker sent what nobody asked for")
+                raise BadAnswer("it sent what nobody asked for")
             self._parser.feed_data(data)
             if self._in_head and self._head_bytes > MOST_HEAD_BYTES:
                 raise _LargeHead
@@ -209,7 +223,8 @@ class _Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, OSError) as error:
             self._reusable = False
             self._pass_on()  # what came before it
-            self._fail(error if isinstance(error, OSError) else BadAnswer(str(error)))
+            no_http = BadAnswer(f"what it answers is no HTTP: {error}")
+            self._fail(error if isinstance(error, OSError) else no_http)
         else:
             self._pass_on()
 
@@ -226,7 +241,7 @@ class _Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Part of `httptools`."""
         if self._complete:
-            raise BadAnswer("the worker sent more than its answer")
+            raise BadAnswer("it sent more than its answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Part of `httptools`; trailers, which come after the body, are of no use to anybody."""
@@ -338,8 +353,8 @@ class Client:
         """POST `body`; `head` are header lines, but for those of host and length.
 
         Raises:
-            OSError, TimeoutError: if no answer begins: `connect_s` is the longest to connect,
-                `silence_s` the longest without a byte.
+            NotConnected, ConnectTimeout: if nobody is reached, or not within `connect_s`.
+            OSError, TimeoutError: if no answer begins, or nothing comes for `silence_s`.
         """
         slash = url.find("/", url.find("://") + 3)
         origin = self._origin(url[:slash])
@@ -350,9 +365,18 @@ class Client:
             )
         )  # fmt: skip
         connection = self._kept(origin)
-        if connection is None:
-            async with asyncio.timeout(connect_s):
-                connection = await self._connect(origin)
+        if connection is not None:
+            try:
+                return await self._ask(connection, request, silence_s)
+            except OSError:
+                # Closed while it was idle, which says nothing of the worker: once more, on a new
+                # one. A worker that has said anything, or taken its time, is not asked twice.
+                if not connection.closed_unheard:
+                    raise
+        return await self._ask(await self._connect(origin, connect_s), request, silence_s)
+
+    @staticmethod
+    async def _ask(connection: _Connection, request: bytes, silence_s: float) -> Reply:
         try:
             return await connection.request(request, silence_s)
         except asyncio.CancelledError:
@@ -374,15 +398,21 @@ class Client:
             connection.abort()
         return None
 
-    async def _connect(self, origin: _Origin) -> _Connection:
+    async def _connect(self, origin: _Origin, limit_s: float) -> _Connection:
         if origin.secure and self._tls is None:
             self._tls = ssl.create_default_context()
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: _Connection(origin.idle, self._keep_alive_s),
-            origin.host,
-            origin.port,
-            ssl=self._tls if origin.secure else None,
-        )
+        try:
+            async with asyncio.timeout(limit_s):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: _Connection(origin.idle, self._keep_alive_s),
+                    origin.host,
+                    origin.port,
+                    ssl=self._tls if origin.secure else None,
+                )
+        except TimeoutError as error:
+            raise ConnectTimeout from error
+        except OSError as error:
+            raise NotConnected(error.errno, error.strerror or str(error)) from error
         return connection
 
     def close(self) -> None:

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from typing import Any
 
 import aiohttp
+from aiohttp.client_reqrep import ClientRequest
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+from yarl import URL
 
 from router.http.client import Client
 from router.http.errors import WorkerFailed
@@ -17,8 +23,28 @@ from router.http.reply import ReplyHead
 
 log = logging.getLogger(__name__)
 
-# Shorter than agents and common servers keep idle connections: who closes second meets a reset.
-KEEP_ALIVE_S = 30.0
+# Shorter than common servers keep idle connections (uvicorn and vLLM: 5 s): who closes second meets
+# a reset.
+KEEP_ALIVE_S = 4.0
+
+# Whether the connection of this task's latest request had been used before.
+_reused: ContextVar[bool] = ContextVar("reused", default=False)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Tells connections that have been used before."""
+
+    async def connect(
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
+    ) -> Connection:
+        connection = await super().connect(req, traces, timeout)
+        protocol: Any = connection.protocol
+        _reused.set(getattr(protocol, "makespan_used", False))
+        protocol.makespan_used = True
+        return connection
 
 
 class Connections:
@@ -27,10 +53,10 @@ class Connections:
     `client` is for what is forwarded.
     """
 
-    def __init__(self, keep_alive_s: float = KEEP_ALIVE_S) -> None:
-        self._keep_alive_s = keep_alive_s
+    def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
-        self.client = Client(keep_alive_s)
+        self._fresh: aiohttp.ClientSession | None = None
+        self.client = Client(KEEP_ALIVE_S)
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -40,18 +66,58 @@ class Connections:
 
     def open(self) -> None:
         """To be called inside the event loop that will use it."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=self._keep_alive_s),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self._session = _session(_Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S))
+        self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True))
 
     async def close(self) -> None:
         """Close them all."""
         self.client.close()
-        if self._session is not None:
-            await self._session.close()
+        for session in (self._session, self._fresh):
+            if session is not None:
+                await session.close()
+
+    async def request(
+        self,
+        method: str,
+        url: URL,
+        *,
+        data: bytes | None,
+        headers: list[tuple[str, str]],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
+        skip_auto_headers: tuple[str, ...] = (),
+    ) -> aiohttp.ClientResponse:
+        """Send a request; returns once its answer begins.
+
+        Where an idle connection turns out to have been closed by the server meanwhile, which says
+        nothing of the server, the request is sent once more over a fresh one.
+
+        Raises:
+            aiohttp.ClientError, TimeoutError, OSError: if no answer begins.
+        """
+        assert self._fresh is not None, "used before open()"
+        options: dict[str, Any] = {
+            "data": data,
+            "headers": headers,
+            "timeout": timeout,
+            "skip_auto_headers": skip_auto_headers,
+            "allow_redirects": False,
+        }
+        _reused.set(False)
+        try:
+            return await self.session.request(method, url, **options)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if not _reused.get():
+                raise
+        return await self._fresh.request(method, url, **options)
+
+
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        auto_decompress=False,
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
 
 
 class Reply(ReplyHead):

@@ -9,6 +9,8 @@ RouterError
 ├── RecalledError           the gateway took it back from an agent, which says so to it: 503
 └── WorkerError             the worker that had it failed: 502
     ├── WorkerUnreachable   before it answered: the request may be tried elsewhere
+    │   ├── WorkerRefused   nobody listens there: nothing of the request has been sent
+    │   └── WorkerBusy      it is full, or takes nothing for a while
     ├── WorkerFailed        in the middle of its answer
     └── EngineFailed        at an agent: its engine has broken down, and the request with it
 
@@ -191,7 +193,19 @@ class WorkerError(RouterError):
 
 
 class WorkerUnreachable(WorkerError):
-    """No answer began: the request may be tried elsewhere."""
+    """No answer began: the request may be tried elsewhere; `why` in a word, for metrics."""
+
+    def __init__(self, message: str, why: str = "unreachable") -> None:
+        super().__init__(message)
+        self.why = why
+
+
+class WorkerRefused(WorkerUnreachable):
+    """Nobody listens at its address."""
+
+
+class WorkerBusy(WorkerUnreachable):
+    """It takes nothing for the moment, which is no failure."""
 
 
 class WorkerFailed(WorkerError):

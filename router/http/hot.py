@@ -18,12 +18,12 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
-    HttpToolsProtocol,
     RequestResponseCycle,
 )
 
 from router.http.asgi import Direct, Message, Receive, Scope, Send, respond
 from router.http.errors import Headers, error_body
+from router.http.slow_readers import SlowReaders
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -117,7 +117,7 @@ class Cycle(RequestResponseCycle, Direct):
         await respond(self, 500, content, error_body(message, "server_error"))
 
 
-class HotProtocol(HttpToolsProtocol):
+class HotProtocol(SlowReaders):
     """See the module."""
 
     def __init__(self, *args: Any, **parts: Any) -> None:  # noqa: ANN401 - uvicorn's own

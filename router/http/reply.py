@@ -37,14 +37,18 @@ class ReplyHead:
         if status not in _NO_BODY:
             left_out -= {b"content-length"}
         self.headers: Headers = [pair for pair in headers if pair[0] not in left_out]
-        kind = next((value for name, value in self.headers if name == b"content-type"), b"")
+        kind = self.header(b"content-type") or b""
         self.is_stream = kind.partition(b";")[0].strip().lower() == b"text/event-stream"
         if self.is_stream:  # it may get an error event more
             self.headers = [pair for pair in self.headers if pair[0] != b"content-length"]
 
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of that name (lower case)."""
+        return next((value for key, value in self.headers if key == name), None)
+
     def has(self, header: bytes) -> bool:
         """Whether it carries a header of that name."""
-        return any(name == header for name, _ in self.headers)
+        return self.header(header) is not None
 
     def retry_after(self, seconds: float) -> None:
         """Tell when to come back, unless the worker did."""

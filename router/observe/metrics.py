@@ -185,8 +185,24 @@ class GatewayMetrics(_Metrics):
     )
     worker_up = gauge(
         "makespan_worker_up",
-        "1 if the worker answers. One that leaves the fleet takes its series along.",
+        "1 if the worker is well. One that leaves the fleet takes its series along.",
         labels=("worker",),
+    )
+    worker_health = gauge(
+        "makespan_worker_health",
+        "1 for the standing that the worker has: up, suspect, ejected or down.",
+        labels=("worker", "standing"),
+    )
+    worker_changes = counter(
+        "makespan_worker_health_changes",
+        "Times that a worker has come to a standing.",
+        labels=("standing",),
+    )
+    retries = counter(
+        "makespan_retries",
+        "Requests that a worker has not begun to answer, by why: they went on to another one, or "
+        "to the same over a fresh connection.",
+        labels=("why",),
     )
     worker_backlog = gauge(
         "makespan_worker_backlog_seconds",

@@ -45,7 +45,7 @@ Address = str | DnsName | KubernetesService
 
 
 def parse(text: str) -> Address:
-    """A worker's base URL without a slash at its end, or where to find workers.
+    """A worker's base URL without the ``/v1`` that its paths begin with, or where to find workers.
 
     Raises:
         ValueError: saying what is wrong.
@@ -61,7 +61,7 @@ def parse(text: str) -> Address:
             raise ValueError(f"{text} is not like kubernetes://[NAMESPACE]/SERVICE:PORT")
         port = _port(found["port"]) if found["port"].isdigit() else found["port"]
         return KubernetesService(found["namespace"], found["service"], port)
-    return base_url(text)
+    return base_url(text).removesuffix("/v1").rstrip("/")
 
 
 def base_url(text: str) -> str:

@@ -50,11 +50,30 @@ def _distinct(urls: tuple[str, ...]) -> tuple[str, ...]:
     return urls
 
 
+def read_slots(text: str) -> tuple[str, int]:
+    """A worker's base URL and its slots, as ``URL=SLOTS``.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    url, _, slots = text.rpartition("=")
+    if not url or not slots.isdigit() or not 1 <= int(slots) <= MOST_SLOTS:
+        raise ValueError(f"{text} is not like http://10.0.0.5:8000=16")
+    return _worker(url), int(slots)
+
+
+def _slots(text: str) -> str:
+    url, slots = read_slots(text)
+    return f"{url}={slots}"
+
+
+MOST_SLOTS = 1 << 20  # no engine has more
 Comma = BeforeValidator(_split)
 Url = Annotated[str, BeforeValidator(base_url)]
 Worker = Annotated[str, BeforeValidator(_worker)]
 FleetOf = Annotated[tuple[Worker, ...], NoDecode, Comma, AfterValidator(_distinct)]
 Names = Annotated[tuple[str, ...], NoDecode, Comma]
+SlotsOf = Annotated[tuple[Annotated[str, BeforeValidator(_slots)], ...], NoDecode, Comma]
 Speed = Annotated[float, Field(gt=0, le=1e6)]
 Speeds = Annotated[tuple[Speed, ...], NoDecode, Comma, Field(min_length=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]

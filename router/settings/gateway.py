@@ -9,7 +9,7 @@ from pydantic import (
     Field,
 )
 
-from router.settings.base import FleetOf, Names, Port
+from router.settings.base import FleetOf, Names, Port, SlotsOf, read_slots
 from router.settings.hardware import Cost
 from router.settings.live import Live, Served
 from router.settings.targets import TargetsText, read_targets, write_targets
@@ -32,7 +32,27 @@ class GatewayTuning(Live):
         10_000, ge=1, description="Requests in the gateway at once; beyond that, 503."
     )
     retries: int = Field(
-        2, ge=0, description="Other workers tried if one fails before its first byte."
+        2,
+        ge=0,
+        description="Other workers tried if one fails before its first byte; those that have not "
+        "failed lately are tried beyond that. 0: none.",
+    )
+    retry_share: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Retries for each request, over all, at workers that have failed lately: so "
+        "that an outage is no storm.",
+    )
+    wait_for_worker_s: float = Field(
+        10.0,
+        ge=0,
+        le=3600,
+        description="Seconds that a request waits while no worker can take it, before it is "
+        "refused.",
+    )
+    wait_for_worker_requests: int = Field(
+        1000, ge=0, description="Most requests that wait so; beyond that, 503 at once."
     )
     connect_timeout_s: float = Field(
         2.0, gt=0, le=3600, description="Seconds to connect to a worker before it counts as down."
@@ -95,6 +115,11 @@ class GatewaySettings(GatewayTuning, Served):
     plain_slots: int = Field(
         64, ge=1, description="Requests that a worker without an agent is taken to run at once."
     )
+    plain_slots_of: SlotsOf = Field(
+        (),
+        description="The same for single ones, by comma or repeated: their base URLs and slots, "
+        "like http://10.0.0.5:8000=16.",
+    )
     plain_cost: Cost = Field(
         "llama-65b-ascend",
         description="Cost model to start from for a worker without an agent (a profile's name, a "
@@ -103,3 +128,7 @@ class GatewaySettings(GatewayTuning, Served):
     plain_prefix_cache: bool = Field(
         True, description="A worker without an agent is taken to keep prompts' prefixes."
     )
+
+    def slots_of(self, url: str) -> int:
+        """Requests that the worker there is taken to run at once, if it has no agent."""
+        return dict(map(read_slots, self.plain_slots_of)).get(url, self.plain_slots)

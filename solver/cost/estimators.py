@@ -7,6 +7,7 @@ finished requests only, one observation at a time, and give the same answers for
 from __future__ import annotations
 
 import math
+from weakref import WeakSet
 
 # LLaMA's tokenizer makes 1 token of 3.5 bytes of English text (GSM8K test questions: 239.9 bytes
 # and 68.43 tokens on average); the ratio learnt starts from here.
@@ -37,24 +38,108 @@ class TokenEstimator:
         self._bytes = self._bytes * decay + prompt_bytes
 
 
+# Observations of a worker that weigh as much as what is known of its fleet.
+PRIOR = 4.0
+# Observations, as a mean over the fleet's workers, after which one counts a third: who gets no
+# requests is known less and less, and tried again.
+MEMORY = 50.0
+# By how much a worker is taken to be faster than the fleet while nothing is known of it: enough to
+# be tried, and little enough to do no harm.
+OPTIMISM = 0.2
+# A factor is told anew when it has changed by so much; what was computed of it is kept till then.
+STEP = 0.01
+LEAST_LOG, MOST_LOG = -12.0, 12.0  # bounds against nonsense
+
+
+class FleetScale:
+    """What workers of one kind have in common: how much slower they are than their cost model.
+
+    Attributes:
+        time: observations, as a mean over the members.
+        changes: counts them, so that what follows is computed once.
+    """
+
+    def __init__(self) -> None:
+        self._members: WeakSet[ScaleEstimator] = WeakSet()
+        self._known: tuple[float, float] | None = None
+        self.time = 0.0
+        self.changes = 0
+
+    def add(self, member: ScaleEstimator) -> None:
+        """One more."""
+        self._members.add(member)
+        self.changed()
+
+    def observed(self) -> None:
+        """One of them is about to learn from a request that has ended."""
+        self.time += 1.0 / max(1, len(self._members))
+
+    def changed(self) -> None:
+        """One of them has learnt."""
+        self._known, self.changes = None, self.changes + 1
+
+    def known(self) -> tuple[float, float]:
+        """The mean over all that is remembered, as a logarithm, and its weight."""
+        if self._known is None:
+            pairs = [member.remembered() for member in self._members]
+            weight = sum(weight for _, weight in pairs)
+            self._known = sum(total for total, _ in pairs) / max(weight, 1e-9), weight
+        return self._known
+
+    @property
+    def several(self) -> bool:
+        """Whether there is another one to be like."""
+        return len(self._members) > 1
+
+
 class ScaleEstimator:
     """How much slower a worker really is than its cost model says, from finished requests.
 
-    A running geometric mean of actual over predicted seconds, bounded against nonsense.
-
-    Attributes:
-        factor: multiply the cost model by this; 1 until something was observed.
+    A geometric mean of actual over predicted seconds, of which the latest weigh most, drawn towards
+    that of its fleet as far as little is known of it, and a little below: so that a worker that was
+    never asked, or not for long, is.
     """
 
-    def __init__(self, weight: float = 0.1) -> None:
-        self._weight = weight
-        self._log: float | None = None
-        self.factor = 1.0
+    def __init__(self, fleet: FleetScale | None = None) -> None:
+        self._fleet = FleetScale() if fleet is None else fleet
+        self._fleet.add(self)
+        self._total = self._weight = self._time = 0.0
+        self._factor, self._as_of = 1.0, -1
 
-    def observe(self, predicted_s: float, actual_s: float) -> None:
-        """A request of `predicted_s` took `actual_s`, both by the unscaled model."""
+    @property
+    def factor(self) -> float:
+        """Multiply the cost model by this."""
+        if self._as_of == self._fleet.changes:
+            return self._factor
+        self._as_of = self._fleet.changes
+        mean, known = self._fleet.known()
+        if not known:
+            return self._factor
+        total, weight = self.remembered()
+        log = (total + PRIOR * mean) / (weight + PRIOR)
+        if self._fleet.several:
+            log -= OPTIMISM * PRIOR / (weight + PRIOR)
+        factor = math.exp(log)
+        if abs(factor - self._factor) > STEP * self._factor:
+            self._factor = factor
+        return self._factor
+
+    def is_of(self, fleet: FleetScale) -> bool:
+        """Whether it learns with `fleet`."""
+        return self._fleet is fleet
+
+    def remembered(self) -> tuple[float, float]:
+        """The sum of logarithms that it has seen, and their weight, as of now."""
+        fades = math.exp((self._time - self._fleet.time) / MEMORY)
+        return self._total * fades, self._weight * fades
+
+    def observe(self, predicted_s: float, actual_s: float, weight: float = 1.0) -> None:
+        """What was predicted as `predicted_s` by the unscaled model took `actual_s`."""
         if predicted_s <= 0 or actual_s <= 0:
             return
-        new = max(-12.0, min(12.0, math.log(actual_s / predicted_s)))
-        self._log = new if self._log is None else self._log + self._weight * (new - self._log)
-        self.factor = math.exp(self._log)
+        new = max(LEAST_LOG, min(MOST_LOG, math.log(actual_s / predicted_s)))
+        self._fleet.observed()
+        total, known = self.remembered()
+        self._total, self._weight = total + weight * new, known + weight
+        self._time = self._fleet.time
+        self._fleet.changed()

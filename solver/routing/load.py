@@ -169,6 +169,10 @@ class WorkerLoad:
             self._due.clear()
             self._new.clear()
 
+    def is_due(self, now: float) -> bool:
+        """Whether `advance` would count anything."""
+        return bool(self._new) or (bool(self._due) and self._due[0][0] <= now)
+
     def advance(self, cost: CostModel, slots: int, now: float) -> None:
         """Count the tokens that those who do not stream should have made by `now`.
 

@@ -20,7 +20,7 @@ from router.agent.sidecar.gate import Gate
 from router.agent.sidecar.proxy import MOST_BODY_BYTES, ModelEndpoint, Proxy
 from router.agent.sidecar.reporter import SidecarReporter
 from router.agent.sidecar.sizing import RequestSizer
-from router.agent.sidecar.upstream import KEEP_ALIVE_S, Upstream
+from router.agent.sidecar.upstream import Upstream
 from router.http.bodies import BodyReader
 from router.http.connections import Connections
 from router.http.drain import Drain
@@ -44,7 +44,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
     _check(settings)
     metrics, drain = AgentMetrics(), Drain()
     tracing = open_tracing(settings, "agent", settings.name)
-    connections = Connections(KEEP_ALIVE_S)
+    connections = Connections()
     upstream = Upstream(settings, connections)
     gate = Gate(open_releaser(settings), metrics)
     engine = Engine(settings, upstream, gate)

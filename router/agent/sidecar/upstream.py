@@ -22,8 +22,6 @@ from router.settings.agent import AgentSettings
 log = logging.getLogger(__name__)
 
 CONNECT_S = 2.0
-# Shorter than vLLM keeps idle connections (5 s), and most others.
-KEEP_ALIVE_S = 4.0
 PROBE_INTERVAL_S = 0.5  # between probes
 
 
@@ -132,14 +130,13 @@ class Upstream:
         ]
         self._sent.add(pending)
         try:
-            response = await self._connections.session.request(
+            response = await self._connections.request(
                 method,
                 URL(self.url + target, encoded=True),
                 data=body or None,
                 headers=sent,
                 skip_auto_headers=("Content-Type",),
                 timeout=self._timeout,
-                allow_redirects=False,
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.warning("upstream not reached", extra={"why": repr(error)})

@@ -57,7 +57,7 @@ class Frames:
             "plan": None if plan is None else _plan(plan),
             "workers": [_worker(one, self._watches.of(one), now) for one in self._workers],
         }
-        if not any(worker.up for worker in self._workers):
+        if all(worker.down for worker in self._workers):
             frame["expected"] = list(self._sources)
         return frame
 
@@ -102,6 +102,8 @@ def _worker(worker: Worker, watch: Watch, now: float) -> Frame:
         "name": worker.name,
         "url": worker.url,
         "up": worker.up,
+        "health": worker.health.standing.value,
+        "reason": worker.health.reason,
         "draining": worker.draining,
         "models": list(worker.models),
         "slots": worker.slots,

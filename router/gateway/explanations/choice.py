@@ -56,6 +56,11 @@ class Choice:
         """When it is done where it goes, in seconds after the plan."""
         return float(self.ends_s[self.chosen])
 
+    def first_token_s(self, weight: float) -> float:
+        """Until its first token where it goes, in seconds after the plan."""
+        waited = self.terms[Term.WAIT, self.chosen] + self.terms[Term.PREFILL, self.chosen]
+        return float(waited) / (1.0 + FIRST_TOKEN) / weight
+
     @property
     def cost_s(self) -> FloatArray:
         """(m,) request-seconds in all."""

@@ -1,7 +1,8 @@
 """The workers: which there are, how they are, what they hold, and what they still have to do.
 
-`workers` is the registry of each `worker`; `reports` is each one's own word (an agent's state
-stream, or probes of a plain server), `stalls` times out requests at one that has fallen silent,
-`prefixes` remembers what its cache is likely to hold, and `discovery/` finds workers that come and
-go.
+`workers` is the registry of each `worker`; `reports` are looks at each one (an agent's state
+stream, or a plain server's pages), `health` makes its standing of these and of its answers, and
+`conditions` tells it what happens, with a clock and a log. `stalls` times out requests at one that
+has fallen silent, `prefixes` remembers what its cache is likely to hold, and `discovery/` finds
+workers that come and go.
 """

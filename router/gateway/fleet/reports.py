@@ -1,20 +1,31 @@
-"""One worker's own word: an agent's state stream, or probes of a plain server."""
+"""Looks at one worker: an agent's state stream, or a plain server's ``/health`` and models."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
 import orjson
 
-from router.wire import STATE_PATH, STATE_TIMEOUT_S, AgentState, WireError
+from router.http.client import NotConnected
+from router.wire import STATE_PATH, STATE_TIMEOUT_S, AgentState
 
 PROBE_INTERVAL_S = 1.0  # between probes of a worker without an agent
+MOST_MODELS_BYTES = 8 << 20  # thousands of adapters are listed in less
+# What answers with these says something for everybody, not what an agent says.
+_NO_AGENT = ("text/", "application/json")
+_COMPLAINT_BYTES = 200
 
 Models = dict[str, dict[str, Any]]
+
+
+class Unusable(Exception):
+    """It cannot be served from; the message says why, and what to do."""
 
 
 async def reports(
@@ -23,28 +34,133 @@ async def reports(
     """An agent's states until its stream ends, or what a plain server serves until it fails.
 
     Raises:
-        WireError: if what answers there is neither.
+        Unusable, WireError: if what answers there is neither, or says that it does not serve.
         aiohttp.ClientError: if it cannot be reached, or breaks off.
         TimeoutError: if it falls silent.
     """
     timeout = aiohttp.ClientTimeout(sock_connect=connect_s, sock_read=STATE_TIMEOUT_S)
-    async with session.get(url + STATE_PATH, timeout=timeout) as response:
-        if response.status == 200:
+    async with session.get(url + STATE_PATH, timeout=timeout, allow_redirects=False) as response:
+        if response.status == 200 and not response.content_type.startswith(_NO_AGENT):
             async for line in response.content:
                 yield AgentState.decode(line)
             return
-        if response.status >= 500:
-            raise WireError(f"{url}{STATE_PATH} answers {response.status}")
+        await _check(response, STATE_PATH)
+    look = _PlainLook(session, url)
     while True:
-        yield await _models(session, url)
+        yield await look.models()
         await asyncio.sleep(PROBE_INTERVAL_S)
 
 
-async def _models(session: aiohttp.ClientSession, url: str) -> Models:
-    timeout = aiohttp.ClientTimeout(total=STATE_TIMEOUT_S)
-    async with session.get(url + "/v1/models", timeout=timeout) as response:
-        response.raise_for_status()
-        body = await response.read()
-    with suppress(orjson.JSONDecodeError, TypeError, KeyError):
-        return {str(entry["id"]): entry for entry in orjson.loads(body)["data"]}
-    raise WireError(f"{url}/v1/models is not OpenAI's list of models")
+class _PlainLook:
+    """Asks a server without an agent whether it is well, where it can say so, and what it serves.
+
+    An answer of ``/health`` counts once it has been 200: servers without one answer anything.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session, self._url = session, url
+        self._has_health = False
+
+    async def models(self) -> Models:
+        """What it serves.
+
+        Raises:
+            Unusable: if it says that it does not, or not what.
+        """
+        async with self._get("/health") as response:
+            self._has_health |= response.status == 200
+            await _check(response, "/health")
+            if self._has_health and response.status != 200:
+                raise Unusable(f"its /health answers {_named(response.status)}")
+        async with self._get("/v1/models") as response:
+            return await self._read(response)
+
+    def _get(self, path: str) -> aiohttp.client._BaseRequestContextManager[aiohttp.ClientResponse]:
+        timeout = aiohttp.ClientTimeout(total=STATE_TIMEOUT_S)
+        return self._session.get(self._url + path, timeout=timeout, allow_redirects=False)
+
+    async def _read(self, response: aiohttp.ClientResponse) -> Models:
+        status, where = response.status, f"{self._url}/v1/models"
+        if 300 <= status < 400:
+            to = response.headers.get("location", "nowhere")
+            raise Unusable(
+                f"{where} redirects to {to[:_COMPLAINT_BYTES]}: name that server instead"
+            )
+        if status in (401, 403):
+            raise Unusable(
+                f"{where} answers {_named(status)}: it asks for a key, and the gateway has none. "
+                "Let it list its models without one, or put an agent before it (--model NAME)"
+            )
+        if status != 200:
+            raise Unusable(
+                f"{where} answers {_named(status)}: is an OpenAI-compatible server at this "
+                "address, and the address all that comes before its /v1?"
+            )
+        text = await _body(response, where)
+        try:
+            models = {str(entry["id"]): dict(entry) for entry in orjson.loads(text)["data"]}
+        except (ValueError, TypeError, KeyError) as error:
+            kind = "a web page" if response.content_type == "text/html" else "something else"
+            raise Unusable(
+                f"{where} is {kind}, not OpenAI's list of models: is an OpenAI-compatible server "
+                "at this address?"
+            ) from error
+        if not models:
+            raise Unusable(f"{where} lists no model")
+        return models
+
+
+async def _check(response: aiohttp.ClientResponse, path: str) -> None:
+    """503 means, at any path, that the server is not ready.
+
+    Raises:
+        Unusable: with what it says of it.
+    """
+    if response.status == 503:
+        text = (await _body(response, path))[:_COMPLAINT_BYTES].decode("utf-8", "replace")
+        raise Unusable(f"its {path} answers {_named(503)}: {' '.join(text.split())}".rstrip(": "))
+
+
+async def _body(response: aiohttp.ClientResponse, where: str) -> bytes:
+    text = bytearray()
+    async for part in response.content.iter_chunked(1 << 16):
+        text += part
+        if len(text) > MOST_MODELS_BYTES:
+            raise Unusable(f"{where} answers more than {MOST_MODELS_BYTES} bytes")
+    return bytes(text)
+
+
+def _named(status: int) -> str:
+    try:
+        return f"{status} ({HTTPStatus(status).phrase})"
+    except ValueError:
+        return str(status)
+
+
+def complaint(error: Exception, limit_s: float = STATE_TIMEOUT_S) -> str:
+    """What is wrong with a worker, from what its connection raised; `limit_s`: how long it had."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        named = isinstance(error, aiohttp.ClientConnectorDNSError)
+        what = "its name cannot be looked up" if named else "it cannot be reached"
+        number = error.os_error.errno
+        return f"{what}: {os.strerror(number) if number and number > 0 else error.os_error}"
+    if isinstance(error, NotConnected):
+        named = isinstance(error.__cause__, socket.gaierror)
+        what = "its name cannot be looked up" if named else "it cannot be reached"
+        number = error.errno
+        return f"{what}: {os.strerror(number) if number and number > 0 else error.strerror}"
+    if isinstance(error, TimeoutError):
+        return f"it has not answered for {limit_s:g} s"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"what it answers is no HTTP: {' '.join(error.message.split())}"[:_COMPLAINT_BYTES]
+    for kind, what in _BROKEN.items():
+        if isinstance(error, kind):
+            return what
+    return str(error) or type(error).__name__
+
+
+_BROKEN = {
+    aiohttp.ServerDisconnectedError: "it closed the connection without an answer",
+    aiohttp.ClientPayloadError: "it broke off its answer",
+    ConnectionResetError: "it reset the connection",
+}

@@ -1,37 +1,103 @@
-"""Requests at an agent that has fallen silent are taken from it, rather than kept waiting.
+"""Requests at a worker that has fallen silent are taken from it, rather than kept waiting.
 
 Rules:
-- an agent promises to tell its state twice a second, so a silence is a sign; a worker without an
-  agent promises nothing, and only the gateway's `silence_timeout_s` ends a request there;
-- a request is given up if its agent has been down for `STALL_TIMEOUT_S` and sent nothing for it
-  either;
-- if the agent comes back in time, nothing happens.
+- an agent promises to tell its state twice a second, so a silence is a sign; a request is given up
+  if its agent has told nothing for so long, and then for `STALL_TIMEOUT_S` nothing came for the
+  request either. If the agent comes back in time, nothing happens;
+- any worker is to send something within the patience of a request that waits for its first byte, to
+  it or to another one; a worker that works off a queue does. Who has waited for longer is overdue,
+  and leaves if another worker can serve it;
+- what its client has had some bytes of stays: only the gateway's `silence_timeout_s` ends it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Callable, Iterator
+from math import inf
+from types import TracebackType
 
-# Beyond the silence after which an agent counts as down: long enough for a busy machine to go on,
-# and for the state stream to be opened again after a mere loss of that connection.
+# Beyond the silence after which an agent is suspect: long enough for a busy machine to go on, and
+# for the state stream to be opened again after a mere loss of that connection.
 STALL_TIMEOUT_S = 5.0
 
 
 class WorkerStalled(Exception):
-    """A request was given up, as its worker is down and sends nothing."""
+    """A request was given up, as its worker sends nothing."""
+
+
+class Watched:
+    """A request, for as long as it is at its worker: an asynchronous context.
+
+    Attributes:
+        least_s, patience: seconds of the worker's silence that it waits for its first byte at
+            least, and in fact: what only those want to know who have waited for that long.
+        may_leave: whether another worker can serve it.
+        trial: it shows whether the worker is well again.
+        told: it has counted as overdue.
+
+    Raises:
+        WorkerStalled: in place of what is inside, if the request is given up.
+    """
+
+    def __init__(
+        self,
+        guard: StallGuard,
+        least_s: float,
+        patience: Callable[[], float],
+        may_leave: Callable[[], bool],
+        *,
+        trial: bool,
+    ) -> None:
+        self.limit, self._guard = asyncio.timeout(None), guard
+        self.least_s, self.patience = least_s, patience
+        self.may_leave, self.trial = may_leave, trial
+        self.sent_s = time.monotonic()
+        self.begun = self.told = False
+
+    async def __aenter__(self) -> Callable[[], None]:
+        await self.limit.__aenter__()
+        self._guard.begin(self)
+        return self._heard
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._guard.end(self)
+        try:
+            await self.limit.__aexit__(kind, error, trace)
+        except TimeoutError as late:
+            raise WorkerStalled from late
+
+    def _heard(self) -> None:
+        """A byte has come for it."""
+        self.begun = True
+        self._guard.heard(self)
+
+    def give_up(self) -> None:
+        """It is taken from its worker."""
+        if not self.limit.expired():
+            self.limit.reschedule(asyncio.get_running_loop().time())
 
 
 class StallGuard:
-    """Watches the requests at one worker: armed while its agent is down, it times them out."""
+    """Watches the requests at one worker; armed while its agent is silent, it times them out.
+
+    Attributes:
+        heard_s: when the worker sent its last byte for any request, on the monotonic clock.
+    """
 
     def __init__(self) -> None:
-        self._limits: set[asyncio.Timeout] = set()
+        self.heard_s = -inf
+        self._watched: set[Watched] = set()
         self._armed = False
 
     def arm(self) -> None:
-        """The agent is down: each request has `STALL_TIMEOUT_S` from now, or from its last byte."""
+        """The agent is silent: each request has `STALL_TIMEOUT_S` from now, or its last byte."""
         if not self._armed:
             self._armed = True
             self._set_all()
@@ -42,29 +108,47 @@ class StallGuard:
             self._armed = False
             self._set_all()
 
-    @asynccontextmanager
-    async def watch(self) -> AsyncIterator[Callable[[], None]]:
-        """For as long as one request is at the worker; to be called at each of its bytes.
+    def overdue(self, now: float) -> Iterator[tuple[Watched, float]]:
+        """Those that wait for their first byte beyond their patience, and for how long."""
+        for one in tuple(self._watched):
+            silent_s = now - max(one.sent_s, self.heard_s)
+            if not one.begun and silent_s > one.least_s and silent_s > one.patience():
+                yield one, silent_s
 
-        Raises:
-            WorkerStalled: in place of what is inside, if the request is given up.
-        """
-        limit = asyncio.timeout(None)
-        try:
-            async with limit:
-                self._limits.add(limit)
-                self._set(limit)
-                yield lambda: self._set(limit) if self._armed else None
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise WorkerStalled from error
-        finally:
-            self._limits.discard(limit)
+    def stalled_s(self, now: float) -> float:
+        """For how long nothing has come, though some answer has begun and not ended."""
+        return now - self.heard_s if any(one.begun for one in self._watched) else 0.0
+
+    def watch(
+        self,
+        least_s: float = inf,
+        patience: Callable[[], float] = lambda: inf,
+        may_leave: Callable[[], bool] = lambda: False,
+        *,
+        trial: bool = False,
+    ) -> Watched:
+        """For as long as one request is at the worker; what it gives is called at its bytes."""
+        return Watched(self, least_s, patience, may_leave, trial=trial)
+
+    def begin(self, one: Watched) -> None:
+        """A request has been sent."""
+        self._watched.add(one)
+        if self._armed:
+            self._set(one.limit)
+
+    def heard(self, one: Watched) -> None:
+        """Something has come for it."""
+        self.heard_s = time.monotonic()
+        if self._armed:
+            self._set(one.limit)
+
+    def end(self, one: Watched) -> None:
+        """It has left."""
+        self._watched.discard(one)
 
     def _set_all(self) -> None:
-        for limit in self._limits:
-            self._set(limit)
+        for one in self._watched:
+            self._set(one.limit)
 
     def _set(self, limit: asyncio.Timeout) -> None:
         if not limit.expired():

@@ -6,6 +6,7 @@ from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
+from router.gateway.fleet.health import Health, Standing
 from router.gateway.fleet.stalls import StallGuard
 from router.wire import AgentState
 from solver.cost.estimators import ScaleEstimator
@@ -25,6 +26,7 @@ class Worker:
         reported_name: what it calls itself; `name` tells it from others that do the same.
         state: what its agent last said; None for a plain OpenAI-compatible server.
         models: the entries of ``/v1/models`` that it serves, by id.
+        health: how it is, as looks and answers tell.
         load: what this gateway has sent it and it has not finished.
         scale: learnt correction of the cost model of a worker without an agent.
         served: its models and the longest request of each, where known.
@@ -33,11 +35,16 @@ class Worker:
     """
 
     def __init__(
-        self, url: str, slots: int, cost: CostModel, *, prefix_cache: bool = False
+        self,
+        url: str,
+        slots: int,
+        cost: CostModel,
+        *,
+        prefix_cache: bool = False,
     ) -> None:
         self.url = url
         self.name = self.reported_name = urlsplit(url).netloc
-        self.up = False
+        self.health = Health()
         self.state: AgentState | None = None
         self.models: dict[str, dict[str, Any]] = {}
         self.load = WorkerLoad()
@@ -50,9 +57,24 @@ class Worker:
         self._view: tuple[tuple[object, ...], WorkerView] | None = None
 
     @property
+    def up(self) -> bool:
+        """Whether nothing is wrong with it."""
+        return self.health.standing is Standing.UP
+
+    @property
+    def down(self) -> bool:
+        """Whether it cannot be reached, or does not serve."""
+        return self.health.standing is Standing.DOWN
+
+    @property
     def available(self) -> bool:
-        """Whether it takes new requests."""
-        return self.up and not self.draining
+        """Whether it takes new requests, be it as the last resort."""
+        return self.health.open and not self.draining
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes new requests, and not just to be tried."""
+        return self.available and not (self.health.held and self.health.places <= 1)
 
     @property
     def draining(self) -> bool:
@@ -91,14 +113,17 @@ class Worker:
     @property
     def free_slots(self) -> int:
         """Sequences that it could start at once; 0 where it is down or its memory is full."""
-        return 0 if self._closed else max(0, self.slots - self.load.sequences)
+        if self._closed:
+            return 0
+        return int(min(max(0, self.slots - self.load.sequences), self.health.places))
 
     @property
     def room(self) -> int:
         """Sequences that it could start soon: free slots and a lead."""
         if self._closed:
             return 0
-        return max(0, self.slots + lead(self.slots, 1) - self.load.sequences)
+        free = max(0, self.slots + lead(self.slots, 1) - self.load.sequences)
+        return int(min(free, self.health.places))
 
     @property
     def _closed(self) -> bool:
@@ -133,9 +158,12 @@ class Worker:
 
     def view(self, now: float) -> WorkerView:
         """What the planner sees of it; the same as before until something has changed."""
-        load, cost, slots = self.load, self.cost, self.slots
-        load.advance(cost, slots, now)
-        seen = load.changes, cost, self.state, slots, self.available
+        load = self.load
+        if load.is_due(now):
+            load.advance(self.cost, self.slots, now)
+        health = self.health
+        known = load.changes, self.state, self.scale.factor
+        seen = *known, health.open, health.places, self.leaving
         if self._view is None or self._view[0] != seen:
             self._view = seen, self._new_view(now)
         return self._view[1]
@@ -157,6 +185,11 @@ class Worker:
             kv_now=inf if kv is None else kv - load.kv_tokens,
             room=self.room,
         )
+
+    def update_plain(self, models: dict[str, dict[str, Any]]) -> None:
+        """It answers without an agent, if there ever was one."""
+        self.state = None
+        self.update_models(models)
 
     def update_state(self, state: AgentState) -> None:
         """Its agent reports."""

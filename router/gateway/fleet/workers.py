@@ -12,21 +12,29 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
+from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
+
+from router.gateway.fleet.conditions import Conditions
 from router.gateway.fleet.discovery.source import Endpoint
+from router.gateway.fleet.health import Standing
 from router.gateway.fleet.prefixes import Prefixes
-from router.gateway.fleet.reports import reports
+from router.gateway.fleet.reports import complaint, reports
 from router.gateway.fleet.worker import Worker
 from router.http.connections import Connections
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewaySettings
 from router.settings.hardware import hardware
 from router.wire import AgentState
+from solver.cost.estimators import FleetScale, ScaleEstimator
 
 log = logging.getLogger(__name__)
 
+# How often waiting requests are looked through: a delay that nobody notices beside a patience.
+WATCH_S, MOST_WATCH_S = 0.1, 0.2
 RECONNECT_S = (0.1, 0.2, 0.5, 1.0)  # pauses between attempts to reach a worker that is down
 
 
@@ -42,8 +50,10 @@ class Workers:
         self._settings, self._cost = settings, hardware(settings.plain_cost).cost
         self._all: list[Worker] = []
         self._tasks: dict[Worker, asyncio.Task[None]] = {}
+        self._scales: dict[tuple[str, ...], FleetScale] = {}
         self._group: asyncio.TaskGroup | None = None
         self.prefixes = Prefixes()
+        self.conditions = Conditions(metrics, self._changed)
         self._connections, self._metrics = connections, metrics
         self.on_change: Callable[[], None] = lambda: None
 
@@ -51,29 +61,69 @@ class Workers:
         return iter(self._all)
 
     def available(self) -> list[Worker]:
-        """Those that take new requests."""
+        """Those that take new requests, be it as the last resort."""
         return [worker for worker in self._all if worker.available]
+
+    def preferred(self) -> list[Worker]:
+        """Of these, those in the best health that any is in."""
+        available = self.available()
+        rank = min((worker.health.rank for worker in available), default=0)
+        return [worker for worker in available if worker.health.rank == rank]
 
     def models(self) -> dict[str, dict[str, Any]]:
         """Models that somebody serves, or would if it were up."""
         return {name: entry for worker in self._all for name, entry in worker.models.items()}
 
+    def lack(self, model: str) -> bool:
+        """Whether it is certain that nobody serves `model`: all have told what they serve."""
+        return all(worker.models and model not in worker.models for worker in self._all) and bool(
+            self._all
+        )
+
+    def back_s(self, now: float) -> float:
+        """Seconds until somebody who takes nothing for the moment is asked again; else 1."""
+        times = (worker.health.until_s - now for worker in self._all if not worker.draining)
+        return min((s for s in times if 0 < s < inf), default=1.0)
+
     def export(self) -> None:
         """Bring the workers' metrics up to date."""
         now = time.monotonic()
         self._metrics.worker_up.clear()  # a worker's name may have changed
+        self._metrics.worker_health.clear()
         self._metrics.worker_backlog.clear()
         for worker in self._all:
             self._metrics.worker_up.labels(worker.name).set(worker.up)
+            for standing in Standing:
+                gauge = self._metrics.worker_health.labels(worker.name, standing.value)
+                gauge.set(worker.health.standing is standing)
             self._metrics.worker_backlog.labels(worker.name).set(worker.backlog_s(0, now))
 
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
             self._group = group
+            group.create_task(self._watch())
             for worker in self._all:
                 self._start(worker)
             await asyncio.Event().wait()  # more may come
+
+    async def _watch(self) -> None:
+        """Look through the requests at each worker for those that wait for too long."""
+        last_s = time.monotonic()
+        while True:
+            await asyncio.sleep(WATCH_S)
+            now = time.monotonic()
+            if now - last_s < MOST_WATCH_S:  # else it was we who stood still
+                for worker in self._all:
+                    self.conditions.watch(worker, now)
+            last_s = now
+
+    def _changed(self, worker: Worker, before: Standing) -> None:
+        """Its health has changed."""
+        standing = worker.health.standing
+        if standing is Standing.DOWN and before is not Standing.DOWN:
+            self.prefixes.forget(worker)
+        self.on_change()
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         """The fleet is to be these: who is new is followed, who is not among them drains."""
@@ -93,7 +143,7 @@ class Workers:
     def _add(self, url: str) -> None:
         settings = self._settings
         worker = Worker(
-            url, settings.plain_slots, self._cost, prefix_cache=settings.plain_prefix_cache
+            url, settings.slots_of(url), self._cost, prefix_cache=settings.plain_prefix_cache
         )
         self._all.append(worker)
         if self._group is not None:
@@ -108,32 +158,48 @@ class Workers:
         if not worker.leaving or len(worker.load) or worker not in self._all:
             return
         self._all.remove(worker)
+        self.conditions.forget(worker)
         if worker in self._tasks:
             self._tasks.pop(worker).cancel()
         self.prefixes.forget(worker)
         self._rename()
         log.info("worker has left", extra={"worker": worker.name})
 
-    def mark_down(self, worker: Worker, why: str) -> None:
-        """It could not be reached; `_follow` will find out when it is back."""
-        if worker.up:
-            log.warning("worker is down", extra={"worker": worker.name, "why": why})
-            worker.up = False
-            if worker.state is not None:
-                worker.stall_guard.arm()
-            self.prefixes.forget(worker)
-            self.on_change()
-
     async def _follow(self, worker: Worker) -> None:
+        """Look at it again and again."""
         failures = 0
         while True:
+            asked_s = time.monotonic()
             try:
                 await self._listen(worker)
-                failures, why = 0, "its agent ended the state stream"
+                failures = 0
+                self.conditions.lost(worker, "its agent ended the state stream")
+            except TimeoutError as error:
+                self._silent(worker, asked_s, complaint(error))
             except Exception as error:  # whatever one worker says, the others are followed on
-                failures, why = failures + (not worker.up), str(error) or type(error).__name__
-            self.mark_down(worker, why)
-            await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S) - 1)])
+                failures += worker.down
+                self._broken(worker, error)
+            wait_s = RECONNECT_S[min(failures, len(RECONNECT_S) - 1)]
+            await asyncio.sleep(wait_s)
+
+    def _silent(self, worker: Worker, asked_s: float, why: str) -> None:
+        """A look was not answered in time."""
+        promised = worker.state is not None  # an agent tells its state, however busy its engine is
+        if worker.down or (promised and worker.health.slow):
+            self.conditions.lost(worker, why)
+        elif promised:
+            self.conditions.silent(worker, why)
+        elif worker.stall_guard.heard_s < asked_s:
+            self.conditions.missed(worker, why)
+
+    def _broken(self, worker: Worker, error: Exception) -> None:
+        """A look was answered badly, or not at all."""
+        once = isinstance(error, aiohttp.ClientError | OSError)
+        refused = isinstance(error, aiohttp.ClientConnectorError)
+        if once and not refused and not worker.down and worker.state is None:
+            self.conditions.missed(worker, complaint(error))
+        else:
+            self.conditions.lost(worker, complaint(error))
 
     async def _listen(self, worker: Worker) -> None:
         connect_s = self._settings.connect_timeout_s
@@ -144,15 +210,20 @@ class Workers:
                 if isinstance(report, AgentState):
                     worker.update_state(report)
                 else:
-                    worker.update_models(report)
+                    worker.update_plain(report)
+                    self._compare(worker)
                 self._mark_up(worker)
 
+    def _compare(self, worker: Worker) -> None:
+        """Those that serve the same models are taken to be alike, until they show otherwise."""
+        scale = self._scales.setdefault(tuple(worker.models), FleetScale())
+        if not worker.scale.is_of(scale):
+            worker.scale = ScaleEstimator(scale)
+
     def _mark_up(self, worker: Worker) -> None:
-        if not worker.up:
+        if worker.down:
             self._rename()
-            log.info("worker is up", extra={"worker": worker.name, "models": list(worker.models)})
-            worker.up = True
-            worker.stall_guard.disarm()
+        self.conditions.answered(worker)
         self.on_change()
 
     def _rename(self) -> None:

@@ -88,7 +88,9 @@ class Exchange:
     async def relay(
         self, reply: Reply, worker: str, progress: Callable[[int], None]
     ) -> Usage | None:
-        """Pass an answer on as it comes; `progress` hears of its tokens.
+        """Pass an answer on as it comes, its head with the first bytes of its body.
+
+        `progress` hears of its tokens.
 
         Raises:
             WorkerFailed: if it breaks off.
@@ -107,6 +109,8 @@ class Exchange:
 
         await reply.relay(pass_on, out)
         if self.first_byte is None:
+            if reply.status == 200:
+                raise WorkerFailed("The worker ended its answer before it had begun.")
             self._start(reply, worker)
         if isinstance(meter, StreamMeter) and reply.status == 200:
             self._check_end(meter)

@@ -5,11 +5,10 @@ This is the one seam behind which bytes move. Everything else of the gateway see
 
 from __future__ import annotations
 
-import logging
-
-from router.http.client import Reply
+from router.gateway.fleet.reports import complaint
+from router.http.client import ConnectTimeout, NotConnected, Reply
 from router.http.connections import Connections
-from router.http.errors import Headers, WorkerUnreachable
+from router.http.errors import Headers, WorkerRefused, WorkerUnreachable
 from router.http.reply import hop_by_hop
 from router.settings.gateway import GatewayTuning
 from router.wire import (
@@ -22,8 +21,6 @@ from router.wire import (
     TTFT_MS,
     WAITED_MS,
 )
-
-log = logging.getLogger(__name__)
 
 _SET_ANEW = {
     REQUEST_ID,
@@ -55,6 +52,7 @@ class Forwarder:
         """POST `body` with the client's `headers`, `extra` set; returns once the answer begins.
 
         Raises:
+            WorkerRefused: if nobody listens there.
             WorkerUnreachable: if none begins.
             WorkerFailed: if it begins with a head that is too large: the work is done.
         """
@@ -69,6 +67,9 @@ class Forwarder:
                 connect_s=self._connect_s,
                 silence_s=self._silence_s,
             )
+        except NotConnected as error:
+            raise WorkerRefused(complaint(error)) from error
+        except ConnectTimeout as error:
+            raise WorkerUnreachable(complaint(error, self._connect_s)) from error
         except (TimeoutError, OSError) as error:
-            log.warning("worker not reached", extra={"url": url, "why": repr(error)})
-            raise WorkerUnreachable("The worker could not be reached.") from error
+            raise WorkerUnreachable(complaint(error, self._silence_s)) from error

@@ -28,9 +28,15 @@ from router.gateway.planning.isolation import (
     each_alone,
 )
 from router.gateway.planning.planner import Planned, Planner
+from router.gateway.planning.stranded import Stranded
 from router.gateway.planning.ticket import Placement, Ticket
 from router.gateway.planning.unsent import Unsent
-from router.http.errors import ExpiredError, NoCapacityError, RouterError
+from router.http.errors import (
+    ExpiredError,
+    ModelNotFoundError,
+    NoCapacityError,
+    RouterError,
+)
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
 from solver.packing.bounds import packing_bound
@@ -67,6 +73,9 @@ class Dispatcher:
             cached=workers.prefixes.cached_tokens,
         )
         self._unsent = Unsent()
+        self._stranded = Stranded(
+            tuning.wait_for_worker_s, tuning.wait_for_worker_requests, self._give_up
+        )
         self._wake = asyncio.Event()
         self._number = 0
         self._window: Window[Ticket] | None = None
@@ -88,7 +97,8 @@ class Dispatcher:
         """Wait until a worker can start the ticket soon; the request then counts there.
 
         Raises:
-            NoCapacityError: if no worker that is up may serve it.
+            NoCapacityError: if for too long no worker may serve it, or too many wait for one.
+            ModelNotFoundError: if it turns out that nobody serves its model.
             UnplannableError: if its size is none, or no plan can be made of it.
             ExpiredError: if its deadline passes before.
         """
@@ -106,6 +116,7 @@ class Dispatcher:
             return await placed
         except asyncio.CancelledError:
             self._rolling.discard(ticket)
+            self._stranded.served(ticket)
             if placed.done() and not placed.cancelled():
                 with suppress(RouterError):
                     self.release(ticket, placed.result().worker)
@@ -122,12 +133,14 @@ class Dispatcher:
     def _reject(self, ticket: Ticket, error: Exception) -> None:
         """Whoever still waits gets the error."""
         self._rolling.discard(ticket)
+        self._stranded.served(ticket)
         if ticket.placed is not None and not ticket.placed.done():
             ticket.placed.set_exception(error)
 
     def release(self, ticket: Ticket, worker: Worker) -> None:
         """The request has left its worker, however it ended."""
         worker.load.remove(ticket)
+        self._workers.conditions.left(worker, trial=ticket.trial)
         # Log lines of that are not about the request.
         Context().run(self._workers.forget_if_drained, worker)
         self.reconsider()
@@ -136,19 +149,24 @@ class Dispatcher:
         """A worker has come, gone, reported or got room: somebody may be able to go."""
         self._wake.set()
 
-    def has_other(self, ticket: Ticket, worker: Worker) -> bool:
-        """Whether some worker other than `worker` may serve the request now."""
-        return any(w is not worker and ticket.is_eligible_for(w) for w in self._workers.available())
+    def others(self, ticket: Ticket, worker: Worker | None = None) -> list[Worker]:
+        """Those beside `worker` that may serve the request, now or in a moment."""
+        return [
+            one
+            for one in self._workers
+            if one is not worker and not (one.down or one.draining) and ticket.is_eligible_for(one)
+        ]
 
     def retry_after_s(self) -> float:
         """When the least loaded worker has done what it has, and all have done what is unsent."""
-        now, workers = time.monotonic(), self._workers.available()
-        least = min((w.backlog_s(0, now) for w in workers), default=1.0)
+        now, workers = time.monotonic(), self._workers.preferred()
+        soonest = self._workers.back_s(now)
+        least = min((w.backlog_s(0, now) for w in workers), default=soonest)
         return least + self._unsent.seconds(workers)
 
     def backlog_s(self) -> float:
         """What the workers that are up still have to do, and what is unsent, for each of them."""
-        now, workers = time.monotonic(), self._workers.available()
+        now, workers = time.monotonic(), self._workers.preferred()
         sent = [worker.backlog_s(0, now) for worker in workers]
         return (fmean(sent) if sent else 0.0) + self._unsent.seconds(workers)
 
@@ -181,28 +199,39 @@ class Dispatcher:
 
     def _select(self) -> TicketSelection | None:
         """What to plan now; those whom nobody may serve any more are refused."""
-        if not len(self._rolling):
+        if not len(self._rolling) and not len(self._stranded):
             return None
         workers = self._workers.available()
-        served = tuple((worker, worker.served) for worker in workers)
+        served = tuple((worker, worker.served, worker.health.rank) for worker in workers)
         if served != self._served:
             self._served = served
             lengths = (length for worker in workers for _, length in worker.served)
             self._least_context = min((n for n in lengths if n is not None), default=0)
             self._eligible_by_model.clear()
             self._rolling.regroup()
+            for ticket in self._stranded.pop_all():
+                self._rolling.add(ticket, time.monotonic())
         selection = self._rolling.select(time.monotonic(), workers)
         for ticket in self._rolling.pop_ineligible():
-            message = f"No worker that serves '{ticket.model}' is up."
-            self._reject(ticket, NoCapacityError(message, self.retry_after_s()))
+            if self._workers.lack(ticket.model) or not self._stranded.add(ticket):
+                self._give_up(ticket)
         return selection
+
+    def _give_up(self, ticket: Ticket) -> None:
+        """Nobody can take it; who is only kept waiting by others goes on waiting."""
+        model = ticket.model
+        if self._workers.models() and model not in self._workers.models():
+            self._reject(ticket, ModelNotFoundError(model))
+        elif not any(ticket.is_eligible_for(one) for one in self._workers if one.ready):
+            message = f"No worker that serves '{model}' is up."
+            self._reject(ticket, NoCapacityError(message, self.retry_after_s()))
 
     def _eligible(self, ticket: Ticket, workers: Sequence[Worker]) -> frozenset[int] | None:
         """Most tickets are alike: they failed nowhere, and are short enough for every worker."""
         usual = not ticket.excluded and ticket.least_tokens <= self._least_context
         if usual and ticket.model in self._eligible_by_model:
             return self._eligible_by_model[ticket.model]
-        able = frozenset(j for j, worker in enumerate(workers) if ticket.is_eligible_for(worker))
+        able = best_of(workers, ticket)
         found = None if able and len(able) == len(workers) else able
         if usual:
             self._eligible_by_model[ticket.model] = found
@@ -227,7 +256,7 @@ class Dispatcher:
         workers = self._workers.available()
         bad_workers = list(broken_workers(workers, time.monotonic()))
         for worker, why in bad_workers:
-            self._workers.mark_down(worker, f"no plan can be made with its figures: {why}")
+            self._workers.conditions.lost(worker, f"no plan can be made with its figures: {why}")
         if not bad_workers:
             bad = list(broken_tickets(self._unsent.tickets, workers))
             for ticket, why in bad or [(ticket, error) for ticket in self._unsent.tickets]:
@@ -243,8 +272,10 @@ class Dispatcher:
         start = time.monotonic()
         planned = await self._planner.plan(selection.sizes, selection.load)
         took_s = time.monotonic() - start
-        sent = await self._send(selection, self._record(selection, planned, took_s))
-        return sent > 0 and len(self._rolling) > len(selection.requests) - sent
+        before = self._rolling.unplanned
+        await self._send(selection, self._record(selection, planned, took_s))
+        left = self._rolling.unplanned
+        return 0 < left < before and left > len(selection.requests) - (before - left)
 
     async def _send(self, selection: TicketSelection, record: PlanRecord) -> int:
         """Hand out what workers can start soon, in turns; how many that were."""
@@ -256,6 +287,8 @@ class Dispatcher:
             if ticket.waiting:
                 assert ticket.placed is not None
                 worker.load.add(ticket, ticket.job, now, streamed=ticket.streamed)
+                ticket.trial = worker.health.sent()
+                self._stranded.served(ticket)
                 self._workers.prefixes.sent(ticket.blocks, worker)
                 ticket.placed.set_result(Placement(worker, record, index[ticket]))
                 sent += 1
@@ -314,3 +347,10 @@ def _batch_maker(selection: TicketSelection, plan: Assignment) -> Callable[[], P
         return evaluate(problem, plan.workers, packing_bound(problem), Method.HEURISTIC)
 
     return batch
+
+
+def best_of(workers: Sequence[Worker], ticket: Ticket) -> frozenset[int]:
+    """Of those that may serve it, the ones in the best health that any is in."""
+    able = [j for j, worker in enumerate(workers) if ticket.is_eligible_for(worker)]
+    rank = min((workers[j].health.rank for j in able), default=0)
+    return frozenset(j for j in able if workers[j].health.rank == rank)

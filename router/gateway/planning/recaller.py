@@ -51,7 +51,7 @@ class Recaller:
         now = time.monotonic()
         if now < self._next_s:
             return
-        workers = self._workers.available()
+        workers = self._workers.preferred()
         asked = {
             worker: (tickets, len(tickets))
             for worker in self._workers

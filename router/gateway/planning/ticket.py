@@ -44,6 +44,7 @@ class Ticket:
         planned: plans that it has been in.
         recalled: times that it has been taken back from a worker.
         attempt: its name at the worker that it is sent to.
+        trial: its answer shows whether the worker that it is sent to is well again.
         recall_pending: that worker has been asked to give it back.
         again: predicts its job anew, or says None.
     """
@@ -61,6 +62,7 @@ class Ticket:
     planned: int = 0
     recalled: int = 0
     attempt: str = ""
+    trial: bool = False
     recall_pending: bool = False
     placed: asyncio.Future[Placement] | None = None
     again: Callable[[], Job | None] = lambda: None

@@ -128,7 +128,7 @@ async def test_the_backlog_counts_what_is_sent_and_what_is_not() -> None:
             await until(lambda made=made: made.dispatcher.unsent == 40)  # type: ignore[misc]
             found.append(made.dispatcher.backlog_s() - sent)
             for worker in made.workers:
-                worker.up = False
+                worker.health.lost("gone")
             assert made.dispatcher.backlog_s() == 0
             for task in tasks:
                 task.cancel()

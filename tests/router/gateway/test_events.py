@@ -196,7 +196,7 @@ async def test_where_no_worker_is_up_it_is_told_where_they_are_to_be_found() -> 
     async with stream() as (_, frames, _, _):
         assert "expected" not in frames.fleet()
         for worker in frames._workers:
-            worker.up = False
+            worker.health.lost("gone")
         assert frames.fleet()["expected"] == ["dns://x:1"]
 
 

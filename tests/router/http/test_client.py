@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from router.http.asgi import Responder
-from router.http.client import MOST_HEAD_BYTES, MOST_UNREAD_BYTES, Client
+from router.http.client import MOST_HEAD_BYTES, MOST_UNREAD_BYTES, Client, NotConnected
 from router.http.errors import Headers, WorkerFailed
 from router.http.reply import ReplyHead, hop_by_hop
 from tests.waiting import PATIENCE_S, until
@@ -68,9 +68,16 @@ class Worker:
 
 @asynccontextmanager
 async def serving(
-    answer: bytes | list[bytes], *, close: bool = False, keep_alive_s: float = 30.0
+    answer: bytes | list[bytes],
+    *,
+    close: bool = False,
+    keep_alive_s: float = 30.0,
+    requests: int = 10**6,
 ) -> AsyncIterator[Worker]:
-    """Every request is answered so, in pieces that arrive one by one."""
+    """Every request is answered so, in pieces that arrive one by one.
+
+    After so many `requests` the next one finds its connection closed, without having been told.
+    """
     worker, pieces = Worker(Client(keep_alive_s)), [answer] if isinstance(answer, bytes) else answer
     handlers: set[asyncio.Task[None]] = set()
 
@@ -80,7 +87,9 @@ async def serving(
         assert task is not None
         handlers.add(task)
         try:
-            while await worker.request(reader):
+            for k in range(10**6):
+                if not await worker.request(reader) or k == requests:
+                    break
                 for piece in pieces:
                     writer.write(piece)
                     await asyncio.sleep(0)
@@ -218,7 +227,7 @@ async def test_silence_ends_a_request_before_and_within_its_answer() -> None:
 async def test_who_cannot_be_reached_is_an_error() -> None:
     async with serving(WHOLE) as worker:
         worker.url = "http://127.0.0.1:1"  # where nobody listens
-        with pytest.raises(OSError):  # noqa: PT011
+        with pytest.raises(NotConnected):
             await post(worker)
 
 
@@ -228,6 +237,17 @@ async def test_an_idle_connection_is_closed_in_time_and_not_used_again() -> None
         await asyncio.wait_for(worker.gone.wait(), PATIENCE_S)
         await post(worker)
         assert worker.connections == 2
+
+
+async def test_a_connection_that_was_closed_while_idle_is_replaced_without_a_word() -> None:
+    async with serving(WHOLE, requests=1) as worker:
+        for _ in range(3):
+            await post(worker)
+        assert worker.connections == 3
+    async with serving(b"", close=True) as worker:  # who hangs up at once is not asked again
+        with pytest.raises(OSError):  # noqa: PT011
+            await post(worker)
+        assert worker.connections == 1
 
 
 async def test_who_lets_go_is_seen_by_the_worker() -> None:

@@ -201,3 +201,19 @@ def test_a_wrong_part_is_told_once() -> None:
         load(GatewaySettings, ["--worker", "foo"])
     assert str(caught.value).startswith("worker.0: ")
     assert ";" not in str(caught.value)
+
+
+def test_single_plain_workers_have_slots_of_their_own_and_v1_at_the_end_is_understood() -> None:
+    settings = GatewaySettings(
+        worker="http://a:1/v1,http://b:2/v1/,http://c:3/llm/v1",  # type: ignore[arg-type]
+        plain_slots=8,
+        plain_slots_of="http://b:2=3,http://c:3/llm/v1=5",  # type: ignore[arg-type]
+    )
+    assert settings.worker == ("http://a:1", "http://b:2", "http://c:3/llm")
+    assert [settings.slots_of(url) for url in settings.worker] == [8, 3, 5]
+
+
+@pytest.mark.parametrize("wrong", ["http://b:2", "http://b:2=0", "http://b:2=many", "=3", "b=3"])
+def test_slots_that_make_no_sense_are_named(wrong: str) -> None:
+    with pytest.raises(ValidationError, match="plain_slots_of"):
+        GatewaySettings(worker="http://b:2", plain_slots_of=wrong)  # type: ignore[arg-type]

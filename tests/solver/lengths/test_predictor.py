@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solver.cost.estimators import ScaleEstimator, TokenEstimator
+from solver.cost.estimators import FleetScale, ScaleEstimator, TokenEstimator
 from solver.lengths.distribution import BINS, MOST_TOKENS, LengthDistribution
 from solver.lengths.predictor import (
     BROADER,
@@ -288,3 +288,37 @@ def test_prompts_that_begin_alike_are_of_one_kind() -> None:
     assert kind_of(system + "Who?") == kind_of(system + "Where?")
     assert kind_of("Who?") != kind_of("Where?")
     assert kind_of("\ud800") == kind_of("\ud800")
+
+
+def test_a_worker_that_was_never_asked_is_taken_for_one_of_its_fleet_and_tried() -> None:
+    """Whatever the first one is found to be: else one that is never asked stays so."""
+    for ratio in (0.01, 0.3, 1.0, 7.0):
+        fleet = FleetScale()
+        asked, unasked = ScaleEstimator(fleet), ScaleEstimator(fleet)
+        for _ in range(10):
+            asked.observe(1.0, ratio)
+        assert 0.8 * ratio < unasked.factor < asked.factor <= ratio
+
+
+def test_equal_workers_all_get_their_share_where_the_fastest_is_chosen() -> None:
+    rng = random.Random(3)
+    fleet = FleetScale()
+    workers = [ScaleEstimator(fleet) for _ in range(4)]
+    counts = [0] * 4
+    for _ in range(2000):
+        chosen = min(range(4), key=lambda j: workers[j].factor)
+        counts[chosen] += 1
+        workers[chosen].observe(1.0, rng.lognormvariate(0.0, 0.3))
+    assert min(counts) > 2000 / 4 / 3
+    assert all(0.75 < worker.factor < 1.25 for worker in workers)
+
+
+def test_unequal_workers_are_told_apart() -> None:
+    fleet = FleetScale()
+    workers = [ScaleEstimator(fleet) for _ in range(32)]
+    for k in range(32 * 100):
+        workers[k % 32].observe(1.0, 2.0 if k % 2 else 0.5)
+    assert all(
+        worker.factor == pytest.approx(2.0 if j % 2 else 0.5, rel=0.2)
+        for j, worker in enumerate(workers)
+    )

@@ -2,7 +2,7 @@
 
 import { Charts } from "./charts.js";
 import { Explanation } from "./explain.js";
-import { Fleet, utilization } from "./fleet.js";
+import { Fleet, serves, utilization } from "./fleet.js";
 import { clock, count, percent, seconds, setText } from "./format.js";
 import { Goodput } from "./goodput.js";
 import { Lists, showOutcomes } from "./lists.js";
@@ -100,9 +100,9 @@ function warn() {
   if (live === false) {
     const since = frame ? `has not answered since ${clock(frame.at)}; what you see is as of then` : "does not answer";
     problem = `The gateway ${since}. Trying again …`;
-  } else if (frame && !up) {
+  } else if (frame && !frame.workers.some(serves)) {
     const none = frame.workers.length ? "" : " None is known.";
-    problem = `No worker is up: requests are refused with 503.${none} Expected: ${named(frame.expected)}`;
+    problem = `No worker is up: requests wait, and are then refused with 503.${none} Expected: ${named(frame.expected)}`;
   }
   setText(alarm, problem);
   alarm.hidden = !problem;

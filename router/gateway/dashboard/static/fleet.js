@@ -151,19 +151,23 @@ export class Fleet {
   }
 }
 
+// Whether it gets requests, be it as the last resort: suspect and ejected workers have work, too.
+export const serves = (worker) => worker.up || !["down", undefined].includes(worker.health);
+
 function words({ line, toggle, about, cells, bar, lane, canvas, worker }, most) {
   const agent = worker.running !== undefined;
-  const told = (figure) => (worker.up ? figure : "–"); // what was last heard of it is no more so
-  line.classList.toggle("down", !worker.up);
+  const there = serves(worker);
+  const told = (figure) => (there ? figure : "–"); // what was last heard of it is no more so
+  line.classList.toggle("down", !there);
   toggle.setAttribute("aria-disabled", String(!lane.open && worker.single_slots !== true));
   setText(about, lane.open ? `${standing(worker, agent)}\n${drawn(lane, worker)}` : standing(worker, agent));
-  about.title = worker.url;
+  about.title = worker.reason ? `${worker.url}: ${worker.reason}` : worker.url;
   const running = `${count(agent ? worker.running : worker.in_flight)} / ${count(worker.slots)}`;
-  setText(cells.running, worker.up ? running : "down");
+  setText(cells.running, there ? running : "down");
   setText(cells.queued, told(count(worker.queued)));
   setText(cells.backlog, told(seconds(worker.backlog_s)));
   setText(cells.utilization, told(percent(utilization(worker))));
-  bar.style.width = worker.up ? `${(100 * worker.backlog_s) / most}%` : 0;
+  bar.style.width = there ? `${(100 * worker.backlog_s) / most}%` : 0;
   const shares = Object.entries((worker.up && lane.now) || {}).filter(([, share]) => share > 0.0005);
   const now = shares.map(([state, share]) => `${percent(share)} ${state}`).join(", ");
   canvas.setAttribute("aria-label", `Slots of ${worker.name} now: ${now || "not known"}`);
@@ -185,7 +189,7 @@ function legend(rows) {
 }
 
 function standing(worker, agent) {
-  if (!worker.up) return "down";
+  if (!worker.up) return worker.health ?? "down";
   if (worker.draining) return "draining";
   if (!agent) return "no agent";
   return worker.engine === "emulated" ? `emulated, ${worker.policy}` : worker.policy;

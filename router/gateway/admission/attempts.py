@@ -1,0 +1,252 @@
+"""A request at one worker after another, until one answers it.
+
+Rules:
+- as long as its client has no byte, neither of a head nor of a body, a request that a worker fails
+  goes to another one, if `retries` says so; what a failure is, says
+  `router.gateway.forwarding.verdict`, and workers' healths hear of it;
+- where nobody else is to be asked, a bad answer is the request's answer;
+- a request that was taken back from a queue is placed again: no failure, and no client sees it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from math import inf
+
+from router.gateway.accounting.accounts import Accounts
+from router.gateway.accounting.slo import Felt
+from router.gateway.admission.headers import for_worker
+from router.gateway.admission.retries import Retries, Tries, least_patience_s, patience_s
+from router.gateway.admission.shedding import Shedding
+from router.gateway.explanations.choice import Choice
+from router.gateway.fleet.conditions import Conditions
+from router.gateway.fleet.stalls import WorkerStalled
+from router.gateway.fleet.worker import Worker
+from router.gateway.forwarding.attempt import begin_attempt
+from router.gateway.forwarding.exchange import Exchange
+from router.gateway.forwarding.forwarder import Forwarder
+from router.gateway.forwarding.verdict import Verdict, verdict, wait_s
+from router.gateway.planning.dispatcher import Dispatcher
+from router.gateway.planning.ticket import Placement, Ticket
+from router.http.client import Reply
+from router.http.errors import (
+    ModelNotFoundError,
+    NoCapacityError,
+    Outcome,
+    RecalledError,
+    WorkerBusy,
+    WorkerFailed,
+    WorkerRefused,
+    WorkerUnreachable,
+    outcome_of_status,
+)
+from router.observe.metrics import GatewayMetrics
+from router.settings.gateway import GatewayTuning
+from router.wire import RECALLED
+from solver.cost.model import span_s
+
+# Gaps between a stream's tokens that tell how fast its worker makes them; a time that has a prefill
+# and perhaps a queue in it tells less.
+LEAST_GAPS, WHOLE_WEIGHT = 8, 0.5
+
+
+class _GoOn(Exception):
+    """This worker has not answered the request, which is to go on; `error` says why."""
+
+    def __init__(self, error: WorkerUnreachable) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Attempts:
+    """See the module."""
+
+    def __init__(
+        self,
+        tuning: GatewayTuning,
+        conditions: Conditions,
+        dispatcher: Dispatcher,
+        shedding: Shedding,
+        forwarder: Forwarder,
+        accounts: Accounts,
+        metrics: GatewayMetrics,
+    ) -> None:
+        self._retries = Retries(tuning, dispatcher)
+        self._conditions, self._dispatcher, self._shedding = conditions, dispatcher, shedding
+        self._forwarder, self._accounts, self._metrics = forwarder, accounts, metrics
+
+    async def run(self, exchange: Exchange, ticket: Ticket) -> Outcome:
+        """Send it from worker to worker until one answers.
+
+        Raises:
+            RouterError: if none does.
+        """
+        assert exchange.request is not None
+        tries = self._retries.begin()
+        failure: WorkerUnreachable | None = None
+        while True:
+            try:
+                placement = await self._shedding.place(ticket, exchange.request)
+            except (NoCapacityError, ModelNotFoundError) as error:
+                raise failure or error from failure
+            worker = self._begin(exchange, ticket, placement)
+            del placement  # it holds on to its plan
+            try:
+                return await self._attempt(exchange, ticket, worker, tries)
+            except RecalledError:
+                exchange.record.recalled = ticket.recalled = ticket.recalled + 1
+                self._metrics.recalled.inc()
+                exchange.end_attempt("recalled", failed=False)
+            except _GoOn as going:
+                failure = going.error
+                self._leave(exchange, ticket, worker, failure)
+            finally:
+                self._shedding.left(ticket, worker)
+                self._dispatcher.release(ticket, worker)
+
+    def _leave(
+        self, exchange: Exchange, ticket: Ticket, worker: Worker, error: WorkerUnreachable
+    ) -> None:
+        """It goes on without an answer of this worker."""
+        busy = isinstance(error, WorkerBusy)
+        exchange.end_attempt(str(error), failed=not busy)
+        self._metrics.retries.labels(error.why).inc()
+        if not busy:
+            exchange.record.failed_workers.append(worker.name)
+        if not busy and not isinstance(error, WorkerRefused):  # which may be back in a moment
+            ticket.excluded.add(worker)
+
+    def _begin(self, exchange: Exchange, ticket: Ticket, placement: Placement) -> Worker:
+        """The request goes to the worker that its plan says."""
+        record, worker = exchange.record, placement.worker
+        record.choice, record.worker = Choice(placement.plan.seen, placement.index), worker.name
+        record.planned = ticket.planned
+        exchange.sent, record.sent_s = time.monotonic(), time.time()
+        if exchange.recorded:
+            exchange.attempts.append(begin_attempt(placement, record.choice))
+        return worker
+
+    async def _attempt(
+        self, exchange: Exchange, ticket: Ticket, worker: Worker, tries: Tries
+    ) -> Outcome:
+        """Forward to one worker.
+
+        Raises:
+            RecalledError: if it has given the request back, having been asked to.
+            _GoOn: if it has not begun to answer, and another is to be asked.
+            WorkerError: if it has failed, and nobody else is to be asked.
+        """
+        guard, choice = worker.stall_guard, exchange.record.choice
+        assert choice is not None
+        patience = partial(patience_s, ticket, worker, choice)
+        may_leave = partial(self._retries.after_silence, ticket, worker, tries)
+        try:
+            async with guard.watch(
+                least_patience_s(worker), patience, may_leave, trial=ticket.trial
+            ) as on_progress:
+                return await self._forward(exchange, ticket, worker, tries, on_progress)
+        except WorkerStalled as error:
+            if exchange.first_byte is not None:
+                raise WorkerFailed("The worker has fallen silent.") from error
+            tries.left.add(worker)
+            failure = WorkerUnreachable("The worker has fallen silent.", "silent")
+        except WorkerRefused as error:
+            self._conditions.lost(worker, str(error))
+            failure = error
+        except (WorkerUnreachable, WorkerFailed) as error:
+            self._conditions.failed(worker, str(error), trial=ticket.trial)
+            if exchange.first_byte is not None:
+                raise
+            failure = WorkerUnreachable(str(error), "broken_off")
+        if not self._retries.after_failure(ticket, worker, tries):
+            raise failure
+        raise _GoOn(failure)
+
+    async def _forward(
+        self,
+        exchange: Exchange,
+        ticket: Ticket,
+        worker: Worker,
+        tries: Tries,
+        on_progress: Callable[[], None],
+    ) -> Outcome:
+        assert exchange.request is not None
+        url = worker.url + exchange.target
+        extra = for_worker(ticket) | exchange.outgoing()
+        reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body)
+        try:
+            good = self._judge(reply, ticket, worker, tries)
+            occupancy = worker.load.occupancy(worker.slots, 0)
+
+            def progress(events: int) -> None:
+                nonlocal good
+                on_progress()
+                worker.load.progress(ticket, events)
+                if good:
+                    good = False
+                    self._conditions.served(worker, trial=ticket.trial)
+
+            usage = await exchange.relay(reply, worker.name, progress)
+            if exchange.failed:
+                return Outcome.FAILED
+            if reply.status == 200:
+                self._accounts.learn(exchange.request, exchange.record, usage)
+                self._learn(worker, exchange, occupancy)
+                record = exchange.record
+                felt = Felt.of(exchange.timing(), record.output_tokens, record.choices)
+                self._shedding.saw(worker, felt)
+            return outcome_of_status(reply.status)
+        finally:
+            reply.close()
+
+    def _judge(self, reply: Reply, ticket: Ticket, worker: Worker, tries: Tries) -> bool:
+        """Whether its status says that the worker serves; it is the request's answer anyway.
+
+        Raises:
+            RecalledError, _GoOn: if this is not to be the request's answer.
+        """
+        status = reply.status
+        kind = verdict(status, has_deadline=ticket.due_s != inf)
+        if kind is Verdict.ANSWER:
+            return True
+        if status == 503 and ticket.recall_pending and reply.has(RECALLED):
+            raise RecalledError
+        if kind is Verdict.FAILED:
+            why = f"it answered a request with {status}"
+            if status < 400:
+                to = (reply.header(b"location") or b"").decode("latin-1")
+                why = f"it redirects a request to {to[:200]}: name that server instead"
+            self._conditions.failed(worker, why, trial=ticket.trial)
+            if self._retries.after_failure(ticket, worker, tries):
+                raise _GoOn(WorkerUnreachable(f"The worker answered {status}.", f"status_{status}"))
+            return False
+        for_s = wait_s(reply.header(b"retry-after"), kind)
+        said = "is full or not ready" if kind is Verdict.FULL else "limits its requests"
+        self._conditions.busy(worker, f"it {said}: {status}", for_s, trial=ticket.trial)
+        alone = kind is Verdict.FULL
+        if self._retries.while_full(ticket, worker, tries, for_s or 0.0, alone=alone):
+            raise _GoOn(WorkerBusy(f"The worker {said}.", "busy"))
+        reply.retry_after(self._dispatcher.retry_after_s())
+        return False
+
+    def _learn(self, worker: Worker, exchange: Exchange, occupancy: float) -> None:
+        """Correct the scale of a worker whose cost model is only assumed.
+
+        By the gaps between a stream's tokens, in which there is no queue; else by the whole time.
+        `occupancy` is that of its begin.
+        """
+        record, request = exchange.record, exchange.request
+        if worker.state is not None or not record.output_tokens or exchange.sent is None:
+            return
+        assert request is not None
+        occupancy = (occupancy + worker.load.occupancy(worker.slots, 0)) / 2.0
+        prompt, output = float(record.prompt_tokens), record.output_tokens / request.choices
+        now, cost = time.monotonic(), worker.base_cost
+        if exchange.first_token is not None and output >= LEAST_GAPS:
+            round_s = span_s(cost, prompt, output, occupancy) - cost.prefill_s(prompt)
+            worker.scale.observe(round_s * (1 - 1 / output), now - exchange.first_token)
+        elif worker.load.sequences <= worker.slots:  # else the time would tell of the queue
+            predicted_s = span_s(cost, prompt, output, occupancy)
+            worker.scale.observe(predicted_s, now - exchange.sent, WHOLE_WEIGHT)

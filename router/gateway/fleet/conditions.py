@@ -1,0 +1,149 @@
+"""What happens to workers, told to their `health`; what changes is logged, counted and acted upon.
+
+`health` decides; here are the clock, the log, and the alarms for trials that are due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextvars import Context
+from math import inf
+
+from router.gateway.fleet.health import Health, Standing
+from router.gateway.fleet.worker import Worker
+from router.observe.metrics import GatewayMetrics
+
+log = logging.getLogger(__name__)
+
+# A begun answer that stands still for so long is no prefill of somebody else's prompt, unless the
+# prompts that are under way say so.
+STALLED_S, STALLED_PREFILLS = 5.0, 3.0
+FRESH_S = 0.5  # who has sent a byte since is not silent; less than any patience
+
+
+class Conditions:
+    """Tells workers' healths what happens.
+
+    `on_change` hears of each change, and of the standing before.
+    """
+
+    def __init__(
+        self, metrics: GatewayMetrics, on_change: Callable[[Worker, Standing], None]
+    ) -> None:
+        self._metrics, self._on_change = metrics, on_change
+        self._alarms: dict[Worker, asyncio.TimerHandle] = {}
+
+    # What looks tell.
+
+    def answered(self, worker: Worker) -> None:
+        """It has answered a look, and serves."""
+        worker.stall_guard.disarm()
+        self._tell(worker, Health.answered)
+
+    def missed(self, worker: Worker, why: str) -> None:
+        """It has not answered a look in time."""
+        self._tell(worker, lambda health: health.missed(why))
+
+    def silent(self, worker: Worker, why: str) -> None:
+        """Its agent should have told its state."""
+        worker.stall_guard.arm()
+        self._tell(worker, lambda health: health.silent(why))
+
+    def lost(self, worker: Worker, why: str) -> None:
+        """It cannot be reached, or does not serve; looks will find out when it is back."""
+        if worker.state is not None:
+            worker.stall_guard.arm()
+        self._tell(worker, lambda health: health.lost(why))
+
+    # What requests tell.
+
+    def served(self, worker: Worker, *, trial: bool) -> None:
+        """It has begun to answer a request well."""
+        if not worker.health.untouched:
+            now = time.monotonic()
+            self._tell(worker, lambda health: health.served(now, trial=trial))
+
+    def failed(self, worker: Worker, why: str, *, trial: bool) -> None:
+        """A request has failed there."""
+        now = time.monotonic()
+        self._tell(worker, lambda health: health.failed(now, why, trial=trial))
+
+    def busy(self, worker: Worker, why: str, for_s: float | None, *, trial: bool) -> None:
+        """It is full, or takes nothing for `for_s` seconds."""
+        now = time.monotonic()
+        self._tell(worker, lambda health: health.busy(now, why, for_s, trial=trial))
+
+    def left(self, worker: Worker, *, trial: bool) -> None:
+        """A request has left it."""
+        if trial:
+            now = time.monotonic()
+            self._tell(worker, lambda health: health.left(now, trial=True))
+
+    def watch(self, worker: Worker, now: float) -> None:
+        """Whether requests wait there for too long; those that another may serve go there."""
+        guard = worker.stall_guard
+        for request, silent_s in guard.overdue(now):
+            if not request.told and (request.trial or not worker.health.held):
+                request.told = True  # all who wait together are one silence
+                why = (
+                    f"a request had no byte for {silent_s:.1f} s, and nothing else came; "
+                    f"{request.patience():.1f} s are several times what was predicted"
+                )
+                self._overdue(worker, now, why, trial=request.trial)
+            if request.may_leave():
+                request.give_up()
+        stalled_s = guard.stalled_s(now)
+        if stalled_s > STALLED_S + STALLED_PREFILLS * worker.load.prefill_s(worker.cost):
+            if not worker.health.held:
+                why = f"nothing came for {stalled_s:.1f} s in the middle of answers"
+                self._overdue(worker, now, why, trial=False)
+        elif worker.health.standing is Standing.SUSPECT and now - guard.heard_s < FRESH_S:
+            self._tell(worker, Health.spoke)
+
+    def _overdue(self, worker: Worker, now: float, why: str, *, trial: bool) -> None:
+        self._tell(worker, lambda health: health.overdue(now, why, trial=trial))
+
+    def forget(self, worker: Worker) -> None:
+        """It has left the fleet."""
+        if (alarm := self._alarms.pop(worker, None)) is not None:
+            alarm.cancel()
+
+    def _tell(self, worker: Worker, event: Callable[[Health], None]) -> None:
+        health = worker.health
+        before = health.standing, health.reason, health.rank, health.places
+        event(health)
+        self._set_alarm(worker)
+        if (health.standing, health.reason) != before[:2]:
+            Context().run(self._log, worker, before[0])
+        if (health.standing, health.reason, health.rank, health.places) != before:
+            self._on_change(worker, before[0])
+
+    def _log(self, worker: Worker, before: Standing) -> None:
+        """Of a change of standing, and of each new reason; such a line is about no request."""
+        health = worker.health
+        about = {"worker": worker.name, "why": health.reason or None}
+        if health.standing is not before:
+            self._metrics.worker_changes.labels(health.standing.value).inc()
+        if health.standing is not Standing.UP:
+            log.warning("worker is %s", health.standing.value, extra=about)
+        elif before is not Standing.UP:
+            log.info("worker is up", extra={"worker": worker.name, "models": list(worker.models)})
+        elif health.reason:
+            log.info("worker takes nothing for a moment", extra=about)
+
+    def _set_alarm(self, worker: Worker) -> None:
+        """Wake its health when the time has come."""
+        self.forget(worker)
+        until_s = worker.health.until_s
+        if until_s != inf:
+            wait_s = max(0.0, until_s - time.monotonic())
+            self._alarms[worker] = asyncio.get_running_loop().call_later(
+                wait_s, self._tell, worker, self._wake
+            )
+
+    @staticmethod
+    def _wake(health: Health) -> None:
+        health.wake(time.monotonic())

@@ -1,0 +1,318 @@
+"""Workers that are not well, beside one that is: who is served, by whom, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from tests import http
+from tests.faulty_server import (
+    MODEL,
+    STREAM_HEAD,
+    Answer,
+    Call,
+    FaultyServer,
+    after,
+    chunk,
+    good,
+    models,
+    never,
+    status,
+)
+from tests.helpers import Process, scrape
+from tests.waiting import eventually
+
+BODY: dict[str, Any] = {"model": MODEL, "prompt": "How many clips?", "max_tokens": 8}
+
+
+@dataclass
+class Gateway:
+    """One that runs, and what it says."""
+
+    url: str
+    process: Process
+
+    def workers(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = http.get(self.url + "/makespan/v1/workers").json()["workers"]
+        return found
+
+    def worker(self, server: FaultyServer) -> dict[str, Any]:
+        return next(one for one in self.workers() if one["url"] == server.url)
+
+    def ask(self, name: str = "", **body: object) -> httpx.Response:
+        headers = {"x-request-id": name} if name else {}
+        return http.post(self.url + "/v1/completions", json={**BODY, **body}, headers=headers)
+
+    def explain(self, name: str) -> dict[str, Any]:
+        told: dict[str, Any] = http.get(f"{self.url}/makespan/v1/requests/{name}").json()
+        return told
+
+    def lines(self, *words: str) -> list[str]:
+        return [line for line in self.process.lines if all(word in line for word in words)]
+
+
+@contextmanager
+def gateway(
+    *servers: FaultyServer | str, up: int = -1, flags: tuple[str, ...] = ()
+) -> Iterator[Gateway]:
+    """Before these; `up` of them are to be up, unless told all."""
+    urls = ",".join(one if isinstance(one, str) else one.url for one in servers)
+    with Process("gateway", "--port", "0", "--worker", urls, *flags) as process:
+        made = Gateway(process.wait_for(r"listening url=(\S+)"), process)
+        wanted = len(servers) if up < 0 else up
+        eventually(lambda: sum(one["up"] for one in made.workers()) == wanted)
+        yield made
+
+
+async def reset(call: Call) -> None:
+    call.reset()
+
+
+async def no_http(call: Call) -> None:
+    await call.send(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+    call.reset()
+
+
+async def half_a_head(call: Call) -> None:
+    await call.send(b"HTTP/1.1 200 OK\r\ncontent-ty")
+    call.reset()
+
+
+async def head_alone(call: Call) -> None:
+    await call.send(STREAM_HEAD)
+    call.reset()
+
+
+async def empty_stream(call: Call) -> None:
+    await call.send(STREAM_HEAD, chunk(b""))
+
+
+FAULTS: dict[str, Answer] = {
+    "500": status(500),
+    "502": status(502),
+    "504": status(504),
+    "307": status(307, location="http://10.0.0.9/v1/completions"),
+    "reset": reset,
+    "no_http": no_http,
+    "half_a_head": half_a_head,
+    "head_alone": head_alone,
+    "empty_stream": empty_stream,
+}
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[Gateway, FaultyServer, FaultyServer]]:
+    """Two servers behind one gateway, well at first."""
+    with FaultyServer() as bad, FaultyServer() as sound, gateway(bad, sound) as made:
+        yield made, bad, sound
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_who_fails_at_once_is_ejected_and_no_client_sees_it(fault: str) -> None:
+    with (
+        FaultyServer(FAULTS[fault]) as bad,
+        FaultyServer(after(0.05)) as sound,
+        gateway(bad, sound) as made,
+        ThreadPoolExecutor(4) as pool,
+    ):
+
+        def ejected() -> bool:
+            asked = list(pool.map(lambda k: made.ask(stream=bool(k % 2)), range(8)))
+            assert [answer.status_code for answer in asked] == [200] * 8
+            return bool(made.worker(bad)["health"] == "ejected")
+
+        eventually(ejected)
+        assert bad.calls <= 16
+        worker = made.worker(bad)
+        assert worker["reason"]
+        assert not worker["up"]
+        assert made.lines("worker is ejected", worker["name"], "why=")
+        name = f'makespan_worker_health{{standing="ejected",worker="{worker["name"]}"}}'
+        assert scrape(made.url).values[name] == 1
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 413, 422])
+def test_what_is_the_requests_fault_counts_against_nobody(
+    pair: tuple[Gateway, FaultyServer, FaultyServer], code: int
+) -> None:
+    made, *servers = pair
+    for server in servers:
+        server.answer = status(code)
+    calls = sum(server.calls for server in servers)
+    for _ in range(6):
+        answer = made.ask()
+        assert (answer.status_code, answer.json()["error"]["message"]) == (
+            code,
+            f"as asked: {code}",
+        )
+    assert sum(server.calls for server in servers) == calls + 6, "nor is it tried again"
+    assert all(one["health"] == "up" for one in made.workers())
+
+
+def test_full_workers_are_planned_again_and_not_ejected() -> None:
+    """Each refuses what is beyond two at once, as vLLM with ``--max-num-queued-reqs``."""
+
+    def server() -> FaultyServer:
+        async def two_at_once(call: Call) -> None:
+            await (status(503) if made.waiting > 2 else after(0.05))(call)
+
+        made = FaultyServer(two_at_once)
+        return made
+
+    with server() as one, server() as other, gateway(one, other) as made:
+        with ThreadPoolExecutor(16) as pool:
+            asked = list(pool.map(lambda _: made.ask(), range(48)))
+        assert [answer.status_code for answer in asked] == [200] * 48
+        assert not made.lines("worker is ejected")
+
+
+def test_loading_workers_do_not_use_up_the_tries() -> None:
+    with (
+        FaultyServer(status(503)) as a,
+        FaultyServer(status(503)) as b,
+        FaultyServer(status(503)) as c,
+        FaultyServer() as sound,
+        gateway(a, b, c, sound) as made,
+    ):
+        assert [made.ask().status_code for _ in range(20)] == [200] * 20
+
+
+def test_who_limits_its_requests_gets_none_until_it_says_so() -> None:
+    with FaultyServer(status(429, retry_after="3600")) as bad, FaultyServer() as sound:
+        with gateway(bad, sound) as made:
+            assert [made.ask().status_code for _ in range(20)] == [200] * 20
+            assert bad.calls <= 1
+        with gateway(bad) as made:
+            answer = made.ask()
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "3600")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_hangs_gets_nothing_new_and_keeps_nobody(stream: bool) -> None:
+    """It accepts and never answers; its models it tells."""
+    with (
+        FaultyServer(never) as bad,
+        FaultyServer(after(0.05)) as sound,
+        gateway(bad, sound) as made,
+    ):
+        names = [f"ask-{k}" for k in range(12)]
+        for name in names:
+            assert made.ask(name, stream=stream).status_code == 200
+        told = [made.explain(name) for name in names]
+        kept = [one for one in told if one["failed_workers"]]
+        assert len(kept) == bad.calls <= 3
+        assert made.worker(bad)["health"] in ("suspect", "ejected")
+        assert "no byte" in made.worker(bad)["reason"]
+
+
+def test_a_hung_worker_keeps_its_slots_worth_at_most_and_the_last_one_is_waited_for() -> None:
+    with FaultyServer(never) as bad, FaultyServer(after(0.05)) as sound:
+        with gateway(bad, sound, flags=("--plain-slots", "4")) as made:
+            with ThreadPoolExecutor(16) as pool:
+                asked = list(pool.map(lambda _: made.ask(), range(48)))
+            assert [answer.status_code for answer in asked] == [200] * 48
+            assert bad.most_waiting <= 5  # and a lead of one
+        with gateway(bad, flags=("--silence-timeout-s", "3")) as made:
+            assert made.ask().status_code == 502
+
+
+def test_a_connection_that_the_server_has_closed_is_no_failure_of_the_server() -> None:
+    """As if it had closed it while the request was on its way."""
+
+    async def once_a_connection(call: Call) -> None:
+        if call.first_on_connection:
+            await good(call)
+        else:
+            call.reset()
+
+    with FaultyServer(once_a_connection) as server, gateway(server) as made:
+        assert [made.ask().status_code for _ in range(6)] == [200] * 6
+        assert made.worker(server)["health"] == "up"
+
+
+def test_a_slow_look_takes_nobody_down() -> None:
+    with FaultyServer() as server, gateway(server) as made:
+        server.models = after(2.6, server.models)
+        looks = server.looks
+        eventually(lambda: server.looks >= looks + 3)
+        assert [made.ask().status_code for _ in range(10)] == [200] * 10
+        assert http.get(made.url + "/ready").status_code == 200
+
+
+async def web_page(call: Call) -> None:
+    await call.answer(200, b"<html><title>It works!</title></html>", content_type="text/html")
+
+
+async def nonsense(call: Call) -> None:
+    await call.answer(200, json.dumps({"data": "soon"}).encode(), content_type="application/json")
+
+
+NEVER_UP: dict[str, tuple[Answer, Answer, str]] = {
+    "401": (status(401), status(401), "asks for a key"),
+    "404": (status(404), status(404), "answers 404"),
+    "500": (status(500), status(500), "answers 500"),
+    "loading": (status(503), status(503), "answers 503 (Service Unavailable): "),
+    "page": (web_page, web_page, "is a web page"),
+    "nonsense": (nonsense, nonsense, "not OpenAI's list of models"),
+    "redirect": (
+        status(307, location="http://10.0.0.9/v1/models"),
+        status(404),
+        "redirects to http://10.0.0.9/v1/models",
+    ),
+    "no_http": (no_http, no_http, ""),
+    "unwell": (good, status(503), "its /health answers 503"),
+}
+
+
+def test_workers_that_were_never_up_say_why() -> None:
+    servers = [
+        FaultyServer(models=listed, others=others) for listed, others, _ in NEVER_UP.values()
+    ]
+    for server in servers:
+        server.__enter__()
+    with gateway(*servers, "http://127.0.0.1:9", up=0) as made:
+        first = "it has not answered yet"
+        eventually(lambda: all(one["reason"] != first for one in made.workers()))
+        told = made.workers()
+        for row, (_, _, words) in zip(told, NEVER_UP.values(), strict=False):
+            assert words in row["reason"]
+            assert row["health"] == "down"
+            assert len(made.lines("worker is down", row["name"])) == 1
+        assert "cannot be reached: Connection refused" in told[-1]["reason"]
+    for server in servers:
+        server.__exit__()
+
+
+@pytest.mark.parametrize("others", [web_page, status(500), status(404), status(401)])
+def test_what_lists_models_is_a_plain_server_whatever_it_says_elsewhere(others: Answer) -> None:
+    with FaultyServer(others=others) as server, gateway(server.url + "/v1") as made:
+        assert made.ask().status_code == 200
+        assert made.workers()[0]["kind"] == "openai"
+
+
+def test_a_fleet_may_come_up_after_its_requests() -> None:
+    with (
+        FaultyServer(models=status(503)) as server,
+        gateway(server, up=0, flags=("--wait-for-worker-s", "100")) as made,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        asked = [pool.submit(made.ask) for _ in range(4)]
+        eventually(lambda: scrape(made.url).values["makespan_unsent_requests{}"] == 4)
+        server.models = models
+        assert [answer.result().status_code for answer in asked] == [200] * 4
+
+
+def test_nobody_waits_for_a_worker_for_ever_nor_without_end() -> None:
+    flags = ("--wait-for-worker-s", "2", "--wait-for-worker-requests", "2")
+    with gateway("http://127.0.0.1:9", up=0, flags=flags) as made, ThreadPoolExecutor(4) as pool:
+        asked = list(pool.map(lambda _: made.ask(), range(4)))
+        assert [answer.status_code for answer in asked] == [503] * 4
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in asked)
+        assert max(one.elapsed for one in asked).total_seconds() >= 2
