@@ -247,6 +247,8 @@ class BoundedProtocol(HotProtocol):
 
     def _refuse(self, status: int) -> None:
         """Nothing more is read of this connection; say why, if it is its turn."""
+        if self._refused:
+            return
         self._refused = True
         self._stop_timer()
         cycle = self.cycle

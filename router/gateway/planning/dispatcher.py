@@ -272,8 +272,10 @@ class Dispatcher:
         start = time.monotonic()
         planned = await self._planner.plan(selection.sizes, selection.load)
         took_s = time.monotonic() - start
-        sent = await self._send(selection, self._record(selection, planned, took_s))
-        return sent > 0 and len(self._rolling) > len(selection.requests) - sent
+        before = self._rolling.unplanned
+        await self._send(selection, self._record(selection, planned, took_s))
+        left = self._rolling.unplanned
+        return 0 < left < before and left > len(selection.requests) - (before - left)
 
     async def _send(self, selection: TicketSelection, record: PlanRecord) -> int:
         """Hand out what workers can start soon, in turns; how many that were."""
