@@ -32,37 +32,37 @@ class SlowReaders(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
-        self._cancel()
+        self._stop_alarm()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         """So much waits for it that its answer is held up."""
         super().pause_writing()
-        self._watch()
+        self._await_reader()
 
     def resume_writing(self) -> None:
         """It has read much of it."""
-        self._cancel()
+        self._stop_alarm()
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
         """It has asked for nothing more: it is let go, once it has what it asked for."""
         super().timeout_keep_alive_handler()
-        self._watch()
+        self._await_reader()
 
-    def _watch(self) -> None:
-        self._cancel()
+    def _await_reader(self) -> None:
+        self._stop_alarm()
         self._unread = self.transport.get_write_buffer_size()
         if self._unread:
-            self._alarm = self.loop.call_later(STUCK_S, self._look)
+            self._alarm = self.loop.call_later(STUCK_S, self._check_reader)
 
-    def _look(self) -> None:
+    def _check_reader(self) -> None:
         if self.transport.get_write_buffer_size() >= self._unread:
             self.transport.abort()
         else:
-            self._watch()
+            self._await_reader()
 
-    def _cancel(self) -> None:
+    def _stop_alarm(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -250,6 +250,10 @@ async def web_page(call: Call) -> None:
     await call.answer(200, b"<html><title>It works!</title></html>", content_type="text/html")
 
 
+async def unwell(call: Call) -> None:
+    await status(503 if call.path == "/health" else 404)(call)
+
+
 async def nonsense(call: Call) -> None:
     await call.answer(200, json.dumps({"data": "soon"}).encode(), content_type="application/json")
 
@@ -267,17 +271,17 @@ NEVER_UP: dict[str, tuple[Answer, Answer, str]] = {
         "redirects to http://10.0.0.9/v1/models",
     ),
     "no_http": (no_http, no_http, ""),
-    "unwell": (good, status(503), "its /health answers 503"),
+    "unwell": (models, unwell, "its /health answers 503"),
 }
 
 
 def test_workers_that_were_never_up_say_why() -> None:
-    servers = [
-        FaultyServer(models=listed, others=others) for listed, others, _ in NEVER_UP.values()
-    ]
-    for server in servers:
-        server.__enter__()
-    with gateway(*servers, "http://127.0.0.1:9", up=0) as made:
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(FaultyServer(models=listed, others=others))
+            for listed, others, _ in NEVER_UP.values()
+        ]
+        made = stack.enter_context(gateway(*servers, "http://127.0.0.1:9", up=0))
         first = "it has not answered yet"
         eventually(lambda: all(one["reason"] != first for one in made.workers()))
         told = made.workers()
@@ -286,8 +290,6 @@ def test_workers_that_were_never_up_say_why() -> None:
             assert row["health"] == "down"
             assert len(made.lines("worker is down", row["name"])) == 1
         assert "cannot be reached: Connection refused" in told[-1]["reason"]
-    for server in servers:
-        server.__exit__()
 
 
 @pytest.mark.parametrize("others", [web_page, status(500), status(404), status(401)])

@@ -165,6 +165,10 @@ class Workers:
         self._rename()
         log.info("worker has left", extra={"worker": worker.name})
 
+    def mark_down(self, worker: Worker, why: str) -> None:
+        """It cannot be served from; `_follow` will find out when it can."""
+        self.conditions.lost(worker, why)
+
     async def _follow(self, worker: Worker) -> None:
         """Look at it again and again."""
         failures = 0
