@@ -82,6 +82,7 @@ class BoundedProtocol(HotProtocol):
         self._head_bytes = self._body_bytes = 0
         self._began_s = 0.0
         self._timer: TimerHandle | None = None
+        self._running: RequestResponseCycle | None = None
         self._ahead = b""  # what came while too many requests wait for their answers
         self._resumed = self._refused = False
         self._status = 400  # of what is wrong with a head
@@ -99,6 +100,7 @@ class BoundedProtocol(HotProtocol):
         self._unset_keepalive_if_required()
         self._stop_timer()
         self._ahead = b""
+        self._let_go()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -124,6 +126,19 @@ class BoundedProtocol(HotProtocol):
         super().on_response_complete()
         if self._ahead:
             self.loop.call_soon(self._go_on)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ANN401
+        """The requests before it have been answered."""
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _let_go(self) -> None:
+        """Whoever answers has nobody to answer to: `cycle` is the last request, not always that."""
+        self.pipeline.clear()
+        for cycle in (self._running, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def _go_on(self) -> None:
         ahead, self._ahead, self.flow.held = self._ahead, b"", False
@@ -256,9 +271,7 @@ class BoundedProtocol(HotProtocol):
         in_turn = not answering or (
             self._in_body and not self.pipeline and not cycle.response_started
         )
-        if answering:
-            cycle.disconnected = True
-            cycle.message_event.set()
+        self._let_go()
         if self.transport.is_closing():
             return
         if not in_turn:

@@ -35,7 +35,7 @@ GOOD = {"model": "m", "prompt": "hi", "max_tokens": 4}
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """A server that answers anything at once; it reads no further than a length."""
-    with suppress(asyncio.IncompleteReadError, ConnectionError):
+    with suppress(asyncio.IncompleteReadError, ConnectionError), closing(writer):
         while head := await reader.readuntil(b"\r\n\r\n"):
             length = re.search(rb"content-length: *(\d+)", head.lower())
             await reader.readexactly(int(length[1]) if length else 0)
@@ -44,26 +44,33 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
                 body, status = MODELS, b"200 OK"
             first = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\n" % status
             writer.write(first + b"content-length: %d\r\n\r\n" % len(body) + body)
-    writer.close()
 
 
 @contextmanager
 def worker() -> Iterator[str]:
-    loop, made = asyncio.new_event_loop(), threading.Event()
-    urls: list[str] = []
+    made, urls = threading.Event(), list[str]()
+    loop, over = asyncio.new_event_loop(), asyncio.Event()
 
-    async def start() -> None:
+    async def run() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20)
         urls.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         made.set()
+        await over.wait()
+        server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    loop.create_task(start())
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
     thread.start()
-    assert made.wait(PATIENCE_S)
-    yield urls[0]
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(PATIENCE_S)
+    try:
+        assert made.wait(PATIENCE_S)
+        yield urls[0]
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join(PATIENCE_S)
+        loop.close()
 
 
 class Gateway(Process):
