@@ -102,11 +102,6 @@ async def test_pages_for_people_are_there_where_they_are_asked_for_and_load_noth
 
 @pytest.mark.parametrize("given", ["", "a.example", "a.example,b.example"])
 def test_lists_of_names_are_read(given: str) -> None:
-<<<<<<< HEAD
-    named: dict[str, object] = {"allowed_hosts": given}
-    settings = GatewaySettings(worker="http://w:1", **named)  # type: ignore[arg-type]
-=======
     told: dict[str, Any] = {"worker": "http://w:1", "allowed_hosts": given}
     settings = GatewaySettings(**told)
->>>>>>> hostile
     assert ",".join(settings.allowed_hosts) == given
