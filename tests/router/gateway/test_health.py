@@ -179,7 +179,7 @@ def test_a_hung_worker_is_suspect_at_once_ejected_if_it_goes_on_and_any_byte_cle
     health.answered()
     assert health.rank == 1, "that it tells its models says nothing"
     health.spoke()
-    assert health.well
+    assert (health.rank, health.places) == (0, inf)
     health.overdue(0.0, "no byte")
     health.wake(health.until_s)
     assert health.sent()
