@@ -97,8 +97,8 @@ def asking(url: str, body: object) -> Iterator[None]:
     """A client that has asked, and leaves without its answer at the end of the block."""
     address, content = urlsplit(url), json.dumps(body).encode()
     with socket.create_connection((address.hostname, address.port or 80)) as raw:
-        head = f"POST {address.path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n\r\n"
-        raw.sendall(head.encode() + content)
+        head = f"POST {address.path} HTTP/1.1\r\nhost: {address.netloc}\r\n"
+        raw.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
         yield
 
 

@@ -14,6 +14,80 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
+class Responder:
+    """Where a response goes, as plain calls: nothing waits unless the client is slow.
+
+    Attributes:
+        paused: the client does not keep up: `drain` before more is written.
+    """
+
+    paused: bool = False
+
+    def start(self, status: int, headers: Headers) -> None:
+        """The head."""
+        raise NotImplementedError
+
+    def write(self, data: bytes) -> None:
+        """More of the body."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """That was all."""
+        raise NotImplementedError
+
+    async def drain(self) -> None:
+        """Wait until the client has taken enough of it."""
+        raise NotImplementedError
+
+
+class Direct(Responder):
+    """One that is the client's connection itself, and an ASGI ``send`` besides."""
+
+    async def __call__(self, message: Message) -> None:
+        """As ASGI has it."""
+        raise NotImplementedError
+
+    def when_gone(self, callback: Callable[[], None] | None) -> None:
+        """Call it once if the client leaves before its response has ended; at once if it has."""
+        raise NotImplementedError
+
+
+class AsgiResponder(Responder):
+    """Any ASGI server's client: what is written waits for the next `drain`."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._messages: list[Message] = []
+
+    @property
+    def paused(self) -> bool:  # type: ignore[override]
+        """Whether anything waits."""
+        return bool(self._messages)
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Part of `Responder`."""
+        start = {"type": "http.response.start", "status": status, "headers": headers}
+        self._messages.append(start)
+
+    def write(self, data: bytes) -> None:
+        """Part of `Responder`."""
+        self._messages.append({"type": "http.response.body", "body": data, "more_body": True})
+
+    def end(self) -> None:
+        """Part of `Responder`."""
+        self._messages.append({"type": "http.response.body", "body": b""})
+
+    async def drain(self) -> None:
+        """Part of `Responder`."""
+        while self._messages:
+            await self._send(self._messages.pop(0))
+
+
+def responder(send: Send) -> Responder:
+    """Where `send` sends to."""
+    return send if isinstance(send, Direct) else AsgiResponder(send)
+
+
 class ClientDisconnected(Exception):
     """The client has closed its connection before its request was answered."""
 
@@ -81,19 +155,25 @@ class DisconnectWatch:
     `ClientDisconnected` raised in its place. Cancellation from elsewhere stays what it is.
     """
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
         self._left = False
 
     async def __aenter__(self) -> Self:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._watcher = asyncio.create_task(self._watch())
+        if isinstance(self._send, Direct):
+            self._send.when_gone(self._leave)
+        else:
+            self._watcher = asyncio.create_task(self._watch())
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._watcher.cancel()
+        if isinstance(self._send, Direct):
+            self._send.when_gone(None)
+        else:
+            self._watcher.cancel()
         if self._left and kind is asyncio.CancelledError:
             self._task.uncancel()
             raise ClientDisconnected
@@ -101,5 +181,8 @@ class DisconnectWatch:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._leave()
+
+    def _leave(self) -> None:
         self._left = True
         self._task.cancel()

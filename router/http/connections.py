@@ -1,7 +1,7 @@
 """Connections to workers and engines, and the answers that come over them.
 
-Gateways forward to workers and sidecars to engines: both see a `Reply`, which is a status, headers,
-and chunks as they come.
+Two clients keep them: gateways forward requests by `router.http.client`, which does that and no
+more; whatever else is asked, and what sidecars ask of engines, goes by aiohttp.
 """
 
 from __future__ import annotations
@@ -17,18 +17,11 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from yarl import URL
 
-from router.http.errors import Headers, WorkerFailed, retry_after
+from router.http.client import Client
+from router.http.errors import WorkerFailed
+from router.http.reply import ReplyHead
 
 log = logging.getLogger(__name__)
-
-# Meant for one connection only (RFC 9110 section 7.6.1), or set anew for the next one.
-HOP_BY_HOP = frozenset(
-    (
-        b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te",
-        b"trailer", b"transfer-encoding", b"upgrade", b"host", b"content-length", b"expect",
-    )
-)  # fmt: skip
-_NOT_RETURNED = HOP_BY_HOP - {b"content-length"} | {b"server", b"date"}
 
 # Shorter than common servers keep idle connections (uvicorn and vLLM: 5 s): who closes second meets
 # a reset.
@@ -55,11 +48,15 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class Connections:
-    """Pooled connections to all workers: as many as there are requests, kept open for reuse."""
+    """Pooled connections to all workers: as many as there are requests, kept open for reuse.
+
+    `client` is for what is forwarded.
+    """
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
+        self.client = Client(KEEP_ALIVE_S)
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -74,6 +71,7 @@ class Connections:
 
     async def close(self) -> None:
         """Close them all."""
+        self.client.close()
         for session in (self._session, self._fresh):
             if session is not None:
                 await session.close()
@@ -122,37 +120,13 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
     )
 
 
-class Reply:
+class Reply(ReplyHead):
     """A worker's answer that has begun. Close it, or read it to its end."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
+        pairs = [(name.lower(), value) for name, value in response.raw_headers]
+        super().__init__(response.status, pairs)
         self._response = response
-        self.status = response.status
-        self.headers: Headers = [
-            (name.lower(), value)
-            for name, value in response.raw_headers
-            if name.lower() not in _NOT_RETURNED
-        ]
-        if self.is_stream:  # it may get an error event more
-            self.headers = [pair for pair in self.headers if pair[0] != b"content-length"]
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether server-sent events are coming."""
-        return self._response.content_type == "text/event-stream"
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first header of that name (lower case)."""
-        return next((value for key, value in self.headers if key == name), None)
-
-    def has(self, header: bytes) -> bool:
-        """Whether it carries a header of that name."""
-        return self.header(header) is not None
-
-    def retry_after(self, seconds: float) -> None:
-        """Tell when to come back, unless the worker did."""
-        if not self.has(b"retry-after"):
-            self.headers.append(retry_after(seconds))
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives.

@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from router.http.errors import error_body
 from router.http.hosts import Hosts
-from router.http.slow_readers import SlowReaders
+from router.http.hot import HotProtocol
 
 HEAD_BYTES = 64 << 10
 MOST_FIELDS = 256
@@ -64,7 +64,7 @@ class _Refused(Exception):
     """Raised while a head is parsed, with the status that says why."""
 
 
-class BoundedProtocol(SlowReaders):
+class BoundedProtocol(HotProtocol):
     """One connection; see the module."""
 
     flow: _Flow
@@ -247,6 +247,8 @@ class BoundedProtocol(SlowReaders):
 
     def _refuse(self, status: int) -> None:
         """Nothing more is read of this connection; say why, if it is its turn."""
+        if self._refused:
+            return
         self._refused = True
         self._stop_timer()
         cycle = self.cycle

@@ -40,16 +40,24 @@ class StreamMeter:
 
     def __init__(self) -> None:
         self.events = 0
-        self._tail = b""
+        self._last: list[bytes] = []
+        self._size = 0
 
     def feed(self, chunk: bytes) -> int:
         """Events in `chunk`."""
         new = chunk.count(b"\ndata:") + chunk.startswith(b"data:")
         self.events += new
-        self._tail = chunk[-TAIL_BYTES:] if len(chunk) >= TAIL_BYTES else self._tail + chunk
-        if len(self._tail) > 4 * TAIL_BYTES:
-            self._tail = self._tail[-TAIL_BYTES:]
+        self._last.append(chunk)
+        self._size += len(chunk)
+        if self._size > 4 * TAIL_BYTES:
+            self._last = [self._tail[-TAIL_BYTES:]]
+            self._size = len(self._last[0])
         return new
+
+    @property
+    def _tail(self) -> bytes:
+        """At least the last `TAIL_BYTES`."""
+        return b"".join(self._last)
 
     def usage(self) -> Usage | None:
         """The last usage object of the stream, if there was one."""

@@ -10,7 +10,7 @@ one process, and tests read samples back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from typing import Generic, TypeVar
 
@@ -81,7 +81,9 @@ class _Metrics:
         self.registry = CollectorRegistry()
         for attribute, row in vars(type(self)).items():
             if isinstance(row, _Row):
-                vars(self)[attribute] = row.make(registry=self.registry)
+                made = vars(self)[attribute] = row.make(registry=self.registry)
+                if isinstance(made, Counter | Histogram):  # whose labels stay once they are there
+                    vars(made)["labels"] = cache(made.labels)
 
     def render(self) -> bytes:
         """All metrics in Prometheus's text format."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil
 from operator import neg
 from typing import Self
@@ -32,7 +33,7 @@ def bin_of(tokens: int) -> int:
     return bisect_right(EDGES, min(max(tokens, 1), MOST_TOKENS)) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LengthDistribution:
     """Tokens that a request will still make, after `made`: at least 1, and at most its limit's.
 
@@ -65,14 +66,19 @@ class LengthDistribution:
         """The largest possible value."""
         return max(1, self.limit - self.made)
 
-    @property
+    @cached_property
     def mean(self) -> float:
         """Expected tokens to come."""
-        if self.max_remaining == 1:
+        return self.mean_after(0)
+
+    def mean_after(self, made: int) -> float:
+        """The same once `made` more have come: the mean of `remaining`."""
+        made += self.made
+        most = self.limit - made
+        if most <= 1:
             return 1.0
-        between = self._survival_sum(self.made + 1) - self._survival_sum(self.limit + 1)
-        tokens = between / self._survival(self.made + 1)
-        return min(max(tokens, 1.0), float(self.max_remaining))
+        between = self._survival_sum(made + 1) - self._survival_sum(self.limit + 1)
+        return min(max(between / self._survival(made + 1), 1.0), float(most))
 
     def cdf(self, tokens: int) -> float:
         """Probability of at most `tokens` to come."""
@@ -93,7 +99,7 @@ class LengthDistribution:
         into = ceil((above - longer) / (above - below) * (EDGES[k] - EDGES[k - 1]))
         return min(max(EDGES[k - 1] + into - 1 - self.made, 1), self.max_remaining)
 
-    @property
+    @cached_property
     def overrun(self) -> float:
         """Tokens by which one in fifty is longer than the mean, or more."""
         return max(0.0, self.quantile(0.98) - self.mean)

@@ -36,6 +36,10 @@ MODEL = 1
 RECENT = 4  # requests that the last group remembers
 LEAN = 3.0  # requests of its own at which a group counts as much as its broader one
 TRUST = 0.25  # a group whose loss is 1 % above the best's has its weight halved in 280 requests
+# Once so many ends of a model have been scored, one in three is: which sorts of groups to trust
+# changes more slowly than what they say.
+SCORED, SCORE_EACH = 256, 3
+MOST_KEPT = 1024  # predictions, should nothing end for long
 HEAD = 1024  # characters by which system prompts and documents tend to differ
 
 
@@ -111,39 +115,80 @@ class LengthPredictor:
         # Row `_most` stays empty: it stands for all groups that are not known.
         self._seen = np.zeros((self._most + 1, BINS), dtype=np.float32)  # 9 MB when full
         self._count = [0.0] * (self._most + 1)
-        self._loss: dict[int, Floats] = {}  # of the rows of models
+        # Of the rows of models: losses, and the trust that follows, as of the last end scored.
+        self._loss: dict[int, Floats] = {}
+        self._shares: dict[int, list[float]] = {}
+        # What has been asked for since the last end, and what the groups made of it.
+        self._mixes: dict[tuple[Key, ...], Floats] = {}
+        self._made: dict[tuple[tuple[Key, ...], int | None], LengthDistribution] = {}
         self.learned = 0
 
     def predict(self, features: Features) -> LengthDistribution:
         """The distribution of the output tokens of a request."""
-        rows = [self._rows.get(key, self._most) for key in _groups(features)]
-        return LengthDistribution.of(
-            self._mix(rows, self._seen.take(rows, axis=0)), features.max_tokens
-        )
+        asked = _groups(features), features.max_tokens
+        found = self._made.get(asked)
+        if found is None:
+            found = LengthDistribution.of(self._mix_of(asked[0]), asked[1])
+            self._made[asked] = found
+        return found
 
     def observe(self, features: Features, output_tokens: int) -> None:
         """A request has finished with `output_tokens`; at its limit, it could have made more."""
         self.learned += 1
-        rows = [self._touch(key) for key in _groups(features)]
-        limit = features.max_tokens
-        cut = limit is not None and output_tokens >= limit
+        groups = _groups(features)
+        tail = self._shown(groups, features.max_tokens, output_tokens)
+        rows = [self._touch(key) for key in groups]
         histograms = self._seen.take(rows, axis=0)
-        seen = np.zeros(BINS)
-        first = bin_of(output_tokens)
-        if cut:
-            mix = self._mix(rows, histograms)
-            seen[first:] = mix[first:] / mix[first:].sum()
-        else:
-            seen[first] = 1.0
-        known = first if cut else BINS if limit is None else bin_of(limit)
-        losses = _losses(self._forecasts(rows, histograms[:, :known]), seen[:known])
-        model = rows[MODEL]
-        if (before := self._loss.get(model)) is not None:
-            losses += self._keep[MODEL] * before
-        self._loss[model] = losses
+        if self._count[rows[MODEL]] < SCORED or self.learned % SCORE_EACH == 0:
+            limit = (
+                features.max_tokens
+            )  # an end tells of the bins below it, or below where it was cut
+            known = BINS if limit is None else bin_of(max(limit, output_tokens))
+            self._score(rows, histograms[:, :known], output_tokens)
         for row, keep in zip(rows, self._keep, strict=True):
             self._count[row] = self._count[row] * keep + 1.0
-        self._seen[rows] = histograms * self._keep_column + seen
+        faded = histograms * self._keep_column
+        if tail is None:
+            faded[:, bin_of(output_tokens)] += 1.0
+        else:
+            faded[:, -len(tail) :] += tail
+        self._seen[rows] = faded
+        self._mixes.clear()
+        self._made.clear()
+
+    def _shown(self, groups: tuple[Key, ...], limit: int | None, tokens: int) -> Floats | None:
+        """Shares of the last bins, for an end at the limit; None: a length in its own bin."""
+        if limit is None or tokens < limit:
+            return None
+        tail = self._mix_of(groups)[bin_of(tokens) :]
+        shares: Floats = tail / tail.sum()
+        return shares
+
+    def _score(self, rows: Sequence[int], histograms: Histograms, tokens: int) -> None:
+        """Add to a model's losses those of each sort of group, over the bins that are there."""
+        seen, first, model = np.zeros(histograms.shape[1]), bin_of(tokens), rows[MODEL]
+        if first < len(seen):
+            seen[first] = 1.0
+        losses = _losses(self._forecasts(rows, histograms), seen)
+        if (before := self._loss.get(model)) is not None:
+            ends = 1 if self._count[model] < SCORED else SCORE_EACH
+            losses += self._keep[MODEL] ** ends * before
+        self._loss[model] = losses
+        self._shares.pop(model, None)
+
+    def _mix_of(self, groups: tuple[Key, ...]) -> Floats:
+        """What similar requests have made, all groups together."""
+        found = self._mixes.get(groups)
+        if found is None:
+            if len(self._mixes) >= MOST_KEPT:
+                self._mixes.clear()
+                self._made.clear()
+            rows = self._rows_of(groups)
+            found = self._mixes[groups] = self._mix(rows, self._seen.take(rows, axis=0))
+        return found
+
+    def _rows_of(self, groups: tuple[Key, ...]) -> list[int]:
+        return [self._rows.get(key, self._most) for key in groups]
 
     def _mix(self, rows: Sequence[int], histograms: Histograms) -> Floats:
         """All groups' forecasts, each by its trust; `histograms` (SORTS, BINS) are theirs.
@@ -160,7 +205,7 @@ class LengthPredictor:
         return mix
 
     def _forecasts(self, rows: Sequence[int], histograms: Histograms) -> Floats:
-        """(SORTS, bins) what each group expects, in the first bins."""
+        """(SORTS, bins) what each group expects, in the bins that are there."""
         totals = [self._count[row] + lean for row, lean in zip(rows, self._lean, strict=True)]
         forecasts: Floats = histograms / np.array(totals)[:, None]
         found = list(forecasts)
@@ -172,14 +217,15 @@ class LengthPredictor:
 
     def _trust(self, model: int) -> list[float]:
         """The weight of each sort of group, by the losses of a model, and a zero for the prior."""
-        losses = self._loss.get(model)
-        if losses is None:
-            return [*[1.0 / SORTS] * SORTS, 0.0]
-        loss = losses.tolist()
-        least, fading = max(min(loss), 1e-9), -TRUST * self._count[model]
-        weights = [exp(fading * (one / least - 1.0)) for one in loss]
-        total = sum(weights)
-        return [*(weight / total for weight in weights), 0.0]
+        found = self._shares.get(model)
+        if found is None:
+            losses = self._loss.get(model)
+            loss = [1.0] * SORTS if losses is None else losses.tolist()
+            least, fading = max(min(loss), 1e-9), -TRUST * self._count[model]
+            weights = [exp(fading * (one / least - 1.0)) for one in loss]
+            total = sum(weights)
+            found = self._shares[model] = [*(weight / total for weight in weights), 0.0]
+        return found.copy()
 
     def _touch(self, key: Key) -> int:
         """The row of a group, which is now the last to be forgotten."""
@@ -190,6 +236,7 @@ class LengthPredictor:
                 _, row = self._rows.popitem(last=False)
             self._seen[row], self._count[row] = 0.0, 0.0
             self._loss.pop(row, None)
+            self._shares.pop(row, None)
         self._rows[key] = row
         return row
 

@@ -21,6 +21,9 @@ from solver.routing.problem import Job, WorkerView
 
 # The longest prefill share that is believed: rounds of a worker that only prefills would never end.
 MOST_PREFILL_SHARE = 0.9
+# A worker is closed when more prefill is queued there than keeps it busy until the next decision: a
+# second, or on slow engines so many fixed costs of a prefill.
+QUEUED_S, QUEUED_ALPHAS = 1.0, 16.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +118,7 @@ class Load:
         share: of its time that goes into prefills.
         room: sequences that may be sent to it.
         level_s: seconds until the whole fleet has done all, work taken as liquid.
-        scale_s: seconds that those who run still take, on average over the fleet.
+        left_s: seconds that those who run still take, summed up over the fleet.
     """
 
     cost: CostColumns
@@ -130,7 +133,7 @@ class Load:
     share: FloatArray
     room: FloatArray
     level_s: float
-    scale_s: float
+    left_s: float
 
     @classmethod
     def of(cls, views: Sequence[WorkerView], share: Sequence[float], level_s: float) -> Load:
@@ -144,14 +147,26 @@ class Load:
         return cls.from_numbers(table(views), np.asarray(share, dtype=np.float64), level_s)
 
     @classmethod
-    def from_numbers(cls, known: FloatArray, share: FloatArray, level_s: float) -> Load:
-        """The same from (`NUMBERS`, m), which it keeps."""
+    def from_numbers(
+        cls,
+        known: FloatArray,
+        share: FloatArray,
+        level_s: float,
+        placed: FloatArray | None = None,
+    ) -> Load:
+        """The same from (`NUMBERS`, m), which it keeps, and what is placed on top of it.
+
+        `placed` is (3, m) sequences, seconds of prefill and prompt tokens.
+        """
         cost = cost_of(known)
         slots, in_flight, running, left, kv, kv_now, queued, room, _ = known[COSTS:]
         left, share = np.maximum(1.0, left), np.minimum(MOST_PREFILL_SHARE, share)
         batch = np.minimum(slots, in_flight + 1.0)
         round_s = cost.alpha_d_s + cost.beta_d_s * batch + cost.gamma_d_s * kv
         ahead = running * left * round_s / (1.0 - share)
+        if placed is not None:
+            in_flight, queued, kv = in_flight + placed[0], queued + placed[1], kv + placed[2]
+            room, kv_now = room - placed[0], kv_now - placed[2]
         return cls(
             cost,
             slots,
@@ -165,7 +180,7 @@ class Load:
             share,
             room,
             level_s,
-            max(1e-3, float(ahead.sum() / max(1.0, running.sum()))),
+            float(ahead.sum()),
         )
 
 
@@ -198,6 +213,11 @@ def table(views: Sequence[WorkerView]) -> FloatArray:
 def cost_of(known: FloatArray) -> CostColumns:
     """Of (`NUMBERS`, m)."""
     return CostColumns(*known[:COSTS])
+
+
+def most_queued_s(cost: CostColumns) -> FloatArray:
+    """(m,) seconds of queued prefills beyond which workers are closed."""
+    return np.asarray(np.maximum(QUEUED_S, QUEUED_ALPHAS * cost.alpha_p_s))
 
 
 def water_level_s(

@@ -16,12 +16,21 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from solver.arrays import FloatArray
-from solver.routing.columns import NUMBERS, Load, numbers, table, water_level_s
+from solver.routing.columns import (
+    NUMBERS,
+    Load,
+    cost_of,
+    most_queued_s,
+    numbers,
+    table,
+    water_level_s,
+)
 from solver.routing.problem import WorkerView
 
 # Prefills lately, of which a worker's prefill share is told: some iterations with long prompts.
 SHARE_S = 3.0
 ROOM = NUMBERS.index("room")
+CLOSING = ("room", "prefill_s", "kv_now")
 
 
 class Viewed(Protocol):
@@ -64,16 +73,32 @@ class Fleet(Generic[W]):
             if view is not self.views[j]:
                 self.views[j], self._numbers[:, j] = view, numbers(view)
 
+    def open(self) -> list[W]:
+        """Those that may be sent something, with nothing placed there besides."""
+        room, queued, kv_now = (self._numbers[NUMBERS.index(name)] for name in CLOSING)
+        may = (room > 0) & (queued <= most_queued_s(cost_of(self._numbers))) & (kv_now > 0)
+        return [self.workers[j] for j in np.flatnonzero(may)]
+
     def sent(self, j: int, prefill_s: float, now: float) -> None:
         """Worker j was sent so much."""
         share = float(self._share[j]) * exp((float(self._as_of_s[j]) - now) / SHARE_S)
         self._share[j], self._as_of_s[j] = share + prefill_s / SHARE_S, now
 
-    def load(self, count: int, prompt_tokens: float, output_tokens: float, now: float) -> Load:
-        """What all have to do, with `count` more requests of so many tokens together to come."""
+    def load(
+        self,
+        count: int,
+        prompt_tokens: float,
+        output_tokens: float,
+        placed: FloatArray | None,
+        now: float,
+    ) -> Load:
+        """What all have to do, with `count` more requests of so many tokens together to come.
+
+        `placed` (3, m) is what waits for each besides; see `Load.from_numbers`.
+        """
         level_s = water_level_s(count, prompt_tokens, output_tokens, self._numbers)
         share = self._share * np.exp((self._as_of_s - now) / SHARE_S)
-        return Load.from_numbers(self._numbers.copy(), share, level_s)
+        return Load.from_numbers(self._numbers.copy(), share, level_s, placed)
 
     def _regroup(self, workers: Sequence[W], now: float) -> None:
         """Others are there: what is remembered of those who stay stays."""

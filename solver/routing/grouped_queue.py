@@ -77,6 +77,10 @@ class GroupedQueue(Generic[R]):
         self._count(-request.job.prompt_tokens, -expected)
         return True
 
+    def rank(self, request: R) -> float:
+        """As it was put in."""
+        return self._where[request][1][0]
+
     def pop(self, members: Members) -> list[R]:
         """Let a whole group go."""
         requests = [entry[2] for entry in self.groups.pop(members, [])]

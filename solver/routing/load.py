@@ -40,7 +40,7 @@ class _InFlight:
             left = self.expected_tokens - self.made
         elif self.made - self.predicted_at >= REPREDICT_TOKENS * self.sequences:
             self.predicted_at = self.made
-            left = self.lengths.remaining(self.made // self.sequences).mean * self.sequences
+            left = self.lengths.mean_after(self.made // self.sequences) * self.sequences
         else:
             left = self.remaining - tokens
         self.remaining = max(LEAST_REMAINING, left)
@@ -168,6 +168,10 @@ class WorkerLoad:
             self._output_tokens = self._running_tokens = self._kv_tokens = self._kv_reserved = 0.0
             self._due.clear()
             self._new.clear()
+
+    def is_due(self, now: float) -> bool:
+        """Whether `advance` would count anything."""
+        return bool(self._new) or (bool(self._due) and self._due[0][0] <= now)
 
     def advance(self, cost: CostModel, slots: int, now: float) -> None:
         """Count the tokens that those who do not stream should have made by `now`.

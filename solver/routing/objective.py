@@ -7,7 +7,7 @@ it and added up (`TERMS`), so that one can be traded for another and a choice be
 - prefill: what is queued there to be prefilled before it, and its own uncached prompt;
 - decode: its own tokens, a round each;
 - tail: the same three again for what is long: E[T * T] / (2 S) for T seconds in all, where S is
-  what those that run still take on average. The sum of T + T * T / (2 S) weighs the slowest answers
+  what those that run still take, and these would take at best, on average. The sum of T + T * T / (2 S) weighs the slowest answers
   and not only the mean; and as E[T * T] is E[T]^2 and the variance, who may become long is drawn to
   where tokens come fast;
 - others: what it takes from those who run there: its prefill stalls them, and its tokens make the
@@ -35,19 +35,18 @@ from enum import IntEnum
 import numpy as np
 
 from solver.arrays import BoolArray, FloatArray, IntArray
-from solver.routing.columns import Load, Requests
+from solver.routing.columns import Load, Requests, most_queued_s
 
 # A second without a first token counts as two: one as any other, one as it is waited blindly.
 FIRST_TOKEN = 1.0
 # That all is done holds nobody up in a stream, and everybody in a batch; half is enough for
 # the batch, as the term is zero for all but the few who end last.
 MAKESPAN = 0.5
-# A worker is closed when more prefill is queued there than keeps it busy until the next decision: a
-# second, or on slow engines so many fixed costs of a prefill.
-QUEUED_S, QUEUED_ALPHAS = 1.0, 16.0
 # What one answer in fifty is longer than expected is two standard deviations, or more where tails
 # are heavy (a normal one: 2.05, an exponential one: 2.9).
 DEVIATIONS = 2.0
+# Rows of what is known of requests that are worked out last; and a time that is none.
+LAST, TAIL, LEAST_S = 6, 7, 1e-3
 # One, all of a range, or those of an array.
 Index = int | slice | IntArray
 ALL = slice(None)
@@ -115,8 +114,8 @@ class Pairs:
                 requests.weight,
                 np.maximum(0.0, requests.ttft_s - requests.waited_s),
                 requests.tpot_s,
-                np.zeros((self.n, 1)),  # `last`, below
-                requests.weight / (2.0 * load.scale_s),
+                np.zeros((self.n, 1)),  # becomes `last`
+                requests.weight,  # becomes `tail`
                 (requests.overrun / DEVIATIONS) ** 2,
             )
         )[:, :, 0]
@@ -125,19 +124,23 @@ class Pairs:
         side_by_side = requests.output * load.left / (requests.output + load.left)
         step = cost.gamma_d_s * (requests.prompt + requests.output / 2)
         self._step_s: FloatArray = (cost.beta_d_s + step) * side_by_side
-        most_s = np.maximum(QUEUED_S, QUEUED_ALPHAS * cost.alpha_p_s) - load.queued_s
+        most_s = most_queued_s(cost) - load.queued_s
         self._rooms = np.array((load.room, most_s, load.kv_now))
-        self._nothing = np.zeros((3, self.m))
         self._longest = float(requests.prompt.max(initial=0.0))
-        self._requests[-3] = np.maximum(load.level_s, self.ends_at_best_s())
+        expected, long = self._at_best_s()
+        everybody_s = load.left_s + float(expected.sum())
+        scale_s = max(LEAST_S, everybody_s / (float(load.running.sum()) + self.n))
+        self._requests[LAST] = np.maximum(load.level_s, long)
+        self._requests[TAIL] /= 2.0 * scale_s
 
-    def ends_at_best_s(self) -> FloatArray:
-        """(n,) seconds until each would end, at a high quantile, where it would end first."""
-        _, first, rest = self._seconds(ALL, ALL, self._nothing)
-        end = first + self._requests[2][:, None] * rest
+    def _at_best_s(self) -> tuple[FloatArray, FloatArray]:
+        """(n,) seconds until each would end where that is soonest: expected, at a high quantile."""
+        _, first, rest = self._seconds(ALL, ALL, np.zeros((3, self.m)))
+        ends = first + self._requests[1:3, :, None] * rest
         if self.allowed is not None:
-            end[~self.allowed] = np.inf
-        return np.asarray(end.min(axis=1), dtype=np.float64)
+            ends[:, ~self.allowed] = np.inf
+        expected, long = ends.min(axis=2)
+        return expected, long
 
     def sizes(self, i: Index, j: Index) -> tuple[FloatArray, FloatArray, FloatArray]:
         """What requests add to workers: sequences, seconds of prefill, prompt tokens."""

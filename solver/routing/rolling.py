@@ -22,7 +22,7 @@ planned; whoever changes what workers may serve says so (`regroup`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Generic, Protocol, TypeVar
@@ -34,6 +34,7 @@ from solver.routing.assign import Assignment
 from solver.routing.columns import Load, Requests
 from solver.routing.fleet import Fleet
 from solver.routing.grouped_queue import GroupedQueue, Members, Waiting, merged
+from solver.routing.held import Held
 from solver.routing.problem import Job, WorkerView
 from solver.routing.window import Window, WindowPolicy
 
@@ -78,7 +79,7 @@ class Unsent(Sized, Waiting, Protocol):
         ...
 
 
-class Target(Protocol):
+class Target(Hashable, Protocol):
     """A worker, as far as its load goes."""
 
     @property
@@ -150,10 +151,16 @@ class RollingHorizon(Generic[R, W]):
         self._stale = False
         self._closed: Window[R] | None = None
         self._fleet: Fleet[W] = Fleet()
+        self._held: Held[R, W] = Held()
 
     def __len__(self) -> int:
         """Requests that have not been sent."""
-        return len(self._windows) + len(self._unsent)
+        return len(self._windows) + len(self._unsent) + len(self._held)
+
+    @property
+    def unplanned(self) -> int:
+        """Of these, those that are not held back for a worker in particular."""
+        return len(self) - len(self._held)
 
     def add(self, request: R, now: float) -> None:
         """It joins the open window."""
@@ -161,7 +168,7 @@ class RollingHorizon(Generic[R, W]):
 
     def discard(self, request: R) -> None:
         """Its client has left; unknown ones are ignored."""
-        if not self._unsent.discard(request):
+        if not (self._unsent.discard(request) or self._held.discard(request)):
             self._windows.discard(request)
 
     def next_deadline(self) -> float | None:
@@ -186,9 +193,10 @@ class RollingHorizon(Generic[R, W]):
             self._unsent.regroup(lambda request: self._eligible(request, workers))
             self._stale = False
         self._close(now, workers, free=free)
-        if not free or not self._unsent:
+        if not free or not len(self._unsent) + len(self._held):
             return None
         self._fleet.look(workers, now)
+        self._release(now, workers)
         # A single worker's in the order of arrival: it has an order of its own.
         requests = self._unsent.by_arrival() if alone else self._first(self._fleet.room)
         if not requests:
@@ -202,6 +210,13 @@ class RollingHorizon(Generic[R, W]):
             for request in window.items:
                 rank = place_in_order(request, workers[0]) if workers else now
                 self._unsent.put(request, rank, self._eligible(request, workers))
+
+    def _release(self, now: float, workers: Sequence[W]) -> None:
+        """Who was held back, and may go now or should look around again."""
+        if not len(self._held):
+            return
+        for request, rank in self._held.release(now, set(workers), set(self._fleet.open()), WINDOW):
+            self._unsent.put(request, rank, self._eligible(request, workers))
 
     def _first(self, room: FloatArray) -> list[R]:
         """The first of each group that somebody has room for, in order."""
@@ -220,7 +235,7 @@ class RollingHorizon(Generic[R, W]):
             request.predict_again()
         cached = self._cached(requests, workers)
         eligible = self._columns(requests, len(workers))
-        unsent, fleet = self._unsent, self._fleet
+        unsent, held, fleet = self._unsent, self._held, self._fleet
         jobs = [request.job for request in requests]
         waited = [max(0.0, now - request.came_s) for request in requests]
         return Selection(
@@ -228,7 +243,13 @@ class RollingHorizon(Generic[R, W]):
             workers,
             tuple(fleet.views),
             Requests.of(jobs, waited, len(workers), cached, eligible),
-            fleet.load(len(unsent), unsent.prompt_tokens, unsent.output_tokens, now),
+            fleet.load(
+                len(unsent) + len(held),
+                unsent.prompt_tokens + held.prompt_tokens,
+                unsent.output_tokens + held.output_tokens,
+                held.placed(workers) if len(held) else None,
+                now,
+            ),
             self._closed,
             cached,
             eligible,
@@ -250,15 +271,19 @@ class RollingHorizon(Generic[R, W]):
 
         Each is to be carried out before the next one is asked for.
         """
+        prefill_s = selection.load.cost.beta_p_s * selection.sizes.uncached
         for i, (request, j) in enumerate(zip(selection.requests, plan.workers, strict=True)):
-            worker = selection.workers[j]
+            worker, seconds = selection.workers[j], float(prefill_s[i, j])
             if request not in self._unsent:
                 continue
             if selection.single_worker or (plan.go[i] and worker.room > 0):
                 self.discard(request)
-                seconds = selection.load.cost.beta_p_s[j] * selection.sizes.uncached[i, j]
-                self._fleet.sent(j, float(seconds), now)
+                self._fleet.sent(j, seconds, now)
                 yield request, worker
+            elif i < plan.planned and not plan.go[i]:
+                rank = self._unsent.rank(request)
+                self.discard(request)
+                self._held.put(request, request.job, rank, worker, seconds, now)
 
 
 def place_in_order(request: Unsent, worker: Target) -> float:

@@ -156,7 +156,7 @@ class Completions:
         )
         trace.expect(request)
         name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None
-        async with DisconnectWatch(receive):
+        async with DisconnectWatch(receive, answer.send):
             with self._upstream.pending() as pending:
                 held = self._gate.hold(sized)
                 try:

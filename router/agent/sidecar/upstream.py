@@ -14,8 +14,9 @@ import orjson
 from yarl import URL
 
 from router.agent.sidecar.health import PROBE_TIMEOUT_S, QUICK_S, REPROBE_TIMEOUT_S, HealthCheck
-from router.http.connections import HOP_BY_HOP, Connections, Reply
+from router.http.connections import Connections, Reply
 from router.http.errors import Headers, WorkerUnreachable
+from router.http.reply import hop_by_hop
 from router.settings.agent import AgentSettings
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class Upstream:
         Raises:
             WorkerUnreachable: if none begins.
         """
-        left_out = HOP_BY_HOP | {b"accept-encoding"} if plain else HOP_BY_HOP
+        left_out = hop_by_hop(headers) | ({b"accept-encoding"} if plain else frozenset())
         sent = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in headers

@@ -30,7 +30,7 @@ from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.forwarding.verdict import Verdict, verdict, wait_s
 from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.ticket import Placement, Ticket
-from router.http.connections import Reply
+from router.http.client import Reply
 from router.http.errors import (
     ModelNotFoundError,
     NoCapacityError,

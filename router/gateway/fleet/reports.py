@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncGenerator
 from http import HTTPStatus
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from router.http.client import NotConnected
 from router.wire import STATE_PATH, STATE_TIMEOUT_S, AgentState
 
 PROBE_INTERVAL_S = 1.0  # between probes of a worker without an agent
@@ -142,6 +144,11 @@ def complaint(error: Exception, limit_s: float = STATE_TIMEOUT_S) -> str:
         what = "its name cannot be looked up" if named else "it cannot be reached"
         number = error.os_error.errno
         return f"{what}: {os.strerror(number) if number and number > 0 else error.os_error}"
+    if isinstance(error, NotConnected):
+        named = isinstance(error.__cause__, socket.gaierror)
+        what = "its name cannot be looked up" if named else "it cannot be reached"
+        number = error.errno
+        return f"{what}: {os.strerror(number) if number and number > 0 else error.strerror}"
     if isinstance(error, TimeoutError):
         return f"it has not answered for {limit_s:g} s"
     if isinstance(error, aiohttp.ClientResponseError):

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from math import inf
+from types import TracebackType
 
 # Beyond the silence after which an agent is suspect: long enough for a busy machine to go on, and
 # for the state stream to be opened again after a mere loss of that connection.
@@ -28,9 +27,8 @@ class WorkerStalled(Exception):
     """A request was given up, as its worker sends nothing."""
 
 
-@dataclass(eq=False, slots=True)
 class Watched:
-    """A request at a worker.
+    """A request, for as long as it is at its worker: an asynchronous context.
 
     Attributes:
         least_s, patience: seconds of the worker's silence that it waits for its first byte at
@@ -38,16 +36,47 @@ class Watched:
         may_leave: whether another worker can serve it.
         trial: it shows whether the worker is well again.
         told: it has counted as overdue.
+
+    Raises:
+        WorkerStalled: in place of what is inside, if the request is given up.
     """
 
-    limit: asyncio.Timeout
-    least_s: float
-    patience: Callable[[], float]
-    may_leave: Callable[[], bool]
-    trial: bool = False
-    sent_s: float = field(default_factory=time.monotonic)
-    begun: bool = False
-    told: bool = False
+    def __init__(
+        self,
+        guard: StallGuard,
+        least_s: float,
+        patience: Callable[[], float],
+        may_leave: Callable[[], bool],
+        *,
+        trial: bool,
+    ) -> None:
+        self.limit, self._guard = asyncio.timeout(None), guard
+        self.least_s, self.patience = least_s, patience
+        self.may_leave, self.trial = may_leave, trial
+        self.sent_s = time.monotonic()
+        self.begun = self.told = False
+
+    async def __aenter__(self) -> Callable[[], None]:
+        await self.limit.__aenter__()
+        self._guard.begin(self)
+        return self._heard
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._guard.end(self)
+        try:
+            await self.limit.__aexit__(kind, error, trace)
+        except TimeoutError as late:
+            raise WorkerStalled from late
+
+    def _heard(self) -> None:
+        """A byte has come for it."""
+        self.begun = True
+        self._guard.heard(self)
 
     def give_up(self) -> None:
         """It is taken from its worker."""
@@ -90,40 +119,32 @@ class StallGuard:
         """For how long nothing has come, though some answer has begun and not ended."""
         return now - self.heard_s if any(one.begun for one in self._watched) else 0.0
 
-    @asynccontextmanager
-    async def watch(
+    def watch(
         self,
         least_s: float = inf,
         patience: Callable[[], float] = lambda: inf,
         may_leave: Callable[[], bool] = lambda: False,
         *,
         trial: bool = False,
-    ) -> AsyncIterator[Callable[[], None]]:
-        """For as long as one request is at the worker; to be called at each of its bytes.
+    ) -> Watched:
+        """For as long as one request is at the worker; what it gives is called at its bytes."""
+        return Watched(self, least_s, patience, may_leave, trial=trial)
 
-        Raises:
-            WorkerStalled: in place of what is inside, if the request is given up.
-        """
-        limit = asyncio.timeout(None)
-        try:
-            async with limit:
-                one = Watched(limit, least_s, patience, may_leave, trial)
-                self._watched.add(one)
-                self._set(limit)
+    def begin(self, one: Watched) -> None:
+        """A request has been sent."""
+        self._watched.add(one)
+        if self._armed:
+            self._set(one.limit)
 
-                def heard() -> None:
-                    one.begun, self.heard_s = True, time.monotonic()
-                    if self._armed:
-                        self._set(limit)
+    def heard(self, one: Watched) -> None:
+        """Something has come for it."""
+        self.heard_s = time.monotonic()
+        if self._armed:
+            self._set(one.limit)
 
-                try:
-                    yield heard
-                finally:
-                    self._watched.discard(one)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise WorkerStalled from error
+    def end(self, one: Watched) -> None:
+        """It has left."""
+        self._watched.discard(one)
 
     def _set_all(self) -> None:
         for one in self._watched:

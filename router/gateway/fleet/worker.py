@@ -158,9 +158,12 @@ class Worker:
 
     def view(self, now: float) -> WorkerView:
         """What the planner sees of it; the same as before until something has changed."""
-        load, cost, slots = self.load, self.cost, self.slots
-        load.advance(cost, slots, now)
-        seen = load.changes, cost, self.state, slots, self.available, self.health.places
+        load = self.load
+        if load.is_due(now):
+            load.advance(self.cost, self.slots, now)
+        health = self.health
+        known = load.changes, self.state, self.scale.factor
+        seen = *known, health.open, health.places, self.leaving
         if self._view is None or self._view[0] != seen:
             self._view = seen, self._new_view(now)
         return self._view[1]

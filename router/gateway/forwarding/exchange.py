@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from router.gateway.accounting.slo import Timing
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.forwarding.attempt import Attempt
-from router.http.asgi import Send, respond_error
-from router.http.connections import Reply
+from router.http.asgi import Responder, Send, respond_error, responder
+from router.http.client import Reply
 from router.http.errors import Headers, RouterError, WorkerFailed, shortened, sse_error
 from router.http.schemas import CompletionRequest
 from router.http.usage import JsonMeter, ResponseInfo, StreamMeter, Usage
@@ -34,6 +34,7 @@ class Exchange:
         trace_context: its place in a trace, if it has one; `attempts` and `response_info` are noted
             if it is recorded.
         usage, response_info: what its answer said.
+        out: where its response goes.
     """
 
     send: Send
@@ -53,6 +54,10 @@ class Exchange:
     attempts: list[Attempt] = field(default_factory=list)
     usage: Usage | None = None
     response_info: ResponseInfo | None = None
+    out: Responder = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.out = responder(self.send)
 
     @property
     def recorded(self) -> bool:
@@ -91,22 +96,26 @@ class Exchange:
             WorkerFailed: if it breaks off.
         """
         self.streaming = reply.is_stream
-        meter = StreamMeter() if reply.is_stream else JsonMeter()
-        async for chunk in reply.chunks():
+        meter, out = StreamMeter() if reply.is_stream else JsonMeter(), self.out
+
+        def pass_on(chunk: bytes) -> None:
             if self.first_byte is None:
-                await self._start(reply, worker)
+                self._start(reply, worker)
             events = meter.feed(chunk)
             if events and self.first_token is None:
                 self.first_token, self.record.first_token_s = time.monotonic(), time.time()
             progress(events)
-            await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+            out.write(chunk)
+
+        await reply.relay(pass_on, out)
         if self.first_byte is None:
             if reply.status == 200:
                 raise WorkerFailed("The worker ended its answer before it had begun.")
-            await self._start(reply, worker)
+            self._start(reply, worker)
         if isinstance(meter, StreamMeter) and reply.status == 200:
             self._check_end(meter)
-        await self.send({"type": "http.response.body", "body": b""})
+        out.end()
+        await out.drain()
         self.usage = usage = meter.usage()
         if reply.status == 200:
             self.record.output_tokens = meter.tokens(usage)
@@ -120,7 +129,7 @@ class Exchange:
         if not self.failed and not meter.finished:
             raise WorkerFailed("The worker ended its stream without saying that it was done.")
 
-    async def _start(self, reply: Reply, worker: str) -> None:
+    def _start(self, reply: Reply, worker: str) -> None:
         """The response's head, with the gateway's own share of the time."""
         sent = self.received if self.sent is None else self.sent
         own = {
@@ -132,8 +141,7 @@ class Exchange:
         headers += own.items()
         self.first_byte, self.record.first_token_s = time.monotonic(), time.time()
         self.record.status = reply.status
-        start = {"type": "http.response.start", "status": reply.status, "headers": headers}
-        await self.send(start)
+        self.out.start(reply.status, headers)
 
     async def send_error(self, error: RouterError) -> None:
         """The error as a response, or at the end of one that has begun."""
@@ -142,7 +150,9 @@ class Exchange:
             self.record.status = error.status
             await respond_error(self.send, error, [(REQUEST_ID, self.record.id.encode())])
         elif self.streaming:
-            await self.send({"type": "http.response.body", "body": sse_error(error)})
+            self.out.write(sse_error(error))
+            self.out.end()
+            await self.out.drain()
         else:
             log.warning("answer cut short", extra={"request": self.record.id})
             raise error  # the server closes the connection: half a JSON body is no answer

@@ -5,14 +5,11 @@ This is the one seam behind which bytes move. Everything else of the gateway see
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import aiohttp
-from yarl import URL
-
 from router.gateway.fleet.reports import complaint
-from router.http.connections import HOP_BY_HOP, Connections, Reply
-from router.http.errors import WorkerRefused, WorkerUnreachable
+from router.http.client import ConnectTimeout, NotConnected, Reply
+from router.http.connections import Connections
+from router.http.errors import Headers, WorkerRefused, WorkerUnreachable
+from router.http.reply import hop_by_hop
 from router.settings.gateway import GatewayTuning
 from router.wire import (
     ATTEMPT,
@@ -35,22 +32,20 @@ _SET_ANEW = {
     TTFT_MS,
     TPOT_MS,
 }
-_NOT_SENT = HOP_BY_HOP | _SET_ANEW | {b"accept-encoding", b"content-type"}
+_NOT_SENT = frozenset((*_SET_ANEW, b"accept-encoding", b"content-type"))
 
 
 class Forwarder:
-    """Sends requests to workers over pooled connections."""
+    """Sends requests to workers over kept connections."""
 
     def __init__(self, tuning: GatewayTuning, connections: Connections) -> None:
-        self._connections = connections
-        self._timeout = aiohttp.ClientTimeout(
-            sock_connect=tuning.connect_timeout_s, sock_read=tuning.silence_timeout_s
-        )
+        self._client = connections.client
+        self._connect_s, self._silence_s = tuning.connect_timeout_s, tuning.silence_timeout_s
 
     async def send(
         self,
         url: str,
-        headers: Iterable[tuple[bytes, bytes]],
+        headers: Headers,
         extra: dict[str, str],
         body: bytes,
     ) -> Reply:
@@ -59,21 +54,22 @@ class Forwarder:
         Raises:
             WorkerRefused: if nobody listens there.
             WorkerUnreachable: if none begins.
+            WorkerFailed: if it begins with a head that is too large: the work is done.
         """
-        sent = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in headers
-            if name not in _NOT_SENT
-        ]
-        sent += extra.items()
+        own = "".join([f"{name}: {value}\r\n" for name, value in extra.items()])
+        left_out = _NOT_SENT | hop_by_hop(headers)
+        kept = [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in left_out]
         try:
-            response = await self._connections.request(
-                "POST", URL(url, encoded=True), data=body, headers=sent, timeout=self._timeout
+            return await self._client.post(
+                url,
+                b"".join((*kept, own.encode("latin-1"))),
+                body,
+                connect_s=self._connect_s,
+                silence_s=self._silence_s,
             )
-        except aiohttp.ClientConnectorError as error:
+        except NotConnected as error:
             raise WorkerRefused(complaint(error)) from error
-        except aiohttp.ConnectionTimeoutError as error:
-            raise WorkerUnreachable(complaint(error, self._timeout.sock_connect or 0.0)) from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise WorkerUnreachable(complaint(error, self._timeout.sock_read or 0.0)) from error
-        return Reply(response)
+        except ConnectTimeout as error:
+            raise WorkerUnreachable(complaint(error, self._connect_s)) from error
+        except (TimeoutError, OSError) as error:
+            raise WorkerUnreachable(complaint(error, self._silence_s)) from error

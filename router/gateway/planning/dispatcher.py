@@ -256,19 +256,26 @@ class Dispatcher:
         workers = self._workers.available()
         bad_workers = list(broken_workers(workers, time.monotonic()))
         for worker, why in bad_workers:
-            self._workers.mark_down(worker, f"no plan can be made with its figures: {why}")
+            self._workers.conditions.lost(worker, f"no plan can be made with its figures: {why}")
         if not bad_workers:
             bad = list(broken_tickets(self._unsent.tickets, workers))
             for ticket, why in bad or [(ticket, error) for ticket in self._unsent.tickets]:
                 self._reject(ticket, UnplannableError(why))
+        # The defect may have come between a window and the queue.
+        for ticket in self._unsent.tickets:
+            if ticket.waiting:
+                self._rolling.discard(ticket)
+                self._rolling.add(ticket, time.monotonic())
         self._wake.set()
 
     async def _plan(self, selection: TicketSelection) -> bool:
         start = time.monotonic()
         planned = await self._planner.plan(selection.sizes, selection.load)
         took_s = time.monotonic() - start
-        sent = await self._send(selection, self._record(selection, planned, took_s))
-        return sent > 0 and len(self._rolling) > len(selection.requests) - sent
+        before = self._rolling.unplanned
+        await self._send(selection, self._record(selection, planned, took_s))
+        left = self._rolling.unplanned
+        return 0 < left < before and left > len(selection.requests) - (before - left)
 
     async def _send(self, selection: TicketSelection, record: PlanRecord) -> int:
         """Hand out what workers can start soon, in turns; how many that were."""

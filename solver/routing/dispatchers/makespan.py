@@ -59,15 +59,15 @@ class Makespan:
         return self._rolling.next_deadline()
 
     def poll(self, now: float, workers: Workers) -> Iterator[Placement]:
-        """Plan, send as far as there is room, and again as long as that sends anything."""
+        """Plan and send as far as there is room, and again as long as that leads to anything."""
         index = {id(worker): j for j, worker in enumerate(workers)}
-        sent = True
-        while sent and (selection := self._rolling.select(now, workers)) is not None:
-            sent = False
+        while (selection := self._rolling.select(now, workers)) is not None:
+            before = self._rolling.unplanned
             plan = assign(selection.sizes, selection.load)
             for arrival, worker in self._rolling.bind(selection, plan, now):
-                sent = True
                 yield arrival, index[id(worker)]
+            if self._rolling.unplanned == before:
+                return
 
 
 def _cached(arrivals: Sequence[Arrival], workers: Workers) -> FloatArray | None:

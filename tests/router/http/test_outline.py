@@ -6,12 +6,15 @@ import asyncio
 import json
 import random
 import string
+import time
+from math import inf
 from typing import Any
 
 import orjson
 import pytest
 
 from router.http import shorten as module
+from router.http.bodies import BodyReader
 from router.http.errors import RequestError
 from router.http.outline import outline, outline_shortened
 from router.http.schemas import MOST_TOKENS, Prompt
@@ -155,3 +158,37 @@ def test_numbers_and_escapes_without_end_leave_stubs() -> None:
         for head in (b'{"prompt":"', b'{"prompt":[', b'{"prompt":'):
             found = asyncio.run(shorten(head + part * (3_000_000 // len(part))))
             assert len(found.body) <= KEPT + module.SLICE + 2 * STUB
+
+
+# Of 32 MiB each; of each, the largest turn of the event loop.
+LARGE = {
+    "text": b'{"prompt":"' + b"a b " * (8 << 20) + b'"}',
+    "beyond ASCII": b'{"prompt":"' + "中".encode() * (10 << 20) + b'"}',
+    "escapes": b'{"prompt":"' + b"\\n" * (16 << 20) + b'"}',
+    "token ids": b'{"prompt":[' + b"12345," * (5 << 20) + b"1]}",
+    "spaces": b'{"prompt":' + b" " * (32 << 20) + b'"x"}',
+    "as many messages as may be": b'{"messages":['
+    + b'{"role":"u","content":"x"},' * 13_000
+    + b"{}]}",
+}
+MOST_TURN_S = 0.05
+
+
+async def test_no_large_body_holds_up_the_event_loop() -> None:
+    """In seconds of this thread's processor, the best of three."""
+    for kind, raw in LARGE.items():
+        best = inf
+        for _ in range(3):
+            task = asyncio.create_task(
+                BodyReader(1 << 30).outline(raw, chat=kind == "many messages")
+            )
+            longest = 0.0
+            while not task.done():
+                start = time.thread_time()
+                await asyncio.sleep(0)
+                longest = max(longest, time.thread_time() - start)
+            assert task.result().choices == 1
+            best = min(best, longest)
+            if best < MOST_TURN_S:
+                break
+        assert best < MOST_TURN_S, kind

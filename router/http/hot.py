@@ -1,0 +1,176 @@
+"""Hot routes straight from the server's protocol, before any framework.
+
+Rules:
+- a POST whose path is that of a hot route goes to its endpoint, with the connection itself to
+  answer on (`router.http.asgi.Direct`);
+- everything else is uvicorn's and the application's: other routes, and what only few clients do
+  (HTTP/1.0, escaped paths, requests sent before the answer to the one before). The application has
+  the same endpoints, so that nothing depends on the way here.
+
+An application names its hot routes in ``app.state.hot``, by path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    RequestResponseCycle,
+)
+
+from router.http.asgi import Direct, Message, Receive, Scope, Send, respond
+from router.http.errors import Headers, error_body
+from router.http.slow_readers import SlowReaders
+
+Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_NO_BODY = frozenset((204, 304))
+
+
+class Cycle(RequestResponseCycle, Direct):
+    """One request on a hot route and its response, on the connection that they came on."""
+
+    def __init__(self, **parts: Any) -> None:  # noqa: ANN401 - uvicorn's own
+        super().__init__(**parts)
+        self._head = b""
+        self._callback: Callable[[], None] | None = None
+
+    async def __call__(self, message: Message) -> None:
+        """Part of `Direct`."""
+        await self.send(message)  # type: ignore[arg-type]
+
+    @property
+    def paused(self) -> bool:  # type: ignore[override]
+        """Whether the client does not keep up."""
+        return self.flow.write_paused and not self.disconnected
+
+    async def drain(self) -> None:
+        """Part of `Responder`."""
+        await self.flow.drain()
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Part of `Responder`; the head goes with what comes first after it."""
+        assert not self.response_started
+        self.response_started = True
+        lines = [STATUS_LINE[status]]
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+        framed = any(name == b"content-length" for name, _ in headers) or status in _NO_BODY
+        self.chunked_encoding = not framed
+        if self.chunked_encoding:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        self._head = b"".join(lines)
+        if self._head.count(b"\n") != len(headers) + 2 + self.chunked_encoding + (
+            not self.keep_alive
+        ):
+            raise ValueError(f"a response's header breaks its line: {headers}")
+
+    def write(self, data: bytes) -> None:
+        """Part of `Responder`."""
+        if self.disconnected or not data:
+            return
+        head, self._head = self._head, b""
+        if self.chunked_encoding:
+            data = b"%b%x\r\n%b\r\n" % (head, len(data), data)
+        elif head:
+            data = head + data
+        self.transport.write(data)
+
+    def end(self) -> None:
+        """Part of `Responder`."""
+        if not self.disconnected:
+            rest = self._head + b"0\r\n\r\n" if self.chunked_encoding else self._head
+            if rest:
+                self.transport.write(rest)
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+
+    def when_gone(self, callback: Callable[[], None] | None) -> None:
+        """Part of `Direct`."""
+        self._callback = callback
+        if self.disconnected:
+            self.gone()
+
+    def gone(self) -> None:
+        """The connection is lost."""
+        if self.response_complete:
+            return
+        self.disconnected = True
+        self.message_event.set()
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+    async def send_500_response(self) -> None:
+        """A defect of ours, in OpenAI's form."""
+        message = f"{self.scope['path']}: internal error; see the log."
+        content = [(b"content-type", b"application/json"), (b"connection", b"close")]
+        await respond(self, 500, content, error_body(message, "server_error"))
+
+
+class HotProtocol(SlowReaders):
+    """See the module."""
+
+    def __init__(self, *args: Any, **parts: Any) -> None:  # noqa: ANN401 - uvicorn's own
+        super().__init__(*args, **parts)
+        self._hot: Mapping[bytes, Endpoint] = getattr(
+            getattr(self.config.app, "state", None), "hot", {}
+        )
+        self._hot_cycle: Cycle | None = None
+
+    def on_headers_complete(self) -> None:
+        """A request's head has come."""
+        path, _, query = self.url.partition(b"?")
+        endpoint = self._hot.get(path)
+        busy = self.cycle is not None and not self.cycle.response_complete
+        version = self.parser.get_http_version()
+        unusual = busy or version != "1.1" or b"#" in query
+        if endpoint is None or unusual or self.parser.get_method() != b"POST":
+            super().on_headers_complete()
+            return
+        self.scope |= {
+            "method": "POST",
+            "http_version": version,
+            "path": path.decode(),
+            "raw_path": path,
+            "query_string": query,
+        }
+        cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        self.cycle = self._hot_cycle = cycle
+        task = self.loop.create_task(self._answer(cycle, endpoint))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    @staticmethod
+    async def _answer(cycle: Cycle, endpoint: Endpoint) -> None:
+        async def app(*_: object) -> None:
+            await endpoint(cycle.scope, cycle.receive, cycle)  # type: ignore[arg-type]
+
+        await cycle.run_asgi(app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has left, or its connection has ended."""
+        super().connection_lost(exc)
+        if self._hot_cycle is not None:
+            self._hot_cycle.gone()

@@ -1,0 +1,56 @@
+"""What the beginning of an answer says, whichever client it came to."""
+
+from __future__ import annotations
+
+from router.http.errors import Headers, retry_after
+
+# Meant for one connection only (RFC 9110 section 7.6.1), or set anew for the next one.
+HOP_BY_HOP = frozenset(
+    (
+        b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te",
+        b"trailer", b"transfer-encoding", b"upgrade", b"host", b"content-length", b"expect",
+    )
+)  # fmt: skip
+_NOT_RETURNED = frozenset((b"server", b"date"))
+_NO_BODY = frozenset((204, 304))
+_USUAL = frozenset((b"close", b"keep-alive"))
+
+
+def hop_by_hop(headers: Headers) -> frozenset[bytes]:
+    """Names of headers that stay behind: of them all, and those that ``Connection`` names."""
+    named = [value for name, value in headers if name == b"connection" and value not in _USUAL]
+    if not named:
+        return HOP_BY_HOP
+    return HOP_BY_HOP.union(part.strip().lower() for value in named for part in value.split(b","))
+
+
+class ReplyHead:
+    """Status and headers, names in lower case, as far as they are for the client.
+
+    Attributes:
+        is_stream: whether server-sent events are coming.
+    """
+
+    def __init__(self, status: int, headers: Headers) -> None:
+        self.status = status
+        left_out = hop_by_hop(headers) | _NOT_RETURNED
+        if status not in _NO_BODY:
+            left_out -= {b"content-length"}
+        self.headers: Headers = [pair for pair in headers if pair[0] not in left_out]
+        kind = self.header(b"content-type") or b""
+        self.is_stream = kind.partition(b";")[0].strip().lower() == b"text/event-stream"
+        if self.is_stream:  # it may get an error event more
+            self.headers = [pair for pair in self.headers if pair[0] != b"content-length"]
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of that name (lower case)."""
+        return next((value for key, value in self.headers if key == name), None)
+
+    def has(self, header: bytes) -> bool:
+        """Whether it carries a header of that name."""
+        return self.header(header) is not None
+
+    def retry_after(self, seconds: float) -> None:
+        """Tell when to come back, unless the worker did."""
+        if not self.has(b"retry-after"):
+            self.headers.append(retry_after(seconds))

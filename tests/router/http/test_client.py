@@ -1,0 +1,306 @@
+"""The forwarding client against workers that answer in all ways of HTTP, and in some others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import pytest
+
+from router.http.asgi import Responder
+from router.http.client import MOST_HEAD_BYTES, MOST_UNREAD_BYTES, Client, NotConnected
+from router.http.errors import Headers, WorkerFailed
+from router.http.reply import ReplyHead, hop_by_hop
+from tests.waiting import PATIENCE_S, until
+
+Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
+WHOLE = OK + b"content-length: 5\r\n\r\nhello"
+CHUNKS = b"5\r\nhello\r\n1\r\n!\r\n0\r\n"
+BIG = b"x" * (4 * MOST_UNREAD_BYTES)
+
+
+class Out(Responder):
+    """A client that takes what it gets; it does not keep up while `paused`."""
+
+    def __init__(self) -> None:
+        self.taken = bytearray()
+        self.ready = asyncio.Event()
+
+    def start(self, status: int, headers: Headers) -> None:
+        raise NotImplementedError
+
+    def write(self, data: bytes) -> None:
+        self.taken += data
+
+    def end(self) -> None:
+        raise NotImplementedError
+
+    async def drain(self) -> None:
+        await self.ready.wait()
+        self.paused = False
+
+
+@dataclass
+class Worker:
+    """A server that follows a script on each connection."""
+
+    client: Client
+    url: str = ""
+    connections: int = 0
+    requests: list[bytes] = field(default_factory=list)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def request(self, reader: asyncio.StreamReader) -> bool:
+        """Read one; whether there was one."""
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self.gone.set()
+            return False
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        self.requests.append(head + await reader.readexactly(length))
+        return True
+
+
+@asynccontextmanager
+async def serving(
+    answer: bytes | list[bytes],
+    *,
+    close: bool = False,
+    keep_alive_s: float = 30.0,
+    requests: int = 10**6,
+) -> AsyncIterator[Worker]:
+    """Every request is answered so, in pieces that arrive one by one.
+
+    After so many `requests` the next one finds its connection closed, without having been told.
+    """
+    worker, pieces = Worker(Client(keep_alive_s)), [answer] if isinstance(answer, bytes) else answer
+    handlers: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        worker.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        handlers.add(task)
+        try:
+            for k in range(10**6):
+                if not await worker.request(reader) or k == requests:
+                    break
+                for piece in pieces:
+                    writer.write(piece)
+                    await asyncio.sleep(0)
+                if close:
+                    break
+        finally:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    worker.url = f"http://{host}:{port}"
+    try:
+        yield worker
+    finally:
+        worker.client.close()
+        server.close()
+        for handler in handlers:
+            handler.cancel()
+        await asyncio.gather(*handlers, return_exceptions=True)
+        for _ in range(5):  # transports are closed in turns of the loop
+            await asyncio.sleep(0)
+
+
+async def post(worker: Worker, silence_s: float = PATIENCE_S) -> tuple[int, bytes]:
+    """One request, and all of its answer."""
+    limits = {"connect_s": PATIENCE_S, "silence_s": silence_s}
+    reply = await worker.client.post(
+        worker.url + "/v1/completions?a=b", b"x-a: b\r\n", b"{}", **limits
+    )
+    out = Out()
+    await reply.relay(out.write, out)
+    return reply.status, bytes(out.taken)
+
+
+ANSWERS: dict[str, tuple[bytes, bool, int, bytes]] = {
+    # what is sent, whether the server closes then; status and body
+    "a length": (WHOLE, False, 200, b"hello"),
+    "chunks": (CHUNKED + CHUNKS + b"\r\n", False, 200, b"hello!"),
+    "trailers": (
+        CHUNKED + CHUNKS + b"x-content-length: 9\r\n\r\n",
+        False, 200, b"hello!",
+    ),
+    "no body": (b"HTTP/1.1 204 No Content\r\n\r\n", False, 204, b""),
+    "empty": (OK + b"content-length: 0\r\n\r\n", False, 200, b""),
+    "early hints": (b"HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n" + WHOLE, False, 200, b"hello"),
+    "continue": (b"HTTP/1.1 100 Continue\r\n\r\n" + WHOLE, False, 200, b"hello"),
+    "until it closes": (OK + b"connection: close\r\n\r\nhello", True, 200, b"hello"),
+    "a length, closing": (OK + b"connection: close\r\n" + WHOLE[len(OK) :], True, 200, b"hello"),
+    "an old server": (b"HTTP/1.0 200 OK\r\n\r\nhello", True, 200, b"hello"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+def test_an_answer_is_read_however_it_comes(name: str, size: int) -> None:
+    async def play() -> None:
+        answer, close, status, body = ANSWERS[name]
+        pieces = [answer[k : k + size] for k in range(0, len(answer), size)]
+        async with serving(pieces, close=close) as worker:
+            for _ in range(3):
+                assert await asyncio.wait_for(post(worker), PATIENCE_S) == (status, body)
+            assert worker.connections == (3 if close else 1), "it is kept unless it is closed"
+            head = b"POST /v1/completions?a=b HTTP/1.1\r\nhost: %b\r\nx-a: b\r\n"
+            request = head % worker.url[7:].encode() + b"content-length: 2\r\n\r\n{}"
+            assert worker.requests == [request] * 3
+
+    asyncio.run(play())
+
+
+LARGE = "a head without end"
+BROKEN: dict[str, tuple[bytes, bool]] = {
+    "closes at once": (b"", True),
+    "a status of its own": (b"HTTP/1.1 999 Odd\r\ncontent-length: 0\r\n\r\n", False),
+    "no HTTP": (b"SSH-2.0-OpenSSH\r\n\r\n", False),
+    "closes within its head": (OK + b"content-le", True),
+    LARGE: (OK + b"x-a: " + b"a" * 2 * MOST_HEAD_BYTES, False),
+    "another protocol": (b"HTTP/1.1 101 No\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", True),
+    "two lengths": (OK + b"content-length: 5\r\ncontent-length: 6\r\n\r\nhello", False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_no_answer_is_an_error_and_its_connection_is_not_kept(name: str) -> None:
+    async def play() -> None:
+        answer, close = BROKEN[name]
+        async with serving(answer, close=close) as worker:
+            for k in (1, 2):
+                # Whoever has sent a large head has done the work, and is not to do it again.
+                with pytest.raises(WorkerFailed if name == LARGE else OSError):
+                    await asyncio.wait_for(post(worker), PATIENCE_S)
+                assert worker.connections == k
+
+    asyncio.run(play())
+
+
+CUT: dict[str, bytes] = {
+    "short of its length": OK + b"content-length: 50\r\n\r\nhello",
+    "without a last chunk": CHUNKED + b"5\r\nhello\r\n",
+    "a bad chunk": CHUNKED + b"5\r\nhello\r\nzzz\r\n",
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_half_an_answer_is_passed_on_and_then_told(name: str) -> None:
+    async def play() -> None:
+        out = Out()
+        async with serving(CUT[name], close=True) as worker:
+            reply = await worker.client.post(
+                worker.url + "/", b"", b"", connect_s=9.0, silence_s=9.0
+            )
+            with pytest.raises(WorkerFailed):
+                await asyncio.wait_for(reply.relay(out.write, out), PATIENCE_S)
+            assert out.taken == b"hello"
+
+    asyncio.run(play())
+
+
+async def test_more_than_was_asked_for_ends_the_connection() -> None:
+    async with serving(WHOLE + WHOLE) as worker, asyncio.timeout(PATIENCE_S):
+        with suppress(WorkerFailed):  # both may have come in one read
+            await post(worker)
+        await worker.gone.wait()
+
+
+async def test_silence_ends_a_request_before_and_within_its_answer() -> None:
+    async with serving(b"") as worker:
+        with pytest.raises(TimeoutError):
+            await post(worker, silence_s=0.05)
+    async with serving(OK + b"content-length: 50\r\n\r\nhello") as worker:
+        with pytest.raises(WorkerFailed):
+            await post(worker, silence_s=0.05)
+        await asyncio.wait_for(worker.gone.wait(), PATIENCE_S)
+
+
+async def test_who_cannot_be_reached_is_an_error() -> None:
+    async with serving(WHOLE) as worker:
+        worker.url = "http://127.0.0.1:1"  # where nobody listens
+        with pytest.raises(NotConnected):
+            await post(worker)
+
+
+async def test_an_idle_connection_is_closed_in_time_and_not_used_again() -> None:
+    async with serving(WHOLE, keep_alive_s=0.05) as worker:
+        await post(worker)
+        await asyncio.wait_for(worker.gone.wait(), PATIENCE_S)
+        await post(worker)
+        assert worker.connections == 2
+
+
+async def test_a_connection_that_was_closed_while_idle_is_replaced_without_a_word() -> None:
+    async with serving(WHOLE, requests=1) as worker:
+        for _ in range(3):
+            await post(worker)
+        assert worker.connections == 3
+    async with serving(b"", close=True) as worker:  # who hangs up at once is not asked again
+        with pytest.raises(OSError):  # noqa: PT011
+            await post(worker)
+        assert worker.connections == 1
+
+
+async def test_who_lets_go_is_seen_by_the_worker() -> None:
+    async with serving(OK + b"content-length: 50\r\n\r\nhello") as worker:
+        reply = await worker.client.post(worker.url + "/", b"", b"", connect_s=9.0, silence_s=99.0)
+        reply.close()
+        await asyncio.wait_for(worker.gone.wait(), PATIENCE_S)
+    async with serving(b"") as worker:
+        asking = asyncio.create_task(post(worker))
+        await until(lambda: bool(worker.requests))
+        asking.cancel()
+        await asyncio.wait_for(worker.gone.wait(), PATIENCE_S)
+
+
+async def test_a_slow_client_holds_the_worker_up_and_gets_it_all() -> None:
+    head = OK + b"content-length: %d\r\n\r\n" % len(BIG)
+    out = Out()
+    async with serving([head, BIG]) as worker:
+        reply = await worker.client.post(worker.url + "/", b"", b"", connect_s=9.0, silence_s=99.0)
+        out.paused = True
+        relaying = asyncio.create_task(reply.relay(out.write, out))
+        for _ in range(200):
+            await asyncio.sleep(0.001)
+        assert len(out.taken) < len(BIG), "it stopped taking from the network"
+        out.ready.set()
+        await asyncio.wait_for(relaying, PATIENCE_S)
+        assert out.taken == BIG
+
+
+async def test_a_defect_of_the_reader_is_its_own() -> None:
+    def broken(_: bytes) -> None:
+        raise ZeroDivisionError
+
+    out = Out()
+    async with serving([CHUNKED, CHUNKS + b"\r\n"]) as worker:
+        reply = await worker.client.post(worker.url + "/", b"", b"", connect_s=9.0, silence_s=9.0)
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(reply.relay(broken, out), PATIENCE_S)
+
+
+NAMED: list[tuple[Headers, set[bytes]]] = [
+    ([(b"connection", b"x-hop, close"), (b"x-hop", b"1"), (b"x-a", b"2")], {b"x-a"}),
+    ([(b"connection", b"X-Hop"), (b"connection", b"x-a"), (b"x-hop", b"1"), (b"x-a", b"2")], set()),
+    ([(b"connection", b"keep-alive"), (b"keep-alive", b"5"), (b"x-a", b"2")], {b"x-a"}),
+    ([(b"upgrade", b"h2c"), (b"te", b"trailers"), (b"x-a", b"\xe9")], {b"x-a"}),
+    ([(b"content-length", b"5"), (b"server", b"x")], {b"content-length"}),
+]
+
+
+@pytest.mark.parametrize(("headers", "kept"), NAMED)
+def test_headers_that_connection_names_stay_behind(headers: Headers, kept: set[bytes]) -> None:
+    assert {name for name, _ in ReplyHead(200, headers).headers} == kept
+    assert {name for name, _ in headers} - hop_by_hop(headers) == kept - {b"content-length"} | (
+        {b"server"} & {name for name, _ in headers}
+    )
+    assert b"content-length" not in dict(ReplyHead(304, headers).headers)
