@@ -4,7 +4,8 @@ Rules:
 - planned together are the first `WINDOW` of what is unsent, or as many as workers have room for a
   few times over, by what they cost all together (`solver.routing.objective`), on top of what the
   workers still have to do;
-- sent is only what a worker can start soon (`solver.routing.assign`); the rest stays and is planned
+- sent is only what a worker can start soon (`solver.routing.assign`); who is held back for a better
+  worker stands in a line of its own (`solver.routing.held`), and the rest stays and is planned
   again, with its length predicted again as others end;
 - order is by arrival: who has somebody waiting goes before by half a second for each second that it
   takes less, bulk work by a second for each that it takes more. So short answers are not stuck

@@ -9,7 +9,7 @@ prefix blocks; each worker's cost model, slots, what runs and queues there, free
 prefixes.
 
 Parameters:
-- `solver.routing.objective.FIRST_TOKEN`, `solver.routing.objective.MAKESPAN`: 1 and 0.5, what a
+- `solver.routing.objective.FIRST_TOKEN`, `solver.routing.objective.MAKESPAN`: 2 and 0.5, what a
   second before the first token counts for besides, and one by which the fleet is outlasted.
 - `solver.routing.rolling.SHORT_FIRST`, `solver.routing.rolling.LONG_FIRST`: half a second for each
   second of work, and one the other way for bulk work: the order of what waits.

@@ -12,6 +12,7 @@ from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.model import CostModel
 from solver.cost.profiles import PROFILES
 from solver.routing.assign import assign
+from solver.routing.held import HELD_S
 from solver.routing.problem import Job, WorkerView
 from solver.routing.rolling import RollingHorizon
 from tests.helpers import calls
@@ -81,15 +82,16 @@ def rolling() -> RollingHorizon[Ask, Place]:
 
 
 def send(by: RollingHorizon[Ask, Place], places: Sequence[Place], now: float = 1.0) -> int:
-    """As the gateway does it, until nobody more can go."""
-    count, sent = 0, 1
-    while sent and (selection := by.select(now, places)) is not None:
-        sent = 0
+    """As the gateway does it, as long as that leads to anything."""
+    count = 0
+    while (selection := by.select(now, places)) is not None:
+        before = by.unplanned
         plan = assign(selection.sizes, selection.load)
         for ask, place in by.bind(selection, plan, now):
             place.got.append(ask)
-            sent += 1
-        count += sent
+            count += 1
+        if by.unplanned == before:
+            break
     return count
 
 
@@ -210,3 +212,66 @@ def test_bulk_work_goes_longest_first_and_people_are_not_stuck_behind_long_answe
         idle = [Place("a", slots=1)]
         assert send(by, idle) >= 1
         assert idle[0].got[0].expected_tokens == first
+
+
+def fast_and_slow(asks: int) -> tuple[RollingHorizon[Ask, Place], Place, Place]:
+    """One that is full, and one of a third of its speed with room for all."""
+    fast = Place("a", slots=8, busy=9, cost=COST.scaled(0.5), round_s=0.015)
+    slow = Place("a", slots=200, cost=COST.scaled(1.5), round_s=0.045)
+    by = rolling()
+    for k in range(asks):
+        by.add(Ask("a", 0.001 * k), 0.001 * k)
+    return by, fast, slow
+
+
+def test_nobody_stands_behind_those_who_wait_for_a_faster_worker() -> None:
+    by, fast, slow = fast_and_slow(150)
+    sent = send(by, [fast, slow])
+    held = len(by) - by.unplanned
+    assert fast.got == []
+    assert 0 < held < 100
+    assert sent == len(slow.got) == 150 - held
+    first = {ask.arrival_s for ask in slow.got}
+    assert 0.0 not in first  # who came first waits for the faster one, which pays
+
+
+def test_who_was_held_back_goes_first_once_there_is_room() -> None:
+    by, fast, slow = fast_and_slow(150)
+    send(by, [fast, slow])
+    fast.busy -= 3
+    late = Ask("a", 1.0)
+    by.add(late, 1.0)
+    send(by, [fast, slow], 1.1)
+    assert [ask.arrival_s for ask in fast.got] == [0.0, 0.001, 0.002]
+
+
+def test_who_is_held_back_is_lost_to_nobody_and_looks_around_again() -> None:
+    by, fast, slow = fast_and_slow(60)
+    send(by, [fast, slow])
+    held = len(by)
+    assert held == len(by) - by.unplanned > 2
+    idle = Place("a", slots=200, cost=COST.scaled(0.5), round_s=0.015)
+    by.regroup()
+    assert send(by, [fast, slow, idle], 1.05) == held
+    assert len(idle.got) == held
+
+    by, fast, slow = fast_and_slow(60)
+    send(by, [fast, slow])
+    slow.cost, slow.round_s = COST.scaled(0.4), 0.012  # nobody said so
+    assert send(by, [fast, slow], 1.0 + HELD_S / 2) == 0
+    assert send(by, [fast, slow], 1.0 + 1.1 * HELD_S) == held
+
+
+def test_clients_who_leave_while_they_are_held_back_leave_nothing_behind() -> None:
+    by, fast, slow = fast_and_slow(60)
+    selection = by.select(1.0, [fast, slow])
+    assert selection is not None
+    asks = list(selection.requests)
+    list(by.bind(selection, assign(selection.sizes, selection.load), 1.0))
+    held = len(by) - by.unplanned
+    assert held
+    for ask in asks:
+        by.discard(ask)
+    assert len(by) == by.unplanned
+    send(by, [fast, slow])
+    by.discard(asks[0])  # unknown by now
