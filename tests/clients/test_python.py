@@ -198,7 +198,9 @@ async def test_a_client_that_cancels_stops_its_engine(fleet: Fleet) -> None:
 
 def test_the_sdk_waits_as_it_is_told_and_tries_again() -> None:
     (port,) = free_ports(1)
-    with Process("gateway", "--port", "0", "--worker", f"http://127.0.0.1:{port}") as gateway:
+    patience = ("--wait-for-worker-s", "0.2")
+    late = f"http://127.0.0.1:{port}"
+    with Process("gateway", "--port", "0", "--worker", late, *patience) as gateway:
         url = gateway.wait_for(r"listening url=(\S+)")
         with (
             OpenAI(base_url=url + "/v1", api_key="-", max_retries=20) as client,

@@ -150,7 +150,7 @@ class Accounts:
         record.kept = kept(record.targets, outcome, felt)
         self.log.end(record)
         self.tenants.end(record, outcome)
-        metrics, model = self._metrics, record.model
+        metrics, model = self._metrics, record.label
         metrics.requests.labels(model, outcome.value).inc()
         until = timing.ended if timing.sent is None else timing.sent
         metrics.queue.labels(outcome.value).observe(until - timing.received)

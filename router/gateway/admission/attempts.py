@@ -122,6 +122,7 @@ class Attempts:
         """The request goes to the worker that its plan says."""
         record, worker = exchange.record, placement.worker
         record.choice, record.worker = Choice(placement.plan.seen, placement.index), worker.name
+        record.label = record.model
         record.planned = ticket.planned
         exchange.sent, record.sent_s = time.monotonic(), time.time()
         if exchange.recorded:

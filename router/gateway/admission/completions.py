@@ -146,6 +146,8 @@ class Completions:
         record = exchange.record
         context = self._context(request.model)
         record.model, record.stream, record.choices = request.model, request.stream, request.choices
+        if any(request.model in worker.models for worker in self._workers):
+            record.label = request.model
         record.priority = urgency.priority.value
         record.deadline_s = None if urgency.deadline_s == inf else urgency.deadline_s
         size = self._accounts.size(request, context, hint, urgency, record.tenant)

@@ -19,13 +19,15 @@ class RequestRecord:
     `choice` is that of the plan that sent it last, after `planned` plans; `recalled` counts how
     often it was taken back from a worker's queue; `deadline_s` counts from its arrival. `ttft_s`
     and `tpot_s` are what its user felt of its stream, and `kept` tells which of its `targets` it
-    has kept, as far as that can be told (`router.gateway.accounting.slo`).
+    has kept, as far as that can be told (`router.gateway.accounting.slo`). Metrics count it for
+    `label`: its model, once somebody is known to serve that.
     """
 
     id: str
     model: str
     stream: bool
     received_s: float
+    label: str = "other"
     trace_id: str | None = None
     prompt_tokens: int = 0
     expected_tokens: float = 0.0
