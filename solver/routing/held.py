@@ -53,6 +53,15 @@ class Held(Generic[R, W]):
         """Of all of them together."""
         return float(sum(line.placed[2] for line in self._lines.values()))
 
+    def next_deadline(self) -> float | None:
+        """When somebody should look around again; None if nobody is held."""
+        return min((line.looked_s + HELD_S for line in self._lines.values()), default=None)
+
+    def put_off(self, now: float) -> None:
+        """There is nothing to look at: nobody has room."""
+        for line in self._lines.values():
+            line.looked_s = now
+
     def put(
         self, request: R, job: Job, rank: float, worker: W, prefill_s: float, now: float
     ) -> None:

@@ -173,8 +173,9 @@ class RollingHorizon(Generic[R, W]):
             self._windows.discard(request)
 
     def next_deadline(self) -> float | None:
-        """When the open window closes by itself."""
-        return self._windows.next_deadline()
+        """When the open window closes by itself, or who is held back should look around again."""
+        both = self._windows.next_deadline(), self._held.next_deadline()
+        return min((at_s for at_s in both if at_s is not None), default=None)
 
     def regroup(self) -> None:
         """The workers, or what they may serve, have changed."""
@@ -196,7 +197,10 @@ class RollingHorizon(Generic[R, W]):
             self._unsent.regroup(lambda request: self._eligible(request, workers))
             self._stale = False
         self._close(now, workers, free=free)
-        if not free or not len(self._unsent) + len(self._held):
+        if not free:
+            self._held.put_off(now)
+            return None
+        if not len(self._unsent) + len(self._held):
             return None
         self._fleet.look(workers, now)
         self._release(now, workers)
@@ -266,6 +270,14 @@ class RollingHorizon(Generic[R, W]):
         everybody = frozenset(range(workers))
         found = (self._unsent.members(request) for request in requests)
         return [everybody if members is None else members for members in found]
+
+    def go_on(self, plan: Assignment, sent: int, before: int) -> bool:
+        """Whether to plan others at once: some have not been, and this plan led to something.
+
+        `before` were unplanned before its selection.
+        """
+        left = self.unplanned
+        return plan.planned == len(plan.workers) and left > 0 and (sent > 0 or left < before)
 
     def bind(
         self, selection: Selection[R, W], plan: Assignment, now: float

@@ -78,6 +78,7 @@ class Dispatcher:
         )
         self._wake = asyncio.Event()
         self._number = 0
+        self._before = 0  # requests that no plan had been made for, before the last selection
         self._window: Window[Ticket] | None = None
         self._served: tuple[object, ...] = ()
         self._least_context, self._eligible_by_model = 0, dict[str, frozenset[int] | None]()
@@ -211,6 +212,7 @@ class Dispatcher:
             self._rolling.regroup()
             for ticket in self._stranded.pop_all():
                 self._rolling.add(ticket, time.monotonic())
+        self._before = self._rolling.unplanned
         selection = self._rolling.select(time.monotonic(), workers)
         for ticket in self._rolling.pop_ineligible():
             if self._workers.lack(ticket.model) or not self._stranded.add(ticket):
@@ -272,10 +274,8 @@ class Dispatcher:
         start = time.monotonic()
         planned = await self._planner.plan(selection.sizes, selection.load)
         took_s = time.monotonic() - start
-        before = self._rolling.unplanned
-        await self._send(selection, self._record(selection, planned, took_s))
-        left = self._rolling.unplanned
-        return 0 < left < before and left > len(selection.requests) - (before - left)
+        sent = await self._send(selection, self._record(selection, planned, took_s))
+        return self._rolling.go_on(planned.assignment, sent, self._before)
 
     async def _send(self, selection: TicketSelection, record: PlanRecord) -> int:
         """Hand out what workers can start soon, in turns; how many that were."""

@@ -61,13 +61,16 @@ class Makespan:
     def poll(self, now: float, workers: Workers) -> Iterator[Placement]:
         """Plan and send as far as there is room, and again as long as that leads to anything."""
         index = {id(worker): j for j, worker in enumerate(workers)}
-        while (selection := self._rolling.select(now, workers)) is not None:
-            before = self._rolling.unplanned
-            plan = assign(selection.sizes, selection.load)
-            for arrival, worker in self._rolling.bind(selection, plan, now):
+        rolling = self._rolling
+        before = rolling.unplanned
+        while (selection := rolling.select(now, workers)) is not None:
+            plan, sent = assign(selection.sizes, selection.load), 0
+            for arrival, worker in rolling.bind(selection, plan, now):
+                sent += 1
                 yield arrival, index[id(worker)]
-            if self._rolling.unplanned == before:
+            if not rolling.go_on(plan, sent, before):
                 return
+            before = rolling.unplanned
 
 
 def _cached(arrivals: Sequence[Arrival], workers: Workers) -> FloatArray | None:

@@ -83,15 +83,16 @@ def rolling() -> RollingHorizon[Ask, Place]:
 
 def send(by: RollingHorizon[Ask, Place], places: Sequence[Place], now: float = 1.0) -> int:
     """As the gateway does it, as long as that leads to anything."""
-    count = 0
+    count, before = 0, by.unplanned
     while (selection := by.select(now, places)) is not None:
-        before = by.unplanned
-        plan = assign(selection.sizes, selection.load)
+        plan, sent = assign(selection.sizes, selection.load), 0
         for ask, place in by.bind(selection, plan, now):
             place.got.append(ask)
-            count += 1
-        if by.unplanned == before:
+            sent += 1
+        count += sent
+        if not by.go_on(plan, sent, before):
             break
+        before = by.unplanned
     return count
 
 
@@ -275,3 +276,12 @@ def test_clients_who_leave_while_they_are_held_back_leave_nothing_behind() -> No
     assert len(by) == by.unplanned
     send(by, [fast, slow])
     by.discard(asks[0])  # unknown by now
+
+
+def test_time_goes_on_for_those_who_are_held_back() -> None:
+    by, fast, slow = fast_and_slow(60)
+    send(by, [fast, slow])
+    assert by.next_deadline() == 1.0 + HELD_S
+    slow.busy = 300  # nobody has room: there is nothing to look at
+    assert send(by, [fast, slow], 1.0 + HELD_S) == 0
+    assert by.next_deadline() == 1.0 + 2 * HELD_S
