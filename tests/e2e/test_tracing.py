@@ -186,8 +186,8 @@ def test_a_client_that_leaves_ends_its_spans(fleet: Fleet, sink: Sink) -> None:
 
 def test_a_refusal_and_a_retry_are_seen(fleet: Fleet, sink: Sink) -> None:
     trace_id = new_trace()
-    headers = {**parent(trace_id), "x-makespan-fault": "status=503"}
-    assert post(fleet.url + COMPLETIONS, TEXT, headers).status_code == 503
+    headers = {**parent(trace_id), "x-makespan-fault": "status=500"}
+    assert post(fleet.url + COMPLETIONS, TEXT, headers).status_code == 500
     root, children = tree(sink.trace(trace_id, 9))
     check_nesting(root, children)
     assert names(children[root.id]) == [*GATEWAY, *GATEWAY]
@@ -195,10 +195,10 @@ def test_a_refusal_and_a_retry_are_seen(fleet: Fleet, sink: Sink) -> None:
     first, second = (span for span in children[root.id] if span.name == "dispatch")
     assert first.failed
     assert second.failed
-    assert first.attributes["makespan.ended_by"] == "The worker refused the request."
+    assert first.attributes["makespan.ended_by"] == "The worker answered 500."
     assert first.attributes["makespan.worker"] != second.attributes["makespan.worker"]
     assert [len(children[span.id]) for span in (first, second)] == [1, 1]
-    assert children[first.id][0].message == "Injected fault: status 503."
+    assert children[first.id][0].message == "Injected fault: status 500."
 
 
 def test_what_nobody_could_serve_has_a_span_alone(fleet: Fleet, sink: Sink) -> None:
