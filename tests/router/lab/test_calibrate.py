@@ -271,15 +271,15 @@ def test_the_file_is_a_profile(
         ('{"cost_ms": {"alpha_p_ms": 1, "beta_p_ms": 1, "alpha_d_ms": 1}}', "beta_d_ms is missing"),
         (
             '{"cost_ms": {"alpha_p_ms": -1, "beta_p_ms": 1, "alpha_d_ms": 1, "beta_d_ms": 1}}',
-            "alpha_p_ms must be a number >= 0, not -1",
+            "alpha_p_ms must be a number from 0 to 3.6e+06 ms, not -1",
         ),
         (
             '{"cost_ms": {"alpha_p_ms": 1, "beta_p_ms": NaN, "alpha_d_ms": 1, "beta_d_ms": 1}}',
-            "beta_p_ms must be a number >= 0, not nan",
+            "beta_p_ms must be a number from 0 to 3.6e+06 ms, not nan",
         ),
         (
             '{"cost_ms": {"alpha_p_ms": 1, "beta_p_ms": "x", "alpha_d_ms": 1, "beta_d_ms": 1}}',
-            "beta_p_ms must be a number >= 0, not 'x'",
+            "beta_p_ms must be a number from 0 to 3.6e+06 ms, not 'x'",
         ),
         (f'{{"slots": 0, "cost_ms": {COST}}}', "slots must be a whole number above 0, not 0"),
         (f'{{"kv_tokens": "a", "cost_ms": {COST}}}', "kv_tokens must be a whole number"),
