@@ -19,6 +19,7 @@ from router.http.schemas import (
     Prompt,
     all_token_ids,
     load,
+    require_few_answers,
 )
 from router.http.shorten import Shortened
 
@@ -54,13 +55,7 @@ def _outline(data: dict[str, Any], size: int, *, chat: bool) -> CompletionReques
         limit = _limit(data, "max_completion_tokens") or limit
     prompts = (_chat(data, size),) if chat else _prompts(data.get("prompt"), size)
     n = n if type(n) is int and n > 0 else 1
-    if len(prompts) * n > MOST_ANSWERS:
-        raise RequestError(
-            f"{len(prompts)} prompts with {n} choices each: one request may want at most "
-            f"{MOST_ANSWERS} answers.",
-            param="n" if n > 1 else "prompt",
-            code="invalid_value",
-        )
+    require_few_answers(len(prompts), n)
     return CompletionRequest(
         chat=chat,
         model=_model(data),

@@ -108,13 +108,7 @@ def read(data: dict[str, Any], *, chat: bool) -> CompletionRequest:
     model = _model(data)
     prompts = (Prompt(_messages(data)),) if chat else _prompts(data)
     n = _positive(data, "n", MOST_CHOICES) or 1
-    if len(prompts) * n > MOST_ANSWERS:
-        raise RequestError(
-            f"{len(prompts)} prompts with {n} choices each: one request may want at most "
-            f"{MOST_ANSWERS} answers.",
-            param="n" if n > 1 else "prompt",
-            code="invalid_value",
-        )
+    require_few_answers(len(prompts), n)
     return CompletionRequest(
         chat=chat,
         model=model,
@@ -153,6 +147,21 @@ def _wrong(name: str, expected: str, value: object) -> RequestError:
     return RequestError(
         f"'{name}' must be {expected}, not {_kind(value)}.", param=name, code="invalid_type"
     )
+
+
+def require_few_answers(prompts: int, choices: int) -> None:
+    """What one request may want.
+
+    Raises:
+        RequestError: if it wants more than `MOST_ANSWERS`.
+    """
+    if prompts * choices > MOST_ANSWERS:
+        raise RequestError(
+            f"{prompts} prompts with {choices} choices each: one request may want at most "
+            f"{MOST_ANSWERS} answers.",
+            param="n" if choices > 1 else "prompt",
+            code="invalid_value",
+        )
 
 
 def _model(data: dict[str, Any]) -> str:

@@ -164,6 +164,7 @@ class Load:
         batch = np.minimum(slots, in_flight + 1.0)
         round_s = cost.alpha_d_s + cost.beta_d_s * batch + cost.gamma_d_s * kv
         ahead = running * left * round_s / (1.0 - share)
+        context = np.maximum(1.0, kv / np.maximum(1.0, running))  # of what runs, not of what waits
         if placed is not None:
             in_flight, queued, kv = in_flight + placed[0], queued + placed[1], kv + placed[2]
             room, kv_now = room - placed[0], kv_now - placed[2]
@@ -175,7 +176,7 @@ class Load:
             left,
             kv,
             kv_now,
-            np.maximum(1.0, kv / np.maximum(1.0, running)),
+            context,
             queued,
             share,
             room,

@@ -68,6 +68,7 @@ class Fleet(Generic[W]):
         """See what has changed since the last look."""
         if self.workers != list(workers):
             self._regroup(workers, now)
+            return
         for j, worker in enumerate(self.workers):
             view = worker.view(now)
             if view is not self.views[j]:

@@ -41,9 +41,8 @@ class Seen:
 
     def terms(self, index: int) -> FloatArray:
         """(terms, m) of a request on each worker when it was its turn; infinite: not there."""
-        turns, before = Turns(self.sizes, self.load), np.zeros((3, len(self.names)))
-        for i, j in enumerate(self.workers[:index]):
-            before[:, j] += turns.added[:, i, j]
+        turns = Turns(self.sizes, self.load)
+        before = turns.before(np.array(self.workers, dtype=np.intp))[:, index]
         terms = np.stack(turns.terms(index, ALL, before))
         if turns.allowed is not None:
             terms[:, ~turns.allowed[index]] = np.inf
