@@ -106,6 +106,7 @@ class Completions:
         hint = read_hint(header(scope, EXPECTED_TOKENS))
         exchange.record.tenant = read_tenant(scope)
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
+        self._dispatcher.room.check(ticket)
         async with DisconnectWatch(receive, exchange.send):
             return await self._attempts.run(exchange, ticket)
 
@@ -115,10 +116,9 @@ class Completions:
         Raises:
             NoCapacityError: if nothing more is taken in.
         """
-        if self._drain.begun or self._accounts.running >= self._tuning.max_requests:
-            why = "is shutting down" if self._drain.begun else "has too many requests"
-            wait_s = self._dispatcher.retry_after_s()
-            raise NoCapacityError(f"This gateway {why}; please try again.", wait_s)
+        if self._drain.begun:
+            raise NoCapacityError("This gateway is shutting down; please try again.", 1.0)
+        self._dispatcher.room.check_requests(self._accounts.running)
 
     async def _read(self, body: bytes) -> CompletionRequest:
         """A request that names no model means the one that there is."""
