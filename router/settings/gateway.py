@@ -28,6 +28,11 @@ class GatewayTuning(Live):
         0.05, ge=0, le=60, description="Seconds that the MILP may take; 0 leaves it out."
     )
     max_body_bytes: int = Field(32 << 20, ge=1024, description="Largest request body, bytes.")
+    max_bodies_bytes: int = Field(
+        1 << 30,
+        ge=1024,
+        description="Bytes of all request bodies that are held at once; beyond that, 503.",
+    )
     max_requests: int = Field(
         10_000, ge=1, description="Requests in the gateway at once; beyond that, 503."
     )

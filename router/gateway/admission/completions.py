@@ -29,7 +29,7 @@ from router.http.asgi import (
     Send,
     header,
 )
-from router.http.bodies import BodyReader
+from router.http.bodies import BodyMemory, BodyReader, Held
 from router.http.drain import Drain
 from router.http.errors import (
     ModelNotFoundError,
@@ -57,6 +57,7 @@ class Completions:
         attempts: Attempts,
         accounts: Accounts,
         bodies: BodyReader,
+        memory: BodyMemory,
         drain: Drain,
         tracing: Tracing,
         *,
@@ -66,7 +67,7 @@ class Completions:
         self._attempts, self._targets = attempts, tuning.targets()
         self._accounts, self._bodies, self._chat = accounts, bodies, chat
         self._path = "/v1/chat/completions" if chat else "/v1/completions"
-        self._drain, self._tracing = drain, tracing
+        self._memory, self._drain, self._tracing = memory, drain, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it whatever happens."""
@@ -78,9 +79,9 @@ class Completions:
             exchange.trace_context, record.trace_id = trace, trace.id
             exchange.headers = trace.keep(exchange.headers)
         bind_request(record.id, record.trace_id)
-        outcome = Outcome.FAILED
+        outcome, held = Outcome.FAILED, Held(self._memory)
         try:
-            outcome = await self._serve(scope, receive, exchange)
+            outcome = await self._serve(scope, receive, exchange, held)
         except ClientDisconnected:
             outcome = Outcome.CANCELLED
         except RouterError as error:
@@ -89,16 +90,19 @@ class Completions:
         except asyncio.CancelledError:  # the time to drain is over
             await exchange.send_error(NoCapacityError("The gateway is shutting down.", 1.0))
         finally:
+            held.let_go()
             record.outcome = outcome.value
             self._accounts.end(record, outcome, exchange.timing())
             if trace is not None and trace.recorded:
                 self._tracing.end(trace, request_span(exchange, outcome))
 
-    async def _serve(self, scope: Scope, receive: Receive, exchange: Exchange) -> Outcome:
+    async def _serve(
+        self, scope: Scope, receive: Receive, exchange: Exchange, held: Held
+    ) -> Outcome:
         urgency = read_urgency(scope, self._targets)
         exchange.record.targets = urgency.targets  # who is refused has missed them
         self._check_room()
-        exchange.body = await self._bodies.read(scope, receive)
+        exchange.body = await self._bodies.read(scope, receive, held)
         exchange.received = time.monotonic()  # how long the client took to send it is its own
         self._check_room()
         self._accounts.begin(exchange.record)

@@ -65,6 +65,12 @@ class Room:
             gate.came(gate.sequence_s, now)
             raise _refusal("has too many requests", gate.again_s(0.0, gate.sequence_s, now))
 
+    def bodies_full(self) -> NoCapacityError:
+        """The refusal of one for whose body there is no memory."""
+        now = time.monotonic()
+        gate = self._gate(None, now)
+        return _refusal("holds too large bodies", gate.again_s(0.0, gate.sequence_s, now))
+
     def check(self, ticket: Ticket) -> None:
         """Whether a request may wait.
 
