@@ -14,6 +14,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
+# In a scope, its headers by their names: a dozen are asked for.
+_FIELDS = "makespan.fields"
+
+
 class Responder:
     """Where a response goes, as plain calls: nothing waits unless the client is slow.
 
@@ -130,10 +134,10 @@ def _too_large(limit: int) -> RequestError:
 
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The first header called `name` (lower case)."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return None
+    fields: dict[bytes, bytes] | None = scope.get(_FIELDS)
+    if fields is None:
+        fields = scope[_FIELDS] = dict(reversed(scope["headers"]))
+    return fields.get(name)
 
 
 async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:

@@ -114,8 +114,8 @@ class LengthPredictor:
         self._keep = (*[1.0 - 1.0 / memory] * (SORTS - 1), 1.0 - 1.0 / RECENT)
         self._rows: OrderedDict[Key, int] = OrderedDict()
         self._most = max(groups, SORTS)
-        # Row `_most` stays empty: it stands for all groups that are not known. Ends do not fade: the
-        # next one counts for more instead, `_gain`: so only its bin is touched.
+        # Row `_most` stays empty: it stands for all groups that are not known. No end fades: the
+        # next one counts for more instead, by `_gain`, and only its bin is touched.
         self._seen = np.zeros((self._most + 1, BINS), dtype=np.float32)  # 9 MB when full
         self._cells: Any = memoryview(self._seen)  # type: ignore[arg-type]  # one number at a time
         self._gain = [1.0] * (self._most + 1)

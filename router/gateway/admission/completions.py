@@ -158,7 +158,7 @@ class Completions:
                 param="messages" if request.chat else "prompt",
                 code="context_length_exceeded",
             )
-        record.prompt_tokens = size.job.prompt_tokens
+        record.prompt_tokens, record.kind = size.job.prompt_tokens, size.kind
         record.expected_tokens = size.job.expected_tokens
         blocks, block_tokens = blocks_of(request, size.job.prompt_tokens)
         return Ticket(
