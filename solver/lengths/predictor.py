@@ -8,7 +8,7 @@ little; their forecasts are mixed by how well each sort of group has done for th
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import exp, log2
 from typing import Any
@@ -139,6 +139,16 @@ class LengthPredictor:
 
     def observe(self, features: Features, output_tokens: int) -> None:
         """A request has finished with `output_tokens`; at its limit, it could have made more."""
+        self.observe_all([(features, output_tokens)])
+
+    def observe_all(self, ended: Iterable[tuple[Features, int]]) -> None:
+        """Several have; what was cut is taken for what was known before all of them."""
+        for features, output_tokens in ended:
+            self._observe(features, output_tokens)
+        self._mixes.clear()
+        self._made.clear()
+
+    def _observe(self, features: Features, output_tokens: int) -> None:
         self.learned += 1
         groups = _groups(features)
         tail = self._shown(groups, features.max_tokens, output_tokens)
@@ -152,8 +162,6 @@ class LengthPredictor:
                 cells[row, k] += gain
         else:
             self._seen[rows, -len(tail) :] += np.array(gains)[:, None] * tail
-        self._mixes.clear()
-        self._made.clear()
 
     def _fade(self, row: int, keep: float) -> float:
         """A group remembers `keep` of what it had; what an end counts for there now."""

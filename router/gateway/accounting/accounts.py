@@ -157,8 +157,7 @@ class Accounts:
         )
         self._ended.append((features, tokens))
         if len(self._ended) >= min(MOST_TOGETHER, 1 + self._lengths.learned // MOST_TOGETHER):
-            for ended in self._ended:
-                self._lengths.observe(*ended)
+            self._lengths.observe_all(self._ended)
             self._ended.clear()
 
     def end(self, record: RequestRecord, outcome: Outcome, timing: Timing) -> None:

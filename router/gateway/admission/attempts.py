@@ -144,7 +144,7 @@ class Attempts:
         patience = partial(patience_s, ticket, worker, choice)
         may_leave = partial(self._retries.after_silence, ticket, worker, tries)
         try:
-            async with guard.watch(
+            with guard.watch(
                 least_patience_s(worker), patience, may_leave, trial=ticket.trial
             ) as on_progress:
                 return await self._forward(exchange, ticket, worker, tries, on_progress)
@@ -175,7 +175,7 @@ class Attempts:
     ) -> Outcome:
         assert exchange.request is not None
         url = worker.url + exchange.target
-        extra = for_worker(ticket) | exchange.outgoing()
+        extra = for_worker(ticket) + exchange.outgoing()
         reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body)
         try:
             good = self._judge(reply, ticket, worker, tries)

@@ -106,7 +106,7 @@ class Completions:
         hint = read_hint(header(scope, EXPECTED_TOKENS))
         exchange.record.tenant = read_tenant(scope)
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
-        async with DisconnectWatch(receive, exchange.send):
+        with DisconnectWatch(receive, exchange.send):
             return await self._attempts.run(exchange, ticket)
 
     def _check_room(self) -> None:
