@@ -73,9 +73,10 @@ class Watched:
     ) -> None:
         self._guard.end(self)
         self.limit(None)
-        if self._given_up and self._task is not None:
-            if self._task.uncancel() <= self._others and kind is asyncio.CancelledError:
-                raise WorkerStalled from error
+        if not self._given_up or self._task is None:
+            return
+        if self._task.uncancel() <= self._others and kind is asyncio.CancelledError:
+            raise WorkerStalled from error
 
     def _heard(self) -> None:
         """A byte has come for it."""
