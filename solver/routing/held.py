@@ -3,8 +3,8 @@
 Rules:
 - they count as queued there, so whoever is planned next sees that queue and goes elsewhere: nobody
   stands behind those who wait for somebody in particular;
-- they are planned again, the first of them, once that worker has room or has gone, and in any case
-  after `HELD_S`, as a better place may have come up.
+- they are planned again: the first of a line once its worker has room, the last of it every
+  `HELD_S`, as a better place may have come up, and whoever was held for a worker that has gone.
 
 So a decision looks at a window of those who may go, however many are held.
 """
@@ -31,6 +31,7 @@ class _Line(Generic[R]):
     """Those held for one worker: each with its rank, what it adds there, and its tokens."""
 
     looked_s: float
+    freed_s: float
     entries: dict[R, tuple[float, FloatArray, float]] = field(default_factory=dict)
     placed: FloatArray = field(default_factory=lambda: np.zeros(3))
 
@@ -42,7 +43,7 @@ class Held(Generic[R, W]):
         self.output_tokens = 0.0
         self._lines: dict[W, _Line[R]] = {}
         self._where: dict[R, W] = {}
-        self._looked: frozenset[W] = frozenset()
+        self._first: frozenset[W] = frozenset()
 
     def __len__(self) -> int:
         """How many."""
@@ -66,7 +67,7 @@ class Held(Generic[R, W]):
         self, request: R, job: Job, rank: float, worker: W, prefill_s: float, now: float
     ) -> None:
         """It waits for this worker."""
-        line = self._lines.setdefault(worker, _Line(now))
+        line = self._lines.setdefault(worker, _Line(now, now))
         adds = np.array((job.sequences, prefill_s, job.prompt_tokens), dtype=np.float64)
         line.entries[request] = rank, adds, job.expected_tokens
         line.placed += adds
@@ -95,19 +96,23 @@ class Held(Generic[R, W]):
 
         `there` are the workers that there are, and `free` those with room.
         """
-        due = [
-            worker
-            for worker, line in self._lines.items()
-            if worker not in there
-            or (now > line.looked_s and (worker in free or now >= line.looked_s + HELD_S))
-        ]
-        self._looked = frozenset(due)
-        found = []
-        for worker in due:
-            line = self._lines[worker]
-            line.looked_s = now
-            few = list(line.entries)[:most] if worker in there else list(line.entries)
-            found += [(request, line.entries[request][0]) for request in few]
+        found, first = [], set()
+        for worker, line in self._lines.items():
+            entries = list(line.entries)
+            if worker in there:
+                late, may = now >= line.looked_s + HELD_S, worker in free and now > line.freed_s
+                if may:
+                    line.freed_s = now
+                    first.add(worker)
+                    entries = entries[:most]
+                elif late:
+                    entries = entries[-most:]
+                else:
+                    continue
+                if late:
+                    line.looked_s = now
+            found += [(request, line.entries[request][0]) for request in entries]
+        self._first = frozenset(first)
         for request, _ in found:
             self.discard(request)
         return found
@@ -115,10 +120,10 @@ class Held(Generic[R, W]):
     def placed(self, workers: Collection[W]) -> FloatArray | None:
         """(3, m) what is queued for each, as `solver.routing.objective.Pairs.sizes`; None: nothing.
 
-        Of a worker that was just looked at nothing: the first of its line are planned themselves.
+        Nothing where the first of a line are planned themselves.
         """
-        if not self._lines.keys() - self._looked:
+        if not self._lines.keys() - self._first:
             return None
         nothing = np.zeros(3)
-        lines = (None if worker in self._looked else self._lines.get(worker) for worker in workers)
+        lines = (None if worker in self._first else self._lines.get(worker) for worker in workers)
         return np.array([nothing if line is None else line.placed for line in lines]).T
