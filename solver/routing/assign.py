@@ -3,9 +3,9 @@
 Rules:
 - in the order given, each request is planned on the worker where it costs least (`objective`),
   with all that was placed before it there;
-- a request waits for a worker that has no room only if the cheapest that has room costs more by
-  `DOUBT`, as costs are predictions; while it waits it counts as planned there, so that those behind
-  it see the queue;
+- a request waits for a worker that has no room only if the cheapest that has room costs clearly
+  more, as costs are predictions: by `DOUBT`, and more the less is known of its length; while it
+  waits it counts as planned there, so that those behind it see the queue;
 - a worker is closed once its slots and its lead are taken, its memory is full, or more than
   `QUEUED_S` of prefill are queued there: what would only queue there is better bound later.
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.routing.columns import Load, Requests
-from solver.routing.objective import ALL, Pairs
+from solver.routing.objective import ALL, DEVIATIONS, Pairs
 from solver.routing.turns import Turns
 
 DOUBT = 0.1
@@ -122,11 +122,12 @@ def settle(turns: Turns, wishes: IntArray, near: Settled | None = None) -> Settl
         plan, different = near.copy(), np.flatnonzero(near.workers != wishes)
         changed = np.unique([near.workers[different], wishes[different]])
     plan.workers[:] = wishes
+    doubts = _doubts(turns.requests)
     while True:
         _see(turns, plan, changed)
         for i in range(start, turns.n):
             wish = int(wishes[i])
-            to, plan.go[i] = _choose(plan.costs[i], plan.open[i], wish)
+            to, plan.go[i] = _choose(plan.costs[i], plan.open[i], wish, doubts[i])
             if to != wish:  # those after it find something else
                 plan.workers[i], changed, start = to, np.array((wish, to)), i + 1
                 break
@@ -151,6 +152,7 @@ class _Planning:
         self._chosen, self._go = [-1] * pairs.n, [False] * pairs.n
         self.costs = pairs.costs(ALL, ALL, self._placed)
         self._able = pairs.is_open(ALL, self._placed)
+        self._doubts = _doubts(pairs.requests)
 
     def plan(self, planned: int, bound_s: float) -> Assignment:
         """What has been decided."""
@@ -175,7 +177,7 @@ class _Planning:
                 self._chosen[i:] = self.costs[i:].argmin(axis=1).tolist()
                 return i
             costs = self.costs[i]
-            j, self._go[i] = _choose(costs, able, int(costs.argmin()))
+            j, self._go[i] = _choose(costs, able, int(costs.argmin()), self._doubts[i])
             self._chosen[i] = j
             self._placed[:, j] += pairs.sizes(i, j)
             if i + 1 < pairs.n:
@@ -189,12 +191,19 @@ class _Planning:
         self._able[j] = self._pairs.is_open(j, placed)
 
 
-def _choose(costs: FloatArray, able: BoolArray, wish: int) -> tuple[int, bool]:
+def _doubts(requests: Requests) -> list[float]:
+    """(n,) by which share of a cost another must be higher to be called so."""
+    deviation = requests.overrun / (DEVIATIONS * np.maximum(1.0, requests.output))
+    doubts: list[float] = (DOUBT * (1.0 + deviation))[:, 0].tolist()
+    return doubts
+
+
+def _choose(costs: FloatArray, able: BoolArray, wish: int, doubt: float) -> tuple[int, bool]:
     """(worker, whether it goes there now) for a request that would like to go to `wish`."""
     if able[wish]:
         return wish, True
     now = np.where(able, costs, np.inf)
     k = int(now.argmin())
-    if now[k] <= (1.0 + DOUBT) * costs[wish]:
+    if now[k] <= (1.0 + doubt) * costs[wish]:
         return k, True
     return wish, False

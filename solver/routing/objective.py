@@ -11,7 +11,9 @@ it and added up (`TERMS`), so that one can be traded for another and a choice be
   T + T * T / (2 S) weighs the slowest answers and not only the mean; and as E[T * T] is E[T]^2 and
   the variance, who may become long is drawn to where tokens come fast;
 - others: what it takes from those who run there: its prefill stalls them, and its tokens make the
-  rounds longer that both run in;
+  rounds longer that both run in; and from who comes behind it: with u seconds of its own prefill, q
+  queued there and r requests a second, r (q + u / 2) / (1 - share) of them wait u longer (the rest
+  of a busy period of an M/G/1 queue);
 - slot: what holding a slot for T seconds takes from who comes next: T times the chance that none
   is free;
 - late: seconds beyond its targets, of the first token and of all that follow it;
@@ -93,7 +95,10 @@ class Pairs:
         self.n, self.m = map(int, requests.uncached.shape)
         self.allowed: BoolArray | None = None if requests.forbidden is None else ~requests.forbidden
         cost, longer = load.cost, 1.0 / (1.0 - load.share)
-        going = np.maximum(1.0, np.minimum(load.running, load.slots))
+        # Where nothing is in flight yet, those who will be before it are like these.
+        idle, typical = load.left <= 0.0, float(requests.output.mean()) if self.n else 1.0
+        left = np.maximum(1.0, np.where(idle, typical, load.left))
+        going = np.where(idle, load.slots, np.clip(load.in_flight, 1.0, load.slots))
         self._workers = np.array(
             (
                 load.in_flight,
@@ -101,10 +106,11 @@ class Pairs:
                 load.queued_s + cost.alpha_p_s,
                 load.kv_now,
                 load.context,
-                load.left / going,
+                left / going,
                 (cost.alpha_d_s + cost.gamma_d_s * load.kv) * longer,
                 cost.beta_d_s * longer,
                 cost.gamma_d_s * longer,
+                load.rate * longer * (1.0 + FIRST_TOKEN),
             )
         )
         self._requests = np.array(
@@ -122,7 +128,7 @@ class Pairs:
         )[:, :, 0]
         self.prefill_s: FloatArray = cost.beta_p_s * requests.uncached
         self._stalls_s: FloatArray = np.minimum(load.running, load.slots - 1.0) * self.prefill_s
-        side_by_side = requests.output * load.left / (requests.output + load.left)
+        side_by_side = requests.output * left / (requests.output + left)
         step = cost.gamma_d_s * (requests.prompt + requests.output / 2)
         self._step_s: FloatArray = (cost.beta_d_s + step) * side_by_side
         most_s = most_queued_s(cost) - load.queued_s
@@ -130,7 +136,7 @@ class Pairs:
         self._longest = float(requests.prompt.max(initial=0.0))
         expected, long = self._at_best_s()
         if scale_s is None:
-            everybody = max(1.0, float(load.running.sum()) + self.n)
+            everybody = max(1.0, float(load.in_flight.sum()) + self.n)
             scale_s = max(LEAST_S, (load.left_s + float(expected.sum())) / everybody)
         self.scale_s = scale_s
         self._requests[LAST] = np.maximum(load.level_s, long)
@@ -166,7 +172,7 @@ class Pairs:
         full = np.minimum(1.0, in_flight / slots)
         own = first + output * rest
         late = np.maximum(0.0, first - slack) + output * np.maximum(0.0, rest - tpot)
-        total = self._stalls_s[i, j] + in_flight * self._step_s[i, j]
+        total = self._others_s(i, j, placed, in_flight)
         total = total + weight * (own + FIRST_TOKEN * first + late)
         total = total + tail * (own * own + variance * rest * rest) + full * full * own
         total = total + MAKESPAN * np.maximum(0.0, first + long * rest - last)
@@ -186,7 +192,8 @@ class Pairs:
 
         A share of the time goes into others' prefills, so rounds are that much further apart.
         """
-        in_flight, slots, queued_s, kv_now, context, turn, alone, beta, gamma = self._workers[:, j]
+        known = self._workers[:-1, j]
+        in_flight, slots, queued_s, kv_now, context, turn, alone, beta, gamma = known
         prompt, more = _rows(self._requests[0], i, j), in_flight + placed[0] + 1.0
         rest = gamma * prompt + (alone + beta * np.minimum(slots, more) + gamma * placed[2])
         first = self.prefill_s[i, j] + (queued_s + placed[1])
@@ -198,6 +205,15 @@ class Pairs:
             ends = np.maximum(ends, (prompt - left) / context)
         wait = ends * turn * rest
         return wait, wait + first, rest
+
+    def _others_s(
+        self, i: Index, j: Index, placed: FloatArray, in_flight: FloatArray
+    ) -> FloatArray:
+        """What those who run there, `in_flight`, and those who come behind it lose."""
+        queued_s, coming = self._workers[2, j], self._workers[-1, j]
+        own_s = self.prefill_s[i, j]
+        behind_s = coming * own_s * (queued_s + placed[1] + own_s / 2)
+        return np.asarray(self._stalls_s[i, j] + in_flight * self._step_s[i, j] + behind_s)
 
     def _terms(
         self,
@@ -220,7 +236,7 @@ class Pairs:
             blind * (first - wait),
             weight * decode,
             tail * (own * own + variance * rest * rest),
-            self._stalls_s[i, j] + in_flight * self._step_s[i, j],
+            self._others_s(i, j, placed, in_flight),
             full * full * own,
             weight * late,
             MAKESPAN * np.maximum(0.0, first + long * rest - last),
