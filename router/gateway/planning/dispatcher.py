@@ -148,9 +148,10 @@ class Dispatcher:
         """The request has left its worker, however it ended."""
         worker.load.remove(ticket)
         self._workers.conditions.left(worker, trial=ticket.trial)
-        # Log lines of that are not about the request.
-        Context().run(self._workers.forget_if_drained, worker)
-        self.reconsider()
+        if worker.leaving:  # log lines of that are not about the request
+            Context().run(self._workers.forget_if_drained, worker)
+        if self._unsent.requests or worker.state is not None:  # an agent's queue may be recalled
+            self.reconsider()
 
     def reconsider(self) -> None:
         """A worker has come, gone, reported or got room: somebody may be able to go."""
