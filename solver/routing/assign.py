@@ -22,10 +22,10 @@ import numpy as np
 
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.routing.columns import Load, Requests
-from solver.routing.objective import ALL, DEVIATIONS, Pairs
+from solver.routing.formulas import ARRAYS, clearly_more, doubt
+from solver.routing.objective import ALL, Pairs
+from solver.routing.single import is_single, value
 from solver.routing.turns import Turns
-
-DOUBT = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,10 +94,27 @@ class Settled:
 
 def assign(requests: Requests, load: Load) -> Assignment:
     """The plan; see the module. Each request must be allowed somewhere."""
+    if is_single(requests, load):
+        return _assign_single(requests, load)
     planning = _Planning(Pairs(requests, load))
     least = planning.costs.min(axis=1)
     planned = planning.go_on(0)
     return planning.plan(planned, float(least[:planned].sum()))
+
+
+def _assign_single(requests: Requests, load: Load) -> Assignment:
+    """Where nobody comes after it, nothing needs to be seen again."""
+    costs, able = value(requests, load)
+    least_s = min(costs)
+    wish = costs.index(least_s)
+    if not any(able):
+        return Assignment((wish,), (False,), np.array((least_s,)), 0, 0.0)
+    j, go = wish, able[wish]
+    if not go:
+        now_s, k = min((costs[k], k) for k, may in enumerate(able) if may)
+        if not clearly_more(now_s, least_s, _doubts(requests)[0]):
+            j, go = k, True
+    return Assignment((j,), (go,), np.array((costs[j],)), 1, least_s)
 
 
 def follow(requests: Requests, load: Load, settled: Settled, bound_s: float) -> Assignment:
@@ -193,17 +210,14 @@ class _Planning:
 
 def _doubts(requests: Requests) -> list[float]:
     """(n,) by which share of a cost another must be higher to be called so."""
-    deviation = requests.overrun / (DEVIATIONS * np.maximum(1.0, requests.output))
-    doubts: list[float] = (DOUBT * (1.0 + deviation))[:, 0].tolist()
+    doubts: list[float] = doubt(requests.overrun, requests.output, ARRAYS)[:, 0].tolist()
     return doubts
 
 
-def _choose(costs: FloatArray, able: BoolArray, wish: int, doubt: float) -> tuple[int, bool]:
+def _choose(costs: FloatArray, able: BoolArray, wish: int, most: float) -> tuple[int, bool]:
     """(worker, whether it goes there now) for a request that would like to go to `wish`."""
     if able[wish]:
         return wish, True
     now = np.where(able, costs, np.inf)
     k = int(now.argmin())
-    if now[k] <= (1.0 + doubt) * costs[wish]:
-        return k, True
-    return wish, False
+    return (k, True) if not clearly_more(now[k], costs[wish], most) else (wish, False)

@@ -26,8 +26,8 @@ from solver.cost.model import CostModel
 from solver.packing.problem import TOLERANCE, SecondsLeft
 from solver.routing.assign import Assignment, Settled, assign, follow, settle
 from solver.routing.columns import Load, Requests
+from solver.routing.formulas import FIRST_TOKEN
 from solver.routing.moves import descend
-from solver.routing.objective import FIRST_TOKEN
 from solver.routing.places import PROVEN, Places
 from solver.routing.problem import Job, WorkerView
 from solver.routing.turns import first

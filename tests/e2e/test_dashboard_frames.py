@@ -12,7 +12,8 @@ from router.gateway.explanations.request_record import RequestRecord
 from solver.batching.targets import Targets
 from solver.cost.profiles import PROFILES
 from solver.routing.columns import Load, Requests
-from solver.routing.objective import FIRST_TOKEN, TERMS, Term
+from solver.routing.formulas import FIRST_TOKEN
+from solver.routing.objective import TERMS, Term
 from solver.routing.problem import Job, WorkerView
 from tests.e2e.told import HERE, Told, names
 

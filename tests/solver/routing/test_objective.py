@@ -13,7 +13,8 @@ from solver.batching.targets import Targets
 from solver.cost.profiles import PROFILES
 from solver.errors import ProblemError
 from solver.routing.columns import Load, Requests
-from solver.routing.objective import ALL, FIRST_TOKEN, TERMS, Pairs, Term
+from solver.routing.formulas import FIRST_TOKEN
+from solver.routing.objective import ALL, TERMS, Pairs, Term
 from solver.routing.problem import Job, WorkerView
 
 COST = PROFILES["llama-2-70b-a100-tp4"].cost
