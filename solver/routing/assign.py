@@ -22,9 +22,9 @@ import numpy as np
 
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.routing.columns import Load, Requests
+from solver.routing.few import NOTHING, FewPairs, are_few
 from solver.routing.formulas import ARRAYS, clearly_more, doubt
 from solver.routing.objective import ALL, Pairs
-from solver.routing.single import is_single, value
 from solver.routing.turns import Turns
 
 
@@ -94,27 +94,39 @@ class Settled:
 
 def assign(requests: Requests, load: Load) -> Assignment:
     """The plan; see the module. Each request must be allowed somewhere."""
-    if is_single(requests, load):
-        return _assign_single(requests, load)
+    if are_few(requests, load):
+        return _assign_few(FewPairs(requests, load), len(requests), len(load.slots), requests)
     planning = _Planning(Pairs(requests, load))
     least = planning.costs.min(axis=1)
     planned = planning.go_on(0)
     return planning.plan(planned, float(least[:planned].sum()))
 
 
-def _assign_single(requests: Requests, load: Load) -> Assignment:
-    """Where nobody comes after it, nothing needs to be seen again."""
-    costs, able = value(requests, load)
-    least_s = min(costs)
-    wish = costs.index(least_s)
-    if not any(able):
-        return Assignment((wish,), (False,), np.array((least_s,)), 0, 0.0)
-    j, go = wish, able[wish]
-    if not go:
-        now_s, k = min((costs[k], k) for k, may in enumerate(able) if may)
-        if not clearly_more(now_s, least_s, _doubts(requests)[0]):
-            j, go = k, True
-    return Assignment((j,), (go,), np.array((costs[j],)), 1, least_s)
+def _assign_few(pairs: FewPairs, n: int, m: int, requests: Requests) -> Assignment:
+    """In plain numbers what `_Planning` does in arrays."""
+    placed, doubts = [NOTHING] * m, _doubts(requests)
+    at_first = [pairs.costs(i, placed) for i in range(n)]
+    able = [pairs.is_open(j, NOTHING) for j in range(m)]
+    chosen, go, cost_s, planned = [0] * n, [False] * n, np.zeros(n), n
+    for i in range(n):
+        costs = pairs.costs(i, placed) if i else at_first[0]
+        j = costs.index(min(costs))
+        if not any(able):
+            planned = min(planned, i)
+        elif able[j]:
+            go[i] = True
+        else:
+            now_s, k = min((costs[k], k) for k, may in enumerate(able) if may)
+            if not clearly_more(now_s, costs[j], doubts[i]):
+                j, go[i] = k, True
+        chosen[i], cost_s[i] = j, costs[j]
+        if i < planned:
+            sequences, prefill_s, prompt = placed[j]
+            more = pairs.sizes(i, j)
+            placed[j] = sequences + more[0], prefill_s + more[1], prompt + more[2]
+            able[j] = pairs.is_open(j, placed[j])
+    least = np.array([min(costs) for costs in at_first])
+    return Assignment(tuple(chosen), tuple(go), cost_s, planned, float(least[:planned].sum()))
 
 
 def follow(requests: Requests, load: Load, settled: Settled, bound_s: float) -> Assignment:

@@ -205,6 +205,7 @@ _VIEWED = (
     "backlog_s",
 )
 NUMBERS = COST_TERMS + _VIEWED
+SLOTS, BACKLOG = NUMBERS.index("slots"), NUMBERS.index("backlog_s")
 numbers: Callable[[WorkerView], tuple[float, ...]] = attrgetter(
     *(f"cost.{name}" for name in COST_TERMS), *_VIEWED
 )
@@ -233,10 +234,11 @@ def water_level_s(
 
     `prompt_tokens` and `output_tokens` are those of all together.
     """
-    slots, backlog = known[NUMBERS.index("slots")], known[NUMBERS.index("backlog_s")]
-    each = np.full_like(slots, prompt_tokens / count), np.full_like(slots, output_tokens / count)
-    each_s = np.maximum(request_s(cost_of(known), *each, slots), 1e-12)
-    order = np.argsort(backlog)
-    start, rate = backlog[order], (1.0 / each_s[order]).cumsum()
-    level = (count + (start / each_s[order]).cumsum()) / rate  # if just the first k take part
-    return float(level[np.argmax(level <= np.append(start[1:], np.inf))])
+    slots, backlog = known[SLOTS], known[BACKLOG]
+    prompt, output = np.asarray(prompt_tokens / count), np.asarray(output_tokens / count)
+    each_s = np.maximum(request_s(cost_of(known), prompt, output, slots), 1e-12)
+    order = backlog.argsort()
+    start, each_s = backlog[order], each_s[order]
+    level = (count + (start / each_s).cumsum()) / (1.0 / each_s).cumsum()  # of just the first k
+    enough = np.flatnonzero(level[:-1] <= start[1:])
+    return float(level[enough[0] if len(enough) else -1])

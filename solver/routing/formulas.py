@@ -1,8 +1,8 @@
 """The objective's formulas, for arrays of pairs and for plain numbers alike.
 
 `solver.routing.objective` says what they mean, and values all pairs of a plan at once, as arrays;
-`solver.routing.single` values one request on a few workers as plain numbers, in a tenth of the
-time. Both come to the same figures, to the last bit, as they come from here.
+`solver.routing.few` values a few as plain numbers, in a tenth of the time. Both come to the same
+figures, to the last bit, as they come from here.
 """
 
 from __future__ import annotations
@@ -79,16 +79,13 @@ def worker_figures(load: Figures, typical: Number, at: Calculus) -> tuple[Figure
     return figures, left
 
 
-def request_figures(
-    prompt: Number,
-    output: Number,
-    overrun: Number,
-    weight: Number,
-    slack_s: Number,
-    tpot_s: Number,
-    at: Calculus,
-) -> Figures:
-    """What the terms ask of requests, but for what depends on all (`level` and `tail_weight`)."""
+def request_figures(asked: Figures, at: Calculus) -> Figures:
+    """What the terms ask of requests, but for what depends on all: their level, the tail's weight.
+
+    `asked` are prompt, output and overrun tokens, weight, and seconds left until the first token
+    is due, and between tokens.
+    """
+    prompt, output, overrun, weight, slack_s, tpot_s = asked
     deviation = overrun / DEVIATIONS
     slack_s = at.maximum(0.0, slack_s)
     return prompt, output, output + overrun, weight, slack_s, tpot_s, deviation * deviation

@@ -93,13 +93,12 @@ class Pairs:
         known = formulas.load_figures(load)
         figures, left = formulas.worker_figures(known, typical, ARRAYS)
         self._workers = np.array(figures)
+        slack_s = requests.ttft_s - requests.waited_s
         asked = formulas.request_figures(
-            requests.prompt,
-            requests.output,
-            requests.overrun,
-            requests.weight,
-            requests.ttft_s - requests.waited_s,
-            requests.tpot_s,
+            (
+                *(requests.prompt, requests.output, requests.overrun, requests.weight),
+                *(slack_s, requests.tpot_s),
+            ),
             ARRAYS,
         )
         last = np.zeros((self.n, 1))  # to be worked out, and so is the weight of the tail
