@@ -21,6 +21,7 @@ import uvloop
 from fastapi import FastAPI
 
 from router.http.drain import Drain
+from router.http.errors import RouterError
 from router.http.hosts import hosts_of
 from router.http.protocol import bounded_protocol
 from router.http.sockets import url_of
@@ -74,6 +75,7 @@ def serve(
         timeout_graceful_shutdown=ceil(drain_s),
         timeout_keep_alive=KEEP_ALIVE_S,
     )
+    logging.getLogger("uvicorn.error").addFilter(untold)
     server = _Server(config, drain)
 
     async def run() -> None:
@@ -89,6 +91,18 @@ def serve(
         log.critical("stopped, as it could not go on")
         sys.exit(1)
     log.info("stopped")
+
+
+def untold(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's is news: how a request has ended has a line of its own.
+
+    An answer that cannot go on, as its worker has failed, is ended by an error that uvicorn meets:
+    nothing else makes it close a connection in the middle of a body.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    while error is not None and not isinstance(error, RouterError):
+        error = error.__cause__
+    return error is None
 
 
 def _raise_file_limit() -> None:

@@ -229,7 +229,7 @@ class Attempts:
         alone = kind is Verdict.FULL
         if self._retries.while_full(ticket, worker, tries, for_s or 0.0, alone=alone):
             raise _GoOn(WorkerBusy(f"The worker {said}.", "busy"))
-        reply.retry_after(self._dispatcher.retry_after_s())
+        reply.retry_after(self._dispatcher.room.retry_after_s(ticket))
         return False
 
     def _learn(self, worker: Worker, exchange: Exchange, occupancy: float) -> None:
