@@ -136,6 +136,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._answered: asyncio.Future[Reply] | None = None
+        self._asked: asyncio.Future[Reply] | None = None  # by whom, until the answer's end
         self._reply: Reply | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = self._limit_s = self._heard_s = self._asked_s = 0.0
@@ -161,11 +162,16 @@ class _Connection(asyncio.Protocol):
     def request(self, data: bytes, silence_s: float) -> asyncio.Future[Reply]:
         """Send a request; the future is its answer's beginning, or what went wrong before it."""
         assert self._transport is not None
-        self._answered = self._loop.create_future()
+        self._answered = self._asked = asked = self._loop.create_future()
         self._watch(silence_s)
         self._asked_s = self._heard_s
         self._transport.write(data)
-        return self._answered
+        return asked
+
+    def leave(self, asked: asyncio.Future[Reply]) -> None:
+        """Who asked wants no answer; the connection may have gone on to the next request."""
+        if self._asked is asked:
+            self.abort()
 
     def _watch(self, limit_s: float) -> None:
         """Look after `limit_s` of silence; an alarm that is due before then looks and waits on."""
@@ -279,7 +285,7 @@ class _Connection(asyncio.Protocol):
         """The answer has ended: on to the next request, if the connection is good for one."""
         reply, transport = self._reply, self._transport
         assert reply is not None
-        self._reply = None
+        self._reply = self._asked = None
         good = self._framed and self._complete and self._reusable
         self._new_head()
         self.resume()
@@ -313,12 +319,12 @@ class _Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close it, whatever it is doing."""
-        self._leave()
-        self._reply = self._answered = None
+        self._stop()
+        self._reply = self._answered = self._asked = None
         if self._transport is not None:
             self._transport.abort()
 
-    def _leave(self) -> None:
+    def _stop(self) -> None:
         """It is of no more use to anybody."""
         if self._alarm is not None:
             self._alarm.cancel()
@@ -377,10 +383,11 @@ class Client:
 
     @staticmethod
     async def _ask(connection: _Connection, request: bytes, silence_s: float) -> Reply:
+        asked = connection.request(request, silence_s)
         try:
-            return await connection.request(request, silence_s)
+            return await asked
         except asyncio.CancelledError:
-            connection.abort()
+            connection.leave(asked)
             raise
 
     def _origin(self, url: str) -> _Origin:
