@@ -78,10 +78,11 @@ class Reply(ReplyHead):
             unread, self._unread = b"".join(self._unread), []
             feed(unread)
         while True:
-            if out.paused:
-                await out.drain()
             if self._ended:
                 break
+            if out.paused:
+                await out.drain()
+                continue  # its end may have come meanwhile
             if self._connection is not None:
                 self._connection.resume()
             self._wake = asyncio.get_running_loop().create_future()

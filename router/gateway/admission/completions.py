@@ -107,7 +107,9 @@ class Completions:
         exchange.record.tenant = read_tenant(scope)
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
         async with DisconnectWatch(receive, exchange.send):
-            return await self._attempts.run(exchange, ticket)
+            outcome = await self._attempts.run(exchange, ticket)
+            await exchange.out.drain()
+            return outcome
 
     def _check_room(self) -> None:
         """Who has not sent its body yet takes no place.
