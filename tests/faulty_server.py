@@ -136,6 +136,9 @@ class FaultyServer:
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join()
 
+    def heard(self, head: str) -> None:
+        """A request's head has come, in lower case."""
+
     def _run(self) -> None:
         self._loop.run_until_complete(self._serve())
         self._loop.close()
@@ -157,6 +160,7 @@ class FaultyServer:
         try:
             while not writer.transport.is_closing():
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+                self.heard(head)
                 size = 0
                 for line in head.split("\r\n"):
                     if line.startswith("content-length:"):

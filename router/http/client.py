@@ -349,10 +349,10 @@ class _Origin:
 class Client:
     """Kept connections to all workers: as many as there are requests."""
 
-    def __init__(self, keep_alive_s: float) -> None:
+    def __init__(self, keep_alive_s: float, tls: ssl.SSLContext | None = None) -> None:
         self._keep_alive_s = keep_alive_s
         self._origins: dict[str, _Origin] = {}
-        self._tls: ssl.SSLContext | None = None
+        self._tls = tls
 
     async def post(
         self, url: str, head: bytes, body: bytes, *, connect_s: float, silence_s: float

@@ -7,6 +7,7 @@ more; whatever else is asked, and what sidecars ask of engines, goes by aiohttp.
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
@@ -20,6 +21,7 @@ from yarl import URL
 from router.http.client import Client
 from router.http.errors import WorkerFailed
 from router.http.reply import ReplyHead
+from router.http.secret import SECRET
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +52,15 @@ class _Connector(aiohttp.TCPConnector):
 class Connections:
     """Pooled connections to all workers: as many as there are requests, kept open for reuse.
 
-    `client` is for what is forwarded.
+    `client` is for what is forwarded. `tls` says whose certificates are good; unless given, those
+    that this machine trusts. `secret` is told to agents, see `router.http.secret`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, secret: bytes | None = None) -> None:
+        self._tls, self.secret = tls, secret
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
-        self.client = Client(KEEP_ALIVE_S)
+        self.client = Client(KEEP_ALIVE_S, tls)
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -64,10 +68,15 @@ class Connections:
         assert self._session is not None, "used before open() or after close()"
         return self._session
 
+    def to_agent(self) -> dict[str, str]:
+        """Headers of what only agents are sent."""
+        return {} if self.secret is None else {SECRET.decode(): self.secret.decode()}
+
     def open(self) -> None:
         """To be called inside the event loop that will use it."""
-        self._session = _session(_Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S))
-        self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True))
+        tls = True if self._tls is None else self._tls
+        self._session = _session(_Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S, ssl=tls))
+        self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True, ssl=tls))
 
     async def close(self) -> None:
         """Close them all."""

@@ -94,7 +94,9 @@ class Watches:
             sock_connect=STATE_TIMEOUT_S, sock_read=STATE_TIMEOUT_S + every_s
         )
         url, asked = worker.url + SLOTS_PATH, {"every_s": str(every_s)}
-        async with self._connections.session.get(url, params=asked, timeout=timeout) as response:
+        async with self._connections.session.get(
+            url, params=asked, timeout=timeout, headers=self._connections.to_agent()
+        ) as response:
             if response.status == 404:  # an older agent
                 return OLD_S
             response.raise_for_status()

@@ -81,7 +81,7 @@ class Recaller:
             async with self._connections.session.post(
                 worker.url + RECALL_PATH,
                 data=Recall(tuple(attempts), most).encode(),
-                headers={"content-type": "application/json"},
+                headers={"content-type": "application/json", **self._connections.to_agent()},
                 timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S),
             ) as response:
                 response.raise_for_status()
