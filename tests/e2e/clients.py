@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +26,7 @@ class Ask:
         leaves_after_s: when its client goes, if it has not been answered by then.
         texts: what each choice has said so far.
         errors: error objects, as the answer or in its stream.
+    gateway: who had it last.
         ended: all of the answer has come.
         left, broken: its client has gone; its connection has been closed in the midst.
     """
@@ -36,6 +37,7 @@ class Ask:
     leaves_after_s: float | None = None
     status: int = 0
     worker: str = ""
+    gateway: str = ""
     texts: dict[int, str] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
@@ -51,6 +53,16 @@ class Ask:
     def completed(self) -> bool:
         """Whether it has all that it asked for."""
         return self.ended and self.status == 200 and not self.errors
+
+    @property
+    def refused(self) -> bool:
+        """Whether it was not accepted: nothing came, or word that the gateway shuts down."""
+        return self.status in (0, 503) and not self.left
+
+    def anew(self) -> None:
+        """It is to be sent once more."""
+        self.status, self.broken, self.ended = 0, False, False
+        self.errors.clear()
 
     def check(self) -> None:
         """No token is missing, doubled or out of order, and nothing ended in silence.
@@ -79,14 +91,18 @@ class Ask:
 class Client:
     """One connection, opened anew when it has ended."""
 
-    def __init__(self, url: str) -> None:
-        self._host, self._port = urlsplit(url).hostname, urlsplit(url).port
+    def __init__(self, url: Callable[[], str]) -> None:
+        self._url, self._to = url, ""
         self._open: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, ask: Ask) -> None:
         """Send it, and stay for the answer or go before."""
+        ask.gateway = self._url()
+        if self._to != ask.gateway:
+            self.close()
         if self._open is None:
-            self._open = await asyncio.open_connection(self._host, self._port)
+            self._to, parts = ask.gateway, urlsplit(ask.gateway)
+            self._open = await asyncio.open_connection(parts.hostname, parts.port)
         reader, writer = self._open
         body = json.dumps(ask.body).encode()
         path = "/v1/chat/completions" if ask.chat else "/v1/completions"
@@ -142,15 +158,25 @@ async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 
 async def ask_all(
-    url: str, asks: list[Ask], clients: int, at_end: Callable[[Ask], None] = lambda _: None
+    url: str | Callable[[], str],
+    asks: Iterable[Ask],
+    clients: int,
+    at_end: Callable[[Ask], None] = lambda _: None,
 ) -> None:
-    """Send them all, so many at a time; `at_end` hears of each."""
-    waiting: Iterator[Ask] = iter(asks)
+    """Send them all, so many at a time; `at_end` hears of each.
+
+    `url` may be another one later: who is refused by the one before asks there.
+    """
+    waiting = iter(asks)
 
     async def one_after_the_other() -> None:
-        client = Client(url)
+        where = url if callable(url) else lambda: url
+        client = Client(where)
         for ask in waiting:
             await client.ask(ask)
+            while ask.refused and where() != ask.gateway:
+                ask.anew()
+                await client.ask(ask)
             at_end(ask)
         client.close()
 

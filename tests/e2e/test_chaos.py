@@ -153,7 +153,7 @@ def _command(pid: str) -> bytes:
         return b""
 
 
-def _stop(agents: list[Agent]) -> None:
+def stop_agents(agents: list[Agent]) -> None:
     for one in agents:  # all at once, as each takes a moment
         if one.process.process.poll() is None:
             one.send(signal.SIGTERM)
@@ -166,7 +166,7 @@ def fleet(agents: int, plain: int) -> Iterator[Fleet]:
     with ExitStack() as stack:
         servers = [stack.enter_context(PlainWorker()) for _ in range(plain)]
         made = [Agent(port) for port in free_ports(agents)]
-        stack.callback(_stop, made)
+        stack.callback(stop_agents, made)
         running = Fleet(made, servers)
         with running.gateway:
             yield running
