@@ -166,7 +166,7 @@ class FaultyServer:
                     if line.startswith("content-length:"):
                         size = int(line.split(":")[1])
                 body = await reader.readexactly(size)
-                path = head.split(" ", 2)[1]
+                path = head.split(" ", 2)[1].partition("?")[0]
                 await self._answer(Call(self.calls, path, body, reader, writer, first))
                 first = False
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):

@@ -49,6 +49,13 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
 
+def told_of(error: Exception) -> str:
+    """What went wrong, without the request: aiohttp's errors carry its headers, keys and all."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"{type(error).__name__}({error.status}, {error.message!r})"
+    return repr(error)
+
+
 class Connections:
     """Pooled connections to all workers: as many as there are requests, kept open for reuse.
 
@@ -147,7 +154,7 @@ class Reply(ReplyHead):
             async for chunk in self._response.content.iter_any():
                 yield chunk
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.warning("answer broke off", extra={"why": repr(error)})
+            log.warning("answer broke off", extra={"why": told_of(error)})
             raise WorkerFailed("The worker broke off its answer.") from error
 
     def close(self) -> None:

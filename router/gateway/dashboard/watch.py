@@ -13,7 +13,7 @@ import aiohttp
 
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
-from router.http.connections import Connections
+from router.http.connections import Connections, told_of
 from router.wire import SLOTS_PATH, STATE_TIMEOUT_S, SlotReport
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Watches:
                 try:
                     wait_s = await self._listen(worker, every_s)
                 except Exception as error:  # a picture less; whether it serves is seen elsewhere
-                    log.debug("no slots", extra={"worker": worker.name, "why": str(error)})
+                    log.debug("no slots", extra={"worker": worker.name, "why": told_of(error)})
             self._watches[worker].latest = None
             await asyncio.sleep(wait_s)
 

@@ -21,7 +21,7 @@ import aiohttp
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.planning.ticket import Ticket
-from router.http.connections import Connections
+from router.http.connections import Connections, told_of
 from router.wire import RECALL_PATH, Recall
 from solver.batching.queue import longest_first
 from solver.routing.problem import build_problem
@@ -87,7 +87,7 @@ class Recaller:
                 response.raise_for_status()
                 back = Recall.decode(await response.read()).requests
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            log.warning("recall failed", extra={"worker": worker.name, "why": repr(error)})
+            log.warning("recall failed", extra={"worker": worker.name, "why": told_of(error)})
             return
         for name in attempts.keys() - set(back):
             if attempts[name].attempt == name:  # it stays there, and may be asked for again
