@@ -112,7 +112,9 @@ class Completions:
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
         self._dispatcher.room.check(ticket)
         with DisconnectWatch(receive, exchange.send):
-            return await self._attempts.run(exchange, ticket)
+            outcome = await self._attempts.run(exchange, ticket)
+            await exchange.out.drain()
+            return outcome
 
     def _check_room(self) -> None:
         """Who has not sent its body yet takes no place.
