@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +23,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.lab.simulation.traces import data_dir, dataset
@@ -67,6 +70,19 @@ def write_lengths(path: Path, rows: Sequence[tuple[str, int]]) -> Path:
     return path
 
 
+def certify(folder: Path) -> Path:
+    """The folder, with a certificate for this machine's loopback that nobody vouches for."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed: apt-get install openssl")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=makespan",
+         "-addext", "subjectAltName=IP:127.0.0.1"],
+        cwd=folder, check=True, capture_output=True,
+    )  # fmt: skip
+    return folder
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now."""
     with ExitStack() as stack:
@@ -84,11 +100,15 @@ def calls(work: Callable[[], object]) -> int:
         nonlocal made
         made += event.endswith("call")
 
+    collects = gc.isenabled()
+    gc.disable()  # what it would call back, and when, is not the work's
     sys.setprofile(called)
     try:
         work()
     finally:
         sys.setprofile(None)
+        if collects:
+            gc.enable()
     return made
 
 

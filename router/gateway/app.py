@@ -36,6 +36,7 @@ from router.http.error_handlers import add_error_handlers, answer_head
 from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import open_tracing
 from router.settings.gateway import GatewaySettings
+from router.settings.secrets import read_secrets, trusted
 
 PATHS = {"/v1/completions": False, "/v1/chat/completions": True}  # whether it is a chat's
 
@@ -50,11 +51,12 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     """A gateway; ``app.state.drain`` makes it finish up.
 
     Raises:
-        BadSettings: if its workers could never be found.
+        BadSettings: if its workers could never be found, or a file of secrets is wrong.
     """
     discovery = Discovery(sources(settings.worker))
     metrics = GatewayMetrics()
-    connections = Connections()
+    secrets = read_secrets(settings.secret_file)
+    connections = Connections(trusted(settings.worker_ca), secrets[0] if secrets else None)
     workers = Workers(settings, connections, metrics)
     planner = Planner(settings.plan_deadline_s, metrics)
     dispatcher = Dispatcher(settings, workers, planner, metrics)

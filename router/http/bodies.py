@@ -12,6 +12,7 @@ from router.http.outline import outline, outline_shortened
 from router.http.schemas import CompletionRequest
 from router.http.shorten import SMALL, shorten
 
+_USUAL = b"application/json"
 _JSON = re.compile(rb"\s*application/([\w.-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 
 
@@ -26,7 +27,7 @@ def check_json(scope: Scope) -> None:
     """
     kind = header(scope, b"content-type")
     if (kind is None and header(scope, b"origin") is not None) or (
-        kind is not None and _JSON.fullmatch(kind) is None
+        kind is not None and kind != _USUAL and _JSON.fullmatch(kind) is None
     ):
         raise RequestError(
             "The request's body must be JSON, and said to be: set the header "

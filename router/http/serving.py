@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Collection
 from math import ceil
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -56,8 +57,11 @@ def serve(
     allowed_hosts: Collection[str],
     drain: Drain,
     follow_parent: bool,
+    tls: tuple[Path, Path] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; `follow_parent`: stop, too, if the supervisor dies.
+
+    `tls`: a certificate and its key, checked.
 
     Raises:
         SystemExit: with 1, if it could not start, or ends because something in it has failed.
@@ -74,12 +78,14 @@ def serve(
         date_header=False,
         timeout_graceful_shutdown=ceil(drain_s),
         timeout_keep_alive=KEEP_ALIVE_S,
+        ssl_certfile=None if tls is None else tls[0],
+        ssl_keyfile=None if tls is None else tls[1],
     )
     logging.getLogger("uvicorn.error").addFilter(untold)
     server = _Server(config, drain)
 
     async def run() -> None:
-        log.info("listening", extra={"url": url_of(sock)})
+        log.info("listening", extra={"url": url_of(sock, secure=tls is not None)})
         watch = asyncio.create_task(_follow(server)) if follow_parent else None
         await server.serve(sockets=[sock])
         if watch is not None:

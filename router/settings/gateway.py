@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import (
@@ -123,6 +124,11 @@ class GatewaySettings(GatewayTuning, Served):
         description="Workers, by comma or repeated: their base URLs; dns://NAME:PORT for all "
         "addresses of a name; kubernetes://NAMESPACE/SERVICE:PORT for all pods of a Service (by "
         "default in the gateway's own namespace; PORT: the pods' own, by number or name).",
+    )
+    worker_ca: Path | None = Field(
+        None,
+        description="File of the authorities that certificates of https:// workers are to be "
+        "from; unless given, those of this machine.",
     )
     plain_slots: int = Field(
         64, ge=1, description="Requests that a worker without an agent is taken to run at once."

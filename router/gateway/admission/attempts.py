@@ -42,6 +42,7 @@ from router.http.errors import (
     WorkerUnreachable,
     outcome_of_status,
 )
+from router.http.secret import CHALLENGE, is_challenge
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
 from router.wire import RECALLED
@@ -144,7 +145,7 @@ class Attempts:
         patience = partial(patience_s, ticket, worker, choice)
         may_leave = partial(self._retries.after_silence, ticket, worker, tries)
         try:
-            async with guard.watch(
+            with guard.watch(
                 least_patience_s(worker), patience, may_leave, trial=ticket.trial
             ) as on_progress:
                 return await self._forward(exchange, ticket, worker, tries, on_progress)
@@ -175,8 +176,9 @@ class Attempts:
     ) -> Outcome:
         assert exchange.request is not None
         url = worker.url + exchange.target
-        extra = for_worker(ticket) | exchange.outgoing()
-        reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body)
+        extra = for_worker(ticket) + exchange.outgoing()
+        agent = worker.state is not None
+        reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body, agent=agent)
         try:
             good = self._judge(reply, ticket, worker, tries)
             occupancy = worker.load.occupancy(worker.slots, 0)
@@ -210,6 +212,8 @@ class Attempts:
         """
         status = reply.status
         kind = verdict(status, has_deadline=ticket.due_s != inf)
+        if is_challenge(status, reply.header(CHALLENGE[0])):
+            kind = Verdict.FAILED  # it is the gateway that it does not know, not the client
         if kind is Verdict.ANSWER:
             return True
         if status == 503 and ticket.recall_pending and reply.has(RECALLED):

@@ -111,8 +111,10 @@ class Completions:
         exchange.record.tenant = read_tenant(scope)
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
         self._dispatcher.room.check(ticket)
-        async with DisconnectWatch(receive, exchange.send):
-            return await self._attempts.run(exchange, ticket)
+        with DisconnectWatch(receive, exchange.send):
+            outcome = await self._attempts.run(exchange, ticket)
+            await exchange.out.drain()
+            return outcome
 
     def _check_room(self) -> None:
         """Who has not sent its body yet takes no place.
@@ -162,7 +164,7 @@ class Completions:
                 param="messages" if request.chat else "prompt",
                 code="context_length_exceeded",
             )
-        record.prompt_tokens = size.job.prompt_tokens
+        record.prompt_tokens, record.kind = size.job.prompt_tokens, size.kind
         record.expected_tokens = size.job.expected_tokens
         blocks, block_tokens = blocks_of(request, size.job.prompt_tokens)
         return Ticket(

@@ -74,11 +74,13 @@ class Exchange:
         if self.attempts:
             self.attempts[-1].end(why, failed=failed)
 
-    def outgoing(self) -> dict[str, str]:
-        """Its trace, for the worker that it is sent to now."""
+    def outgoing(self) -> str:
+        """The header lines of its trace, for the worker that it is sent to now."""
         if self.trace_context is None:
-            return {}
-        return self.trace_context.outgoing(self.attempts[-1].id if self.attempts else None)
+            return ""
+        last = self.attempts[-1].id if self.attempts else None
+        own = self.trace_context.outgoing(last)
+        return "".join(f"{name}: {value}\r\n" for name, value in own.items())
 
     def timing(self) -> Timing:
         """What is timed of it, up to now."""
@@ -90,7 +92,8 @@ class Exchange:
     ) -> Usage | None:
         """Pass an answer on as it comes, its head with the first bytes of its body.
 
-        `progress` hears of its tokens.
+        Once all of it is there the worker is free, whatever the client has read: `out.drain` waits
+        for that. `progress` hears of its tokens.
 
         Raises:
             WorkerFailed: if it breaks off.
@@ -115,7 +118,6 @@ class Exchange:
         if isinstance(meter, StreamMeter) and reply.status == 200:
             self._check_end(meter)
         out.end()
-        await out.drain()
         self.usage = usage = meter.usage()
         if reply.status == 200:
             self.record.output_tokens = meter.tokens(usage)

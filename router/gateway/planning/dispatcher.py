@@ -15,6 +15,7 @@ from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from math import inf
+from operator import attrgetter
 from statistics import fmean
 
 from router.gateway.explanations.plan_record import PlanRecord, Seen
@@ -88,9 +89,14 @@ class Dispatcher:
         self.latest: PlanRecord | None = None
         self.after_dispatch: Callable[[], None] = lambda: None
         workers.on_change = self.reconsider
-        metrics.plan_makespan.set_function(partial(self._of_latest, "makespan_s"))
-        metrics.plan_lower_bound.set_function(partial(self._of_latest, "lower_bound_s"))
-        metrics.plan_gap.set_function(partial(self._of_latest, "gap_ratio"))
+        for gauge, figure in (
+            (metrics.plan_cost, "plan.total_s"),
+            (metrics.plan_cost_bound, "plan.bound_s"),
+            (metrics.plan_makespan, "batch.makespan_s"),
+            (metrics.plan_lower_bound, "batch.lower_bound_s"),
+            (metrics.plan_gap, "batch.gap_ratio"),
+        ):
+            gauge.set_function(partial(self._of_latest, figure))
 
     @property
     def unsent(self) -> int:
@@ -148,9 +154,10 @@ class Dispatcher:
         """The request has left its worker, however it ended."""
         worker.load.remove(ticket)
         self._workers.conditions.left(worker, trial=ticket.trial)
-        # Log lines of that are not about the request.
-        Context().run(self._workers.forget_if_drained, worker)
-        self.reconsider()
+        if worker.leaving:  # log lines of that are not about the request
+            Context().run(self._workers.forget_if_drained, worker)
+        if self._unsent.requests or worker.state is not None:  # an agent's queue may be recalled
+            self.reconsider()
 
     def reconsider(self) -> None:
         """A worker has come, gone, reported or got room: somebody may be able to go."""
@@ -325,16 +332,14 @@ class Dispatcher:
             self._window = window
             self._metrics.window_wait.observe(wait_s)
         self._metrics.window_requests.observe(len(selection.requests))
-        plan = planned.assignment
         self._metrics.plan_duration.labels(planned.method).observe(took_s)
-        self._metrics.plan_cost.set(plan.total_s)
-        self._metrics.plan_cost_bound.set(plan.bound_s)
-        self._metrics.plan_gained.inc(planned.gained_s)
+        if planned.gained_s:
+            self._metrics.plan_gained.inc(planned.gained_s)
         return self.latest
 
     def _of_latest(self, figure: str) -> float:
         """For whoever scrapes: plans are many, looks at them few."""
-        return 0.0 if self.latest is None else float(getattr(self.latest.batch, figure))
+        return 0.0 if self.latest is None else float(attrgetter(figure)(self.latest))
 
 
 def _batch_maker(selection: TicketSelection, plan: Assignment) -> Callable[[], Plan]:

@@ -21,7 +21,7 @@ import aiohttp
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.planning.ticket import Ticket
-from router.http.connections import Connections, read_bounded
+from router.http.connections import Connections, read_bounded, told_of
 from router.wire import RECALL_PATH, Recall
 from solver.batching.queue import longest_first
 from solver.routing.problem import build_problem
@@ -82,14 +82,14 @@ class Recaller:
             async with self._connections.session.post(
                 worker.url + RECALL_PATH,
                 data=Recall(tuple(attempts), most).encode(),
-                headers={"content-type": "application/json"},
+                headers={"content-type": "application/json", **self._connections.to_agent()},
                 timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S),
             ) as response:
                 response.raise_for_status()
                 told = await read_bounded(response, MOST_ANSWER_BYTES)
                 back = Recall.decode(told or b"").requests
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            log.warning("recall failed", extra={"worker": worker.name, "why": repr(error)})
+            log.warning("recall failed", extra={"worker": worker.name, "why": told_of(error)})
             return
         for name in attempts.keys() - set(back):
             if attempts[name].attempt == name:  # it stays there, and may be asked for again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,19 @@ def test_a_missing_file_is_named(config: Path) -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         load(GatewaySettings, ONE).port = 9
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_calls_values_by_what_they_mean_to_people(
+    command: type[Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        load(command, ["--help"])
+    named = re.findall(r"^  --[a-z-]+ (\S+)", capsys.readouterr().out, re.MULTILINE)
+    assert named
+    for one in named:
+        word = one.removesuffix(",...")
+        assert word.isupper() or re.fullmatch(r"\{.*\}", word), one
 
 
 def test_every_setting_says_what_it_is() -> None:
