@@ -125,7 +125,13 @@ def _run_offline(settings: Settings) -> None:
 def _serve(app: FastAPI, settings: Served, port: int) -> None:
     from router.http.serving import serve
     from router.http.sockets import inherit, listen
+    from router.settings.secrets import check_certificate
 
+    tls = None
+    if check_certificate(settings.tls_cert, settings.tls_key):
+        assert settings.tls_cert is not None
+        assert settings.tls_key is not None
+        tls = settings.tls_cert, settings.tls_key
     sock = listen(settings.host, port) if settings.fd is None else inherit(settings.fd)
     serve(
         app,
@@ -135,4 +141,5 @@ def _serve(app: FastAPI, settings: Served, port: int) -> None:
         allowed_hosts=settings.allowed_hosts,
         drain=app.state.drain,
         follow_parent=settings.fd is not None,
+        tls=tls,
     )

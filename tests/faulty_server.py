@@ -136,6 +136,9 @@ class FaultyServer:
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join()
 
+    def heard(self, head: str) -> None:
+        """A request's head has come, in lower case."""
+
     def _run(self) -> None:
         self._loop.run_until_complete(self._serve())
         self._loop.close()
@@ -157,12 +160,13 @@ class FaultyServer:
         try:
             while not writer.transport.is_closing():
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+                self.heard(head)
                 size = 0
                 for line in head.split("\r\n"):
                     if line.startswith("content-length:"):
                         size = int(line.split(":")[1])
                 body = await reader.readexactly(size)
-                path = head.split(" ", 2)[1]
+                path = head.split(" ", 2)[1].partition("?")[0]
                 await self._answer(Call(self.calls, path, body, reader, writer, first))
                 first = False
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):

@@ -21,10 +21,12 @@ from router.agent.reporter import Reporter
 from router.agent.routes import add_models, add_routes
 from router.http.drain import Drain
 from router.http.error_handlers import add_error_handlers, answer_head
+from router.http.secret import GatewaysOnly
 from router.observe.metrics import AgentMetrics
 from router.observe.tracing import open_tracing
 from router.settings.agent import AgentSettings
 from router.settings.hardware import hardware
+from router.settings.secrets import read_secrets
 from solver.batching.batcher import Batcher
 from solver.batching.kv import PrefixCache
 from solver.batching.policies import POLICIES
@@ -37,12 +39,14 @@ def create_app(settings: AgentSettings) -> FastAPI:
     """An agent with its engine; ``app.state.drain`` makes it finish up.
 
     Raises:
-        BadSettings: if the engine cannot start: its file of output lengths or its model is wrong.
+        BadSettings: if the engine cannot start: its file of output lengths or its model is wrong;
+            or if its secret is none.
     """
     if settings.engine in ("openai", "vllm"):
         from router.agent.sidecar.app import create_app as create_sidecar
 
         return create_sidecar(settings)
+    secrets = read_secrets(settings.secret_file)
     metrics = AgentMetrics()
     drain, tracing = Drain(), open_tracing(settings, "agent", settings.name)
     settings, engine = open_engine(settings)
@@ -65,6 +69,8 @@ def create_app(settings: AgentSettings) -> FastAPI:
     add_models(app, reporter)
     answer_head(app)
     add_error_handlers(app)
+    if secrets:
+        app.add_middleware(GatewaysOnly, secrets=secrets)
     return app
 
 

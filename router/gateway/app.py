@@ -27,7 +27,7 @@ from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.planner import Planner
 from router.gateway.planning.recaller import Recaller
 from router.gateway.routes import add_routes
-from router.http.bodies import BodyReader
+from router.http.bodies import BodyMemory, BodyReader
 from router.http.browsers import Browsers
 from router.http.connections import Connections
 from router.http.docs import add_docs
@@ -36,6 +36,7 @@ from router.http.error_handlers import add_error_handlers, answer_head
 from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import open_tracing
 from router.settings.gateway import GatewaySettings
+from router.settings.secrets import read_secrets, trusted
 
 PATHS = {"/v1/completions": False, "/v1/chat/completions": True}  # whether it is a chat's
 
@@ -50,11 +51,12 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     """A gateway; ``app.state.drain`` makes it finish up.
 
     Raises:
-        BadSettings: if its workers could never be found.
+        BadSettings: if its workers could never be found, or a file of secrets is wrong.
     """
     discovery = Discovery(sources(settings.worker))
     metrics = GatewayMetrics()
-    connections = Connections()
+    secrets = read_secrets(settings.secret_file)
+    connections = Connections(trusted(settings.worker_ca), secrets[0] if secrets else None)
     workers = Workers(settings, connections, metrics)
     planner = Planner(settings.plan_deadline_s, metrics)
     dispatcher = Dispatcher(settings, workers, planner, metrics)
@@ -67,6 +69,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         settings, workers.conditions, dispatcher, shedding, forwarder, accounts, metrics
     )
     bodies = BodyReader(settings.max_body_bytes)
+    memory = BodyMemory(settings.max_bodies_bytes, dispatcher.room.bodies_full)
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)
     frames = Frames(workers, watches, dispatcher, accounts, metrics, settings.worker)
@@ -88,6 +91,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             attempts,
             accounts,
             bodies,
+            memory,
             drain,
             tracing,
             chat=chat,

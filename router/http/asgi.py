@@ -96,8 +96,10 @@ class ClientDisconnected(Exception):
     """The client has closed its connection before its request was answered."""
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The request's body.
+async def read_body(
+    scope: Scope, receive: Receive, limit: int, take: Callable[[int], None] = lambda _: None
+) -> bytes:
+    """The request's body; `take` hears of the bytes of each part that has come, and may refuse it.
 
     Raises:
         RequestError: 413 if it is over `limit` bytes.
@@ -111,7 +113,9 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     if message["type"] == "http.request" and not message.get("more_body", False):
         if len(body) > limit:
             raise _too_large(limit)
+        take(len(body))
         return body
+    take(len(body))
     parts, size = [body], len(body)
     while message["type"] == "http.request" and message.get("more_body", False):
         message = await receive()
@@ -119,6 +123,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         size += len(parts[-1])
         if size > limit:
             raise _too_large(limit)
+        take(len(parts[-1]))
     if message["type"] == "http.disconnect":
         raise ClientDisconnected
     return b"".join(parts)

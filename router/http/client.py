@@ -27,7 +27,8 @@ from router.http.asgi import Responder
 from router.http.errors import Headers, WorkerFailed
 from router.http.reply import ReplyHead
 
-# A head beyond this is none: answers of engines have a few hundred bytes.
+# A head beyond this is none: answers of engines have a few hundred bytes. Nor is as much that says
+# nothing, in the extensions of chunks or in trailers.
 MOST_HEAD_BYTES = 65_536
 LARGEST_STATUS = 599
 # Of an answer that nobody has begun to read, more than this is not taken from the network.
@@ -78,10 +79,11 @@ class Reply(ReplyHead):
             unread, self._unread = b"".join(self._unread), []
             feed(unread)
         while True:
-            if out.paused:
-                await out.drain()
             if self._ended:
                 break
+            if out.paused:
+                await out.drain()
+                continue  # its end may have come meanwhile
             if self._connection is not None:
                 self._connection.resume()
             self._wake = asyncio.get_running_loop().create_future()
@@ -136,6 +138,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._answered: asyncio.Future[Reply] | None = None
+        self._asked: asyncio.Future[Reply] | None = None  # by whom, until the answer's end
         self._reply: Reply | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = self._limit_s = self._heard_s = self._asked_s = 0.0
@@ -145,7 +148,7 @@ class _Connection(asyncio.Protocol):
     def _new_head(self) -> None:
         self._headers: Headers = []
         self._body: list[bytes] = []
-        self._head_bytes, self._in_head, self._complete, self._framed = 0, True, False, False
+        self._bare_bytes, self._in_head, self._complete, self._framed = 0, True, False, False
 
     @property
     def usable(self) -> bool:
@@ -161,11 +164,16 @@ class _Connection(asyncio.Protocol):
     def request(self, data: bytes, silence_s: float) -> asyncio.Future[Reply]:
         """Send a request; the future is its answer's beginning, or what went wrong before it."""
         assert self._transport is not None
-        self._answered = self._loop.create_future()
+        self._answered = self._asked = asked = self._loop.create_future()
         self._watch(silence_s)
         self._asked_s = self._heard_s
         self._transport.write(data)
-        return self._answered
+        return asked
+
+    def leave(self, asked: asyncio.Future[Reply]) -> None:
+        """Who asked wants no answer; the connection may have gone on to the next request."""
+        if self._asked is asked:
+            self.abort()
 
     def _watch(self, limit_s: float) -> None:
         """Look after `limit_s` of silence; an alarm that is due before then looks and waits on."""
@@ -210,14 +218,15 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Part of `asyncio.Protocol`."""
         self._heard_s = self._loop.time()
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._bare_bytes += len(data)
         try:
             if not self._busy:
                 raise BadAnswer("it sent what nobody asked for")
             self._parser.feed_data(data)
-            if self._in_head and self._head_bytes > MOST_HEAD_BYTES:
-                raise _LargeHead
+            if self._body:
+                self._bare_bytes = 0
+            elif self._bare_bytes > MOST_HEAD_BYTES:
+                raise _LargeHead if self._in_head else BadAnswer("its answer has endless framing")
         except _LargeHead as error:
             self._fail(error)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, OSError) as error:
@@ -279,7 +288,7 @@ class _Connection(asyncio.Protocol):
         """The answer has ended: on to the next request, if the connection is good for one."""
         reply, transport = self._reply, self._transport
         assert reply is not None
-        self._reply = None
+        self._reply = self._asked = None
         good = self._framed and self._complete and self._reusable
         self._new_head()
         self.resume()
@@ -313,12 +322,12 @@ class _Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close it, whatever it is doing."""
-        self._leave()
-        self._reply = self._answered = None
+        self._stop()
+        self._reply = self._answered = self._asked = None
         if self._transport is not None:
             self._transport.abort()
 
-    def _leave(self) -> None:
+    def _stop(self) -> None:
         """It is of no more use to anybody."""
         if self._alarm is not None:
             self._alarm.cancel()
@@ -342,10 +351,10 @@ class _Origin:
 class Client:
     """Kept connections to all workers: as many as there are requests."""
 
-    def __init__(self, keep_alive_s: float) -> None:
+    def __init__(self, keep_alive_s: float, tls: ssl.SSLContext | None = None) -> None:
         self._keep_alive_s = keep_alive_s
         self._origins: dict[str, _Origin] = {}
-        self._tls: ssl.SSLContext | None = None
+        self._tls = tls
 
     async def post(
         self, url: str, head: bytes, body: bytes, *, connect_s: float, silence_s: float
@@ -377,10 +386,11 @@ class Client:
 
     @staticmethod
     async def _ask(connection: _Connection, request: bytes, silence_s: float) -> Reply:
+        asked = connection.request(request, silence_s)
         try:
-            return await connection.request(request, silence_s)
+            return await asked
         except asyncio.CancelledError:
-            connection.abort()
+            connection.leave(asked)
             raise
 
     def _origin(self, url: str) -> _Origin:

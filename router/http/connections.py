@@ -6,7 +6,9 @@ more; whatever else is asked, and what sidecars ask of engines, goes by aiohttp.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
@@ -20,6 +22,7 @@ from yarl import URL
 from router.http.client import Client
 from router.http.errors import WorkerFailed
 from router.http.reply import ReplyHead
+from router.http.secret import SECRET
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +50,25 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
 
+def told_of(error: Exception) -> str:
+    """What went wrong, without the request: aiohttp's errors carry its headers, keys and all."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"{type(error).__name__}({error.status}, {error.message!r})"
+    return repr(error)
+
+
 class Connections:
     """Pooled connections to all workers: as many as there are requests, kept open for reuse.
 
-    `client` is for what is forwarded.
+    `client` is for what is forwarded. `tls` says whose certificates are good; unless given, those
+    that this machine trusts. `secret` is told to agents, see `router.http.secret`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, secret: bytes | None = None) -> None:
+        self._tls, self.secret = tls, secret
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
-        self.client = Client(KEEP_ALIVE_S)
+        self.client = Client(KEEP_ALIVE_S, tls)
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -64,10 +76,15 @@ class Connections:
         assert self._session is not None, "used before open() or after close()"
         return self._session
 
+    def to_agent(self) -> dict[str, str]:
+        """Headers of what only agents are sent."""
+        return {} if self.secret is None else {SECRET.decode(): self.secret.decode()}
+
     def open(self) -> None:
         """To be called inside the event loop that will use it."""
-        self._session = _session(_Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S))
-        self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True))
+        tls = True if self._tls is None else self._tls
+        self._session = _session(_Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S, ssl=tls))
+        self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True, ssl=tls))
 
     async def close(self) -> None:
         """Close them all."""
@@ -120,6 +137,23 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
     )
 
 
+async def read_bounded(response: aiohttp.ClientResponse, most: int) -> bytes | None:
+    """The whole body, or None if it is larger."""
+    text = bytearray()
+    async for part in response.content.iter_chunked(1 << 16):
+        text += part
+        if len(text) > most:
+            return None
+    return bytes(text)
+
+
+async def paced_lines(response: aiohttp.ClientResponse, least_s: float) -> AsyncIterator[bytes]:
+    """Lines as they come, one in `least_s` seconds: who sends more does not get our time."""
+    async for line in response.content:
+        yield line
+        await asyncio.sleep(least_s)
+
+
 class Reply(ReplyHead):
     """A worker's answer that has begun. Close it, or read it to its end."""
 
@@ -138,7 +172,7 @@ class Reply(ReplyHead):
             async for chunk in self._response.content.iter_any():
                 yield chunk
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.warning("answer broke off", extra={"why": repr(error)})
+            log.warning("answer broke off", extra={"why": told_of(error)})
             raise WorkerFailed("The worker broke off its answer.") from error
 
     def close(self) -> None:

@@ -302,7 +302,8 @@ class BoundedProtocol(HotProtocol):
             self.transport.close()
             return
         self.transport.write(_refusal(status))
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS cannot end one half alone
+            self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
 
 

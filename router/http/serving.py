@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Collection
 from math import ceil
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -21,6 +22,7 @@ import uvloop
 from fastapi import FastAPI
 
 from router.http.drain import Drain
+from router.http.errors import RouterError
 from router.http.hosts import hosts_of
 from router.http.protocol import bounded_protocol
 from router.http.sockets import url_of
@@ -55,8 +57,11 @@ def serve(
     allowed_hosts: Collection[str],
     drain: Drain,
     follow_parent: bool,
+    tls: tuple[Path, Path] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; `follow_parent`: stop, too, if the supervisor dies.
+
+    `tls`: a certificate and its key, checked.
 
     Raises:
         SystemExit: with 1, if it could not start, or ends because something in it has failed.
@@ -73,11 +78,14 @@ def serve(
         date_header=False,
         timeout_graceful_shutdown=ceil(drain_s),
         timeout_keep_alive=KEEP_ALIVE_S,
+        ssl_certfile=None if tls is None else tls[0],
+        ssl_keyfile=None if tls is None else tls[1],
     )
+    logging.getLogger("uvicorn.error").addFilter(untold)
     server = _Server(config, drain)
 
     async def run() -> None:
-        log.info("listening", extra={"url": url_of(sock)})
+        log.info("listening", extra={"url": url_of(sock, secure=tls is not None)})
         watch = asyncio.create_task(_follow(server)) if follow_parent else None
         await server.serve(sockets=[sock])
         if watch is not None:
@@ -89,6 +97,18 @@ def serve(
         log.critical("stopped, as it could not go on")
         sys.exit(1)
     log.info("stopped")
+
+
+def untold(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's is news: how a request has ended has a line of its own.
+
+    An answer that cannot go on, as its worker has failed, is ended by an error that uvicorn meets:
+    nothing else makes it close a connection in the middle of a body.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    while error is not None and not isinstance(error, RouterError):
+        error = error.__cause__
+    return error is None
 
 
 def _raise_file_limit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import (
@@ -51,6 +52,18 @@ class Live(Settings):
 class Served(Live):
     """A process that listens on its own, or on a socket that a supervisor made."""
 
+    tls_cert: Path | None = Field(
+        None,
+        description="File of the certificate, and those between it and its authority, by which "
+        "clients know this process; with tls_key it speaks HTTPS alone.",
+    )
+    tls_key: Path | None = Field(None, description="File of the certificate's private key.")
+    secret_file: Path | None = Field(
+        None,
+        description="File of the secret that gateways and agents share, the same on both sides; "
+        "an agent that has one takes requests from nobody else. Of several, one a line, a gateway "
+        "sends the first, and an agent takes all.",
+    )
     fd: int | None = Field(
         None,
         ge=0,

@@ -92,6 +92,16 @@ class FewPairs:
         felt = formulas.seconds(worker, request[0], pair[0], placed, NUMBERS)
         return float(formulas.cost_s(worker, request, pair, placed, felt, NUMBERS))
 
+    def waits(self, j: int, placed: tuple[float, float, float]) -> bool:
+        """Whether one more finds no free slot on a worker."""
+        return bool(formulas.waits(self._workers[j], placed))
+
+    def in_time(self, i: int, j: int, placed: tuple[float, float, float]) -> bool:
+        """Whether a request keeps its targets on a worker, as expected."""
+        request, own_s = self._requests[i], self._pairs[i][j][0]
+        felt = formulas.seconds(self._workers[j], request[0], own_s, placed, NUMBERS)
+        return bool(formulas.late_s(request, felt, NUMBERS) <= 0.0)
+
     def is_open(self, j: int, placed: tuple[float, float, float]) -> bool:
         """Whether a worker may be sent something."""
         return bool(formulas.is_open(self._rooms[j], placed))

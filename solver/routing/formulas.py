@@ -137,16 +137,27 @@ def others_s(worker: Figures, pair: Figures, placed: Figures, in_flight: Number)
     return stalls_s + in_flight * step_s + behind_s
 
 
+def waits(worker: Figures, placed: Figures) -> Number:
+    """Whether one more finds no free slot."""
+    return worker[0] + placed[0] >= worker[1]
+
+
+def late_s(request: Figures, felt: Figures, at: Calculus) -> Number:
+    """Seconds beyond its targets."""
+    _, first, rest = felt
+    output, slack, tpot = request[1], request[4], request[5]
+    return at.maximum(0.0, first - slack) + output * at.maximum(0.0, rest - tpot)
+
+
 def cost_s(
     worker: Figures, request: Figures, pair: Figures, placed: Figures, felt: Figures, at: Calculus
 ) -> Number:
     """The sum of the terms; `request` has its level and tail's weight before its variance."""
     _, first, rest = felt
-    _, output, long, weight, slack, tpot, last, tail, variance = request
+    _, output, long, weight, _, _, last, tail, variance = request
     in_flight = worker[0] + placed[0]
     full = at.minimum(1.0, in_flight / worker[1])
-    own = first + output * rest
-    late = at.maximum(0.0, first - slack) + output * at.maximum(0.0, rest - tpot)
+    own, late = first + output * rest, late_s(request, felt, at)
     total = others_s(worker, pair, placed, in_flight)
     total = total + weight * (own + FIRST_TOKEN * first + late)
     total = total + tail * (own * own + variance * rest * rest) + full * full * own
@@ -159,7 +170,7 @@ def tail_scale_s(left_s: float, expected_s: float, in_flight: float, requests: i
 
 
 def doubt(overrun: Number, output: Number, at: Calculus) -> Number:
-    """By which share of a cost another must be higher to be called so."""
+    """By which share of a cost another must be higher, if somebody waits, to be called so."""
     return DOUBT * (1.0 + overrun / (DEVIATIONS * at.maximum(1.0, output)))
 
 

@@ -150,6 +150,15 @@ class Pairs:
         """Whether workers may be sent something."""
         return np.asarray(formulas.is_open(self._rooms[:, j], placed))
 
+    def waits(self, j: int, placed: FloatArray) -> bool:
+        """Whether one more finds no free slot on a worker."""
+        return bool(formulas.waits(self._workers[:2, j], placed))
+
+    def in_time(self, i: int, j: int, placed: FloatArray) -> bool:
+        """Whether a request keeps its targets on a worker, as expected."""
+        felt = self._seconds(i, j, placed)
+        return bool(formulas.late_s(self._requests[:, i], felt, ARRAYS) <= 0.0)
+
     def _pair(self, i: Index, j: Index) -> tuple[FloatArray, FloatArray, FloatArray]:
         return self.prefill_s[i, j], self._stalls_s[i, j], self._step_s[i, j]
 
@@ -166,13 +175,14 @@ class Pairs:
     ) -> tuple[FloatArray, ...]:
         wait, first, rest = seconds
         in_flight, slots = self._workers[:2, j]
-        _, output, long, weight, slack, tpot, last, tail, variance = _rows(self._requests, i, j)
+        request = _rows(self._requests, i, j)
+        _, output, long, weight, _, _, last, tail, variance = request
         in_flight = in_flight + placed[0]
         full = np.minimum(1.0, in_flight / slots)
         decode = output * rest
         own = first + decode
         blind = (1.0 + FIRST_TOKEN) * weight
-        late = np.maximum(0.0, first - slack) + output * np.maximum(0.0, rest - tpot)
+        late = formulas.late_s(request, seconds, ARRAYS)
         return (
             blind * wait,
             blind * (first - wait),

@@ -25,11 +25,13 @@ from router.http.bodies import BodyReader
 from router.http.connections import Connections
 from router.http.drain import Drain
 from router.http.error_handlers import add_error_handlers
+from router.http.secret import GatewaysOnly
 from router.observe.metrics import AgentMetrics
 from router.observe.tracing import open_tracing
 from router.settings.agent import AgentSettings
 from router.settings.base import BadSettings
 from router.settings.hardware import hardware
+from router.settings.secrets import read_secrets
 from solver.batching.outside.release import Releaser
 from solver.batching.policies import POLICIES
 from solver.routing.rolling import lead
@@ -39,9 +41,11 @@ def create_app(settings: AgentSettings) -> FastAPI:
     """A sidecar; ``app.state.drain`` makes it finish up.
 
     Raises:
-        BadSettings: if the upstream's URL has a path that requests bring along themselves.
+        BadSettings: if the upstream's URL has a path that requests bring along themselves, or its
+            secret is none.
     """
     _check(settings)
+    secrets = read_secrets(settings.secret_file)
     metrics, drain = AgentMetrics(), Drain()
     tracing = open_tracing(settings, "agent", settings.name)
     connections = Connections()
@@ -83,6 +87,8 @@ def create_app(settings: AgentSettings) -> FastAPI:
     app.router.routes.append(Route("/v1/models/{model:path}", one_model, methods=["GET"]))
     app.router.routes.append(Route("/{path:path}", proxy))
     add_error_handlers(app)
+    if secrets:
+        app.add_middleware(GatewaysOnly, secrets=secrets)
     return app
 
 

@@ -14,7 +14,7 @@ import orjson
 from yarl import URL
 
 from router.agent.sidecar.health import PROBE_TIMEOUT_S, QUICK_S, REPROBE_TIMEOUT_S, HealthCheck
-from router.http.connections import Connections, Reply
+from router.http.connections import Connections, Reply, told_of
 from router.http.errors import Headers, WorkerUnreachable
 from router.http.reply import hop_by_hop
 from router.settings.agent import AgentSettings
@@ -139,7 +139,7 @@ class Upstream:
                 timeout=self._timeout,
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.warning("upstream not reached", extra={"why": repr(error)})
+            log.warning("upstream not reached", extra={"why": told_of(error)})
             self._probe_now.set()
             raise WorkerUnreachable("This worker's engine could not be reached.") from error
         self.saw_bytes()

@@ -42,6 +42,7 @@ from router.http.errors import (
     WorkerUnreachable,
     outcome_of_status,
 )
+from router.http.secret import CHALLENGE, is_challenge
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
 from router.wire import RECALLED
@@ -176,7 +177,8 @@ class Attempts:
         assert exchange.request is not None
         url = worker.url + exchange.target
         extra = for_worker(ticket) + exchange.outgoing()
-        reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body)
+        agent = worker.state is not None
+        reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body, agent=agent)
         try:
             good = self._judge(reply, ticket, worker, tries)
             occupancy = worker.load.occupancy(worker.slots, 0)
@@ -210,6 +212,8 @@ class Attempts:
         """
         status = reply.status
         kind = verdict(status, has_deadline=ticket.due_s != inf)
+        if is_challenge(status, reply.header(CHALLENGE[0])):
+            kind = Verdict.FAILED  # it is the gateway that it does not know, not the client
         if kind is Verdict.ANSWER:
             return True
         if status == 503 and ticket.recall_pending and reply.has(RECALLED):
@@ -229,7 +233,7 @@ class Attempts:
         alone = kind is Verdict.FULL
         if self._retries.while_full(ticket, worker, tries, for_s or 0.0, alone=alone):
             raise _GoOn(WorkerBusy(f"The worker {said}.", "busy"))
-        reply.retry_after(self._dispatcher.retry_after_s())
+        reply.retry_after(self._dispatcher.room.retry_after_s(ticket))
         return False
 
     def _learn(self, worker: Worker, exchange: Exchange, occupancy: float) -> None:

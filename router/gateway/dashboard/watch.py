@@ -13,8 +13,8 @@ import aiohttp
 
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
-from router.http.connections import Connections
-from router.wire import SLOTS_PATH, STATE_TIMEOUT_S, SlotReport
+from router.http.connections import Connections, paced_lines, told_of
+from router.wire import LINE_S, SLOTS_PATH, STATE_TIMEOUT_S, SlotReport
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Watches:
                 try:
                     wait_s = await self._listen(worker, every_s)
                 except Exception as error:  # a picture less; whether it serves is seen elsewhere
-                    log.debug("no slots", extra={"worker": worker.name, "why": str(error)})
+                    log.debug("no slots", extra={"worker": worker.name, "why": told_of(error)})
             self._watches[worker].latest = None
             await asyncio.sleep(wait_s)
 
@@ -94,11 +94,13 @@ class Watches:
             sock_connect=STATE_TIMEOUT_S, sock_read=STATE_TIMEOUT_S + every_s
         )
         url, asked = worker.url + SLOTS_PATH, {"every_s": str(every_s)}
-        async with self._connections.session.get(url, params=asked, timeout=timeout) as response:
+        async with self._connections.session.get(
+            url, params=asked, timeout=timeout, headers=self._connections.to_agent()
+        ) as response:
             if response.status == 404:  # an older agent
                 return OLD_S
             response.raise_for_status()
             watch = self._watches[worker] = Watch()
-            async for line in response.content:
+            async for line in paced_lines(response, LINE_S):
                 watch.add(SlotReport.decode(line), time.time())
         return AGAIN_S

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 from collections.abc import AsyncGenerator
 from http import HTTPStatus
 from typing import Any
@@ -13,10 +14,13 @@ import aiohttp
 import orjson
 
 from router.http.client import NotConnected
-from router.wire import STATE_PATH, STATE_TIMEOUT_S, AgentState
+from router.http.connections import Connections, paced_lines, read_bounded
+from router.http.secret import CHALLENGE, is_challenge
+from router.wire import LINE_S, STATE_PATH, STATE_TIMEOUT_S, AgentState, is_name
 
 PROBE_INTERVAL_S = 1.0  # between probes of a worker without an agent
-MOST_MODELS_BYTES = 8 << 20  # thousands of adapters are listed in less
+MOST_MODELS_BYTES = 1 << 20  # thousands of adapters are listed in less
+MOST_PARTS = 20_000  # objects and arrays: with vLLM's permissions, three a model
 # What answers with these says something for everybody, not what an agent says.
 _NO_AGENT = ("text/", "application/json")
 _COMPLAINT_BYTES = 200
@@ -29,9 +33,11 @@ class Unusable(Exception):
 
 
 async def reports(
-    session: aiohttp.ClientSession, url: str, connect_s: float
+    connections: Connections, url: str, connect_s: float
 ) -> AsyncGenerator[AgentState | Models, None]:
     """An agent's states until its stream ends, or what a plain server serves until it fails.
+
+    Only who asks for the fleet's secret in an agent's way is told it.
 
     Raises:
         Unusable, WireError: if what answers there is neither, or says that it does not serve.
@@ -39,12 +45,25 @@ async def reports(
         TimeoutError: if it falls silent.
     """
     timeout = aiohttp.ClientTimeout(sock_connect=connect_s, sock_read=STATE_TIMEOUT_S)
-    async with session.get(url + STATE_PATH, timeout=timeout, allow_redirects=False) as response:
-        if response.status == 200 and not response.content_type.startswith(_NO_AGENT):
-            async for line in response.content:
-                yield AgentState.decode(line)
-            return
-        await _check(response, STATE_PATH)
+    session, headers = connections.session, dict[str, str]()
+    for _ in range(2):
+        async with session.get(
+            url + STATE_PATH, timeout=timeout, allow_redirects=False, headers=headers
+        ) as response:
+            if response.status == 200 and not response.content_type.startswith(_NO_AGENT):
+                async for line in paced_lines(response, LINE_S):
+                    yield AgentState.decode(line)
+                return
+            if not is_challenge(response.status, response.headers.get(CHALLENGE[0].decode())):
+                await _check(response, STATE_PATH)
+                break
+        if headers or connections.secret is None:
+            whose = "another" if headers else "a"
+            raise Unusable(
+                f"it is an agent with {whose} secret: give it and this gateway the same "
+                "--secret-file"
+            )
+        headers = connections.to_agent()
     look = _PlainLook(session, url)
     while True:
         yield await look.models()
@@ -97,17 +116,31 @@ class _PlainLook:
                 "address, and the address all that comes before its /v1?"
             )
         text = await _body(response, where)
-        try:
-            models = {str(entry["id"]): dict(entry) for entry in orjson.loads(text)["data"]}
-        except (ValueError, TypeError, KeyError) as error:
-            kind = "a web page" if response.content_type == "text/html" else "something else"
-            raise Unusable(
-                f"{where} is {kind}, not OpenAI's list of models: is an OpenAI-compatible server "
-                "at this address?"
-            ) from error
-        if not models:
-            raise Unusable(f"{where} lists no model")
-        return models
+        return read_models(text, where, web_page=response.content_type == "text/html")
+
+
+def read_models(text: bytes, where: str, *, web_page: bool = False) -> Models:
+    """OpenAI's list of models.
+
+    Raises:
+        Unusable: if it is none, or a name in it is none.
+    """
+    if text.count(b"{") + text.count(b"[") > MOST_PARTS:
+        raise Unusable(f"{where} is of more than {MOST_PARTS} objects and arrays")
+    try:
+        models = {entry["id"]: dict(entry) for entry in orjson.loads(text)["data"]}
+    except (ValueError, TypeError, KeyError) as error:
+        kind = "a web page" if web_page else "something else"
+        raise Unusable(
+            f"{where} is {kind}, not OpenAI's list of models: is an OpenAI-compatible server "
+            "at this address?"
+        ) from error
+    if not models:
+        raise Unusable(f"{where} lists no model")
+    for name in models:
+        if not is_name(name):
+            raise Unusable(f"{where} lists {str(name)[:_COMPLAINT_BYTES]!r}, which is no name")
+    return models
 
 
 async def _check(response: aiohttp.ClientResponse, path: str) -> None:
@@ -122,12 +155,10 @@ async def _check(response: aiohttp.ClientResponse, path: str) -> None:
 
 
 async def _body(response: aiohttp.ClientResponse, where: str) -> bytes:
-    text = bytearray()
-    async for part in response.content.iter_chunked(1 << 16):
-        text += part
-        if len(text) > MOST_MODELS_BYTES:
-            raise Unusable(f"{where} answers more than {MOST_MODELS_BYTES} bytes")
-    return bytes(text)
+    text = await read_bounded(response, MOST_MODELS_BYTES)
+    if text is None:
+        raise Unusable(f"{where} answers more than {MOST_MODELS_BYTES} bytes")
+    return text
 
 
 def _named(status: int) -> str:
@@ -140,15 +171,9 @@ def _named(status: int) -> str:
 def complaint(error: Exception, limit_s: float = STATE_TIMEOUT_S) -> str:
     """What is wrong with a worker, from what its connection raised; `limit_s`: how long it had."""
     if isinstance(error, aiohttp.ClientConnectorError):
-        named = isinstance(error, aiohttp.ClientConnectorDNSError)
-        what = "its name cannot be looked up" if named else "it cannot be reached"
-        number = error.os_error.errno
-        return f"{what}: {os.strerror(number) if number and number > 0 else error.os_error}"
-    if isinstance(error, NotConnected):
-        named = isinstance(error.__cause__, socket.gaierror)
-        what = "its name cannot be looked up" if named else "it cannot be reached"
-        number = error.errno
-        return f"{what}: {os.strerror(number) if number and number > 0 else error.strerror}"
+        return _unreached(error.os_error, isinstance(error, aiohttp.ClientConnectorDNSError))
+    if isinstance(error, NotConnected) and isinstance(error.__cause__, OSError):
+        return _unreached(error.__cause__, isinstance(error.__cause__, socket.gaierror))
     if isinstance(error, TimeoutError):
         return f"it has not answered for {limit_s:g} s"
     if isinstance(error, aiohttp.ClientResponseError):
@@ -157,6 +182,16 @@ def complaint(error: Exception, limit_s: float = STATE_TIMEOUT_S) -> str:
         if isinstance(error, kind):
             return what
     return str(error) or type(error).__name__
+
+
+def _unreached(error: OSError, unnamed: bool) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}; see --worker-ca"
+    if isinstance(error, ssl.SSLError):
+        return f"it does not speak TLS: {error.reason or error}"
+    what = "its name cannot be looked up" if unnamed else "it cannot be reached"
+    number = error.errno
+    return f"{what}: {os.strerror(number) if number and number > 0 else error.strerror or error}"
 
 
 _BROKEN = {

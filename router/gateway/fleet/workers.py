@@ -231,9 +231,7 @@ class Workers:
 
     async def _listen(self, worker: Worker) -> None:
         connect_s = self._settings.connect_timeout_s
-        async with aclosing(
-            reports(self._connections.session, worker.url, connect_s)
-        ) as report_stream:
+        async with aclosing(reports(self._connections, worker.url, connect_s)) as report_stream:
             async for report in report_stream:
                 models = worker.models
                 if isinstance(report, AgentState):

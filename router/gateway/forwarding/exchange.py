@@ -92,7 +92,8 @@ class Exchange:
     ) -> Usage | None:
         """Pass an answer on as it comes, its head with the first bytes of its body.
 
-        `progress` hears of its tokens.
+        Once all of it is there the worker is free, whatever the client has read: `out.drain` waits
+        for that. `progress` hears of its tokens.
 
         Raises:
             WorkerFailed: if it breaks off.
@@ -117,7 +118,6 @@ class Exchange:
         if isinstance(meter, StreamMeter) and reply.status == 200:
             self._check_end(meter)
         out.end()
-        await out.drain()
         self.usage = usage = meter.usage()
         if reply.status == 200:
             self.record.output_tokens = meter.tokens(usage)

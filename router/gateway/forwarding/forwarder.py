@@ -10,6 +10,7 @@ from router.http.client import ConnectTimeout, NotConnected, Reply
 from router.http.connections import Connections
 from router.http.errors import Headers, WorkerRefused, WorkerUnreachable
 from router.http.reply import HOP_BY_HOP, hop_by_hop
+from router.http.secret import SECRET
 from router.settings.gateway import GatewayTuning
 from router.wire import (
     ATTEMPT,
@@ -32,7 +33,7 @@ _SET_ANEW = {
     TTFT_MS,
     TPOT_MS,
 }
-_NOT_SENT = frozenset((*_SET_ANEW, b"accept-encoding", b"content-type"))
+_NOT_SENT = frozenset((*_SET_ANEW, b"accept-encoding", b"content-type", SECRET))
 _LEFT_OUT = _NOT_SENT | HOP_BY_HOP
 
 
@@ -41,6 +42,8 @@ class Forwarder:
 
     def __init__(self, tuning: GatewayTuning, connections: Connections) -> None:
         self._client = connections.client
+        own = connections.to_agent()
+        self._to_agent = "".join(f"{name}: {value}\r\n" for name, value in own.items())
         self._connect_s, self._silence_s = tuning.connect_timeout_s, tuning.silence_timeout_s
 
     async def send(
@@ -49,14 +52,20 @@ class Forwarder:
         headers: Headers,
         extra: str,
         body: bytes,
+        *,
+        agent: bool = False,
     ) -> Reply:
         """POST `body` with the client's `headers` and lines of `extra`, until the answer begins.
+
+        `agent`: it is an agent's, which may want the fleet's secret.
 
         Raises:
             WorkerRefused: if nobody listens there.
             WorkerUnreachable: if none begins.
             WorkerFailed: if it begins with a head that is too large: the work is done.
         """
+        if agent:
+            extra += self._to_agent
         hops = hop_by_hop(headers)
         left_out = _LEFT_OUT if hops is HOP_BY_HOP else _NOT_SENT | hops
         kept = [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in left_out]

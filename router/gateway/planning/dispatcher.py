@@ -29,6 +29,7 @@ from router.gateway.planning.isolation import (
     each_alone,
 )
 from router.gateway.planning.planner import Planned, Planner
+from router.gateway.planning.room import Room
 from router.gateway.planning.stranded import Stranded
 from router.gateway.planning.ticket import Placement, Ticket
 from router.gateway.planning.unsent import Unsent
@@ -59,6 +60,7 @@ class Dispatcher:
 
     Attributes:
         latest: the latest plan.
+        room: whether there is room for more.
         after_dispatch: called whenever something has changed and all who could go have been sent.
     """
 
@@ -74,6 +76,7 @@ class Dispatcher:
             cached=workers.prefixes.cached_tokens,
         )
         self._unsent = Unsent()
+        self.room = Room(tuning, workers, self._unsent)
         self._stranded = Stranded(
             tuning.wait_for_worker_s, tuning.wait_for_worker_requests, self._give_up
         )
@@ -115,6 +118,7 @@ class Dispatcher:
         ticket.placed = placed
         self._rolling.add(ticket, time.monotonic())
         self._unsent.add(ticket)
+        self.room.add(ticket)
         self._wake.set()
         alarm = None
         if ticket.due_s != inf:
@@ -130,6 +134,8 @@ class Dispatcher:
             raise
         finally:
             self._unsent.remove(ticket)
+            began = placed.done() and not placed.cancelled() and placed.exception() is None
+            self.room.remove(ticket, began=began)
             ticket.placed = None  # it holds on to its plan
             if alarm is not None:
                 alarm.cancel()
@@ -164,13 +170,6 @@ class Dispatcher:
             for one in self._workers
             if one is not worker and not (one.down or one.draining) and ticket.is_eligible_for(one)
         ]
-
-    def retry_after_s(self) -> float:
-        """When the least loaded worker has done what it has, and all have done what is unsent."""
-        now, workers = time.monotonic(), self._workers.preferred()
-        soonest = self._workers.back_s(now)
-        least = min((w.backlog_s(0, now) for w in workers), default=soonest)
-        return least + self._unsent.seconds(workers)
 
     def backlog_s(self) -> float:
         """What the workers that are up still have to do, and what is unsent, for each of them."""
@@ -233,7 +232,8 @@ class Dispatcher:
             self._reject(ticket, ModelNotFoundError(model))
         elif not any(ticket.is_eligible_for(one) for one in self._workers if one.ready):
             message = f"No worker that serves '{model}' is up."
-            self._reject(ticket, NoCapacityError(message, self.retry_after_s()))
+            again_s = self.room.retry_after_s(ticket, self._workers.back_s(time.monotonic()))
+            self._reject(ticket, NoCapacityError(message, again_s))
 
     def _eligible(self, ticket: Ticket, workers: Sequence[Worker]) -> frozenset[int] | None:
         """Most tickets are alike: they failed nowhere, and are short enough for every worker."""

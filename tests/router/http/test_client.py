@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -10,7 +11,14 @@ from dataclasses import dataclass, field
 import pytest
 
 from router.http.asgi import Responder
-from router.http.client import MOST_HEAD_BYTES, MOST_UNREAD_BYTES, Client, NotConnected
+from router.http.client import (
+    MOST_HEAD_BYTES,
+    MOST_UNREAD_BYTES,
+    Client,
+    NotConnected,
+    Reply,
+    _Connection,
+)
 from router.http.errors import Headers, WorkerFailed
 from router.http.reply import ReplyHead, hop_by_hop
 from tests.waiting import PATIENCE_S, until
@@ -260,6 +268,29 @@ async def test_who_lets_go_is_seen_by_the_worker() -> None:
         await until(lambda: bool(worker.requests))
         asking.cancel()
         await asyncio.wait_for(worker.gone.wait(), PATIENCE_S)
+
+
+async def test_who_lets_go_as_its_answer_ends_leaves_the_connection_to_the_next() -> None:
+    """Between the end of an answer and its reader's turn, somebody else may have been served."""
+    async with serving(WHOLE) as worker:
+        next_one: list[asyncio.Future[Reply]] = []
+
+        class Idle(deque[_Connection]):
+            def append(self, connection: _Connection) -> None:
+                if next_one:
+                    return super().append(connection)
+                request = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"
+                next_one.append(connection.request(request, PATIENCE_S))
+                first.cancel()
+                return None
+
+        worker.client._origin(worker.url).idle = Idle()
+        first = asyncio.create_task(post(worker))
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        reply, out = await asyncio.wait_for(next_one[0], PATIENCE_S), Out()
+        await reply.relay(out.write, out)
+        assert (bytes(out.taken), worker.connections) == (b"hello", 1)
 
 
 async def test_a_slow_client_holds_the_worker_up_and_gets_it_all() -> None:

@@ -12,7 +12,15 @@ from typing import Any
 
 import uvicorn
 
-from router.http.asgi import ClientDisconnected, Receive, Scope, Send, read_body, respond
+from router.http.asgi import (
+    ClientDisconnected,
+    DisconnectWatch,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    respond,
+)
 from router.http.hosts import Hosts, hosts_of
 from router.http.protocol import HEAD_BYTES, MOST_AHEAD, MOST_FIELDS, SLICE, bounded_protocol
 from tests.waiting import until
@@ -20,13 +28,18 @@ from tests.waiting import until
 NEVER_S = 600.0
 ANY = Hosts()
 BODY = b'{"model":"m"}'
+MUCH = b"x" * (3 << 20)  # less than a connection keeps, more than sockets do
 
 
 @dataclass
 class Echo:
-    """Answers with the size of a body, ``/stream`` in parts, ``/wait`` once it is told to."""
+    """Answers with the size of a body, ``/stream`` in parts, ``/wait`` once it is told to.
+
+    ``/much`` answers with `MUCH`, ``/endless`` with that again and again until nobody is there.
+    """
 
     seen: int = 0
+    ended: int = 0
     left: int = 0
     connections: set[Any] = field(default_factory=set)
     go: asyncio.Event = field(default_factory=asyncio.Event)
@@ -41,6 +54,9 @@ class Echo:
             return
         if scope["path"] == "/wait":
             await self.go.wait()
+        if scope["path"] in ("/much", "/endless"):
+            await self._talk(receive, send, endless=scope["path"] == "/endless")
+            return
         if scope["path"] != "/stream":
             await respond(send, 200, [], b"%d" % len(body))
             return
@@ -49,10 +65,23 @@ class Echo:
             await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
+    async def _talk(self, receive: Receive, send: Send, *, endless: bool) -> None:
+        try:
+            with DisconnectWatch(receive, send):
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                await send({"type": "http.response.body", "body": MUCH, "more_body": True})
+                while endless:
+                    await send({"type": "http.response.body", "body": MUCH, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
+        except ClientDisconnected:
+            pass
+        finally:
+            self.ended += 1
+
 
 @asynccontextmanager
 async def server(
-    client_timeout_s: float = NEVER_S, hosts: Hosts = ANY
+    client_timeout_s: float = NEVER_S, hosts: Hosts = ANY, keep_alive_s: int = 75
 ) -> AsyncIterator[tuple[Echo, int]]:
     echo = Echo()
     config = uvicorn.Config(
@@ -62,6 +91,7 @@ async def server(
         lifespan="off",
         log_config=None,
         port=0,
+        timeout_keep_alive=keep_alive_s,
     )
     served = uvicorn.Server(config)
     task = asyncio.create_task(served._serve())

@@ -97,7 +97,7 @@ def test_speeds_are_dealt_out() -> None:
             "is not like kubernetes://",
         ),
         (GatewaySettings, ["--drain-s", "inf"], "drain_s"),
-        (GatewaySettings, ["--admission", "drop"], "admission: .*'queue' or 'shed'"),
+        (GatewaySettings, ["--admission", "drop"], "admission: .*'timely' or 'shed'"),
         (GatewaySettings, ["--targets-default", "ttft=2"], "targets_default: '2' is no duration"),
         (GatewaySettings, ["--targets-bulk", "e2e=2s"], "targets_bulk: 'e2e=2s' are no targets"),
         (GatewaySettings, ["--targets-bulk", ""], "targets_bulk: '' are no targets"),

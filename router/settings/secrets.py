@@ -1,0 +1,71 @@
+"""What a process keeps to itself, read from files: a fleet's secret, a certificate and its key.
+
+They are files, as flags and variables are seen by others of the machine and end up in logs.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from router.settings.base import BadSettings
+
+# Of printable characters; what a person makes up is shorter.
+LEAST_SECRET = 16
+MAKE_ONE = "`openssl rand -hex 32` makes one"
+
+
+def read_secrets(path: Path | None) -> tuple[bytes, ...]:
+    """The secrets of a file, one a line: the first is sent, all are taken; none without a file.
+
+    Raises:
+        BadSettings: if there is none, or one that is no secret.
+    """
+    if path is None:
+        return ()
+    try:
+        lines = [line.strip() for line in path.read_bytes().splitlines() if line.strip()]
+    except OSError as error:
+        raise BadSettings(f"secret_file: {path}: {error.strerror}") from error
+    if not lines:
+        raise BadSettings(f"secret_file: {path} is empty; {MAKE_ONE}")
+    for number, line in enumerate(lines, 1):
+        if len(line) < LEAST_SECRET or not line.isascii() or not line.decode().isprintable():
+            raise BadSettings(
+                f"secret_file: {path}: secret {number} is shorter than {LEAST_SECRET} characters, "
+                f"or has others than ASCII's printable ones; {MAKE_ONE}"
+            )
+    return tuple(lines)
+
+
+def check_certificate(certificate: Path | None, key: Path | None) -> bool:
+    """Whether to serve TLS.
+
+    Raises:
+        BadSettings: if one of both is missing, or they do not go together.
+    """
+    if certificate is None and key is None:
+        return False
+    if certificate is None or key is None:
+        missing, given = ("tls_cert", "tls_key") if certificate is None else ("tls_key", "tls_cert")
+        raise BadSettings(f"{missing}: {given} is of no use without it")
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        why = error.strerror or str(error)
+        raise BadSettings(f"tls_cert, tls_key: {certificate}, {key}: {why}") from error
+    return True
+
+
+def trusted(authorities: Path | None) -> ssl.SSLContext | None:
+    """Whom to believe that it is who it says: those of a file alone; None: the machine's own.
+
+    Raises:
+        BadSettings: if there is none in the file.
+    """
+    if authorities is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=authorities)
+    except (OSError, ssl.SSLError) as error:
+        raise BadSettings(f"worker_ca: {authorities}: {error.strerror or error}") from error
