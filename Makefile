@@ -17,7 +17,7 @@ LAZY := --no-compile
 VLLM_PIP := .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check $(LAZY)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: run test test-engines test-transformers test-vllm image-test check format setup transformers lock bench clean
+.PHONY: run test test-engines test-transformers test-vllm image-test check format setup transformers lock bench soak clean
 
 run: .venv/.run
 	@$(BIN)/makespan up
@@ -53,6 +53,10 @@ format: .venv/.dev
 bench: .venv/.dev
 	$(BIN)/makespan bench paper --out $$(mktemp -d)
 	@for bench in dispatch rolling quantile stall window decision predict fleet loop sidecar tracing; do echo "\n== $$bench"; $(BIN)/python -m tests.bench.bench_$$bench || exit 1; done
+
+# Half an hour.
+soak: .venv/.dev
+	$(BIN)/python -m tests.bench.soak
 
 setup: .venv/.dev
 

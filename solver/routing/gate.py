@@ -34,7 +34,7 @@ RESERVED = 0.125
 CALM_S = 10.0
 # The pace is that of so many seconds, or beginnings, whichever are more: in a gateway's first
 # seconds what is predicted of answers changes fast. At first, `PRIOR_S` of such seconds are taken
-# to have done half: nothing has ended yet, and whoever is told too late a time still gets in.
+# to have done a third: nothing has ended yet, and who is told too late a time still gets in.
 MEMORY_S, MEMORY, PRIOR_S = 3.0, 16, 2.0
 
 K = TypeVar("K", bound=Hashable)
@@ -70,7 +70,7 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._work_s, self._took_s = PRIOR_S / 2, PRIOR_S
+        self._work_s, self._took_s = PRIOR_S / 3, PRIOR_S
         self._new_s, self._new = 0.0, 0
         self._at_s, self._full = 0.0, False
 

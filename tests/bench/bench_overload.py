@@ -129,7 +129,7 @@ def main() -> None:
                 memory = rss_mib(gateway_pid(fleet))
             seen = [one for one in tries if WARM_S <= one.at_s < over_s]
             kept, refused = sum(one.kept for one in seen), sum(one.status == 503 for one in seen)
-            back = [one.status for one in tries if one.told and one.status]
+            back = [one.status for one in tries if one.told and one.status and one.at_s >= WARM_S]
             print(
                 f"{admission:9} {times:5g} {kept / (over_s - WARM_S):7.2f} "
                 f"{refused / len(seen):8.0%} {len(back):10}, "

@@ -28,6 +28,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
 WHOLE = OK + b"content-length: 5\r\n\r\nhello"
 CHUNKS = b"5\r\nhello\r\n1\r\n!\r\n0\r\n"
+NEVER_S = 1e6
 BIG = b"x" * (4 * MOST_UNREAD_BYTES)
 
 
@@ -211,6 +212,30 @@ def test_half_an_answer_is_passed_on_and_then_told(name: str) -> None:
             with pytest.raises(WorkerFailed):
                 await asyncio.wait_for(reply.relay(out.write, out), PATIENCE_S)
             assert out.taken == b"hello"
+
+    asyncio.run(play())
+
+
+ENDLESS: dict[str, bytes] = {
+    "a trailer": CHUNKED + b"5\r\nhello\r\n0\r\nx: " + b"y" * 16 * MOST_HEAD_BYTES,
+    "trailers": CHUNKED + b"5\r\nhello\r\n0\r\n" + b"x: y\r\n" * 3 * MOST_HEAD_BYTES,
+    "the extension of a chunk": CHUNKED + b"5\r\nhello\r\n5;" + b"e" * 16 * MOST_HEAD_BYTES,
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_framing_without_end_is_no_answer(name: str) -> None:
+    async def play() -> None:
+        out = Out()
+        async with serving(ENDLESS[name]) as worker, asyncio.timeout(PATIENCE_S):
+            with suppress(OSError):  # all of it may have come in one read
+                reply = await worker.client.post(
+                    worker.url + "/", b"", b"", connect_s=9.0, silence_s=NEVER_S
+                )
+                with pytest.raises(WorkerFailed):
+                    await reply.relay(out.write, out)
+            assert out.taken in (b"", b"hello")
+            await worker.gone.wait()
 
     asyncio.run(play())
 
