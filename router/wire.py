@@ -16,6 +16,7 @@ often as it asks for (``?every_s=``). An agent to which nobody listens there rec
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
@@ -31,6 +32,7 @@ SLOTS_PATH = "/makespan/v1/slots"
 STATE_EVERY_S = 0.1
 HEARTBEAT_S = 0.5
 STATE_TIMEOUT_S = 2.0
+LINE_S = STATE_EVERY_S / 5  # one line is read in so long: a queue of some is soon read
 
 REQUEST_ID = b"x-request-id"
 WORKER = b"x-makespan-worker"
@@ -53,6 +55,8 @@ RECALLED = b"x-makespan-recalled"
 # trillion cached tokens.
 MOST_SLOTS, MOST_TOKENS, MOST_CONTEXT = 1 << 20, 1 << 40, 1 << 31
 LONGEST_NAME = 512
+# A state is far shorter, whatever names are in it.
+LONGEST_STATE = 16_384
 # Of what is wrong with a message, so much is told; it may be all of the message.
 LONGEST_COMPLAINT = 200
 
@@ -61,9 +65,13 @@ Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
 Count = Annotated[int, Field(ge=0, le=MOST_CONTEXT)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 # It goes into headers and log lines: no control characters.
-Name = Annotated[
-    str, Field(min_length=1, max_length=LONGEST_NAME, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
-]
+NAME = r"^[^\x00-\x1f\x7f-\x9f]+$"
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME, pattern=NAME)]
+
+
+def is_name(value: object) -> bool:
+    """Whether it may be the name of a worker or of a model."""
+    return isinstance(value, str) and len(value) <= LONGEST_NAME and bool(re.search(NAME, value))
 
 
 class WireError(ValueError):
@@ -133,28 +141,31 @@ class AgentState:
             WireError: naming what is wrong.
         """
         try:
-            state = _READER.validate_json(line)
+            if len(line) > LONGEST_STATE:
+                raise ProblemError(f"{len(line)} bytes are more than {LONGEST_STATE}")
+            state = _READER.validate_python(orjson.loads(line))
             known = state.cost_ms.keys() & CostModel.names_ms()
             state = replace(state, cost_ms={name: state.cost_ms[name] for name in known})
             CostModel.from_ms(state.cost_ms)
-        except (ValidationError, ProblemError) as error:
+        except (ValueError, ProblemError) as error:
             raise _complaint("not an agent's state", error, line) from error
         return state
 
 
-def _complaint(what: str, error: ValidationError | ProblemError, text: bytes) -> WireError:
+def _complaint(what: str, error: Exception, text: bytes) -> WireError:
     """The first thing that is wrong, where, and how the message begins."""
-    why = str(error)
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         why = ": ".join((*map(str, first["loc"]), first["msg"]))
+    else:
+        why = ("invalid JSON: " if isinstance(error, orjson.JSONDecodeError) else "") + str(error)
     return WireError(f"{what} ({why[:LONGEST_COMPLAINT]}): {text[:LONGEST_COMPLAINT]!r}")
 
 
 # A slot, and from when to when it was held.
 SlotStay = tuple[int, Finite, Finite]
 # From when to when prompts were prefilled, whether all others stood still, and whose slots it was.
-PrefillSpan = tuple[Finite, Finite, bool, tuple[int, ...]]
+PrefillSpan = tuple[Finite, Finite, bool, Annotated[tuple[int, ...], Field(fail_fast=True)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +189,8 @@ class SlotReport:
     efficiency: Finite
     since_s: Finite
     until_s: Finite
-    held: list[SlotStay] | None
-    fills: list[PrefillSpan]
+    held: Annotated[list[SlotStay], Field(fail_fast=True)] | None
+    fills: Annotated[list[PrefillSpan], Field(fail_fast=True)]
 
     def encode(self) -> bytes:
         """One JSON line."""
@@ -193,8 +204,8 @@ class SlotReport:
             WireError: if it is none.
         """
         try:
-            return _SLOTS.validate_json(line)
-        except ValidationError as error:
+            return _SLOTS.validate_python(orjson.loads(line))
+        except ValueError as error:
             raise _complaint("not a report of slots", error, line) from error
 
 
@@ -205,7 +216,7 @@ class Recall:
     A gateway cannot see which of the requests that do not stream have begun: it names more.
     """
 
-    requests: tuple[str, ...]
+    requests: Annotated[tuple[str, ...], Field(fail_fast=True)]
     most: Annotated[int, Field(ge=0)] | None = None
 
     def encode(self) -> bytes:
@@ -221,8 +232,8 @@ class Recall:
             WireError: if it is none.
         """
         try:
-            return _RECALL.validate_json(text)
-        except ValidationError as error:
+            return _RECALL.validate_python(orjson.loads(text))
+        except ValueError as error:
             raise _complaint("not a list of requests", error, text) from error
 
 

@@ -111,7 +111,7 @@ class Completions:
         formatter = AnswerFormatter(request, self._settings.model, self._loop.engine.name)
         hint, position = read_hint(scope), read_queue_position(scope)
         name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None
-        async with DisconnectWatch(receive, send):
+        with DisconnectWatch(receive, send):
             await faults.inject()
             ids = self._loop.submit(engine_request, hint, time.monotonic(), position)
             try:

@@ -27,7 +27,7 @@ from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.planner import Planner
 from router.gateway.planning.recaller import Recaller
 from router.gateway.routes import add_routes
-from router.http.bodies import BodyReader
+from router.http.bodies import BodyMemory, BodyReader
 from router.http.browsers import Browsers
 from router.http.connections import Connections
 from router.http.docs import add_docs
@@ -69,6 +69,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         settings, workers.conditions, dispatcher, shedding, forwarder, accounts, metrics
     )
     bodies = BodyReader(settings.max_body_bytes)
+    memory = BodyMemory(settings.max_bodies_bytes, dispatcher.room.bodies_full)
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)
     frames = Frames(workers, watches, dispatcher, accounts, metrics, settings.worker)
@@ -90,6 +91,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             attempts,
             accounts,
             bodies,
+            memory,
             drain,
             tracing,
             chat=chat,

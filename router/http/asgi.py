@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Self
 
 from router.http.errors import Headers, RequestError, RouterError
@@ -12,6 +12,10 @@ Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+
+# In a scope, its headers by their names: a dozen are asked for.
+_FIELDS = "makespan.fields"
 
 
 class Responder:
@@ -92,8 +96,10 @@ class ClientDisconnected(Exception):
     """The client has closed its connection before its request was answered."""
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The request's body.
+async def read_body(
+    scope: Scope, receive: Receive, limit: int, take: Callable[[int], None] = lambda _: None
+) -> bytes:
+    """The request's body; `take` hears of the bytes of each part that has come, and may refuse it.
 
     Raises:
         RequestError: 413 if it is over `limit` bytes.
@@ -107,7 +113,9 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     if message["type"] == "http.request" and not message.get("more_body", False):
         if len(body) > limit:
             raise _too_large(limit)
+        take(len(body))
         return body
+    take(len(body))
     parts, size = [body], len(body)
     while message["type"] == "http.request" and message.get("more_body", False):
         message = await receive()
@@ -115,6 +123,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         size += len(parts[-1])
         if size > limit:
             raise _too_large(limit)
+        take(len(parts[-1]))
     if message["type"] == "http.disconnect":
         raise ClientDisconnected
     return b"".join(parts)
@@ -128,12 +137,17 @@ def _too_large(limit: int) -> RequestError:
     )
 
 
+def fields(scope: Scope) -> Mapping[bytes, bytes]:
+    """Headers by their names (lower case); of several, the first."""
+    found: dict[bytes, bytes] | None = scope.get(_FIELDS)
+    if found is None:
+        found = scope[_FIELDS] = dict(reversed(scope["headers"]))
+    return found
+
+
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The first header called `name` (lower case)."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return None
+    return fields(scope).get(name)
 
 
 async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
@@ -151,7 +165,7 @@ async def respond_error(send: Send, error: RouterError, extra: Headers) -> None:
 class DisconnectWatch:
     """Cancels the task that answers a request when its client leaves.
 
-    Use as an async context manager once the body has been read; inside it, work is cancelled and
+    Use as a context manager once the body has been read; inside it, work is cancelled and
     `ClientDisconnected` raised in its place. Cancellation from elsewhere stays what it is.
     """
 
@@ -159,7 +173,7 @@ class DisconnectWatch:
         self._receive, self._send = receive, send
         self._left = False
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
@@ -169,7 +183,7 @@ class DisconnectWatch:
             self._watcher = asyncio.create_task(self._watch())
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if isinstance(self._send, Direct):
             self._send.when_gone(None)
         else:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 
 from router.http.asgi import Receive, Scope, header, read_body
-from router.http.errors import RequestError
+from router.http.errors import RequestError, RouterError
 from router.http.outline import outline, outline_shortened
 from router.http.schemas import CompletionRequest
 from router.http.shorten import SMALL, shorten
 
+_USUAL = b"application/json"
 _JSON = re.compile(rb"\s*application/([\w.-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 
 
@@ -25,7 +27,7 @@ def check_json(scope: Scope) -> None:
     """
     kind = header(scope, b"content-type")
     if (kind is None and header(scope, b"origin") is not None) or (
-        kind is not None and _JSON.fullmatch(kind) is None
+        kind is not None and kind != _USUAL and _JSON.fullmatch(kind) is None
     ):
         raise RequestError(
             "The request's body must be JSON, and said to be: set the header "
@@ -42,6 +44,47 @@ def check_json(scope: Scope) -> None:
         )
 
 
+class BodyMemory:
+    """Counts the bytes of all bodies that are held; beyond `limit`, `full` makes the error."""
+
+    def __init__(self, limit: int, full: Callable[[], RouterError]) -> None:
+        self._limit, self._full = limit, full
+        self.held = 0
+
+    def take(self, count: int) -> None:
+        """More has come.
+
+        Raises:
+            RouterError: if there is no room for it.
+        """
+        if self.held + count > self._limit:
+            raise self._full()
+        self.held += count
+
+
+class Held:
+    """What one request holds of it, from the first byte of its body on until it is let go."""
+
+    __slots__ = ("_count", "_memory")
+
+    def __init__(self, memory: BodyMemory) -> None:
+        self._memory, self._count = memory, 0
+
+    def take(self, count: int) -> None:
+        """More of its body has come.
+
+        Raises:
+            RouterError: if there is no room for it.
+        """
+        self._memory.take(count)
+        self._count += count
+
+    def let_go(self) -> None:
+        """The request has ended."""
+        self._memory.held -= self._count
+        self._count = 0
+
+
 class BodyReader:
     """Reads bodies of at most `limit` bytes."""
 
@@ -50,15 +93,18 @@ class BodyReader:
         # Of many large bodies one is looked at at a time: each takes short turns, all together not.
         self._one = asyncio.Lock()
 
-    async def read(self, scope: Scope, receive: Receive) -> bytes:
-        """The request's body.
+    async def read(self, scope: Scope, receive: Receive, held: Held | None = None) -> bytes:
+        """The request's body, counted in `held`.
 
         Raises:
             RequestError: if it is no JSON by its headers, or over the limit.
+            RouterError: if too much is held.
             ClientDisconnected: if the client does not wait to the end of its own body.
         """
         check_json(scope)
-        return await read_body(scope, receive, self._limit)
+        if held is None:
+            return await read_body(scope, receive, self._limit)
+        return await read_body(scope, receive, self._limit, held.take)
 
     async def outline(self, body: bytes, *, chat: bool) -> CompletionRequest:
         """What a router needs to know of a body.

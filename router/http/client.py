@@ -27,7 +27,8 @@ from router.http.asgi import Responder
 from router.http.errors import Headers, WorkerFailed
 from router.http.reply import ReplyHead
 
-# A head beyond this is none: answers of engines have a few hundred bytes.
+# A head beyond this is none: answers of engines have a few hundred bytes. Nor is as much that says
+# nothing, in the extensions of chunks or in trailers.
 MOST_HEAD_BYTES = 65_536
 LARGEST_STATUS = 599
 # Of an answer that nobody has begun to read, more than this is not taken from the network.
@@ -147,7 +148,7 @@ class _Connection(asyncio.Protocol):
     def _new_head(self) -> None:
         self._headers: Headers = []
         self._body: list[bytes] = []
-        self._head_bytes, self._in_head, self._complete, self._framed = 0, True, False, False
+        self._bare_bytes, self._in_head, self._complete, self._framed = 0, True, False, False
 
     @property
     def usable(self) -> bool:
@@ -217,14 +218,15 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Part of `asyncio.Protocol`."""
         self._heard_s = self._loop.time()
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._bare_bytes += len(data)
         try:
             if not self._busy:
                 raise BadAnswer("it sent what nobody asked for")
             self._parser.feed_data(data)
-            if self._in_head and self._head_bytes > MOST_HEAD_BYTES:
-                raise _LargeHead
+            if self._body:
+                self._bare_bytes = 0
+            elif self._bare_bytes > MOST_HEAD_BYTES:
+                raise _LargeHead if self._in_head else BadAnswer("its answer has endless framing")
         except _LargeHead as error:
             self._fail(error)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, OSError) as error:

@@ -6,6 +6,7 @@ more; whatever else is asked, and what sidecars ask of engines, goes by aiohttp.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator
@@ -134,6 +135,23 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
+
+
+async def read_bounded(response: aiohttp.ClientResponse, most: int) -> bytes | None:
+    """The whole body, or None if it is larger."""
+    text = bytearray()
+    async for part in response.content.iter_chunked(1 << 16):
+        text += part
+        if len(text) > most:
+            return None
+    return bytes(text)
+
+
+async def paced_lines(response: aiohttp.ClientResponse, least_s: float) -> AsyncIterator[bytes]:
+    """Lines as they come, one in `least_s` seconds: who sends more does not get our time."""
+    async for line in response.content:
+        yield line
+        await asyncio.sleep(least_s)
 
 
 class Reply(ReplyHead):

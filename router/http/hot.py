@@ -40,7 +40,12 @@ class Cycle(RequestResponseCycle, Direct):
 
     async def __call__(self, message: Message) -> None:
         """Part of `Direct`."""
-        await self.send(message)  # type: ignore[arg-type]
+        await super().send(message)  # type: ignore[arg-type]
+
+    @property
+    def send(self) -> Send:  # type: ignore[override]
+        """What uvicorn hands to endpoints."""
+        return self
 
     @property
     def paused(self) -> bool:  # type: ignore[override]
@@ -158,16 +163,9 @@ class HotProtocol(SlowReaders):
             on_response=self.on_response_complete,
         )
         self.cycle = self._hot_cycle = cycle
-        task = self.loop.create_task(self._answer(cycle, endpoint))
+        task = self.loop.create_task(cycle.run_asgi(endpoint))  # type: ignore[arg-type]
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
-
-    @staticmethod
-    async def _answer(cycle: Cycle, endpoint: Endpoint) -> None:
-        async def app(*_: object) -> None:
-            await endpoint(cycle.scope, cycle.receive, cycle)  # type: ignore[arg-type]
-
-        await cycle.run_asgi(app)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left, or its connection has ended."""

@@ -86,14 +86,13 @@ class BoundedProtocol(HotProtocol):
         self._ahead = b""  # what came while too many requests wait for their answers
         self._resumed = self._refused = False
         self._status = 400  # of what is wrong with a head
+        self._idle_since_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Who connects and says nothing has as long as who says nothing more."""
         super().connection_made(transport)
-        self.flow = _Flow(transport)
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+        self.flow, self._idle_since_s = _Flow(transport), self.loop.time()
+        self._await_request(self.timeout_keep_alive)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """No timer outlives it."""
@@ -105,7 +104,6 @@ class BoundedProtocol(HotProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse it, as far as there is room for what is in it."""
-        self._unset_keepalive_if_required()
         if self._refused:
             return
         if self._ahead:
@@ -122,10 +120,36 @@ class BoundedProtocol(HotProtocol):
         self._watch()
 
     def on_response_complete(self) -> None:
-        """Go on with what came ahead."""
-        super().on_response_complete()
+        """Go on with what came ahead; else it is idle from now on."""
+        if self.pipeline:
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            if self.transport.is_closing():
+                return
+            self.flow.resume_reading()
+            self._idle_since_s = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._await_request(self.timeout_keep_alive)
         if self._ahead:
             self.loop.call_soon(self._go_on)
+
+    def _await_request(self, after_s: float) -> None:
+        """One timer, looked at when it is due, rather than one for each request."""
+        self.timeout_keep_alive_task = self.loop.call_later(
+            after_s, self.timeout_keep_alive_handler
+        )
+
+    def timeout_keep_alive_handler(self) -> None:
+        """It may have been busy meanwhile, or be so now."""
+        self.timeout_keep_alive_task = None
+        if self._in_head or self._in_body or (self.cycle and not self.cycle.response_complete):
+            return
+        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self._await_request(left_s)
+        else:
+            super().timeout_keep_alive_handler()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ANN401
         """The requests before it have been answered."""

@@ -12,6 +12,9 @@ HOP_BY_HOP = frozenset(
     )
 )  # fmt: skip
 _NOT_RETURNED = frozenset((b"server", b"date"))
+# What is left out of an answer with nothing unusual about it; of one with a body its length is not.
+_LEFT_OUT = HOP_BY_HOP | _NOT_RETURNED
+_LEFT_OUT_OF_BODIES = _LEFT_OUT - {b"content-length"}
 _NO_BODY = frozenset((204, 304))
 _USUAL = frozenset((b"close", b"keep-alive"))
 
@@ -33,9 +36,10 @@ class ReplyHead:
 
     def __init__(self, status: int, headers: Headers) -> None:
         self.status = status
-        left_out = hop_by_hop(headers) | _NOT_RETURNED
-        if status not in _NO_BODY:
-            left_out -= {b"content-length"}
+        left_out = _LEFT_OUT if status in _NO_BODY else _LEFT_OUT_OF_BODIES
+        hops = hop_by_hop(headers)
+        if hops is not HOP_BY_HOP:
+            left_out = left_out | (hops - {b"content-length"})
         self.headers: Headers = [pair for pair in headers if pair[0] not in left_out]
         kind = self.header(b"content-type") or b""
         self.is_stream = kind.partition(b";")[0].strip().lower() == b"text/event-stream"

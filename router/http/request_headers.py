@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
-from router.http.asgi import Scope, header
+from router.http.asgi import Scope, fields, header
 from router.http.errors import RequestError
 from router.wire import (
     DEADLINE_MS,
@@ -35,12 +35,18 @@ class Urgency:
     targets: Targets = NO_TARGETS
 
 
+_URGENT = frozenset((PRIORITY, DEADLINE_MS, TTFT_MS, SLO_TTFT_MS, TPOT_MS, SLO_TPOT_MS))
+_USUAL = Urgency()
+
+
 def read_urgency(scope: Scope, defaults: Mapping[Priority, Targets] | None = None) -> Urgency:
     """Priority, deadline and targets; `defaults` hold for what has no target of its own.
 
     Raises:
         RequestError: naming the header that is wrong.
     """
+    if _URGENT.isdisjoint(fields(scope)):
+        return _USUAL if defaults is None else Urgency(targets=defaults[Priority.DEFAULT])
     priority = _priority(header(scope, PRIORITY))
     deadline = header(scope, DEADLINE_MS)
     standard = NO_TARGETS if defaults is None else defaults[priority]

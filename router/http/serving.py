@@ -22,6 +22,7 @@ import uvloop
 from fastapi import FastAPI
 
 from router.http.drain import Drain
+from router.http.errors import RouterError
 from router.http.hosts import hosts_of
 from router.http.protocol import bounded_protocol
 from router.http.sockets import url_of
@@ -80,6 +81,7 @@ def serve(
         ssl_certfile=None if tls is None else tls[0],
         ssl_keyfile=None if tls is None else tls[1],
     )
+    logging.getLogger("uvicorn.error").addFilter(untold)
     server = _Server(config, drain)
 
     async def run() -> None:
@@ -95,6 +97,18 @@ def serve(
         log.critical("stopped, as it could not go on")
         sys.exit(1)
     log.info("stopped")
+
+
+def untold(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's is news: how a request has ended has a line of its own.
+
+    An answer that cannot go on, as its worker has failed, is ended by an error that uvicorn meets:
+    nothing else makes it close a connection in the middle of a body.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    while error is not None and not isinstance(error, RouterError):
+        error = error.__cause__
+    return error is None
 
 
 def _raise_file_limit() -> None:

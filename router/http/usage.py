@@ -11,8 +11,9 @@ import orjson
 # The events that end a stream (last token, usage, [DONE]) fit into this; so does a JSON answer's
 # usage object, which engines put last.
 TAIL_BYTES = 4096
-# Beyond it, only the end of an answer is looked at: a body of any shape is read in milliseconds.
-MOST_JSON_BYTES = 128 << 10
+# Beyond that size, or so many objects and arrays, only the end of an answer is looked at: a body of
+# any shape is read in milliseconds.
+MOST_JSON_BYTES, MOST_PARTS = 128 << 10, 5_000
 # An engine that counts more has miscounted.
 MOST_TOKENS = 1 << 30
 
@@ -107,18 +108,21 @@ class JsonMeter:
             self._kept = len(self._parts[0])
         return 0
 
-    @property
-    def _whole(self) -> bool:
-        return self._kept == self._size
+    def _read(self) -> tuple[bytes, bool]:
+        """What is kept, and whether it is the whole, and may be read."""
+        text = b"".join(self._parts)
+        whole = self._kept == self._size
+        return text, whole and text.count(b"{") + text.count(b"[") <= MOST_PARTS
 
     def usage(self) -> Usage | None:
         """The answer's usage object, if it has one."""
-        text = b"".join(self._parts)
-        return _usage(text) if self._whole else _usage_at_end(text)
+        text, whole = self._read()
+        return _usage(text) if whole else _usage_at_end(text[-TAIL_BYTES:])
 
     def response_info(self) -> ResponseInfo:
         """What the answer says."""
-        answer = _read(b"".join(self._parts)) if self._whole else None
+        text, whole = self._read()
+        answer = _read(text) if whole else None
         return _response_info([] if answer is None else [answer])
 
     def tokens(self, usage: Usage | None) -> int | None:

@@ -9,7 +9,9 @@ one process, and tests read samples back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections import Counter as Counted
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from itertools import product
 from typing import Generic, TypeVar
@@ -43,6 +45,36 @@ TINY = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.0
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.33, 2, 4, 10)
 
+# Observations that a histogram keeps before it counts them.
+MOST_UNCOUNTED = 1024
+
+
+class Observed(Histogram):
+    """A histogram that only keeps what it is told, and counts it when somebody looks."""
+
+    def _metric_init(self) -> None:
+        super()._metric_init()
+        self._uncounted: list[float] = []
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        """One more."""
+        assert exemplar is None, "what is counted later has no exemplars"
+        self._uncounted.append(amount)
+        if len(self._uncounted) >= MOST_UNCOUNTED:
+            self._count()
+
+    def _count(self) -> None:
+        amounts, self._uncounted = self._uncounted, []
+        self._sum.inc(sum(amounts))
+        places = Counted(bisect_left(self._upper_bounds, amount) for amount in amounts)
+        for place, count in places.items():
+            self._buckets[place].inc(count)
+
+    def _child_samples(self) -> Iterable[Sample]:
+        self._count()
+        return super()._child_samples()
+
+
 Made = TypeVar("Made", bound=Counter | Gauge | Histogram)
 
 
@@ -69,9 +101,9 @@ def gauge(name: str, text: str, *, labels: Sequence[str] = ()) -> _Row[Gauge]:
 
 def histogram(
     name: str, text: str, *, buckets: Sequence[float], labels: Sequence[str] = ()
-) -> _Row[Histogram]:
+) -> _Row[Observed]:
     """A row."""
-    return _Row(partial(Histogram, name, text, labels, buckets=buckets))
+    return _Row(partial(Observed, name, text, labels, buckets=buckets))
 
 
 class _Metrics:
@@ -82,7 +114,7 @@ class _Metrics:
         for attribute, row in vars(type(self)).items():
             if isinstance(row, _Row):
                 made = vars(self)[attribute] = row.make(registry=self.registry)
-                if isinstance(made, Counter | Histogram):  # whose labels stay once they are there
+                if isinstance(made, Counter | Observed):  # whose labels stay once they are there
                     vars(made)["labels"] = cache(made.labels)
 
     def render(self) -> bytes:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from argparse import Action, ArgumentParser
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_settings import SettingsError
+from pydantic_settings import CliSettingsSource, SettingsError
 
 from router.settings.agent import AgentSettings
 from router.settings.base import CONFIG, DATA, PREFIX, BadSettings, Settings, read_tables
@@ -31,6 +32,9 @@ COMMANDS: tuple[type[Settings], ...] = (
     BenchSettings,
 )
 
+# What values are called, by their types.
+VALUES = {"str": "TEXT", "Path": "FILE", "int": "N", "float": "X", "Slo": "TEXT"}
+
 
 def load(command: type[Command], arguments: list[str]) -> Command:
     """The settings of one process.
@@ -40,13 +44,16 @@ def load(command: type[Command], arguments: list[str]) -> Command:
     """
     check_environment()
     check_tables()
-    command_line: dict[str, Any] = {
-        "_cli_parse_args": arguments,
-        "_cli_prog_name": f"makespan {command.table}",
-        "_cli_show_env_vars": True,
-    }
     try:
-        return command(**command_line)
+        flags: CliSettingsSource[ArgumentParser] = CliSettingsSource(
+            command,
+            cli_parse_args=arguments,
+            cli_prog_name=f"makespan {command.table}",
+            cli_show_env_vars=True,
+            add_argument_method=_add_argument,
+        )
+        source: dict[str, Any] = {"_cli_settings_source": flags}
+        return command(**source)
     except ValidationError as error:
         found = {e["loc"]: e["msg"].removeprefix("Value error, ") for e in error.errors()}
         problems = [
@@ -57,6 +64,15 @@ def load(command: type[Command], arguments: list[str]) -> Command:
         raise BadSettings("; ".join(problems)) from error
     except SettingsError as error:
         raise BadSettings(str(error)) from error
+
+
+def _add_argument(parser: ArgumentParser, *flags: str, **options: Any) -> Action:  # noqa: ANN401
+    """A flag, whose value is called by what it means to people, and not by its type in Python."""
+    if "metavar" in options:
+        one = options["metavar"].removeprefix("tuple[").removesuffix(",...]")
+        more = "" if one == options["metavar"] else ",..."
+        options["metavar"] = VALUES.get(one, one) + more
+    return parser.add_argument(*flags, **options)
 
 
 def _where(location: tuple[int | str, ...]) -> str:

@@ -29,8 +29,19 @@ class GatewayTuning(Live):
         0.05, ge=0, le=60, description="Seconds that the MILP may take; 0 leaves it out."
     )
     max_body_bytes: int = Field(32 << 20, ge=1024, description="Largest request body, bytes.")
+    max_bodies_bytes: int = Field(
+        1 << 30,
+        ge=1024,
+        description="Bytes of all request bodies that are held at once; beyond that, 503.",
+    )
     max_requests: int = Field(
         10_000, ge=1, description="Requests in the gateway at once; beyond that, 503."
+    )
+    max_unsent_tokens: int = Field(
+        1 << 24,
+        ge=1,
+        description="Prompt and expected output tokens of requests that wait at the gateway; "
+        "beyond that, 503.",
     )
     retries: int = Field(
         2,
@@ -79,10 +90,11 @@ class GatewayTuning(Live):
     targets_bulk: TargetsText = Field(
         write_targets(DEFAULT_TARGETS[Priority.BULK]), description="The same for bulk requests."
     )
-    admission: Literal["queue", "shed"] = Field(
-        "queue",
-        description="What becomes of a request that certainly misses a target: it is served late "
-        "(queue), or refused at once with 503 and Retry-After (shed).",
+    admission: Literal["queue", "timely", "shed"] = Field(
+        "timely",
+        description="Who may wait: whoever there is room for, and is served late (queue); who by "
+        "plan begins in time for its first token's target, and bursts, while others get 503 and "
+        "Retry-After (timely); of these, who does not certainly miss a target later (shed).",
     )
 
     allowed_origins: Names = Field(

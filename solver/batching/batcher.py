@@ -85,11 +85,6 @@ class Batcher:
         """Sequences that make a token each round."""
         return len(self._table.decoding)
 
-    def left_tokens(self, ahead: int = 0) -> float:
-        """Expected tokens still to come of one that decodes, after `ahead` more rounds; 0: none."""
-        running = len(self._table.decoding)
-        return float(self.progress.expected_left(ahead).sum()) / running if running else 0.0
-
     @property
     def held_slots(self) -> set[int]:
         """The slots in use, by number."""
@@ -115,16 +110,19 @@ class Batcher:
         """Prompt tokens here that are not prefilled yet."""
         return self.queued_prompt + sum(s.to_prefill for s in self._table.unprefilled)
 
-    def backlog_s(self, ahead: int = 0) -> float:
-        """Engine seconds at full slots that everything here still takes, as predicted.
+    def output_to_come(self, ahead: int = 0) -> float:
+        """Expected tokens that everything here still makes.
 
         `ahead` rounds of the stage under way are over already.
         """
-        begun = self._table.unprefilled
-        output = self._queued_output + sum(sequence.expected_left for sequence in begun)
-        output += float(self.progress.expected_left(ahead).sum())
-        prefills = len(self._waiting) + len(begun)
-        prompt = self.prompt_to_prefill
+        output = self._queued_output
+        output += sum(sequence.expected_left for sequence in self._table.unprefilled)
+        return output + float(self.progress.expected_left(ahead).sum())
+
+    def backlog_s(self, ahead: int = 0) -> float:
+        """Engine seconds at full slots that it still takes, as predicted; `ahead` as above."""
+        prefills = len(self._waiting) + len(self._table.unprefilled)
+        prompt, output = self.prompt_to_prefill, self.output_to_come(ahead)
         return self.cost.backlog_s(prefills, prompt, output, self._table.kv_decoding, self.slots)
 
     def add(self, sequence: Sequence, now: float) -> None:

@@ -61,30 +61,27 @@ class FleetScale:
 
     def __init__(self) -> None:
         self._members: WeakSet[ScaleEstimator] = WeakSet()
-        self._known: tuple[float, float] | None = None
+        self._total = self._weight = 0.0  # of what all have seen, as of `time`
         self.time = 0.0
         self.changes = 0
 
     def add(self, member: ScaleEstimator) -> None:
         """One more."""
         self._members.add(member)
-        self.changed()
+        self.changes += 1
 
-    def observed(self) -> None:
-        """One of them is about to learn from a request that has ended."""
-        self.time += 1.0 / max(1, len(self._members))
-
-    def changed(self) -> None:
-        """One of them has learnt."""
-        self._known, self.changes = None, self.changes + 1
+    def observe(self, log: float, weight: float) -> None:
+        """One of them learns from a request that has ended."""
+        passed = 1.0 / max(1, len(self._members))
+        fades = math.exp(-passed / MEMORY)
+        self._total = self._total * fades + weight * log
+        self._weight = self._weight * fades + weight
+        self.time += passed
+        self.changes += 1
 
     def known(self) -> tuple[float, float]:
         """The mean over all that is remembered, as a logarithm, and its weight."""
-        if self._known is None:
-            pairs = [member.remembered() for member in self._members]
-            weight = sum(weight for _, weight in pairs)
-            self._known = sum(total for total, _ in pairs) / max(weight, 1e-9), weight
-        return self._known
+        return self._total / max(self._weight, 1e-9), self._weight
 
     @property
     def several(self) -> bool:
@@ -138,8 +135,7 @@ class ScaleEstimator:
         if predicted_s <= 0 or actual_s <= 0:
             return
         new = max(LEAST_LOG, min(MOST_LOG, math.log(actual_s / predicted_s)))
-        self._fleet.observed()
+        self._fleet.observe(new, weight)
         total, known = self.remembered()
         self._total, self._weight = total + weight * new, known + weight
         self._time = self._fleet.time
-        self._fleet.changed()

@@ -8,9 +8,10 @@ little; their forecasts are mixed by how well each sort of group has done for th
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import exp, log2
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -39,6 +40,8 @@ TRUST = 0.25  # a group whose loss is 1 % above the best's has its weight halved
 # Once so many ends of a model have been scored, one in three is: which sorts of groups to trust
 # changes more slowly than what they say.
 SCORED, SCORE_EACH = 256, 3
+# A histogram is made small again when its latest end counts for so much; a float has room for more.
+MOST_GAIN = 1e12
 MOST_KEPT = 1024  # predictions, should nothing end for long
 HEAD = 1024  # characters by which system prompts and documents tend to differ
 
@@ -109,17 +112,19 @@ class LengthPredictor:
         self._prior: Floats = -np.diff(reach)
         self._lean = (prior_weight, *[LEAN] * (SORTS - 1))
         self._keep = (*[1.0 - 1.0 / memory] * (SORTS - 1), 1.0 - 1.0 / RECENT)
-        self._keep_column: Floats = np.array(self._keep)[:, None]
         self._rows: OrderedDict[Key, int] = OrderedDict()
         self._most = max(groups, SORTS)
-        # Row `_most` stays empty: it stands for all groups that are not known.
+        # Row `_most` stays empty: it stands for all groups that are not known. No end fades: the
+        # next one counts for more instead, by `_gain`, and only its bin is touched.
         self._seen = np.zeros((self._most + 1, BINS), dtype=np.float32)  # 9 MB when full
+        self._cells: Any = memoryview(self._seen)  # type: ignore[arg-type]  # one number at a time
+        self._gain = [1.0] * (self._most + 1)
         self._count = [0.0] * (self._most + 1)
         # Of the rows of models: losses, and the trust that follows, as of the last end scored.
         self._loss: dict[int, Floats] = {}
         self._shares: dict[int, list[float]] = {}
         # What has been asked for since the last end, and what the groups made of it.
-        self._mixes: dict[tuple[Key, ...], Floats] = {}
+        self._mixes: dict[tuple[int, ...], Floats] = {}
         self._made: dict[tuple[tuple[Key, ...], int | None], LengthDistribution] = {}
         self.learned = 0
 
@@ -134,27 +139,39 @@ class LengthPredictor:
 
     def observe(self, features: Features, output_tokens: int) -> None:
         """A request has finished with `output_tokens`; at its limit, it could have made more."""
+        self.observe_all([(features, output_tokens)])
+
+    def observe_all(self, ended: Iterable[tuple[Features, int]]) -> None:
+        """Several have; what was cut is taken for what was known before all of them."""
+        for features, output_tokens in ended:
+            self._observe(features, output_tokens)
+        self._mixes.clear()
+        self._made.clear()
+
+    def _observe(self, features: Features, output_tokens: int) -> None:
         self.learned += 1
         groups = _groups(features)
         tail = self._shown(groups, features.max_tokens, output_tokens)
         rows = [self._touch(key) for key in groups]
-        histograms = self._seen.take(rows, axis=0)
         if self._count[rows[MODEL]] < SCORED or self.learned % SCORE_EACH == 0:
-            limit = (
-                features.max_tokens
-            )  # an end tells of the bins below it, or below where it was cut
-            known = BINS if limit is None else bin_of(max(limit, output_tokens))
-            self._score(rows, histograms[:, :known], output_tokens)
-        for row, keep in zip(rows, self._keep, strict=True):
-            self._count[row] = self._count[row] * keep + 1.0
-        faded = histograms * self._keep_column
+            self._score(rows, features.max_tokens, output_tokens)
+        gains = [self._fade(row, keep) for row, keep in zip(rows, self._keep, strict=True)]
         if tail is None:
-            faded[:, bin_of(output_tokens)] += 1.0
+            cells, k = self._cells, bin_of(output_tokens)
+            for row, gain in zip(rows, gains, strict=True):
+                cells[row, k] += gain
         else:
-            faded[:, -len(tail) :] += tail
-        self._seen[rows] = faded
-        self._mixes.clear()
-        self._made.clear()
+            self._seen[rows, -len(tail) :] += np.array(gains)[:, None] * tail
+
+    def _fade(self, row: int, keep: float) -> float:
+        """A group remembers `keep` of what it had; what an end counts for there now."""
+        self._count[row] = self._count[row] * keep + 1.0
+        gain = self._gain[row] / keep
+        if gain > MOST_GAIN:
+            self._seen[row] *= 1.0 / gain
+            gain = 1.0
+        self._gain[row] = gain
+        return gain
 
     def _shown(self, groups: tuple[Key, ...], limit: int | None, tokens: int) -> Floats | None:
         """Shares of the last bins, for an end at the limit; None: a length in its own bin."""
@@ -164,12 +181,16 @@ class LengthPredictor:
         shares: Floats = tail / tail.sum()
         return shares
 
-    def _score(self, rows: Sequence[int], histograms: Histograms, tokens: int) -> None:
-        """Add to a model's losses those of each sort of group, over the bins that are there."""
-        seen, first, model = np.zeros(histograms.shape[1]), bin_of(tokens), rows[MODEL]
-        if first < len(seen):
+    def _score(self, rows: Sequence[int], limit: int | None, tokens: int) -> None:
+        """Add to a model's losses those of each sort of group.
+
+        An end tells of the bins below its limit, or below where it was cut.
+        """
+        known = BINS if limit is None else bin_of(max(limit, tokens))
+        seen, first, model = np.zeros(known), bin_of(tokens), rows[MODEL]
+        if first < known:
             seen[first] = 1.0
-        losses = _losses(self._forecasts(rows, histograms), seen)
+        losses = _losses(self._forecasts(rows, self._seen.take(rows, axis=0)[:, :known]), seen)
         if (before := self._loss.get(model)) is not None:
             ends = 1 if self._count[model] < SCORED else SCORE_EACH
             losses += self._keep[MODEL] ** ends * before
@@ -178,17 +199,18 @@ class LengthPredictor:
 
     def _mix_of(self, groups: tuple[Key, ...]) -> Floats:
         """What similar requests have made, all groups together."""
-        found = self._mixes.get(groups)
+        rows = self._rows_of(groups)
+        found = self._mixes.get(rows)
         if found is None:
             if len(self._mixes) >= MOST_KEPT:
                 self._mixes.clear()
                 self._made.clear()
-            rows = self._rows_of(groups)
-            found = self._mixes[groups] = self._mix(rows, self._seen.take(rows, axis=0))
+            found = self._mixes[rows] = self._mix(rows, self._seen.take(rows, axis=0))
         return found
 
-    def _rows_of(self, groups: tuple[Key, ...]) -> list[int]:
-        return [self._rows.get(key, self._most) for key in groups]
+    def _rows_of(self, groups: tuple[Key, ...]) -> tuple[int, ...]:
+        known, none = self._rows, self._most
+        return tuple([known.get(key, none) for key in groups])
 
     def _mix(self, rows: Sequence[int], histograms: Histograms) -> Floats:
         """All groups' forecasts, each by its trust; `histograms` (SORTS, BINS) are theirs.
@@ -198,21 +220,26 @@ class LengthPredictor:
         """
         weights = self._trust(rows[MODEL])
         for k in range(SORTS - 1, -1, -1):  # a group's broader one stands before it
-            weight, total = weights[k], self._count[rows[k]] + self._lean[k]
-            weights[k] = weight / total
-            weights[BROADER[k]] += weight * self._lean[k] / total
+            row, lean = rows[k], self._lean[k]
+            share = weights[k] / (self._count[row] + lean)
+            weights[k] = share / self._gain[row]
+            weights[BROADER[k]] += share * lean
         mix: Floats = np.array(weights[:SORTS]) @ histograms + weights[-1] * self._prior
         return mix
 
     def _forecasts(self, rows: Sequence[int], histograms: Histograms) -> Floats:
         """(SORTS, bins) what each group expects, in the bins that are there."""
-        totals = [self._count[row] + lean for row, lean in zip(rows, self._lean, strict=True)]
-        forecasts: Floats = histograms / np.array(totals)[:, None]
-        found = list(forecasts)
-        for k, total in enumerate(totals):
-            row = found[k]
-            broader = found[BROADER[k]] if k else self._prior[: len(row)]
-            row += broader * (self._lean[k] / total)
+        shares: list[list[float]] = []  # of each histogram and, last, of the prior
+        broader = [0.0] * SORTS + [1.0]
+        for k, (row, lean) in enumerate(zip(rows, self._lean, strict=True)):
+            total = self._count[row] + lean
+            leans = lean / total
+            share = [leans * one for one in (shares[BROADER[k]] if k else broader)]
+            share[k] = 1.0 / (total * self._gain[row])
+            shares.append(share)
+        weights, bins = np.array(shares), histograms.shape[1]
+        forecasts: Floats = weights[:, :SORTS] @ histograms
+        forecasts += weights[:, SORTS:] * self._prior[:bins]
         return forecasts
 
     def _trust(self, model: int) -> list[float]:
@@ -234,7 +261,7 @@ class LengthPredictor:
             row = len(self._rows)
             if row == self._most:
                 _, row = self._rows.popitem(last=False)
-            self._seen[row], self._count[row] = 0.0, 0.0
+            self._seen[row], self._count[row], self._gain[row] = 0.0, 0.0, 1.0
             self._loss.pop(row, None)
             self._shares.pop(row, None)
         self._rows[key] = row

@@ -3,9 +3,11 @@
 Rules:
 - in the order given, each request is planned on the worker where it costs least (`objective`),
   with all that was placed before it there;
-- a request waits for a worker that has no room only if the cheapest that has room costs more by
-  `DOUBT`, as costs are predictions; while it waits it counts as planned there, so that those behind
-  it see the queue;
+- a request whose first token is awaited does not wait for somebody's end while another worker has
+  a free slot and keeps its targets: when answers end is known least of all;
+- a request waits for a worker that has no room only if the cheapest that has room costs clearly
+  more, as costs are predictions: by `DOUBT`, and more, if it is awaited, the less is known of its
+  length; while it waits it counts as planned there, so that those behind it see the queue;
 - a worker is closed once its slots and its lead are taken, its memory is full, or more than
   `QUEUED_S` of prefill are queued there: what would only queue there is better bound later.
 
@@ -16,16 +18,18 @@ are the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from math import inf
 
 import numpy as np
 
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.routing.columns import Load, Requests
+from solver.routing.few import NOTHING, FewPairs, are_few
+from solver.routing.formulas import ARRAYS, DOUBT, Figures, clearly_more, doubt
 from solver.routing.objective import ALL, Pairs
 from solver.routing.turns import Turns
-
-DOUBT = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,10 +98,36 @@ class Settled:
 
 def assign(requests: Requests, load: Load) -> Assignment:
     """The plan; see the module. Each request must be allowed somewhere."""
+    if are_few(requests, load):
+        return _assign_few(FewPairs(requests, load), len(requests), len(load.slots), requests)
     planning = _Planning(Pairs(requests, load))
     least = planning.costs.min(axis=1)
     planned = planning.go_on(0)
     return planning.plan(planned, float(least[:planned].sum()))
+
+
+def _assign_few(pairs: FewPairs, n: int, m: int, requests: Requests) -> Assignment:
+    """In plain numbers what `_Planning` does in arrays."""
+    placed, patience = [NOTHING] * m, _patience(requests)
+    at_first = [pairs.costs(i, placed) for i in range(n)]
+    able = [pairs.is_open(j, NOTHING) for j in range(m)]
+    chosen, go, cost_s, planned = [0] * n, [False] * n, np.zeros(n), n
+    for i in range(n):
+        costs = pairs.costs(i, placed) if i else at_first[0]
+        j = costs.index(min(costs))
+        if not any(able):
+            planned = min(planned, i)
+        else:
+            found = costs, able, placed.__getitem__
+            j, go[i] = _choose(pairs, i, j, found, patience[i])
+        chosen[i], cost_s[i] = j, costs[j]
+        if i < planned:
+            sequences, prefill_s, prompt = placed[j]
+            more = pairs.sizes(i, j)
+            placed[j] = sequences + more[0], prefill_s + more[1], prompt + more[2]
+            able[j] = pairs.is_open(j, placed[j])
+    least = np.array([min(costs) for costs in at_first])
+    return Assignment(tuple(chosen), tuple(go), cost_s, planned, float(least[:planned].sum()))
 
 
 def follow(requests: Requests, load: Load, settled: Settled, bound_s: float) -> Assignment:
@@ -122,11 +152,13 @@ def settle(turns: Turns, wishes: IntArray, near: Settled | None = None) -> Settl
         plan, different = near.copy(), np.flatnonzero(near.workers != wishes)
         changed = np.unique([near.workers[different], wishes[different]])
     plan.workers[:] = wishes
+    patience = _patience(turns.requests)
     while True:
         _see(turns, plan, changed)
         for i in range(start, turns.n):
             wish = int(wishes[i])
-            to, plan.go[i] = _choose(plan.costs[i], plan.open[i], wish)
+            found = plan.costs[i], plan.open[i], plan.before[:, i].T.__getitem__
+            to, plan.go[i] = _choose(turns, i, wish, found, patience[i])
             if to != wish:  # those after it find something else
                 plan.workers[i], changed, start = to, np.array((wish, to)), i + 1
                 break
@@ -151,6 +183,7 @@ class _Planning:
         self._chosen, self._go = [-1] * pairs.n, [False] * pairs.n
         self.costs = pairs.costs(ALL, ALL, self._placed)
         self._able = pairs.is_open(ALL, self._placed)
+        self._patience = _patience(pairs.requests)
 
     def plan(self, planned: int, bound_s: float) -> Assignment:
         """What has been decided."""
@@ -175,7 +208,8 @@ class _Planning:
                 self._chosen[i:] = self.costs[i:].argmin(axis=1).tolist()
                 return i
             costs = self.costs[i]
-            j, self._go[i] = _choose(costs, able, int(costs.argmin()))
+            found = costs, able, self._placed.T.__getitem__
+            j, self._go[i] = _choose(pairs, i, int(costs.argmin()), found, self._patience[i])
             self._chosen[i] = j
             self._placed[:, j] += pairs.sizes(i, j)
             if i + 1 < pairs.n:
@@ -189,12 +223,36 @@ class _Planning:
         self._able[j] = self._pairs.is_open(j, placed)
 
 
-def _choose(costs: FloatArray, able: BoolArray, wish: int) -> tuple[int, bool]:
-    """(worker, whether it goes there now) for a request that would like to go to `wish`."""
-    if able[wish]:
+def _patience(requests: Requests) -> list[tuple[bool, float]]:
+    """(n,) whether somebody waits for its first token, and `doubt` of its costs."""
+    awaited = np.isfinite(requests.ttft_s)
+    doubts = np.where(awaited, doubt(requests.overrun, requests.output, ARRAYS), DOUBT)
+    return list(zip(awaited[:, 0].tolist(), doubts[:, 0].tolist(), strict=True))
+
+
+def _choose(
+    pairs: Pairs | FewPairs,
+    i: int,
+    wish: int,
+    found: tuple[Figures, Figures, Callable[[int], Figures]],
+    patience: tuple[bool, float],
+) -> tuple[int, bool]:
+    """(worker, whether it goes there now) for request i, which would like to go to `wish`.
+
+    `found` is what it finds: (m,) costs, (m,) who is open, and what is placed on each; `patience`
+    as in `_patience`.
+    """
+    (costs, able, placed), (awaited, doubt) = found, patience
+    stands = awaited and pairs.waits(wish, placed(wish))
+    if able[wish] and not stands:
         return wish, True
-    now = np.where(able, costs, np.inf)
-    k = int(now.argmin())
-    if now[k] <= (1.0 + DOUBT) * costs[wish]:
-        return k, True
-    return wish, False
+    may = [k for k, is_able in enumerate(able) if is_able and costs[k] < inf]
+    if stands:
+        free = [k for k in may if not pairs.waits(k, placed(k))]
+        k = min(free, key=costs.__getitem__, default=wish)
+        if k != wish and pairs.in_time(i, k, placed(k)):
+            return k, True
+        if able[wish]:
+            return wish, True
+    k = min(may, key=costs.__getitem__, default=wish)
+    return (wish, False) if k == wish or clearly_more(costs[k], costs[wish], doubt) else (k, True)

@@ -13,7 +13,8 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray
 from solver.errors import InvalidPlan
 from solver.packing.problem import TOLERANCE
-from solver.routing.assign import DOUBT, Assignment
+from solver.routing.assign import Assignment
+from solver.routing.formulas import DOUBT
 from solver.routing.joint import Question
 from solver.routing.objective import ALL
 from solver.routing.turns import Turns

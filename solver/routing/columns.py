@@ -111,14 +111,15 @@ class Load:
         cost: terms of their cost models.
         slots: sequences that each runs at once.
         in_flight: sequences given to it and not ended; `running` of these decode.
-        left: expected tokens still to come of one that runs, at least 1.
+        left: expected tokens still to come of one in flight; 0: nothing is.
         kv: cached tokens; `kv_now` more fit now.
         context: cached tokens of one that runs, on average: what its end sets free.
         queued_s: seconds of prefills that are still queued there.
-        share: of its time that goes into prefills.
+        rate: requests a second that it is sent lately.
+        share: of its time that goes into their prefills.
         room: sequences that may be sent to it.
         level_s: seconds until the whole fleet has done all, work taken as liquid.
-        left_s: seconds that those who run still take, summed up over the fleet.
+        left_s: seconds that those in flight still take, summed up over the fleet.
     """
 
     cost: CostColumns
@@ -130,27 +131,30 @@ class Load:
     kv_now: FloatArray
     context: FloatArray
     queued_s: FloatArray
+    rate: FloatArray
     share: FloatArray
     room: FloatArray
     level_s: float
     left_s: float
 
     @classmethod
-    def of(cls, views: Sequence[WorkerView], share: Sequence[float], level_s: float) -> Load:
-        """From what is known of each worker, and the `share` of its time that prefills take.
+    def of(cls, views: Sequence[WorkerView], lately: FloatArray, level_s: float) -> Load:
+        """From what is known of each worker, and what it was sent lately.
+
+        `lately` is (2, m): requests, and seconds of prefill, a second.
 
         Raises:
             ProblemError: without a worker.
         """
         if not views:
             raise ProblemError("load: there is no worker")
-        return cls.from_numbers(table(views), np.asarray(share, dtype=np.float64), level_s)
+        return cls.from_numbers(table(views), lately, level_s)
 
     @classmethod
     def from_numbers(
         cls,
         known: FloatArray,
-        share: FloatArray,
+        lately: FloatArray,
         level_s: float,
         placed: FloatArray | None = None,
     ) -> Load:
@@ -160,10 +164,10 @@ class Load:
         """
         cost = cost_of(known)
         slots, in_flight, running, left, kv, kv_now, queued, room, _ = known[COSTS:]
-        left, share = np.maximum(1.0, left), np.minimum(MOST_PREFILL_SHARE, share)
+        rate, share = lately[0], np.minimum(MOST_PREFILL_SHARE, lately[1])
         batch = np.minimum(slots, in_flight + 1.0)
         round_s = cost.alpha_d_s + cost.beta_d_s * batch + cost.gamma_d_s * kv
-        ahead = running * left * round_s / (1.0 - share)
+        ahead = in_flight * left * round_s / (1.0 - share)
         context = np.maximum(1.0, kv / np.maximum(1.0, running))  # of what runs, not of what waits
         if placed is not None:
             in_flight, queued, kv = in_flight + placed[0], queued + placed[1], kv + placed[2]
@@ -178,6 +182,7 @@ class Load:
             kv_now,
             context,
             queued,
+            rate,
             share,
             room,
             level_s,
@@ -200,6 +205,7 @@ _VIEWED = (
     "backlog_s",
 )
 NUMBERS = COST_TERMS + _VIEWED
+SLOTS, BACKLOG = NUMBERS.index("slots"), NUMBERS.index("backlog_s")
 numbers: Callable[[WorkerView], tuple[float, ...]] = attrgetter(
     *(f"cost.{name}" for name in COST_TERMS), *_VIEWED
 )
@@ -228,10 +234,11 @@ def water_level_s(
 
     `prompt_tokens` and `output_tokens` are those of all together.
     """
-    slots, backlog = known[NUMBERS.index("slots")], known[NUMBERS.index("backlog_s")]
-    each = np.full_like(slots, prompt_tokens / count), np.full_like(slots, output_tokens / count)
-    each_s = np.maximum(request_s(cost_of(known), *each, slots), 1e-12)
-    order = np.argsort(backlog)
-    start, rate = backlog[order], (1.0 / each_s[order]).cumsum()
-    level = (count + (start / each_s[order]).cumsum()) / rate  # if just the first k take part
-    return float(level[np.argmax(level <= np.append(start[1:], np.inf))])
+    slots, backlog = known[SLOTS], known[BACKLOG]
+    prompt, output = np.asarray(prompt_tokens / count), np.asarray(output_tokens / count)
+    each_s = np.maximum(request_s(cost_of(known), prompt, output, slots), 1e-12)
+    order = backlog.argsort()
+    start, each_s = backlog[order], each_s[order]
+    level = (count + (start / each_s).cumsum()) / (1.0 / each_s).cumsum()  # of just the first k
+    enough = np.flatnonzero(level[:-1] <= start[1:])
+    return float(level[enough[0] if len(enough) else -1])

@@ -3,8 +3,8 @@
 Rules:
 - a worker's column is made again when it gives another view than the last time, so that a decision
   costs a glance at each worker, however many there are;
-- of each it is remembered which share of its time went into prefills lately: what was sent there
-  over `SHARE_S`, fading away.
+- of each it is remembered what was sent there lately, requests and seconds of prefill: over
+  `LATELY_S`, fading away.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from solver.routing.columns import (
 )
 from solver.routing.problem import WorkerView
 
-# Prefills lately, of which a worker's prefill share is told: some iterations with long prompts.
-SHARE_S = 3.0
+# Some iterations with long prompts: what a worker gets is told of what it was sent so lately.
+LATELY_S = 3.0
 ROOM = NUMBERS.index("room")
 CLOSING = ("room", "prefill_s", "kv_now")
 
@@ -56,8 +56,8 @@ class Fleet(Generic[W]):
         self.workers: list[W] = []
         self.views: list[WorkerView] = []
         self._numbers: FloatArray = np.zeros((len(NUMBERS), 0))
-        # Of each worker: the share as of when.
-        self._share, self._as_of_s = np.zeros(0), np.zeros(0)
+        # Of each worker: requests and seconds of prefill a second, as of when.
+        self._lately, self._as_of_s = np.zeros((2, 0)), np.zeros(0)
 
     @property
     def room(self) -> FloatArray:
@@ -82,8 +82,9 @@ class Fleet(Generic[W]):
 
     def sent(self, j: int, prefill_s: float, now: float) -> None:
         """Worker j was sent so much."""
-        share = float(self._share[j]) * exp((float(self._as_of_s[j]) - now) / SHARE_S)
-        self._share[j], self._as_of_s[j] = share + prefill_s / SHARE_S, now
+        fade = exp((float(self._as_of_s[j]) - now) / LATELY_S)
+        self._lately[:, j] = self._lately[:, j] * fade + (1.0 / LATELY_S, prefill_s / LATELY_S)
+        self._as_of_s[j] = now
 
     def load(
         self,
@@ -98,14 +99,16 @@ class Fleet(Generic[W]):
         `placed` (3, m) is what waits for each besides; see `Load.from_numbers`.
         """
         level_s = water_level_s(count, prompt_tokens, output_tokens, self._numbers)
-        share = self._share * np.exp((self._as_of_s - now) / SHARE_S)
-        return Load.from_numbers(self._numbers.copy(), share, level_s, placed)
+        lately = self._lately * np.exp((self._as_of_s - now) / LATELY_S)
+        return Load.from_numbers(self._numbers.copy(), lately, level_s, placed)
 
     def _regroup(self, workers: Sequence[W], now: float) -> None:
         """Others are there: what is remembered of those who stay stays."""
         known = {id(worker): j for j, worker in enumerate(self.workers)}
         before = [known.get(id(worker)) for worker in workers]
-        self._share = np.array([0.0 if j is None else self._share[j] for j in before])
+        nothing = np.zeros(2)
+        lately = [nothing if j is None else self._lately[:, j] for j in before]
+        self._lately = np.array(lately).reshape(-1, 2).T.copy()
         self._as_of_s = np.array([now if j is None else self._as_of_s[j] for j in before])
         self.workers = list(workers)
         self.views = [worker.view(now) for worker in self.workers]

@@ -1,4 +1,4 @@
-"""A queue of requests in order, kept apart by who may serve them.
+"""A queue of requests in order, kept apart by a key, such as who may serve them.
 
 Thousands may wait; whoever plans looks at the first few of each group, so that no model's queue
 stands in the way of another's, and putting one in or taking one out costs no look at the others.
@@ -24,11 +24,12 @@ class Waiting(Hashable, Protocol):
 
 
 R = TypeVar("R", bound=Waiting)
+K = TypeVar("K", bound=Hashable)
 Members = frozenset[int] | None  # indices of the workers that may serve; None: all of them
 Entry = tuple[float, int, R]  # rank, serial number, request
 
 
-class GroupedQueue(Generic[R]):
+class GroupedQueue(Generic[R, K]):
     """See the module.
 
     Attributes:
@@ -37,10 +38,10 @@ class GroupedQueue(Generic[R]):
     """
 
     def __init__(self) -> None:
-        self.groups: dict[Members, list[Entry[R]]] = {}
+        self.groups: dict[K, list[Entry[R]]] = {}
         self.prompt_tokens, self.output_tokens = 0, 0.0
-        # Of each: who may serve it, its entry, and the output tokens counted for it.
-        self._where: dict[R, tuple[Members, Entry[R], float]] = {}
+        # Of each: its key, its entry, and the output tokens counted for it.
+        self._where: dict[R, tuple[K, Entry[R], float]] = {}
         self._serial = 0
 
     def __len__(self) -> int:
@@ -51,19 +52,19 @@ class GroupedQueue(Generic[R]):
         """Whether it waits."""
         return request in self._where
 
-    def members(self, request: R) -> Members:
-        """Who may serve it."""
+    def key(self, request: R) -> K:
+        """Which group it is in."""
         return self._where[request][0]
 
-    def put(self, request: R, rank: float, members: Members) -> None:
+    def put(self, request: R, rank: float, key: K) -> None:
         """One more; of equal rank, who came first goes first."""
         self._serial += 1
         entry = (rank, self._serial, request)
-        if members not in self.groups:
-            self.groups = {key: mine for key, mine in self.groups.items() if mine}
-        insort(self.groups.setdefault(members, []), entry, key=_place)
+        if key not in self.groups:
+            self.groups = {other: mine for other, mine in self.groups.items() if mine}
+        insort(self.groups.setdefault(key, []), entry, key=_place)
         expected = request.job.expected_tokens
-        self._where[request] = members, entry, expected
+        self._where[request] = key, entry, expected
         self._count(request.job.prompt_tokens, expected)
 
     def discard(self, request: R) -> bool:
@@ -71,8 +72,8 @@ class GroupedQueue(Generic[R]):
         found = self._where.pop(request, None)
         if found is None:
             return False
-        members, entry, expected = found
-        mine = self.groups[members]
+        key, entry, expected = found
+        mine = self.groups[key]
         del mine[bisect_left(mine, entry[:2], key=_place)]
         self._count(-request.job.prompt_tokens, -expected)
         return True
@@ -81,24 +82,24 @@ class GroupedQueue(Generic[R]):
         """As it was put in."""
         return self._where[request][1][0]
 
-    def pop(self, members: Members) -> list[R]:
+    def pop(self, key: K) -> list[R]:
         """Let a whole group go."""
-        requests = [entry[2] for entry in self.groups.pop(members, [])]
+        requests = [entry[2] for entry in self.groups.pop(key, [])]
         for request in requests:
             _, _, expected = self._where.pop(request)
             self._count(-request.job.prompt_tokens, -expected)
         return requests
 
-    def regroup(self, members: Callable[[R], Members]) -> None:
-        """Who may serve whom has changed."""
-        found: dict[Members, list[Entry[R]]] = {}
+    def regroup(self, key_of: Callable[[R], K]) -> None:
+        """Their keys have changed."""
+        found: dict[K, list[Entry[R]]] = {}
         for request, (_, entry, expected) in self._where.items():
-            key = members(request)
+            key = key_of(request)
             found.setdefault(key, []).append(entry)
             self._where[request] = key, entry, expected
         self.groups = {key: sorted(mine, key=_place) for key, mine in found.items()}
 
-    def in_order(self, but: Members) -> list[R]:
+    def in_order(self, but: K) -> list[R]:
         """All, but for one group."""
         return merged([mine for key, mine in self.groups.items() if key != but])
 

@@ -3,8 +3,8 @@
 Rules:
 - they count as queued there, so whoever is planned next sees that queue and goes elsewhere: nobody
   stands behind those who wait for somebody in particular;
-- they are planned again, the first of them, once that worker has room or has gone, and in any case
-  after `HELD_S`, as a better place may have come up.
+- they are planned again: the first of a line once its worker has room, the last of it every
+  `HELD_S`, as a better place may have come up, and whoever was held for a worker that has gone.
 
 So a decision looks at a window of those who may go, however many are held.
 """
@@ -18,74 +18,76 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from solver.arrays import FloatArray
-from solver.routing.problem import Job
+from solver.routing.grouped_queue import GroupedQueue, Waiting
 
 HELD_S = 0.25
 
-R = TypeVar("R", bound=Hashable)
+R = TypeVar("R", bound=Waiting)
 W = TypeVar("W", bound=Hashable)
 
 
 @dataclass(slots=True, eq=False)
-class _Line(Generic[R]):
-    """Those held for one worker: each with its rank, what it adds there, and its tokens."""
+class _Line:
+    """Of those held for one worker: when the last of them and the first of them looked around.
 
-    looked_s: float
-    entries: dict[R, tuple[float, FloatArray, float]] = field(default_factory=dict)
+    `placed` (3,) is what all add there.
+    """
+
+    last_s: float
+    first_s: float
     placed: FloatArray = field(default_factory=lambda: np.zeros(3))
 
 
 class Held(Generic[R, W]):
-    """See the module; `output_tokens` is what all of them together are expected to make."""
+    """See the module."""
 
     def __init__(self) -> None:
-        self.output_tokens = 0.0
-        self._lines: dict[W, _Line[R]] = {}
-        self._where: dict[R, W] = {}
-        self._looked: frozenset[W] = frozenset()
+        self._queue: GroupedQueue[R, W] = GroupedQueue()
+        self._lines: dict[W, _Line] = {}
+        self._adds: dict[R, FloatArray] = {}
+        self._first: frozenset[W] = frozenset()
 
     def __len__(self) -> int:
         """How many."""
-        return len(self._where)
+        return len(self._queue)
 
     @property
-    def prompt_tokens(self) -> float:
+    def prompt_tokens(self) -> int:
         """Of all of them together."""
-        return float(sum(line.placed[2] for line in self._lines.values()))
+        return self._queue.prompt_tokens
+
+    @property
+    def output_tokens(self) -> float:
+        """What all of them together are expected to make."""
+        return self._queue.output_tokens
 
     def next_deadline(self) -> float | None:
         """When somebody should look around again; None if nobody is held."""
-        return min((line.looked_s + HELD_S for line in self._lines.values()), default=None)
+        return min((line.last_s + HELD_S for line in self._lines.values()), default=None)
 
     def put_off(self, now: float) -> None:
         """There is nothing to look at: nobody has room."""
         for line in self._lines.values():
-            line.looked_s = now
+            line.last_s = now
 
-    def put(
-        self, request: R, job: Job, rank: float, worker: W, prefill_s: float, now: float
-    ) -> None:
+    def put(self, request: R, rank: float, worker: W, prefill_s: float, now: float) -> None:
         """It waits for this worker."""
-        line = self._lines.setdefault(worker, _Line(now))
+        job = request.job
         adds = np.array((job.sequences, prefill_s, job.prompt_tokens), dtype=np.float64)
-        line.entries[request] = rank, adds, job.expected_tokens
-        line.placed += adds
-        self.output_tokens += job.expected_tokens
-        self._where[request] = worker
+        self._lines.setdefault(worker, _Line(now, now)).placed += adds
+        self._adds[request] = adds
+        self._queue.put(request, rank, worker)
 
     def discard(self, request: R) -> bool:
         """It waits no longer; whether it did."""
-        worker = self._where.pop(request, None)
-        if worker is None:
+        adds = self._adds.pop(request, None)
+        if adds is None:
             return False
-        line = self._lines[worker]
-        _, adds, output = line.entries.pop(request)
-        line.placed -= adds
-        self.output_tokens -= output
-        if not line.entries:
+        worker = self._queue.key(request)
+        self._queue.discard(request)
+        self._lines[worker].placed -= adds
+        if not self._queue.groups[worker]:
             del self._lines[worker]
-        if not self._where:
-            self.output_tokens = 0.0  # rounding must not add up
         return True
 
     def release(
@@ -95,30 +97,32 @@ class Held(Generic[R, W]):
 
         `there` are the workers that there are, and `free` those with room.
         """
-        due = [
-            worker
-            for worker, line in self._lines.items()
-            if worker not in there
-            or (now > line.looked_s and (worker in free or now >= line.looked_s + HELD_S))
-        ]
-        self._looked = frozenset(due)
-        found = []
-        for worker in due:
-            line = self._lines[worker]
-            line.looked_s = now
-            few = list(line.entries)[:most] if worker in there else list(line.entries)
-            found += [(request, line.entries[request][0]) for request in few]
-        for request, _ in found:
+        found, first = [], set()
+        for worker, line in self._lines.items():
+            entries = self._queue.groups[worker]
+            late = now >= line.last_s + HELD_S
+            if worker not in there:
+                found += entries
+            elif worker in free and now > line.first_s:
+                line.first_s = now
+                first.add(worker)
+                found += entries[:most]
+            elif late:
+                found += entries[-most:]
+            if late:
+                line.last_s = now
+        self._first = frozenset(first)
+        for _, _, request in found:
             self.discard(request)
-        return found
+        return [(request, rank) for rank, _, request in found]
 
     def placed(self, workers: Collection[W]) -> FloatArray | None:
         """(3, m) what is queued for each, as `solver.routing.objective.Pairs.sizes`; None: nothing.
 
-        Of a worker that was just looked at nothing: the first of its line are planned themselves.
+        Nothing where the first of a line are planned themselves.
         """
-        if not self._lines.keys() - self._looked:
+        if not self._lines.keys() - self._first:
             return None
         nothing = np.zeros(3)
-        lines = (None if worker in self._looked else self._lines.get(worker) for worker in workers)
+        lines = (None if worker in self._first else self._lines.get(worker) for worker in workers)
         return np.array([nothing if line is None else line.placed for line in lines]).T

@@ -26,8 +26,8 @@ from solver.cost.model import CostModel
 from solver.packing.problem import TOLERANCE, SecondsLeft
 from solver.routing.assign import Assignment, Settled, assign, follow, settle
 from solver.routing.columns import Load, Requests
+from solver.routing.formulas import FIRST_TOKEN
 from solver.routing.moves import descend
-from solver.routing.objective import FIRST_TOKEN
 from solver.routing.places import PROVEN, Places
 from solver.routing.problem import Job, WorkerView
 from solver.routing.turns import first
@@ -51,7 +51,7 @@ def warm_up() -> None:
     cost = CostModel(0.02, 0.0001, 0.03, 0.001)
     views = [WorkerView(cost.scaled(k), 4, k, 1.0, 0.0, None, room=4) for k in (1, 2)]
     requests = Requests.of([Job(100, 100.0), Job(200, 50.0)], [0.0, 0.0], len(views))
-    load = Load.of(views, [0.0, 0.0], 1.0)
+    load = Load.of(views, np.zeros((2, 2)), 1.0)
     for _ in improvements(Question(requests, load), None):
         pass
 

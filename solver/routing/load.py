@@ -64,7 +64,6 @@ class WorkerLoad:
         self._prefills = 0
         self._prompt_tokens = 0
         self._output_tokens = 0.0
-        self._running_tokens = 0.0
         self._kv_tokens = 0.0
         self._kv_reserved = 0.0
 
@@ -83,8 +82,8 @@ class WorkerLoad:
 
     @property
     def left_tokens(self) -> float:
-        """Expected tokens still to come of one that runs; 0 if none does."""
-        return self._running_tokens / self.running if self.running else 0.0
+        """Expected tokens still to come of one sequence in flight; 0: nothing is."""
+        return max(0.0, self._output_tokens) / self._sequences if self._sequences else 0.0
 
     @property
     def kv_cached(self) -> float:
@@ -133,13 +132,11 @@ class WorkerLoad:
             self._prefills -= request.sequences
             self._prompt_tokens -= request.prompt_tokens
             self._kv_tokens += request.prompt_tokens
-            self._running_tokens += request.remaining
         self.changes += 1
         before = request.remaining
         request.make(tokens)
         self._kv_tokens += tokens
         self._output_tokens += request.remaining - before
-        self._running_tokens += request.remaining - before
 
     def not_begun(self) -> list[Hashable]:
         """Requests of which no token has been seen: they may not have begun."""
@@ -161,11 +158,10 @@ class WorkerLoad:
             self._prompt_tokens -= request.prompt_tokens
         else:
             self._kv_tokens -= request.prompt_tokens + request.made
-            self._running_tokens -= request.remaining
         self._output_tokens -= request.remaining
         self._kv_reserved -= request.prompt_tokens + request.expected_tokens
         if not self._requests:  # rounding must not add up over millions of requests
-            self._output_tokens = self._running_tokens = self._kv_tokens = self._kv_reserved = 0.0
+            self._output_tokens = self._kv_tokens = self._kv_reserved = 0.0
             self._due.clear()
             self._new.clear()
 

@@ -11,7 +11,9 @@ it and added up (`TERMS`), so that one can be traded for another and a choice be
   T + T * T / (2 S) weighs the slowest answers and not only the mean; and as E[T * T] is E[T]^2 and
   the variance, who may become long is drawn to where tokens come fast;
 - others: what it takes from those who run there: its prefill stalls them, and its tokens make the
-  rounds longer that both run in;
+  rounds longer that both run in; and from who comes behind it: with u seconds of its own prefill, q
+  queued there and r requests a second, r (q + u / 2) / (1 - share) of them wait u longer (the rest
+  of a busy period of an M/G/1 queue);
 - slot: what holding a slot for T seconds takes from who comes next: T times the chance that none
   is free;
 - late: seconds beyond its targets, of the first token and of all that follow it;
@@ -35,18 +37,12 @@ from enum import IntEnum
 import numpy as np
 
 from solver.arrays import BoolArray, FloatArray, IntArray
-from solver.routing.columns import Load, Requests, most_queued_s
+from solver.routing import formulas
+from solver.routing.columns import Load, Requests
+from solver.routing.formulas import ARRAYS, FIRST_TOKEN, MAKESPAN, Figures
 
-# A second without a first token counts as three: one as any other, two as it is waited blindly.
-FIRST_TOKEN = 2.0
-# That all is done holds nobody up in a stream, and everybody in a batch; half is enough for
-# the batch, as the term is zero for all but the few who end last.
-MAKESPAN = 0.5
-# What one answer in fifty is longer than expected is two standard deviations, or more where tails
-# are heavy (a normal one: 2.05, an exponential one: 2.9).
-DEVIATIONS = 2.0
-# Rows of what is known of requests that are worked out last; and a time that is none.
-LAST, TAIL, LEAST_S = 6, 7, 1e-3
+# Rows of what is known of requests that are worked out last.
+LAST, TAIL = 6, 7
 # One, all of a range, or those of an array.
 Index = int | slice | IntArray
 ALL = slice(None)
@@ -92,46 +88,30 @@ class Pairs:
         self.requests, self.load = requests, load
         self.n, self.m = map(int, requests.uncached.shape)
         self.allowed: BoolArray | None = None if requests.forbidden is None else ~requests.forbidden
-        cost, longer = load.cost, 1.0 / (1.0 - load.share)
-        going = np.maximum(1.0, np.minimum(load.running, load.slots))
-        self._workers = np.array(
+        # Where nothing is in flight yet, those who will be before it are like these.
+        typical = float(requests.output.mean()) if self.n else 1.0
+        known = formulas.load_figures(load)
+        figures, left = formulas.worker_figures(known, typical, ARRAYS)
+        self._workers = np.array(figures)
+        slack_s = requests.ttft_s - requests.waited_s
+        asked = formulas.request_figures(
             (
-                load.in_flight,
-                load.slots,
-                load.queued_s + cost.alpha_p_s,
-                load.kv_now,
-                load.context,
-                load.left / going,
-                (cost.alpha_d_s + cost.gamma_d_s * load.kv) * longer,
-                cost.beta_d_s * longer,
-                cost.gamma_d_s * longer,
-            )
+                *(requests.prompt, requests.output, requests.overrun, requests.weight),
+                *(slack_s, requests.tpot_s),
+            ),
+            ARRAYS,
         )
-        self._requests = np.array(
-            (
-                requests.prompt,
-                requests.output,
-                requests.output + requests.overrun,
-                requests.weight,
-                np.maximum(0.0, requests.ttft_s - requests.waited_s),
-                requests.tpot_s,
-                np.zeros((self.n, 1)),  # becomes `last`
-                requests.weight,  # becomes `tail`
-                (requests.overrun / DEVIATIONS) ** 2,
-            )
-        )[:, :, 0]
-        self.prefill_s: FloatArray = cost.beta_p_s * requests.uncached
-        self._stalls_s: FloatArray = np.minimum(load.running, load.slots - 1.0) * self.prefill_s
-        side_by_side = requests.output * load.left / (requests.output + load.left)
-        step = cost.gamma_d_s * (requests.prompt + requests.output / 2)
-        self._step_s: FloatArray = (cost.beta_d_s + step) * side_by_side
-        most_s = most_queued_s(cost) - load.queued_s
-        self._rooms = np.array((load.room, most_s, load.kv_now))
-        self._longest = float(requests.prompt.max(initial=0.0))
+        last = np.zeros((self.n, 1))  # to be worked out, and so is the weight of the tail
+        self._requests = np.array((*asked[:LAST], last, requests.weight, asked[LAST]))[:, :, 0]
+        self.prefill_s: FloatArray
+        self.prefill_s, self._stalls_s, self._step_s = formulas.pair_figures(
+            known, left, requests.uncached, requests.prompt, requests.output, ARRAYS
+        )
+        self._rooms = np.array(formulas.rooms(known, ARRAYS))
         expected, long = self._at_best_s()
         if scale_s is None:
-            everybody = max(1.0, float(load.running.sum()) + self.n)
-            scale_s = max(LEAST_S, (load.left_s + float(expected.sum())) / everybody)
+            in_flight = float(load.in_flight.sum())
+            scale_s = formulas.tail_scale_s(load.left_s, float(expected.sum()), in_flight, self.n)
         self.scale_s = scale_s
         self._requests[LAST] = np.maximum(load.level_s, long)
         self._requests[TAIL] /= 2.0 * scale_s
@@ -159,68 +139,56 @@ class Pairs:
 
         Summed up by what they share, as a decision waits for it.
         """
-        _, first, rest = self._seconds(i, j, placed)
-        in_flight, slots = self._workers[:2, j]
-        _, output, long, weight, slack, tpot, last, tail, variance = _rows(self._requests, i, j)
-        in_flight = in_flight + placed[0]
-        full = np.minimum(1.0, in_flight / slots)
-        own = first + output * rest
-        late = np.maximum(0.0, first - slack) + output * np.maximum(0.0, rest - tpot)
-        total = self._stalls_s[i, j] + in_flight * self._step_s[i, j]
-        total = total + weight * (own + FIRST_TOKEN * first + late)
-        total = total + tail * (own * own + variance * rest * rest) + full * full * own
-        total = total + MAKESPAN * np.maximum(0.0, first + long * rest - last)
+        worker, felt = self._workers[:, j], self._seconds(i, j, placed)
+        request, pair = _rows(self._requests, i, j), self._pair(i, j)
+        total = formulas.cost_s(worker, request, pair, placed, felt, ARRAYS)
         if self.allowed is not None:
             total = np.where(self.allowed[i, j], total, np.inf)
         return np.asarray(total)
 
     def is_open(self, j: Index, placed: FloatArray) -> BoolArray:
         """Whether workers may be sent something."""
-        room, most, kv_now = self._rooms[:, j]
-        return np.asarray((placed[0] < room) & (placed[1] <= most) & (placed[2] < kv_now))
+        return np.asarray(formulas.is_open(self._rooms[:, j], placed))
 
-    def _seconds(
-        self, i: Index, j: Index, placed: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """(until a slot is free, until the first token, from token to token) in seconds.
+    def waits(self, j: int, placed: FloatArray) -> bool:
+        """Whether one more finds no free slot on a worker."""
+        return bool(formulas.waits(self._workers[:2, j], placed))
 
-        A share of the time goes into others' prefills, so rounds are that much further apart.
-        """
-        in_flight, slots, queued_s, kv_now, context, turn, alone, beta, gamma = self._workers[:, j]
-        prompt, more = _rows(self._requests[0], i, j), in_flight + placed[0] + 1.0
-        rest = gamma * prompt + (alone + beta * np.minimum(slots, more) + gamma * placed[2])
-        first = self.prefill_s[i, j] + (queued_s + placed[1])
-        ends, left = np.maximum(0.0, more - slots), kv_now - placed[2]
-        if np.all(left >= self._longest):
-            if not np.any(ends):  # mostly
-                return np.zeros_like(first), first, rest
-        else:
-            ends = np.maximum(ends, (prompt - left) / context)
-        wait = ends * turn * rest
-        return wait, wait + first, rest
+    def in_time(self, i: int, j: int, placed: FloatArray) -> bool:
+        """Whether a request keeps its targets on a worker, as expected."""
+        felt = self._seconds(i, j, placed)
+        return bool(formulas.late_s(self._requests[:, i], felt, ARRAYS) <= 0.0)
+
+    def _pair(self, i: Index, j: Index) -> tuple[FloatArray, FloatArray, FloatArray]:
+        return self.prefill_s[i, j], self._stalls_s[i, j], self._step_s[i, j]
+
+    def _seconds(self, i: Index, j: Index, placed: FloatArray) -> Figures:
+        prompt, own_s = _rows(self._requests[0], i, j), self.prefill_s[i, j]
+        return formulas.seconds(self._workers[:, j], prompt, own_s, placed, ARRAYS)
 
     def _terms(
         self,
         i: Index,
         j: Index,
         placed: FloatArray,
-        seconds: tuple[FloatArray, FloatArray, FloatArray],
+        seconds: Figures,
     ) -> tuple[FloatArray, ...]:
         wait, first, rest = seconds
         in_flight, slots = self._workers[:2, j]
-        _, output, long, weight, slack, tpot, last, tail, variance = _rows(self._requests, i, j)
+        request = _rows(self._requests, i, j)
+        _, output, long, weight, _, _, last, tail, variance = request
         in_flight = in_flight + placed[0]
         full = np.minimum(1.0, in_flight / slots)
         decode = output * rest
         own = first + decode
         blind = (1.0 + FIRST_TOKEN) * weight
-        late = np.maximum(0.0, first - slack) + output * np.maximum(0.0, rest - tpot)
+        late = formulas.late_s(request, seconds, ARRAYS)
         return (
             blind * wait,
             blind * (first - wait),
             weight * decode,
             tail * (own * own + variance * rest * rest),
-            self._stalls_s[i, j] + in_flight * self._step_s[i, j],
+            formulas.others_s(self._workers[:, j], self._pair(i, j), placed, in_flight),
             full * full * own,
             weight * late,
             MAKESPAN * np.maximum(0.0, first + long * rest - last),

@@ -58,7 +58,7 @@ class WorkerView:
         slots: sequences that it runs at once.
         in_flight: sequences that it has been given and has not finished.
         running: of these, those that decode.
-        left_tokens: expected tokens still to come of one that decodes, on average.
+        left_tokens: expected tokens still to come of one in flight, on average; 0: nothing is.
         kv_tokens: cached tokens now.
         kv_now: cached tokens for which there is room now; infinite: no known limit.
         room: sequences that it may be sent now.

@@ -148,7 +148,7 @@ class RollingHorizon(Generic[R, W]):
     ) -> None:
         self._hold_back, self._eligible, self._cached = hold_back, eligible, cached
         self._windows: WindowPolicy[R] = WindowPolicy(max_wait_s, max_size)
-        self._unsent: GroupedQueue[R] = GroupedQueue()
+        self._unsent: GroupedQueue[R, Members] = GroupedQueue()
         self._stale = False
         self._closed: Window[R] | None = None
         self._fleet: Fleet[W] = Fleet()
@@ -268,7 +268,7 @@ class RollingHorizon(Generic[R, W]):
         if self._unsent.groups.keys() <= {None}:
             return None
         everybody = frozenset(range(workers))
-        found = (self._unsent.members(request) for request in requests)
+        found = (self._unsent.key(request) for request in requests)
         return [everybody if members is None else members for members in found]
 
     def go_on(self, plan: Assignment, sent: int, before: int) -> bool:
@@ -298,7 +298,7 @@ class RollingHorizon(Generic[R, W]):
             elif i < plan.planned and not plan.go[i]:
                 rank = self._unsent.rank(request)
                 self.discard(request)
-                self._held.put(request, request.job, rank, worker, seconds, now)
+                self._held.put(request, rank, worker, seconds, now)
 
 
 def place_in_order(request: Unsent, worker: Target) -> float:

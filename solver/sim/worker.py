@@ -190,7 +190,7 @@ class Worker:
                 now,
                 self.batcher.backlog_s(rounds),
                 self.cost.beta_p_s * self.batcher.prompt_to_prefill,
-                self.batcher.left_tokens(rounds),
+                self.batcher.output_to_come(rounds) / max(1, self.in_flight),
             )
         prefilling = self._stage is not None and self._stage.prefill
         known, limit = self._estimate, self.setting.kv_tokens

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
 
+import numpy as np
+
 from solver.batching.priority import Priority
 from solver.batching.targets import DEFAULT_TARGETS, NO_TARGETS, Targets
 from solver.cost.profiles import PROFILES
@@ -76,7 +78,7 @@ def window(kind: str, requests: int, workers: int, targets: Targets, seed: int) 
         Requests.of(jobs, [rng.uniform(0.0, 0.1) for _ in jobs], workers),
         Load.of(
             views,
-            [rng.uniform(0.0, 0.4) for _ in views],
+            np.array([(rng.uniform(0.0, 8.0), rng.uniform(0.0, 0.4)) for _ in views]).T,
             water_level_s(len(jobs), prompt, output, table(views)),
         ),
     )

@@ -31,10 +31,10 @@ QUIET = {
 }
 
 
-def load(url: str, stop: threading.Event) -> None:
+def load(url: str, first: int, stop: threading.Event) -> None:
     """Streams and whole answers, some of which fail or are wanted too soon, until told."""
     with http.Client(base_url=url) as client:
-        for k in count():
+        for k in count(first):
             if stop.wait(0.05):
                 return
             body = {"model": "llama-65b", "prompt": f"Question {k}?", "stream": k % 2 == 0}
@@ -50,7 +50,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
         Fleet("--slots", "4", "--speed", "200", "--faults") as fleet,
         prometheus(fleet, tmp_path_factory.mktemp("prometheus")) as running,
     ):
-        clients = [threading.Thread(target=load, args=(fleet.url, stop)) for _ in range(12)]
+        clients = [threading.Thread(target=load, args=(fleet.url, k, stop)) for k in range(12)]
         for client in clients:
             client.start()
         try:

@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -76,8 +76,8 @@ def worker() -> Iterator[str]:
 class Gateway(Process):
     """A gateway before one worker."""
 
-    def __init__(self, worker_url: str) -> None:
-        super().__init__("gateway", "--port", "0", "--worker", worker_url)
+    def __init__(self, worker_url: str, *flags: str) -> None:
+        super().__init__("gateway", "--port", "0", "--worker", worker_url, *flags)
         self.url = self.wait_for(r"listening url=(\S+)")
         self.wait_for(r"(worker is up)")
 
@@ -269,3 +269,28 @@ def test_large_bodies_leave_others_served(gateway: Gateway) -> None:
             connection.request("POST", "/v1/completions", content, JSON)
             assert connection.getresponse().status in (400, 413)
     gateway.is_well()
+
+
+def test_bodies_are_bounded_all_together() -> None:
+    """Half-sent ones count; whoever leaves or is answered holds nothing any more."""
+    content = json.dumps({**GOOD, "prompt": "x" * 400_000}).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    begun = head + b"content-length: %d\r\n\r\n" % len(content) + content[:-1]
+    with (
+        worker() as url,
+        Gateway(url, "--max-bodies-bytes", "1000000") as gateway,
+        ExitStack() as raws,
+    ):
+        ask = partial(http.post, gateway.url + "/v1/completions", content=content, headers=JSON)
+        for _ in range(10):
+            assert ask().status_code == 200
+        for _ in range(2):
+            raw = raws.enter_context(socket.create_connection(gateway.address, PATIENCE_S))
+            raw.sendall(begun)
+        eventually(lambda: ask().status_code == 503)
+        refused = ask()
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["error"]["code"] == "server_is_overloaded"
+        assert http.post(gateway.url + "/v1/completions", json=GOOD).status_code == 200
+        raws.close()
+        eventually(lambda: ask().status_code == 200)

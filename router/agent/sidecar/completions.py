@@ -156,19 +156,18 @@ class Completions:
         )
         trace.expect(request)
         name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None
-        async with DisconnectWatch(receive, answer.send):
-            with self._upstream.pending() as pending:
-                held = self._gate.hold(sized)
-                try:
-                    with (
-                        self._attempts.register(name, [sized.id]),
-                        self._until(position.deadline_s, held),
-                    ):
-                        await held.released
-                    trace.timings.begin(time.monotonic())
-                    return await self._forward(scope, body, answer, held, pending, trace)
-                finally:
-                    self._gate.remove(held)
+        with DisconnectWatch(receive, answer.send), self._upstream.pending() as pending:
+            held = self._gate.hold(sized)
+            try:
+                with (
+                    self._attempts.register(name, [sized.id]),
+                    self._until(position.deadline_s, held),
+                ):
+                    await held.released
+                trace.timings.begin(time.monotonic())
+                return await self._forward(scope, body, answer, held, pending, trace)
+            finally:
+                self._gate.remove(held)
 
     async def _outline(self, body: bytes) -> CompletionRequest | None:
         with suppress(RequestError):

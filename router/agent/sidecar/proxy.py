@@ -50,7 +50,7 @@ class Proxy:
         if not self._upstream.up:
             raise NoCapacityError("This worker's engine is down.", retry_after_s=2.0)
         body = await read_body(scope, receive, MOST_BODY_BYTES)
-        async with DisconnectWatch(receive, send):
+        with DisconnectWatch(receive, send):
             with self._upstream.pending() as pending:
                 method, target = scope["method"], target_of(scope)
                 reply = await self._upstream.send(pending, method, target, scope["headers"], body)

@@ -32,6 +32,8 @@ _LEVELS = {
 }
 # Stands for "no limit" where neither request nor worker names one; nothing longer is planned for.
 UNLIMITED = 1 << 20
+# Ends that are learnt from together, once there have been that many squared.
+MOST_TOGETHER = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,13 @@ class Size:
     `least_tokens` is what its longest choice needs at least, prompt and the output it asks for: a
     prompt of text counts as one token there, since the gateway only estimates its length, and an
     estimate is no ground to refuse a request. The engine counts. `again` predicts it anew, or says
-    None where too little has been learnt since the last time.
+    None where too little has been learnt since the last time. `kind` is its prompt's.
     """
 
     job: Job
     least_tokens: int
     again: Callable[[], Job | None]
+    kind: str
 
 
 class Accounts:
@@ -58,6 +61,7 @@ class Accounts:
         self.tenants = Tenants()
         self._estimators: defaultdict[str, TokenEstimator] = defaultdict(TokenEstimator)
         self._lengths = LengthPredictor()
+        self._ended: list[tuple[Features, int]] = []  # and not learnt from yet
 
     @property
     def running(self) -> int:
@@ -86,12 +90,12 @@ class Accounts:
         limit = min(UNLIMITED, request.output_limit(left))
         total, due_s = sum(prompts) * request.n, time.monotonic() + urgency.deadline_s
         said = self._said(request, limit, hint)
-        learned = self._lengths.learned
+        learned, kind = self._lengths.learned, kind_of(request.prompts[0].text)
 
         def job() -> Job:
             known = None
             if said is None:
-                features = _features(request, total, limit, tenant)
+                features = Features(request.model, total // request.choices, limit, tenant, kind)
                 known = self._lengths.predict(features)
             return Job(
                 total,
@@ -112,7 +116,7 @@ class Accounts:
             return job()
 
         certain = max(prompt.token_ids or 1 for prompt in request.prompts)
-        return Size(job(), certain + (request.max_tokens or 1), again)
+        return Size(job(), certain + (request.max_tokens or 1), again, kind)
 
     @staticmethod
     def _said(request: CompletionRequest, limit: int, hint: float | None) -> float | None:
@@ -131,9 +135,7 @@ class Accounts:
         """A request has been answered in full."""
         if record.output_tokens:
             if not request.ignore_eos:
-                limit = request.output_limit(UNLIMITED)
-                features = _features(request, record.prompt_tokens, limit, record.tenant)
-                self._lengths.observe(features, record.output_tokens // request.choices)
+                self._learn_length(request, record, record.output_tokens // request.choices)
             ratio = record.expected_tokens / record.output_tokens
             self._metrics.predicted_tokens_error.observe(ratio)
         if usage is not None and all(prompt.token_ids is None for prompt in request.prompts):
@@ -141,7 +143,22 @@ class Accounts:
             self._estimators[request.model].observe(size, usage.prompt_tokens)
         if usage is not None:
             record.cached_tokens = usage.cached_tokens
-            self._metrics.cached_prompt_tokens.inc(usage.cached_tokens)
+            if usage.cached_tokens:
+                self._metrics.cached_prompt_tokens.inc(usage.cached_tokens)
+
+    def _learn_length(self, request: CompletionRequest, record: RequestRecord, tokens: int) -> None:
+        """A few ends together: until then, what has been predicted for one holds for its like."""
+        features = Features(
+            request.model,
+            record.prompt_tokens // request.choices,
+            request.output_limit(UNLIMITED),
+            record.tenant,
+            record.kind,
+        )
+        self._ended.append((features, tokens))
+        if len(self._ended) >= min(MOST_TOGETHER, 1 + self._lengths.learned // MOST_TOGETHER):
+            self._lengths.observe_all(self._ended)
+            self._ended.clear()
 
     def end(self, record: RequestRecord, outcome: Outcome, timing: Timing) -> None:
         """A request has ended, one way or the other: the one place that counts it."""
@@ -167,14 +184,3 @@ class Accounts:
         level = _LEVELS.get(outcome, logging.DEBUG)
         if log.isEnabledFor(level):
             log.log(level, "request ended", extra=record.summary())
-
-
-def _features(request: CompletionRequest, prompt_tokens: int, limit: int, tenant: str) -> Features:
-    """What tells of the length of one choice, given the prompt tokens of all of them."""
-    return Features(
-        request.model,
-        prompt_tokens // request.choices,
-        limit,
-        tenant,
-        kind=kind_of(request.prompts[0].text),
-    )

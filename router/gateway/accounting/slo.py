@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import inf, isfinite
 
 from router.http.errors import Outcome
-from solver.batching.targets import Targets
+from solver.batching.targets import NO_TARGETS, Targets
 
 _MISSED = frozenset((Outcome.FAILED, Outcome.EXPIRED, Outcome.REJECTED_NO_CAPACITY))
 
@@ -64,10 +64,10 @@ class Felt:
 
 def kept(targets: Targets, outcome: Outcome, felt: Felt) -> Mapping[str, bool]:
     """Of `ttft`, `tpot` and `both` of them, those that can be told, and whether they were kept."""
+    if targets == NO_TARGETS:
+        return {}
     limits = {"ttft": targets.ttft_s, "tpot": targets.tpot_s}
     wanted = {name: limit for name, limit in limits.items() if limit != inf}
-    if not wanted:
-        return {}
     if outcome in _MISSED:
         return dict.fromkeys((*wanted, "both"), False)
     if outcome is Outcome.CANCELLED:

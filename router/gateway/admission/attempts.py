@@ -145,7 +145,7 @@ class Attempts:
         patience = partial(patience_s, ticket, worker, choice)
         may_leave = partial(self._retries.after_silence, ticket, worker, tries)
         try:
-            async with guard.watch(
+            with guard.watch(
                 least_patience_s(worker), patience, may_leave, trial=ticket.trial
             ) as on_progress:
                 return await self._forward(exchange, ticket, worker, tries, on_progress)
@@ -176,7 +176,7 @@ class Attempts:
     ) -> Outcome:
         assert exchange.request is not None
         url = worker.url + exchange.target
-        extra = for_worker(ticket) | exchange.outgoing()
+        extra = for_worker(ticket) + exchange.outgoing()
         agent = worker.state is not None
         reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body, agent=agent)
         try:
@@ -233,7 +233,7 @@ class Attempts:
         alone = kind is Verdict.FULL
         if self._retries.while_full(ticket, worker, tries, for_s or 0.0, alone=alone):
             raise _GoOn(WorkerBusy(f"The worker {said}.", "busy"))
-        reply.retry_after(self._dispatcher.retry_after_s())
+        reply.retry_after(self._dispatcher.room.retry_after_s(ticket))
         return False
 
     def _learn(self, worker: Worker, exchange: Exchange, occupancy: float) -> None:

@@ -29,7 +29,7 @@ from router.http.asgi import (
     Send,
     header,
 )
-from router.http.bodies import BodyReader
+from router.http.bodies import BodyMemory, BodyReader, Held
 from router.http.drain import Drain
 from router.http.errors import (
     ModelNotFoundError,
@@ -57,6 +57,7 @@ class Completions:
         attempts: Attempts,
         accounts: Accounts,
         bodies: BodyReader,
+        memory: BodyMemory,
         drain: Drain,
         tracing: Tracing,
         *,
@@ -66,7 +67,7 @@ class Completions:
         self._attempts, self._targets = attempts, tuning.targets()
         self._accounts, self._bodies, self._chat = accounts, bodies, chat
         self._path = "/v1/chat/completions" if chat else "/v1/completions"
-        self._drain, self._tracing = drain, tracing
+        self._memory, self._drain, self._tracing = memory, drain, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it whatever happens."""
@@ -78,9 +79,9 @@ class Completions:
             exchange.trace_context, record.trace_id = trace, trace.id
             exchange.headers = trace.keep(exchange.headers)
         bind_request(record.id, record.trace_id)
-        outcome = Outcome.FAILED
+        outcome, held = Outcome.FAILED, Held(self._memory)
         try:
-            outcome = await self._serve(scope, receive, exchange)
+            outcome = await self._serve(scope, receive, exchange, held)
         except ClientDisconnected:
             outcome = Outcome.CANCELLED
         except RouterError as error:
@@ -89,16 +90,19 @@ class Completions:
         except asyncio.CancelledError:  # the time to drain is over
             await exchange.send_error(NoCapacityError("The gateway is shutting down.", 1.0))
         finally:
+            held.let_go()
             record.outcome = outcome.value
             self._accounts.end(record, outcome, exchange.timing())
             if trace is not None and trace.recorded:
                 self._tracing.end(trace, request_span(exchange, outcome))
 
-    async def _serve(self, scope: Scope, receive: Receive, exchange: Exchange) -> Outcome:
+    async def _serve(
+        self, scope: Scope, receive: Receive, exchange: Exchange, held: Held
+    ) -> Outcome:
         urgency = read_urgency(scope, self._targets)
         exchange.record.targets = urgency.targets  # who is refused has missed them
         self._check_room()
-        exchange.body = await self._bodies.read(scope, receive)
+        exchange.body = await self._bodies.read(scope, receive, held)
         exchange.received = time.monotonic()  # how long the client took to send it is its own
         self._check_room()
         self._accounts.begin(exchange.record)
@@ -106,7 +110,8 @@ class Completions:
         hint = read_hint(header(scope, EXPECTED_TOKENS))
         exchange.record.tenant = read_tenant(scope)
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
-        async with DisconnectWatch(receive, exchange.send):
+        self._dispatcher.room.check(ticket)
+        with DisconnectWatch(receive, exchange.send):
             outcome = await self._attempts.run(exchange, ticket)
             await exchange.out.drain()
             return outcome
@@ -117,10 +122,9 @@ class Completions:
         Raises:
             NoCapacityError: if nothing more is taken in.
         """
-        if self._drain.begun or self._accounts.running >= self._tuning.max_requests:
-            why = "is shutting down" if self._drain.begun else "has too many requests"
-            wait_s = self._dispatcher.retry_after_s()
-            raise NoCapacityError(f"This gateway {why}; please try again.", wait_s)
+        if self._drain.begun:
+            raise NoCapacityError("This gateway is shutting down; please try again.", 1.0)
+        self._dispatcher.room.check_requests(self._accounts.running)
 
     async def _read(self, body: bytes) -> CompletionRequest:
         """A request that names no model means the one that there is."""
@@ -160,7 +164,7 @@ class Completions:
                 param="messages" if request.chat else "prompt",
                 code="context_length_exceeded",
             )
-        record.prompt_tokens = size.job.prompt_tokens
+        record.prompt_tokens, record.kind = size.job.prompt_tokens, size.kind
         record.expected_tokens = size.job.expected_tokens
         blocks, block_tokens = blocks_of(request, size.job.prompt_tokens)
         return Ticket(

@@ -25,17 +25,26 @@ from solver.batching.priority import Priority
 _GOOD_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
-def for_worker(ticket: Ticket) -> dict[str, str]:
-    """What a worker is told beside the client's own headers: of limits, what is left of them."""
+# What every request has, in one go.
+_ALWAYS = "".join(
+    f"{name.decode()}: {value}\r\n"
+    for name, value in (
+        (REQUEST_ID, "%s"),
+        (EXPECTED_TOKENS, "%.1f"),
+        (ATTEMPT, "%s"),
+        (WAITED_MS, "%.1f"),
+        (b"content-type", "application/json"),
+    )
+)
+
+
+def for_worker(ticket: Ticket) -> str:
+    """Lines for a worker beside the client's own headers: of limits, what is left of them."""
     ticket.new_attempt()
     now, targets = time.monotonic(), ticket.job.targets
-    extra = {
-        REQUEST_ID: ticket.request_id,
-        EXPECTED_TOKENS: f"{ticket.expected_tokens:.1f}",
-        ATTEMPT: ticket.attempt,
-        WAITED_MS: f"{(now - ticket.arrival_s) * 1000:.1f}",
-        b"content-type": "application/json",
-    }
+    waited_ms = (now - ticket.arrival_s) * 1000
+    lines = _ALWAYS % (ticket.request_id, ticket.expected_tokens, ticket.attempt, waited_ms)
+    extra: dict[bytes, str] = {}
     if ticket.priority is not Priority.DEFAULT:
         extra[PRIORITY] = ticket.priority.value
     if ticket.due_s != inf:
@@ -44,7 +53,7 @@ def for_worker(ticket: Ticket) -> dict[str, str]:
         extra[TTFT_MS] = _left_ms(ticket.arrival_s + targets.ttft_s - now)
     if targets.tpot_s != inf:
         extra[TPOT_MS] = f"{targets.tpot_s * 1000:g}"
-    return {name.decode(): value for name, value in extra.items()}
+    return lines + "".join(f"{name.decode()}: {value}\r\n" for name, value in extra.items())
 
 
 def _left_ms(seconds: float) -> str:

@@ -195,4 +195,6 @@ class Shedding:
             why = f"No first token can come within {targets.ttft_s * 1000:g} ms any more; {best}"
             header = TTFT_MS
         why += f" The header '{header.decode()}' sets another target than the default."
-        return OutOfReachError(why, max(miss.again_s, self._dispatcher.retry_after_s()))
+        if miss.again_s == inf:
+            return OutOfReachError(why, inf)
+        return OutOfReachError(why, self._dispatcher.room.retry_after_s(ask.ticket, miss.again_s))

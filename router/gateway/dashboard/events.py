@@ -83,7 +83,7 @@ class Events:
         subscriber = Subscriber(frozenset(names[:MOST_SLOTS]))
         self._join(subscriber)
         try:
-            async with DisconnectWatch(receive, send):
+            with DisconnectWatch(receive, send):
                 await self._feed(subscriber, send)
         except (ClientDisconnected, TimeoutError):
             pass

@@ -13,8 +13,8 @@ import aiohttp
 
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
-from router.http.connections import Connections, told_of
-from router.wire import SLOTS_PATH, STATE_TIMEOUT_S, SlotReport
+from router.http.connections import Connections, paced_lines, told_of
+from router.wire import LINE_S, SLOTS_PATH, STATE_TIMEOUT_S, SlotReport
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +101,6 @@ class Watches:
                 return OLD_S
             response.raise_for_status()
             watch = self._watches[worker] = Watch()
-            async for line in response.content:
+            async for line in paced_lines(response, LINE_S):
                 watch.add(SlotReport.decode(line), time.time())
         return AGAIN_S

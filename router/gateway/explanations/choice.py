@@ -10,7 +10,8 @@ import numpy as np
 
 from router.gateway.explanations.plan_record import Seen
 from solver.arrays import FloatArray
-from solver.routing.objective import FIRST_TOKEN, TERMS, Term
+from solver.routing.formulas import FIRST_TOKEN
+from solver.routing.objective import TERMS, Term
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ class RequestRecord:
     often it was taken back from a worker's queue; `deadline_s` counts from its arrival. `ttft_s`
     and `tpot_s` are what its user felt of its stream, and `kept` tells which of its `targets` it
     has kept, as far as that can be told (`router.gateway.accounting.slo`). Metrics count it for
-    `label`: its model, once somebody is known to serve that.
+    `label`: its model, once somebody is known to serve that. `kind` is its prompt's.
     """
 
     id: str
@@ -46,6 +46,7 @@ class RequestRecord:
     ttft_s: float | None = None
     tpot_s: float | None = None
     choices: int = 1
+    kind: str = ""
     choice: Choice | None = None
     sent_s: float | None = None
     first_token_s: float | None = None

@@ -12,7 +12,7 @@ Rules:
 - active looks alone make it ``down``, and bring it up again; a slow look is a miss, `MISSES` in a
   row make it suspect and no more, so that the last worker is never taken out by them. An agent
   promises to tell its state: who has broken that promise and then does not answer, is down;
-- its answers weigh by `WEIGHT`, the latest most: three failures in a row eject it, and so does
+- its answers weigh by `WEIGHT`, the latest most: five failures in a row eject it, and so does
   whoever fails more often than not; answers that are the request's own fault are good ones;
 - who is suspect for its silence, or ejected, is tried with one request once `FIRST_HOLD_S` is over,
   twice that the next time, and so on; a good answer to it brings it back;
@@ -30,9 +30,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
 
-# Share of the latest answer in how badly it does: of three failures in a row two thirds are
-# counted, where every second answer fails never more than 0.59.
-WEIGHT, MOST_FAILING = 0.3, 0.6
+# Share of the latest answer in how badly it does: of five failures in a row two thirds are counted
+# (as many as Envoy takes for an outlier), where every second answer fails never more than 0.56, and
+# where every tenth does, hardly ever so much by chance.
+WEIGHT, MOST_FAILING = 0.2, 0.6
+# Who comes back is ejected again for two failures in a row.
+PROBATION = 0.4
 # It has failed lately, if at all, a handful of answers ago.
 WELL = 0.1
 MISSES = 2  # the first may be the network's, or our own
@@ -167,7 +170,7 @@ class Health:
         if trial or self._hold is None:
             self._fulls = 0
         if trial and self._hold is not None:
-            self._failing, self._well_since_s = min(self._failing, WEIGHT), now
+            self._failing, self._well_since_s = min(self._failing, PROBATION), now
             self._hold = None
         self.spoke()
 

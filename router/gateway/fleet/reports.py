@@ -14,12 +14,13 @@ import aiohttp
 import orjson
 
 from router.http.client import NotConnected
-from router.http.connections import Connections
+from router.http.connections import Connections, paced_lines, read_bounded
 from router.http.secret import CHALLENGE, is_challenge
-from router.wire import STATE_PATH, STATE_TIMEOUT_S, AgentState
+from router.wire import LINE_S, STATE_PATH, STATE_TIMEOUT_S, AgentState, is_name
 
 PROBE_INTERVAL_S = 1.0  # between probes of a worker without an agent
-MOST_MODELS_BYTES = 8 << 20  # thousands of adapters are listed in less
+MOST_MODELS_BYTES = 1 << 20  # thousands of adapters are listed in less
+MOST_PARTS = 20_000  # objects and arrays: with vLLM's permissions, three a model
 # What answers with these says something for everybody, not what an agent says.
 _NO_AGENT = ("text/", "application/json")
 _COMPLAINT_BYTES = 200
@@ -50,7 +51,7 @@ async def reports(
             url + STATE_PATH, timeout=timeout, allow_redirects=False, headers=headers
         ) as response:
             if response.status == 200 and not response.content_type.startswith(_NO_AGENT):
-                async for line in response.content:
+                async for line in paced_lines(response, LINE_S):
                     yield AgentState.decode(line)
                 return
             if not is_challenge(response.status, response.headers.get(CHALLENGE[0].decode())):
@@ -115,17 +116,31 @@ class _PlainLook:
                 "address, and the address all that comes before its /v1?"
             )
         text = await _body(response, where)
-        try:
-            models = {str(entry["id"]): dict(entry) for entry in orjson.loads(text)["data"]}
-        except (ValueError, TypeError, KeyError) as error:
-            kind = "a web page" if response.content_type == "text/html" else "something else"
-            raise Unusable(
-                f"{where} is {kind}, not OpenAI's list of models: is an OpenAI-compatible server "
-                "at this address?"
-            ) from error
-        if not models:
-            raise Unusable(f"{where} lists no model")
-        return models
+        return read_models(text, where, web_page=response.content_type == "text/html")
+
+
+def read_models(text: bytes, where: str, *, web_page: bool = False) -> Models:
+    """OpenAI's list of models.
+
+    Raises:
+        Unusable: if it is none, or a name in it is none.
+    """
+    if text.count(b"{") + text.count(b"[") > MOST_PARTS:
+        raise Unusable(f"{where} is of more than {MOST_PARTS} objects and arrays")
+    try:
+        models = {entry["id"]: dict(entry) for entry in orjson.loads(text)["data"]}
+    except (ValueError, TypeError, KeyError) as error:
+        kind = "a web page" if web_page else "something else"
+        raise Unusable(
+            f"{where} is {kind}, not OpenAI's list of models: is an OpenAI-compatible server "
+            "at this address?"
+        ) from error
+    if not models:
+        raise Unusable(f"{where} lists no model")
+    for name in models:
+        if not is_name(name):
+            raise Unusable(f"{where} lists {str(name)[:_COMPLAINT_BYTES]!r}, which is no name")
+    return models
 
 
 async def _check(response: aiohttp.ClientResponse, path: str) -> None:
@@ -140,12 +155,10 @@ async def _check(response: aiohttp.ClientResponse, path: str) -> None:
 
 
 async def _body(response: aiohttp.ClientResponse, where: str) -> bytes:
-    text = bytearray()
-    async for part in response.content.iter_chunked(1 << 16):
-        text += part
-        if len(text) > MOST_MODELS_BYTES:
-            raise Unusable(f"{where} answers more than {MOST_MODELS_BYTES} bytes")
-    return bytes(text)
+    text = await read_bounded(response, MOST_MODELS_BYTES)
+    if text is None:
+        raise Unusable(f"{where} answers more than {MOST_MODELS_BYTES} bytes")
+    return text
 
 
 def _named(status: int) -> str:

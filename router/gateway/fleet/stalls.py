@@ -28,7 +28,7 @@ class WorkerStalled(Exception):
 
 
 class Watched:
-    """A request, for as long as it is at its worker: an asynchronous context.
+    """A request, for as long as it is at its worker: a context of its task.
 
     Attributes:
         least_s, patience: seconds of the worker's silence that it waits for its first byte at
@@ -50,28 +50,33 @@ class Watched:
         *,
         trial: bool,
     ) -> None:
-        self.limit, self._guard = asyncio.timeout(None), guard
+        self._guard, self._given_up = guard, False
+        self._task: asyncio.Task[object] | None = None
+        self._others = 0  # cancellations that were asked for before
+        self._alarm: asyncio.TimerHandle | None = None
         self.least_s, self.patience = least_s, patience
         self.may_leave, self.trial = may_leave, trial
         self.sent_s = time.monotonic()
         self.begun = self.told = False
 
-    async def __aenter__(self) -> Callable[[], None]:
-        await self.limit.__aenter__()
+    def __enter__(self) -> Callable[[], None]:
+        self._task = task = asyncio.current_task()
+        self._others = 0 if task is None else task.cancelling()
         self._guard.begin(self)
         return self._heard
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         self._guard.end(self)
-        try:
-            await self.limit.__aexit__(kind, error, trace)
-        except TimeoutError as late:
-            raise WorkerStalled from late
+        self.limit(None)
+        if not self._given_up or self._task is None:
+            return
+        if self._task.uncancel() <= self._others and kind is asyncio.CancelledError:
+            raise WorkerStalled from error
 
     def _heard(self) -> None:
         """A byte has come for it."""
@@ -80,8 +85,17 @@ class Watched:
 
     def give_up(self) -> None:
         """It is taken from its worker."""
-        if not self.limit.expired():
-            self.limit.reschedule(asyncio.get_running_loop().time())
+        if not self._given_up and self._task is not None:
+            self._given_up = True
+            self._task.cancel()
+
+    def limit(self, after_s: float | None) -> None:
+        """Give it up after so many seconds; None: not by the clock."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if after_s is not None:
+            self._alarm = asyncio.get_running_loop().call_later(after_s, self.give_up)
 
 
 class StallGuard:
@@ -134,13 +148,13 @@ class StallGuard:
         """A request has been sent."""
         self._watched.add(one)
         if self._armed:
-            self._set(one.limit)
+            one.limit(STALL_TIMEOUT_S)
 
     def heard(self, one: Watched) -> None:
         """Something has come for it."""
         self.heard_s = time.monotonic()
         if self._armed:
-            self._set(one.limit)
+            one.limit(STALL_TIMEOUT_S)
 
     def end(self, one: Watched) -> None:
         """It has left."""
@@ -148,9 +162,4 @@ class StallGuard:
 
     def _set_all(self) -> None:
         for one in self._watched:
-            self._set(one.limit)
-
-    def _set(self, limit: asyncio.Timeout) -> None:
-        if not limit.expired():
-            now = asyncio.get_running_loop().time()
-            limit.reschedule(now + STALL_TIMEOUT_S if self._armed else None)
+            one.limit(STALL_TIMEOUT_S if self._armed else None)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from router.gateway.fleet.health import Health, Standing
 from router.gateway.fleet.stalls import StallGuard
-from router.wire import AgentState
+from router.wire import MOST_CONTEXT, AgentState
 from solver.cost.estimators import ScaleEstimator
 from solver.cost.model import CostModel
 from solver.routing.load import WorkerLoad
@@ -144,7 +144,7 @@ class Worker:
     def max_model_len(self, model: str) -> int | None:
         """Prompt and output tokens that a request for `model` may have; None if unknown."""
         length = self.models.get(model, {}).get("max_model_len")
-        return length if isinstance(length, int) else None
+        return length if type(length) is int and 0 < length <= MOST_CONTEXT else None
 
     def update_models(self, models: dict[str, dict[str, Any]]) -> None:
         """It has told what it serves."""

@@ -74,11 +74,13 @@ class Exchange:
         if self.attempts:
             self.attempts[-1].end(why, failed=failed)
 
-    def outgoing(self) -> dict[str, str]:
-        """Its trace, for the worker that it is sent to now."""
+    def outgoing(self) -> str:
+        """The header lines of its trace, for the worker that it is sent to now."""
         if self.trace_context is None:
-            return {}
-        return self.trace_context.outgoing(self.attempts[-1].id if self.attempts else None)
+            return ""
+        last = self.attempts[-1].id if self.attempts else None
+        own = self.trace_context.outgoing(last)
+        return "".join(f"{name}: {value}\r\n" for name, value in own.items())
 
     def timing(self) -> Timing:
         """What is timed of it, up to now."""

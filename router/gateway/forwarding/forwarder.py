@@ -9,7 +9,7 @@ from router.gateway.fleet.reports import complaint
 from router.http.client import ConnectTimeout, NotConnected, Reply
 from router.http.connections import Connections
 from router.http.errors import Headers, WorkerRefused, WorkerUnreachable
-from router.http.reply import hop_by_hop
+from router.http.reply import HOP_BY_HOP, hop_by_hop
 from router.http.secret import SECRET
 from router.settings.gateway import GatewayTuning
 from router.wire import (
@@ -34,6 +34,7 @@ _SET_ANEW = {
     TPOT_MS,
 }
 _NOT_SENT = frozenset((*_SET_ANEW, b"accept-encoding", b"content-type", SECRET))
+_LEFT_OUT = _NOT_SENT | HOP_BY_HOP
 
 
 class Forwarder:
@@ -41,19 +42,20 @@ class Forwarder:
 
     def __init__(self, tuning: GatewayTuning, connections: Connections) -> None:
         self._client = connections.client
-        self._to_agent = connections.to_agent()
+        own = connections.to_agent()
+        self._to_agent = "".join(f"{name}: {value}\r\n" for name, value in own.items())
         self._connect_s, self._silence_s = tuning.connect_timeout_s, tuning.silence_timeout_s
 
     async def send(
         self,
         url: str,
         headers: Headers,
-        extra: dict[str, str],
+        extra: str,
         body: bytes,
         *,
         agent: bool = False,
     ) -> Reply:
-        """POST `body` with the client's `headers`, `extra` set; returns once the answer begins.
+        """POST `body` with the client's `headers` and lines of `extra`, until the answer begins.
 
         `agent`: it is an agent's, which may want the fleet's secret.
 
@@ -62,14 +64,15 @@ class Forwarder:
             WorkerUnreachable: if none begins.
             WorkerFailed: if it begins with a head that is too large: the work is done.
         """
-        extra = extra | self._to_agent if agent else extra
-        own = "".join([f"{name}: {value}\r\n" for name, value in extra.items()])
-        left_out = _NOT_SENT | hop_by_hop(headers)
+        if agent:
+            extra += self._to_agent
+        hops = hop_by_hop(headers)
+        left_out = _LEFT_OUT if hops is HOP_BY_HOP else _NOT_SENT | hops
         kept = [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in left_out]
         try:
             return await self._client.post(
                 url,
-                b"".join((*kept, own.encode("latin-1"))),
+                b"".join((*kept, extra.encode("latin-1"))),
                 body,
                 connect_s=self._connect_s,
                 silence_s=self._silence_s,

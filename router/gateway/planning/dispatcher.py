@@ -15,6 +15,7 @@ from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from math import inf
+from operator import attrgetter
 from statistics import fmean
 
 from router.gateway.explanations.plan_record import PlanRecord, Seen
@@ -28,6 +29,7 @@ from router.gateway.planning.isolation import (
     each_alone,
 )
 from router.gateway.planning.planner import Planned, Planner
+from router.gateway.planning.room import Room
 from router.gateway.planning.stranded import Stranded
 from router.gateway.planning.ticket import Placement, Ticket
 from router.gateway.planning.unsent import Unsent
@@ -58,6 +60,7 @@ class Dispatcher:
 
     Attributes:
         latest: the latest plan.
+        room: whether there is room for more.
         after_dispatch: called whenever something has changed and all who could go have been sent.
     """
 
@@ -73,6 +76,7 @@ class Dispatcher:
             cached=workers.prefixes.cached_tokens,
         )
         self._unsent = Unsent()
+        self.room = Room(tuning, workers, self._unsent)
         self._stranded = Stranded(
             tuning.wait_for_worker_s, tuning.wait_for_worker_requests, self._give_up
         )
@@ -85,9 +89,14 @@ class Dispatcher:
         self.latest: PlanRecord | None = None
         self.after_dispatch: Callable[[], None] = lambda: None
         workers.on_change = self.reconsider
-        metrics.plan_makespan.set_function(partial(self._of_latest, "makespan_s"))
-        metrics.plan_lower_bound.set_function(partial(self._of_latest, "lower_bound_s"))
-        metrics.plan_gap.set_function(partial(self._of_latest, "gap_ratio"))
+        for gauge, figure in (
+            (metrics.plan_cost, "plan.total_s"),
+            (metrics.plan_cost_bound, "plan.bound_s"),
+            (metrics.plan_makespan, "batch.makespan_s"),
+            (metrics.plan_lower_bound, "batch.lower_bound_s"),
+            (metrics.plan_gap, "batch.gap_ratio"),
+        ):
+            gauge.set_function(partial(self._of_latest, figure))
 
     @property
     def unsent(self) -> int:
@@ -109,6 +118,7 @@ class Dispatcher:
         ticket.placed = placed
         self._rolling.add(ticket, time.monotonic())
         self._unsent.add(ticket)
+        self.room.add(ticket)
         self._wake.set()
         alarm = None
         if ticket.due_s != inf:
@@ -124,6 +134,8 @@ class Dispatcher:
             raise
         finally:
             self._unsent.remove(ticket)
+            began = placed.done() and not placed.cancelled() and placed.exception() is None
+            self.room.remove(ticket, began=began)
             ticket.placed = None  # it holds on to its plan
             if alarm is not None:
                 alarm.cancel()
@@ -142,9 +154,10 @@ class Dispatcher:
         """The request has left its worker, however it ended."""
         worker.load.remove(ticket)
         self._workers.conditions.left(worker, trial=ticket.trial)
-        # Log lines of that are not about the request.
-        Context().run(self._workers.forget_if_drained, worker)
-        self.reconsider()
+        if worker.leaving:  # log lines of that are not about the request
+            Context().run(self._workers.forget_if_drained, worker)
+        if self._unsent.requests or worker.state is not None:  # an agent's queue may be recalled
+            self.reconsider()
 
     def reconsider(self) -> None:
         """A worker has come, gone, reported or got room: somebody may be able to go."""
@@ -157,13 +170,6 @@ class Dispatcher:
             for one in self._workers
             if one is not worker and not (one.down or one.draining) and ticket.is_eligible_for(one)
         ]
-
-    def retry_after_s(self) -> float:
-        """When the least loaded worker has done what it has, and all have done what is unsent."""
-        now, workers = time.monotonic(), self._workers.preferred()
-        soonest = self._workers.back_s(now)
-        least = min((w.backlog_s(0, now) for w in workers), default=soonest)
-        return least + self._unsent.seconds(workers)
 
     def backlog_s(self) -> float:
         """What the workers that are up still have to do, and what is unsent, for each of them."""
@@ -226,7 +232,8 @@ class Dispatcher:
             self._reject(ticket, ModelNotFoundError(model))
         elif not any(ticket.is_eligible_for(one) for one in self._workers if one.ready):
             message = f"No worker that serves '{model}' is up."
-            self._reject(ticket, NoCapacityError(message, self.retry_after_s()))
+            again_s = self.room.retry_after_s(ticket, self._workers.back_s(time.monotonic()))
+            self._reject(ticket, NoCapacityError(message, again_s))
 
     def _eligible(self, ticket: Ticket, workers: Sequence[Worker]) -> frozenset[int] | None:
         """Most tickets are alike: they failed nowhere, and are short enough for every worker."""
@@ -325,16 +332,14 @@ class Dispatcher:
             self._window = window
             self._metrics.window_wait.observe(wait_s)
         self._metrics.window_requests.observe(len(selection.requests))
-        plan = planned.assignment
         self._metrics.plan_duration.labels(planned.method).observe(took_s)
-        self._metrics.plan_cost.set(plan.total_s)
-        self._metrics.plan_cost_bound.set(plan.bound_s)
-        self._metrics.plan_gained.inc(planned.gained_s)
+        if planned.gained_s:
+            self._metrics.plan_gained.inc(planned.gained_s)
         return self.latest
 
     def _of_latest(self, figure: str) -> float:
         """For whoever scrapes: plans are many, looks at them few."""
-        return 0.0 if self.latest is None else float(getattr(self.latest.batch, figure))
+        return 0.0 if self.latest is None else float(attrgetter(figure)(self.latest))
 
 
 def _batch_maker(selection: TicketSelection, plan: Assignment) -> Callable[[], Plan]:

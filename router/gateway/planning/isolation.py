@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
+
 from router.gateway.fleet.worker import Worker
 from router.gateway.planning.ticket import Ticket
 from router.http.errors import RequestError
@@ -82,4 +84,4 @@ def broken_tickets(
 
 
 def _look_at(views: list[WorkerView]) -> None:
-    Load.of(views, [0.0], water_level_s(1, 1.0, 1.0, table(views)))
+    Load.of(views, np.zeros((2, 1)), water_level_s(1, 1.0, 1.0, table(views)))

@@ -21,7 +21,7 @@ import aiohttp
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.planning.ticket import Ticket
-from router.http.connections import Connections, told_of
+from router.http.connections import Connections, read_bounded, told_of
 from router.wire import RECALL_PATH, Recall
 from solver.batching.queue import longest_first
 from solver.routing.problem import build_problem
@@ -36,6 +36,7 @@ MOST_RECALLS = 3
 # Requests looked at together, the last in line: a millisecond or two.
 MOST_AT_ONCE = 256
 ANSWER_TIMEOUT_S = 2.0
+MOST_ANSWER_BYTES = 1 << 17  # the names of some thousand requests
 
 
 class Recaller:
@@ -85,7 +86,8 @@ class Recaller:
                 timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S),
             ) as response:
                 response.raise_for_status()
-                back = Recall.decode(await response.read()).requests
+                told = await read_bounded(response, MOST_ANSWER_BYTES)
+                back = Recall.decode(told or b"").requests
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             log.warning("recall failed", extra={"worker": worker.name, "why": told_of(error)})
             return

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from router.gateway.fleet.worker import Worker
 from router.gateway.planning.ticket import Ticket
 from solver.routing.problem import Job
+from solver.routing.speed import FleetSpeed
 
 
 class Unsent:
@@ -41,19 +42,12 @@ class Unsent:
         if not self._jobs:
             self._output_tokens = 0.0  # rounding must not add up
 
+    @property
+    def tokens(self) -> float:
+        """Prompt and expected output tokens of all that wait."""
+        return self._prompt_tokens + max(0.0, self._output_tokens)
+
     def seconds(self, workers: Sequence[Worker]) -> float:
         """Until `workers`, with nothing else to do, would have done it all."""
-        if not self.requests or not workers:
-            return 0.0
-        each = (
-            worker.cost.backlog_s(
-                prefills=self.requests,
-                prompt=self._prompt_tokens,
-                output=max(0.0, self._output_tokens),
-                kv_tokens=0.0,
-                occupancy=worker.slots,
-            )
-            for worker in workers
-        )
-        rate = sum(1.0 / max(seconds, 1e-9) for seconds in each)
-        return 1.0 / rate
+        speed = FleetSpeed.of((worker.cost, worker.slots) for worker in workers)
+        return speed.seconds(self.requests, self._prompt_tokens, max(0.0, self._output_tokens))

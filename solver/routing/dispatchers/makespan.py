@@ -18,7 +18,7 @@ Parameters:
   requests, at which a window closes: little beside the wait for a slot under load, and at low load
   a window closes at once anyway.
 - `solver.routing.rolling.LEAD`: 1/8 of a worker's slots are sent ahead, so that none falls idle.
-- `solver.routing.assign.DOUBT`: 0.1, by how much a worker with room must be dearer before anybody
+- `solver.routing.formulas.DOUBT`: 0.1, by how much a worker with room must be dearer before anybody
   waits for another.
 
 Trade-off: the best or nearly the best in what users feel on all traffic measured, most of all on

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import inf
+from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,7 +76,7 @@ def test_whatever_happens(story: list[tuple[str, bool, float]]) -> None:
     now = now if health.until_s == inf else health.until_s
     health.wake(now)
     trial = health.sent()
-    for _ in range(20):
+    for _ in range(40):
         health.served(now, trial=trial or health.held)
     assert health.well
     assert health.untouched
@@ -103,14 +105,14 @@ def test_one_slow_look_is_nothing_and_bytes_clear_it() -> None:
     assert health.standing is Standing.UP
 
 
-def test_three_failures_in_a_row_eject_and_every_second_one_does_not() -> None:
+def test_five_failures_in_a_row_eject_and_every_second_one_does_not() -> None:
     health = well()
     for _ in range(100):
         health.failed(0.0, "500")
         health.served(0.0)
         assert health.standing is Standing.UP
     health = well()
-    fail(health, 2)
+    fail(health, 4)
     assert health.standing is Standing.UP
     assert not health.well
     fail(health, 1)
@@ -130,7 +132,7 @@ def test_who_fails_two_thirds_of_the_time_is_ejected(answers: list[bool]) -> Non
 
 def test_an_ejected_worker_gets_one_trial_after_a_time_that_grows() -> None:
     health, now = well(), 0.0
-    fail(health, 3, now)
+    fail(health, 5, now)
     holds = []
     for _ in range(8):
         assert health.places == inf, "the last resort, until then"
@@ -154,9 +156,26 @@ def test_an_ejected_worker_gets_one_trial_after_a_time_that_grows() -> None:
     assert health.standing is Standing.EJECTED, "it is on probation"
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_who_fails_now_and_then_is_mostly_there_however_much_it_is_sent(seed: int) -> None:
+    chance = Random(seed)
+    health, held_s, seconds, a_second = well(), 0.0, 60, 100
+    for k in range(seconds * a_second):
+        now = k / a_second
+        health.wake(now)
+        trial = health.sent()
+        if health.standing is Standing.EJECTED and not trial:
+            held_s += 1 / a_second
+        elif chance.random() < 0.1:
+            health.failed(now, "it answered 500", trial=trial)
+        else:
+            health.served(now, trial=trial)
+    assert held_s < 0.25 * seconds
+
+
 def test_a_trial_whose_client_leaves_is_due_again() -> None:
     health = well()
-    fail(health, 3)
+    fail(health, 5)
     health.wake(health.until_s)
     health.sent()
     health.left(5.0, trial=True)
@@ -165,7 +184,7 @@ def test_a_trial_whose_client_leaves_is_due_again() -> None:
 
 def test_what_was_sent_before_does_not_bring_an_ejected_worker_back() -> None:
     health = well()
-    fail(health, 3)
+    fail(health, 5)
     health.served(0.0)
     assert health.standing is Standing.EJECTED
 
@@ -211,7 +230,7 @@ def test_a_full_worker_stays_up_and_gets_nothing_for_a_moment() -> None:
 
 def test_who_comes_back_from_being_down_starts_afresh() -> None:
     health = well()
-    fail(health, 3)
+    fail(health, 5)
     health.lost("refused")
     assert (health.standing, health.reason, health.until_s) == (Standing.DOWN, "refused", inf)
     health.answered()

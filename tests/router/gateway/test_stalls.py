@@ -25,7 +25,7 @@ async def test_who_is_there_when_it_is_lost_and_who_comes_later_is_given_up() ->
     stall_guard = StallGuard()
 
     async def request() -> None:
-        async with stall_guard.watch():
+        with stall_guard.watch():
             await asyncio.Event().wait()
 
     early = asyncio.create_task(request())
@@ -39,7 +39,7 @@ async def test_who_is_there_when_it_is_lost_and_who_comes_later_is_given_up() ->
 
 async def test_who_is_found_again_in_time_goes_on() -> None:
     stall_guard = StallGuard()
-    async with stall_guard.watch() as on_progress:
+    with stall_guard.watch() as on_progress:
         stall_guard.arm()
         stall_guard.disarm()
         on_progress()
@@ -48,7 +48,7 @@ async def test_who_is_found_again_in_time_goes_on() -> None:
 
 async def test_every_byte_counts_from_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     stall_guard = StallGuard()
-    async with stall_guard.watch() as on_progress:
+    with stall_guard.watch() as on_progress:
         stall_guard.arm()
         monkeypatch.setattr(stalls, "STALL_TIMEOUT_S", 3600.0)
         on_progress()
@@ -57,12 +57,11 @@ async def test_every_byte_counts_from_anew(monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_what_ends_for_another_reason_is_left_alone() -> None:
     stall_guard = StallGuard()
-    with pytest.raises(TimeoutError):
-        async with stall_guard.watch():
-            raise TimeoutError
+    with pytest.raises(TimeoutError), stall_guard.watch():
+        raise TimeoutError
 
     async def request() -> None:
-        async with stall_guard.watch():
+        with stall_guard.watch():
             await asyncio.Event().wait()
 
     task = asyncio.create_task(request())

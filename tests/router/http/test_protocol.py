@@ -67,7 +67,7 @@ class Echo:
 
     async def _talk(self, receive: Receive, send: Send, *, endless: bool) -> None:
         try:
-            async with DisconnectWatch(receive, send):
+            with DisconnectWatch(receive, send):
                 await send({"type": "http.response.start", "status": 200, "headers": []})
                 await send({"type": "http.response.body", "body": MUCH, "more_body": True})
                 while endless:

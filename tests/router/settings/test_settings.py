@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,7 @@ def test_speeds_are_dealt_out() -> None:
             "is not like kubernetes://",
         ),
         (GatewaySettings, ["--drain-s", "inf"], "drain_s"),
-        (GatewaySettings, ["--admission", "drop"], "admission: .*'queue' or 'shed'"),
+        (GatewaySettings, ["--admission", "drop"], "admission: .*'timely' or 'shed'"),
         (GatewaySettings, ["--targets-default", "ttft=2"], "targets_default: '2' is no duration"),
         (GatewaySettings, ["--targets-bulk", "e2e=2s"], "targets_bulk: 'e2e=2s' are no targets"),
         (GatewaySettings, ["--targets-bulk", ""], "targets_bulk: '' are no targets"),
@@ -164,6 +165,19 @@ def test_a_missing_file_is_named(config: Path) -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         load(GatewaySettings, ONE).port = 9
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_calls_values_by_what_they_mean_to_people(
+    command: type[Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        load(command, ["--help"])
+    named = re.findall(r"^  --[a-z-]+ (\S+)", capsys.readouterr().out, re.MULTILINE)
+    assert named
+    for one in named:
+        word = one.removesuffix(",...")
+        assert word.isupper() or re.fullmatch(r"\{.*\}", word), one
 
 
 def test_every_setting_says_what_it_is() -> None:

@@ -38,7 +38,7 @@ budgets = st.one_of(st.just(inf), st.integers(30, 60))
 
 
 @given(tiny, st.integers(1, 3), costs, budgets)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_search_is_as_good_as_trying_everything(
     requests: Requests, slots: int, cost: CostModel, budget: float
 ) -> None:

@@ -142,7 +142,8 @@ def test_a_prediction_is_the_mix_of_what_each_group_expects(
     for k, row in enumerate(rows):
         broader = forecasts[BROADER[k] + 1]  # the prior is the first, the broader one of "all"
         lean, count = (8.0 if k == 0 else LEAN), predictor._count[row]
-        forecasts.append((predictor._seen[row] + lean * broader) / (count + lean))
+        histogram = predictor._seen[row].astype(np.float64) / predictor._gain[row]
+        forecasts.append((histogram + lean * broader) / (count + lean))
         mix += trust[k] * forecasts[-1]
     expected, found = LengthDistribution.of(mix, asked.max_tokens), predictor.predict(asked)
     assert found.survival == pytest.approx(expected.survival, rel=1e-9, abs=1e-15)

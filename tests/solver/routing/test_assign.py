@@ -78,6 +78,22 @@ def test_held_back_only_while_that_ends_it_sooner() -> None:
     assert sent == sorted(sent)
 
 
+@pytest.mark.parametrize("flying", [16, 17, 18, 40])
+@pytest.mark.parametrize("output", [40.0, 400.0])
+def test_who_is_awaited_does_not_stand_beside_a_free_slot_that_keeps_its_targets(
+    flying: int, output: float
+) -> None:
+    """Whether the fast one still takes somebody ahead or not, and in any number of requests."""
+    here = [view(flying, speed=4.0), view(0, speed=0.5)]
+    for count in (1, 4):
+        assert spread([Job(50, output, targets=Targets(2.0, 1.0))] * count, *here) == [0, count]
+    bulk = [Job(50, output, weight=0.25)] * 4
+    if flying <= 18:
+        assert spread(bulk, *here)[1] < 4, "nobody waits for these: the fast one ends them sooner"
+    late = [Job(50, output, targets=Targets(2.0, 0.001))]
+    assert spread(late, *here)[1] <= 1
+
+
 @pytest.mark.parametrize("prompt", [20, 2000])
 def test_a_burst_on_equal_workers_is_balanced(prompt: int) -> None:
     counts = spread([Job(prompt, 100.0, targets=PERSON)] * 12, *(view() for _ in range(4)))

@@ -13,6 +13,7 @@ from solver.batching.targets import Targets
 from solver.cost.profiles import PROFILES
 from solver.errors import ProblemError
 from solver.routing.columns import Load, Requests
+from solver.routing.formulas import FIRST_TOKEN
 from solver.routing.objective import ALL, TERMS, Pairs, Term
 from solver.routing.problem import Job, WorkerView
 
@@ -38,7 +39,7 @@ def view(flying: int = 0, slots: int = 16, speed: float = 1.0, **known: float) -
 
 
 def load(*views: WorkerView, level_s: float = 10.0) -> Load:
-    return Load.of(views, [0.0] * len(views), level_s)
+    return Load.of(views, np.zeros((2, len(views))), level_s)
 
 
 def requests(*jobs: Job, workers: int, waited: float = 0.0) -> Requests:
@@ -112,6 +113,40 @@ def test_a_term_tells_workers_apart_by_what_it_is_about(
     assert found[term, 1] > found[term, 0]
 
 
+def test_who_comes_behind_waits_for_its_prefill() -> None:
+    """Counted one by one: small prompts come evenly and keep the worker half busy."""
+    rate, share, queued_s = 1000.0, 0.5, 1.0
+    here = view(prefill_s=queued_s)
+    lately = np.array([[rate], [share]])
+    busy, idle = (Load.of([here], seen, 10.0) for seen in (lately, 0.0 * lately))
+    job = Job(4000, 100.0)
+    asked = requests(job, workers=1)
+    own_s = float(Pairs(asked, busy).prefill_s[0, 0])
+    lost = [
+        float(Pairs(asked, there).terms(0, 0, np.zeros(3))[Term.OTHERS]) for there in (busy, idle)
+    ]
+    before, after, waited_s = queued_s + COST.alpha_p_s, queued_s + COST.alpha_p_s + own_s, 0.0
+    while after > 0.0:
+        waited_s += after - before
+        before, after = (max(0.0, left + share / rate - 1.0 / rate) for left in (before, after))
+    assert lost[1] == 0.0, "nobody runs there, and nobody comes"
+    assert lost[0] == pytest.approx((1.0 + FIRST_TOKEN) * waited_s, rel=0.02)
+
+
+def test_slots_of_those_who_have_not_begun_are_not_free_at_once() -> None:
+    """A burst on an idle fleet: who is there, or like those who come, runs as long as it takes."""
+    job = Job(200, 300.0)
+    running, begun = row(job, view(20), view(20, running=0, left_tokens=100.0))[Term.WAIT]
+    assert begun == pytest.approx(running)
+    asked, there = requests(*[job] * 40, workers=1), load(view())
+    pairs, placed = Pairs(asked, there), np.zeros(3)
+    for i in range(20):
+        placed += pairs.sizes(i, 0)
+    rest = float(pairs.terms(20, 0, placed)[Term.DECODE]) / job.expected_tokens
+    ends_s = (21 - 16) * job.expected_tokens / 16 * rest
+    assert pairs.terms(20, 0, placed)[Term.WAIT] == pytest.approx((1 + FIRST_TOKEN) * ends_s)
+
+
 def test_priority_weighs_its_own_seconds_and_not_those_of_others() -> None:
     plain, urgent = (row(Job(200, 300.0, weight=weight), view(8)) for weight in (1.0, 4.0))
     own = [term for term in Term if term not in (Term.OTHERS, Term.SLOT, Term.MAKESPAN)]
@@ -131,7 +166,7 @@ def test_what_must_not_be_is_never_the_best() -> None:
 
 def test_a_fleet_without_workers_is_an_error() -> None:
     with pytest.raises(ProblemError, match="no worker"):
-        Load.of([], [], 1.0)
+        Load.of([], np.zeros((2, 0)), 1.0)
 
 
 def test_every_term_has_a_name_and_a_line_in_the_module() -> None:

@@ -14,7 +14,7 @@ from solver.cost.profiles import PROFILES
 from solver.routing.assign import assign
 from solver.routing.held import HELD_S
 from solver.routing.problem import Job, WorkerView
-from solver.routing.rolling import RollingHorizon
+from solver.routing.rolling import WINDOW, RollingHorizon
 from tests.helpers import calls
 
 COST = PROFILES["llama-65b-ascend"].cost
@@ -261,6 +261,25 @@ def test_who_is_held_back_is_lost_to_nobody_and_looks_around_again() -> None:
     slow.cost, slow.round_s = COST.scaled(0.4), 0.012  # nobody said so
     assert send(by, [fast, slow], 1.0 + HELD_S / 2) == 0
     assert send(by, [fast, slow], 1.0 + 1.1 * HELD_S) == held
+
+
+def test_of_a_long_line_the_last_look_around_first() -> None:
+    """Those who came first keep their places, and those behind them see these taken."""
+    fast = Place("a", slots=200, busy=226, cost=COST.scaled(0.25), round_s=0.01)
+    slow = Place("a", slots=400, cost=COST.scaled(3.0), round_s=0.1)
+    by = rolling()
+    for k in range(400):
+        by.add(Ask("a", 0.001 * k), 0.001 * k)
+    send(by, [fast, slow])
+    sent, held = {ask.arrival_s for ask in slow.got}, len(by)
+    assert held > 2 * WINDOW
+    slow.got.clear()
+    slow.cost, slow.round_s = COST.scaled(2.0), 0.07
+    send(by, [fast, slow], 1.0 + 1.1 * HELD_S)
+    went = {ask.arrival_s for ask in slow.got}
+    assert 0 < len(went) <= WINDOW
+    stayed = {0.001 * k for k in range(400)} - sent - went
+    assert sum(min(went) > arrival_s for arrival_s in stayed) > 0.5 * len(stayed)
 
 
 def test_clients_who_leave_while_they_are_held_back_leave_nothing_behind() -> None:

@@ -65,7 +65,7 @@ def question(n: int, m: int, seed: int) -> Question:
         Requests.of(jobs, [rng.uniform(0.0, 3.0) for _ in jobs], m, cached, eligible),
         Load.of(
             [worker(rng) for _ in range(m)],
-            [rng.choice([0.0, 0.2, 0.95]) for _ in range(m)],
+            np.array([(rng.choice([0.0, 4.0]), rng.choice([0.0, 0.2, 0.95])) for _ in range(m)]).T,
             rng.uniform(0.0, 60.0),
         ),
     )

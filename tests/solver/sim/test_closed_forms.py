@@ -25,7 +25,7 @@ from tests.solver.sim.test_simulation import cases, fleets
 
 ROUND_S = 0.001  # a decode round, whatever decodes in it: beta = gamma = 0
 MEAN_TOKENS = 1000
-BATCHES, BATCH, WARM_UP = 50, 400, 500  # requests
+BATCHES, BATCH, WARM_UP = 50, 200, 500  # requests
 # Student's t with 48 degrees of freedom, both tails: 2e-5. Six intervals fail by chance with 1e-4.
 T = 4.73
 
@@ -170,7 +170,7 @@ def test_the_mean_wait_is_the_closed_forms(name: str) -> None:
 
 
 @given(cases(), fleets)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_littles_law(
     case: tuple[list[Request], Way], fleet: tuple[int, tuple[float, ...], str]
 ) -> None:

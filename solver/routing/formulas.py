@@ -1,0 +1,179 @@
+"""The objective's formulas, for arrays of pairs and for plain numbers alike.
+
+`solver.routing.objective` says what they mean, and values all pairs of a plan at once, as arrays;
+`solver.routing.few` values a few as plain numbers, in a tenth of the time. Both come to the same
+figures, to the last bit, as they come from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from solver.routing.columns import QUEUED_ALPHAS, QUEUED_S
+
+# A second without a first token counts as three: one as any other, two as it is waited blindly.
+FIRST_TOKEN = 2.0
+# That all is done holds nobody up in a stream, and everybody in a batch; half is enough for
+# the batch, as the term is zero for all but the few who end last.
+MAKESPAN = 0.5
+# What one answer in fifty is longer than expected is two standard deviations, or more where tails
+# are heavy (a normal one: 2.05, an exponential one: 2.9).
+DEVIATIONS = 2.0
+# The least S of the tail: a time that is none.
+LEAST_S = 1e-3
+# How much more costs must be to be called so, where lengths are known.
+DOUBT = 0.1
+
+# A number, or an array of them; and several, in the order of whoever makes them.
+Number = Any
+Figures = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Calculus:
+    """What numbers and arrays have under different names."""
+
+    maximum: Callable[[Any, Any], Any]
+    minimum: Callable[[Any, Any], Any]
+    where: Callable[[Any, Any, Any], Any]
+
+
+ARRAYS = Calculus(np.maximum, np.minimum, np.where)
+NUMBERS = Calculus(max, min, lambda which, one, other: one if which else other)
+
+# Of a `Load`, what follows is worked out from.
+load_figures: Callable[[Any], Figures] = attrgetter(
+    *(f"cost.{name}" for name in ("alpha_p_s", "beta_p_s", "alpha_d_s", "beta_d_s", "gamma_d_s")),
+    *("in_flight", "slots", "running", "queued_s", "kv_now", "context", "left", "kv"),
+    *("rate", "share", "room"),
+)
+
+
+def worker_figures(load: Figures, typical: Number, at: Calculus) -> tuple[Figures, Number]:
+    """What the terms ask of workers, and the tokens left of one there.
+
+    Where nothing is in flight yet, those who will be before it are `typical`: like those planned.
+    """
+    alpha_p, _, alpha_d, beta_d, gamma, in_flight, slots, _, queued_s = load[:9]
+    kv_now, context, left, kv, rate, share, _ = load[9:]
+    longer, idle = 1.0 / (1.0 - share), left <= 0.0
+    left = at.maximum(1.0, at.where(idle, typical, left))
+    going = at.where(idle, slots, at.minimum(at.maximum(in_flight, 1.0), slots))
+    figures = (
+        in_flight,
+        slots,
+        queued_s + alpha_p,
+        kv_now,
+        context,
+        left / going,
+        (alpha_d + gamma * kv) * longer,
+        beta_d * longer,
+        gamma * longer,
+        rate * longer * (1.0 + FIRST_TOKEN),
+    )
+    return figures, left
+
+
+def request_figures(asked: Figures, at: Calculus) -> Figures:
+    """What the terms ask of requests, but for what depends on all: their level, the tail's weight.
+
+    `asked` are prompt, output and overrun tokens, weight, and seconds left until the first token
+    is due, and between tokens.
+    """
+    prompt, output, overrun, weight, slack_s, tpot_s = asked
+    deviation = overrun / DEVIATIONS
+    slack_s = at.maximum(0.0, slack_s)
+    return prompt, output, output + overrun, weight, slack_s, tpot_s, deviation * deviation
+
+
+def pair_figures(
+    load: Figures, left: Number, uncached: Number, prompt: Number, output: Number, at: Calculus
+) -> Figures:
+    """Seconds of its prefill there, by which that stalls others, and by which its tokens do."""
+    beta_p, beta_d, gamma, slots, running = load[1], load[3], load[4], load[6], load[7]
+    prefill_s = beta_p * uncached
+    stalls_s = at.minimum(running, slots - 1.0) * prefill_s
+    side_by_side = output * left / (output + left)
+    step_s = (beta_d + gamma * (prompt + output / 2)) * side_by_side
+    return prefill_s, stalls_s, step_s
+
+
+def rooms(load: Figures, at: Calculus) -> Figures:
+    """Sequences, seconds of prefill and prompt tokens below which a worker is open."""
+    most_s = at.maximum(QUEUED_S, QUEUED_ALPHAS * load[0])
+    return load[15], most_s - load[8], load[9]
+
+
+def is_open(room: Figures, placed: Figures) -> Number:
+    """Whether workers may be sent something."""
+    return (placed[0] < room[0]) & (placed[1] <= room[1]) & (placed[2] < room[2])
+
+
+def seconds(
+    worker: Figures, prompt: Number, prefill_s: Number, placed: Figures, at: Calculus
+) -> Figures:
+    """(until a slot is free, until the first token, from token to token) in seconds.
+
+    A share of the time goes into others' prefills, so rounds are that much further apart.
+    """
+    in_flight, slots, queued_s, kv_now, context, turn, alone, beta, gamma = worker[:9]
+    more = in_flight + placed[0] + 1.0
+    rest = gamma * prompt + (alone + beta * at.minimum(slots, more) + gamma * placed[2])
+    crowded = (prompt - (kv_now - placed[2])) / context
+    ends = at.maximum(at.maximum(0.0, more - slots), crowded)
+    wait = ends * turn * rest
+    return wait, wait + (prefill_s + (queued_s + placed[1])), rest
+
+
+def others_s(worker: Figures, pair: Figures, placed: Figures, in_flight: Number) -> Number:
+    """What those who run there, `in_flight`, and those who come behind it lose."""
+    prefill_s, stalls_s, step_s = pair
+    behind_s = worker[9] * prefill_s * (worker[2] + placed[1] + prefill_s / 2)
+    return stalls_s + in_flight * step_s + behind_s
+
+
+def waits(worker: Figures, placed: Figures) -> Number:
+    """Whether one more finds no free slot."""
+    return worker[0] + placed[0] >= worker[1]
+
+
+def late_s(request: Figures, felt: Figures, at: Calculus) -> Number:
+    """Seconds beyond its targets."""
+    _, first, rest = felt
+    output, slack, tpot = request[1], request[4], request[5]
+    return at.maximum(0.0, first - slack) + output * at.maximum(0.0, rest - tpot)
+
+
+def cost_s(
+    worker: Figures, request: Figures, pair: Figures, placed: Figures, felt: Figures, at: Calculus
+) -> Number:
+    """The sum of the terms; `request` has its level and tail's weight before its variance."""
+    _, first, rest = felt
+    _, output, long, weight, _, _, last, tail, variance = request
+    in_flight = worker[0] + placed[0]
+    full = at.minimum(1.0, in_flight / worker[1])
+    own, late = first + output * rest, late_s(request, felt, at)
+    total = others_s(worker, pair, placed, in_flight)
+    total = total + weight * (own + FIRST_TOKEN * first + late)
+    total = total + tail * (own * own + variance * rest * rest) + full * full * own
+    return total + MAKESPAN * at.maximum(0.0, first + long * rest - last)
+
+
+def tail_scale_s(left_s: float, expected_s: float, in_flight: float, requests: int) -> float:
+    """S of the tail: what all in flight still take, and these would at best, on average."""
+    return max(LEAST_S, (left_s + expected_s) / max(1.0, in_flight + requests))
+
+
+def doubt(overrun: Number, output: Number, at: Calculus) -> Number:
+    """By which share of a cost another must be higher, if somebody waits, to be called so."""
+    return DOUBT * (1.0 + overrun / (DEVIATIONS * at.maximum(1.0, output)))
+
+
+def clearly_more(cost: float, than: float, doubt: float) -> bool:
+    """Whether a cost is higher beyond doubt: who would like to go elsewhere waits for that."""
+    return not cost <= (1.0 + doubt) * than
