@@ -56,6 +56,13 @@ class GatewayTuning(Live):
         description="Retries for each request, over all, at workers that have failed lately: so "
         "that an outage is no storm.",
     )
+    continue_streams: bool = Field(
+        False,
+        description="Let another worker continue a stream that breaks off: it says all of it "
+        "again, and the client gets what it has not had. Only where the words are determined "
+        "(temperature 0 or a seed, one choice, no tools, formats or logprobs), and as long as they "
+        "are said again to the letter.",
+    )
     wait_for_worker_s: float = Field(
         10.0,
         ge=0,
