@@ -24,9 +24,14 @@ class GatewayTuning(Live):
     window_max_wait_s: float = Field(
         0.02, ge=0, le=10, description="Longest wait for a window to close under load, seconds."
     )
-    window_max_size: int = Field(512, ge=1, description="Requests at which a window closes at once.")
+    window_max_size: int = Field(
+        512, ge=1, description="Requests at which a window closes at once."
+    )
     plan_deadline_s: float = Field(
-        0.05, ge=0, le=60, description="Seconds in which a child process may better a plan; 0 leaves it out."
+        0.05,
+        ge=0,
+        le=60,
+        description="Seconds in which a child process may better a plan; 0: never.",
     )
     max_body_bytes: int = Field(32 << 20, ge=1024, description="Largest request body, bytes.")
     max_bodies_bytes: int = Field(
