@@ -10,6 +10,6 @@ sees those below it, none beside it, and import-linter holds that:
 - `routing`: the fleet: which request goes to which worker, and when;
 - `sim`: all of the above in virtual time.
 
-Begin with `routing.dispatchers.makespan` for the gateway's side, with `batching.batcher` for the
-agent's. The glossary and the mathematics are in this folder's README.
+Begin with `routing.assign` for the gateway's side, with `batching.batcher` for the agent's. The
+glossary and the mathematics are in this folder's README.
 """

@@ -24,9 +24,14 @@ class GatewayTuning(Live):
     window_max_wait_s: float = Field(
         0.02, ge=0, le=10, description="Longest wait for a window to close under load, seconds."
     )
-    window_max_size: int = Field(512, ge=1, description="Most requests planned together.")
+    window_max_size: int = Field(
+        512, ge=1, description="Requests at which a window closes at once."
+    )
     plan_deadline_s: float = Field(
-        0.05, ge=0, le=60, description="Seconds that the MILP may take; 0 leaves it out."
+        0.05,
+        ge=0,
+        le=60,
+        description="Seconds in which a child process may better a plan; 0: never.",
     )
     max_body_bytes: int = Field(32 << 20, ge=1024, description="Largest request body, bytes.")
     max_bodies_bytes: int = Field(
@@ -55,6 +60,13 @@ class GatewayTuning(Live):
         le=1,
         description="Retries for each request, over all, at workers that have failed lately: so "
         "that an outage is no storm.",
+    )
+    continue_streams: bool = Field(
+        False,
+        description="Let another worker continue a stream that breaks off: it says all of it "
+        "again, and the client gets what it has not had. Only where the words are determined "
+        "(temperature 0 or a seed, one choice, no tools, formats or logprobs), and as long as they "
+        "are said again to the letter.",
     )
     wait_for_worker_s: float = Field(
         10.0,

@@ -48,6 +48,8 @@ MEMORY = 50.0
 OPTIMISM = 0.2
 # A factor is told anew when it has changed by so much; what was computed of it is kept till then.
 STEP = 0.01
+# A share of its fleet that may learn before one that has not looks again: each tells it little.
+UNHEARD, NEVER = 8, -1_000_000
 LEAST_LOG, MOST_LOG = -12.0, 12.0  # bounds against nonsense
 
 
@@ -55,6 +57,7 @@ class FleetScale:
     """What workers of one kind have in common: how much slower they are than their cost model.
 
     Attributes:
+        members: how many there are.
         time: observations, as a mean over the members.
         changes: counts them, so that what follows is computed once.
     """
@@ -63,16 +66,17 @@ class FleetScale:
         self._members: WeakSet[ScaleEstimator] = WeakSet()
         self._total = self._weight = 0.0  # of what all have seen, as of `time`
         self.time = 0.0
-        self.changes = 0
+        self.changes = self.members = 0
 
     def add(self, member: ScaleEstimator) -> None:
         """One more."""
         self._members.add(member)
-        self.changes += 1
+        self.changes, self.members = self.changes + 1, len(self._members)
 
     def observe(self, log: float, weight: float) -> None:
         """One of them learns from a request that has ended."""
-        passed = 1.0 / max(1, len(self._members))
+        self.members = max(1, len(self._members))
+        passed = 1.0 / self.members
         fades = math.exp(-passed / MEMORY)
         self._total = self._total * fades + weight * log
         self._weight = self._weight * fades + weight
@@ -82,11 +86,6 @@ class FleetScale:
     def known(self) -> tuple[float, float]:
         """The mean over all that is remembered, as a logarithm, and its weight."""
         return self._total / max(self._weight, 1e-9), self._weight
-
-    @property
-    def several(self) -> bool:
-        """Whether there is another one to be like."""
-        return len(self._members) > 1
 
 
 class ScaleEstimator:
@@ -101,20 +100,21 @@ class ScaleEstimator:
         self._fleet = FleetScale() if fleet is None else fleet
         self._fleet.add(self)
         self._total = self._weight = self._time = 0.0
-        self._factor, self._as_of = 1.0, -1
+        self._factor, self._as_of = 1.0, NEVER
 
     @property
     def factor(self) -> float:
         """Multiply the cost model by this."""
-        if self._as_of == self._fleet.changes:
+        fleet = self._fleet
+        if fleet.changes - self._as_of < max(1, fleet.members // UNHEARD):
             return self._factor
-        self._as_of = self._fleet.changes
-        mean, known = self._fleet.known()
+        self._as_of = fleet.changes
+        mean, known = fleet.known()
         if not known:
             return self._factor
         total, weight = self.remembered()
         log = (total + PRIOR * mean) / (weight + PRIOR)
-        if self._fleet.several:
+        if fleet.members > 1:
             log -= OPTIMISM * PRIOR / (weight + PRIOR)
         factor = math.exp(log)
         if abs(factor - self._factor) > STEP * self._factor:
@@ -138,4 +138,4 @@ class ScaleEstimator:
         self._fleet.observe(new, weight)
         total, known = self.remembered()
         self._total, self._weight = total + weight * new, known + weight
-        self._time = self._fleet.time
+        self._time, self._as_of = self._fleet.time, NEVER

@@ -117,7 +117,8 @@ class GroupedQueue(Generic[R, K]):
 
 def merged(queues: Sequence[Sequence[Entry[R]]]) -> list[R]:
     """Of several groups, in order."""
-    return [entry[2] for entry in heapq.merge(*queues, key=_place)]
+    entries = queues[0] if len(queues) == 1 else heapq.merge(*queues, key=_place)
+    return [entry[2] for entry in entries]
 
 
 def _place(entry: Entry[R]) -> tuple[float, int]:

@@ -26,6 +26,7 @@ from statistics import fmean
 import numpy as np
 
 from solver.batching.policies import POLICIES
+from solver.batching.priority import Priority
 from solver.cost.model import CostModel
 from solver.packing.pipeline import first_plan
 from solver.packing.problem import Problem
@@ -69,7 +70,10 @@ class Draw:
         return PosteriorLengths(SIGMA, random.Random(f"{self.seed}/noise"), MEAN, DEVIATION)
 
     def requests(self) -> list[Request]:
-        return [Request(str(k), 1, length) for k, length in enumerate(self.lengths)]
+        return [
+            Request(str(k), 1, length, priority=Priority.BULK)
+            for k, length in enumerate(self.lengths)
+        ]
 
 
 def draw(requests: int, workers: int, speeds: Sequence[float], seed: int, backlog: bool) -> Draw:

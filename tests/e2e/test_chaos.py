@@ -83,10 +83,10 @@ class Agent:
 class Fleet:
     """A gateway before agents and plain workers."""
 
-    def __init__(self, agents: list[Agent], plain: list[PlainWorker]) -> None:
+    def __init__(self, agents: list[Agent], plain: list[PlainWorker], *more: str) -> None:
         self.agents, self.plain = agents, plain
         urls = ",".join([one.url for one in agents] + [one.url for one in plain])
-        flags = ("--worker", urls, "--port", "0", "--plain-slots", str(SLOTS))
+        flags = ("--worker", urls, "--port", "0", "--plain-slots", str(SLOTS), *more)
         program = (sys.executable, "-m", "tests.counted")
         self.gateway = Process("gateway", *flags, program=program)
         self.url = self.gateway.wait_for(r"listening url=(\S+)")
@@ -162,12 +162,12 @@ def stop_agents(agents: list[Agent]) -> None:
 
 
 @contextmanager
-def fleet(agents: int, plain: int) -> Iterator[Fleet]:
+def fleet(agents: int, plain: int, *flags: str) -> Iterator[Fleet]:
     with ExitStack() as stack:
         servers = [stack.enter_context(PlainWorker()) for _ in range(plain)]
         made = [Agent(port) for port in free_ports(agents)]
         stack.callback(stop_agents, made)
-        running = Fleet(made, servers)
+        running = Fleet(made, servers, *flags)
         with running.gateway:
             yield running
         assert running.gateway.process.returncode == 0
@@ -210,9 +210,11 @@ class Chaos:
                 group.create_task(one())
 
     async def _kill(self) -> None:
-        """In the midst of streams."""
         await self._after(150)
-        agent = self._fleet.agents[0]
+        await self._kill_streaming(self._fleet.agents[0])
+
+    async def _kill_streaming(self, agent: Agent) -> None:
+        """In the midst of a stream."""
         await until(lambda: any(ask.under_way and ask.worker == agent.name for ask in self._asks))
         await agent.restart(signal.SIGKILL)
 

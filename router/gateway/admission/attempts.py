@@ -25,6 +25,7 @@ from router.gateway.fleet.conditions import Conditions
 from router.gateway.fleet.stalls import WorkerStalled
 from router.gateway.fleet.worker import Worker
 from router.gateway.forwarding.attempt import begin_attempt
+from router.gateway.forwarding.continuation import Continuation, Diverged, is_determined
 from router.gateway.forwarding.exchange import Exchange
 from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.forwarding.verdict import Verdict, verdict, wait_s
@@ -74,7 +75,7 @@ class Attempts:
         accounts: Accounts,
         metrics: GatewayMetrics,
     ) -> None:
-        self._retries = Retries(tuning, dispatcher)
+        self._retries, self._continues = Retries(tuning, dispatcher), tuning.continue_streams
         self._conditions, self._dispatcher, self._shedding = conditions, dispatcher, shedding
         self._forwarder, self._accounts, self._metrics = forwarder, accounts, metrics
 
@@ -85,6 +86,8 @@ class Attempts:
             RouterError: if none does.
         """
         assert exchange.request is not None
+        if self._continues and exchange.request.stream and is_determined(exchange.body):
+            exchange.continuation = Continuation()
         tries = self._retries.begin()
         failure: WorkerUnreachable | None = None
         while True:
@@ -150,16 +153,18 @@ class Attempts:
             ) as on_progress:
                 return await self._forward(exchange, ticket, worker, tries, on_progress)
         except WorkerStalled as error:
-            if exchange.first_byte is not None:
+            if not exchange.may_go_on:
                 raise WorkerFailed("The worker has fallen silent.") from error
             tries.left.add(worker)
             failure = WorkerUnreachable("The worker has fallen silent.", "silent")
+        except Diverged:
+            raise
         except WorkerRefused as error:
             self._conditions.lost(worker, str(error))
             failure = error
         except (WorkerUnreachable, WorkerFailed) as error:
             self._conditions.failed(worker, str(error), trial=ticket.trial)
-            if exchange.first_byte is not None:
+            if not exchange.may_go_on:
                 raise
             failure = WorkerUnreachable(str(error), "broken_off")
         if not self._retries.after_failure(ticket, worker, tries):

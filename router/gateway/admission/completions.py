@@ -32,7 +32,6 @@ from router.http.asgi import (
 from router.http.bodies import BodyMemory, BodyReader, Held
 from router.http.drain import Drain
 from router.http.errors import (
-    ModelNotFoundError,
     NoCapacityError,
     Outcome,
     RequestError,
@@ -150,9 +149,9 @@ class Completions:
             RequestError: if no worker knows the model, or the prompt is too long for all.
         """
         record = exchange.record
-        context = self._context(request.model)
+        context, known = self._workers.context(request.model)
         record.model, record.stream, record.choices = request.model, request.stream, request.choices
-        if any(request.model in worker.models for worker in self._workers):
+        if known:
             record.label = request.model
         record.priority = urgency.priority.value
         record.deadline_s = None if urgency.deadline_s == inf else urgency.deadline_s
@@ -179,15 +178,3 @@ class Completions:
             block_tokens,
             again=size.again,
         )
-
-    def _context(self, model: str) -> int | None:
-        """The longest context that some worker has for `model`; None if one does not tell.
-
-        Nor do those that have not come up yet.
-        """
-        if self._workers.lack(model):
-            raise ModelNotFoundError(model)
-        serving = [worker for worker in self._workers if model in worker.models]
-        lengths = [worker.max_model_len(model) for worker in serving]
-        known = [length for length in lengths if length is not None]
-        return max(known) if known and len(known) == len(lengths) else None

@@ -25,6 +25,7 @@ from router.gateway.fleet.prefixes import Prefixes
 from router.gateway.fleet.reports import complaint, reports
 from router.gateway.fleet.worker import Worker
 from router.http.connections import Connections
+from router.http.errors import ModelNotFoundError
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewaySettings
 from router.settings.hardware import hardware
@@ -52,6 +53,7 @@ class Workers:
         self._tasks: dict[Worker, asyncio.Task[None]] = {}
         self._scales: dict[tuple[str, ...], FleetScale] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._contexts: dict[str, tuple[int | None, bool]] = {}  # of models that are served
         self.prefixes = Prefixes()
         self.conditions = Conditions(metrics, self._changed)
         self._connections, self._metrics = connections, metrics
@@ -79,6 +81,26 @@ class Workers:
         return all(worker.models and model not in worker.models for worker in self._all) and bool(
             self._all
         )
+
+    def context(self, model: str) -> tuple[int | None, bool]:
+        """The longest context that some worker has for `model`, and whether anybody serves that.
+
+        None if one does not tell; nor do those that have not come up yet.
+
+        Raises:
+            ModelNotFoundError: if it is certain that nobody serves it.
+        """
+        found = self._contexts.get(model)
+        if found is None:
+            if self.lack(model):
+                raise ModelNotFoundError(model)
+            lengths = [w.max_model_len(model) for w in self._all if model in w.models]
+            known = [length for length in lengths if length is not None]
+            longest = max(known) if known and len(known) == len(lengths) else None
+            if not lengths:  # it may come up, or be any name
+                return longest, False
+            found = self._contexts[model] = longest, True
+        return found
 
     def back_s(self, now: float) -> float:
         """Seconds until somebody who takes nothing for the moment is asked again; else 1."""
@@ -146,6 +168,7 @@ class Workers:
             url, settings.slots_of(url), self._cost, prefix_cache=settings.plain_prefix_cache
         )
         self._all.append(worker)
+        self._contexts.clear()
         if self._group is not None:
             self._start(worker)
 
@@ -158,6 +181,7 @@ class Workers:
         if not worker.leaving or len(worker.load) or worker not in self._all:
             return
         self._all.remove(worker)
+        self._contexts.clear()
         self.conditions.forget(worker)
         if worker in self._tasks:
             self._tasks.pop(worker).cancel()
@@ -209,11 +233,14 @@ class Workers:
         connect_s = self._settings.connect_timeout_s
         async with aclosing(reports(self._connections, worker.url, connect_s)) as report_stream:
             async for report in report_stream:
+                models = worker.models
                 if isinstance(report, AgentState):
                     worker.update_state(report)
                 else:
                     worker.update_plain(report)
                     self._compare(worker)
+                if worker.models is not models:
+                    self._contexts.clear()
                 self._mark_up(worker)
 
     def _compare(self, worker: Worker) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from router.gateway.accounting.slo import Timing
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.forwarding.attempt import Attempt
+from router.gateway.forwarding.continuation import Continuation, Diverged
 from router.http.asgi import Responder, Send, respond_error, responder
 from router.http.client import Reply
 from router.http.errors import Headers, RouterError, WorkerFailed, shortened, sse_error
@@ -35,6 +36,7 @@ class Exchange:
             if it is recorded.
         usage, response_info: what its answer said.
         out: where its response goes.
+        continuation: by which another worker may go on with its stream, if one may.
     """
 
     send: Send
@@ -54,6 +56,7 @@ class Exchange:
     attempts: list[Attempt] = field(default_factory=list)
     usage: Usage | None = None
     response_info: ResponseInfo | None = None
+    continuation: Continuation | None = None
     out: Responder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +90,17 @@ class Exchange:
         now = time.monotonic()
         return Timing(self.received, self.sent, self.first_byte, self.first_token, now)
 
+    @property
+    def may_go_on(self) -> bool:
+        """Whether another worker may answer it: its client has nothing, or what can be said again.
+
+        Not one of the workers' errors, which end a stream.
+        """
+        if self.first_byte is None:
+            return True
+        again = self.continuation
+        return again is not None and again.possible and self.streaming
+
     async def relay(
         self, reply: Reply, worker: str, progress: Callable[[int], None]
     ) -> Usage | None:
@@ -98,6 +112,7 @@ class Exchange:
         Raises:
             WorkerFailed: if it breaks off.
         """
+        again = self._continued(reply)
         self.streaming = reply.is_stream
         meter, out = StreamMeter() if reply.is_stream else JsonMeter(), self.out
 
@@ -108,7 +123,7 @@ class Exchange:
             if events and self.first_token is None:
                 self.first_token, self.record.first_token_s = time.monotonic(), time.time()
             progress(events)
-            out.write(chunk)
+            out.write(chunk if again is None else again.feed(chunk))
 
         await reply.relay(pass_on, out)
         if self.first_byte is None:
@@ -117,12 +132,24 @@ class Exchange:
             self._start(reply, worker)
         if isinstance(meter, StreamMeter) and reply.status == 200:
             self._check_end(meter)
+        if again is not None:
+            out.write(again.flush())
         out.end()
         self.usage = usage = meter.usage()
         if reply.status == 200:
             self.record.output_tokens = meter.tokens(usage)
             self.response_info = meter.response_info() if self.recorded else None
         return usage
+
+    def _continued(self, reply: Reply) -> Continuation | None:
+        """Through what a stream passes that another worker may continue, or continues."""
+        good = reply.status == 200 and reply.is_stream
+        if self.first_byte is not None and not good:
+            raise Diverged
+        if not good or self.continuation is None:
+            return None
+        self.continuation.restart()
+        return self.continuation
 
     def _check_end(self, meter: StreamMeter) -> None:
         error = meter.error()

@@ -44,7 +44,8 @@ class Planner:
         """The best plan found by the deadline."""
         deadline = time.monotonic() + self._deadline_s
         first = assign(requests, load)
-        worth = self._deadline_s > 0 and joint.worth_improving(requests, first, self._deadline_s)
+        several = len(requests) > 1 and self._deadline_s > 0
+        worth = several and joint.worth_improving(requests, first, self._deadline_s)
         if not worth or not self.solver.ready():
             return Planned(first, "in_turn")
         found = await self.solver.improve(joint.Question(requests, load), first, deadline)

@@ -50,7 +50,7 @@ class Recaller:
     def maybe_recall(self) -> None:
         """Ask for requests back, if it is time: somebody leaves, or somebody else has room."""
         now = time.monotonic()
-        if now < self._next_s:
+        if now < self._next_s or not any(worker.queued for worker in self._workers):
             return
         workers = self._workers.preferred()
         asked = {
