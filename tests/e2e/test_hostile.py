@@ -25,7 +25,7 @@ from tests.waiting import PATIENCE_S, eventually
 
 BODIES, HEADS, CLIENTS = 3000, 500, 10
 # What may come of a request: an answer, or a word on what is wrong with it.
-FINE = {200, 204, 400, 403, 404, 405, 408, 413, 415, 431, 503}
+FINE = {200, 204, 400, 403, 404, 405, 408, 413, 415, 431, 503, 504}
 MOST_GROWTH_BYTES = 64 << 20
 MODELS = b'{"object":"list","data":[{"id":"m","object":"model"}]}'
 ANSWER = b'{"choices":[{"index":0,"text":"a"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
