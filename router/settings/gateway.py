@@ -103,7 +103,7 @@ class GatewayTuning(Live):
         write_targets(DEFAULT_TARGETS[Priority.BULK]), description="The same for bulk requests."
     )
     admission: Literal["queue", "timely", "shed"] = Field(
-        "timely",
+        "queue",
         description="Who may wait: whoever there is room for, and is served late (queue); who by "
         "plan begins in time for its first token's target, and bursts, while others get 503 and "
         "Retry-After (timely); of these, who does not certainly miss a target later (shed).",

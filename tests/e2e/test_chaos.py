@@ -25,8 +25,6 @@ from tests.waiting import eventually, until
 
 REQUESTS, CLIENTS, SEED = 2000, 64, 20261129
 MOST_FAILED, SLOTS = REQUESTS // 200, 8
-# Whoever comes waits, however few workers are left: what is refused for that is tested elsewhere.
-QUEUE = ("--admission", "queue")
 # What the gateway says of each thing that goes wrong.
 FAULTS = {
     "broke off its answer", "it has not answered for", "ended the state stream",
@@ -89,7 +87,7 @@ class Fleet:
         urls = ",".join([one.url for one in agents] + [one.url for one in plain])
         # So short a deadline is worth it for whatever it might gain: the planner is asked often.
         own = ("--plain-slots", str(SLOTS), "--plan-deadline-s", "0.001")
-        flags = ("--worker", urls, "--port", "0", *own, *QUEUE, *more)
+        flags = ("--worker", urls, "--port", "0", *own, *more)
         program = (sys.executable, "-m", "tests.counted")
         self.gateway = Process("gateway", *flags, program=program)
         self.url = self.gateway.wait_for(r"listening url=(\S+)")

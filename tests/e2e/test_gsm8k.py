@@ -47,7 +47,7 @@ def lengths(questions: Questions, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="module")
 def lagrangian(lengths: Path) -> Iterator[Fleet]:
     flags = ("--agents", "4", "--slots", str(SLOTS), "--speed", "20", "--policy", "lagrangian")
-    with Fleet(*flags, "--lengths", str(lengths), "--admission", "queue") as fleet:
+    with Fleet(*flags, "--lengths", str(lengths)) as fleet:
         yield fleet
 
 

@@ -24,7 +24,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], l
     lengths = write_lengths(tmp_path_factory.mktemp("unequal") / "lengths.jsonl", rows)
     speeds = ",".join(f"{speed:g}" for speed in SPEEDS.values())
     options = ("--agents", "3", "--slots", "8", "--speed", speeds, "--lengths", str(lengths))
-    with Fleet(*options, "--admission", "queue") as fleet:
+    with Fleet(*options) as fleet:
         return asyncio.run(_ask_all(fleet, rows))
 
 
