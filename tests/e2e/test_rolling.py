@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from tests.e2e.clients import Ask, ask_all
-from tests.e2e.test_chaos import QUEUE, Agent, requests, stop_agents
+from tests.e2e.test_chaos import Agent, requests, stop_agents
 from tests.helpers import Process, free_ports
 from tests.waiting import eventually
 
@@ -24,7 +24,7 @@ class Gateway(Process):
     def __init__(self, agents: list[Agent]) -> None:
         workers = ",".join(agent.url for agent in agents)
         flags = ("--worker", workers, "--port", "0", "--log-level", "debug", "--drain-s", "60")
-        super().__init__("gateway", *flags, *QUEUE)
+        super().__init__("gateway", *flags)
         self.url = self.wait_for(r"listening url=(\S+)")
 
     def times_up(self, agent: Agent) -> int:
