@@ -30,9 +30,11 @@ def wanting(key: str, targets: Targets = SOON, **fields: object) -> Ticket:
 
 
 @asynccontextmanager
-async def crowded(count: int = 20, **settings: object) -> AsyncIterator[tuple[Half, Room]]:
+async def crowded(
+    count: int = 20, *, admission: str = "timely", **settings: object
+) -> AsyncIterator[tuple[Half, Room]]:
     """All slots are held, and so many wait for one; the first have waited for some time."""
-    async with half(2, **settings) as made:  # type: ignore[arg-type]
+    async with half(2, admission=admission, **settings) as made:  # type: ignore[arg-type]
         made.fill()
         places = [asyncio.create_task(made.dispatcher.place(wanting(str(k)))) for k in range(count)]
         await until(lambda: made.dispatcher.unsent == count)
