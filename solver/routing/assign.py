@@ -242,12 +242,12 @@ def _choose(
     `found` is what it finds: (m,) costs, (m,) who is open, and what is placed on each; `patience`
     as in `_patience`.
     """
-    (costs, able, placed), (awaited, doubt) = found, patience
-    stands = awaited and pairs.waits(wish, placed(wish))
-    if able[wish] and not stands:
+    (costs, able, placed), (awaited, most) = found, patience
+    would_wait = awaited and pairs.waits(wish, placed(wish))
+    if able[wish] and not would_wait:
         return wish, True
     may = [k for k, is_able in enumerate(able) if is_able and costs[k] < inf]
-    if stands:
+    if would_wait:
         free = [k for k in may if not pairs.waits(k, placed(k))]
         k = min(free, key=costs.__getitem__, default=wish)
         if k != wish and pairs.in_time(i, k, placed(k)):
@@ -255,4 +255,4 @@ def _choose(
         if able[wish]:
             return wish, True
     k = min(may, key=costs.__getitem__, default=wish)
-    return (wish, False) if k == wish or clearly_more(costs[k], costs[wish], doubt) else (k, True)
+    return (wish, False) if k == wish or clearly_more(costs[k], costs[wish], most) else (k, True)

@@ -21,9 +21,6 @@ from solver.routing.problem import Job, WorkerView
 
 # The longest prefill share that is believed: rounds of a worker that only prefills would never end.
 MOST_PREFILL_SHARE = 0.9
-# A worker is closed when more prefill is queued there than keeps it busy until the next decision: a
-# second, or on slow engines so many fixed costs of a prefill.
-QUEUED_S, QUEUED_ALPHAS = 1.0, 16.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -220,11 +217,6 @@ def table(views: Sequence[WorkerView]) -> FloatArray:
 def cost_of(known: FloatArray) -> CostColumns:
     """Of (`NUMBERS`, m)."""
     return CostColumns(*known[:COSTS])
-
-
-def most_queued_s(cost: CostColumns) -> FloatArray:
-    """(m,) seconds of queued prefills beyond which workers are closed."""
-    return np.asarray(np.maximum(QUEUED_S, QUEUED_ALPHAS * cost.alpha_p_s))
 
 
 def water_level_s(

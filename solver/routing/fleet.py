@@ -16,11 +16,10 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from solver.arrays import FloatArray
+from solver.routing import formulas
 from solver.routing.columns import (
     NUMBERS,
     Load,
-    cost_of,
-    most_queued_s,
     numbers,
     table,
     water_level_s,
@@ -30,7 +29,7 @@ from solver.routing.problem import WorkerView
 # Some iterations with long prompts: what a worker gets is told of what it was sent so lately.
 LATELY_S = 3.0
 ROOM = NUMBERS.index("room")
-CLOSING = ("room", "prefill_s", "kv_now")
+CLOSING = [NUMBERS.index(name) for name in ("alpha_p_s", "room", "prefill_s", "kv_now")]
 
 
 class Viewed(Protocol):
@@ -76,8 +75,9 @@ class Fleet(Generic[W]):
 
     def open(self) -> list[W]:
         """Those that may be sent something, with nothing placed there besides."""
-        room, queued, kv_now = (self._numbers[NUMBERS.index(name)] for name in CLOSING)
-        may = (room > 0) & (queued <= most_queued_s(cost_of(self._numbers))) & (kv_now > 0)
+        alpha_p_s, room, queued_s, kv_now = self._numbers[CLOSING]
+        rooms = formulas.room_of(alpha_p_s, room, queued_s, kv_now, formulas.ARRAYS)
+        may = formulas.is_open(rooms, (0.0, 0.0, 0.0))
         return [self.workers[j] for j in np.flatnonzero(may)]
 
     def sent(self, j: int, prefill_s: float, now: float) -> None:

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from solver.routing.columns import QUEUED_ALPHAS, QUEUED_S
-
 # A second without a first token counts as three: one as any other, two as it is waited blindly.
 FIRST_TOKEN = 2.0
 # That all is done holds nobody up in a stream, and everybody in a batch; half is enough for
@@ -26,6 +24,9 @@ MAKESPAN = 0.5
 DEVIATIONS = 2.0
 # The least S of the tail: a time that is none.
 LEAST_S = 1e-3
+# A worker is closed when more prefill is queued there than keeps it busy until the next decision: a
+# second, or on slow engines so many fixed costs of a prefill.
+QUEUED_S, QUEUED_ALPHAS = 1.0, 16.0
 # How much more costs must be to be called so, where lengths are known.
 DOUBT = 0.1
 
@@ -105,8 +106,14 @@ def pair_figures(
 
 def rooms(load: Figures, at: Calculus) -> Figures:
     """Sequences, seconds of prefill and prompt tokens below which a worker is open."""
-    most_s = at.maximum(QUEUED_S, QUEUED_ALPHAS * load[0])
-    return load[15], most_s - load[8], load[9]
+    return room_of(load[0], load[15], load[8], load[9], at)
+
+
+def room_of(
+    alpha_p_s: Number, room: Number, queued_s: Number, kv_now: Number, at: Calculus
+) -> Figures:
+    """The same from a worker's fixed cost of a prefill, and what it has."""
+    return room, at.maximum(QUEUED_S, QUEUED_ALPHAS * alpha_p_s) - queued_s, kv_now
 
 
 def is_open(room: Figures, placed: Figures) -> Number:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from solver.batching.targets import NO_TARGETS, Targets
 from solver.routing.assign import assign
-from solver.routing.columns import QUEUED_S, Requests
+from solver.routing.columns import Requests
+from solver.routing.formulas import QUEUED_S
 from solver.routing.objective import ALL, Pairs
 from solver.routing.problem import Job
 from tests.solver.routing.test_objective import JOBS, VIEWS, load, requests, view
