@@ -9,7 +9,8 @@ Rules:
 - it is for requests whose words are determined: greedy or with a seed, one choice, and nothing in
   the body but `KNOWN`, as what is not known here might change what is said;
 - a client gets whole events only, so that none is left half said;
-- what has been said is kept up to `MOST_SAID` characters; beyond that nothing is continued.
+- what has been said is kept up to `MOST_SAID` characters, an event up to `MOST_EVENT` bytes; beyond
+  that, and of requests beyond `SMALL` bytes, nothing is continued.
 
 Must not know: workers, connections.
 """
@@ -22,6 +23,7 @@ from typing import Any
 import orjson
 
 from router.http.errors import WorkerFailed
+from router.http.shorten import SMALL
 
 KNOWN = frozenset(
     (
@@ -34,6 +36,7 @@ KNOWN = frozenset(
 )  # fmt: skip
 # Of text; an answer of a hundred thousand tokens.
 MOST_SAID = 1 << 19
+MOST_EVENT = 1 << 16  # an event of a token has some hundred bytes
 _DATA, _END = b"data:", b"\n\n"
 _ENDS = re.compile(rb"\r?\n\r?\n")
 
@@ -47,6 +50,8 @@ class Diverged(WorkerFailed):
 
 def is_determined(body: bytes) -> bool:
     """Whether every worker says the same to this body of a request, as far as it says."""
+    if len(body) > SMALL:  # reading it takes the loop's time
+        return False
     try:
         asked = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -85,7 +90,13 @@ class Continuation:
             Diverged: if it is not what was said before.
         """
         *events, self._rest = _ENDS.split(self._rest + chunk)
-        return b"".join([self._event(event) for event in events])
+        passed = b"".join([self._event(event) for event in events])
+        if len(self._rest) <= MOST_EVENT:
+            return passed
+        if self._replaying:
+            raise self._diverged()
+        self.possible = False
+        return passed + self.flush()
 
     def flush(self) -> bytes:
         """What is left of a stream that has ended well."""

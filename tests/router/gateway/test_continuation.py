@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.gateway.forwarding.continuation import KNOWN, Continuation, Diverged, is_determined
+from router.gateway.forwarding.continuation import (
+    KNOWN,
+    MOST_EVENT,
+    Continuation,
+    Diverged,
+    is_determined,
+)
+from router.http.shorten import SMALL
 
 TEXTS = st.text(alphabet="ab é中😀\n", max_size=30)
 
@@ -129,3 +136,21 @@ def test_what_is_no_text_is_passed_on_and_never_said_again(event: bytes) -> None
     again.restart()
     assert again.feed(b"data: " + event + b"\n\n") == b"data: " + event + b"\n\n"
     assert not again.possible
+
+
+def test_an_event_without_end_passes_and_is_not_kept() -> None:
+    part, endless = b"data: " + b"x" * 1000, Continuation()
+    passed = b"".join(endless.feed(part) for _ in range(3 * MOST_EVENT // len(part)))
+    assert len(passed) >= 2 * MOST_EVENT
+    assert not endless.possible
+    again = Continuation()
+    again.feed(stream("first", ["a", "b"], chat=True))
+    again.restart()
+    with pytest.raises(Diverged):
+        again.feed(b"data: " + b"x" * (MOST_EVENT + 1))
+
+
+def test_large_requests_are_not_read_for_it() -> None:
+    body = json.dumps({"model": "m", "prompt": "x", "stream": True, "temperature": 0}).encode()
+    assert is_determined(body)
+    assert not is_determined(body + b" " * SMALL)
