@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -27,12 +28,15 @@ from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.planner import Planner
 from router.gateway.planning.recaller import Recaller
 from router.gateway.routes import add_routes
+from router.gateway.siblings.folder import Folder
+from router.gateway.siblings.together import Alone, Together
 from router.http.bodies import BodyMemory, BodyReader
 from router.http.browsers import Browsers
 from router.http.connections import Connections
 from router.http.docs import add_docs
 from router.http.drain import Drain
 from router.http.error_handlers import add_error_handlers, answer_head
+from router.http.serving import Beside
 from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import open_tracing
 from router.settings.gateway import GatewaySettings
@@ -53,6 +57,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     Raises:
         BadSettings: if its workers could never be found, or a file of secrets is wrong.
     """
+    settings, folder = settings.share(), None
+    if settings.siblings is not None:
+        folder = Folder(settings.siblings)
     discovery = Discovery(sources(settings.worker))
     metrics = GatewayMetrics()
     secrets = read_secrets(settings.secret_file)
@@ -78,8 +85,20 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     async def close_tracing() -> None:
         await tracing.close(drain.left_s(settings.drain_s))
 
+    def keep_metrics() -> None:
+        if folder is not None:
+            folder.keep(metrics.render())
+
     lifespan = _lifespan(
-        connections, planner, discovery, workers, dispatcher, events, close_tracing, drain
+        connections,
+        planner,
+        discovery,
+        workers,
+        dispatcher,
+        events,
+        keep_metrics,
+        close_tracing,
+        drain,
     )
     app = FastAPI(title="Makespan", lifespan=lifespan, openapi_url=None)
     app.state.drain, app.state.hot = drain, {}
@@ -107,6 +126,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         add_docs(app, dict.fromkeys(PATHS, "A completion, by the worker that the plan says."))
     answer_head(app)
     add_error_handlers(app)
+    if folder is not None:
+        app.add_middleware(Together, folder=folder)
+        app.state.beside = Beside(Alone(app), folder.socket_of(os.getpid()))
     app.add_middleware(Browsers, origins=settings.allowed_origins)
     return app
 
@@ -128,6 +150,7 @@ def _lifespan(
     workers: Workers,
     dispatcher: Dispatcher,
     events: Events,
+    keep_metrics: Callable[[], None],
     close_tracing: Callable[[], Awaitable[None]],
     drain: Drain,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
@@ -145,6 +168,7 @@ def _lifespan(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        keep_metrics()
         planner.stop()
         await connections.close()
         await close_tracing()

@@ -1,0 +1,145 @@
+"""One gateway in several processes: any of them answers for all, and none is missed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import http
+from tests.e2e.clients import Ask, ask_all
+from tests.e2e.test_chaos import Agent, requests, stop_agents
+from tests.helpers import MAKESPAN, Process, free_ports, scrape
+from tests.waiting import eventually
+
+PROCESSES, CLIENTS, SEED = 2, 16, 20261129
+COMPLETED = 'makespan_requests_total{model="llama-65b",outcome="completed"}'
+
+
+class Gateway(Process):
+    """Several processes on one port."""
+
+    def __init__(self, workers: Sequence[str], *more: str) -> None:
+        flags = ("--processes", str(PROCESSES), "--worker", ",".join(workers), "--port", "0")
+        super().__init__("gateway", *flags, "--drain-s", "60", *more)
+        self.url = self.wait_for(r"listening url=(\S+)")
+        eventually(lambda: len(self.pids()) == PROCESSES and self.times_up() >= PROCESSES)
+
+    def times_up(self) -> int:
+        return sum("worker is up" in line for line in list(self.lines))
+
+    def pids(self) -> list[int]:
+        """Its processes, the supervisor's children."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8")
+        return [int(child) for child in children.split()]
+
+    def get(self, path: str) -> dict[str, Any]:
+        """By a connection of its own: whoever gets it answers."""
+        told: dict[str, Any] = http.get(self.url + path).json()
+        return told
+
+    def completed(self) -> float:
+        return scrape(self.url).values.get(COMPLETED, 0.0)
+
+    def all_up(self, times: int) -> None:
+        """Once workers have been up so often."""
+        eventually(lambda: self.times_up() >= times)
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Gateway]:
+    with ExitStack() as stack:
+        agents = [Agent(port) for port in free_ports(2)]
+        stack.callback(stop_agents, agents)
+        running = Gateway([agent.url for agent in agents])
+        running.all_up(len(agents) * PROCESSES)
+        with running:
+            yield running
+        assert running.process.returncode == 0
+
+
+def served(gateway: Gateway, name: str, count: int) -> list[Ask]:
+    """So many requests, all answered well."""
+    asks = requests(count, random.Random(name))
+    for k, ask in enumerate(asks):
+        ask.id = f"{name}-{k}"
+    asyncio.run(ask_all(gateway.url, asks, CLIENTS))
+    check(asks)
+    return asks
+
+
+def check(asks: Sequence[Ask]) -> None:
+    for ask in asks:
+        ask.check()
+    assert all(ask.completed for ask in asks), [ask for ask in asks if not ask.completed]
+
+
+def test_any_process_answers_for_all(gateway: Gateway) -> None:
+    before = gateway.completed()
+    asks = served(gateway, "any", 48)
+    for _ in range(8):
+        assert gateway.completed() == before + len(asks)
+        assert sum(one["in_flight"] for one in gateway.get("/makespan/v1/workers")["workers"]) == 0
+    plans = {gateway.get("/makespan/v1/plans/latest")["planned_at"] for _ in range(8)}
+    assert len(plans) == 1
+    for ask in asks:
+        told = gateway.get(f"/makespan/v1/requests/{ask.id}")
+        assert told["worker"] == ask.worker
+    missing = http.get(gateway.url + "/makespan/v1/requests/nobody")
+    assert missing.status_code == 404
+    assert "nobody" in missing.json()["error"]["message"]
+
+
+def test_a_killed_process_comes_back_and_no_count_falls(gateway: Gateway) -> None:
+    served(gateway, "kill", 16)
+    before, pids, seen = gateway.completed(), gateway.pids(), gateway.times_up()
+    os.kill(pids[0], signal.SIGKILL)
+    eventually(lambda: len(gateway.pids()) == PROCESSES and pids[0] not in gateway.pids())
+    assert pids[1] in gateway.pids(), "the other serves on"
+    gateway.all_up(seen + 2)
+    assert gateway.completed() == before
+    served(gateway, "killed", 16)
+    assert gateway.completed() == before + 16
+
+
+def test_replacing_the_processes_under_load_loses_nothing(gateway: Gateway) -> None:
+    before, pids, ended = gateway.completed(), gateway.pids(), 0
+    asks: list[Ask] = []
+    rng = random.Random(SEED)
+    gateway.process.send_signal(signal.SIGHUP)
+
+    def heard(_: Ask) -> None:
+        nonlocal ended
+        ended += 1
+
+    def more() -> Iterator[Ask]:
+        """Until all have been replaced, and each client has had an answer since."""
+        enough = None
+        while enough is None or ended < enough:
+            if enough is None and "all processes are replaced" in "\n".join(gateway.lines[-20:]):
+                enough = ended + CLIENTS
+            asks.extend(requests(1, rng))
+            asks[-1].id = f"roll-{len(asks)}"
+            yield asks[-1]
+
+    asyncio.run(ask_all(gateway.url, more(), CLIENTS, heard))
+    check(asks)
+    assert not set(pids) & set(gateway.pids())
+    assert gateway.completed() == before + len(asks)
+
+
+def test_a_port_that_is_taken_is_named(gateway: Gateway) -> None:
+    port = gateway.url.rpartition(":")[2]
+    flags = ("gateway", "--processes", "2", "--port", port, "--worker", "http://127.0.0.1:9")
+    told = subprocess.run([*MAKESPAN, *flags], capture_output=True, text=True, check=False)
+    assert told.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in told.stderr
