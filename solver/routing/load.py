@@ -22,6 +22,41 @@ LEAST_REMAINING = 1.0
 REPREDICT_TOKENS = 16
 
 
+@dataclass(frozen=True, slots=True)
+class LoadSums:
+    """What somebody's requests in flight at a worker come to; see `WorkerLoad` for the words."""
+
+    sequences: int = 0
+    prefills: int = 0
+    prompt_tokens: int = 0
+    output_tokens: float = 0.0
+    kv_tokens: float = 0.0
+    kv_reserved: float = 0.0
+
+    def __add__(self, other: LoadSums) -> LoadSums:
+        return LoadSums(
+            self.sequences + other.sequences,
+            self.prefills + other.prefills,
+            self.prompt_tokens + other.prompt_tokens,
+            self.output_tokens + other.output_tokens,
+            self.kv_tokens + other.kv_tokens,
+            self.kv_reserved + other.kv_reserved,
+        )
+
+    def __sub__(self, other: LoadSums) -> LoadSums:
+        return LoadSums(
+            self.sequences - other.sequences,
+            self.prefills - other.prefills,
+            self.prompt_tokens - other.prompt_tokens,
+            max(0.0, self.output_tokens - other.output_tokens),
+            max(0.0, self.kv_tokens - other.kv_tokens),
+            max(0.0, self.kv_reserved - other.kv_reserved),
+        )
+
+
+NOTHING = LoadSums()
+
+
 @dataclass(slots=True)
 class _InFlight:
     prompt_tokens: int
@@ -49,12 +84,17 @@ class _InFlight:
 class WorkerLoad:
     """Requests in flight at one worker and the tokens that they still need.
 
+    All figures but `own` and the number of requests are of the whole load: what others have told to
+    have there (`others`) is part of it.
+
     Attributes:
+        others: what others have in flight there.
         changes: counts them, so that what follows from a load is computed once.
     """
 
     def __init__(self) -> None:
         self.changes = 0
+        self.others = NOTHING
         self._requests: dict[Hashable, _InFlight] = {}
         # Those that do not stream: when the next tokens of each are due; and those not looked at.
         self._due: list[tuple[float, int, Hashable]] = []
@@ -69,6 +109,34 @@ class WorkerLoad:
 
     def __len__(self) -> int:
         return len(self._requests)
+
+    @property
+    def own(self) -> LoadSums:
+        """What one has sent oneself."""
+        return self._sums() - self.others
+
+    def _sums(self) -> LoadSums:
+        return LoadSums(
+            self._sequences,
+            self._prefills,
+            self._prompt_tokens,
+            self._output_tokens,
+            self._kv_tokens,
+            self._kv_reserved,
+        )
+
+    def tell_others(self, others: LoadSums) -> None:
+        """From now on, others have this in flight there."""
+        if others == self.others:
+            return
+        own, self.others = self.own, others
+        self.changes += 1
+        self._put(own + others)
+
+    def _put(self, sums: LoadSums) -> None:
+        self._sequences, self._prefills = sums.sequences, sums.prefills
+        self._prompt_tokens, self._output_tokens = sums.prompt_tokens, sums.output_tokens
+        self._kv_tokens, self._kv_reserved = sums.kv_tokens, sums.kv_reserved
 
     @property
     def sequences(self) -> int:
@@ -161,7 +229,7 @@ class WorkerLoad:
         self._output_tokens -= request.remaining
         self._kv_reserved -= request.prompt_tokens + request.expected_tokens
         if not self._requests:  # rounding must not add up over millions of requests
-            self._output_tokens = self._kv_tokens = self._kv_reserved = 0.0
+            self._put(self.others)
             self._due.clear()
             self._new.clear()
 
