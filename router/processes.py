@@ -24,6 +24,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from router.children import BAD_SETTINGS, Child, flags, stop_event
+from router.gateway.siblings.board import wipe
 from router.gateway.siblings.folder import Folder
 from router.http.drain import LEAVE_S
 from router.http.sockets import listen_together
@@ -95,6 +96,7 @@ def _name(place: _Place) -> str:
 
 def _ended(folder: Folder, child: Child) -> None:
     assert child.process is not None
+    wipe(folder.board, child.process.pid)
     folder.fold(child.process.pid)
 
 

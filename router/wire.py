@@ -10,6 +10,11 @@ twice. By these names it takes back what has not begun: ``POST RECALL_PATH`` wit
 with the `Recall` of those that were withdrawn, all at one moment; the answer to a withdrawn request
 itself is a 503 with the header `RECALLED`.
 
+Several gateways may send to one agent. By the `GATEWAY` that asks for its state, and that attempts'
+names begin with, an agent tells apart whose requests are whose, and tells each what the others have
+there (`Beside`). Beyond its slots and lead it refuses them then, with a 503 and the header `FULL`:
+such a request is planned again. ``POST WANT_PATH`` says that requests wait for room there.
+
 While somebody looks at its dashboard, a gateway also reads `SLOTS_PATH`: a `SlotReport` a line, as
 often as it asks for (``?every_s=``). An agent to which nobody listens there records nothing.
 """
@@ -29,9 +34,11 @@ from solver.errors import ProblemError
 STATE_PATH = "/makespan/v1/state"
 RECALL_PATH = "/makespan/v1/recall"
 SLOTS_PATH = "/makespan/v1/slots"
+WANT_PATH = "/makespan/v1/want"
 STATE_EVERY_S = 0.1
 HEARTBEAT_S = 0.5
 STATE_TIMEOUT_S = 2.0
+WANT_EVERY_S, WANTS_S = 0.25, 0.75  # how often a gateway says so, and for how long that holds
 LINE_S = STATE_EVERY_S / 5  # one line is read in so long: a queue of some is soon read
 
 REQUEST_ID = b"x-request-id"
@@ -50,6 +57,8 @@ SLO_TPOT_MS = b"x-slo-tpot-ms"
 ATTEMPT = b"x-makespan-attempt"
 WAITED_MS = b"x-makespan-waited-ms"
 RECALLED = b"x-makespan-recalled"
+FULL = b"x-makespan-full"
+GATEWAY = b"x-makespan-gateway"
 
 # What no engine has more of, so that sums of it stay numbers to plan with: a million slots, or a
 # trillion cached tokens.
@@ -74,8 +83,34 @@ def is_name(value: object) -> bool:
     return isinstance(value, str) and len(value) <= LONGEST_NAME and bool(re.search(NAME, value))
 
 
+def gateway_of(attempt: str | None) -> str:
+    """Whose attempt it is by its name; nobody's: it came from no gateway."""
+    return "" if attempt is None else attempt.partition("-")[0]
+
+
 class WireError(ValueError):
     """A message that the other side should not have sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What others than the gateway that asks have at an agent.
+
+    Attributes:
+        sequences: of all their requests, those that queue among them.
+        begun: of these, those that make tokens.
+        prompt_tokens: of all; `prefilled`: of those that make tokens.
+        made: output tokens so far; `left`: those still expected.
+        wanting: other gateways whose requests wait for room.
+    """
+
+    sequences: Count = 0
+    begun: Count = 0
+    prompt_tokens: Tokens = 0
+    prefilled: Tokens = 0
+    made: Tokens = 0
+    left: Annotated[float, Field(ge=0, le=MOST_TOKENS, allow_inf_nan=False)] = 0.0
+    wanting: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +132,7 @@ class AgentState:
         utilization: share of non-empty slot-time spent on prefill and decode since its start.
         draining: it finishes what it has and takes nothing new.
         prefix_cache: its engine keeps prompts' prefixes.
+        beside: of what runs and queues, what others than the gateway that asks have sent.
     """
 
     name: Name
@@ -113,6 +149,7 @@ class AgentState:
     utilization: Finite
     draining: bool
     prefix_cache: bool = False
+    beside: Beside = Beside()
 
     def model_entry(self) -> dict[str, Any]:
         """Its model as ``/v1/models`` lists it."""

@@ -27,7 +27,9 @@ from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.planner import Planner
 from router.gateway.planning.recaller import Recaller
+from router.gateway.planning.sharing import Sharing
 from router.gateway.routes import add_routes
+from router.gateway.siblings.board import Board
 from router.gateway.siblings.folder import Folder
 from router.gateway.siblings.together import Alone, Together
 from router.http.bodies import BodyMemory, BodyReader
@@ -57,16 +59,21 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     Raises:
         BadSettings: if its workers could never be found, or a file of secrets is wrong.
     """
-    settings, folder = settings.share(), None
-    if settings.siblings is not None:
-        folder = Folder(settings.siblings)
+    settings = settings.share()
+    folder = None if settings.siblings is None else Folder(settings.siblings)
     discovery = Discovery(sources(settings.worker))
     metrics = GatewayMetrics()
     secrets = read_secrets(settings.secret_file)
-    connections = Connections(trusted(settings.worker_ca), secrets[0] if secrets else None)
-    workers = Workers(settings, connections, metrics)
+    connections = Connections(
+        trusted(settings.worker_ca),
+        secrets[0] if secrets else None,
+        None if folder is None else folder.name,
+    )
+    board = None if folder is None else Board(folder.board, 2 * settings.processes)
+    workers = Workers(settings, connections, metrics, board)
     planner = Planner(settings.plan_deadline_s, metrics)
     dispatcher = Dispatcher(settings, workers, planner, metrics)
+    sharing = Sharing(workers, dispatcher, connections, board)
     recaller = Recaller(workers, connections)
     dispatcher.after_dispatch = recaller.maybe_recall
     accounts = Accounts(metrics, settings.remember)
@@ -85,9 +92,10 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     async def close_tracing() -> None:
         await tracing.close(drain.left_s(settings.drain_s))
 
-    def keep_metrics() -> None:
-        if folder is not None:
+    def leave_siblings() -> None:
+        if folder is not None and board is not None:
             folder.keep(metrics.render())
+            board.close()
 
     lifespan = _lifespan(
         connections,
@@ -96,7 +104,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         workers,
         dispatcher,
         events,
-        keep_metrics,
+        sharing,
+        leave_siblings,
         close_tracing,
         drain,
     )
@@ -126,11 +135,17 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         add_docs(app, dict.fromkeys(PATHS, "A completion, by the worker that the plan says."))
     answer_head(app)
     add_error_handlers(app)
+    _answer_for_all(app, folder)
+    app.add_middleware(Browsers, origins=settings.allowed_origins)
+    return app
+
+
+def _answer_for_all(app: FastAPI, folder: Folder | None) -> None:
+    """Where it is one process of several, it asks the others, and answers them."""
+    app.state.beside = None
     if folder is not None:
         app.add_middleware(Together, folder=folder)
         app.state.beside = Beside(Alone(app), folder.socket_of(os.getpid()))
-    app.add_middleware(Browsers, origins=settings.allowed_origins)
-    return app
 
 
 def _stop_if_broken(drain: Drain, task: asyncio.Task[None]) -> None:
@@ -150,14 +165,15 @@ def _lifespan(
     workers: Workers,
     dispatcher: Dispatcher,
     events: Events,
-    keep_metrics: Callable[[], None],
+    sharing: Sharing,
+    leave_siblings: Callable[[], None],
     close_tracing: Callable[[], Awaitable[None]],
     drain: Drain,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         connections.open()
-        running = (workers.run(), discovery.run(workers.update), dispatcher.run())
+        running = (workers.run(), discovery.run(workers.update), dispatcher.run(), sharing.run())
         tasks = [asyncio.create_task(one) for one in running]
         for task in tasks:
             task.add_done_callback(partial(_stop_if_broken, drain))
@@ -168,7 +184,7 @@ def _lifespan(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        keep_metrics()
+        leave_siblings()
         planner.stop()
         await connections.close()
         await close_tracing()

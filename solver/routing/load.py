@@ -279,6 +279,18 @@ class WorkerLoad:
             occupancy=self.occupancy(slots, more),
         )
 
+    def own_backlog_s(self, cost: CostModel, slots: int, now: float) -> float:
+        """Of that, what is one's own: all senders' add up to about all of it."""
+        self.advance(cost, slots, now)
+        own = self.own
+        return cost.backlog_s(
+            prefills=own.prefills,
+            prompt=own.prompt_tokens,
+            output=own.output_tokens,
+            kv_tokens=self._kv_tokens,
+            occupancy=self.occupancy(slots, 0),
+        )
+
     def prefill_s(self, cost: CostModel) -> float:
         """Seconds of prefills that the worker has yet to do, as far as one can tell."""
         return cost.beta_p_s * max(0, self._prompt_tokens)

@@ -40,6 +40,11 @@ class Share:
         """How many more it may send; infinite: as many as there is room for."""
         return max(0.0, self._most - own)
 
+    @property
+    def most(self) -> float:
+        """How many it may have now."""
+        return self._most
+
     def sent(self, sequences: int) -> None:
         """It has sent so many more."""
         self._free = max(0, self._free - sequences)

@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from router.gateway.fleet.health import Health, Standing
 from router.gateway.fleet.stalls import StallGuard
-from router.wire import MOST_CONTEXT, AgentState
+from router.wire import MOST_CONTEXT, AgentState, Beside
 from solver.cost.estimators import ScaleEstimator
 from solver.cost.model import CostModel
-from solver.routing.load import WorkerLoad
+from solver.routing.load import NOTHING, LoadSums, WorkerLoad
 from solver.routing.problem import WorkerView
 from solver.routing.rolling import lead
+from solver.routing.share import Share
 
 # What a worker that does not tell is taken to keep of prompts; llama-65b-ascend's memory.
 PLAIN_KV_TOKENS = 131_072
+
+
+class Siblings(Protocol):
+    """The other processes of this gateway, by what each tells of itself."""
+
+    def tell(self, url: str, own: LoadSums) -> None:
+        """This process has this in flight at a worker."""
+        ...
+
+    def wait(self, *, waiting: bool) -> None:
+        """Whether this process's requests wait for room."""
+        ...
+
+    def held(self, url: str) -> LoadSums:
+        """What the others have in flight at a worker, all together."""
+        ...
+
+    def wanting(self) -> int:
+        """How many others' requests wait for room."""
+        ...
+
+    def content(self, url: str) -> int:
+        """Sequences at a worker of those whose requests do not wait."""
+        ...
 
 
 class Worker:
@@ -27,7 +52,11 @@ class Worker:
         state: what its agent last said; None for a plain OpenAI-compatible server.
         models: the entries of ``/v1/models`` that it serves, by id.
         health: how it is, as looks and answers tell.
-        load: what this gateway has sent it and it has not finished.
+        load: what this process has sent it and it has not finished, and what others have.
+        siblings: whoever tells what other processes of this gateway have there, if there are any.
+        far, far_wanting: what other gateways have there, by its agent, and how many want more.
+        share: this process's part of its room.
+        shared_s: when that was last looked at, on the monotonic clock.
         scale: learnt correction of the cost model of a worker without an agent.
         served: its models and the longest request of each, where known.
         stall_guard: times out the requests that it has, should it fall silent.
@@ -48,6 +77,9 @@ class Worker:
         self.state: AgentState | None = None
         self.models: dict[str, dict[str, Any]] = {}
         self.load = WorkerLoad()
+        self.siblings: Siblings | None = None
+        self.far, self.far_wanting = NOTHING, 0
+        self.share, self.shared_s = Share(), -inf
         self.scale = ScaleEstimator()
         self.served: tuple[tuple[str, int | None], ...] = ()
         self.stall_guard = StallGuard()
@@ -103,7 +135,9 @@ class Worker:
     @property
     def queued(self) -> int:
         """Requests that have not begun there, as its agent last said; they can be taken back."""
-        return 0 if self.state is None else min(self.state.queued, len(self.load))
+        if self.state is None:
+            return 0
+        return max(0, min(self.state.queued - self.far.prefills, len(self.load)))
 
     @property
     def round_s(self) -> float:
@@ -113,17 +147,53 @@ class Worker:
     @property
     def free_slots(self) -> int:
         """Sequences that it could start at once; 0 where it is down or its memory is full."""
-        if self._closed:
-            return 0
-        return int(min(max(0, self.slots - self.load.sequences), self.health.places))
+        return self._places(self.slots)
 
     @property
     def room(self) -> int:
-        """Sequences that it could start soon: free slots and a lead."""
+        """Sequences that it could start soon: free slots and a lead, or this process's share."""
+        return self._places(self.slots + lead(self.slots, 1))
+
+    def _places(self, capacity: int) -> int:
         if self._closed:
             return 0
-        free = max(0, self.slots + lead(self.slots, 1) - self.load.sequences)
-        return int(min(free, self.health.places))
+        self.see_others()
+        free = max(0, capacity - self.load.sequences)
+        return int(min(free, self.health.places, self.share.room(self.own_sequences)))
+
+    @property
+    def own_sequences(self) -> int:
+        """Those that this process has sent it."""
+        return self.load.sequences - self.load.others.sequences
+
+    def see_others(self) -> None:
+        """What others have there, as of now."""
+        if self.siblings is not None:
+            self.load.tell_others(self.far + self.siblings.held(self.url))
+
+    def tell_siblings(self) -> None:
+        """What this process has there, as of now."""
+        if self.siblings is not None:
+            self.siblings.tell(self.url, self.load.own)
+
+    def sent(self, sequences: int) -> None:
+        """This process has sent it so many more."""
+        self.share.sent(sequences)
+        self.tell_siblings()
+
+    def left(self, sequences: int) -> None:
+        """So many of this process's have left it."""
+        self.share.left(sequences)
+        self.tell_siblings()
+
+    def filled(self) -> None:
+        """It says that others have filled it: so it is until it tells its state again."""
+        self._tell_far(self.far + LoadSums(sequences=self.room), self.far_wanting)
+
+    def _tell_far(self, far: LoadSums, wanting: int) -> None:
+        self.far, self.far_wanting = far, wanting
+        self.load.tell_others(far)
+        self.see_others()
 
     @property
     def _closed(self) -> bool:
@@ -156,14 +226,19 @@ class Worker:
         """Seconds until it has done what it has."""
         return self.load.backlog_s(self.cost, self.slots, more, now)
 
+    def own_backlog_s(self, now: float) -> float:
+        """Of that, what this process has sent."""
+        return self.load.own_backlog_s(self.cost, self.slots, now)
+
     def view(self, now: float) -> WorkerView:
         """What the planner sees of it; the same as before until something has changed."""
+        self.see_others()
         load = self.load
         if load.is_due(now):
             load.advance(self.cost, self.slots, now)
         health = self.health
         known = load.changes, self.state, self.scale.factor
-        seen = *known, health.open, health.places, self.leaving
+        seen = *known, health.open, health.places, self.leaving, self.share.most
         if self._view is None or self._view[0] != seen:
             self._view = seen, self._new_view(now)
         return self._view[1]
@@ -189,6 +264,7 @@ class Worker:
     def update_plain(self, models: dict[str, dict[str, Any]]) -> None:
         """It answers without an agent, if there ever was one."""
         self.state = None
+        self._tell_far(NOTHING, 0)
         self.update_models(models)
 
     def update_state(self, state: AgentState) -> None:
@@ -196,4 +272,17 @@ class Worker:
         if self.state is None or state.cost_ms != self.state.cost_ms:
             self._cost = CostModel.from_ms(state.cost_ms)
         self.state, self.reported_name = state, state.name
+        self._tell_far(_sums(state.beside), state.beside.wanting)
         self.update_models({state.model: state.model_entry()})
+
+
+def _sums(beside: Beside) -> LoadSums:
+    """Others' requests at an agent, as a load has them."""
+    return LoadSums(
+        sequences=beside.sequences,
+        prefills=max(0, beside.sequences - beside.begun),
+        prompt_tokens=max(0, beside.prompt_tokens - beside.prefilled),
+        output_tokens=beside.left,
+        kv_tokens=beside.prefilled + beside.made,
+        kv_reserved=beside.prompt_tokens + beside.made + beside.left,
+    )

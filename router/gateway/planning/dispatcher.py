@@ -153,6 +153,7 @@ class Dispatcher:
     def release(self, ticket: Ticket, worker: Worker) -> None:
         """The request has left its worker, however it ended."""
         worker.load.remove(ticket)
+        worker.left(ticket.job.sequences)
         self._workers.conditions.left(worker, trial=ticket.trial)
         if worker.leaving:  # log lines of that are not about the request
             Context().run(self._workers.forget_if_drained, worker)
@@ -172,9 +173,9 @@ class Dispatcher:
         ]
 
     def backlog_s(self) -> float:
-        """What the workers that are up still have to do, and what is unsent, for each of them."""
+        """What workers that are up have to do for this process, and what is unsent, for each."""
         now, workers = time.monotonic(), self._workers.preferred()
-        sent = [worker.backlog_s(0, now) for worker in workers]
+        sent = [worker.own_backlog_s(now) for worker in workers]
         return (fmean(sent) if sent else 0.0) + self._unsent.seconds(workers)
 
     async def run(self) -> None:
@@ -294,6 +295,7 @@ class Dispatcher:
             if ticket.waiting:
                 assert ticket.placed is not None
                 worker.load.add(ticket, ticket.job, now, streamed=ticket.streamed)
+                worker.sent(ticket.job.sequences)
                 ticket.trial = worker.health.sent()
                 self._stranded.served(ticket)
                 self._workers.prefixes.sent(ticket.blocks, worker)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from hashlib import blake2s
 from pathlib import Path
 
 from router.observe.merged import merge
@@ -23,6 +24,11 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @property
+    def name(self) -> str:
+        """What agents know the gateway by, all its processes together."""
+        return blake2s(self.path.name.encode(), digest_size=6).hexdigest()
 
     def socket_of(self, pid: int) -> Path:
         """Where the process answers for itself."""

@@ -1,0 +1,100 @@
+"""Whose requests are here: several gateways may send to one agent, and none sees the others.
+
+Rules:
+- each gateway is told what others have here (`beside`), so that each plans with the whole load;
+- who comes to a full worker, slots and lead taken, is refused if several send: each had sent only
+  what it saw room for, and may plan it anew;
+- a gateway whose requests wait, and which has found no room here, says so, and for `WANTS_S` the
+  others are told: they leave it its share (`solver.routing.share`).
+
+Whatever comes from no gateway is somebody else's for all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from router.http.errors import WorkerFullError
+from router.wire import WANTS_S, Beside, gateway_of
+from solver.routing.rolling import lead
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """A request here; `made` tells its output tokens so far."""
+
+    gateway: str
+    sequences: int
+    prompt_tokens: int
+    expected_tokens: float
+    made: Callable[[], int]
+
+
+class Gateways:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._held: set[_Held] = set()
+        self._wants_s: dict[str, float] = {}
+
+    @contextmanager
+    def hold(
+        self,
+        attempt: str | None,
+        sequences: int,
+        prompt_tokens: int,
+        expected_tokens: float,
+        made: Callable[[], int],
+    ) -> Iterator[None]:
+        """For as long as a request is here; both figures are those of all its sequences."""
+        held = _Held(gateway_of(attempt), sequences, prompt_tokens, expected_tokens, made)
+        self._held.add(held)
+        try:
+            yield
+        finally:
+            self._held.discard(held)
+
+    def check_room(self, attempt: str | None, slots: int) -> None:
+        """Whether a gateway's request may come.
+
+        Raises:
+            WorkerFullError: if others have requests here, too, and all together fill it.
+        """
+        gateway = gateway_of(attempt)
+        if attempt is None or all(held.gateway == gateway for held in self._held):
+            return
+        if sum(held.sequences for held in self._held) >= slots + lead(slots, 1):
+            raise WorkerFullError
+
+    def want(self, gateway: str) -> None:
+        """It would send more if there was room."""
+        now = time.monotonic()
+        old = [name for name, since_s in self._wants_s.items() if now - since_s > WANTS_S]
+        for name in old:  # gateways come and go
+            del self._wants_s[name]
+        self._wants_s[gateway] = now
+
+    def beside(self, gateway: str) -> Beside:
+        """What all others have here."""
+        now = time.monotonic()
+        others = [held for held in self._held if held.gateway != gateway]
+        made = [held.made() for held in others]
+        left = (
+            max(1.0, one.expected_tokens - done) for one, done in zip(others, made, strict=True)
+        )
+        begun = [(one, done) for one, done in zip(others, made, strict=True) if done]
+        return Beside(
+            sequences=sum(one.sequences for one in others),
+            begun=sum(one.sequences for one, _ in begun),
+            prompt_tokens=sum(one.prompt_tokens for one in others),
+            prefilled=sum(one.prompt_tokens for one, _ in begun),
+            made=sum(made),
+            left=float(round(sum(left))),
+            wanting=sum(
+                now - since_s <= WANTS_S and name != gateway
+                for name, since_s in self._wants_s.items()
+            ),
+        )
