@@ -13,7 +13,7 @@ itself is a 503 with the header `RECALLED`.
 Several gateways may send to one agent. By the `GATEWAY` that asks for its state, and that attempts'
 names begin with, an agent tells apart whose requests are whose, and tells each what the others have
 there (`Beside`). Beyond its slots and lead it refuses them then, with a 503 and the header `FULL`:
-such a request is planned again. ``POST WANT_PATH`` says that requests wait for room there.
+such a request is planned again. ``POST WANT_PATH`` with a `Want` says what waits for room there.
 
 While somebody looks at its dashboard, a gateway also reads `SLOTS_PATH`: a `SlotReport` a line, as
 often as it asks for (``?every_s=``). An agent to which nobody listens there records nothing.
@@ -72,6 +72,7 @@ LONGEST_COMPLAINT = 200
 Slots = Annotated[int, Field(ge=1, le=MOST_SLOTS)]
 Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
 Count = Annotated[int, Field(ge=0, le=MOST_CONTEXT)]
+Amount = Annotated[float, Field(ge=0, le=MOST_TOKENS, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 # It goes into headers and log lines: no control characters.
 NAME = r"^[^\x00-\x1f\x7f-\x9f]+$"
@@ -101,7 +102,8 @@ class Beside:
         begun: of these, those that make tokens.
         prompt_tokens: of all; `prefilled`: of those that make tokens.
         made: output tokens so far; `left`: those still expected.
-        wanting: other gateways whose requests wait for room.
+        wanting: other gateways whose requests wait for room; `wanted`: those, as of their latest
+            `Want`, and their prompt and expected output tokens.
     """
 
     sequences: Count = 0
@@ -109,8 +111,36 @@ class Beside:
     prompt_tokens: Tokens = 0
     prefilled: Tokens = 0
     made: Tokens = 0
-    left: Annotated[float, Field(ge=0, le=MOST_TOKENS, allow_inf_nan=False)] = 0.0
+    left: Amount = 0.0
     wanting: Count = 0
+    wanted: Count = 0
+    wanted_prompt: Amount = 0.0
+    wanted_output: Amount = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What waits at a gateway for room, in all its processes."""
+
+    requests: Count
+    prompt_tokens: Amount
+    output_tokens: Amount
+
+    def encode(self) -> bytes:
+        """One JSON object."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def decode(cls, text: bytes) -> Want:
+        """Read one.
+
+        Raises:
+            WireError: if it is none.
+        """
+        try:
+            return _WANT.validate_python(orjson.loads(text))
+        except ValueError as error:
+            raise _complaint("not what a gateway wants", error, text) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,3 +307,4 @@ class Recall:
 _READER = TypeAdapter(AgentState)
 _RECALL = TypeAdapter(Recall)
 _SLOTS = TypeAdapter(SlotReport)
+_WANT = TypeAdapter(Want)

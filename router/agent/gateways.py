@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from router.http.errors import WorkerFullError
-from router.wire import WANTS_S, Beside, gateway_of
+from router.wire import WANTS_S, Beside, Want, gateway_of
 from solver.routing.rolling import lead
 
 
@@ -38,7 +38,7 @@ class Gateways:
 
     def __init__(self) -> None:
         self._held: set[_Held] = set()
-        self._wants_s: dict[str, float] = {}
+        self._wants: dict[str, tuple[float, Want]] = {}
 
     @contextmanager
     def hold(
@@ -69,13 +69,12 @@ class Gateways:
         if sum(held.sequences for held in self._held) >= slots + lead(slots, 1):
             raise WorkerFullError
 
-    def want(self, gateway: str) -> None:
-        """It would send more if there was room."""
+    def want(self, gateway: str, want: Want) -> None:
+        """It would send so much more if there was room."""
         now = time.monotonic()
-        old = [name for name, since_s in self._wants_s.items() if now - since_s > WANTS_S]
-        for name in old:  # gateways come and go
-            del self._wants_s[name]
-        self._wants_s[gateway] = now
+        # Gateways come and go.
+        fresh = {name: told for name, told in self._wants.items() if now - told[0] <= WANTS_S}
+        self._wants = {**fresh, gateway: (now, want)}
 
     def beside(self, gateway: str) -> Beside:
         """What all others have here."""
@@ -86,6 +85,11 @@ class Gateways:
             max(1.0, one.expected_tokens - done) for one, done in zip(others, made, strict=True)
         )
         begun = [(one, done) for one, done in zip(others, made, strict=True) if done]
+        wants = [
+            want
+            for name, (since_s, want) in self._wants.items()
+            if name != gateway and now - since_s <= WANTS_S
+        ]
         return Beside(
             sequences=sum(one.sequences for one in others),
             begun=sum(one.sequences for one, _ in begun),
@@ -93,8 +97,8 @@ class Gateways:
             prefilled=sum(one.prompt_tokens for one, _ in begun),
             made=sum(made),
             left=float(round(sum(left))),
-            wanting=sum(
-                now - since_s <= WANTS_S and name != gateway
-                for name, since_s in self._wants_s.items()
-            ),
+            wanting=len(wants),
+            wanted=sum(want.requests for want in wants),
+            wanted_prompt=sum(want.prompt_tokens for want in wants),
+            wanted_output=sum(want.output_tokens for want in wants),
         )

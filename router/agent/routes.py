@@ -22,6 +22,7 @@ from router.wire import (
     STATE_PATH,
     WANT_PATH,
     Recall,
+    Want,
     WireError,
 )
 
@@ -74,7 +75,12 @@ def _add_queue(app: FastAPI, attempts: Attempts, gateways: Gateways) -> None:
     @app.post(WANT_PATH)
     async def want(request: Request) -> Response:
         """A gateway's requests wait for room here."""
-        gateways.want(request.headers.get(GATEWAY.decode(), ""))
+        check_json(request.scope)
+        try:
+            wanted = Want.decode(await request.body())
+        except WireError as error:
+            raise HTTPException(400, str(error)) from error
+        gateways.want(request.headers.get(GATEWAY.decode(), ""), wanted)
         return Response(status_code=204)
 
     @app.post(RECALL_PATH)

@@ -57,6 +57,22 @@ class LoadSums:
 NOTHING = LoadSums()
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits somewhere for room, at no worker yet; tokens are those of all requests."""
+
+    requests: int = 0
+    prompt_tokens: float = 0.0
+    output_tokens: float = 0.0
+
+    def __add__(self, other: Backlog) -> Backlog:
+        return Backlog(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.output_tokens + other.output_tokens,
+        )
+
+
 @dataclass(slots=True)
 class _InFlight:
     prompt_tokens: int

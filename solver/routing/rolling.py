@@ -36,6 +36,7 @@ from solver.routing.columns import Load, Requests
 from solver.routing.fleet import Fleet
 from solver.routing.grouped_queue import GroupedQueue, Members, Waiting, merged
 from solver.routing.held import Held
+from solver.routing.load import Backlog
 from solver.routing.problem import Job, WorkerView
 from solver.routing.window import Window, WindowPolicy
 
@@ -135,7 +136,11 @@ NOBODY = frozenset[int]()
 
 
 class RollingHorizon(Generic[R, W]):
-    """See the module."""
+    """See the module.
+
+    Attributes:
+        elsewhere: what waits at other senders for the same workers; here it is not planned.
+    """
 
     def __init__(
         self,
@@ -146,6 +151,7 @@ class RollingHorizon(Generic[R, W]):
         eligible: Eligible[R, W] = lambda _, __: None,
         cached: Cached[R, W] = lambda _, __: None,
     ) -> None:
+        self.elsewhere = Backlog()
         self._hold_back, self._eligible, self._cached = hold_back, eligible, cached
         self._windows: WindowPolicy[R] = WindowPolicy(max_wait_s, max_size)
         self._unsent: GroupedQueue[R, Members] = GroupedQueue()
@@ -242,7 +248,7 @@ class RollingHorizon(Generic[R, W]):
             request.predict_again()
         cached = self._cached(requests, workers)
         eligible = self._columns(requests, len(workers))
-        unsent, held, fleet = self._unsent, self._held, self._fleet
+        unsent, held, fleet, more = self._unsent, self._held, self._fleet, self.elsewhere
         jobs = [request.job for request in requests]
         waited = [max(0.0, now - request.came_s) for request in requests]
         return Selection(
@@ -251,9 +257,9 @@ class RollingHorizon(Generic[R, W]):
             tuple(fleet.views),
             Requests.of(jobs, waited, len(workers), cached, eligible),
             fleet.load(
-                len(unsent) + len(held),
-                unsent.prompt_tokens + held.prompt_tokens,
-                unsent.output_tokens + held.output_tokens,
+                len(unsent) + len(held) + more.requests,
+                unsent.prompt_tokens + held.prompt_tokens + more.prompt_tokens,
+                unsent.output_tokens + held.output_tokens + more.output_tokens,
                 held.placed(workers) if len(held) else None,
                 now,
             ),

@@ -11,7 +11,7 @@ from router.gateway.fleet.stalls import StallGuard
 from router.wire import MOST_CONTEXT, AgentState, Beside
 from solver.cost.estimators import ScaleEstimator
 from solver.cost.model import CostModel
-from solver.routing.load import NOTHING, LoadSums, WorkerLoad
+from solver.routing.load import NOTHING, Backlog, LoadSums, WorkerLoad
 from solver.routing.problem import WorkerView
 from solver.routing.rolling import lead
 from solver.routing.share import Share
@@ -27,8 +27,8 @@ class Siblings(Protocol):
         """This process has this in flight at a worker."""
         ...
 
-    def wait(self, *, waiting: bool) -> None:
-        """Whether this process's requests wait for room."""
+    def wait(self, backlog: Backlog) -> None:
+        """What waits in this process for room."""
         ...
 
     def held(self, url: str) -> LoadSums:
@@ -36,7 +36,11 @@ class Siblings(Protocol):
         ...
 
     def wanting(self) -> int:
-        """How many others' requests wait for room."""
+        """In how many others requests wait for room."""
+        ...
+
+    def backlog(self) -> Backlog:
+        """What waits in the others, all together."""
         ...
 
     def content(self, url: str) -> int:
@@ -54,7 +58,8 @@ class Worker:
         health: how it is, as looks and answers tell.
         load: what this process has sent it and it has not finished, and what others have.
         siblings: whoever tells what other processes of this gateway have there, if there are any.
-        far, far_wanting: what other gateways have there, by its agent, and how many want more.
+        far, far_wanting, far_backlog: what other gateways have there, by its agent, how many want
+            more, and how much.
         share: this process's part of its room.
         shared_s: when that was last looked at, on the monotonic clock.
         scale: learnt correction of the cost model of a worker without an agent.
@@ -78,7 +83,7 @@ class Worker:
         self.models: dict[str, dict[str, Any]] = {}
         self.load = WorkerLoad()
         self.siblings: Siblings | None = None
-        self.far, self.far_wanting = NOTHING, 0
+        self.far, self.far_wanting, self.far_backlog = NOTHING, 0, Backlog()
         self.share, self.shared_s = Share(), -inf
         self.scale = ScaleEstimator()
         self.served: tuple[tuple[str, int | None], ...] = ()
@@ -265,6 +270,7 @@ class Worker:
         """It answers without an agent, if there ever was one."""
         self.state = None
         self._tell_far(NOTHING, 0)
+        self.far_backlog = Backlog()
         self.update_models(models)
 
     def update_state(self, state: AgentState) -> None:
@@ -272,7 +278,9 @@ class Worker:
         if self.state is None or state.cost_ms != self.state.cost_ms:
             self._cost = CostModel.from_ms(state.cost_ms)
         self.state, self.reported_name = state, state.name
-        self._tell_far(_sums(state.beside), state.beside.wanting)
+        beside = state.beside
+        self._tell_far(_sums(beside), beside.wanting)
+        self.far_backlog = Backlog(beside.wanted, beside.wanted_prompt, beside.wanted_output)
         self.update_models({state.model: state.model_entry()})
 
 

@@ -44,6 +44,7 @@ from router.settings.gateway import GatewayTuning
 from solver.packing.bounds import packing_bound
 from solver.packing.plan import Method, Plan, evaluate
 from solver.routing.assign import Assignment
+from solver.routing.load import Backlog
 from solver.routing.problem import build_problem
 from solver.routing.rolling import RollingHorizon, Selection
 from solver.routing.window import Window
@@ -102,6 +103,15 @@ class Dispatcher:
     def unsent(self) -> int:
         """Requests that wait to be placed."""
         return self._unsent.requests
+
+    @property
+    def backlog(self) -> Backlog:
+        """What waits to be placed."""
+        return self._unsent.backlog
+
+    def tell_elsewhere(self, backlog: Backlog) -> None:
+        """So much waits at others for the same workers."""
+        self._rolling.elsewhere = backlog
 
     async def place(self, ticket: Ticket) -> Placement:
         """Wait until a worker can start the ticket soon; the request then counts there.

@@ -19,14 +19,15 @@ import aiohttp
 from router.gateway.fleet.worker import Siblings, Worker
 from router.gateway.fleet.workers import Workers
 from router.http.connections import Connections, told_of
-from router.wire import GATEWAY, STATE_EVERY_S, WANT_EVERY_S, WANT_PATH
+from router.wire import GATEWAY, STATE_EVERY_S, WANT_EVERY_S, WANT_PATH, Want
+from solver.routing.load import Backlog
 from solver.routing.rolling import lead
 
 log = logging.getLogger(__name__)
 
 # Between looks while requests wait, and while none do: a fraction of a window, some microseconds
 # for each worker.
-LOOK_S, IDLE_S = 0.005, 0.05
+LOOK_S, IDLE_S = 0.01, 0.05
 # Where gateways elsewhere want room: what they see is as old as an agent's latest word.
 ELSEWHERE_S = 1.5 * STATE_EVERY_S
 WANT_TIMEOUT_S = 1.0
@@ -36,8 +37,12 @@ class Planning(Protocol):
     """Whoever places requests."""
 
     @property
-    def unsent(self) -> int:
-        """Requests that wait to be placed."""
+    def backlog(self) -> Backlog:
+        """What waits to be placed."""
+        ...
+
+    def tell_elsewhere(self, backlog: Backlog) -> None:
+        """So much waits at others for the same workers."""
         ...
 
     def reconsider(self) -> None:
@@ -57,28 +62,32 @@ class Sharing:
     ) -> None:
         self._workers, self._planning = workers, planning
         self._connections, self._siblings = connections, siblings
-        self._seen: dict[Worker, tuple[int, float]] = {}
+        self._rooms: dict[Worker, int] = {}
         self._wanted_s: dict[Worker, float] = {}
         self._calls: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            crowded = self._siblings is not None and self._planning.unsent > 0
+            crowded = self._siblings is not None and self._planning.backlog.requests > 0
             await asyncio.sleep(LOOK_S if crowded else IDLE_S)
             self.look(time.monotonic())
 
     def look(self, now: float) -> None:
         """Bring the shares up to date."""
-        waiting = self._planning.unsent > 0
+        mine, others = self._planning.backlog, Backlog()
         if self._siblings is not None:
-            self._siblings.wait(waiting=waiting)
-        before, self._seen = self._seen, {}
+            self._siblings.wait(mine)
+            others = self._siblings.backlog()
+        before, self._rooms = self._rooms, {}
         for worker in self._workers:
             self._look_at(worker, now)
-            if waiting and worker.far.sequences and not worker.room:
-                self._want(worker, now)
-        if waiting and self._seen != before:
+            self._rooms[worker] = worker.room
+            if mine.requests and worker.far.sequences and not self._rooms[worker]:
+                self._want(worker, mine + others, now)
+        far = max((one.far_backlog for one in self._workers), key=_requests, default=Backlog())
+        self._planning.tell_elsewhere(others + far)
+        if mine.requests and any(n > before.get(one, 0) for one, n in self._rooms.items()):
             self._planning.reconsider()
 
     def _look_at(self, worker: Worker, now: float) -> None:
@@ -93,24 +102,31 @@ class Sharing:
             worker.shared_s = now
             capacity = worker.slots + lead(worker.slots, 1)
             worker.share.look(capacity, worker.own_sequences, content, wanting, others)
-        self._seen[worker] = others, worker.share.most
 
-    def _want(self, worker: Worker, now: float) -> None:
+    def _want(self, worker: Worker, ours: Backlog, now: float) -> None:
         if now - self._wanted_s.get(worker, 0.0) < WANT_EVERY_S:
             return
-        self._wanted_s = {one: at_s for one, at_s in self._wanted_s.items() if one in self._seen}
+        self._wanted_s = {one: at_s for one, at_s in self._wanted_s.items() if one in self._rooms}
         self._wanted_s[worker] = now
-        task = asyncio.create_task(self._say(worker))
+        task = asyncio.create_task(self._say(worker, ours))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 
-    async def _say(self, worker: Worker) -> None:
-        headers = {GATEWAY.decode(): self._connections.gateway, **self._connections.to_agent()}
+    async def _say(self, worker: Worker, ours: Backlog) -> None:
+        own = {GATEWAY.decode(): self._connections.gateway, **self._connections.to_agent()}
+        want = Want(ours.requests, ours.prompt_tokens, ours.output_tokens)
         timeout = aiohttp.ClientTimeout(total=WANT_TIMEOUT_S)
         try:
             async with self._connections.session.post(
-                worker.url + WANT_PATH, headers=headers, timeout=timeout
+                worker.url + WANT_PATH,
+                data=want.encode(),
+                headers={"content-type": "application/json", **own},
+                timeout=timeout,
             ) as response:
                 response.raise_for_status()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.debug("not told", extra={"worker": worker.name, "why": told_of(error)})
+
+
+def _requests(backlog: Backlog) -> int:
+    return backlog.requests

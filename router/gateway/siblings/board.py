@@ -17,11 +17,11 @@ import struct
 from hashlib import blake2b
 from pathlib import Path
 
-from solver.routing.load import NOTHING, LoadSums
+from solver.routing.load import NOTHING, Backlog, LoadSums
 
-# Of a row: its process, how often its places have been given anew, whether its requests wait for
-# room, how many places are used; and of a place: its worker, and the sums of what is there.
-_HEAD, _PLACE = struct.Struct("=qqqq"), struct.Struct("=Qqqqddd")
+# Of a row: its process, how often its places have been given anew, how many are used, and what
+# waits for room there; and of a place: its worker, and the sums of what is there.
+_HEAD, _PLACE = struct.Struct("=qqqqdd"), struct.Struct("=Qqqqddd")
 # Workers that a row has places for; of those beyond, the others hear nothing.
 PLACES = 1024
 _ROW = _HEAD.size + PLACES * _PLACE.size
@@ -40,14 +40,14 @@ class _Row:
         self._places: dict[int, int] = {}
 
     @property
-    def waiting(self) -> bool:
-        """Whether its requests wait for room."""
-        pid, _, waiting, _ = _HEAD.unpack_from(self._memory, self._at)
-        return bool(pid and waiting)
+    def waiting(self) -> Backlog:
+        """What waits for room there."""
+        pid, _, _, *waiting = _HEAD.unpack_from(self._memory, self._at)
+        return Backlog(*waiting) if pid else Backlog()
 
     def sums(self, worker: int) -> LoadSums:
         """What it has in flight there."""
-        pid, given, _, used = _HEAD.unpack_from(self._memory, self._at)
+        pid, given, used, *_ = _HEAD.unpack_from(self._memory, self._at)
         if not pid:
             return NOTHING
         if (pid, given, used) != self._known:
@@ -74,7 +74,7 @@ class Board:
         self._places: dict[str, int] = {}
         self._free: list[int] = []
         self._given = self._used = 0
-        self.wait(waiting=False)
+        self.wait(Backlog())
         self._others = [_Row(self._memory, row) for row in range(rows) if row != self._mine]
 
     def _take(self, row: int) -> bool:
@@ -100,15 +100,16 @@ class Board:
         at = self._mine * _ROW + _HEAD.size + place * _PLACE.size
         _PLACE.pack_into(self._memory, at, _name(url), *figures, *tokens)
         if new:
-            self.wait(waiting=self._waiting)
+            self.wait(self._waiting)
         if own == NOTHING:  # the place may be another worker's next
             self._free.append(self._places.pop(url))
 
-    def wait(self, *, waiting: bool) -> None:
-        """Whether this process's requests wait for room."""
-        self._waiting = waiting
-        head = os.getpid(), self._given, int(waiting), self._used
-        _HEAD.pack_into(self._memory, self._mine * _ROW, *head)
+    def wait(self, backlog: Backlog) -> None:
+        """What waits in this process for room."""
+        self._waiting = backlog
+        head = os.getpid(), self._given, self._used
+        sums = backlog.requests, backlog.prompt_tokens, backlog.output_tokens
+        _HEAD.pack_into(self._memory, self._mine * _ROW, *head, *sums)
 
     def held(self, url: str) -> LoadSums:
         """What the others have in flight at a worker, all together."""
@@ -118,18 +119,22 @@ class Board:
         return found
 
     def wanting(self) -> int:
-        """How many others' requests wait for room."""
-        return sum(row.waiting for row in self._others)
+        """In how many others requests wait for room."""
+        return sum(row.waiting.requests > 0 for row in self._others)
+
+    def backlog(self) -> Backlog:
+        """What waits in the others, all together."""
+        return sum((row.waiting for row in self._others), Backlog())
 
     def content(self, url: str) -> int:
         """Sequences at a worker of those whose requests do not wait."""
         name = _name(url)
-        return sum(row.sums(name).sequences for row in self._others if not row.waiting)
+        return sum(row.sums(name).sequences for row in self._others if not row.waiting.requests)
 
     def close(self) -> None:
-        """This process has nothing in flight any more."""
-        _HEAD.pack_into(self._memory, self._mine * _ROW, 0, 0, 0, 0)
-        self._memory.close()
+        """This process has nothing in flight any more; what it still tells, nobody hears."""
+        _HEAD.pack_into(self._memory, self._mine * _ROW, 0, 0, 0, 0, 0.0, 0.0)
+        self._memory = mmap.mmap(-1, len(self._memory))
         os.close(self._file)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from router.agent.gateways import Gateways
 from router.http.errors import WorkerFullError
-from router.wire import FULL, Beside
+from router.wire import FULL, Beside, Want
 from solver.routing.rolling import lead
 
 request = st.tuples(st.sampled_from(["a-1", "b-x-2", "c-3", None]), st.integers(1, 4))
@@ -68,7 +68,9 @@ def test_who_wants_room_is_told_of_to_the_others_for_a_while(
     now = 100.0
     monkeypatch.setattr("router.agent.gateways.time.monotonic", lambda: now)
     gateways = Gateways()
-    gateways.want("a")
+    gateways.want("a", Want(3, 30.0, 60.0))
     assert (gateways.beside("a").wanting, gateways.beside("b").wanting) == (0, 1)
+    assert gateways.beside("b").wanted == 3
+    assert gateways.beside("b").wanted_output == 60.0
     now += 10
     assert gateways.beside("b").wanting == 0

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from router.gateway.siblings import board as module
 from router.gateway.siblings.board import Board, wipe
-from solver.routing.load import NOTHING, LoadSums
+from solver.routing.load import NOTHING, Backlog, LoadSums
 
 URLS = [f"http://w{k}:1" for k in range(4)]
 
@@ -41,13 +41,14 @@ def test_each_reads_the_sum_of_what_the_others_have_told_last(
         for one in boards:
             stack.callback(one.close)
         for k, one in enumerate(boards):
-            one.wait(waiting=k in waiting)
+            one.wait(Backlog(int(k in waiting), 7.0))
         for k, url, sequences in events:
             boards[k].tell(url, LoadSums(sequences, output_tokens=2.0 * sequences))
             known[k, url] = sequences
         for k, one in enumerate(boards):
             others = set(range(3)) - {k}
-            assert one.wanting() == len(waiting - {k})
+            assert one.wanting() == one.backlog().requests == len(waiting - {k})
+            assert one.backlog().prompt_tokens == 7.0 * len(others)
             for url in URLS:
                 held = sum(known.get((other, url), 0) for other in others)
                 content = sum(known.get((other, url), 0) for other in others - waiting)
@@ -66,7 +67,7 @@ def _board(path: Path, row: int) -> Board:
 def _hold(path: Path, pipe: Connection) -> None:
     board = Board(path, 3)
     board.tell(URLS[0], LoadSums(7))
-    board.wait(waiting=True)
+    board.wait(Backlog(1))
     pipe.send(None)
     signal.pause()
 
