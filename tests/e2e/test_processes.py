@@ -56,14 +56,20 @@ class Gateway(Process):
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[Gateway]:
+def agents() -> Iterator[list[Agent]]:
+    made = [Agent(port) for port in free_ports(2)]
+    yield made
+    stop_agents(made)
+
+
+@pytest.fixture(scope="module")
+def gateway(agents: list[Agent]) -> Iterator[Gateway]:
     with ExitStack() as stack:
-        agents = [Agent(port) for port in free_ports(2)]
-        stack.callback(stop_agents, agents)
         running = Gateway([agent.url for agent in agents])
         running.all_up(len(agents) * PROCESSES)
-        with running:
-            yield running
+        stack.enter_context(running)
+        yield running
+        stack.close()
         assert running.process.returncode == 0
 
 
@@ -111,11 +117,19 @@ def test_a_killed_process_comes_back_and_no_count_falls(gateway: Gateway) -> Non
     assert gateway.completed() == before + 16
 
 
-def test_replacing_the_processes_under_load_loses_nothing(gateway: Gateway) -> None:
+def test_replacing_agents_and_processes_under_load_loses_nothing(
+    gateway: Gateway, agents: list[Agent]
+) -> None:
     before, pids, ended = gateway.completed(), gateway.pids(), 0
     asks: list[Ask] = []
     rng = random.Random(SEED)
-    gateway.process.send_signal(signal.SIGHUP)
+
+    async def replace() -> None:
+        for agent in agents:
+            seen = gateway.times_up()
+            assert await agent.restart(signal.SIGTERM) == 0
+            await asyncio.to_thread(gateway.all_up, seen + PROCESSES)
+        gateway.process.send_signal(signal.SIGHUP)
 
     def heard(_: Ask) -> None:
         nonlocal ended
@@ -131,7 +145,12 @@ def test_replacing_the_processes_under_load_loses_nothing(gateway: Gateway) -> N
             asks[-1].id = f"roll-{len(asks)}"
             yield asks[-1]
 
-    asyncio.run(ask_all(gateway.url, more(), CLIENTS, heard))
+    async def all_of_it() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(replace())
+            group.create_task(ask_all(gateway.url, more(), CLIENTS, heard))
+
+    asyncio.run(all_of_it())
     check(asks)
     assert not set(pids) & set(gateway.pids())
     assert gateway.completed() == before + len(asks)
@@ -143,3 +162,13 @@ def test_a_port_that_is_taken_is_named(gateway: Gateway) -> None:
     told = subprocess.run([*MAKESPAN, *flags], capture_output=True, text=True, check=False)
     assert told.returncode == 2
     assert f"cannot listen on 127.0.0.1:{port}" in told.stderr
+
+
+def test_what_a_process_refuses_ends_all_of_it(tmp_path: Path) -> None:
+    flags = ("gateway", "--processes", "2", "--port", "0", "--worker", "http://127.0.0.1:9")
+    missing = ("--secret-file", str(tmp_path / "missing"))
+    told = subprocess.run(
+        [*MAKESPAN, *flags, *missing], capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 2
+    assert "secret_file" in told.stderr
