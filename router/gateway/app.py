@@ -29,6 +29,7 @@ from router.gateway.planning.planner import Planner
 from router.gateway.planning.recaller import Recaller
 from router.gateway.planning.sharing import Sharing
 from router.gateway.routes import add_routes
+from router.gateway.siblings.ask import Siblings
 from router.gateway.siblings.board import Board
 from router.gateway.siblings.folder import Folder
 from router.gateway.siblings.together import Alone, Together
@@ -87,7 +88,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)
     frames = Frames(workers, watches, dispatcher, accounts, metrics, settings.worker)
-    events = Events(frames, watches, drain)
+    siblings = None if folder is None else Siblings(folder)
+    events = Events(frames, watches, drain, siblings)
 
     async def close_tracing() -> None:
         await tracing.close(drain.left_s(settings.drain_s))
@@ -135,17 +137,17 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         add_docs(app, dict.fromkeys(PATHS, "A completion, by the worker that the plan says."))
     answer_head(app)
     add_error_handlers(app)
-    _answer_for_all(app, folder)
+    _answer_for_all(app, folder, frames)
     app.add_middleware(Browsers, origins=settings.allowed_origins)
     return app
 
 
-def _answer_for_all(app: FastAPI, folder: Folder | None) -> None:
+def _answer_for_all(app: FastAPI, folder: Folder | None, frames: Frames) -> None:
     """Where it is one process of several, it asks the others, and answers them."""
     app.state.beside = None
     if folder is not None:
         app.add_middleware(Together, folder=folder)
-        app.state.beside = Beside(Alone(app), folder.socket_of(os.getpid()))
+        app.state.beside = Beside(Alone(app, frames.all), folder.socket_of(os.getpid()))
 
 
 def _stop_if_broken(drain: Drain, task: asyncio.Task[None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -103,6 +104,25 @@ def test_any_process_answers_for_all(gateway: Gateway) -> None:
     missing = http.get(gateway.url + "/makespan/v1/requests/nobody")
     assert missing.status_code == 404
     assert "nobody" in missing.json()["error"]["message"]
+
+
+def shown(gateway: Gateway) -> dict[str, Any]:
+    """The first frame of a dashboard."""
+    with http.stream("GET", gateway.url + "/makespan/v1/events") as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                frame: dict[str, Any] = json.loads(line.removeprefix("data: "))
+                return frame
+    raise AssertionError("nothing is shown")
+
+
+def test_any_dashboard_shows_all(gateway: Gateway) -> None:
+    before = gateway.completed()
+    served(gateway, "shown", 32)
+    for _ in range(4):
+        frame = shown(gateway)
+        assert frame["outcomes"]["completed"] == before + 32
+        assert (frame["running"], frame["unsent"]) == (0, 0)
 
 
 def test_a_killed_process_comes_back_and_no_count_falls(gateway: Gateway) -> None:

@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 # An event loop that plans or reads a large body is back in less; who scrapes waits for 10 s.
 ANSWER_S = 2.0
+# What the dashboard shows of one process, as JSON: only processes ask each other for it.
+FRAMES = "/makespan/v1/frames"
 
 
 class Siblings:

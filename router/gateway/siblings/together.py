@@ -5,6 +5,7 @@ Rules:
 - metrics add up (`router.observe.merged`), also those of processes that have ended;
 - workers' requests in flight add up, the rest is as this process sees it;
 - the latest plan is the latest of all; an explanation is asked of the others where it is not known;
+- a dashboard asks for what the others' would show (`router.gateway.dashboard.merged`);
 - everything else is the same at each, or about this process alone (``/ready``).
 """
 
@@ -16,27 +17,31 @@ from typing import Any
 
 import orjson
 
-from router.gateway.siblings.ask import Siblings
+from router.gateway.siblings.ask import FRAMES, Siblings
 from router.gateway.siblings.folder import Folder
-from router.http.asgi import Message, Receive, Scope, Send
+from router.http.asgi import Message, Receive, Scope, Send, respond
 from router.http.errors import Headers
 from router.observe.merged import merge
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _ALONE = "makespan.alone"
 _METRICS = "/metrics"
+_JSON = [(b"content-type", b"application/json")]
 _EXPLAIN = "/makespan/v1/requests/"
 
 
 class Alone:
-    """The application, answering for this process only."""
+    """The application, answering for this process only; `frames`: what its dashboard shows."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    def __init__(self, app: App, frames: Callable[[], object]) -> None:
+        self._app, self._frames = app, frames
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
-        await self._app({**scope, _ALONE: True}, receive, send)
+        if scope["type"] == "http" and scope["path"] == FRAMES:
+            await respond(send, 200, _JSON, orjson.dumps(self._frames()))
+        else:
+            await self._app({**scope, _ALONE: True}, receive, send)
 
 
 class _Page:
