@@ -23,13 +23,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 
 from solver.cost.model import CostModel
 from solver.errors import ProblemError
+
+Message = TypeVar("Message")
 
 STATE_PATH = "/makespan/v1/state"
 RECALL_PATH = "/makespan/v1/recall"
@@ -132,15 +134,8 @@ class Want:
 
     @classmethod
     def decode(cls, text: bytes) -> Want:
-        """Read one.
-
-        Raises:
-            WireError: if it is none.
-        """
-        try:
-            return _WANT.validate_python(orjson.loads(text))
-        except ValueError as error:
-            raise _complaint("not what a gateway wants", error, text) from error
+        """Read one; raises `WireError` if it is none."""
+        return _read(_WANT, "not what a gateway wants", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +224,13 @@ def _complaint(what: str, error: Exception, text: bytes) -> WireError:
     return WireError(f"{what} ({why[:LONGEST_COMPLAINT]}): {text[:LONGEST_COMPLAINT]!r}")
 
 
+def _read(reader: TypeAdapter[Message], what: str, text: bytes) -> Message:
+    try:
+        return reader.validate_python(orjson.loads(text))
+    except ValueError as error:
+        raise _complaint(what, error, text) from error
+
+
 # A slot, and from when to when it was held.
 SlotStay = tuple[int, Finite, Finite]
 # From when to when prompts were prefilled, whether all others stood still, and whose slots it was.
@@ -264,16 +266,9 @@ class SlotReport:
         return orjson.dumps(self, option=orjson.OPT_APPEND_NEWLINE)
 
     @classmethod
-    def decode(cls, line: bytes) -> SlotReport:
-        """Read one line.
-
-        Raises:
-            WireError: if it is none.
-        """
-        try:
-            return _SLOTS.validate_python(orjson.loads(line))
-        except ValueError as error:
-            raise _complaint("not a report of slots", error, line) from error
+    def decode(cls, text: bytes) -> SlotReport:
+        """Read one; raises `WireError` if it is none."""
+        return _read(_SLOTS, "not a report of slots", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,15 +288,8 @@ class Recall:
 
     @classmethod
     def decode(cls, text: bytes) -> Recall:
-        """Read one.
-
-        Raises:
-            WireError: if it is none.
-        """
-        try:
-            return _RECALL.validate_python(orjson.loads(text))
-        except ValueError as error:
-            raise _complaint("not a list of requests", error, text) from error
+        """Read one; raises `WireError` if it is none."""
+        return _read(_RECALL, "not a list of requests", text)
 
 
 _READER = TypeAdapter(AgentState)

@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 
 from router.http.errors import WorkerFullError
-from router.wire import WANTS_S, Beside, Want, gateway_of
+from router.wire import STATE_TIMEOUT_S, WANTS_S, Beside, Want, gateway_of
 from solver.routing.rolling import lead
 
 
@@ -38,6 +39,7 @@ class Gateways:
 
     def __init__(self) -> None:
         self._held: set[_Held] = set()
+        self._asked_s: dict[str, float] = {}  # when each has last asked for the state
         self._wants: dict[str, tuple[float, Want]] = {}
 
     @contextmanager
@@ -60,11 +62,15 @@ class Gateways:
     def check_room(self, attempt: str | None, slots: int) -> None:
         """Whether a gateway's request may come.
 
+        One that does not say who it is when it asks for the state knows of no refusals.
+
         Raises:
             WorkerFullError: if others have requests here, too, and all together fill it.
         """
         gateway = gateway_of(attempt)
-        if attempt is None or all(held.gateway == gateway for held in self._held):
+        if time.monotonic() - self._asked_s.get(gateway, -inf) > STATE_TIMEOUT_S:
+            return
+        if all(held.gateway == gateway for held in self._held):
             return
         if sum(held.sequences for held in self._held) >= slots + lead(slots, 1):
             raise WorkerFullError
@@ -72,13 +78,16 @@ class Gateways:
     def want(self, gateway: str, want: Want) -> None:
         """It would send so much more if there was room."""
         now = time.monotonic()
-        # Gateways come and go.
         fresh = {name: told for name, told in self._wants.items() if now - told[0] <= WANTS_S}
         self._wants = {**fresh, gateway: (now, want)}
 
     def beside(self, gateway: str) -> Beside:
         """What all others have here."""
         now = time.monotonic()
+        if gateway not in self._asked_s:  # they come and go
+            since_s = now - STATE_TIMEOUT_S
+            self._asked_s = {name: at for name, at in self._asked_s.items() if at > since_s}
+        self._asked_s[gateway] = now
         others = [held for held in self._held if held.gateway != gateway]
         made = [held.made() for held in others]
         left = (

@@ -36,8 +36,8 @@ from solver.routing.columns import Load, Requests
 from solver.routing.fleet import Fleet
 from solver.routing.grouped_queue import GroupedQueue, Members, Waiting, merged
 from solver.routing.held import Held
-from solver.routing.load import Backlog
 from solver.routing.problem import Job, WorkerView
+from solver.routing.sums import Backlog
 from solver.routing.window import Window, WindowPolicy
 
 # Windows as the gateway has them by default.

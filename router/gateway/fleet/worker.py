@@ -11,10 +11,11 @@ from router.gateway.fleet.stalls import StallGuard
 from router.wire import MOST_CONTEXT, AgentState, Beside
 from solver.cost.estimators import ScaleEstimator
 from solver.cost.model import CostModel
-from solver.routing.load import NOTHING, Backlog, LoadSums, WorkerLoad
+from solver.routing.load import WorkerLoad
 from solver.routing.problem import WorkerView
 from solver.routing.rolling import lead
 from solver.routing.share import Share
+from solver.routing.sums import NOTHING, Backlog, LoadSums
 
 # What a worker that does not tell is taken to keep of prompts; llama-65b-ascend's memory.
 PLAIN_KV_TOKENS = 131_072

@@ -44,9 +44,9 @@ from router.settings.gateway import GatewayTuning
 from solver.packing.bounds import packing_bound
 from solver.packing.plan import Method, Plan, evaluate
 from solver.routing.assign import Assignment
-from solver.routing.load import Backlog
 from solver.routing.problem import build_problem
 from solver.routing.rolling import RollingHorizon, Selection
+from solver.routing.sums import Backlog
 from solver.routing.window import Window
 
 log = logging.getLogger(__name__)

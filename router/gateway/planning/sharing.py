@@ -20,8 +20,8 @@ from router.gateway.fleet.worker import Siblings, Worker
 from router.gateway.fleet.workers import Workers
 from router.http.connections import Connections, told_of
 from router.wire import GATEWAY, STATE_EVERY_S, WANT_EVERY_S, WANT_PATH, Want
-from solver.routing.load import Backlog
 from solver.routing.rolling import lead
+from solver.routing.sums import Backlog
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,11 @@ class Sharing:
             self._rooms[worker] = worker.room
             if mine.requests and worker.far.sequences and not self._rooms[worker]:
                 self._want(worker, mine + others, now)
-        far = max((one.far_backlog for one in self._workers), key=_requests, default=Backlog())
+        far = max(
+            (one.far_backlog for one in self._workers if not one.down),
+            key=_requests,
+            default=Backlog(),
+        )
         self._planning.tell_elsewhere(others + far)
         if mine.requests and any(n > before.get(one, 0) for one, n in self._rooms.items()):
             self._planning.reconsider()

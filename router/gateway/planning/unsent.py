@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from router.gateway.fleet.worker import Worker
 from router.gateway.planning.ticket import Ticket
-from solver.routing.load import Backlog
 from solver.routing.problem import Job
 from solver.routing.speed import FleetSpeed
+from solver.routing.sums import Backlog
 
 
 class Unsent:

@@ -17,7 +17,7 @@ import struct
 from hashlib import blake2b
 from pathlib import Path
 
-from solver.routing.load import NOTHING, Backlog, LoadSums
+from solver.routing.sums import NOTHING, Backlog, LoadSums
 
 # Of a row: its process, how often its places have been given anew, how many are used, and what
 # waits for room there; and of a place: its worker, and the sums of what is there.

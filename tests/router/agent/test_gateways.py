@@ -48,6 +48,8 @@ def test_each_hears_of_all_requests_but_its_own(
 def test_only_where_several_send_it_is_ever_full(slots: int) -> None:
     most = slots + lead(slots, 1)
     gateways = Gateways()
+    for name in ("a", "b"):
+        gateways.beside(name)
     with ExitStack() as stack:
         for k in range(most):
             stack.enter_context(gateways.hold(f"a-{k}", 1, 1, 1.0, lambda: 0))
@@ -56,6 +58,7 @@ def test_only_where_several_send_it_is_ever_full(slots: int) -> None:
         with pytest.raises(WorkerFullError) as full:
             gateways.check_room("b-1", slots)
         assert (FULL, b"1") in full.value.headers()
+        gateways.check_room("old-1", slots)  # it has not said who it is, and would not understand
     with ExitStack() as stack:
         for k in range(most - 1):
             stack.enter_context(gateways.hold(f"{'ab'[k % 2]}-{k}", 1, 1, 1.0, lambda: 0))

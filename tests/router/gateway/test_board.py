@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from router.gateway.siblings import board as module
 from router.gateway.siblings.board import Board, wipe
-from solver.routing.load import NOTHING, Backlog, LoadSums
+from solver.routing.sums import NOTHING, Backlog, LoadSums
 
 URLS = [f"http://w{k}:1" for k in range(4)]
 

@@ -8,9 +8,10 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solver.routing.load import NOTHING, LoadSums, WorkerLoad
+from solver.routing.load import WorkerLoad
 from solver.routing.problem import Job
 from solver.routing.share import Share
+from solver.routing.sums import NOTHING, LoadSums
 
 
 @dataclass
