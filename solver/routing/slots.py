@@ -141,6 +141,7 @@ class PlainSlots:
         self._waiting: dict[Hashable, _Sent] = {}  # streams that have not begun
         self._unseen: dict[Hashable, _Sent] = {}  # others, of which nobody knows whether they have
         self._number = self._in_flight = self._running = 0
+        self._told: int | None = None  # how many slots its engine says that it has
         self._freed = 0  # slots that were left while somebody waited, and not taken yet
 
     @property
@@ -207,11 +208,19 @@ class PlainSlots:
         if self._waiting.pop(key, None) is None and self._waiting:
             self._freed += one.sequences
 
-    def engine(self, running: int, waiting: int, now: float) -> None:
-        """Its engine tells how many run and wait there, whoever sent them."""
+    def may_have_waited(self, key: Hashable) -> bool:
+        """Whether a request that is there may have waited for a slot, where first tokens tell."""
+        one = self._sent.get(key)
+        return one is not None and one.tests and self._most.value > 0
+
+    def engine(self, running: int, waiting: int, now: float, slots: int | None = None) -> None:
+        """Its engine tells how many run and wait, whoever sent them, and perhaps how many may."""
         if self.known is Known.SET:
             return
         self.known = Known.ENGINE
+        if slots is not None and slots != self._told:
+            self._told = slots
+            self._limit.told(slots)
         ours = self._waiting.values()
         prefilling = bool(ours) and not any(self._late(one, now) for one in ours)
         self._limit.observe(running, waiting, prefilling=prefilling)

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
+from functools import partial
 from math import inf
 from typing import Any
 from urllib.parse import urlsplit
@@ -113,12 +114,14 @@ class Workers:
         self._metrics.worker_up.clear()  # a worker's name may have changed
         self._metrics.worker_health.clear()
         self._metrics.worker_backlog.clear()
+        self._metrics.worker_slots.clear()
         for worker in self._all:
             self._metrics.worker_up.labels(worker.name).set(worker.up)
             for standing in Standing:
                 gauge = self._metrics.worker_health.labels(worker.name, standing.value)
                 gauge.set(worker.health.standing is standing)
             self._metrics.worker_backlog.labels(worker.name).set(worker.backlog_s(0, now))
+            self._metrics.worker_slots.labels(worker.name, worker.slots_known).set(worker.slots)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -231,13 +234,14 @@ class Workers:
 
     async def _listen(self, worker: Worker) -> None:
         connect_s = self._settings.connect_timeout_s
-        async with aclosing(reports(self._connections, worker.url, connect_s)) as report_stream:
+        asks = partial(reports, self._connections, worker.url, connect_s)
+        async with aclosing(asks(lambda: worker.wants_metrics)) as report_stream:
             async for report in report_stream:
                 models = worker.models
                 if isinstance(report, AgentState):
                     worker.update_state(report)
                 else:
-                    worker.update_plain(report)
+                    worker.update_plain(report, time.monotonic())
                     self._compare(worker)
                 if worker.models is not models:
                     self._contexts.clear()

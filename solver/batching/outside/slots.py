@@ -25,12 +25,16 @@ GROWTH = 1 / 8
 class SlotLimit:
     """See the module's rules; `limit` is the present one."""
 
-    def __init__(self, slots: int, most: float | None = None) -> None:
+    def __init__(self, slots: int, most: int | None = None) -> None:
         """`slots` at first, and at most `most`; unless given that is as many."""
         self.limit = slots
-        self._most = slots if most is None else most
+        self._most = self._ceiling = slots if most is None else most
         self._short: list[int] = []
         self._easy = 0
+
+    def told(self, slots: int) -> None:
+        """The engine says how many it was started with: the limit anew, as far as it may be."""
+        self._ceiling = self.limit = max(1, min(self._most, slots))
 
     def observe(self, running: int, waiting: int, *, prefilling: bool) -> int:
         """The engine reports how many run and wait; the limit from now on."""
@@ -47,5 +51,5 @@ class SlotLimit:
             self._easy += 1
             if self._easy >= REPORTS_TO_GROW:
                 more = max(1, int(GROWTH * self.limit))
-                self.limit, self._easy = int(min(self._most, self.limit + more)), 0
+                self.limit, self._easy = min(self._ceiling, self.limit + more), 0
         return self.limit

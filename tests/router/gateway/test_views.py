@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from router.gateway.fleet.worker import Worker
 from solver.routing.problem import Job
+from solver.routing.slots import PlainSlots
 from tests.router.gateway.fleet import COST, state
 
 KEYS = st.sampled_from("abcd")
@@ -45,7 +46,7 @@ CHANGES: dict[str, Callable[[Worker, str, float], None]] = {
 def test_a_view_is_what_it_would_be_if_it_were_made_now(
     steps: list[tuple[str, str, float]],
 ) -> None:
-    worker, now = Worker("http://w:1", 4, COST), 0.0
+    worker, now = Worker("http://w:1", PlainSlots(4), COST), 0.0
     for change, key, later_s in steps:
         CHANGES[change](worker, key, now)
         now += later_s

@@ -224,7 +224,9 @@ def test_single_plain_workers_have_slots_of_their_own_and_v1_at_the_end_is_under
         plain_slots_of="http://b:2=3,http://c:3/llm/v1=5",  # type: ignore[arg-type]
     )
     assert settings.worker == ("http://a:1", "http://b:2", "http://c:3/llm")
-    assert [settings.slots_of(url) for url in settings.worker] == [8, 3, 5]
+    known = [settings.slots_of(url) for url in settings.worker]
+    assert [one.slots for one in known] == [8, 3, 5]
+    assert [one.known for one in known] == ["assumed", "set", "set"]
 
 
 @pytest.mark.parametrize("wrong", ["http://b:2", "http://b:2=0", "http://b:2=many", "=3", "b=3"])

@@ -231,6 +231,13 @@ def test_an_engine_is_believed_before_first_tokens() -> None:
     server = Busy(4, seen, 7)
     server.requests(300)
     assert seen.slots == 8
+    seen.engine(8, 0, server.now, slots=48)
+    assert seen.slots == 48
+    for _ in range(REPORTS_TO_SHRINK):
+        seen.engine(20, 5, server.now + 3600, slots=48)
+    assert seen.slots == 20, "of its memory, say"
+    seen.engine(8, 0, server.now, slots=256)
+    assert seen.slots == 64, "no more than was said"
 
 
 def test_a_turn_to_be_prefilled_is_no_want_of_slots() -> None:
