@@ -70,14 +70,14 @@ def write_lengths(path: Path, rows: Sequence[tuple[str, int]]) -> Path:
     return path
 
 
-def certify(folder: Path) -> Path:
+def certify(folder: Path, name: str = "IP:127.0.0.1") -> Path:
     """The folder, with a certificate for this machine's loopback that nobody vouches for."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed: apt-get install openssl")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
          "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=makespan",
-         "-addext", "subjectAltName=IP:127.0.0.1"],
+         "-addext", f"subjectAltName={name}"],
         cwd=folder, check=True, capture_output=True,
     )  # fmt: skip
     return folder

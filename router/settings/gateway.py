@@ -136,7 +136,8 @@ class GatewaySettings(GatewayTuning, Served):
         min_length=1,
         description="Workers, by comma or repeated: their base URLs; dns://NAME:PORT for all "
         "addresses of a name; kubernetes://NAMESPACE/SERVICE:PORT for all pods of a Service (by "
-        "default in the gateway's own namespace; PORT: the pods' own, by number or name).",
+        "default in the gateway's own namespace; PORT: the pods' own, by number or name); "
+        "https+dns:// and https+kubernetes:// where those speak TLS.",
     )
     worker_ca: Path | None = Field(
         None,

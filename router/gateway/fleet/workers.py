@@ -152,7 +152,7 @@ class Workers:
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         """The fleet is to be these: who is new is followed, who is not among them drains."""
-        wanted = [one.url for one in endpoints if not one.draining]
+        wanted = {one.url: one.tls_name for one in endpoints if not one.draining}
         for worker in list(self._all):
             if worker.leaving != (worker.url not in wanted):
                 worker.leaving = not worker.leaving
@@ -160,8 +160,9 @@ class Workers:
                 log.info(what, extra={"worker": worker.name, "in_flight": len(worker.load)})
             self.forget_if_drained(worker)
         known = {worker.url for worker in self._all}
-        for url in wanted:
+        for url, tls_name in wanted.items():
             if url not in known:
+                self._connections.expect(url, tls_name)
                 self._add(url)
         self.on_change()
 
