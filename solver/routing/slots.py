@@ -59,9 +59,22 @@ class Known(StrEnum):
     ASSUMED = "assumed"
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a first token takes: a stage's fixed part and the prompt, `times` so much, and a round.
+
+    All but `times` in seconds.
+    """
+
+    stage_s: float
+    prompt_s: float
+    round_s: float
+    times: float = 1.0
+
+
 @dataclass(slots=True)
 class _Sent:
-    """A request: its own prefill, and all until its first token.
+    """A request: its own prompt's prefill, all until it is through, and its first token.
 
     `tests`: more are in flight than have been seen to run at once; `beyond`: more than the limit.
     """
@@ -70,7 +83,9 @@ class _Sent:
     sequences: int
     streamed: bool
     sent_s: float
+    prompt_s: float
     prefill_s: float
+    round_s: float
     predicted_s: float
     tests: bool
     beyond: bool
@@ -153,16 +168,15 @@ class PlainSlots:
         self,
         key: Hashable,
         sequences: int,
-        prefill_s: float,
-        round_s: float,
+        expected: Expected,
         now: float,
         *,
         streamed: bool,
     ) -> None:
-        """A request is sent, its own prefill and a decode round predicted to take so long."""
-        if self.known is Known.SET:
-            return
-        ahead_s = sum(one.prefill_s for one in self._waiting.values() if not self._late(one, now))
+        """A request is sent, and its first token expected by then, if it need not wait."""
+        ahead_s = sum(one.prompt_s for one in self._waiting.values() if not self._late(one, now))
+        prefill_s = expected.stage_s + ahead_s + expected.prompt_s
+        predicted_s = expected.times * prefill_s + expected.round_s
         self._in_flight += sequences
         self._number += 1
         one = self._sent[key] = _Sent(
@@ -170,18 +184,24 @@ class PlainSlots:
             sequences,
             streamed,
             now,
+            expected.prompt_s,
             prefill_s,
-            max(LEAST_S, ahead_s + prefill_s + round_s),
+            expected.round_s,
+            max(LEAST_S, predicted_s),
             tests=self._in_flight > self._most.value,
             beyond=self._in_flight > self.slots,
         )
         (self._waiting if streamed else self._unseen)[key] = one
 
-    def begun(self, key: Hashable, now: float) -> None:
-        """Its first token has come."""
+    def begun(self, key: Hashable, now: float) -> tuple[float, float] | None:
+        """Its first token has come.
+
+        Returns:
+            What its prefill was to take before `times`, and has taken; None if it may have waited.
+        """
         one = self._waiting.pop(key, None)
         if one is None:
-            return
+            return None
         freed = self._freed > 0
         self._freed = max(0, self._freed - one.sequences) if self._waiting else 0
         self._begin(one)
@@ -190,11 +210,14 @@ class PlainSlots:
                 break
             self._begin(self._unseen.pop(first))
         self._most.add(self._running)
-        times = max(LEAST_S, now - one.sent_s) / one.predicted_s
-        if self.known is not Known.ENGINE:
+        waited_s = max(LEAST_S, now - one.sent_s)
+        times = waited_s / one.predicted_s
+        if self.known not in (Known.ENGINE, Known.SET):
             self._report(one, times, freed=freed)
-        if not (freed and one.tests):
-            self._first_tokens.observe(times)
+        if freed and one.tests:
+            return None
+        self._first_tokens.observe(times)
+        return one.prefill_s, max(LEAST_SHARE * waited_s, waited_s - one.round_s)
 
     def ended(self, key: Hashable) -> None:
         """It has left, however it ended."""

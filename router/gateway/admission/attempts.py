@@ -259,7 +259,7 @@ class Attempts:
         now, cost = time.monotonic(), worker.base_cost
         if exchange.first_token is not None and output >= LEAST_GAPS:
             round_s = span_s(cost, prompt, output, occupancy) - cost.prefill_s(prompt)
-            worker.scale.observe(round_s * (1 - 1 / output), now - exchange.first_token)
+            worker.speed.rounds.observe(round_s * (1 - 1 / output), now - exchange.first_token)
         elif not worker.has_queue_for(ticket):
             predicted_s = span_s(cost, prompt, output, occupancy)
-            worker.scale.observe(predicted_s, now - exchange.sent, WHOLE_WEIGHT)
+            worker.speed.rounds.observe(predicted_s, now - exchange.sent, WHOLE_WEIGHT)

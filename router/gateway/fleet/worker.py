@@ -11,12 +11,12 @@ from router.gateway.fleet.health import Health, Standing
 from router.gateway.fleet.reports import PlainLook
 from router.gateway.fleet.stalls import StallGuard
 from router.wire import MOST_CONTEXT, AgentState
-from solver.cost.estimators import ScaleEstimator
+from solver.cost.estimators import SpeedEstimator
 from solver.cost.model import CostModel
 from solver.routing.load import WorkerLoad
 from solver.routing.problem import Job, WorkerView
 from solver.routing.rolling import lead
-from solver.routing.slots import Known, PlainSlots
+from solver.routing.slots import Expected, Known, PlainSlots
 
 # What a worker that does not tell is taken to keep of prompts; llama-65b-ascend's memory.
 PLAIN_KV_TOKENS = 131_072
@@ -31,7 +31,7 @@ class Worker:
         models: the entries of ``/v1/models`` that it serves, by id.
         health: how it is, as looks and answers tell.
         load: what this gateway has sent it and it has not finished.
-        scale: learnt correction of the cost model of a worker without an agent.
+        speed: learnt correction of the cost model of a worker without an agent.
         plain_slots: sequences that it runs at once without an agent.
         served: its models and the longest request of each, where known.
         stall_guard: times out the requests that it has, should it fall silent.
@@ -52,13 +52,13 @@ class Worker:
         self.state: AgentState | None = None
         self.models: dict[str, dict[str, Any]] = {}
         self.load = WorkerLoad()
-        self.scale = ScaleEstimator()
+        self.speed = SpeedEstimator()
         self.served: tuple[tuple[str, int | None], ...] = ()
         self.stall_guard = StallGuard()
         self.leaving = False
         self.plain_slots = slots
         self._cost, self._prefix_cache, self._kv_tokens = cost, prefix_cache, PLAIN_KV_TOKENS
-        self._scaled = 1.0, cost
+        self._scaled = (1.0, 1.0), cost
         self._view: tuple[tuple[object, ...], WorkerView] | None = None
 
     @property
@@ -106,8 +106,9 @@ class Worker:
         """Its iteration times, as well as they are known."""
         if self.state is not None:
             return self._cost
-        if self._scaled[0] != self.scale.factor:
-            self._scaled = self.scale.factor, self._cost.scaled(self.scale.factor)
+        factors = self.speed.factors
+        if self._scaled[0] != factors:
+            self._scaled = factors, self._cost.scaled(*factors)
         return self._scaled[1]
 
     @property
@@ -172,7 +173,7 @@ class Worker:
         if load.is_due(now):
             load.advance(self.cost, self.slots, now)
         health = self.health
-        known = load.changes, self.state, self.scale.factor, self.slots
+        known = load.changes, self.state, self.speed.factors, self.slots
         seen = *known, health.open, health.places, self.leaving
         if self._view is None or self._view[0] != seen:
             self._view = seen, self._new_view(now)
@@ -196,13 +197,18 @@ class Worker:
             room=self.room,
         )
 
-    def sent(self, key: Hashable, job: Job, now: float, *, streamed: bool) -> None:
-        """It is sent a request, `key` is its own."""
+    def sent(self, key: Hashable, job: Job, uncached: float, now: float, *, streamed: bool) -> None:
+        """It is sent a request, `key` is its own; `uncached`: prompt tokens to be prefilled."""
         self.load.add(key, job, now, streamed=streamed)
         if self.state is None:
-            prefill_s = self.cost.prefill_s(job.prompt_tokens)
-            round_s = self.cost.decode_s(self.load.occupancy(self.slots, 0))
-            self.plain_slots.sent(key, job.sequences, prefill_s, round_s, now, streamed=streamed)
+            stage_s = self._cost.alpha_p_s
+            expected = Expected(
+                stage_s,
+                self._cost.prefill_s(uncached) - stage_s,
+                self.cost.decode_s(self.load.occupancy(self.slots, 0)),
+                self.speed.factors[1],
+            )
+            self.plain_slots.sent(key, job.sequences, expected, now, streamed=streamed)
 
     def has_queue_for(self, key: Hashable) -> bool:
         """Whether a request that is there may have waited for a slot."""
@@ -210,7 +216,9 @@ class Worker:
 
     def begun(self, key: Hashable, now: float) -> None:
         """The first token of a request that streams has come."""
-        self.plain_slots.begun(key, now)
+        prefill = self.plain_slots.begun(key, now)
+        if prefill is not None:
+            self.speed.prefills.observe(*prefill)
 
     def ended(self, key: Hashable) -> None:
         """A request has left it, however; unknown ones are ignored."""

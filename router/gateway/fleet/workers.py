@@ -31,7 +31,7 @@ from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewaySettings
 from router.settings.hardware import hardware
 from router.wire import AgentState
-from solver.cost.estimators import FleetScale, ScaleEstimator
+from solver.cost.estimators import FleetSpeeds, SpeedEstimator
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Workers:
         self._settings, self._cost = settings, hardware(settings.plain_cost).cost
         self._all: list[Worker] = []
         self._tasks: dict[Worker, asyncio.Task[None]] = {}
-        self._scales: dict[tuple[str, ...], FleetScale] = {}
+        self._speeds: dict[tuple[str, ...], FleetSpeeds] = {}
         self._group: asyncio.TaskGroup | None = None
         self._contexts: dict[str, tuple[int | None, bool]] = {}  # of models that are served
         self.prefixes = Prefixes()
@@ -250,9 +250,9 @@ class Workers:
 
     def _compare(self, worker: Worker) -> None:
         """Those that serve the same models are taken to be alike, until they show otherwise."""
-        scale = self._scales.setdefault(tuple(worker.models), FleetScale())
-        if not worker.scale.is_of(scale):
-            worker.scale = ScaleEstimator(scale)
+        fleet = self._speeds.setdefault(tuple(worker.models), FleetSpeeds())
+        if not worker.speed.is_of(fleet):
+            worker.speed = SpeedEstimator(fleet)
 
     def _mark_up(self, worker: Worker) -> None:
         if worker.down:

@@ -12,10 +12,12 @@ from functools import partial
 import pytest
 
 from solver.batching.outside.slots import GROWTH, REPORTS_TO_GROW, REPORTS_TO_SHRINK
+from solver.cost.estimators import SpeedEstimator
 from solver.routing.rolling import lead
-from solver.routing.slots import LATELY, Known, PlainSlots
+from solver.routing.slots import LATELY, Expected, Known, PlainSlots
 
 ROUND_S, PREFILL_S = 0.03, 0.03  # as predicted
+EXPECTED = Expected(0.0, PREFILL_S, ROUND_S)
 MANY = 4096
 
 
@@ -27,6 +29,7 @@ class Server:
     Attributes:
         limits: what is taken for its slots, at each first token.
         queued: how many stood in the server's own queue then.
+        timed: prefills as predicted, and as they seemed to be.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Server:
         self.free, self.queue = slots, deque[int]()
         self.prefilled_s = 0.0
         self.in_flight = 0
+        self.timed: list[tuple[float, float]] = []
         self.limits: list[int] = []
         self.queued: list[int] = []
         self._keys, self._serial = itertools.count(), itertools.count()
@@ -59,7 +63,7 @@ class Server:
         key = next(self._keys)
         self.in_flight += 1
         streamed = self.rng.random() < self.streamed
-        self.seen.sent(key, 1, PREFILL_S, ROUND_S, self.now, streamed=streamed)
+        self.seen.sent(key, 1, EXPECTED, self.now, streamed=streamed)
         self.queue.append(key)
         self.start()
 
@@ -74,7 +78,8 @@ class Server:
             self.at(begins_s + self.noisy(ROUND_S * tokens), partial(self.end, key))
 
     def begun(self, key: int) -> None:
-        self.seen.begun(key, self.now)
+        timed = self.seen.begun(key, self.now)
+        self.timed += [] if timed is None else [timed]
         self.limits.append(self.seen.slots)
         self.queued.append(len(self.queue))
 
@@ -211,6 +216,18 @@ def test_the_queue_inside_is_short_under_any_load(load: float) -> None:
     assert max(server.queued[-300:]) <= grown(8) + lead(8, 1) - 8
 
 
+@pytest.mark.parametrize("times", [1 / 3, 1.0, 3.0])
+@pytest.mark.parametrize("known", [Known.ASSUMED, Known.SET])
+def test_prefills_are_timed_by_those_who_waited_for_no_slot(times: float, known: Known) -> None:
+    """Most have: nearly all of the time until a first token is the queue's."""
+    server = Busy(8, PlainSlots(64, 64, known), 8, prefill_s=times * PREFILL_S)
+    server.requests(300)
+    speed = SpeedEstimator()
+    for one in server.timed:
+        speed.prefills.observe(*one)
+    assert speed.factors[1] == pytest.approx(times, rel=0.5)
+
+
 def test_what_an_operator_says_holds() -> None:
     known = PlainSlots(64, known=Known.SET)
     Busy(8, known, 6).requests(300)
@@ -242,7 +259,7 @@ def test_an_engine_is_believed_before_first_tokens() -> None:
 
 def test_a_turn_to_be_prefilled_is_no_want_of_slots() -> None:
     seen = PlainSlots(64, 64)
-    seen.sent("a", 1, 1.0, ROUND_S, 0.0, streamed=True)
+    seen.sent("a", 1, Expected(0.5, 0.5, ROUND_S), 0.0, streamed=True)
     for k in range(20):
         seen.engine(0, 1, 0.1 * k)
     assert seen.slots == 64
@@ -254,7 +271,7 @@ def test_a_turn_to_be_prefilled_is_no_want_of_slots() -> None:
 def test_who_leaves_before_its_first_token_leaves_nothing_behind() -> None:
     seen = PlainSlots(4, 4)
     for k in range(100):
-        seen.sent(k, 2, 0.1, ROUND_S, k, streamed=bool(k % 3))
+        seen.sent(k, 2, EXPECTED, k, streamed=bool(k % 3))
         if k % 2:
             seen.begun(k, k + 0.1)
         seen.ended(k)
