@@ -7,12 +7,13 @@ their turn; with ``tells`` its ``/metrics`` say how many, as vLLM's do. Answers 
 to each of ``n`` choices, one every 2 ms; ``x-fail: STATUS`` makes it refuse, ``x-cut: N`` makes it
 break off after N words, ``half`` within the sixth event, ``silent`` without its ``[DONE]``,
 ``error`` and ``error-done`` after an event that says why, the latter with its ``[DONE]``;
-``x-pairs`` puts two words into each event and says so by usage. ``GET /seen`` returns the last
-request, how many sequences run, and the most that ever did: an answer of several choices runs as
-one from their end to its own, 5 ms later in a stream. ``x-block: SECONDS`` keeps the whole server
-from doing anything before it answers. ``/echo/...`` answers with what came, ``/odd/...`` with what
-no agent says, ``/metrics`` with what was put there. ``GET /seen`` counts the first two, who asked
-for models, and the most that waited at once, too; ``PUT`` makes all of it as it was at first.
+``x-pace: SECONDS`` is the time that a word takes instead; ``x-pairs`` puts two words into each
+event and says so by usage. ``GET /seen`` returns the last request, how many sequences run, and the
+most that ever did: an answer of several choices runs as one from their end to its own, 5 ms later
+in a stream. ``x-block: SECONDS`` keeps the whole server from doing anything before it answers.
+``/echo/...`` answers with what came, ``/odd/...`` with what no agent says, ``/metrics`` with what
+was put there. ``GET /seen`` counts the first two, who asked for models, and the most that waited at
+once, too; ``PUT`` makes all of it as it was at first.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from aiohttp import web
 
 COUNTS = ("aborted", "running", "peak", "waited", "answers", "models", "echoed", "odd")
 LAST: dict[str, Any] = dict.fromkeys(COUNTS, 0)
+PACE_S = 0.002
 SLOTS, TELLS = int(sys.argv[2]) if sys.argv[2:] else 1 << 20, sys.argv[3:] == ["tells"]
 FREE = asyncio.Semaphore(SLOTS)
 WAITING = set[object]()  # tasks
@@ -89,9 +91,10 @@ async def _answer(
     request: web.Request, body: dict[str, Any], left: list[int]
 ) -> web.StreamResponse:
     tokens, n = int(body.get("max_tokens", 16)), int(body.get("n", 1))
+    pace_s = float(request.headers.get("x-pace", PACE_S))
     LAST["answers"] += 1
     if not body.get("stream"):
-        await asyncio.sleep(0.002 * tokens)
+        await asyncio.sleep(pace_s * tokens)
         usage = {"prompt_tokens": 5, "completion_tokens": tokens * n}
         choices = [{"index": k, "text": " w" * tokens} for k in range(n)]
         return web.json_response({"choices": choices, "usage": usage})
@@ -115,7 +118,7 @@ async def _answer(
             if words > 1:
                 event["usage"] = {"prompt_tokens": 5, "completion_tokens": k + words}
             await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
-        await asyncio.sleep(0.005 if last else 0.002 * words)
+        await asyncio.sleep(0.005 if last else pace_s * words)
     await response.write(DONE)
     return response
 
