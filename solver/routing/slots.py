@@ -15,6 +15,7 @@ Rules:
   slots, and a decode round;
 - an engine that tells how many run and wait is believed instead; not while somebody waits for no
   longer than a prefill may take, as that is no want of slots;
+- a worker of which nothing is known begins as others of its fleet have turned out to be;
 - what an operator has said of a worker is not learnt at all, and what was said of all is the most;
 - answers that do not stream show no first token. They count as running once one that was sent
   later has begun, as engines take whoever came first; alone they teach nothing.
@@ -29,10 +30,11 @@ Must not know: clocks, connections. Times are seconds, given by the caller.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from math import exp, log
+from statistics import median_low
 
 from solver.batching.outside.slots import SlotLimit
 
@@ -163,6 +165,17 @@ class PlainSlots:
     def slots(self) -> int:
         """Sequences that it runs at once."""
         return self._limit.limit
+
+    @property
+    def seen(self) -> bool:
+        """Whether it says something of others like it."""
+        return self.known in (Known.LEARNT, Known.ENGINE)
+
+    def begin_like(self, others: Iterable[PlainSlots]) -> None:
+        """Begin with the median of those of which something is known, if nothing is of this one."""
+        seen = [other.slots for other in others if other.seen]
+        if seen and self.known is Known.ASSUMED:
+            self._limit.begin_at(median_low(seen))
 
     def sent(
         self,

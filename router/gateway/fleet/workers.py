@@ -253,6 +253,8 @@ class Workers:
         fleet = self._speeds.setdefault(tuple(worker.models), FleetSpeeds())
         if not worker.speed.is_of(fleet):
             worker.speed = SpeedEstimator(fleet)
+            alike = [other for other in self._all if other.speed.is_of(fleet)]
+            worker.plain_slots.begin_like(other.plain_slots for other in alike)
 
     def _mark_up(self, worker: Worker) -> None:
         if worker.down:

@@ -32,6 +32,10 @@ class SlotLimit:
         self._short: list[int] = []
         self._easy = 0
 
+    def begin_at(self, slots: int) -> None:
+        """So many are more likely than what it began with."""
+        self.limit = max(1, min(self._ceiling, slots))
+
     def told(self, slots: int) -> None:
         """The engine says how many it was started with: the limit anew, as far as it may be."""
         self._ceiling = self.limit = max(1, min(self._most, slots))

@@ -228,6 +228,26 @@ def test_prefills_are_timed_by_those_who_waited_for_no_slot(times: float, known:
     assert speed.factors[1] == pytest.approx(times, rel=0.5)
 
 
+def test_a_newcomer_begins_as_its_fleet_turned_out_to_be_and_learns_its_own() -> None:
+    learnt = [PlainSlots(64, MANY) for _ in range(3)]
+    for slots, one in zip((4, 8, 16), learnt, strict=True):
+        Busy(slots, one, 9).requests(200)
+    for kept in (PlainSlots(64, MANY, Known.SET), learnt[2]):
+        before = kept.slots
+        kept.begin_like(learnt)
+        assert kept.slots == before
+    new = PlainSlots(64, MANY)
+    new.begin_like([PlainSlots(64, MANY)])
+    assert (new.slots, new.known) == (64, Known.ASSUMED)
+    new.begin_like(learnt)
+    assert (is_right(new.slots, 8), new.known) == (True, Known.ASSUMED)
+    Busy(16, new, 9).requests(300)
+    assert is_right(new.slots, 16)
+    few = PlainSlots(2, 2)
+    few.begin_like(learnt)
+    assert few.slots == 2, "no more than was said"
+
+
 def test_what_an_operator_says_holds() -> None:
     known = PlainSlots(64, known=Known.SET)
     Busy(8, known, 6).requests(300)
