@@ -18,7 +18,6 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import Any
 
 from router import children as supervised
 from router.settings.base import PREFIX
@@ -113,7 +112,8 @@ def child(pid: int, name: str) -> int:
     return next(child for child, called in children(pid).items() if called == name)
 
 
-def _begin(arguments: list[str], environment: dict[str, str], output: Any) -> None:
+def _begin(arguments: list[str], environment: dict[str, str], output: object) -> None:
+    assert hasattr(output, "detach")
     fd = output.detach()
     os.dup2(fd, 1)
     os.dup2(fd, 2)
