@@ -38,15 +38,8 @@ class Child:
         return url_of(self.sock)
 
     def start(self) -> None:
-        """Start the process, in a session of its own: Ctrl-C is the supervisor's to hand on."""
-        fd = self.sock.fileno()
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "router.cli", *self._arguments, "--fd", str(fd)],
-            pass_fds=[fd],
-            env=environment,
-            start_new_session=True,
-        )
+        """Start the process."""
+        self.process = start(self._arguments, self.sock.fileno())
 
     def running(self) -> bool:
         """Whether the process lives."""
@@ -78,6 +71,17 @@ class Child:
                 self.process.kill()
                 deadline = float("inf")
             await asyncio.sleep(0.02)
+
+
+def start(arguments: Sequence[str], fd: int) -> subprocess.Popen[bytes]:
+    """`makespan` on a socket, in a session of its own: Ctrl-C is the supervisor's to hand on."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "router.cli", *arguments, "--fd", str(fd)],
+        pass_fds=[fd],
+        env=environment,
+        start_new_session=True,
+    )
 
 
 def flags(settings: Settings, names: Collection[str]) -> list[str]:

@@ -16,7 +16,8 @@ from typing import Protocol
 
 import aiohttp
 
-from router.gateway.fleet.worker import Siblings, Worker
+from router.gateway.fleet.others import Siblings
+from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.http.connections import Connections, told_of
 from router.wire import GATEWAY, STATE_EVERY_S, WANT_EVERY_S, WANT_PATH, Want
