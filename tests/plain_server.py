@@ -1,17 +1,19 @@
 """An OpenAI-compatible server without an agent, as a process.
 
-    python -m tests.plain_server [PORT]
+    python -m tests.plain_server [PORT [SLOTS [tells]]]
 
-Prints its port. Answers ``max_tokens`` words to each of ``n`` choices, one every 2 ms; ``x-fail:
-STATUS`` makes it refuse, ``x-cut: N`` makes it break off after N words, ``half`` within the sixth
-event, ``silent`` without its ``[DONE]``, ``error`` and ``error-done`` after an event that says why,
-the latter with its ``[DONE]``; ``x-pairs`` puts two words into each event and says so by
-usage. ``GET /seen`` returns the last request, how many sequences run, and the most that ever did:
-an answer of several choices runs as one from their end to its own, 5 ms later in a stream.
-``x-block: SECONDS`` keeps the whole server from doing anything before it answers.
+Prints its port. It runs ``SLOTS`` requests at once, any number unless given, and others wait for
+their turn; with ``tells`` its ``/metrics`` say how many, as vLLM's do. Answers ``max_tokens`` words
+to each of ``n`` choices, one every 2 ms; ``x-fail: STATUS`` makes it refuse, ``x-cut: N`` makes it
+break off after N words, ``half`` within the sixth event, ``silent`` without its ``[DONE]``,
+``error`` and ``error-done`` after an event that says why, the latter with its ``[DONE]``;
+``x-pace: SECONDS`` is the time that a word takes instead; ``x-pairs`` puts two words into each
+event and says so by usage. ``GET /seen`` returns the last request, how many sequences run, and the
+most that ever did: an answer of several choices runs as one from their end to its own, 5 ms later
+in a stream. ``x-block: SECONDS`` keeps the whole server from doing anything before it answers.
 ``/echo/...`` answers with what came, ``/odd/...`` with what no agent says, ``/metrics`` with what
-was put there. ``GET /seen`` counts the first two, and who asked for models, too; ``PUT`` makes all
-of it as it was at first.
+was put there. ``GET /seen`` counts the first two, who asked for models, and the most that waited at
+once, too; ``PUT`` makes all of it as it was at first.
 """
 
 from __future__ import annotations
@@ -25,8 +27,12 @@ from typing import Any
 
 from aiohttp import web
 
-COUNTS = ("aborted", "running", "peak", "answers", "models", "echoed", "odd")
+COUNTS = ("aborted", "running", "peak", "waited", "answers", "models", "echoed", "odd")
 LAST: dict[str, Any] = dict.fromkeys(COUNTS, 0)
+PACE_S = 0.002
+SLOTS, TELLS = int(sys.argv[2]) if sys.argv[2:] else 1 << 20, sys.argv[3:] == ["tells"]
+FREE = asyncio.Semaphore(SLOTS)
+WAITING = set[object]()  # tasks
 METRICS: dict[str, bytes] = {}
 ERROR = b'data: {"error":{"message":"the engine is out of memory"}}\n\n'
 DONE = b"data: [DONE]\n\n"
@@ -39,6 +45,20 @@ LAST_WORDS = {
 
 
 async def complete(request: web.Request) -> web.StreamResponse:
+    if FREE.locked():
+        WAITING.add(asyncio.current_task())
+        LAST["waited"] = max(LAST["waited"], len(WAITING))
+    try:
+        await FREE.acquire()
+    finally:
+        WAITING.discard(asyncio.current_task())
+    try:
+        return await _complete(request)
+    finally:
+        FREE.release()
+
+
+async def _complete(request: web.Request) -> web.StreamResponse:
     LAST["headers"], LAST["body"] = dict(request.headers), await request.text()
     LAST["query"], LAST["dup"] = (
         request.rel_url.raw_query_string,
@@ -71,9 +91,10 @@ async def _answer(
     request: web.Request, body: dict[str, Any], left: list[int]
 ) -> web.StreamResponse:
     tokens, n = int(body.get("max_tokens", 16)), int(body.get("n", 1))
+    pace_s = float(request.headers.get("x-pace", PACE_S))
     LAST["answers"] += 1
     if not body.get("stream"):
-        await asyncio.sleep(0.002 * tokens)
+        await asyncio.sleep(pace_s * tokens)
         usage = {"prompt_tokens": 5, "completion_tokens": tokens * n}
         choices = [{"index": k, "text": " w" * tokens} for k in range(n)]
         return web.json_response({"choices": choices, "usage": usage})
@@ -97,7 +118,7 @@ async def _answer(
             if words > 1:
                 event["usage"] = {"prompt_tokens": 5, "completion_tokens": k + words}
             await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
-        await asyncio.sleep(0.005 if last else 0.002 * words)
+        await asyncio.sleep(0.005 if last else pace_s * words)
     await response.write(DONE)
     return response
 
@@ -118,6 +139,11 @@ async def echo(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     if request.method == "PUT":
         METRICS["page"] = await request.read()
+    if TELLS:
+        counts = {"running": LAST["running"], "waiting": len(WAITING)}
+        return web.Response(
+            text="".join(f"vllm:num_requests_{name} {n}\n" for name, n in counts.items())
+        )
     if "page" not in METRICS:
         raise web.HTTPNotFound
     return web.Response(body=METRICS["page"], content_type="text/plain")

@@ -107,6 +107,7 @@ def _worker(worker: Worker, now: float) -> dict[str, Any]:
         "draining": worker.draining,
         "models": list(worker.models),
         "slots": worker.slots,
+        "slots_known": worker.slots_known,
         "in_flight": len(worker.load),
         "backlog_s": worker.backlog_s(0, now),
         "cost_ms": worker.cost.to_ms(),

@@ -336,6 +336,10 @@ class _Connection(asyncio.Protocol):
             self._idle.remove(self)
 
 
+# By host and port, whose certificate is to be there, if that is not the host's.
+TlsNames = dict[tuple[str, int], str]
+
+
 class _Origin:
     """Where a worker is, and connections to it that wait for a request."""
 
@@ -351,10 +355,15 @@ class _Origin:
 class Client:
     """Kept connections to all workers: as many as there are requests."""
 
-    def __init__(self, keep_alive_s: float, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        keep_alive_s: float,
+        tls: ssl.SSLContext | None = None,
+        tls_names: TlsNames | None = None,
+    ) -> None:
         self._keep_alive_s = keep_alive_s
         self._origins: dict[str, _Origin] = {}
-        self._tls = tls
+        self._tls, self._tls_names = tls, {} if tls_names is None else tls_names
 
     async def post(
         self, url: str, head: bytes, body: bytes, *, connect_s: float, silence_s: float
@@ -411,6 +420,7 @@ class Client:
     async def _connect(self, origin: _Origin, limit_s: float) -> _Connection:
         if origin.secure and self._tls is None:
             self._tls = ssl.create_default_context()
+        name = self._tls_names.get((origin.host, origin.port)) if origin.secure else None
         try:
             async with asyncio.timeout(limit_s):
                 _, connection = await asyncio.get_running_loop().create_connection(
@@ -418,6 +428,7 @@ class Client:
                     origin.host,
                     origin.port,
                     ssl=self._tls if origin.secure else None,
+                    server_hostname=name,
                 )
         except TimeoutError as error:
             raise ConnectTimeout from error

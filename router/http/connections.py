@@ -12,6 +12,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.client_reqrep import ClientRequest
@@ -19,7 +20,7 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from yarl import URL
 
-from router.http.client import Client
+from router.http.client import Client, TlsNames
 from router.http.errors import WorkerFailed
 from router.http.reply import ReplyHead
 from router.http.secret import SECRET
@@ -35,7 +36,11 @@ _reused: ContextVar[bool] = ContextVar("reused", default=False)
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Tells connections that have been used before."""
+    """Tells connections that have been used before, and whose certificates to ask for."""
+
+    def __init__(self, tls_names: TlsNames, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(limit=0, **options)
+        self._tls_names = tls_names
 
     async def connect(
         self,
@@ -43,6 +48,8 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
     ) -> Connection:
+        where = (req.url.host or "", req.url.port or 0)
+        req.server_hostname = self._tls_names.get(where, req.server_hostname)
         connection = await super().connect(req, traces, timeout)
         protocol: Any = connection.protocol
         _reused.set(getattr(protocol, "makespan_used", False))
@@ -68,7 +75,8 @@ class Connections:
         self._tls, self.secret = tls, secret
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
-        self.client = Client(KEEP_ALIVE_S, tls)
+        self._tls_names: TlsNames = {}
+        self.client = Client(KEEP_ALIVE_S, tls, self._tls_names)
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -83,8 +91,18 @@ class Connections:
     def open(self) -> None:
         """To be called inside the event loop that will use it."""
         tls = True if self._tls is None else self._tls
-        self._session = _session(_Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S, ssl=tls))
-        self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True, ssl=tls))
+        names = self._tls_names
+        self._session = _session(_Connector(names, keepalive_timeout=KEEP_ALIVE_S, ssl=tls))
+        self._fresh = _session(_Connector(names, force_close=True, ssl=tls))
+
+    def expect(self, url: str, tls_name: str | None) -> None:
+        """Who is at this address has a certificate of that name; None: of the URL's own."""
+        parts = urlsplit(url)
+        where = (parts.hostname or "", parts.port or 443)
+        if tls_name is None:
+            self._tls_names.pop(where, None)
+        else:
+            self._tls_names[where] = tls_name
 
     async def close(self) -> None:
         """Close them all."""

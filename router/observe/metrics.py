@@ -241,6 +241,12 @@ class GatewayMetrics(_Metrics):
         "Time that the worker needs for what it has been sent, as predicted.",
         labels=("worker",),
     )
+    worker_slots = gauge(
+        "makespan_worker_slots",
+        "Sequences that the worker runs at once, by how that is known: from its agent (agent), an "
+        "operator (set), its engine's metrics (engine) or first tokens (learnt), or not (assumed).",
+        labels=("worker", "known"),
+    )
     fleet_backlog = gauge(
         "makespan_fleet_backlog_seconds",
         "Time that the workers that are up need for all that this gateway has sent them or has "

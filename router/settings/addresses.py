@@ -13,32 +13,36 @@ _DNS = re.compile(rf"dns://(?P<name>{_NAME}(\.{_NAME})*\.?):(?P<port>[0-9]{{1,5}
 _KUBERNETES = re.compile(
     rf"kubernetes://(?P<namespace>({_LABEL})?)/(?P<service>{_LABEL}):(?P<port>{_LABEL})"
 )
+_SECURE = "https+"  # before what finds workers that speak TLS
 
 
 @dataclass(frozen=True, slots=True)
 class DnsName:
-    """A name whose every address is a worker."""
+    """A name whose every address is a worker; if `secure`, with a certificate of that name."""
 
     name: str
     port: int
+    secure: bool = False
 
     def __str__(self) -> str:
-        return f"dns://{self.name}:{self.port}"
+        return f"{_SECURE if self.secure else ''}dns://{self.name}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
 class KubernetesService:
     """A Service whose every pod is a worker, at a port of its own or at its port of that name.
 
-    Without a namespace it is in ours.
+    Without a namespace it is in ours. If `secure`, they have certificates of SERVICE.NAMESPACE.svc.
     """
 
     namespace: str
     service: str
     port: int | str
+    secure: bool = False
 
     def __str__(self) -> str:
-        return f"kubernetes://{self.namespace}/{self.service}:{self.port}"
+        first = _SECURE if self.secure else ""
+        return f"{first}kubernetes://{self.namespace}/{self.service}:{self.port}"
 
 
 Address = str | DnsName | KubernetesService
@@ -50,17 +54,18 @@ def parse(text: str) -> Address:
     Raises:
         ValueError: saying what is wrong.
     """
-    if text.startswith("dns://"):
-        found = _DNS.fullmatch(text)
+    secure, where = text.startswith(_SECURE), text.removeprefix(_SECURE)
+    if where.startswith("dns://"):
+        found = _DNS.fullmatch(where)
         if found is None:
             raise ValueError(f"{text} is not like dns://NAME:PORT")
-        return DnsName(found["name"], _port(found["port"]))
-    if text.startswith("kubernetes://"):
-        found = _KUBERNETES.fullmatch(text)
+        return DnsName(found["name"], _port(found["port"]), secure)
+    if where.startswith("kubernetes://"):
+        found = _KUBERNETES.fullmatch(where)
         if found is None:
             raise ValueError(f"{text} is not like kubernetes://[NAMESPACE]/SERVICE:PORT")
         port = _port(found["port"]) if found["port"].isdigit() else found["port"]
-        return KubernetesService(found["namespace"], found["service"], port)
+        return KubernetesService(found["namespace"], found["service"], port, secure)
     return base_url(text).removesuffix("/v1").rstrip("/")
 
 

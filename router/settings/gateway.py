@@ -10,12 +10,13 @@ from pydantic import (
     Field,
 )
 
-from router.settings.base import FleetOf, Names, Port, SlotsOf, read_slots
+from router.settings.base import MOST_SLOTS, FleetOf, Names, Port, SlotsOf, read_slots
 from router.settings.hardware import Cost
 from router.settings.live import Live, Served
 from router.settings.targets import TargetsText, read_targets, write_targets
 from solver.batching.priority import Priority
 from solver.batching.targets import DEFAULT_TARGETS, Targets
+from solver.routing.slots import Known, PlainSlots
 
 
 class GatewayTuning(Live):
@@ -135,7 +136,8 @@ class GatewaySettings(GatewayTuning, Served):
         min_length=1,
         description="Workers, by comma or repeated: their base URLs; dns://NAME:PORT for all "
         "addresses of a name; kubernetes://NAMESPACE/SERVICE:PORT for all pods of a Service (by "
-        "default in the gateway's own namespace; PORT: the pods' own, by number or name).",
+        "default in the gateway's own namespace; PORT: the pods' own, by number or name); "
+        "https+dns:// and https+kubernetes:// where those speak TLS.",
     )
     worker_ca: Path | None = Field(
         None,
@@ -143,12 +145,17 @@ class GatewaySettings(GatewayTuning, Served):
         "from; unless given, those of this machine.",
     )
     plain_slots: int = Field(
-        64, ge=1, description="Requests that a worker without an agent is taken to run at once."
+        64,
+        ge=1,
+        le=MOST_SLOTS,
+        description="Requests that a worker without an agent is taken to run at once, until it is "
+        "known better: by its engine's metrics, or by which first tokens are late. If given, it is "
+        "the most.",
     )
     plain_slots_of: SlotsOf = Field(
         (),
-        description="The same for single ones, by comma or repeated: their base URLs and slots, "
-        "like http://10.0.0.5:8000=16.",
+        description="Slots of single ones that are known and not to be learnt, by comma or "
+        "repeated: their base URLs and slots, like http://10.0.0.5:8000=16.",
     )
     plain_cost: Cost = Field(
         "llama-65b-ascend",
@@ -159,6 +166,10 @@ class GatewaySettings(GatewayTuning, Served):
         True, description="A worker without an agent is taken to keep prompts' prefixes."
     )
 
-    def slots_of(self, url: str) -> int:
-        """Requests that the worker there is taken to run at once, if it has no agent."""
-        return dict(map(read_slots, self.plain_slots_of)).get(url, self.plain_slots)
+    def slots_of(self, url: str) -> PlainSlots:
+        """Requests that the worker there runs at once, if it has no agent."""
+        known = dict(map(read_slots, self.plain_slots_of)).get(url)
+        if known is not None:
+            return PlainSlots(known, known=Known.SET)
+        given = "plain_slots" in self.model_fields_set
+        return PlainSlots(self.plain_slots, self.plain_slots if given else MOST_SLOTS)

@@ -139,3 +139,35 @@ class ScaleEstimator:
         total, known = self.remembered()
         self._total, self._weight = total + weight * new, known + weight
         self._time, self._as_of = self._fleet.time, NEVER
+
+
+class FleetSpeeds:
+    """What workers of one kind have in common: their decode rounds and their prefills."""
+
+    def __init__(self) -> None:
+        self.rounds, self.prefills = FleetScale(), FleetScale()
+
+
+class SpeedEstimator:
+    """How much slower a worker is than its cost model says, in decode rounds and in prefills.
+
+    Rounds are timed by the gaps between tokens, prefills by first tokens that waited for no slot.
+    As long as the fleet has shown few of these, prefills are taken to be as rounds are.
+    """
+
+    def __init__(self, fleet: FleetSpeeds | None = None) -> None:
+        self._fleet = FleetSpeeds() if fleet is None else fleet
+        self.rounds = ScaleEstimator(self._fleet.rounds)
+        self.prefills = ScaleEstimator(self._fleet.prefills)
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """Multiply times of decode rounds, and of prefills, by these."""
+        rounds, prefills = self.rounds.factor, self.prefills.factor
+        weight = self._fleet.prefills.known()[1]
+        share = weight / (weight + PRIOR)
+        return rounds, prefills**share * rounds ** (1.0 - share)
+
+    def is_of(self, fleet: FleetSpeeds) -> bool:
+        """Whether it learns with `fleet`."""
+        return self._fleet is fleet

@@ -24,6 +24,7 @@ Number = TypeVar("Number", float, FloatArray)
 Term_co = TypeVar("Term_co", bound=float | FloatArray, covariant=True)
 
 MIXED = ("alpha_m_s", "beta_mp_s", "beta_md_s")
+PROMPT_TERMS = frozenset({"alpha_p_s", "beta_p_s", "beta_mp_s", "delta_s"})  # of prefills
 # An hour: no engine has an iteration, let alone a token, that takes so long.
 MOST_MS = 3.6e6
 
@@ -111,9 +112,15 @@ class CostModel:
         """The inverse of `from_ms`."""
         return {_in_ms(name): value * 1000 for name, value in self._terms().items()}
 
-    def scaled(self, factor: float) -> CostModel:
-        """The same engine with every time multiplied by `factor`."""
-        return CostModel(**{name: value * factor for name, value in self._terms().items()})
+    def scaled(self, factor: float, prefill: float | None = None) -> CostModel:
+        """The same engine with every time multiplied by `factor`, or prompts' by `prefill`."""
+        prompts = factor if prefill is None else prefill
+        return CostModel(
+            **{
+                name: value * (prompts if name in PROMPT_TERMS else factor)
+                for name, value in self._terms().items()
+            }
+        )
 
     @property
     def mixed(self) -> MixedTerms | None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests import http
 from tests.e2e.test_gateway import TEXT
-from tests.helpers import Process, free_ports, scrape
+from tests.helpers import Process, certify, free_ports, scrape
 from tests.k8s.api import (
     Api,
     endpoint_slice,
@@ -35,9 +35,11 @@ MANY = 32  # more than three workers take at once
 class Site:
     """A gateway before a Service, and agents at one port of many addresses, as pods have them."""
 
-    def __init__(self, stack: ExitStack, worker: str, environment: dict[str, str]) -> None:
+    def __init__(
+        self, stack: ExitStack, worker: str, environment: dict[str, str], *more: str
+    ) -> None:
         self._stack = stack
-        flags = ("gateway", "--port", "0", "--worker", worker)
+        flags = ("gateway", "--port", "0", "--worker", worker, *more)
         self.gateway = stack.enter_context(Process(*flags, environment=environment))
         self.url = self.gateway.wait_for(r"listening url=(\S+)")
         self.pool = stack.enter_context(ThreadPoolExecutor(64))
@@ -46,16 +48,20 @@ class Site:
     def ready(self) -> bool:
         return http.is_well(self.url + "/ready")
 
-    def start(self, address: str, port: int, speed: float = 1.0, name: str = "") -> Process:
-        flags = ("--host", address, "--port", str(port), "--name", name or address)
+    def start(
+        self, address: str, port: int, speed: float = 1.0, name: str = "", *tls: str
+    ) -> Process:
+        flags = ("--host", address, "--port", str(port), "--name", name or address, *tls)
         more = ("--slots", str(SLOTS), "--speed", str(speed), "--drain-s", str(PATIENCE_S))
         agent = self._stack.enter_context(Process("agent", *flags, *more))
         agent.wait_for(r"(listening) url=")
         return agent
 
+    def rows(self) -> list[dict[str, Any]]:
+        return list(http.get(self.url + "/makespan/v1/workers").json()["workers"])
+
     def workers(self) -> dict[str, dict[str, Any]]:
-        rows = http.get(self.url + "/makespan/v1/workers").json()["workers"]
-        return {row["name"]: row for row in rows}
+        return {row["name"]: row for row in self.rows()}
 
     def up(self) -> set[str]:
         return {name for name, row in self.workers().items() if row["up"]}
@@ -152,3 +158,31 @@ def test_a_name_that_is_looked_up(stack: ExitStack) -> None:
     site.start("127.0.0.1", port, speed=20.0)
     eventually(lambda: site.ready)
     assert site.ask(5, "x").result().status_code == 200
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_who_is_found_by_address_has_a_certificate_of_the_name(
+    stack: ExitStack, tmp_path: Path, named: bool
+) -> None:
+    """Of the one that was looked up, or of the Service; who has another's is down."""
+    looked_up, service = free_ports(2)
+    api = Api()
+    pods = endpoint_slice(1, [pod("127.0.0.1")], port=service)
+    api.listed = [listing(1, [pods])]
+    environment = {"KUBECONFIG": str(kubeconfig(tmp_path, stack.enter_context(serving(api))))}
+    san = "DNS:localhost,DNS:agents.llm.svc" if named else "IP:127.0.0.1,DNS:agents.other.svc"
+    folder = certify(tmp_path, san)
+    cert = str(folder / "cert.pem")
+    worker = f"https+dns://localhost:{looked_up},https+kubernetes://llm/agents:http"
+    site = Site(stack, worker, environment, "--worker-ca", cert)
+    tls = ("--tls-cert", cert, "--tls-key", str(folder / "key.pem"))
+    for port in (looked_up, service):
+        site.start("127.0.0.1", port, 20.0, f"at-{port}", *tls)
+    if not named:
+        told = "certificate is not trusted: Hostname mismatch"
+        eventually(lambda: sum(told in (row["reason"] or "") for row in site.rows()) == 2)
+        return
+    eventually(lambda: site.up() == {f"at-{looked_up}", f"at-{service}"})
+    asked = [site.ask(40, f"r{k}") for k in range(MANY)]
+    assert [answer.result().status_code for answer in asked] == [200] * MANY
+    assert {site.told(f"r{k}")["worker"] for k in range(MANY)} == site.up()

@@ -18,7 +18,7 @@ requests_total request_duration_seconds time_to_first_token_seconds time_per_out
 queue_seconds window_requests window_wait_seconds plan_duration_seconds plan_makespan_seconds
 plan_lower_bound_seconds plan_gap_ratio plan_cost_request_seconds
 plan_cost_bound_request_seconds plan_gained_request_seconds gateway_overhead_seconds
-worker_up worker_backlog_seconds
+worker_up worker_slots worker_backlog_seconds
 fleet_backlog_seconds predicted_tokens_error_ratio
 """.split()  # noqa: SIM905
 AGENT = """

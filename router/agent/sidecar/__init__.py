@@ -2,6 +2,6 @@
 
 `completions` holds a request at the `gate` until `solver.batching.outside` releases it, passes it
 to `upstream` byte for byte, and reads its progress (`stream_parser`) as it passes by; `health` says
-when the server counts as down, `engine_metrics` what its own metrics tell, and `proxy` passes on
-everything else. `app` puts all together: begin there.
+when the server counts as down, and `proxy` passes on everything else. `app` puts all together:
+begin there.
 """

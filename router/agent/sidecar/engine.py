@@ -10,9 +10,9 @@ from math import inf
 
 import aiohttp
 
-from router.agent.sidecar.engine_metrics import Signals, read_signals
 from router.agent.sidecar.gate import Gate
 from router.agent.sidecar.upstream import Upstream
+from router.observe.engine_metrics import Signals, read_signals
 from router.settings.agent import AgentSettings
 from solver.batching.outside.release import Releaser
 from solver.batching.outside.slots import SlotLimit
@@ -93,7 +93,7 @@ class Engine:
                 except (aiohttp.ClientError, TimeoutError, OSError):
                     status, body = 0, b""  # whether it lives is seen elsewhere
                 if status == 200:
-                    self._learn(read_signals(body.decode("utf-8", "replace")))
+                    self._learn(read_signals(body))
                 elif status:
                     self._generation_without_metrics = self._upstream.generation
             await asyncio.sleep(SCRAPE_S)

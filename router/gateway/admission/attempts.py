@@ -186,12 +186,15 @@ class Attempts:
         reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body, agent=agent)
         try:
             good = self._judge(reply, ticket, worker, tries)
-            occupancy = worker.load.occupancy(worker.slots, 0)
+            occupancy, begun = worker.load.occupancy(worker.slots, 0), False
 
             def progress(events: int) -> None:
-                nonlocal good
+                nonlocal good, begun
                 on_progress()
                 worker.load.progress(ticket, events)
+                if events and not begun:
+                    begun = True
+                    worker.begun(ticket, time.monotonic())
                 if good:
                     good = False
                     self._conditions.served(worker, trial=ticket.trial)
@@ -201,7 +204,7 @@ class Attempts:
                 return Outcome.FAILED
             if reply.status == 200:
                 self._accounts.learn(exchange.request, exchange.record, usage)
-                self._learn(worker, exchange, occupancy)
+                self._learn(worker, exchange, ticket, occupancy)
                 record = exchange.record
                 felt = Felt.of(exchange.timing(), record.output_tokens, record.choices)
                 self._shedding.saw(worker, felt)
@@ -241,11 +244,11 @@ class Attempts:
         reply.retry_after(self._dispatcher.room.retry_after_s(ticket))
         return False
 
-    def _learn(self, worker: Worker, exchange: Exchange, occupancy: float) -> None:
+    def _learn(self, worker: Worker, exchange: Exchange, ticket: Ticket, occupancy: float) -> None:
         """Correct the scale of a worker whose cost model is only assumed.
 
-        By the gaps between a stream's tokens, in which there is no queue; else by the whole time.
-        `occupancy` is that of its begin.
+        By the gaps between a stream's tokens, in which there is no queue; else by the whole time,
+        unless that may have one in it. `occupancy` is that of its begin.
         """
         record, request = exchange.record, exchange.request
         if worker.state is not None or not record.output_tokens or exchange.sent is None:
@@ -256,7 +259,7 @@ class Attempts:
         now, cost = time.monotonic(), worker.base_cost
         if exchange.first_token is not None and output >= LEAST_GAPS:
             round_s = span_s(cost, prompt, output, occupancy) - cost.prefill_s(prompt)
-            worker.scale.observe(round_s * (1 - 1 / output), now - exchange.first_token)
-        elif worker.load.sequences <= worker.slots:  # else the time would tell of the queue
+            worker.speed.rounds.observe(round_s * (1 - 1 / output), now - exchange.first_token)
+        elif not worker.has_queue_for(ticket):
             predicted_s = span_s(cost, prompt, output, occupancy)
-            worker.scale.observe(predicted_s, now - exchange.sent, WHOLE_WEIGHT)
+            worker.speed.rounds.observe(predicted_s, now - exchange.sent, WHOLE_WEIGHT)

@@ -27,8 +27,9 @@ MOST_SAVED = 32.0
 # so many seconds, as a busy machine may stand still for as long. Whether its engine is busy or away
 # an agent tells by its state; only what it cannot see is left to our patience.
 PATIENCE, LEAST_PATIENCE_S, LEAST_AGENT_S = 3.0, 0.5, 5.0
-# An answer in one piece may be much longer than predicted: a worker that has shown that it lives
-# gets the time of one in a hundred, and half of it more, within bounds.
+# An answer in one piece may be much longer than predicted, but not each of several: a worker that
+# has shown that it lives, and has nobody else's to send, gets the time of one in a hundred, and
+# half of it more, within bounds.
 LONG_ANSWER, LONG_PATIENCE, MOST_PATIENCE = 0.99, 1.5, 6.0
 
 
@@ -126,7 +127,8 @@ def patience_s(ticket: Ticket, worker: Worker, choice: Choice) -> float:
     if ticket.streamed:
         return max(least_s, PATIENCE * choice.first_token_s(job.weight))
     times = PATIENCE
-    if worker.stall_guard.heard_s > -inf and job.lengths is not None:
+    alone = worker.load.sequences <= job.sequences and worker.up
+    if alone and worker.stall_guard.heard_s > -inf and job.lengths is not None:
         long = job.lengths.quantile(LONG_ANSWER) / max(1.0, job.lengths.mean)
         times = min(MOST_PATIENCE, max(PATIENCE, LONG_PATIENCE * long))
     return max(least_s, times * choice.finish_s)

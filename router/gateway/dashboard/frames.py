@@ -107,6 +107,7 @@ def _worker(worker: Worker, watch: Watch, now: float) -> Frame:
         "draining": worker.draining,
         "models": list(worker.models),
         "slots": worker.slots,
+        "slots_known": worker.slots_known,
         "in_flight": len(worker.load),
         "backlog_s": round(worker.backlog_s(0, now), DIGITS),
     }

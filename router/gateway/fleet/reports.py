@@ -6,7 +6,8 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -16,6 +17,7 @@ import orjson
 from router.http.client import NotConnected
 from router.http.connections import Connections, paced_lines, read_bounded
 from router.http.secret import CHALLENGE, is_challenge
+from router.observe.engine_metrics import Signals, read_signals
 from router.wire import LINE_S, STATE_PATH, STATE_TIMEOUT_S, AgentState, is_name
 
 PROBE_INTERVAL_S = 1.0  # between probes of a worker without an agent
@@ -25,7 +27,19 @@ MOST_PARTS = 20_000  # objects and arrays: with vLLM's permissions, three a mode
 _NO_AGENT = ("text/", "application/json")
 _COMPLAINT_BYTES = 200
 
+# An engine's page has some tens of kilobytes; so much is searched in less than a millisecond.
+MOST_METRICS_BYTES = 1 << 19
+
+NOTHING = Signals()
 Models = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainLook:
+    """What a server without an agent serves, and what its metrics say, where they were asked."""
+
+    models: Models
+    signals: Signals = NOTHING
 
 
 class Unusable(Exception):
@@ -33,9 +47,14 @@ class Unusable(Exception):
 
 
 async def reports(
-    connections: Connections, url: str, connect_s: float
-) -> AsyncGenerator[AgentState | Models, None]:
-    """An agent's states until its stream ends, or what a plain server serves until it fails.
+    connections: Connections,
+    url: str,
+    connect_s: float,
+    wants_metrics: Callable[[], bool] = lambda: False,
+) -> AsyncGenerator[AgentState | PlainLook, None]:
+    """An agent's states until its stream ends, or looks at a plain server until one fails.
+
+    `wants_metrics`: whether a plain server's metrics would tell anything now.
 
     Only who asks for the fleet's secret in an agent's way is told it.
 
@@ -64,13 +83,14 @@ async def reports(
                 "--secret-file"
             )
         headers = connections.to_agent()
-    look = _PlainLook(session, url)
+    probe = _PlainProbe(session, url)
     while True:
-        yield await look.models()
+        models = await probe.models()
+        yield PlainLook(models, await probe.signals() if wants_metrics() else NOTHING)
         await asyncio.sleep(PROBE_INTERVAL_S)
 
 
-class _PlainLook:
+class _PlainProbe:
     """Asks a server without an agent whether it is well, where it can say so, and what it serves.
 
     An answer of ``/health`` counts once it has been 200: servers without one answer anything.
@@ -78,7 +98,7 @@ class _PlainLook:
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session, self._url = session, url
-        self._has_health = False
+        self._has_health, self._has_metrics = False, True
 
     async def models(self) -> Models:
         """What it serves.
@@ -93,6 +113,20 @@ class _PlainLook:
                 raise Unusable(f"its /health answers {_named(response.status)}")
         async with self._get("/v1/models") as response:
             return await self._read(response)
+
+    async def signals(self) -> Signals:
+        """What its metrics say; whatever is wrong with them is nothing against it."""
+        if not self._has_metrics:
+            return NOTHING
+        try:
+            async with self._get("/metrics") as response:
+                text = await read_bounded(response, MOST_METRICS_BYTES)
+                good = response.status == 200 and text is not None
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return NOTHING
+        told = read_signals(text) if good and text is not None else NOTHING
+        self._has_metrics = told.running is not None
+        return told
 
     def _get(self, path: str) -> aiohttp.client._BaseRequestContextManager[aiohttp.ClientResponse]:
         timeout = aiohttp.ClientTimeout(total=STATE_TIMEOUT_S)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
 from router.gateway.fleet.health import Health, Standing
+from router.gateway.fleet.reports import PlainLook
 from router.gateway.fleet.stalls import StallGuard
 from router.wire import MOST_CONTEXT, AgentState
-from solver.cost.estimators import ScaleEstimator
+from solver.cost.estimators import SpeedEstimator
 from solver.cost.model import CostModel
 from solver.routing.load import WorkerLoad
-from solver.routing.problem import WorkerView
+from solver.routing.problem import Job, WorkerView
 from solver.routing.rolling import lead
+from solver.routing.slots import Expected, Known, PlainSlots
 
 # What a worker that does not tell is taken to keep of prompts; llama-65b-ascend's memory.
 PLAIN_KV_TOKENS = 131_072
@@ -28,7 +31,8 @@ class Worker:
         models: the entries of ``/v1/models`` that it serves, by id.
         health: how it is, as looks and answers tell.
         load: what this gateway has sent it and it has not finished.
-        scale: learnt correction of the cost model of a worker without an agent.
+        speed: learnt correction of the cost model of a worker without an agent.
+        plain_slots: sequences that it runs at once without an agent.
         served: its models and the longest request of each, where known.
         stall_guard: times out the requests that it has, should it fall silent.
         leaving: it is to go as soon as it has nothing left to do.
@@ -37,7 +41,7 @@ class Worker:
     def __init__(
         self,
         url: str,
-        slots: int,
+        slots: PlainSlots,
         cost: CostModel,
         *,
         prefix_cache: bool = False,
@@ -48,12 +52,13 @@ class Worker:
         self.state: AgentState | None = None
         self.models: dict[str, dict[str, Any]] = {}
         self.load = WorkerLoad()
-        self.scale = ScaleEstimator()
+        self.speed = SpeedEstimator()
         self.served: tuple[tuple[str, int | None], ...] = ()
         self.stall_guard = StallGuard()
         self.leaving = False
-        self._slots, self._cost, self._prefix_cache = slots, cost, prefix_cache
-        self._scaled = 1.0, cost
+        self.plain_slots = slots
+        self._cost, self._prefix_cache, self._kv_tokens = cost, prefix_cache, PLAIN_KV_TOKENS
+        self._scaled = (1.0, 1.0), cost
         self._view: tuple[tuple[object, ...], WorkerView] | None = None
 
     @property
@@ -84,7 +89,12 @@ class Worker:
     @property
     def slots(self) -> int:
         """Sequences that it runs at once."""
-        return self.state.slots if self.state is not None else self._slots
+        return self.state.slots if self.state is not None else self.plain_slots.slots
+
+    @property
+    def slots_known(self) -> Known:
+        """How that is known."""
+        return Known.AGENT if self.state is not None else self.plain_slots.known
 
     @property
     def base_cost(self) -> CostModel:
@@ -96,8 +106,9 @@ class Worker:
         """Its iteration times, as well as they are known."""
         if self.state is not None:
             return self._cost
-        if self._scaled[0] != self.scale.factor:
-            self._scaled = self.scale.factor, self._cost.scaled(self.scale.factor)
+        factors = self.speed.factors
+        if self._scaled[0] != factors:
+            self._scaled = factors, self._cost.scaled(*factors)
         return self._scaled[1]
 
     @property
@@ -138,7 +149,7 @@ class Worker:
     @property
     def kv_free(self) -> float:
         """Cached tokens that it has room for beside what it has been sent."""
-        tokens = PLAIN_KV_TOKENS if self.state is None else self.state.kv_tokens
+        tokens = self._kv_tokens if self.state is None else self.state.kv_tokens
         return tokens - self.load.kv_tokens
 
     def max_model_len(self, model: str) -> int | None:
@@ -162,7 +173,7 @@ class Worker:
         if load.is_due(now):
             load.advance(self.cost, self.slots, now)
         health = self.health
-        known = load.changes, self.state, self.scale.factor
+        known = load.changes, self.state, self.speed.factors, self.slots
         seen = *known, health.open, health.places, self.leaving
         if self._view is None or self._view[0] != seen:
             self._view = seen, self._new_view(now)
@@ -186,10 +197,47 @@ class Worker:
             room=self.room,
         )
 
-    def update_plain(self, models: dict[str, dict[str, Any]]) -> None:
+    def sent(self, key: Hashable, job: Job, uncached: float, now: float, *, streamed: bool) -> None:
+        """It is sent a request, `key` is its own; `uncached`: prompt tokens to be prefilled."""
+        self.load.add(key, job, now, streamed=streamed)
+        if self.state is None:
+            stage_s = self._cost.alpha_p_s
+            expected = Expected(
+                stage_s,
+                self._cost.prefill_s(uncached) - stage_s,
+                self.cost.decode_s(self.load.occupancy(self.slots, 0)),
+                self.speed.factors[1],
+            )
+            self.plain_slots.sent(key, job.sequences, expected, now, streamed=streamed)
+
+    def has_queue_for(self, key: Hashable) -> bool:
+        """Whether a request that is there may have waited for a slot."""
+        return self.load.sequences > self.slots or self.plain_slots.may_have_waited(key)
+
+    def begun(self, key: Hashable, now: float) -> None:
+        """The first token of a request that streams has come."""
+        prefill = self.plain_slots.begun(key, now)
+        if prefill is not None:
+            self.speed.prefills.observe(*prefill)
+
+    def ended(self, key: Hashable) -> None:
+        """A request has left it, however; unknown ones are ignored."""
+        self.load.remove(key)
+        self.plain_slots.ended(key)
+
+    @property
+    def wants_metrics(self) -> bool:
+        """Whether its engine's metrics would tell of slots: it has something to do."""
+        return self.plain_slots.known is not Known.SET and len(self.load) > 0
+
+    def update_plain(self, look: PlainLook, now: float) -> None:
         """It answers without an agent, if there ever was one."""
         self.state = None
-        self.update_models(models)
+        self.update_models(look.models)
+        told = look.signals
+        if told.running is not None and told.waiting is not None:
+            self.plain_slots.engine(told.running, told.waiting, now, told.slots)
+        self._kv_tokens = told.kv_tokens or self._kv_tokens
 
     def update_state(self, state: AgentState) -> None:
         """Its agent reports."""

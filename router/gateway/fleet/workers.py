@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
+from functools import partial
 from math import inf
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,7 +31,7 @@ from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewaySettings
 from router.settings.hardware import hardware
 from router.wire import AgentState
-from solver.cost.estimators import FleetScale, ScaleEstimator
+from solver.cost.estimators import FleetSpeeds, SpeedEstimator
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Workers:
         self._settings, self._cost = settings, hardware(settings.plain_cost).cost
         self._all: list[Worker] = []
         self._tasks: dict[Worker, asyncio.Task[None]] = {}
-        self._scales: dict[tuple[str, ...], FleetScale] = {}
+        self._speeds: dict[tuple[str, ...], FleetSpeeds] = {}
         self._group: asyncio.TaskGroup | None = None
         self._contexts: dict[str, tuple[int | None, bool]] = {}  # of models that are served
         self.prefixes = Prefixes()
@@ -113,12 +114,14 @@ class Workers:
         self._metrics.worker_up.clear()  # a worker's name may have changed
         self._metrics.worker_health.clear()
         self._metrics.worker_backlog.clear()
+        self._metrics.worker_slots.clear()
         for worker in self._all:
             self._metrics.worker_up.labels(worker.name).set(worker.up)
             for standing in Standing:
                 gauge = self._metrics.worker_health.labels(worker.name, standing.value)
                 gauge.set(worker.health.standing is standing)
             self._metrics.worker_backlog.labels(worker.name).set(worker.backlog_s(0, now))
+            self._metrics.worker_slots.labels(worker.name, worker.slots_known).set(worker.slots)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -149,7 +152,7 @@ class Workers:
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         """The fleet is to be these: who is new is followed, who is not among them drains."""
-        wanted = [one.url for one in endpoints if not one.draining]
+        wanted = {one.url: one.tls_name for one in endpoints if not one.draining}
         for worker in list(self._all):
             if worker.leaving != (worker.url not in wanted):
                 worker.leaving = not worker.leaving
@@ -157,8 +160,9 @@ class Workers:
                 log.info(what, extra={"worker": worker.name, "in_flight": len(worker.load)})
             self.forget_if_drained(worker)
         known = {worker.url for worker in self._all}
-        for url in wanted:
+        for url, tls_name in wanted.items():
             if url not in known:
+                self._connections.expect(url, tls_name)
                 self._add(url)
         self.on_change()
 
@@ -231,13 +235,14 @@ class Workers:
 
     async def _listen(self, worker: Worker) -> None:
         connect_s = self._settings.connect_timeout_s
-        async with aclosing(reports(self._connections, worker.url, connect_s)) as report_stream:
+        asks = partial(reports, self._connections, worker.url, connect_s)
+        async with aclosing(asks(lambda: worker.wants_metrics)) as report_stream:
             async for report in report_stream:
                 models = worker.models
                 if isinstance(report, AgentState):
                     worker.update_state(report)
                 else:
-                    worker.update_plain(report)
+                    worker.update_plain(report, time.monotonic())
                     self._compare(worker)
                 if worker.models is not models:
                     self._contexts.clear()
@@ -245,9 +250,11 @@ class Workers:
 
     def _compare(self, worker: Worker) -> None:
         """Those that serve the same models are taken to be alike, until they show otherwise."""
-        scale = self._scales.setdefault(tuple(worker.models), FleetScale())
-        if not worker.scale.is_of(scale):
-            worker.scale = ScaleEstimator(scale)
+        fleet = self._speeds.setdefault(tuple(worker.models), FleetSpeeds())
+        if not worker.speed.is_of(fleet):
+            worker.speed = SpeedEstimator(fleet)
+            alike = [other for other in self._all if other.speed.is_of(fleet)]
+            worker.plain_slots.begin_like(other.plain_slots for other in alike)
 
     def _mark_up(self, worker: Worker) -> None:
         if worker.down:

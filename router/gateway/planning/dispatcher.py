@@ -152,7 +152,7 @@ class Dispatcher:
 
     def release(self, ticket: Ticket, worker: Worker) -> None:
         """The request has left its worker, however it ended."""
-        worker.load.remove(ticket)
+        worker.ended(ticket)
         self._workers.conditions.left(worker, trial=ticket.trial)
         if worker.leaving:  # log lines of that are not about the request
             Context().run(self._workers.forget_if_drained, worker)
@@ -293,11 +293,13 @@ class Dispatcher:
         for ticket, worker in self._rolling.bind(selection, record.plan, now):
             if ticket.waiting:
                 assert ticket.placed is not None
-                worker.load.add(ticket, ticket.job, now, streamed=ticket.streamed)
+                i = index[ticket]
+                uncached = float(selection.sizes.uncached[i, record.plan.workers[i]])
+                worker.sent(ticket, ticket.job, uncached, now, streamed=ticket.streamed)
                 ticket.trial = worker.health.sent()
                 self._stranded.served(ticket)
                 self._workers.prefixes.sent(ticket.blocks, worker)
-                ticket.placed.set_result(Placement(worker, record, index[ticket]))
+                ticket.placed.set_result(Placement(worker, record, i))
                 sent += 1
                 if sent % SENDS_A_TURN == 0:
                     await asyncio.sleep(0)

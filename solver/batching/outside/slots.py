@@ -6,31 +6,46 @@ Rules:
   them. But it must be slots or memory that they wait for, and not their turn to be prefilled, of
   which an engine takes only so many tokens an iteration: a report with prefills under way
   (`prefilling`) is none;
-- while it runs all that it may and nobody waits, the limit grows again, one at a time: memory may
-  have been short only for a while;
+- while it runs all that it may and nobody waits, the limit grows again, by an eighth or one at a
+  time: memory may have been short only for a while;
 - the limit is never below 1, nor above what the operator said.
+
+Who sees no engine's word makes reports of what it sees: `solver.routing.slots`.
 """
 
 from __future__ import annotations
 
 REPORTS_TO_SHRINK = 3
 REPORTS_TO_GROW = 8
+# A share of itself by which the limit grows: as much as is sent ahead of slots, so that what is
+# sent in vain is doubled at most.
+GROWTH = 1 / 8
 
 
 class SlotLimit:
     """See the module's rules; `limit` is the present one."""
 
-    def __init__(self, ceiling: int) -> None:
-        self.limit = ceiling
-        self._ceiling = ceiling
+    def __init__(self, slots: int, most: int | None = None) -> None:
+        """`slots` at first, and at most `most`; unless given that is as many."""
+        self.limit = slots
+        self._most = self._ceiling = slots if most is None else most
         self._short: list[int] = []
         self._easy = 0
 
+    def begin_at(self, slots: int) -> None:
+        """So many are more likely than what it began with."""
+        self.limit = max(1, min(self._ceiling, slots))
+
+    def told(self, slots: int) -> None:
+        """The engine says how many it was started with: the limit anew, as far as it may be."""
+        self._ceiling = self.limit = max(1, min(self._most, slots))
+
     def observe(self, running: int, waiting: int, *, prefilling: bool) -> int:
         """The engine reports how many run and wait; the limit from now on."""
+        if waiting > 0:
+            self._easy = 0
         if waiting > 0 and running < self.limit and not prefilling:
             self._short.append(running)
-            self._easy = 0
             if len(self._short) >= REPORTS_TO_SHRINK:
                 self.limit = max(1, *self._short)
                 self._short.clear()
@@ -39,5 +54,6 @@ class SlotLimit:
         if waiting == 0 and running >= self.limit:
             self._easy += 1
             if self._easy >= REPORTS_TO_GROW:
-                self.limit, self._easy = min(self._ceiling, self.limit + 1), 0
+                more = max(1, int(GROWTH * self.limit))
+                self.limit, self._easy = min(self._ceiling, self.limit + more), 0
         return self.limit

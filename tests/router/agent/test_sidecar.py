@@ -1,4 +1,4 @@
-"""What a sidecar reads from its server: streams, metrics; and what it refuses to start with."""
+"""What a sidecar reads from its server, and what it refuses to start with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from router.agent.queue_position import DEFAULT_POSITION
 from router.agent.sidecar.app import create_app, open_releaser
-from router.agent.sidecar.engine_metrics import Signals, read_signals
 from router.agent.sidecar.health import (
     PROVEN,
     QUICK_S,
@@ -112,42 +111,6 @@ def test_a_server_that_sends_tokens_is_alive() -> None:
     check = answers_quickly()
     for _ in range(100):
         assert not check.failed(bytes_seen=True, idle=False)
-
-
-VLLM = """
-# HELP vllm:num_requests_running Number of requests in model execution batches.
-vllm:num_requests_running{engine="0",model_name="m"} 12.0
-vllm:num_requests_running{engine="1",model_name="m"} 4.0
-vllm:num_requests_waiting{engine="0",model_name="m"} 3.0
-vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 3.0
-vllm:cache_config_info{block_size="16",cache_dtype="auto",num_gpu_blocks="512",x="a\\"b"} 1.0
-"""
-SGLANG = """
-sglang:num_running_reqs{model_name="m"} 5.0
-sglang:num_queue_reqs{model_name="m"} 0.0
-sglang:cache_config_info{page_size="1",num_pages="9000"} 1.0
-"""
-TENSORRT = """
-trtllm_num_requests_running 3
-trtllm_num_requests_waiting 1
-trtllm_kv_cache_tokens_per_block 32
-trtllm_kv_cache_max_blocks 100
-"""
-
-
-@pytest.mark.parametrize(
-    ("page", "signals"),
-    [
-        (VLLM, Signals(16, 3, 8192)),
-        (SGLANG, Signals(5, 0, 9000)),
-        (TENSORRT, Signals(3, 1, 3200)),
-        ('vllm:num_requests_running{engine="0"} NaN\nvllm:num_requests_waiting -1', Signals()),
-        ("<html>vllm:num_requests_running 3</html>", Signals()),
-        ("process_cpu_seconds_total 3", Signals()),
-    ],
-)
-def test_engines_metrics_are_read(page: str, signals: Signals) -> None:
-    assert read_signals(page) == signals
 
 
 def make(body: object, hint: float | None = None) -> tuple[list[int], list[float], list[int]]:

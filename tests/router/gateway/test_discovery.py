@@ -92,6 +92,12 @@ async def test_a_name_that_is_not_resolved_keeps_its_workers_and_is_logged_once(
     assert messages == 2 * once
 
 
+async def test_addresses_of_a_name_that_speaks_tls_have_its_certificate() -> None:
+    names = Names(["10.0.0.1", "10.0.0.2"])
+    found = await anext(Dns(DnsName("agents", 1, secure=True), names.resolve, every_s=0).fleets())
+    assert found == tuple(Endpoint(f"https://10.0.0.{k}:1", tls_name="agents") for k in (1, 2))
+
+
 async def test_a_real_lookup_takes_one_family() -> None:
     found = await resolve("localhost")
     assert set(found) in ({"127.0.0.1"}, {"::1"})

@@ -15,6 +15,7 @@ from router.gateway.fleet.worker import Worker
 from router.gateway.planning.recaller import MOST_ANSWER_BYTES
 from router.http.usage import MOST_TOKENS, JsonMeter, StreamMeter
 from router.wire import LONGEST_STATE, MOST_CONTEXT, AgentState, Recall, SlotReport, WireError
+from solver.routing.slots import PlainSlots
 from tests.router.gateway.fleet import COST
 
 MOST_TURN_S = 0.05
@@ -86,7 +87,7 @@ def test_what_is_no_name_is_no_model(name: object) -> None:
 
 @pytest.mark.parametrize("length", [True, 0, -5, 1.5, "9", None, MOST_CONTEXT + 1, 1 << 63, []])
 def test_a_context_that_is_no_length_is_unknown(length: object) -> None:
-    worker = Worker("http://w:1", 4, COST)
+    worker = Worker("http://w:1", PlainSlots(4), COST)
     worker.update_models({"m": {"id": "m", "max_model_len": length}, "n": {"max_model_len": 7}})
     assert worker.max_model_len("m") is None
     assert worker.max_model_len("n") == 7

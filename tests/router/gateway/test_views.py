@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from router.gateway.fleet.worker import Worker
 from solver.routing.problem import Job
+from solver.routing.slots import PlainSlots
 from tests.router.gateway.fleet import COST, state
 
 KEYS = st.sampled_from("abcd")
@@ -33,7 +34,8 @@ CHANGES: dict[str, Callable[[Worker, str, float], None]] = {
     "is tried again": lambda worker, _, now: worker.health.wake(now),
     "is away": lambda worker, _, __: worker.health.lost("it is away"),
     "leaves or stays": toggle("leaving"),
-    "slower than thought": lambda worker, _, now: worker.scale.observe(1.0, 1.0 + now),
+    "slower than thought": lambda worker, _, now: worker.speed.rounds.observe(1.0, 1.0 + now),
+    "prefills slower": lambda worker, _, now: worker.speed.prefills.observe(1.0, 1.0 + now),
     "a report": lambda worker, key, _: worker.update_state(state("w", slots=ord(key) - 90)),
     "drains": lambda worker, _, __: worker.update_state(state("w", draining=True)),
     "nothing": lambda _, __, ___: None,
@@ -45,11 +47,11 @@ CHANGES: dict[str, Callable[[Worker, str, float], None]] = {
 def test_a_view_is_what_it_would_be_if_it_were_made_now(
     steps: list[tuple[str, str, float]],
 ) -> None:
-    worker, now = Worker("http://w:1", 4, COST), 0.0
+    worker, now = Worker("http://w:1", PlainSlots(4), COST), 0.0
     for change, key, later_s in steps:
         CHANGES[change](worker, key, now)
         now += later_s
         assert worker.view(now) == worker._new_view(now)
         assert worker.view(now) is worker.view(now)
         if worker.state is None:
-            assert worker.cost == COST.scaled(worker.scale.factor)
+            assert worker.cost == COST.scaled(*worker.speed.factors)

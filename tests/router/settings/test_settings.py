@@ -49,7 +49,7 @@ def test_several_workers_by_comma_or_repeated(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_workers_may_be_urls_names_and_services() -> None:
-    services = ("kubernetes://llm/agents:http", "kubernetes:///agents:8100")
+    services = ("kubernetes://llm/agents:http", "https+kubernetes:///agents:8100")
     named = ("http://a:1", "dns://agents.llm:8100", *services)
     assert load(GatewaySettings, ["--worker", ",".join(named)]).worker == named
 
@@ -87,6 +87,8 @@ def test_speeds_are_dealt_out() -> None:
         (GatewaySettings, ["--worker", "http://a:1/?q=1"], "no query"),
         (GatewaySettings, ["--worker", "dns://agents"], "dns://agents is not like dns://NAME:PORT"),
         (GatewaySettings, ["--worker", "dns://a..b:80"], "dns://a..b:80 is not like"),
+        (GatewaySettings, ["--worker", "https+dns://a"], r"https\+dns://a is not like"),
+        (GatewaySettings, ["--worker", "https+http://a:1"], "URL scheme should be"),
         (GatewaySettings, ["--worker", "dns://agents:70000"], "70000 is no port"),
         (GatewaySettings, ["--worker", "dns://a:1,dns://a:01"], "dns://a:1 is there twice"),
         (GatewaySettings, ["--worker", "kubernetes://agents:80"], "is not like kubernetes://"),
@@ -224,7 +226,9 @@ def test_single_plain_workers_have_slots_of_their_own_and_v1_at_the_end_is_under
         plain_slots_of="http://b:2=3,http://c:3/llm/v1=5",  # type: ignore[arg-type]
     )
     assert settings.worker == ("http://a:1", "http://b:2", "http://c:3/llm")
-    assert [settings.slots_of(url) for url in settings.worker] == [8, 3, 5]
+    known = [settings.slots_of(url) for url in settings.worker]
+    assert [one.slots for one in known] == [8, 3, 5]
+    assert [one.known for one in known] == ["assumed", "set", "set"]
 
 
 @pytest.mark.parametrize("wrong", ["http://b:2", "http://b:2=0", "http://b:2=many", "=3", "b=3"])

@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solver.cost.estimators import FleetScale, ScaleEstimator, TokenEstimator
+from solver.cost.estimators import (
+    FleetScale,
+    FleetSpeeds,
+    ScaleEstimator,
+    SpeedEstimator,
+    TokenEstimator,
+)
 from solver.lengths.distribution import BINS, MOST_TOKENS, LengthDistribution
 from solver.lengths.predictor import (
     BROADER,
@@ -323,3 +329,18 @@ def test_unequal_workers_are_told_apart() -> None:
         worker.factor == pytest.approx(2.0 if j % 2 else 0.5, rel=0.2)
         for j, worker in enumerate(workers)
     )
+
+
+def test_prefills_are_learnt_apart_and_like_rounds_while_none_was_seen() -> None:
+    speed = SpeedEstimator()
+    for _ in range(20):
+        speed.rounds.observe(1.0, 0.1)
+    assert speed.factors == pytest.approx((0.1, 0.1))
+    for _ in range(200):
+        speed.prefills.observe(1.0, 2.0)
+    assert speed.factors == pytest.approx((0.1, 2.0), rel=0.3)
+    fleet = FleetSpeeds()
+    seen, unseen = SpeedEstimator(fleet), SpeedEstimator(fleet)
+    for _ in range(200):
+        seen.prefills.observe(1.0, 2.0)
+    assert unseen.factors[1] == pytest.approx(seen.factors[1], rel=0.3)

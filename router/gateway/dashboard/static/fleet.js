@@ -151,6 +151,14 @@ export class Fleet {
   }
 }
 
+// How it is known how many slots a worker has; its agent knows.
+const KNOWN = {
+  set: "its slots: as set",
+  engine: "its slots: by its engine's metrics",
+  learnt: "its slots: learnt from first tokens",
+  assumed: "its slots: assumed",
+};
+
 // Whether it gets requests, be it as the last resort: suspect and ejected workers have work, too.
 export const serves = (worker) => worker.up || !["down", undefined].includes(worker.health);
 
@@ -164,6 +172,7 @@ function words({ line, toggle, about, cells, bar, lane, canvas, worker }, most) 
   about.title = worker.reason ? `${worker.url}: ${worker.reason}` : worker.url;
   const running = `${count(agent ? worker.running : worker.in_flight)} / ${count(worker.slots)}`;
   setText(cells.running, there ? running : "down");
+  cells.running.title = KNOWN[worker.slots_known] ?? "";
   setText(cells.queued, told(count(worker.queued)));
   setText(cells.backlog, told(seconds(worker.backlog_s)));
   setText(cells.utilization, told(percent(utilization(worker))));

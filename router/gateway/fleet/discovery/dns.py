@@ -62,6 +62,9 @@ class Dns:
 
     def _endpoint(self, address: str) -> Endpoint:
         host = f"[{address}]" if ":" in address else address
+        if self._name.secure:
+            name = self._name.name.removesuffix(".")
+            return Endpoint(f"https://{host}:{self._name.port}", tls_name=name)
         return Endpoint(f"http://{host}:{self._name.port}")
 
     def _extra(self, **more: str) -> dict[str, str]:

@@ -53,7 +53,8 @@ class Kubernetes:
         """
         self._namespace = namespace_of(service)
         self._service = service
-        self._slices = Slices(service.port)
+        tls_name = f"{service.service}.{self._namespace}.svc" if service.secure else None
+        self._slices = Slices(service.port, tls_name)
         self._complaint: str | None = None
 
     async def fleets(self) -> AsyncIterator[Endpoints]:

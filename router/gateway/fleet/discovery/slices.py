@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -110,16 +111,16 @@ class _Event(_Object):
 
 
 class Slices:
-    """The EndpointSlices of one Service.
+    """The EndpointSlices of one Service, whose pods have certificates of `tls_name`, if any.
 
     Attributes:
         version: from which a watch goes on; None: they have to be listed first. Until then what
             was known stands.
     """
 
-    def __init__(self, port: int | str) -> None:
+    def __init__(self, port: int | str, tls_name: str | None = None) -> None:
         self.version: str | None = None
-        self._port = port
+        self._port, self._tls_name = port, tls_name
         self._slices: dict[str, _Slice] = {}
 
     def relist(self, text: bytes) -> None:
@@ -177,7 +178,8 @@ class Slices:
         pods: defaultdict[str, list[tuple[str, _Row]]] = defaultdict(list)
         for url, row in self._rows():
             pods[row.pod].append((url, row))
-        return merge(filter(None, map(_endpoint, pods.values())))
+        found = filter(None, map(_endpoint, pods.values()))
+        return merge(replace(one, tls_name=self._tls_name) for one in found)
 
     def _rows(self) -> Iterator[tuple[str, _Row]]:
         """Every row with its URL; IPv4 first, then by name, whatever order they came in."""
@@ -189,7 +191,7 @@ class Slices:
             for row in one.endpoints or ():
                 host = row.addresses[0]  # Kubernetes: all but the first have no meaning
                 host = f"[{host}]" if one.address_type == "IPv6" else host
-                yield f"http://{host}:{port}", row
+                yield f"{'https' if self._tls_name else 'http'}://{host}:{port}", row
 
 
 def _first(error: ValidationError) -> str:

@@ -9,16 +9,20 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One worker's base URL; `draining`: it is about to go, and takes nothing new."""
+    """One worker's base URL; `draining`: it is about to go, and takes nothing new.
+
+    `tls_name`: whose certificate it has, if that is not its URL's.
+    """
 
     url: str
     draining: bool = False
+    tls_name: str | None = None
 
 
 # In an order that stays the same as long as they do: of two that bear one name the first keeps it.
@@ -35,7 +39,8 @@ class Source(Protocol):
 
 def merge(endpoints: Iterable[Endpoint]) -> Endpoints:
     """Each worker once, where it was named first; who is named twice goes only if both say so."""
-    draining: dict[str, bool] = {}
+    found: dict[str, Endpoint] = {}
     for one in endpoints:
-        draining[one.url] = one.draining and draining.get(one.url, True)
-    return tuple(Endpoint(url, goes) for url, goes in draining.items())
+        first = found.setdefault(one.url, one)
+        found[one.url] = replace(first, draining=first.draining and one.draining)
+    return tuple(found.values())
