@@ -162,7 +162,7 @@ class RollingHorizon(Generic[R, W]):
         self._closed: Window[R] | None = None
         self._fleet: Fleet[W] = Fleet()
         self._held: Held[R, W] = Held()
-        self._late: set[R] = set()  # those of `_unsent` that stand behind others, as they are late
+        self._late: set[R] = set()  # who stands behind others, as it is late
 
     def __len__(self) -> int:
         """Requests that have not been sent."""
@@ -194,7 +194,9 @@ class RollingHorizon(Generic[R, W]):
 
     def pop_ineligible(self) -> list[R]:
         """Those out of closed windows that nobody may serve, as of `select`; they are let go."""
-        return self._unsent.pop(NOBODY)
+        gone = self._unsent.pop(NOBODY)
+        self._late.difference_update(gone)
+        return gone
 
     def select(self, now: float, workers: Sequence[W]) -> Selection[R, W] | None:
         """Close windows that are due; what to plan, if somebody has room for it."""
@@ -244,8 +246,8 @@ class RollingHorizon(Generic[R, W]):
             if entries
         }
         counts = {members: min(WINDOW, WINDOW_ROOMS * n) for members, n in places.items() if n}
-        for members, count in counts.items():
-            self._let_pass(self._unsent.groups[members][:count], now)
+        for members in counts:
+            self._let_pass(self._unsent.groups[members][:WINDOW], now)
         most = max(1, WINDOW // max(1, len(counts)))
         groups = self._unsent.groups
         return merged([groups[members][: min(count, most)] for members, count in counts.items()])
@@ -323,7 +325,7 @@ class RollingHorizon(Generic[R, W]):
                 yield request, worker
             elif i < plan.planned and not plan.go[i]:
                 rank = self._unsent.rank(request)
-                self.discard(request)
+                self._unsent.discard(request)
                 self._held.put(request, rank, worker, seconds, now)
 
 
