@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -24,10 +20,11 @@ from urllib.parse import urlsplit
 import orjson
 
 from router.agent.engines.emulated.lengths import read_lengths
-from router.http.sockets import listen, url_of
+from router.children import Child, flags, stop_event
+from router.http.sockets import listen
 from router.observe import logs
 from router.settings.agent import AgentTuning
-from router.settings.base import PREFIX, Settings
+from router.settings.base import Settings
 from router.settings.gateway import GatewayTuning
 from router.settings.up import UpSettings
 
@@ -38,62 +35,10 @@ LOAD_S = 900.0  # the same, where a model must be loaded
 ANSWER_S = 2.0  # for a gateway that has just started to tell of its workers, or it is asked again
 RESTART_S = 1.0  # before a dead agent is started again, so that a broken one does not spin
 LOOPBACK = "127.0.0.1"  # the embedded agents are the gateway's alone
-BAD_SETTINGS = 2  # exit status of a command that was refused
-KILL_AFTER_S = 5.0  # beyond the drain time, before a child is killed
 
 
 class UpFailed(Exception):
     """The fleet did not start, or its gateway died."""
-
-
-class Child:
-    """One process and the socket that it listens on."""
-
-    def __init__(self, name: str, sock: socket.socket, arguments: Sequence[str]) -> None:
-        self.name, self.sock, self._arguments = name, sock, arguments
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        """Where it answers."""
-        return url_of(self.sock)
-
-    def start(self) -> None:
-        """Start the process, in a session of its own: Ctrl-C is the supervisor's to hand on."""
-        fd = self.sock.fileno()
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "router.cli", *self._arguments, "--fd", str(fd)],
-            pass_fds=[fd],
-            env=environment,
-            start_new_session=True,
-        )
-
-    def running(self) -> bool:
-        """Whether the process lives."""
-        return self.process is not None and self.process.poll() is None
-
-    def ended_well(self) -> bool:
-        """Whether it has ended, and without a complaint."""
-        return self.process is not None and self.process.poll() == 0
-
-    def refused(self) -> bool:
-        """Whether it ended at once, because of its settings."""
-        return self.process is not None and self.process.poll() == BAD_SETTINGS
-
-    async def stop(self, drain_s: float) -> None:
-        """Ask it to end, wait for its drain time, and then insist."""
-        if self.process is None:
-            return
-        with suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + drain_s + KILL_AFTER_S
-        while self.running():
-            if time.monotonic() > deadline:
-                log.warning("killed, as it did not end in time", extra={"child": self.name})
-                self.process.kill()
-                deadline = float("inf")
-            await asyncio.sleep(0.02)
 
 
 def up(settings: UpSettings) -> None:
@@ -114,7 +59,7 @@ def up(settings: UpSettings) -> None:
 async def _run(settings: UpSettings) -> None:
     agents = [_agent(settings, k) for k in range(settings.agents)]
     gateway = _gateway(settings, [agent.url for agent in agents])
-    stop = _stop_event()
+    stop = stop_event()
     try:
         for child in (*agents, gateway):
             child.start()
@@ -188,16 +133,7 @@ def _arguments(settings: UpSettings, *kinds: type[Settings]) -> list[str]:
         for name, field in kind.model_fields.items()
         if name in settings.model_fields_set or own[name].default != field.default
     }
-    values = settings.model_dump(mode="json", include=names, exclude_none=True)
-    return [part for name, value in sorted(values.items()) for part in _flag(name, value)]
-
-
-def _flag(name: str, value: object) -> list[str]:
-    if isinstance(value, bool):
-        return [f"--{'' if value else 'no-'}{name.replace('_', '-')}"]
-    if isinstance(value, list):
-        value = ",".join(map(str, value))
-    return [f"--{name.replace('_', '-')}", str(value)]
+    return flags(settings, names)
 
 
 def agent_arguments(settings: UpSettings, index: int) -> list[str]:
@@ -248,12 +184,3 @@ Metrics    {gateway.url}/metrics
 {workers}
 Stop it with Ctrl-C.
 """
-
-
-def _stop_event() -> asyncio.Event:
-    """Set at the first SIGINT or SIGTERM; to be called inside the running loop."""
-    event = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for sig in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(sig, event.set)
-    return event

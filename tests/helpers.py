@@ -15,9 +15,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ from router.lab.simulation.traces import data_dir, dataset
 from solver.cost.estimators import BYTES_PER_TOKEN
 from solver.sim.request import Request
 from tests import http
+from tests.forked import Command
 from tests.waiting import PATIENCE_S, eventually
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,6 +124,24 @@ def asking(url: str, body: object) -> Iterator[None]:
         yield
 
 
+def run(
+    program: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str]
+) -> subprocess.Popen[str]:
+    """A program as a process."""
+    return subprocess.Popen(
+        [*program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+# How `makespan` is started with these arguments and this environment; tests have a faster way.
+start: Callable[[Sequence[str], Mapping[str, str]], subprocess.Popen[str] | Command]
+start = partial(run, MAKESPAN)
+
+
 class Process:
     """A process, `makespan`'s unless told, and its output; stopped at the end whatever happens."""
 
@@ -129,16 +149,11 @@ class Process:
         self,
         *arguments: str,
         environment: dict[str, str] | None = None,
-        program: Sequence[str] = MAKESPAN,
+        program: Sequence[str] | None = None,
     ) -> None:
         self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [*program, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, **(environment or {})},
-        )
+        told = {**os.environ, **(environment or {})}
+        self.process = start(arguments, told) if program is None else run(program, arguments, told)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

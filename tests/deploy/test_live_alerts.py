@@ -13,7 +13,7 @@ import httpx
 
 from tests import http
 from tests.deploy.prometheus import Prometheus, prometheus
-from tests.e2e.test_faults import children
+from tests.forked import children
 from tests.helpers import Fleet
 from tests.waiting import eventually
 
@@ -36,7 +36,8 @@ def ask(url: str) -> None:
 @contextmanager
 def frozen(fleet: Fleet) -> Iterator[None]:
     """Its agents stand still."""
-    pids = [pid for pid in children(fleet.process.pid) if b"\0agent\0" in command(pid)]
+    below = children(fleet.process.pid).items()
+    pids = [pid for pid, name in below if name.startswith("agent-")]
     assert len(pids) == len(fleet.agents)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -45,10 +46,6 @@ def frozen(fleet: Fleet) -> Iterator[None]:
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
-
-
-def command(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_a_fleet_that_breaks_piece_by_piece(tmp_path: Path) -> None:

@@ -20,17 +20,9 @@ import pytest
 
 from tests import http
 from tests.e2e.test_gateway import TEXT, in_flight, post
+from tests.forked import child, children
 from tests.helpers import ROOT, Fleet, Process, scrape
 from tests.waiting import PATIENCE_S, eventually
-
-
-def children(pid: int) -> list[int]:
-    """All processes below `pid`."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += [int(child), *children(int(child))]
-    return found
 
 
 def alive(pids: list[int]) -> list[int]:
@@ -40,7 +32,7 @@ def alive(pids: list[int]) -> list[int]:
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_ends_what_runs_and_leaves_no_process_behind(sig: signal.Signals) -> None:
     fleet = Fleet("--drain-s", str(PATIENCE_S))
-    pids = children(fleet.process.pid)
+    pids = list(children(fleet.process.pid))
     assert len(pids) >= 3  # two agents and a gateway
     with ThreadPoolExecutor(4) as pool:
         body = {**TEXT, "max_tokens": 600, "ignore_eos": True}
@@ -56,7 +48,7 @@ def test_stopping_ends_what_runs_and_leaves_no_process_behind(sig: signal.Signal
 def test_all_may_be_told_to_stop_at_once() -> None:
     """As systemd does."""
     fleet = Fleet()
-    pids = children(fleet.process.pid)
+    pids = list(children(fleet.process.pid))
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
@@ -67,11 +59,8 @@ def test_all_may_be_told_to_stop_at_once() -> None:
 
 def test_a_gateway_that_is_told_to_stop_takes_its_agents_along() -> None:
     fleet = Fleet("--agents", "1")
-    pids = children(fleet.process.pid)
-    (gateway,) = (
-        pid for pid in pids if b"\0gateway\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
-    os.kill(gateway, signal.SIGTERM)
+    pids = list(children(fleet.process.pid))
+    os.kill(child(fleet.process.pid, "gateway"), signal.SIGTERM)
     assert fleet.process.wait(PATIENCE_S) == 0
     fleet.stop()
     eventually(lambda: not alive(pids))
@@ -79,7 +68,7 @@ def test_a_gateway_that_is_told_to_stop_takes_its_agents_along() -> None:
 
 def test_a_killed_supervisor_leaves_no_process_behind() -> None:
     fleet = Fleet("--agents", "1")
-    pids = children(fleet.process.pid)
+    pids = list(children(fleet.process.pid))
     fleet.stop(signal.SIGKILL)
     eventually(lambda: not alive(pids))
 
@@ -93,7 +82,7 @@ def test_a_killed_agents_requests_go_elsewhere_and_it_comes_back() -> None:
             eventually(lambda: in_flight(fleet) == 12)
             workers = fleet.get("/makespan/v1/workers").json()["workers"]
             assert min(worker["in_flight"] for worker in workers) > 0
-            os.kill(agent_pid(fleet, 0), signal.SIGKILL)
+            os.kill(child(fleet.process.pid, "agent-0"), signal.SIGKILL)
             assert [answer.result().status_code for answer in answers] == [200] * 12
         told = [fleet.get(f"/makespan/v1/requests/{name}").json() for name in names]
         moved = [row for row in told if row["failed_workers"]]
@@ -101,14 +90,6 @@ def test_a_killed_agents_requests_go_elsewhere_and_it_comes_back() -> None:
         assert all(row["failed_workers"] == ["agent-0"] for row in moved)
         assert {row["worker"] for row in moved} == {"agent-1"}
         eventually(lambda: fleet.get("/metrics").text.count('worker_up{worker="agent-0"} 1') == 1)
-
-
-def agent_pid(fleet: Fleet, index: int) -> int:
-    for pid in children(fleet.process.pid):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if f"agent-{index}".encode() in command:
-            return pid
-    raise AssertionError("no such agent")
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +106,7 @@ def test_a_stream_that_breaks_ends_with_an_error_event(single: Fleet) -> None:
     with http.stream("POST", single.url + "/v1/completions", json=body) as answer:
         events = answer.iter_lines()
         next(events)
-        os.kill(agent_pid(single, 0), signal.SIGKILL)
+        os.kill(child(single.process.pid, "agent-0"), signal.SIGKILL)
         data = [line[6:] for line in events if line.startswith("data: ")]
     error = json.loads(data[-1])["error"]
     assert (error["type"], error["code"]) == ("server_error", "worker_failed")
@@ -150,12 +131,12 @@ def test_injected_faults(single: Fleet) -> None:
 
 
 def test_an_agent_whose_engine_broke_down_is_started_again(single: Fleet) -> None:
-    first = agent_pid(single, 0)
+    first = child(single.process.pid, "agent-0")
     broken = post(single, TEXT, x_makespan_fault="break=3")
     assert (broken.status_code, broken.json()["error"]["code"]) == (502, "worker_failed")
     eventually(lambda: not alive([first]))
     eventually(lambda: post(single, TEXT).status_code == 200)
-    assert agent_pid(single, 0) != first
+    assert child(single.process.pid, "agent-0") != first
 
 
 def test_no_worker_means_503_with_retry_after() -> None:

@@ -15,7 +15,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests import http
-from tests.e2e.test_faults import agent_pid
+from tests.forked import child
 from tests.helpers import Fleet, Process, scrape
 from tests.waiting import PATIENCE_S, eventually
 
@@ -106,7 +106,7 @@ def test_a_killed_engines_unsent_requests_are_served_elsewhere(model: Path) -> N
                 url = fleet.url + "/v1/completions"
                 asked = [asyncio.create_task(client.post(url, json=body)) for body in wanted]
                 await asyncio.sleep(0.5)
-                os.kill(agent_pid(fleet, 0), signal.SIGKILL)
+                os.kill(child(fleet.process.pid, "agent-0"), signal.SIGKILL)
                 return await asyncio.gather(*asked)
 
         answers = asyncio.run(play())
