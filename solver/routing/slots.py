@@ -264,6 +264,11 @@ class PlainSlots:
         prefilling = bool(ours) and not any(self._late(one, now) for one in ours)
         self._limit.observe(running, waiting, prefilling=prefilling)
 
+    def engine_is_mute(self) -> None:
+        """It tells nothing, or nothing any more: then first tokens do."""
+        if self.known is Known.ENGINE:
+            self.known = Known.LEARNT
+
     def _begin(self, one: _Sent) -> None:
         one.begun = True
         self._running += one.sequences
