@@ -24,6 +24,8 @@ from tests.forked import child, children
 from tests.helpers import ROOT, Fleet, Process, scrape
 from tests.waiting import PATIENCE_S, eventually
 
+IMPATIENT = ("--wait-for-worker-s", "0.5")  # what nobody will serve is soon refused
+
 
 def alive(pids: list[int]) -> list[int]:
     return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
@@ -140,7 +142,8 @@ def test_an_agent_whose_engine_broke_down_is_started_again(single: Fleet) -> Non
 
 
 def test_no_worker_means_503_with_retry_after() -> None:
-    with Process("gateway", "--port", "0", "--worker", "http://127.0.0.1:9") as gateway:
+    flags = ("--port", "0", "--worker", "http://127.0.0.1:9", *IMPATIENT)
+    with Process("gateway", *flags) as gateway:
         url = gateway.wait_for(r"listening url=(\S+)")
         answer = http.post(url + "/v1/completions", json=TEXT)
         assert answer.status_code == 503
@@ -180,7 +183,7 @@ def gateway(*flags: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def before_plain(plain: str) -> Iterator[str]:
-    with gateway("--worker", plain) as url:
+    with gateway("--worker", plain, *IMPATIENT) as url:
         yield url
 
 

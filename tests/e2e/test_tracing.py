@@ -234,7 +234,8 @@ def test_what_is_not_sampled_is_passed_on_and_not_recorded(sink: Sink, plain: Pl
 
 def test_without_tracing_headers_pass_as_they_came(mortal: Plain) -> None:
     dead = f"http://127.0.0.1:{free_ports(1)[0]}"
-    with gateway(f"{mortal.url},{dead}", "--log-format", "text") as (running, url):
+    flags = ("--log-format", "text", "--wait-for-worker-s", "0.5")
+    with gateway(f"{mortal.url},{dead}", *flags) as (running, url):
         trace_id = new_trace()
         headers = {**parent(trace_id), "x-request-id": "off"}
         assert post(url + COMPLETIONS, PLAIN, headers).status_code == 200

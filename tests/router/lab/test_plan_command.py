@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from router import commands
 from router.lab.packing.instances import KINDS
-from tests.helpers import MAKESPAN
 
 FIELDS = {
     "assignment", "makespan_s", "lower_bound_s", "gap_ratio", "method", "solve_s", "status",
@@ -19,10 +21,17 @@ FIELDS = {
 
 
 def run(tmp_path: Path, problem: object, *flags: str) -> subprocess.CompletedProcess[str]:
+    """What the command says and how it ends, in this process."""
     path = tmp_path / "problem.json"
     path.write_text(problem if isinstance(problem, str) else json.dumps(problem))
-    command = [*MAKESPAN, "plan", "--problem", str(path), *flags]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    command = ["plan", "--problem", str(path), *flags]
+    status = 0
+    with redirect_stdout(StringIO()) as told, redirect_stderr(StringIO()) as complaint:
+        try:
+            commands.run(command)
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return subprocess.CompletedProcess(command, status, told.getvalue(), complaint.getvalue())
 
 
 def answer(tmp_path: Path, problem: object, *flags: str) -> dict[str, Any]:

@@ -15,11 +15,19 @@ HfObject = Any  # an object of torch's or transformers', which have no types her
 MOST_NAMES = 3  # of weights in one message
 
 
-def loaded(path: str, what: str, load: HfObject, **options: HfObject) -> HfObject:
-    """What `load` makes of the path, or an error that a person understands."""
+def require_folder(path: str) -> None:
+    """What looks like a folder must be one; anything else may be a name at the hub.
+
+    Raises:
+        BadSettings: if it is not there.
+    """
     looks_local = path.startswith((".", "/", "~")) or Path(path).exists()
     if looks_local and not Path(path).is_dir():
         raise BadSettings(f"model: there is no folder {path!r}")
+
+
+def loaded(path: str, what: str, load: HfObject, **options: HfObject) -> HfObject:
+    """What `load` makes of the path, or an error that a person understands."""
     try:
         return load(path, **options)
     except BadSettings:

@@ -14,6 +14,7 @@ from router.agent.engines.transformers.checkpoint import (
     first,
     loaded,
     read_weights,
+    require_folder,
 )
 from router.agent.engines.transformers.memory import (
     PAGE_TOKENS,
@@ -41,6 +42,7 @@ def resolve(settings: AgentSettings) -> tuple[AgentSettings, Engine]:
     Raises:
         BadSettings: if the model is missing, broken or too big, naming what to do.
     """
+    require_folder(settings.model)  # what takes seconds to load is loaded for a model that is there
     _require_transformers()
     import torch
     from transformers import AutoConfig, AutoTokenizer
