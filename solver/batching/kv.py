@@ -69,6 +69,11 @@ class PrefixCache:
                 self._blocks[block] = tokens
         return self.trim(room_tokens)
 
+    def drop(self, hash_ids: Iterable[int]) -> None:
+        """They turn out not to be there; unknown ones are ignored."""
+        for block in hash_ids:
+            self.tokens -= self._blocks.pop(block, 0)
+
     def trim(self, room_tokens: float) -> list[int]:
         """Drop what there is no room for beside what runs; tells which blocks that were."""
         gone: list[int] = []

@@ -63,6 +63,13 @@ class PrefixIndex(Generic[W]):
         for block in cache.store(blocks, len(blocks) * BLOCK_TOKENS, room_tokens):
             self._drop(block, bit)
 
+    def withdraw(self, worker: W, blocks: Sequence[int]) -> None:
+        """It has not come to prefill these."""
+        if worker in self._caches:
+            self._caches[worker].drop(blocks)
+            for block in blocks:
+                self._drop(block, self._bits[worker])
+
     def forget(self, worker: W) -> None:
         """It has lost its memory."""
         for block in self._caches.pop(worker, ()):

@@ -95,20 +95,21 @@ class _Sent:
 
 
 class FirstTokens:
-    """What first tokens take beside the prediction, as logarithms: mean and variance."""
+    """What first tokens take beside the prediction, as logarithms: mean and variance.
+
+    Attributes:
+        usual, late: times the prediction, up to which one comes as soon as usual, and beyond which
+            one is late.
+    """
 
     def __init__(self) -> None:
         self._seen, self._mean, self._variance = PRIOR, 0.0, log(LATE) ** 2
+        self._tell()
 
-    @property
-    def usual(self) -> float:
-        """Times the prediction, up to which one comes as soon as usual."""
-        return exp(self._mean + USUAL * self._variance**0.5)
-
-    @property
-    def late(self) -> float:
-        """Times the prediction, beyond which one is late."""
-        return exp(self._mean + max(log(LATE), DEVIATIONS * self._variance**0.5))
+    def _tell(self) -> None:
+        spread = self._variance**0.5
+        self.usual = exp(self._mean + USUAL * spread)
+        self.late = exp(self._mean + max(log(LATE), DEVIATIONS * spread))
 
     def observe(self, times: float) -> None:
         """One that waited for nobody took so many times the prediction; far off is just off."""
@@ -118,6 +119,7 @@ class FirstTokens:
         share = max(LEAST_SHARE, 1 / self._seen)
         self._mean += share * off
         self._variance = (1 - share) * (self._variance + share * off * off)
+        self._tell()
 
 
 class Most:
@@ -187,7 +189,8 @@ class PlainSlots:
         streamed: bool,
     ) -> None:
         """A request is sent, and its first token expected by then, if it need not wait."""
-        ahead_s = sum(one.prompt_s for one in self._waiting.values() if not self._late(one, now))
+        ours, late = self._waiting.values(), self._first_tokens.late
+        ahead_s = sum(o.prompt_s for o in ours if now - o.sent_s <= late * o.predicted_s)
         prefill_s = expected.stage_s + ahead_s + expected.prompt_s
         predicted_s = expected.times * prefill_s + expected.round_s
         self._in_flight += sequences
@@ -260,6 +263,11 @@ class PlainSlots:
         ours = self._waiting.values()
         prefilling = bool(ours) and not any(self._late(one, now) for one in ours)
         self._limit.observe(running, waiting, prefilling=prefilling)
+
+    def engine_is_mute(self) -> None:
+        """It tells nothing, or nothing any more: then first tokens do."""
+        if self.known is Known.ENGINE:
+            self.known = Known.LEARNT
 
     def _begin(self, one: _Sent) -> None:
         one.begun = True

@@ -258,6 +258,12 @@ async def nonsense(call: Call) -> None:
     await call.answer(200, json.dumps({"data": "soon"}).encode(), content_type="application/json")
 
 
+async def endless(call: Call) -> None:
+    await call.send(STREAM_HEAD)
+    while True:
+        await call.send(chunk(b" " * 65_536))
+
+
 NEVER_UP: dict[str, tuple[Answer, Answer, str]] = {
     "401": (status(401), status(401), "asks for a key"),
     "404": (status(404), status(404), "answers 404"),
@@ -271,6 +277,7 @@ NEVER_UP: dict[str, tuple[Answer, Answer, str]] = {
         "redirects to http://10.0.0.9/v1/models",
     ),
     "no_http": (no_http, no_http, ""),
+    "endless": (endless, status(404), "answers more than 1048576 bytes"),
     "unwell": (models, unwell, "its /health answers 503"),
 }
 

@@ -11,7 +11,7 @@ from math import inf
 import aiohttp
 
 from router.agent.sidecar.gate import Gate
-from router.agent.sidecar.upstream import Upstream
+from router.agent.sidecar.upstream import Upstream, UpstreamUnusable
 from router.observe.engine_metrics import Signals, read_signals
 from router.settings.agent import AgentSettings
 from solver.batching.outside.release import Releaser
@@ -90,7 +90,7 @@ class Engine:
             if self._upstream.up and self._generation_without_metrics != self._upstream.generation:
                 try:
                     status, body = await self._upstream.fetch("/metrics")
-                except (aiohttp.ClientError, TimeoutError, OSError):
+                except (aiohttp.ClientError, TimeoutError, OSError, UpstreamUnusable):
                     status, body = 0, b""  # whether it lives is seen elsewhere
                 if status == 200:
                     self._learn(read_signals(body))

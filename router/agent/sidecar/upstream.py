@@ -14,7 +14,7 @@ import orjson
 from yarl import URL
 
 from router.agent.sidecar.health import PROBE_TIMEOUT_S, QUICK_S, REPROBE_TIMEOUT_S, HealthCheck
-from router.http.connections import Connections, Reply, told_of
+from router.http.connections import Connections, Reply, read_bounded, told_of
 from router.http.errors import Headers, WorkerUnreachable
 from router.http.reply import hop_by_hop
 from router.settings.agent import AgentSettings
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_S = 2.0
 PROBE_INTERVAL_S = 0.5  # between probes
+MOST_PAGE_BYTES = 1 << 20  # of models and metrics, which have some tens of thousands
 
 
 class UpstreamUnusable(Exception):
@@ -176,11 +177,18 @@ class Upstream:
                 await asyncio.wait_for(self._probe_now.wait(), PROBE_INTERVAL_S)
 
     async def fetch(self, path: str, limit_s: float = PROBE_TIMEOUT_S) -> tuple[int, bytes]:
-        """Status and body of one of its pages."""
+        """Status and body of one of its pages.
+
+        Raises:
+            UpstreamUnusable: if that is larger than any such page.
+        """
         async with self._connections.session.get(
             self.url + path, timeout=aiohttp.ClientTimeout(total=limit_s), allow_redirects=False
         ) as response:
-            return response.status, await response.read()
+            body = await read_bounded(response, MOST_PAGE_BYTES)
+            if body is None:
+                raise UpstreamUnusable(f"its {path} is more than {MOST_PAGE_BYTES} bytes")
+            return response.status, body
 
     async def _probe(self, limit_s: float) -> dict[str, dict[str, Any]]:
         """Its models.

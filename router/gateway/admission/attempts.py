@@ -186,15 +186,16 @@ class Attempts:
         reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body, agent=agent)
         try:
             good = self._judge(reply, ticket, worker, tries)
-            occupancy, begun = worker.load.occupancy(worker.slots, 0), False
+            occupancy = worker.load.occupancy(worker.slots, 0)
+            streams, begun = reply.is_stream, reply.status != 200
 
             def progress(events: int) -> None:
                 nonlocal good, begun
                 on_progress()
                 worker.load.progress(ticket, events)
-                if events and not begun:
+                if not begun and (events or not streams):
                     begun = True
-                    worker.begun(ticket, time.monotonic())
+                    self._dispatcher.begun(ticket, worker, streams=streams)
                 if good:
                     good = False
                     self._conditions.served(worker, trial=ticket.trial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from typing import Protocol
 
@@ -32,7 +33,7 @@ class CachingWorker(Hashable, Protocol):
         ...
 
 
-class HashedRequest(Protocol):
+class HashedRequest(Hashable, Protocol):
     """A request whose prompt may begin like earlier ones."""
 
     blocks: tuple[int, ...]
@@ -40,19 +41,57 @@ class HashedRequest(Protocol):
 
 
 class Prefixes:
-    """Fed by what is sent: who comes next with the same beginning finds it there."""
+    """Fed by what is sent: who comes next with the same beginning finds it there.
+
+    What is sent counts at once, so that those who come together go together; but who leaves before
+    its first token takes along what nobody else has brought there.
+    """
 
     def __init__(self) -> None:
         self._index: PrefixIndex[CachingWorker] = PrefixIndex()
+        # Blocks that no first token has shown to be there: how many have brought them; and theirs.
+        self._unproven: defaultdict[CachingWorker, Counter[int]] = defaultdict(Counter)
+        self._waiting: dict[HashedRequest, tuple[CachingWorker, tuple[int, ...]]] = {}
 
-    def sent(self, blocks: tuple[int, ...], worker: CachingWorker) -> None:
-        """A prompt with these blocks has gone to `worker`."""
-        if blocks and worker.has_prefix_cache:
-            self._index.store(worker, blocks, worker.kv_free)
+    def sent(self, request: HashedRequest, worker: CachingWorker) -> None:
+        """A prompt with its blocks has gone to `worker`."""
+        if not request.blocks or not worker.has_prefix_cache:
+            return
+        held = self._index.held(request.blocks, [worker])[0]
+        unproven = self._unproven[worker]
+        brought = *(b for b in request.blocks[:held] if b in unproven), *request.blocks[held:]
+        if brought:
+            unproven.update(brought)
+            self._waiting[request] = worker, brought
+        self._index.store(worker, request.blocks, worker.kv_free)
+
+    def begun(self, request: HashedRequest) -> None:
+        """Its first token has come: its prompt is there."""
+        if (brought := self._waiting.pop(request, None)) is not None:
+            worker, blocks = brought
+            for block in blocks:
+                self._unproven[worker].pop(block, None)
+
+    def left(self, request: HashedRequest) -> None:
+        """It has left its worker; perhaps it had not begun."""
+        if (brought := self._waiting.pop(request, None)) is None:
+            return
+        worker, blocks = brought
+        unproven, gone = self._unproven[worker], list[int]()
+        for block in blocks:
+            if block in unproven:  # else somebody else's first token has come
+                unproven[block] -= 1
+                if not unproven[block]:
+                    del unproven[block]
+                    gone.append(block)
+        self._index.withdraw(worker, gone)
 
     def forget(self, worker: CachingWorker) -> None:
         """It is down: when it comes back, its memory is empty."""
         self._index.forget(worker)
+        self._unproven.pop(worker, None)
+        for request in [one for one, (at, _) in self._waiting.items() if at is worker]:
+            del self._waiting[request]
 
     def cached_tokens(
         self, requests: Sequence[HashedRequest], workers: Sequence[CachingWorker]

@@ -36,10 +36,10 @@ Models = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class PlainLook:
-    """What a server without an agent serves, and what its metrics say, where they were asked."""
+    """What a server without an agent serves, and what its metrics say; None: nobody asked them."""
 
     models: Models
-    signals: Signals = NOTHING
+    signals: Signals | None = None
 
 
 class Unusable(Exception):
@@ -86,7 +86,7 @@ async def reports(
     probe = _PlainProbe(session, url)
     while True:
         models = await probe.models()
-        yield PlainLook(models, await probe.signals() if wants_metrics() else NOTHING)
+        yield PlainLook(models, await probe.signals() if wants_metrics() else None)
         await asyncio.sleep(PROBE_INTERVAL_S)
 
 

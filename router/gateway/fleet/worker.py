@@ -287,8 +287,12 @@ class Worker:
         self.far_backlog = Backlog()
         self.update_models(look.models)
         told = look.signals
+        if told is None:
+            return
         if told.running is not None and told.waiting is not None:
             self.plain_slots.engine(told.running, told.waiting, now, told.slots)
+        else:
+            self.plain_slots.engine_is_mute()
         self._kv_tokens = told.kv_tokens or self._kv_tokens
 
     def update_state(self, state: AgentState) -> None:

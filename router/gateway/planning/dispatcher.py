@@ -160,9 +160,16 @@ class Dispatcher:
         if ticket.placed is not None and not ticket.placed.done():
             ticket.placed.set_exception(error)
 
+    def begun(self, ticket: Ticket, worker: Worker, *, streams: bool) -> None:
+        """Its worker has begun to answer it, with a first token if it `streams`."""
+        self._workers.prefixes.begun(ticket)
+        if streams:
+            worker.begun(ticket, time.monotonic())
+
     def release(self, ticket: Ticket, worker: Worker) -> None:
         """The request has left its worker, however it ended."""
         worker.ended(ticket)
+        self._workers.prefixes.left(ticket)
         self._workers.conditions.left(worker, trial=ticket.trial)
         if worker.leaving:  # log lines of that are not about the request
             Context().run(self._workers.forget_if_drained, worker)
@@ -308,7 +315,7 @@ class Dispatcher:
                 worker.sent(ticket, ticket.job, uncached, now, streamed=ticket.streamed)
                 ticket.trial = worker.health.sent()
                 self._stranded.served(ticket)
-                self._workers.prefixes.sent(ticket.blocks, worker)
+                self._workers.prefixes.sent(ticket, worker)
                 ticket.placed.set_result(Placement(worker, record, i))
                 sent += 1
                 if sent % SENDS_A_TURN == 0:

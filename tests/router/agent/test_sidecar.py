@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -21,12 +22,15 @@ from router.agent.sidecar.health import (
 )
 from router.agent.sidecar.sizing import ANSWER_TOKENS, RequestSizer
 from router.agent.sidecar.stream_parser import StreamEvent, StreamParser
+from router.agent.sidecar.upstream import Upstream, UpstreamUnusable
+from router.http.connections import Connections
 from router.http.outline import outline
 from router.http.usage import Usage
 from router.settings.agent import AgentSettings
 from router.settings.base import BadSettings
 from router.settings.commands import load
 from solver.cost.profiles import PROFILES
+from tests.faulty_server import STREAM_HEAD, Call, FaultyServer, chunk
 
 
 def event(**fields: object) -> bytes:
@@ -111,6 +115,28 @@ def test_a_server_that_sends_tokens_is_alive() -> None:
     check = answers_quickly()
     for _ in range(100):
         assert not check.failed(bytes_seen=True, idle=False)
+
+
+async def endless(call: Call) -> None:
+    await call.send(STREAM_HEAD)
+    while True:
+        await call.send(chunk(b" " * 65_536))
+
+
+def test_pages_without_end_are_not_read_to_their_end() -> None:
+    async def fetch(url: str, path: str) -> tuple[int, bytes]:
+        connections = Connections()
+        connections.open()
+        try:
+            settings = AgentSettings(engine="openai", upstream=url)  # type: ignore[call-arg]
+            return await Upstream(settings, connections).fetch(path)
+        finally:
+            await connections.close()
+
+    with FaultyServer(others=endless) as server:
+        assert asyncio.run(fetch(server.url, "/v1/models"))[0] == 200
+        with pytest.raises(UpstreamUnusable, match="its /metrics is more than"):
+            asyncio.run(fetch(server.url, "/metrics"))
 
 
 def make(body: object, hint: float | None = None) -> tuple[list[int], list[float], list[int]]:

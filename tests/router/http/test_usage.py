@@ -30,6 +30,12 @@ def test_streams(tokens: int, with_usage: bool, cuts: list[int]) -> None:
         assert tokens - len(cuts) <= meter.tokens(usage) <= tokens
 
 
+def test_comments_are_no_tokens() -> None:
+    meter = StreamMeter()
+    assert meter.feed(b": ping\n\n: ping\n\n") == 0
+    assert meter.feed(EVENT) == 1
+
+
 def test_json() -> None:
     meter = JsonMeter()
     assert meter.feed(b'{"usage":{"prompt_tokens":3,') == 0

@@ -277,6 +277,17 @@ def test_an_engine_is_believed_before_first_tokens() -> None:
     assert seen.slots == 64, "no more than was said"
 
 
+def test_an_engine_that_tells_nothing_any_more_is_learnt_of_by_first_tokens() -> None:
+    seen = PlainSlots(64, 64)
+    seen.engine(3, 0, 0.0)
+    seen.engine_is_mute()
+    Busy(8, seen, 10).requests(8 + LATELY)
+    assert (is_right(seen.slots, 8), seen.known) == (True, Known.LEARNT)
+    known = PlainSlots(64, known=Known.SET)
+    known.engine_is_mute()
+    assert known.known is Known.SET
+
+
 def test_a_turn_to_be_prefilled_is_no_want_of_slots() -> None:
     seen = PlainSlots(64, 64)
     seen.sent("a", 1, Expected(0.5, 0.5, ROUND_S), 0.0, streamed=True)

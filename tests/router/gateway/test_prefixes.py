@@ -1,0 +1,82 @@
+"""What the gateway takes workers to hold of prompts, from what it has sent them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.gateway.fleet.prefixes import Prefixes
+
+
+class Caching:
+    """A worker with room enough."""
+
+    has_prefix_cache, kv_free = True, 1e9
+
+
+class Request:
+    """So many blocks of one chain."""
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks, self.block_tokens = tuple(range(blocks)), 1.0
+
+
+def held(prefixes: Prefixes, worker: Caching) -> float:
+    found = prefixes.cached_tokens([Request(99)], [worker])
+    return 0.0 if found is None else float(found[0, 0])
+
+
+def test_who_comes_with_others_goes_with_them_and_takes_along_what_it_alone_has_brought() -> None:
+    prefixes, worker = Prefixes(), Caching()
+    first, second, third = Request(3), Request(5), Request(5)
+    for one in (first, second, third):
+        prefixes.sent(one, worker)
+    assert held(prefixes, worker) == 5, "before any has begun"
+    prefixes.left(second)
+    assert held(prefixes, worker) == 5, "the third is on its way, too"
+    prefixes.left(third)
+    assert held(prefixes, worker) == 3
+    prefixes.begun(first)
+    prefixes.left(first)
+    assert held(prefixes, worker) == 3
+
+
+def test_what_a_first_token_has_shown_stays_whoever_leaves() -> None:
+    prefixes, worker = Prefixes(), Caching()
+    shown, recalled = Request(4), Request(4)
+    prefixes.sent(recalled, worker)
+    prefixes.sent(shown, worker)
+    prefixes.begun(shown)
+    prefixes.left(recalled)
+    assert held(prefixes, worker) == 4
+
+
+def test_a_worker_that_was_down_owes_nothing_to_those_that_it_had() -> None:
+    prefixes, worker = Prefixes(), Caching()
+    old, new = Request(4), Request(4)
+    prefixes.sent(old, worker)
+    prefixes.forget(worker)
+    assert held(prefixes, worker) == 0
+    prefixes.sent(new, worker)
+    prefixes.left(old)
+    assert held(prefixes, worker) == 4
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=12), st.randoms())
+def test_held_in_the_end_is_what_has_begun(sent: Iterable[tuple[int, bool]], rng: object) -> None:
+    prefixes, worker = Prefixes(), Caching()
+    asked = [(Request(blocks), begins) for blocks, begins in sent]
+    for one, _ in asked:
+        prefixes.sent(one, worker)
+    rng.shuffle(asked)  # type: ignore[attr-defined]
+    for one, begins in asked:
+        if begins:
+            prefixes.begun(one)
+        prefixes.left(one)
+    assert held(prefixes, worker) == max(
+        (len(r.blocks) for r, begins in asked if begins), default=0
+    )
+    assert not prefixes._waiting
+    assert not any(prefixes._unproven.values())
