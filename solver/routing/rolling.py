@@ -7,14 +7,9 @@ Rules:
 - sent is only what a worker can start soon (`solver.routing.assign`); who is held back for a better
   worker stands in a line of its own (`solver.routing.held`), and the rest stays and is planned
   again, with its length predicted again as others end;
-- order is by arrival: who has somebody waiting goes before by half a second for each second that it
-  takes less, bulk work by a second for each that it takes more. So short answers are not stuck
-  behind long ones, bulk ends together, and nobody waits for ever;
-- where a line has become too long for all to have their first token in time, those that still can
-  go first: who has waited for half of its target stands behind who comes in the next `LATE_S`, and
-  no longer;
-- nobody who could start stands behind those who cannot: each group of requests that the same
-  workers may serve takes part with its own first;
+- they are looked at in the order of `solver.routing.order`; nobody who could start stands behind
+  those who cannot: each group of requests that the same workers may serve takes part with its own
+  first;
 - a single worker gets everything, as there is nothing to decide; live, where it may die or others
   may join, it does not (`hold_back`).
 
@@ -28,19 +23,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Generic, Protocol, TypeVar
 
 from solver.arrays import FloatArray
-from solver.batching.priority import HEAD_START_S, Priority
-from solver.batching.queue import Sized, effective_arrival_s
-from solver.cost.model import CostModel
 from solver.routing.assign import Assignment
 from solver.routing.columns import Load, Requests
 from solver.routing.fleet import Fleet
-from solver.routing.grouped_queue import Entry, GroupedQueue, Members, Waiting, merged
+from solver.routing.grouped_queue import GroupedQueue, Members, merged
 from solver.routing.held import Held
-from solver.routing.problem import Job, WorkerView
+from solver.routing.order import Late, Timed, Unsent, place_in_order
+from solver.routing.problem import WorkerView
 from solver.routing.sums import Backlog
 from solver.routing.window import Window, WindowPolicy
 
@@ -52,16 +44,6 @@ WINDOW, WINDOW_ROOMS = 64, 4
 # Beyond its slots a worker is sent this share of them ahead, so that none falls idle and its own
 # policy sees who would join a stage.
 LEAD = 1 / 8
-# Half of the way from first come first served to shortest first: typical answers come sooner, and
-# a request of a minute lets others pass for half a minute only.
-SHORT_FIRST = 0.5
-# Bulk work is longest first, as the last to end is what counts: the paper's order.
-LONG_FIRST = -1.0
-# Who has waited for so many times its target for a first token shows that the line is too long for
-# all to be in time; from then on whoever has waited for half of its target, as what is left is for
-# its prefill, goes behind those that came up to `LATE_S` later: half of bulk work's delay, so that
-# it still goes before bulk work that came with it.
-TOO_LONG, HALF, LATE_S = 2.0, 0.5, HEAD_START_S[Priority.BULK] / -2
 
 
 def lead(slots: int, least: int = 0) -> int:
@@ -72,40 +54,12 @@ def lead(slots: int, least: int = 0) -> int:
     return max(least, int(LEAD * slots))
 
 
-class Unsent(Sized, Waiting, Protocol):
-    """A request to be placed."""
-
-    @property
-    def job(self) -> Job:
-        """What the planner knows of it."""
-        ...
-
-    @property
-    def came_s(self) -> float:
-        """When it came, by the clock of `now`."""
-        ...
-
-    def predict_again(self) -> None:
-        """Its length again, if enough has ended since the last time."""
-        ...
-
-
-class Target(Hashable, Protocol):
+class Target(Timed, Hashable, Protocol):
     """A worker, as far as its load goes."""
 
     @property
     def room(self) -> int:
         """Requests that it could start soon: free slots and a lead, 0 where memory is full."""
-        ...
-
-    @property
-    def cost(self) -> CostModel:
-        """Its iteration times."""
-        ...
-
-    @property
-    def round_s(self) -> float:
-        """Seconds of a decode round at full slots."""
         ...
 
     def view(self, now: float) -> WorkerView:
@@ -168,7 +122,7 @@ class RollingHorizon(Generic[R, W]):
         self._closed: Window[R] | None = None
         self._fleet: Fleet[W] = Fleet()
         self._held: Held[R, W] = Held()
-        self._late: set[R] = set()  # who stands behind others, as it is late
+        self._late: Late[R] = Late()
 
     def __len__(self) -> int:
         """Requests that have not been sent."""
@@ -185,7 +139,7 @@ class RollingHorizon(Generic[R, W]):
 
     def discard(self, request: R) -> None:
         """Its client has left; unknown ones are ignored."""
-        self._late.discard(request)
+        self._late.forget((request,))
         if not (self._unsent.discard(request) or self._held.discard(request)):
             self._windows.discard(request)
 
@@ -201,7 +155,7 @@ class RollingHorizon(Generic[R, W]):
     def pop_ineligible(self) -> list[R]:
         """Those out of closed windows that nobody may serve, as of `select`; they are let go."""
         gone = self._unsent.pop(NOBODY)
-        self._late.difference_update(gone)
+        self._late.forget(gone)
         return gone
 
     def select(self, now: float, workers: Sequence[W]) -> Selection[R, W] | None:
@@ -253,21 +207,10 @@ class RollingHorizon(Generic[R, W]):
         }
         counts = {members: min(WINDOW, WINDOW_ROOMS * n) for members, n in places.items() if n}
         for members in counts:
-            self._let_pass(self._unsent.groups[members][:WINDOW], now)
+            self._late.let_pass(self._unsent, self._unsent.groups[members][:WINDOW], now)
         most = max(1, WINDOW // max(1, len(counts)))
         groups = self._unsent.groups
         return merged([groups[members][: min(count, most)] for members, count in counts.items()])
-
-    def _let_pass(self, entries: Sequence[Entry[R]], now: float) -> None:
-        """Put those behind others that are late, if the line is too long."""
-        if not self._late and waited(entries[0][2], now) < TOO_LONG:
-            return
-        for rank, _, request in entries:
-            if request not in self._late and waited(request, now) > HALF:
-                key = self._unsent.key(request)
-                self._unsent.discard(request)
-                self._unsent.put(request, rank + LATE_S, key)
-                self._late.add(request)
 
     def _selection(
         self, now: float, workers: Sequence[W], requests: Sequence[R], *, single_worker: bool
@@ -333,17 +276,3 @@ class RollingHorizon(Generic[R, W]):
                 rank = self._unsent.rank(request)
                 self._unsent.discard(request)
                 self._held.put(request, rank, worker, seconds, now)
-
-
-def waited(request: Unsent, now: float) -> float:
-    """For how many times its target for a first token it has waited; 0 without one."""
-    return (now - request.came_s) / request.job.targets.ttft_s
-
-
-def place_in_order(request: Unsent, worker: Target) -> float:
-    """Its rank, in seconds: when it came, head start and due time in it, and for its length."""
-    job = request.job
-    prefill_s = worker.cost.beta_p_s * job.prompt_tokens / job.sequences
-    takes_s = prefill_s + request.expected_tokens * worker.round_s
-    share = SHORT_FIRST if isfinite(job.targets.ttft_s) else LONG_FIRST
-    return effective_arrival_s(request, worker.round_s) + share * takes_s

@@ -19,8 +19,9 @@ from router.http.errors import RequestError
 from solver.arrays import LARGEST
 from solver.errors import ProblemError
 from solver.routing.columns import Load, Requests, table, water_level_s
+from solver.routing.order import place_in_order
 from solver.routing.problem import Job, WorkerView
-from solver.routing.rolling import Selection, place_in_order
+from solver.routing.rolling import Selection
 
 
 class UnplannableError(RequestError):

@@ -9,7 +9,7 @@ import pytest
 
 from solver.batching.priority import HEAD_START_S, Priority
 from solver.cost.profiles import PROFILES
-from solver.routing.rolling import LATE_S
+from solver.routing.order import LATE_S
 from solver.sim.request import Request
 from tests.solver.sim.drive import Way, simulate
 
