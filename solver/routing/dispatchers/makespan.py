@@ -11,8 +11,11 @@ prefixes.
 Parameters:
 - `solver.routing.objective.FIRST_TOKEN`, `solver.routing.objective.MAKESPAN`: 2 and 0.5, what a
   second before the first token counts for besides, and one by which the fleet is outlasted.
-- `solver.routing.rolling.SHORT_FIRST`, `solver.routing.rolling.LONG_FIRST`: half a second for each
+- `solver.routing.order.SHORT_FIRST`, `solver.routing.order.LONG_FIRST`: half a second for each
   second of work, and one the other way for bulk work: the order of what waits.
+- `solver.routing.order.TOO_LONG`, `solver.routing.order.HALF`, `solver.routing.order.LATE_S`: once
+  somebody has waited for twice its target for a first token, who has waited for half of it stands
+  behind those of the next 300 s.
 - `solver.routing.rolling.WINDOW`: 64 requests are planned together at most.
 - `solver.routing.rolling.WINDOW_WAIT_S`, `solver.routing.rolling.WINDOW_SIZE`: 0.02 s and 512
   requests, at which a window closes: little beside the wait for a slot under load, and at low load
