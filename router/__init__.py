@@ -2,10 +2,11 @@
 
 The rooms, top down; each sees those below it, and import-linter holds that:
 
-- `cli`, `commands`, `up`, `lab`: the command, its supervisor, and all that works offline (simulate,
-  replay, plan, calibrate, bench);
+- `cli`, `commands`, `up`, `processes`, `lab`: the command, its supervisors, and all that works
+  offline (simulate, replay, plan, calibrate, bench);
 - `gateway`: takes requests, plans windows, forwards, accounts; `agent`: runs beside one engine;
-- `solver_process`: packing in a child process, for commands that plan; `look`: colours and styles;
+- `solver_process`: packing in a child process, for commands that plan; `children`: what supervisors
+  start; `look`: colours and styles;
 - `observe`: metrics, traces, logs; `http`: ASGI, bodies, errors, connections;
 - `wire`: all that gateway and agent say to each other; `settings`: one file a command.
 

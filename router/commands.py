@@ -79,7 +79,11 @@ def _run(settings: Settings) -> None:
         return
     if isinstance(settings, Live):
         logs.configure(settings.log_format, settings.log_level)
-    if isinstance(settings, GatewaySettings):
+    if isinstance(settings, GatewaySettings) and settings.processes > 1 and settings.fd is None:
+        from router.processes import serve_together
+
+        serve_together(settings)
+    elif isinstance(settings, GatewaySettings):
         from router.gateway.app import create_app as create_gateway
 
         _serve(create_gateway(settings), settings, settings.port)
@@ -142,4 +146,5 @@ def _serve(app: FastAPI, settings: Served, port: int) -> None:
         drain=app.state.drain,
         follow_parent=settings.fd is not None,
         tls=tls,
+        beside=getattr(app.state, "beside", None),
     )

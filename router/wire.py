@@ -10,6 +10,11 @@ twice. By these names it takes back what has not begun: ``POST RECALL_PATH`` wit
 with the `Recall` of those that were withdrawn, all at one moment; the answer to a withdrawn request
 itself is a 503 with the header `RECALLED`.
 
+Several gateways may send to one agent. By the `GATEWAY` that asks for its state, and that attempts'
+names begin with, an agent tells apart whose requests are whose, and tells each what the others have
+there (`Beside`). Beyond its slots and lead it refuses them then, with a 503 and the header `FULL`:
+such a request is planned again. ``POST WANT_PATH`` with a `Want` says what waits for room there.
+
 While somebody looks at its dashboard, a gateway also reads `SLOTS_PATH`: a `SlotReport` a line, as
 often as it asks for (``?every_s=``). An agent to which nobody listens there records nothing.
 """
@@ -18,7 +23,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
@@ -26,12 +31,16 @@ from pydantic import Field, TypeAdapter, ValidationError
 from solver.cost.model import CostModel
 from solver.errors import ProblemError
 
+Message = TypeVar("Message")
+
 STATE_PATH = "/makespan/v1/state"
 RECALL_PATH = "/makespan/v1/recall"
 SLOTS_PATH = "/makespan/v1/slots"
+WANT_PATH = "/makespan/v1/want"
 STATE_EVERY_S = 0.1
 HEARTBEAT_S = 0.5
 STATE_TIMEOUT_S = 2.0
+WANT_EVERY_S, WANTS_S = 0.25, 0.75  # how often a gateway says so, and for how long that holds
 LINE_S = STATE_EVERY_S / 5  # one line is read in so long: a queue of some is soon read
 
 REQUEST_ID = b"x-request-id"
@@ -50,6 +59,8 @@ SLO_TPOT_MS = b"x-slo-tpot-ms"
 ATTEMPT = b"x-makespan-attempt"
 WAITED_MS = b"x-makespan-waited-ms"
 RECALLED = b"x-makespan-recalled"
+FULL = b"x-makespan-full"
+GATEWAY = b"x-makespan-gateway"
 
 # What no engine has more of, so that sums of it stay numbers to plan with: a million slots, or a
 # trillion cached tokens.
@@ -63,6 +74,7 @@ LONGEST_COMPLAINT = 200
 Slots = Annotated[int, Field(ge=1, le=MOST_SLOTS)]
 Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
 Count = Annotated[int, Field(ge=0, le=MOST_CONTEXT)]
+Amount = Annotated[float, Field(ge=0, le=MOST_TOKENS, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 # It goes into headers and log lines: no control characters.
 NAME = r"^[^\x00-\x1f\x7f-\x9f]+$"
@@ -74,8 +86,56 @@ def is_name(value: object) -> bool:
     return isinstance(value, str) and len(value) <= LONGEST_NAME and bool(re.search(NAME, value))
 
 
+def gateway_of(attempt: str | None) -> str:
+    """Whose attempt it is by its name; nobody's: it came from no gateway."""
+    return "" if attempt is None else attempt.partition("-")[0]
+
+
 class WireError(ValueError):
     """A message that the other side should not have sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What others than the gateway that asks have at an agent.
+
+    Attributes:
+        sequences: of all their requests, those that queue among them.
+        begun: of these, those that make tokens.
+        prompt_tokens: of all; `prefilled`: of those that make tokens.
+        made: output tokens so far; `left`: those still expected.
+        wanting: other gateways whose requests wait for room; `wanted`: those, as of their latest
+            `Want`, and their prompt and expected output tokens.
+    """
+
+    sequences: Count = 0
+    begun: Count = 0
+    prompt_tokens: Tokens = 0
+    prefilled: Tokens = 0
+    made: Tokens = 0
+    left: Amount = 0.0
+    wanting: Count = 0
+    wanted: Count = 0
+    wanted_prompt: Amount = 0.0
+    wanted_output: Amount = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What waits at a gateway for room, in all its processes."""
+
+    requests: Count
+    prompt_tokens: Amount
+    output_tokens: Amount
+
+    def encode(self) -> bytes:
+        """One JSON object."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def decode(cls, text: bytes) -> Want:
+        """Read one; raises `WireError` if it is none."""
+        return _read(_WANT, "not what a gateway wants", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +157,7 @@ class AgentState:
         utilization: share of non-empty slot-time spent on prefill and decode since its start.
         draining: it finishes what it has and takes nothing new.
         prefix_cache: its engine keeps prompts' prefixes.
+        beside: of what runs and queues, what others than the gateway that asks have sent.
     """
 
     name: Name
@@ -113,6 +174,7 @@ class AgentState:
     utilization: Finite
     draining: bool
     prefix_cache: bool = False
+    beside: Beside = Beside()
 
     def model_entry(self) -> dict[str, Any]:
         """Its model as ``/v1/models`` lists it."""
@@ -162,6 +224,13 @@ def _complaint(what: str, error: Exception, text: bytes) -> WireError:
     return WireError(f"{what} ({why[:LONGEST_COMPLAINT]}): {text[:LONGEST_COMPLAINT]!r}")
 
 
+def _read(reader: TypeAdapter[Message], what: str, text: bytes) -> Message:
+    try:
+        return reader.validate_python(orjson.loads(text))
+    except ValueError as error:
+        raise _complaint(what, error, text) from error
+
+
 # A slot, and from when to when it was held.
 SlotStay = tuple[int, Finite, Finite]
 # From when to when prompts were prefilled, whether all others stood still, and whose slots it was.
@@ -197,16 +266,9 @@ class SlotReport:
         return orjson.dumps(self, option=orjson.OPT_APPEND_NEWLINE)
 
     @classmethod
-    def decode(cls, line: bytes) -> SlotReport:
-        """Read one line.
-
-        Raises:
-            WireError: if it is none.
-        """
-        try:
-            return _SLOTS.validate_python(orjson.loads(line))
-        except ValueError as error:
-            raise _complaint("not a report of slots", error, line) from error
+    def decode(cls, text: bytes) -> SlotReport:
+        """Read one; raises `WireError` if it is none."""
+        return _read(_SLOTS, "not a report of slots", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,17 +288,11 @@ class Recall:
 
     @classmethod
     def decode(cls, text: bytes) -> Recall:
-        """Read one.
-
-        Raises:
-            WireError: if it is none.
-        """
-        try:
-            return _RECALL.validate_python(orjson.loads(text))
-        except ValueError as error:
-            raise _complaint("not a list of requests", error, text) from error
+        """Read one; raises `WireError` if it is none."""
+        return _read(_RECALL, "not a list of requests", text)
 
 
 _READER = TypeAdapter(AgentState)
 _RECALL = TypeAdapter(Recall)
 _SLOTS = TypeAdapter(SlotReport)
+_WANT = TypeAdapter(Want)

@@ -16,6 +16,7 @@ from router.agent.completions import Completions
 from router.agent.engines.base import Engine
 from router.agent.engines.emulated.engine import EmulatedEngine
 from router.agent.engines.emulated.lengths import read_lengths
+from router.agent.gateways import Gateways
 from router.agent.loop import EngineLoop
 from router.agent.reporter import Reporter
 from router.agent.routes import add_models, add_routes
@@ -54,7 +55,8 @@ def create_app(settings: AgentSettings) -> FastAPI:
     fit = OnlineFit(cost) if settings.learn_cost else None
     loop = EngineLoop(_batcher(settings, cost), engine, metrics, fit)
     attempts = Attempts(loop)
-    reporter = Reporter(settings, loop, metrics, drain)
+    gateways = Gateways()
+    reporter = Reporter(settings, loop, metrics, drain, gateways)
 
     async def close_tracing() -> None:
         await tracing.close(drain.left_s(settings.drain_s))
@@ -63,9 +65,11 @@ def create_app(settings: AgentSettings) -> FastAPI:
     app = FastAPI(title="Makespan agent", lifespan=lifespan, openapi_url=None)
     app.state.drain = drain
     for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
-        endpoint = Completions(settings, loop, attempts, metrics, drain, tracing, chat=chat)
+        endpoint = Completions(
+            settings, loop, attempts, gateways, metrics, drain, tracing, chat=chat
+        )
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
-    add_routes(app, attempts, reporter, drain, "the engine has broken down; see the log")
+    add_routes(app, attempts, gateways, reporter, drain, "the engine has broken down; see the log")
     add_models(app, reporter)
     answer_head(app)
     add_error_handlers(app)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from math import inf
 
@@ -16,6 +16,7 @@ from router.agent.attempts import Attempts
 from router.agent.engines.base import Answer, Body
 from router.agent.faults import HEADER as FAULT
 from router.agent.faults import parse_faults
+from router.agent.gateways import Gateways
 from router.agent.loop import ChoiceOutput, EngineLoop, EngineRequest
 from router.agent.queue_position import read_hint, read_queue_position
 from router.agent.request_trace import RequestTrace, begin_request_trace, end_request_trace
@@ -62,6 +63,7 @@ class Completions:
         settings: AgentSettings,
         loop: EngineLoop,
         attempts: Attempts,
+        gateways: Gateways,
         metrics: AgentMetrics,
         drain: Drain,
         tracing: Tracing,
@@ -70,7 +72,7 @@ class Completions:
     ) -> None:
         self._settings, self._loop, self._metrics = settings, loop, metrics
         self._attempts, self._drain, self._chat = attempts, drain, chat
-        self._tracing = tracing
+        self._tracing, self._gateways = tracing, gateways
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -113,13 +115,29 @@ class Completions:
         name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None
         with DisconnectWatch(receive, send):
             await faults.inject()
+            self._gateways.check_room(name, self._loop.stats.slots)
             ids = self._loop.submit(engine_request, hint, time.monotonic(), position)
             try:
-                with self._attempts.register(name, ids), self._until(position.deadline_s, ids):
+                with (
+                    self._attempts.register(name, ids),
+                    self._holding(name, engine_request, hint),
+                    self._until(position.deadline_s, ids),
+                ):
                     answer = self._stream if request.stream else self._full
                     return await answer(send, scope, engine_request, formatter, trace)
             finally:
                 self._loop.cancel(ids)
+
+    def _holding(
+        self, name: str | None, engine_request: EngineRequest, hint: float | None
+    ) -> AbstractContextManager[None]:
+        """It is here, from the gateway that its name tells."""
+        answers = engine_request.answers
+        expected = sum(min(hint or answer.limit, answer.limit) for answer in answers)
+        prompt = sum(answer.prompt_tokens for answer in answers)
+        return self._gateways.hold(
+            name, len(answers), prompt, expected, lambda: engine_request.made
+        )
 
     @contextmanager
     def _until(self, deadline_s: float, ids: list[str]) -> Iterator[None]:

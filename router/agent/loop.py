@@ -57,6 +57,11 @@ class EngineRequest:
         self._ready = asyncio.Event()
         self._failure: Exception | None = None
 
+    @property
+    def made(self) -> int:
+        """Tokens so far."""
+        return self._made
+
     def put(self, output: ChoiceOutput) -> None:
         """A token was made."""
         if self._faults.break_after is not None and self._made >= self._faults.break_after:

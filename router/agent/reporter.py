@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
+from router.agent.gateways import Gateways
 from router.agent.slot_trace import SlotTrace
 from router.http.drain import Drain
 from router.observe.metrics import AgentMetrics
 from router.settings.agent import AgentSettings
-from router.wire import HEARTBEAT_S, STATE_EVERY_S, AgentState, PrefillSpan, SlotReport
+from router.wire import HEARTBEAT_S, STATE_EVERY_S, AgentState, Beside, PrefillSpan, SlotReport
 from solver.batching.ledger import SlotLedger
 from solver.cost.model import CostModel
 
@@ -90,9 +91,15 @@ class Reporter:
     """Reads an engine's stats; owns nothing but what was last exported."""
 
     def __init__(
-        self, settings: AgentSettings, engine: ReportedEngine, metrics: AgentMetrics, drain: Drain
+        self,
+        settings: AgentSettings,
+        engine: ReportedEngine,
+        metrics: AgentMetrics,
+        drain: Drain,
+        gateways: Gateways,
     ) -> None:
         self._settings, self._engine, self._metrics, self._drain = settings, engine, metrics, drain
+        self._gateways = gateways
         self._exported: dict[str, float] = {}
 
     def render(self) -> bytes:
@@ -109,8 +116,8 @@ class Reporter:
         self._metrics.queue_requests.set(stats.queued)
         return self._metrics.render()
 
-    def state(self) -> AgentState:
-        """The agent's state now."""
+    def state(self, gateway: str | None = None) -> AgentState:
+        """The agent's state now, for a gateway that has said which it is."""
         stats, settings = self._engine.stats, self._settings
         return AgentState(
             name=settings.name,
@@ -127,6 +134,7 @@ class Reporter:
             utilization=stats.ledger.utilization,
             draining=self._drain.begun,
             prefix_cache=self._engine.has_prefix_cache,
+            beside=Beside() if gateway is None else self._gateways.beside(gateway),
         )
 
     @property
@@ -134,18 +142,18 @@ class Reporter:
         """Whether there is anything to report."""
         return self._engine.healthy
 
-    async def stream(self) -> AsyncIterator[bytes]:
+    async def stream(self, gateway: str | None = None) -> AsyncIterator[bytes]:
         """State lines as `router.wire` promises them.
 
         Ends when the agent has drained, or its engine is down.
         """
         while self._engine.healthy:
-            state = self.state()
+            state = self.state(gateway)
             yield state.encode()
             if state.draining and not state.running and not state.queued:
                 return
             await asyncio.sleep(STATE_EVERY_S)
-            if self._engine.healthy and self.state() == state:
+            if self._engine.healthy and self.state(gateway) == state:
                 self._engine.changed.clear()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._engine.changed.wait(), HEARTBEAT_S - STATE_EVERY_S)

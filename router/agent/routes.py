@@ -8,23 +8,32 @@ from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from router.agent.attempts import Attempts
+from router.agent.gateways import Gateways
 from router.agent.reporter import Reporter
 from router.http.bodies import check_json
 from router.http.drain import Drain
 from router.http.errors import ModelNotFoundError
 from router.observe.metrics import CONTENT_TYPE
 from router.wire import (
+    GATEWAY,
     RECALL_PATH,
     SLOTS_PATH,
     STATE_EVERY_S,
     STATE_PATH,
+    WANT_PATH,
     Recall,
+    Want,
     WireError,
 )
 
 
 def add_routes(
-    app: FastAPI, attempts: Attempts, reporter: Reporter, drain: Drain, down: str
+    app: FastAPI,
+    attempts: Attempts,
+    gateways: Gateways,
+    reporter: Reporter,
+    drain: Drain,
+    down: str,
 ) -> None:
     """Health, metrics, state and recall; `down` is what to say where the engine cannot serve."""
 
@@ -45,10 +54,11 @@ def add_routes(
         return Response(reporter.render(), media_type=CONTENT_TYPE)
 
     @app.get(STATE_PATH)
-    async def state() -> StreamingResponse:
+    async def state(request: Request) -> StreamingResponse:
         """Without its engine the agent has no state that a gateway could plan with."""
         await health()
-        return StreamingResponse(reporter.stream(), media_type="application/x-ndjson")
+        lines = reporter.stream(request.headers.get(GATEWAY.decode()))
+        return StreamingResponse(lines, media_type="application/x-ndjson")
 
     @app.get(SLOTS_PATH)
     async def slots(
@@ -57,6 +67,21 @@ def add_routes(
         """What its slots do, for as long as somebody listens."""
         await health()
         return StreamingResponse(reporter.slots(every_s), media_type="application/x-ndjson")
+
+    _add_queue(app, attempts, gateways)
+
+
+def _add_queue(app: FastAPI, attempts: Attempts, gateways: Gateways) -> None:
+    @app.post(WANT_PATH)
+    async def want(request: Request) -> Response:
+        """A gateway's requests wait for room here."""
+        check_json(request.scope)
+        try:
+            wanted = Want.decode(await request.body())
+        except WireError as error:
+            raise HTTPException(400, str(error)) from error
+        gateways.want(request.headers.get(GATEWAY.decode(), ""), wanted)
+        return Response(status_code=204)
 
     @app.post(RECALL_PATH)
     async def recall(request: Request) -> Response:

@@ -3,5 +3,6 @@
 What happens to a request: `admission` (read it and admit it), `planning` (window, plan, send late,
 recall), `forwarding` (to a worker and back, unchanged), `accounting` (what it turned out to be).
 What surrounds it: `fleet` (workers, discovery, health), `explanations` (why it went there),
-`dashboard`, and `routes`, the other endpoints. `app` puts all together: begin there.
+`dashboard`, `siblings` (other processes of the same gateway), and `routes`, the other endpoints.
+`app` puts all together: begin there.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -26,13 +27,19 @@ from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.planner import Planner
 from router.gateway.planning.recaller import Recaller
+from router.gateway.planning.sharing import Sharing
 from router.gateway.routes import add_routes
+from router.gateway.siblings.ask import Siblings
+from router.gateway.siblings.board import Board
+from router.gateway.siblings.folder import Folder
+from router.gateway.siblings.together import Alone, Together
 from router.http.bodies import BodyMemory, BodyReader
 from router.http.browsers import Browsers
 from router.http.connections import Connections
 from router.http.docs import add_docs
 from router.http.drain import Drain
 from router.http.error_handlers import add_error_handlers, answer_head
+from router.http.serving import Beside
 from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import open_tracing
 from router.settings.gateway import GatewaySettings
@@ -53,13 +60,21 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     Raises:
         BadSettings: if its workers could never be found, or a file of secrets is wrong.
     """
+    settings = settings.share()
+    folder = None if settings.siblings is None else Folder(settings.siblings)
     discovery = Discovery(sources(settings.worker))
     metrics = GatewayMetrics()
     secrets = read_secrets(settings.secret_file)
-    connections = Connections(trusted(settings.worker_ca), secrets[0] if secrets else None)
-    workers = Workers(settings, connections, metrics)
+    connections = Connections(
+        trusted(settings.worker_ca),
+        secrets[0] if secrets else None,
+        None if folder is None else folder.name,
+    )
+    board = None if folder is None else Board(folder.board, 2 * settings.processes)
+    workers = Workers(settings, connections, metrics, board)
     planner = Planner(settings.plan_deadline_s, metrics)
     dispatcher = Dispatcher(settings, workers, planner, metrics)
+    sharing = Sharing(workers, dispatcher, connections, board)
     recaller = Recaller(workers, connections)
     dispatcher.after_dispatch = recaller.maybe_recall
     accounts = Accounts(metrics, settings.remember)
@@ -73,13 +88,28 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)
     frames = Frames(workers, watches, dispatcher, accounts, metrics, settings.worker)
-    events = Events(frames, watches, drain)
+    siblings = None if folder is None else Siblings(folder)
+    events = Events(frames, watches, drain, siblings)
 
     async def close_tracing() -> None:
         await tracing.close(drain.left_s(settings.drain_s))
 
+    def leave_siblings() -> None:
+        if folder is not None and board is not None:
+            folder.keep(metrics.render())
+            board.close()
+
     lifespan = _lifespan(
-        connections, planner, discovery, workers, dispatcher, events, close_tracing, drain
+        connections,
+        planner,
+        discovery,
+        workers,
+        dispatcher,
+        events,
+        sharing,
+        leave_siblings,
+        close_tracing,
+        drain,
     )
     app = FastAPI(title="Makespan", lifespan=lifespan, openapi_url=None)
     app.state.drain, app.state.hot = drain, {}
@@ -107,8 +137,17 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         add_docs(app, dict.fromkeys(PATHS, "A completion, by the worker that the plan says."))
     answer_head(app)
     add_error_handlers(app)
+    _answer_for_all(app, folder, frames)
     app.add_middleware(Browsers, origins=settings.allowed_origins)
     return app
+
+
+def _answer_for_all(app: FastAPI, folder: Folder | None, frames: Frames) -> None:
+    """Where it is one process of several, it asks the others, and answers them."""
+    app.state.beside = None
+    if folder is not None:
+        app.add_middleware(Together, folder=folder)
+        app.state.beside = Beside(Alone(app, frames.all), folder.socket_of(os.getpid()))
 
 
 def _stop_if_broken(drain: Drain, task: asyncio.Task[None]) -> None:
@@ -128,13 +167,15 @@ def _lifespan(
     workers: Workers,
     dispatcher: Dispatcher,
     events: Events,
+    sharing: Sharing,
+    leave_siblings: Callable[[], None],
     close_tracing: Callable[[], Awaitable[None]],
     drain: Drain,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         connections.open()
-        running = (workers.run(), discovery.run(workers.update), dispatcher.run())
+        running = (workers.run(), discovery.run(workers.update), dispatcher.run(), sharing.run())
         tasks = [asyncio.create_task(one) for one in running]
         for task in tasks:
             task.add_done_callback(partial(_stop_if_broken, drain))
@@ -145,6 +186,7 @@ def _lifespan(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        leave_siblings()
         planner.stop()
         await connections.close()
         await close_tracing()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import ssl
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
@@ -68,11 +69,18 @@ class Connections:
     """Pooled connections to all workers: as many as there are requests, kept open for reuse.
 
     `client` is for what is forwarded. `tls` says whose certificates are good; unless given, those
-    that this machine trusts. `secret` is told to agents, see `router.http.secret`.
+    that this machine trusts. `secret` is told to agents, see `router.http.secret`; `gateway` is who
+    asks them, the same for all its processes.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None = None, secret: bytes | None = None) -> None:
+    def __init__(
+        self,
+        tls: ssl.SSLContext | None = None,
+        secret: bytes | None = None,
+        gateway: str | None = None,
+    ) -> None:
         self._tls, self.secret = tls, secret
+        self.gateway = gateway or secrets.token_hex(6)
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
         self._tls_names: TlsNames = {}

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 # What is left to do at the very end gets so long, even if requests have used all the time.
 LEAST_S = 1.0
+# For who leaves to a successor: who keeps a connection and does not use it for so long meets its
+# end, as it may at any time. Common clients' pools keep idle ones no longer.
+LEAVE_S = 5.0
 
 
 @dataclass(slots=True)

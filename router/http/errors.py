@@ -4,7 +4,8 @@ RouterError
 ├── RequestError            the request itself is wrong: 400, 404, 405, 413
 │   └── ModelNotFoundError  nobody serves its model: 404
 ├── NoCapacityError         nobody can take it now: 503 with Retry-After
-│   └── OutOfReachError     it certainly misses a target, and is shed: 503
+│   ├── OutOfReachError     it certainly misses a target, and is shed: 503
+│   └── WorkerFullError     an agent that several gateways fill: it is planned again
 ├── ExpiredError            its deadline passed before work on it began: 504
 ├── RecalledError           the gateway took it back from an agent, which says so to it: 503
 └── WorkerError             the worker that had it failed: 502
@@ -24,6 +25,8 @@ from math import ceil, inf
 from typing import Any
 
 import orjson
+
+from router.wire import FULL
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -155,6 +158,17 @@ class OutOfReachError(NoCapacityError):
     def headers(self) -> Headers:
         """OpenAI's clients try again by themselves unless they are told that it is of no use."""
         return [*super().headers(), *([] if self._ever else [(b"x-should-retry", b"false")])]
+
+
+class WorkerFullError(NoCapacityError):
+    """An agent has all that it can start soon, from several gateways; says so to this one."""
+
+    def __init__(self) -> None:
+        super().__init__("This worker's slots are taken, by other gateways, too.", 1.0)
+
+    def headers(self) -> Headers:
+        """With the word that it is to be planned again."""
+        return [*super().headers(), (FULL, b"1")]
 
 
 class ExpiredError(RouterError):

@@ -28,6 +28,8 @@ from router.http.slow_readers import SlowReaders
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _NO_BODY = frozenset((204, 304))
+# Of all answers of a server that is about to go, see `router.http.serving`.
+CLOSE = (b"connection", b"close")
 
 
 class Cycle(RequestResponseCycle, Direct):
@@ -159,7 +161,8 @@ class HotProtocol(SlowReaders):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=self.parser.should_keep_alive(),
+            keep_alive=self.parser.should_keep_alive()
+            and CLOSE not in self.server_state.default_headers,
             on_response=self.on_response_complete,
         )
         self.cycle = self._hot_cycle = cycle

@@ -1,6 +1,10 @@
 """Run an application under uvicorn until it is told to stop, and stop in order.
 
 First refuse new work, then let running requests end, at most for the drain time, then close.
+
+One that has a successor on its socket (SIGHUP, from a supervisor) leaves instead: it accepts nobody
+any more, serves whoever is connected and asks to come back over another connection, and stops in
+order once nobody is, or after `LEAVE_S`.
 """
 
 from __future__ import annotations
@@ -12,7 +16,10 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from types import FrameType
@@ -20,10 +27,12 @@ from types import FrameType
 import uvicorn
 import uvloop
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
-from router.http.drain import Drain
+from router.http.drain import LEAVE_S, Drain
 from router.http.errors import RouterError
 from router.http.hosts import hosts_of
+from router.http.hot import CLOSE
 from router.http.protocol import bounded_protocol
 from router.http.sockets import url_of
 
@@ -38,6 +47,26 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
         super().__init__(config)
         self._drain = drain
+        self._leaves_s: float | None = None  # until when
+
+    def leave(self) -> None:
+        """Serve only those who are connected, each once more, and then stop."""
+        if self.should_exit or self._leaves_s is not None or not self.started:
+            return
+        log.info("leaving: another process accepts from now on")
+        self._leaves_s = time.monotonic() + LEAVE_S
+        for server in self.servers:
+            server.close()
+        self.config.encoded_headers = [*self.config.encoded_headers, CLOSE]
+        self.server_state.default_headers = self.config.encoded_headers
+
+    async def on_tick(self, counter: int) -> bool:
+        """Part of uvicorn's server."""
+        if self._leaves_s is not None and (
+            not self.server_state.connections or time.monotonic() > self._leaves_s
+        ):
+            self.handle_exit(signal.SIGTERM, None)
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         # uvicorn would raise the signal again after an orderly stop, which is then no success.
@@ -46,6 +75,36 @@ class _Server(uvicorn.Server):
         elif not self.should_exit:
             self._drain.begin()
             self.should_exit = True
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a process serves on a Unix socket, for others of its kind."""
+
+    app: ASGIApp
+    path: Path
+
+
+class _Beside(uvicorn.Server):
+    """Until the server beside it has ended."""
+
+    def __init__(self, beside: Beside) -> None:
+        config = uvicorn.Config(
+            beside.app,
+            uds=str(beside.path),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            timeout_graceful_shutdown=1,
+        )
+        super().__init__(config)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the other's."""
+        yield
 
 
 def serve(
@@ -58,10 +117,11 @@ def serve(
     drain: Drain,
     follow_parent: bool,
     tls: tuple[Path, Path] | None = None,
+    beside: Beside | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; `follow_parent`: stop, too, if the supervisor dies.
 
-    `tls`: a certificate and its key, checked.
+    `tls`: a certificate and its key, checked; `beside`: served as long, on a socket of its own.
 
     Raises:
         SystemExit: with 1, if it could not start, or ends because something in it has failed.
@@ -87,9 +147,16 @@ def serve(
     async def run() -> None:
         log.info("listening", extra={"url": url_of(sock, secure=tls is not None)})
         watch = asyncio.create_task(_follow(server)) if follow_parent else None
+        if follow_parent:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.leave)
+        other = None if beside is None else _Beside(beside)
+        answers = None if other is None else asyncio.create_task(other.serve())
         await server.serve(sockets=[sock])
         if watch is not None:
             watch.cancel()
+        if other is not None and answers is not None:
+            other.should_exit = True
+            await answers
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())

@@ -20,10 +20,31 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         BadSettings: naming the address and how to choose another.
     """
+    return _listen(host, port, shared=False)
+
+
+def listen_together(host: str, port: int, count: int) -> list[socket.socket]:
+    """Sockets that listen on one port, among which the kernel deals out who connects.
+
+    A single socket that several processes accept from would spread worse: whoever wakes first takes
+    all who wait. Each of these has a queue of its own, which lives as long as somebody holds the
+    socket: nobody who has connected is lost while the process behind it is replaced.
+
+    Raises:
+        BadSettings: as `listen`'s; somebody else's port would else be shared, too.
+    """
+    with listen(host, port) as alone:
+        port = alone.getsockname()[1]
+    return [_listen(host, port, shared=True) for _ in range(count)]
+
+
+def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host, port))
         sock.listen(BACKLOG)
     except OSError as error:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter as Counted
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
 from itertools import product
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeGuard, TypeVar
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -75,14 +75,16 @@ class Observed(Histogram):
         return super()._child_samples()
 
 
+# Of one gateway's processes: each has a part, or each sees the same, more or less well.
+Together = Literal["sum", "max", "min"]
 Made = TypeVar("Made", bound=Counter | Gauge | Histogram)
 
 
 class _Row(Generic[Made]):
     """A row of a table: what makes the metric that an object has under the row's name."""
 
-    def __init__(self, make: Callable[..., Made]) -> None:
-        self.make = make
+    def __init__(self, make: partial[Made], together: Together = "sum") -> None:
+        self.make, self.together = make, together
 
     def __get__(self, metrics: object, owner: type[object]) -> Made:
         """Its type, for whoever reads it; an object's own metric is found before this is called."""
@@ -94,9 +96,11 @@ def counter(name: str, text: str, *, labels: Sequence[str] = ()) -> _Row[Counter
     return _Row(partial(Counter, name, text, labels))
 
 
-def gauge(name: str, text: str, *, labels: Sequence[str] = ()) -> _Row[Gauge]:
-    """A row."""
-    return _Row(partial(Gauge, name, text, labels))
+def gauge(
+    name: str, text: str, *, together: Together = "sum", labels: Sequence[str] = ()
+) -> _Row[Gauge]:
+    """A row; `together`: what the processes of one gateway make of theirs."""
+    return _Row(partial(Gauge, name, text, labels), together)
 
 
 def histogram(
@@ -120,6 +124,16 @@ class _Metrics:
     def render(self) -> bytes:
         """All metrics in Prometheus's text format."""
         return generate_latest(self.registry)
+
+
+def gauges_together(table: type[_Metrics]) -> dict[str, Together]:
+    """By the names of a table's gauges, how several processes' are put together."""
+    rows = ((row.make.args[0], row) for row in vars(table).values() if _is_gauge(row))
+    return {name: row.together for name, row in rows}
+
+
+def _is_gauge(row: object) -> TypeGuard[_Row[Gauge]]:
+    return isinstance(row, _Row) and row.make.func is Gauge
 
 
 class GatewayMetrics(_Metrics):
@@ -174,10 +188,12 @@ class GatewayMetrics(_Metrics):
     plan_cost = gauge(
         "makespan_plan_cost_request_seconds",
         "What the latest plan costs all together: its objective.",
+        together="max",
     )
     plan_cost_bound = gauge(
         "makespan_plan_cost_bound_request_seconds",
         "Proven lower bound of what any plan of the same requests costs.",
+        together="max",
     )
     plan_gained = counter(
         "makespan_plan_gained_request_seconds",
@@ -187,14 +203,17 @@ class GatewayMetrics(_Metrics):
         "makespan_plan_makespan_seconds",
         "Planned time until the requests of the latest plan are done; of what workers run "
         "already, only what keeps these from a slot counts.",
+        together="max",
     )
     plan_lower_bound = gauge(
         "makespan_plan_lower_bound_seconds",
         "Proven lower bound of the makespan of the latest plan.",
+        together="max",
     )
     plan_gap = gauge(
         "makespan_plan_gap_ratio",
         "How far the latest plan's makespan is above its bound, as a fraction of the bound.",
+        together="max",
     )
     planner_restarts = counter(
         "makespan_planner_restarts", "Times the MILP's process had to be started again."
@@ -219,11 +238,13 @@ class GatewayMetrics(_Metrics):
         "makespan_worker_up",
         "1 if the worker is well. One that leaves the fleet takes its series along.",
         labels=("worker",),
+        together="min",
     )
     worker_health = gauge(
         "makespan_worker_health",
         "1 for the standing that the worker has: up, suspect, ejected or down.",
         labels=("worker", "standing"),
+        together="max",
     )
     worker_changes = counter(
         "makespan_worker_health_changes",
@@ -240,12 +261,14 @@ class GatewayMetrics(_Metrics):
         "makespan_worker_backlog_seconds",
         "Time that the worker needs for what it has been sent, as predicted.",
         labels=("worker",),
+        together="max",
     )
     worker_slots = gauge(
         "makespan_worker_slots",
         "Sequences that the worker runs at once, by how that is known: from its agent (agent), an "
         "operator (set), its engine's metrics (engine) or first tokens (learnt), or not (assumed).",
         labels=("worker", "known"),
+        together="max",
     )
     fleet_backlog = gauge(
         "makespan_fleet_backlog_seconds",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import (
     Field,
+    model_validator,
 )
 
 from router.settings.base import MOST_SLOTS, FleetOf, Names, Port, SlotsOf, read_slots
@@ -17,6 +18,15 @@ from router.settings.targets import TargetsText, read_targets, write_targets
 from solver.batching.priority import Priority
 from solver.batching.targets import DEFAULT_TARGETS, Targets
 from solver.routing.slots import Known, PlainSlots
+
+# What is bounded for the gateway, however many processes it has.
+SHARED = (
+    "max_requests",
+    "max_unsent_tokens",
+    "max_bodies_bytes",
+    "wait_for_worker_requests",
+    "remember",
+)
 
 
 class GatewayTuning(Live):
@@ -132,6 +142,18 @@ class GatewaySettings(GatewayTuning, Served):
     table: ClassVar[str] = "gateway"
 
     port: Port = Field(8000, description="Port to listen on; 0 takes a free one.")
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that serve this port together, under a supervisor; what is bounded "
+        "for the gateway (max_requests, max_unsent_tokens, max_bodies_bytes, "
+        "wait_for_worker_requests, remember) is shared out among them.",
+    )
+    siblings: Path | None = Field(
+        None,
+        description="Folder by which they know each other; set by their supervisor, with fd.",
+    )
     worker: FleetOf = Field(
         min_length=1,
         description="Workers, by comma or repeated: their base URLs; dns://NAME:PORT for all "
@@ -165,6 +187,20 @@ class GatewaySettings(GatewayTuning, Served):
     plain_prefix_cache: bool = Field(
         True, description="A worker without an agent is taken to keep prompts' prefixes."
     )
+
+    @model_validator(mode="after")
+    def _supervised(self) -> Self:
+        if self.processes > 1 and (self.fd is None) != (self.siblings is None):
+            raise ValueError(
+                "processes: several have a supervisor of their own, which opens their sockets; "
+                "give no fd"
+            )
+        return self
+
+    def share(self) -> Self:
+        """What one of its processes gets of what is bounded for all; at least one of each."""
+        shared = {name: -(-getattr(self, name) // self.processes) for name in SHARED}
+        return self.model_copy(update=shared)
 
     def slots_of(self, url: str) -> PlainSlots:
         """Requests that the worker there runs at once, if it has no agent."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from solver.cost.model import CostModel
 from solver.lengths.distribution import LengthDistribution
 from solver.routing.problem import Job
+from solver.routing.sums import NOTHING, LoadSums
 
 # A request that outlives its prediction is about to end, as far as one knows.
 LEAST_REMAINING = 1.0
@@ -49,12 +50,17 @@ class _InFlight:
 class WorkerLoad:
     """Requests in flight at one worker and the tokens that they still need.
 
+    All figures but `own` and the number of requests are of the whole load: what others have told to
+    have there (`others`) is part of it.
+
     Attributes:
+        others: what others have in flight there.
         changes: counts them, so that what follows from a load is computed once.
     """
 
     def __init__(self) -> None:
         self.changes = 0
+        self.others = NOTHING
         self._requests: dict[Hashable, _InFlight] = {}
         # Those that do not stream: when the next tokens of each are due; and those not looked at.
         self._due: list[tuple[float, int, Hashable]] = []
@@ -69,6 +75,34 @@ class WorkerLoad:
 
     def __len__(self) -> int:
         return len(self._requests)
+
+    @property
+    def own(self) -> LoadSums:
+        """What one has sent oneself."""
+        return self._sums() - self.others
+
+    def _sums(self) -> LoadSums:
+        return LoadSums(
+            self._sequences,
+            self._prefills,
+            self._prompt_tokens,
+            self._output_tokens,
+            self._kv_tokens,
+            self._kv_reserved,
+        )
+
+    def tell_others(self, others: LoadSums) -> None:
+        """From now on, others have this in flight there."""
+        if others == self.others:
+            return
+        own, self.others = self.own, others
+        self.changes += 1
+        self._put(own + others)
+
+    def _put(self, sums: LoadSums) -> None:
+        self._sequences, self._prefills = sums.sequences, sums.prefills
+        self._prompt_tokens, self._output_tokens = sums.prompt_tokens, sums.output_tokens
+        self._kv_tokens, self._kv_reserved = sums.kv_tokens, sums.kv_reserved
 
     @property
     def sequences(self) -> int:
@@ -161,7 +195,7 @@ class WorkerLoad:
         self._output_tokens -= request.remaining
         self._kv_reserved -= request.prompt_tokens + request.expected_tokens
         if not self._requests:  # rounding must not add up over millions of requests
-            self._output_tokens = self._kv_tokens = self._kv_reserved = 0.0
+            self._put(self.others)
             self._due.clear()
             self._new.clear()
 
@@ -209,6 +243,18 @@ class WorkerLoad:
             output=max(0.0, self._output_tokens),
             kv_tokens=self._kv_tokens,
             occupancy=self.occupancy(slots, more),
+        )
+
+    def own_backlog_s(self, cost: CostModel, slots: int, now: float) -> float:
+        """Of that, what is one's own: all senders' add up to about all of it."""
+        self.advance(cost, slots, now)
+        own = self.own
+        return cost.backlog_s(
+            prefills=own.prefills,
+            prompt=own.prompt_tokens,
+            output=own.output_tokens,
+            kv_tokens=self._kv_tokens,
+            occupancy=self.occupancy(slots, 0),
         )
 
     def prefill_s(self, cost: CostModel) -> float:

@@ -10,6 +10,9 @@ Rules:
 - order is by arrival: who has somebody waiting goes before by half a second for each second that it
   takes less, bulk work by a second for each that it takes more. So short answers are not stuck
   behind long ones, bulk ends together, and nobody waits for ever;
+- where a line has become too long for all to have their first token in time, those that still can
+  go first: who has waited for half of its target stands behind who comes in the next `LATE_S`, and
+  no longer;
 - nobody who could start stands behind those who cannot: each group of requests that the same
   workers may serve takes part with its own first;
 - a single worker gets everything, as there is nothing to decide; live, where it may die or others
@@ -29,14 +32,16 @@ from math import isfinite
 from typing import Generic, Protocol, TypeVar
 
 from solver.arrays import FloatArray
+from solver.batching.priority import HEAD_START_S, Priority
 from solver.batching.queue import Sized, effective_arrival_s
 from solver.cost.model import CostModel
 from solver.routing.assign import Assignment
 from solver.routing.columns import Load, Requests
 from solver.routing.fleet import Fleet
-from solver.routing.grouped_queue import GroupedQueue, Members, Waiting, merged
+from solver.routing.grouped_queue import Entry, GroupedQueue, Members, Waiting, merged
 from solver.routing.held import Held
 from solver.routing.problem import Job, WorkerView
+from solver.routing.sums import Backlog
 from solver.routing.window import Window, WindowPolicy
 
 # Windows as the gateway has them by default.
@@ -52,6 +57,11 @@ LEAD = 1 / 8
 SHORT_FIRST = 0.5
 # Bulk work is longest first, as the last to end is what counts: the paper's order.
 LONG_FIRST = -1.0
+# Who has waited for so many times its target for a first token shows that the line is too long for
+# all to be in time; from then on whoever has waited for half of its target, as what is left is for
+# its prefill, goes behind those that came up to `LATE_S` later: half of bulk work's delay, so that
+# it still goes before bulk work that came with it.
+TOO_LONG, HALF, LATE_S = 2.0, 0.5, HEAD_START_S[Priority.BULK] / -2
 
 
 def lead(slots: int, least: int = 0) -> int:
@@ -135,7 +145,11 @@ NOBODY = frozenset[int]()
 
 
 class RollingHorizon(Generic[R, W]):
-    """See the module."""
+    """See the module.
+
+    Attributes:
+        elsewhere: what waits at other senders for the same workers; here it is not planned.
+    """
 
     def __init__(
         self,
@@ -146,6 +160,7 @@ class RollingHorizon(Generic[R, W]):
         eligible: Eligible[R, W] = lambda _, __: None,
         cached: Cached[R, W] = lambda _, __: None,
     ) -> None:
+        self.elsewhere = Backlog()
         self._hold_back, self._eligible, self._cached = hold_back, eligible, cached
         self._windows: WindowPolicy[R] = WindowPolicy(max_wait_s, max_size)
         self._unsent: GroupedQueue[R, Members] = GroupedQueue()
@@ -153,6 +168,7 @@ class RollingHorizon(Generic[R, W]):
         self._closed: Window[R] | None = None
         self._fleet: Fleet[W] = Fleet()
         self._held: Held[R, W] = Held()
+        self._late: set[R] = set()  # who stands behind others, as it is late
 
     def __len__(self) -> int:
         """Requests that have not been sent."""
@@ -169,6 +185,7 @@ class RollingHorizon(Generic[R, W]):
 
     def discard(self, request: R) -> None:
         """Its client has left; unknown ones are ignored."""
+        self._late.discard(request)
         if not (self._unsent.discard(request) or self._held.discard(request)):
             self._windows.discard(request)
 
@@ -183,7 +200,9 @@ class RollingHorizon(Generic[R, W]):
 
     def pop_ineligible(self) -> list[R]:
         """Those out of closed windows that nobody may serve, as of `select`; they are let go."""
-        return self._unsent.pop(NOBODY)
+        gone = self._unsent.pop(NOBODY)
+        self._late.difference_update(gone)
+        return gone
 
     def select(self, now: float, workers: Sequence[W]) -> Selection[R, W] | None:
         """Close windows that are due; what to plan, if somebody has room for it."""
@@ -205,7 +224,7 @@ class RollingHorizon(Generic[R, W]):
         self._fleet.look(workers, now)
         self._release(now, workers)
         # A single worker's in the order of arrival: it has an order of its own.
-        requests = self._unsent.by_arrival() if alone else self._first(self._fleet.room)
+        requests = self._unsent.by_arrival() if alone else self._first(self._fleet.room, now)
         if not requests:
             return None
         return self._selection(now, workers, requests, single_worker=alone)
@@ -225,15 +244,30 @@ class RollingHorizon(Generic[R, W]):
         for request, rank in self._held.release(now, set(workers), set(self._fleet.open()), WINDOW):
             self._unsent.put(request, rank, self._eligible(request, workers))
 
-    def _first(self, room: FloatArray) -> list[R]:
+    def _first(self, room: FloatArray, now: float) -> list[R]:
         """The first of each group that somebody has room for, in order."""
-        queues = []
-        for members, entries in self._unsent.groups.items():
-            places = int((room if members is None else room[list(members)]).sum())
-            if entries and places:
-                queues.append(entries[: min(WINDOW, WINDOW_ROOMS * places)])
-        most = max(1, WINDOW // max(1, len(queues)))
-        return merged([entries[:most] for entries in queues])
+        places = {
+            members: int((room if members is None else room[list(members)]).sum())
+            for members, entries in self._unsent.groups.items()
+            if entries
+        }
+        counts = {members: min(WINDOW, WINDOW_ROOMS * n) for members, n in places.items() if n}
+        for members in counts:
+            self._let_pass(self._unsent.groups[members][:WINDOW], now)
+        most = max(1, WINDOW // max(1, len(counts)))
+        groups = self._unsent.groups
+        return merged([groups[members][: min(count, most)] for members, count in counts.items()])
+
+    def _let_pass(self, entries: Sequence[Entry[R]], now: float) -> None:
+        """Put those behind others that are late, if the line is too long."""
+        if not self._late and waited(entries[0][2], now) < TOO_LONG:
+            return
+        for rank, _, request in entries:
+            if request not in self._late and waited(request, now) > HALF:
+                key = self._unsent.key(request)
+                self._unsent.discard(request)
+                self._unsent.put(request, rank + LATE_S, key)
+                self._late.add(request)
 
     def _selection(
         self, now: float, workers: Sequence[W], requests: Sequence[R], *, single_worker: bool
@@ -242,7 +276,7 @@ class RollingHorizon(Generic[R, W]):
             request.predict_again()
         cached = self._cached(requests, workers)
         eligible = self._columns(requests, len(workers))
-        unsent, held, fleet = self._unsent, self._held, self._fleet
+        unsent, held, fleet, more = self._unsent, self._held, self._fleet, self.elsewhere
         jobs = [request.job for request in requests]
         waited = [max(0.0, now - request.came_s) for request in requests]
         return Selection(
@@ -251,9 +285,9 @@ class RollingHorizon(Generic[R, W]):
             tuple(fleet.views),
             Requests.of(jobs, waited, len(workers), cached, eligible),
             fleet.load(
-                len(unsent) + len(held),
-                unsent.prompt_tokens + held.prompt_tokens,
-                unsent.output_tokens + held.output_tokens,
+                len(unsent) + len(held) + more.requests,
+                unsent.prompt_tokens + held.prompt_tokens + more.prompt_tokens,
+                unsent.output_tokens + held.output_tokens + more.output_tokens,
                 held.placed(workers) if len(held) else None,
                 now,
             ),
@@ -297,8 +331,13 @@ class RollingHorizon(Generic[R, W]):
                 yield request, worker
             elif i < plan.planned and not plan.go[i]:
                 rank = self._unsent.rank(request)
-                self.discard(request)
+                self._unsent.discard(request)
                 self._held.put(request, rank, worker, seconds, now)
+
+
+def waited(request: Unsent, now: float) -> float:
+    """For how many times its target for a first token it has waited; 0 without one."""
+    return (now - request.came_s) / request.job.targets.ttft_s
 
 
 def place_in_order(request: Unsent, worker: Target) -> float:

@@ -28,6 +28,7 @@ class Ask:
         errors: error objects, as the answer or in its stream.
     gateway: who had it last.
         ended: all of the answer has come.
+        last: its connection ends with it.
         left, broken: its client has gone; its connection has been closed in the midst.
     """
 
@@ -41,6 +42,7 @@ class Ask:
     texts: dict[int, str] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
+    last: bool = False
     left: bool = False
     broken: bool = False
 
@@ -115,7 +117,7 @@ class Client:
             ask.left = True
         except BROKEN:
             ask.broken = True
-        if not ask.ended:
+        if not ask.ended or ask.last:
             self.close()
 
     def close(self) -> None:
@@ -129,6 +131,7 @@ async def _read(reader: asyncio.StreamReader, ask: Ask) -> None:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
     ask.status = int(head.split(" ", 2)[1])
     ask.worker = head.partition("x-makespan-worker: ")[2].partition("\r\n")[0]
+    ask.last = "\nconnection: close\r\n" in head
     if "transfer-encoding: chunked" not in head:
         length = int(head.split("content-length: ")[1].split("\r\n")[0])
         ask.take(json.loads(await reader.readexactly(length)))

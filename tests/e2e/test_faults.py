@@ -24,7 +24,7 @@ from tests.forked import child, children
 from tests.helpers import ROOT, Fleet, Process, scrape
 from tests.waiting import PATIENCE_S, eventually
 
-IMPATIENT = ("--wait-for-worker-s", "0.5")  # what nobody will serve is soon refused
+IMPATIENT = ("--wait-for-worker-s", "3")  # what nobody will serve is soon refused
 
 
 def alive(pids: list[int]) -> list[int]:

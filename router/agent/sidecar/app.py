@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from router.agent.attempts import Attempts
+from router.agent.gateways import Gateways
 from router.agent.routes import add_routes
 from router.agent.sidecar.completions import Completions
 from router.agent.sidecar.engine import Engine
@@ -52,7 +53,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
     upstream = Upstream(settings, connections)
     gate = Gate(open_releaser(settings), metrics)
     engine = Engine(settings, upstream, gate)
-    attempts, sizer = Attempts(gate), RequestSizer()
+    attempts, sizer, gateways = Attempts(gate), RequestSizer(), Gateways()
     bodies = BodyReader(MOST_BODY_BYTES)
 
     async def close_tracing() -> None:
@@ -73,6 +74,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
             gate,
             sizer,
             attempts,
+            gateways,
             bodies,
             metrics,
             drain,
@@ -80,8 +82,8 @@ def create_app(settings: AgentSettings) -> FastAPI:
             chat=chat,
         )
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
-    reporter = SidecarReporter(settings, engine, metrics, drain)
-    add_routes(app, attempts, reporter, drain, "the upstream is down; see the log")
+    reporter = SidecarReporter(settings, engine, metrics, drain, gateways)
+    add_routes(app, attempts, gateways, reporter, drain, "the upstream is down; see the log")
     proxy = Proxy(upstream)
     one_model = ModelEndpoint(upstream, proxy)
     app.router.routes.append(Route("/v1/models/{model:path}", one_model, methods=["GET"]))

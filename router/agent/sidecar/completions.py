@@ -6,12 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 
 from router.agent.attempts import Attempts
+from router.agent.gateways import Gateways
 from router.agent.queue_position import read_hint, read_queue_position
 from router.agent.request_trace import (
     RequestTimings,
@@ -106,6 +107,7 @@ class Completions:
         gate: Gate,
         sizer: RequestSizer,
         attempts: Attempts,
+        gateways: Gateways,
         bodies: BodyReader,
         metrics: AgentMetrics,
         drain: Drain,
@@ -116,7 +118,7 @@ class Completions:
         self._name, self._upstream, self._engine = name, upstream, engine
         self._gate, self._sizer, self._chat = gate, sizer, chat
         self._attempts, self._metrics, self._drain = attempts, metrics, drain
-        self._tracing, self._bodies = tracing, bodies
+        self._tracing, self._bodies, self._gateways = tracing, bodies, gateways
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -157,15 +159,17 @@ class Completions:
         trace.expect(request)
         name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None
         with DisconnectWatch(receive, answer.send), self._upstream.pending() as pending:
+            self._gateways.check_room(name, self._engine.stats.slots)
             held = self._gate.hold(sized)
             try:
-                with (
-                    self._attempts.register(name, [sized.id]),
-                    self._until(position.deadline_s, held),
-                ):
-                    await held.released
-                trace.timings.begin(time.monotonic())
-                return await self._forward(scope, body, answer, held, pending, trace)
+                with self._holding(name, held):
+                    with (
+                        self._attempts.register(name, [sized.id]),
+                        self._until(position.deadline_s, held),
+                    ):
+                        await held.released
+                    trace.timings.begin(time.monotonic())
+                    return await self._forward(scope, body, answer, held, pending, trace)
             finally:
                 self._gate.remove(held)
 
@@ -173,6 +177,13 @@ class Completions:
         with suppress(RequestError):
             return await self._bodies.outline(body, chat=self._chat)
         return None
+
+    def _holding(self, name: str | None, held: PendingRelease) -> AbstractContextManager[None]:
+        """It is here, from the gateway that its name tells."""
+        sequences = held.request.sequences
+        prompt = sum(one.prompt_tokens for one in sequences)
+        expected = sum(one.expected_tokens for one in sequences)
+        return self._gateways.hold(name, len(sequences), prompt, expected, lambda: held.made)
 
     @contextmanager
     def _until(self, deadline_s: float, held: PendingRelease) -> Iterator[None]:

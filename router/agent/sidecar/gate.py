@@ -14,12 +14,16 @@ from solver.batching.outside.release import Releaser
 
 @dataclass(slots=True, eq=False)
 class PendingRelease:
-    """A request at the gate; `released` is done when it may go on, or says why it may not."""
+    """A request at the gate; `released` is done when it may go on, or says why it may not.
+
+    `made` counts its tokens, as far as they are seen.
+    """
 
     request: HeldRequest
     released: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+    made: int = 0
 
 
 class Gate:
@@ -65,6 +69,7 @@ class Gate:
 
     def add_tokens(self, pending: PendingRelease, index: int, tokens: int) -> None:
         """So many more tokens of a choice have come."""
+        pending.made += tokens
         if index < len(pending.request.sequences):
             self.releaser.observe_tokens(
                 pending.request.sequences[index].id, tokens, time.monotonic()

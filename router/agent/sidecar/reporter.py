@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from router.agent.gateways import Gateways
 from router.agent.reporter import Reporter
 from router.agent.sidecar.engine import Engine
 from router.http.drain import Drain
@@ -16,16 +17,21 @@ class SidecarReporter(Reporter):
     """As any agent's, but the model and its limits are the upstream's."""
 
     def __init__(
-        self, settings: AgentSettings, engine: Engine, metrics: AgentMetrics, drain: Drain
+        self,
+        settings: AgentSettings,
+        engine: Engine,
+        metrics: AgentMetrics,
+        drain: Drain,
+        gateways: Gateways,
     ) -> None:
-        super().__init__(settings, engine, metrics, drain)
+        super().__init__(settings, engine, metrics, drain, gateways)
         self._upstream_engine = engine
 
-    def state(self) -> AgentState:
+    def state(self, gateway: str | None = None) -> AgentState:
         """The sidecar's state now."""
         engine = self._upstream_engine
         return replace(
-            super().state(),
+            super().state(gateway),
             model=engine.model,
             kv_tokens=engine.kv_tokens,
             max_model_len=engine.max_model_len,

@@ -46,7 +46,7 @@ from router.http.errors import (
 from router.http.secret import CHALLENGE, is_challenge
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
-from router.wire import RECALLED
+from router.wire import FULL, RECALLED
 from solver.cost.model import span_s
 
 # Gaps between a stream's tokens that tell how fast its worker makes them; a time that has a prefill
@@ -181,7 +181,7 @@ class Attempts:
     ) -> Outcome:
         assert exchange.request is not None
         url = worker.url + exchange.target
-        extra = for_worker(ticket) + exchange.outgoing()
+        extra = for_worker(ticket, self._forwarder.gateway) + exchange.outgoing()
         agent = worker.state is not None
         reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body, agent=agent)
         try:
@@ -227,6 +227,9 @@ class Attempts:
             return True
         if status == 503 and ticket.recall_pending and reply.has(RECALLED):
             raise RecalledError
+        if status == 503 and reply.has(FULL):
+            worker.filled()
+            raise _GoOn(WorkerBusy("The worker's slots are taken by other gateways.", "full"))
         if kind is Verdict.FAILED:
             why = f"it answered a request with {status}"
             if status < 400:

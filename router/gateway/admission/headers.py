@@ -38,9 +38,9 @@ _ALWAYS = "".join(
 )
 
 
-def for_worker(ticket: Ticket) -> str:
+def for_worker(ticket: Ticket, gateway: str) -> str:
     """Lines for a worker beside the client's own headers: of limits, what is left of them."""
-    ticket.new_attempt()
+    ticket.new_attempt(gateway)
     now, targets = time.monotonic(), ticket.job.targets
     waited_ms = (now - ticket.arrival_s) * 1000
     lines = _ALWAYS % (ticket.request_id, ticket.expected_tokens, ticket.attempt, waited_ms)

@@ -23,7 +23,9 @@ from fastapi import HTTPException
 from starlette.requests import Request
 
 from router.gateway.dashboard.frames import Frame, Frames
+from router.gateway.dashboard.merged import merged_fleet, merged_lists
 from router.gateway.dashboard.watch import Watches
+from router.gateway.siblings.ask import FRAMES, Siblings
 from router.http.asgi import ClientDisconnected, DisconnectWatch, Receive, Scope, Send
 from router.http.drain import Drain
 
@@ -69,8 +71,11 @@ class Subscriber:
 class Events:
     """The endpoint, as raw ASGI, and the task that feeds its subscribers while there are any."""
 
-    def __init__(self, frames: Frames, watches: Watches, drain: Drain) -> None:
+    def __init__(
+        self, frames: Frames, watches: Watches, drain: Drain, siblings: Siblings | None = None
+    ) -> None:
         self._frames, self._watches, self._drain = frames, watches, drain
+        self._siblings = siblings
         self._subscribers: set[Subscriber] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -125,7 +130,14 @@ class Events:
                 self._watches.follow(every_s)
                 self._frames.keep_plan()
                 with_lists = since_lists_s >= LISTS_EVERY_S
-                self._broadcast(fleet, self._frames.lists() if with_lists else None)
+                lists = self._frames.lists() if with_lists else None
+                if self._siblings is not None:
+                    told = [
+                        orjson.loads(one) for one in (await self._siblings.ask(FRAMES)).values()
+                    ]
+                    fleet = merged_fleet(fleet, [one["fleet"] for one in told])
+                    lists = lists and merged_lists(lists, [one["lists"] for one in told])
+                self._broadcast(fleet, lists)
                 since_lists_s = every_s if with_lists else since_lists_s + every_s
             except Exception:  # a defect in a picture is not to end it for good
                 log.exception("the dashboard could not be told")

@@ -67,6 +67,11 @@ class Frames:
         if plan is not None and (not self._plans or self._plans[-1]["number"] != plan.seen.number):
             self._plans.append(_plan(plan) | _plan_details(plan))
 
+    def all(self) -> Frame:
+        """Both, for another process that is looked at."""
+        self.keep_plan()
+        return {"fleet": self.fleet(), "lists": self.lists()}
+
     def lists(self) -> Frame:
         """The latest windows, requests and tenants, once a second."""
         log = self._accounts.log

@@ -18,7 +18,7 @@ from router.http.client import NotConnected
 from router.http.connections import Connections, paced_lines, read_bounded
 from router.http.secret import CHALLENGE, is_challenge
 from router.observe.engine_metrics import Signals, read_signals
-from router.wire import LINE_S, STATE_PATH, STATE_TIMEOUT_S, AgentState, is_name
+from router.wire import GATEWAY, LINE_S, STATE_PATH, STATE_TIMEOUT_S, AgentState, is_name
 
 PROBE_INTERVAL_S = 1.0  # between probes of a worker without an agent
 MOST_MODELS_BYTES = 1 << 20  # thousands of adapters are listed in less
@@ -64,8 +64,8 @@ async def reports(
         TimeoutError: if it falls silent.
     """
     timeout = aiohttp.ClientTimeout(sock_connect=connect_s, sock_read=STATE_TIMEOUT_S)
-    session, headers = connections.session, dict[str, str]()
-    for _ in range(2):
+    session, headers = connections.session, {GATEWAY.decode(): connections.gateway}
+    for told in (False, True):
         async with session.get(
             url + STATE_PATH, timeout=timeout, allow_redirects=False, headers=headers
         ) as response:
@@ -76,13 +76,13 @@ async def reports(
             if not is_challenge(response.status, response.headers.get(CHALLENGE[0].decode())):
                 await _check(response, STATE_PATH)
                 break
-        if headers or connections.secret is None:
-            whose = "another" if headers else "a"
+        if told or connections.secret is None:
+            whose = "another" if told else "a"
             raise Unusable(
                 f"it is an agent with {whose} secret: give it and this gateway the same "
                 "--secret-file"
             )
-        headers = connections.to_agent()
+        headers |= connections.to_agent()
     probe = _PlainProbe(session, url)
     while True:
         models = await probe.models()

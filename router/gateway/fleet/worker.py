@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from router.gateway.fleet.health import Health, Standing
+from router.gateway.fleet.others import Siblings, sums_of
 from router.gateway.fleet.reports import PlainLook
 from router.gateway.fleet.stalls import StallGuard
 from router.wire import MOST_CONTEXT, AgentState
@@ -16,7 +17,9 @@ from solver.cost.model import CostModel
 from solver.routing.load import WorkerLoad
 from solver.routing.problem import Job, WorkerView
 from solver.routing.rolling import lead
+from solver.routing.share import Share
 from solver.routing.slots import Expected, Known, PlainSlots
+from solver.routing.sums import NOTHING, Backlog, LoadSums
 
 # What a worker that does not tell is taken to keep of prompts; llama-65b-ascend's memory.
 PLAIN_KV_TOKENS = 131_072
@@ -30,7 +33,12 @@ class Worker:
         state: what its agent last said; None for a plain OpenAI-compatible server.
         models: the entries of ``/v1/models`` that it serves, by id.
         health: how it is, as looks and answers tell.
-        load: what this gateway has sent it and it has not finished.
+        load: what this process has sent it and it has not finished, and what others have.
+        siblings: whoever tells what other processes of this gateway have there, if there are any.
+        far, far_wanting, far_backlog: what other gateways have there, by its agent, how many want
+            more, and how much.
+        share: this process's part of its room.
+        shared_s: when that was last looked at, on the monotonic clock.
         speed: learnt correction of the cost model of a worker without an agent.
         plain_slots: sequences that it runs at once without an agent.
         served: its models and the longest request of each, where known.
@@ -52,6 +60,9 @@ class Worker:
         self.state: AgentState | None = None
         self.models: dict[str, dict[str, Any]] = {}
         self.load = WorkerLoad()
+        self.siblings: Siblings | None = None
+        self.far, self.far_wanting, self.far_backlog = NOTHING, 0, Backlog()
+        self.share, self.shared_s = Share(), -inf
         self.speed = SpeedEstimator()
         self.served: tuple[tuple[str, int | None], ...] = ()
         self.stall_guard = StallGuard()
@@ -114,7 +125,9 @@ class Worker:
     @property
     def queued(self) -> int:
         """Requests that have not begun there, as its agent last said; they can be taken back."""
-        return 0 if self.state is None else min(self.state.queued, len(self.load))
+        if self.state is None:
+            return 0
+        return max(0, min(self.state.queued - self.far.prefills, len(self.load)))
 
     @property
     def round_s(self) -> float:
@@ -124,17 +137,43 @@ class Worker:
     @property
     def free_slots(self) -> int:
         """Sequences that it could start at once; 0 where it is down or its memory is full."""
-        if self._closed:
-            return 0
-        return int(min(max(0, self.slots - self.load.sequences), self.health.places))
+        return self._places(self.slots)
 
     @property
     def room(self) -> int:
-        """Sequences that it could start soon: free slots and a lead."""
+        """Sequences that it could start soon: free slots and a lead, or this process's share."""
+        return self._places(self.slots + lead(self.slots, 1))
+
+    def _places(self, capacity: int) -> int:
         if self._closed:
             return 0
-        free = max(0, self.slots + lead(self.slots, 1) - self.load.sequences)
-        return int(min(free, self.health.places))
+        self.see_others()
+        free = max(0, capacity - self.load.sequences)
+        return int(min(free, self.health.places, self.share.room(self.own_sequences)))
+
+    @property
+    def own_sequences(self) -> int:
+        """Those that this process has sent it."""
+        return self.load.sequences - self.load.others.sequences
+
+    def see_others(self) -> None:
+        """What others have there, as of now."""
+        if self.siblings is not None:
+            self.load.tell_others(self.far + self.siblings.held(self.url))
+
+    def tell_siblings(self) -> None:
+        """What this process has there, as of now."""
+        if self.siblings is not None:
+            self.siblings.tell(self.url, self.load.own)
+
+    def filled(self) -> None:
+        """It says that others have filled it: so it is until it tells its state again."""
+        self._tell_far(self.far + LoadSums(sequences=self.room), self.far_wanting)
+
+    def _tell_far(self, far: LoadSums, wanting: int) -> None:
+        self.far, self.far_wanting = far, wanting
+        self.load.tell_others(far)
+        self.see_others()
 
     @property
     def _closed(self) -> bool:
@@ -167,14 +206,19 @@ class Worker:
         """Seconds until it has done what it has."""
         return self.load.backlog_s(self.cost, self.slots, more, now)
 
+    def own_backlog_s(self, now: float) -> float:
+        """Of that, what this process has sent."""
+        return self.load.own_backlog_s(self.cost, self.slots, now)
+
     def view(self, now: float) -> WorkerView:
         """What the planner sees of it; the same as before until something has changed."""
+        self.see_others()
         load = self.load
         if load.is_due(now):
             load.advance(self.cost, self.slots, now)
         health = self.health
         known = load.changes, self.state, self.speed.factors, self.slots
-        seen = *known, health.open, health.places, self.leaving
+        seen = *known, health.open, health.places, self.leaving, self.share.most
         if self._view is None or self._view[0] != seen:
             self._view = seen, self._new_view(now)
         return self._view[1]
@@ -200,7 +244,10 @@ class Worker:
     def sent(self, key: Hashable, job: Job, uncached: float, now: float, *, streamed: bool) -> None:
         """It is sent a request, `key` is its own; `uncached`: prompt tokens to be prefilled."""
         self.load.add(key, job, now, streamed=streamed)
-        if self.state is None:
+        self.share.sent(job.sequences)
+        self.tell_siblings()
+        # Of several processes none sees what keeps its requests waiting there.
+        if self.state is None and self.siblings is None:
             stage_s = self._cost.alpha_p_s
             expected = Expected(
                 stage_s,
@@ -222,8 +269,11 @@ class Worker:
 
     def ended(self, key: Hashable) -> None:
         """A request has left it, however; unknown ones are ignored."""
+        before = self.load.sequences
         self.load.remove(key)
         self.plain_slots.ended(key)
+        self.share.left(before - self.load.sequences)
+        self.tell_siblings()
 
     @property
     def wants_metrics(self) -> bool:
@@ -233,6 +283,8 @@ class Worker:
     def update_plain(self, look: PlainLook, now: float) -> None:
         """It answers without an agent, if there ever was one."""
         self.state = None
+        self._tell_far(NOTHING, 0)
+        self.far_backlog = Backlog()
         self.update_models(look.models)
         told = look.signals
         if told is None:
@@ -248,4 +300,7 @@ class Worker:
         if self.state is None or state.cost_ms != self.state.cost_ms:
             self._cost = CostModel.from_ms(state.cost_ms)
         self.state, self.reported_name = state, state.name
+        beside = state.beside
+        self._tell_far(sums_of(beside), beside.wanting)
+        self.far_backlog = Backlog(beside.wanted, beside.wanted_prompt, beside.wanted_output)
         self.update_models({state.model: state.model_entry()})

@@ -22,6 +22,7 @@ import aiohttp
 from router.gateway.fleet.conditions import Conditions
 from router.gateway.fleet.discovery.source import Endpoint
 from router.gateway.fleet.health import Standing
+from router.gateway.fleet.others import Siblings
 from router.gateway.fleet.prefixes import Prefixes
 from router.gateway.fleet.reports import complaint, reports
 from router.gateway.fleet.worker import Worker
@@ -48,6 +49,7 @@ class Workers:
         settings: GatewaySettings,
         connections: Connections,
         metrics: GatewayMetrics,
+        siblings: Siblings | None = None,
     ) -> None:
         self._settings, self._cost = settings, hardware(settings.plain_cost).cost
         self._all: list[Worker] = []
@@ -58,6 +60,7 @@ class Workers:
         self.prefixes = Prefixes()
         self.conditions = Conditions(metrics, self._changed)
         self._connections, self._metrics = connections, metrics
+        self._siblings = siblings
         self.on_change: Callable[[], None] = lambda: None
 
     def __iter__(self) -> Iterator[Worker]:
@@ -171,6 +174,7 @@ class Workers:
         worker = Worker(
             url, settings.slots_of(url), self._cost, prefix_cache=settings.plain_prefix_cache
         )
+        worker.siblings = self._siblings
         self._all.append(worker)
         self._contexts.clear()
         if self._group is not None:

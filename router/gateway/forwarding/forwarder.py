@@ -38,10 +38,11 @@ _LEFT_OUT = _NOT_SENT | HOP_BY_HOP
 
 
 class Forwarder:
-    """Sends requests to workers over kept connections."""
+    """Sends requests to workers over kept connections; `gateway` is who agents take it for."""
 
     def __init__(self, tuning: GatewayTuning, connections: Connections) -> None:
         self._client = connections.client
+        self.gateway = connections.gateway
         own = connections.to_agent()
         self._to_agent = "".join(f"{name}: {value}\r\n" for name, value in own.items())
         self._connect_s, self._silence_s = tuning.connect_timeout_s, tuning.silence_timeout_s

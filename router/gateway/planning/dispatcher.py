@@ -46,6 +46,7 @@ from solver.packing.plan import Method, Plan, evaluate
 from solver.routing.assign import Assignment
 from solver.routing.problem import build_problem
 from solver.routing.rolling import RollingHorizon, Selection
+from solver.routing.sums import Backlog
 from solver.routing.window import Window
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,15 @@ class Dispatcher:
     def unsent(self) -> int:
         """Requests that wait to be placed."""
         return self._unsent.requests
+
+    @property
+    def backlog(self) -> Backlog:
+        """What waits to be placed."""
+        return self._unsent.backlog
+
+    def tell_elsewhere(self, backlog: Backlog) -> None:
+        """So much waits at others for the same workers."""
+        self._rolling.elsewhere = backlog
 
     async def place(self, ticket: Ticket) -> Placement:
         """Wait until a worker can start the ticket soon; the request then counts there.
@@ -179,9 +189,9 @@ class Dispatcher:
         ]
 
     def backlog_s(self) -> float:
-        """What the workers that are up still have to do, and what is unsent, for each of them."""
+        """What workers that are up have to do for this process, and what is unsent, for each."""
         now, workers = time.monotonic(), self._workers.preferred()
-        sent = [worker.backlog_s(0, now) for worker in workers]
+        sent = [worker.own_backlog_s(now) for worker in workers]
         return (fmean(sent) if sent else 0.0) + self._unsent.seconds(workers)
 
     async def run(self) -> None:

@@ -14,8 +14,9 @@ from router.gateway.fleet.worker import Worker
 from solver.batching.priority import Priority
 from solver.routing.problem import Job
 
-# Names of attempts are this process's own and never come twice.
-_GATEWAY = secrets.token_hex(6)
+# Names of attempts begin with their gateway's (`router.wire`), and never come twice: the rest is
+# this process's own.
+_PROCESS = secrets.token_hex(4)
 _serial = itertools.count()
 
 
@@ -93,9 +94,9 @@ class Ticket:
         most = worker.max_model_len(self.model)
         return most is None or self.least_tokens <= most
 
-    def new_attempt(self) -> None:
+    def new_attempt(self, gateway: str) -> None:
         """It is sent to a worker."""
-        self.attempt, self.recall_pending = f"{_GATEWAY}-{next(_serial)}", False
+        self.attempt, self.recall_pending = f"{gateway}-{_PROCESS}-{next(_serial)}", False
 
     @property
     def waiting(self) -> bool:

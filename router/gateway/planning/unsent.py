@@ -8,6 +8,7 @@ from router.gateway.fleet.worker import Worker
 from router.gateway.planning.ticket import Ticket
 from solver.routing.problem import Job
 from solver.routing.speed import FleetSpeed
+from solver.routing.sums import Backlog
 
 
 class Unsent:
@@ -41,6 +42,11 @@ class Unsent:
         self._output_tokens -= job.expected_tokens
         if not self._jobs:
             self._output_tokens = 0.0  # rounding must not add up
+
+    @property
+    def backlog(self) -> Backlog:
+        """All of it."""
+        return Backlog(self.requests, self._prompt_tokens, max(0.0, self._output_tokens))
 
     @property
     def tokens(self) -> float:

@@ -77,6 +77,7 @@ class Sender(Forwarder):
     waiting: dict[str, float] = field(default_factory=dict)
     waited_s: dict[str, float] = field(default_factory=dict)
     most: int = 0
+    gateway: str = "test"
 
     async def send(
         self,

@@ -14,7 +14,7 @@ from solver.cost.profiles import PROFILES
 from solver.routing.assign import assign
 from solver.routing.held import HELD_S
 from solver.routing.problem import Job, WorkerView
-from solver.routing.rolling import WINDOW, RollingHorizon
+from solver.routing.rolling import LATE_S, WINDOW, RollingHorizon
 from tests.helpers import calls
 
 COST = PROFILES["llama-65b-ascend"].cost
@@ -223,6 +223,66 @@ def fast_and_slow(asks: int) -> tuple[RollingHorizon[Ask, Place], Place, Place]:
     for k in range(asks):
         by.add(Ask("a", 0.001 * k), 0.001 * k)
     return by, fast, slow
+
+
+TTFT = Targets(2.0, 0.1)
+
+
+def came(at_s: float) -> Ask:
+    return Ask("a", at_s, targets=TTFT)
+
+
+def sent_in_order(asks: Sequence[Ask], now: float) -> list[Ask]:
+    """One after the other, by a worker that has one slot free each time."""
+    by, order = rolling(), []
+    for ask in asks:
+        by.add(ask, ask.arrival_s)
+    for _ in asks:
+        place = Place("a", busy=8)
+        assert send(by, [place], now) == 1
+        order += place.got
+    assert by._late == set()
+    return order
+
+
+def test_where_a_line_is_too_long_those_go_first_who_can_be_in_time() -> None:
+    late = [came(k / 10) for k in range(20)]
+    fresh = [came(9.5 + k / 10) for k in range(5)]
+    assert sent_in_order([*late, *fresh], 10.0) == [*fresh, *late]
+
+
+def test_while_a_line_is_short_they_go_as_they_came() -> None:
+    """The first has missed its target, but a line of four seconds is none that lasts."""
+    asks = [came(6.5 + k / 10) for k in range(30)]
+    assert sent_in_order(asks, 10.0) == asks
+
+
+def test_who_is_late_waits_for_those_of_some_minutes_and_goes_before_bulk_work() -> None:
+    late, bulk = came(0.0), Ask("a", 0.1, 0.0, Priority.BULK)
+    soon, later = came(LATE_S - 1.0), came(LATE_S + 1.0)
+    by, order = rolling(), []
+    for ask in (late, bulk):
+        by.add(ask, ask.arrival_s)
+    assert by.select(10.0, [Place("a", busy=8)]) is not None  # it is late from now on
+    for now, joins in ((LATE_S - 0.5, [soon]), (LATE_S + 1.5, [later]), *[(LATE_S + 1.6, [])] * 2):
+        for ask in joins:
+            by.add(ask, ask.arrival_s)
+        place = Place("a", busy=8)
+        send(by, [place], now)
+        order += place.got
+    assert order == [soon, late, later, bulk]
+
+
+def test_who_is_late_is_put_behind_others_once() -> None:
+    """However often it is held back and looks around again."""
+    by = rolling()
+    late = came(0.0)
+    by.add(late, 0.0)
+    ranks = set()
+    for k in range(8):
+        assert by.select(10.0 + k, [Place("a", busy=8)]) is not None
+        ranks.add(by._unsent.rank(late))
+    assert len(ranks) == 1
 
 
 def test_nobody_stands_behind_those_who_wait_for_a_faster_worker() -> None:

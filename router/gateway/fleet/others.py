@@ -1,0 +1,48 @@
+"""What others than this process have at a worker: its siblings, and gateways elsewhere."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from router.wire import Beside
+from solver.routing.sums import Backlog, LoadSums
+
+
+class Siblings(Protocol):
+    """The other processes of this gateway, by what each tells of itself."""
+
+    def tell(self, url: str, own: LoadSums) -> None:
+        """This process has this in flight at a worker."""
+        ...
+
+    def wait(self, backlog: Backlog) -> None:
+        """What waits in this process for room."""
+        ...
+
+    def held(self, url: str) -> LoadSums:
+        """What the others have in flight at a worker, all together."""
+        ...
+
+    def wanting(self) -> int:
+        """In how many others requests wait for room."""
+        ...
+
+    def backlog(self) -> Backlog:
+        """What waits in the others, all together."""
+        ...
+
+    def content(self, url: str) -> int:
+        """Sequences at a worker of those whose requests do not wait."""
+        ...
+
+
+def sums_of(beside: Beside) -> LoadSums:
+    """Others' requests at an agent, as a load has them."""
+    return LoadSums(
+        sequences=beside.sequences,
+        prefills=max(0, beside.sequences - beside.begun),
+        prompt_tokens=max(0, beside.prompt_tokens - beside.prefilled),
+        output_tokens=beside.left,
+        kv_tokens=beside.prefilled + beside.made,
+        kv_reserved=beside.prompt_tokens + beside.made + beside.left,
+    )

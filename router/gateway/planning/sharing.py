@@ -1,0 +1,137 @@
+"""Workers that others send to as well: siblings of this process, or gateways elsewhere.
+
+What others have there is part of each worker's load: of siblings it is on their board at once, of
+others an agent tells (`Worker.see_others`). Here is the clock: now and then this process's share of
+each worker's room is looked at again (`solver.routing.share`), siblings are told how far its
+requests are, plans are made again where somebody else's have ended, and agents hear that requests
+wait for room that others have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Protocol
+
+import aiohttp
+
+from router.gateway.fleet.others import Siblings
+from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import Workers
+from router.http.connections import Connections, told_of
+from router.wire import GATEWAY, STATE_EVERY_S, WANT_EVERY_S, WANT_PATH, Want
+from solver.routing.rolling import lead
+from solver.routing.sums import Backlog
+
+log = logging.getLogger(__name__)
+
+# Between looks while requests wait, and while none do: a fraction of a window, some microseconds
+# for each worker.
+LOOK_S, IDLE_S = 0.01, 0.05
+# Where gateways elsewhere want room: what they see is as old as an agent's latest word.
+ELSEWHERE_S = 1.5 * STATE_EVERY_S
+WANT_TIMEOUT_S = 1.0
+
+
+class Planning(Protocol):
+    """Whoever places requests."""
+
+    @property
+    def backlog(self) -> Backlog:
+        """What waits to be placed."""
+        ...
+
+    def tell_elsewhere(self, backlog: Backlog) -> None:
+        """So much waits at others for the same workers."""
+        ...
+
+    def reconsider(self) -> None:
+        """Somebody may be able to go."""
+        ...
+
+
+class Sharing:
+    """See the module."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        planning: Planning,
+        connections: Connections,
+        siblings: Siblings | None,
+    ) -> None:
+        self._workers, self._planning = workers, planning
+        self._connections, self._siblings = connections, siblings
+        self._rooms: dict[Worker, int] = {}
+        self._wanted_s: dict[Worker, float] = {}
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            crowded = self._siblings is not None and self._planning.backlog.requests > 0
+            await asyncio.sleep(LOOK_S if crowded else IDLE_S)
+            self.look(time.monotonic())
+
+    def look(self, now: float) -> None:
+        """Bring the shares up to date."""
+        mine, others = self._planning.backlog, Backlog()
+        if self._siblings is not None:
+            self._siblings.wait(mine)
+            others = self._siblings.backlog()
+        before, self._rooms = self._rooms, {}
+        for worker in self._workers:
+            self._look_at(worker, now)
+            self._rooms[worker] = worker.room
+            if mine.requests and worker.far.sequences and not self._rooms[worker]:
+                self._want(worker, mine + others, now)
+        far = max(
+            (one.far_backlog for one in self._workers if not one.down),
+            key=_requests,
+            default=Backlog(),
+        )
+        self._planning.tell_elsewhere(others + far)
+        if mine.requests and any(n > before.get(one, 0) for one, n in self._rooms.items()):
+            self._planning.reconsider()
+
+    def _look_at(self, worker: Worker, now: float) -> None:
+        worker.see_others()
+        worker.tell_siblings()
+        others, wanting = worker.load.others.sequences, worker.far_wanting
+        content = 0 if wanting else worker.far.sequences
+        if self._siblings is not None:
+            wanting += self._siblings.wanting()
+            content += self._siblings.content(worker.url)
+        if now - worker.shared_s >= (ELSEWHERE_S if worker.far_wanting else 0.0):
+            worker.shared_s = now
+            capacity = worker.slots + lead(worker.slots, 1)
+            worker.share.look(capacity, worker.own_sequences, content, wanting, others)
+
+    def _want(self, worker: Worker, ours: Backlog, now: float) -> None:
+        if now - self._wanted_s.get(worker, 0.0) < WANT_EVERY_S:
+            return
+        self._wanted_s = {one: at_s for one, at_s in self._wanted_s.items() if one in self._rooms}
+        self._wanted_s[worker] = now
+        task = asyncio.create_task(self._say(worker, ours))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    async def _say(self, worker: Worker, ours: Backlog) -> None:
+        own = {GATEWAY.decode(): self._connections.gateway, **self._connections.to_agent()}
+        want = Want(ours.requests, ours.prompt_tokens, ours.output_tokens)
+        timeout = aiohttp.ClientTimeout(total=WANT_TIMEOUT_S)
+        try:
+            async with self._connections.session.post(
+                worker.url + WANT_PATH,
+                data=want.encode(),
+                headers={"content-type": "application/json", **own},
+                timeout=timeout,
+            ) as response:
+                response.raise_for_status()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            log.debug("not told", extra={"worker": worker.name, "why": told_of(error)})
+
+
+def _requests(backlog: Backlog) -> int:
+    return backlog.requests

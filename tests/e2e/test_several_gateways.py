@@ -1,0 +1,138 @@
+"""Whoever sends to a worker, it gets what it can start soon, and all requests come to it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from solver.routing.rolling import lead
+from tests import http
+from tests.e2e.clients import Ask, ask_all
+from tests.e2e.test_chaos import SLOTS, Agent, requests, stop_agents
+from tests.e2e.test_processes import check
+from tests.helpers import Process, free_ports, scrape
+from tests.waiting import eventually
+
+MOST = SLOTS + lead(SLOTS, 1)
+PORT = r"^port (\d+)$"
+
+
+class Gateway(Process):
+    """A gateway that knows nothing of others."""
+
+    def __init__(self, workers: Sequence[str]) -> None:
+        super().__init__("gateway", "--worker", ",".join(workers), "--port", "0")
+        self.url = self.wait_for(r"listening url=(\S+)")
+        eventually(lambda: all(up for up, _ in self.workers()))
+
+    def workers(self) -> list[tuple[bool, int]]:
+        """Of each whether it is up, and what its agent has, from whomever."""
+        told = http.get(self.url + "/makespan/v1/workers").json()["workers"]
+        states = [(one["up"], one["agent"]) for one in told]
+        return [(up, state["running"] + state["queued"] if state else 0) for up, state in states]
+
+    def unsent(self) -> float:
+        return scrape(self.url).values["makespan_unsent_requests{}"]
+
+
+@pytest.fixture(scope="module")
+def gateways() -> Iterator[list[Gateway]]:
+    """Three before the same two agents."""
+    with ExitStack() as stack:
+        agents = [Agent(port) for port in free_ports(2)]
+        stack.callback(stop_agents, agents)
+        urls = [agent.url for agent in agents]
+        yield [stack.enter_context(Gateway(urls)) for _ in range(3)]
+
+
+def long_ones(name: str, number: int) -> list[Ask]:
+    made = requests(number, random.Random(name))
+    for k, ask in enumerate(made):
+        ask.id = f"{name}-{k}"
+        ask.body |= {"n": 1, "stream": True, "max_tokens": 40, "ignore_eos": True}
+    return made
+
+
+def test_agents_are_not_filled_beyond_what_they_can_start_soon(gateways: list[Gateway]) -> None:
+    asks = [long_ones(f"full-{k}", 60) for k in range(len(gateways))]
+    held: list[int] = []
+
+    async def all_of_it() -> None:
+        async with asyncio.TaskGroup() as group:
+            sends = [
+                group.create_task(ask_all(gateway.url, mine, len(mine)))
+                for gateway, mine in zip(gateways, asks, strict=True)
+            ]
+            while not all(send.done() for send in sends):
+                held.extend(n for _, n in await asyncio.to_thread(gateways[0].workers))
+                await asyncio.sleep(0.05)
+
+    asyncio.run(all_of_it())
+    for mine in asks:
+        check(mine)
+    assert max(held) == MOST, "it is full, and no more"
+    for gateway in gateways:
+        told = scrape(gateway.url)
+        for standing in ("suspect", "ejected", "down"):
+            name = f'makespan_worker_health_changes_total{{standing="{standing}"}}'
+            assert not told.values.get(name), "to be full is no failure"
+
+
+def test_who_comes_late_has_its_share_while_others_wait(gateways: list[Gateway]) -> None:
+    first, late = gateways[:2]
+    many, few = long_ones("many", 150), long_ones("few", 12)
+
+    async def all_of_it() -> float:
+        async with asyncio.TaskGroup() as group:
+            send = group.create_task(ask_all(first.url, many, len(many)))
+            while await asyncio.to_thread(first.unsent) < len(many) / 2:
+                assert not send.done()
+            await ask_all(late.url, few, len(few))
+            return await asyncio.to_thread(first.unsent)
+
+    left = asyncio.run(all_of_it())
+    check([*many, *few])
+    assert left > 0, "they have not waited for the last of those who came before"
+
+
+@contextmanager
+def plain_servers(number: int) -> Iterator[list[str]]:
+    with ExitStack() as stack:
+        program = (sys.executable, "-m", "tests.plain_server")
+        servers = [stack.enter_context(Process(program=program)) for _ in range(number)]
+        yield [f"http://127.0.0.1:{one.wait_for(PORT)}" for one in servers]
+
+
+def test_processes_do_not_overfill_servers_that_tell_nothing() -> None:
+    slots, processes, clients = 4, 3, 48
+    with plain_servers(2) as urls:
+        flags = ("--processes", str(processes), "--plain-slots", str(slots), "--port", "0")
+        with Process("gateway", *flags, "--worker", ",".join(urls)) as gateway:
+            url = gateway.wait_for(r"listening url=(\S+)")
+            eventually(
+                lambda: (
+                    sum("worker is up" in line for line in list(gateway.lines))
+                    == len(urls) * processes
+                )
+            )
+            body = {"model": "plain", "prompt": "a", "max_tokens": 20}
+
+            def ask(_: int) -> int:
+                with http.Client() as client:
+                    return client.post(url + "/v1/completions", json=body).status_code
+
+            async def all_of_it() -> list[int]:
+                async with asyncio.TaskGroup() as group:
+                    asked = [group.create_task(asyncio.to_thread(ask, k)) for k in range(clients)]
+                return [one.result() for one in asked]
+
+            for _ in range(4):
+                assert set(asyncio.run(all_of_it())) == {200}
+        peaks = [http.get(one + "/seen").json()["peak"] for one in urls]
+    # In the moment in which one sends, each other may, too.
+    assert slots <= max(peaks) <= slots + lead(slots, 1) + processes - 1, peaks
