@@ -183,7 +183,7 @@ def gateway(*flags: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def before_plain(plain: str) -> Iterator[str]:
-    with gateway("--worker", plain, *IMPATIENT) as url:
+    with gateway("--worker", plain) as url:  # who limits its requests is waited for
         yield url
 
 
