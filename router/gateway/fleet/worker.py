@@ -156,6 +156,11 @@ class Worker:
         """Those that this process has sent it."""
         return self.load.sequences - self.load.others.sequences
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether gateways elsewhere have, or want, something there."""
+        return bool(self.far.sequences or self.far_wanting or self.far_backlog.requests)
+
     def see_others(self) -> None:
         """What others have there, as of now."""
         if self.siblings is not None:

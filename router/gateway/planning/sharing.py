@@ -63,6 +63,7 @@ class Sharing:
     ) -> None:
         self._workers, self._planning = workers, planning
         self._connections, self._siblings = connections, siblings
+        self._shared = False  # as of the last look
         self._rooms: dict[Worker, int] = {}
         self._wanted_s: dict[Worker, float] = {}
         self._calls: set[asyncio.Task[None]] = set()
@@ -75,12 +76,16 @@ class Sharing:
             self.look(time.monotonic())
 
     def look(self, now: float) -> None:
-        """Bring the shares up to date."""
+        """Bring the shares up to date; of workers that nobody else uses, nothing is to be done."""
+        shared = self._siblings is not None or any(one.is_shared for one in self._workers)
+        before, self._shared = self._shared, shared
+        if not (shared or before):
+            return
         mine, others = self._planning.backlog, Backlog()
         if self._siblings is not None:
             self._siblings.wait(mine)
             others = self._siblings.backlog()
-        before, self._rooms = self._rooms, {}
+        rooms, self._rooms = self._rooms, {}
         for worker in self._workers:
             self._look_at(worker, now)
             self._rooms[worker] = worker.room
@@ -92,7 +97,7 @@ class Sharing:
             default=Backlog(),
         )
         self._planning.tell_elsewhere(others + far)
-        if mine.requests and any(n > before.get(one, 0) for one, n in self._rooms.items()):
+        if mine.requests and any(n > rooms.get(one, 0) for one, n in self._rooms.items()):
             self._planning.reconsider()
 
     def _look_at(self, worker: Worker, now: float) -> None:
