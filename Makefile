@@ -22,9 +22,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 run: .venv/.run
 	@$(BIN)/makespan up
 
-# Two files at a time, in the order of their folders: those that take longest come first.
+# Three files at a time, as much of what takes longest, and comes first, is waiting.
 test: .venv/.dev .venv/.clients
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Real engines; vLLM in an environment of its own (3.4 GB), as its pins contradict ours.
 test-engines: test-transformers test-vllm

@@ -247,9 +247,13 @@ class Chaos:
 def test_every_request_has_one_end_whatever_becomes_of_the_workers() -> None:
     rng = random.Random(SEED)
     with fleet(4, 2) as running:
-        asyncio.run(ask_all(running.url, requests(100, rng), 3 * CLIENTS))  # the planner has begun
+
+        def planner_has_begun() -> bool:
+            asyncio.run(ask_all(running.url, requests(100, rng), 3 * CLIENTS))
+            return len(running.solvers()) == 1
+
+        eventually(planner_has_begun)
         eventually(running.is_idle)
-        eventually(lambda: len(running.solvers()) == 1)
         before, ended_before = running.at_rest(), running.outcomes()
         asks = requests(REQUESTS, rng, leaving=0.05)
 
