@@ -7,11 +7,6 @@ from collections import Counter
 
 import pytest
 
-from tests import helpers
-from tests.forked import Command
-
-helpers.start = Command
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Async tests run on asyncio."""

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -137,9 +136,13 @@ def run(
     )
 
 
-# How `makespan` is started with these arguments and this environment; tests have a faster way.
-start: Callable[[Sequence[str], Mapping[str, str]], subprocess.Popen[str] | Command]
-start = partial(run, MAKESPAN)
+def start(
+    arguments: Sequence[str], environment: Mapping[str, str]
+) -> subprocess.Popen[str] | Command:
+    """`makespan`; by the command itself for whoever measures, and in tests by the faster way."""
+    if "PYTEST_VERSION" in os.environ:
+        return Command(arguments, environment)
+    return run(MAKESPAN, arguments, environment)
 
 
 class Process:
