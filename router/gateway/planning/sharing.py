@@ -86,8 +86,9 @@ class Sharing:
             self._siblings.wait(mine)
             others = self._siblings.backlog()
         rooms, self._rooms = self._rooms, {}
+        siblings_wanting = 0 if self._siblings is None else self._siblings.wanting()
         for worker in self._workers:
-            self._look_at(worker, now)
+            self._look_at(worker, siblings_wanting, now)
             self._rooms[worker] = worker.room
             if mine.requests and worker.far.sequences and not self._rooms[worker]:
                 self._want(worker, mine + others, now)
@@ -100,13 +101,13 @@ class Sharing:
         if mine.requests and any(n > rooms.get(one, 0) for one, n in self._rooms.items()):
             self._planning.reconsider()
 
-    def _look_at(self, worker: Worker, now: float) -> None:
+    def _look_at(self, worker: Worker, siblings_wanting: int, now: float) -> None:
         worker.see_others()
         worker.tell_siblings()
         others, wanting = worker.load.others.sequences, worker.far_wanting
         content = 0 if wanting else worker.far.sequences
         if self._siblings is not None:
-            wanting += self._siblings.wanting()
+            wanting += siblings_wanting
             content += self._siblings.content(worker.url)
         if now - worker.shared_s >= (ELSEWHERE_S if worker.far_wanting else 0.0):
             worker.shared_s = now

@@ -14,6 +14,7 @@ import fcntl
 import mmap
 import os
 import struct
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -27,6 +28,7 @@ PLACES = 1024
 _ROW = _HEAD.size + PLACES * _PLACE.size
 
 
+@lru_cache(maxsize=PLACES)
 def _name(url: str) -> int:
     return int.from_bytes(blake2b(url.encode(), digest_size=8).digest(), "little") or 1
 
