@@ -288,11 +288,11 @@ def test_slots_and_memory_are_learnt_from_the_engines_metrics(plain: Plain) -> N
 
 
 def test_releases_come_in_groups() -> None:
-    """Under a threshold, fewer prefills at the engine than where each goes as it may."""
+    """Under a threshold, far fewer prefills at the engine than one a request."""
     speed = 2.5  # rounds that are long beside what a busy machine delays
     cost = json.dumps(PROFILES["llama-65b-ascend"].cost.scaled(1 / speed).to_ms())
     body = {"model": "llama-65b", "prompt": "a", "ignore_eos": True, "stream": True}
-    bodies = [{**body, "max_tokens": 60 + 37 * k % 181} for k in range(64)]
+    bodies = [{**body, "max_tokens": 60 + 37 * k % 181} for k in range(96)]
 
     def stages(policy: str) -> float:
         engine = ("--port", "0", "--speed", str(speed), "--slots", "16")
@@ -307,7 +307,7 @@ def test_releases_come_in_groups() -> None:
 
     with ThreadPoolExecutor(2) as both:
         one_by_one, in_groups = both.map(stages, ("prefill-first", "threshold"))
-    assert in_groups < 0.85 * one_by_one
+    assert in_groups < 0.75 * one_by_one
 
 
 def test_an_upstream_that_dies_and_comes_back(mortal: Plain) -> None:
