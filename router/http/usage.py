@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from json import JSONDecoder
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -18,8 +18,7 @@ MOST_JSON_BYTES, MOST_PARTS = 128 << 10, 5_000
 MOST_TOKENS = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens as the engine counted them, over all choices; `cached_tokens` are of the prompt's."""
 
     prompt_tokens: int

@@ -123,16 +123,17 @@ class LengthPredictor:
         self._shares: dict[int, list[float]] = {}
         # What has been asked for since the last end, and what the groups made of it.
         self._mixes: dict[tuple[int, ...], Floats] = {}
-        self._made: dict[tuple[tuple[Key, ...], int | None], LengthDistribution] = {}
+        self._made: dict[Features, LengthDistribution] = {}
         self.learned = 0
 
     def predict(self, features: Features) -> LengthDistribution:
         """The distribution of the output tokens of a request."""
-        asked = _groups(features), features.max_tokens
-        found = self._made.get(asked)
+        found = self._made.get(features)
         if found is None:
-            found = LengthDistribution.of(self._mix_of(asked[0]), asked[1])
-            self._made[asked] = found
+            if len(self._made) >= MOST_KEPT:
+                self._made.clear()
+            mix = self._mix_of(_groups(features))
+            found = self._made[features] = LengthDistribution.of(mix, features.max_tokens)
         return found
 
     def observe(self, features: Features, output_tokens: int) -> None:
@@ -223,7 +224,6 @@ class LengthPredictor:
         if found is None:
             if len(self._mixes) >= MOST_KEPT:
                 self._mixes.clear()
-                self._made.clear()
             found = self._mixes[rows] = self._mix(rows, self._seen.take(rows, axis=0))
         return found
 

@@ -206,9 +206,10 @@ class Attempts:
             if reply.status == 200:
                 self._accounts.learn(exchange.request, exchange.record, usage)
                 self._learn(worker, exchange, ticket, occupancy)
-                record = exchange.record
-                felt = Felt.of(exchange.timing(), record.output_tokens, record.choices)
-                self._shedding.saw(worker, felt)
+                if self._shedding.on:
+                    record = exchange.record
+                    felt = Felt.of(exchange.timing(), record.output_tokens, record.choices)
+                    self._shedding.saw(worker, felt)
             return outcome_of_status(reply.status)
         finally:
             reply.close()
@@ -221,7 +222,7 @@ class Attempts:
         """
         status = reply.status
         kind = verdict(status, has_deadline=ticket.due_s != inf)
-        if is_challenge(status, reply.header(CHALLENGE[0])):
+        if status == 401 and is_challenge(status, reply.header(CHALLENGE[0])):
             kind = Verdict.FAILED  # it is the gateway that it does not know, not the client
         if kind is Verdict.ANSWER:
             return True
