@@ -10,7 +10,8 @@ RouterError
 ├── RecalledError           the gateway took it back from an agent, which says so to it: 503
 └── WorkerError             the worker that had it failed: 502
     ├── WorkerUnreachable   before it answered: the request may be tried elsewhere
-    │   ├── WorkerRefused   nobody listens there: nothing of the request has been sent
+    │   ├── WorkerUnconnected   no connection came about: nothing of the request has been sent
+    │   │   └── WorkerRefused   nobody listens there
     │   └── WorkerBusy      it is full, or takes nothing for a while
     ├── WorkerFailed        in the middle of its answer
     └── EngineFailed        at an agent: its engine has broken down, and the request with it
@@ -207,19 +208,32 @@ class WorkerError(RouterError):
 
 
 class WorkerUnreachable(WorkerError):
-    """No answer began: the request may be tried elsewhere; `why` in a word, for metrics."""
+    """No answer began: the request may be tried elsewhere; `why` in a word, for metrics.
+
+    `untouched`: the worker has not begun with it: if nobody else takes it, capacity lacks.
+    """
+
+    untouched = False
 
     def __init__(self, message: str, why: str = "unreachable") -> None:
         super().__init__(message)
         self.why = why
 
 
-class WorkerRefused(WorkerUnreachable):
+class WorkerUnconnected(WorkerUnreachable):
+    """No connection to it came about, or not in time."""
+
+    untouched = True
+
+
+class WorkerRefused(WorkerUnconnected):
     """Nobody listens at its address."""
 
 
 class WorkerBusy(WorkerUnreachable):
     """It takes nothing for the moment, which is no failure."""
+
+    untouched = True
 
 
 class WorkerFailed(WorkerError):

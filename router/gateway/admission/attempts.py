@@ -40,6 +40,7 @@ from router.http.errors import (
     WorkerBusy,
     WorkerFailed,
     WorkerRefused,
+    WorkerUnconnected,
     WorkerUnreachable,
     outcome_of_status,
 )
@@ -104,8 +105,9 @@ class Attempts:
                 self._metrics.recalled.inc()
                 exchange.end_attempt("recalled", failed=False)
             except _GoOn as going:
-                failure = going.error
-                self._leave(exchange, ticket, worker, failure)
+                if not going.error.untouched:
+                    failure = going.error
+                self._leave(exchange, ticket, worker, going.error)
             finally:
                 self._shedding.left(ticket, worker)
                 self._dispatcher.release(ticket, worker)
@@ -119,7 +121,7 @@ class Attempts:
         self._metrics.retries.labels(error.why).inc()
         if not busy:
             exchange.record.failed_workers.append(worker.name)
-        if not busy and not isinstance(error, WorkerRefused):  # which may be back in a moment
+        if not error.untouched:
             ticket.excluded.add(worker)
 
     def _begin(self, exchange: Exchange, ticket: Ticket, placement: Placement) -> Worker:
@@ -159,9 +161,11 @@ class Attempts:
             failure = WorkerUnreachable("The worker has fallen silent.", "silent")
         except Diverged:
             raise
-        except WorkerRefused as error:
-            self._conditions.lost(worker, str(error))
-            failure = error
+        except WorkerUnconnected as error:
+            self._not_reached(ticket, worker, error)
+            if not self._retries.while_unsent():
+                raise
+            raise _GoOn(error) from error
         except (WorkerUnreachable, WorkerFailed) as error:
             self._conditions.failed(worker, str(error), trial=ticket.trial)
             if not exchange.may_go_on:
@@ -170,6 +174,15 @@ class Attempts:
         if not self._retries.after_failure(ticket, worker, tries):
             raise failure
         raise _GoOn(failure)
+
+    def _not_reached(self, ticket: Ticket, worker: Worker, error: WorkerUnconnected) -> None:
+        """Whether nobody listens there is soon seen; a host that says nothing costs its time."""
+        if isinstance(error, WorkerRefused):
+            self._conditions.lost(worker, str(error))
+            return
+        self._conditions.failed(worker, str(error), trial=ticket.trial)
+        if self._dispatcher.others(ticket, worker):
+            ticket.excluded.add(worker)
 
     async def _forward(
         self,
