@@ -33,6 +33,7 @@ from router.gateway.siblings.ask import Siblings
 from router.gateway.siblings.board import Board
 from router.gateway.siblings.folder import Folder
 from router.gateway.siblings.together import Alone, Together
+from router.http.apis import APIS
 from router.http.bodies import BodyMemory, BodyReader
 from router.http.browsers import Browsers
 from router.http.connections import Connections
@@ -44,8 +45,6 @@ from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import open_tracing
 from router.settings.gateway import GatewaySettings
 from router.settings.secrets import read_secrets, trusted
-
-PATHS = {"/v1/completions": False, "/v1/chat/completions": True}  # whether it is a chat's
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +112,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     app = FastAPI(title="Makespan", lifespan=lifespan, openapi_url=None)
     app.state.drain, app.state.hot = drain, {}
-    for path, chat in PATHS.items():
+    for api in APIS:
         endpoint = Completions(
             settings,
             workers,
@@ -124,9 +123,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             memory,
             drain,
             tracing,
-            chat=chat,
+            api,
         )
-        for spelling in (path, path + "/"):  # a redirect would be lost on many a client
+        for spelling in (api.path, api.path + "/"):  # a redirect would be lost on many a client
             app.router.routes.append(Route(spelling, endpoint, methods=["POST"]))
             if not settings.allowed_origins:  # their pages' answers get headers on the way
                 app.state.hot[spelling.encode()] = endpoint
@@ -134,7 +133,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     app.router.routes.append(Route("/makespan/v1/events", events, methods=["GET"]))
     add_page(app)
     if settings.docs:
-        add_docs(app, dict.fromkeys(PATHS, "A completion, by the worker that the plan says."))
+        add_docs(app, {api.path: "A completion, by the worker that the plan says." for api in APIS})
     answer_head(app)
     add_error_handlers(app)
     _answer_for_all(app, folder, frames)

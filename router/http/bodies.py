@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable
 
+from router.http.apis import Api
 from router.http.asgi import Receive, Scope, header, read_body
 from router.http.errors import RequestError, RouterError
 from router.http.outline import outline, outline_shortened
@@ -106,13 +107,13 @@ class BodyReader:
             return await read_body(scope, receive, self._limit)
         return await read_body(scope, receive, self._limit, held.take)
 
-    async def outline(self, body: bytes, *, chat: bool) -> CompletionRequest:
+    async def outline(self, body: bytes, api: Api) -> CompletionRequest:
         """What a router needs to know of a body.
 
         Raises:
             RequestError: if it cannot be routed.
         """
         if len(body) <= SMALL:
-            return outline(body, chat=chat)
+            return outline(body, api)
         async with self._one:
-            return outline_shortened(await shorten(body), len(body), chat=chat)
+            return outline_shortened(await shorten(body), len(body), api)

@@ -86,7 +86,8 @@ class Attempts:
             RouterError: if none does.
         """
         assert exchange.request is not None
-        if self._continues and exchange.request.stream and is_determined(exchange.body):
+        may = self._continues and exchange.api.continues and exchange.request.stream
+        if may and is_determined(exchange.body):
             exchange.continuation = Continuation()
         tries = self._retries.begin()
         failure: WorkerUnreachable | None = None

@@ -21,6 +21,7 @@ from router.gateway.forwarding.exchange import Exchange
 from router.gateway.forwarding.spans import request_span
 from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.ticket import Ticket
+from router.http.apis import Api
 from router.http.asgi import (
     ClientDisconnected,
     DisconnectWatch,
@@ -46,7 +47,7 @@ from router.wire import EXPECTED_TOKENS
 
 
 class Completions:
-    """``/v1/completions`` or ``/v1/chat/completions``."""
+    """One of the paths that are planned."""
 
     def __init__(
         self,
@@ -59,20 +60,18 @@ class Completions:
         memory: BodyMemory,
         drain: Drain,
         tracing: Tracing,
-        *,
-        chat: bool,
+        api: Api,
     ) -> None:
         self._tuning, self._workers, self._dispatcher = tuning, workers, dispatcher
         self._attempts, self._targets = attempts, tuning.targets()
-        self._accounts, self._bodies, self._chat = accounts, bodies, chat
-        self._path = "/v1/chat/completions" if chat else "/v1/completions"
+        self._accounts, self._bodies, self._api = accounts, bodies, api
         self._memory, self._drain, self._tracing = memory, drain, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it whatever happens."""
         record = RequestRecord(request_id(scope), "other", False, time.time())
-        target = self._path + ("?" + scope["query_string"].decode("latin-1")).rstrip("?")
-        exchange = Exchange(send, record, target, scope["headers"], chat=self._chat)
+        target = self._api.path + ("?" + scope["query_string"].decode("latin-1")).rstrip("?")
+        exchange = Exchange(send, record, target, scope["headers"], api=self._api)
         trace = self._tracing.begin(exchange.headers)
         if trace is not None:
             exchange.trace_context, record.trace_id = trace, trace.id
@@ -127,7 +126,7 @@ class Completions:
 
     async def _read(self, body: bytes) -> CompletionRequest:
         """A request that names no model means the one that there is."""
-        request = await self._bodies.outline(body, chat=self._chat)
+        request = await self._bodies.outline(body, self._api)
         if request.model:
             return request
         models = list(self._workers.models())
@@ -160,7 +159,7 @@ class Completions:
             raise RequestError(
                 f"The maximum context length of '{request.model}' is {context} tokens; the request "
                 f"needs at least {size.least_tokens} by its prompt and its output limit.",
-                param="messages" if request.chat else "prompt",
+                param=self._api.field,
                 code="context_length_exceeded",
             )
         record.prompt_tokens, record.kind = size.job.prompt_tokens, size.kind

@@ -25,6 +25,7 @@ from router.gateway.forwarding.exchange import Exchange
 from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.planning.recaller import Recaller
 from router.gateway.planning.ticket import Ticket
+from router.http.apis import COMPLETIONS
 from router.http.client import Reply
 from router.http.connections import Connections
 from router.http.errors import Headers, Outcome
@@ -113,7 +114,7 @@ def exchange(one: Ticket) -> Exchange:
     body = {"model": "llama-65b", "prompt": "a", "stream": one.streamed}
     record = RequestRecord(one.request_id, "llama-65b", one.streamed, 0.0)
     made = Exchange(discard, record, "/v1/completions", [], body=json.dumps(body).encode())
-    made.request = outline(made.body, chat=False)
+    made.request = outline(made.body, COMPLETIONS)
     return made
 
 
