@@ -16,6 +16,8 @@ from starlette.routing import Route
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.admission.attempts import Attempts
 from router.gateway.admission.completions import Completions
+from router.gateway.admission.kept_answers import KeptAnswers
+from router.gateway.admission.relay import Relay
 from router.gateway.admission.shedding import Shedding
 from router.gateway.dashboard.events import Events
 from router.gateway.dashboard.frames import Frames
@@ -79,15 +81,16 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     accounts = Accounts(metrics, settings.remember)
     forwarder = Forwarder(settings, connections)
     shedding = Shedding(settings, workers, dispatcher, recaller)
+    siblings = None if folder is None else Siblings(folder)
+    kept = KeptAnswers(workers, settings.remember, siblings)
     attempts = Attempts(
-        settings, workers.conditions, dispatcher, shedding, forwarder, accounts, metrics
+        settings, workers.conditions, dispatcher, shedding, forwarder, accounts, kept, metrics
     )
     bodies = BodyReader(settings.max_body_bytes)
     memory = BodyMemory(settings.max_bodies_bytes, dispatcher.room.bodies_full)
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)
     frames = Frames(workers, watches, dispatcher, accounts, metrics, settings.worker)
-    siblings = None if folder is None else Siblings(folder)
     events = Events(frames, watches, drain, siblings)
 
     async def close_tracing() -> None:
@@ -119,6 +122,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             dispatcher,
             attempts,
             accounts,
+            kept,
             bodies,
             memory,
             drain,
@@ -134,19 +138,32 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     add_page(app)
     if settings.docs:
         add_docs(app, {api.path: "A completion, by the worker that the plan says." for api in APIS})
+    app.router.default = Relay(
+        settings,
+        workers,
+        dispatcher,
+        forwarder,
+        accounts,
+        kept,
+        bodies,
+        memory,
+        drain,
+        metrics,
+        unknown=app.router.default,
+    )
     answer_head(app)
     add_error_handlers(app)
-    _answer_for_all(app, folder, frames)
+    _answer_for_all(app, folder, frames, kept)
     app.add_middleware(Browsers, origins=settings.allowed_origins)
     return app
 
 
-def _answer_for_all(app: FastAPI, folder: Folder | None, frames: Frames) -> None:
+def _answer_for_all(app: FastAPI, folder: Folder | None, frames: Frames, kept: KeptAnswers) -> None:
     """Where it is one process of several, it asks the others, and answers them."""
     app.state.beside = None
     if folder is not None:
         app.add_middleware(Together, folder=folder)
-        app.state.beside = Beside(Alone(app, frames.all), folder.socket_of(os.getpid()))
+        app.state.beside = Beside(Alone(app, frames.all, kept.page), folder.socket_of(os.getpid()))
 
 
 def _stop_if_broken(drain: Drain, task: asyncio.Task[None]) -> None:

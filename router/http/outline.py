@@ -49,7 +49,7 @@ def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
     require_few_answers(len(prompts), n)
     return CompletionRequest(
         chat=api.chat,
-        model=_model(data),
+        model=model_of(data),
         prompts=prompts,
         max_tokens=limits[0] if limits else None,
         n=n,
@@ -58,14 +58,24 @@ def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
         ignore_eos=data.get("ignore_eos") is True,
         stop=_stop(data.get(api.stop)),
         stop_tokens=bool(data.get("stop_token_ids")),
+        previous=_name(data.get("previous_response_id")) if api.kept else "",
     )
 
 
-def _model(data: dict[str, Any]) -> str:
+def model_of(data: dict[str, Any]) -> str:
+    """The model that a body names; empty if it names none.
+
+    Raises:
+        RequestError: if it is no name.
+    """
     model = data.get("model")
     if model is not None and not isinstance(model, str):
         raise RequestError("'model' must be a string.", param="model", code="invalid_type")
     return model or ""
+
+
+def _name(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _limit(data: dict[str, Any], name: str) -> int | None:

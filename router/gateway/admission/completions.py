@@ -14,8 +14,10 @@ from math import inf
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.admission.attempts import Attempts
 from router.gateway.admission.headers import read_hint, request_id
+from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.prefixes import blocks_of
+from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.exchange import Exchange
 from router.gateway.forwarding.spans import request_span
@@ -44,6 +46,7 @@ from router.observe.logs import bind_request
 from router.observe.tracing import Tracing
 from router.settings.gateway import GatewayTuning
 from router.wire import EXPECTED_TOKENS
+from solver.cost.estimators import BYTES_PER_TOKEN
 
 
 class Completions:
@@ -56,6 +59,7 @@ class Completions:
         dispatcher: Dispatcher,
         attempts: Attempts,
         accounts: Accounts,
+        kept: KeptAnswers,
         bodies: BodyReader,
         memory: BodyMemory,
         drain: Drain,
@@ -66,6 +70,7 @@ class Completions:
         self._attempts, self._targets = attempts, tuning.targets()
         self._accounts, self._bodies, self._api = accounts, bodies, api
         self._memory, self._drain, self._tracing = memory, drain, tracing
+        self._kept = kept
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it whatever happens."""
@@ -107,7 +112,9 @@ class Completions:
         exchange.request = await self._read(exchange.body)
         hint = read_hint(header(scope, EXPECTED_TOKENS))
         exchange.record.tenant = read_tenant(scope)
+        only = await self._go_on(exchange) if exchange.request.previous else None
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
+        ticket.only = only
         self._dispatcher.room.check(ticket)
         with DisconnectWatch(receive, exchange.send):
             outcome = await self._attempts.run(exchange, ticket)
@@ -134,6 +141,20 @@ class Completions:
             message = "'model' is required; GET /v1/models lists those that there are."
             raise RequestError(message, param="model", code="missing_field")
         return replace(request, model=models[0])
+
+    async def _go_on(self, exchange: Exchange) -> Worker:
+        """The worker that has what it goes on from; its prompt is longer by all of that.
+
+        Raises:
+            RequestError: if nobody has it.
+        """
+        assert exchange.request is not None
+        request, param = exchange.request, "previous_response_id"
+        worker, tokens = await self._kept.find(request.previous, param)
+        (prompt,) = request.prompts
+        longer = prompt.more_bytes + int(tokens * BYTES_PER_TOKEN)
+        exchange.request = replace(request, prompts=(replace(prompt, more_bytes=longer),))
+        return worker
 
     def _ticket(
         self,

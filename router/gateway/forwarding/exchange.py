@@ -76,6 +76,13 @@ class Exchange:
         """Whether it has left the last worker that it was sent to, for another."""
         return bool(self.attempts) and self.attempts[-1].ended_s is not None
 
+    @property
+    def answer_id(self) -> str | None:
+        """What its answer calls itself, where it can be asked for by that."""
+        if not self.api.kept or self.meter is None or isinstance(self.meter, StreamMeter):
+            return None
+        return self.meter.answer_id
+
     def end_attempt(self, why: str, *, failed: bool) -> None:
         """Its worker gives it up, and another is to be found."""
         if self.attempts:

@@ -14,6 +14,7 @@ import pytest
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.admission.attempts import Attempts
+from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.admission.retries import LEAST_PATIENCE_S
 from router.gateway.admission.shedding import Shedding
 from router.gateway.explanations.request_record import RequestRecord
@@ -122,8 +123,9 @@ def attempts(made: Half, sender: Sender) -> Attempts:
     settings, workers = GatewaySettings(worker=f"{HUNG},{GOOD}"), made.workers  # type: ignore[arg-type,call-arg]
     shedding = Shedding(settings, workers, made.dispatcher, Recaller(workers, Connections()))
     accounts = Accounts(made.metrics, 0)
+    kept, health = KeptAnswers(workers, 0, None), workers.conditions
     return Attempts(
-        settings, workers.conditions, made.dispatcher, shedding, sender, accounts, made.metrics
+        settings, health, made.dispatcher, shedding, sender, accounts, kept, made.metrics
     )
 
 

@@ -91,7 +91,7 @@ def responses_stream(tokens: int, *, padding: int = 0, end: str = "completed") -
     whole = {**answer, "output": "x" * padding, "status": end}
     usage = {"input_tokens": 9, "input_tokens_details": {"cached_tokens": 4}}
     whole["usage"] = {**usage, "output_tokens": tokens, "total_tokens": 9 + tokens}
-    events = [
+    events: list[tuple[str, dict[str, Any]]] = [
         ("response.created", {"response": answer}),
         ("response.in_progress", {"response": answer}),
         ("response.output_item.added", {"item": {"type": "message"}}),
@@ -106,11 +106,11 @@ def responses_stream(tokens: int, *, padding: int = 0, end: str = "completed") -
 
 
 def messages_stream(tokens: int) -> list[bytes]:
-    begin = {"id": "msg_1", "type": "message", "model": "m", "usage": {"input_tokens": 5}}
+    used = {"input_tokens": 5, "cache_read_input_tokens": 4, "output_tokens": 1}
+    begin = {"id": "msg_1", "type": "message", "model": "m", "usage": used}
     delta = {"index": 0, "delta": {"type": "text_delta", "text": "data: a"}}
     told = {"delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": tokens}}
-    begin["usage"] |= {"cache_read_input_tokens": 4, "output_tokens": 1}
-    events = [
+    events: list[tuple[str, dict[str, Any]]] = [
         ("message_start", {"message": begin}),
         ("content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}),
         ("ping", {}),
