@@ -30,6 +30,7 @@ class EngineServer(FaultyServer):
         self._kept: dict[str, dict[str, Any]] = {}
         self._ids = (f"{number}-{k}" for k in itertools.count())
         self.fails = 0  # so many of the next requests have no answer
+        self.breaks_after: int | None = None  # so many events of a stream
 
     async def _models(self, call: Call) -> None:
         rows = [{"id": name, "object": "model", "max_model_len": 4096} for name in self.names]
@@ -44,6 +45,9 @@ class EngineServer(FaultyServer):
     async def _stream(self, call: Call, events: list[Event]) -> None:
         await call.send(STREAM_HEAD)
         for k, (kind, told) in enumerate(events):
+            if k == self.breaks_after:
+                call.reset()
+                return
             data = json.dumps({"type": kind, "sequence_number": k, **told})
             await call.send(chunk(f"event: {kind}\ndata: {data}\n\n".encode()))
         await call.send(chunk(b""))

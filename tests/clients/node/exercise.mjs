@@ -71,7 +71,7 @@ const steps = {
   too_large: () => client.completions.create({ model, prompt: "x".repeat(2_000_000) }),
   timeout: () =>
     client.chat.completions.create({ ...exact, max_tokens: 1900 }, { timeout: 2_000 }),
-  no_such_path: () => client.responses.create({ model, input: "a" }),
+  no_such_path: () => client.embeddings.create({ model, input: "a" }),
   broken_stream: () =>
     client.chat.completions
       .create(
