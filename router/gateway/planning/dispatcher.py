@@ -254,7 +254,11 @@ class Dispatcher:
 
     def _eligible(self, ticket: Ticket, workers: Sequence[Worker]) -> frozenset[int] | None:
         """Most tickets are alike: they failed nowhere, and are short enough for every worker."""
-        usual = not ticket.excluded and ticket.least_tokens <= self._least_context
+        usual = (
+            not ticket.excluded
+            and ticket.only is None
+            and ticket.least_tokens <= self._least_context
+        )
         if usual and ticket.model in self._eligible_by_model:
             return self._eligible_by_model[ticket.model]
         able = best_of(workers, ticket)
