@@ -14,8 +14,10 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from router.gateway.accounting.accounts import Accounts
+from router.gateway.accounting.keys import Keys
 from router.gateway.admission.attempts import Attempts
 from router.gateway.admission.completions import Completions
+from router.gateway.admission.door import Door
 from router.gateway.admission.shedding import Shedding
 from router.gateway.dashboard.events import Events
 from router.gateway.dashboard.frames import Frames
@@ -39,6 +41,7 @@ from router.http.connections import Connections
 from router.http.docs import add_docs
 from router.http.drain import Drain
 from router.http.error_handlers import add_error_handlers, answer_head
+from router.http.errors import RouterError
 from router.http.serving import Beside
 from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import open_tracing
@@ -60,6 +63,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     Raises:
         BadSettings: if its workers could never be found, or a file of secrets is wrong.
     """
+    keys = None if settings.keys is None else Keys(settings.keys, settings.processes)
     settings = settings.share()
     folder = None if settings.siblings is None else Folder(settings.siblings)
     discovery = Discovery(sources(settings.worker))
@@ -100,6 +104,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             board.close()
 
     lifespan = _lifespan(
+        keys,
         connections,
         planner,
         discovery,
@@ -138,6 +143,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     answer_head(app)
     add_error_handlers(app)
     _answer_for_all(app, folder, frames)
+    if keys is not None:
+        _put_door(app, keys, metrics)
     app.add_middleware(Browsers, origins=settings.allowed_origins)
     return app
 
@@ -148,6 +155,17 @@ def _answer_for_all(app: FastAPI, folder: Folder | None, frames: Frames) -> None
     if folder is not None:
         app.add_middleware(Together, folder=folder)
         app.state.beside = Beside(Alone(app, frames.all), folder.socket_of(os.getpid()))
+
+
+def _put_door(app: FastAPI, keys: Keys, metrics: GatewayMetrics) -> None:
+    """Before everything that it answers."""
+
+    def refused(error: RouterError) -> None:
+        metrics.requests.labels("other", error.outcome.value).inc()
+
+    for path, endpoint in app.state.hot.items():
+        app.state.hot[path] = Door(endpoint, keys=keys, refused=refused)
+    app.add_middleware(Door, keys=keys, refused=refused)
 
 
 def _stop_if_broken(drain: Drain, task: asyncio.Task[None]) -> None:
@@ -161,6 +179,7 @@ def _stop_if_broken(drain: Drain, task: asyncio.Task[None]) -> None:
 
 
 def _lifespan(
+    keys: Keys | None,
     connections: Connections,
     planner: Planner,
     discovery: Discovery,
@@ -175,7 +194,9 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         connections.open()
-        running = (workers.run(), discovery.run(workers.update), dispatcher.run(), sharing.run())
+        running = [workers.run(), discovery.run(workers.update), dispatcher.run(), sharing.run()]
+        if keys is not None:
+            running.append(keys.run())
         tasks = [asyncio.create_task(one) for one in running]
         for task in tasks:
             task.add_done_callback(partial(_stop_if_broken, drain))

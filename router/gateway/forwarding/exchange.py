@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from router.gateway.accounting.keys import Reservation
 from router.gateway.accounting.slo import Timing
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.forwarding.attempt import Attempt
@@ -37,6 +38,8 @@ class Exchange:
         usage, response_info: what its answer said.
         out: where its response goes.
         continuation: by which another worker may go on with its stream, if one may.
+        more: what its answer's head says besides, of the client's key.
+        reservation: what it was let in with, of that key's tokens.
     """
 
     send: Send
@@ -57,6 +60,8 @@ class Exchange:
     usage: Usage | None = None
     response_info: ResponseInfo | None = None
     continuation: Continuation | None = None
+    more: Callable[[], Headers] | None = None
+    reservation: Reservation | None = None
     out: Responder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -168,6 +173,8 @@ class Exchange:
         }
         headers = [(name, value) for name, value in reply.headers if name not in own]
         headers += own.items()
+        if self.more is not None:
+            headers += self.more()
         self.first_byte, self.record.first_token_s = time.monotonic(), time.time()
         self.record.status = reply.status
         self.out.start(reply.status, headers)
@@ -177,7 +184,8 @@ class Exchange:
         self.record.error = str(error)
         if self.first_byte is None:
             self.record.status = error.status
-            await respond_error(self.send, error, [(REQUEST_ID, self.record.id.encode())])
+            more = [] if self.more is None else self.more()
+            await respond_error(self.send, error, [(REQUEST_ID, self.record.id.encode()), *more])
         elif self.streaming:
             self.out.write(sse_error(error))
             self.out.end()

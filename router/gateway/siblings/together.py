@@ -24,7 +24,7 @@ from router.http.errors import Headers
 from router.observe.merged import merge
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-_ALONE = "makespan.alone"
+ALONE = "makespan.alone"
 _METRICS = "/metrics"
 _JSON = [(b"content-type", b"application/json")]
 _EXPLAIN = "/makespan/v1/requests/"
@@ -41,7 +41,7 @@ class Alone:
         if scope["type"] == "http" and scope["path"] == FRAMES:
             await respond(send, 200, _JSON, orjson.dumps(self._frames()))
         else:
-            await self._app({**scope, _ALONE: True}, receive, send)
+            await self._app({**scope, ALONE: True}, receive, send)
 
 
 class _Page:
@@ -84,7 +84,7 @@ class Together:
             return
         page = _Page()
         await self._app(scope, receive, page.send)
-        if scope.get(_ALONE):
+        if scope.get(ALONE):
             if scope["path"] == _METRICS:
                 self._folder.keep(page.body)
         else:
