@@ -258,7 +258,12 @@ class WorkerError(RouterError):
 
 
 class WorkerUnreachable(WorkerError):
-    """No answer began: the request may be tried elsewhere; `why` in a word, for metrics."""
+    """No answer began: the request may be tried elsewhere; `why` in a word, for metrics.
+
+    `untouched`: the worker has not begun with it: if nobody else takes it, capacity lacks.
+    """
+
+    untouched = False
 
     def __init__(self, message: str, why: str = "unreachable") -> None:
         super().__init__(message)
@@ -268,9 +273,13 @@ class WorkerUnreachable(WorkerError):
 class WorkerRefused(WorkerUnreachable):
     """Nobody listens at its address."""
 
+    untouched = True
+
 
 class WorkerBusy(WorkerUnreachable):
     """It takes nothing for the moment, which is no failure."""
+
+    untouched = True
 
 
 class WorkerFailed(WorkerError):

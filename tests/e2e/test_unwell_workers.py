@@ -325,3 +325,17 @@ def test_nobody_waits_for_a_worker_for_ever_nor_without_end() -> None:
         assert [answer.status_code for answer in asked] == [503] * 4
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in asked)
         assert max(one.elapsed for one in asked).total_seconds() >= 2
+
+
+def test_who_finds_the_door_shut_before_the_looks_do_has_lost_nothing() -> None:
+    """Many at once are sent to an address where nobody listens any more: they wait, as all do."""
+    flags = ("--wait-for-worker-s", "1", "--retry-share", "0")
+    serving = ExitStack()
+    server = serving.enter_context(FaultyServer())
+    with serving, gateway(server, flags=flags) as made:
+        assert made.ask().status_code == 200
+        serving.close()
+        with ThreadPoolExecutor(40) as pool:
+            answers = list(pool.map(lambda k: made.ask(f"k{k}"), range(40)))
+        assert {answer.status_code for answer in answers} == {503}
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)

@@ -104,8 +104,9 @@ class Attempts:
                 self._metrics.recalled.inc()
                 exchange.end_attempt("recalled", failed=False)
             except _GoOn as going:
-                failure = going.error
-                self._leave(exchange, ticket, worker, failure)
+                if not going.error.untouched:
+                    failure = going.error
+                self._leave(exchange, ticket, worker, going.error)
             finally:
                 self._shedding.left(ticket, worker)
                 self._dispatcher.release(ticket, worker)
@@ -119,7 +120,7 @@ class Attempts:
         self._metrics.retries.labels(error.why).inc()
         if not busy:
             exchange.record.failed_workers.append(worker.name)
-        if not busy and not isinstance(error, WorkerRefused):  # which may be back in a moment
+        if not error.untouched:  # who only refused it may be back in a moment
             ticket.excluded.add(worker)
 
     def _begin(self, exchange: Exchange, ticket: Ticket, placement: Placement) -> Worker:
@@ -161,7 +162,9 @@ class Attempts:
             raise
         except WorkerRefused as error:
             self._conditions.lost(worker, str(error))
-            failure = error
+            if not self._retries.after_refusal():
+                raise
+            raise _GoOn(error) from error
         except (WorkerUnreachable, WorkerFailed) as error:
             self._conditions.failed(worker, str(error), trial=ticket.trial)
             if not exchange.may_go_on:
