@@ -47,6 +47,7 @@ from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import open_tracing
 from router.settings.gateway import GatewaySettings
 from router.settings.secrets import read_secrets, trusted
+from solver.routing.fair import alike
 
 PATHS = {"/v1/completions": False, "/v1/chat/completions": True}  # whether it is a chat's
 
@@ -77,7 +78,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     board = None if folder is None else Board(folder.board, 2 * settings.processes)
     workers = Workers(settings, connections, metrics, board)
     planner = Planner(settings.plan_deadline_s, metrics)
-    dispatcher = Dispatcher(settings, workers, planner, metrics)
+    dispatcher = Dispatcher(
+        settings, workers, planner, metrics, alike if keys is None else keys.weight
+    )
     sharing = Sharing(workers, dispatcher, connections, board)
     recaller = Recaller(workers, connections)
     dispatcher.after_dispatch = recaller.maybe_recall

@@ -49,11 +49,13 @@ class Fleet(Generic[W]):
     Attributes:
         workers: m of them, as of the last look.
         views: of each.
+        closed: (m,) places of each that are not to be filled now, of those that there are.
     """
 
     def __init__(self) -> None:
         self.workers: list[W] = []
         self.views: list[WorkerView] = []
+        self.closed: FloatArray | float = 0.0
         self._numbers: FloatArray = np.zeros((len(NUMBERS), 0))
         # Of each worker: requests and seconds of prefill a second, as of when.
         self._lately, self._as_of_s = np.zeros((2, 0)), np.zeros(0)
@@ -61,7 +63,7 @@ class Fleet(Generic[W]):
     @property
     def room(self) -> FloatArray:
         """(m,) sequences that each may be sent; none where more is there than should be."""
-        return np.asarray(np.maximum(0.0, self._numbers[ROOM]))
+        return np.asarray(np.maximum(0.0, self._numbers[ROOM] - self.closed))
 
     def look(self, workers: Sequence[W], now: float) -> None:
         """See what has changed since the last look."""
@@ -76,6 +78,7 @@ class Fleet(Generic[W]):
     def open(self) -> list[W]:
         """Those that may be sent something, with nothing placed there besides."""
         alpha_p_s, room, queued_s, kv_now = self._numbers[CLOSING]
+        room = room - self.closed
         rooms = formulas.room_of(alpha_p_s, room, queued_s, kv_now, formulas.ARRAYS)
         may = formulas.is_open(rooms, (0.0, 0.0, 0.0))
         return [self.workers[j] for j in np.flatnonzero(may)]
@@ -100,7 +103,9 @@ class Fleet(Generic[W]):
         """
         level_s = water_level_s(count, prompt_tokens, output_tokens, self._numbers)
         lately = self._lately * np.exp((self._as_of_s - now) / LATELY_S)
-        return Load.from_numbers(self._numbers.copy(), lately, level_s, placed)
+        known = self._numbers.copy()
+        known[ROOM] -= self.closed
+        return Load.from_numbers(known, lately, level_s, placed)
 
     def _regroup(self, workers: Sequence[W], now: float) -> None:
         """Others are there: what is remembered of those who stay stays."""

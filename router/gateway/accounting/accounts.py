@@ -106,6 +106,7 @@ class Accounts:
                 known,
                 0.0 if known is None else known.overrun,
                 urgency.targets,
+                tenant,
             )
 
         def again() -> Job | None:
@@ -126,6 +127,12 @@ class Accounts:
         if request.ignore_eos and request.max_tokens is not None:
             return float(limit)
         return None
+
+    def served(self, record: RequestRecord, slot_s: float) -> None:
+        """A worker has spent so much on a request, whether or not that was all of it."""
+        record.slot_s += slot_s
+        label = self.tenants.spend(record.tenant, slot_s)
+        self._metrics.tenant_slot_seconds.labels(label).inc(slot_s)
 
     def begin(self, record: RequestRecord) -> None:
         """A request has come in."""

@@ -140,15 +140,15 @@ class Keys:
         self._path, self._processes = path, processes
         self._seen = self._stamp()
         self._grants = {key.sha256: Grant(key, processes) for key in read_keys(path)}
+        self._weights = self._weighed()
         self._complaint = ""
 
-    def __iter__(self) -> Iterator[Key]:
-        """What the file says."""
-        return (grant.key for grant in self._grants.values())
+    def _weighed(self) -> dict[str, float]:
+        return {grant.key.tenant: grant.key.weight for grant in self._grants.values()}
 
     def weight(self, tenant: str) -> float:
         """Of a tenant's share; 1 if no key is its."""
-        return next((key.weight for key in self if key.tenant == tenant), 1.0)
+        return self._weights.get(tenant, 1.0)
 
     def find(self, scope: Scope, *, browser: bool = False) -> tuple[Grant | None, bool]:
         """What a request's key allows, and whether it has one at all.
@@ -189,6 +189,7 @@ class Keys:
                 grant.become(key)
             grants[key.sha256] = grant
         self._grants, self._complaint = grants, ""
+        self._weights = self._weighed()
         log.info("the keys have been read again", extra={"keys": len(grants)})
 
     def _stamp(self) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from router.wire import (
     REQUEST_ID,
     TPOT_MS,
     TTFT_MS,
+    TURN,
     WAITED_MS,
 )
 from solver.batching.priority import Priority
@@ -47,6 +48,8 @@ def for_worker(ticket: Ticket, gateway: str) -> str:
     extra: dict[bytes, str] = {}
     if ticket.priority is not Priority.DEFAULT:
         extra[PRIORITY] = ticket.priority.value
+    if ticket.in_turn:
+        extra[TURN] = "1"
     if ticket.due_s != inf:
         extra[DEADLINE_MS] = _left_ms(ticket.due_s - now)
     if targets.ttft_s != inf:
