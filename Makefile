@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTHON ?= python3
 BIN := .venv/bin
 LOCKS := deploy/locks
-# Of what only tests need, little is ever imported: that is compiled when it is.
+# Of the larger packages little is ever imported: that is compiled when it is.
 LAZY := --no-compile
 VLLM_PIP := .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check $(LAZY)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
@@ -80,8 +80,8 @@ transformers: .venv/.transformers
 TORCH := torch==2.13.0
 .venv/.transformers: .venv/.run $(LOCKS)/transformers.lock
 	@echo "Installing PyTorch and transformers into .venv ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	@$(PIP) --no-deps -r $(LOCKS)/transformers.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(LAZY) $(TORCH)
+	@$(PIP) $(LAZY) --no-deps -r $(LOCKS)/transformers.lock
 	@touch $@
 
 # What the tests run against the gateway beside the OpenAI client: a load generator.

@@ -25,11 +25,10 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-import numpy as np
-
 from solver.arrays import FloatArray
+from solver.routing.asked import Asked
 from solver.routing.assign import Assignment
-from solver.routing.columns import Load, Requests
+from solver.routing.columns import Load, Requests, row_of
 from solver.routing.fair import FairShares, Size, TenantsQueue, Weight, alike
 from solver.routing.fleet import Fleet
 from solver.routing.grouped_queue import Members, merged
@@ -85,25 +84,33 @@ Cached = Callable[[Sequence[R], Sequence[W]], FloatArray | None]
 class Selection(Generic[R, W]):
     """What is planned together: request i and worker j are row i and column j of `sizes`.
 
-    `load` is what the workers have; `views` the same as they told it; `window` is the last one that
-    closed; `cached` is what was known of prefix caches; `eligible` who may serve each, if not all;
-    `single_worker`: there is one worker, and it gets everything; `in_turn`: tenants take turns.
+    `load` is what the workers have; `views` the same as they told it; `asked` all of it in plain
+    numbers; `window` is the last one that closed; `single_worker`: there is one worker, and it gets
+    everything; `in_turn`: tenants take turns.
     """
 
     requests: Sequence[R]
     workers: Sequence[W]
     views: Sequence[WorkerView]
-    sizes: Requests
-    load: Load
+    asked: Asked
     window: Window[R] | None
-    cached: FloatArray | None
-    eligible: Sequence[frozenset[int]] | None
     single_worker: bool = False
     in_turn: bool = False
 
     def typical(self, i: int) -> WorkerView:
         """The first worker that may serve request i: by it is counted what the request takes."""
-        return self.views[0 if self.eligible is None else min(self.eligible[i])]
+        eligible = self.asked.eligible
+        return self.views[0 if eligible is None else min(eligible[i])]
+
+    @property
+    def sizes(self) -> Requests:
+        """As arrays."""
+        return self.asked.requests
+
+    @property
+    def load(self) -> Load:
+        """As arrays."""
+        return self.asked.load
 
 
 NOBODY = frozenset[int]()
@@ -194,7 +201,7 @@ class RollingHorizon(Generic[R, W]):
         if not len(self._unsent) + len(self._held):
             return None
         self._fleet.look(workers, now)
-        self._fleet.closed = self._kept_free() if self.shares.contended else 0.0
+        self._fleet.closed = self._kept_free() if self.shares.contended else ()
         self._release(now, workers)
         # A single worker's in the order of arrival: it has an order of its own.
         requests = self._unsent.by_arrival() if alone else self._first(now)
@@ -218,16 +225,15 @@ class RollingHorizon(Generic[R, W]):
         for request, rank in self._held.release(now, set(workers), set(self._fleet.open()), WINDOW):
             self._unsent.put_for(request, rank, self._eligible(request, workers))
 
-    def _kept_free(self) -> FloatArray:
+    def _kept_free(self) -> list[int]:
         """(m,) places of each worker's lead that nobody is sent to while tenants take turns."""
-        slots = [view.slots for view in self._fleet.views]
-        return np.array([float(lead(n) - int(SHARED_LEAD * n)) for n in slots])
+        return [lead(view.slots) - int(SHARED_LEAD * view.slots) for view in self._fleet.views]
 
     def _first(self, now: float) -> list[R]:
         """The first of each group that somebody has room for, in order; tenants take turns."""
         room, groups = self._fleet.room, self._unsent.groups
         places = {
-            members: int((room if members is None else room[list(members)]).sum())
+            members: sum(room) if members is None else sum(room[j] for j in members)
             for members in dict.fromkeys(key.members for key in groups if groups[key])
         }
         counts = {members: min(WINDOW, WINDOW_ROOMS * n) for members, n in places.items() if n}
@@ -251,29 +257,23 @@ class RollingHorizon(Generic[R, W]):
     ) -> Selection[R, W]:
         for request in requests:
             request.predict_again()
-        cached = self._cached(requests, workers)
-        eligible = self._columns(requests, len(workers))
-        unsent, held, fleet, more = self._unsent, self._held, self._fleet, self.elsewhere
-        jobs = [request.job for request in requests]
-        waited = [max(0.0, now - request.came_s) for request in requests]
-        return Selection(
-            requests,
-            workers,
-            tuple(fleet.views),
-            Requests.of(jobs, waited, len(workers), cached, eligible),
-            fleet.load(
-                len(unsent) + len(held) + more.requests,
-                unsent.prompt_tokens + held.prompt_tokens + more.prompt_tokens,
-                unsent.output_tokens + held.output_tokens + more.output_tokens,
-                held.placed(workers) if len(held) else None,
-                now,
-            ),
-            self._closed,
-            cached,
-            eligible,
-            single_worker,
-            self.shares.in_turns(now),
+        unsent, held, more = self._unsent, self._held, self.elsewhere
+        waiting = (
+            len(unsent) + len(held) + more.requests,
+            unsent.prompt_tokens + held.prompt_tokens + more.prompt_tokens,
+            unsent.output_tokens + held.output_tokens + more.output_tokens,
         )
+        asked = self._fleet.asked(
+            [row_of(request.job, max(0.0, now - request.came_s)) for request in requests],
+            self._cached(requests, workers),
+            self._columns(requests, len(workers)),
+            waiting,
+            held.placed(workers) if len(held) else None,
+            now,
+        )
+        views = tuple(self._fleet.views)
+        in_turn = self.shares.in_turns(now)
+        return Selection(requests, workers, views, asked, self._closed, single_worker, in_turn)
 
     def _columns(self, requests: Sequence[R], workers: int) -> Sequence[frozenset[int]] | None:
         """For each request who may serve it; None if all may."""
@@ -298,17 +298,18 @@ class RollingHorizon(Generic[R, W]):
 
         Each is to be carried out before the next one is asked for.
         """
-        prefill_s = selection.load.cost.beta_p_s * selection.sizes.uncached
-        closed = np.broadcast_to(self._fleet.closed, len(selection.workers))
+        closed = self._fleet.closed
         for i, (request, j) in enumerate(zip(selection.requests, plan.workers, strict=True)):
-            worker, seconds = selection.workers[j], float(prefill_s[i, j])
             if request not in self._unsent:
                 continue
-            if selection.single_worker or (plan.go[i] and worker.room > closed[j]):
+            worker, seconds = selection.workers[j], selection.asked.prefill_s(i, j)
+            kept = closed[j] if closed else 0
+            if selection.single_worker or (plan.go[i] and worker.room > kept):
                 self.discard(request)
                 self._fleet.sent(j, seconds, now)
                 if self.shares.several:
-                    size = _size(selection.typical(i), request, selection.sizes.uncached[i, j])
+                    uncached = selection.asked.uncached(i, j)
+                    size = _size(selection.typical(i), request, uncached)
                     self.shares.charge(request, request.job.tenant, size, now)
                 yield request, worker
             elif i < plan.planned and not plan.go[i]:

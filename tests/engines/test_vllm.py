@@ -29,8 +29,8 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-BALANCED = Load.draw((16, 384), (8, 160), count=64)
-PREFILL_HEAVY = Load.draw((128, 384), (4, 32), count=64)
+BALANCED = Load.draw((16, 384), (8, 160), count=32)
+PREFILL_HEAVY = Load.draw((128, 384), (4, 32), count=48)
 # As measured once on one thread; a mixed iteration takes 1 ms beyond its parts.
 COST = {"alpha_p_ms": 2.9, "beta_p_ms": 0.05, "alpha_d_ms": 2.9, "beta_d_ms": 0.12}
 MIXES = {**COST, "alpha_m_ms": 3.9, "beta_mp_ms": 0.05, "beta_md_ms": 0.12}
@@ -152,14 +152,14 @@ def test_a_request_may_leave_at_any_time(bench: Bench, own: Run) -> None:
                 done[int(answer.request_id)] = tuple(answer.outputs[0].token_ids)
         step += 1
         if step % 5 == 0:
-            left = [k for k in range(64) if k not in done and k not in gone]
+            left = [k for k in range(len(BALANCED.requests)) if k not in done and k not in gone]
             running = len(scheduler.running)
             engine.abort_request([str(k) for k in left[:: max(1, len(left) // 2)]])
             gone |= set(left[:: max(1, len(left) // 2)])
             assert len(scheduler.running) <= running
     bench.core.scheduler = before
     assert gone
-    assert set(done) | gone == set(range(64))
+    assert set(done) | gone == set(range(len(BALANCED.requests)))
     assert all(own.tokens[k] == tokens for k, tokens in done.items() if k not in gone)
     follower = settled(scheduler)
     assert follower.batch == 0
@@ -257,6 +257,11 @@ def test_an_unknown_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "__version__", "0.99.1")
     with pytest.raises(RuntimeError, match=r"knows vLLM 0\.32\.\*, and 0\.99\.1 is installed"):
         importlib.reload(plugin)
+
+
+def test_a_bad_setting_keeps_the_engine_from_starting_and_is_named(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="MAKESPAN_VLLM_POLICY: unknown policy 'greedy'"):
+        bench.make_scheduler("greedy")
 
 
 def test_bad_settings_are_named(tmp_path: Path) -> None:

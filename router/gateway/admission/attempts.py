@@ -18,6 +18,7 @@ from math import inf
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.slo import Felt
 from router.gateway.admission.headers import for_worker
+from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.admission.retries import Retries, Tries, least_patience_s, patience_s
 from router.gateway.admission.shedding import Shedding
 from router.gateway.explanations.choice import Choice
@@ -40,6 +41,7 @@ from router.http.errors import (
     WorkerBusy,
     WorkerFailed,
     WorkerRefused,
+    WorkerUnconnected,
     WorkerUnreachable,
     outcome_of_status,
 )
@@ -74,11 +76,13 @@ class Attempts:
         shedding: Shedding,
         forwarder: Forwarder,
         accounts: Accounts,
+        kept: KeptAnswers,
         metrics: GatewayMetrics,
     ) -> None:
         self._retries, self._continues = Retries(tuning, dispatcher), tuning.continue_streams
         self._conditions, self._dispatcher, self._shedding = conditions, dispatcher, shedding
         self._forwarder, self._accounts, self._metrics = forwarder, accounts, metrics
+        self._kept = kept
 
     async def run(self, exchange: Exchange, ticket: Ticket) -> Outcome:
         """Send it from worker to worker until one answers.
@@ -87,7 +91,8 @@ class Attempts:
             RouterError: if none does.
         """
         assert exchange.request is not None
-        if self._continues and exchange.request.stream and is_determined(exchange.body):
+        may = self._continues and exchange.api.continues and exchange.request.stream
+        if may and is_determined(exchange.body):
             exchange.continuation = Continuation()
         tries = self._retries.begin()
         failure: WorkerUnreachable | None = None
@@ -140,7 +145,7 @@ class Attempts:
         self._metrics.retries.labels(error.why).inc()
         if not busy:
             exchange.record.failed_workers.append(worker.name)
-        if not error.untouched:  # who only refused it may be back in a moment
+        if not error.untouched:
             ticket.excluded.add(worker)
 
     def _begin(self, exchange: Exchange, ticket: Ticket, placement: Placement) -> Worker:
@@ -180,9 +185,9 @@ class Attempts:
             failure = WorkerUnreachable("The worker has fallen silent.", "silent")
         except Diverged:
             raise
-        except WorkerRefused as error:
-            self._conditions.lost(worker, str(error))
-            if not self._retries.after_refusal():
+        except WorkerUnconnected as error:
+            self._not_reached(ticket, worker, error)
+            if not self._retries.while_unsent():
                 raise
             raise _GoOn(error) from error
         except (WorkerUnreachable, WorkerFailed) as error:
@@ -193,6 +198,15 @@ class Attempts:
         if not self._retries.after_failure(ticket, worker, tries):
             raise failure
         raise _GoOn(failure)
+
+    def _not_reached(self, ticket: Ticket, worker: Worker, error: WorkerUnconnected) -> None:
+        """Whether nobody listens there is soon seen; a host that says nothing costs its time."""
+        if isinstance(error, WorkerRefused):
+            self._conditions.lost(worker, str(error))
+            return
+        self._conditions.failed(worker, str(error), trial=ticket.trial)
+        if self._dispatcher.others(ticket, worker):
+            ticket.excluded.add(worker)
 
     async def _forward(
         self,
@@ -223,18 +237,38 @@ class Attempts:
                     good = False
                     self._conditions.served(worker, trial=ticket.trial)
 
-            usage = await exchange.relay(reply, worker.name, progress)
+            noted = self._noting(exchange, worker, progress) if exchange.api.kept else progress
+            usage = await exchange.relay(reply, worker.name, noted)
             if exchange.failed:
                 return Outcome.FAILED
             if reply.status == 200:
                 self._accounts.learn(exchange.request, exchange.record, usage)
+                if usage is not None and exchange.answer_id is not None:
+                    tokens = usage.prompt_tokens + usage.completion_tokens
+                    self._kept.remember(exchange.answer_id, worker, tokens)
                 self._learn(worker, exchange, ticket, occupancy)
-                record = exchange.record
-                felt = Felt.of(exchange.timing(), record.output_tokens, record.choices)
-                self._shedding.saw(worker, felt)
+                if self._shedding.on:
+                    record = exchange.record
+                    felt = Felt.of(exchange.timing(), record.output_tokens, record.choices)
+                    self._shedding.saw(worker, felt)
             return outcome_of_status(reply.status)
         finally:
             reply.close()
+
+    def _noting(
+        self, exchange: Exchange, worker: Worker, progress: Callable[[int], None]
+    ) -> Callable[[int], None]:
+        """Which answer its worker keeps, from its first bytes on: others may ask for it at once."""
+        noted = False
+
+        def note(events: int) -> None:
+            nonlocal noted
+            progress(events)
+            if not noted and exchange.answer_id is not None:
+                self._kept.remember(exchange.answer_id, worker)
+                noted = True
+
+        return note
 
     def _judge(self, reply: Reply, ticket: Ticket, worker: Worker, tries: Tries) -> bool:
         """Whether its status says that the worker serves; it is the request's answer anyway.
@@ -244,7 +278,7 @@ class Attempts:
         """
         status = reply.status
         kind = verdict(status, has_deadline=ticket.due_s != inf)
-        if is_challenge(status, reply.header(CHALLENGE[0])):
+        if status == 401 and is_challenge(status, reply.header(CHALLENGE[0])):
             kind = Verdict.FAILED  # it is the gateway that it does not know, not the client
         if kind is Verdict.ANSWER:
             return True

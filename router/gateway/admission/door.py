@@ -16,9 +16,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from router.gateway.accounting.keys import API_KEY, AUTHORIZATION, GRANT, Keys
+from router.gateway.admission.headers import request_id
 from router.gateway.siblings.together import ALONE
-from router.http.asgi import Receive, Scope, Send, respond_error
+from router.http.apis import COMPLETIONS, MESSAGES
+from router.http.asgi import Receive, Scope, Send, respond
 from router.http.errors import ForbiddenError, RouterError, UnauthorizedError
+from router.wire import REQUEST_ID
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -48,7 +51,7 @@ class Door:
                 scope = self._let_in(scope)
             except RouterError as error:
                 self._refused(error)
-                await respond_error(send, error, [])
+                await _refuse(scope, send, error)
                 return
         await self._app(scope, receive, send)
 
@@ -70,3 +73,10 @@ class Door:
         scope = {**scope, "headers": headers, GRANT: grant}
         scope.pop(_MADE, None)
         return scope
+
+
+async def _refuse(scope: Scope, send: Send, error: RouterError) -> None:
+    name = request_id(scope)
+    api = MESSAGES if scope["path"].startswith(MESSAGES.path) else COMPLETIONS
+    headers = [*error.headers(), (REQUEST_ID, name.encode())]
+    await respond(send, error.status, headers, api.error(error, name))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from router.gateway.fleet.reports import complaint
 from router.http.client import ConnectTimeout, NotConnected, Reply
 from router.http.connections import Connections
-from router.http.errors import Headers, WorkerRefused, WorkerUnreachable
+from router.http.errors import Headers, WorkerRefused, WorkerUnconnected, WorkerUnreachable
 from router.http.reply import HOP_BY_HOP, hop_by_hop
 from router.http.secret import SECRET
 from router.settings.gateway import GatewayTuning
@@ -37,6 +37,7 @@ _SET_ANEW = {
 }
 _NOT_SENT = frozenset((*_SET_ANEW, b"accept-encoding", b"content-type", SECRET))
 _LEFT_OUT = _NOT_SENT | HOP_BY_HOP
+_NOT_RELAYED = frozenset((*_SET_ANEW, SECRET))
 
 
 class Forwarder:
@@ -64,6 +65,7 @@ class Forwarder:
 
         Raises:
             WorkerRefused: if nobody listens there.
+            WorkerUnconnected: if no connection comes about in time.
             WorkerUnreachable: if none begins.
             WorkerFailed: if it begins with a head that is too large: the work is done.
         """
@@ -71,6 +73,29 @@ class Forwarder:
             extra += self._to_agent
         hops = hop_by_hop(headers)
         left_out = _LEFT_OUT if hops is HOP_BY_HOP else _NOT_SENT | hops
+        return await self._send("POST", url, headers, left_out, extra, body)
+
+    async def relay(
+        self, method: str, url: str, headers: Headers, name: str, body: bytes, *, agent: bool
+    ) -> Reply:
+        """Send what is not planned, called `name`, as it is.
+
+        Raises:
+            WorkerUnreachable, WorkerFailed: as `send`.
+        """
+        extra = f"{REQUEST_ID.decode()}: {name}\r\n" + (self._to_agent if agent else "")
+        left_out = _NOT_RELAYED | hop_by_hop(headers)
+        return await self._send(method, url, headers, left_out, extra, body)
+
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        left_out: frozenset[bytes],
+        extra: str,
+        body: bytes,
+    ) -> Reply:
         kept = [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in left_out]
         try:
             return await self._client.post(
@@ -79,10 +104,11 @@ class Forwarder:
                 body,
                 connect_s=self._connect_s,
                 silence_s=self._silence_s,
+                method=method.encode(),
             )
         except NotConnected as error:
             raise WorkerRefused(complaint(error)) from error
         except ConnectTimeout as error:
-            raise WorkerUnreachable(complaint(error, self._connect_s)) from error
+            raise WorkerUnconnected(complaint(error, self._connect_s)) from error
         except (TimeoutError, OSError) as error:
             raise WorkerUnreachable(complaint(error, self._silence_s)) from error

@@ -271,7 +271,11 @@ class Dispatcher:
 
     def _eligible(self, ticket: Ticket, workers: Sequence[Worker]) -> frozenset[int] | None:
         """Most tickets are alike: they failed nowhere, and are short enough for every worker."""
-        usual = not ticket.excluded and ticket.least_tokens <= self._least_context
+        usual = (
+            not ticket.excluded
+            and ticket.only is None
+            and ticket.least_tokens <= self._least_context
+        )
         if usual and ticket.model in self._eligible_by_model:
             return self._eligible_by_model[ticket.model]
         able = best_of(workers, ticket)
@@ -313,7 +317,7 @@ class Dispatcher:
 
     async def _plan(self, selection: TicketSelection) -> bool:
         start = time.monotonic()
-        planned = await self._planner.plan(selection.sizes, selection.load)
+        planned = await self._planner.plan(selection.asked)
         took_s = time.monotonic() - start
         sent = await self._send(selection, self._record(selection, planned, took_s))
         return self._rolling.go_on(planned.assignment, sent, self._before)
@@ -328,7 +332,7 @@ class Dispatcher:
             if ticket.waiting:
                 assert ticket.placed is not None
                 i = index[ticket]
-                uncached = float(selection.sizes.uncached[i, record.plan.workers[i]])
+                uncached = selection.asked.uncached(i, record.plan.workers[i])
                 ticket.uncached = uncached
                 worker.sent(ticket, ticket.job, uncached, now, streamed=ticket.streamed)
                 ticket.trial, ticket.in_turn = worker.health.sent(), selection.in_turn
@@ -351,9 +355,7 @@ class Dispatcher:
             planned_s=time.time(),
             names=tuple(worker.name for worker in selection.workers),
             workers=planned.assignment.workers,
-            sizes=selection.sizes,
-            load=selection.load,
-            cached=selection.cached,
+            asked=selection.asked,
         )
         self.latest = PlanRecord(
             reason=window.reason,
@@ -382,10 +384,10 @@ class Dispatcher:
 def _batch_maker(selection: TicketSelection, plan: Assignment) -> Callable[[], Plan]:
     """Makes the same plan as a batch: when all of it is done, and the bound that certifies it."""
     jobs, now = [ticket.job for ticket in selection.requests], time.monotonic()
-    views, eligible, cached = selection.views, selection.eligible, selection.cached
+    views, asked = selection.views, selection.asked
 
     def batch() -> Plan:
-        problem = build_problem(jobs, views, eligible, cached, now)
+        problem = build_problem(jobs, views, asked.eligible, asked.cached, now)
         return evaluate(problem, plan.workers, packing_bound(problem), Method.HEURISTIC)
 
     return batch

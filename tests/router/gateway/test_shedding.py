@@ -17,6 +17,7 @@ from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.planning.recaller import Recaller
 from router.gateway.planning.ticket import Placement, Ticket
+from router.http.apis import COMPLETIONS
 from router.http.connections import Connections
 from router.http.errors import OutOfReachError
 from router.http.outline import outline
@@ -39,7 +40,7 @@ def wanting(targets: Targets) -> Ticket:
 
 def asking(**fields: object) -> CompletionRequest:
     body = {"model": "llama-65b", "prompt": [7] * 70, "max_tokens": 300, "stream": True} | fields
-    return outline(json.dumps(body).encode(), chat=False)
+    return outline(json.dumps(body).encode(), COMPLETIONS)
 
 
 class Asked(Recaller):
@@ -152,17 +153,17 @@ async def test_a_cost_model_is_believed_once_it_has_met_its_engine() -> None:
         (worker,) = made.half.workers
         worker.update_state(replace(state("w0"), engine="openai"))
         await made.place(hard)
-        made.shedding.saw(worker, replace(SERVED, tpot_s=None, ttft_s=None))  # not in a stream
+        made.shedding.saw(worker, SERVED._replace(tpot_s=None, ttft_s=None))  # not in a stream
         await made.place(hard)
         made.shedding.saw(worker, SERVED)
         with pytest.raises(OutOfReachError):
             await made.place(hard)
         made.shedding.saw(
-            worker, replace(SERVED, tpot_s=ROUND_S * 0.8, tokens=5)
+            worker, SERVED._replace(tpot_s=ROUND_S * 0.8, tokens=5)
         )  # its first event was late
         with pytest.raises(OutOfReachError):
             await made.place(hard)
-        made.shedding.saw(worker, replace(SERVED, tpot_s=ROUND_S * 0.8))
+        made.shedding.saw(worker, SERVED._replace(tpot_s=ROUND_S * 0.8))
         await made.place(hard)
 
 
