@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 
 from router.gateway.accounting.accounts import Accounts
+from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.planning.dispatcher import Dispatcher
@@ -26,6 +27,7 @@ def add_routes(
 ) -> None:
     """Everything but the completion endpoints."""
     _add_health(app, workers, dispatcher, metrics, drain)
+    _add_models(app, workers)
     _add_plans(app, workers, dispatcher, accounts)
 
 
@@ -55,17 +57,24 @@ def _add_health(
         metrics.fleet_backlog.set(dispatcher.backlog_s())
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
+
+def _add_models(app: FastAPI, workers: Workers) -> None:
+    def allowed(request: Request) -> dict[str, Any]:
+        grant: Grant | None = request.scope.get(GRANT)
+        found = workers.models()
+        return {name: one for name, one in found.items() if grant is None or grant.allows(name)}
+
     @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        """The models that some worker serves."""
-        return {"object": "list", "data": list(workers.models().values())}
+    async def models(request: Request) -> dict[str, Any]:
+        """The models that some worker serves, and the client's key allows."""
+        return {"object": "list", "data": list(allowed(request).values())}
 
     @app.get("/v1/models/{model:path}")
-    async def model(model: str) -> dict[str, Any]:
+    async def model(request: Request, model: str) -> dict[str, Any]:
         """One of them; its name may have slashes. Without a name, all."""
         if not model:
-            return await models()
-        entry = workers.models().get(model)
+            return await models(request)
+        entry: dict[str, Any] | None = allowed(request).get(model)
         if entry is None:
             raise ModelNotFoundError(model)
         return entry

@@ -119,7 +119,6 @@ class GatewayTuning(Live):
         "plan begins in time for its first token's target, and bursts, while others get 503 and "
         "Retry-After (timely); of these, who does not certainly miss a target later (shed).",
     )
-
     allowed_origins: Names = Field(
         (),
         description="Origins, by comma, of web pages that may call this gateway from a browser, as "
@@ -165,6 +164,12 @@ class GatewaySettings(GatewayTuning, Served):
         "addresses of a name; kubernetes://NAMESPACE/SERVICE:PORT for all pods of a Service (by "
         "default in the gateway's own namespace; PORT: the pods' own, by number or name); "
         "https+dns:// and https+kubernetes:// where those speak TLS.",
+    )
+    keys: Path | None = Field(
+        None,
+        description="File of clients' keys (`makespan key new` makes one): whose each is, its "
+        "limits and rights; read again when it changes. With it nobody without a key gets in. "
+        "Limits are shared out among processes.",
     )
     worker_ca: Path | None = Field(
         None,

@@ -12,6 +12,7 @@ from dataclasses import replace
 from math import inf
 
 from router.gateway.accounting.accounts import Accounts
+from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.admission.attempts import Attempts
 from router.gateway.admission.headers import read_hint, request_id
 from router.gateway.admission.kept_answers import KeptAnswers
@@ -95,6 +96,8 @@ class Completions:
             await exchange.send_error(NoCapacityError("The gateway is shutting down.", 1.0))
         finally:
             held.let_go()
+            if exchange.reservation is not None:
+                exchange.reservation.settle(_used(exchange))
             record.outcome = outcome.value
             self._accounts.end(record, outcome, exchange.timing())
             if trace is not None and trace.recorded:
@@ -113,10 +116,18 @@ class Completions:
         self._accounts.begin(exchange.record)
         exchange.request = await self._read(exchange.body)
         hint = read_hint(header(scope, EXPECTED_TOKENS))
-        exchange.record.tenant = read_tenant(scope)
+        grant: Grant | None = scope.get(GRANT)
+        if grant is None:
+            exchange.record.tenant = read_tenant(scope)
+        else:
+            exchange.record.tenant, exchange.more = grant.key.tenant, grant.headers
+            grant.check_model(exchange.request.model)
+            urgency = grant.limited(urgency)
         only = await self._go_on(exchange) if exchange.request.previous else None
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
         ticket.only = only
+        if grant is not None:
+            exchange.reservation = grant.reserve(ticket.job.kv_tokens)
         self._dispatcher.room.check(ticket)
         with DisconnectWatch(receive, exchange.send):
             outcome = await self._attempts.run(exchange, ticket)
@@ -200,3 +211,15 @@ class Completions:
             block_tokens,
             again=size.again,
         )
+
+
+def _used(exchange: Exchange) -> float | None:
+    """Tokens that a request has used; None if it broke off and nobody can tell."""
+    record, usage = exchange.record, exchange.usage
+    if usage is not None:
+        return usage.prompt_tokens + (record.output_tokens or 0)
+    if exchange.first_byte is None or record.status != 200:
+        return 0.0
+    if record.output_tokens is None:
+        return None
+    return float(record.prompt_tokens + record.output_tokens)

@@ -18,6 +18,7 @@ from router.wire import (
     REQUEST_ID,
     TPOT_MS,
     TTFT_MS,
+    TURN,
     WAITED_MS,
 )
 from solver.batching.priority import Priority
@@ -39,6 +40,7 @@ _LINES = {
         (TPOT_MS, "%g"),
     )
 }
+_IN_TURN = f"{TURN.decode()}: 1\r\n"
 _ALWAYS = "content-type: application/json\r\n" + "".join(
     _LINES[name] for name in (REQUEST_ID, EXPECTED_TOKENS, ATTEMPT, WAITED_MS)
 )
@@ -52,6 +54,8 @@ def for_worker(ticket: Ticket, gateway: str) -> str:
     lines = _ALWAYS % (ticket.request_id, ticket.expected_tokens, ticket.attempt, waited_ms)
     if ticket.priority is not Priority.DEFAULT:
         lines += _LINES[PRIORITY] % ticket.priority.value
+    if ticket.in_turn:
+        lines += _IN_TURN
     if ticket.due_s != inf:
         lines += _LINES[DEADLINE_MS] % _left_ms(ticket.due_s - now)
     if targets.ttft_s != inf:

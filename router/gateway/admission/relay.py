@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from router.gateway.accounting.accounts import Accounts
+from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.admission.headers import request_id
 from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.fleet.worker import Worker
@@ -129,6 +130,12 @@ class Relay:
         if (name := response_id(scope["path"])) is not None:
             only, _ = await self._kept.find(name)
         model = await self._model(scope, body)
+        grant: Grant | None = scope.get(GRANT)
+        if grant is not None:
+            passing.more = grant.headers
+            if scope["method"] == "POST":
+                self._check(grant, model)
+                grant.reserve(0.0)  # a request; how many tokens it takes, only its engine knows
         if model:
             self._workers.context(model)  # whether anybody serves it
         with DisconnectWatch(receive, passing.send):
@@ -137,6 +144,15 @@ class Relay:
         if name is not None and scope["method"] == "DELETE" and outcome is Outcome.COMPLETED:
             self._kept.forget(name)
         return outcome
+
+    def _check(self, grant: Grant, model: str) -> None:
+        """Whether a key may use it; one that is not named may be any.
+
+        Raises:
+            ForbiddenError: if not.
+        """
+        for name in [model] if model else list(self._workers.models()):
+            grant.check_model(name)
 
     def _check_room(self) -> None:
         if self._drain.begun:
@@ -246,6 +262,7 @@ class _Passing:
 
     def __init__(self, scope: Scope, send: Send, name: str) -> None:
         self.send, self.name, self.begun = send, name, False
+        self.more: Callable[[], Headers] = list  # what its answer's head says of the client's key
         self.out: Responder = responder(send)
         path = scope.get("raw_path") or scope["path"].encode()
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
@@ -270,14 +287,16 @@ class _Passing:
         own: Headers = [(REQUEST_ID, self.name.encode()), (WORKER, worker.encode())]
         names = {name for name, _ in own}
         self.begun = True
-        self.out.start(reply.status, [*(h for h in reply.headers if h[0] not in names), *own])
+        self.out.start(
+            reply.status, [*(h for h in reply.headers if h[0] not in names), *own, *self.more()]
+        )
 
     async def send_error(self, error: RouterError) -> None:
         """The error as a response; one that has begun ends with its connection."""
         if self.begun:
             log.warning("answer cut short", extra={"request": self.name})
             raise error
-        headers = [*error.headers(), (REQUEST_ID, self.name.encode())]
+        headers = [*error.headers(), (REQUEST_ID, self.name.encode()), *self.more()]
         await respond(self.send, error.status, headers, self._api.error(error, self.name))
 
 
