@@ -1,7 +1,8 @@
 """From arrivals to assignments: what is unsent is planned again and again, and sent late.
 
 One task runs it all, so that plans are made one after the other, each on top of what the one
-before has sent. What to plan, and who is sent, is `solver.routing.rolling`'s, as in the simulator;
+before has sent; only who comes alone, as the one before did, is planned at once and does not wait
+for that task. What to plan, and who is sent, is `solver.routing.rolling`'s, as in the simulator;
 here are the clock, the clients who leave and the deadlines that pass.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
@@ -83,6 +84,9 @@ class Dispatcher:
         )
         self._wake = asyncio.Event()
         self._number = 0
+        # Whether the latest plan was of one request, one has been planned in this turn of the loop,
+        # and the task is at it.
+        self._one, self._rushed, self._busy = False, False, False
         self._before = 0  # requests that no plan had been made for, before the last selection
         self._window: Window[Ticket] | None = None
         self._served: tuple[object, ...] = ()
@@ -126,10 +130,12 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         placed: asyncio.Future[Placement] = loop.create_future()
         ticket.placed = placed
+        alone = self._one and not (self._rushed or self._busy or self._unsent.requests)
         self._rolling.add(ticket, time.monotonic())
         self._unsent.add(ticket)
         self.room.add(ticket)
-        self._wake.set()
+        if not (alone and self._plan_alone(loop)):
+            self._wake.set()
         alarm = None
         if ticket.due_s != inf:
             alarm = loop.call_later(ticket.due_s - time.monotonic(), self._expire, ticket)
@@ -198,6 +204,7 @@ class Dispatcher:
         """Until cancelled."""
         while True:
             await self._change_or_deadline()
+            self._busy = True
             try:
                 while (selection := self._select()) is not None:
                     if not await self._handle(selection):
@@ -205,10 +212,35 @@ class Dispatcher:
             except Exception as error:  # one request or worker is not to stop the gateway
                 log.exception("nothing could be planned")
                 self._isolate(error)
-            try:
-                self.after_dispatch()
-            except Exception:  # whoever listens is not to stop the gateway
-                log.exception("a defect after planning")
+            self._busy = False
+            self._tell_dispatched()
+
+    def _tell_dispatched(self) -> None:
+        try:
+            self.after_dispatch()
+        except Exception:  # whoever listens is not to stop the gateway
+            log.exception("a defect after planning")
+
+    def _plan_alone(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Plan the only one that waits, and send it; whether it has gone."""
+        self._rushed = True
+        loop.call_soon(self._rest)
+        try:
+            if (selection := self._select()) is None:
+                return False
+            start = time.monotonic()
+            planned = self._planner.plan_alone(selection.asked)
+            record = self._record(selection, planned, time.monotonic() - start)
+            sent = len(list(self._bind(selection, record)))
+        except Exception:  # the task finds out what of
+            log.exception("a request could not be planned alone")
+            return False
+        self._tell_dispatched()
+        return sent > 0
+
+    def _rest(self) -> None:
+        """Whoever comes from now on has not come with the one before."""
+        self._rushed = False
 
     async def _change_or_deadline(self) -> None:
         deadline = self._rolling.next_deadline()
@@ -303,7 +335,16 @@ class Dispatcher:
 
     async def _send(self, selection: TicketSelection, record: PlanRecord) -> int:
         """Hand out what workers can start soon, in turns; how many that were."""
-        now, sent = time.monotonic(), 0
+        sent = 0
+        for _ in self._bind(selection, record):
+            sent += 1
+            if sent % SENDS_A_TURN == 0:
+                await asyncio.sleep(0)
+        return sent
+
+    def _bind(self, selection: TicketSelection, record: PlanRecord) -> Iterator[Ticket]:
+        """Those that are sent, one by one."""
+        now = time.monotonic()
         index = {ticket: i for i, ticket in enumerate(selection.requests)}
         for ticket in selection.requests:
             ticket.planned += 1
@@ -317,13 +358,11 @@ class Dispatcher:
                 self._stranded.served(ticket)
                 self._workers.prefixes.sent(ticket, worker)
                 ticket.placed.set_result(Placement(worker, record, i))
-                sent += 1
-                if sent % SENDS_A_TURN == 0:
-                    await asyncio.sleep(0)
-        return sent
+                yield ticket
 
     def _record(self, selection: TicketSelection, planned: Planned, took_s: float) -> PlanRecord:
         self._number += 1
+        self._one = len(selection.requests) == 1
         window = selection.window
         assert window is not None  # whoever is planned was in one
         wait_s = max(0.0, window.closed_s - window.opened_s)

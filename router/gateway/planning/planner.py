@@ -40,6 +40,10 @@ class Planner:
         """End the solver."""
         self.solver.stop()
 
+    def plan_alone(self, asked: Asked) -> Planned:
+        """The plan of one request, of which there is no better one."""
+        return Planned(plan_in_turn(asked), "in_turn")
+
     async def plan(self, asked: Asked) -> Planned:
         """The best plan found by the deadline."""
         deadline = time.monotonic() + self._deadline_s
