@@ -18,7 +18,10 @@ MODEL = "m"
 
 @dataclass
 class Call:
-    """One request as it came, and where to answer it; `number` counts completions from 0."""
+    """One request as it came, and where to answer it; `number` counts completions from 0.
+
+    `head` is in lower case.
+    """
 
     number: int
     path: str
@@ -26,6 +29,8 @@ class Call:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     first_on_connection: bool
+    method: str = ""
+    head: str = ""
 
     def reset(self) -> None:
         """End the connection as a dead process does."""
@@ -166,8 +171,10 @@ class FaultyServer:
                     if line.startswith("content-length:"):
                         size = int(line.split(":")[1])
                 body = await reader.readexactly(size)
-                path = head.split(" ", 2)[1].partition("?")[0]
-                await self._answer(Call(self.calls, path, body, reader, writer, first))
+                method, target, _ = head.split(" ", 2)
+                path = target.partition("?")[0]
+                call = Call(self.calls, path, body, reader, writer, first, method.upper(), head)
+                await self._answer(call)
                 first = False
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass

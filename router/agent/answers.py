@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -60,13 +60,13 @@ class AnswerFormatter:
         choice["finish_reason"] = output.token.finish_reason
         return orjson.dumps(choice)
 
-    def end(self, usage: Usage) -> bytes:
+    def end(self, usage: Mapping[str, Any]) -> bytes:
         """The stream's last events."""
         if not self._usage_wanted:
             return DONE
         return self._open + b'],"usage":' + orjson.dumps(usage) + b"}\n\n" + DONE
 
-    def full(self, outputs: Sequence[ChoiceOutput], usage: Usage) -> bytes:
+    def full(self, outputs: Sequence[ChoiceOutput], usage: Mapping[str, Any]) -> bytes:
         """The answer as one JSON object; `outputs` are all tokens, in the order they were made."""
         made: dict[int, list[ChoiceOutput]] = {}
         for output in outputs:

@@ -13,13 +13,17 @@ from starlette.routing import Route
 
 from router.agent.attempts import Attempts
 from router.agent.completions import Completions
+from router.agent.conversations import Form
 from router.agent.engines.base import Engine
 from router.agent.engines.emulated.engine import EmulatedEngine
 from router.agent.engines.emulated.lengths import read_lengths
 from router.agent.gateways import Gateways
 from router.agent.loop import EngineLoop
+from router.agent.messages import Messages
 from router.agent.reporter import Reporter
-from router.agent.routes import add_models, add_routes
+from router.agent.responses import Responses
+from router.agent.routes import add_answers, add_count, add_models, add_routes
+from router.http.apis import APIS, MESSAGES, RESPONSES, Api
 from router.http.drain import Drain
 from router.http.error_handlers import add_error_handlers, answer_head
 from router.http.secret import GatewaysOnly
@@ -64,11 +68,16 @@ def create_app(settings: AgentSettings) -> FastAPI:
     lifespan = _lifespan(loop, close_tracing, None if settings.fd is None else drain)
     app = FastAPI(title="Makespan agent", lifespan=lifespan, openapi_url=None)
     app.state.drain = drain
-    for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
+    responses = Responses()
+    forms: dict[Api, Form] = {RESPONSES: responses, MESSAGES: Messages()}
+    for api in APIS:
+        form = forms.get(api)
         endpoint = Completions(
-            settings, loop, attempts, gateways, metrics, drain, tracing, chat=chat
+            settings, loop, attempts, gateways, metrics, drain, tracing, api, form
         )
-        app.router.routes.append(Route(path, endpoint, methods=["POST"]))
+        app.router.routes.append(Route(api.path, endpoint, methods=["POST"]))
+    add_answers(app, responses)
+    add_count(app, settings, engine)
     add_routes(app, attempts, gateways, reporter, drain, "the engine has broken down; see the log")
     add_models(app, reporter)
     answer_head(app)

@@ -13,13 +13,15 @@ from math import inf
 from router.agent.answers import AnswerFormatter, usage
 from router.agent.answers import Usage as UsageObject
 from router.agent.attempts import Attempts
-from router.agent.engines.base import Answer, Body
+from router.agent.conversations import Body, Form, Formatter
+from router.agent.engines.base import Answer
 from router.agent.faults import HEADER as FAULT
 from router.agent.faults import parse_faults
 from router.agent.gateways import Gateways
 from router.agent.loop import ChoiceOutput, EngineLoop, EngineRequest
 from router.agent.queue_position import read_hint, read_queue_position
 from router.agent.request_trace import RequestTrace, begin_request_trace, end_request_trace
+from router.http.apis import Api
 from router.http.asgi import (
     ClientDisconnected,
     DisconnectWatch,
@@ -29,7 +31,6 @@ from router.http.asgi import (
     header,
     read_body,
     respond,
-    respond_error,
 )
 from router.http.bodies import check_json
 from router.http.drain import Drain
@@ -41,7 +42,6 @@ from router.http.errors import (
     Outcome,
     RequestError,
     RouterError,
-    sse_error,
 )
 from router.http.schemas import CompletionRequest, load, read
 from router.http.usage import ResponseInfo, Usage
@@ -56,7 +56,7 @@ MOST_BODY_BYTES = 64 << 20  # the gateway's limit is the one that users meet
 
 
 class Completions:
-    """``/v1/completions`` or ``/v1/chat/completions`` of one engine."""
+    """One of the planned paths of one engine; `form`, where it is not a chat's own."""
 
     def __init__(
         self,
@@ -67,16 +67,17 @@ class Completions:
         metrics: AgentMetrics,
         drain: Drain,
         tracing: Tracing,
-        *,
-        chat: bool,
+        api: Api,
+        form: Form | None = None,
     ) -> None:
+        self._api, self._form = api, form
         self._settings, self._loop, self._metrics = settings, loop, metrics
-        self._attempts, self._drain, self._chat = attempts, drain, chat
+        self._attempts, self._drain = attempts, drain
         self._tracing, self._gateways = tracing, gateways
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        trace = begin_request_trace(self._tracing, scope, self._settings.name, chat=self._chat)
+        trace = begin_request_trace(self._tracing, scope, self._settings.name, chat=self._api.chat)
         outcome = Outcome.FAILED
         try:
             outcome = await self._answer(scope, receive, send, trace)
@@ -86,7 +87,9 @@ class Completions:
             outcome, trace.status, trace.error = error.outcome, error.status, str(error)
             trace.ended_s = time.time()
             own = [(RECALLED, b"1")] if outcome is Outcome.RECALLED else []
-            await respond_error(send, error, [*own, *self._headers(scope)])
+            name = (header(scope, REQUEST_ID) or b"").decode("latin-1")
+            headers = [*error.headers(), *own, *self._headers(scope)]
+            await respond(send, error.status, headers, self._api.error(error, name))
         except asyncio.CancelledError:
             log.warning("cut short, as the time to drain is over")
         finally:
@@ -104,13 +107,15 @@ class Completions:
         data = load(await read_body(scope, receive, MOST_BODY_BYTES))
         if data.get("model") is None:
             data["model"] = self._settings.model
-        request = read(data, chat=self._chat)
+        if self._form is not None:
+            data = self._form.to_chat(data)
+        request = read(data, chat=self._api.chat)
         trace.request = request
         answers = self._prepare(request, data)
         prompt_tokens = sum(answer.prompt_tokens for answer in answers) // request.n
         faults = parse_faults(header(scope, FAULT) if self._settings.faults else None)
         engine_request = EngineRequest(answers, prompt_tokens, faults, request.n, trace.timings)
-        formatter = AnswerFormatter(request, self._settings.model, self._loop.engine.name)
+        formatter = self._formatter(request, data, prompt_tokens)
         hint, position = read_hint(scope), read_queue_position(scope)
         name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None
         with DisconnectWatch(receive, send):
@@ -127,6 +132,12 @@ class Completions:
                     return await answer(send, scope, engine_request, formatter, trace)
             finally:
                 self._loop.cancel(ids)
+
+    def _formatter(self, request: CompletionRequest, body: Body, prompt_tokens: int) -> Formatter:
+        model, engine = self._settings.model, self._loop.engine.name
+        if self._form is None:
+            return AnswerFormatter(request, model, engine)
+        return self._form.formatter(body, model, engine, prompt_tokens)
 
     def _holding(
         self, name: str | None, engine_request: EngineRequest, hint: float | None
@@ -176,7 +187,7 @@ class Completions:
         return RequestError(
             f"This model's maximum context length is {self._settings.max_model_len} tokens; the "
             f"request has {prompt_tokens} in its prompt and asks for {limit} more.",
-            param="messages" if self._chat else "prompt",
+            param=self._api.field,
             code="context_length_exceeded",
         )
 
@@ -185,7 +196,7 @@ class Completions:
         send: Send,
         scope: Scope,
         engine_request: EngineRequest,
-        formatter: AnswerFormatter,
+        formatter: Formatter,
         trace: RequestTrace,
     ) -> Outcome:
         kind = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -199,7 +210,8 @@ class Completions:
                 if not started:
                     raise
                 trace.error = str(error)
-                await send({"type": "http.response.body", "body": sse_error(error)})
+                last = self._api.last_event(error, made)
+                await send({"type": "http.response.body", "body": last})
                 return error.outcome
             if not started:
                 start = {"type": "http.response.start", "status": 200, "headers": headers}
@@ -223,7 +235,7 @@ class Completions:
         send: Send,
         scope: Scope,
         engine_request: EngineRequest,
-        formatter: AnswerFormatter,
+        formatter: Formatter,
         trace: RequestTrace,
     ) -> Outcome:
         outputs: list[ChoiceOutput] = []
@@ -243,7 +255,7 @@ class Completions:
         trace: RequestTrace,
         engine_request: EngineRequest,
         made: int,
-        formatter: AnswerFormatter,
+        formatter: Formatter,
     ) -> None:
         """All tokens are there."""
         if trace.recorded:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import orjson
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from router.agent.attempts import Attempts
+from router.agent.engines.base import Engine
 from router.agent.gateways import Gateways
+from router.agent.messages import Messages
 from router.agent.reporter import Reporter
+from router.agent.responses import Responses
+from router.http.apis import MESSAGES
 from router.http.bodies import check_json
 from router.http.drain import Drain
-from router.http.errors import ModelNotFoundError
+from router.http.errors import ModelNotFoundError, RequestError
+from router.http.schemas import load, read
 from router.observe.metrics import CONTENT_TYPE
+from router.settings.agent import AgentSettings
 from router.wire import (
     GATEWAY,
     RECALL_PATH,
@@ -110,3 +117,41 @@ def add_models(app: FastAPI, reporter: Reporter) -> None:
         if entry["id"] != model:
             raise ModelNotFoundError(model)
         return entry
+
+
+def add_answers(app: FastAPI, responses: Responses) -> None:
+    """Answers of ``/v1/responses`` that are kept."""
+
+    @app.get("/v1/responses/{name}")
+    async def find(name: str) -> dict[str, Any]:
+        return responses.find(name)
+
+    @app.delete("/v1/responses/{name}")
+    async def delete(name: str) -> dict[str, Any]:
+        return responses.delete(name)
+
+    @app.post("/v1/responses/{name}/cancel")
+    async def cancel(name: str) -> None:
+        """Only what runs in the background could be."""
+        responses.find(name)
+        message = f"The response '{name}' has ended; nothing runs in the background here."
+        raise RequestError(message, code="invalid_value")
+
+
+def add_count(app: FastAPI, settings: AgentSettings, engine: Engine) -> None:
+    """``/v1/messages/count_tokens``."""
+    form = Messages(counted=True)
+
+    @app.post(MESSAGES.path + "/count_tokens")
+    async def count(request: Request) -> Response:
+        try:
+            check_json(request.scope)
+            body = {"model": settings.model} | load(await request.body())
+            chat = form.to_chat({**body, "stream": False})
+            if chat["model"] != settings.model:
+                raise ModelNotFoundError(str(chat["model"]))
+            (answer,) = engine.answers(read(chat, chat=True), chat, lambda _: 1)
+        except RequestError as error:
+            return Response(MESSAGES.error(error, ""), error.status, media_type="application/json")
+        told = orjson.dumps({"input_tokens": answer.prompt_tokens})
+        return Response(told, media_type="application/json")

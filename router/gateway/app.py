@@ -16,6 +16,8 @@ from starlette.routing import Route
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.admission.attempts import Attempts
 from router.gateway.admission.completions import Completions
+from router.gateway.admission.kept_answers import KeptAnswers
+from router.gateway.admission.relay import Relay
 from router.gateway.admission.shedding import Shedding
 from router.gateway.dashboard.events import Events
 from router.gateway.dashboard.frames import Frames
@@ -33,6 +35,7 @@ from router.gateway.siblings.ask import Siblings
 from router.gateway.siblings.board import Board
 from router.gateway.siblings.folder import Folder
 from router.gateway.siblings.together import Alone, Together
+from router.http.apis import APIS
 from router.http.bodies import BodyMemory, BodyReader
 from router.http.browsers import Browsers
 from router.http.connections import Connections
@@ -44,8 +47,6 @@ from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import open_tracing
 from router.settings.gateway import GatewaySettings
 from router.settings.secrets import read_secrets, trusted
-
-PATHS = {"/v1/completions": False, "/v1/chat/completions": True}  # whether it is a chat's
 
 log = logging.getLogger(__name__)
 
@@ -80,15 +81,16 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     accounts = Accounts(metrics, settings.remember)
     forwarder = Forwarder(settings, connections)
     shedding = Shedding(settings, workers, dispatcher, recaller)
+    siblings = None if folder is None else Siblings(folder)
+    kept = KeptAnswers(workers, settings.remember, siblings)
     attempts = Attempts(
-        settings, workers.conditions, dispatcher, shedding, forwarder, accounts, metrics
+        settings, workers.conditions, dispatcher, shedding, forwarder, accounts, kept, metrics
     )
     bodies = BodyReader(settings.max_body_bytes)
     memory = BodyMemory(settings.max_bodies_bytes, dispatcher.room.bodies_full)
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)
     frames = Frames(workers, watches, dispatcher, accounts, metrics, settings.worker)
-    siblings = None if folder is None else Siblings(folder)
     events = Events(frames, watches, drain, siblings)
 
     async def close_tracing() -> None:
@@ -113,20 +115,21 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     app = FastAPI(title="Makespan", lifespan=lifespan, openapi_url=None)
     app.state.drain, app.state.hot = drain, {}
-    for path, chat in PATHS.items():
+    for api in APIS:
         endpoint = Completions(
             settings,
             workers,
             dispatcher,
             attempts,
             accounts,
+            kept,
             bodies,
             memory,
             drain,
             tracing,
-            chat=chat,
+            api,
         )
-        for spelling in (path, path + "/"):  # a redirect would be lost on many a client
+        for spelling in (api.path, api.path + "/"):  # a redirect would be lost on many a client
             app.router.routes.append(Route(spelling, endpoint, methods=["POST"]))
             if not settings.allowed_origins:  # their pages' answers get headers on the way
                 app.state.hot[spelling.encode()] = endpoint
@@ -134,20 +137,33 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     app.router.routes.append(Route("/makespan/v1/events", events, methods=["GET"]))
     add_page(app)
     if settings.docs:
-        add_docs(app, dict.fromkeys(PATHS, "A completion, by the worker that the plan says."))
+        add_docs(app, {api.path: "A completion, by the worker that the plan says." for api in APIS})
+    app.router.default = Relay(
+        settings,
+        workers,
+        dispatcher,
+        forwarder,
+        accounts,
+        kept,
+        bodies,
+        memory,
+        drain,
+        metrics,
+        unknown=app.router.default,
+    )
     answer_head(app)
     add_error_handlers(app)
-    _answer_for_all(app, folder, frames)
+    _answer_for_all(app, folder, frames, kept)
     app.add_middleware(Browsers, origins=settings.allowed_origins)
     return app
 
 
-def _answer_for_all(app: FastAPI, folder: Folder | None, frames: Frames) -> None:
+def _answer_for_all(app: FastAPI, folder: Folder | None, frames: Frames, kept: KeptAnswers) -> None:
     """Where it is one process of several, it asks the others, and answers them."""
     app.state.beside = None
     if folder is not None:
         app.add_middleware(Together, folder=folder)
-        app.state.beside = Beside(Alone(app, frames.all), folder.socket_of(os.getpid()))
+        app.state.beside = Beside(Alone(app, frames.all, kept.page), folder.socket_of(os.getpid()))
 
 
 def _stop_if_broken(drain: Drain, task: asyncio.Task[None]) -> None:

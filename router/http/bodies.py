@@ -6,14 +6,20 @@ import asyncio
 import re
 from collections.abc import Callable
 
+from router.http.apis import Api
 from router.http.asgi import Receive, Scope, header, read_body
 from router.http.errors import RequestError, RouterError
-from router.http.outline import outline, outline_shortened
-from router.http.schemas import CompletionRequest
+from router.http.outline import model_of, outline, outline_shortened
+from router.http.schemas import CompletionRequest, load
 from router.http.shorten import SMALL, shorten
 
 _USUAL = b"application/json"
 _JSON = re.compile(rb"\s*application/([\w.-]+\+)?json\s*(;.*)?", re.IGNORECASE)
+
+
+def is_json(kind: bytes | None) -> bool:
+    """Whether a body of this content type, or of none, is JSON."""
+    return kind is None or kind == _USUAL or _JSON.fullmatch(kind) is not None
 
 
 def check_json(scope: Scope) -> None:
@@ -26,9 +32,7 @@ def check_json(scope: Scope) -> None:
         RequestError: 415 if it is said to be anything else, or to be compressed.
     """
     kind = header(scope, b"content-type")
-    if (kind is None and header(scope, b"origin") is not None) or (
-        kind is not None and kind != _USUAL and _JSON.fullmatch(kind) is None
-    ):
+    if not is_json(kind) or (kind is None and header(scope, b"origin") is not None):
         raise RequestError(
             "The request's body must be JSON, and said to be: set the header "
             "'content-type: application/json'.",
@@ -106,13 +110,24 @@ class BodyReader:
             return await read_body(scope, receive, self._limit)
         return await read_body(scope, receive, self._limit, held.take)
 
-    async def outline(self, body: bytes, *, chat: bool) -> CompletionRequest:
+    async def model(self, body: bytes) -> str:
+        """The model that a body names; empty if it names none.
+
+        Raises:
+            RequestError: if it is no JSON object, or its model is no name.
+        """
+        if len(body) > SMALL:
+            async with self._one:
+                body = (await shorten(body)).body
+        return model_of(load(body))
+
+    async def outline(self, body: bytes, api: Api) -> CompletionRequest:
         """What a router needs to know of a body.
 
         Raises:
             RequestError: if it cannot be routed.
         """
         if len(body) <= SMALL:
-            return outline(body, chat=chat)
+            return outline(body, api)
         async with self._one:
-            return outline_shortened(await shorten(body), len(body), chat=chat)
+            return outline_shortened(await shorten(body), len(body), api)

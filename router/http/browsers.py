@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection
 from router.http.asgi import Message, Receive, Scope, Send, header, respond
 from router.http.errors import Headers
 
-_METHODS = b"GET, HEAD, POST, OPTIONS"
+_METHODS = b"GET, HEAD, POST, DELETE, OPTIONS"
 # Seconds for which a browser need not ask again.
 _REMEMBER = b"600"
 

@@ -385,9 +385,16 @@ class Client:
         self._tls, self._tls_names = tls, {} if tls_names is None else tls_names
 
     async def post(
-        self, url: str, head: bytes, body: bytes, *, connect_s: float, silence_s: float
+        self,
+        url: str,
+        head: bytes,
+        body: bytes,
+        *,
+        connect_s: float,
+        silence_s: float,
+        method: bytes = b"POST",
     ) -> Reply:
-        """POST `body`; `head` are header lines, but for those of host and length.
+        """POST `body`, or what `method` says; `head` are header lines, but host and length.
 
         Raises:
             NotConnected, ConnectTimeout: if nobody is reached, or not within `connect_s`.
@@ -397,8 +404,8 @@ class Client:
         origin = self._origin(url[:slash])
         request = b"".join(
             (
-                b"POST ", url[slash:].encode("latin-1"), b" HTTP/1.1\r\n", origin.host_line, head,
-                b"content-length: ", str(len(body)).encode(), b"\r\n\r\n", body,
+                method, b" ", url[slash:].encode("latin-1"), b" HTTP/1.1\r\n", origin.host_line,
+                head, b"content-length: ", str(len(body)).encode(), b"\r\n\r\n", body,
             )
         )  # fmt: skip
         connection = self._kept(origin)

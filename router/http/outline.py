@@ -11,33 +11,26 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from router.http.apis import Api
 from router.http.errors import RequestError
-from router.http.schemas import (
-    MOST_ANSWERS,
-    MOST_TOKENS,
-    CompletionRequest,
-    Prompt,
-    all_token_ids,
-    load,
-    require_few_answers,
-)
+from router.http.schemas import MOST_TOKENS, CompletionRequest, load, require_few_answers
 from router.http.shorten import Shortened
 
 
-def outline(body: bytes, *, chat: bool) -> CompletionRequest:
-    """What is known of a body of ``/v1/chat/completions`` (`chat`) or ``/v1/completions``.
+def outline(body: bytes, api: Api) -> CompletionRequest:
+    """What is known of a body that came by `api`.
 
     `model` is empty where it names none.
 
     Raises:
         RequestError: if it cannot be routed.
     """
-    return _outline(load(body), len(body), chat=chat)
+    return _outline(load(body), len(body), api)
 
 
-def outline_shortened(found: Shortened, size: int, *, chat: bool) -> CompletionRequest:
+def outline_shortened(found: Shortened, size: int, api: Api) -> CompletionRequest:
     """The same of a body of `size` bytes, of which not everything was looked at."""
-    request = _outline(load(found.body), size, chat=chat)
+    request = _outline(load(found.body), size, api)
     each = found.token_ids // len(request.prompts)
     prompts = [
         prompt if prompt.token_ids is None else replace(prompt, token_ids=prompt.token_ids + each)
@@ -48,33 +41,41 @@ def outline_shortened(found: Shortened, size: int, *, chat: bool) -> CompletionR
     return replace(request, prompts=tuple(prompts))
 
 
-def _outline(data: dict[str, Any], size: int, *, chat: bool) -> CompletionRequest:
-    options, n = data.get("stream_options"), data.get("n")
-    limit = _limit(data, "max_tokens")
-    if chat:
-        limit = _limit(data, "max_completion_tokens") or limit
-    prompts = (_chat(data, size),) if chat else _prompts(data.get("prompt"), size)
+def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
+    options, n = data.get("stream_options"), data.get("n") if api.choices else None
+    limits = [limit for name in api.limits if (limit := _limit(data, name)) is not None]
+    prompts = api.prompts(data, size)
     n = n if type(n) is int and n > 0 else 1
     require_few_answers(len(prompts), n)
     return CompletionRequest(
-        chat=chat,
-        model=_model(data),
+        chat=api.chat,
+        model=model_of(data),
         prompts=prompts,
-        max_tokens=limit,
+        max_tokens=limits[0] if limits else None,
         n=n,
         stream=data.get("stream") is True,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         ignore_eos=data.get("ignore_eos") is True,
-        stop=_stop(data.get("stop")),
+        stop=_stop(data.get(api.stop)),
         stop_tokens=bool(data.get("stop_token_ids")),
+        previous=_name(data.get("previous_response_id")) if api.kept else "",
     )
 
 
-def _model(data: dict[str, Any]) -> str:
+def model_of(data: dict[str, Any]) -> str:
+    """The model that a body names; empty if it names none.
+
+    Raises:
+        RequestError: if it is no name.
+    """
     model = data.get("model")
     if model is not None and not isinstance(model, str):
         raise RequestError("'model' must be a string.", param="model", code="invalid_type")
     return model or ""
+
+
+def _name(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _limit(data: dict[str, Any], name: str) -> int | None:
@@ -88,38 +89,3 @@ def _stop(value: object) -> tuple[str, ...]:
         return ()
     parts = value if isinstance(value, list) else [value]
     return tuple(part for part in parts if isinstance(part, str) and part)
-
-
-def _prompts(value: object, size: int) -> tuple[Prompt, ...]:
-    if isinstance(value, list) and value and not all_token_ids(value):
-        return tuple(_prompt(part, 0) for part in value[: MOST_ANSWERS + 1])
-    return (_prompt(value, size),)
-
-
-def _prompt(value: object, size: int) -> Prompt:
-    if isinstance(value, str):
-        return Prompt(value)
-    if isinstance(value, list) and value and all_token_ids(value):
-        return Prompt.of_ids(value)
-    return Prompt("", more_bytes=size)
-
-
-def _chat(data: dict[str, Any], size: int) -> Prompt:
-    """The text of all messages, a line each."""
-    messages = data.get("messages")
-    if not isinstance(messages, list):
-        return Prompt("", more_bytes=size)
-    return Prompt("\n".join(_message(message) for message in messages))
-
-
-def _message(message: object) -> str:
-    content = message.get("content") if isinstance(message, dict) else message
-    if isinstance(content, list):
-        return "\n".join(map(_part, content))
-    return content if isinstance(content, str) else ""
-
-
-def _part(part: object) -> str:
-    """The text of one part of a message; parts that are not text count for nothing."""
-    text = part.get("text") if isinstance(part, dict) else part
-    return text if isinstance(text, str) else ""

@@ -54,7 +54,8 @@ class Prompt:
 class CompletionRequest:
     """What is known of a request. `max_tokens` None: none was asked for.
 
-    `stop_tokens`: it may stop at tokens that it names.
+    `stop_tokens`: it may stop at tokens that it names. `previous`: the answer that it goes on
+    from, by its name.
     """
 
     chat: bool
@@ -67,6 +68,7 @@ class CompletionRequest:
     ignore_eos: bool
     stop: tuple[str, ...]
     stop_tokens: bool = False
+    previous: str = ""
 
     @property
     def choices(self) -> int:

@@ -36,7 +36,9 @@ _ESCAPE = 12
 _HALF_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\Z")
 # The key of the string or list that begins at the end.
 _KEY = re.compile(rb'"(\w{1,32})"\s{0,32}:\s{0,32}["\[]$')
-_TEXT = frozenset((b"content", b"text", b"prompt"))
+_TEXT = frozenset(
+    (b"content", b"text", b"prompt", b"input", b"instructions", b"system", b"output", b"arguments")
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from json import JSONDecoder
 from typing import Any, NamedTuple
@@ -16,6 +17,11 @@ TAIL_BYTES = 4096
 MOST_JSON_BYTES, MOST_PARTS = 128 << 10, 5_000
 # An engine that counts more has miscounted.
 MOST_TOKENS = 1 << 30
+# Of messages' prompts, what their input tokens are without.
+_BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
+# By its first bytes an answer says what it is.
+HEAD_BYTES = 512
+_ID = re.compile(rb'"id"\s*:\s*"([\w.:-]{1,200})"')
 
 
 class Usage(NamedTuple):
@@ -36,7 +42,9 @@ class ResponseInfo:
 
 
 class StreamMeter:
-    """Counts a stream's events, one a token, and keeps its end."""
+    """Counts a stream's events, one a token, and keeps its end; they have no numbers."""
+
+    sequence = -1
 
     def __init__(self) -> None:
         self.events = 0
@@ -74,9 +82,24 @@ class StreamMeter:
         return _response_info([event for event in map(_read, data) if event is not None])
 
     @property
-    def finished(self) -> bool:
-        """Whether the stream said that it is complete."""
+    def _done(self) -> bool:
         return b"[DONE]" in self._tail
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stream said that it is complete, or all its choices that they have ended."""
+        return self._done or self._choices_ended()
+
+    def _choices_ended(self) -> bool:
+        """As far as its end tells: a choice that goes on is among its last events."""
+        ended: dict[Any, bool] = {}
+        for line in self._tail.split(b"\n"):
+            event = _read(line[5:]) if line.startswith(b"data:") else None
+            choices = event.get("choices") if event else None
+            for choice in choices if isinstance(choices, list) else ():
+                if isinstance(choice, dict):
+                    ended[str(choice.get("index", 0))] = choice.get("finish_reason") is not None
+        return bool(ended) and all(ended.values())
 
     def error(self) -> str | None:
         """What the worker itself said of a failure, in an event at the end of its stream."""
@@ -87,18 +110,29 @@ class StreamMeter:
 
     def tokens(self, usage: Usage | None) -> int:
         """Output tokens: as the engine counted them, else the events but for ``[DONE]``."""
-        return usage.completion_tokens if usage else max(0, self.events - self.finished)
+        return usage.completion_tokens if usage else max(0, self.events - self._done)
 
 
 class JsonMeter:
     """Gathers a JSON answer for its usage object: up to a size all of it, then its end."""
 
+    sequence = -1
+
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._size = self._kept = 0
+        self._head = b""
+
+    @property
+    def answer_id(self) -> str | None:
+        """What the answer calls itself."""
+        found = _ID.search(self._head)
+        return None if found is None else found[1].decode()
 
     def feed(self, chunk: bytes) -> int:
         """Keeps `chunk`; no tokens can be told from it alone."""
+        if len(self._head) < HEAD_BYTES:
+            self._head += chunk[:HEAD_BYTES]
         self._parts.append(chunk)
         self._size += len(chunk)
         self._kept += len(chunk)
@@ -116,7 +150,10 @@ class JsonMeter:
     def usage(self) -> Usage | None:
         """The answer's usage object, if it has one."""
         text, whole = self._read()
-        return _usage(text) if whole else _usage_at_end(text[-TAIL_BYTES:])
+        if whole:
+            return _usage(text)
+        usage = usage_at_end(text[-TAIL_BYTES:])
+        return None if usage is None else read_usage({"usage": usage})
 
     def response_info(self) -> ResponseInfo:
         """What the answer says."""
@@ -169,23 +206,33 @@ def _usage(text: bytes) -> Usage | None:
         return None
 
 
-def _usage_at_end(text: bytes) -> Usage | None:
-    """From the last bytes of an answer; within a string its name would have escapes."""
+def usage_at_end(text: bytes) -> Any:  # noqa: ANN401
+    """The object in the last bytes of an answer; within a string its name would have escapes."""
     _, name, rest = text.rpartition(b'"usage":')
     try:
         usage, _ = JSONDecoder().raw_decode(rest.decode("utf-8", "replace").lstrip())
     except (ValueError, RecursionError):
         return None
-    return read_usage({"usage": usage}) if name else None
+    return usage if name else None
 
 
 def read_usage(answer: Any) -> Usage | None:  # noqa: ANN401
-    """The usage object of an answer or an event, if it has one that makes sense."""
+    """The usage object of an answer or an event, if it has one that makes sense.
+
+    Completions and chats count prompt and completion tokens, responses and messages input and
+    output; messages' input is without what was found in a cache, or put there.
+    """
     try:
         usage = answer["usage"]
-        details = usage.get("prompt_tokens_details") or {}
-        cached = int(details.get("cached_tokens") or 0)
-        found = Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]), cached)
+        if "prompt_tokens" in usage:
+            prompt, output = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+            details = usage.get("prompt_tokens_details")
+        else:
+            prompt, output = int(usage["input_tokens"]), int(usage["output_tokens"])
+            prompt += sum(int(usage.get(name) or 0) for name in _BESIDE)
+            details = usage.get("input_tokens_details")
+        cached = int((details or {}).get("cached_tokens") or usage.get(_BESIDE[0]) or 0)
+        found = Usage(prompt, output, cached)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return None
     counts = (found.prompt_tokens, found.completion_tokens, found.cached_tokens)

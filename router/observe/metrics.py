@@ -257,6 +257,12 @@ class GatewayMetrics(_Metrics):
         "to the same over a fresh connection.",
         labels=("why",),
     )
+    relayed = counter(
+        "makespan_relayed_requests",
+        "Requests that are not planned but go to workers as they are, by what they are for and how "
+        "they ended.",
+        labels=("path", "outcome"),
+    )
     worker_backlog = gauge(
         "makespan_worker_backlog_seconds",
         "Time that the worker needs for what it has been sent, as predicted.",

@@ -43,6 +43,12 @@ def _worker(value: str) -> str:
     return str(parse(value))
 
 
+def _path(value: str) -> str:
+    if not value.startswith("/") or value == "/" or value.startswith("/makespan"):
+        raise ValueError(f"{value} is not like /generate: a path of engines, and not all of them")
+    return value.rstrip("/")
+
+
 def _distinct(urls: tuple[str, ...]) -> tuple[str, ...]:
     for url in urls:
         if urls.count(url) > 1:
@@ -73,6 +79,7 @@ Url = Annotated[str, BeforeValidator(base_url)]
 Worker = Annotated[str, BeforeValidator(_worker)]
 FleetOf = Annotated[tuple[Worker, ...], NoDecode, Comma, AfterValidator(_distinct)]
 Names = Annotated[tuple[str, ...], NoDecode, Comma]
+Paths = Annotated[tuple[Annotated[str, BeforeValidator(_path)], ...], NoDecode, Comma]
 SlotsOf = Annotated[tuple[Annotated[str, BeforeValidator(_slots)], ...], NoDecode, Comma]
 Speed = Annotated[float, Field(gt=0, le=1e6)]
 Speeds = Annotated[tuple[Speed, ...], NoDecode, Comma, Field(min_length=1)]

@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from router.settings.base import MOST_SLOTS, FleetOf, Names, Port, SlotsOf, read_slots
+from router.settings.base import MOST_SLOTS, FleetOf, Names, Paths, Port, SlotsOf, read_slots
 from router.settings.hardware import Cost
 from router.settings.live import Live, Served
 from router.settings.targets import TargetsText, read_targets, write_targets
@@ -124,6 +124,11 @@ class GatewayTuning(Live):
         (),
         description="Origins, by comma, of web pages that may call this gateway from a browser, as "
         "in https://chat.example.com; * for all. Unless given, none but its own.",
+    )
+    relay: Paths = Field(
+        (),
+        description="More paths, by comma, that go to workers as they are, with all that is below "
+        "them, as in /generate; what engines serve to users is relayed without.",
     )
     docs: bool = Field(False, description="Serve /docs and /openapi.json.")
 

@@ -1,4 +1,4 @@
-"""The official SDK for Node, unchanged, against the gateway."""
+"""OpenAI's SDK for Node, and Vercel's, unchanged, against the gateway."""
 
 from __future__ import annotations
 
@@ -48,6 +48,15 @@ def test_answers_in_one_piece(results: dict[str, Any]) -> None:
     stopped = results["stop"]["value"]
     assert stopped["choices"][0]["finish_reason"] == "stop"
     assert stopped["stop"] not in stopped["choices"][0]["message"]["content"]
+
+
+def test_vercels_sdk_in_its_default_mode(results: dict[str, Any]) -> None:
+    """Which is that of responses; an answer has at most six words, a token each."""
+    text = results["ai_text"]["value"]
+    assert 1 <= text["words"] == text["tokens"] <= 6
+    assert text["finishReason"] in ("length", "stop")
+    stream = results["ai_stream"]["value"]
+    assert stream["words"] == stream["tokens"] == text["tokens"]
 
 
 def test_streams(results: dict[str, Any]) -> None:

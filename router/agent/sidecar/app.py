@@ -22,6 +22,7 @@ from router.agent.sidecar.proxy import MOST_BODY_BYTES, ModelEndpoint, Proxy
 from router.agent.sidecar.reporter import SidecarReporter
 from router.agent.sidecar.sizing import RequestSizer
 from router.agent.sidecar.upstream import Upstream
+from router.http.apis import APIS
 from router.http.bodies import BodyReader
 from router.http.connections import Connections
 from router.http.drain import Drain
@@ -66,7 +67,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.drain = drain
-    for path, chat in (("/v1/completions", False), ("/v1/chat/completions", True)):
+    for api in APIS:
         endpoint = Completions(
             settings.name,
             upstream,
@@ -79,9 +80,9 @@ def create_app(settings: AgentSettings) -> FastAPI:
             metrics,
             drain,
             tracing,
-            chat=chat,
+            api,
         )
-        app.router.routes.append(Route(path, endpoint, methods=["POST"]))
+        app.router.routes.append(Route(api.path, endpoint, methods=["POST"]))
     reporter = SidecarReporter(settings, engine, metrics, drain, gateways)
     add_routes(app, attempts, gateways, reporter, drain, "the upstream is down; see the log")
     proxy = Proxy(upstream)

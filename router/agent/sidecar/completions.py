@@ -24,8 +24,9 @@ from router.agent.sidecar.engine import Engine
 from router.agent.sidecar.gate import Gate, PendingRelease
 from router.agent.sidecar.proxy import target_of
 from router.agent.sidecar.sizing import RequestSizer
-from router.agent.sidecar.stream_parser import StreamEvent, StreamParser
+from router.agent.sidecar.stream_parser import NamedEvents, StreamEvent, StreamParser
 from router.agent.sidecar.upstream import PendingRequest, Upstream
+from router.http.apis import Api
 from router.http.asgi import (
     ClientDisconnected,
     DisconnectWatch,
@@ -33,7 +34,7 @@ from router.http.asgi import (
     Scope,
     Send,
     header,
-    respond_error,
+    respond,
 )
 from router.http.bodies import BodyReader
 from router.http.connections import Reply
@@ -46,10 +47,10 @@ from router.http.errors import (
     RequestError,
     RouterError,
     outcome_of_status,
-    sse_error,
 )
+from router.http.event_meter import EventMeter
 from router.http.schemas import CompletionRequest
-from router.http.usage import JsonMeter, StreamMeter, Usage
+from router.http.usage import JsonMeter, Usage
 from router.observe.metrics import AgentMetrics
 from router.observe.tracing import Tracing
 from router.wire import ATTEMPT, RECALLED, REQUEST_ID, WORKER
@@ -65,6 +66,7 @@ class _ClientResponse:
 
     send: Send
     own: Headers
+    api: Api
     begun: bool = field(default=False, init=False)
     streaming: bool = field(default=False, init=False)
 
@@ -88,16 +90,20 @@ class _ClientResponse:
         """The error as a response, or at the end of a stream that has begun."""
         if not self.begun:
             recalled = [(RECALLED, b"1")] if error.outcome is Outcome.RECALLED else []
-            await respond_error(self.send, error, [*recalled, *self.own])
+            headers = [*error.headers(), *recalled, *self.own]
+            name = next((value for name, value in self.own if name == REQUEST_ID), b"")
+            body = self.api.error(error, name.decode("latin-1"))
+            await respond(self.send, error.status, headers, body)
         elif self.streaming:
-            await self.send({"type": "http.response.body", "body": sse_error(error)})
+            event = self.api.last_event(error, 0)
+            await self.send({"type": "http.response.body", "body": event})
         else:
             log.warning("answer cut short")
             raise error  # the server closes the connection: half a JSON body is no answer
 
 
 class Completions:
-    """``/v1/completions`` or ``/v1/chat/completions`` of the upstream."""
+    """One of the upstream's paths that are planned."""
 
     def __init__(
         self,
@@ -112,18 +118,17 @@ class Completions:
         metrics: AgentMetrics,
         drain: Drain,
         tracing: Tracing,
-        *,
-        chat: bool,
+        api: Api,
     ) -> None:
         self._name, self._upstream, self._engine = name, upstream, engine
-        self._gate, self._sizer, self._chat = gate, sizer, chat
+        self._gate, self._sizer, self._api = gate, sizer, api
         self._attempts, self._metrics, self._drain = attempts, metrics, drain
         self._tracing, self._bodies, self._gateways = tracing, bodies, gateways
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        answer = _ClientResponse(send, self._headers(scope))
-        trace = begin_request_trace(self._tracing, scope, self._name, chat=self._chat)
+        answer = _ClientResponse(send, self._headers(scope), self._api)
+        trace = begin_request_trace(self._tracing, scope, self._name, chat=self._api.chat)
         outcome = Outcome.FAILED
         try:
             outcome = await self._serve(scope, receive, answer, trace)
@@ -175,7 +180,7 @@ class Completions:
 
     async def _outline(self, body: bytes) -> CompletionRequest | None:
         with suppress(RequestError):
-            return await self._bodies.outline(body, chat=self._chat)
+            return await self._bodies.outline(body, self._api)
         return None
 
     def _holding(self, name: str | None, held: PendingRelease) -> AbstractContextManager[None]:
@@ -228,7 +233,8 @@ class Completions:
         trace: RequestTrace,
     ) -> Usage | None:
         """Pass the answer on as it comes, and tell the gate of its tokens."""
-        parser, meter = StreamParser(), StreamMeter() if reply.is_stream else JsonMeter()
+        parser = NamedEvents() if self._api.meter is EventMeter else StreamParser()
+        meter = self._api.meter() if reply.is_stream else JsonMeter()
         async for chunk in reply.chunks():
             self._upstream.saw_bytes()
             if not answer.begun:

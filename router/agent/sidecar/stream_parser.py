@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from router.http.event_meter import Events
 from router.http.usage import Usage, read_usage
 
 MOST_EVENT_BYTES = 4 << 20  # a longer line is passed on, but not read
@@ -88,3 +89,21 @@ def _tokens(choice: dict[str, Any], *, ended: bool) -> int:
         return 0 if ended and not choice.get("text") else 1
     said = any(value for name, value in delta.items() if name != "role")
     return 1 if said or not (ended or "role" in delta) else 0
+
+
+class NamedEvents(StreamParser):
+    """The same of streams whose events have names (`router.http.event_meter`): of one choice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen = Events()
+
+    def _event(self, data: bytes) -> list[StreamEvent]:
+        try:
+            event: Any = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            return []
+        tokens = self._seen.take(event) if isinstance(event, dict) else 0
+        self.usage, self.done = self._seen.usage, self._seen.finished
+        usage = self.usage if self.done else None
+        return [StreamEvent(0, tokens, self.done, usage)] if tokens or self.done else []

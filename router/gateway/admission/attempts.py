@@ -18,6 +18,7 @@ from math import inf
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.slo import Felt
 from router.gateway.admission.headers import for_worker
+from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.admission.retries import Retries, Tries, least_patience_s, patience_s
 from router.gateway.admission.shedding import Shedding
 from router.gateway.explanations.choice import Choice
@@ -74,11 +75,13 @@ class Attempts:
         shedding: Shedding,
         forwarder: Forwarder,
         accounts: Accounts,
+        kept: KeptAnswers,
         metrics: GatewayMetrics,
     ) -> None:
         self._retries, self._continues = Retries(tuning, dispatcher), tuning.continue_streams
         self._conditions, self._dispatcher, self._shedding = conditions, dispatcher, shedding
         self._forwarder, self._accounts, self._metrics = forwarder, accounts, metrics
+        self._kept = kept
 
     async def run(self, exchange: Exchange, ticket: Ticket) -> Outcome:
         """Send it from worker to worker until one answers.
@@ -87,7 +90,8 @@ class Attempts:
             RouterError: if none does.
         """
         assert exchange.request is not None
-        if self._continues and exchange.request.stream and is_determined(exchange.body):
+        may = self._continues and exchange.api.continues and exchange.request.stream
+        if may and is_determined(exchange.body):
             exchange.continuation = Continuation()
         tries = self._retries.begin()
         failure: WorkerUnreachable | None = None
@@ -213,11 +217,15 @@ class Attempts:
                     good = False
                     self._conditions.served(worker, trial=ticket.trial)
 
-            usage = await exchange.relay(reply, worker.name, progress)
+            noted = self._noting(exchange, worker, progress) if exchange.api.kept else progress
+            usage = await exchange.relay(reply, worker.name, noted)
             if exchange.failed:
                 return Outcome.FAILED
             if reply.status == 200:
                 self._accounts.learn(exchange.request, exchange.record, usage)
+                if usage is not None and exchange.answer_id is not None:
+                    tokens = usage.prompt_tokens + usage.completion_tokens
+                    self._kept.remember(exchange.answer_id, worker, tokens)
                 self._learn(worker, exchange, ticket, occupancy)
                 if self._shedding.on:
                     record = exchange.record
@@ -226,6 +234,21 @@ class Attempts:
             return outcome_of_status(reply.status)
         finally:
             reply.close()
+
+    def _noting(
+        self, exchange: Exchange, worker: Worker, progress: Callable[[int], None]
+    ) -> Callable[[int], None]:
+        """Which answer its worker keeps, from its first bytes on: others may ask for it at once."""
+        noted = False
+
+        def note(events: int) -> None:
+            nonlocal noted
+            progress(events)
+            if not noted and exchange.answer_id is not None:
+                self._kept.remember(exchange.answer_id, worker)
+                noted = True
+
+        return note
 
     def _judge(self, reply: Reply, ticket: Ticket, worker: Worker, tries: Tries) -> bool:
         """Whether its status says that the worker serves; it is the request's answer anyway.

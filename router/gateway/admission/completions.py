@@ -14,13 +14,16 @@ from math import inf
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.admission.attempts import Attempts
 from router.gateway.admission.headers import read_hint, request_id
+from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.prefixes import blocks_of
+from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.exchange import Exchange
 from router.gateway.forwarding.spans import request_span
 from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.ticket import Ticket
+from router.http.apis import Api
 from router.http.asgi import (
     BODY,
     ClientDisconnected,
@@ -44,10 +47,11 @@ from router.observe.logs import bind_request
 from router.observe.tracing import Tracing
 from router.settings.gateway import GatewayTuning
 from router.wire import EXPECTED_TOKENS
+from solver.cost.estimators import BYTES_PER_TOKEN
 
 
 class Completions:
-    """``/v1/completions`` or ``/v1/chat/completions``."""
+    """One of the paths that are planned."""
 
     def __init__(
         self,
@@ -56,24 +60,24 @@ class Completions:
         dispatcher: Dispatcher,
         attempts: Attempts,
         accounts: Accounts,
+        kept: KeptAnswers,
         bodies: BodyReader,
         memory: BodyMemory,
         drain: Drain,
         tracing: Tracing,
-        *,
-        chat: bool,
+        api: Api,
     ) -> None:
         self._tuning, self._workers, self._dispatcher = tuning, workers, dispatcher
         self._attempts, self._targets = attempts, tuning.targets()
-        self._accounts, self._bodies, self._chat = accounts, bodies, chat
-        self._path = "/v1/chat/completions" if chat else "/v1/completions"
+        self._accounts, self._bodies, self._api = accounts, bodies, api
         self._memory, self._drain, self._tracing = memory, drain, tracing
+        self._kept = kept
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it whatever happens."""
         record = RequestRecord(request_id(scope), "other", False, time.time())
-        target = self._path + ("?" + scope["query_string"].decode("latin-1")).rstrip("?")
-        exchange = Exchange(send, record, target, scope["headers"], chat=self._chat)
+        target = self._api.path + ("?" + scope["query_string"].decode("latin-1")).rstrip("?")
+        exchange = Exchange(send, record, target, scope["headers"], api=self._api)
         trace = self._tracing.begin(exchange.headers)
         if trace is not None:
             exchange.trace_context, record.trace_id = trace, trace.id
@@ -110,7 +114,9 @@ class Completions:
         exchange.request = await self._read(exchange.body)
         hint = read_hint(header(scope, EXPECTED_TOKENS))
         exchange.record.tenant = read_tenant(scope)
+        only = await self._go_on(exchange) if exchange.request.previous else None
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
+        ticket.only = only
         self._dispatcher.room.check(ticket)
         with DisconnectWatch(receive, exchange.send):
             outcome = await self._attempts.run(exchange, ticket)
@@ -129,7 +135,7 @@ class Completions:
 
     async def _read(self, body: bytes) -> CompletionRequest:
         """A request that names no model means the one that there is."""
-        request = await self._bodies.outline(body, chat=self._chat)
+        request = await self._bodies.outline(body, self._api)
         if request.model:
             return request
         models = list(self._workers.models())
@@ -137,6 +143,20 @@ class Completions:
             message = "'model' is required; GET /v1/models lists those that there are."
             raise RequestError(message, param="model", code="missing_field")
         return replace(request, model=models[0])
+
+    async def _go_on(self, exchange: Exchange) -> Worker:
+        """The worker that has what it goes on from; its prompt is longer by all of that.
+
+        Raises:
+            RequestError: if nobody has it.
+        """
+        assert exchange.request is not None
+        request, param = exchange.request, "previous_response_id"
+        worker, tokens = await self._kept.find(request.previous, param)
+        (prompt,) = request.prompts
+        longer = prompt.more_bytes + int(tokens * BYTES_PER_TOKEN)
+        exchange.request = replace(request, prompts=(replace(prompt, more_bytes=longer),))
+        return worker
 
     def _ticket(
         self,
@@ -162,7 +182,7 @@ class Completions:
             raise RequestError(
                 f"The maximum context length of '{request.model}' is {context} tokens; the request "
                 f"needs at least {size.least_tokens} by its prompt and its output limit.",
-                param="messages" if request.chat else "prompt",
+                param=self._api.field,
                 code="context_length_exceeded",
             )
         record.prompt_tokens, record.kind = size.job.prompt_tokens, size.kind

@@ -11,9 +11,11 @@ from router.gateway.accounting.slo import Timing
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.forwarding.attempt import Attempt
 from router.gateway.forwarding.continuation import Continuation, Diverged
-from router.http.asgi import Responder, Send, respond_error, responder
+from router.http.apis import COMPLETIONS, Api
+from router.http.asgi import Responder, Send, respond, responder
 from router.http.client import Reply
-from router.http.errors import Headers, RouterError, WorkerFailed, shortened, sse_error
+from router.http.errors import Headers, RouterError, WorkerFailed, shortened
+from router.http.event_meter import EventMeter
 from router.http.schemas import CompletionRequest
 from router.http.usage import JsonMeter, ResponseInfo, StreamMeter, Usage
 from router.observe.spans import TraceContext
@@ -30,6 +32,7 @@ class Exchange:
         target: path and query string, for the worker as they came.
         received, sent, first_byte, first_token: seconds on the monotonic clock; when it had come,
             when a worker was asked, when the response began, when a stream's first data came.
+        meter: counts its stream.
         streaming: server-sent events are coming, so that an error can be one more of them.
         failed: the worker itself has told the client, in its stream, that the request has failed.
         trace_context: its place in a trace, if it has one; `attempts` and `response_info` are noted
@@ -49,9 +52,10 @@ class Exchange:
     sent: float | None = None
     first_byte: float | None = None
     first_token: float | None = None
+    meter: StreamMeter | EventMeter | JsonMeter | None = None
     streaming: bool = False
     failed: bool = False
-    chat: bool = False
+    api: Api = COMPLETIONS
     trace_context: TraceContext | None = None
     attempts: list[Attempt] = field(default_factory=list)
     usage: Usage | None = None
@@ -71,6 +75,13 @@ class Exchange:
     def between_attempts(self) -> bool:
         """Whether it has left the last worker that it was sent to, for another."""
         return bool(self.attempts) and self.attempts[-1].ended_s is not None
+
+    @property
+    def answer_id(self) -> str | None:
+        """What its answer calls itself, where it can be asked for by that."""
+        if not self.api.kept or self.meter is None or isinstance(self.meter, StreamMeter):
+            return None
+        return self.meter.answer_id
 
     def end_attempt(self, why: str, *, failed: bool) -> None:
         """Its worker gives it up, and another is to be found."""
@@ -114,7 +125,8 @@ class Exchange:
         """
         again = self._continued(reply)
         self.streaming = reply.is_stream
-        meter, out = StreamMeter() if reply.is_stream else JsonMeter(), self.out
+        meter, out = self.api.meter() if reply.is_stream else JsonMeter(), self.out
+        self.meter = meter
 
         def pass_on(chunk: bytes) -> None:
             if self.first_byte is None:
@@ -130,7 +142,7 @@ class Exchange:
             if reply.status == 200:
                 raise WorkerFailed("The worker ended its answer before it had begun.")
             self._start(reply, worker)
-        if isinstance(meter, StreamMeter) and reply.status == 200:
+        if not isinstance(meter, JsonMeter) and reply.status == 200:
             self._check_end(meter)
         if again is not None:
             out.write(again.flush())
@@ -151,7 +163,7 @@ class Exchange:
         self.continuation.restart()
         return self.continuation
 
-    def _check_end(self, meter: StreamMeter) -> None:
+    def _check_end(self, meter: StreamMeter | EventMeter) -> None:
         error = meter.error()
         self.record.error = None if error is None else shortened(error)
         self.failed = self.record.error is not None
@@ -177,9 +189,11 @@ class Exchange:
         self.record.error = str(error)
         if self.first_byte is None:
             self.record.status = error.status
-            await respond_error(self.send, error, [(REQUEST_ID, self.record.id.encode())])
+            headers = [*error.headers(), (REQUEST_ID, self.record.id.encode())]
+            await respond(self.send, error.status, headers, self.api.error(error, self.record.id))
         elif self.streaming:
-            self.out.write(sse_error(error))
+            number = 0 if self.meter is None else self.meter.sequence + 1
+            self.out.write(self.api.last_event(error, number))
             self.out.end()
             await self.out.drain()
         else:

@@ -35,6 +35,7 @@ _SET_ANEW = {
 }
 _NOT_SENT = frozenset((*_SET_ANEW, b"accept-encoding", b"content-type", SECRET))
 _LEFT_OUT = _NOT_SENT | HOP_BY_HOP
+_NOT_RELAYED = frozenset((*_SET_ANEW, SECRET))
 
 
 class Forwarder:
@@ -70,6 +71,29 @@ class Forwarder:
             extra += self._to_agent
         hops = hop_by_hop(headers)
         left_out = _LEFT_OUT if hops is HOP_BY_HOP else _NOT_SENT | hops
+        return await self._send("POST", url, headers, left_out, extra, body)
+
+    async def relay(
+        self, method: str, url: str, headers: Headers, name: str, body: bytes, *, agent: bool
+    ) -> Reply:
+        """Send what is not planned, called `name`, as it is.
+
+        Raises:
+            WorkerUnreachable, WorkerFailed: as `send`.
+        """
+        extra = f"{REQUEST_ID.decode()}: {name}\r\n" + (self._to_agent if agent else "")
+        left_out = _NOT_RELAYED | hop_by_hop(headers)
+        return await self._send(method, url, headers, left_out, extra, body)
+
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        left_out: frozenset[bytes],
+        extra: str,
+        body: bytes,
+    ) -> Reply:
         kept = [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in left_out]
         try:
             return await self._client.post(
@@ -78,6 +102,7 @@ class Forwarder:
                 body,
                 connect_s=self._connect_s,
                 silence_s=self._silence_s,
+                method=method.encode(),
             )
         except NotConnected as error:
             raise WorkerRefused(complaint(error)) from error

@@ -33,7 +33,7 @@ def request_span(exchange: Exchange, outcome: Outcome) -> Span:
     assert record.ended_s is not None
     epoch_s = time.time() - time.monotonic()
     span = Span(
-        f"{operation(chat=exchange.chat)} {record.model}",
+        f"{operation(chat=exchange.api.chat)} {record.model}",
         record.received_s,
         record.ended_s,
         _attributes(exchange, outcome),
@@ -82,7 +82,7 @@ def _dispatch(
 def _attributes(exchange: Exchange, outcome: Outcome) -> dict[str, Value]:
     record = exchange.record
     found: dict[str, Value] = {
-        **request_attributes(exchange.request, chat=exchange.chat),
+        **request_attributes(exchange.request, chat=exchange.api.chat),
         **answer_attributes(
             exchange.request, outcome, record.status, exchange.usage, exchange.response_info
         ),

@@ -28,7 +28,11 @@ class Eligible:
 
     def among(self, ticket: Ticket, workers: Sequence[Worker]) -> frozenset[int] | None:
         """Their indices; None: all. Most tickets have failed nowhere, and fit every worker."""
-        usual = not ticket.excluded and ticket.least_tokens <= self._least_context
+        usual = (
+            not ticket.excluded
+            and ticket.only is None
+            and ticket.least_tokens <= self._least_context
+        )
         if usual and ticket.model in self._by_model:
             return self._by_model[ticket.model]
         able = best_of(workers, ticket)

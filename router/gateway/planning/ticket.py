@@ -42,6 +42,7 @@ class Ticket:
         blocks: hashes of its prompt's blocks, where they are worth looking for in caches.
         block_tokens: tokens in each, over all its sequences.
         excluded: workers that have failed it.
+        only: the one worker that may serve it, if it goes on from what that one has.
         planned: plans that it has been in.
         recalled: times that it has been taken back from a worker.
         attempt: its name at the worker that it is sent to.
@@ -60,6 +61,7 @@ class Ticket:
     blocks: tuple[int, ...] = ()
     block_tokens: float = 0.0
     excluded: set[Worker] = field(default_factory=set)
+    only: Worker | None = None
     planned: int = 0
     recalled: int = 0
     attempt: str = ""
@@ -90,6 +92,8 @@ class Ticket:
     def is_eligible_for(self, worker: Worker) -> bool:
         """Whether `worker` may serve it at all."""
         if self.model not in worker.models or worker in self.excluded:
+            return False
+        if self.only is not None and worker is not self.only:
             return False
         most = worker.max_model_len(self.model)
         return most is None or self.least_tokens <= most

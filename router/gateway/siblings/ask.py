@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 ANSWER_S = 2.0
 # What the dashboard shows of one process, as JSON: only processes ask each other for it.
 FRAMES = "/makespan/v1/frames"
+# Before the name of an answer: which worker keeps it.
+KEPT = "/makespan/v1/kept/"
 
 
 class Siblings:

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from router.gateway.siblings.ask import FRAMES, Siblings
+from router.gateway.siblings.ask import FRAMES, KEPT, Siblings
 from router.gateway.siblings.folder import Folder
 from router.http.asgi import Message, Receive, Scope, Send, respond
 from router.http.errors import Headers
@@ -31,15 +31,23 @@ _EXPLAIN = "/makespan/v1/requests/"
 
 
 class Alone:
-    """The application, answering for this process only; `frames`: what its dashboard shows."""
+    """The application, answering for this process only.
 
-    def __init__(self, app: App, frames: Callable[[], object]) -> None:
-        self._app, self._frames = app, frames
+    `frames`: what its dashboard shows; `kept`: which worker has an answer, by its name.
+    """
+
+    def __init__(
+        self, app: App, frames: Callable[[], object], kept: Callable[[str], bytes | None]
+    ) -> None:
+        self._app, self._frames, self._kept = app, frames, kept
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
         if scope["type"] == "http" and scope["path"] == FRAMES:
             await respond(send, 200, _JSON, orjson.dumps(self._frames()))
+        elif scope["type"] == "http" and scope["path"].startswith(KEPT):
+            page = self._kept(scope["path"].removeprefix(KEPT))
+            await respond(send, 404 if page is None else 200, _JSON, page or b"{}")
         else:
             await self._app({**scope, _ALONE: True}, receive, send)
 

@@ -1,5 +1,7 @@
 // What a user of the official SDK for Node does with the gateway, as one JSON object on standard
 // output: the name of each step, and what came of it. Usage: node exercise.mjs URL
+import { createOpenAI } from "@ai-sdk/openai";
+import { generateText, streamText } from "ai";
 import OpenAI from "openai";
 
 const url = process.argv[2];
@@ -7,6 +9,10 @@ const model = "llama-65b";
 const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "-", maxRetries: 0, timeout: 120_000 });
 const messages = [{ role: "user", content: "Wie viele Äpfel? 苹果 🍎" }];
 const exact = { model, messages, ignore_eos: true };
+
+// Its default is the API of responses.
+const ai = createOpenAI({ baseURL: `${url}/v1`, apiKey: "-" })(model);
+const asked = { model: ai, prompt: "How many?", maxOutputTokens: 6, maxRetries: 0 };
 
 async function stream(options) {
   const chunks = await client.chat.completions.create({ ...exact, ...options, stream: true });
@@ -71,7 +77,17 @@ const steps = {
   too_large: () => client.completions.create({ model, prompt: "x".repeat(2_000_000) }),
   timeout: () =>
     client.chat.completions.create({ ...exact, max_tokens: 1900 }, { timeout: 2_000 }),
-  no_such_path: () => client.responses.create({ model, input: "a" }),
+  ai_text: async () => {
+    const { text, usage, finishReason } = await generateText(asked);
+    return { words: text.split(" ").length, tokens: usage.outputTokens, finishReason };
+  },
+  ai_stream: async () => {
+    const answer = streamText(asked);
+    const words = [];
+    for await (const word of answer.textStream) words.push(word);
+    return { words: words.length, tokens: (await answer.usage).outputTokens };
+  },
+  no_such_path: () => client.embeddings.create({ model, input: "a" }),
   broken_stream: () =>
     client.chat.completions
       .create(

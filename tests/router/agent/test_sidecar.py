@@ -23,6 +23,7 @@ from router.agent.sidecar.health import (
 from router.agent.sidecar.sizing import ANSWER_TOKENS, RequestSizer
 from router.agent.sidecar.stream_parser import StreamEvent, StreamParser
 from router.agent.sidecar.upstream import Upstream, UpstreamUnusable
+from router.http.apis import CHAT, COMPLETIONS
 from router.http.connections import Connections
 from router.http.outline import outline
 from router.http.usage import Usage
@@ -140,7 +141,7 @@ def test_pages_without_end_are_not_read_to_their_end() -> None:
 
 
 def make(body: object, hint: float | None = None) -> tuple[list[int], list[float], list[int]]:
-    request = None if body is None else outline(json.dumps(body).encode(), chat=False)
+    request = None if body is None else outline(json.dumps(body).encode(), COMPLETIONS)
     ask = RequestSizer().size(request, hint=hint, position=DEFAULT_POSITION, now=0.0, most=2048)
     parts = ask.sequences
     return (
@@ -167,7 +168,7 @@ def test_what_cannot_be_read_is_the_servers_to_refuse() -> None:
 
 def test_an_answer_without_a_limit_is_given_a_guess() -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
-    request = outline(body, chat=True)
+    request = outline(body, CHAT)
     ask = RequestSizer().size(request, hint=None, position=DEFAULT_POSITION, now=0.0, most=2048)
     assert ask.sequences[0].expected_tokens == ANSWER_TOKENS
     assert ask.sequences[0].max_tokens == 2047

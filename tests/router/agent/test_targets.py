@@ -12,6 +12,7 @@ from router.agent.engines.emulated.engine import EmulatedEngine
 from router.agent.loop import EngineLoop, EngineRequest
 from router.agent.queue_position import QueuePosition, read_queue_position
 from router.agent.sidecar.sizing import RequestSizer
+from router.http.apis import COMPLETIONS
 from router.http.asgi import Scope
 from router.http.outline import outline
 from router.observe.metrics import AgentMetrics
@@ -32,7 +33,7 @@ def inside(position: QueuePosition) -> Sequence:
     waiting = SortedQueue(lambda sequence: sequence.arrival_s)
     batcher = Batcher(4, inf, COST, POLICIES["adaptive"](), NOW, waiting=waiting)
     engine = EmulatedEngine(COST, {}, 0)
-    answers = engine.answers(outline(BODY, chat=False), {}, lambda _: 8)
+    answers = engine.answers(outline(BODY, COMPLETIONS), {}, lambda _: 8)
     loop = EngineLoop(batcher, engine, AgentMetrics())
     loop.submit(EngineRequest(answers, 1), None, NOW, position)
     (sequence,) = waiting.head([0], batcher.progress.remaining)
@@ -41,7 +42,7 @@ def inside(position: QueuePosition) -> Sequence:
 
 def before(position: QueuePosition) -> Sequence:
     """As a sidecar holds it."""
-    request = outline(BODY, chat=False)
+    request = outline(BODY, COMPLETIONS)
     held = RequestSizer().size(request, hint=None, position=position, now=NOW, most=2048)
     return held.sequences[0]
 

@@ -14,6 +14,7 @@ import pytest
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.admission.attempts import Attempts
+from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.admission.retries import LEAST_PATIENCE_S
 from router.gateway.admission.shedding import Shedding
 from router.gateway.explanations.request_record import RequestRecord
@@ -25,6 +26,7 @@ from router.gateway.forwarding.exchange import Exchange
 from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.planning.recaller import Recaller
 from router.gateway.planning.ticket import Ticket
+from router.http.apis import COMPLETIONS
 from router.http.client import Reply
 from router.http.connections import Connections
 from router.http.errors import Headers, Outcome
@@ -113,7 +115,7 @@ def exchange(one: Ticket) -> Exchange:
     body = {"model": "llama-65b", "prompt": "a", "stream": one.streamed}
     record = RequestRecord(one.request_id, "llama-65b", one.streamed, 0.0)
     made = Exchange(discard, record, "/v1/completions", [], body=json.dumps(body).encode())
-    made.request = outline(made.body, chat=False)
+    made.request = outline(made.body, COMPLETIONS)
     return made
 
 
@@ -121,8 +123,9 @@ def attempts(made: Half, sender: Sender) -> Attempts:
     settings, workers = GatewaySettings(worker=f"{HUNG},{GOOD}"), made.workers  # type: ignore[arg-type,call-arg]
     shedding = Shedding(settings, workers, made.dispatcher, Recaller(workers, Connections()))
     accounts = Accounts(made.metrics, 0)
+    kept, health = KeptAnswers(workers, 0, None), workers.conditions
     return Attempts(
-        settings, workers.conditions, made.dispatcher, shedding, sender, accounts, made.metrics
+        settings, health, made.dispatcher, shedding, sender, accounts, kept, made.metrics
     )
 
 

@@ -17,6 +17,7 @@ from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.planning.recaller import Recaller
 from router.gateway.planning.ticket import Placement, Ticket
+from router.http.apis import COMPLETIONS
 from router.http.connections import Connections
 from router.http.errors import OutOfReachError
 from router.http.outline import outline
@@ -39,7 +40,7 @@ def wanting(targets: Targets) -> Ticket:
 
 def asking(**fields: object) -> CompletionRequest:
     body = {"model": "llama-65b", "prompt": [7] * 70, "max_tokens": 300, "stream": True} | fields
-    return outline(json.dumps(body).encode(), chat=False)
+    return outline(json.dumps(body).encode(), COMPLETIONS)
 
 
 class Asked(Recaller):

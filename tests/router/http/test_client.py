@@ -128,10 +128,8 @@ async def serving(
 
 async def post(worker: Worker, silence_s: float = PATIENCE_S) -> tuple[int, bytes]:
     """One request, and all of its answer."""
-    limits = {"connect_s": PATIENCE_S, "silence_s": silence_s}
-    reply = await worker.client.post(
-        worker.url + "/v1/completions?a=b", b"x-a: b\r\n", b"{}", **limits
-    )
+    url, head = worker.url + "/v1/completions?a=b", b"x-a: b\r\n"
+    reply = await worker.client.post(url, head, b"{}", connect_s=PATIENCE_S, silence_s=silence_s)
     out = Out()
     await reply.relay(out.write, out)
     return reply.status, bytes(out.taken)

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
+from router.http import apis
 from router.http import shorten as module
 from router.http.bodies import BodyReader
 from router.http.errors import RequestError
@@ -59,7 +60,7 @@ def test_what_is_not_understood_is_of_unknown_size(
     base: dict[str, Any], change: dict[str, Any], known: dict[str, Any]
 ) -> None:
     raw = orjson.dumps({**base, **change})
-    request = outline(raw, chat=base is CHAT)
+    request = outline(raw, apis.CHAT if base is CHAT else apis.COMPLETIONS)
     assert {name: getattr(request, name) for name in known} == known
     assert 0 <= sum(prompt.text_bytes for prompt in request.prompts) <= len(raw)
     assert request.choices >= 1
@@ -72,12 +73,13 @@ UNROUTABLE = [b"", b"{", b"[1]", b"null", b'"x"', b'{"model": 7}', b'{"model": "
 
 
 @pytest.mark.parametrize("raw", UNROUTABLE)
-@pytest.mark.parametrize("chat", [True, False])
-def test_only_what_cannot_be_routed_is_refused(raw: bytes, *, chat: bool) -> None:
-    if chat and b"[[1]" in raw:
+@pytest.mark.parametrize("api", apis.APIS, ids=lambda api: api.path)
+def test_only_what_cannot_be_routed_is_refused(raw: bytes, api: apis.Api) -> None:
+    several = b"[[1]" in raw or b'"n"' in raw
+    if several and not (api.choices and (api is apis.COMPLETIONS or b'"n"' in raw)):
         return
     with pytest.raises(RequestError):
-        outline(raw, chat=chat)
+        outline(raw, api)
 
 
 def random_json(rng: random.Random, depth: int = 0) -> Any:  # noqa: ANN401
@@ -118,10 +120,10 @@ def test_what_is_shortened_is_json_of_the_same_structure(monkeypatch: pytest.Mon
         assert same_structure(orjson.loads(found.body), whole), text
 
 
-def shortened(raw: bytes, *, chat: bool) -> Any:  # noqa: ANN401
+def shortened(raw: bytes, api: apis.Api) -> Any:  # noqa: ANN401
     found = asyncio.run(shorten(raw))
     assert len(found.body) <= KEPT + len(raw) // 20 + 1000
-    return outline_shortened(found, len(raw), chat=chat)
+    return outline_shortened(found, len(raw), api)
 
 
 def test_the_size_of_long_prompts_is_known_to_the_token() -> None:
@@ -130,17 +132,19 @@ def test_the_size_of_long_prompts_is_known_to_the_token() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 3_000_000}}
     asked = {"role": "user", "content": [image, {"type": "text", "text": "what is it?"}]}
     ids = list(range(100_000, 400_000))
-    (prompt,) = shortened(orjson.dumps({**CHAT, "messages": [message]}), chat=True).prompts
+    (prompt,) = shortened(orjson.dumps({**CHAT, "messages": [message]}), apis.CHAT).prompts
     assert prompt.text_bytes == len(words)
     assert prompt.text == words[: len(prompt.text)]
-    (prompt,) = shortened(orjson.dumps({**CHAT, "messages": [asked]}), chat=True).prompts
+    (prompt,) = shortened(orjson.dumps({**CHAT, "messages": [asked]}), apis.CHAT).prompts
     assert prompt.text_bytes < 100
-    (prompt,) = shortened(orjson.dumps({**TEXT, "prompt": ids}), chat=False).prompts
+    (prompt,) = shortened(orjson.dumps({**TEXT, "prompt": ids}), apis.COMPLETIONS).prompts
     assert prompt.token_ids == len(ids)
     assert Prompt.of_ids(ids).ids.startswith(prompt.ids)
-    two = shortened(orjson.dumps({**TEXT, "prompt": [ids, ids]}), chat=False).prompts
+    two = shortened(orjson.dumps({**TEXT, "prompt": [ids, ids]}), apis.COMPLETIONS).prompts
     assert sum(one.token_ids for one in two) == pytest.approx(2 * len(ids), abs=2)
-    late = shortened(orjson.dumps({"prompt": words, "max_tokens": 7, "model": "m"}), chat=False)
+    late = shortened(
+        orjson.dumps({"prompt": words, "max_tokens": 7, "model": "m"}), apis.COMPLETIONS
+    )
     assert (late.max_tokens, late.model) == (7, "m")
 
 
@@ -180,7 +184,9 @@ async def test_no_large_body_holds_up_the_event_loop() -> None:
         best = inf
         for _ in range(3):
             task = asyncio.create_task(
-                BodyReader(1 << 30).outline(raw, chat=kind == "many messages")
+                BodyReader(1 << 30).outline(
+                    raw, apis.CHAT if kind == "many messages" else apis.COMPLETIONS
+                )
             )
             longest = 0.0
             while not task.done():

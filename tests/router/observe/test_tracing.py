@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.agent.request_trace import RequestTimings
+from router.http.apis import COMPLETIONS
 from router.http.errors import Headers, Outcome
 from router.http.outline import outline
 from router.http.usage import JsonMeter, ResponseInfo, StreamMeter
@@ -160,7 +161,7 @@ def test_attributes_name_an_error_where_there_is_one(outcome: Outcome) -> None:
 
 
 def test_reasons_are_told_for_all_choices_or_none() -> None:
-    request = outline(b'{"model": "m", "prompt": ["a", "b"], "n": 1}', chat=False)
+    request = outline(b'{"model": "m", "prompt": ["a", "b"], "n": 1}', COMPLETIONS)
     for reasons in (("stop",), ("stop", "length")):
         response_info = ResponseInfo("x", "m", reasons)
         found = answer_attributes(request, Outcome.COMPLETED, 200, None, response_info)
@@ -171,7 +172,7 @@ def test_reasons_are_told_for_all_choices_or_none() -> None:
 def test_only_a_stream_says_that_it_is_one() -> None:
     for stream in ("true", "false"):
         body = f'{{"model": "m", "prompt": "a", "stream": {stream}}}'.encode()
-        found = request_attributes(outline(body, chat=False), chat=False)
+        found = request_attributes(outline(body, COMPLETIONS), chat=False)
         assert found.get("gen_ai.request.stream") == (True if stream == "true" else None)
 
 

@@ -1,0 +1,78 @@
+"""Which worker keeps which answer of ``/v1/responses``: who goes on from one must go there.
+
+What is known is that of this process, up to a number of answers; of several processes the others
+are asked.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from urllib.parse import quote
+
+import orjson
+
+from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import Workers
+from router.gateway.siblings.ask import KEPT, Siblings
+from router.http.errors import RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where an answer is, by its worker's URL, and how many tokens it and its prompt have."""
+
+    url: str
+    tokens: int = 0
+
+
+class KeptAnswers:
+    """See the module."""
+
+    def __init__(self, workers: Workers, most: int, siblings: Siblings | None) -> None:
+        self._workers, self._most, self._siblings = workers, max(1, most), siblings
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+
+    def remember(self, name: str, worker: Worker, tokens: int = 0) -> None:
+        """The worker has begun, or ended, the answer of that name."""
+        self._kept[name] = Kept(worker.url, tokens)
+        self._kept.move_to_end(name)
+        while len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+
+    def forget(self, name: str) -> None:
+        """It has been deleted."""
+        self._kept.pop(name, None)
+
+    def page(self, name: str) -> bytes | None:
+        """What this process tells the others of it."""
+        kept = self._kept.get(name)
+        return None if kept is None else orjson.dumps(asdict(kept))
+
+    async def find(self, name: str, param: str | None = None) -> tuple[Worker, int]:
+        """The worker that has it, and its tokens; the only worker that there is may have any.
+
+        Raises:
+            RequestError: 404 if nobody is known to have it; `param` is to blame.
+        """
+        kept = self._kept.get(name) or await self._ask(name)
+        for worker in self._workers:
+            if kept is not None and worker.url == kept.url:
+                return worker, kept.tokens
+        everyone = list(self._workers)
+        if len(everyone) == 1 and kept is None:
+            return everyone[0], 0
+        raise RequestError(
+            f"The response '{name}' is not known: it was never made here, or has been forgotten "
+            "since, or its worker has left.",
+            param=param,
+            code="previous_response_not_found" if param else "response_not_found",
+            status=404,
+        )
+
+    async def _ask(self, name: str) -> Kept | None:
+        if self._siblings is None:
+            return None
+        for told in (await self._siblings.ask(KEPT + quote(name, safe=""))).values():
+            return Kept(**orjson.loads(told))
+        return None

@@ -1,0 +1,292 @@
+"""What is not planned: to a worker that serves its model, least loaded, and back as it is.
+
+Rules:
+- which paths these are, says `router.http.relayed`; nothing else ever reaches a worker from here;
+- as long as its client has no byte, a request that a worker fails, or cannot take, goes to another
+  one, `retries` times; then what the last one said is the answer, an unknown path's 404 as well;
+- that a worker cannot be reached counts against its health; what it answers does not: it may only
+  lack the path;
+- an answer that a worker keeps (``/v1/responses/ID``) is asked of that worker alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+from router.gateway.accounting.accounts import Accounts
+from router.gateway.admission.headers import request_id
+from router.gateway.admission.kept_answers import KeptAnswers
+from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import Workers
+from router.gateway.forwarding.forwarder import Forwarder
+from router.gateway.forwarding.verdict import Verdict, verdict
+from router.gateway.planning.dispatcher import Dispatcher
+from router.http.apis import COMPLETIONS, MESSAGES, Api
+from router.http.asgi import (
+    ClientDisconnected,
+    DisconnectWatch,
+    Receive,
+    Responder,
+    Scope,
+    Send,
+    header,
+    read_body,
+    respond,
+    responder,
+)
+from router.http.bodies import BodyMemory, BodyReader, Held, check_json, is_json
+from router.http.client import Reply
+from router.http.drain import Drain
+from router.http.errors import (
+    Headers,
+    NoCapacityError,
+    Outcome,
+    RequestError,
+    RouterError,
+    WorkerFailed,
+    WorkerRefused,
+    WorkerUnreachable,
+    outcome_of_status,
+)
+from router.http.relayed import boundary_of, family_of, form_model, query_model, response_id
+from router.observe.logs import bind_request
+from router.observe.metrics import GatewayMetrics
+from router.settings.gateway import GatewayTuning
+from router.wire import REQUEST_ID, WORKER
+
+log = logging.getLogger(__name__)
+
+Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Relay:
+    """An ASGI application; what is not relayed goes to `unknown`."""
+
+    def __init__(
+        self,
+        tuning: GatewayTuning,
+        workers: Workers,
+        dispatcher: Dispatcher,
+        forwarder: Forwarder,
+        accounts: Accounts,
+        kept: KeptAnswers,
+        bodies: BodyReader,
+        memory: BodyMemory,
+        drain: Drain,
+        metrics: GatewayMetrics,
+        unknown: Endpoint,
+    ) -> None:
+        self._tuning, self._workers, self._dispatcher = tuning, workers, dispatcher
+        self._forwarder, self._accounts, self._kept = forwarder, accounts, kept
+        self._bodies, self._memory, self._drain = bodies, memory, drain
+        self._metrics, self._unknown = metrics, unknown
+        self._at: Counter[Worker] = Counter()  # under way, by worker
+        self._turns: WeakKeyDictionary[Worker, int] = WeakKeyDictionary()  # when it was last asked
+        self._turn = itertools.count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        family = None
+        if scope["type"] == "http":
+            family = family_of(scope["method"], scope["path"], self._tuning.relay)
+        if family is None:
+            await self._unknown(scope, receive, send)
+            return
+        passing = _Passing(scope, send, request_id(scope))
+        bind_request(passing.name, None)
+        outcome, held = Outcome.FAILED, Held(self._memory)
+        try:
+            outcome = await self._serve(scope, receive, passing, held)
+        except ClientDisconnected:
+            outcome = Outcome.CANCELLED
+        except RouterError as error:
+            outcome = error.outcome
+            await passing.send_error(error)
+        except asyncio.CancelledError:  # the time to drain is over
+            await passing.send_error(NoCapacityError("The gateway is shutting down.", 1.0))
+        finally:
+            held.let_go()
+            self._metrics.relayed.labels(family, outcome.value).inc()
+            log.debug("relayed", extra={"family": family, "outcome": outcome.value})
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, passing: _Passing, held: Held
+    ) -> Outcome:
+        self._check_room()
+        origin = header(scope, b"origin")
+        if scope["method"] != "GET" and not _is_own(scope, origin, self._tuning.allowed_origins):
+            check_json(scope)
+        body = await read_body(scope, receive, self._tuning.max_body_bytes, held.take)
+        self._check_room()
+        only = None
+        if (name := response_id(scope["path"])) is not None:
+            only, _ = await self._kept.find(name)
+        model = await self._model(scope, body)
+        if model:
+            self._workers.context(model)  # whether anybody serves it
+        with DisconnectWatch(receive, passing.send):
+            outcome = await self._run(scope, body, model, only, passing)
+            await passing.out.drain()
+        if name is not None and scope["method"] == "DELETE" and outcome is Outcome.COMPLETED:
+            self._kept.forget(name)
+        return outcome
+
+    def _check_room(self) -> None:
+        if self._drain.begun:
+            raise NoCapacityError("This gateway is shutting down; please try again.", 1.0)
+        running = self._accounts.running + self._at.total()
+        self._dispatcher.room.check_requests(running)
+
+    async def _model(self, scope: Scope, body: bytes) -> str:
+        """The model that it names; empty: any worker will do, as there is but one model, or none.
+
+        Raises:
+            RequestError: if it makes something, and there are several.
+        """
+        kind, model = header(scope, b"content-type"), ""
+        boundary = boundary_of(kind)
+        if boundary is not None:
+            where = form_model(body, boundary)
+            model = "" if where is None else body[slice(*where)].decode("utf-8", "replace")
+        elif body and is_json(kind):
+            model = await self._bodies.model(body)
+        model = model or query_model(scope["query_string"])
+        makes = scope["method"] == "POST" and response_id(scope["path"]) is None
+        if not model and makes and len(self._workers.models()) > 1:
+            message = "'model' is required; GET /v1/models lists those that there are."
+            raise RequestError(message, param="model", code="missing_field")
+        return model
+
+    async def _run(
+        self, scope: Scope, body: bytes, model: str, only: Worker | None, passing: _Passing
+    ) -> Outcome:
+        tried: list[Worker] = []
+        failure: RouterError | None = None
+        while True:
+            worker = only if only is not None and not tried else self._choose(model, only, tried)
+            if worker is None:
+                raise failure or self._nobody(model)
+            tried.append(worker)
+            last = len(tried) > self._tuning.retries or self._choose(model, only, tried) is None
+            self._at[worker] += 1
+            self._turns[worker] = next(self._turn)
+            try:
+                return await self._attempt(scope, body, worker, passing, last=last)
+            except WorkerUnreachable as error:
+                failure = error
+                if last:
+                    raise
+            finally:
+                self._at[worker] -= 1
+                if not self._at[worker]:
+                    del self._at[worker]
+
+    def _choose(self, model: str, only: Worker | None, tried: Collection[Worker]) -> Worker | None:
+        """The least loaded of those in the best health that serve it; of equals, each in turn."""
+        if only is not None:
+            return None
+        able = [
+            worker
+            for worker in self._workers.available()
+            if worker not in tried and (not model or model in worker.models)
+        ]
+        return min(able, key=self._rank, default=None)
+
+    def _rank(self, worker: Worker) -> tuple[int, float, int]:
+        load = (self._at[worker] + worker.load.sequences) / worker.slots
+        return worker.health.rank, load, self._turns.get(worker, 0)
+
+    def _nobody(self, model: str) -> RouterError:
+        what = f"No worker that serves '{model}' is up." if model else "No worker is up."
+        return NoCapacityError(what, self._workers.back_s(time.monotonic()))
+
+    async def _attempt(
+        self, scope: Scope, body: bytes, worker: Worker, passing: _Passing, *, last: bool
+    ) -> Outcome:
+        """At one worker; `last`: nobody else will be asked.
+
+        Raises:
+            WorkerUnreachable: if it has not answered.
+            WorkerFailed: if its answer broke off.
+        """
+        url = worker.url + passing.target
+        agent = worker.state is not None
+        try:
+            reply = await self._forwarder.relay(
+                scope["method"], url, scope["headers"], passing.name, body, agent=agent
+            )
+        except WorkerRefused as error:
+            self._workers.conditions.lost(worker, str(error))
+            raise
+        except WorkerUnreachable as error:
+            self._workers.conditions.failed(worker, str(error), trial=False)
+            raise
+        try:
+            if verdict(reply.status) is not Verdict.ANSWER and not last:
+                raise WorkerUnreachable(f"The worker answered {reply.status}.")
+            await passing.relay(reply, worker.name)
+        except WorkerFailed as error:
+            if passing.begun or last:
+                raise
+            raise WorkerUnreachable(str(error)) from error
+        finally:
+            reply.close()
+        return outcome_of_status(reply.status)
+
+
+class _Passing:
+    """One request as it passes, and what of its answer has gone out."""
+
+    def __init__(self, scope: Scope, send: Send, name: str) -> None:
+        self.send, self.name, self.begun = send, name, False
+        self.out: Responder = responder(send)
+        path = scope.get("raw_path") or scope["path"].encode()
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        self.target = (path + query).decode("latin-1")
+        messages = scope["path"].startswith(MESSAGES.path)
+        self._api: Api = MESSAGES if messages else COMPLETIONS
+
+    async def relay(self, reply: Reply, worker: str) -> None:
+        """The answer, as it comes."""
+
+        def pass_on(chunk: bytes) -> None:
+            if not self.begun:
+                self._start(reply, worker)
+            self.out.write(chunk)
+
+        await reply.relay(pass_on, self.out)
+        if not self.begun:
+            self._start(reply, worker)
+        self.out.end()
+
+    def _start(self, reply: Reply, worker: str) -> None:
+        own: Headers = [(REQUEST_ID, self.name.encode()), (WORKER, worker.encode())]
+        names = {name for name, _ in own}
+        self.begun = True
+        self.out.start(reply.status, [*(h for h in reply.headers if h[0] not in names), *own])
+
+    async def send_error(self, error: RouterError) -> None:
+        """The error as a response; one that has begun ends with its connection."""
+        if self.begun:
+            log.warning("answer cut short", extra={"request": self.name})
+            raise error
+        headers = [*error.headers(), (REQUEST_ID, self.name.encode())]
+        await respond(self.send, error.status, headers, self._api.error(error, self.name))
+
+
+def _is_own(scope: Scope, origin: bytes | None, allowed: Collection[str]) -> bool:
+    """Whether no page of another origin can have made a browser send this."""
+    if origin is None:
+        return True
+    told = origin.decode("latin-1").rstrip("/").lower()
+    host = (header(scope, b"host") or b"").decode("latin-1").lower()
+    return bool({"*", told} & {one.rstrip("/").lower() for one in allowed}) or (
+        urlsplit(told).netloc == host
+    )

@@ -1,0 +1,100 @@
+"""Prompts of completions, as a router reads them from bodies of each form: their text, in order.
+
+What is not understood is of unknown size, at most the body's. What is no text (images, audio)
+counts for nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from router.http.schemas import MOST_ANSWERS, Prompt, all_token_ids
+
+# Of an item of a conversation, what holds text; the rest says what it is.
+_TEXTS = ("text", "content", "thinking", "arguments", "output", "input", "summary")
+
+
+def completion_prompts(data: dict[str, Any], size: int) -> tuple[Prompt, ...]:
+    """``prompt`` of ``/v1/completions``: text, token ids, or a list of them."""
+    value = data.get("prompt")
+    if isinstance(value, list) and value and not all_token_ids(value):
+        return tuple(_prompt(part, 0) for part in value[: MOST_ANSWERS + 1])
+    return (_prompt(value, size),)
+
+
+def chat_prompts(data: dict[str, Any], size: int) -> tuple[Prompt, ...]:
+    """``messages`` of ``/v1/chat/completions``, a line each, after its tools."""
+    messages = data.get("messages")
+    if not isinstance(messages, list):
+        return (Prompt("", more_bytes=size),)
+    return _lines(*_tools(data), *map(_message, messages))
+
+
+def response_prompts(data: dict[str, Any], size: int) -> tuple[Prompt, ...]:
+    """``input`` of ``/v1/responses``, text or a list of items, after tools and instructions."""
+    head, value = (*_tools(data), *_given(data, "instructions")), data.get("input")
+    if isinstance(value, str):
+        return _lines(*head, value)
+    if not isinstance(value, list):
+        return (Prompt("", more_bytes=size),)
+    return _lines(*head, *map(_text, value))
+
+
+def message_prompts(data: dict[str, Any], size: int) -> tuple[Prompt, ...]:
+    """``messages`` of ``/v1/messages``, after its tools and ``system``."""
+    messages = data.get("messages")
+    if not isinstance(messages, list):
+        return (Prompt("", more_bytes=size),)
+    return _lines(*_tools(data), *_given(data, "system"), *map(_text, messages))
+
+
+def _lines(*texts: str) -> tuple[Prompt, ...]:
+    return (Prompt("\n".join(texts)),)
+
+
+def _tools(data: dict[str, Any]) -> tuple[str, ...]:
+    """Templates put them first, and an agent's are longer than what it says."""
+    tools = data.get("tools")
+    return (orjson.dumps(tools).decode(),) if tools and isinstance(tools, list) else ()
+
+
+def _given(data: dict[str, Any], name: str) -> tuple[str, ...]:
+    text = _text(data.get(name))
+    return (text,) if text else ()
+
+
+def _prompt(value: object, size: int) -> Prompt:
+    if isinstance(value, str):
+        return Prompt(value)
+    if isinstance(value, list) and value and all_token_ids(value):
+        return Prompt.of_ids(value)
+    return Prompt("", more_bytes=size)
+
+
+def _message(message: object) -> str:
+    content = message.get("content") if isinstance(message, dict) else message
+    if isinstance(content, list):
+        return "\n".join(map(_part, content))
+    return content if isinstance(content, str) else ""
+
+
+def _part(part: object) -> str:
+    """The text of one part of a message; parts that are not text count for nothing."""
+    text = part.get("text") if isinstance(part, dict) else part
+    return text if isinstance(text, str) else ""
+
+
+def _text(item: object, depth: int = 8) -> str:
+    """The text of an item, a message, or a part of one: those are within each other."""
+    if isinstance(item, str) or not depth:
+        return item if isinstance(item, str) else ""
+    if isinstance(item, list):
+        return "\n".join(_text(part, depth - 1) for part in item)
+    if not isinstance(item, dict):
+        return ""
+    found = [item[name] for name in _TEXTS if name in item]
+    if item.get("type") == "tool_use":  # its input has a shape of its own
+        return orjson.dumps(found).decode()
+    return "\n".join(text for value in found if (text := _text(value, depth - 1)))

@@ -1,0 +1,260 @@
+"""All of an engine's API at the gateway: planned paths, and what goes to workers as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+
+from router.http.relayed import family_of, form_model
+from tests import http
+from tests.engine_server import EngineServer
+from tests.helpers import Process, scrape
+from tests.waiting import eventually
+
+VERSION = {"anthropic-version": "2023-06-01"}
+MESSAGES = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+RESPONSE = {"model": "m", "input": "hi"}
+
+
+class Gateway(Process):
+    def __init__(self, *servers: EngineServer, flags: tuple[str, ...] = ()) -> None:
+        urls = ",".join(server.url for server in servers)
+        super().__init__("gateway", "--port", "0", "--worker", urls, *flags)
+        self.url = self.wait_for(r"listening url=(\S+)")
+        count = len(servers)
+        eventually(lambda: sum("worker is up" in line for line in self.lines) == count)
+
+    def ask(
+        self,
+        path: str,
+        body: object = None,
+        method: str = "POST",
+        headers: dict[str, str] | None = None,
+    ) -> httpx.Response:
+        return http.request(method, self.url + path, json=body, headers=headers)
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[tuple[Gateway, list[EngineServer]]]:
+    """One worker serves two names, the other but one of them."""
+    with ExitStack() as stack:
+        servers = [EngineServer("m", "other", number=0), EngineServer("m", number=1)]
+        for server in servers:
+            stack.enter_context(server)
+        yield stack.enter_context(Gateway(*servers)), servers
+
+
+Fleet = tuple[Gateway, list[EngineServer]]
+
+
+def explained(gateway: Gateway, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    def ended() -> bool:
+        found.update(gateway.ask(f"/makespan/v1/requests/{name}", method="GET").json())
+        return found.get("outcome") == "completed"
+
+    eventually(ended)
+    return found
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [("/v1/responses", RESPONSE, "response.completed"), ("/v1/messages", MESSAGES, "message_stop")],
+)
+def test_they_are_planned_accounted_and_explained_like_chats(
+    fleet: Fleet, path: str, body: dict[str, Any], words: str, stream: bool
+) -> None:
+    gateway, _ = fleet
+    name = f"{path}-{stream}"
+    headers = {**VERSION, "x-request-id": name}
+    answer = gateway.ask(path, {**body, "stream": stream}, headers=headers)
+    assert answer.status_code == 200
+    assert (f"event: {words}" in answer.text) is stream
+    told = explained(gateway, name)
+    assert (told["output_tokens"], told["cached_tokens"], told["model"]) == (3, 4, "m")
+    assert told["choice"]["candidates"]
+    assert answer.headers["x-makespan-worker"] == told["worker"]
+    assert (told["slo"]["ttft"]["actual_s"] is not None) is stream
+
+
+def test_bodies_and_keys_come_as_they_were_sent(fleet: Fleet) -> None:
+    gateway, servers = fleet
+    body = b'{"model" : "m","max_tokens":9, "messages":[{"role":"user","content":"\\u00e4"}]}'
+    headers = {**VERSION, "content-type": "application/json", "x-api-key": "k-1"}
+    http.post(gateway.url + "/v1/messages?beta=true", content=body, headers=headers)
+    (call,) = [one for server in servers for one in server.told if one.body == body]
+    assert "x-api-key: k-1" in call.head
+    assert "post /v1/messages?beta=true" in call.head
+
+
+def test_what_goes_on_from_an_answer_goes_to_the_worker_that_has_it(fleet: Fleet) -> None:
+    gateway, _ = fleet
+    for stream in (False, True) * 4:
+        first = gateway.ask("/v1/responses", {**RESPONSE, "stream": stream})
+        worker = first.headers["x-makespan-worker"]
+        data = first.text.rpartition("data: ")[2]
+        name = json.loads(data)["response"]["id"] if stream else first.json()["id"]
+        more = gateway.ask("/v1/responses", {**RESPONSE, "previous_response_id": name})
+        assert (more.status_code, more.headers["x-makespan-worker"]) == (200, worker)
+        assert gateway.ask(f"/v1/responses/{name}", method="GET").json()["id"] == name
+        cancelled = gateway.ask(f"/v1/responses/{name}/cancel")
+        assert cancelled.json()["status"] == "cancelled"
+        assert gateway.ask(f"/v1/responses/{name}", method="DELETE").json()["deleted"] is True
+        for gone in (
+            gateway.ask(f"/v1/responses/{name}", method="GET"),
+            gateway.ask("/v1/responses", {**RESPONSE, "previous_response_id": name}),
+        ):
+            assert gone.status_code == 404
+            assert f"'{name}'" in gone.json()["error"]["message"]
+    unknown = gateway.ask("/v1/responses", {**RESPONSE, "previous_response_id": "resp_x"}).json()
+    assert unknown["error"]["code"] == "previous_response_not_found"
+    assert unknown["error"]["param"] == "previous_response_id"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "code"),
+    [
+        ("/v1/messages", {**MESSAGES, "model": "none"}, "not_found_error"),
+        ("/v1/messages", {**MESSAGES, "model": 7}, "invalid_request_error"),
+        ("/v1/messages/count_tokens", {**MESSAGES, "model": "none"}, "not_found_error"),
+        ("/v1/responses", {**RESPONSE, "model": "none"}, "model_not_found"),
+        ("/v1/embeddings", {"model": "none", "input": "a"}, "model_not_found"),
+        ("/v1/embeddings", {"input": "a"}, "missing_field"),
+    ],
+)
+def test_errors_have_the_form_of_their_path(
+    fleet: Fleet, path: str, body: dict[str, Any], code: str
+) -> None:
+    gateway, _ = fleet
+    answer = gateway.ask(path, body)
+    assert answer.status_code in (400, 404)
+    error = answer.json()["error"]
+    if "messages" in path:
+        assert (answer.json()["type"], error["type"]) == ("error", code)
+    else:
+        assert error["code"] == code
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/rerank", "/v1/score", "/tokenize",
+                                  "/detokenize", "/v1/messages/count_tokens"])  # fmt: skip
+def test_what_is_not_planned_goes_to_a_worker_that_serves_its_model(
+    fleet: Fleet, path: str
+) -> None:
+    gateway, servers = fleet
+    before = [len(server.told) for server in servers]
+    for _ in range(4):
+        answer = gateway.ask(path, {"model": "m", "x": [1.0, 2]}, headers={"x-request-id": "r-1"})
+        assert (answer.status_code, answer.headers["x-request-id"]) == (200, "r-1")
+        assert answer.headers["x-makespan-worker"]
+    assert [len(server.told) - n for server, n in zip(servers, before, strict=True)] == [2, 2]
+    for _ in range(3):
+        assert gateway.ask(path, {"model": "other"}).status_code == 200
+    assert len(servers[1].told) == before[1] + 2
+    assert json.loads(servers[0].told[-1].body) == {"model": "other"}
+
+
+def test_forms_pass_byte_by_byte(fleet: Fleet) -> None:
+    gateway, servers = fleet
+    audio = bytes(range(256)) * 4000
+    file: tuple[str | None, bytes] = ("a.wav", audio)
+    parts = {"file": file, "prompt": (None, b"model=m"), "model": (None, b"other")}
+    with http.Client() as client:
+        request = client.build_request(
+            "POST", gateway.url + "/v1/audio/transcriptions", files=parts
+        )
+        sent = request.read()
+        for _ in range(3):
+            answer = client.send(request).json()
+            assert answer["text"] == hashlib.sha256(sent).hexdigest()
+    assert servers[0].told[-1].path == "/v1/audio/transcriptions"
+    head = {"content-type": request.headers["content-type"], "origin": "http://evil.example"}
+    refused = http.post(str(request.url), content=sent, headers=head)
+    assert refused.status_code == 415
+
+
+def test_a_path_that_the_engine_lacks_has_the_engines_own_answer(fleet: Fleet) -> None:
+    gateway, _ = fleet
+    answer = gateway.ask("/v1/nowhere", {"model": "m"})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (404, "Not Found")
+    assert gateway.ask("/v1/nowhere", method="GET").status_code == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/loads", "/V1/embeddings", "/pause",
+     "/sleep", "/collective_rpc", "/server_info", "/metrics/x", "/v1/%2e%2e/pause", "/v1//pause",
+     "/v1/x/..%2f..%2fsleep", "/v1%2fload_lora_adapter", "/makespan/v1/state",
+     "/makespan/v1/recall", "/v1/update_weights_from_disk", "/generate"],
+)  # fmt: skip
+def test_what_administers_engines_never_reaches_one(fleet: Fleet, method: str, path: str) -> None:
+    gateway, servers = fleet
+    before = [len(server.told) for server in servers]
+    answer = gateway.ask(path, {"model": "m"} if method == "POST" else None, method)
+    assert answer.status_code in (404, 405)
+    assert [len(server.told) for server in servers] == before
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_who_cannot_be_reached_is_left_for_another(fails: int) -> None:
+    """Both reset one connection each, so that the first worker is asked anew in the end."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(EngineServer(number=k)) for k in range(2)]
+        gateway = stack.enter_context(Gateway(*servers))
+        for server in servers[:fails]:
+            server.fails = 2  # the second is that of a connection that was kept
+        answers = [gateway.ask("/v1/embeddings", {"model": "m", "input": "a"}) for _ in range(2)]
+        wanted = [200, 200] if fails == 1 else [502, 502]
+        assert sorted(answer.status_code for answer in answers) <= sorted(wanted)
+        counts = scrape(gateway.url).values
+        done = 'makespan_relayed_requests_total{outcome="completed",path="embeddings"}'
+        assert counts.get(done, 0) == sum(answer.status_code == 200 for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "others", "family"),
+    [
+        ("POST", "/v1/embeddings", (), "embeddings"),
+        ("POST", "/v1/audio/speech", (), "audio"),
+        ("POST", "/v1/uploads", (), "other"),
+        ("GET", "/v1/responses/resp_1", (), "responses"),
+        ("POST", "/generate", (), None),
+        ("POST", "/generate", ("/generate",), "other"),
+        ("POST", "/generate/stream", ("/generate",), "other"),
+        ("POST", "/generated", ("/generate",), None),
+        ("POST", "/v1/images/edits/", (), "images"),
+        ("PUT", "/v1/embeddings", (), None),
+        ("POST", "/", (), None),
+    ],
+)
+def test_families(method: str, path: str, others: tuple[str, ...], family: str | None) -> None:
+    assert family_of(method, path, others) == family
+
+
+@pytest.mark.parametrize(
+    ("fields", "model"),
+    [
+        ([('name="model"', b"m")], b"m"),
+        ([('name="file"; filename="model"', b"x"), ('name="model"', b"a/b")], b"a/b"),
+        ([("name=model", b"m")], b"m"),
+        ([('name="prompt"', b'content-disposition: form-data; name="model"\r\n\r\nx')], None),
+        ([('name="mymodel"', b"x")], None),
+        ([], None),
+    ],
+)
+def test_the_model_of_a_form(fields: list[tuple[str, bytes]], model: bytes | None) -> None:
+    parts = [
+        b"--bb\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + value + b"\r\n"
+        for head, value in fields
+    ]
+    body = b"".join(parts) + b"--bb--\r\n"
+    found = form_model(body, b"--bb")
+    assert (None if found is None else body[slice(*found)]) == model
