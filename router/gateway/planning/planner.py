@@ -20,7 +20,7 @@ from solver.routing.check import check
 JOINT = Search(joint.warm_up, joint.improvements, check, joint.supersedes)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Planned:
     """A plan, what found it, and the request-seconds that it is better than the one before."""
 
