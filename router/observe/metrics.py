@@ -109,10 +109,9 @@ class _Row(Generic[Made]):
         raise AttributeError(f"only objects of {owner.__name__} have metrics")
 
 
-def counter(name: str, text: str, *, labels: Sequence[str] = ()) -> _Row[Counter]:
+def counter(name: str, text: str, *, labels: Sequence[str] = ()) -> _Row[Counting]:
     """A row; Prometheus adds ``_total`` to its name."""
-    make: partial[Counter] = partial(Counting, name, text, labels)
-    return _Row(make)
+    return _Row(partial(Counting, name, text, labels))
 
 
 def gauge(
