@@ -84,7 +84,8 @@ class Counting(Counter):
 
     def inc(self, amount: float = 1, exemplar: dict[str, str] | None = None) -> None:
         """So many more."""
-        assert exemplar is None and amount >= 0, "a counter only goes up"
+        assert exemplar is None, "what is counted later has no exemplars"
+        assert amount >= 0, "a counter only goes up"
         self._uncounted += amount
 
     def _child_samples(self) -> Iterable[Sample]:
