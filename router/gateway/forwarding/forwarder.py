@@ -5,6 +5,8 @@ This is the one seam behind which bytes move. Everything else of the gateway see
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from router.gateway.fleet.reports import complaint
 from router.http.client import ConnectTimeout, NotConnected, Reply
 from router.http.connections import Connections
@@ -50,7 +52,7 @@ class Forwarder:
         self._to_agent = "".join(f"{name}: {value}\r\n" for name, value in own.items())
         self._connect_s, self._silence_s = tuning.connect_timeout_s, tuning.silence_timeout_s
 
-    async def send(
+    def send(
         self,
         url: str,
         headers: Headers,
@@ -58,7 +60,7 @@ class Forwarder:
         body: bytes,
         *,
         agent: bool = False,
-    ) -> Reply:
+    ) -> Awaitable[Reply]:
         """POST `body` with the client's `headers` and lines of `extra`, until the answer begins.
 
         `agent`: it is an agent's, which may want the fleet's secret.
@@ -73,7 +75,7 @@ class Forwarder:
             extra += self._to_agent
         hops = hop_by_hop(headers)
         left_out = _LEFT_OUT if hops is HOP_BY_HOP else _NOT_SENT | hops
-        return await self._send("POST", url, headers, left_out, extra, body)
+        return self._send("POST", url, headers, left_out, extra, body)
 
     async def relay(
         self, method: str, url: str, headers: Headers, name: str, body: bytes, *, agent: bool
