@@ -24,6 +24,7 @@ from router.gateway.dashboard.frames import Frames
 from router.gateway.dashboard.page import add_page
 from router.gateway.dashboard.watch import Watches
 from router.gateway.fleet.discovery.sources import Discovery, sources
+from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.planning.dispatcher import Dispatcher
@@ -83,6 +84,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     shedding = Shedding(settings, workers, dispatcher, recaller)
     siblings = None if folder is None else Siblings(folder)
     kept = KeptAnswers(workers, settings.remember, siblings)
+    names = ModelNames(workers, settings.aliases(), settings.default_model)
     attempts = Attempts(
         settings, workers.conditions, dispatcher, shedding, forwarder, accounts, kept, metrics
     )
@@ -123,6 +125,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             attempts,
             accounts,
             kept,
+            names,
             bodies,
             memory,
             drain,
@@ -133,7 +136,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             app.router.routes.append(Route(spelling, endpoint, methods=["POST"]))
             if not settings.allowed_origins:  # their pages' answers get headers on the way
                 app.state.hot[spelling.encode()] = endpoint
-    add_routes(app, workers, dispatcher, accounts, metrics, drain)
+    add_routes(app, workers, dispatcher, accounts, metrics, drain, names)
     app.router.routes.append(Route("/makespan/v1/events", events, methods=["GET"]))
     add_page(app)
     if settings.docs:
@@ -145,6 +148,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         forwarder,
         accounts,
         kept,
+        names,
         bodies,
         memory,
         drain,

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Response
 
 from router.gateway.accounting.accounts import Accounts
+from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.planning.dispatcher import Dispatcher
@@ -23,9 +24,11 @@ def add_routes(
     accounts: Accounts,
     metrics: GatewayMetrics,
     drain: Drain,
+    names: ModelNames,
 ) -> None:
     """Everything but the completion endpoints."""
     _add_health(app, workers, dispatcher, metrics, drain)
+    _add_models(app, names)
     _add_plans(app, workers, dispatcher, accounts)
 
 
@@ -55,17 +58,19 @@ def _add_health(
         metrics.fleet_backlog.set(dispatcher.backlog_s())
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
+
+def _add_models(app: FastAPI, names: ModelNames) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """The models that some worker serves."""
-        return {"object": "list", "data": list(workers.models().values())}
+        """The models that some worker serves, and their other names."""
+        return {"object": "list", "data": list(names.listed().values())}
 
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
         """One of them; its name may have slashes. Without a name, all."""
         if not model:
             return await models()
-        entry = workers.models().get(model)
+        entry = names.listed().get(model)
         if entry is None:
             raise ModelNotFoundError(model)
         return entry

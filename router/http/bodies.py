@@ -9,6 +9,7 @@ from collections.abc import Callable
 from router.http.apis import Api
 from router.http.asgi import Receive, Scope, header, read_body
 from router.http.errors import RequestError, RouterError
+from router.http.model_field import with_model
 from router.http.outline import model_of, outline, outline_shortened
 from router.http.schemas import CompletionRequest, load
 from router.http.shorten import SMALL, shorten
@@ -120,6 +121,12 @@ class BodyReader:
             async with self._one:
                 body = (await shorten(body)).body
         return model_of(load(body))
+
+    async def with_model(self, body: bytes, model: str, *, named: bool) -> bytes:
+        """The same body with this model in the place of its own, or of none."""
+        if len(body) <= SMALL:
+            return with_model(body, model, named=named)
+        return await asyncio.to_thread(with_model, body, model, named=named)
 
     async def outline(self, body: bytes, api: Api) -> CompletionRequest:
         """What a router needs to know of a body.

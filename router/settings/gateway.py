@@ -11,7 +11,17 @@ from pydantic import (
     model_validator,
 )
 
-from router.settings.base import MOST_SLOTS, FleetOf, Names, Paths, Port, SlotsOf, read_slots
+from router.settings.base import (
+    MOST_SLOTS,
+    AliasesOf,
+    FleetOf,
+    Names,
+    Paths,
+    Port,
+    SlotsOf,
+    read_alias,
+    read_slots,
+)
 from router.settings.hardware import Cost
 from router.settings.live import Live, Served
 from router.settings.targets import TargetsText, read_targets, write_targets
@@ -120,6 +130,16 @@ class GatewayTuning(Live):
         "Retry-After (timely); of these, who does not certainly miss a target later (shed).",
     )
 
+    alias: AliasesOf = Field(
+        (),
+        description="Other names for models, by comma or repeated: gpt-4o=llama-65b. Of several "
+        "models each gets its share of the sessions (x-session-id, or the body's "
+        "prompt_cache_key; requests without one are drawn for one by one): "
+        "chat=new:0.1,old:0.9.",
+    )
+    default_model: str = Field(
+        "", description="Model, or alias, that a request means which names none."
+    )
     allowed_origins: Names = Field(
         (),
         description="Origins, by comma, of web pages that may call this gateway from a browser, as "
@@ -131,6 +151,10 @@ class GatewayTuning(Live):
         "them, as in /generate; what engines serve to users is relayed without.",
     )
     docs: bool = Field(False, description="Serve /docs and /openapi.json.")
+
+    def aliases(self) -> Mapping[str, tuple[tuple[str, float], ...]]:
+        """Models and their shares, by other names."""
+        return dict(map(read_alias, self.alias))
 
     def targets(self) -> Mapping[Priority, Targets]:
         """What requests are to keep unless they say otherwise, by priority."""

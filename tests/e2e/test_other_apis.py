@@ -258,3 +258,69 @@ def test_the_model_of_a_form(fields: list[tuple[str, bytes]], model: bytes | Non
     body = b"".join(parts) + b"--bb--\r\n"
     found = form_model(body, b"--bb")
     assert (None if found is None else body[slice(*found)]) == model
+
+
+def test_other_names_and_a_default() -> None:
+    """Workers get the name that they know; the rest of a body stays as it came."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(EngineServer(name)) for name in ("old", "new")]
+        flags = ("--alias", "gpt-4o=old", "--alias", "chat=new:0.5,old:0.5", "--default-model",
+                 "gpt-4o")  # fmt: skip
+        gateway = stack.enter_context(Gateway(*servers, flags=flags))
+        listed = gateway.ask("/v1/models", method="GET").json()["data"]
+        assert [row["id"] for row in listed] == ["old", "new", "gpt-4o", "chat"]
+        assert gateway.ask("/v1/models/chat", method="GET").json()["alias_of"] == ["new", "old"]
+        tools = [{"type": "function", "function": {"name": "f", "model": "gpt-4o"}}]
+        body = {"model": "gpt-4o", "messages": [{"role": "user", "content": '"model"'}]}
+        answer = gateway.ask("/v1/chat/completions", {**body, "tools": tools})
+        assert (answer.json()["model"], answer.headers["x-makespan-model"]) == ("old", "old")
+        assert json.loads(servers[0].told[-1].body) == {**body, "tools": tools, "model": "old"}
+        told = explained(gateway, answer.headers["x-request-id"])
+        assert (told["model"], told["alias"]) == ("old", "gpt-4o")
+        del body["model"]
+        assert gateway.ask("/v1/chat/completions", body).json()["model"] == "old"
+        for path, asked in (("/v1/responses", RESPONSE), ("/v1/embeddings", {"input": "a"})):
+            found = set[str]()
+            for k in range(24):
+                headers = {"x-session-id": f"s-{k % 12}"}
+                answer = gateway.ask(path, {**asked, "model": "chat"}, headers=headers)
+                found.add(f"{k % 12} {answer.json()['model']}")
+            assert len(found) == 12, "each session on one side"
+            assert len({one.split()[1] for one in found}) == 2
+        first = gateway.ask("/v1/responses", {**RESPONSE, "model": "chat"}).json()
+        for _ in range(4):
+            more = {**RESPONSE, "model": "chat", "previous_response_id": first["id"]}
+            assert gateway.ask("/v1/responses", more).json()["model"] == first["model"]
+        with http.Client() as client:
+            file: tuple[str | None, bytes] = ("a.wav", b"RIFF" * 10)
+            parts = {"file": file, "model": (None, b"gpt-4o")}
+            client.post(gateway.url + "/v1/audio/transcriptions", files=parts)
+        assert b'name="model"\r\n\r\nold\r\n' in servers[0].told[-1].body
+
+
+def test_all_names_of_a_worker_are_served_through_a_sidecar() -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(EngineServer("base", "adapter/1", "other"))
+        sidecar = stack.enter_context(
+            Process("agent", "--port", "0", "--engine", "openai", "--upstream", server.url)
+        )
+        url = sidecar.wait_for(r"listening url=(\S+)")
+        gateway = stack.enter_context(Process("gateway", "--port", "0", "--worker", url))
+        front = gateway.wait_for(r"listening url=(\S+)")
+        gateway.wait_for("(worker is up)")
+        listed = http.get(front + "/v1/models").json()["data"]
+        assert {row["id"] for row in listed} == {"base", "adapter/1", "other"}
+        for path, body in (
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}),
+            ("/v1/responses", {"input": "a"}),
+            ("/v1/embeddings", {"input": "a"}),
+        ):
+            answer = http.post(front + path, json={"model": "adapter/1", **body})
+            assert (answer.status_code, answer.json()["model"]) == (200, "adapter/1")
+        for stream, path in ((True, "/v1/responses"), (True, "/v1/messages")):
+            asked = {**MESSAGES, "input": "hi", "model": "other", "stream": stream}
+            answer = http.post(front + path, json=asked, headers=VERSION)
+            assert answer.status_code == 200
+            assert answer.text.rstrip().endswith("}")
+        counts = scrape(url).values
+        assert counts['makespan_requests_total{model="base",outcome="completed"}'] == 4

@@ -13,9 +13,10 @@ from math import inf
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.admission.attempts import Attempts
-from router.gateway.admission.headers import read_hint, request_id
+from router.gateway.admission.headers import read_hint, request_id, session_of
 from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.explanations.request_record import RequestRecord
+from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.prefixes import blocks_of
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
@@ -60,6 +61,7 @@ class Completions:
         attempts: Attempts,
         accounts: Accounts,
         kept: KeptAnswers,
+        names: ModelNames,
         bodies: BodyReader,
         memory: BodyMemory,
         drain: Drain,
@@ -70,7 +72,7 @@ class Completions:
         self._attempts, self._targets = attempts, tuning.targets()
         self._accounts, self._bodies, self._api = accounts, bodies, api
         self._memory, self._drain, self._tracing = memory, drain, tracing
-        self._kept = kept
+        self._kept, self._names = kept, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it whatever happens."""
@@ -109,10 +111,12 @@ class Completions:
         exchange.received = time.monotonic()  # how long the client took to send it is its own
         self._check_room()
         self._accounts.begin(exchange.record)
-        exchange.request = await self._read(exchange.body)
+        exchange.request = await self._bodies.outline(exchange.body, self._api)
+        only = await self._go_on(exchange) if exchange.request.previous else None
+        if not self._names.is_plain(exchange.request.model):
+            await self._name(exchange, scope, only)
         hint = read_hint(header(scope, EXPECTED_TOKENS))
         exchange.record.tenant = read_tenant(scope)
-        only = await self._go_on(exchange) if exchange.request.previous else None
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
         ticket.only = only
         self._dispatcher.room.check(ticket)
@@ -131,16 +135,22 @@ class Completions:
             raise NoCapacityError("This gateway is shutting down; please try again.", 1.0)
         self._dispatcher.room.check_requests(self._accounts.running)
 
-    async def _read(self, body: bytes) -> CompletionRequest:
-        """A request that names no model means the one that there is."""
-        request = await self._bodies.outline(body, self._api)
-        if request.model:
-            return request
-        models = list(self._workers.models())
-        if len(models) != 1:
-            message = "'model' is required; GET /v1/models lists those that there are."
-            raise RequestError(message, param="model", code="missing_field")
-        return replace(request, model=models[0])
+    async def _name(self, exchange: Exchange, scope: Scope, only: Worker | None) -> None:
+        """It names none, or by another name: its worker gets the name that it knows.
+
+        Raises:
+            RequestError: if it is not told which is meant.
+        """
+        request, record = exchange.request, exchange.record
+        assert request is not None
+        session = session_of(scope) or request.session or record.id
+        among = None if only is None else only.models
+        model, says = self._names.resolve(request.model, session, among)
+        if says:
+            record.alias = request.model or None
+            named = bool(request.model)
+            exchange.body = await self._bodies.with_model(exchange.body, model, named=named)
+        exchange.request = replace(request, model=model)
 
     async def _go_on(self, exchange: Exchange) -> Worker:
         """The worker that has what it goes on from; its prompt is longer by all of that.

@@ -21,8 +21,9 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from router.gateway.accounting.accounts import Accounts
-from router.gateway.admission.headers import request_id
+from router.gateway.admission.headers import request_id, session_of
 from router.gateway.admission.kept_answers import KeptAnswers
+from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.forwarder import Forwarder
@@ -48,7 +49,6 @@ from router.http.errors import (
     Headers,
     NoCapacityError,
     Outcome,
-    RequestError,
     RouterError,
     WorkerFailed,
     WorkerRefused,
@@ -77,6 +77,7 @@ class Relay:
         forwarder: Forwarder,
         accounts: Accounts,
         kept: KeptAnswers,
+        names: ModelNames,
         bodies: BodyReader,
         memory: BodyMemory,
         drain: Drain,
@@ -86,7 +87,7 @@ class Relay:
         self._tuning, self._workers, self._dispatcher = tuning, workers, dispatcher
         self._forwarder, self._accounts, self._kept = forwarder, accounts, kept
         self._bodies, self._memory, self._drain = bodies, memory, drain
-        self._metrics, self._unknown = metrics, unknown
+        self._metrics, self._unknown, self._names = metrics, unknown, names
         self._at: Counter[Worker] = Counter()  # under way, by worker
         self._turns: WeakKeyDictionary[Worker, int] = WeakKeyDictionary()  # when it was last asked
         self._turn = itertools.count(1)
@@ -128,7 +129,7 @@ class Relay:
         only = None
         if (name := response_id(scope["path"])) is not None:
             only, _ = await self._kept.find(name)
-        model = await self._model(scope, body)
+        model, body = await self._model(scope, body, passing.name)
         if model:
             self._workers.context(model)  # whether anybody serves it
         with DisconnectWatch(receive, passing.send):
@@ -144,25 +145,29 @@ class Relay:
         running = self._accounts.running + self._at.total()
         self._dispatcher.room.check_requests(running)
 
-    async def _model(self, scope: Scope, body: bytes) -> str:
-        """The model that it names; empty: any worker will do, as there is but one model, or none.
+    async def _model(self, scope: Scope, body: bytes, name: str) -> tuple[str, bytes]:
+        """The model that it names, and the body with it; empty: any worker will do.
 
         Raises:
-            RequestError: if it makes something, and there are several.
+            RequestError: if it makes something, and it is not told by which of several.
         """
-        kind, model = header(scope, b"content-type"), ""
-        boundary = boundary_of(kind)
+        kind, where = header(scope, b"content-type"), None
+        boundary, asked = boundary_of(kind), ""
         if boundary is not None:
             where = form_model(body, boundary)
-            model = "" if where is None else body[slice(*where)].decode("utf-8", "replace")
+            asked = "" if where is None else body[slice(*where)].decode("utf-8", "replace")
         elif body and is_json(kind):
-            model = await self._bodies.model(body)
-        model = model or query_model(scope["query_string"])
+            asked = await self._bodies.model(body)
+        asked = asked or query_model(scope["query_string"])
         makes = scope["method"] == "POST" and response_id(scope["path"]) is None
-        if not model and makes and len(self._workers.models()) > 1:
-            message = "'model' is required; GET /v1/models lists those that there are."
-            raise RequestError(message, param="model", code="missing_field")
-        return model
+        if self._names.is_plain(asked) or not (asked or makes):
+            return asked, body
+        model, says = self._names.resolve(asked, session_of(scope) or name)
+        if says and where is not None:
+            body = body[: where[0]] + model.encode() + body[where[1] :]
+        elif says and body and boundary is None and is_json(kind):
+            body = await self._bodies.with_model(body, model, named=bool(asked))
+        return model, body
 
     async def _run(
         self, scope: Scope, body: bytes, model: str, only: Worker | None, passing: _Passing

@@ -308,4 +308,5 @@ class Worker:
         beside = state.beside
         self._tell_far(sums_of(beside), beside.wanting)
         self.far_backlog = Backlog(beside.wanted, beside.wanted_prompt, beside.wanted_output)
-        self.update_models({state.model: state.model_entry()})
+        names = (state.model, *state.more_models)
+        self.update_models({name: state.model_entry(name) for name in names})

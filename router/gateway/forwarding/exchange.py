@@ -19,7 +19,7 @@ from router.http.event_meter import EventMeter
 from router.http.schemas import CompletionRequest
 from router.http.usage import JsonMeter, ResponseInfo, StreamMeter, Usage
 from router.observe.spans import TraceContext
-from router.wire import OVERHEAD_MS, REQUEST_ID, WORKER
+from router.wire import MODEL, OVERHEAD_MS, REQUEST_ID, WORKER
 
 log = logging.getLogger(__name__)
 
@@ -178,6 +178,8 @@ class Exchange:
             WORKER: worker.encode(),
             OVERHEAD_MS: f"{(sent - self.received) * 1000:.3f}".encode(),
         }
+        if self.record.alias is not None:
+            own[MODEL] = self.record.model.encode("utf-8", "replace")
         headers = [(name, value) for name, value in reply.headers if name not in own]
         headers += own.items()
         self.first_byte, self.record.first_token_s = time.monotonic(), time.time()
