@@ -16,11 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import inf
 
 from router.http.errors import WorkerFullError
-from router.wire import STATE_TIMEOUT_S, WANTS_S, Beside, Want, gateway_of
+from router.wire import WANTS_S, Beside, Want, gateway_of
 from solver.routing.rolling import lead
+
+# Who has not asked for so long is gone: even of a busy machine twice a second is seldom so late.
+FORGET_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +70,7 @@ class Gateways:
             WorkerFullError: if others have requests here, too, and all together fill it.
         """
         gateway = gateway_of(attempt)
-        if time.monotonic() - self._asked_s.get(gateway, -inf) > STATE_TIMEOUT_S:
+        if gateway not in self._asked_s:
             return
         if all(held.gateway == gateway for held in self._held):
             return
@@ -85,7 +87,7 @@ class Gateways:
         """What all others have here."""
         now = time.monotonic()
         if gateway not in self._asked_s:  # they come and go
-            since_s = now - STATE_TIMEOUT_S
+            since_s = now - FORGET_S
             self._asked_s = {name: at for name, at in self._asked_s.items() if at > since_s}
         self._asked_s[gateway] = now
         others = [held for held in self._held if held.gateway != gateway]

@@ -14,8 +14,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-# In a scope, its headers by their names: a dozen are asked for.
-_FIELDS = "makespan.fields"
+# In a scope, its headers by their names: a dozen are asked for; and its body, if that came with it.
+FIELDS, BODY = "makespan.fields", "makespan.body"
 
 
 class Responder:
@@ -105,6 +105,12 @@ async def read_body(
         RequestError: 413 if it is over `limit` bytes.
         ClientDisconnected: if the client does not wait to the end of its own body.
     """
+    whole: bytes | None = scope.get(BODY)
+    if whole is not None:
+        if len(whole) > limit:
+            raise _too_large(limit)
+        take(len(whole))
+        return whole
     length = header(scope, b"content-length")
     if length is not None and length.isdigit() and int(length) > limit:
         raise _too_large(limit)
@@ -139,9 +145,9 @@ def _too_large(limit: int) -> RequestError:
 
 def fields(scope: Scope) -> Mapping[bytes, bytes]:
     """Headers by their names (lower case); of several, the first."""
-    found: dict[bytes, bytes] | None = scope.get(_FIELDS)
+    found: dict[bytes, bytes] | None = scope.get(FIELDS)
     if found is None:
-        found = scope[_FIELDS] = dict(reversed(scope["headers"]))
+        found = scope[FIELDS] = dict(reversed(scope["headers"]))
     return found
 
 

@@ -10,7 +10,8 @@ RouterError
 ├── RecalledError           the gateway took it back from an agent, which says so to it: 503
 └── WorkerError             the worker that had it failed: 502
     ├── WorkerUnreachable   before it answered: the request may be tried elsewhere
-    │   ├── WorkerRefused   nobody listens there: nothing of the request has been sent
+    │   ├── WorkerUnconnected   no connection came about: nothing of the request has been sent
+    │   │   └── WorkerRefused   nobody listens there
     │   └── WorkerBusy      it is full, or takes nothing for a while
     ├── WorkerFailed        in the middle of its answer
     └── EngineFailed        at an agent: its engine has broken down, and the request with it
@@ -219,10 +220,14 @@ class WorkerUnreachable(WorkerError):
         self.why = why
 
 
-class WorkerRefused(WorkerUnreachable):
-    """Nobody listens at its address."""
+class WorkerUnconnected(WorkerUnreachable):
+    """No connection to it came about, or not in time."""
 
     untouched = True
+
+
+class WorkerRefused(WorkerUnconnected):
+    """Nobody listens at its address."""
 
 
 class WorkerBusy(WorkerUnreachable):

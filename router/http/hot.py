@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from router.http.asgi import Direct, Message, Receive, Scope, Send, respond
+from router.http.asgi import BODY, FIELDS, Direct, Message, Receive, Scope, Send, respond
 from router.http.errors import Headers, error_body
 from router.http.slow_readers import SlowReaders
 
@@ -33,12 +33,43 @@ CLOSE = (b"connection", b"close")
 
 
 class Cycle(RequestResponseCycle, Direct):
-    """One request on a hot route and its response, on the connection that they came on."""
+    """One request on a hot route and its response, on the connection that they came on.
 
-    def __init__(self, **parts: Any) -> None:  # noqa: ANN401 - uvicorn's own
-        super().__init__(**parts)
-        self._head = b""
-        self._callback: Callable[[], None] | None = None
+    Attributes:
+        endpoint: what answers it.
+    """
+
+    access_log = disconnected = response_started = response_complete = False
+    chunked_encoding: bool | None = None
+    more_body, expected_content_length = True, 0
+    _callback: Callable[[], None] | None = None
+    _head = b""
+    _task: asyncio.Task[None]
+
+    def __init__(self, protocol: HotProtocol, endpoint: Endpoint) -> None:
+        # In place of uvicorn's, which is told one by one what the connection knows.
+        self._tasks, self.endpoint = protocol.tasks, endpoint
+        self.scope, self.transport, self.flow = protocol.scope, protocol.transport, protocol.flow
+        self.logger, self.default_headers = protocol.logger, protocol.server_state.default_headers
+        self.message_event, self.on_response = protocol.event, protocol.on_response_complete
+        self.waiting_for_100_continue = protocol.expect_100_continue
+        leaving = CLOSE in self.default_headers
+        self.keep_alive = protocol.parser.should_keep_alive() and not leaving
+        self.body = bytearray()
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer it; a body that is all there is at hand."""
+        if not self.more_body:
+            self.scope[BODY] = bytes(self.body)  # type: ignore[literal-required]
+        self._task = loop.create_task(self.run_asgi(self.endpoint))
+        self._tasks.add(self._task)
+
+    async def run_asgi(self, app: Any) -> None:  # noqa: ANN401
+        """As uvicorn's; a callback for its end would be one more turn of the loop."""
+        try:
+            await super().run_asgi(app)
+        finally:
+            self._tasks.discard(self._task)
 
     async def __call__(self, message: Message) -> None:
         """Part of `Direct`."""
@@ -133,6 +164,8 @@ class HotProtocol(SlowReaders):
             getattr(self.config.app, "state", None), "hot", {}
         )
         self._hot_cycle: Cycle | None = None
+        self._new: Cycle | None = None  # and not begun
+        self.event = asyncio.Event()  # of one request after the other
 
     def on_headers_complete(self) -> None:
         """A request's head has come."""
@@ -151,24 +184,15 @@ class HotProtocol(SlowReaders):
             "raw_path": path,
             "query_string": query,
         }
-        cycle = Cycle(
-            scope=self.scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=self.parser.should_keep_alive()
-            and CLOSE not in self.server_state.default_headers,
-            on_response=self.on_response_complete,
-        )
-        self.cycle = self._hot_cycle = cycle
-        task = self.loop.create_task(cycle.run_asgi(endpoint))  # type: ignore[arg-type]
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+        self.scope[FIELDS] = dict(reversed(self.headers))  # type: ignore[literal-required]
+        self.event.clear()
+        self.cycle = self._hot_cycle = self._new = Cycle(self, endpoint)
+
+    def begin(self) -> None:
+        """What has come in one read is parsed: begin with a request that was in it."""
+        cycle, self._new = self._new, None
+        if cycle is not None:
+            cycle.begin(self.loop)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left, or its connection has ended."""

@@ -182,6 +182,7 @@ class BoundedProtocol(HotProtocol):
             except httptools.HttpParserError:
                 self._refuse(self._status)
             break
+        self.begin()
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:

@@ -48,7 +48,10 @@ class ReplyHead:
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that name (lower case)."""
-        return next((value for key, value in self.headers if key == name), None)
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
 
     def has(self, header: bytes) -> bool:
         """Whether it carries a header of that name."""

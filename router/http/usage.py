@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from json import JSONDecoder
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -24,8 +24,7 @@ HEAD_BYTES = 512
 _ID = re.compile(rb'"id"\s*:\s*"([\w.:-]{1,200})"')
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens as the engine counted them, over all choices; `cached_tokens` are of the prompt's."""
 
     prompt_tokens: int

@@ -159,14 +159,21 @@ class SpeedEstimator:
         self._fleet = FleetSpeeds() if fleet is None else fleet
         self.rounds = ScaleEstimator(self._fleet.rounds)
         self.prefills = ScaleEstimator(self._fleet.prefills)
+        self._factors, self._as_of = (1.0, 1.0), NEVER
 
     @property
     def factors(self) -> tuple[float, float]:
         """Multiply times of decode rounds, and of prefills, by these."""
-        rounds, prefills = self.rounds.factor, self.prefills.factor
-        weight = self._fleet.prefills.known()[1]
-        share = weight / (weight + PRIOR)
-        return rounds, prefills**share * rounds ** (1.0 - share)
+        changes = self._fleet.rounds.changes + self._fleet.prefills.changes
+        if changes != self._as_of:
+            self._as_of = changes
+            rounds, prefills = self.rounds.factor, self.prefills.factor
+            weight = self._fleet.prefills.known()[1]
+            share = weight / (weight + PRIOR)
+            found = rounds, prefills**share * rounds ** (1.0 - share)
+            if found != self._factors:
+                self._factors = found
+        return self._factors
 
     def is_of(self, fleet: FleetSpeeds) -> bool:
         """Whether it learns with `fleet`."""

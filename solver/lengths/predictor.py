@@ -7,11 +7,10 @@ little; their forecasts are mixed by how well each sort of group has done for th
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import exp, log2
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -25,7 +24,7 @@ from solver.lengths.distribution import (
     bin_of,
 )
 
-Key = tuple[str | int, ...]
+Key = tuple[Any, ...]  # its sort, and what its requests have in common
 Floats = NDArray[np.float64]
 Histograms = NDArray[np.float32]  # a row a group, a column a bin
 
@@ -37,17 +36,16 @@ MODEL = 1
 RECENT = 4  # requests that the last group remembers
 LEAN = 3.0  # requests of its own at which a group counts as much as its broader one
 TRUST = 0.25  # a group whose loss is 1 % above the best's has its weight halved in 280 requests
-# Once so many ends of a model have been scored, one in three is: which sorts of groups to trust
+# Once so many ends of a model have been scored, one in four is: which sorts of groups to trust
 # changes more slowly than what they say.
-SCORED, SCORE_EACH = 256, 3
+SCORED, SCORE_EACH = 256, 4
 # A histogram is made small again when its latest end counts for so much; a float has room for more.
 MOST_GAIN = 1e12
 MOST_KEPT = 1024  # predictions, should nothing end for long
 HEAD = 1024  # characters by which system prompts and documents tend to differ
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
+class Features(NamedTuple):
     """What is known of a request when it comes. `kind` is any label for prompts of one sort."""
 
     model: str
@@ -125,16 +123,17 @@ class LengthPredictor:
         self._shares: dict[int, list[float]] = {}
         # What has been asked for since the last end, and what the groups made of it.
         self._mixes: dict[tuple[int, ...], Floats] = {}
-        self._made: dict[tuple[tuple[Key, ...], int | None], LengthDistribution] = {}
+        self._made: dict[Features, LengthDistribution] = {}
         self.learned = 0
 
     def predict(self, features: Features) -> LengthDistribution:
         """The distribution of the output tokens of a request."""
-        asked = _groups(features), features.max_tokens
-        found = self._made.get(asked)
+        found = self._made.get(features)
         if found is None:
-            found = LengthDistribution.of(self._mix_of(asked[0]), asked[1])
-            self._made[asked] = found
+            if len(self._made) >= MOST_KEPT:
+                self._made.clear()
+            mix = self._mix_of(_groups(features))
+            found = self._made[features] = LengthDistribution.of(mix, features.max_tokens)
         return found
 
     def observe(self, features: Features, output_tokens: int) -> None:
@@ -142,36 +141,50 @@ class LengthPredictor:
         self.observe_all([(features, output_tokens)])
 
     def observe_all(self, ended: Iterable[tuple[Features, int]]) -> None:
-        """Several have; what was cut is taken for what was known before all of them."""
-        for features, output_tokens in ended:
-            self._observe(features, output_tokens)
+        """Several have, all alike: what is known before all of them tells of those that were cut.
+
+        In a group they weigh together as much as one after the other, and each the same.
+        """
+        ends = list(Counter(ended).items())
+        most = max(1, self._most // SORTS)  # ends whose groups all have a row
+        for k in range(0, len(ends), most):
+            self._observe(ends[k : k + most])
         self._mixes.clear()
         self._made.clear()
 
-    def _observe(self, features: Features, output_tokens: int) -> None:
-        self.learned += 1
-        groups = _groups(features)
-        tail = self._shown(groups, features.max_tokens, output_tokens)
-        rows = [self._touch(key) for key in groups]
-        if self._count[rows[MODEL]] < SCORED or self.learned % SCORE_EACH == 0:
-            self._score(rows, features.max_tokens, output_tokens)
-        gains = [self._fade(row, keep) for row, keep in zip(rows, self._keep, strict=True)]
-        if tail is None:
-            cells, k = self._cells, bin_of(output_tokens)
-            for row, gain in zip(rows, gains, strict=True):
-                cells[row, k] += gain
-        else:
-            self._seen[rows, -len(tail) :] += np.array(gains)[:, None] * tail
+    def _observe(self, ends: Sequence[tuple[tuple[Features, int], int]]) -> None:
+        counts: dict[Key, int] = {}
+        found = []
+        for (features, tokens), times in ends:
+            groups = _groups(features)
+            found.append((groups, features.max_tokens, tokens, times))
+            for key in groups:
+                counts[key] = counts.get(key, 0) + times
+        rows = {key: self._touch(key) for key in counts}
+        seen = [self._shown(groups, limit, tokens) for groups, limit, tokens, _ in found]
+        for groups, limit, tokens, times in found:
+            self._maybe_score([rows[key] for key in groups], limit, tokens, times)
+        gains = {key: self._fade(row, self._keep[key[0]], counts[key]) for key, row in rows.items()}
+        for (groups, _, tokens, times), tail in zip(found, seen, strict=True):
+            if tail is None:
+                cells, k = self._cells, bin_of(tokens)
+                for key in groups:
+                    cells[rows[key], k] += times * gains[key]
+            else:
+                each = np.array([times * gains[key] for key in groups])
+                self._seen[[rows[key] for key in groups], -len(tail) :] += each[:, None] * tail
 
-    def _fade(self, row: int, keep: float) -> float:
-        """A group remembers `keep` of what it had; what an end counts for there now."""
-        self._count[row] = self._count[row] * keep + 1.0
-        gain = self._gain[row] / keep
+    def _fade(self, row: int, keep: float, ends: int) -> float:
+        """A group remembers `keep` of what it had at each end; what one counts for there now."""
+        kept = keep**ends
+        together = (1.0 - kept) / (1.0 - keep)
+        self._count[row] = self._count[row] * kept + together
+        gain = self._gain[row] / kept
         if gain > MOST_GAIN:
             self._seen[row] *= 1.0 / gain
             gain = 1.0
         self._gain[row] = gain
-        return gain
+        return gain * together / ends
 
     def _shown(self, groups: tuple[Key, ...], limit: int | None, tokens: int) -> Floats | None:
         """Shares of the last bins, for an end at the limit; None: a length in its own bin."""
@@ -181,8 +194,15 @@ class LengthPredictor:
         shares: Floats = tail / tail.sum()
         return shares
 
-    def _score(self, rows: Sequence[int], limit: int | None, tokens: int) -> None:
-        """Add to a model's losses those of each sort of group.
+    def _maybe_score(self, rows: Sequence[int], limit: int | None, tokens: int, times: int) -> None:
+        """As long as few of a model's have been, and now and then."""
+        due = (self.learned + times) // SCORE_EACH > self.learned // SCORE_EACH
+        self.learned += times
+        if due or self._count[rows[MODEL]] < SCORED:
+            self._score(rows, limit, tokens, times)
+
+    def _score(self, rows: Sequence[int], limit: int | None, tokens: int, times: int) -> None:
+        """Add to a model's losses those of each sort of group, for so many ends alike.
 
         An end tells of the bins below its limit, or below where it was cut.
         """
@@ -192,8 +212,8 @@ class LengthPredictor:
             seen[first] = 1.0
         losses = _losses(self._forecasts(rows, self._seen.take(rows, axis=0)[:, :known]), seen)
         if (before := self._loss.get(model)) is not None:
-            ends = 1 if self._count[model] < SCORED else SCORE_EACH
-            losses += self._keep[MODEL] ** ends * before
+            ends = times if self._count[model] < SCORED else max(times, SCORE_EACH)
+            losses = ends * losses + self._keep[MODEL] ** ends * before
         self._loss[model] = losses
         self._shares.pop(model, None)
 
@@ -204,7 +224,6 @@ class LengthPredictor:
         if found is None:
             if len(self._mixes) >= MOST_KEPT:
                 self._mixes.clear()
-                self._made.clear()
             found = self._mixes[rows] = self._mix(rows, self._seen.take(rows, axis=0))
         return found
 

@@ -20,14 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from math import inf
+from math import fsum, inf
 
 import numpy as np
 
 from solver.arrays import BoolArray, FloatArray, IntArray
+from solver.routing.asked import Asked
 from solver.routing.columns import Load, Requests
-from solver.routing.few import NOTHING, FewPairs, are_few
-from solver.routing.formulas import ARRAYS, DOUBT, Figures, clearly_more, doubt
+from solver.routing.few import NOTHING, FewPairs
+from solver.routing.formulas import ARRAYS, Figures, clearly_more, patience
 from solver.routing.objective import ALL, Pairs
 from solver.routing.turns import Turns
 
@@ -96,22 +97,28 @@ class Settled:
         return Settled(*(getattr(self, field.name).copy() for field in fields(self)))
 
 
-def assign(requests: Requests, load: Load) -> Assignment:
+def plan_in_turn(asked: Asked) -> Assignment:
     """The plan; see the module. Each request must be allowed somewhere."""
-    if are_few(requests, load):
-        return _assign_few(FewPairs(requests, load), len(requests), len(load.slots), requests)
+    if asked.few:
+        return _assign_few(FewPairs(asked))
+    return assign(asked.requests, asked.load)
+
+
+def assign(requests: Requests, load: Load) -> Assignment:
+    """The same plan, by arrays."""
     planning = _Planning(Pairs(requests, load))
     least = planning.costs.min(axis=1)
     planned = planning.go_on(0)
-    return planning.plan(planned, float(least[:planned].sum()))
+    return planning.plan(planned, fsum(least[:planned].tolist()))
 
 
-def _assign_few(pairs: FewPairs, n: int, m: int, requests: Requests) -> Assignment:
+def _assign_few(pairs: FewPairs) -> Assignment:
     """In plain numbers what `_Planning` does in arrays."""
-    placed, patience = [NOTHING] * m, _patience(requests)
+    n, m = pairs.n, pairs.m
+    placed: list[Figures] = [NOTHING] * m
     at_first = [pairs.costs(i, placed) for i in range(n)]
     able = [pairs.is_open(j, NOTHING) for j in range(m)]
-    chosen, go, cost_s, planned = [0] * n, [False] * n, np.zeros(n), n
+    chosen, go, cost_s, planned = [0] * n, [False] * n, [0.0] * n, n
     for i in range(n):
         costs = pairs.costs(i, placed) if i else at_first[0]
         j = costs.index(min(costs))
@@ -119,15 +126,15 @@ def _assign_few(pairs: FewPairs, n: int, m: int, requests: Requests) -> Assignme
             planned = min(planned, i)
         else:
             found = costs, able, placed.__getitem__
-            j, go[i] = _choose(pairs, i, j, found, patience[i])
+            j, go[i] = _choose(pairs, i, j, found, pairs.patience[i])
         chosen[i], cost_s[i] = j, costs[j]
         if i < planned:
             sequences, prefill_s, prompt = placed[j]
             more = pairs.sizes(i, j)
             placed[j] = sequences + more[0], prefill_s + more[1], prompt + more[2]
             able[j] = pairs.is_open(j, placed[j])
-    least = np.array([min(costs) for costs in at_first])
-    return Assignment(tuple(chosen), tuple(go), cost_s, planned, float(least[:planned].sum()))
+    bound_s = fsum(min(costs) for costs in at_first[:planned])
+    return Assignment(tuple(chosen), tuple(go), np.array(cost_s), planned, bound_s)
 
 
 def follow(requests: Requests, load: Load, settled: Settled, bound_s: float) -> Assignment:
@@ -152,13 +159,13 @@ def settle(turns: Turns, wishes: IntArray, near: Settled | None = None) -> Settl
         plan, different = near.copy(), np.flatnonzero(near.workers != wishes)
         changed = np.unique([near.workers[different], wishes[different]])
     plan.workers[:] = wishes
-    patience = _patience(turns.requests)
+    patiences = _patiences(turns.requests)
     while True:
         _see(turns, plan, changed)
         for i in range(start, turns.n):
             wish = int(wishes[i])
             found = plan.costs[i], plan.open[i], plan.before[:, i].T.__getitem__
-            to, plan.go[i] = _choose(turns, i, wish, found, patience[i])
+            to, plan.go[i] = _choose(turns, i, wish, found, patiences[i])
             if to != wish:  # those after it find something else
                 plan.workers[i], changed, start = to, np.array((wish, to)), i + 1
                 break
@@ -183,7 +190,7 @@ class _Planning:
         self._chosen, self._go = [-1] * pairs.n, [False] * pairs.n
         self.costs = pairs.costs(ALL, ALL, self._placed)
         self._able = pairs.is_open(ALL, self._placed)
-        self._patience = _patience(pairs.requests)
+        self._patience = _patiences(pairs.requests)
 
     def plan(self, planned: int, bound_s: float) -> Assignment:
         """What has been decided."""
@@ -223,10 +230,10 @@ class _Planning:
         self._able[j] = self._pairs.is_open(j, placed)
 
 
-def _patience(requests: Requests) -> list[tuple[bool, float]]:
-    """(n,) whether somebody waits for its first token, and `doubt` of its costs."""
+def _patiences(requests: Requests) -> list[tuple[bool, float]]:
+    """(n,) whether somebody waits for its first token, and `formulas.patience`."""
     awaited = np.isfinite(requests.ttft_s)
-    doubts = np.where(awaited, doubt(requests.overrun, requests.output, ARRAYS), DOUBT)
+    doubts = patience(requests.ttft_s, requests.overrun, requests.output, ARRAYS)
     return list(zip(awaited[:, 0].tolist(), doubts[:, 0].tolist(), strict=True))
 
 
@@ -235,14 +242,14 @@ def _choose(
     i: int,
     wish: int,
     found: tuple[Figures, Figures, Callable[[int], Figures]],
-    patience: tuple[bool, float],
+    waits: tuple[bool, float],
 ) -> tuple[int, bool]:
     """(worker, whether it goes there now) for request i, which would like to go to `wish`.
 
-    `found` is what it finds: (m,) costs, (m,) who is open, and what is placed on each; `patience`
-    as in `_patience`.
+    `found` is what it finds: (m,) costs, (m,) who is open, and what is placed on each; `waits`
+    as in `_patiences`.
     """
-    (costs, able, placed), (awaited, most) = found, patience
+    (costs, able, placed), (awaited, most) = found, waits
     would_wait = awaited and pairs.waits(wish, placed(wish))
     if able[wish] and not would_wait:
         return wish, True

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from math import fsum
 from operator import attrgetter
 
 import numpy as np
@@ -17,10 +18,9 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray
 from solver.cost.model import CostColumns, request_s
 from solver.errors import ProblemError
+from solver.routing import formulas
+from solver.routing.formulas import ARRAYS, Figures
 from solver.routing.problem import Job, WorkerView
-
-# The longest prefill share that is believed: rounds of a worker that only prefills would never end.
-MOST_PREFILL_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,25 +59,20 @@ class Requests:
         eligible: Sequence[frozenset[int]] | None = None,
     ) -> Requests:
         """From jobs; `cached` and `eligible` as in `solver.routing.problem.build_problem`."""
-        rows = np.array(
-            [
-                (
-                    job.prompt_tokens,
-                    job.expected_tokens / job.sequences,
-                    job.overrun_tokens,
-                    job.sequences,
-                    job.weight,
-                    waited,
-                    job.targets.ttft_s,
-                    job.targets.tpot_s,
-                )
-                for job, waited in zip(jobs, waited_s, strict=True)
-            ],
-            dtype=np.float64,
+        return cls.from_rows(list(map(row_of, jobs, waited_s)), workers, cached, eligible)
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Sequence[Figures],
+        workers: int,
+        cached: FloatArray | None = None,
+        eligible: Sequence[frozenset[int]] | None = None,
+    ) -> Requests:
+        """The same from what `row_of` says of each."""
+        prompt, output, overrun, sequences, weight, waited, ttft, tpot = (
+            np.array(rows, dtype=np.float64).reshape(len(rows), 8).T[:, :, None]
         )
-        prompt, output, overrun, sequences, weight, waited, ttft, tpot = rows.reshape(
-            len(jobs), 8
-        ).T[:, :, None]
         uncached = np.repeat(prompt, workers, axis=1)
         if cached is not None:
             uncached = np.maximum(0.0, uncached - cached)
@@ -96,6 +91,22 @@ class Requests:
         return len(self.prompt)
 
 
+def row_of(job: Job, waited_s: float) -> Figures:
+    """Of a request that has waited for so long, the columns of `Requests` but the last two."""
+    targets, sequences = job.targets, job.sequences
+    return (
+        job.prompt_tokens,
+        job.expected_tokens / sequences,
+        job.overrun_tokens,
+        sequences,
+        job.weight,
+        waited_s,
+        targets.ttft_s,
+        targets.tpot_s,
+    )
+
+
+PROMPT, WEIGHT = 0, 4  # places in a row
 # Of each request, whatever the worker.
 COLUMNS = tuple(f.name for f in fields(Requests) if f.name not in {"uncached", "forbidden"})
 
@@ -159,18 +170,12 @@ class Load:
 
         `placed` is (3, m) sequences, seconds of prefill and prompt tokens.
         """
-        cost = cost_of(known)
-        slots, in_flight, running, left, kv, kv_now, queued, room, _ = known[COSTS:]
-        rate, share = lately[0], np.minimum(MOST_PREFILL_SHARE, lately[1])
-        batch = np.minimum(slots, in_flight + 1.0)
-        round_s = cost.alpha_d_s + cost.beta_d_s * batch + cost.gamma_d_s * kv
-        ahead = in_flight * left * round_s / (1.0 - share)
-        context = np.maximum(1.0, kv / np.maximum(1.0, running))  # of what runs, not of what waits
-        if placed is not None:
-            in_flight, queued, kv = in_flight + placed[0], queued + placed[1], kv + placed[2]
-            room, kv_now = room - placed[0], kv_now - placed[2]
+        figures, ahead_s = formulas.load_of(known, lately, placed, ARRAYS)
+        in_flight, slots, running, queued, kv_now, context, left, kv, rate, share, room = figures[
+            COSTS:
+        ]
         return cls(
-            cost,
+            cost_of(known),
             slots,
             in_flight,
             running,
@@ -183,7 +188,7 @@ class Load:
             share,
             room,
             level_s,
-            float(ahead.sum()),
+            fsum(ahead_s.tolist()),
         )
 
 
@@ -203,6 +208,7 @@ _VIEWED = (
 )
 NUMBERS = COST_TERMS + _VIEWED
 SLOTS, BACKLOG = NUMBERS.index("slots"), NUMBERS.index("backlog_s")
+BETA_P = NUMBERS.index("beta_p_s")
 numbers: Callable[[WorkerView], tuple[float, ...]] = attrgetter(
     *(f"cost.{name}" for name in COST_TERMS), *_VIEWED
 )
@@ -226,11 +232,6 @@ def water_level_s(
 
     `prompt_tokens` and `output_tokens` are those of all together.
     """
-    slots, backlog = known[SLOTS], known[BACKLOG]
     prompt, output = np.asarray(prompt_tokens / count), np.asarray(output_tokens / count)
-    each_s = np.maximum(request_s(cost_of(known), prompt, output, slots), 1e-12)
-    order = backlog.argsort()
-    start, each_s = backlog[order], each_s[order]
-    level = (count + (start / each_s).cumsum()) / (1.0 / each_s).cumsum()  # of just the first k
-    enough = np.flatnonzero(level[:-1] <= start[1:])
-    return float(level[enough[0] if len(enough) else -1])
+    each_s = request_s(cost_of(known), prompt, output, known[SLOTS])
+    return formulas.level_s(count, known[BACKLOG].tolist(), each_s.tolist())

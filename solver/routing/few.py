@@ -7,70 +7,75 @@ done with them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
-
-import numpy as np
+from math import fsum, inf
 
 from solver.routing import formulas
-from solver.routing.columns import Load, Requests
+from solver.routing.asked import Asked
 from solver.routing.formulas import NUMBERS, Figures
 
-# Beyond so many pairs of a request and a worker, or so many workers, arrays are quicker.
-MOST_PAIRS, MOST_WORKERS = 32, 16
 NOTHING = (0.0, 0.0, 0.0)
-
-
-def are_few(requests: Requests, load: Load) -> bool:
-    """Whether they are for here."""
-    n, m = len(requests), len(load.slots)
-    return 0 < n * m <= MOST_PAIRS and m <= MOST_WORKERS
 
 
 class FewPairs:
     """n requests on m workers, as `solver.routing.objective.Pairs`, a number at a time.
 
     `placed` is what sums up `sizes` on the worker.
+
+    Attributes:
+        n, m: how many.
+        patience: (n,) whether somebody waits for its first token, and `formulas.patience`.
     """
 
-    def __init__(self, requests: Requests, load: Load) -> None:
-        known = zip(*[column.tolist() for column in formulas.load_figures(load)], strict=True)
-        typical = float(requests.output.mean())
-        workers = [(column, *formulas.worker_figures(column, typical, NUMBERS)) for column in known]
-        self._workers = [figures for _, figures, _ in workers]
-        self._rooms = [formulas.rooms(column, NUMBERS) for column, _, _ in workers]
-        self._allowed = None if requests.forbidden is None else (~requests.forbidden).tolist()
-        slack_s = requests.ttft_s - requests.waited_s
-        columns = (
-            *(requests.prompt, requests.output, requests.overrun, requests.weight),
-            *(slack_s, requests.tpot_s),
-        )
-        rows = list(zip(*[column[:, 0].tolist() for column in columns], strict=True))
+    def __init__(self, asked: Asked) -> None:
+        rows, self._eligible = asked.rows, asked.eligible
+        self.n, self.m = len(rows), len(asked.known)
+        placed = [None] * self.m if asked.placed is None else asked.placed.T.tolist()
+        loads = list(map(formulas.load_of, asked.known, asked.lately, placed, [NUMBERS] * self.m))
+        typical = fsum(row[1] for row in rows) / self.n
+        workers = [formulas.worker_figures(known, typical, NUMBERS) for known, _ in loads]
+        self._workers = [figures for figures, _ in workers]
+        self._rooms = [formulas.rooms(known, NUMBERS) for known, _ in loads]
         self._pairs = [
             [
-                formulas.pair_figures(column, left, uncached, row[0], row[1], NUMBERS)
-                for (column, _, left), uncached in zip(workers, uncached_row, strict=True)
+                formulas.pair_figures(known, left, asked.uncached(i, j), prompt, output, NUMBERS)
+                for j, ((known, _), (_, left)) in enumerate(zip(loads, workers, strict=True))
             ]
-            for row, uncached_row in zip(rows, requests.uncached.tolist(), strict=True)
+            for i, (prompt, output, *_) in enumerate(rows)
         ]
-        self._sequences = requests.sequences[:, 0].tolist()
-        self._requests: list[Figures] = [formulas.request_figures(row, NUMBERS) for row in rows]
-        best = [self._at_best_s(i) for i in range(len(rows))]
-        expected_s = float(np.array([expected for expected, _ in best]).sum())
-        in_flight = float(load.in_flight.sum())
-        scale_s = formulas.tail_scale_s(load.left_s, expected_s, in_flight, len(rows))
+        self._sequences = [row[3] for row in rows]
+        self.patience = [
+            (ttft_s < inf, formulas.patience(ttft_s, overrun, output, NUMBERS))
+            for _, output, overrun, _, _, _, ttft_s, _ in rows
+        ]
+        self._requests: list[Figures] = [
+            formulas.request_figures(
+                (prompt, output, overrun, weight, ttft_s - waited_s, tpot_s), NUMBERS
+            )
+            for prompt, output, overrun, _, weight, waited_s, ttft_s, tpot_s in rows
+        ]
+        best = [self._at_best_s(i) for i in range(self.n)]
+        scale_s = formulas.tail_scale_s(
+            fsum(ahead_s for _, ahead_s in loads),
+            fsum(expected_s for expected_s, _ in best),
+            fsum(known[5] for known, _ in loads),
+            self.n,
+        )
         self._requests = [
-            (*figures, max(load.level_s, long_s), row[3] / (2.0 * scale_s), variance)
+            (*figures, max(asked.level_s, long_s), row[4] / (2.0 * scale_s), variance)
             for (*figures, variance), row, (_, long_s) in zip(
                 self._requests, rows, best, strict=True
             )
         ]
+
+    def _may(self, i: int, j: int) -> bool:
+        return self._eligible is None or j in self._eligible[i]
 
     def _at_best_s(self, i: int) -> tuple[float, float]:
         """Seconds until it would end where that is soonest: expected, at a high quantile."""
         prompt, output, long = self._requests[i][:3]
         expected_s = long_s = inf
         for j, worker in enumerate(self._workers):
-            if self._allowed is None or self._allowed[i][j]:
+            if self._may(i, j):
                 own_s = self._pairs[i][j][0]
                 _, first, rest = formulas.seconds(worker, prompt, own_s, NOTHING, NUMBERS)
                 expected_s = min(expected_s, first + output * rest)
@@ -86,7 +91,7 @@ class FewPairs:
         return [self._cost(i, j, one) for j, one in enumerate(placed)]
 
     def _cost(self, i: int, j: int, placed: tuple[float, float, float]) -> float:
-        if self._allowed is not None and not self._allowed[i][j]:
+        if not self._may(i, j):
             return inf
         worker, request, pair = self._workers[j], self._requests[i], self._pairs[i][j]
         felt = formulas.seconds(worker, request[0], pair[0], placed, NUMBERS)

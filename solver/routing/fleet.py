@@ -16,19 +16,15 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from solver.arrays import FloatArray
+from solver.cost.model import request_s
 from solver.routing import formulas
-from solver.routing.columns import (
-    NUMBERS,
-    Load,
-    numbers,
-    table,
-    water_level_s,
-)
+from solver.routing.asked import MOST_WORKERS, Asked
+from solver.routing.columns import NUMBERS, numbers, table, water_level_s
+from solver.routing.formulas import Figures
 from solver.routing.problem import WorkerView
 
 # Some iterations with long prompts: what a worker gets is told of what it was sent so lately.
 LATELY_S = 3.0
-ROOM = NUMBERS.index("room")
 CLOSING = [NUMBERS.index(name) for name in ("alpha_p_s", "room", "prefill_s", "kv_now")]
 
 
@@ -49,67 +45,88 @@ class Fleet(Generic[W]):
     Attributes:
         workers: m of them, as of the last look.
         views: of each.
+        room: sequences that each may be sent; none where more is there than should be.
     """
 
     def __init__(self) -> None:
         self.workers: list[W] = []
         self.views: list[WorkerView] = []
-        self._numbers: FloatArray = np.zeros((len(NUMBERS), 0))
+        self.room: list[int] = []
+        self._known: list[Figures] = []
         # Of each worker: requests and seconds of prefill a second, as of when.
-        self._lately, self._as_of_s = np.zeros((2, 0)), np.zeros(0)
-
-    @property
-    def room(self) -> FloatArray:
-        """(m,) sequences that each may be sent; none where more is there than should be."""
-        return np.asarray(np.maximum(0.0, self._numbers[ROOM]))
+        self._lately: list[tuple[float, float, float]] = []
+        # (`NUMBERS`, m), and the columns that are not up to date.
+        self._table: FloatArray = np.zeros((len(NUMBERS), 0))
+        self._stale: set[int] = set()
 
     def look(self, workers: Sequence[W], now: float) -> None:
         """See what has changed since the last look."""
-        if self.workers != list(workers):
+        if self.workers != workers:
             self._regroup(workers, now)
             return
-        for j, worker in enumerate(self.workers):
+        views = self.views
+        for j, worker in enumerate(workers):
             view = worker.view(now)
-            if view is not self.views[j]:
-                self.views[j], self._numbers[:, j] = view, numbers(view)
+            if view is not views[j]:
+                views[j] = view
+                self._known[j] = numbers(view)
+                self.room[j] = max(0, view.room)
+                self._stale.add(j)
 
     def open(self) -> list[W]:
         """Those that may be sent something, with nothing placed there besides."""
-        alpha_p_s, room, queued_s, kv_now = self._numbers[CLOSING]
+        alpha_p_s, room, queued_s, kv_now = np.array(self._known).T[CLOSING]
         rooms = formulas.room_of(alpha_p_s, room, queued_s, kv_now, formulas.ARRAYS)
         may = formulas.is_open(rooms, (0.0, 0.0, 0.0))
         return [self.workers[j] for j in np.flatnonzero(may)]
 
     def sent(self, j: int, prefill_s: float, now: float) -> None:
         """Worker j was sent so much."""
-        fade = exp((float(self._as_of_s[j]) - now) / LATELY_S)
-        self._lately[:, j] = self._lately[:, j] * fade + (1.0 / LATELY_S, prefill_s / LATELY_S)
-        self._as_of_s[j] = now
+        rate, share, as_of_s = self._lately[j]
+        fade = exp((as_of_s - now) / LATELY_S)
+        self._lately[j] = rate * fade + 1.0 / LATELY_S, share * fade + prefill_s / LATELY_S, now
 
-    def load(
+    def asked(
         self,
-        count: int,
-        prompt_tokens: float,
-        output_tokens: float,
+        rows: Sequence[Figures],
+        cached: FloatArray | None,
+        eligible: Sequence[frozenset[int]] | None,
+        waiting: tuple[int, float, float],
         placed: FloatArray | None,
         now: float,
-    ) -> Load:
-        """What all have to do, with `count` more requests of so many tokens together to come.
+    ) -> Asked:
+        """Requests to be planned on these workers; see `Asked`.
 
-        `placed` (3, m) is what waits for each besides; see `Load.from_numbers`.
+        `waiting` requests in all, with so many prompt and output tokens together, are to come.
         """
-        level_s = water_level_s(count, prompt_tokens, output_tokens, self._numbers)
-        lately = self._lately * np.exp((self._as_of_s - now) / LATELY_S)
-        return Load.from_numbers(self._numbers.copy(), lately, level_s, placed)
+        lately = [
+            (rate * (fade := exp((as_of_s - now) / LATELY_S)), share * fade)
+            for rate, share, as_of_s in self._lately
+        ]
+        level_s = self._level_s(*waiting)
+        return Asked(rows, self._known.copy(), lately, level_s, placed, cached, eligible)
+
+    def _level_s(self, count: int, prompt_tokens: float, output_tokens: float) -> float:
+        if len(self.views) > MOST_WORKERS:
+            return water_level_s(count, prompt_tokens, output_tokens, self._up_to_date())
+        prompt, output = prompt_tokens / count, output_tokens / count
+        each_s = [request_s(view.cost, prompt, output, view.slots) for view in self.views]
+        return formulas.level_s(count, [view.backlog_s for view in self.views], each_s)
+
+    def _up_to_date(self) -> FloatArray:
+        for j in self._stale:
+            self._table[:, j] = self._known[j]
+        self._stale.clear()
+        return self._table
 
     def _regroup(self, workers: Sequence[W], now: float) -> None:
         """Others are there: what is remembered of those who stay stays."""
         known = {id(worker): j for j, worker in enumerate(self.workers)}
         before = [known.get(id(worker)) for worker in workers]
-        nothing = np.zeros(2)
-        lately = [nothing if j is None else self._lately[:, j] for j in before]
-        self._lately = np.array(lately).reshape(-1, 2).T.copy()
-        self._as_of_s = np.array([now if j is None else self._as_of_s[j] for j in before])
+        self._lately = [(0.0, 0.0, now) if j is None else self._lately[j] for j in before]
         self.workers = list(workers)
         self.views = [worker.view(now) for worker in self.workers]
-        self._numbers = table(self.views)
+        self._known = [numbers(view) for view in self.views]
+        self.room = [max(0, view.room) for view in self.views]
+        self._table = table(self.views)
+        self._stale.clear()

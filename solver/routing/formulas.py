@@ -7,8 +7,9 @@ figures, to the last bit, as they come from here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from operator import attrgetter
 from typing import Any
 
@@ -22,8 +23,10 @@ MAKESPAN = 0.5
 # What one answer in fifty is longer than expected is two standard deviations, or more where tails
 # are heavy (a normal one: 2.05, an exponential one: 2.9).
 DEVIATIONS = 2.0
-# The least S of the tail: a time that is none.
-LEAST_S = 1e-3
+# The least S of the tail: a time that is none; and of a request.
+LEAST_S, LEAST_EACH_S = 1e-3, 1e-12
+# The longest prefill share that is believed: rounds of a worker that only prefills would never end.
+MOST_PREFILL_SHARE = 0.9
 # A worker is closed when more prefill is queued there than keeps it busy until the next decision: a
 # second, or on slow engines so many fixed costs of a prefill.
 QUEUED_S, QUEUED_ALPHAS = 1.0, 16.0
@@ -53,6 +56,44 @@ load_figures: Callable[[Any], Figures] = attrgetter(
     *("in_flight", "slots", "running", "queued_s", "kv_now", "context", "left", "kv"),
     *("rate", "share", "room"),
 )
+
+
+def load_of(
+    known: Figures, lately: Figures, placed: Figures | None, at: Calculus
+) -> tuple[Figures, Number]:
+    """`load_figures` of workers, and the seconds that those in flight there still take together.
+
+    `known` are `solver.routing.columns.NUMBERS`; `lately` requests, and seconds of prefill, that
+    each was sent a second; `placed` sequences, seconds of prefill and prompt tokens on top of it.
+    """
+    alpha_d, beta_d, gamma, slots, in_flight, running, left, kv, kv_now, queued_s, room, _ = known[
+        2:
+    ]
+    rate, share = lately[0], at.minimum(MOST_PREFILL_SHARE, lately[1])
+    round_s = alpha_d + beta_d * at.minimum(slots, in_flight + 1.0) + gamma * kv
+    ahead_s = in_flight * left * round_s / (1.0 - share)
+    context = at.maximum(1.0, kv / at.maximum(1.0, running))  # of what runs, not of what waits
+    if placed is not None:
+        sequences, prefill_s, prompt = placed
+        in_flight, queued_s, kv = in_flight + sequences, queued_s + prefill_s, kv + prompt
+        room, kv_now = room - sequences, kv_now - prompt
+    has = in_flight, slots, running, queued_s, kv_now, context, left, kv, rate, share, room
+    return (*known[:5], *has), ahead_s
+
+
+def level_s(count: float, busy_s: Iterable[float], each_s: Iterable[float]) -> float:
+    """Seconds until workers have done `count` more requests, were work liquid.
+
+    Each is busy for a time, and takes `each_s` for one request.
+    """
+    level, done, rate = inf, count, 0.0
+    for start_s, one_s in sorted(zip(busy_s, each_s, strict=True)):
+        if start_s >= level:
+            break
+        a_second = 1.0 / max(LEAST_EACH_S, one_s)
+        done, rate = done + start_s * a_second, rate + a_second
+        level = done / rate
+    return level
 
 
 def worker_figures(load: Figures, typical: Number, at: Calculus) -> tuple[Figures, Number]:
@@ -179,6 +220,11 @@ def tail_scale_s(left_s: float, expected_s: float, in_flight: float, requests: i
 def doubt(overrun: Number, output: Number, at: Calculus) -> Number:
     """By which share of a cost another must be higher, if somebody waits, to be called so."""
     return DOUBT * (1.0 + overrun / (DEVIATIONS * at.maximum(1.0, output)))
+
+
+def patience(ttft_s: Number, overrun: Number, output: Number, at: Calculus) -> Number:
+    """`doubt` where somebody waits for a first token, else what is least of it."""
+    return at.where(ttft_s < inf, doubt(overrun, output, at), DOUBT)
 
 
 def clearly_more(cost: float, than: float, doubt: float) -> bool:

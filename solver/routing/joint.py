@@ -15,8 +15,9 @@ Must not know: clocks, processes, who waits for the plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from math import inf
 
 import numpy as np
@@ -25,8 +26,8 @@ from solver.arrays import FloatArray
 from solver.cost.model import CostModel
 from solver.packing.problem import TOLERANCE, SecondsLeft
 from solver.routing.assign import Assignment, Settled, assign, follow, settle
-from solver.routing.columns import Load, Requests
-from solver.routing.formulas import FIRST_TOKEN
+from solver.routing.columns import WEIGHT, Load, Requests
+from solver.routing.formulas import FIRST_TOKEN, Figures
 from solver.routing.moves import descend
 from solver.routing.places import PROVEN, Places
 from solver.routing.problem import Job, WorkerView
@@ -56,10 +57,13 @@ def warm_up() -> None:
         pass
 
 
-def worth_improving(requests: Requests, plan: Assignment, deadline_s: float) -> bool:
-    """Whether a joint plan should save more than is lost while those that would go wait for it."""
-    waiting = requests.weight[np.array(plan.go, dtype=np.bool_), 0].sum()
-    return bool(SAVED_SHARE * plan.gap_s > (1.0 + FIRST_TOKEN) * float(waiting) * deadline_s)
+def worth_improving(rows: Sequence[Figures], plan: Assignment, deadline_s: float) -> bool:
+    """Whether a joint plan should save more than is lost while those that would go wait for it.
+
+    `rows` are those of `solver.routing.asked.Asked`.
+    """
+    waiting = sum(row[WEIGHT] for row in compress(rows, plan.go))
+    return bool(SAVED_SHARE * plan.gap_s > (1.0 + FIRST_TOKEN) * waiting * deadline_s)
 
 
 def improvements(

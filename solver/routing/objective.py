@@ -33,6 +33,7 @@ Every term grows, or stays, with what was placed on the worker before: what make
 from __future__ import annotations
 
 from enum import IntEnum
+from math import fsum
 
 import numpy as np
 
@@ -89,7 +90,7 @@ class Pairs:
         self.n, self.m = map(int, requests.uncached.shape)
         self.allowed: BoolArray | None = None if requests.forbidden is None else ~requests.forbidden
         # Where nothing is in flight yet, those who will be before it are like these.
-        typical = float(requests.output.mean()) if self.n else 1.0
+        typical = fsum(requests.output[:, 0].tolist()) / self.n if self.n else 1.0
         known = formulas.load_figures(load)
         figures, left = formulas.worker_figures(known, typical, ARRAYS)
         self._workers = np.array(figures)
@@ -110,8 +111,8 @@ class Pairs:
         self._rooms = np.array(formulas.rooms(known, ARRAYS))
         expected, long = self._at_best_s()
         if scale_s is None:
-            in_flight = float(load.in_flight.sum())
-            scale_s = formulas.tail_scale_s(load.left_s, float(expected.sum()), in_flight, self.n)
+            in_flight, expected_s = fsum(load.in_flight.tolist()), fsum(expected.tolist())
+            scale_s = formulas.tail_scale_s(load.left_s, expected_s, in_flight, self.n)
         self.scale_s = scale_s
         self._requests[LAST] = np.maximum(load.level_s, long)
         self._requests[TAIL] /= 2.0 * scale_s

@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from solver.arrays import FloatArray
+from solver.routing.asked import Asked
 from solver.routing.assign import Assignment
-from solver.routing.columns import Load, Requests
+from solver.routing.columns import Load, Requests, row_of
 from solver.routing.fleet import Fleet
 from solver.routing.grouped_queue import GroupedQueue, Members, merged
 from solver.routing.held import Held
@@ -79,20 +80,27 @@ Cached = Callable[[Sequence[R], Sequence[W]], FloatArray | None]
 class Selection(Generic[R, W]):
     """What is planned together: request i and worker j are row i and column j of `sizes`.
 
-    `load` is what the workers have; `views` the same as they told it; `window` is the last one that
-    closed; `cached` is what was known of prefix caches; `eligible` who may serve each, if not all;
-    `single_worker`: there is one worker, and it gets everything.
+    `load` is what the workers have; `views` the same as they told it; `asked` all of it in plain
+    numbers; `window` is the last one that closed; `single_worker`: there is one worker, and it gets
+    everything.
     """
 
     requests: Sequence[R]
     workers: Sequence[W]
     views: Sequence[WorkerView]
-    sizes: Requests
-    load: Load
+    asked: Asked
     window: Window[R] | None
-    cached: FloatArray | None
-    eligible: Sequence[frozenset[int]] | None
     single_worker: bool = False
+
+    @property
+    def sizes(self) -> Requests:
+        """As arrays."""
+        return self.asked.requests
+
+    @property
+    def load(self) -> Load:
+        """As arrays."""
+        return self.asked.load
 
 
 NOBODY = frozenset[int]()
@@ -198,10 +206,10 @@ class RollingHorizon(Generic[R, W]):
         for request, rank in self._held.release(now, set(workers), set(self._fleet.open()), WINDOW):
             self._unsent.put(request, rank, self._eligible(request, workers))
 
-    def _first(self, room: FloatArray, now: float) -> list[R]:
+    def _first(self, room: Sequence[int], now: float) -> list[R]:
         """The first of each group that somebody has room for, in order."""
         places = {
-            members: int((room if members is None else room[list(members)]).sum())
+            members: sum(room) if members is None else sum(room[j] for j in members)
             for members, entries in self._unsent.groups.items()
             if entries
         }
@@ -217,28 +225,22 @@ class RollingHorizon(Generic[R, W]):
     ) -> Selection[R, W]:
         for request in requests:
             request.predict_again()
-        cached = self._cached(requests, workers)
-        eligible = self._columns(requests, len(workers))
-        unsent, held, fleet, more = self._unsent, self._held, self._fleet, self.elsewhere
-        jobs = [request.job for request in requests]
-        waited = [max(0.0, now - request.came_s) for request in requests]
-        return Selection(
-            requests,
-            workers,
-            tuple(fleet.views),
-            Requests.of(jobs, waited, len(workers), cached, eligible),
-            fleet.load(
-                len(unsent) + len(held) + more.requests,
-                unsent.prompt_tokens + held.prompt_tokens + more.prompt_tokens,
-                unsent.output_tokens + held.output_tokens + more.output_tokens,
-                held.placed(workers) if len(held) else None,
-                now,
-            ),
-            self._closed,
-            cached,
-            eligible,
-            single_worker,
+        unsent, held, more = self._unsent, self._held, self.elsewhere
+        waiting = (
+            len(unsent) + len(held) + more.requests,
+            unsent.prompt_tokens + held.prompt_tokens + more.prompt_tokens,
+            unsent.output_tokens + held.output_tokens + more.output_tokens,
         )
+        asked = self._fleet.asked(
+            [row_of(request.job, max(0.0, now - request.came_s)) for request in requests],
+            self._cached(requests, workers),
+            self._columns(requests, len(workers)),
+            waiting,
+            held.placed(workers) if len(held) else None,
+            now,
+        )
+        views = tuple(self._fleet.views)
+        return Selection(requests, workers, views, asked, self._closed, single_worker)
 
     def _columns(self, requests: Sequence[R], workers: int) -> Sequence[frozenset[int]] | None:
         """For each request who may serve it; None if all may."""
@@ -263,11 +265,10 @@ class RollingHorizon(Generic[R, W]):
 
         Each is to be carried out before the next one is asked for.
         """
-        prefill_s = selection.load.cost.beta_p_s * selection.sizes.uncached
         for i, (request, j) in enumerate(zip(selection.requests, plan.workers, strict=True)):
-            worker, seconds = selection.workers[j], float(prefill_s[i, j])
             if request not in self._unsent:
                 continue
+            worker, seconds = selection.workers[j], selection.asked.prefill_s(i, j)
             if selection.single_worker or (plan.go[i] and worker.room > 0):
                 self.discard(request)
                 self._fleet.sent(j, seconds, now)

@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import exp, log
 from statistics import median_low
+from typing import NamedTuple
 
 from solver.batching.outside.slots import SlotLimit
 
@@ -61,8 +62,7 @@ class Known(StrEnum):
     ASSUMED = "assumed"
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(NamedTuple):
     """What a first token takes: a stage's fixed part and the prompt, `times` so much, and a round.
 
     All but `times` in seconds.

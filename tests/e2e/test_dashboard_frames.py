@@ -11,7 +11,8 @@ from router.gateway.explanations.plan_record import Seen
 from router.gateway.explanations.request_record import RequestRecord
 from solver.batching.targets import Targets
 from solver.cost.profiles import PROFILES
-from solver.routing.columns import Load, Requests
+from solver.routing.asked import Asked
+from solver.routing.columns import numbers, row_of
 from solver.routing.formulas import FIRST_TOKEN
 from solver.routing.objective import TERMS, Term
 from solver.routing.problem import Job, WorkerView
@@ -152,10 +153,9 @@ def test_an_explanations_parts_add_up_to_the_cost_that_decides(told: Told) -> No
     terms = np.zeros((len(TERMS), 2))
     terms[Term.PREFILL], terms[Term.DECODE] = (0.3, 1.0), (4.0, 3.5)
     terms[Term.OTHERS], terms[Term.LATE] = (0.2, 0.5), (0.0, 0.25)
-    sizes = Requests.of([Job(100, 50.0)], [0.0], 2)
     view = WorkerView(PROFILES["llama-2-70b-a100-tp4"].cost, 4, 0, 0.0, 0.0, None)
-    load = Load.of([view, view], np.zeros((2, 2)), 1.0)
-    seen = Seen(7, "in_turn", told.at, ("a", "b"), (0,), sizes, load, None)
+    asked = Asked([row_of(Job(100, 50.0), 0.0)], [numbers(view)] * 2, [(0.0, 0.0)] * 2, 1.0)
+    seen = Seen(7, "in_turn", told.at, ("a", "b"), (0,), asked)
     choice = Choice(seen, 0)
     choice.__dict__["terms"] = terms  # as if it had been asked for
     record = RequestRecord("why", "m", stream=False, received_s=told.at, choice=choice)

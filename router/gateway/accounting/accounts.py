@@ -18,7 +18,9 @@ from router.http.schemas import CompletionRequest
 from router.http.usage import Usage
 from router.observe.metrics import GatewayMetrics
 from solver.batching.priority import WEIGHT
+from solver.batching.targets import Targets
 from solver.cost.estimators import TokenEstimator
+from solver.lengths.distribution import LengthDistribution
 from solver.lengths.predictor import Features, LengthPredictor, kind_of, worth_again
 from solver.routing.problem import Job
 
@@ -50,6 +52,39 @@ class Size:
     least_tokens: int
     again: Callable[[], Job | None]
     kind: str
+
+
+def _nothing_new() -> None:
+    """The client has said its length."""
+
+
+class _Again:
+    """A job of predicted length; called, what it is now, or None where that has hardly changed."""
+
+    __slots__ = ("_features", "_given", "_learned", "_lengths")
+
+    def __init__(self, lengths: LengthPredictor, features: Features, given: _Given) -> None:
+        self._lengths, self._features, self._given = lengths, features, given
+
+    def __call__(self) -> Job | None:
+        return self.job() if worth_again(self._lengths.learned, self._learned) else None
+
+    def job(self) -> Job:
+        """As predicted now."""
+        self._learned = self._lengths.learned
+        known = self._lengths.predict(self._features)
+        return _job(self._given, known.mean, known)
+
+
+# Of a job: prompt tokens, choices, weight, when it is due, and targets.
+_Given = tuple[int, int, float, float, Targets]
+
+
+def _job(given: _Given, tokens: float, known: LengthDistribution | None = None) -> Job:
+    """`tokens` are those of one choice."""
+    total, choices, weight, due_s, targets = given
+    overrun = 0.0 if known is None else known.overrun
+    return Job(total, tokens * choices, choices, weight, due_s, known, overrun, targets)
 
 
 class Accounts:
@@ -89,34 +124,18 @@ class Accounts:
         left = UNLIMITED if context is None else max(1, context - max(prompts))
         limit = min(UNLIMITED, request.output_limit(left))
         total, due_s = sum(prompts) * request.n, time.monotonic() + urgency.deadline_s
-        said = self._said(request, limit, hint)
-        learned, kind = self._lengths.learned, kind_of(request.prompts[0].text)
-
-        def job() -> Job:
-            known = None
-            if said is None:
-                features = Features(request.model, total // request.choices, limit, tenant, kind)
-                known = self._lengths.predict(features)
-            return Job(
-                total,
-                (known.mean if known is not None else said or 1.0) * request.choices,
-                request.choices,
-                WEIGHT[urgency.priority],
-                due_s,
-                known,
-                0.0 if known is None else known.overrun,
-                urgency.targets,
-            )
-
-        def again() -> Job | None:
-            nonlocal learned
-            if said is not None or not worth_again(self._lengths.learned, learned):
-                return None
-            learned = self._lengths.learned
-            return job()
-
+        said, choices = self._said(request, limit, hint), request.choices
+        kind = kind_of(request.prompts[0].text)
+        given = total, choices, WEIGHT[urgency.priority], due_s, urgency.targets
+        again: Callable[[], Job | None] = _nothing_new
+        if said is None:
+            features = Features(request.model, total // choices, limit, tenant, kind)
+            again = _Again(self._lengths, features, given)
+            job = again.job()
+        else:
+            job = _job(given, said)
         certain = max(prompt.token_ids or 1 for prompt in request.prompts)
-        return Size(job(), certain + (request.max_tokens or 1), again, kind)
+        return Size(job, certain + (request.max_tokens or 1), again, kind)
 
     @staticmethod
     def _said(request: CompletionRequest, limit: int, hint: float | None) -> float | None:

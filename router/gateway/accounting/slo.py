@@ -13,8 +13,8 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import inf, isfinite
+from typing import NamedTuple
 
 from router.http.errors import Outcome
 from solver.batching.targets import NO_TARGETS, Targets
@@ -22,8 +22,7 @@ from solver.batching.targets import NO_TARGETS, Targets
 _MISSED = frozenset((Outcome.FAILED, Outcome.EXPIRED, Outcome.REJECTED_NO_CAPACITY))
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """Seconds on the monotonic clock; None for what never happened."""
 
     received: float
@@ -33,8 +32,7 @@ class Timing:
     ended: float
 
 
-@dataclass(frozen=True, slots=True)
-class Felt:
+class Felt(NamedTuple):
     """What a request's user felt, in seconds; None where it cannot be told.
 
     Attributes:

@@ -41,6 +41,7 @@ from router.http.errors import (
     WorkerBusy,
     WorkerFailed,
     WorkerRefused,
+    WorkerUnconnected,
     WorkerUnreachable,
     outcome_of_status,
 )
@@ -124,7 +125,7 @@ class Attempts:
         self._metrics.retries.labels(error.why).inc()
         if not busy:
             exchange.record.failed_workers.append(worker.name)
-        if not error.untouched:  # who only refused it may be back in a moment
+        if not error.untouched:
             ticket.excluded.add(worker)
 
     def _begin(self, exchange: Exchange, ticket: Ticket, placement: Placement) -> Worker:
@@ -164,9 +165,9 @@ class Attempts:
             failure = WorkerUnreachable("The worker has fallen silent.", "silent")
         except Diverged:
             raise
-        except WorkerRefused as error:
-            self._conditions.lost(worker, str(error))
-            if not self._retries.after_refusal():
+        except WorkerUnconnected as error:
+            self._not_reached(ticket, worker, error)
+            if not self._retries.while_unsent():
                 raise
             raise _GoOn(error) from error
         except (WorkerUnreachable, WorkerFailed) as error:
@@ -177,6 +178,15 @@ class Attempts:
         if not self._retries.after_failure(ticket, worker, tries):
             raise failure
         raise _GoOn(failure)
+
+    def _not_reached(self, ticket: Ticket, worker: Worker, error: WorkerUnconnected) -> None:
+        """Whether nobody listens there is soon seen; a host that says nothing costs its time."""
+        if isinstance(error, WorkerRefused):
+            self._conditions.lost(worker, str(error))
+            return
+        self._conditions.failed(worker, str(error), trial=ticket.trial)
+        if self._dispatcher.others(ticket, worker):
+            ticket.excluded.add(worker)
 
     async def _forward(
         self,
@@ -217,9 +227,10 @@ class Attempts:
                     tokens = usage.prompt_tokens + usage.completion_tokens
                     self._kept.remember(exchange.answer_id, worker, tokens)
                 self._learn(worker, exchange, ticket, occupancy)
-                record = exchange.record
-                felt = Felt.of(exchange.timing(), record.output_tokens, record.choices)
-                self._shedding.saw(worker, felt)
+                if self._shedding.on:
+                    record = exchange.record
+                    felt = Felt.of(exchange.timing(), record.output_tokens, record.choices)
+                    self._shedding.saw(worker, felt)
             return outcome_of_status(reply.status)
         finally:
             reply.close()
@@ -247,7 +258,7 @@ class Attempts:
         """
         status = reply.status
         kind = verdict(status, has_deadline=ticket.due_s != inf)
-        if is_challenge(status, reply.header(CHALLENGE[0])):
+        if status == 401 and is_challenge(status, reply.header(CHALLENGE[0])):
             kind = Verdict.FAILED  # it is the gateway that it does not know, not the client
         if kind is Verdict.ANSWER:
             return True

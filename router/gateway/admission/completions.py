@@ -26,6 +26,7 @@ from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.ticket import Ticket
 from router.http.apis import Api
 from router.http.asgi import (
+    BODY,
     ClientDisconnected,
     DisconnectWatch,
     Receive,
@@ -106,7 +107,8 @@ class Completions:
     ) -> Outcome:
         urgency = read_urgency(scope, self._targets)
         exchange.record.targets = urgency.targets  # who is refused has missed them
-        self._check_room()
+        if BODY not in scope:
+            self._check_room()
         exchange.body = await self._bodies.read(scope, receive, held)
         exchange.received = time.monotonic()  # how long the client took to send it is its own
         self._check_room()

@@ -27,16 +27,22 @@ LONGEST_SESSION = 256
 _GOOD_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
-# What every request has, in one go.
-_ALWAYS = "".join(
-    f"{name.decode()}: {value}\r\n"
+# Lines of what some requests have, and of what every one has.
+_LINES = {
+    name: f"{name.decode()}: {value}\r\n"
     for name, value in (
         (REQUEST_ID, "%s"),
         (EXPECTED_TOKENS, "%.1f"),
         (ATTEMPT, "%s"),
         (WAITED_MS, "%.1f"),
-        (b"content-type", "application/json"),
+        (PRIORITY, "%s"),
+        (DEADLINE_MS, "%.1f"),
+        (TTFT_MS, "%.1f"),
+        (TPOT_MS, "%g"),
     )
+}
+_ALWAYS = "content-type: application/json\r\n" + "".join(
+    _LINES[name] for name in (REQUEST_ID, EXPECTED_TOKENS, ATTEMPT, WAITED_MS)
 )
 
 
@@ -46,21 +52,20 @@ def for_worker(ticket: Ticket, gateway: str) -> str:
     now, targets = time.monotonic(), ticket.job.targets
     waited_ms = (now - ticket.arrival_s) * 1000
     lines = _ALWAYS % (ticket.request_id, ticket.expected_tokens, ticket.attempt, waited_ms)
-    extra: dict[bytes, str] = {}
     if ticket.priority is not Priority.DEFAULT:
-        extra[PRIORITY] = ticket.priority.value
+        lines += _LINES[PRIORITY] % ticket.priority.value
     if ticket.due_s != inf:
-        extra[DEADLINE_MS] = _left_ms(ticket.due_s - now)
+        lines += _LINES[DEADLINE_MS] % _left_ms(ticket.due_s - now)
     if targets.ttft_s != inf:
-        extra[TTFT_MS] = _left_ms(ticket.arrival_s + targets.ttft_s - now)
+        lines += _LINES[TTFT_MS] % _left_ms(ticket.arrival_s + targets.ttft_s - now)
     if targets.tpot_s != inf:
-        extra[TPOT_MS] = f"{targets.tpot_s * 1000:g}"
-    return lines + "".join(f"{name.decode()}: {value}\r\n" for name, value in extra.items())
+        lines += _LINES[TPOT_MS] % (targets.tpot_s * 1000)
+    return lines
 
 
-def _left_ms(seconds: float) -> str:
+def _left_ms(seconds: float) -> float:
     """At least a millisecond: what has passed is still told."""
-    return f"{max(1.0, seconds * 1000):.1f}"
+    return max(1.0, seconds * 1000)
 
 
 def request_id(scope: Scope) -> str:

@@ -4,8 +4,8 @@ Rules:
 - never refused is who could be served by a worker that is well and that it has not tried;
 - else it has so many tries, and each takes one out of the retry budget: a share of all requests, so
   that an outage does not become a storm;
-- where nobody listens, nothing was sent: who finds out so waits for a place again, as if it had
-  never been given one, and that is no retry;
+- where no connection comes about, nothing was sent: who finds out so waits for a place again, as if
+  it had never been given one, and that is no retry;
 - who meets a full worker is planned again for as long as it may wait for a worker at all;
 - who waits beyond its patience at a worker that sends nothing, leaves it for one that is well; how
   long it is, follows from what was predicted.
@@ -96,8 +96,8 @@ class Retries:
         may = bool(others) or comes_back
         return may and tries.failures <= self._most and self._budget.spend()
 
-    def after_refusal(self) -> bool:
-        """Whether it waits for another place, now that nobody listens at its worker's address."""
+    def while_unsent(self) -> bool:
+        """Whether it waits for another place, now that no connection to its worker came about."""
         return bool(self._most)
 
     def after_silence(self, ticket: Ticket, worker: Worker, tries: Tries) -> bool:

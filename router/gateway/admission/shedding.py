@@ -60,7 +60,11 @@ class _Ask:
 
 
 class Shedding:
-    """Places requests, or says that they come too late; see the module."""
+    """Places requests, or says that they come too late; see the module.
+
+    Attributes:
+        on: whether any are refused.
+    """
 
     def __init__(
         self,
@@ -69,7 +73,7 @@ class Shedding:
         dispatcher: Dispatcher,
         recaller: Recaller,
     ) -> None:
-        self._on = tuning.admission == "shed"
+        self.on = tuning.admission == "shed"
         self._workers, self._dispatcher, self._recaller = workers, dispatcher, recaller
         self._alarms: dict[Ticket, asyncio.TimerHandle] = {}
         self._seen: WeakKeyDictionary[Worker, Seen] = WeakKeyDictionary()
@@ -84,7 +88,7 @@ class Shedding:
         Raises:
             OutOfReachError: as soon as the request certainly misses a target.
         """
-        if not self._on:
+        if not self.on:
             return await self._dispatcher.place(ticket)
         ask = _Ask.of(ticket, request)
         if ask.targets == NO_TARGETS:
@@ -105,7 +109,7 @@ class Shedding:
 
     def saw(self, worker: Worker, felt: Felt) -> None:
         """A worker has answered a request: what it can do, it may do again."""
-        if not self._on or felt.ttft_s is None:
+        if felt.ttft_s is None:
             return
         tpot_s = felt.tpot_s if felt.tpot_s and (felt.tokens or 0) >= SEEN_TOKENS else inf
         best = self._seen.get(worker, NOTHING_SEEN)

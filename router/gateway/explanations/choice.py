@@ -10,6 +10,7 @@ import numpy as np
 
 from router.gateway.explanations.plan_record import Seen
 from solver.arrays import FloatArray
+from solver.routing.columns import WEIGHT
 from solver.routing.formulas import FIRST_TOKEN
 from solver.routing.objective import TERMS, Term
 
@@ -43,13 +44,13 @@ class Choice:
     def ends_s(self) -> FloatArray:
         """(m,) seconds from the plan to its end: the terms less what weight and first token add."""
         first = (self.terms[Term.WAIT] + self.terms[Term.PREFILL]) / (1.0 + FIRST_TOKEN)
-        weight = float(self.seen.sizes.weight[self.index, 0])
+        weight = float(self.seen.asked.rows[self.index][WEIGHT])
         return np.asarray((first + self.terms[Term.DECODE]) / weight, dtype=np.float64)
 
     @property
     def cached_tokens(self) -> FloatArray:
         """(m,) of its prompt, what is in each worker's cache."""
-        cached = self.seen.cached
+        cached = self.seen.asked.cached
         return np.zeros(len(self.workers)) if cached is None else cached[self.index]
 
     @property

@@ -11,8 +11,8 @@ import numpy as np
 
 from solver.arrays import FloatArray
 from solver.packing.plan import Plan
+from solver.routing.asked import Asked
 from solver.routing.assign import Assignment
-from solver.routing.columns import Load, Requests
 from solver.routing.objective import ALL
 from solver.routing.turns import Turns
 from solver.routing.window import CloseReason
@@ -26,8 +26,7 @@ class Seen:
         number, method, planned_s: of the plan; the last in seconds since the epoch.
         names: of the workers.
         workers: (n,) where each request goes.
-        sizes, load: the requests, and what the workers had.
-        cached: (n, m) prompt tokens of request i that worker j has in its cache.
+        asked: the requests, and what the workers had.
     """
 
     number: int
@@ -35,13 +34,11 @@ class Seen:
     planned_s: float
     names: tuple[str, ...]
     workers: tuple[int, ...]
-    sizes: Requests
-    load: Load
-    cached: FloatArray | None
+    asked: Asked
 
     def terms(self, index: int) -> FloatArray:
         """(terms, m) of a request on each worker when it was its turn; infinite: not there."""
-        turns = Turns(self.sizes, self.load)
+        turns = Turns(self.asked.requests, self.asked.load)
         before = turns.before(np.array(self.workers, dtype=np.intp))[:, index]
         terms = np.stack(turns.terms(index, ALL, before))
         if turns.allowed is not None:

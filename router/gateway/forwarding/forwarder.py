@@ -8,7 +8,7 @@ from __future__ import annotations
 from router.gateway.fleet.reports import complaint
 from router.http.client import ConnectTimeout, NotConnected, Reply
 from router.http.connections import Connections
-from router.http.errors import Headers, WorkerRefused, WorkerUnreachable
+from router.http.errors import Headers, WorkerRefused, WorkerUnconnected, WorkerUnreachable
 from router.http.reply import HOP_BY_HOP, hop_by_hop
 from router.http.secret import SECRET
 from router.settings.gateway import GatewayTuning
@@ -63,6 +63,7 @@ class Forwarder:
 
         Raises:
             WorkerRefused: if nobody listens there.
+            WorkerUnconnected: if no connection comes about in time.
             WorkerUnreachable: if none begins.
             WorkerFailed: if it begins with a head that is too large: the work is done.
         """
@@ -106,6 +107,6 @@ class Forwarder:
         except NotConnected as error:
             raise WorkerRefused(complaint(error)) from error
         except ConnectTimeout as error:
-            raise WorkerUnreachable(complaint(error, self._connect_s)) from error
+            raise WorkerUnconnected(complaint(error, self._connect_s)) from error
         except (TimeoutError, OSError) as error:
             raise WorkerUnreachable(complaint(error, self._silence_s)) from error

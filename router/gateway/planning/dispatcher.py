@@ -300,7 +300,7 @@ class Dispatcher:
 
     async def _plan(self, selection: TicketSelection) -> bool:
         start = time.monotonic()
-        planned = await self._planner.plan(selection.sizes, selection.load)
+        planned = await self._planner.plan(selection.asked)
         took_s = time.monotonic() - start
         sent = await self._send(selection, self._record(selection, planned, took_s))
         return self._rolling.go_on(planned.assignment, sent, self._before)
@@ -315,7 +315,7 @@ class Dispatcher:
             if ticket.waiting:
                 assert ticket.placed is not None
                 i = index[ticket]
-                uncached = float(selection.sizes.uncached[i, record.plan.workers[i]])
+                uncached = selection.asked.uncached(i, record.plan.workers[i])
                 worker.sent(ticket, ticket.job, uncached, now, streamed=ticket.streamed)
                 ticket.trial = worker.health.sent()
                 self._stranded.served(ticket)
@@ -337,9 +337,7 @@ class Dispatcher:
             planned_s=time.time(),
             names=tuple(worker.name for worker in selection.workers),
             workers=planned.assignment.workers,
-            sizes=selection.sizes,
-            load=selection.load,
-            cached=selection.cached,
+            asked=selection.asked,
         )
         self.latest = PlanRecord(
             reason=window.reason,
@@ -368,10 +366,10 @@ class Dispatcher:
 def _batch_maker(selection: TicketSelection, plan: Assignment) -> Callable[[], Plan]:
     """Makes the same plan as a batch: when all of it is done, and the bound that certifies it."""
     jobs, now = [ticket.job for ticket in selection.requests], time.monotonic()
-    views, eligible, cached = selection.views, selection.eligible, selection.cached
+    views, asked = selection.views, selection.asked
 
     def batch() -> Plan:
-        problem = build_problem(jobs, views, eligible, cached, now)
+        problem = build_problem(jobs, views, asked.eligible, asked.cached, now)
         return evaluate(problem, plan.workers, packing_bound(problem), Method.HEURISTIC)
 
     return batch

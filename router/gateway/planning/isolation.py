@@ -8,8 +8,7 @@ everybody else is planned without it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -45,20 +44,7 @@ def check_size(job: Job) -> None:
 def each_alone(selection: Selection[Ticket, Worker]) -> Iterator[Selection[Ticket, Worker]]:
     """The same requests, one at a time."""
     for i, request in enumerate(selection.requests):
-        cached, eligible = selection.cached, selection.eligible
-        yield replace(
-            selection,
-            requests=[request],
-            sizes=_row(selection.sizes, i),
-            cached=None if cached is None else cached[i : i + 1],
-            eligible=None if eligible is None else [eligible[i]],
-        )
-
-
-def _row(sizes: Requests, i: int) -> Requests:
-    columns: dict[str, Any] = {field.name: getattr(sizes, field.name) for field in fields(sizes)}
-    row: dict[str, Any] = {name: v if v is None else v[i : i + 1] for name, v in columns.items()}
-    return Requests(**row)
+        yield replace(selection, requests=[request], asked=selection.asked.only(i))
 
 
 def broken_workers(workers: Iterable[Worker], now: float) -> Iterator[tuple[Worker, Exception]]:

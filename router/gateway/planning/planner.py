@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from router.observe.metrics import GatewayMetrics
 from router.solver_process import Search, SolverProcess
 from solver.routing import joint
-from solver.routing.assign import Assignment, assign
+from solver.routing.asked import Asked
+from solver.routing.assign import Assignment, plan_in_turn
 from solver.routing.check import check
-from solver.routing.columns import Load, Requests
 
 JOINT = Search(joint.warm_up, joint.improvements, check, joint.supersedes)
 
@@ -40,15 +40,16 @@ class Planner:
         """End the solver."""
         self.solver.stop()
 
-    async def plan(self, requests: Requests, load: Load) -> Planned:
+    async def plan(self, asked: Asked) -> Planned:
         """The best plan found by the deadline."""
         deadline = time.monotonic() + self._deadline_s
-        first = assign(requests, load)
-        several = len(requests) > 1 and self._deadline_s > 0
-        worth = several and joint.worth_improving(requests, first, self._deadline_s)
+        first = plan_in_turn(asked)
+        several = len(asked.rows) > 1 and self._deadline_s > 0
+        worth = several and joint.worth_improving(asked.rows, first, self._deadline_s)
         if not worth or not self.solver.ready():
             return Planned(first, "in_turn")
-        found = await self.solver.improve(joint.Question(requests, load), first, deadline)
+        question = joint.Question(asked.requests, asked.load)
+        found = await self.solver.improve(question, first, deadline)
         gained_s = 0.0 if found is None else first.total_s - found.total_s
         if found is None or gained_s <= 0:
             return Planned(found or first, "in_turn")

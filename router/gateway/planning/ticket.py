@@ -20,7 +20,7 @@ _PROCESS = secrets.token_hex(4)
 _serial = itertools.count()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Placement:
     """Where a request goes: its worker, the plan that says so, and its place in that plan."""
 

@@ -42,7 +42,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from solver.arrays import FloatArray
-from solver.routing.assign import assign
+from solver.routing.assign import plan_in_turn
 from solver.routing.dispatchers.base import Arrival, Placement, Target, Workers
 from solver.routing.rolling import RollingHorizon
 
@@ -67,7 +67,7 @@ class Makespan:
         rolling = self._rolling
         before = rolling.unplanned
         while (selection := rolling.select(now, workers)) is not None:
-            plan, sent = assign(selection.sizes, selection.load), 0
+            plan, sent = plan_in_turn(selection.asked), 0
             for arrival, worker in rolling.bind(selection, plan, now):
                 sent += 1
                 yield arrival, index[id(worker)]

@@ -153,17 +153,17 @@ async def test_a_cost_model_is_believed_once_it_has_met_its_engine() -> None:
         (worker,) = made.half.workers
         worker.update_state(replace(state("w0"), engine="openai"))
         await made.place(hard)
-        made.shedding.saw(worker, replace(SERVED, tpot_s=None, ttft_s=None))  # not in a stream
+        made.shedding.saw(worker, SERVED._replace(tpot_s=None, ttft_s=None))  # not in a stream
         await made.place(hard)
         made.shedding.saw(worker, SERVED)
         with pytest.raises(OutOfReachError):
             await made.place(hard)
         made.shedding.saw(
-            worker, replace(SERVED, tpot_s=ROUND_S * 0.8, tokens=5)
+            worker, SERVED._replace(tpot_s=ROUND_S * 0.8, tokens=5)
         )  # its first event was late
         with pytest.raises(OutOfReachError):
             await made.place(hard)
-        made.shedding.saw(worker, replace(SERVED, tpot_s=ROUND_S * 0.8))
+        made.shedding.saw(worker, SERVED._replace(tpot_s=ROUND_S * 0.8))
         await made.place(hard)
 
 

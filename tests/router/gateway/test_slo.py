@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import inf
 
 import pytest
@@ -26,18 +25,18 @@ MISSED_BOTH = {"ttft": False, "tpot": False, "both": False}
     ("targets", "felt", "found"),
     [
         (BOTH, STREAM, {"ttft": True, "tpot": True, "both": True}),
-        (BOTH, replace(STREAM, ttft_s=2.0, tpot_s=0.1), {"ttft": True, "tpot": True, "both": True}),
-        (BOTH, replace(STREAM, ttft_s=2.1), {"ttft": False, "tpot": True, "both": False}),
-        (BOTH, replace(STREAM, tpot_s=0.11), {"ttft": True, "tpot": False, "both": False}),
-        (BOTH, replace(STREAM, ttft_s=9.0, tpot_s=1.0), MISSED_BOTH),
-        (BOTH, replace(STREAM, tpot_s=None, tokens=None), {"ttft": True}),
-        (Targets(ttft_s=2.0), replace(STREAM, tpot_s=9.0), {"ttft": True, "both": True}),
-        (Targets(tpot_s=0.1), replace(STREAM, ttft_s=9.0), {"tpot": True, "both": True}),
+        (BOTH, STREAM._replace(ttft_s=2.0, tpot_s=0.1), {"ttft": True, "tpot": True, "both": True}),
+        (BOTH, STREAM._replace(ttft_s=2.1), {"ttft": False, "tpot": True, "both": False}),
+        (BOTH, STREAM._replace(tpot_s=0.11), {"ttft": True, "tpot": False, "both": False}),
+        (BOTH, STREAM._replace(ttft_s=9.0, tpot_s=1.0), MISSED_BOTH),
+        (BOTH, STREAM._replace(tpot_s=None, tokens=None), {"ttft": True}),
+        (Targets(ttft_s=2.0), STREAM._replace(tpot_s=9.0), {"ttft": True, "both": True}),
+        (Targets(tpot_s=0.1), STREAM._replace(ttft_s=9.0), {"tpot": True, "both": True}),
         (NO_TARGETS, STREAM, {}),
         (BOTH, WHOLE, {"both": True}),
-        (BOTH, replace(WHOLE, all_s=12.1), {"both": False}),
-        (BOTH, replace(WHOLE, all_s=2.1, tokens=1), {"both": False}),
-        (BOTH, replace(WHOLE, tokens=None), {}),
+        (BOTH, WHOLE._replace(all_s=12.1), {"both": False}),
+        (BOTH, WHOLE._replace(all_s=2.1, tokens=1), {"both": False}),
+        (BOTH, WHOLE._replace(tokens=None), {}),
         (Targets(ttft_s=2.0), WHOLE, {}),
         (Targets(tpot_s=0.1), WHOLE, {}),
     ],
@@ -50,7 +49,7 @@ def test_what_was_completed_is_measured(
 
 @pytest.mark.parametrize("outcome", sorted(set(Outcome) - {Outcome.COMPLETED}))
 def test_whoever_was_not_served_has_missed_all_or_does_not_count(outcome: Outcome) -> None:
-    late, early = replace(WHOLE, all_s=2.1), replace(WHOLE, all_s=1.9)
+    late, early = WHOLE._replace(all_s=2.1), WHOLE._replace(all_s=1.9)
     missed = {Outcome.FAILED, Outcome.EXPIRED, Outcome.REJECTED_NO_CAPACITY}
     if outcome in missed:
         assert kept(BOTH, outcome, STREAM) == kept(BOTH, outcome, early) == MISSED_BOTH
@@ -78,7 +77,7 @@ def test_in_one_piece_nobody_is_judged_harder_than_in_a_stream(
     targets, ended = Targets(ttft_s, tpot_s), first_s + each_s * (tokens - 1)
     times = Timing(0.0, 0.0, first_s, first_s, ended)
     streamed = kept(targets, Outcome.COMPLETED, Felt.of(times, tokens, 1))
-    whole = kept(targets, Outcome.COMPLETED, Felt.of(replace(times, first_token=None), tokens, 1))
+    whole = kept(targets, Outcome.COMPLETED, Felt.of(times._replace(first_token=None), tokens, 1))
     assert (
         whole["both"]
         or not streamed["both"]

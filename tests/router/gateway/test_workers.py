@@ -13,7 +13,7 @@ from router.gateway.fleet.worker import Worker
 from router.gateway.planning.planner import Planned
 from router.gateway.planning.recaller import movable_from
 from router.gateway.planning.ticket import Ticket
-from solver.routing.columns import Load, Requests
+from solver.routing.asked import Asked
 from tests.router.gateway.fleet import Half, half, state, ticket
 
 FIRST, SECOND, THIRD = (Endpoint(f"http://w{k}:1") for k in range(3))
@@ -65,8 +65,8 @@ async def test_what_is_planned_onto_a_worker_that_goes_meanwhile_goes_elsewhere(
         plan = made.planner.plan
         planned: list[int] = []
 
-        async def plan_and_lose_one(requests: Requests, load: Load) -> Planned:
-            found = await plan(requests, load)
+        async def plan_and_lose_one(asked: Asked) -> Planned:
+            found = await plan(asked)
             planned.extend(found.assignment.workers)
             made.workers.update([FIRST])
             return found

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
+import uvloop
 
 from router.http.asgi import Responder
 from router.http.client import (
     MOST_HEAD_BYTES,
     MOST_UNREAD_BYTES,
     Client,
+    ConnectTimeout,
     NotConnected,
     Reply,
     _Connection,
@@ -358,3 +362,48 @@ def test_headers_that_connection_names_stay_behind(headers: Headers, kept: set[b
         {b"server"} & {name for name, _ in headers}
     )
     assert b"content-length" not in dict(ReplyHead(304, headers).headers)
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_time_in_which_the_process_stood_still_is_not_the_workers(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """A connection that is there by the time one looks has come about, whatever the clock says."""
+
+    async def one() -> int:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(WHOLE)
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        client = Client(keep_alive_s=NEVER_S)
+        asking = asyncio.create_task(client.post(url, b"", b"", connect_s=0.01, silence_s=NEVER_S))
+        await asyncio.sleep(0)  # it connects
+        time.sleep(0.1)  # noqa: ASYNC251
+        reply = await asking
+        reply.close()
+        client.close()
+        server.close()
+        await asyncio.sleep(0.01)  # what is closed has gone
+        return reply.status
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(one()) == 200
+
+
+async def test_a_host_that_takes_no_connection_is_given_up() -> None:
+    with socket.socket() as listening, ExitStack() as stack:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        address = listening.getsockname()
+        for _ in range(2):  # its queue is full of those that it does not take
+            other = stack.enter_context(socket.socket())
+            other.setblocking(False)
+            with suppress(BlockingIOError):
+                other.connect(address)
+        await asyncio.sleep(0.05)
+        url, client = f"http://127.0.0.1:{address[1]}/", Client(keep_alive_s=NEVER_S)
+        with pytest.raises(ConnectTimeout):
+            await client.post(url, b"", b"", connect_s=0.05, silence_s=NEVER_S)

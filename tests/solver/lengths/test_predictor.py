@@ -166,10 +166,28 @@ def test_same_history_same_prediction(history: list[tuple[Features, int]], asked
     assert often_asked.predict(asked) == taught(history).predict(asked)
 
 
+@given(histories, finished(), st.integers(1, 16))
+@settings(deadline=None)
+def test_ends_weigh_together_as_much_as_one_after_the_other(
+    history: list[tuple[Features, int]], end: tuple[Features, int], times: int
+) -> None:
+    in_turn, together = taught([*history, *[end] * times]), taught(history)
+    together.observe_all([end] * times)
+    assert together.learned == in_turn.learned
+    assert together._count == pytest.approx(in_turn._count)
+    assert together._gain == pytest.approx(in_turn._gain)
+    inverse = 1.0 / np.array(together._gain)[:, None]
+    assert (together._seen * inverse).sum(axis=1) == pytest.approx(
+        np.array(together._count), rel=1e-5
+    )
+
+
 def test_memory_is_bounded_whoever_comes() -> None:
     predictor = LengthPredictor(groups=50)
-    for k in range(500):
-        predictor.observe(Features(f"m{k % 3}", k, tenant=f"t{k}", kind=f"k{k}"), 70)
+    ends = [(Features(f"m{k % 3}", k, tenant=f"t{k}", kind=f"k{k}"), 70) for k in range(500)]
+    for end in ends[:250]:
+        predictor.observe(*end)
+    predictor.observe_all(ends[250:])
     assert len(predictor._rows) == 50
     assert predictor.predict(Features("m1", 9, tenant="t")).mean == pytest.approx(70, rel=0.1)
 

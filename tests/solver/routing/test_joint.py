@@ -18,7 +18,7 @@ from solver.routing.check import check
 from solver.routing.joint import Question, improvements, supersedes, worth_improving
 from solver.routing.places import Places
 from solver.routing.turns import Turns, first
-from tests.solver.routing.windows import question, questions
+from tests.solver.routing.windows import question, questions, window
 
 ROUNDING = 1e-9
 
@@ -161,13 +161,13 @@ def test_nobody_is_held_back_unnoticed(asked: Question) -> None:
 
 
 def test_it_is_worth_it_only_for_more_than_it_costs() -> None:
-    asked = question(6, 3, 1)
-    plan = assign(asked.requests, asked.load)
+    asked = window(6, 3, 1)
+    rows, plan = asked.rows, assign(asked.requests, asked.load)
     going = replace(plan, go=(True,) * 6)
-    assert not worth_improving(asked.requests, replace(going, bound_s=going.total_s), 0.001)
-    assert worth_improving(asked.requests, replace(going, bound_s=0.0), 0.001)
-    assert not worth_improving(asked.requests, replace(going, bound_s=0.0), 1e6)
-    assert worth_improving(asked.requests, replace(plan, go=(False,) * 6, bound_s=0.0), 1e6)
+    assert not worth_improving(rows, replace(going, bound_s=going.total_s), 0.001)
+    assert worth_improving(rows, replace(going, bound_s=0.0), 0.001)
+    assert not worth_improving(rows, replace(going, bound_s=0.0), 1e6)
+    assert worth_improving(rows, replace(plan, go=(False,) * 6, bound_s=0.0), 1e6)
 
 
 def test_it_can_be_warmed_up() -> None:

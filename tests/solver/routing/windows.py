@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from math import inf
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.model import CostModel
-from solver.routing.columns import Load, Requests
+from solver.routing.asked import Asked
+from solver.routing.columns import numbers, row_of
 from solver.routing.joint import Question
 from solver.routing.problem import Job, WorkerView
 
@@ -49,7 +51,7 @@ def job(rng: random.Random) -> Job:
     )
 
 
-def question(n: int, m: int, seed: int) -> Question:
+def window(n: int, m: int, seed: int) -> Asked:
     """n requests and m workers; each request is allowed somewhere."""
     rng = random.Random(f"{n}/{m}/{seed}")
     jobs = [job(rng) for _ in range(n)]
@@ -61,14 +63,21 @@ def question(n: int, m: int, seed: int) -> Question:
     if rng.random() < 0.5:
         shares = [[rng.choice([0.0, 0.0, rng.random()]) for _ in range(m)] for _ in jobs]
         cached = np.array([[job.prompt_tokens] for job in jobs]) * np.array(shares)
-    return Question(
-        Requests.of(jobs, [rng.uniform(0.0, 3.0) for _ in jobs], m, cached, eligible),
-        Load.of(
-            [worker(rng) for _ in range(m)],
-            np.array([(rng.choice([0.0, 4.0]), rng.choice([0.0, 0.2, 0.95])) for _ in range(m)]).T,
-            rng.uniform(0.0, 60.0),
-        ),
+    return Asked(
+        [row_of(job, rng.uniform(0.0, 3.0)) for job in jobs],
+        [numbers(worker(rng)) for _ in range(m)],
+        [(rng.choice([0.0, 4.0]), rng.choice([0.0, 0.2, 0.95])) for _ in range(m)],
+        rng.uniform(0.0, 60.0),
+        np.array([rng.choice([(0, 0.0, 0), (1, 0.2, 700)]) for _ in range(m)]).T,
+        cached,
+        eligible,
     )
+
+
+def question(n: int, m: int, seed: int) -> Question:
+    """The same as arrays, without those who are held."""
+    asked = replace(window(n, m, seed), placed=None)
+    return Question(asked.requests, asked.load)
 
 
 def questions(most_requests: int = 6, most_workers: int = 3) -> st.SearchStrategy[Question]:

@@ -1,0 +1,84 @@
+"""A window as plain numbers, and as arrays for whoever wants these.
+
+At low load most windows hold one request, and arrays of two or three numbers cost more than what is
+done with them: `solver.routing.few` decides on the numbers, whoever explains or improves a plan on
+the arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from solver.arrays import FloatArray
+from solver.routing.columns import BETA_P, PROMPT, Load, Requests
+from solver.routing.formulas import Figures
+
+# Beyond so many pairs of a request and a worker, or so many workers, arrays are quicker.
+MOST_PAIRS, MOST_WORKERS = 32, 16
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """n requests to be planned, and m workers.
+
+    Attributes:
+        rows: of each request, as `solver.routing.columns.row_of`.
+        known: of each worker, as `solver.routing.columns.numbers`.
+        lately: of each worker, requests and seconds of prefill that it was sent, a second.
+        level_s: as of `Load`.
+        placed: (3, m) sequences, seconds of prefill and prompt tokens that wait for each worker
+            besides; None: nothing does.
+        cached: (n, m) prompt tokens of request i that worker j has in its cache; None: none.
+        eligible: for each request the workers that may serve it; None: all of them.
+    """
+
+    rows: Sequence[Figures]
+    known: Sequence[Figures]
+    lately: Sequence[tuple[float, float]]
+    level_s: float
+    placed: FloatArray | None = None
+    cached: FloatArray | None = None
+    eligible: Sequence[frozenset[int]] | None = None
+
+    @property
+    def few(self) -> bool:
+        """Whether plain numbers are quicker."""
+        m = len(self.known)
+        return m <= MOST_WORKERS and 0 < len(self.rows) * m <= MOST_PAIRS
+
+    @cached_property
+    def requests(self) -> Requests:
+        """As arrays."""
+        return Requests.from_rows(self.rows, len(self.known), self.cached, self.eligible)
+
+    @cached_property
+    def load(self) -> Load:
+        """As arrays."""
+        known, lately = np.array(self.known, dtype=np.float64).T, np.array(self.lately).T
+        return Load.from_numbers(known, lately, self.level_s, self.placed)
+
+    def uncached(self, i: int, j: int) -> float:
+        """Prompt tokens of a request that a worker would have to prefill."""
+        prompt = float(self.rows[i][PROMPT])
+        return prompt if self.cached is None else max(0.0, prompt - float(self.cached[i, j]))
+
+    def prefill_s(self, i: int, j: int) -> float:
+        """Seconds that this takes."""
+        return float(self.known[j][BETA_P]) * self.uncached(i, j)
+
+    def only(self, i: int) -> Asked:
+        """One of the requests alone."""
+        cached, eligible = self.cached, self.eligible
+        return Asked(
+            [self.rows[i]],
+            self.known,
+            self.lately,
+            self.level_s,
+            self.placed,
+            None if cached is None else cached[i : i + 1],
+            None if eligible is None else [eligible[i]],
+        )
