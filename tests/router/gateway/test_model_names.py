@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
@@ -14,7 +15,7 @@ from router.http.errors import ModelNotFoundError, RequestError
 from router.settings.base import read_alias
 from router.settings.gateway import GatewaySettings
 
-CHAT = {"chat": (("new", 0.1), ("old", 0.9))}
+CHAT: dict[str, Shares] = {"chat": (("new", 0.1), ("old", 0.9))}
 
 
 class Serving:
@@ -27,7 +28,9 @@ class Serving:
         return self._models
 
 
-def names(*models: str, aliases: dict[str, Shares] | None = None, default: str = "") -> ModelNames:
+def names(
+    *models: str, aliases: Mapping[str, Shares] | None = None, default: str = ""
+) -> ModelNames:
     return ModelNames(cast(Workers, Serving(*models)), aliases or {}, default)
 
 
