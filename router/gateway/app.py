@@ -47,7 +47,7 @@ from router.http.serving import Beside
 from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import open_tracing
 from router.settings.gateway import GatewaySettings
-from router.settings.secrets import read_secrets, trusted
+from router.settings.secrets import read_keys, read_secrets, trusted
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         trusted(settings.worker_ca),
         secrets[0] if secrets else None,
         None if folder is None else folder.name,
+        read_keys(settings.worker_key_file),
     )
     board = None if folder is None else Board(folder.board, 2 * settings.processes)
     workers = Workers(settings, connections, metrics, board)

@@ -195,6 +195,12 @@ class GatewaySettings(GatewayTuning, Served):
         description="File of the authorities that certificates of https:// workers are to be "
         "from; unless given, those of this machine.",
     )
+    worker_key_file: Names = Field(
+        (),
+        description="File of the key that workers ask for (its first line), or by comma such files "
+        "of single ones, like http://10.0.0.5:8000=FILE. A worker with a key gets that in all that "
+        "it is asked, and never a client's. Read at start.",
+    )
     plain_slots: int = Field(
         64,
         ge=1,

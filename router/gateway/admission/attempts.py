@@ -199,8 +199,9 @@ class Attempts:
         assert exchange.request is not None
         url = worker.url + exchange.target
         extra = for_worker(ticket, self._forwarder.gateway) + exchange.outgoing()
-        agent = worker.state is not None
-        reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body, agent=agent)
+        reply = await self._forwarder.send(
+            url, exchange.headers, extra, exchange.body, worker=worker
+        )
         try:
             good = self._judge(reply, ticket, worker, tries)
             occupancy = worker.load.occupancy(worker.slots, 0)
@@ -260,6 +261,8 @@ class Attempts:
         kind = verdict(status, has_deadline=ticket.due_s != inf)
         if status == 401 and is_challenge(status, reply.header(CHALLENGE[0])):
             kind = Verdict.FAILED  # it is the gateway that it does not know, not the client
+        if status == 401 and self._forwarder.has_key(worker):
+            kind = Verdict.FAILED  # likewise
         if kind is Verdict.ANSWER:
             return True
         if status == 503 and ticket.recall_pending and reply.has(RECALLED):

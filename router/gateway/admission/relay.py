@@ -222,10 +222,9 @@ class Relay:
             WorkerFailed: if its answer broke off.
         """
         url = worker.url + passing.target
-        agent = worker.state is not None
         try:
             reply = await self._forwarder.relay(
-                scope["method"], url, scope["headers"], passing.name, body, agent=agent
+                scope["method"], url, scope["headers"], passing.name, body, worker
             )
         except WorkerRefused as error:
             self._workers.conditions.lost(worker, str(error))
