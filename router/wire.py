@@ -52,6 +52,10 @@ DEADLINE_MS = b"x-makespan-deadline-ms"
 TENANT = b"x-makespan-tenant"
 TTFT_MS = b"x-makespan-ttft-ms"
 TPOT_MS = b"x-makespan-tpot-ms"
+# Asks for one line on the choice of its worker, and is that line.
+WHY = b"x-makespan-why"
+# How often a stream that waits for its first token is kept alive; 0: never.
+KEEPALIVE_S = b"x-makespan-keepalive-s"
 # The model that an alias stood for.
 MODEL = b"x-makespan-model"
 # Which conversation a request belongs to, as clients and other routers call it: the first counts.

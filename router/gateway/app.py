@@ -89,7 +89,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     attempts = Attempts(
         settings, workers.conditions, dispatcher, shedding, forwarder, accounts, kept, metrics
     )
-    bodies = BodyReader(settings.max_body_bytes)
+    bodies = BodyReader(settings.max_body_bytes, decodes=True)
     memory = BodyMemory(settings.max_bodies_bytes, dispatcher.room.bodies_full)
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)

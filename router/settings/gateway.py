@@ -108,6 +108,15 @@ class GatewayTuning(Live):
         le=86_400,
         description="Seconds without a byte from a worker before it has failed.",
     )
+    sse_keepalive_s: float = Field(
+        15.0,
+        ge=0,
+        le=3600,
+        description="Seconds after which a stream that waits for its first token gets a comment, "
+        "and again after as many, so that nothing on its way takes it for dead; 0: never. From "
+        "the first one on its status is 200, and errors are events. The header "
+        "x-makespan-keepalive-s says otherwise for one request.",
+    )
     remember: int = Field(10_000, ge=0, description="Finished requests whose explanation is kept.")
     targets_interactive: TargetsText = Field(
         write_targets(DEFAULT_TARGETS[Priority.INTERACTIVE]),

@@ -14,6 +14,7 @@ from math import inf
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.admission.attempts import Attempts
 from router.gateway.admission.headers import read_hint, request_id, session_of
+from router.gateway.admission.keepalive import kept_alive
 from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.model_names import ModelNames
@@ -42,13 +43,15 @@ from router.http.errors import (
     RequestError,
     RouterError,
 )
-from router.http.request_headers import Urgency, read_tenant, read_urgency
+from router.http.request_headers import Urgency, read_keepalive, read_tenant, read_urgency
 from router.http.schemas import CompletionRequest
 from router.observe.logs import bind_request
 from router.observe.tracing import Tracing
 from router.settings.gateway import GatewayTuning
-from router.wire import EXPECTED_TOKENS
+from router.wire import EXPECTED_TOKENS, WHY
 from solver.cost.estimators import BYTES_PER_TOKEN
+
+_ENCODING = b"content-encoding"
 
 
 class Completions:
@@ -110,6 +113,8 @@ class Completions:
         if BODY not in scope:
             self._check_room()
         exchange.body = await self._bodies.read(scope, receive, held)
+        if header(scope, _ENCODING) is not None:  # it goes on as it was before
+            exchange.headers = [pair for pair in exchange.headers if pair[0] != _ENCODING]
         exchange.received = time.monotonic()  # how long the client took to send it is its own
         self._check_room()
         self._accounts.begin(exchange.record)
@@ -122,7 +127,9 @@ class Completions:
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
         ticket.only = only
         self._dispatcher.room.check(ticket)
-        with DisconnectWatch(receive, exchange.send):
+        every_s = read_keepalive(scope, self._tuning.sse_keepalive_s) if ticket.streamed else 0.0
+        exchange.why = header(scope, WHY) is not None
+        with DisconnectWatch(receive, exchange.send), kept_alive(exchange, every_s):
             outcome = await self._attempts.run(exchange, ticket)
             await exchange.out.drain()
             return outcome

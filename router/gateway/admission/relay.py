@@ -42,9 +42,10 @@ from router.http.asgi import (
     respond,
     responder,
 )
-from router.http.bodies import BodyMemory, BodyReader, Held, check_json, is_json
+from router.http.bodies import BodyMemory, BodyReader, Held, check_type, is_json
 from router.http.client import Reply
 from router.http.drain import Drain
+from router.http.encodings import encoding_of
 from router.http.errors import (
     Headers,
     NoCapacityError,
@@ -63,6 +64,7 @@ from router.wire import REQUEST_ID, WORKER
 
 log = logging.getLogger(__name__)
 
+_ENCODING = b"content-encoding"
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -123,9 +125,14 @@ class Relay:
         self._check_room()
         origin = header(scope, b"origin")
         if scope["method"] != "GET" and not _is_own(scope, origin, self._tuning.allowed_origins):
-            check_json(scope)
+            check_type(scope)
         body = await read_body(scope, receive, self._tuning.max_body_bytes, held.take)
         self._check_room()
+        headers: Headers = scope["headers"]
+        encoding = encoding_of(header(scope, _ENCODING))
+        if encoding:
+            body = await self._bodies.decode(body, encoding, held)
+            headers = [pair for pair in headers if pair[0] != _ENCODING]
         only = None
         if (name := response_id(scope["path"])) is not None:
             only, _ = await self._kept.find(name)
@@ -133,7 +140,7 @@ class Relay:
         if model:
             self._workers.context(model)  # whether anybody serves it
         with DisconnectWatch(receive, passing.send):
-            outcome = await self._run(scope, body, model, only, passing)
+            outcome = await self._run(scope, headers, body, model, only, passing)
             await passing.out.drain()
         if name is not None and scope["method"] == "DELETE" and outcome is Outcome.COMPLETED:
             self._kept.forget(name)
@@ -170,7 +177,13 @@ class Relay:
         return model, body
 
     async def _run(
-        self, scope: Scope, body: bytes, model: str, only: Worker | None, passing: _Passing
+        self,
+        scope: Scope,
+        headers: Headers,
+        body: bytes,
+        model: str,
+        only: Worker | None,
+        passing: _Passing,
     ) -> Outcome:
         tried: list[Worker] = []
         failure: RouterError | None = None
@@ -183,7 +196,7 @@ class Relay:
             self._at[worker] += 1
             self._turns[worker] = next(self._turn)
             try:
-                return await self._attempt(scope, body, worker, passing, last=last)
+                return await self._attempt(scope, headers, body, worker, passing, last=last)
             except WorkerUnreachable as error:
                 failure = error
                 if last:
@@ -213,7 +226,14 @@ class Relay:
         return NoCapacityError(what, self._workers.back_s(time.monotonic()))
 
     async def _attempt(
-        self, scope: Scope, body: bytes, worker: Worker, passing: _Passing, *, last: bool
+        self,
+        scope: Scope,
+        headers: Headers,
+        body: bytes,
+        worker: Worker,
+        passing: _Passing,
+        *,
+        last: bool,
     ) -> Outcome:
         """At one worker; `last`: nobody else will be asked.
 
@@ -224,7 +244,7 @@ class Relay:
         url = worker.url + passing.target
         try:
             reply = await self._forwarder.relay(
-                scope["method"], url, scope["headers"], passing.name, body, worker
+                scope["method"], url, headers, passing.name, body, worker
             )
         except WorkerRefused as error:
             self._workers.conditions.lost(worker, str(error))

@@ -92,6 +92,14 @@ class Choice:
         cost = self.cost_s
         return self.workers[found], float(cost[found] - cost[self.chosen])
 
+    def line(self) -> str:
+        """Where it goes, when it should be done there, and the same of the runner-up."""
+        second = self._runner_up()
+        told = [f"{self.workers[self.chosen]} in {self.finish_s:.3f} s"]
+        if second is not None:
+            told.append(f"{self.workers[second]} in {self.ends_s[second]:.3f} s")
+        return "; ".join(told)
+
     def _runner_up(self) -> int | None:
         others = self.cost_s
         others[self.chosen] = np.inf
