@@ -79,7 +79,7 @@ class Choice:
                     "cost_s": float(cost[j]),
                     "terms_s": dict(zip(TERMS, self.terms[:, j].tolist(), strict=True)),
                     "finish_s": float(self.ends_s[j]),
-                    "cached_tokens": float(self.cached_tokens[j]),
+                    "cached_tokens": max(0.0, float(self.cached_tokens[j])),
                 }
             rows.append(row)
         return rows

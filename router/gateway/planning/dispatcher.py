@@ -19,6 +19,7 @@ from operator import attrgetter
 from statistics import fmean
 
 from router.gateway.explanations.plan_record import PlanRecord, Seen
+from router.gateway.fleet.adapters import with_loading
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.planning.isolation import (
@@ -41,6 +42,7 @@ from router.http.errors import (
 )
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
+from solver.arrays import FloatArray
 from solver.packing.bounds import packing_bound
 from solver.packing.plan import Method, Plan, evaluate
 from solver.routing.assign import Assignment
@@ -74,7 +76,7 @@ class Dispatcher:
             max_size=tuning.window_max_size,
             hold_back=True,
             eligible=self._eligible,
-            cached=workers.prefixes.cached_tokens,
+            cached=self._saved,
         )
         self._unsent = Unsent()
         self.room = Room(tuning, workers, self._unsent)
@@ -252,6 +254,13 @@ class Dispatcher:
             again_s = self.room.retry_after_s(ticket, self._workers.back_s(time.monotonic()))
             self._reject(ticket, NoCapacityError(message, again_s))
 
+    def _saved(self, tickets: Sequence[Ticket], workers: Sequence[Worker]) -> FloatArray | None:
+        """(n, m) prompt tokens of each that each need not prefill, as it has them or an adapter."""
+        cached = self._workers.prefixes.cached_tokens(tickets, workers)
+        if not any(worker.adapters for worker in workers):
+            return cached
+        return with_loading([ticket.model for ticket in tickets], workers, cached)
+
     def _eligible(self, ticket: Ticket, workers: Sequence[Worker]) -> frozenset[int] | None:
         """Most tickets are alike: they failed nowhere, and are short enough for every worker."""
         usual = (
@@ -320,6 +329,7 @@ class Dispatcher:
                 ticket.trial = worker.health.sent()
                 self._stranded.served(ticket)
                 self._workers.prefixes.sent(ticket, worker)
+                worker.adapters.use(ticket.model)
                 ticket.placed.set_result(Placement(worker, record, i))
                 sent += 1
                 if sent % SENDS_A_TURN == 0:
