@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+import orjson
+
 from router.observe import logs
 from router.settings.agent import AgentSettings
 from router.settings.base import BadSettings, Settings
@@ -15,6 +17,7 @@ from router.settings.bench import BenchSettings
 from router.settings.calibrate import CalibrateSettings
 from router.settings.commands import COMMANDS, load
 from router.settings.gateway import GatewaySettings
+from router.settings.keys import KeySettings
 from router.settings.live import Live, Served
 from router.settings.plan import PlanSettings
 from router.settings.replay import ReplaySettings
@@ -96,7 +99,9 @@ def _run(settings: Settings) -> None:
 
 
 def _run_offline(settings: Settings) -> None:
-    if isinstance(settings, SimulateSettings):
+    if isinstance(settings, KeySettings):
+        _print_key(settings)
+    elif isinstance(settings, SimulateSettings):
         from router.lab.simulate import simulate
 
         simulate(settings)
@@ -124,6 +129,16 @@ def _run_offline(settings: Settings) -> None:
         from router.lab.bench_plan import bench_plan
 
         bench_plan(settings)
+
+
+def _print_key(settings: KeySettings) -> None:
+    """The one time that it is seen."""
+    key, entry = settings.make()
+    table = entry.to_toml()
+    if settings.json:
+        print(orjson.dumps({"key": key, "toml": table}).decode())
+        return
+    print(f"{key}\n\nThe client's key, shown this once. For the file that --keys names:\n\n{table}")
 
 
 def _serve(app: FastAPI, settings: Served, port: int) -> None:

@@ -178,6 +178,7 @@ class EngineLoop:
                 position.priority,
                 now + position.deadline_s,
                 targets=position.targets,
+                turn_s=position.turn_s(now),
             )
             self.batcher.add(sequence, now)
             ids.append(key)

@@ -7,7 +7,7 @@ from math import inf
 
 from router.http.asgi import Scope, header
 from router.http.request_headers import read_urgency
-from router.wire import EXPECTED_TOKENS, WAITED_MS
+from router.wire import EXPECTED_TOKENS, TURN, WAITED_MS
 from solver.batching.priority import Priority
 from solver.batching.targets import NO_TARGETS, Targets
 
@@ -16,6 +16,7 @@ from solver.batching.targets import NO_TARGETS, Targets
 class QueuePosition:
     """A job's place in the queue: how long it has waited elsewhere, and how urgent it is.
 
+    `in_turn`: it was sent in its tenant's turn, and keeps its place among those sent so.
     Its targets, as all of it, count from when it came to the gateway; its deadline from now.
     """
 
@@ -23,6 +24,11 @@ class QueuePosition:
     priority: Priority = Priority.DEFAULT
     deadline_s: float = inf
     targets: Targets = NO_TARGETS
+    in_turn: bool = False
+
+    def turn_s(self, now: float) -> float | None:
+        """When its turn came, if it comes now; None: tenants do not take turns."""
+        return now if self.in_turn else None
 
 
 DEFAULT_POSITION = QueuePosition()
@@ -37,7 +43,8 @@ def read_queue_position(scope: Scope) -> QueuePosition:
     urgency = read_urgency(scope)
     waited_s = (_number(header(scope, WAITED_MS), 0.0) or 0.0) / 1000
     targets = Targets(urgency.targets.ttft_s + waited_s, urgency.targets.tpot_s)
-    return QueuePosition(waited_s, urgency.priority, urgency.deadline_s, targets)
+    in_turn = header(scope, TURN) is not None
+    return QueuePosition(waited_s, urgency.priority, urgency.deadline_s, targets, in_turn)
 
 
 def read_hint(scope: Scope) -> float | None:

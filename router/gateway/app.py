@@ -14,8 +14,10 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from router.gateway.accounting.accounts import Accounts
+from router.gateway.accounting.keys import Keys
 from router.gateway.admission.attempts import Attempts
 from router.gateway.admission.completions import Completions
+from router.gateway.admission.door import Door
 from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.admission.relay import Relay
 from router.gateway.admission.shedding import Shedding
@@ -36,18 +38,20 @@ from router.gateway.siblings.ask import Siblings
 from router.gateway.siblings.board import Board
 from router.gateway.siblings.folder import Folder
 from router.gateway.siblings.together import Alone, Together
-from router.http.apis import APIS
+from router.http.apis import APIS, Api
 from router.http.bodies import BodyMemory, BodyReader
 from router.http.browsers import Browsers
 from router.http.connections import Connections
 from router.http.docs import add_docs
 from router.http.drain import Drain
 from router.http.error_handlers import add_error_handlers, answer_head
+from router.http.errors import RouterError
 from router.http.serving import Beside
 from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import open_tracing
 from router.settings.gateway import GatewaySettings
 from router.settings.secrets import read_keys, read_secrets, trusted
+from solver.routing.fair import alike
 
 log = logging.getLogger(__name__)
 
@@ -62,21 +66,23 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     Raises:
         BadSettings: if its workers could never be found, or a file of secrets is wrong.
     """
+    keys = None if settings.keys is None else Keys(settings.keys, settings.processes)
     settings = settings.share()
     folder = None if settings.siblings is None else Folder(settings.siblings)
     discovery = Discovery(sources(settings.worker))
     metrics = GatewayMetrics()
-    secrets = read_secrets(settings.secret_file)
     connections = Connections(
         trusted(settings.worker_ca),
-        secrets[0] if secrets else None,
+        next(iter(read_secrets(settings.secret_file)), None),
         None if folder is None else folder.name,
         read_keys(settings.worker_key_file),
     )
     board = None if folder is None else Board(folder.board, 2 * settings.processes)
     workers = Workers(settings, connections, metrics, board)
     planner = Planner(settings.plan_deadline_s, metrics)
-    dispatcher = Dispatcher(settings, workers, planner, metrics)
+    dispatcher = Dispatcher(
+        settings, workers, planner, metrics, alike if keys is None else keys.weight
+    )
     sharing = Sharing(workers, dispatcher, connections, board)
     recaller = Recaller(workers, connections)
     dispatcher.after_dispatch = recaller.maybe_recall
@@ -105,6 +111,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             board.close()
 
     lifespan = _lifespan(
+        keys,
         connections,
         planner,
         discovery,
@@ -118,25 +125,22 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     app = FastAPI(title="Makespan", lifespan=lifespan, openapi_url=None)
     app.state.drain, app.state.hot = drain, {}
-    for api in APIS:
-        endpoint = Completions(
-            settings,
-            workers,
-            dispatcher,
-            attempts,
-            accounts,
-            kept,
-            names,
-            bodies,
-            memory,
-            drain,
-            tracing,
-            api,
-        )
-        for spelling in (api.path, api.path + "/"):  # a redirect would be lost on many a client
-            app.router.routes.append(Route(spelling, endpoint, methods=["POST"]))
-            if not settings.allowed_origins:  # their pages' answers get headers on the way
-                app.state.hot[spelling.encode()] = endpoint
+    planned = partial(
+        Completions,
+        settings,
+        workers,
+        dispatcher,
+        attempts,
+        accounts,
+        kept,
+        names,
+        bodies,
+        memory,
+        drain,
+        tracing,
+    )
+    # Answers to pages of other origins get headers on the way.
+    _add_planned(app, planned, hot=not settings.allowed_origins)
     add_routes(app, workers, dispatcher, accounts, metrics, drain, names)
     app.router.routes.append(Route("/makespan/v1/events", events, methods=["GET"]))
     add_page(app)
@@ -159,8 +163,18 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     answer_head(app)
     add_error_handlers(app)
     _answer_for_all(app, folder, frames, kept)
+    _put_door(app, keys, metrics)
     app.add_middleware(Browsers, origins=settings.allowed_origins)
     return app
+
+
+def _add_planned(app: FastAPI, endpoint_of: Callable[[Api], Completions], *, hot: bool) -> None:
+    for api in APIS:
+        endpoint = endpoint_of(api)
+        for spelling in (api.path, api.path + "/"):  # a redirect would be lost on many a client
+            app.router.routes.append(Route(spelling, endpoint, methods=["POST"]))
+            if hot:
+                app.state.hot[spelling.encode()] = endpoint
 
 
 def _answer_for_all(app: FastAPI, folder: Folder | None, frames: Frames, kept: KeptAnswers) -> None:
@@ -169,6 +183,19 @@ def _answer_for_all(app: FastAPI, folder: Folder | None, frames: Frames, kept: K
     if folder is not None:
         app.add_middleware(Together, folder=folder)
         app.state.beside = Beside(Alone(app, frames.all, kept.page), folder.socket_of(os.getpid()))
+
+
+def _put_door(app: FastAPI, keys: Keys | None, metrics: GatewayMetrics) -> None:
+    """Before everything that it answers, where there are keys."""
+    if keys is None:
+        return
+
+    def refused(error: RouterError) -> None:
+        metrics.requests.labels("other", error.outcome.value).inc()
+
+    for path, endpoint in app.state.hot.items():
+        app.state.hot[path] = Door(endpoint, keys=keys, refused=refused)
+    app.add_middleware(Door, keys=keys, refused=refused)
 
 
 def _stop_if_broken(drain: Drain, task: asyncio.Task[None]) -> None:
@@ -182,6 +209,7 @@ def _stop_if_broken(drain: Drain, task: asyncio.Task[None]) -> None:
 
 
 def _lifespan(
+    keys: Keys | None,
     connections: Connections,
     planner: Planner,
     discovery: Discovery,
@@ -196,7 +224,9 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         connections.open()
-        running = (workers.run(), discovery.run(workers.update), dispatcher.run(), sharing.run())
+        running = [workers.run(), discovery.run(workers.update), dispatcher.run(), sharing.run()]
+        if keys is not None:
+            running.append(keys.run())
         tasks = [asyncio.create_task(one) for one in running]
         for task in tasks:
             task.add_done_callback(partial(_stop_if_broken, drain))

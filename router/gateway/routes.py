@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 
 from router.gateway.accounting.accounts import Accounts
+from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
@@ -60,17 +61,22 @@ def _add_health(
 
 
 def _add_models(app: FastAPI, names: ModelNames) -> None:
+    def allowed(request: Request) -> dict[str, Any]:
+        grant: Grant | None = request.scope.get(GRANT)
+        found = names.listed()
+        return {name: one for name, one in found.items() if grant is None or grant.allows(name)}
+
     @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        """The models that some worker serves, and their other names."""
-        return {"object": "list", "data": list(names.listed().values())}
+    async def models(request: Request) -> dict[str, Any]:
+        """The models that some worker serves, by all names that the client's key allows."""
+        return {"object": "list", "data": list(allowed(request).values())}
 
     @app.get("/v1/models/{model:path}")
-    async def model(model: str) -> dict[str, Any]:
+    async def model(request: Request, model: str) -> dict[str, Any]:
         """One of them; its name may have slashes. Without a name, all."""
         if not model:
-            return await models()
-        entry = names.listed().get(model)
+            return await models(request)
+        entry: dict[str, Any] | None = allowed(request).get(model)
         if entry is None:
             raise ModelNotFoundError(model)
         return entry

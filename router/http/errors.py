@@ -2,7 +2,10 @@
 
 RouterError
 ├── RequestError            the request itself is wrong: 400, 404, 405, 413
-│   └── ModelNotFoundError  nobody serves its model: 404
+│   ├── ModelNotFoundError  nobody serves its model: 404
+│   ├── UnauthorizedError   it has no key that is known: 401
+│   └── ForbiddenError      its key does not allow it: 403
+├── OverLimitError          its key has had its minute's requests or tokens: 429 with Retry-After
 ├── NoCapacityError         nobody can take it now: 503 with Retry-After
 │   ├── OutOfReachError     it certainly misses a target, and is shed: 503
 │   └── WorkerFullError     an agent that several gateways fill: it is planned again
@@ -127,6 +130,54 @@ class ModelNotFoundError(RequestError):
             code="model_not_found",
             status=404,
         )
+
+
+class UnauthorizedError(RequestError):
+    """It has no key, or none that is known; `browser`: whoever asks may be asked for one."""
+
+    outcome = Outcome.REJECTED_UNAUTHORIZED
+
+    def __init__(self, *, given: bool, browser: bool = False) -> None:
+        what = "This key is not known here" if given else "This gateway wants a key"
+        super().__init__(
+            f"{what}: send one that its operator has given you, as 'Authorization: Bearer KEY' or "
+            "'x-api-key: KEY'.",
+            code="invalid_api_key",
+            status=401,
+        )
+        self._challenge = b'Basic realm="Makespan"' if browser else b"Bearer"
+
+    def headers(self) -> Headers:
+        """With what to answer by; browsers ask people for a password, which is the key."""
+        return [*super().headers(), (b"www-authenticate", self._challenge)]
+
+
+class ForbiddenError(RequestError):
+    """Its key does not allow what it asks for."""
+
+    outcome = Outcome.REJECTED_UNAUTHORIZED
+
+    def __init__(self, message: str, *, param: str | None = None, code: str) -> None:
+        super().__init__(message, param=param, code=code, status=403)
+
+
+class OverLimitError(RouterError):
+    """Its key has had its `what`, requests or tokens, of this minute."""
+
+    status = 429
+    outcome = Outcome.REJECTED_OVER_SHARE
+
+    def __init__(self, what: str, limit: float, retry_after_s: float) -> None:
+        super().__init__(
+            f"This key may have {limit:g} {what} a minute, and has had them; come again in "
+            f"{max(1, ceil(retry_after_s))} s.",
+            code="rate_limit_exceeded",
+        )
+        self.type, self.retry_after_s = what, retry_after_s
+
+    def headers(self) -> Headers:
+        """With ``Retry-After`` in whole seconds, at least 1."""
+        return [*super().headers(), retry_after(self.retry_after_s)]
 
 
 class NoCapacityError(RouterError):

@@ -18,7 +18,7 @@ from router.lab.simulation.pool import over
 from router.lab.simulation.run import Choice, assembled
 from router.settings.base import BadSettings
 from router.settings.bench import BenchSettings
-from solver.routing.dispatchers import DISPATCHERS
+from solver.routing.dispatchers import DISPATCHERS, FOR_TENANTS
 from solver.sim.report import Report, report
 from solver.sim.worker import WorkerSetting
 
@@ -43,7 +43,8 @@ def judge(settings: BenchSettings) -> None:
 
 
 def _judged(settings: BenchSettings) -> list[Judged]:
-    names = tuple(dict.fromkeys((*(settings.dispatch or DISPATCHERS), settings.ours)))
+    everybody = [name for name in DISPATCHERS if name not in FOR_TENANTS]
+    names = tuple(dict.fromkeys((*(settings.dispatch or everybody), settings.ours)))
     if len(names) == 1:
         raise BadSettings(f"dispatch: name a rival for {settings.ours} to be compared with")
     try:

@@ -104,9 +104,7 @@ def _run(requests: Sequence[Request], row: Row, seed: int, record: Record | None
     setting = WorkerSetting(PROFILE.slots, PROFILE.kv_tokens, order=row.order)
     worker = Worker("llama-65b", PROFILE.cost, setting, POLICIES[row.policy](), record)
     lengths = length_forecaster(row.lengths, seed)
-    fleet = Fleet(
-        requests, [worker], dispatcher("makespan", random.Random(seed), row.order), lengths
-    )
+    fleet = Fleet(requests, [worker], dispatcher("makespan", random.Random(seed)), lengths)
     fleet.run()
     return report(fleet)
 

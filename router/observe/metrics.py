@@ -229,6 +229,12 @@ class GatewayMetrics(_Metrics):
         "makespan_cached_prompt_tokens",
         "Prompt tokens that workers reported to have found in their prefix caches.",
     )
+    tenant_slot_seconds = counter(
+        "makespan_tenant_slot_seconds",
+        "Engine time that requests of a tenant have taken, in slot-seconds by the cost models of "
+        "their workers: what shares are of, and what to bill. Beyond 100 tenants, others together.",
+        labels=("tenant",),
+    )
     overhead = histogram(
         "makespan_gateway_overhead_seconds",
         "Time that the gateway added before a response began, windows and plans included.",

@@ -42,7 +42,9 @@ class BenchSettings(Offline):
         "whose name has all of these words, by comma (azure,unequal,85%); default: all.",
     )
     dispatch: Annotated[tuple[DispatcherName, ...], NoDecode, Comma] = Field(
-        (), description="Who is compared with (judge), by comma; default: everybody."
+        (),
+        description="Who is compared with (judge), by comma; default: all but those for tenants' "
+        "shares.",
     )
     ours: DispatcherName = Field("makespan", description="Who is judged (judge).")
     policy: PolicyName = Field(

@@ -14,6 +14,7 @@ from router.settings.base import CONFIG, DATA, PREFIX, BadSettings, Settings, re
 from router.settings.bench import BenchSettings
 from router.settings.calibrate import CalibrateSettings
 from router.settings.gateway import GatewaySettings
+from router.settings.keys import KeySettings
 from router.settings.plan import PlanSettings
 from router.settings.replay import ReplaySettings
 from router.settings.simulate import SimulateSettings
@@ -30,6 +31,7 @@ COMMANDS: tuple[type[Settings], ...] = (
     PlanSettings,
     CalibrateSettings,
     BenchSettings,
+    KeySettings,
 )
 
 # What values are called, by their types.

@@ -199,6 +199,12 @@ class GatewaySettings(GatewayTuning, Served):
         "default in the gateway's own namespace; PORT: the pods' own, by number or name); "
         "https+dns:// and https+kubernetes:// where those speak TLS.",
     )
+    keys: Path | None = Field(
+        None,
+        description="File of clients' keys (`makespan key new` makes one): whose each is, its "
+        "limits and rights; read again when it changes. With it nobody without a key gets in. "
+        "Limits are shared out among processes.",
+    )
     worker_ca: Path | None = Field(
         None,
         description="File of the authorities that certificates of https:// workers are to be "

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
+from pydantic_settings import NoDecode
 
-from router.settings.base import Settings, Speeds
+from router.settings.base import Comma, Settings, Speeds
 from router.settings.hardware import Cost
 from router.settings.limits import FirstTokenLimits, Limits, first_token_limits
 from solver.batching.policies import POLICIES
@@ -46,6 +47,27 @@ def _arrivals(value: str) -> str:
     return value
 
 
+def read_weight(text: str) -> tuple[str, float]:
+    """A tenant and its weight, as ``TENANT=WEIGHT``.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    name, _, weight = text.rpartition("=")
+    try:
+        if 0 < float(weight) < inf:
+            return name, float(weight)
+    except ValueError:
+        pass
+    raise ValueError(f"{text!r} is not like search=3, with a weight above 0")
+
+
+def _weight(text: str) -> str:
+    read_weight(text)
+    return text
+
+
+Weights = Annotated[tuple[Annotated[str, AfterValidator(_weight)], ...], NoDecode, Comma]
 Lengths = Annotated[str, AfterValidator(_lengths)]
 Arrivals = Annotated[str, AfterValidator(_arrivals)]
 
@@ -68,7 +90,7 @@ class Traffic(Offline):
 
     requests: Path = Field(
         description="Trace: CSV or JSON lines, gzip or not, of prompt_tokens, output_tokens and "
-        "optionally arrival_s, id, priority, deadline_s, ttft_s, tpot_s, hash_ids."
+        "optionally arrival_s, id, priority, deadline_s, ttft_s, tpot_s, tenant, hash_ids."
     )
     cost: Cost = Field(
         "llama-65b-ascend",
@@ -113,6 +135,11 @@ class Traffic(Offline):
         "request at a time; default: 0.1 for those that poll engines, 0 for those that count "
         "themselves.",
     )
+    tenant_weights: Weights = Field(
+        (),
+        description="Weights of tenants' shares of engine time, by comma: search=3,chat=1; "
+        "default: 1 each.",
+    )
     prefix_cache: bool = Field(
         True, description="Workers keep prompts' blocks, where the trace has hash_ids."
     )
@@ -124,6 +151,10 @@ class Traffic(Offline):
         """Targets of requests that have none of their own."""
         first = () if self.ttft_ms is None else first_token_limits(self.ttft_ms)
         return Limits(first, None if self.tpot_ms is None else self.tpot_ms / 1000)
+
+    def weight(self, tenant: str) -> float:
+        """Of a tenant's share."""
+        return dict(map(read_weight, self.tenant_weights)).get(tenant, 1.0)
 
     def _distinct(self, *outputs: Path | None) -> None:
         paths = [path.resolve() for path in (self.requests, *outputs) if path is not None]

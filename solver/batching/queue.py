@@ -7,6 +7,8 @@ Rules:
   that their priorities' head starts differ;
 - a deadline makes a request interactive from the last moment on at which it could start and be in
   time: it goes before the interactive ones that come after that moment;
+- who was sent in its tenant's turn ranks by when that came: nobody whose turn comes later goes
+  before it, and what was sent before tenants took turns is not passed by;
 - ranks are fixed when a request comes. Later ones can go before it only for so long (head starts
   and lengths are bounded), so a queue that is served at all reaches everybody;
 - requests that rank alike go in the order in which they came.
@@ -78,7 +80,8 @@ class SortedQueue:
     def add(self, sequence: Sequence) -> None:
         """Rank it among the others. The list runs from last to first, so that taking is cheap."""
         self._order -= 1
-        entry = (-self._key(sequence), self._order, sequence)
+        rank = self._key(sequence) if sequence.turn_s is None else sequence.turn_s
+        entry = (-rank, self._order, sequence)
         self._entries[sequence.id] = entry
         self._new.append(entry)
 
@@ -135,7 +138,7 @@ class LongestFirstQueue(SortedQueue):
     def _came_together(self) -> bool:
         """Whether order is all that is at stake: in a stream, a plan could overtake for ever."""
         waiting = (entry[2] for entry in self._sorted)
-        return len({(one.arrival_s, one.priority, one.due_s) for one in waiting}) == 1
+        return len({(one.arrival_s, one.priority, one.due_s, one.turn_s) for one in waiting}) == 1
 
     def _pack(self, waiting: list[Sequence], busy: FloatArray) -> None:
         """A slot for each; the last plan stays if it is no worse."""

@@ -47,6 +47,7 @@ class Sequence:
         due_s: when it should be done; infinite: whenever.
         lengths: the prediction as a distribution, where there is one.
         targets: what its user would feel.
+        turn_s: when its turn came, where tenants take turns; None: they do not.
         made: output tokens made, as of when it last began or stopped decoding.
         cached: prompt tokens found in the prefix cache.
         prefilled: tokens prefilled so far; all `to_prefill` before it decodes.
@@ -64,6 +65,7 @@ class Sequence:
     due_s: float = inf
     lengths: LengthDistribution | None = None
     targets: Targets = NO_TARGETS
+    turn_s: float | None = None
     made: int = 0
     cached: int = 0
     prefilled: int = 0

@@ -25,6 +25,7 @@ from solver.routing.problem import WorkerView
 
 # Some iterations with long prompts: what a worker gets is told of what it was sent so lately.
 LATELY_S = 3.0
+ROOM = NUMBERS.index("room")
 CLOSING = [NUMBERS.index(name) for name in ("alpha_p_s", "room", "prefill_s", "kv_now")]
 
 
@@ -45,13 +46,15 @@ class Fleet(Generic[W]):
     Attributes:
         workers: m of them, as of the last look.
         views: of each.
-        room: sequences that each may be sent; none where more is there than should be.
+        closed: (m,) places of each that are not to be filled now, of those that there are; empty:
+            none is kept free.
     """
 
     def __init__(self) -> None:
         self.workers: list[W] = []
         self.views: list[WorkerView] = []
-        self.room: list[int] = []
+        self.closed: Sequence[int] = ()
+        self._room: list[int] = []
         self._known: list[Figures] = []
         # Of each worker: requests and seconds of prefill a second, as of when.
         self._lately: list[tuple[float, float, float]] = []
@@ -70,12 +73,26 @@ class Fleet(Generic[W]):
             if view is not views[j]:
                 views[j] = view
                 self._known[j] = numbers(view)
-                self.room[j] = max(0, view.room)
+                self._room[j] = max(0, view.room)
                 self._stale.add(j)
+
+    @property
+    def room(self) -> list[int]:
+        """Sequences that each may be sent; none where more is there than should be."""
+        if not self.closed:
+            return self._room
+        return [max(0, n - kept) for n, kept in zip(self._room, self.closed, strict=True)]
+
+    def _figures(self) -> list[Figures]:
+        """Of each worker, as `solver.routing.columns.numbers`."""
+        if not self.closed:
+            return self._known.copy()
+        pairs = zip(self._known, self.closed, strict=True)
+        return [(*row[:ROOM], row[ROOM] - kept, *row[ROOM + 1 :]) for row, kept in pairs]
 
     def open(self) -> list[W]:
         """Those that may be sent something, with nothing placed there besides."""
-        alpha_p_s, room, queued_s, kv_now = np.array(self._known).T[CLOSING]
+        alpha_p_s, room, queued_s, kv_now = np.array(self._figures()).T[CLOSING]
         rooms = formulas.room_of(alpha_p_s, room, queued_s, kv_now, formulas.ARRAYS)
         may = formulas.is_open(rooms, (0.0, 0.0, 0.0))
         return [self.workers[j] for j in np.flatnonzero(may)]
@@ -104,7 +121,7 @@ class Fleet(Generic[W]):
             for rate, share, as_of_s in self._lately
         ]
         level_s = self._level_s(*waiting)
-        return Asked(rows, self._known.copy(), lately, level_s, placed, cached, eligible)
+        return Asked(rows, self._figures(), lately, level_s, placed, cached, eligible)
 
     def _level_s(self, count: int, prompt_tokens: float, output_tokens: float) -> float:
         if len(self.views) > MOST_WORKERS:
@@ -127,6 +144,6 @@ class Fleet(Generic[W]):
         self.workers = list(workers)
         self.views = [worker.view(now) for worker in self.workers]
         self._known = [numbers(view) for view in self.views]
-        self.room = [max(0, view.room) for view in self.views]
+        self._room = [max(0, view.room) for view in self.views]
         self._table = table(self.views)
         self._stale.clear()

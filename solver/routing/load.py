@@ -155,6 +155,11 @@ class WorkerLoad:
         self._output_tokens += request.remaining
         self._kv_reserved += job.kv_tokens
 
+    def made(self, key: Hashable) -> int:
+        """Output tokens of a request as far as they have been seen, or should have come."""
+        request = self._requests.get(key)
+        return 0 if request is None else request.made
+
     def progress(self, key: Hashable, tokens: int) -> None:
         """`tokens` more output tokens of a request that streams have been seen."""
         request = self._requests.get(key)

@@ -11,14 +11,14 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from math import isfinite
 from typing import Generic, Protocol, TypeVar
 
 from solver.batching.priority import HEAD_START_S, Priority
 from solver.batching.queue import Sized, effective_arrival_s
 from solver.cost.model import CostModel
-from solver.routing.grouped_queue import Entry, GroupedQueue, Members, Waiting
+from solver.routing.grouped_queue import Entry, GroupedQueue, Waiting
 
 # Half of the way from first come first served to shortest first: typical answers come sooner, and
 # a request of a minute lets others pass for half a minute only.
@@ -60,6 +60,7 @@ class Timed(Protocol):
 
 
 R = TypeVar("R", bound=Unsent)
+K = TypeVar("K", bound=Hashable)
 
 
 def place_in_order(request: Unsent, worker: Timed) -> float:
@@ -84,9 +85,7 @@ class Late(Generic[R]):
         """They wait no longer, late or not."""
         self._all.difference_update(requests)
 
-    def let_pass(
-        self, queue: GroupedQueue[R, Members], entries: Sequence[Entry[R]], now: float
-    ) -> None:
+    def let_pass(self, queue: GroupedQueue[R, K], entries: Sequence[Entry[R]], now: float) -> None:
         """Put those of the first `entries` of a group behind others that are late by now, once.
 
         As long as somebody is late, or the first of them shows that the line is too long.

@@ -32,6 +32,7 @@ class Job:
         lengths: the distribution of one answer's length, where it is known.
         overrun_tokens: by how much one answer in fifty is longer than expected, or more.
         targets: limits on its times to the first token and between tokens.
+        tenant: whose it is.
     """
 
     prompt_tokens: int
@@ -42,6 +43,7 @@ class Job:
     lengths: LengthDistribution | None = None
     overrun_tokens: float = 0.0
     targets: Targets = NO_TARGETS
+    tenant: str = ""
 
     @property
     def kv_tokens(self) -> float:

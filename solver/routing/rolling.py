@@ -9,7 +9,7 @@ Rules:
   again, with its length predicted again as others end;
 - they are looked at in the order of `solver.routing.order`; nobody who could start stands behind
   those who cannot: each group of requests that the same workers may serve takes part with its own
-  first;
+  first; where several tenants wait, they take turns (`solver.routing.fair`);
 - a single worker gets everything, as there is nothing to decide; live, where it may die or others
   may join, it does not (`hold_back`).
 
@@ -29,8 +29,9 @@ from solver.arrays import FloatArray
 from solver.routing.asked import Asked
 from solver.routing.assign import Assignment
 from solver.routing.columns import Load, Requests, row_of
+from solver.routing.fair import FairShares, Size, TenantsQueue, Weight, alike
 from solver.routing.fleet import Fleet
-from solver.routing.grouped_queue import GroupedQueue, Members, merged
+from solver.routing.grouped_queue import Members, merged
 from solver.routing.held import Held
 from solver.routing.order import Late, Timed, Unsent, place_in_order
 from solver.routing.problem import WorkerView
@@ -45,6 +46,9 @@ WINDOW, WINDOW_ROOMS = 64, 4
 # Beyond its slots a worker is sent this share of them ahead, so that none falls idle and its own
 # policy sees who would join a stage.
 LEAD = 1 / 8
+# While several tenants wait it is no more than that: what has been sent ahead is out of the reach
+# of whoever's turn comes next. A quarter of it is company enough for a policy to share stages.
+SHARED_LEAD = 1 / 32
 
 
 def lead(slots: int, least: int = 0) -> int:
@@ -82,7 +86,7 @@ class Selection(Generic[R, W]):
 
     `load` is what the workers have; `views` the same as they told it; `asked` all of it in plain
     numbers; `window` is the last one that closed; `single_worker`: there is one worker, and it gets
-    everything.
+    everything; `in_turn`: tenants take turns.
     """
 
     requests: Sequence[R]
@@ -91,6 +95,12 @@ class Selection(Generic[R, W]):
     asked: Asked
     window: Window[R] | None
     single_worker: bool = False
+    in_turn: bool = False
+
+    def typical(self, i: int) -> WorkerView:
+        """The first worker that may serve request i: by it is counted what the request takes."""
+        eligible = self.asked.eligible
+        return self.views[0 if eligible is None else min(eligible[i])]
 
     @property
     def sizes(self) -> Requests:
@@ -111,6 +121,7 @@ class RollingHorizon(Generic[R, W]):
 
     Attributes:
         elsewhere: what waits at other senders for the same workers; here it is not planned.
+        shares: what each tenant has had; whoever knows what a request took at its end settles it.
     """
 
     def __init__(
@@ -121,11 +132,13 @@ class RollingHorizon(Generic[R, W]):
         hold_back: bool = False,
         eligible: Eligible[R, W] = lambda _, __: None,
         cached: Cached[R, W] = lambda _, __: None,
+        weight: Weight = alike,
     ) -> None:
         self.elsewhere = Backlog()
+        self.shares: FairShares[R] = FairShares(weight)
         self._hold_back, self._eligible, self._cached = hold_back, eligible, cached
         self._windows: WindowPolicy[R] = WindowPolicy(max_wait_s, max_size)
-        self._unsent: GroupedQueue[R, Members] = GroupedQueue()
+        self._unsent: TenantsQueue[R] = TenantsQueue(self.shares)
         self._stale = False
         self._closed: Window[R] | None = None
         self._fleet: Fleet[W] = Fleet()
@@ -143,11 +156,13 @@ class RollingHorizon(Generic[R, W]):
 
     def add(self, request: R, now: float) -> None:
         """It joins the open window."""
+        self.shares.see(request.job.tenant)
         self._windows.add(request, now)
 
     def discard(self, request: R) -> None:
         """Its client has left; unknown ones are ignored."""
         self._late.forget((request,))
+        self.shares.leave(request)
         if not (self._unsent.discard(request) or self._held.discard(request)):
             self._windows.discard(request)
 
@@ -162,7 +177,9 @@ class RollingHorizon(Generic[R, W]):
 
     def pop_ineligible(self) -> list[R]:
         """Those out of closed windows that nobody may serve, as of `select`; they are let go."""
-        gone = self._unsent.pop(NOBODY)
+        gone = self._unsent.pop_members(NOBODY)
+        for request in gone:
+            self.shares.leave(request)
         self._late.forget(gone)
         return gone
 
@@ -170,12 +187,12 @@ class RollingHorizon(Generic[R, W]):
         """Close windows that are due; what to plan, if somebody has room for it."""
         if not len(self):
             return None
-        alone = len(workers) == 1 and not self._hold_back
+        alone = len(workers) == 1 and not (self._hold_back or self.shares.several)
         free = alone or any(worker.room > 0 for worker in workers)
         if self._stale:
             for request, rank in self._held.release(now, (), (), 0):
-                self._unsent.put(request, rank, None)
-            self._unsent.regroup(lambda request: self._eligible(request, workers))
+                self._unsent.put_for(request, rank, None)
+            self._unsent.regroup_members(lambda request: self._eligible(request, workers))
             self._stale = False
         self._close(now, workers, free=free)
         if not free:
@@ -184,9 +201,10 @@ class RollingHorizon(Generic[R, W]):
         if not len(self._unsent) + len(self._held):
             return None
         self._fleet.look(workers, now)
+        self._fleet.closed = self._kept_free() if self.shares.contended else ()
         self._release(now, workers)
         # A single worker's in the order of arrival: it has an order of its own.
-        requests = self._unsent.by_arrival() if alone else self._first(self._fleet.room, now)
+        requests = self._unsent.by_arrival() if alone else self._first(now)
         if not requests:
             return None
         return self._selection(now, workers, requests, single_worker=alone)
@@ -197,28 +215,42 @@ class RollingHorizon(Generic[R, W]):
             self._closed = window
             for request in window.items:
                 rank = place_in_order(request, workers[0]) if workers else now
-                self._unsent.put(request, rank, self._eligible(request, workers))
+                self.shares.join(request, request.job.tenant)
+                self._unsent.put_for(request, rank, self._eligible(request, workers))
 
     def _release(self, now: float, workers: Sequence[W]) -> None:
         """Who was held back, and may go now or should look around again."""
         if not len(self._held):
             return
         for request, rank in self._held.release(now, set(workers), set(self._fleet.open()), WINDOW):
-            self._unsent.put(request, rank, self._eligible(request, workers))
+            self._unsent.put_for(request, rank, self._eligible(request, workers))
 
-    def _first(self, room: Sequence[int], now: float) -> list[R]:
-        """The first of each group that somebody has room for, in order."""
+    def _kept_free(self) -> list[int]:
+        """(m,) places of each worker's lead that nobody is sent to while tenants take turns."""
+        return [lead(view.slots) - int(SHARED_LEAD * view.slots) for view in self._fleet.views]
+
+    def _first(self, now: float) -> list[R]:
+        """The first of each group that somebody has room for, in order; tenants take turns."""
+        room, groups = self._fleet.room, self._unsent.groups
         places = {
             members: sum(room) if members is None else sum(room[j] for j in members)
-            for members, entries in self._unsent.groups.items()
-            if entries
+            for members in dict.fromkeys(key.members for key in groups if groups[key])
         }
         counts = {members: min(WINDOW, WINDOW_ROOMS * n) for members, n in places.items() if n}
-        for members in counts:
-            self._late.let_pass(self._unsent, self._unsent.groups[members][:WINDOW], now)
+        keys = [key for key, entries in groups.items() if entries and key.members in counts]
+        for key in keys:
+            self._late.let_pass(self._unsent, groups[key][:WINDOW], now)
         most = max(1, WINDOW // max(1, len(counts)))
-        groups = self._unsent.groups
-        return merged([groups[members][: min(count, most)] for members, count in counts.items()])
+        lines = {key: groups[key][: min(counts[key.members], most)] for key in keys}
+        if not self.shares.contended:
+            return merged(list(lines.values()))
+        each = {members: min(count, most) for members, count in counts.items()}
+        return self.shares.in_turn(lines, each, self._slot_s, now)
+
+    def _slot_s(self, request: R) -> float:
+        """What it is expected to take."""
+        members = self._unsent.key(request).members
+        return _size(self._fleet.views[min(members or (0,))], request).slot_s
 
     def _selection(
         self, now: float, workers: Sequence[W], requests: Sequence[R], *, single_worker: bool
@@ -240,14 +272,15 @@ class RollingHorizon(Generic[R, W]):
             now,
         )
         views = tuple(self._fleet.views)
-        return Selection(requests, workers, views, asked, self._closed, single_worker)
+        in_turn = self.shares.in_turns(now)
+        return Selection(requests, workers, views, asked, self._closed, single_worker, in_turn)
 
     def _columns(self, requests: Sequence[R], workers: int) -> Sequence[frozenset[int]] | None:
         """For each request who may serve it; None if all may."""
-        if self._unsent.groups.keys() <= {None}:
+        if all(key.members is None for key in self._unsent.groups):
             return None
         everybody = frozenset(range(workers))
-        found = (self._unsent.key(request) for request in requests)
+        found = (self._unsent.key(request).members for request in requests)
         return [everybody if members is None else members for members in found]
 
     def go_on(self, plan: Assignment, sent: int, before: int) -> bool:
@@ -265,15 +298,28 @@ class RollingHorizon(Generic[R, W]):
 
         Each is to be carried out before the next one is asked for.
         """
+        closed = self._fleet.closed
         for i, (request, j) in enumerate(zip(selection.requests, plan.workers, strict=True)):
             if request not in self._unsent:
                 continue
             worker, seconds = selection.workers[j], selection.asked.prefill_s(i, j)
-            if selection.single_worker or (plan.go[i] and worker.room > 0):
+            kept = closed[j] if closed else 0
+            if selection.single_worker or (plan.go[i] and worker.room > kept):
                 self.discard(request)
                 self._fleet.sent(j, seconds, now)
+                if self.shares.several:
+                    uncached = selection.asked.uncached(i, j)
+                    size = _size(selection.typical(i), request, uncached)
+                    self.shares.charge(request, request.job.tenant, size, now)
                 yield request, worker
             elif i < plan.planned and not plan.go[i]:
                 rank = self._unsent.rank(request)
                 self._unsent.discard(request)
                 self._held.put(request, rank, worker, seconds, now)
+
+
+def _size(view: WorkerView, request: Unsent, uncached: float | None = None) -> Size:
+    """As expected; `uncached` tokens of its prompt, if that is known."""
+    job = request.job
+    prompt = float(job.prompt_tokens if uncached is None else uncached)
+    return Size(view.cost, view.slots, prompt, job.expected_tokens, job.sequences)

@@ -16,7 +16,7 @@ import numpy as np
 from solver.arrays import FloatArray
 from solver.errors import ProblemError
 from solver.lengths.predictor import worth_again
-from solver.routing.dispatchers.base import Arrival, Dispatcher
+from solver.routing.dispatchers.base import Arrival, Dispatcher, Ended
 from solver.sim.decoding import Running
 from solver.sim.forecast import Forecast, LengthForecaster
 from solver.sim.request import Request
@@ -33,6 +33,7 @@ class Fleet:
         first_s, end_s: (n,) seconds at which it had its first token, and its last.
         stall_s: (n,) seconds of its longest gap between two tokens; 0 for a single token.
         placed: (n,) which worker served it.
+        uncached: (n,) prompt tokens that its cache did not hold when the request came there.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Fleet:
         self.end_s: FloatArray = np.full(n, inf)
         self.stall_s: FloatArray = np.zeros(n)
         self.placed = np.full(n, -1, dtype=np.int32)
+        self.uncached = np.zeros(n, dtype=np.int64)
         for request in requests:
             _require_fitting(request, workers)
 
@@ -80,7 +82,14 @@ class Fleet:
             worker = self.workers[j]
             before = worker.stage_end_s
             request = self._requests[arrival.number]
-            worker.submit(request, arrival.number, arrival.expected_tokens, now, arrival.lengths)
+            worker.submit(
+                request,
+                arrival.number,
+                arrival.expected_tokens,
+                now,
+                arrival.lengths,
+                in_turn=arrival.in_turn,
+            )
             self.placed[arrival.number] = j
             touched.add(j)
             if worker.stage_end_s != before:
@@ -111,14 +120,17 @@ class Fleet:
                 continue
             touched.add(j)
             for running in self.workers[j].finish():
-                self._end(running, end)
+                self._end(running, j, end)
         return touched
 
-    def _end(self, running: Running, end_s: float) -> None:
+    def _end(self, running: Running, j: int, end_s: float) -> None:
         self.begun_s[running.number] = running.begun_s
         self.first_s[running.number] = running.first_s
         self.stall_s[running.number] = running.stall_s
         self.end_s[running.number] = end_s
+        self.uncached[running.number] = running.uncached
+        output = running.request.output_tokens
+        self._dispatcher.ended(Ended(running.number, j, running.uncached, output), end_s)
         self._forecaster.observe(running.request)
         self._ended += 1
 
@@ -152,6 +164,7 @@ class Fleet:
                 forecast.lengths,
                 request.targets,
                 self._again(request),
+                request.tenant,
             )
             self._dispatcher.arrive(arrival, now)
             self._arrived += 1

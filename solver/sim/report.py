@@ -13,6 +13,8 @@ from solver.batching.bounds import Engine, Work, engine_bound, fleet_bound
 from solver.batching.kv import BLOCK_TOKENS
 from solver.batching.ledger import STATES
 from solver.packing.problem import TOLERANCE
+from solver.routing.fair import Weight, alike
+from solver.sim.fairness import Fairness, fairness
 from solver.sim.fleet import Fleet
 from solver.sim.request import Request
 from solver.sim.schedule import StageKind
@@ -45,6 +47,8 @@ class Report:
         service_by_length: of each quarter of the requests by output tokens, shortest first, the
             mean ``e2e_s``, and ``service_ratio``: how much of it lay after the prefill had begun.
         slot_seconds: where slot-time went until the makespan, by state.
+        tenants: slot-seconds, and time to first token (p50, p99), of each; empty if there is one.
+        largest_difference_slot_s, jain_index: between tenants; see `solver.sim.fairness`.
     """
 
     makespan_s: float
@@ -67,14 +71,17 @@ class Report:
     requests: int
     prompt_tokens: int
     output_tokens: int
+    tenants: Mapping[str, Mapping[str, float]]
+    largest_difference_slot_s: float
+    jain_index: float
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
 
 
-def report(fleet: Fleet) -> Report:
-    """Of a fleet that has run."""
+def report(fleet: Fleet, weight: Weight = alike) -> Report:
+    """Of a fleet that has run; `weight` is that of each tenant's share."""
     requests, workers = fleet.requests, fleet.workers
     makespan = float(fleet.end_s.max())
     bound = lower_bound(requests, workers)
@@ -87,6 +94,7 @@ def report(fleet: Fleet) -> Report:
     output = sum(request.output_tokens for request in requests)
     prompt = sum(request.prompt_tokens for request in requests)
     stages = {kind: sum(worker.stages[kind] for worker in workers) for kind in StageKind}
+    fair = fairness(fleet, weight)
     return Report(
         makespan_s=makespan,
         lower_bound_s=bound,
@@ -108,7 +116,19 @@ def report(fleet: Fleet) -> Report:
         requests=len(requests),
         prompt_tokens=prompt,
         output_tokens=output,
+        tenants=_tenants(fleet, fair) if len(fair.slot_s) > 1 else {},
+        largest_difference_slot_s=fair.largest_difference_slot_s,
+        jain_index=fair.jain,
     )
+
+
+def _tenants(fleet: Fleet, fair: Fairness) -> dict[str, dict[str, float]]:
+    names = np.array([request.tenant for request in fleet.requests])
+    first_s, found = time_to_first_token(fleet), dict[str, dict[str, float]]()
+    for name, slot_s in fair.slot_s.items():
+        p50, p99 = np.percentile(first_s[names == name], (50, 99))
+        found[name] = {"slot_s": slot_s, "ttft_p50_s": float(p50), "ttft_p99_s": float(p99)}
+    return found
 
 
 def mean_and_quantiles(seconds: FloatArray) -> dict[str, float]:

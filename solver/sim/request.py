@@ -25,6 +25,7 @@ class Request:
         priority: its head start in queues.
         deadline_s: seconds after its arrival by which it should be done; infinite: whenever.
         wanted: its targets, where they are not its priority's.
+        tenant: whose it is.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Request:
     priority: Priority = Priority.DEFAULT
     deadline_s: float = inf
     wanted: Targets | None = None
+    tenant: str = ""
 
     @property
     def targets(self) -> Targets:

@@ -14,7 +14,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import floor
 
-from solver.routing.dispatchers.base import Arrival, Dispatcher, Immediate, Load, Loads, Placement
+from solver.routing.dispatchers.base import (
+    Arrival,
+    Dispatcher,
+    Ended,
+    Immediate,
+    Load,
+    Loads,
+    Placement,
+)
 
 
 def seen_every(period_s: float, dispatcher: Dispatcher) -> Dispatcher:
@@ -43,6 +51,9 @@ class Stale:
         """The next look, while there is anything to be seen."""
         busy = any(one.in_flight for one in self._seen)
         return self._looks * self._period_s if busy else None
+
+    def ended(self, ended: Ended, now: float) -> None:
+        """Not seen but by the next look."""
 
     def poll(self, now: float, workers: Loads) -> Iterator[Placement]:
         """As the rule decides by what it has seen."""

@@ -215,8 +215,13 @@ class Worker:
         expected_tokens: float,
         now: float,
         lengths: LengthDistribution | None = None,
+        *,
+        in_turn: bool = False,
     ) -> None:
-        """Queue a request; it may cut the stage under way short."""
+        """Queue a request; it may cut the stage under way short.
+
+        `in_turn`: tenants take turns, and this is its tenant's.
+        """
         running = Running(request, number, self._uncached(request))
         self._requests[request.id] = running
         self.queued_tokens += running.uncached
@@ -232,6 +237,7 @@ class Worker:
                 request.due_s,
                 lengths,
                 request.targets,
+                now if in_turn else None,
             ),
             now,
         )

@@ -27,7 +27,7 @@ from router.lab.simulation.traces import dataset
 from solver.batching.policies import POLICIES
 from solver.cost.model import CostModel
 from solver.cost.profiles import PROFILES
-from solver.routing.dispatchers import DISPATCHERS, dispatcher
+from solver.routing.dispatchers import DISPATCHERS, FOR_TENANTS, dispatcher
 from solver.sim.fleet import Fleet
 from solver.sim.forecast import length_forecaster
 from solver.sim.report import Report, report
@@ -177,7 +177,7 @@ def policies() -> Iterable[Case]:
 def dispatchers() -> Iterable[Case]:
     fleets = ((4, EQUAL), (16, EQUAL), (16, UNEQUAL), (64, EQUAL))
     for trace, hardware, (workers, speeds), load, dispatch in product(
-        TRACES, HARDWARE, fleets, LOADS, DISPATCHERS
+        TRACES, HARDWARE, fleets, LOADS, sorted(DISPATCHERS.keys() - FOR_TENANTS)
     ):
         yield Case(trace, hardware, workers, speeds, load, "adaptive", dispatch)
 

@@ -30,7 +30,7 @@ from solver.batching.priority import Priority
 from solver.cost.model import CostModel
 from solver.packing.pipeline import first_plan
 from solver.packing.problem import Problem
-from solver.routing.dispatchers.base import Arrival, Placement, Workers
+from solver.routing.dispatchers.base import Arrival, Ended, Placement, Workers
 from solver.routing.dispatchers.makespan import Makespan
 from solver.sim.fleet import Fleet
 from solver.sim.forecast import LengthForecaster, PosteriorLengths
@@ -142,6 +142,9 @@ class Begun:
 
     def next_deadline(self) -> float | None:
         return self._rest.next_deadline()
+
+    def ended(self, ended: Ended, now: float) -> None:
+        self._rest.ended(ended, now)
 
 
 def rolling(case: Draw, told: LengthForecaster) -> float:

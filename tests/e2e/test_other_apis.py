@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from router.http.relayed import family_of, form_model
+from router.settings.keys import Key, hash_of
 from tests import http
 from tests.engine_server import EngineServer
 from tests.helpers import Process, scrape
@@ -324,3 +326,39 @@ def test_all_names_of_a_worker_are_served_through_a_sidecar() -> None:
             assert answer.text.rstrip().endswith("}")
         counts = scrape(url).values
         assert counts['makespan_requests_total{model="base",outcome="completed"}'] == 4
+
+
+def test_with_keys_answers_are_their_tenants_own_and_names_what_a_key_allows(
+    tmp_path: Path,
+) -> None:
+    secrets = {name: f"mk-{name}-{'x' * 40}" for name in ("a", "b")}
+    tables = [
+        Key(sha256=hash_of(secrets["a"]), tenant="a"),
+        Key(sha256=hash_of(secrets["b"]), tenant="b", models=("gpt-4o",)),
+    ]
+    file = tmp_path / "keys.toml"
+    file.write_text("\n".join(table.to_toml() for table in tables))
+    a, b = ({"x-api-key": secret} for secret in secrets.values())
+    with EngineServer("m") as server:
+        flags = ("--keys", str(file), "--alias", "gpt-4o=m")
+        with Gateway(server, flags=flags) as gateway:
+            made = gateway.ask("/v1/responses", RESPONSE, headers=a)
+            path = f"/v1/responses/{made.json()['id']}"
+            more = {"input": "so?", "previous_response_id": made.json()["id"]}
+            for key, status in ((a, 200), (b, 404), ({}, 401)):
+                assert gateway.ask(path, method="GET", headers=key).status_code == status
+                asked = {**more, "model": "gpt-4o"}
+                assert gateway.ask("/v1/responses", asked, headers=key).status_code == status
+            assert gateway.ask(path, method="DELETE", headers=b).status_code == 404
+            for path, body in (("/v1/messages", MESSAGES), ("/v1/embeddings", {"input": "a"})):
+                headers = {**VERSION, **b}
+                other = gateway.ask(path, {**body, "model": "gpt-4o"}, headers=headers)
+                assert other.status_code == 200
+                assert gateway.ask(path, {**body, "model": "m"}, headers=headers).status_code == 403
+            listed = gateway.ask("/v1/models", method="GET", headers=b).json()["data"]
+            assert [row["id"] for row in listed] == ["gpt-4o"]
+            refused = gateway.ask("/v1/messages", MESSAGES, headers=VERSION)
+            assert refused.json()["error"]["type"] == "authentication_error"
+            assert not any(
+                secret in call.head for call in server.told for secret in secrets.values()
+            )

@@ -81,4 +81,5 @@ class RequestSizer:
             priority=position.priority,
             due_s=now + position.deadline_s,
             targets=position.targets,
+            turn_s=position.turn_s(now),
         )

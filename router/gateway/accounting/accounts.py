@@ -76,15 +76,15 @@ class _Again:
         return _job(self._given, known.mean, known)
 
 
-# Of a job: prompt tokens, choices, weight, when it is due, and targets.
-_Given = tuple[int, int, float, float, Targets]
+# Of a job: prompt tokens, choices, weight, when it is due, targets and tenant.
+_Given = tuple[int, int, float, float, Targets, str]
 
 
 def _job(given: _Given, tokens: float, known: LengthDistribution | None = None) -> Job:
     """`tokens` are those of one choice."""
-    total, choices, weight, due_s, targets = given
+    total, choices, weight, due_s, targets, tenant = given
     overrun = 0.0 if known is None else known.overrun
-    return Job(total, tokens * choices, choices, weight, due_s, known, overrun, targets)
+    return Job(total, tokens * choices, choices, weight, due_s, known, overrun, targets, tenant)
 
 
 class Accounts:
@@ -126,7 +126,7 @@ class Accounts:
         total, due_s = sum(prompts) * request.n, time.monotonic() + urgency.deadline_s
         said, choices = self._said(request, limit, hint), request.choices
         kind = kind_of(request.prompts[0].text)
-        given = total, choices, WEIGHT[urgency.priority], due_s, urgency.targets
+        given = total, choices, WEIGHT[urgency.priority], due_s, urgency.targets, tenant
         again: Callable[[], Job | None] = _nothing_new
         if said is None:
             features = Features(request.model, total // choices, limit, tenant, kind)
@@ -145,6 +145,12 @@ class Accounts:
         if request.ignore_eos and request.max_tokens is not None:
             return float(limit)
         return None
+
+    def served(self, record: RequestRecord, slot_s: float) -> None:
+        """A worker has spent so much on a request, whether or not that was all of it."""
+        record.slot_s += slot_s
+        label = self.tenants.spend(record.tenant, slot_s)
+        self._metrics.tenant_slot_seconds.labels(label).inc(slot_s)
 
     def begin(self, record: RequestRecord) -> None:
         """A request has come in."""

@@ -15,12 +15,13 @@ OTHERS = "(others)"  # the rest of them
 
 @dataclass(slots=True)
 class Tally:
-    """One tenant's requests that have ended, and their tokens."""
+    """One tenant's requests that have ended, their tokens, and the engine time that they took."""
 
     completed: int = 0
     not_completed: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
+    slot_s: float = 0.0
 
 
 class Tenants:
@@ -31,14 +32,24 @@ class Tenants:
 
     def end(self, record: RequestRecord, outcome: Outcome) -> None:
         """A request has ended."""
-        known = record.tenant in self._tallies or len(self._tallies) < MOST
-        tally = self._tallies.setdefault(record.tenant if known else OTHERS, Tally())
+        tally = self._tally(record.tenant)[1]
         if outcome is Outcome.COMPLETED:
             tally.completed += 1
         else:
             tally.not_completed += 1
         tally.prompt_tokens += record.prompt_tokens
         tally.output_tokens += record.output_tokens or 0
+
+    def spend(self, tenant: str, slot_s: float) -> str:
+        """It has had so many slot-seconds more; the name that it is counted by."""
+        name, tally = self._tally(tenant)
+        tally.slot_s += slot_s
+        return name
+
+    def _tally(self, tenant: str) -> tuple[str, Tally]:
+        known = tenant in self._tallies or len(self._tallies) < MOST
+        name = tenant if known else OTHERS
+        return name, self._tallies.setdefault(name, Tally())
 
     def rows(self, running: Iterable[RequestRecord], most: int) -> list[dict[str, Any]]:
         """Those with most tokens first, and how many requests of each are in the gateway now."""

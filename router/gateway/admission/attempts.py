@@ -30,7 +30,7 @@ from router.gateway.forwarding.continuation import Continuation, Diverged, is_de
 from router.gateway.forwarding.exchange import Exchange
 from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.forwarding.verdict import Verdict, verdict, wait_s
-from router.gateway.planning.dispatcher import Dispatcher
+from router.gateway.planning.dispatcher import NOTHING, Dispatcher, Spent
 from router.gateway.planning.ticket import Placement, Ticket
 from router.http.client import Reply
 from router.http.errors import (
@@ -50,6 +50,7 @@ from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
 from router.wire import FULL, RECALLED
 from solver.cost.model import span_s
+from solver.routing.fair import slot_seconds
 
 # Gaps between a stream's tokens that tell how fast its worker makes them; a time that has a prefill
 # and perhaps a queue in it tells less.
@@ -114,7 +115,26 @@ class Attempts:
                 self._leave(exchange, ticket, worker, going.error)
             finally:
                 self._shedding.left(ticket, worker)
-                self._dispatcher.release(ticket, worker)
+                self._dispatcher.release(ticket, worker, self._bill(exchange, ticket, worker))
+
+    def _bill(self, exchange: Exchange, ticket: Ticket, worker: Worker) -> Spent:
+        """What the worker that it leaves has done for it; counted only where there are tenants.
+
+        Of its answer in full, if that has come, else of what it has made so far.
+        """
+        if not self._dispatcher.has_tenants:
+            return NOTHING
+        record = exchange.record
+        made = worker.load.made(ticket) if record.output_tokens is None else record.output_tokens
+        if not made:
+            return NOTHING
+        cached, prompt = record.cached_tokens, ticket.job.prompt_tokens
+        uncached = ticket.uncached if cached is None else max(0.0, prompt - cached)
+        if record.tenant:
+            n = ticket.job.sequences
+            slot_s = slot_seconds(worker.cost, worker.slots, uncached, float(made), n)
+            self._accounts.served(record, slot_s)
+        return uncached, float(made)
 
     def _leave(
         self, exchange: Exchange, ticket: Ticket, worker: Worker, error: WorkerUnreachable
@@ -226,7 +246,8 @@ class Attempts:
                 self._accounts.learn(exchange.request, exchange.record, usage)
                 if usage is not None and exchange.answer_id is not None:
                     tokens = usage.prompt_tokens + usage.completion_tokens
-                    self._kept.remember(exchange.answer_id, worker, tokens)
+                    tenant = exchange.record.tenant
+                    self._kept.remember(exchange.answer_id, worker, tenant, tokens)
                 self._learn(worker, exchange, ticket, occupancy)
                 if self._shedding.on:
                     record = exchange.record
@@ -246,7 +267,7 @@ class Attempts:
             nonlocal noted
             progress(events)
             if not noted and exchange.answer_id is not None:
-                self._kept.remember(exchange.answer_id, worker)
+                self._kept.remember(exchange.answer_id, worker, exchange.record.tenant)
                 noted = True
 
         return note

@@ -12,6 +12,7 @@ from dataclasses import replace
 from math import inf
 
 from router.gateway.accounting.accounts import Accounts
+from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.admission.attempts import Attempts
 from router.gateway.admission.headers import read_hint, request_id, session_of
 from router.gateway.admission.keepalive import kept_alive
@@ -100,6 +101,8 @@ class Completions:
             await exchange.send_error(NoCapacityError("The gateway is shutting down.", 1.0))
         finally:
             held.let_go()
+            if exchange.reservation is not None:
+                exchange.reservation.settle(_used(exchange))
             record.outcome = outcome.value
             self._accounts.end(record, outcome, exchange.timing())
             if trace is not None and trace.recorded:
@@ -119,13 +122,21 @@ class Completions:
         self._check_room()
         self._accounts.begin(exchange.record)
         exchange.request = await self._bodies.outline(exchange.body, self._api)
-        only = await self._go_on(exchange) if exchange.request.previous else None
+        grant: Grant | None = scope.get(GRANT)
+        only = await self._go_on(exchange, grant) if exchange.request.previous else None
         if not self._names.is_plain(exchange.request.model):
             await self._name(exchange, scope, only)
         hint = read_hint(header(scope, EXPECTED_TOKENS))
-        exchange.record.tenant = read_tenant(scope)
+        if grant is None:
+            exchange.record.tenant = read_tenant(scope)
+        else:
+            exchange.record.tenant, exchange.more = grant.key.tenant, grant.headers
+            grant.check_model(exchange.request.model, exchange.record.alias)
+            urgency = grant.limited(urgency)
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
         ticket.only = only
+        if grant is not None:
+            exchange.reservation = grant.reserve(ticket.job.kv_tokens)
         self._dispatcher.room.check(ticket)
         every_s = read_keepalive(scope, self._tuning.sse_keepalive_s) if ticket.streamed else 0.0
         exchange.why = header(scope, WHY) is not None
@@ -161,15 +172,16 @@ class Completions:
             exchange.body = await self._bodies.with_model(exchange.body, model, named=named)
         exchange.request = replace(request, model=model)
 
-    async def _go_on(self, exchange: Exchange) -> Worker:
+    async def _go_on(self, exchange: Exchange, grant: Grant | None) -> Worker:
         """The worker that has what it goes on from; its prompt is longer by all of that.
 
         Raises:
-            RequestError: if nobody has it.
+            RequestError: if nobody has it, or it is another tenant's.
         """
         assert exchange.request is not None
+        tenant = None if grant is None else grant.key.tenant
         request, param = exchange.request, "previous_response_id"
-        worker, tokens = await self._kept.find(request.previous, param)
+        worker, tokens = await self._kept.find(request.previous, tenant, param)
         (prompt,) = request.prompts
         longer = prompt.more_bytes + int(tokens * BYTES_PER_TOKEN)
         exchange.request = replace(request, prompts=(replace(prompt, more_bytes=longer),))
@@ -217,3 +229,15 @@ class Completions:
             block_tokens,
             again=size.again,
         )
+
+
+def _used(exchange: Exchange) -> float | None:
+    """Tokens that a request has used; None if it broke off and nobody can tell."""
+    record, usage = exchange.record, exchange.usage
+    if usage is not None:
+        return usage.prompt_tokens + (record.output_tokens or 0)
+    if exchange.first_byte is None or record.status != 200:
+        return 0.0
+    if record.output_tokens is None:
+        return None
+    return float(record.prompt_tokens + record.output_tokens)

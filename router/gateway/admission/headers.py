@@ -19,6 +19,7 @@ from router.wire import (
     SESSIONS,
     TPOT_MS,
     TTFT_MS,
+    TURN,
     WAITED_MS,
 )
 from solver.batching.priority import Priority
@@ -41,6 +42,7 @@ _LINES = {
         (TPOT_MS, "%g"),
     )
 }
+_IN_TURN = f"{TURN.decode()}: 1\r\n"
 _ALWAYS = "content-type: application/json\r\n" + "".join(
     _LINES[name] for name in (REQUEST_ID, EXPECTED_TOKENS, ATTEMPT, WAITED_MS)
 )
@@ -54,6 +56,8 @@ def for_worker(ticket: Ticket, gateway: str) -> str:
     lines = _ALWAYS % (ticket.request_id, ticket.expected_tokens, ticket.attempt, waited_ms)
     if ticket.priority is not Priority.DEFAULT:
         lines += _LINES[PRIORITY] % ticket.priority.value
+    if ticket.in_turn:
+        lines += _IN_TURN
     if ticket.due_s != inf:
         lines += _LINES[DEADLINE_MS] % _left_ms(ticket.due_s - now)
     if targets.ttft_s != inf:

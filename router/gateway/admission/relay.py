@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from router.gateway.accounting.accounts import Accounts
+from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.admission.headers import request_id, session_of
 from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.fleet.model_names import ModelNames
@@ -29,7 +30,7 @@ from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.forwarding.verdict import Verdict, verdict
 from router.gateway.planning.dispatcher import Dispatcher
-from router.http.apis import COMPLETIONS, MESSAGES, Api
+from router.http.apis import form_of
 from router.http.asgi import (
     ClientDisconnected,
     DisconnectWatch,
@@ -133,10 +134,15 @@ class Relay:
         if encoding:
             body = await self._bodies.decode(body, encoding, held)
             headers = [pair for pair in headers if pair[0] != _ENCODING]
-        only = None
+        only, grant = None, scope.get(GRANT)
         if (name := response_id(scope["path"])) is not None:
-            only, _ = await self._kept.find(name)
-        model, body = await self._model(scope, body, passing.name)
+            only, _ = await self._kept.find(name, None if grant is None else grant.key.tenant)
+        model, body, asked = await self._model(scope, body, passing.name)
+        if grant is not None:
+            passing.more = grant.headers
+            if scope["method"] == "POST":
+                self._check(grant, model, asked)
+                grant.reserve(0.0)  # a request; how many tokens it takes, only its engine knows
         if model:
             self._workers.context(model)  # whether anybody serves it
         with DisconnectWatch(receive, passing.send):
@@ -146,14 +152,23 @@ class Relay:
             self._kept.forget(name)
         return outcome
 
+    def _check(self, grant: Grant, model: str, alias: str) -> None:
+        """Whether a key may use it; one that is not named may be any.
+
+        Raises:
+            ForbiddenError: if not.
+        """
+        for name in [model] if model else list(self._workers.models()):
+            grant.check_model(name, alias)
+
     def _check_room(self) -> None:
         if self._drain.begun:
             raise NoCapacityError("This gateway is shutting down; please try again.", 1.0)
         running = self._accounts.running + self._at.total()
         self._dispatcher.room.check_requests(running)
 
-    async def _model(self, scope: Scope, body: bytes, name: str) -> tuple[str, bytes]:
-        """The model that it names, and the body with it; empty: any worker will do.
+    async def _model(self, scope: Scope, body: bytes, name: str) -> tuple[str, bytes, str]:
+        """The model that it means, the body with it, and what it calls it; empty: any worker.
 
         Raises:
             RequestError: if it makes something, and it is not told by which of several.
@@ -168,13 +183,13 @@ class Relay:
         asked = asked or query_model(scope["query_string"])
         makes = scope["method"] == "POST" and response_id(scope["path"]) is None
         if self._names.is_plain(asked) or not (asked or makes):
-            return asked, body
+            return asked, body, asked
         model, says = self._names.resolve(asked, session_of(scope) or name)
         if says and where is not None:
             body = body[: where[0]] + model.encode() + body[where[1] :]
         elif says and body and boundary is None and is_json(kind):
             body = await self._bodies.with_model(body, model, named=bool(asked))
-        return model, body
+        return model, body, asked
 
     async def _run(
         self,
@@ -270,12 +285,12 @@ class _Passing:
 
     def __init__(self, scope: Scope, send: Send, name: str) -> None:
         self.send, self.name, self.begun = send, name, False
+        self.more: Callable[[], Headers] = list  # what its answer's head says of the client's key
         self.out: Responder = responder(send)
         path = scope.get("raw_path") or scope["path"].encode()
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         self.target = (path + query).decode("latin-1")
-        messages = scope["path"].startswith(MESSAGES.path)
-        self._api: Api = MESSAGES if messages else COMPLETIONS
+        self._api = form_of(scope["path"])
 
     async def relay(self, reply: Reply, worker: str) -> None:
         """The answer, as it comes."""
@@ -294,14 +309,16 @@ class _Passing:
         own: Headers = [(REQUEST_ID, self.name.encode()), (WORKER, worker.encode())]
         names = {name for name, _ in own}
         self.begun = True
-        self.out.start(reply.status, [*(h for h in reply.headers if h[0] not in names), *own])
+        self.out.start(
+            reply.status, [*(h for h in reply.headers if h[0] not in names), *own, *self.more()]
+        )
 
     async def send_error(self, error: RouterError) -> None:
         """The error as a response; one that has begun ends with its connection."""
         if self.begun:
             log.warning("answer cut short", extra={"request": self.name})
             raise error
-        headers = [*error.headers(), (REQUEST_ID, self.name.encode())]
+        headers = [*error.headers(), (REQUEST_ID, self.name.encode()), *self.more()]
         await respond(self.send, error.status, headers, self._api.error(error, self.name))
 
 

@@ -19,7 +19,8 @@ class RequestRecord:
     `choice` is that of the plan that sent it last, after `planned` plans; `recalled` counts how
     often it was taken back from a worker's queue; `deadline_s` counts from its arrival. `ttft_s`
     and `tpot_s` are what its user felt of its stream, and `kept` tells which of its `targets` it
-    has kept, as far as that can be told (`router.gateway.accounting.slo`). Metrics count it for
+    has kept, as far as that can be told (`router.gateway.accounting.slo`). `slot_s` is the
+    engine time that it took, where it has a tenant to bill. Metrics count it for
     `label`: its model, once somebody is known to serve that. `alias` is what its client calls
     that, if it is another name. `kind` is its prompt's.
     """
@@ -55,6 +56,7 @@ class RequestRecord:
     ended_s: float | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
+    slot_s: float = 0.0
 
     def summary(self) -> dict[str, Any]:
         """What a log line says of it: that which there is, times as seconds from its arrival."""
@@ -101,6 +103,7 @@ class RequestRecord:
             "expected_tokens": self.expected_tokens,
             "output_tokens": self.output_tokens,
             "cached_tokens": self.cached_tokens,
+            "slot_s": self.slot_s if self.tenant else None,
             "times": {
                 "received_at": self.received_s,
                 "planned_at": self.choice.seen.planned_s if self.choice else None,

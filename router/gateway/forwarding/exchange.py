@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from router.gateway.accounting.keys import Reservation
 from router.gateway.accounting.slo import Timing
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.forwarding.attempt import Attempt
@@ -48,6 +49,8 @@ class Exchange:
         usage, response_info: what its answer said.
         out: where its response goes.
         continuation: by which another worker may go on with its stream, if one may.
+        more: what its answer's head says besides, of the client's key.
+        reservation: what it was let in with, of that key's tokens.
     """
 
     send: Send
@@ -71,6 +74,8 @@ class Exchange:
     usage: Usage | None = None
     response_info: ResponseInfo | None = None
     continuation: Continuation | None = None
+    more: Callable[[], Headers] | None = None
+    reservation: Reservation | None = None
     out: Responder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -228,6 +233,8 @@ class Exchange:
             own[WHY] = self.record.choice.line().encode()
         headers = [(name, value) for name, value in reply.headers if name not in own]
         headers += own.items()
+        if self.more is not None:
+            headers += self.more()
         self.first_byte, self.record.first_token_s = time.monotonic(), time.time()
         self.record.status = reply.status
         self.out.start(reply.status, headers)
@@ -238,6 +245,7 @@ class Exchange:
         if self.first_byte is None and not self.kept_alive:
             self.record.status = error.status
             headers = [*error.headers(), (REQUEST_ID, self.record.id.encode())]
+            headers += [] if self.more is None else self.more()
             await respond(self.send, error.status, headers, self.api.error(error, self.record.id))
         elif self.streaming:
             number = 0 if self.meter is None else self.meter.sequence + 1

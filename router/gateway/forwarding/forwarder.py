@@ -21,6 +21,7 @@ from router.wire import (
     REQUEST_ID,
     TPOT_MS,
     TTFT_MS,
+    TURN,
     WAITED_MS,
 )
 
@@ -33,6 +34,7 @@ _SET_ANEW = {
     DEADLINE_MS,
     TTFT_MS,
     TPOT_MS,
+    TURN,
 }
 _NOT_SENT = frozenset((*_SET_ANEW, b"accept-encoding", b"content-type", SECRET))
 _LEFT_OUT = _NOT_SENT | HOP_BY_HOP

@@ -46,6 +46,7 @@ from solver.arrays import FloatArray
 from solver.packing.bounds import packing_bound
 from solver.packing.plan import Method, Plan, evaluate
 from solver.routing.assign import Assignment
+from solver.routing.fair import Weight, alike
 from solver.routing.problem import build_problem
 from solver.routing.rolling import RollingHorizon, Selection
 from solver.routing.sums import Backlog
@@ -56,6 +57,9 @@ log = logging.getLogger(__name__)
 # Requests that begin to be forwarded in one turn of the loop.
 SENDS_A_TURN = 16
 TicketSelection = Selection[Ticket, Worker]
+# Uncached prompt tokens, and output tokens.
+Spent = tuple[float, float]
+NOTHING: Spent = 0.0, 0.0
 
 
 class Dispatcher:
@@ -68,7 +72,12 @@ class Dispatcher:
     """
 
     def __init__(
-        self, tuning: GatewayTuning, workers: Workers, planner: Planner, metrics: GatewayMetrics
+        self,
+        tuning: GatewayTuning,
+        workers: Workers,
+        planner: Planner,
+        metrics: GatewayMetrics,
+        weight: Weight = alike,
     ) -> None:
         self._workers, self._planner, self._metrics = workers, planner, metrics
         self._rolling: RollingHorizon[Ticket, Worker] = RollingHorizon(
@@ -77,6 +86,7 @@ class Dispatcher:
             hold_back=True,
             eligible=self._eligible,
             cached=self._saved,
+            weight=weight,
         )
         self._unsent = Unsent()
         self.room = Room(tuning, workers, self._unsent)
@@ -105,6 +115,11 @@ class Dispatcher:
     def unsent(self) -> int:
         """Requests that wait to be placed."""
         return self._unsent.requests
+
+    @property
+    def has_tenants(self) -> bool:
+        """Whether requests have named any."""
+        return self._rolling.shares.named
 
     @property
     def backlog(self) -> Backlog:
@@ -168,8 +183,10 @@ class Dispatcher:
         if streams:
             worker.begun(ticket, time.monotonic())
 
-    def release(self, ticket: Ticket, worker: Worker) -> None:
-        """The request has left its worker, however it ended."""
+    def release(self, ticket: Ticket, worker: Worker, spent: Spent = NOTHING) -> None:
+        """The request has left its worker, however it ended, and that has done so much for it."""
+        if self._rolling.shares.several:
+            self._rolling.shares.settle(ticket, *spent, time.monotonic())
         worker.ended(ticket)
         self._workers.prefixes.left(ticket)
         self._workers.conditions.left(worker, trial=ticket.trial)
@@ -325,8 +342,9 @@ class Dispatcher:
                 assert ticket.placed is not None
                 i = index[ticket]
                 uncached = selection.asked.uncached(i, record.plan.workers[i])
+                ticket.uncached = uncached
                 worker.sent(ticket, ticket.job, uncached, now, streamed=ticket.streamed)
-                ticket.trial = worker.health.sent()
+                ticket.trial, ticket.in_turn = worker.health.sent(), selection.in_turn
                 self._stranded.served(ticket)
                 self._workers.prefixes.sent(ticket, worker)
                 worker.adapters.use(ticket.model)

@@ -46,6 +46,8 @@ class Ticket:
         planned: plans that it has been in.
         recalled: times that it has been taken back from a worker.
         attempt: its name at the worker that it is sent to.
+        uncached: prompt tokens that its worker's cache is not known to hold.
+        in_turn: tenants took turns when it was sent.
         trial: its answer shows whether the worker that it is sent to is well again.
         recall_pending: that worker has been asked to give it back.
         again: predicts its job anew, or says None.
@@ -65,6 +67,8 @@ class Ticket:
     planned: int = 0
     recalled: int = 0
     attempt: str = ""
+    uncached: float = 0.0
+    in_turn: bool = False
     trial: bool = False
     recall_pending: bool = False
     placed: asyncio.Future[Placement] | None = None

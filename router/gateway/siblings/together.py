@@ -24,7 +24,7 @@ from router.http.errors import Headers
 from router.observe.merged import merge
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-_ALONE = "makespan.alone"
+ALONE = "makespan.alone"
 _METRICS = "/metrics"
 _JSON = [(b"content-type", b"application/json")]
 _EXPLAIN = "/makespan/v1/requests/"
@@ -49,7 +49,7 @@ class Alone:
             page = self._kept(scope["path"].removeprefix(KEPT))
             await respond(send, 404 if page is None else 200, _JSON, page or b"{}")
         else:
-            await self._app({**scope, _ALONE: True}, receive, send)
+            await self._app({**scope, ALONE: True}, receive, send)
 
 
 class _Page:
@@ -92,7 +92,7 @@ class Together:
             return
         page = _Page()
         await self._app(scope, receive, page.send)
-        if scope.get(_ALONE):
+        if scope.get(ALONE):
             if scope["path"] == _METRICS:
                 self._folder.keep(page.body)
         else:

@@ -15,6 +15,8 @@ from router.settings.offline import Traffic
 from solver.batching.policies import POLICIES
 from solver.cost.model import CostModel
 from solver.routing.dispatchers import dispatcher, poll_s
+from solver.routing.fair import Weight
+from solver.routing.fair import alike as evenly
 from solver.sim.fleet import Fleet
 from solver.sim.forecast import length_forecaster
 from solver.sim.request import Request
@@ -97,6 +99,7 @@ def fleet(
         stale_s=traffic.stale,
         seed=traffic.seed,
         record=record,
+        weight=traffic.weight,
     )
 
 
@@ -110,12 +113,13 @@ def assembled(
     stale_s: float | None = None,
     seed: int = 0,
     record: Record | None = None,
+    weight: Weight = evenly,
 ) -> Fleet:
     """A fleet with a worker for each cost model; `stale_s` is the dispatcher's own unless given."""
     workers = [
         Worker(f"w{j}", cost, alike, POLICIES[choice.policy](), record)
         for j, cost in enumerate(costs)
     ]
-    made = dispatcher(choice.dispatch, random.Random(f"{seed}/dispatch"), alike.order)
+    made = dispatcher(choice.dispatch, random.Random(f"{seed}/dispatch"), weight)
     dispatch = seen_every(poll_s(choice.dispatch) if stale_s is None else stale_s, made)
     return Fleet(requests, workers, dispatch, length_forecaster(lengths, seed))

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 
 from solver.routing.dispatchers.base import Dispatcher, Immediate
+from solver.routing.dispatchers.dlpm import Dlpm
 from solver.routing.dispatchers.kv_cost import kv_cost
 from solver.routing.dispatchers.least_requests import least_requests
 from solver.routing.dispatchers.least_tokens import least_tokens
@@ -18,17 +19,19 @@ from solver.routing.dispatchers.random_choice import random_choice
 from solver.routing.dispatchers.round_robin import round_robin
 from solver.routing.dispatchers.slo_headroom import slo_headroom
 from solver.routing.dispatchers.vllm_dp import vllm_dp
+from solver.routing.dispatchers.vtc import Vtc
 from solver.routing.dispatchers.weighted_least_requests import weighted_least_requests
 from solver.routing.dispatchers.weighted_lmetric import weighted_lmetric
+from solver.routing.fair import Weight, alike
 
 
-def dispatcher(name: str, rng: random.Random, order: str = "longest") -> Dispatcher:
-    """A new one, by name; `order` is that of the workers' queues, which ours keeps too."""
-    return DISPATCHERS[name](rng, order)
+def dispatcher(name: str, rng: random.Random, weight: Weight = alike) -> Dispatcher:
+    """A new one, by name; `weight` is that of each tenant's share."""
+    return DISPATCHERS[name](rng, weight)
 
 
-DISPATCHERS: Mapping[str, Callable[[random.Random, str], Dispatcher]] = {
-    "makespan": lambda _, __: Makespan(),
+DISPATCHERS: Mapping[str, Callable[[random.Random, Weight], Dispatcher]] = {
+    "makespan": lambda _, weight: Makespan(weight),
     "round-robin": lambda _, __: Immediate(round_robin()),
     "random": lambda rng, _: Immediate(random_choice(rng)),
     "least-requests": lambda _, __: Immediate(least_requests),
@@ -42,7 +45,12 @@ DISPATCHERS: Mapping[str, Callable[[random.Random, str], Dispatcher]] = {
     "kv-cost": lambda _, __: Immediate(kv_cost),
     "vllm-dp": lambda _, __: Immediate(vllm_dp),
     "slo-headroom": lambda _, __: Immediate(slo_headroom()),
+    "vtc": lambda _, weight: Vtc(weight),
+    "dlpm": lambda _, weight: Dlpm(weight),
 }
+
+# Those that are about tenants' shares: without tenants there is nothing to them.
+FOR_TENANTS = frozenset({"vtc", "dlpm"})
 
 # Seconds between two looks at the engines, of those that do not count themselves: as vLLM's
 # coordinator sends its counts, and about what routers poll at.

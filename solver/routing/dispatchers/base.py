@@ -28,9 +28,10 @@ from solver.routing.problem import Job
 
 @dataclass(eq=False)
 class Arrival:
-    """A request to be placed: its number, and what a router knows of it.
+    """A request to be placed: its number, and what a router knows of it; `tenant`: whose it is.
 
-    `forecast` predicts its length again, None where nothing has been learnt since.
+    `forecast` predicts its length again, None where nothing has been learnt since; `in_turn`:
+    tenants took turns when it was placed, so workers keep to their order.
     """
 
     number: int
@@ -43,6 +44,8 @@ class Arrival:
     lengths: LengthDistribution | None = None
     targets: Targets = NO_TARGETS
     forecast: Callable[[], tuple[float, LengthDistribution | None] | None] = lambda: None
+    tenant: str = ""
+    in_turn: bool = False
 
     @property
     def came_s(self) -> float:
@@ -66,7 +69,25 @@ class Arrival:
             due_s=self.due_s,
             overrun_tokens=0.0 if self.lengths is None else self.lengths.overrun,
             targets=self.targets,
+            tenant=self.tenant,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request that has been answered, as its last bytes tell a router.
+
+    Attributes:
+        number: which arrival's.
+        worker: by which of the workers.
+        uncached_tokens: what was prefilled of its prompt.
+        output_tokens: how long its answer was.
+    """
+
+    number: int
+    worker: int
+    uncached_tokens: int
+    output_tokens: int
 
 
 class Load(Protocol):
@@ -158,6 +179,10 @@ class Dispatcher(Protocol):
         """When to poll again even if nothing happens."""
         ...
 
+    def ended(self, ended: Ended, now: float) -> None:
+        """A request has been answered in full."""
+        ...
+
 
 Choice = Callable[[Arrival, Loads], int]
 
@@ -182,3 +207,6 @@ class Immediate:
     def next_deadline(self) -> float | None:
         """Nobody waits."""
         return None
+
+    def ended(self, ended: Ended, now: float) -> None:
+        """It remembers nothing."""

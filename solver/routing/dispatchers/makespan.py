@@ -4,9 +4,9 @@ Decides: gathers requests into windows, plans what is unsent by what it costs al
 time, what it takes from others, lateness, and what would outlast the rest), and sends only what a
 worker can start soon; the rest stays and is planned again.
 
-Inputs: each request's prompt tokens and predicted output length, targets, priority, due time and
-prefix blocks; each worker's cost model, slots, what runs and queues there, free memory and cached
-prefixes.
+Inputs: each request's prompt tokens and predicted output length, targets, priority, due time,
+prefix blocks and tenant; each worker's cost model, slots, what runs and queues there, free memory
+and cached prefixes.
 
 Parameters:
 - `solver.routing.objective.FIRST_TOKEN`, `solver.routing.objective.MAKESPAN`: 2 and 0.5, what a
@@ -23,6 +23,8 @@ Parameters:
 - `solver.routing.rolling.LEAD`: 1/8 of a worker's slots are sent ahead, so that none falls idle.
 - `solver.routing.formulas.DOUBT`: 0.1, by how much a worker with room must be dearer before anybody
   waits for another.
+- `solver.routing.fair.HALF_LIFE_S`: 60 s, after which engine time that a tenant has had counts
+  half, where several wait and take turns by what they have had for their weights.
 
 Trade-off: the best or nearly the best in what users feel on all traffic measured, most of all on
 workers of unequal speed: see the judge (`makespan bench judge`). It needs cost models and
@@ -43,15 +45,19 @@ import numpy as np
 
 from solver.arrays import FloatArray
 from solver.routing.assign import plan_in_turn
-from solver.routing.dispatchers.base import Arrival, Placement, Target, Workers
+from solver.routing.dispatchers.base import Arrival, Ended, Placement, Target, Workers
+from solver.routing.fair import Weight, alike
 from solver.routing.rolling import RollingHorizon
 
 
 class Makespan:
     """Ours: windows, a joint plan, late binding; see `solver.routing.rolling`."""
 
-    def __init__(self) -> None:
-        self._rolling: RollingHorizon[Arrival, Target] = RollingHorizon(cached=_cached)
+    def __init__(self, weight: Weight = alike) -> None:
+        self._rolling: RollingHorizon[Arrival, Target] = RollingHorizon(
+            cached=_cached, weight=weight
+        )
+        self._sent: dict[int, Arrival] = {}
 
     def arrive(self, arrival: Arrival, now: float) -> None:
         """It joins the open window."""
@@ -70,10 +76,20 @@ class Makespan:
             plan, sent = plan_in_turn(selection.asked), 0
             for arrival, worker in rolling.bind(selection, plan, now):
                 sent += 1
+                arrival.in_turn = selection.in_turn
+                if rolling.shares.several:
+                    self._sent[arrival.number] = arrival
                 yield arrival, index[id(worker)]
             if not rolling.go_on(plan, sent, before):
                 return
             before = rolling.unplanned
+
+    def ended(self, ended: Ended, now: float) -> None:
+        """What it has taken counts for its tenant's share."""
+        arrival = self._sent.pop(ended.number, None)
+        if arrival is not None:
+            prompt, output = ended.uncached_tokens, ended.output_tokens
+            self._rolling.shares.settle(arrival, prompt, output, now)
 
 
 def _cached(arrivals: Sequence[Arrival], workers: Workers) -> FloatArray | None:

@@ -23,7 +23,7 @@ def test_the_greatest_come_first_and_who_has_only_begun_is_there() -> None:
     assert [row["tenant"] for row in rows] == ["", "small", "new"]
     assert rows[0] == {
         "tenant": "", "in_flight": 1, "completed": 2, "not_completed": 1,
-        "prompt_tokens": 30, "output_tokens": 10,
+        "prompt_tokens": 30, "output_tokens": 10, "slot_s": 0.0,
     }  # fmt: skip
     assert [row["tenant"] for row in tenants.rows([], 1)] == [""]
 

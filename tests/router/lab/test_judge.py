@@ -26,7 +26,7 @@ from router.lab.judging.situations import (
 )
 from router.lab.judging.verdict import FIGURES
 from solver.batching.bounds import Engine, fleet_bound
-from solver.routing.dispatchers import DISPATCHERS
+from solver.routing.dispatchers import DISPATCHERS, FOR_TENANTS
 from tests.router.lab.test_pictures import only_itself, outline
 
 Judge = Callable[..., tuple[int, str, str]]
@@ -148,7 +148,7 @@ def told(found: dict[str, Any], rival: str, figure: str) -> float:
 def test_everybody_is_a_rival_unless_some_are_named(judge: Judge) -> None:
     status, out, _ = judge(*QUICK, "--json", "--ours", "weighted-lmetric")
     assert status == 0
-    assert set(json.loads(out)["against"]) == set(DISPATCHERS) - {"weighted-lmetric"}
+    assert set(json.loads(out)["against"]) == set(DISPATCHERS) - FOR_TENANTS - {"weighted-lmetric"}
 
 
 def test_ours_is_level_with_itself(judge: Judge) -> None:

@@ -17,7 +17,7 @@ from solver.batching.policies import POLICIES
 from solver.cost.profiles import PROFILES
 from solver.lengths.distribution import BINS, LengthDistribution, bin_of
 from solver.routing.dispatchers import DISPATCHERS, dispatcher
-from solver.routing.dispatchers.base import Arrival, Dispatcher
+from solver.routing.dispatchers.base import Arrival, Dispatcher, Immediate
 from solver.routing.dispatchers.makespan import Makespan
 from solver.routing.dispatchers.prefix_aware import IMBALANCE_REQUESTS
 from solver.routing.rolling import LEAD, WINDOW_WAIT_S
@@ -63,6 +63,9 @@ def place(
 
 def by_name(name: str, seed: int = 0) -> Dispatcher:
     return dispatcher(name, random.Random(seed))
+
+
+AT_ONCE = [name for name in DISPATCHERS if isinstance(by_name(name), Immediate)]
 
 
 def test_round_robin_takes_turns_whatever_the_load() -> None:
@@ -122,7 +125,7 @@ def test_prefix_aware_gives_up_when_the_fleet_is_out_of_balance() -> None:
     assert prefix_aware([worker(*many), worker(*more, cached=BLOCKS)]) == 1
 
 
-@pytest.mark.parametrize("name", sorted(set(DISPATCHERS) - {"makespan"}))
+@pytest.mark.parametrize("name", AT_ONCE)
 @given(st.lists(st.integers(0, 4), max_size=12), st.integers(1, 4))
 @settings(max_examples=30, deadline=None)
 def test_others_place_every_request_at_once(name: str, groups: list[int], size: int) -> None:
@@ -133,6 +136,14 @@ def test_others_place_every_request_at_once(name: str, groups: list[int], size: 
         assert by.next_deadline() is None
         done += count
     assert sum(one.in_flight for one in fleet) == done
+
+
+@pytest.mark.parametrize("name", sorted(DISPATCHERS.keys() - set(AT_ONCE)))
+def test_who_lets_requests_wait_sends_what_there_is_room_for(name: str) -> None:
+    by, fleet = by_name(name), [worker(), worker()]
+    placed = place(by, arrivals(5 * SLOTS), fleet)
+    assert [one.in_flight for one in fleet] == [room()] * 2
+    assert placed.count(-1) == 5 * SLOTS - 2 * room()
 
 
 # Ours.
@@ -148,13 +159,6 @@ def test_ours_sends_nothing_to_a_full_worker() -> None:
     memory = Worker("", COST, WorkerSetting(SLOTS, kv_tokens=500), POLICIES["adaptive"]())
     memory.submit(Request("old", 499, 1), 0, 1.0, 0.0)
     assert sorted(place(Makespan(), arrivals(1), [memory, worker()])) == [1]
-
-
-def test_ours_keeps_what_nobody_can_start_soon() -> None:
-    fleet = [worker(), worker()]
-    placed = place(Makespan(), arrivals(5 * SLOTS), fleet)
-    assert [one.in_flight for one in fleet] == [room()] * 2
-    assert placed.count(-1) == 5 * SLOTS - 2 * room()
 
 
 def test_ours_gives_a_single_worker_everything() -> None:

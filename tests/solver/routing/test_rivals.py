@@ -18,6 +18,7 @@ from solver.cost.model import CostModel
 from solver.cost.profiles import PROFILES
 from solver.routing.dispatchers import DISPATCHERS, POLL_S, POLLING, dispatcher
 from solver.routing.dispatchers.base import Arrival, Immediate, Load
+from solver.routing.fair import alike
 from solver.sim.request import Request
 from solver.sim.stale import Seen, seen_every
 from solver.sim.worker import Worker, WorkerSetting
@@ -242,9 +243,9 @@ def test_looks_are_at_multiples_of_the_period_while_there_is_anything_to_see() -
 
 
 def test_a_plan_counts_itself_and_a_period_of_nothing_is_none() -> None:
-    plan = DISPATCHERS["makespan"](random.Random(0), "longest")
+    plan = DISPATCHERS["makespan"](random.Random(0), alike)
     assert seen_every(0.1, plan) is plan
-    rule = DISPATCHERS["lmetric"](random.Random(0), "longest")
+    rule = DISPATCHERS["lmetric"](random.Random(0), alike)
     assert seen_every(0.0, rule) is rule
     assert seen_every(0.1, rule) is not rule
 

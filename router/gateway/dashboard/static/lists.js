@@ -32,7 +32,8 @@ export class Lists {
       );
       this.#walks.plans.refresh();
     });
-    fill("#tenants tbody", tenants.map(tenantRow), 5, "no request has ended yet");
+    const spent = tenants.reduce((sum, row) => sum + (row.slot_s ?? 0), 0);
+    fill("#tenants tbody", tenants.map((row) => tenantRow(row, spent)), 6, "no request has ended yet");
   }
 
   #request(request) {
@@ -97,7 +98,7 @@ function outcome({ outcome, worker, kept }) {
   return outcome === "completed" && kept === false ? "completed, late" : outcome.replaceAll("_", " ");
 }
 
-function tenantRow(row) {
+function tenantRow(row, spent) {
   const number = (...values) => make("td", { class: "number", title: values.map(count).join(", ") }, values.map(rough).join(", "));
   return make(
     "tr",
@@ -105,6 +106,7 @@ function tenantRow(row) {
     make("th", { scope: "row", title: row.tenant }, row.tenant || "(none named)"),
     ...[row.in_flight, row.completed, row.not_completed].map((value) => number(value)),
     number(row.prompt_tokens, row.output_tokens),
+    make("td", { class: "number" }, row.slot_s ? `${((100 * row.slot_s) / spent).toFixed(0)} %` : "–"),
   );
 }
 

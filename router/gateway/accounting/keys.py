@@ -1,0 +1,240 @@
+"""Who has which key, and what each may do; see `router.settings.keys` for the file.
+
+Rules:
+- a key is found by its hash, which is then compared in constant time: what a stranger learns from
+  how long a look takes is of the hash, which tells nothing of a key;
+- the file is looked at every `LOOK_S`; once it has changed, what it says holds for whoever comes
+  then. Requests under way go on, and what a key has had of its minute stays had. A file that makes
+  no sense changes nothing, and is one line of the log;
+- several processes of one gateway each get their part of a key's limits, as of all limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from base64 import b64decode
+from binascii import Error as NoBase64
+from collections.abc import Iterator
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from typing import NoReturn
+
+from router.http.asgi import Scope
+from router.http.errors import ForbiddenError, Headers, OverLimitError
+from router.http.request_headers import Urgency
+from router.settings.base import BadSettings
+from router.settings.keys import Key, hash_of, read_keys
+from solver.batching.priority import WEIGHT
+from solver.routing.quota import Level, Quota
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0  # a revoked key is of use for so long at most; looking costs next to nothing
+# In a request's scope, what its key allows; none where the gateway has no keys.
+GRANT = "makespan.grant"
+AUTHORIZATION, API_KEY = b"authorization", b"x-api-key"
+LIMITS = b"x-ratelimit-"
+
+
+class Grant:
+    """What one key allows, and what it has had of its minute.
+
+    Attributes:
+        key: what the file says.
+    """
+
+    def __init__(self, key: Key, processes: int) -> None:
+        self.key, self._processes = key, processes
+        self._quota = Quota(*self._limits(key))
+
+    def become(self, key: Key) -> None:
+        """The file says something else of the same key."""
+        self.key = key
+        requests, tokens = self._limits(key)
+        self._quota.requests.change(requests)
+        self._quota.tokens.change(tokens)
+
+    def _limits(self, key: Key) -> tuple[float, float]:
+        limits = key.requests_per_minute, key.tokens_per_minute
+        requests, tokens = (inf if n is None else n / self._processes for n in limits)
+        return requests, tokens
+
+    def check_model(self, model: str, alias: str | None = None) -> None:
+        """Whether it may use one, by its own name or by the one that it was asked for by.
+
+        Raises:
+            ForbiddenError: if not.
+        """
+        if not (self.allows(model) or (alias and self.allows(alias))):
+            model = alias or model
+            message = f"This key may not use the model '{model}'; GET /v1/models lists those."
+            raise ForbiddenError(message, param="model", code="model_not_allowed")
+
+    def allows(self, model: str) -> bool:
+        """Whether it may use a model."""
+        return self.key.models is None or model in self.key.models
+
+    def limited(self, urgency: Urgency) -> Urgency:
+        """Of what a request asks for, what the key allows.
+
+        A deadline ranks as an interactive request does, so only who may be interactive has one.
+        """
+        highest, asked = self.key.priority, urgency.priority
+        if WEIGHT[asked] > WEIGHT[highest]:
+            urgency = replace(urgency, priority=highest)
+        if urgency.deadline_s < inf and WEIGHT[highest] < max(WEIGHT.values()):
+            urgency = replace(urgency, deadline_s=inf)
+        return urgency
+
+    def reserve(self, tokens: float) -> Reservation:
+        """A request of so many tokens, as predicted.
+
+        Raises:
+            OverLimitError: if it has to wait for its minute.
+        """
+        waits_s = self._quota.take(tokens, time.monotonic())
+        if max(waits_s) > 0:
+            self._refuse(waits_s)
+        return Reservation(self._quota, tokens)
+
+    def _refuse(self, waits_s: tuple[float, float]) -> NoReturn:
+        limits = self.key.requests_per_minute, self.key.tokens_per_minute
+        at = 0 if waits_s[0] >= waits_s[1] else 1
+        raise OverLimitError(("requests", "tokens")[at], limits[at] or 0.0, waits_s[at])
+
+    def headers(self) -> Headers:
+        """What is left of its minute, as OpenAI tells it; nothing where there are no limits."""
+        now = time.monotonic()
+        found = Headers()
+        for name, bucket in (("requests", self._quota.requests), ("tokens", self._quota.tokens)):
+            level = bucket.level(now)
+            if level is not None:
+                found += _told(name, level)
+        return found
+
+
+class Reservation:
+    """The tokens that a request has been let in with."""
+
+    def __init__(self, quota: Quota, tokens: float) -> None:
+        self._quota, self._tokens = quota, tokens
+
+    def settle(self, used: float | None) -> None:
+        """It has ended, and has used so many; None: nobody knows, so it is taken at its word."""
+        if used is not None:
+            self._quota.settle(self._tokens, used)
+
+
+class Keys:
+    """All keys of a file."""
+
+    def __init__(self, path: Path, processes: int = 1) -> None:
+        """Read them.
+
+        Raises:
+            BadSettings: if the file makes no sense.
+        """
+        self._path, self._processes = path, processes
+        self._seen = self._stamp()
+        self._grants = {key.sha256: Grant(key, processes) for key in read_keys(path)}
+        self._weights = self._weighed()
+        self._complaint = ""
+
+    def _weighed(self) -> dict[str, float]:
+        return {grant.key.tenant: grant.key.weight for grant in self._grants.values()}
+
+    def weight(self, tenant: str) -> float:
+        """Of a tenant's share; 1 if no key is its."""
+        return self._weights.get(tenant, 1.0)
+
+    def find(self, scope: Scope, *, browser: bool = False) -> tuple[Grant | None, bool]:
+        """What a request's key allows, and whether it has one at all.
+
+        `browser`: the password that a person has told theirs is a key, too.
+        """
+        given = list(_given(scope, browser=browser))
+        for key in given:
+            found = hash_of(key)
+            grant = self._grants.get(found)
+            if grant is not None and hmac.compare_digest(grant.key.sha256, found):
+                return grant, True
+        return None, bool(given)
+
+    async def run(self) -> None:
+        """Read the file again whenever it has changed, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            stamp = await asyncio.to_thread(self._stamp)
+            if stamp != self._seen:
+                self._seen = stamp
+                await self._read()
+
+    async def _read(self) -> None:
+        try:
+            keys = await asyncio.to_thread(read_keys, self._path)
+        except BadSettings as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                log.error("the keys stay as they were", extra={"why": self._complaint})
+            return
+        grants: dict[str, Grant] = {}
+        for key in keys:
+            grant = self._grants.get(key.sha256)
+            if grant is None:
+                grant = Grant(key, self._processes)
+            elif grant.key != key:
+                grant.become(key)
+            grants[key.sha256] = grant
+        self._grants, self._complaint = grants, ""
+        self._weights = self._weighed()
+        log.info("the keys have been read again", extra={"keys": len(grants)})
+
+    def _stamp(self) -> tuple[int, ...]:
+        """By which a file is told from the one before; empty if there is none."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return ()
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _given(scope: Scope, *, browser: bool) -> Iterator[bytes]:
+    """What a request says that its key is; Anthropic's clients may send two headers."""
+    for name, value in scope["headers"]:
+        if name == API_KEY:
+            yield value.strip()
+        elif name == AUTHORIZATION:
+            scheme, _, rest = value.strip().partition(b" ")
+            if scheme.lower() == b"bearer":
+                yield rest.strip()
+            elif scheme.lower() == b"basic" and browser:
+                yield _password(rest)
+
+
+def _password(told: bytes) -> bytes:
+    try:
+        return b64decode(told.strip(), validate=True).partition(b":")[2]
+    except NoBase64:
+        return b""
+
+
+def _told(name: str, level: Level) -> Headers:
+    """OpenAI's three headers of a limit."""
+    said = {
+        "limit": f"{level.limit:.0f}",
+        "remaining": f"{level.remaining:.0f}",
+        "reset": _duration(level.reset_s),
+    }
+    return [(LIMITS + f"{what}-{name}".encode(), text.encode()) for what, text in said.items()]
+
+
+def _duration(seconds: float) -> str:
+    """As Go writes it, and with it OpenAI: 6m0s, 1.5s, 20ms, 0s."""
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    minutes, rest = divmod(round(seconds, 3), 60)
+    return (f"{minutes:.0f}m" if minutes else "") + f"{rest:g}s"

@@ -1,0 +1,81 @@
+"""The door of a gateway with keys: whoever has none stays outside.
+
+Rules:
+- a request's key is looked at here and nowhere else. What it allows goes along in the request's
+  scope (`GRANT`); the key itself is taken off, so that neither workers nor logs ever have it;
+- `OPEN` is open to all: load balancers and Kubernetes's probes have no keys, and it says whether
+  this gateway serves, nothing of requests;
+- the gateway's own pages (`is_own`) want a key with the right `admin`, metrics among them, as they
+  tell of all tenants. In a browser it is the password, whatever the name;
+- everything else is the engines' API, for any key;
+- who is refused here is counted, and not remembered: that costs strangers' requests no room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from router.gateway.accounting.keys import API_KEY, AUTHORIZATION, GRANT, Keys
+from router.gateway.admission.headers import request_id
+from router.gateway.siblings.together import ALONE
+from router.http.apis import form_of
+from router.http.asgi import Receive, Scope, Send, respond
+from router.http.errors import ForbiddenError, RouterError, UnauthorizedError
+from router.wire import REQUEST_ID
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN = frozenset(("/health", "/ready"))
+_OWN = frozenset(("/", "/metrics", "/docs", "/openapi.json"))
+_OWN_FOLDERS = ("/makespan/", "/dashboard/", "/docs/")
+_KEYS = frozenset((AUTHORIZATION, API_KEY))
+# In a scope, its headers by name, which `router.http.asgi` may have made before the door.
+_MADE = "makespan.fields"
+
+
+def is_own(path: str) -> bool:
+    """Whether it is one of the gateway's own pages, which are for its operators."""
+    return path in _OWN or path.startswith(_OWN_FOLDERS)
+
+
+class Door:
+    """An ASGI application before another one; `refused` hears of whoever stays outside."""
+
+    def __init__(self, app: App, *, keys: Keys, refused: Callable[[RouterError], None]) -> None:
+        self._app, self._keys, self._refused = app, keys, refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        if scope["type"] == "http" and not scope.get(ALONE) and scope["path"] not in OPEN:
+            try:
+                scope = self._let_in(scope)
+            except RouterError as error:
+                self._refused(error)
+                await _refuse(scope, send, error)
+                return
+        await self._app(scope, receive, send)
+
+    def _let_in(self, scope: Scope) -> Scope:
+        """The request with what its key allows in the place of the key.
+
+        Raises:
+            UnauthorizedError: if it has none.
+            ForbiddenError: if that is not for what it asks.
+        """
+        own = is_own(scope["path"])
+        grant, given = self._keys.find(scope, browser=own)
+        if grant is None:
+            raise UnauthorizedError(given=given, browser=own)
+        if own and not grant.key.admin:
+            message = f"{scope['path']} wants a key with the right 'admin'; this one has it not."
+            raise ForbiddenError(message, code="admin_only")
+        headers = [pair for pair in scope["headers"] if pair[0] not in _KEYS]
+        scope = {**scope, "headers": headers, GRANT: grant}
+        scope.pop(_MADE, None)
+        return scope
+
+
+async def _refuse(scope: Scope, send: Send, error: RouterError) -> None:
+    name = request_id(scope)
+    headers = [*error.headers(), (REQUEST_ID, name.encode())]
+    await respond(send, error.status, headers, form_of(scope["path"]).error(error, name))

@@ -1,0 +1,193 @@
+"""Fair shares: who is next, by what tenants have had for their weights, whatever they send."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from solver.batching.priority import Priority
+from solver.cost.model import CostModel
+from solver.routing.fair import HALF_LIFE_S, MOST, OTHERS, FairShares, Size, TenantsQueue
+from solver.routing.problem import Job
+from tests.helpers import calls
+
+
+@dataclass(eq=False)
+class Ask:
+    tenant: str
+    slot_s: float = 1.0
+    priority: Priority = Priority.DEFAULT
+
+    @property
+    def job(self) -> Job:
+        return Job(10, 10.0, tenant=self.tenant)
+
+
+SECOND = CostModel(0.0, 0.0, 0.0, 1.0)  # a slot-second each output token
+
+
+def sized(slot_s: float) -> Size:
+    return Size(SECOND, 1, 0.0, slot_s)
+
+
+def size(ask: Ask) -> float:
+    return ask.slot_s
+
+
+class Served:
+    """A queue whose first is sent whenever it is asked for, and ends at once."""
+
+    def __init__(self, weights: dict[str, float] | None = None) -> None:
+        weights = weights or {}
+        self.shares: FairShares[Ask] = FairShares(lambda name: weights.get(name, 1.0))
+        self.queue: TenantsQueue[Ask] = TenantsQueue(self.shares)
+        self.had: Counter[str] = Counter()
+        self.now, self._rank = 0.0, 0.0
+
+    def come(self, *asks: Ask) -> None:
+        for ask in asks:
+            self._rank += 1.0
+            self.shares.join(ask, ask.tenant)
+            self.queue.put_for(ask, self._rank, None)
+
+    def order(self, count: int) -> list[Ask]:
+        lines = {key: line for key, line in self.queue.groups.items() if line}
+        return self.shares.in_turn(lines, {None: count}, size, self.now)
+
+    def serve(self, count: int = 1) -> list[Ask]:
+        chosen = self.order(count)
+        for ask in chosen:
+            self.queue.discard(ask)
+            self.shares.leave(ask)
+            self.shares.charge(ask, ask.tenant, sized(ask.slot_s), self.now)
+            self.had[ask.tenant] += ask.slot_s  # type: ignore[assignment]
+        return chosen
+
+
+weights = st.dictionaries(st.sampled_from("abcd"), st.floats(0.25, 4.0), min_size=2)
+sizes = st.lists(st.floats(0.1, 10.0), min_size=200, max_size=200)
+
+
+@given(weights, sizes, st.integers(1, 16))
+def test_whoever_waits_stays_within_a_request_of_everybody_else(
+    known: dict[str, float], takes: list[float], window: int
+) -> None:
+    """All wait all the time: services by weight differ by the largest request at most."""
+    served = Served(known)
+    each = len(takes) // len(known)
+    for name in known:
+        served.come(*(Ask(name, takes[k]) for k in range(each)))
+    most = max(takes) / min(known.values())
+    while all(any(key.tenant == name and line for key, line in served.queue.groups.items())
+              for name in known):  # fmt: skip
+        by_weight = [served.had[name] / weight for name, weight in known.items()]
+        assert max(by_weight) - min(by_weight) <= most + 1e-6
+        assert len(served.serve(window)) <= window
+
+
+@given(sizes, st.integers(1, 64))
+def test_a_window_is_the_order_that_one_by_one_would_have_been(
+    takes: list[float], window: int
+) -> None:
+    together, single = Served({"a": 3.0}), Served({"a": 3.0})
+    for k, taken in enumerate(takes):
+        for one in (together, single):
+            one.come(Ask("abc"[k % 3], taken))
+    whole = [(ask.tenant, ask.slot_s) for ask in together.order(window)]
+    assert whole == [(ask.tenant, ask.slot_s) for _ in range(window) for ask in single.serve()]
+
+
+def test_who_was_idle_is_next_and_has_nothing_saved_up() -> None:
+    served = Served()
+    served.come(*(Ask("busy") for _ in range(100)), *(Ask("too") for _ in range(100)))
+    served.serve(50)
+    served.come(*(Ask("idle") for _ in range(100)))
+    then = Counter(ask.tenant for ask in served.serve(30))
+    assert served.order(1)
+    assert max(then.values()) - min(then.values()) <= 1
+    assert then["idle"] >= 10
+
+
+def test_who_was_served_alone_owes_nobody_when_others_come() -> None:
+    served = Served()
+    served.come(*(Ask("first") for _ in range(500)))
+    served.serve(400)
+    served.come(*(Ask("second") for _ in range(100)))
+    then = Counter(ask.tenant for ask in served.serve(60))
+    assert then == {"first": 30, "second": 30}
+
+
+def test_what_was_had_fades() -> None:
+    shares: FairShares[Ask] = FairShares()
+    shares.charge("x", "a", sized(100.0), 0.0)
+    for lives in (0, 1, 2, 30, 100, 200):
+        now = lives * HALF_LIFE_S
+        assert shares.levels(now)["a"] == pytest.approx(100.0 / 2**lives)
+    shares.charge("y", "a", sized(8.0), now)
+    assert shares.levels(now + HALF_LIFE_S)["a"] == pytest.approx(4.0)
+
+
+def test_what_a_request_has_taken_counts_in_the_end_and_once() -> None:
+    shares: FairShares[Ask] = FairShares()
+    for used in (30.0, 0.0):  # it took more; it was taken back before it began
+        shares.charge("x", "a", sized(10.0), 0.0)
+        shares.settle("x", 0.0, used, 0.0)
+        shares.settle("x", 0.0, used, 0.0)
+    assert shares.levels(0.0)["a"] == pytest.approx(30.0)
+    shares.settle("never sent", 0.0, 99.0, 0.0)
+    assert shares.levels(0.0)["a"] == pytest.approx(30.0)
+
+
+def test_the_more_urgent_go_before_whoever_has_had_less() -> None:
+    """Ranks have head starts in them; here by hand: 100 and more for bulk work."""
+    served = Served()
+    served.come(*(Ask("a", priority=Priority.INTERACTIVE) for _ in range(3)))
+    served.shares.charge("x", "a", sized(1000.0), 0.0)
+    served.come(*(Ask("b") for _ in range(3)))
+    assert [ask.tenant for ask in served.order(6)] == ["a"] * 3 + ["b"] * 3
+
+
+def test_groups_that_other_workers_serve_take_no_part_beyond_their_number() -> None:
+    shares: FairShares[Ask] = FairShares()
+    queue: TenantsQueue[Ask] = TenantsQueue(shares)
+    here, there = frozenset((0,)), frozenset((1,))
+    for k in range(20):
+        for name in "ab":
+            ask = Ask(name)
+            shares.join(ask, name)
+            queue.put_for(ask, float(k), here if k % 2 else there)
+    chosen = shares.in_turn(queue.groups, {here: 3, there: 5}, size, 0.0)
+    assert Counter(queue.key(ask).members for ask in chosen) == {here: 3, there: 5}
+    by_tenant = Counter(ask.tenant for ask in chosen)
+    assert abs(by_tenant["a"] - by_tenant["b"]) <= 1
+    gone = queue.pop_members(there)
+    assert len(gone) == 20
+    assert len(queue) == 20
+
+
+def test_tenants_that_are_made_up_share_one_name() -> None:
+    served = Served()
+    served.come(*(Ask(f"t{k}") for k in range(5 * MOST)))
+    assert len(served.shares.levels(0.0)) <= MOST + 1
+    assert OTHERS in served.shares.levels(0.0)
+    assert len(served.serve(5 * MOST)) == 5 * MOST
+    assert not served.shares.contended
+    served.come(*(Ask(f"u{k}") for k in range(5 * MOST)))  # once the others have gone
+    assert len(served.serve(5 * MOST)) == 5 * MOST
+    assert len(served.shares.levels(0.0)) <= MOST + 1
+
+
+def test_a_turn_costs_about_the_same_whatever_waits() -> None:
+    def cost(tenants: int, each: int) -> int:
+        served = Served()
+        for _ in range(each):
+            served.come(*(Ask(f"t{k}") for k in range(tenants)))
+        return calls(lambda: served.order(64))
+
+    few, long, many = cost(4, 20), cost(4, 2000), cost(80, 20)
+    assert long <= few * 1.1
+    assert many <= few * 4  # as many heads are put into heaps

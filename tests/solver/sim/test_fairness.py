@@ -1,0 +1,139 @@
+"""Two tenants and more, in virtual time: shares by weight, nobody starves, and how that is told."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+from solver.batching.policies import POLICIES
+from solver.cost.profiles import PROFILES
+from solver.routing.dispatchers import FOR_TENANTS, dispatcher
+from solver.routing.fair import slot_seconds
+from solver.sim.fairness import fairness
+from solver.sim.fleet import Fleet
+from solver.sim.forecast import length_forecaster
+from solver.sim.report import report
+from solver.sim.request import Request
+from solver.sim.worker import Worker, WorkerSetting
+
+COST = PROFILES["llama-65b-ascend"].cost
+WEIGHTS = {"three": 3.0, "one": 1.0}
+IDLE_UNTIL_S, BEGIN_S, END_S = 8.0, 6.0, 66.0
+SLOTS = 32
+
+
+def weight(tenant: str) -> float:
+    return WEIGHTS.get(tenant, 1.0)
+
+
+def run(
+    name: str,
+    requests: Sequence[Request],
+    speeds: Sequence[float] = (1.0, 1.0),
+    slots: int = SLOTS,
+) -> Fleet:
+    workers = [
+        Worker(f"w{j}", COST.scaled(1 / speed), WorkerSetting(slots), POLICIES["adaptive"]())
+        for j, speed in enumerate(speeds)
+    ]
+    by = dispatcher(name, random.Random(0), weight)
+    fleet = Fleet(requests, workers, by, length_forecaster("predicted", 0))
+    fleet.run()
+    return fleet
+
+
+def heavy() -> list[Request]:
+    """Two that ask for far more than there is, one with short prompts, one with short answers."""
+    rng, now = random.Random(1), 0.0
+    made = [_one(rng, k, 0.0) for k in range(160)]
+    while now < END_S:
+        now += rng.expovariate(10.0)
+        made.append(_one(rng, len(made), now))
+    return made
+
+
+def _one(rng: random.Random, number: int, at_s: float) -> Request:
+    tenant = "three" if number % 2 else "one"
+    prompt, output = ((20, 300), (50, 400)) if number % 2 else ((20, 1500), (10, 200))
+    return Request(str(number), rng.randint(*prompt), rng.randint(*output), at_s, tenant=tenant)
+
+
+def late(count: int = 3) -> list[Request]:
+    return [
+        Request(f"late {k}", 200, 100, IDLE_UNTIL_S + 2.0 * k, tenant="late") for k in range(count)
+    ]
+
+
+@cache
+def contended(speeds: tuple[float, ...] = (1.0, 1.0)) -> Fleet:
+    return run("makespan", [*heavy(), *late()], speeds)
+
+
+def spent(fleet: Fleet, until_s: float) -> Mapping[str, float]:
+    """Slot-seconds of each until then, by hand: as much of each request as was over."""
+    found: dict[str, float] = {}
+    cost = fleet.workers[0].cost
+    for i, request in enumerate(fleet.requests):
+        whole = slot_seconds(cost, SLOTS, request.prompt_tokens, request.output_tokens)
+        prompt = slot_seconds(cost, SLOTS, request.prompt_tokens, 0.0)
+        begun, first, end = (float(at[i]) for at in (fleet.begun_s, fleet.first_s, fleet.end_s))
+        part = prompt * min(1.0, max(0.0, (until_s - begun) / (first - begun)))
+        if end > first:
+            part += (whole - prompt) * min(1.0, max(0.0, (until_s - first) / (end - first)))
+        found[request.tenant] = found.get(request.tenant, 0.0) + part
+    return found
+
+
+@pytest.mark.parametrize("speeds", [(1.0, 1.0), (1.5, 0.5)])
+def test_two_that_ask_for_more_than_there_is_get_three_to_one(speeds: tuple[float, ...]) -> None:
+    """For 60 s, after those that came first, before anybody's turn, have ended."""
+    fleet = contended(speeds)
+    before, after = spent(fleet, BEGIN_S), spent(fleet, END_S)
+    got = {name: after[name] - before.get(name, 0.0) for name in WEIGHTS}
+    assert got["three"] / sum(got.values()) == pytest.approx(0.75, rel=0.05)
+
+
+def test_who_was_idle_has_its_first_token_within_a_second() -> None:
+    """Sixteen slots fall free in a second; who is there has lines of twenty seconds."""
+    rng = random.Random(2)
+    made = [Request(str(k), 60, rng.randint(50, 150), tenant="ab"[k % 2]) for k in range(400)]
+    fleet = run("makespan", [*made, *late()], (1.0,), slots=64)
+    waited = {r.id: fleet.first_s[i] - r.arrival_s for i, r in enumerate(fleet.requests)}
+    assert waited["late 0"] < 1.0
+    assert all(waited[f"late {k}"] < 2.0 for k in range(3))
+    assert max(waited.values()) > 15.0
+
+
+def test_shares_cost_next_to_no_time() -> None:
+    """The same requests without tenants are done about as soon."""
+    named = heavy()[:200]
+    plain = run("makespan", [replace(request, tenant="") for request in named])
+    assert float(run("makespan", named).end_s.max()) <= 1.03 * float(plain.end_s.max())
+    assert report(plain).tenants == {}
+
+
+def test_rivals_share_tokens_and_ours_shares_time() -> None:
+    ours = report(contended(), weight)
+    for name in sorted(FOR_TENANTS):
+        theirs = report(run(name, [*heavy(), *late()]), weight)
+        assert ours.largest_difference_slot_s < theirs.largest_difference_slot_s
+        assert ours.makespan_s < 1.03 * theirs.makespan_s
+    fifo = report(run("least-requests", [*heavy(), *late()]), weight)
+    assert fifo.largest_difference_slot_s > 3 * ours.largest_difference_slot_s
+    assert ours.jain_index > 0.98
+    assert fifo.jain_index < 0.9
+
+
+def test_services_add_up_and_one_tenant_differs_from_nobody() -> None:
+    fleet = contended()
+    fair = fairness(fleet, weight)
+    by_hand = spent(fleet, float("inf"))
+    assert fair.slot_s == pytest.approx(by_hand)
+    alone = run("makespan", [Request(str(k), 50, 20, tenant="a") for k in range(30)])
+    found = fairness(alone)
+    assert found.slot_s.keys() == {"a"}
+    assert (found.largest_difference_slot_s, found.jain) == (0.0, 1.0)
