@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from math import inf
 
@@ -53,6 +54,7 @@ from router.wire import EXPECTED_TOKENS, WHY
 from solver.cost.estimators import BYTES_PER_TOKEN
 
 _ENCODING = b"content-encoding"
+_NOTHING = nullcontext()
 
 
 class Completions:
@@ -138,9 +140,11 @@ class Completions:
         if grant is not None:
             exchange.reservation = grant.reserve(ticket.job.kv_tokens)
         self._dispatcher.room.check(ticket)
-        every_s = read_keepalive(scope, self._tuning.sse_keepalive_s) if ticket.streamed else 0.0
+        keeping: AbstractContextManager[None] = _NOTHING
+        if ticket.streamed and (every_s := read_keepalive(scope, self._tuning.sse_keepalive_s)):
+            keeping = kept_alive(exchange, every_s)
         exchange.why = header(scope, WHY) is not None
-        with DisconnectWatch(receive, exchange.send), kept_alive(exchange, every_s):
+        with DisconnectWatch(receive, exchange.send), keeping:
             outcome = await self._attempts.run(exchange, ticket)
             await exchange.out.drain()
             return outcome

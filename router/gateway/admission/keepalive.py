@@ -15,10 +15,7 @@ from router.gateway.forwarding.exchange import Exchange
 
 @contextmanager
 def kept_alive(exchange: Exchange, every_s: float) -> Iterator[None]:
-    """A comment each `every_s` seconds until its answer begins; 0: none."""
-    if not every_s:
-        yield
-        return
+    """A comment each `every_s` seconds until its answer begins."""
     loop = asyncio.get_running_loop()
     waiting = set[asyncio.Future[Any]]()
     alarm: asyncio.TimerHandle | None = None
