@@ -238,7 +238,7 @@ class Attempts:
                     good = False
                     self._conditions.served(worker, trial=ticket.trial)
 
-            noted = self._noting(exchange, worker, progress) if exchange.api.kept else progress
+            noted = self._kept.noting(exchange, worker, progress) if exchange.api.kept else progress
             usage = await exchange.relay(reply, worker.name, noted)
             if exchange.failed:
                 return Outcome.FAILED
@@ -256,21 +256,6 @@ class Attempts:
             return outcome_of_status(reply.status)
         finally:
             reply.close()
-
-    def _noting(
-        self, exchange: Exchange, worker: Worker, progress: Callable[[int], None]
-    ) -> Callable[[int], None]:
-        """Which answer its worker keeps, from its first bytes on: others may ask for it at once."""
-        noted = False
-
-        def note(events: int) -> None:
-            nonlocal noted
-            progress(events)
-            if not noted and exchange.answer_id is not None:
-                self._kept.remember(exchange.answer_id, worker, exchange.record.tenant)
-                noted = True
-
-        return note
 
     def _judge(self, reply: Reply, ticket: Ticket, worker: Worker, tries: Tries) -> bool:
         """Whether its status says that the worker serves; it is the request's answer anyway.

@@ -7,6 +7,7 @@ are asked.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ import orjson
 
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
+from router.gateway.forwarding.exchange import Exchange
 from router.gateway.siblings.ask import KEPT, Siblings
 from router.http.errors import RequestError
 
@@ -40,6 +42,21 @@ class KeptAnswers:
         self._kept.move_to_end(name)
         while len(self._kept) > self._most:
             self._kept.popitem(last=False)
+
+    def noting(
+        self, exchange: Exchange, worker: Worker, progress: Callable[[int], None]
+    ) -> Callable[[int], None]:
+        """`progress`, and from an answer's first bytes on its name: it may be asked for at once."""
+        noted = False
+
+        def note(events: int) -> None:
+            nonlocal noted
+            progress(events)
+            if not noted and exchange.answer_id is not None:
+                self.remember(exchange.answer_id, worker, exchange.record.tenant)
+                noted = True
+
+        return note
 
     def forget(self, name: str) -> None:
         """It has been deleted."""

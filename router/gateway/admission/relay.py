@@ -28,23 +28,19 @@ from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.forwarder import Forwarder
+from router.gateway.forwarding.passing import Passing
 from router.gateway.forwarding.verdict import Verdict, verdict
 from router.gateway.planning.dispatcher import Dispatcher
-from router.http.apis import form_of
 from router.http.asgi import (
     ClientDisconnected,
     DisconnectWatch,
     Receive,
-    Responder,
     Scope,
     Send,
     header,
     read_body,
-    respond,
-    responder,
 )
 from router.http.bodies import BodyMemory, BodyReader, Held, check_type, is_json
-from router.http.client import Reply
 from router.http.drain import Drain
 from router.http.encodings import encoding_of
 from router.http.errors import (
@@ -61,7 +57,6 @@ from router.http.relayed import boundary_of, family_of, form_model, query_model,
 from router.observe.logs import bind_request
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
-from router.wire import REQUEST_ID, WORKER
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +98,7 @@ class Relay:
         if family is None:
             await self._unknown(scope, receive, send)
             return
-        passing = _Passing(scope, send, request_id(scope))
+        passing = Passing(scope, send, request_id(scope))
         bind_request(passing.name, None)
         outcome, held = Outcome.FAILED, Held(self._memory)
         try:
@@ -120,9 +115,7 @@ class Relay:
             self._metrics.relayed.labels(family, outcome.value).inc()
             log.debug("relayed", extra={"family": family, "outcome": outcome.value})
 
-    async def _serve(
-        self, scope: Scope, receive: Receive, passing: _Passing, held: Held
-    ) -> Outcome:
+    async def _serve(self, scope: Scope, receive: Receive, passing: Passing, held: Held) -> Outcome:
         self._check_room()
         origin = header(scope, b"origin")
         if scope["method"] != "GET" and not _is_own(scope, origin, self._tuning.allowed_origins):
@@ -198,7 +191,7 @@ class Relay:
         body: bytes,
         model: str,
         only: Worker | None,
-        passing: _Passing,
+        passing: Passing,
     ) -> Outcome:
         tried: list[Worker] = []
         failure: RouterError | None = None
@@ -246,7 +239,7 @@ class Relay:
         headers: Headers,
         body: bytes,
         worker: Worker,
-        passing: _Passing,
+        passing: Passing,
         *,
         last: bool,
     ) -> Outcome:
@@ -278,48 +271,6 @@ class Relay:
         finally:
             reply.close()
         return outcome_of_status(reply.status)
-
-
-class _Passing:
-    """One request as it passes, and what of its answer has gone out."""
-
-    def __init__(self, scope: Scope, send: Send, name: str) -> None:
-        self.send, self.name, self.begun = send, name, False
-        self.more: Callable[[], Headers] = list  # what its answer's head says of the client's key
-        self.out: Responder = responder(send)
-        path = scope.get("raw_path") or scope["path"].encode()
-        query = b"?" + scope["query_string"] if scope["query_string"] else b""
-        self.target = (path + query).decode("latin-1")
-        self._api = form_of(scope["path"])
-
-    async def relay(self, reply: Reply, worker: str) -> None:
-        """The answer, as it comes."""
-
-        def pass_on(chunk: bytes) -> None:
-            if not self.begun:
-                self._start(reply, worker)
-            self.out.write(chunk)
-
-        await reply.relay(pass_on, self.out)
-        if not self.begun:
-            self._start(reply, worker)
-        self.out.end()
-
-    def _start(self, reply: Reply, worker: str) -> None:
-        own: Headers = [(REQUEST_ID, self.name.encode()), (WORKER, worker.encode())]
-        names = {name for name, _ in own}
-        self.begun = True
-        self.out.start(
-            reply.status, [*(h for h in reply.headers if h[0] not in names), *own, *self.more()]
-        )
-
-    async def send_error(self, error: RouterError) -> None:
-        """The error as a response; one that has begun ends with its connection."""
-        if self.begun:
-            log.warning("answer cut short", extra={"request": self.name})
-            raise error
-        headers = [*error.headers(), (REQUEST_ID, self.name.encode()), *self.more()]
-        await respond(self.send, error.status, headers, self._api.error(error, self.name))
 
 
 def _is_own(scope: Scope, origin: bytes | None, allowed: Collection[str]) -> bool:
