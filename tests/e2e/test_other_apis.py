@@ -106,6 +106,9 @@ def test_what_goes_on_from_an_answer_goes_to_the_worker_that_has_it(fleet: Fleet
         name = json.loads(data)["response"]["id"] if stream else first.json()["id"]
         more = gateway.ask("/v1/responses", {**RESPONSE, "previous_response_id": name})
         assert (more.status_code, more.headers["x-makespan-worker"]) == (200, worker)
+        told = explained(gateway, more.headers["x-request-id"])["choice"]["candidates"]
+        cached = {one["worker"]: one.get("cached_tokens") for one in told if one["eligible"]}
+        assert cached == {worker: 12.0}, "its prompt and its answer, as they were counted"
         assert gateway.ask(f"/v1/responses/{name}", method="GET").json()["id"] == name
         cancelled = gateway.ask(f"/v1/responses/{name}/cancel")
         assert cancelled.json()["status"] == "cancelled"

@@ -244,8 +244,10 @@ class Attempts:
                 return Outcome.FAILED
             if reply.status == 200:
                 self._accounts.learn(exchange.request, exchange.record, usage)
-                if usage is not None and exchange.answer_id is not None:
-                    tokens = usage.prompt_tokens + usage.completion_tokens
+                tokens = 0 if usage is None else usage.prompt_tokens + usage.completion_tokens
+                if tokens:
+                    self._dispatcher.answered(ticket, worker, tokens)
+                if tokens and exchange.answer_id is not None:
                     tenant = exchange.record.tenant
                     self._kept.remember(exchange.answer_id, worker, tenant, tokens)
                 self._learn(worker, exchange, ticket, occupancy)

@@ -125,7 +125,9 @@ class Completions:
         self._accounts.begin(exchange.record)
         exchange.request = await self._bodies.outline(exchange.body, self._api)
         grant: Grant | None = scope.get(GRANT)
-        only = await self._go_on(exchange, grant) if exchange.request.previous else None
+        only, carried = None, 0
+        if exchange.request.previous:
+            only, carried = await self._go_on(exchange, grant)
         if not self._names.is_plain(exchange.request.model):
             await self._name(exchange, scope, only)
         hint = read_hint(header(scope, EXPECTED_TOKENS))
@@ -136,7 +138,10 @@ class Completions:
             grant.check_model(exchange.request.model, exchange.record.alias)
             urgency = grant.limited(urgency)
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
-        ticket.only = only
+        ticket.only, ticket.carried = only, carried
+        session = session_of(scope) or exchange.request.session
+        if session:
+            ticket.session = f"{exchange.record.tenant}\0{session}"
         if grant is not None:
             exchange.reservation = grant.reserve(ticket.job.kv_tokens)
         self._dispatcher.room.check(ticket)
@@ -176,8 +181,8 @@ class Completions:
             exchange.body = await self._bodies.with_model(exchange.body, model, named=named)
         exchange.request = replace(request, model=model)
 
-    async def _go_on(self, exchange: Exchange, grant: Grant | None) -> Worker:
-        """The worker that has what it goes on from; its prompt is longer by all of that.
+    async def _go_on(self, exchange: Exchange, grant: Grant | None) -> tuple[Worker, int]:
+        """The worker that has what it goes on from, and tokens of that, its prompt's first ones.
 
         Raises:
             RequestError: if nobody has it, or it is another tenant's.
@@ -189,7 +194,7 @@ class Completions:
         (prompt,) = request.prompts
         longer = prompt.more_bytes + int(tokens * BYTES_PER_TOKEN)
         exchange.request = replace(request, prompts=(replace(prompt, more_bytes=longer),))
-        return worker
+        return worker, tokens
 
     def _ticket(
         self,

@@ -18,6 +18,8 @@ from math import inf
 from operator import attrgetter
 from statistics import fmean
 
+import numpy as np
+
 from router.gateway.explanations.plan_record import PlanRecord, Seen
 from router.gateway.fleet.adapters import with_loading
 from router.gateway.fleet.worker import Worker
@@ -183,6 +185,11 @@ class Dispatcher:
         if streams:
             worker.begun(ticket, time.monotonic())
 
+    def answered(self, ticket: Ticket, worker: Worker, tokens: int) -> None:
+        """Its answer has ended well; with its prompt it has so many tokens."""
+        if ticket.session and ticket.job.sequences == 1:
+            self._workers.prefixes.answered(ticket, worker, tokens)
+
     def release(self, ticket: Ticket, worker: Worker, spent: Spent = NOTHING) -> None:
         """The request has left its worker, however it ended, and that has done so much for it."""
         if self._rolling.shares.several:
@@ -274,6 +281,12 @@ class Dispatcher:
     def _saved(self, tickets: Sequence[Ticket], workers: Sequence[Worker]) -> FloatArray | None:
         """(n, m) prompt tokens of each that each need not prefill, as it has them or an adapter."""
         cached = self._workers.prefixes.cached_tokens(tickets, workers)
+        for i, ticket in enumerate(tickets):
+            only = ticket.only if ticket.carried else None
+            if only is not None and only in workers and only.has_prefix_cache:
+                if cached is None:
+                    cached = np.zeros((len(tickets), len(workers)))
+                cached[i, workers.index(only)] = ticket.carried
         if not any(worker.adapters for worker in workers):
             return cached
         return with_loading([ticket.model for ticket in tickets], workers, cached)
