@@ -25,11 +25,14 @@ RESPONSE = {"model": "m", "input": "hi"}
 
 
 class Gateway(Process):
-    def __init__(self, *servers: EngineServer, flags: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *servers: EngineServer, flags: tuple[str, ...] = (), processes: int = 1
+    ) -> None:
+        flags = (*flags, "--processes", str(processes)) if processes > 1 else flags
         urls = ",".join(server.url for server in servers)
         super().__init__("gateway", "--port", "0", "--worker", urls, *flags)
         self.url = self.wait_for(r"listening url=(\S+)")
-        count = len(servers)
+        count = len(servers) * processes
         eventually(lambda: sum("worker is up" in line for line in self.lines) == count)
 
     def ask(
@@ -365,3 +368,20 @@ def test_with_keys_answers_are_their_tenants_own_and_names_what_a_key_allows(
             assert not any(
                 secret in call.head for call in server.told for secret in secrets.values()
             )
+
+
+def test_any_process_knows_which_worker_keeps_an_answer() -> None:
+    """Each request comes over a connection of its own, and the kernel says to which process."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(EngineServer(number=k)) for k in range(2)]
+        gateway = stack.enter_context(Gateway(*servers, processes=2))
+        for _ in range(8):
+            first = gateway.ask("/v1/responses", RESPONSE)
+            name, worker = first.json()["id"], first.headers["x-makespan-worker"]
+            for _ in range(3):
+                more = gateway.ask("/v1/responses", {**RESPONSE, "previous_response_id": name})
+                assert (more.status_code, more.headers["x-makespan-worker"]) == (200, worker)
+            assert gateway.ask(f"/v1/responses/{name}", method="GET").json()["id"] == name
+        unknown = gateway.ask("/v1/responses/resp_x%2f..", method="GET")
+        assert unknown.status_code == 404
+        assert http.get(gateway.url + "/makespan/v1/kept/resp_0-0").status_code == 404
