@@ -11,13 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import Context
 from math import inf
 from statistics import fmean
 
+import numpy as np
+
 from router.gateway.explanations.plan_record import PlanRecord
+from router.gateway.fleet.adapters import with_loading
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.planning.eligible import Eligible
@@ -42,6 +45,7 @@ from router.http.errors import (
 )
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
+from solver.arrays import FloatArray
 from solver.routing.fair import Weight, alike
 from solver.routing.rolling import RollingHorizon, Selection
 from solver.routing.sums import Backlog
@@ -79,7 +83,7 @@ class Dispatcher:
             max_size=tuning.window_max_size,
             hold_back=True,
             eligible=self._eligible.among,
-            cached=workers.prefixes.cached_tokens,
+            cached=self._saved,
             weight=weight,
         )
         self._unsent = Unsent()
@@ -172,6 +176,11 @@ class Dispatcher:
         self._workers.prefixes.begun(ticket)
         if streams:
             worker.begun(ticket, time.monotonic())
+
+    def answered(self, ticket: Ticket, worker: Worker, tokens: int) -> None:
+        """Its answer has ended well; with its prompt it has so many tokens."""
+        if ticket.session and ticket.job.sequences == 1:
+            self._workers.prefixes.answered(ticket, worker, tokens)
 
     def release(self, ticket: Ticket, worker: Worker, spent: Spent = NOTHING) -> None:
         """The request has left its worker, however it ended, and that has done so much for it."""
@@ -282,6 +291,19 @@ class Dispatcher:
             again_s = self.room.retry_after_s(ticket, self._workers.back_s(time.monotonic()))
             self._reject(ticket, NoCapacityError(message, again_s))
 
+    def _saved(self, tickets: Sequence[Ticket], workers: Sequence[Worker]) -> FloatArray | None:
+        """(n, m) prompt tokens of each that each need not prefill, as it has them or an adapter."""
+        cached = self._workers.prefixes.cached_tokens(tickets, workers)
+        for i, ticket in enumerate(tickets):
+            only = ticket.only if ticket.carried else None
+            if only is not None and only in workers and only.has_prefix_cache:
+                if cached is None:
+                    cached = np.zeros((len(tickets), len(workers)))
+                cached[i, workers.index(only)] = ticket.carried
+        if not any(worker.adapters for worker in workers):
+            return cached
+        return with_loading([ticket.model for ticket in tickets], workers, cached)
+
     async def _handle(self, selection: TicketSelection) -> bool:
         """Plan and send; whether to go on at once with those who were not in this plan."""
         try:
@@ -345,5 +367,6 @@ class Dispatcher:
                 ticket.trial, ticket.in_turn = worker.health.sent(), selection.in_turn
                 self._stranded.served(ticket)
                 self._workers.prefixes.sent(ticket, worker)
+                worker.adapters.use(ticket.model)
                 ticket.placed.set_result(Placement(worker, record, i))
                 yield ticket

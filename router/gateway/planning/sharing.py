@@ -125,7 +125,10 @@ class Sharing:
         task.add_done_callback(self._calls.discard)
 
     async def _say(self, worker: Worker, ours: Backlog) -> None:
-        own = {GATEWAY.decode(): self._connections.gateway, **self._connections.to_agent()}
+        own = {
+            GATEWAY.decode(): self._connections.gateway,
+            **self._connections.to_agent(worker.url),
+        }
         want = Want(ours.requests, ours.prompt_tokens, ours.output_tokens)
         timeout = aiohttp.ClientTimeout(total=WANT_TIMEOUT_S)
         try:
