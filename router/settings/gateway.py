@@ -119,6 +119,18 @@ class GatewayTuning(Live):
         "plan begins in time for its first token's target, and bursts, while others get 503 and "
         "Retry-After (timely); of these, who does not certainly miss a target later (shed).",
     )
+    traffic_log: Path | None = Field(
+        None,
+        description="File that gets a JSON line for each request that has ended: lengths, times, "
+        "tenant, how it ended, hashes of its prompt, no text; simulate and replay take it.",
+    )
+    traffic_log_bytes: int = Field(
+        100 << 20,
+        ge=1024,
+        description="Bytes at which the traffic log goes on in a new file; four older ones, FILE.1 "
+        "to FILE.4, are kept.",
+    )
+
     allowed_origins: Names = Field(
         (),
         description="Origins, by comma, of web pages that may call this gateway from a browser, as "
