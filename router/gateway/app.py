@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import Keys
+from router.gateway.accounting.traffic_log import TrafficLog
 from router.gateway.admission.attempts import Attempts
 from router.gateway.admission.completions import Completions
 from router.gateway.admission.door import Door
@@ -86,7 +87,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     sharing = Sharing(workers, dispatcher, connections, board)
     recaller = Recaller(workers, connections)
     dispatcher.after_dispatch = recaller.maybe_recall
-    accounts = Accounts(metrics, settings.remember)
+    accounts = Accounts(metrics, settings.remember, traffic := _traffic_log(settings))
     forwarder = Forwarder(settings, connections)
     shedding = Shedding(settings, workers, dispatcher, recaller)
     siblings = None if folder is None else Siblings(folder)
@@ -111,7 +112,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             board.close()
 
     lifespan = _lifespan(
-        keys,
+        [one for one in (keys, traffic) if one],
         connections,
         planner,
         discovery,
@@ -177,6 +178,11 @@ def _add_planned(app: FastAPI, endpoint_of: Callable[[Api], Completions], *, hot
                 app.state.hot[spelling.encode()] = endpoint
 
 
+def _traffic_log(settings: GatewaySettings) -> TrafficLog | None:
+    path = settings.traffic_log
+    return None if path is None else TrafficLog(path, settings.traffic_log_bytes)
+
+
 def _answer_for_all(app: FastAPI, folder: Folder | None, frames: Frames, kept: KeptAnswers) -> None:
     """Where it is one process of several, it asks the others, and answers them."""
     app.state.beside = None
@@ -209,7 +215,7 @@ def _stop_if_broken(drain: Drain, task: asyncio.Task[None]) -> None:
 
 
 def _lifespan(
-    keys: Keys | None,
+    more: Sequence[Keys | TrafficLog],
     connections: Connections,
     planner: Planner,
     discovery: Discovery,
@@ -224,9 +230,8 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         connections.open()
-        running = [workers.run(), discovery.run(workers.update), dispatcher.run(), sharing.run()]
-        if keys is not None:
-            running.append(keys.run())
+        own = workers.run(), discovery.run(workers.update), dispatcher.run(), sharing.run()
+        running = [*own, *(one.run() for one in more)]
         tasks = [asyncio.create_task(one) for one in running]
         for task in tasks:
             task.add_done_callback(partial(_stop_if_broken, drain))

@@ -86,5 +86,7 @@ def _limit(data: dict[str, Any], name: str) -> int | None:
 
 
 def _stop(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
     parts = value if isinstance(value, list) else [value]
     return tuple(part for part in parts if isinstance(part, str) and part)

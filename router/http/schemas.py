@@ -50,7 +50,7 @@ class Prompt:
             return cls("", len(ids))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CompletionRequest:
     """What is known of a request. `max_tokens` None: none was asked for.
 

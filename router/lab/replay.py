@@ -16,9 +16,10 @@ from router.lab.replay_goodput import answers_json, find, for_people
 from router.lab.reports.report import Run, Traffic, report
 from router.lab.reports.sizing_words import rows, sized
 from router.lab.reports.words import NBSP
+from router.lab.simulate import by_tenant
 from router.lab.simulation.goodput import Found
 from router.lab.simulation.pool import over
-from router.lab.simulation.run import Choice, fleet, load, load_at, setting
+from router.lab.simulation.run import Choice, fleet, load, load_at, setting, tell_left_out
 from router.lab.simulation.runs import by_workers, ordered
 from router.lab.simulation.sizing import Goal, answers, search
 from router.settings.replay import ReplaySettings
@@ -43,6 +44,7 @@ def replay(settings: ReplaySettings) -> None:
         ProblemError: if a request fits into no worker.
     """
     requests = load(settings)
+    tell_left_out(settings)
     goal = found = None
     if settings.slo:
         goal = Goal(settings.slo, sorted(settings.workers), settings.worker_cost)
@@ -115,7 +117,7 @@ def _with_pictures(
 def _run(settings: ReplaySettings, choice: Choice) -> Run:
     run = fleet(settings, load_at(settings, choice), choice)
     run.run()
-    found = figures(run)
+    found = figures(run, settings.weight)
     return _run_of(choice, found, np.sort(time_to_first_token(run)).tolist())
 
 
@@ -139,6 +141,9 @@ def _run_of(choice: Choice, found: Report, first_s: Sequence[float]) -> Run:
         ttft_curve=[first_s[k] for k in picked],
         requests=found.requests,
         load=choice.load,
+        tenants=found.tenants,
+        largest_difference_slot_s=found.largest_difference_slot_s,
+        jain_index=found.jain_index,
     )
 
 
@@ -202,6 +207,9 @@ def _table(settings: ReplaySettings, runs: Sequence[Run]) -> str:
         f"{run.stall_s['p99']:>9.3f} s{run.goodput:>10.2%}"
         for run in runs
     )
+    for run in runs:
+        if lines := by_tenant(run):
+            rows += ["", f"{run.workers} workers, {run.dispatch}, {run.policy}:", *lines[1:]]
     return "\n".join([*rows, "", f"report: {settings.report.resolve()}"])
 
 
@@ -217,7 +225,8 @@ def _goodput_json(found: Found) -> str:
 def _plain(run: Run) -> dict[str, object]:
     names = ("policy", "dispatch", "workers", "makespan_s", "lower_bound_s", "gap_ratio")
     more = ("utilization", "generation_tokens_per_s", "ttft_s", "tpot_s", "e2e_s", "stall_s")
-    last = ("goodput", "service_by_length", "requests")
+    shares = ("tenants", "largest_difference_slot_s", "jain_index")
+    last = ("goodput", "service_by_length", "requests", *shares)
     return {name: getattr(run, name) for name in (*names, *more, *last)}
 
 

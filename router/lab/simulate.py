@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import IO
+from typing import IO, Protocol
 
 import orjson
 from tqdm import tqdm
 
 from router.lab.files import writable
 from router.lab.pictures.gantt import fleet_gantt, gantt
-from router.lab.simulation.run import Choice, fleet, load, setting
+from router.lab.simulation.run import Choice, fleet, load, setting, tell_left_out
 from router.settings.simulate import SimulateSettings
 from solver.sim.report import Report, report
 from solver.sim.schedule import ScheduleLine
@@ -25,6 +25,7 @@ def simulate(settings: SimulateSettings) -> None:
         ProblemError: if a request fits into no worker.
     """
     requests = load(settings)
+    tell_left_out(settings)
     choice = Choice(settings.policy, settings.dispatch, settings.workers)
     lines: list[ScheduleLine] = []
     with ExitStack() as files:  # which complain before the work, not after
@@ -33,7 +34,7 @@ def simulate(settings: SimulateSettings) -> None:
         run = fleet(settings, requests, choice, record)
         with progress(len(requests), "requests") as advanced:
             run.run(advanced)
-        result = report(run)
+        result = report(run, settings.weight)
         if picture:
             picture.write(_gantt(settings, lines, result).encode())
     out = result.to_json() | {"seed": settings.seed, "policy": choice.policy}
@@ -115,7 +116,44 @@ def _table(settings: SimulateSettings, result: Report) -> str:
     ):
         values = "".join(f"{spread[q]:9.3f}" for q in ("mean", "p50", "p95", "p99"))
         rows.append(f"{name:<19}{values}")
-    return "\n".join([*rows, "", *_by_length(result)])
+    return "\n".join([*rows, "", *_by_length(result), *by_tenant(result)])
+
+
+class Shared(Protocol):
+    """What came of tenants' shares."""
+
+    @property
+    def tenants(self) -> Mapping[str, Mapping[str, float]]:
+        """As of `solver.sim.report.Report`."""
+        ...
+
+    @property
+    def largest_difference_slot_s(self) -> float:
+        """The same."""
+        ...
+
+    @property
+    def jain_index(self) -> float:
+        """The same."""
+        ...
+
+
+def by_tenant(result: Shared) -> list[str]:
+    """Lines of each tenant, and how evenly they were served; none where there is but one."""
+    if not result.tenants:
+        return []
+    spent = sum(each["slot_s"] for each in result.tenants.values())
+    return [
+        "",
+        f"{'tenant':<19}{'slot-s':>9}{'share':>9}{'TTFT p50':>11}{'p99':>9}",
+        *(
+            f"{name or '(none named)':<19}{each['slot_s']:>9.0f}{each['slot_s'] / spent:>9.1%}"
+            f"{each['ttft_p50_s']:>9.3f} s{each['ttft_p99_s']:>7.2f} s"
+            for name, each in result.tenants.items()
+        ),
+        f"largest difference of those who waited: {result.largest_difference_slot_s:.0f} "
+        f"slot-seconds by weight; Jain's index {result.jain_index:.3f}",
+    ]
 
 
 def _by_length(result: Report) -> list[str]:

@@ -138,7 +138,6 @@ class GatewayTuning(Live):
         "plan begins in time for its first token's target, and bursts, while others get 503 and "
         "Retry-After (timely); of these, who does not certainly miss a target later (shed).",
     )
-
     alias: AliasesOf = Field(
         (),
         description="Other names for models, by comma or repeated: gpt-4o=llama-65b. Of several "
@@ -148,6 +147,17 @@ class GatewayTuning(Live):
     )
     default_model: str = Field(
         "", description="Model, or alias, that a request means which names none."
+    )
+    traffic_log: Path | None = Field(
+        None,
+        description="File that gets a JSON line for each request that has ended: lengths, times, "
+        "tenant, how it ended, hashes of its prompt, no text; simulate and replay take it.",
+    )
+    traffic_log_bytes: int = Field(
+        100 << 20,
+        ge=1024,
+        description="Bytes at which the traffic log goes on in a new file; four older ones, FILE.1 "
+        "to FILE.4, are kept.",
     )
     allowed_origins: Names = Field(
         (),

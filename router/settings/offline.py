@@ -67,6 +67,28 @@ def _weight(text: str) -> str:
     return text
 
 
+# Columns of a trace by our names.
+COLUMNS = ("prompt_tokens", "output_tokens", "arrival_s", "id", "hash_ids", "priority", "tenant")
+
+
+def read_column(text: str) -> tuple[str, str]:
+    """Our name of a column and the trace's, as ``OURS=THEIRS``.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    ours, _, theirs = text.partition("=")
+    if ours not in COLUMNS or not theirs:
+        raise ValueError(f"{text!r} is not like prompt_tokens=in, with one of {', '.join(COLUMNS)}")
+    return ours, theirs
+
+
+def _column(text: str) -> str:
+    read_column(text)
+    return text
+
+
+Columns = Annotated[tuple[Annotated[str, AfterValidator(_column)], ...], NoDecode, Comma]
 Weights = Annotated[tuple[Annotated[str, AfterValidator(_weight)], ...], NoDecode, Comma]
 Lengths = Annotated[str, AfterValidator(_lengths)]
 Arrivals = Annotated[str, AfterValidator(_arrivals)]
@@ -90,7 +112,14 @@ class Traffic(Offline):
 
     requests: Path = Field(
         description="Trace: CSV or JSON lines, gzip or not, of prompt_tokens, output_tokens and "
-        "optionally arrival_s, id, priority, deadline_s, ttft_s, tpot_s, tenant, hash_ids."
+        "optionally arrival_s, id, priority, deadline_s, ttft_s, tpot_s, tenant, hash_ids; a "
+        "gateway's traffic log; Azure's, BurstGPT's, Mooncake's, ShareGPT's, vLLM's or GuideLLM's "
+        "own; or sample: 1,000 requests as of a chat service."
+    )
+    columns: Columns = Field(
+        (),
+        description="What the trace calls its columns, by comma: "
+        "prompt_tokens=in,output_tokens=out,arrival_s=time.",
     )
     cost: Cost = Field(
         "llama-65b-ascend",
@@ -145,6 +174,11 @@ class Traffic(Offline):
     )
     limit: int | None = Field(None, ge=1, description="Only the first so many requests.")
     seed: int = Field(0, description="Seed of everything random.")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the trace calls our columns."""
+        return dict(map(read_column, self.columns))
 
     @property
     def limits(self) -> Limits:

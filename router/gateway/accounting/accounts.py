@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from router.gateway.accounting.slo import Felt, Timing, kept
 from router.gateway.accounting.tenants import Tenants
+from router.gateway.accounting.traffic_log import TrafficLog
 from router.gateway.explanations.request_log import RequestLog
 from router.gateway.explanations.request_record import RequestRecord
 from router.http.errors import Outcome
@@ -90,8 +91,10 @@ def _job(given: _Given, tokens: float, known: LengthDistribution | None = None) 
 class Accounts:
     """Predicts, remembers, learns and counts."""
 
-    def __init__(self, metrics: GatewayMetrics, remember: int) -> None:
-        self._metrics = metrics
+    def __init__(
+        self, metrics: GatewayMetrics, remember: int, traffic: TrafficLog | None = None
+    ) -> None:
+        self._metrics, self._traffic = metrics, traffic
         self.log = RequestLog(remember)
         self.tenants = Tenants()
         self._estimators: defaultdict[str, TokenEstimator] = defaultdict(TokenEstimator)
@@ -168,6 +171,7 @@ class Accounts:
             self._estimators[request.model].observe(size, usage.prompt_tokens)
         if usage is not None:
             record.cached_tokens = usage.cached_tokens
+            record.used_prompt_tokens = usage.prompt_tokens
             if usage.cached_tokens:
                 self._metrics.cached_prompt_tokens.inc(usage.cached_tokens)
 
@@ -185,12 +189,25 @@ class Accounts:
             self._lengths.observe_all(self._ended)
             self._ended.clear()
 
-    def end(self, record: RequestRecord, outcome: Outcome, timing: Timing) -> None:
-        """A request has ended, one way or the other: the one place that counts it."""
+    def end(
+        self,
+        record: RequestRecord,
+        outcome: Outcome,
+        timing: Timing,
+        blocks: Sequence[int] = (),
+        made: int | None = None,
+    ) -> None:
+        """A request has ended, one way or the other: the one place that counts it.
+
+        For the traffic log are hashes of its prompt's `blocks`, and the output tokens that were
+        `made` until it broke off.
+        """
         felt = Felt.of(timing, record.output_tokens, record.choices)
         record.ended_s, record.ttft_s, record.tpot_s = time.time(), felt.ttft_s, felt.tpot_s
         record.kept = kept(record.targets, outcome, felt)
         self.log.end(record)
+        if self._traffic is not None:
+            self._traffic.note(record, blocks, made)
         self.tenants.end(record, outcome)
         metrics, model = self._metrics, record.label
         metrics.requests.labels(model, outcome.value).inc()

@@ -106,7 +106,7 @@ class Completions:
             if exchange.reservation is not None:
                 exchange.reservation.settle(_used(exchange))
             record.outcome = outcome.value
-            self._accounts.end(record, outcome, exchange.timing())
+            self._accounts.end(record, outcome, exchange.timing(), exchange.blocks, exchange.made())
             if trace is not None and trace.recorded:
                 self._tracing.end(trace, request_span(exchange, outcome))
 
@@ -226,6 +226,7 @@ class Completions:
         record.prompt_tokens, record.kind = size.job.prompt_tokens, size.kind
         record.expected_tokens = size.job.expected_tokens
         blocks, block_tokens = blocks_of(request, size.job.prompt_tokens)
+        exchange.blocks = blocks
         return Ticket(
             record.id,
             request.model,
@@ -247,6 +248,5 @@ def _used(exchange: Exchange) -> float | None:
         return usage.prompt_tokens + (record.output_tokens or 0)
     if exchange.first_byte is None or record.status != 200:
         return 0.0
-    if record.output_tokens is None:
-        return None
-    return float(record.prompt_tokens + record.output_tokens)
+    output = exchange.made() if record.output_tokens is None else record.output_tokens
+    return None if output is None else float(record.prompt_tokens + output)

@@ -15,7 +15,7 @@ from solver.routing.formulas import FIRST_TOKEN
 from solver.routing.objective import TERMS, Term
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Choice:
     """What each of m workers would have meant for request `index` of a plan."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from router.gateway.accounting.keys import Reservation
@@ -51,6 +51,7 @@ class Exchange:
         continuation: by which another worker may go on with its stream, if one may.
         more: what its answer's head says besides, of the client's key.
         reservation: what it was let in with, of that key's tokens.
+        blocks: hashes of its prompt's blocks.
     """
 
     send: Send
@@ -76,6 +77,7 @@ class Exchange:
     continuation: Continuation | None = None
     more: Callable[[], Headers] | None = None
     reservation: Reservation | None = None
+    blocks: Sequence[int] = ()
     out: Responder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,6 +117,12 @@ class Exchange:
         """What is timed of it, up to now."""
         now = time.monotonic()
         return Timing(self.received, self.sent, self.first_byte, self.first_token, now)
+
+    def made(self) -> int | None:
+        """Output tokens that have come of a stream that broke off; None of any other answer."""
+        if self.record.output_tokens is not None or not self.streaming:
+            return None
+        return None if self.meter is None else self.meter.tokens(None)
 
     @property
     def may_go_on(self) -> bool:

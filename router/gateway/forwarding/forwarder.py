@@ -5,6 +5,8 @@ This is the one seam behind which bytes move. Everything else of the gateway see
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from router.gateway.fleet.reports import complaint
 from router.gateway.fleet.worker import Worker
 from router.http.client import ConnectTimeout, NotConnected, Reply
@@ -54,7 +56,7 @@ class Forwarder:
         self._lines: dict[tuple[str, bool], str] = {}
         self._connect_s, self._silence_s = tuning.connect_timeout_s, tuning.silence_timeout_s
 
-    async def send(
+    def send(
         self,
         url: str,
         headers: Headers,
@@ -62,7 +64,7 @@ class Forwarder:
         body: bytes,
         *,
         worker: Worker,
-    ) -> Reply:
+    ) -> Awaitable[Reply]:
         """POST `body` with the client's `headers` and lines of `extra`, until the answer begins.
 
         A `worker` that has a key gets that in the place of the client's.
@@ -75,7 +77,7 @@ class Forwarder:
         """
         hops = hop_by_hop(headers)
         left_out = _LEFT_OUT if hops is HOP_BY_HOP else _NOT_SENT | hops
-        return await self._send("POST", url, headers, left_out, extra, body, worker)
+        return self._send("POST", url, headers, left_out, extra, body, worker)
 
     async def relay(
         self, method: str, url: str, headers: Headers, name: str, body: bytes, worker: Worker

@@ -72,7 +72,13 @@ def _compared(runs: Sequence[Run]) -> list[str]:
     bound = "No schedule of these requests on as many workers can beat the lower bound."
     return [
         section("In short", listed(summary(runs)), element("p", bound, class_="note")),
-        section("All runs", _main_table(runs), _latency_table(runs), _length_table(runs)),
+        section(
+            "All runs",
+            _main_table(runs),
+            _latency_table(runs),
+            _length_table(runs),
+            _tenant_table(runs),
+        ),
         section("Makespan", makespans(runs)),
         section("Time to first token", first_tokens(runs)),
     ]
@@ -218,6 +224,30 @@ def _length_table(runs: Sequence[Run]) -> str:
         *(column(quarter, "service_ratio", "since its prefill", percent) for quarter in QUARTERS),
     ]
     inner = table(f"{words}: quarters of the requests.", columns, ordered(runs), _peers)
+    return element("details", element("summary", words), inner)
+
+
+def _tenant_table(runs: Sequence[Run]) -> str:
+    """Nothing where there is but one."""
+    tenants = runs[0].tenants
+    if not tenants:
+        return ""
+
+    def column(tenant: str, name: str, group: str) -> Column[Run]:
+        return Column(tenant or "(none named)", lambda run: run.tenants[tenant][name], group)
+
+    words = "Tenants"
+    columns = [
+        *_name_columns(runs),
+        Column("largest difference", lambda run: run.largest_difference_slot_s, best="low"),
+        Column("Jain's index", lambda run: run.jain_index, best="high"),
+        *(column(tenant, "slot_s", "slot-seconds") for tenant in tenants),
+        *(column(tenant, "ttft_p99_s", "p99 of the first token, s") for tenant in tenants),
+    ]
+    caption = (
+        f"{words}: engine time, and how far apart those who waited came by weight, in slot-seconds."
+    )
+    inner = table(caption, columns, ordered(runs), _peers)
     return element("details", element("summary", words), inner)
 
 

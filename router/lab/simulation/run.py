@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from math import inf
 
 from router.lab.simulation.loads import requests_per_s, stretched
-from router.lab.simulation.traces import read
+from router.lab.simulation.traces import read_trace
 from router.settings.hardware import hardware
 from router.settings.offline import Traffic
 from solver.batching.policies import POLICIES
@@ -23,7 +24,7 @@ from solver.sim.request import Request
 from solver.sim.schedule import ScheduleLine
 from solver.sim.stale import seen_every
 from solver.sim.worker import Worker, WorkerSetting
-from solver.sim.workload import all_at_once, poisson
+from solver.sim.workload import all_at_once, azure_conv, poisson
 
 Record = Callable[[ScheduleLine], None]
 
@@ -43,9 +44,30 @@ class Choice:
     load: int | None = None
 
 
+# By this name a trace is drawn, for whoever has none at hand: so many requests, and their seed.
+SAMPLE, SAMPLED, SAMPLE_SEED = "sample", 1000, 0
+
+
+def tell_left_out(traffic: Traffic) -> None:
+    """What of the trace is not simulated, for whoever waits for it."""
+    if not _is_sample(traffic):
+        found = read_trace(traffic.requests, traffic.limits, columns=traffic.names).left_out
+        for why, number in sorted(found.items()):
+            print(f"{traffic.requests}: {number} rows left out: {why}", file=sys.stderr)
+
+
+def _is_sample(traffic: Traffic) -> bool:
+    return str(traffic.requests) == SAMPLE and not traffic.requests.exists()
+
+
 def load(traffic: Traffic) -> list[Request]:
     """The requests, arriving as the settings say."""
-    requests = read(traffic.requests, traffic.limits)[: traffic.limit]
+    if _is_sample(traffic):
+        requests = azure_conv(SAMPLED, random.Random(SAMPLE_SEED))
+    else:
+        found = read_trace(traffic.requests, traffic.limits, columns=traffic.names)
+        requests = found.requests
+    requests = requests[: traffic.limit]
     kind, _, rate = traffic.arrivals.partition(":")
     if kind == "all-at-once":
         return all_at_once(requests)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, isfinite
 from statistics import fmean
 
@@ -31,6 +31,7 @@ class Run:
         load: percent of what the workers could serve at most; None: as the trace's arrivals say.
         gantt_svg: a picture of the schedule by `router.lab.pictures.gantt`, put into the page as it
         is.
+        tenants, largest_difference_slot_s, jain_index: see `solver.sim.report.Report`.
     """
 
     policy: str
@@ -51,6 +52,9 @@ class Run:
     requests: int
     load: int | None = None
     gantt_svg: str = ""
+    tenants: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    largest_difference_slot_s: float = 0.0
+    jain_index: float = 1.0
 
     @property
     def kind(self) -> Kind:

@@ -268,7 +268,7 @@ def test_a_bad_value_stops_it_and_is_named(
     [
         ("", "no requests"),
         ("prompt_tokens\n3\n", "output_tokens: no such column"),
-        ("prompt_tokens,output_tokens\n3,4\n3,0\n", ":3: output_tokens"),
+        ("prompt_tokens,output_tokens\n3,4\n3,-1\n", ":3: output_tokens"),
         ('{"prompt_tokens": 3, "output_tokens": 4}\n{"prompt_tokens": 3,\n', ":2: no JSON"),
     ],
 )

@@ -1,0 +1,103 @@
+"""Files that are one JSON document: conversations, and what benchmarks have written of their runs.
+
+A document becomes rows as a trace has them:
+
+- ShareGPT's list of conversations: a request for each answer, with all that was said before it as
+  its prompt; lengths by their bytes, as no tokenizer is at hand;
+- what ``vllm bench serve --save-result --save-detailed`` writes: lengths, and when each began;
+- GuideLLM's ``benchmarks.json``: the requests of its last benchmark that were answered;
+- a list of objects that are rows already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from solver.cost.estimators import BYTES_PER_TOKEN
+
+Row = Mapping[str, Any]
+
+# Who speaks in ShareGPT's conversations and their kin, and is the model.
+ANSWERERS = frozenset(("gpt", "assistant", "chatgpt", "bing", "bard"))
+# GuideLLM has changed names between its versions.
+_PROMPT = ("prompt_tokens", "input_tokens")
+_BEGIN = ("request_start_time", "start_time")
+
+
+def is_document(found: object) -> bool:
+    """Whether it has many requests in it, and is not one itself."""
+    return isinstance(found, list) or (
+        isinstance(found, dict) and bool({"input_lens", "benchmarks"} & found.keys())
+    )
+
+
+def rows_of(found: Any) -> Iterator[Row]:  # noqa: ANN401 - JSON
+    """The rows of a document.
+
+    Raises:
+        ValueError: saying what is missing.
+    """
+    if isinstance(found, list):
+        for number, one in enumerate(found):
+            if not isinstance(one, dict):
+                raise ValueError(f"[{number}]: expected a conversation or a request, an object")
+            yield from _conversation(one) if _turns(one) is not None else [one]
+    elif "input_lens" in found:
+        yield from _vllm(found)
+    else:
+        yield from _guidellm(found)
+
+
+def _turns(one: Row) -> Sequence[Any] | None:
+    turns = one.get("conversations", one.get("conversation", one.get("messages")))
+    return turns if isinstance(turns, list) else None
+
+
+def _conversation(one: Row) -> Iterator[Row]:
+    before = 0
+    for turn in _turns(one) or ():
+        if not isinstance(turn, dict):
+            continue
+        text = turn.get("value", turn.get("content"))
+        size = len(text.encode("utf-8", "replace")) if isinstance(text, str) else 0
+        speaker = str(turn.get("from", turn.get("role"))).lower()
+        if speaker in ANSWERERS and before:
+            yield {"prompt_tokens": _tokens(before), "output_tokens": _tokens(size)}
+        before += size
+
+
+def _tokens(size: int) -> int:
+    """At least one where there is anything."""
+    return max(min(1, size), round(size / BYTES_PER_TOKEN))
+
+
+def _vllm(found: Row) -> Iterator[Row]:
+    prompts, outputs = found["input_lens"], found.get("output_lens")
+    if not isinstance(prompts, list) or not isinstance(outputs, list):
+        raise ValueError("output_lens: not there; vllm bench serve writes it by --save-detailed")
+    times = found.get("start_times")
+    first = min(times) if isinstance(times, list) and times else 0.0
+    for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=False)):
+        row = {"prompt_tokens": prompt, "output_tokens": output}
+        yield row | ({"arrival_s": times[number] - first} if isinstance(times, list) else {})
+
+
+def _guidellm(found: Row) -> Iterator[Row]:
+    benchmarks = found["benchmarks"]
+    last = benchmarks[-1] if isinstance(benchmarks, list) and benchmarks else {}
+    requests = last.get("requests") if isinstance(last, dict) else None
+    answered = requests.get("successful") if isinstance(requests, dict) else None
+    if not isinstance(answered, list):
+        raise ValueError("benchmarks: the last one has no requests.successful in it")
+    for one in answered:
+        begin = _first(one, _BEGIN)
+        row = {
+            "prompt_tokens": _first(one, _PROMPT),
+            "output_tokens": one.get("output_tokens"),
+        }
+        yield row if begin is None else row | {"arrival_s": begin}
+
+
+def _first(one: Row, names: Sequence[str]) -> Any:  # noqa: ANN401 - JSON
+    return next((one[name] for name in names if one.get(name) is not None), None)

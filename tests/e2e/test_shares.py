@@ -1,0 +1,119 @@
+"""Tenants that wait take turns by their weights, live, and their traffic is replayed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from router.settings.keys import Key, hash_of
+from tests import http
+from tests.helpers import Process
+from tests.waiting import eventually
+
+KEYS = {name: f"mk-{name}-{'x' * 40}" for name in ("three", "one", "late", "admin")}
+FILE = "\n".join(
+    Key(
+        sha256=hash_of(key), tenant=name, weight=3.0 if name == "three" else 1.0,
+        admin=name == "admin",
+    ).to_toml()
+    for name, key in KEYS.items()
+)  # fmt: skip
+SLOTS, EACH = 8, 100
+BODY = {"model": "llama-65b", "prompt": "How many?", "max_tokens": 40, "ignore_eos": True}
+
+
+@contextmanager
+def shared(folder: Path) -> Iterator[tuple[str, Path]]:
+    """A gateway with keys and a traffic log, before one agent of few slots."""
+    keys, log = folder / "keys.toml", folder / "traffic.jsonl"
+    keys.write_text(FILE)
+    agent_flags = ("--port", "0", "--slots", str(SLOTS), "--speed", "8")
+    with Process("agent", *agent_flags) as agent:
+        worker = agent.wait_for(r"listening url=(\S+)")
+        flags = ("--port", "0", "--worker", worker, "--keys", str(keys), "--traffic-log", str(log))
+        with Process("gateway", *flags) as gateway:
+            url = gateway.wait_for(r"listening url=(\S+)")
+            gateway.wait_for("(worker is up)")
+            yield url, log
+
+
+async def ask(client: httpx.AsyncClient, tenant: str, ended: list[str]) -> None:
+    headers = {"authorization": f"Bearer {KEYS[tenant]}"}
+    answer = await client.post("/v1/completions", json=BODY, headers=headers)
+    assert answer.status_code == 200
+    ended.append(tenant)
+
+
+async def all_at_once(url: str) -> list[str]:
+    """Whose requests ended, in that order; who is late comes in the middle of it, with one."""
+    ended: list[str] = []
+    limits = httpx.Limits(max_connections=None)
+    async with (
+        http.AsyncClient(base_url=url, limits=limits) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        for k in range(2 * EACH):
+            group.create_task(ask(client, ("one", "three")[k % 2], ended))
+        while len(ended) < EACH // 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        ended.append("here")
+        async with http.AsyncClient(base_url=url) as other:  # the first has a queue of its own
+            await ask(other, "late", ended)
+    return ended
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[str], str, Path]]:
+    folder = tmp_path_factory.mktemp("shares")
+    with shared(folder) as (url, log):
+        ended = asyncio.run(all_at_once(url))
+        eventually(lambda: log.exists() and len(log.read_text().splitlines()) == len(ended) - 1)
+        headers = {"authorization": f"Bearer {KEYS['admin']}"}
+        metrics = http.get(url + "/metrics", headers=headers).text
+        yield ended, metrics, log
+
+
+def test_who_waits_is_served_by_weight(run: tuple[list[str], str, Path]) -> None:
+    """Of those alike, as many end as they have had of the slots; the first took them by chance."""
+    order = [name for name in run[0] if name in ("one", "three")]
+    there = order[3 * SLOTS : 3 * SLOTS + EACH]
+    assert Counter(there)["three"] / EACH == pytest.approx(0.75, rel=0.05)
+
+
+def test_who_comes_late_is_next(run: tuple[list[str], str, Path]) -> None:
+    """Before it are those that run, and that end while it is on its way: few of those that wait."""
+    ended = run[0]
+    passed = ended.index("late") - ended.index("here")
+    assert passed < EACH / 2
+    assert Counter(ended[ended.index("late") :])["one"] > EACH / 4
+
+
+def test_engine_time_is_billed(run: tuple[list[str], str, Path]) -> None:
+    lines = [line for line in run[1].splitlines() if line.startswith("makespan_tenant_slot_s")]
+    spent = {line.split('"')[1]: float(line.split()[-1]) for line in lines}
+    assert spent.keys() == {"three", "one", "late"}
+    assert spent["three"] == pytest.approx(spent["one"], rel=0.2)
+    assert spent["late"] == pytest.approx(spent["one"] / EACH, rel=0.5)
+
+
+def test_the_log_replays_to_what_was(run: tuple[list[str], str, Path]) -> None:
+    _, _, log = run
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert Counter(row["tenant"] for row in rows) == {"three": EACH, "one": EACH, "late": 1}
+    assert {row["outcome"] for row in rows} == {"completed"}
+    assert {row["output_tokens"] for row in rows} == {40}
+    assert "How many" not in log.read_text()
+    flags = ("--requests", str(log), "--slots", str(SLOTS), "--speed", "8", "--workers", "1")
+    told = ("--tenant-weights", "three=3", "--json")
+    with Process("simulate", *flags, *told) as simulate:
+        found = json.loads(simulate.wait_for(r"^(\{.*\})$"))
+    assert found["requests"] == len(rows)
+    assert found["output_tokens"] == 40 * len(rows)
+    assert found["tenants"].keys() == {"three", "one", "late"}
