@@ -52,6 +52,14 @@ DEADLINE_MS = b"x-makespan-deadline-ms"
 TENANT = b"x-makespan-tenant"
 TTFT_MS = b"x-makespan-ttft-ms"
 TPOT_MS = b"x-makespan-tpot-ms"
+# Asks for one line on the choice of its worker, and is that line.
+WHY = b"x-makespan-why"
+# How often a stream that waits for its first token is kept alive; 0: never.
+KEEPALIVE_S = b"x-makespan-keepalive-s"
+# The model that an alias stood for.
+MODEL = b"x-makespan-model"
+# Which conversation a request belongs to, as clients and other routers call it: the first counts.
+SESSIONS = (b"x-session-id", b"x-session-affinity", b"x-smg-routing-key")
 # What llm-d's clients call the same.
 SLO_TTFT_MS = b"x-slo-ttft-ms"
 SLO_TPOT_MS = b"x-slo-tpot-ms"
@@ -70,6 +78,7 @@ MOST_SLOTS, MOST_TOKENS, MOST_CONTEXT = 1 << 20, 1 << 40, 1 << 31
 LONGEST_NAME = 512
 # A state is far shorter, whatever names are in it.
 LONGEST_STATE = 16_384
+MOST_NAMES_BYTES = 8192  # of the names of models in it, as JSON
 # Of what is wrong with a message, so much is told; it may be all of the message.
 LONGEST_COMPLAINT = 200
 
@@ -160,6 +169,7 @@ class AgentState:
         draining: it finishes what it has and takes nothing new.
         prefix_cache: its engine keeps prompts' prefixes.
         beside: of what runs and queues, what others than the gateway that asks have sent.
+        more_models: other names that it serves, adapters among them, up to `MOST_NAMES_BYTES`.
     """
 
     name: Name
@@ -177,11 +187,12 @@ class AgentState:
     draining: bool
     prefix_cache: bool = False
     beside: Beside = Beside()
+    more_models: tuple[Name, ...] = ()
 
-    def model_entry(self) -> dict[str, Any]:
-        """Its model as ``/v1/models`` lists it."""
+    def model_entry(self, name: str | None = None) -> dict[str, Any]:
+        """Its model, or another one that it serves, as ``/v1/models`` lists it."""
         return {
-            "id": self.model,
+            "id": name or self.model,
             "object": "model",
             "created": 0,
             "owned_by": f"makespan-{self.engine}",

@@ -6,6 +6,7 @@ through a gateway is seen to have come as it was sent. Of ``/v1/responses`` it k
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import json
@@ -22,15 +23,28 @@ Event = tuple[str, dict[str, Any]]
 
 
 class EngineServer(FaultyServer):
-    """Serves `names`; `told` are the requests that came, but looks."""
+    """Serves `names`, to who has the key; `told` are the requests that came, but looks."""
 
-    def __init__(self, *names: str, number: int = 0) -> None:
+    def __init__(self, *names: str, number: int = 0, key: str = "") -> None:
+        self._key = key
         super().__init__(self._chat, self._models, self._others)
         self.names, self.told = names or ("m",), list[Call]()
         self._kept: dict[str, dict[str, Any]] = {}
         self._ids = (f"{number}-{k}" for k in itertools.count())
         self.fails = 0  # so many of the next requests have no answer
+        self.holds = False  # it answers nothing
+        self.status = 200  # what it answers instead, with an error
         self.breaks_after: int | None = None  # so many events of a stream
+
+    async def _answer(self, call: Call) -> None:
+        if self._key and f"\r\nauthorization: bearer {self._key}\r\n" not in call.head:
+            return await self._refuse(call, 401, "Unauthorized")
+        if call.method == "POST":
+            while self.holds:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            if self.status != 200:
+                return await self._refuse(call, self.status, "as asked")
+        return await super()._answer(call)
 
     async def _models(self, call: Call) -> None:
         rows = [{"id": name, "object": "model", "max_model_len": 4096} for name in self.names]

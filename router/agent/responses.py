@@ -133,7 +133,7 @@ def _messages(body: Body) -> list[Message]:
             found.append({"role": "tool", "tool_call_id": call_id, "content": told})
         elif kind != "reasoning":
             raise RequestError(
-                f"This engine does not take {kind!r} in 'input'.",
+                "This engine takes messages, calls of functions and their outputs in 'input'.",
                 param=f"input[{k}].type",
                 code="unsupported_parameter",
             )

@@ -27,6 +27,7 @@ from router.gateway.dashboard.frames import Frames
 from router.gateway.dashboard.page import add_page
 from router.gateway.dashboard.watch import Watches
 from router.gateway.fleet.discovery.sources import Discovery, sources
+from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.planning.dispatcher import Dispatcher
@@ -38,7 +39,7 @@ from router.gateway.siblings.ask import Siblings
 from router.gateway.siblings.board import Board
 from router.gateway.siblings.folder import Folder
 from router.gateway.siblings.together import Alone, Together
-from router.http.apis import APIS
+from router.http.apis import APIS, Api
 from router.http.bodies import BodyMemory, BodyReader
 from router.http.browsers import Browsers
 from router.http.connections import Connections
@@ -50,7 +51,7 @@ from router.http.serving import Beside
 from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import open_tracing
 from router.settings.gateway import GatewaySettings
-from router.settings.secrets import read_secrets, trusted
+from router.settings.secrets import read_keys, read_secrets, trusted
 from solver.routing.fair import alike
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         trusted(settings.worker_ca),
         next(iter(read_secrets(settings.secret_file)), None),
         None if folder is None else folder.name,
+        read_keys(settings.worker_key_file),
     )
     board = None if folder is None else Board(folder.board, 2 * settings.processes)
     workers = Workers(settings, connections, metrics, board)
@@ -90,10 +92,11 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     shedding = Shedding(settings, workers, dispatcher, recaller)
     siblings = None if folder is None else Siblings(folder)
     kept = KeptAnswers(workers, settings.remember, siblings)
+    names = ModelNames(workers, settings.aliases(), settings.default_model)
     attempts = Attempts(
         settings, workers.conditions, dispatcher, shedding, forwarder, accounts, kept, metrics
     )
-    bodies = BodyReader(settings.max_body_bytes)
+    bodies = BodyReader(settings.max_body_bytes, decodes=True)
     memory = BodyMemory(settings.max_bodies_bytes, dispatcher.room.bodies_full)
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     watches = Watches(workers, connections)
@@ -123,25 +126,23 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     app = FastAPI(title="Makespan", lifespan=lifespan, openapi_url=None)
     app.state.drain, app.state.hot = drain, {}
-    for api in APIS:
-        endpoint = Completions(
-            settings,
-            workers,
-            dispatcher,
-            attempts,
-            accounts,
-            kept,
-            bodies,
-            memory,
-            drain,
-            tracing,
-            api,
-        )
-        for spelling in (api.path, api.path + "/"):  # a redirect would be lost on many a client
-            app.router.routes.append(Route(spelling, endpoint, methods=["POST"]))
-            if not settings.allowed_origins:  # their pages' answers get headers on the way
-                app.state.hot[spelling.encode()] = endpoint
-    add_routes(app, workers, dispatcher, accounts, metrics, drain)
+    planned = partial(
+        Completions,
+        settings,
+        workers,
+        dispatcher,
+        attempts,
+        accounts,
+        kept,
+        names,
+        bodies,
+        memory,
+        drain,
+        tracing,
+    )
+    # Answers to pages of other origins get headers on the way.
+    _add_planned(app, planned, hot=not settings.allowed_origins)
+    add_routes(app, workers, dispatcher, accounts, metrics, drain, names)
     app.router.routes.append(Route("/makespan/v1/events", events, methods=["GET"]))
     add_page(app)
     if settings.docs:
@@ -153,6 +154,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         forwarder,
         accounts,
         kept,
+        names,
         bodies,
         memory,
         drain,
@@ -170,6 +172,15 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 def _traffic_log(settings: GatewaySettings) -> TrafficLog | None:
     path = settings.traffic_log
     return None if path is None else TrafficLog(path, settings.traffic_log_bytes)
+
+
+def _add_planned(app: FastAPI, endpoint_of: Callable[[Api], Completions], *, hot: bool) -> None:
+    for api in APIS:
+        endpoint = endpoint_of(api)
+        for spelling in (api.path, api.path + "/"):  # a redirect would be lost on many a client
+            app.router.routes.append(Route(spelling, endpoint, methods=["POST"]))
+            if hot:
+                app.state.hot[spelling.encode()] = endpoint
 
 
 def _answer_for_all(app: FastAPI, folder: Folder | None, frames: Frames, kept: KeptAnswers) -> None:

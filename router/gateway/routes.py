@@ -9,6 +9,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Grant
+from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.planning.dispatcher import Dispatcher
@@ -24,10 +25,11 @@ def add_routes(
     accounts: Accounts,
     metrics: GatewayMetrics,
     drain: Drain,
+    names: ModelNames,
 ) -> None:
     """Everything but the completion endpoints."""
     _add_health(app, workers, dispatcher, metrics, drain)
-    _add_models(app, workers)
+    _add_models(app, names)
     _add_plans(app, workers, dispatcher, accounts)
 
 
@@ -58,15 +60,15 @@ def _add_health(
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
 
-def _add_models(app: FastAPI, workers: Workers) -> None:
+def _add_models(app: FastAPI, names: ModelNames) -> None:
     def allowed(request: Request) -> dict[str, Any]:
         grant: Grant | None = request.scope.get(GRANT)
-        found = workers.models()
+        found = names.listed()
         return {name: one for name, one in found.items() if grant is None or grant.allows(name)}
 
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
-        """The models that some worker serves, and the client's key allows."""
+        """The models that some worker serves, by all names that the client's key allows."""
         return {"object": "list", "data": list(allowed(request).values())}
 
     @app.get("/v1/models/{model:path}")

@@ -131,3 +131,8 @@ MESSAGES = Api(
     last_event=_messages_event,
 )
 APIS = (COMPLETIONS, CHAT, RESPONSES, MESSAGES)
+
+
+def form_of(path: str) -> Api:
+    """Whose form errors have on a path, planned or not: Anthropic's on its own, else OpenAI's."""
+    return MESSAGES if path.startswith(MESSAGES.path) else COMPLETIONS

@@ -62,6 +62,7 @@ class AsgiResponder(Responder):
     def __init__(self, send: Send) -> None:
         self._send = send
         self._messages: list[Message] = []
+        self._draining = asyncio.Lock()
 
     @property
     def paused(self) -> bool:  # type: ignore[override]
@@ -83,8 +84,9 @@ class AsgiResponder(Responder):
 
     async def drain(self) -> None:
         """Part of `Responder`."""
-        while self._messages:
-            await self._send(self._messages.pop(0))
+        async with self._draining:  # what comes first goes first, whoever waits for it
+            while self._messages:
+                await self._send(self._messages.pop(0))
 
 
 def responder(send: Send) -> Responder:

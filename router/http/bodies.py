@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 from router.http.apis import Api
 from router.http.asgi import Receive, Scope, header, read_body
+from router.http.encodings import decoded, encoding_of
 from router.http.errors import RequestError, RouterError
+from router.http.model_field import with_model
 from router.http.outline import model_of, outline, outline_shortened
 from router.http.schemas import CompletionRequest, load
 from router.http.shorten import SMALL, shorten
@@ -23,13 +25,33 @@ def is_json(kind: bytes | None) -> bool:
 
 
 def check_json(scope: Scope) -> None:
-    """Whether a body is said to be JSON, as it is.
+    """Whether a body is said to be JSON, as it is, see `check_type` and `check_encoding`."""
+    check_type(scope)
+    check_encoding(header(scope, b"content-encoding"))
+
+
+def check_encoding(value: bytes | None) -> None:
+    """Whether a body comes as it is.
+
+    Raises:
+        RequestError: 415 if it is said to be compressed.
+    """
+    if value is not None and value.strip().lower() not in (b"", b"identity"):
+        raise RequestError(
+            "The request's body is compressed ('content-encoding'); send it as it is.",
+            code="unsupported_content_encoding",
+            status=415,
+        )
+
+
+def check_type(scope: Scope) -> None:
+    """Whether a body is said to be JSON.
 
     A page of any origin may make a browser POST text, forms, or a body of no type, but JSON only
     where it is allowed to. Who is no browser may leave the type out.
 
     Raises:
-        RequestError: 415 if it is said to be anything else, or to be compressed.
+        RequestError: 415 if it is said to be anything else.
     """
     kind = header(scope, b"content-type")
     if not is_json(kind) or (kind is None and header(scope, b"origin") is not None):
@@ -37,13 +59,6 @@ def check_json(scope: Scope) -> None:
             "The request's body must be JSON, and said to be: set the header "
             "'content-type: application/json'.",
             code="unsupported_media_type",
-            status=415,
-        )
-    encoding = header(scope, b"content-encoding")
-    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
-        raise RequestError(
-            "The request's body is compressed ('content-encoding'); send it as it is.",
-            code="unsupported_content_encoding",
             status=415,
         )
 
@@ -90,10 +105,10 @@ class Held:
 
 
 class BodyReader:
-    """Reads bodies of at most `limit` bytes."""
+    """Reads bodies of at most `limit` bytes; `decodes`: also compressed ones, of as many then."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, *, decodes: bool = False) -> None:
+        self._limit, self._decodes = limit, decodes
         # Of many large bodies one is looked at at a time: each takes short turns, all together not.
         self._one = asyncio.Lock()
 
@@ -105,10 +120,32 @@ class BodyReader:
             RouterError: if too much is held.
             ClientDisconnected: if the client does not wait to the end of its own body.
         """
-        check_json(scope)
+        encoding = self._encoding(scope)
+        check_type(scope)
         if held is None:
             return await read_body(scope, receive, self._limit)
-        return await read_body(scope, receive, self._limit, held.take)
+        body = await read_body(scope, receive, self._limit, held.take)
+        return await self.decode(body, encoding, held) if encoding else body
+
+    def _encoding(self, scope: Scope) -> str:
+        value = header(scope, b"content-encoding")
+        if value is None:
+            return ""
+        if not self._decodes:
+            check_encoding(value)
+        return encoding_of(value)
+
+    async def decode(self, body: bytes, encoding: str, held: Held) -> bytes:
+        """A body as it was before it was compressed, counted in `held`.
+
+        Raises:
+            RequestError: if it is broken, or over the limit.
+            RouterError: if too much is held.
+        """
+        async with self._one:
+            whole = await asyncio.to_thread(decoded, body, encoding, self._limit)
+        held.take(max(0, len(whole) - len(body)))
+        return whole
 
     async def model(self, body: bytes) -> str:
         """The model that a body names; empty if it names none.
@@ -120,6 +157,12 @@ class BodyReader:
             async with self._one:
                 body = (await shorten(body)).body
         return model_of(load(body))
+
+    async def with_model(self, body: bytes, model: str, *, named: bool) -> bytes:
+        """The same body with this model in the place of its own, or of none."""
+        if len(body) <= SMALL:
+            return with_model(body, model, named=named)
+        return await asyncio.to_thread(with_model, body, model, named=named)
 
     async def outline(self, body: bytes, api: Api) -> CompletionRequest:
         """What a router needs to know of a body.

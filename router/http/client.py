@@ -17,8 +17,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -27,13 +26,12 @@ import httptools
 from router.http.asgi import Responder
 from router.http.errors import Headers, WorkerFailed
 from router.http.reply import ReplyHead
+from router.http.timeouts import limited
 
 # A head beyond this is none: answers of engines have a few hundred bytes. Nor is as much that says
 # nothing, in the extensions of chunks or in trailers.
 MOST_HEAD_BYTES = 65_536
 LARGEST_STATUS = 599
-# Event loops look at the clock first, and then at what came while the process did not run.
-MOMENT_S = 0.05
 # Of an answer that nobody has begun to read, more than this is not taken from the network.
 MOST_UNREAD_BYTES = 262_144
 
@@ -355,22 +353,6 @@ class _Origin:
         self.idle: deque[_Connection] = deque()
 
 
-@asynccontextmanager
-async def _limited(limit_s: float) -> AsyncIterator[None]:
-    """Of so many seconds, and a moment more: to see what came while this process did not run.
-
-    Raises:
-        TimeoutError: when they are over.
-    """
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(None) as limit:
-        alarm = loop.call_later(limit_s, lambda: limit.reschedule(loop.time() + MOMENT_S))
-        try:
-            yield
-        finally:
-            alarm.cancel()
-
-
 class Client:
     """Kept connections to all workers: as many as there are requests."""
 
@@ -448,7 +430,7 @@ class Client:
             self._tls = ssl.create_default_context()
         name = self._tls_names.get((origin.host, origin.port)) if origin.secure else None
         try:
-            async with _limited(limit_s):
+            async with limited(limit_s):
                 _, connection = await asyncio.get_running_loop().create_connection(
                     lambda: _Connection(origin.idle, self._keep_alive_s),
                     origin.host,

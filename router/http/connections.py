@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,8 +69,9 @@ class Connections:
     """Pooled connections to all workers: as many as there are requests, kept open for reuse.
 
     `client` is for what is forwarded. `tls` says whose certificates are good; unless given, those
-    that this machine trusts. `secret` is told to agents, see `router.http.secret`; `gateway` is who
-    asks them, the same for all its processes.
+    that this machine trusts. `keys` are those that workers ask for, by their base URLs, under the
+    empty one that of all others. `secret` is told to agents, see `router.http.secret`; `gateway`
+    is who asks them, the same for all its processes.
     """
 
     def __init__(
@@ -78,8 +79,9 @@ class Connections:
         tls: ssl.SSLContext | None = None,
         secret: bytes | None = None,
         gateway: str | None = None,
+        keys: Mapping[str, str] | None = None,
     ) -> None:
-        self._tls, self.secret = tls, secret
+        self._tls, self.secret, self._keys = tls, secret, dict(keys or {})
         self.gateway = gateway or secrets.token_hex(6)
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
@@ -92,9 +94,15 @@ class Connections:
         assert self._session is not None, "used before open() or after close()"
         return self._session
 
-    def to_agent(self) -> dict[str, str]:
-        """Headers of what only agents are sent."""
-        return {} if self.secret is None else {SECRET.decode(): self.secret.decode()}
+    def to_agent(self, url: str) -> dict[str, str]:
+        """Headers of what only agents are sent: of the one at `url`."""
+        secret = {} if self.secret is None else {SECRET.decode(): self.secret.decode()}
+        return secret | self.to_worker(url)
+
+    def to_worker(self, url: str) -> dict[str, str]:
+        """Headers of whatever the worker at `url` is asked: its key, if it has one."""
+        key = self._keys.get(url, self._keys.get("")) if self._keys else None
+        return {} if key is None else {"authorization": f"Bearer {key}"}
 
     def open(self) -> None:
         """To be called inside the event loop that will use it."""

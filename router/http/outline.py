@@ -58,6 +58,7 @@ def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
         ignore_eos=data.get("ignore_eos") is True,
         stop=_stop(data.get(api.stop)),
         stop_tokens=bool(data.get("stop_token_ids")),
+        session=_name(data.get("prompt_cache_key")),
         previous=_name(data.get("previous_response_id")) if api.kept else "",
     )
 
@@ -85,5 +86,7 @@ def _limit(data: dict[str, Any], name: str) -> int | None:
 
 
 def _stop(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
     parts = value if isinstance(value, list) else [value]
     return tuple(part for part in parts if isinstance(part, str) and part)

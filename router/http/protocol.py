@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from router.http.errors import error_body
 from router.http.hosts import Hosts
 from router.http.hot import HotProtocol
+from router.http.timeouts import MOMENT_S
 
 HEAD_BYTES = 64 << 10
 MOST_FIELDS = 256
@@ -82,6 +83,7 @@ class BoundedProtocol(HotProtocol):
         self._head_bytes = self._body_bytes = 0
         self._began_s = 0.0
         self._timer: TimerHandle | None = None
+        self._late = False  # its time is over, and it is looked at once more
         self._running: RequestResponseCycle | None = None
         self._ahead = b""  # what came while too many requests wait for their answers
         self._resumed = self._refused = False
@@ -262,7 +264,7 @@ class BoundedProtocol(HotProtocol):
         if not (self._in_head or self._in_body or idle):
             self._stop_timer()
         elif self._timer is None and not self._ahead:
-            self._began_s = self.loop.time()
+            self._began_s, self._late = self.loop.time(), False
             self._timer = self.loop.call_later(self._limit_s, self._check_time)
 
     def _stop_timer(self) -> None:
@@ -275,8 +277,10 @@ class BoundedProtocol(HotProtocol):
         left_s = self._began_s + self._limit_s + more_s - self.loop.time()
         if self.flow.read_paused:  # we keep it waiting, not it us
             self._began_s, left_s = self.loop.time(), self._limit_s
-        if left_s > 0:
-            self._timer = self.loop.call_later(left_s, self._check_time)
+        if left_s > 0 or not self._late:
+            self._late = left_s <= 0
+            after_s = MOMENT_S if self._late else left_s
+            self._timer = self.loop.call_later(after_s, self._check_time)
         else:
             self._timer = None
             self._refuse(408)

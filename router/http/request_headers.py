@@ -10,6 +10,7 @@ from router.http.asgi import Scope, fields, header
 from router.http.errors import RequestError
 from router.wire import (
     DEADLINE_MS,
+    KEEPALIVE_S,
     PRIORITY,
     SLO_TPOT_MS,
     SLO_TTFT_MS,
@@ -69,6 +70,23 @@ def read_tenant(scope: Scope) -> str:
         message = f"The header '{name}' must have at most {LONGEST_TENANT} characters."
         raise RequestError(message, param=name)
     return tenant
+
+
+def read_keepalive(scope: Scope, default_s: float) -> float:
+    """Seconds between comments of a stream that waits; 0: none.
+
+    Raises:
+        RequestError: if the header is no number of seconds.
+    """
+    value = header(scope, KEEPALIVE_S)
+    if value is None:
+        return default_s
+    seconds = 0.0 if value.strip() in (b"0", b"0.0") else _number(value)
+    if seconds < 0 or (not seconds and value.strip() not in (b"0", b"0.0")) or seconds > 3600:
+        name = KEEPALIVE_S.decode()
+        message = f"The header '{name}' must be a number of seconds up to 3600, or 0 for none."
+        raise RequestError(message, param=name)
+    return seconds
 
 
 def _priority(value: bytes | None) -> Priority:

@@ -50,12 +50,12 @@ class Prompt:
             return cls("", len(ids))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CompletionRequest:
     """What is known of a request. `max_tokens` None: none was asked for.
 
     `stop_tokens`: it may stop at tokens that it names. `previous`: the answer that it goes on
-    from, by its name.
+    from, by its name. `session`: the conversation that it belongs to, if its body says so.
     """
 
     chat: bool
@@ -69,6 +69,7 @@ class CompletionRequest:
     stop: tuple[str, ...]
     stop_tokens: bool = False
     previous: str = ""
+    session: str = ""
 
     @property
     def choices(self) -> int:

@@ -189,6 +189,11 @@ def _response_info(events: list[dict[str, Any]]) -> ResponseInfo:
     return ResponseInfo(names.get("id"), names.get("model"), ends)
 
 
+def said_in(body: bytes) -> str:
+    """The message in the body of an error, of whichever form, or the body itself."""
+    return _error(body) or body.decode("utf-8", "replace")
+
+
 def _error(text: bytes) -> str | None:
     try:
         error: Any = orjson.loads(text).get("error")

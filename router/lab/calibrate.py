@@ -21,6 +21,7 @@ from router.settings.agent import AgentSettings
 from router.settings.calibrate import CalibrateSettings
 from router.settings.commands import load
 from router.settings.hardware import hardware
+from router.settings.secrets import read_key
 from solver.cost.calibration import Calibration, FitError, Sample, calibrate
 from solver.cost.model import Action
 
@@ -69,7 +70,9 @@ def _probe(settings: CalibrateSettings) -> Probe:
     memory = settings.slots, settings.kv_tokens, settings.max_model_len
     shapes = Shapes(*memory, settings.rounds, mixed)
     if settings.upstream is not None:
-        return HttpProbe(settings.upstream, settings.model, shapes, settings.seed)
+        file = settings.upstream_key_file
+        key = None if file is None else read_key(file, "upstream_key_file")
+        return HttpProbe(settings.upstream, settings.model, shapes, settings.seed, key)
     if settings.engine == "emulated":
         from router.agent.engines.emulated.engine import EmulatedEngine
 

@@ -20,6 +20,13 @@ CACHE_CONFIG = {
     b"sglang:cache_config_info": (b"page_size", b"num_pages"),
 }
 BLOCK_TOKENS, BLOCKS = b"trtllm_kv_cache_tokens_per_block", b"trtllm_kv_cache_max_blocks"
+# Which adapters have running requests, by comma, and how many there may be; of its lines the latest
+# counts, whose value is when that was.
+ADAPTERS, RUNNING_ADAPTERS, MOST_ADAPTERS = (
+    b"vllm:lora_requests_info",
+    b"running_lora_adapters",
+    b"max_lora",
+)
 _REST = re.compile(rb"(?:\{(.*)\})?[ \t]+(\S+)(?:[ \t]+\d+)?\r?")
 _LABEL = re.compile(rb'(\w+)="((?:[^"\\]|\\.)*)"')
 # One engine has a line of each name, and so does every one behind its page.
@@ -34,6 +41,8 @@ class Signals:
     waiting: int | None = None
     kv_tokens: int | None = None
     slots: int | None = None
+    adapters: tuple[str, ...] = ()
+    most_adapters: int | None = None
 
 
 def read_signals(page: bytes) -> Signals:
@@ -46,7 +55,19 @@ def read_signals(page: bytes) -> Signals:
             kv += (size or 0.0) * (count or 0.0)
     kv = kv or (_first(page, (BLOCK_TOKENS,)) or 0) * (_first(page, (BLOCKS,)) or 0)
     slots = _first(page, SLOTS)
-    return Signals(_first(page, RUNNING), _first(page, WAITING), int(kv) or None, slots or None)
+    adapters, most = _adapters(page)
+    running, waiting = _first(page, RUNNING), _first(page, WAITING)
+    return Signals(running, waiting, int(kv) or None, slots or None, adapters, most)
+
+
+def _adapters(page: bytes) -> tuple[tuple[str, ...], int | None]:
+    lines = [(at, labels) for labels, at in _lines(page, ADAPTERS)]
+    if not lines:
+        return (), None
+    told = dict(_LABEL.findall(max(lines)[1]))
+    names = told.get(RUNNING_ADAPTERS, b"").decode("utf-8", "replace").split(",")
+    most = _number(told.get(MOST_ADAPTERS, b""))
+    return tuple(name for name in names if name), None if most is None else int(most)
 
 
 def _first(page: bytes, names: tuple[bytes, ...]) -> int | None:

@@ -129,6 +129,12 @@ class AgentSettings(AgentTuning, Served):
         None, description="Base URL of the server that the engine openai or vllm stands before."
     )
 
+    upstream_key_file: Path | None = Field(
+        None,
+        description="File of the key that this server asks for, its first line: it gets that in "
+        "all that it is asked, and never a client's.",
+    )
+
     @model_validator(mode="after")
     def _upstream(self) -> Self:
         apart = self.engine in ("openai", "vllm")
@@ -136,4 +142,6 @@ class AgentSettings(AgentTuning, Served):
             raise ValueError(f"upstream: the engine {self.engine} needs its server's URL")
         if self.upstream is not None and not apart:
             raise ValueError(f"upstream: the engine {self.engine} has no server of its own")
+        if self.upstream is None and self.upstream_key_file is not None:
+            raise ValueError("upstream_key_file: there is no upstream to give the key to")
         return self

@@ -7,6 +7,7 @@ variables, flags. A value that is unknown or wrong stops the process and names i
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -41,6 +42,44 @@ def _split(value: Any) -> Any:  # noqa: ANN401
 
 def _worker(value: str) -> str:
     return str(parse(value))
+
+
+def read_alias(text: str) -> tuple[str, tuple[tuple[str, float], ...]]:
+    """Another name, and the models that it stands for with their shares: ``NAME=MODEL[:SHARE],…``.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    name, _, models = text.partition("=")
+    shares = [_share(model) for model in models.split(",") if model]
+    if not name or not shares or sum(share for _, share in shares) <= 0:
+        raise ValueError(
+            f"{text} is not like gpt-4o=llama-65b, or chat=new:0.1,old:0.9 with a share of each"
+        )
+    return name, tuple(shares)
+
+
+def _share(text: str) -> tuple[str, float]:
+    """A name may have colons itself: what comes after the last one is a share if it is a number."""
+    model, colon, share = text.rpartition(":")
+    if not colon or not re.fullmatch(r"\d*\.?\d+", share):
+        return text, 1.0
+    return model, float(share)
+
+
+def _aliases(value: Any) -> Any:  # noqa: ANN401
+    """What is after a comma belongs to the alias before it, unless it is one itself."""
+    found: list[str] = []
+    for part in ",".join([value] if isinstance(value, str) else value).split(","):
+        if "=" in part or not found:
+            found.append(part)
+        else:
+            found[-1] += f",{part}"
+    names = [read_alias(text)[0] for text in found if text]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is there twice")
+    return tuple(text for text in found if text)
 
 
 def _path(value: str) -> str:
@@ -79,6 +118,7 @@ Url = Annotated[str, BeforeValidator(base_url)]
 Worker = Annotated[str, BeforeValidator(_worker)]
 FleetOf = Annotated[tuple[Worker, ...], NoDecode, Comma, AfterValidator(_distinct)]
 Names = Annotated[tuple[str, ...], NoDecode, Comma]
+AliasesOf = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_aliases)]
 Paths = Annotated[tuple[Annotated[str, BeforeValidator(_path)], ...], NoDecode, Comma]
 SlotsOf = Annotated[tuple[Annotated[str, BeforeValidator(_slots)], ...], NoDecode, Comma]
 Speed = Annotated[float, Field(gt=0, le=1e6)]

@@ -20,6 +20,9 @@ class CalibrateSettings(Offline):
     upstream: Url | None = Field(
         None, description="Base URL of the OpenAI-compatible server to measure from its streams."
     )
+    upstream_key_file: Path | None = Field(
+        None, description="File of the key that this server asks for, its first line."
+    )
     engine: Literal["emulated", "transformers"] | None = Field(
         None, description="Engine to measure in process instead."
     )

@@ -11,7 +11,17 @@ from pydantic import (
     model_validator,
 )
 
-from router.settings.base import MOST_SLOTS, FleetOf, Names, Paths, Port, SlotsOf, read_slots
+from router.settings.base import (
+    MOST_SLOTS,
+    AliasesOf,
+    FleetOf,
+    Names,
+    Paths,
+    Port,
+    SlotsOf,
+    read_alias,
+    read_slots,
+)
 from router.settings.hardware import Cost
 from router.settings.live import Live, Served
 from router.settings.targets import TargetsText, read_targets, write_targets
@@ -98,6 +108,15 @@ class GatewayTuning(Live):
         le=86_400,
         description="Seconds without a byte from a worker before it has failed.",
     )
+    sse_keepalive_s: float = Field(
+        15.0,
+        ge=0,
+        le=3600,
+        description="Seconds after which a stream that waits for its first token gets a comment, "
+        "and again after as many, so that nothing on its way takes it for dead; 0: never. From "
+        "the first one on its status is 200, and errors are events. The header "
+        "x-makespan-keepalive-s says otherwise for one request.",
+    )
     remember: int = Field(10_000, ge=0, description="Finished requests whose explanation is kept.")
     targets_interactive: TargetsText = Field(
         write_targets(DEFAULT_TARGETS[Priority.INTERACTIVE]),
@@ -130,7 +149,16 @@ class GatewayTuning(Live):
         description="Bytes at which the traffic log goes on in a new file; four older ones, FILE.1 "
         "to FILE.4, are kept.",
     )
-
+    alias: AliasesOf = Field(
+        (),
+        description="Other names for models, by comma or repeated: gpt-4o=llama-65b. Of several "
+        "models each gets its share of the sessions (x-session-id, or the body's "
+        "prompt_cache_key; requests without one are drawn for one by one): "
+        "chat=new:0.1,old:0.9.",
+    )
+    default_model: str = Field(
+        "", description="Model, or alias, that a request means which names none."
+    )
     allowed_origins: Names = Field(
         (),
         description="Origins, by comma, of web pages that may call this gateway from a browser, as "
@@ -142,6 +170,10 @@ class GatewayTuning(Live):
         "them, as in /generate; what engines serve to users is relayed without.",
     )
     docs: bool = Field(False, description="Serve /docs and /openapi.json.")
+
+    def aliases(self) -> Mapping[str, tuple[tuple[str, float], ...]]:
+        """Models and their shares, by other names."""
+        return dict(map(read_alias, self.alias))
 
     def targets(self) -> Mapping[Priority, Targets]:
         """What requests are to keep unless they say otherwise, by priority."""
@@ -187,6 +219,12 @@ class GatewaySettings(GatewayTuning, Served):
         None,
         description="File of the authorities that certificates of https:// workers are to be "
         "from; unless given, those of this machine.",
+    )
+    worker_key_file: Names = Field(
+        (),
+        description="File of the key that workers ask for (its first line), or by comma such files "
+        "of single ones, like http://10.0.0.5:8000=FILE. A worker with a key gets that in all that "
+        "it is asked, and never a client's. Read at start.",
     )
     plain_slots: int = Field(
         64,

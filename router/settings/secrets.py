@@ -6,8 +6,10 @@ They are files, as flags and variables are seen by others of the machine and end
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from router.settings.addresses import base_url
 from router.settings.base import BadSettings
 
 # Of printable characters; what a person makes up is shorter.
@@ -69,3 +71,40 @@ def trusted(authorities: Path | None) -> ssl.SSLContext | None:
         return ssl.create_default_context(cafile=authorities)
     except (OSError, ssl.SSLError) as error:
         raise BadSettings(f"worker_ca: {authorities}: {error.strerror or error}") from error
+
+
+def read_keys(files: Sequence[str]) -> Mapping[str, str]:
+    """Workers' keys by their base URLs, from ``URL=FILE``; under the empty URL, from ``FILE``.
+
+    Raises:
+        BadSettings: if a file has none.
+    """
+    return {url: read_key(Path(path), "worker_key_file") for url, path in map(key_file, files)}
+
+
+def key_file(text: str) -> tuple[str, str]:
+    """A worker's base URL, empty if none is named, and the file of its key."""
+    url, _, path = text.rpartition("=")
+    if url and "://" not in url:
+        return "", text  # a file may have such a name
+    return (base_url(url).removesuffix("/v1").rstrip("/") if url else ""), path
+
+
+def read_key(path: Path, setting: str) -> str:
+    """The key in a file: its first line.
+
+    Raises:
+        BadSettings: if there is none, or it could go into no header.
+    """
+    try:
+        key = path.read_bytes().strip().partition(b"\n")[0].strip()
+    except OSError as error:
+        raise BadSettings(f"{setting}: {path}: {error.strerror}") from error
+    if not key or not key.isascii() or not key.decode().isprintable():
+        raise BadSettings(f"{setting}: {path} has no key: one line of ASCII's printable characters")
+    return key.decode()
+
+
+def bearer(key: str | None) -> dict[str, str]:
+    """The header by which it is told."""
+    return {} if key is None else {"authorization": f"Bearer {key}"}

@@ -8,12 +8,12 @@ model scaled by one half.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
-from math import inf, isfinite, sqrt
+from math import inf, sqrt
 from operator import attrgetter
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -74,12 +74,14 @@ class CostModel:
     delta_s: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in self._terms().items():
-            if not isfinite(value) or value < 0:
+        missing = 0
+        for name, value in zip(TERMS, _all_terms(self), strict=True):
+            if value is None:
+                missing += 1
+            elif not 0 <= value < inf:
                 raise ProblemError(f"cost model: {name} must be a number >= 0, not {value}")
-        missing = [name for name in MIXED if getattr(self, name) is None]
-        if 0 < len(missing) < len(MIXED):
-            wanted = ", ".join(_in_ms(name) for name in missing)
+        if 0 < missing < len(MIXED):
+            wanted = ", ".join(_in_ms(name) for name in MIXED if getattr(self, name) is None)
             raise ProblemError(f"cost model: mixed iterations need {wanted} too")
 
     @classmethod
@@ -115,12 +117,9 @@ class CostModel:
     def scaled(self, factor: float, prefill: float | None = None) -> CostModel:
         """The same engine with every time multiplied by `factor`, or prompts' by `prefill`."""
         prompts = factor if prefill is None else prefill
-        return CostModel(
-            **{
-                name: value * (prompts if name in PROMPT_TERMS else factor)
-                for name, value in self._terms().items()
-            }
-        )
+        factors = [prompts if name in PROMPT_TERMS else factor for name in TERMS]
+        terms: Iterable[Any] = _all_terms(self)
+        return CostModel(*(term and term * by for term, by in zip(terms, factors, strict=True)))
 
     @property
     def mixed(self) -> MixedTerms | None:
@@ -130,8 +129,8 @@ class CostModel:
         return MixedTerms(self.alpha_m_s, self.beta_mp_s, self.beta_md_s)
 
     def _terms(self) -> dict[str, float]:
-        found = {name: getattr(self, name) for name in TERMS}
-        return {name: value for name, value in found.items() if value is not None}
+        terms = zip(TERMS, _all_terms(self), strict=True)
+        return {name: value for name, value in terms if value is not None}
 
     def prefill_s(self, tokens: float) -> float:
         """Seconds of one prefill stage over `tokens` prompt tokens."""
@@ -196,6 +195,7 @@ def _root(value: float, slope: float, curve: float) -> float:
 
 
 TERMS = tuple(field.name for field in fields(CostModel))
+_all_terms = attrgetter(*TERMS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from solver.routing.formulas import Figures
 MOST_PAIRS, MOST_WORKERS = 32, 16
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Asked:
     """n requests to be planned, and m workers.
 

@@ -33,7 +33,7 @@ from solver.routing.objective import ALL, Pairs
 from solver.routing.turns import Turns
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Assignment:
     """A plan for n requests on m workers.
 

@@ -20,7 +20,7 @@ from solver.lengths.distribution import LengthDistribution
 from solver.packing.problem import Problem
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Job:
     """What the planner knows of a request.
 
@@ -51,7 +51,7 @@ class Job:
         return self.prompt_tokens + self.expected_tokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WorkerView:
     """What the planner knows of a worker.
 

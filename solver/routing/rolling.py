@@ -80,7 +80,7 @@ Eligible = Callable[[R, Sequence[W]], Members]
 Cached = Callable[[Sequence[R], Sequence[W]], FloatArray | None]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Selection(Generic[R, W]):
     """What is planned together: request i and worker j are row i and column j of `sizes`.
 

@@ -190,7 +190,10 @@ class PlainSlots:
     ) -> None:
         """A request is sent, and its first token expected by then, if it need not wait."""
         ours, late = self._waiting.values(), self._first_tokens.late
-        ahead_s = sum(o.prompt_s for o in ours if now - o.sent_s <= late * o.predicted_s)
+        ahead_s = 0.0
+        for o in ours:
+            if now - o.sent_s <= late * o.predicted_s:
+                ahead_s += o.prompt_s
         prefill_s = expected.stage_s + ahead_s + expected.prompt_s
         predicted_s = expected.times * prefill_s + expected.round_s
         self._in_flight += sequences

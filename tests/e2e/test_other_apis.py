@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from router.http.relayed import family_of, form_model
+from router.settings.keys import Key, hash_of
 from tests import http
 from tests.engine_server import EngineServer
 from tests.helpers import Process, scrape
@@ -23,11 +25,14 @@ RESPONSE = {"model": "m", "input": "hi"}
 
 
 class Gateway(Process):
-    def __init__(self, *servers: EngineServer, flags: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *servers: EngineServer, flags: tuple[str, ...] = (), processes: int = 1
+    ) -> None:
+        flags = (*flags, "--processes", str(processes)) if processes > 1 else flags
         urls = ",".join(server.url for server in servers)
         super().__init__("gateway", "--port", "0", "--worker", urls, *flags)
         self.url = self.wait_for(r"listening url=(\S+)")
-        count = len(servers)
+        count = len(servers) * processes
         eventually(lambda: sum("worker is up" in line for line in self.lines) == count)
 
     def ask(
@@ -104,6 +109,9 @@ def test_what_goes_on_from_an_answer_goes_to_the_worker_that_has_it(fleet: Fleet
         name = json.loads(data)["response"]["id"] if stream else first.json()["id"]
         more = gateway.ask("/v1/responses", {**RESPONSE, "previous_response_id": name})
         assert (more.status_code, more.headers["x-makespan-worker"]) == (200, worker)
+        told = explained(gateway, more.headers["x-request-id"])["choice"]["candidates"]
+        cached = {one["worker"]: one.get("cached_tokens") for one in told if one["eligible"]}
+        assert cached == {worker: 12.0}, "its prompt and its answer, as they were counted"
         assert gateway.ask(f"/v1/responses/{name}", method="GET").json()["id"] == name
         cancelled = gateway.ask(f"/v1/responses/{name}/cancel")
         assert cancelled.json()["status"] == "cancelled"
@@ -258,3 +266,122 @@ def test_the_model_of_a_form(fields: list[tuple[str, bytes]], model: bytes | Non
     body = b"".join(parts) + b"--bb--\r\n"
     found = form_model(body, b"--bb")
     assert (None if found is None else body[slice(*found)]) == model
+
+
+def test_other_names_and_a_default() -> None:
+    """Workers get the name that they know; the rest of a body stays as it came."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(EngineServer(name)) for name in ("old", "new")]
+        flags = ("--alias", "gpt-4o=old", "--alias", "chat=new:0.5,old:0.5", "--default-model",
+                 "gpt-4o")  # fmt: skip
+        gateway = stack.enter_context(Gateway(*servers, flags=flags))
+        listed = gateway.ask("/v1/models", method="GET").json()["data"]
+        assert [row["id"] for row in listed] == ["old", "new", "gpt-4o", "chat"]
+        assert gateway.ask("/v1/models/chat", method="GET").json()["alias_of"] == ["new", "old"]
+        tools = [{"type": "function", "function": {"name": "f", "model": "gpt-4o"}}]
+        body = {"model": "gpt-4o", "messages": [{"role": "user", "content": '"model"'}]}
+        answer = gateway.ask("/v1/chat/completions", {**body, "tools": tools})
+        assert (answer.json()["model"], answer.headers["x-makespan-model"]) == ("old", "old")
+        assert json.loads(servers[0].told[-1].body) == {**body, "tools": tools, "model": "old"}
+        told = explained(gateway, answer.headers["x-request-id"])
+        assert (told["model"], told["alias"]) == ("old", "gpt-4o")
+        del body["model"]
+        assert gateway.ask("/v1/chat/completions", body).json()["model"] == "old"
+        for path, asked in (("/v1/responses", RESPONSE), ("/v1/embeddings", {"input": "a"})):
+            found = set[str]()
+            for k in range(24):
+                headers = {"x-session-id": f"s-{k % 12}"}
+                answer = gateway.ask(path, {**asked, "model": "chat"}, headers=headers)
+                found.add(f"{k % 12} {answer.json()['model']}")
+            assert len(found) == 12, "each session on one side"
+            assert len({one.split()[1] for one in found}) == 2
+        first = gateway.ask("/v1/responses", {**RESPONSE, "model": "chat"}).json()
+        for _ in range(4):
+            more = {**RESPONSE, "model": "chat", "previous_response_id": first["id"]}
+            assert gateway.ask("/v1/responses", more).json()["model"] == first["model"]
+        with http.Client() as client:
+            file: tuple[str | None, bytes] = ("a.wav", b"RIFF" * 10)
+            parts = {"file": file, "model": (None, b"gpt-4o")}
+            client.post(gateway.url + "/v1/audio/transcriptions", files=parts)
+        assert b'name="model"\r\n\r\nold\r\n' in servers[0].told[-1].body
+
+
+def test_all_names_of_a_worker_are_served_through_a_sidecar() -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(EngineServer("base", "adapter/1", "other"))
+        sidecar = stack.enter_context(
+            Process("agent", "--port", "0", "--engine", "openai", "--upstream", server.url)
+        )
+        url = sidecar.wait_for(r"listening url=(\S+)")
+        gateway = stack.enter_context(Process("gateway", "--port", "0", "--worker", url))
+        front = gateway.wait_for(r"listening url=(\S+)")
+        gateway.wait_for("(worker is up)")
+        listed = http.get(front + "/v1/models").json()["data"]
+        assert {row["id"] for row in listed} == {"base", "adapter/1", "other"}
+        for path, body in (
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}),
+            ("/v1/responses", {"input": "a"}),
+            ("/v1/embeddings", {"input": "a"}),
+        ):
+            answer = http.post(front + path, json={"model": "adapter/1", **body})
+            assert (answer.status_code, answer.json()["model"]) == (200, "adapter/1")
+        for stream, path in ((True, "/v1/responses"), (True, "/v1/messages")):
+            asked = {**MESSAGES, "input": "hi", "model": "other", "stream": stream}
+            answer = http.post(front + path, json=asked, headers=VERSION)
+            assert answer.status_code == 200
+            assert answer.text.rstrip().endswith("}")
+        counts = scrape(url).values
+        assert counts['makespan_requests_total{model="base",outcome="completed"}'] == 4
+
+
+def test_with_keys_answers_are_their_tenants_own_and_names_what_a_key_allows(
+    tmp_path: Path,
+) -> None:
+    secrets = {name: f"mk-{name}-{'x' * 40}" for name in ("a", "b")}
+    tables = [
+        Key(sha256=hash_of(secrets["a"]), tenant="a"),
+        Key(sha256=hash_of(secrets["b"]), tenant="b", models=("gpt-4o",)),
+    ]
+    file = tmp_path / "keys.toml"
+    file.write_text("\n".join(table.to_toml() for table in tables))
+    a, b = ({"x-api-key": secret} for secret in secrets.values())
+    with EngineServer("m") as server:
+        flags = ("--keys", str(file), "--alias", "gpt-4o=m")
+        with Gateway(server, flags=flags) as gateway:
+            made = gateway.ask("/v1/responses", RESPONSE, headers=a)
+            path = f"/v1/responses/{made.json()['id']}"
+            more = {"input": "so?", "previous_response_id": made.json()["id"]}
+            for key, status in ((a, 200), (b, 404), ({}, 401)):
+                assert gateway.ask(path, method="GET", headers=key).status_code == status
+                asked = {**more, "model": "gpt-4o"}
+                assert gateway.ask("/v1/responses", asked, headers=key).status_code == status
+            assert gateway.ask(path, method="DELETE", headers=b).status_code == 404
+            for path, body in (("/v1/messages", MESSAGES), ("/v1/embeddings", {"input": "a"})):
+                headers = {**VERSION, **b}
+                other = gateway.ask(path, {**body, "model": "gpt-4o"}, headers=headers)
+                assert other.status_code == 200
+                assert gateway.ask(path, {**body, "model": "m"}, headers=headers).status_code == 403
+            listed = gateway.ask("/v1/models", method="GET", headers=b).json()["data"]
+            assert [row["id"] for row in listed] == ["gpt-4o"]
+            refused = gateway.ask("/v1/messages", MESSAGES, headers=VERSION)
+            assert refused.json()["error"]["type"] == "authentication_error"
+            assert not any(
+                secret in call.head for call in server.told for secret in secrets.values()
+            )
+
+
+def test_any_process_knows_which_worker_keeps_an_answer() -> None:
+    """Each request comes over a connection of its own, and the kernel says to which process."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(EngineServer(number=k)) for k in range(2)]
+        gateway = stack.enter_context(Gateway(*servers, processes=2))
+        for _ in range(8):
+            first = gateway.ask("/v1/responses", RESPONSE)
+            name, worker = first.json()["id"], first.headers["x-makespan-worker"]
+            for _ in range(3):
+                more = gateway.ask("/v1/responses", {**RESPONSE, "previous_response_id": name})
+                assert (more.status_code, more.headers["x-makespan-worker"]) == (200, worker)
+            assert gateway.ask(f"/v1/responses/{name}", method="GET").json()["id"] == name
+        unknown = gateway.ask("/v1/responses/resp_x%2f..", method="GET")
+        assert unknown.status_code == 404
+        assert http.get(gateway.url + "/makespan/v1/kept/resp_0-0").status_code == 404

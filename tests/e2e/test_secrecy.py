@@ -22,6 +22,7 @@ COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 HEADERS = {"authorization": f"Bearer {KEY}", "x-api-key": KEY, "content-type": "application/json"}
 TEXT: dict[str, Any] = {"model": MODEL, "prompt": PROMPT, "max_tokens": 4}
 PART = {"type": "text", "text": PROMPT}
+MESSAGE = {"role": "user", "content": PROMPT}
 # Good, wrong and broken; each has the words in it.
 BODIES: list[tuple[str, object]] = [
     (COMPLETIONS, TEXT),
@@ -38,6 +39,14 @@ BODIES: list[tuple[str, object]] = [
     (CHAT, {"model": MODEL, "messages": PROMPT}),
     (CHAT, {"model": MODEL, "messages": [PROMPT]}),
     (CHAT, {"model": MODEL, "messages": [{"role": PROMPT, "content": {"a": PROMPT}}]}),
+    ("/v1/responses", {"model": MODEL, "input": PROMPT, "instructions": PROMPT}),
+    ("/v1/responses", {"model": MODEL, "input": [{"type": PROMPT, "content": PROMPT}]}),
+    ("/v1/responses", {"model": MODEL, "input": [PART], "tools": [{"name": PROMPT}]}),
+    ("/v1/messages", {"model": MODEL, "max_tokens": 4, "system": PROMPT, "messages": [MESSAGE]}),
+    ("/v1/messages", {"model": MODEL, "max_tokens": 4, "messages": PROMPT}),
+    ("/v1/messages/count_tokens", {"model": MODEL, "messages": [MESSAGE], "tools": [PROMPT]}),
+    ("/v1/embeddings", {"model": MODEL, "input": PROMPT}),
+    ("/v1/embeddings", b'{"model": "m", "input": "' + PROMPT.encode()),
     (COMPLETIONS, [PROMPT]),
     (COMPLETIONS, PROMPT),
     (COMPLETIONS, b'{"model": "m", "prompt": "' + PROMPT.encode()),

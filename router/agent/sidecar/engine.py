@@ -9,11 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 from math import inf
 
 import aiohttp
+import orjson
 
 from router.agent.sidecar.gate import Gate
 from router.agent.sidecar.upstream import Upstream, UpstreamUnusable
 from router.observe.engine_metrics import Signals, read_signals
 from router.settings.agent import AgentSettings
+from router.wire import MOST_NAMES_BYTES, is_name
 from solver.batching.outside.release import Releaser
 from solver.batching.outside.slots import SlotLimit
 
@@ -67,6 +69,18 @@ class Engine:
     def model(self) -> str:
         """The model that it serves."""
         return self._upstream.model
+
+    @property
+    def more_models(self) -> tuple[str, ...]:
+        """Other names that it serves: of the model, and of adapters; as many as can be told."""
+        found, size = list[str](), 0
+        for name in self._upstream.models:
+            size += len(orjson.dumps(name)) + 1
+            if size > MOST_NAMES_BYTES:
+                break
+            if name != self.model and is_name(name):
+                found.append(name)
+        return tuple(found)
 
     @property
     def max_model_len(self) -> int:

@@ -35,4 +35,5 @@ class SidecarReporter(Reporter):
             model=engine.model,
             kv_tokens=engine.kv_tokens,
             max_model_len=engine.max_model_len,
+            more_models=engine.more_models,
         )

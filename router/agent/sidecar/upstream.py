@@ -18,9 +18,11 @@ from router.http.connections import Connections, Reply, read_bounded, told_of
 from router.http.errors import Headers, WorkerUnreachable
 from router.http.reply import hop_by_hop
 from router.settings.agent import AgentSettings
+from router.settings.secrets import bearer, read_key
 
 log = logging.getLogger(__name__)
 
+_KEYS = frozenset((b"authorization", b"x-api-key"))
 CONNECT_S = 2.0
 PROBE_INTERVAL_S = 0.5  # between probes
 MOST_PAGE_BYTES = 1 << 20  # of models and metrics, which have some tens of thousands
@@ -72,6 +74,8 @@ class Upstream:
         self._down_reason = ""
         self._timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_S)
         self._probe_now = asyncio.Event()
+        file = settings.upstream_key_file
+        self._key = bearer(None if file is None else read_key(file, "upstream_key_file"))
 
     @property
     def model_entry(self) -> dict[str, Any]:
@@ -124,11 +128,14 @@ class Upstream:
             WorkerUnreachable: if none begins.
         """
         left_out = hop_by_hop(headers) | ({b"accept-encoding"} if plain else frozenset())
+        if self._key:
+            left_out |= _KEYS
         sent = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in headers
             if name not in left_out
         ]
+        sent += self._key.items()
         self._sent.add(pending)
         try:
             response = await self._connections.request(
@@ -183,7 +190,10 @@ class Upstream:
             UpstreamUnusable: if that is larger than any such page.
         """
         async with self._connections.session.get(
-            self.url + path, timeout=aiohttp.ClientTimeout(total=limit_s), allow_redirects=False
+            self.url + path,
+            timeout=aiohttp.ClientTimeout(total=limit_s),
+            allow_redirects=False,
+            headers=self._key,
         ) as response:
             body = await read_bounded(response, MOST_PAGE_BYTES)
             if body is None:
@@ -198,8 +208,13 @@ class Upstream:
         """
         status, body = await self.fetch("/v1/models", limit_s)
         if status in (401, 403):
+            if self._key:
+                raise UpstreamUnusable("it does not take the key of --upstream-key-file")
             if self._model_setting is None:
-                raise UpstreamUnusable("it asks for a key: say by --model which model it serves")
+                raise UpstreamUnusable(
+                    "it asks for a key: give it by --upstream-key-file, or say by --model which "
+                    "model it serves"
+                )
             return {self._model_setting: {}}
         if status != 200:
             raise UpstreamUnusable(

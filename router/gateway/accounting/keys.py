@@ -63,13 +63,14 @@ class Grant:
         requests, tokens = (inf if n is None else n / self._processes for n in limits)
         return requests, tokens
 
-    def check_model(self, model: str) -> None:
-        """Whether it may use one.
+    def check_model(self, model: str, alias: str | None = None) -> None:
+        """Whether it may use one, by its own name or by the one that it was asked for by.
 
         Raises:
             ForbiddenError: if not.
         """
-        if not self.allows(model):
+        if not (self.allows(model) or (alias and self.allows(alias))):
+            model = alias or model
             message = f"This key may not use the model '{model}'; GET /v1/models lists those."
             raise ForbiddenError(message, param="model", code="model_not_allowed")
 

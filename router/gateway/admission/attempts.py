@@ -219,8 +219,9 @@ class Attempts:
         assert exchange.request is not None
         url = worker.url + exchange.target
         extra = for_worker(ticket, self._forwarder.gateway) + exchange.outgoing()
-        agent = worker.state is not None
-        reply = await self._forwarder.send(url, exchange.headers, extra, exchange.body, agent=agent)
+        reply = await self._forwarder.send(
+            url, exchange.headers, extra, exchange.body, worker=worker
+        )
         try:
             good = self._judge(reply, ticket, worker, tries)
             occupancy = worker.load.occupancy(worker.slots, 0)
@@ -237,15 +238,18 @@ class Attempts:
                     good = False
                     self._conditions.served(worker, trial=ticket.trial)
 
-            noted = self._noting(exchange, worker, progress) if exchange.api.kept else progress
+            noted = self._kept.noting(exchange, worker, progress) if exchange.api.kept else progress
             usage = await exchange.relay(reply, worker.name, noted)
             if exchange.failed:
                 return Outcome.FAILED
             if reply.status == 200:
                 self._accounts.learn(exchange.request, exchange.record, usage)
-                if usage is not None and exchange.answer_id is not None:
-                    tokens = usage.prompt_tokens + usage.completion_tokens
-                    self._kept.remember(exchange.answer_id, worker, tokens)
+                tokens = 0 if usage is None else usage.prompt_tokens + usage.completion_tokens
+                if tokens:
+                    self._dispatcher.answered(ticket, worker, tokens)
+                if tokens and exchange.answer_id is not None:
+                    tenant = exchange.record.tenant
+                    self._kept.remember(exchange.answer_id, worker, tenant, tokens)
                 self._learn(worker, exchange, ticket, occupancy)
                 if self._shedding.on:
                     record = exchange.record
@@ -254,21 +258,6 @@ class Attempts:
             return outcome_of_status(reply.status)
         finally:
             reply.close()
-
-    def _noting(
-        self, exchange: Exchange, worker: Worker, progress: Callable[[int], None]
-    ) -> Callable[[int], None]:
-        """Which answer its worker keeps, from its first bytes on: others may ask for it at once."""
-        noted = False
-
-        def note(events: int) -> None:
-            nonlocal noted
-            progress(events)
-            if not noted and exchange.answer_id is not None:
-                self._kept.remember(exchange.answer_id, worker)
-                noted = True
-
-        return note
 
     def _judge(self, reply: Reply, ticket: Ticket, worker: Worker, tries: Tries) -> bool:
         """Whether its status says that the worker serves; it is the request's answer anyway.
@@ -280,6 +269,8 @@ class Attempts:
         kind = verdict(status, has_deadline=ticket.due_s != inf)
         if status == 401 and is_challenge(status, reply.header(CHALLENGE[0])):
             kind = Verdict.FAILED  # it is the gateway that it does not know, not the client
+        if status == 401 and self._forwarder.has_key(worker):
+            kind = Verdict.FAILED  # likewise
         if kind is Verdict.ANSWER:
             return True
         if status == 503 and ticket.recall_pending and reply.has(RECALLED):

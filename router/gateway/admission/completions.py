@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from math import inf
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.admission.attempts import Attempts
-from router.gateway.admission.headers import read_hint, request_id
+from router.gateway.admission.headers import read_hint, request_id, session_of
+from router.gateway.admission.keepalive import kept_alive
 from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.explanations.request_record import RequestRecord
+from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.prefixes import blocks_of
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
@@ -42,13 +45,16 @@ from router.http.errors import (
     RequestError,
     RouterError,
 )
-from router.http.request_headers import Urgency, read_tenant, read_urgency
+from router.http.request_headers import Urgency, read_keepalive, read_tenant, read_urgency
 from router.http.schemas import CompletionRequest
 from router.observe.logs import bind_request
 from router.observe.tracing import Tracing
 from router.settings.gateway import GatewayTuning
-from router.wire import EXPECTED_TOKENS
+from router.wire import EXPECTED_TOKENS, WHY
 from solver.cost.estimators import BYTES_PER_TOKEN
+
+_ENCODING = b"content-encoding"
+_NOTHING = nullcontext()
 
 
 class Completions:
@@ -62,6 +68,7 @@ class Completions:
         attempts: Attempts,
         accounts: Accounts,
         kept: KeptAnswers,
+        names: ModelNames,
         bodies: BodyReader,
         memory: BodyMemory,
         drain: Drain,
@@ -72,7 +79,7 @@ class Completions:
         self._attempts, self._targets = attempts, tuning.targets()
         self._accounts, self._bodies, self._api = accounts, bodies, api
         self._memory, self._drain, self._tracing = memory, drain, tracing
-        self._kept = kept
+        self._kept, self._names = kept, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it whatever happens."""
@@ -111,25 +118,38 @@ class Completions:
         if BODY not in scope:
             self._check_room()
         exchange.body = await self._bodies.read(scope, receive, held)
+        if header(scope, _ENCODING) is not None:  # it goes on as it was before
+            exchange.headers = [pair for pair in exchange.headers if pair[0] != _ENCODING]
         exchange.received = time.monotonic()  # how long the client took to send it is its own
         self._check_room()
         self._accounts.begin(exchange.record)
-        exchange.request = await self._read(exchange.body)
-        hint = read_hint(header(scope, EXPECTED_TOKENS))
+        exchange.request = await self._bodies.outline(exchange.body, self._api)
         grant: Grant | None = scope.get(GRANT)
+        only, carried = None, 0
+        if exchange.request.previous:
+            only, carried = await self._go_on(exchange, grant)
+        if not self._names.is_plain(exchange.request.model):
+            await self._name(exchange, scope, only)
+        hint = read_hint(header(scope, EXPECTED_TOKENS))
         if grant is None:
             exchange.record.tenant = read_tenant(scope)
         else:
             exchange.record.tenant, exchange.more = grant.key.tenant, grant.headers
-            grant.check_model(exchange.request.model)
+            grant.check_model(exchange.request.model, exchange.record.alias)
             urgency = grant.limited(urgency)
-        only = await self._go_on(exchange) if exchange.request.previous else None
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
-        ticket.only = only
+        ticket.only, ticket.carried = only, carried
+        session = session_of(scope) or exchange.request.session
+        if session:
+            ticket.session = f"{exchange.record.tenant}\0{session}"
         if grant is not None:
             exchange.reservation = grant.reserve(ticket.job.kv_tokens)
         self._dispatcher.room.check(ticket)
-        with DisconnectWatch(receive, exchange.send):
+        keeping: AbstractContextManager[None] = _NOTHING
+        if ticket.streamed and (every_s := read_keepalive(scope, self._tuning.sse_keepalive_s)):
+            keeping = kept_alive(exchange, every_s)
+        exchange.why = header(scope, WHY) is not None
+        with DisconnectWatch(receive, exchange.send), keeping:
             outcome = await self._attempts.run(exchange, ticket)
             await exchange.out.drain()
             return outcome
@@ -144,30 +164,37 @@ class Completions:
             raise NoCapacityError("This gateway is shutting down; please try again.", 1.0)
         self._dispatcher.room.check_requests(self._accounts.running)
 
-    async def _read(self, body: bytes) -> CompletionRequest:
-        """A request that names no model means the one that there is."""
-        request = await self._bodies.outline(body, self._api)
-        if request.model:
-            return request
-        models = list(self._workers.models())
-        if len(models) != 1:
-            message = "'model' is required; GET /v1/models lists those that there are."
-            raise RequestError(message, param="model", code="missing_field")
-        return replace(request, model=models[0])
-
-    async def _go_on(self, exchange: Exchange) -> Worker:
-        """The worker that has what it goes on from; its prompt is longer by all of that.
+    async def _name(self, exchange: Exchange, scope: Scope, only: Worker | None) -> None:
+        """It names none, or by another name: its worker gets the name that it knows.
 
         Raises:
-            RequestError: if nobody has it.
+            RequestError: if it is not told which is meant.
+        """
+        request, record = exchange.request, exchange.record
+        assert request is not None
+        session = session_of(scope) or request.session or record.id
+        among = None if only is None else only.models
+        model, says = self._names.resolve(request.model, session, among)
+        if says:
+            record.alias = request.model or None
+            named = bool(request.model)
+            exchange.body = await self._bodies.with_model(exchange.body, model, named=named)
+        exchange.request = replace(request, model=model)
+
+    async def _go_on(self, exchange: Exchange, grant: Grant | None) -> tuple[Worker, int]:
+        """The worker that has what it goes on from, and tokens of that, its prompt's first ones.
+
+        Raises:
+            RequestError: if nobody has it, or it is another tenant's.
         """
         assert exchange.request is not None
+        tenant = None if grant is None else grant.key.tenant
         request, param = exchange.request, "previous_response_id"
-        worker, tokens = await self._kept.find(request.previous, param)
+        worker, tokens = await self._kept.find(request.previous, tenant, param)
         (prompt,) = request.prompts
         longer = prompt.more_bytes + int(tokens * BYTES_PER_TOKEN)
         exchange.request = replace(request, prompts=(replace(prompt, more_bytes=longer),))
-        return worker
+        return worker, tokens
 
     def _ticket(
         self,

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from router.gateway.accounting.keys import API_KEY, AUTHORIZATION, GRANT, Keys
 from router.gateway.admission.headers import request_id
 from router.gateway.siblings.together import ALONE
-from router.http.apis import COMPLETIONS, MESSAGES
+from router.http.apis import form_of
 from router.http.asgi import Receive, Scope, Send, respond
 from router.http.errors import ForbiddenError, RouterError, UnauthorizedError
 from router.wire import REQUEST_ID
@@ -77,6 +77,5 @@ class Door:
 
 async def _refuse(scope: Scope, send: Send, error: RouterError) -> None:
     name = request_id(scope)
-    api = MESSAGES if scope["path"].startswith(MESSAGES.path) else COMPLETIONS
     headers = [*error.headers(), (REQUEST_ID, name.encode())]
-    await respond(send, error.status, headers, api.error(error, name))
+    await respond(send, error.status, headers, form_of(scope["path"]).error(error, name))

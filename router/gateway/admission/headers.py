@@ -16,6 +16,7 @@ from router.wire import (
     EXPECTED_TOKENS,
     PRIORITY,
     REQUEST_ID,
+    SESSIONS,
     TPOT_MS,
     TTFT_MS,
     TURN,
@@ -23,6 +24,7 @@ from router.wire import (
 )
 from solver.batching.priority import Priority
 
+LONGEST_SESSION = 256
 _GOOD_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -76,6 +78,15 @@ def request_id(scope: Scope) -> str:
     if given is not None and _GOOD_ID.fullmatch(given):
         return given.decode()
     return f"req-{getrandbits(128):032x}"
+
+
+def session_of(scope: Scope) -> str:
+    """The conversation that it belongs to; empty if its headers do not say."""
+    for name in SESSIONS:
+        value = header(scope, name)
+        if value:
+            return value[:LONGEST_SESSION].decode("latin-1")
+    return ""
 
 
 def read_hint(value: bytes | None) -> float | None:

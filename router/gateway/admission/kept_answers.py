@@ -7,6 +7,7 @@ are asked.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from urllib.parse import quote
 
@@ -14,15 +15,17 @@ import orjson
 
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
+from router.gateway.forwarding.exchange import Exchange
 from router.gateway.siblings.ask import KEPT, Siblings
 from router.http.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Where an answer is, by its worker's URL, and how many tokens it and its prompt have."""
+    """An answer's worker, by its URL, its tenant, and its tokens with those of its prompt."""
 
     url: str
+    tenant: str
     tokens: int = 0
 
 
@@ -33,12 +36,27 @@ class KeptAnswers:
         self._workers, self._most, self._siblings = workers, max(1, most), siblings
         self._kept: OrderedDict[str, Kept] = OrderedDict()
 
-    def remember(self, name: str, worker: Worker, tokens: int = 0) -> None:
+    def remember(self, name: str, worker: Worker, tenant: str, tokens: int = 0) -> None:
         """The worker has begun, or ended, the answer of that name."""
-        self._kept[name] = Kept(worker.url, tokens)
+        self._kept[name] = Kept(worker.url, tenant, tokens)
         self._kept.move_to_end(name)
         while len(self._kept) > self._most:
             self._kept.popitem(last=False)
+
+    def noting(
+        self, exchange: Exchange, worker: Worker, progress: Callable[[int], None]
+    ) -> Callable[[int], None]:
+        """`progress`, and from an answer's first bytes on its name: it may be asked for at once."""
+        noted = False
+
+        def note(events: int) -> None:
+            nonlocal noted
+            progress(events)
+            if not noted and exchange.answer_id is not None:
+                self.remember(exchange.answer_id, worker, exchange.record.tenant)
+                noted = True
+
+        return note
 
     def forget(self, name: str) -> None:
         """It has been deleted."""
@@ -49,18 +67,22 @@ class KeptAnswers:
         kept = self._kept.get(name)
         return None if kept is None else orjson.dumps(asdict(kept))
 
-    async def find(self, name: str, param: str | None = None) -> tuple[Worker, int]:
+    async def find(
+        self, name: str, tenant: str | None = None, param: str | None = None
+    ) -> tuple[Worker, int]:
         """The worker that has it, and its tokens; the only worker that there is may have any.
+
+        `tenant`: whose it must be, where that is certain.
 
         Raises:
             RequestError: 404 if nobody is known to have it; `param` is to blame.
         """
         kept = self._kept.get(name) or await self._ask(name)
         for worker in self._workers:
-            if kept is not None and worker.url == kept.url:
+            if kept is not None and worker.url == kept.url and tenant in (None, kept.tenant):
                 return worker, kept.tokens
         everyone = list(self._workers)
-        if len(everyone) == 1 and kept is None:
+        if len(everyone) == 1 and kept is None and tenant is None:
             return everyone[0], 0
         raise RequestError(
             f"The response '{name}' is not known: it was never made here, or has been forgotten "

@@ -22,34 +22,31 @@ from weakref import WeakKeyDictionary
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Grant
-from router.gateway.admission.headers import request_id
+from router.gateway.admission.headers import request_id, session_of
 from router.gateway.admission.kept_answers import KeptAnswers
+from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.forwarder import Forwarder
+from router.gateway.forwarding.passing import Passing
 from router.gateway.forwarding.verdict import Verdict, verdict
 from router.gateway.planning.dispatcher import Dispatcher
-from router.http.apis import COMPLETIONS, MESSAGES, Api
 from router.http.asgi import (
     ClientDisconnected,
     DisconnectWatch,
     Receive,
-    Responder,
     Scope,
     Send,
     header,
     read_body,
-    respond,
-    responder,
 )
-from router.http.bodies import BodyMemory, BodyReader, Held, check_json, is_json
-from router.http.client import Reply
+from router.http.bodies import BodyMemory, BodyReader, Held, check_type, is_json
 from router.http.drain import Drain
+from router.http.encodings import encoding_of
 from router.http.errors import (
     Headers,
     NoCapacityError,
     Outcome,
-    RequestError,
     RouterError,
     WorkerFailed,
     WorkerRefused,
@@ -60,10 +57,10 @@ from router.http.relayed import boundary_of, family_of, form_model, query_model,
 from router.observe.logs import bind_request
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
-from router.wire import REQUEST_ID, WORKER
 
 log = logging.getLogger(__name__)
 
+_ENCODING = b"content-encoding"
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -78,6 +75,7 @@ class Relay:
         forwarder: Forwarder,
         accounts: Accounts,
         kept: KeptAnswers,
+        names: ModelNames,
         bodies: BodyReader,
         memory: BodyMemory,
         drain: Drain,
@@ -87,7 +85,7 @@ class Relay:
         self._tuning, self._workers, self._dispatcher = tuning, workers, dispatcher
         self._forwarder, self._accounts, self._kept = forwarder, accounts, kept
         self._bodies, self._memory, self._drain = bodies, memory, drain
-        self._metrics, self._unknown = metrics, unknown
+        self._metrics, self._unknown, self._names = metrics, unknown, names
         self._at: Counter[Worker] = Counter()  # under way, by worker
         self._turns: WeakKeyDictionary[Worker, int] = WeakKeyDictionary()  # when it was last asked
         self._turn = itertools.count(1)
@@ -100,7 +98,7 @@ class Relay:
         if family is None:
             await self._unknown(scope, receive, send)
             return
-        passing = _Passing(scope, send, request_id(scope))
+        passing = Passing(scope, send, request_id(scope))
         bind_request(passing.name, None)
         outcome, held = Outcome.FAILED, Held(self._memory)
         try:
@@ -117,42 +115,44 @@ class Relay:
             self._metrics.relayed.labels(family, outcome.value).inc()
             log.debug("relayed", extra={"family": family, "outcome": outcome.value})
 
-    async def _serve(
-        self, scope: Scope, receive: Receive, passing: _Passing, held: Held
-    ) -> Outcome:
+    async def _serve(self, scope: Scope, receive: Receive, passing: Passing, held: Held) -> Outcome:
         self._check_room()
         origin = header(scope, b"origin")
         if scope["method"] != "GET" and not _is_own(scope, origin, self._tuning.allowed_origins):
-            check_json(scope)
+            check_type(scope)
         body = await read_body(scope, receive, self._tuning.max_body_bytes, held.take)
         self._check_room()
-        only = None
+        headers: Headers = scope["headers"]
+        encoding = encoding_of(header(scope, _ENCODING))
+        if encoding:
+            body = await self._bodies.decode(body, encoding, held)
+            headers = [pair for pair in headers if pair[0] != _ENCODING]
+        only, grant = None, scope.get(GRANT)
         if (name := response_id(scope["path"])) is not None:
-            only, _ = await self._kept.find(name)
-        model = await self._model(scope, body)
-        grant: Grant | None = scope.get(GRANT)
+            only, _ = await self._kept.find(name, None if grant is None else grant.key.tenant)
+        model, body, asked = await self._model(scope, body, passing.name)
         if grant is not None:
             passing.more = grant.headers
             if scope["method"] == "POST":
-                self._check(grant, model)
+                self._check(grant, model, asked)
                 grant.reserve(0.0)  # a request; how many tokens it takes, only its engine knows
         if model:
             self._workers.context(model)  # whether anybody serves it
         with DisconnectWatch(receive, passing.send):
-            outcome = await self._run(scope, body, model, only, passing)
+            outcome = await self._run(scope, headers, body, model, only, passing)
             await passing.out.drain()
         if name is not None and scope["method"] == "DELETE" and outcome is Outcome.COMPLETED:
             self._kept.forget(name)
         return outcome
 
-    def _check(self, grant: Grant, model: str) -> None:
+    def _check(self, grant: Grant, model: str, alias: str) -> None:
         """Whether a key may use it; one that is not named may be any.
 
         Raises:
             ForbiddenError: if not.
         """
         for name in [model] if model else list(self._workers.models()):
-            grant.check_model(name)
+            grant.check_model(name, alias)
 
     def _check_room(self) -> None:
         if self._drain.begun:
@@ -160,28 +160,38 @@ class Relay:
         running = self._accounts.running + self._at.total()
         self._dispatcher.room.check_requests(running)
 
-    async def _model(self, scope: Scope, body: bytes) -> str:
-        """The model that it names; empty: any worker will do, as there is but one model, or none.
+    async def _model(self, scope: Scope, body: bytes, name: str) -> tuple[str, bytes, str]:
+        """The model that it means, the body with it, and what it calls it; empty: any worker.
 
         Raises:
-            RequestError: if it makes something, and there are several.
+            RequestError: if it makes something, and it is not told by which of several.
         """
-        kind, model = header(scope, b"content-type"), ""
-        boundary = boundary_of(kind)
+        kind, where = header(scope, b"content-type"), None
+        boundary, asked = boundary_of(kind), ""
         if boundary is not None:
             where = form_model(body, boundary)
-            model = "" if where is None else body[slice(*where)].decode("utf-8", "replace")
+            asked = "" if where is None else body[slice(*where)].decode("utf-8", "replace")
         elif body and is_json(kind):
-            model = await self._bodies.model(body)
-        model = model or query_model(scope["query_string"])
+            asked = await self._bodies.model(body)
+        asked = asked or query_model(scope["query_string"])
         makes = scope["method"] == "POST" and response_id(scope["path"]) is None
-        if not model and makes and len(self._workers.models()) > 1:
-            message = "'model' is required; GET /v1/models lists those that there are."
-            raise RequestError(message, param="model", code="missing_field")
-        return model
+        if self._names.is_plain(asked) or not (asked or makes):
+            return asked, body, asked
+        model, says = self._names.resolve(asked, session_of(scope) or name)
+        if says and where is not None:
+            body = body[: where[0]] + model.encode() + body[where[1] :]
+        elif says and body and boundary is None and is_json(kind):
+            body = await self._bodies.with_model(body, model, named=bool(asked))
+        return model, body, asked
 
     async def _run(
-        self, scope: Scope, body: bytes, model: str, only: Worker | None, passing: _Passing
+        self,
+        scope: Scope,
+        headers: Headers,
+        body: bytes,
+        model: str,
+        only: Worker | None,
+        passing: Passing,
     ) -> Outcome:
         tried: list[Worker] = []
         failure: RouterError | None = None
@@ -194,7 +204,7 @@ class Relay:
             self._at[worker] += 1
             self._turns[worker] = next(self._turn)
             try:
-                return await self._attempt(scope, body, worker, passing, last=last)
+                return await self._attempt(scope, headers, body, worker, passing, last=last)
             except WorkerUnreachable as error:
                 failure = error
                 if last:
@@ -224,7 +234,14 @@ class Relay:
         return NoCapacityError(what, self._workers.back_s(time.monotonic()))
 
     async def _attempt(
-        self, scope: Scope, body: bytes, worker: Worker, passing: _Passing, *, last: bool
+        self,
+        scope: Scope,
+        headers: Headers,
+        body: bytes,
+        worker: Worker,
+        passing: Passing,
+        *,
+        last: bool,
     ) -> Outcome:
         """At one worker; `last`: nobody else will be asked.
 
@@ -233,10 +250,9 @@ class Relay:
             WorkerFailed: if its answer broke off.
         """
         url = worker.url + passing.target
-        agent = worker.state is not None
         try:
             reply = await self._forwarder.relay(
-                scope["method"], url, scope["headers"], passing.name, body, agent=agent
+                scope["method"], url, headers, passing.name, body, worker
             )
         except WorkerRefused as error:
             self._workers.conditions.lost(worker, str(error))
@@ -255,49 +271,6 @@ class Relay:
         finally:
             reply.close()
         return outcome_of_status(reply.status)
-
-
-class _Passing:
-    """One request as it passes, and what of its answer has gone out."""
-
-    def __init__(self, scope: Scope, send: Send, name: str) -> None:
-        self.send, self.name, self.begun = send, name, False
-        self.more: Callable[[], Headers] = list  # what its answer's head says of the client's key
-        self.out: Responder = responder(send)
-        path = scope.get("raw_path") or scope["path"].encode()
-        query = b"?" + scope["query_string"] if scope["query_string"] else b""
-        self.target = (path + query).decode("latin-1")
-        messages = scope["path"].startswith(MESSAGES.path)
-        self._api: Api = MESSAGES if messages else COMPLETIONS
-
-    async def relay(self, reply: Reply, worker: str) -> None:
-        """The answer, as it comes."""
-
-        def pass_on(chunk: bytes) -> None:
-            if not self.begun:
-                self._start(reply, worker)
-            self.out.write(chunk)
-
-        await reply.relay(pass_on, self.out)
-        if not self.begun:
-            self._start(reply, worker)
-        self.out.end()
-
-    def _start(self, reply: Reply, worker: str) -> None:
-        own: Headers = [(REQUEST_ID, self.name.encode()), (WORKER, worker.encode())]
-        names = {name for name, _ in own}
-        self.begun = True
-        self.out.start(
-            reply.status, [*(h for h in reply.headers if h[0] not in names), *own, *self.more()]
-        )
-
-    async def send_error(self, error: RouterError) -> None:
-        """The error as a response; one that has begun ends with its connection."""
-        if self.begun:
-            log.warning("answer cut short", extra={"request": self.name})
-            raise error
-        headers = [*error.headers(), (REQUEST_ID, self.name.encode()), *self.more()]
-        await respond(self.send, error.status, headers, self._api.error(error, self.name))
 
 
 def _is_own(scope: Scope, origin: bytes | None, allowed: Collection[str]) -> bool:

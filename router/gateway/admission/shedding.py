@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from router.gateway.accounting.slo import Felt
@@ -82,14 +84,17 @@ class Shedding:
             WeakKeyDictionary()
         )
 
-    async def place(self, ticket: Ticket, request: CompletionRequest) -> Placement:
+    def place(self, ticket: Ticket, request: CompletionRequest) -> Coroutine[Any, Any, Placement]:
         """As the dispatcher does.
 
         Raises:
             OutOfReachError: as soon as the request certainly misses a target.
         """
         if not self.on:
-            return await self._dispatcher.place(ticket)
+            return self._dispatcher.place(ticket)
+        return self._place(ticket, request)
+
+    async def _place(self, ticket: Ticket, request: CompletionRequest) -> Placement:
         ask = _Ask.of(ticket, request)
         if ask.targets == NO_TARGETS:
             placement = await self._dispatcher.place(ticket)

@@ -95,7 +95,7 @@ class Watches:
         )
         url, asked = worker.url + SLOTS_PATH, {"every_s": str(every_s)}
         async with self._connections.session.get(
-            url, params=asked, timeout=timeout, headers=self._connections.to_agent()
+            url, params=asked, timeout=timeout, headers=self._connections.to_agent(worker.url)
         ) as response:
             if response.status == 404:  # an older agent
                 return OLD_S

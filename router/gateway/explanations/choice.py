@@ -15,7 +15,7 @@ from solver.routing.formulas import FIRST_TOKEN
 from solver.routing.objective import TERMS, Term
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Choice:
     """What each of m workers would have meant for request `index` of a plan."""
 
@@ -79,7 +79,7 @@ class Choice:
                     "cost_s": float(cost[j]),
                     "terms_s": dict(zip(TERMS, self.terms[:, j].tolist(), strict=True)),
                     "finish_s": float(self.ends_s[j]),
-                    "cached_tokens": float(self.cached_tokens[j]),
+                    "cached_tokens": max(0.0, float(self.cached_tokens[j])),
                 }
             rows.append(row)
         return rows
@@ -91,6 +91,14 @@ class Choice:
             return None
         cost = self.cost_s
         return self.workers[found], float(cost[found] - cost[self.chosen])
+
+    def line(self) -> str:
+        """Where it goes, when it should be done there, and the same of the runner-up."""
+        second = self._runner_up()
+        told = [f"{self.workers[self.chosen]} in {self.finish_s:.3f} s"]
+        if second is not None:
+            told.append(f"{self.workers[second]} in {self.ends_s[second]:.3f} s")
+        return "; ".join(told)
 
     def _runner_up(self) -> int | None:
         others = self.cost_s

@@ -18,7 +18,7 @@ from solver.routing.turns import Turns
 from solver.routing.window import CloseReason
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Seen:
     """What a plan saw, and where it sent whom: enough to say why, when somebody asks.
 
@@ -46,7 +46,7 @@ class Seen:
         return terms
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class PlanRecord:
     """What was planned together: who was in it, on which workers, with what result.
 

@@ -22,7 +22,8 @@ class RequestRecord:
     has kept, as far as that can be told (`router.gateway.accounting.slo`). `slot_s` is the
     engine time that it took, where it has a tenant to bill, and
     `used_prompt_tokens` what its worker has counted of its prompt. Metrics count it for
-    `label`: its model, once somebody is known to serve that. `kind` is its prompt's.
+    `label`: its model, once somebody is known to serve that. `alias` is what its client calls
+    that, if it is another name. `kind` is its prompt's.
     """
 
     id: str
@@ -30,6 +31,7 @@ class RequestRecord:
     stream: bool
     received_s: float
     label: str = "other"
+    alias: str | None = None
     trace_id: str | None = None
     prompt_tokens: int = 0
     expected_tokens: float = 0.0
@@ -66,6 +68,7 @@ class RequestRecord:
             "status": self.status,
             "error": self.error,
             "model": self.model,
+            "alias": self.alias,
             "worker": self.worker,
             "failed_workers": ",".join(self.failed_workers) or None,
             "tenant": self.tenant or None,
@@ -85,6 +88,7 @@ class RequestRecord:
             "id": self.id,
             "trace_id": self.trace_id,
             "model": self.model,
+            "alias": self.alias,
             "stream": self.stream,
             "outcome": self.outcome,
             "status": self.status,

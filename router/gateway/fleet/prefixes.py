@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from router.gateway.fleet.sessions import InSession, Sessions
 from router.http.schemas import CompletionRequest
 from solver.arrays import FloatArray
 from solver.routing.prefixes import (
@@ -33,11 +34,13 @@ class CachingWorker(Hashable, Protocol):
         ...
 
 
-class HashedRequest(Hashable, Protocol):
+class HashedRequest(Hashable, InSession, Protocol):
     """A request whose prompt may begin like earlier ones."""
 
-    blocks: tuple[int, ...]
-    block_tokens: float
+    @property
+    def block_tokens(self) -> float:
+        """Tokens in each of its blocks, over all its sequences."""
+        ...
 
 
 class Prefixes:
@@ -49,6 +52,7 @@ class Prefixes:
 
     def __init__(self) -> None:
         self._index: PrefixIndex[CachingWorker] = PrefixIndex()
+        self._sessions = Sessions()
         # Blocks that no first token has shown to be there: how many have brought them; and theirs.
         self._unproven: defaultdict[CachingWorker, Counter[int]] = defaultdict(Counter)
         self._waiting: dict[HashedRequest, tuple[CachingWorker, tuple[int, ...]]] = {}
@@ -71,6 +75,11 @@ class Prefixes:
             worker, blocks = brought
             for block in blocks:
                 self._unproven[worker].pop(block, None)
+
+    def answered(self, request: HashedRequest, worker: CachingWorker, tokens: int) -> None:
+        """It has ended; its prompt and its answer, of so many tokens, are there."""
+        if worker.has_prefix_cache:
+            self._sessions.answered(request, worker, tokens)
 
     def left(self, request: HashedRequest) -> None:
         """It has left its worker; perhaps it had not begun."""
@@ -105,15 +114,17 @@ class Prefixes:
             if any(held):
                 found = np.zeros((len(requests), len(workers))) if found is None else found
                 found[i] = np.array(held) * request.block_tokens
+                self._sessions.add(request, workers, held, found[i])
         return found
 
 
 def blocks_of(request: CompletionRequest, prompt_tokens: int) -> tuple[tuple[int, ...], float]:
     """The blocks of a request's prompt, and the tokens in each, over all its choices.
 
-    Several prompts in one request are taken to share nothing with others.
+    Several prompts in one request are taken to share nothing with others, and what goes on from an
+    answer begins with what is not in it.
     """
-    if len(request.prompts) > 1:
+    if len(request.prompts) > 1 or request.previous:
         return (), 0.0
     prompt = request.prompts[0]
     if prompt.token_ids is not None:

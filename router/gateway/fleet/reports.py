@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -64,7 +64,8 @@ async def reports(
         TimeoutError: if it falls silent.
     """
     timeout = aiohttp.ClientTimeout(sock_connect=connect_s, sock_read=STATE_TIMEOUT_S)
-    session, headers = connections.session, {GATEWAY.decode(): connections.gateway}
+    session, key = connections.session, connections.to_worker(url)
+    headers = {GATEWAY.decode(): connections.gateway, **key}
     for told in (False, True):
         async with session.get(
             url + STATE_PATH, timeout=timeout, allow_redirects=False, headers=headers
@@ -82,8 +83,8 @@ async def reports(
                 f"it is an agent with {whose} secret: give it and this gateway the same "
                 "--secret-file"
             )
-        headers |= connections.to_agent()
-    probe = _PlainProbe(session, url)
+        headers |= connections.to_agent(url)
+    probe = _PlainProbe(session, url, key)
     while True:
         models = await probe.models()
         yield PlainLook(models, await probe.signals() if wants_metrics() else None)
@@ -96,8 +97,8 @@ class _PlainProbe:
     An answer of ``/health`` counts once it has been 200: servers without one answer anything.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
-        self._session, self._url = session, url
+    def __init__(self, session: aiohttp.ClientSession, url: str, key: Mapping[str, str]) -> None:
+        self._session, self._url, self._key = session, url, key
         self._has_health, self._has_metrics = False, True
 
     async def models(self) -> Models:
@@ -130,7 +131,9 @@ class _PlainProbe:
 
     def _get(self, path: str) -> aiohttp.client._BaseRequestContextManager[aiohttp.ClientResponse]:
         timeout = aiohttp.ClientTimeout(total=STATE_TIMEOUT_S)
-        return self._session.get(self._url + path, timeout=timeout, allow_redirects=False)
+        return self._session.get(
+            self._url + path, timeout=timeout, allow_redirects=False, headers=self._key
+        )
 
     async def _read(self, response: aiohttp.ClientResponse) -> Models:
         status, where = response.status, f"{self._url}/v1/models"
@@ -141,8 +144,12 @@ class _PlainProbe:
             )
         if status in (401, 403):
             raise Unusable(
-                f"{where} answers {_named(status)}: it asks for a key, and the gateway has none. "
-                "Let it list its models without one, or put an agent before it (--model NAME)"
+                f"{where} answers {_named(status)}: "
+                + (
+                    "it does not take the key of --worker-key-file"
+                    if self._key
+                    else "it asks for a key: give it by --worker-key-file"
+                )
             )
         if status != 200:
             raise Unusable(

@@ -7,6 +7,7 @@ from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
+from router.gateway.fleet.adapters import Adapters
 from router.gateway.fleet.health import Health, Standing
 from router.gateway.fleet.others import Siblings, sums_of
 from router.gateway.fleet.reports import PlainLook
@@ -42,6 +43,7 @@ class Worker:
         speed: learnt correction of the cost model of a worker without an agent.
         plain_slots: sequences that it runs at once without an agent.
         served: its models and the longest request of each, where known.
+        adapters: what it has loaded beside its models.
         stall_guard: times out the requests that it has, should it fall silent.
         leaving: it is to go as soon as it has nothing left to do.
     """
@@ -65,6 +67,7 @@ class Worker:
         self.share, self.shared_s = Share(), -inf
         self.speed = SpeedEstimator()
         self.served: tuple[tuple[str, int | None], ...] = ()
+        self.adapters = Adapters()
         self.stall_guard = StallGuard()
         self.leaving = False
         self.plain_slots = slots
@@ -205,6 +208,7 @@ class Worker:
         """It has told what it serves."""
         if models != self.models:
             self.models = models
+            self.adapters.list(models)
             self.served = tuple((model, self.max_model_len(model)) for model in models)
 
     def backlog_s(self, more: int, now: float) -> float:
@@ -282,8 +286,9 @@ class Worker:
 
     @property
     def wants_metrics(self) -> bool:
-        """Whether its engine's metrics would tell of slots: it has something to do."""
-        return self.plain_slots.known is not Known.SET and len(self.load) > 0
+        """Whether its engine's metrics would tell of slots or adapters: it has something to do."""
+        wanted = self.plain_slots.known is not Known.SET or bool(self.adapters)
+        return wanted and len(self.load) > 0
 
     def update_plain(self, look: PlainLook, now: float) -> None:
         """It answers without an agent, if there ever was one."""
@@ -294,6 +299,7 @@ class Worker:
         told = look.signals
         if told is None:
             return
+        self.adapters.see(told.adapters, told.most_adapters)
         if told.running is not None and told.waiting is not None:
             self.plain_slots.engine(told.running, told.waiting, now, told.slots)
         else:
@@ -308,4 +314,5 @@ class Worker:
         beside = state.beside
         self._tell_far(sums_of(beside), beside.wanting)
         self.far_backlog = Backlog(beside.wanted, beside.wanted_prompt, beside.wanted_output)
-        self.update_models({state.model: state.model_entry()})
+        names = (state.model, *state.more_models)
+        self.update_models({name: state.model_entry(name) for name in names})

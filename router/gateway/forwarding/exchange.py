@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from router.gateway.accounting.keys import Reservation
@@ -15,14 +15,20 @@ from router.gateway.forwarding.continuation import Continuation, Diverged
 from router.http.apis import COMPLETIONS, Api
 from router.http.asgi import Responder, Send, respond, responder
 from router.http.client import Reply
-from router.http.errors import Headers, RouterError, WorkerFailed, shortened
+from router.http.errors import Headers, RequestError, RouterError, WorkerFailed, shortened
 from router.http.event_meter import EventMeter
 from router.http.schemas import CompletionRequest
-from router.http.usage import JsonMeter, ResponseInfo, StreamMeter, Usage
+from router.http.usage import JsonMeter, ResponseInfo, StreamMeter, Usage, said_in
 from router.observe.spans import TraceContext
-from router.wire import OVERHEAD_MS, REQUEST_ID, WORKER
+from router.wire import MODEL, OVERHEAD_MS, REQUEST_ID, WHY, WORKER
 
 log = logging.getLogger(__name__)
+
+_STREAM: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+]
+LONGEST_ERROR = 16_384  # of what a worker says of one
 
 
 @dataclass(eq=False, slots=True)
@@ -33,7 +39,9 @@ class Exchange:
         target: path and query string, for the worker as they came.
         received, sent, first_byte, first_token: seconds on the monotonic clock; when it had come,
             when a worker was asked, when the response began, when a stream's first data came.
+        why: whether its client wants to know why it went where it went.
         meter: counts its stream.
+        kept_alive: its client has the head of a stream, and comments, but nothing of a worker's.
         streaming: server-sent events are coming, so that an error can be one more of them.
         failed: the worker itself has told the client, in its stream, that the request has failed.
         trace_context: its place in a trace, if it has one; `attempts` and `response_info` are noted
@@ -56,7 +64,9 @@ class Exchange:
     sent: float | None = None
     first_byte: float | None = None
     first_token: float | None = None
+    why: bool = False
     meter: StreamMeter | EventMeter | JsonMeter | None = None
+    kept_alive: bool = False
     streaming: bool = False
     failed: bool = False
     api: Api = COMPLETIONS
@@ -136,6 +146,9 @@ class Exchange:
         Raises:
             WorkerFailed: if it breaks off.
         """
+        if self.kept_alive and not (reply.status == 200 and reply.is_stream):
+            await self._refused(reply, worker)
+            return None
         again = self._continued(reply)
         self.streaming = reply.is_stream
         meter, out = self.api.meter() if reply.is_stream else JsonMeter(), self.out
@@ -166,6 +179,20 @@ class Exchange:
             self.response_info = meter.response_info() if self.recorded else None
         return usage
 
+    async def _refused(self, reply: Reply, worker: str) -> None:
+        """A worker's error for a client that has a stream's head already: its last event."""
+        told = bytearray()
+
+        def take(chunk: bytes) -> None:
+            if len(told) < LONGEST_ERROR:
+                told.extend(chunk)
+
+        await reply.relay(take, self.out)
+        self._start(reply, worker)
+        error = RequestError(said_in(bytes(told)), status=reply.status)
+        self.out.write(self.api.last_event(error, 0))
+        self.out.end()
+
     def _continued(self, reply: Reply) -> Continuation | None:
         """Through what a stream passes that another worker may continue, or continues."""
         good = reply.status == 200 and reply.is_stream
@@ -183,14 +210,35 @@ class Exchange:
         if not self.failed and not meter.finished:
             raise WorkerFailed("The worker ended its stream without saying that it was done.")
 
+    def keep_alive(self) -> Awaitable[None] | None:
+        """A comment, that nothing on the way takes a stream that waits for a dead connection.
+
+        What is left to be awaited; None where the client is told already.
+        """
+        if not self.kept_alive:
+            self.kept_alive = self.streaming = True
+            name = self.record.id.encode()
+            self.record.status = 200
+            self.out.start(200, [*_STREAM, (REQUEST_ID, name)])
+        self.out.write(b": waiting\n\n")
+        return self.out.drain() if self.out.paused else None
+
     def _start(self, reply: Reply, worker: str) -> None:
         """The response's head, with the gateway's own share of the time."""
+        if self.kept_alive:
+            self.first_byte, self.record.first_token_s = time.monotonic(), time.time()
+            self.record.status = reply.status
+            return
         sent = self.received if self.sent is None else self.sent
         own = {
             REQUEST_ID: self.record.id.encode(),
             WORKER: worker.encode(),
             OVERHEAD_MS: f"{(sent - self.received) * 1000:.3f}".encode(),
         }
+        if self.record.alias is not None:
+            own[MODEL] = self.record.model.encode("utf-8", "replace")
+        if self.why and self.record.choice is not None:
+            own[WHY] = self.record.choice.line().encode()
         headers = [(name, value) for name, value in reply.headers if name not in own]
         headers += own.items()
         if self.more is not None:
@@ -202,7 +250,7 @@ class Exchange:
     async def send_error(self, error: RouterError) -> None:
         """The error as a response, or at the end of one that has begun."""
         self.record.error = str(error)
-        if self.first_byte is None:
+        if self.first_byte is None and not self.kept_alive:
             self.record.status = error.status
             headers = [*error.headers(), (REQUEST_ID, self.record.id.encode())]
             headers += [] if self.more is None else self.more()

@@ -5,7 +5,10 @@ This is the one seam behind which bytes move. Everything else of the gateway see
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from router.gateway.fleet.reports import complaint
+from router.gateway.fleet.worker import Worker
 from router.http.client import ConnectTimeout, NotConnected, Reply
 from router.http.connections import Connections
 from router.http.errors import Headers, WorkerRefused, WorkerUnconnected, WorkerUnreachable
@@ -37,6 +40,9 @@ _SET_ANEW = {
 }
 _NOT_SENT = frozenset((*_SET_ANEW, b"accept-encoding", b"content-type", SECRET))
 _LEFT_OUT = _NOT_SENT | HOP_BY_HOP
+MOST_LINES = 4096  # of workers that come and go
+AUTHORIZATION_LINE = "authorization: "
+_KEYS = frozenset((b"authorization", b"x-api-key"))
 _NOT_RELAYED = frozenset((*_SET_ANEW, SECRET))
 
 
@@ -46,22 +52,22 @@ class Forwarder:
     def __init__(self, tuning: GatewayTuning, connections: Connections) -> None:
         self._client = connections.client
         self.gateway = connections.gateway
-        own = connections.to_agent()
-        self._to_agent = "".join(f"{name}: {value}\r\n" for name, value in own.items())
+        self._connections = connections
+        self._lines: dict[tuple[str, bool], str] = {}
         self._connect_s, self._silence_s = tuning.connect_timeout_s, tuning.silence_timeout_s
 
-    async def send(
+    def send(
         self,
         url: str,
         headers: Headers,
         extra: str,
         body: bytes,
         *,
-        agent: bool = False,
-    ) -> Reply:
+        worker: Worker,
+    ) -> Awaitable[Reply]:
         """POST `body` with the client's `headers` and lines of `extra`, until the answer begins.
 
-        `agent`: it is an agent's, which may want the fleet's secret.
+        A `worker` that has a key gets that in the place of the client's.
 
         Raises:
             WorkerRefused: if nobody listens there.
@@ -69,23 +75,37 @@ class Forwarder:
             WorkerUnreachable: if none begins.
             WorkerFailed: if it begins with a head that is too large: the work is done.
         """
-        if agent:
-            extra += self._to_agent
         hops = hop_by_hop(headers)
         left_out = _LEFT_OUT if hops is HOP_BY_HOP else _NOT_SENT | hops
-        return await self._send("POST", url, headers, left_out, extra, body)
+        return self._send("POST", url, headers, left_out, extra, body, worker)
 
     async def relay(
-        self, method: str, url: str, headers: Headers, name: str, body: bytes, *, agent: bool
+        self, method: str, url: str, headers: Headers, name: str, body: bytes, worker: Worker
     ) -> Reply:
         """Send what is not planned, called `name`, as it is.
 
         Raises:
             WorkerUnreachable, WorkerFailed: as `send`.
         """
-        extra = f"{REQUEST_ID.decode()}: {name}\r\n" + (self._to_agent if agent else "")
+        extra = f"{REQUEST_ID.decode()}: {name}\r\n"
         left_out = _NOT_RELAYED | hop_by_hop(headers)
-        return await self._send(method, url, headers, left_out, extra, body)
+        return await self._send(method, url, headers, left_out, extra, body, worker)
+
+    def has_key(self, worker: Worker) -> bool:
+        """Whether the worker gets a key of its own, and not the client's."""
+        return bool(self._connections.to_worker(worker.url))
+
+    def _own(self, worker: Worker) -> str:
+        """What a worker is told: its key if it has one, and an agent the fleet's secret."""
+        which = worker.url, worker.state is not None
+        lines = self._lines.get(which)
+        if lines is None:
+            told = self._connections.to_agent if which[1] else self._connections.to_worker
+            lines = "".join(f"{name}: {value}\r\n" for name, value in told(worker.url).items())
+            if len(self._lines) >= MOST_LINES:
+                self._lines.clear()
+            self._lines[which] = lines
+        return lines
 
     async def _send(
         self,
@@ -95,7 +115,13 @@ class Forwarder:
         left_out: frozenset[bytes],
         extra: str,
         body: bytes,
+        worker: Worker,
     ) -> Reply:
+        own = self._own(worker)
+        if own:
+            extra += own
+            if AUTHORIZATION_LINE in own:
+                left_out = left_out | _KEYS
         kept = [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in left_out]
         try:
             return await self._client.post(

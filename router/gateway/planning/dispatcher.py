@@ -1,7 +1,8 @@
 """From arrivals to assignments: what is unsent is planned again and again, and sent late.
 
 One task runs it all, so that plans are made one after the other, each on top of what the one
-before has sent. What to plan, and who is sent, is `solver.routing.rolling`'s, as in the simulator;
+before has sent; only who comes alone, as the one before did, is planned at once and does not wait
+for that task. What to plan, and who is sent, is `solver.routing.rolling`'s, as in the simulator;
 here are the clock, the clients who leave and the deadlines that pass.
 """
 
@@ -10,17 +11,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import Context
-from functools import partial
 from math import inf
-from operator import attrgetter
 from statistics import fmean
 
-from router.gateway.explanations.plan_record import PlanRecord, Seen
+import numpy as np
+
+from router.gateway.explanations.plan_record import PlanRecord
+from router.gateway.fleet.adapters import with_loading
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
+from router.gateway.planning.eligible import Eligible
 from router.gateway.planning.isolation import (
     UnplannableError,
     broken_tickets,
@@ -28,7 +31,8 @@ from router.gateway.planning.isolation import (
     check_size,
     each_alone,
 )
-from router.gateway.planning.planner import Planned, Planner
+from router.gateway.planning.planner import Planner
+from router.gateway.planning.plans import Plans
 from router.gateway.planning.room import Room
 from router.gateway.planning.stranded import Stranded
 from router.gateway.planning.ticket import Placement, Ticket
@@ -41,14 +45,10 @@ from router.http.errors import (
 )
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
-from solver.packing.bounds import packing_bound
-from solver.packing.plan import Method, Plan, evaluate
-from solver.routing.assign import Assignment
+from solver.arrays import FloatArray
 from solver.routing.fair import Weight, alike
-from solver.routing.problem import build_problem
 from solver.routing.rolling import RollingHorizon, Selection
 from solver.routing.sums import Backlog
-from solver.routing.window import Window
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,6 @@ class Dispatcher:
     """Places tickets; see the module's first lines.
 
     Attributes:
-        latest: the latest plan.
         room: whether there is room for more.
         after_dispatch: called whenever something has changed and all who could go have been sent.
     """
@@ -78,12 +77,13 @@ class Dispatcher:
         weight: Weight = alike,
     ) -> None:
         self._workers, self._planner, self._metrics = workers, planner, metrics
+        self._plans, self._eligible = Plans(metrics), Eligible()
         self._rolling: RollingHorizon[Ticket, Worker] = RollingHorizon(
             max_wait_s=tuning.window_max_wait_s,
             max_size=tuning.window_max_size,
             hold_back=True,
-            eligible=self._eligible,
-            cached=workers.prefixes.cached_tokens,
+            eligible=self._eligible.among,
+            cached=self._saved,
             weight=weight,
         )
         self._unsent = Unsent()
@@ -92,22 +92,16 @@ class Dispatcher:
             tuning.wait_for_worker_s, tuning.wait_for_worker_requests, self._give_up
         )
         self._wake = asyncio.Event()
-        self._number = 0
+        # Whether one has been planned alone in this turn of the loop, and whether the task plans.
+        self._rushed = self._busy = False
         self._before = 0  # requests that no plan had been made for, before the last selection
-        self._window: Window[Ticket] | None = None
-        self._served: tuple[object, ...] = ()
-        self._least_context, self._eligible_by_model = 0, dict[str, frozenset[int] | None]()
-        self.latest: PlanRecord | None = None
         self.after_dispatch: Callable[[], None] = lambda: None
         workers.on_change = self.reconsider
-        for gauge, figure in (
-            (metrics.plan_cost, "plan.total_s"),
-            (metrics.plan_cost_bound, "plan.bound_s"),
-            (metrics.plan_makespan, "batch.makespan_s"),
-            (metrics.plan_lower_bound, "batch.lower_bound_s"),
-            (metrics.plan_gap, "batch.gap_ratio"),
-        ):
-            gauge.set_function(partial(self._of_latest, figure))
+
+    @property
+    def latest(self) -> PlanRecord | None:
+        """The latest plan."""
+        return self._plans.latest
 
     @property
     def unsent(self) -> int:
@@ -141,10 +135,12 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         placed: asyncio.Future[Placement] = loop.create_future()
         ticket.placed = placed
+        alone = self._plans.of_one and not (self._rushed or self._busy or self._unsent.requests)
         self._rolling.add(ticket, time.monotonic())
         self._unsent.add(ticket)
         self.room.add(ticket)
-        self._wake.set()
+        if not (alone and self._plan_alone(loop)):
+            self._wake.set()
         alarm = None
         if ticket.due_s != inf:
             alarm = loop.call_later(ticket.due_s - time.monotonic(), self._expire, ticket)
@@ -181,6 +177,11 @@ class Dispatcher:
         if streams:
             worker.begun(ticket, time.monotonic())
 
+    def answered(self, ticket: Ticket, worker: Worker, tokens: int) -> None:
+        """Its answer has ended well; with its prompt it has so many tokens."""
+        if ticket.session and ticket.job.sequences == 1:
+            self._workers.prefixes.answered(ticket, worker, tokens)
+
     def release(self, ticket: Ticket, worker: Worker, spent: Spent = NOTHING) -> None:
         """The request has left its worker, however it ended, and that has done so much for it."""
         if self._rolling.shares.several:
@@ -215,6 +216,7 @@ class Dispatcher:
         """Until cancelled."""
         while True:
             await self._change_or_deadline()
+            self._busy = True
             try:
                 while (selection := self._select()) is not None:
                     if not await self._handle(selection):
@@ -222,10 +224,35 @@ class Dispatcher:
             except Exception as error:  # one request or worker is not to stop the gateway
                 log.exception("nothing could be planned")
                 self._isolate(error)
-            try:
-                self.after_dispatch()
-            except Exception:  # whoever listens is not to stop the gateway
-                log.exception("a defect after planning")
+            self._busy = False
+            self._tell_dispatched()
+
+    def _tell_dispatched(self) -> None:
+        try:
+            self.after_dispatch()
+        except Exception:  # whoever listens is not to stop the gateway
+            log.exception("a defect after planning")
+
+    def _plan_alone(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Plan the only one that waits, and send it; whether it has gone."""
+        self._rushed = True
+        loop.call_soon(self._rest)
+        try:
+            if (selection := self._select()) is None:
+                return False
+            start = time.monotonic()
+            planned = self._planner.plan_alone(selection.asked)
+            record = self._plans.record(selection, planned, time.monotonic() - start)
+            sent = len(list(self._bind(selection, record)))
+        except Exception:  # the task finds out what of
+            log.exception("a request could not be planned alone")
+            return False
+        self._tell_dispatched()
+        return sent > 0
+
+    def _rest(self) -> None:
+        """Whoever comes from now on has not come with the one before."""
+        self._rushed = False
 
     async def _change_or_deadline(self) -> None:
         deadline = self._rolling.next_deadline()
@@ -243,12 +270,7 @@ class Dispatcher:
         if not len(self._rolling) and not len(self._stranded):
             return None
         workers = self._workers.available()
-        served = tuple((worker, worker.served, worker.health.rank) for worker in workers)
-        if served != self._served:
-            self._served = served
-            lengths = (length for worker in workers for _, length in worker.served)
-            self._least_context = min((n for n in lengths if n is not None), default=0)
-            self._eligible_by_model.clear()
+        if self._eligible.look(workers):
             self._rolling.regroup()
             for ticket in self._stranded.pop_all():
                 self._rolling.add(ticket, time.monotonic())
@@ -269,20 +291,18 @@ class Dispatcher:
             again_s = self.room.retry_after_s(ticket, self._workers.back_s(time.monotonic()))
             self._reject(ticket, NoCapacityError(message, again_s))
 
-    def _eligible(self, ticket: Ticket, workers: Sequence[Worker]) -> frozenset[int] | None:
-        """Most tickets are alike: they failed nowhere, and are short enough for every worker."""
-        usual = (
-            not ticket.excluded
-            and ticket.only is None
-            and ticket.least_tokens <= self._least_context
-        )
-        if usual and ticket.model in self._eligible_by_model:
-            return self._eligible_by_model[ticket.model]
-        able = best_of(workers, ticket)
-        found = None if able and len(able) == len(workers) else able
-        if usual:
-            self._eligible_by_model[ticket.model] = found
-        return found
+    def _saved(self, tickets: Sequence[Ticket], workers: Sequence[Worker]) -> FloatArray | None:
+        """(n, m) prompt tokens of each that each need not prefill, as it has them or an adapter."""
+        cached = self._workers.prefixes.cached_tokens(tickets, workers)
+        for i, ticket in enumerate(tickets):
+            only = ticket.only if ticket.carried else None
+            if only is not None and only in workers and only.has_prefix_cache:
+                if cached is None:
+                    cached = np.zeros((len(tickets), len(workers)))
+                cached[i, workers.index(only)] = ticket.carried
+        if not any(worker.adapters for worker in workers):
+            return cached
+        return with_loading([ticket.model for ticket in tickets], workers, cached)
 
     async def _handle(self, selection: TicketSelection) -> bool:
         """Plan and send; whether to go on at once with those who were not in this plan."""
@@ -319,12 +339,21 @@ class Dispatcher:
         start = time.monotonic()
         planned = await self._planner.plan(selection.asked)
         took_s = time.monotonic() - start
-        sent = await self._send(selection, self._record(selection, planned, took_s))
+        sent = await self._send(selection, self._plans.record(selection, planned, took_s))
         return self._rolling.go_on(planned.assignment, sent, self._before)
 
     async def _send(self, selection: TicketSelection, record: PlanRecord) -> int:
         """Hand out what workers can start soon, in turns; how many that were."""
-        now, sent = time.monotonic(), 0
+        sent = 0
+        for _ in self._bind(selection, record):
+            sent += 1
+            if sent % SENDS_A_TURN == 0:
+                await asyncio.sleep(0)
+        return sent
+
+    def _bind(self, selection: TicketSelection, record: PlanRecord) -> Iterator[Ticket]:
+        """Those that are sent, one by one."""
+        now = time.monotonic()
         index = {ticket: i for i, ticket in enumerate(selection.requests)}
         for ticket in selection.requests:
             ticket.planned += 1
@@ -338,63 +367,6 @@ class Dispatcher:
                 ticket.trial, ticket.in_turn = worker.health.sent(), selection.in_turn
                 self._stranded.served(ticket)
                 self._workers.prefixes.sent(ticket, worker)
+                worker.adapters.use(ticket.model)
                 ticket.placed.set_result(Placement(worker, record, i))
-                sent += 1
-                if sent % SENDS_A_TURN == 0:
-                    await asyncio.sleep(0)
-        return sent
-
-    def _record(self, selection: TicketSelection, planned: Planned, took_s: float) -> PlanRecord:
-        self._number += 1
-        window = selection.window
-        assert window is not None  # whoever is planned was in one
-        wait_s = max(0.0, window.closed_s - window.opened_s)
-        seen = Seen(
-            number=self._number,
-            method=planned.method,
-            planned_s=time.time(),
-            names=tuple(worker.name for worker in selection.workers),
-            workers=planned.assignment.workers,
-            asked=selection.asked,
-        )
-        self.latest = PlanRecord(
-            reason=window.reason,
-            wait_s=wait_s,
-            took_s=took_s,
-            requests=tuple(ticket.request_id for ticket in selection.requests),
-            plan=planned.assignment,
-            gained_s=planned.gained_s,
-            seen=seen,
-            as_batch=_batch_maker(selection, planned.assignment),
-        )
-        if window is not self._window:
-            self._window = window
-            self._metrics.window_wait.observe(wait_s)
-        self._metrics.window_requests.observe(len(selection.requests))
-        self._metrics.plan_duration.labels(planned.method).observe(took_s)
-        if planned.gained_s:
-            self._metrics.plan_gained.inc(planned.gained_s)
-        return self.latest
-
-    def _of_latest(self, figure: str) -> float:
-        """For whoever scrapes: plans are many, looks at them few."""
-        return 0.0 if self.latest is None else float(attrgetter(figure)(self.latest))
-
-
-def _batch_maker(selection: TicketSelection, plan: Assignment) -> Callable[[], Plan]:
-    """Makes the same plan as a batch: when all of it is done, and the bound that certifies it."""
-    jobs, now = [ticket.job for ticket in selection.requests], time.monotonic()
-    views, asked = selection.views, selection.asked
-
-    def batch() -> Plan:
-        problem = build_problem(jobs, views, asked.eligible, asked.cached, now)
-        return evaluate(problem, plan.workers, packing_bound(problem), Method.HEURISTIC)
-
-    return batch
-
-
-def best_of(workers: Sequence[Worker], ticket: Ticket) -> frozenset[int]:
-    """Of those that may serve it, the ones in the best health that any is in."""
-    able = [j for j, worker in enumerate(workers) if ticket.is_eligible_for(worker)]
-    rank = min((workers[j].health.rank for j in able), default=0)
-    return frozenset(j for j in able if workers[j].health.rank == rank)
+                yield ticket

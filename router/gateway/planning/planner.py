@@ -20,7 +20,7 @@ from solver.routing.check import check
 JOINT = Search(joint.warm_up, joint.improvements, check, joint.supersedes)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Planned:
     """A plan, what found it, and the request-seconds that it is better than the one before."""
 
@@ -39,6 +39,10 @@ class Planner:
     def stop(self) -> None:
         """End the solver."""
         self.solver.stop()
+
+    def plan_alone(self, asked: Asked) -> Planned:
+        """The plan of one request, of which there is no better one."""
+        return Planned(plan_in_turn(asked), "in_turn")
 
     async def plan(self, asked: Asked) -> Planned:
         """The best plan found by the deadline."""

@@ -78,11 +78,12 @@ class Recaller:
     async def _recall(self, worker: Worker, tickets: Sequence[Ticket], most: int) -> None:
         """What comes of it is seen from the requests' own answers."""
         attempts = {ticket.attempt: ticket for ticket in tickets}
+        own = self._connections.to_agent(worker.url)
         try:
             async with self._connections.session.post(
                 worker.url + RECALL_PATH,
                 data=Recall(tuple(attempts), most).encode(),
-                headers={"content-type": "application/json", **self._connections.to_agent()},
+                headers={"content-type": "application/json", **own},
                 timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S),
             ) as response:
                 response.raise_for_status()

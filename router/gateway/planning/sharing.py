@@ -27,8 +27,8 @@ from solver.routing.sums import Backlog
 log = logging.getLogger(__name__)
 
 # Between looks while requests wait, and while none do: a fraction of a window, some microseconds
-# for each worker.
-LOOK_S, IDLE_S = 0.01, 0.05
+# for each worker; and as long as nobody else sends anything to any of them.
+LOOK_S, IDLE_S, ALONE_S = 0.01, 0.05, 0.25
 # Where gateways elsewhere want room: what they see is as old as an agent's latest word.
 ELSEWHERE_S = 1.5 * STATE_EVERY_S
 WANT_TIMEOUT_S = 1.0
@@ -72,7 +72,8 @@ class Sharing:
         """Until cancelled."""
         while True:
             crowded = self._siblings is not None and self._planning.backlog.requests > 0
-            await asyncio.sleep(LOOK_S if crowded else IDLE_S)
+            idle_s = IDLE_S if self._shared else ALONE_S
+            await asyncio.sleep(LOOK_S if crowded else idle_s)
             self.look(time.monotonic())
 
     def look(self, now: float) -> None:
@@ -124,7 +125,10 @@ class Sharing:
         task.add_done_callback(self._calls.discard)
 
     async def _say(self, worker: Worker, ours: Backlog) -> None:
-        own = {GATEWAY.decode(): self._connections.gateway, **self._connections.to_agent()}
+        own = {
+            GATEWAY.decode(): self._connections.gateway,
+            **self._connections.to_agent(worker.url),
+        }
         want = Want(ours.requests, ours.prompt_tokens, ours.output_tokens)
         timeout = aiohttp.ClientTimeout(total=WANT_TIMEOUT_S)
         try:

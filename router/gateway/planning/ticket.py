@@ -42,7 +42,9 @@ class Ticket:
         blocks: hashes of its prompt's blocks, where they are worth looking for in caches.
         block_tokens: tokens in each, over all its sequences.
         excluded: workers that have failed it.
-        only: the one worker that may serve it, if it goes on from what that one has.
+        session: the conversation that it belongs to, by a name of its tenant's.
+        only: the one worker that may serve it, if it goes on from what that one has; `carried`:
+            tokens of that.
         planned: plans that it has been in.
         recalled: times that it has been taken back from a worker.
         attempt: its name at the worker that it is sent to.
@@ -63,7 +65,9 @@ class Ticket:
     blocks: tuple[int, ...] = ()
     block_tokens: float = 0.0
     excluded: set[Worker] = field(default_factory=set)
+    session: str = ""
     only: Worker | None = None
+    carried: int = 0
     planned: int = 0
     recalled: int = 0
     attempt: str = ""
@@ -73,6 +77,11 @@ class Ticket:
     recall_pending: bool = False
     placed: asyncio.Future[Placement] | None = None
     again: Callable[[], Job | None] = lambda: None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of its prompt, over all its sequences."""
+        return self.job.prompt_tokens
 
     @property
     def expected_tokens(self) -> float:

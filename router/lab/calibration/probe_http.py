@@ -28,6 +28,7 @@ import orjson
 
 from router.lab.calibration.shapes import STRETCH, Shapes
 from router.settings.base import BadSettings
+from router.settings.secrets import bearer
 from solver.cost.calibration import Sample
 from solver.cost.model import Action
 
@@ -47,8 +48,10 @@ class Stream:
 class HttpProbe:
     """Sends requests with prompts that no cache knows, and takes down when tokens come."""
 
-    def __init__(self, url: str, model: str, shapes: Shapes, seed: int) -> None:
-        self._url, self._model, self._shapes = url, model, shapes
+    def __init__(
+        self, url: str, model: str, shapes: Shapes, seed: int, key: str | None = None
+    ) -> None:
+        self._url, self._model, self._shapes, self._key = url, model, shapes, bearer(key)
         self._rng = random.Random(seed)
         self._words = self._tokens = 0  # of all prompts that the server has counted
 
@@ -66,7 +69,7 @@ class HttpProbe:
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=600)
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as session:
+            async with aiohttp.ClientSession(timeout=timeout, headers=self._key) as session:
                 await self._stream(session, min(self._shapes.prompts), 2)  # it warms up
                 for tokens in self._shapes.prompts:
                     words = self._words_of(tokens)

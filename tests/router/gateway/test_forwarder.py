@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+from router.gateway.fleet.worker import Worker
 from router.gateway.forwarding.forwarder import Forwarder
 from router.http.connections import Connections
 from router.http.errors import Headers
 from router.settings.gateway import GatewaySettings
+from router.settings.hardware import hardware
+from solver.routing.slots import PlainSlots
 from tests.faulty_server import FaultyServer
 
 BODY = b'{"max_tokens":1}'
@@ -30,7 +33,8 @@ async def send(url: str, headers: Headers) -> int:
     try:
         settings = GatewaySettings(worker=url)  # type: ignore[arg-type,call-arg]
         forwarder = Forwarder(settings, connections)
-        reply = await forwarder.send(url + "/v1/completions", headers, "", BODY)
+        worker = Worker(url, PlainSlots(1), hardware("llama-65b-ascend").cost)
+        reply = await forwarder.send(url + "/v1/completions", headers, "", BODY, worker=worker)
         reply.close()
         return reply.status
     finally:

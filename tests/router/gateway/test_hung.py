@@ -88,7 +88,7 @@ class Sender(Forwarder):
         extra: str,
         body: bytes,
         *,
-        agent: bool = False,  # noqa: ARG002
+        worker: Worker,  # noqa: ARG002
     ) -> Reply:
         if url.startswith(HUNG):
             name = extra.partition(f"{REQUEST_ID.decode()}: ")[2].partition("\r\n")[0]

@@ -17,10 +17,14 @@ class Caching:
 
 
 class Request:
-    """So many blocks of one chain."""
+    """So many blocks of one chain, or of another one after `same` of them."""
 
-    def __init__(self, blocks: int) -> None:
-        self.blocks, self.block_tokens = tuple(range(blocks)), 1.0
+    def __init__(
+        self, blocks: int, session: str = "", tokens: int = 99, same: int | None = None
+    ) -> None:
+        other = range(1000, 1000 + blocks)
+        self.blocks = (*range(blocks)[:same], *([] if same is None else other[same:]))
+        self.block_tokens, self.session, self.prompt_tokens = 1.0, session, tokens
 
 
 def held(prefixes: Prefixes, worker: Caching) -> float:
@@ -80,3 +84,34 @@ def test_held_in_the_end_is_what_has_begun(sent: Iterable[tuple[int, bool]], rng
     )
     assert not prefixes._waiting
     assert not any(prefixes._unproven.values())
+
+
+def serve(prefixes: Prefixes, request: Request, worker: Caching, tokens: int) -> None:
+    prefixes.sent(request, worker)
+    prefixes.begun(request)
+    prefixes.answered(request, worker, tokens)
+    prefixes.left(request)
+
+
+def saved(prefixes: Prefixes, request: Request, *workers: Caching) -> list[float] | None:
+    found = prefixes.cached_tokens([request], workers)
+    return None if found is None else list(found[0])
+
+
+def test_the_next_of_a_session_finds_all_that_its_last_worker_has_of_it() -> None:
+    """Prompt and answer, as they were counted; others find the prompt's blocks alone."""
+    prefixes, first, other = Prefixes(), Caching(), Caching()
+    serve(prefixes, Request(3, "s"), first, 9)
+    assert saved(prefixes, Request(5, "s"), other, first) == [0.0, 9.0]
+    assert saved(prefixes, Request(5, "s", tokens=7), first) == [6.0], "the last is prefilled"
+    for one, blocks in (
+        (Request(5), 3.0),
+        (Request(5, "another"), 3.0),
+        (Request(5, "s", same=2), 2.0),
+        (Request(2, "s"), 2.0),
+    ):
+        assert saved(prefixes, one, first) == [blocks]
+    serve(prefixes, Request(5, "s"), other, 20)
+    assert saved(prefixes, Request(6, "s"), first, other) == [3.0, 20.0]
+    prefixes.forget(other)
+    assert saved(prefixes, Request(6, "s"), first, other) == [3.0, 0.0], "it was down"

@@ -1,0 +1,56 @@
+"""A request that passes as it is, without a plan, and what of its answer has gone out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from router.http.apis import form_of
+from router.http.asgi import Responder, Scope, Send, respond, responder
+from router.http.client import Reply
+from router.http.errors import Headers, RouterError
+from router.wire import REQUEST_ID, WORKER
+
+log = logging.getLogger(__name__)
+
+
+class Passing:
+    """One request as it passes, and what of its answer has gone out."""
+
+    def __init__(self, scope: Scope, send: Send, name: str) -> None:
+        self.send, self.name, self.begun = send, name, False
+        self.more: Callable[[], Headers] = list  # what its answer's head says of the client's key
+        self.out: Responder = responder(send)
+        path = scope.get("raw_path") or scope["path"].encode()
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        self.target = (path + query).decode("latin-1")
+        self._api = form_of(scope["path"])
+
+    async def relay(self, reply: Reply, worker: str) -> None:
+        """The answer, as it comes."""
+
+        def pass_on(chunk: bytes) -> None:
+            if not self.begun:
+                self._start(reply, worker)
+            self.out.write(chunk)
+
+        await reply.relay(pass_on, self.out)
+        if not self.begun:
+            self._start(reply, worker)
+        self.out.end()
+
+    def _start(self, reply: Reply, worker: str) -> None:
+        own: Headers = [(REQUEST_ID, self.name.encode()), (WORKER, worker.encode())]
+        names = {name for name, _ in own}
+        self.begun = True
+        self.out.start(
+            reply.status, [*(h for h in reply.headers if h[0] not in names), *own, *self.more()]
+        )
+
+    async def send_error(self, error: RouterError) -> None:
+        """The error as a response; one that has begun ends with its connection."""
+        if self.begun:
+            log.warning("answer cut short", extra={"request": self.name})
+            raise error
+        headers = [*error.headers(), (REQUEST_ID, self.name.encode()), *self.more()]
+        await respond(self.send, error.status, headers, self._api.error(error, self.name))

@@ -1,0 +1,73 @@
+"""Compressed bodies: as they were, within the limit, and nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.http.encodings import ENCODINGS, decoded, encoding_of
+from router.http.errors import RequestError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstd.compress}
+LIMIT = 3000
+
+
+@given(st.lists(st.binary(max_size=1500), min_size=1, max_size=4), st.sampled_from(ENCODINGS))
+def test_there_and_back_up_to_the_limit(parts: list[bytes], encoding: str) -> None:
+    """Of several members or frames, all."""
+    body, whole = b"".join(map(COMPRESS[encoding], parts)), b"".join(parts)
+    if len(whole) <= LIMIT:
+        assert decoded(body, encoding, LIMIT) == whole
+        return
+    with pytest.raises(RequestError) as error:
+        decoded(body, encoding, LIMIT)
+    assert error.value.status == 413
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_small_body_that_becomes_a_large_one_is_refused(encoding: str) -> None:
+    bomb = COMPRESS[encoding](bytes(32 << 20))
+    assert len(bomb) < 1 << 20
+    with pytest.raises(RequestError, match="over the limit of 1000000 bytes"):
+        decoded(bomb, encoding, 1_000_000)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_what_is_broken_is_said_to_be(encoding: str) -> None:
+    good = COMPRESS[encoding](b"{}" * 500)
+    for body in (b"", b"{}", good[:-5], good[5:], good + b"{}", good[:3]):
+        with pytest.raises(RequestError, match=f"not {encoding}") as error:
+            decoded(body, encoding, LIMIT)
+        assert error.value.code == "invalid_content_encoding"
+
+
+def test_a_window_that_takes_memory_is_refused() -> None:
+    parameters = {int(zstd.CompressionParameter.window_log): 27}
+    whole = zstd.ZstdCompressor(options=parameters)
+    body = whole.compress(b"{}" * 100_000) + whole.flush()
+    with pytest.raises(RequestError):
+        decoded(body, "zstd", 1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(None, ""), (b"", ""), (b"identity", ""), (b"GZIP", "gzip"), (b"x-gzip ", "gzip"),
+     (b"zstd", "zstd"), (b"br", None), (b"gzip, zstd", None), (b"deflate", None)],
+)  # fmt: skip
+def test_names(value: bytes | None, name: str | None) -> None:
+    if name is not None:
+        assert encoding_of(value) == name
+        return
+    with pytest.raises(RequestError, match="gzip or zstd") as error:
+        encoding_of(value)
+    assert error.value.status == 415
