@@ -169,11 +169,6 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     return app
 
 
-def _traffic_log(settings: GatewaySettings) -> TrafficLog | None:
-    path = settings.traffic_log
-    return None if path is None else TrafficLog(path, settings.traffic_log_bytes)
-
-
 def _add_planned(app: FastAPI, endpoint_of: Callable[[Api], Completions], *, hot: bool) -> None:
     for api in APIS:
         endpoint = endpoint_of(api)
@@ -181,6 +176,11 @@ def _add_planned(app: FastAPI, endpoint_of: Callable[[Api], Completions], *, hot
             app.router.routes.append(Route(spelling, endpoint, methods=["POST"]))
             if hot:
                 app.state.hot[spelling.encode()] = endpoint
+
+
+def _traffic_log(settings: GatewaySettings) -> TrafficLog | None:
+    path = settings.traffic_log
+    return None if path is None else TrafficLog(path, settings.traffic_log_bytes)
 
 
 def _answer_for_all(app: FastAPI, folder: Folder | None, frames: Frames, kept: KeptAnswers) -> None:

@@ -138,6 +138,16 @@ class GatewayTuning(Live):
         "plan begins in time for its first token's target, and bursts, while others get 503 and "
         "Retry-After (timely); of these, who does not certainly miss a target later (shed).",
     )
+    alias: AliasesOf = Field(
+        (),
+        description="Other names for models, by comma or repeated: gpt-4o=llama-65b. Of several "
+        "models each gets its share of the sessions (x-session-id, or the body's "
+        "prompt_cache_key; requests without one are drawn for one by one): "
+        "chat=new:0.1,old:0.9.",
+    )
+    default_model: str = Field(
+        "", description="Model, or alias, that a request means which names none."
+    )
     traffic_log: Path | None = Field(
         None,
         description="File that gets a JSON line for each request that has ended: lengths, times, "
@@ -148,16 +158,6 @@ class GatewayTuning(Live):
         ge=1024,
         description="Bytes at which the traffic log goes on in a new file; four older ones, FILE.1 "
         "to FILE.4, are kept.",
-    )
-    alias: AliasesOf = Field(
-        (),
-        description="Other names for models, by comma or repeated: gpt-4o=llama-65b. Of several "
-        "models each gets its share of the sessions (x-session-id, or the body's "
-        "prompt_cache_key; requests without one are drawn for one by one): "
-        "chat=new:0.1,old:0.9.",
-    )
-    default_model: str = Field(
-        "", description="Model, or alias, that a request means which names none."
     )
     allowed_origins: Names = Field(
         (),

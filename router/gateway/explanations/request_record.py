@@ -20,10 +20,10 @@ class RequestRecord:
     often it was taken back from a worker's queue; `deadline_s` counts from its arrival. `ttft_s`
     and `tpot_s` are what its user felt of its stream, and `kept` tells which of its `targets` it
     has kept, as far as that can be told (`router.gateway.accounting.slo`). `slot_s` is the
-    engine time that it took, where it has a tenant to bill, and
-    `used_prompt_tokens` what its worker has counted of its prompt. Metrics count it for
-    `label`: its model, once somebody is known to serve that. `alias` is what its client calls
-    that, if it is another name. `kind` is its prompt's.
+    engine time that it took, where it has a tenant to bill, and `used_prompt_tokens` what its
+    worker has counted of its prompt. Metrics count it for `label`: its model, once somebody is
+    known to serve that. `alias` is what its client calls that, if it is another name. `kind` is
+    its prompt's.
     """
 
     id: str
