@@ -59,6 +59,7 @@ def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
         stop=_stop(data.get(api.stop)),
         stop_tokens=bool(data.get("stop_token_ids")),
         session=_name(data.get("prompt_cache_key")),
+        tier=_name(data.get("service_tier")),
         previous=_name(data.get("previous_response_id")) if api.kept else "",
     )
 

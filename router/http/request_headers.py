@@ -38,17 +38,29 @@ class Urgency:
 
 _URGENT = frozenset((PRIORITY, DEADLINE_MS, TTFT_MS, SLO_TTFT_MS, TPOT_MS, SLO_TPOT_MS))
 _USUAL = Urgency()
+# OpenAI's tiers of service; what others there are, is the engine's business.
+TIERS: Mapping[str, Priority] = {
+    "priority": Priority.INTERACTIVE,
+    "default": Priority.DEFAULT,
+    "flex": Priority.BULK,
+}
 
 
-def read_urgency(scope: Scope, defaults: Mapping[Priority, Targets] | None = None) -> Urgency:
+def read_urgency(
+    scope: Scope,
+    defaults: Mapping[Priority, Targets] | None = None,
+    usual: Priority = Priority.DEFAULT,
+) -> Urgency:
     """Priority, deadline and targets; `defaults` hold for what has no target of its own.
+
+    `usual` is its priority where no header says one.
 
     Raises:
         RequestError: naming the header that is wrong.
     """
     if _URGENT.isdisjoint(fields(scope)):
-        return _USUAL if defaults is None else Urgency(targets=defaults[Priority.DEFAULT])
-    priority = _priority(header(scope, PRIORITY))
+        return _USUAL if defaults is None else Urgency(usual, targets=defaults[usual])
+    priority = _priority(header(scope, PRIORITY), usual)
     deadline = header(scope, DEADLINE_MS)
     standard = NO_TARGETS if defaults is None else defaults[priority]
     targets = Targets(
@@ -89,9 +101,9 @@ def read_keepalive(scope: Scope, default_s: float) -> float:
     return seconds
 
 
-def _priority(value: bytes | None) -> Priority:
+def _priority(value: bytes | None, usual: Priority) -> Priority:
     if value is None:
-        return Priority.DEFAULT
+        return usual
     try:
         return Priority(value.decode("latin-1").strip())
     except ValueError as error:

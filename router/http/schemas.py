@@ -55,7 +55,8 @@ class CompletionRequest:
     """What is known of a request. `max_tokens` None: none was asked for.
 
     `stop_tokens`: it may stop at tokens that it names. `previous`: the answer that it goes on
-    from, by its name. `session`: the conversation that it belongs to, if its body says so.
+    from, by its name. `session`: the conversation that it belongs to, if its body says so. `tier`:
+    its ``service_tier``.
     """
 
     chat: bool
@@ -70,6 +71,7 @@ class CompletionRequest:
     stop_tokens: bool = False
     previous: str = ""
     session: str = ""
+    tier: str = ""
 
     @property
     def choices(self) -> int:

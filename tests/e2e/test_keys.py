@@ -30,6 +30,7 @@ CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content":
 KEYS = {
     name: f"mk-{name}-{'x' * 40}" for name in ("admin", "plain", "fast", "one", "few", "elsewhere")
 }
+PRIORITY = "x-makespan-priority"
 HINT = {"x-makespan-expected-tokens": "8"}
 NONE: Mapping[str, str] = {}
 WRONG = "mk-wrong-" + "y" * 40
@@ -176,6 +177,32 @@ def test_a_key_decides_whose_it_is_and_how_urgent_it_may_be(one: Guarded) -> Non
     lower = {"x-makespan-priority": "bulk", "x-request-id": "whose-bulk"}
     assert one.post("fast", headers=lower).status_code == 200
     assert one.why("whose-bulk")["priority"] == "bulk"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tier_of_service_is_a_priority_within_what_the_key_allows(
+    one: Guarded, stream: bool
+) -> None:
+    """The header goes before it; others' tiers are none of ours, and every body passes as it is."""
+    for key, tier, header, told, priority in (
+        ("fast", "priority", None, "interactive", "interactive"),
+        ("fast", "default", None, "default", "default"),
+        ("fast", "flex", None, "bulk", "bulk"),
+        ("fast", "flex", "default", "default", "default"),
+        ("plain", "priority", None, "default", "default"),
+        ("plain", "flex", None, "bulk", "bulk"),
+        ("fast", "auto", None, None, "default"),
+        ("fast", "scale", "bulk", None, "bulk"),
+        ("fast", 3, None, None, "default"),
+    ):
+        name = f"tier-{key}-{tier}-{header}-{stream}"
+        headers = {"x-request-id": name} | ({} if header is None else {PRIORITY: header})
+        answer = one.post(key, TEXT | {"service_tier": tier, "stream": stream}, headers)
+        assert answer.status_code == 200
+        assert answer.headers.get(PRIORITY) == told
+        why = one.why(name)
+        assert why["priority"] == priority
+        assert (why["slo"]["ttft"]["target_s"] is None) == (priority == "bulk")
 
 
 def test_own_pages_want_the_right_for_them_and_take_it_as_a_password(one: Guarded) -> None:

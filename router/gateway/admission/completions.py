@@ -45,7 +45,13 @@ from router.http.errors import (
     RequestError,
     RouterError,
 )
-from router.http.request_headers import Urgency, read_keepalive, read_tenant, read_urgency
+from router.http.request_headers import (
+    TIERS,
+    Urgency,
+    read_keepalive,
+    read_tenant,
+    read_urgency,
+)
 from router.http.schemas import CompletionRequest
 from router.observe.logs import bind_request
 from router.observe.tracing import Tracing
@@ -124,6 +130,9 @@ class Completions:
         self._check_room()
         self._accounts.begin(exchange.record)
         exchange.request = await self._bodies.outline(exchange.body, self._api)
+        if exchange.request.tier in TIERS:
+            urgency = read_urgency(scope, self._targets, TIERS[exchange.request.tier])
+            exchange.record.targets, exchange.tell_priority = urgency.targets, True
         grant: Grant | None = scope.get(GRANT)
         only, carried = None, 0
         if exchange.request.previous:

@@ -20,7 +20,7 @@ from router.http.event_meter import EventMeter
 from router.http.schemas import CompletionRequest
 from router.http.usage import JsonMeter, ResponseInfo, StreamMeter, Usage, said_in
 from router.observe.spans import TraceContext
-from router.wire import MODEL, OVERHEAD_MS, REQUEST_ID, WHY, WORKER
+from router.wire import MODEL, OVERHEAD_MS, PRIORITY, REQUEST_ID, WHY, WORKER
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class Exchange:
         more: what its answer's head says besides, of the client's key.
         reservation: what it was let in with, of that key's tokens.
         blocks: hashes of its prompt's blocks.
+        tell_priority: its client hears which priority its tier of service has become.
     """
 
     send: Send
@@ -78,6 +79,7 @@ class Exchange:
     more: Callable[[], Headers] | None = None
     reservation: Reservation | None = None
     blocks: Sequence[int] = ()
+    tell_priority: bool = False
     out: Responder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -219,7 +221,8 @@ class Exchange:
             self.kept_alive = self.streaming = True
             name = self.record.id.encode()
             self.record.status = 200
-            self.out.start(200, [*_STREAM, (REQUEST_ID, name)])
+            more = [] if self.more is None else self.more()
+            self.out.start(200, [*_STREAM, (REQUEST_ID, name), *more])
         self.out.write(b": waiting\n\n")
         return self.out.drain() if self.out.paused else None
 
@@ -237,6 +240,8 @@ class Exchange:
         }
         if self.record.alias is not None:
             own[MODEL] = self.record.model.encode("utf-8", "replace")
+        if self.tell_priority:
+            own[PRIORITY] = self.record.priority.encode()
         if self.why and self.record.choice is not None:
             own[WHY] = self.record.choice.line().encode()
         headers = [(name, value) for name, value in reply.headers if name not in own]
