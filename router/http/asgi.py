@@ -155,7 +155,8 @@ def fields(scope: Scope) -> Mapping[bytes, bytes]:
 
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The first header called `name` (lower case)."""
-    return fields(scope).get(name)
+    found: dict[bytes, bytes] | None = scope.get(FIELDS)
+    return (fields(scope) if found is None else found).get(name)
 
 
 async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:

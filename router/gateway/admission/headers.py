@@ -8,7 +8,7 @@ from math import inf
 from random import getrandbits
 
 from router.gateway.planning.ticket import Ticket
-from router.http.asgi import Scope, header
+from router.http.asgi import Scope, fields, header
 from router.http.errors import RequestError
 from router.wire import (
     ATTEMPT,
@@ -82,8 +82,9 @@ def request_id(scope: Scope) -> str:
 
 def session_of(scope: Scope) -> str:
     """The conversation that it belongs to; empty if its headers do not say."""
+    found = fields(scope)
     for name in SESSIONS:
-        value = header(scope, name)
+        value = found.get(name)
         if value:
             return value[:LONGEST_SESSION].decode("latin-1")
     return ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 
 from router.agent.queue_position import DEFAULT_POSITION
 from router.agent.sidecar.app import create_app, open_releaser
+from router.agent.sidecar.engine import Engine
+from router.agent.sidecar.gate import Gate
 from router.agent.sidecar.health import (
     PROVEN,
     QUICK_S,
@@ -21,17 +25,21 @@ from router.agent.sidecar.health import (
     HealthCheck,
 )
 from router.agent.sidecar.sizing import ANSWER_TOKENS, RequestSizer
-from router.agent.sidecar.stream_parser import StreamEvent, StreamParser
+from router.agent.sidecar.stream_parser import NamedEvents, StreamEvent, StreamParser
 from router.agent.sidecar.upstream import Upstream, UpstreamUnusable
 from router.http.apis import CHAT, COMPLETIONS
 from router.http.connections import Connections
 from router.http.outline import outline
 from router.http.usage import Usage
+from router.observe.metrics import AgentMetrics
 from router.settings.agent import AgentSettings
 from router.settings.base import BadSettings
 from router.settings.commands import load
+from router.wire import AgentState
 from solver.cost.profiles import PROFILES
 from tests.faulty_server import STREAM_HEAD, Call, FaultyServer, chunk
+from tests.router.gateway.fleet import state
+from tests.router.http.test_apis import messages_stream, responses_stream
 
 
 def event(**fields: object) -> bytes:
@@ -188,3 +196,31 @@ def test_a_sidecar_starts_from_the_cost_model_of_a_file(tmp_path: Path) -> None:
     profile.write_text(json.dumps({"cost_ms": cost}))
     told = ["--engine", "openai", "--upstream", "http://127.0.0.1:1", "--cost", str(profile)]
     assert open_releaser(load(AgentSettings, told)).cost.to_ms() == pytest.approx(cost)
+
+
+@pytest.mark.parametrize("stream", [messages_stream, responses_stream])
+@given(st.integers(1, 9), st.lists(st.integers(1, 200), max_size=20))
+def test_streams_of_named_events_are_followed_however_they_are_cut(
+    stream: Callable[[int], list[bytes]], tokens: int, cuts: list[int]
+) -> None:
+    text, parser, found = b"".join(stream(tokens)), NamedEvents(), list[StreamEvent]()
+    for cut in cuts:
+        found += parser.feed(text[:cut])
+        text = text[cut:]
+    found += parser.feed(text)
+    assert parser.done
+    assert found[-1] == StreamEvent(0, 0, True, Usage(9, tokens, 4))
+    assert found[:-1] == [StreamEvent(0, 1, False, None)] * tokens
+
+
+def test_as_many_names_are_told_as_a_state_has_room_for() -> None:
+    settings = AgentSettings(engine="openai", upstream="http://a")  # type: ignore[call-arg]
+    upstream = Upstream(settings, Connections())
+    engine = Engine(settings, upstream, Gate(open_releaser(settings), AgentMetrics()))
+    names = ["base", "bad\nname", *(f"adapter-{k}-{'é' * 40}" for k in range(300))]
+    upstream.models, upstream.model = {name: {"id": name} for name in names}, "base"
+    told = engine.more_models
+    assert told == tuple(names[2 : 2 + len(told)])
+    assert 50 < len(told) < 300
+    made = replace(state("a"), more_models=told)
+    assert AgentState.decode(made.encode()) == made

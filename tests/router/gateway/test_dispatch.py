@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from router.gateway.planning.isolation import UnplannableError
+from router.gateway.planning.planner import Planned
 from router.gateway.planning.ticket import Placement, Ticket
 from router.http.errors import NoCapacityError
+from solver.routing.asked import Asked
 from solver.routing.rolling import WINDOW
 from tests.router.gateway.fleet import Half, half, random_tickets, state, ticket
 from tests.waiting import PATIENCE_S, until
@@ -96,6 +98,41 @@ async def test_a_free_worker_gets_a_request_at_once() -> None:
         placement = await asyncio.wait_for(made.dispatcher.place(ticket("a")), PATIENCE_S)
     assert placement.plan.reason == "worker_free"
     assert placement.worker.name == "w1", "the faster one"
+
+
+async def test_who_comes_alone_is_placed_without_a_turn_of_the_loop() -> None:
+    async with half(2, window_max_wait_s=10.0) as made:
+        await made.dispatcher.place(ticket("a"))
+        await asyncio.sleep(0)
+        placing = made.dispatcher.place(ticket("b"))
+        with pytest.raises(StopIteration) as ended:
+            placing.send(None)
+        assert ended.value.value.plan.requests == ("id-b",)
+        assert made.dispatcher.unsent == 0
+
+
+async def test_those_who_come_together_are_planned_together() -> None:
+    async with half(8, plan_deadline_s=0) as made:
+        await made.dispatcher.place(ticket("a"))
+        for expected in ([1, 4, 4, 4, 4], [5, 5, 5, 5, 5]):
+            await asyncio.sleep(0)
+            placing = (made.dispatcher.place(ticket(str(k))) for k in range(5))
+            placements = await asyncio.gather(*placing)
+            assert [len(one.plan.requests) for one in placements] == expected
+
+
+async def test_who_cannot_be_planned_alone_is_planned_by_the_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_: Asked) -> Planned:
+        raise ArithmeticError
+
+    async with half(2, plan_deadline_s=0) as made:
+        monkeypatch.setattr(made.planner, "plan_alone", fail)
+        for name in ("a", "b", "c"):
+            placement = await asyncio.wait_for(made.dispatcher.place(ticket(name)), PATIENCE_S)
+            assert placement.plan.requests == (f"id-{name}",)
+            await asyncio.sleep(0)
 
 
 async def test_who_cannot_start_soon_waits_at_the_gateway() -> None:

@@ -199,9 +199,10 @@ class Wordy:
     """A server whose tokenizer makes three tokens of a word, and one more of any prompt."""
 
     def __init__(self, limit: int) -> None:
-        self.limit, self.seen = limit, list[int]()
+        self.limit, self.seen, self.keys = limit, list[int](), set[str | None]()
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
+        self.keys.add(request.headers.get("authorization"))
         body = await request.json()
         prompt = 3 * len(body["prompt"].split()) + 1
         self.seen.append(prompt)
@@ -219,7 +220,8 @@ class Wordy:
         app = web.Application()
         app.router.add_post("/v1/completions", self.complete)
         async with TestServer(app) as server:
-            return await measure(HttpProbe(f"http://127.0.0.1:{server.port}", "m", shapes, 0))
+            url = f"http://127.0.0.1:{server.port}"
+            return await measure(HttpProbe(url, "m", shapes, 0, "key-1"))
 
 
 def test_prompts_are_as_long_in_tokens_as_they_should_be() -> None:
@@ -229,6 +231,7 @@ def test_prompts_are_as_long_in_tokens_as_they_should_be() -> None:
     prompts = sorted({s.prompt_tokens for s in samples if s.action is Action.PREFILL})
     assert prompts == pytest.approx(shapes.prompts, rel=0.1, abs=3)
     assert max(server.seen) == pytest.approx(768, rel=0.02)
+    assert server.keys == {"Bearer key-1"}
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
