@@ -95,7 +95,8 @@ def under_load(engines: Engines, victim: str, strike: Callable[[], None]) -> lis
     error event; who got no byte completes elsewhere; all outcomes are counted, once.
     """
     before = engines.outcomes()
-    asks = [ask(stream=k % 2 == 0) for k in range(2 * STREAMS)]
+    # In pairs: were it every second one, two workers that take turns would get one kind each.
+    asks = [ask(stream=k // 2 % 2 == 0) for k in range(2 * STREAMS)]
     with sending(engines.url, asks):
         eventually(lambda: sum(len(a.events) > 3 for a in asks if a.worker == victim) >= 4)
         strike()

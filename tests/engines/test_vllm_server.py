@@ -68,7 +68,7 @@ def server(model: Path, port: int, tmp_path: Path) -> Iterator[str]:
     process = start(model, port, log)
     try:
         while not healthy(port):
-            assert process.poll() is None, log.read_text(errors="replace")[-4000:]
+            assert process.poll() is None, log.read_text(errors="replace")[-40_000:]
             time.sleep(0.5)
         yield f"http://127.0.0.1:{port}"
     finally:

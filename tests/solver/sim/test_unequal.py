@@ -15,8 +15,8 @@ SPEEDS = (24.0, 24.0, 8.0)
 
 @pytest.fixture(scope="module")
 def run() -> Run:
-    """300 requests of known lengths, which come at once."""
-    requests = dataset("gsm8k-llama65b")[0][:300]
+    """600 requests of known lengths, which come at once."""
+    requests = dataset("gsm8k-llama65b")[0][:600]
     cost_ms = PROFILES["llama-65b-ascend"].cost.to_ms()
     return simulate(requests, Way(cost_ms, 8, workers=3, speeds=SPEEDS))
 
