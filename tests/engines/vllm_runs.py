@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tests.engines.tiny_model import make_tiny_model
 
@@ -123,7 +124,7 @@ class Bench:
         from router.agent.engines.vllm import Makespan
         from router.agent.engines.vllm.settings import COST, POLICY, TARGETS
 
-        os.environ |= {POLICY: policy or "", COST: cost, TARGETS: targets}
+        settings = {POLICY: policy or "", COST: cost, TARGETS: targets}
         config, now = self.core.vllm_config, self.core.scheduler
         config.scheduler_config.async_scheduling = late
         block_size, hash_block_size = resolve_kv_cache_block_sizes(now.kv_cache_config, config)
@@ -132,15 +133,16 @@ class Bench:
         if blocks is not None:
             memory = replace(memory, num_blocks=blocks)
         try:
-            return (own if policy is None else Makespan)(
-                vllm_config=config,
-                kv_cache_config=memory,
-                structured_output_manager=now.structured_output_manager,
-                include_finished_set=False,
-                log_stats=False,
-                block_size=block_size,
-                hash_block_size=hash_block_size,
-            )
+            with patch.dict(os.environ, settings):
+                return (own if policy is None else Makespan)(
+                    vllm_config=config,
+                    kv_cache_config=memory,
+                    structured_output_manager=now.structured_output_manager,
+                    include_finished_set=False,
+                    log_stats=False,
+                    block_size=block_size,
+                    hash_block_size=hash_block_size,
+                )
         finally:
             config.scheduler_config.async_scheduling = False
 
