@@ -32,7 +32,6 @@ from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.forwarding.verdict import Verdict, verdict, wait_s
 from router.gateway.planning.dispatcher import NOTHING, Dispatcher, Spent
 from router.gateway.planning.ticket import Placement, Ticket
-from router.http.client import Reply
 from router.http.errors import (
     ModelNotFoundError,
     NoCapacityError,
@@ -46,6 +45,7 @@ from router.http.errors import (
     outcome_of_status,
 )
 from router.http.secret import CHALLENGE, is_challenge
+from router.http.worker_reply import Reply
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
 from router.wire import FULL, RECALLED

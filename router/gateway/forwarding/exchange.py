@@ -14,11 +14,11 @@ from router.gateway.forwarding.attempt import Attempt
 from router.gateway.forwarding.continuation import Continuation, Diverged
 from router.http.apis import COMPLETIONS, Api
 from router.http.asgi import Responder, Send, respond, responder
-from router.http.client import Reply
 from router.http.errors import Headers, RequestError, RouterError, WorkerFailed, shortened
 from router.http.event_meter import EventMeter
 from router.http.schemas import CompletionRequest
 from router.http.usage import JsonMeter, ResponseInfo, StreamMeter, Usage, said_in
+from router.http.worker_reply import Reply
 from router.observe.spans import TraceContext
 from router.wire import MODEL, OVERHEAD_MS, PRIORITY, REQUEST_ID, WHY, WORKER
 

@@ -9,11 +9,12 @@ from collections.abc import Awaitable
 
 from router.gateway.fleet.reports import complaint
 from router.gateway.fleet.worker import Worker
-from router.http.client import ConnectTimeout, NotConnected, Reply
+from router.http.client import ConnectTimeout, NotConnected
 from router.http.connections import Connections
 from router.http.errors import Headers, WorkerRefused, WorkerUnconnected, WorkerUnreachable
 from router.http.reply import HOP_BY_HOP, hop_by_hop
 from router.http.secret import SECRET
+from router.http.worker_reply import Reply
 from router.settings.gateway import GatewayTuning
 from router.wire import (
     ATTEMPT,

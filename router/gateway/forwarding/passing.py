@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from router.http.apis import form_of
 from router.http.asgi import Responder, Scope, Send, respond, responder
-from router.http.client import Reply
 from router.http.errors import Headers, RouterError
+from router.http.worker_reply import Reply
 from router.wire import REQUEST_ID, WORKER
 
 log = logging.getLogger(__name__)

@@ -27,10 +27,10 @@ from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.planning.recaller import Recaller
 from router.gateway.planning.ticket import Ticket
 from router.http.apis import COMPLETIONS
-from router.http.client import Reply
 from router.http.connections import Connections
 from router.http.errors import Headers, Outcome
 from router.http.outline import outline
+from router.http.worker_reply import Reply
 from router.settings.gateway import GatewaySettings
 from router.wire import REQUEST_ID
 from solver.lengths.distribution import BINS, LengthDistribution

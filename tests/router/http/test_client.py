@@ -14,17 +14,11 @@ import pytest
 import uvloop
 
 from router.http.asgi import Responder
-from router.http.client import (
-    MOST_HEAD_BYTES,
-    MOST_UNREAD_BYTES,
-    Client,
-    ConnectTimeout,
-    NotConnected,
-    Reply,
-    _Connection,
-)
+from router.http.client import Client, ConnectTimeout, NotConnected
 from router.http.errors import Headers, WorkerFailed
 from router.http.reply import ReplyHead, hop_by_hop
+from router.http.worker_connection import MOST_HEAD_BYTES, Connection
+from router.http.worker_reply import MOST_UNREAD_BYTES, Reply
 from tests.waiting import PATIENCE_S, until
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -302,8 +296,8 @@ async def test_who_lets_go_as_its_answer_ends_leaves_the_connection_to_the_next(
     async with serving(WHOLE) as worker:
         next_one: list[asyncio.Future[Reply]] = []
 
-        class Idle(deque[_Connection]):
-            def append(self, connection: _Connection) -> None:
+        class Idle(deque[Connection]):
+            def append(self, connection: Connection) -> None:
                 if next_one:
                     return super().append(connection)
                 request = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"
