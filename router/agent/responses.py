@@ -22,7 +22,8 @@ from router.agent.conversations import (
 from router.agent.loop import ChoiceOutput
 from router.http.errors import RequestError
 
-MOST_KEPT = 1000
+# Answers, and bytes of what led to them: a prompt may be as large as a body.
+MOST_KEPT, MOST_KEPT_BYTES = 1000, 64 << 20
 # What is said of the answer only, or asks for nothing that an engine of ours could do otherwise.
 _OWN = frozenset(
     (
@@ -39,11 +40,12 @@ _UNDONE = {"background": (False,), "conversation": (), "prompt": ()}
 class Responses:
     """The form; see `router.agent.conversations`. Keeps the latest answers with what led to them.
 
-    Of one that is kept, `MOST_KEPT` are.
+    `MOST_KEPT` of them, and no more than `MOST_KEPT_BYTES`; the latest one always.
     """
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[dict[str, Any], list[Message]]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[dict[str, Any], list[Message], int]] = OrderedDict()
+        self._bytes = 0
 
     def to_chat(self, body: Body) -> Body:
         """Part of `Form`."""
@@ -89,9 +91,13 @@ class Responses:
 
     def keep(self, answer: dict[str, Any], said: list[Message]) -> None:
         """An answer has ended."""
-        self._kept[answer["id"]] = answer, said
-        while len(self._kept) > MOST_KEPT:
-            self._kept.popitem(last=False)
+        size = len(orjson.dumps(said))
+        self._kept[answer["id"]] = answer, said, size
+        self._bytes += size
+        while len(self._kept) > MOST_KEPT or (
+            self._bytes > MOST_KEPT_BYTES and len(self._kept) > 1
+        ):
+            self._bytes -= self._kept.popitem(last=False)[1][2]
 
     def find(self, name: str) -> dict[str, Any]:
         """An answer that is kept.
@@ -112,7 +118,7 @@ class Responses:
             RequestError: 404 if it is not kept.
         """
         self.find(name)
-        del self._kept[name]
+        self._bytes -= self._kept.pop(name)[2]
         return {"id": name, "object": "response.deleted", "deleted": True}
 
 

@@ -110,17 +110,17 @@ async def read_body(
     whole: bytes | None = scope.get(BODY)
     if whole is not None:
         if len(whole) > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         take(len(whole))
         return whole
     length = header(scope, b"content-length")
     if length is not None and length.isdigit() and int(length) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     message = await receive()
     body: bytes = message.get("body", b"")
     if message["type"] == "http.request" and not message.get("more_body", False):
         if len(body) > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         take(len(body))
         return body
     take(len(body))
@@ -130,14 +130,15 @@ async def read_body(
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         take(len(parts[-1]))
     if message["type"] == "http.disconnect":
         raise ClientDisconnected
     return b"".join(parts)
 
 
-def _too_large(limit: int) -> RequestError:
+def too_large(limit: int) -> RequestError:
+    """A body has more than `limit` bytes."""
     return RequestError(
         f"The request's body is over the limit of {limit} bytes.",
         code="request_too_large",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from router.http.apis import Api
 from router.http.asgi import Receive, Scope, header, read_body
-from router.http.encodings import decoded, encoding_of
+from router.http.encodings import HEADER, decoded, encoding_of
 from router.http.errors import RequestError, RouterError
 from router.http.model_field import with_model
 from router.http.outline import model_of, outline, outline_shortened
@@ -27,7 +27,7 @@ def is_json(kind: bytes | None) -> bool:
 def check_json(scope: Scope) -> None:
     """Whether a body is said to be JSON, as it is, see `check_type` and `check_encoding`."""
     check_type(scope)
-    check_encoding(header(scope, b"content-encoding"))
+    check_encoding(header(scope, HEADER))
 
 
 def check_encoding(value: bytes | None) -> None:
@@ -128,7 +128,7 @@ class BodyReader:
         return await self.decode(body, encoding, held) if encoding else body
 
     def _encoding(self, scope: Scope) -> str:
-        value = header(scope, b"content-encoding")
+        value = header(scope, HEADER)
         if value is None:
             return ""
         if not self._decodes:

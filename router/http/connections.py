@@ -25,6 +25,7 @@ from router.http.client import Client, TlsNames
 from router.http.errors import WorkerFailed
 from router.http.reply import ReplyHead
 from router.http.secret import SECRET
+from router.settings.secrets import bearer
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +102,7 @@ class Connections:
 
     def to_worker(self, url: str) -> dict[str, str]:
         """Headers of whatever the worker at `url` is asked: its key, if it has one."""
-        key = self._keys.get(url, self._keys.get("")) if self._keys else None
-        return {} if key is None else {"authorization": f"Bearer {key}"}
+        return bearer(self._keys.get(url, self._keys.get("")) if self._keys else None)
 
     def open(self) -> None:
         """To be called inside the event loop that will use it."""

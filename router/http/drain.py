@@ -6,6 +6,8 @@ import signal
 import time
 from dataclasses import dataclass
 
+from router.http.errors import NoCapacityError
+
 # What is left to do at the very end gets so long, even if requests have used all the time.
 LEAST_S = 1.0
 # For who leaves to a successor: who keeps a connection and does not use it for so long meets its
@@ -28,6 +30,15 @@ class Drain:
     def begin(self) -> None:
         """From now on, finish what is there and refuse the rest."""
         self.begun, self.begun_s = True, time.monotonic()
+
+    def check(self) -> None:
+        """Whether a gateway takes anything new.
+
+        Raises:
+            NoCapacityError: if it does not.
+        """
+        if self.begun:
+            raise NoCapacityError("This gateway is shutting down; please try again.", 1.0)
 
     def fail(self) -> None:
         """Stop this process: whoever supervises it sees that it has failed, and starts another."""

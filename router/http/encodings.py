@@ -8,8 +8,10 @@ from __future__ import annotations
 import sys
 import zlib
 
+from router.http.asgi import too_large
 from router.http.errors import RequestError
 
+HEADER = b"content-encoding"
 ENCODINGS = ("gzip", "zstd")
 _GZIP_BITS = 31
 # Of zstd's window, which its sender chooses: 32 MiB; its usual levels have 8 at most.
@@ -50,11 +52,7 @@ def decoded(body: bytes, encoding: str, limit: int) -> bytes:
             code="invalid_content_encoding",
         ) from error
     if len(found) > limit:
-        raise RequestError(
-            f"The request's body is over the limit of {limit} bytes.",
-            code="request_too_large",
-            status=413,
-        )
+        raise too_large(limit)
     return found
 
 

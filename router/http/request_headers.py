@@ -8,6 +8,7 @@ from math import inf
 
 from router.http.asgi import Scope, fields, header
 from router.http.errors import RequestError
+from router.settings.keys import LONGEST_TENANT
 from router.wire import (
     DEADLINE_MS,
     KEEPALIVE_S,
@@ -21,7 +22,9 @@ from router.wire import (
 from solver.batching.priority import Priority
 from solver.batching.targets import NO_TARGETS, Targets
 
-LONGEST_TENANT = 128
+# By which clients tell their keys, OpenAI's and Anthropic's.
+AUTHORIZATION, API_KEY = b"authorization", b"x-api-key"
+KEY_HEADERS = frozenset((AUTHORIZATION, API_KEY))
 # No clock here tells less apart than a microsecond, and nobody waits for longer than a week.
 LEAST_TARGET_MS = 0.001
 LONGEST_MS = 7 * 86_400_000

@@ -19,7 +19,7 @@ from router.lab.reports.words import NBSP
 from router.lab.simulate import by_tenant
 from router.lab.simulation.goodput import Found
 from router.lab.simulation.pool import over
-from router.lab.simulation.run import Choice, fleet, load, load_at, setting, tell_left_out
+from router.lab.simulation.run import Choice, fleet, load, load_at, setting
 from router.lab.simulation.runs import by_workers, ordered
 from router.lab.simulation.sizing import Goal, answers, search
 from router.settings.replay import ReplaySettings
@@ -43,8 +43,7 @@ def replay(settings: ReplaySettings) -> None:
         BadSettings: if the trace is wrong, or the report cannot be written.
         ProblemError: if a request fits into no worker.
     """
-    requests = load(settings)
-    tell_left_out(settings)
+    requests = load(settings, tell=True)
     goal = found = None
     if settings.slo:
         goal = Goal(settings.slo, sorted(settings.workers), settings.worker_cost)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from router.lab.files import writable
 from router.lab.pictures.gantt import fleet_gantt, gantt
-from router.lab.simulation.run import Choice, fleet, load, setting, tell_left_out
+from router.lab.simulation.run import Choice, fleet, load, setting
 from router.settings.simulate import SimulateSettings
 from solver.sim.report import Report, report
 from solver.sim.schedule import ScheduleLine
@@ -24,8 +24,7 @@ def simulate(settings: SimulateSettings) -> None:
         BadSettings: if the trace is wrong, or a file cannot be written.
         ProblemError: if a request fits into no worker.
     """
-    requests = load(settings)
-    tell_left_out(settings)
+    requests = load(settings, tell=True)
     choice = Choice(settings.policy, settings.dispatch, settings.workers)
     lines: list[ScheduleLine] = []
     with ExitStack() as files:  # which complain before the work, not after

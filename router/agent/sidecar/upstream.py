@@ -17,12 +17,12 @@ from router.agent.sidecar.health import PROBE_TIMEOUT_S, QUICK_S, REPROBE_TIMEOU
 from router.http.connections import Connections, Reply, read_bounded, told_of
 from router.http.errors import Headers, WorkerUnreachable
 from router.http.reply import hop_by_hop
+from router.http.request_headers import KEY_HEADERS
 from router.settings.agent import AgentSettings
 from router.settings.secrets import bearer, read_key
 
 log = logging.getLogger(__name__)
 
-_KEYS = frozenset((b"authorization", b"x-api-key"))
 CONNECT_S = 2.0
 PROBE_INTERVAL_S = 0.5  # between probes
 MOST_PAGE_BYTES = 1 << 20  # of models and metrics, which have some tens of thousands
@@ -129,7 +129,7 @@ class Upstream:
         """
         left_out = hop_by_hop(headers) | ({b"accept-encoding"} if plain else frozenset())
         if self._key:
-            left_out |= _KEYS
+            left_out |= KEY_HEADERS
         sent = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in headers

@@ -25,7 +25,7 @@ from typing import NoReturn
 
 from router.http.asgi import Scope
 from router.http.errors import ForbiddenError, Headers, OverLimitError
-from router.http.request_headers import Urgency
+from router.http.request_headers import API_KEY, AUTHORIZATION, Urgency
 from router.settings.base import BadSettings
 from router.settings.keys import Key, hash_of, read_keys
 from solver.batching.priority import WEIGHT
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0  # a revoked key is of use for so long at most; looking costs next to nothing
 # In a request's scope, what its key allows; none where the gateway has no keys.
 GRANT = "makespan.grant"
-AUTHORIZATION, API_KEY = b"authorization", b"x-api-key"
 LIMITS = b"x-ratelimit-"
 
 

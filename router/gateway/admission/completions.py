@@ -39,6 +39,7 @@ from router.http.asgi import (
 )
 from router.http.bodies import BodyMemory, BodyReader, Held
 from router.http.drain import Drain
+from router.http.encodings import HEADER as CONTENT_ENCODING
 from router.http.errors import (
     NoCapacityError,
     Outcome,
@@ -59,7 +60,6 @@ from router.settings.gateway import GatewayTuning
 from router.wire import EXPECTED_TOKENS, WHY
 from solver.cost.estimators import BYTES_PER_TOKEN
 
-_ENCODING = b"content-encoding"
 _NOTHING = nullcontext()
 
 
@@ -124,8 +124,8 @@ class Completions:
         if BODY not in scope:
             self._check_room()
         exchange.body = await self._bodies.read(scope, receive, held)
-        if header(scope, _ENCODING) is not None:  # it goes on as it was before
-            exchange.headers = [pair for pair in exchange.headers if pair[0] != _ENCODING]
+        if header(scope, CONTENT_ENCODING) is not None:  # it goes on as it was before
+            exchange.headers = [pair for pair in exchange.headers if pair[0] != CONTENT_ENCODING]
         exchange.received = time.monotonic()  # how long the client took to send it is its own
         self._check_room()
         self._accounts.begin(exchange.record)
@@ -169,8 +169,7 @@ class Completions:
         Raises:
             NoCapacityError: if nothing more is taken in.
         """
-        if self._drain.begun:
-            raise NoCapacityError("This gateway is shutting down; please try again.", 1.0)
+        self._drain.check()
         self._dispatcher.room.check_requests(self._accounts.running)
 
     async def _name(self, exchange: Exchange, scope: Scope, only: Worker | None) -> None:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from router.gateway.accounting.keys import API_KEY, AUTHORIZATION, GRANT, Keys
+from router.gateway.accounting.keys import GRANT, Keys
 from router.gateway.admission.headers import request_id
 from router.gateway.siblings.together import ALONE
 from router.http.apis import form_of
-from router.http.asgi import Receive, Scope, Send, respond
+from router.http.asgi import FIELDS, Receive, Scope, Send, respond
 from router.http.errors import ForbiddenError, RouterError, UnauthorizedError
+from router.http.request_headers import KEY_HEADERS
 from router.wire import REQUEST_ID
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -28,9 +29,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN = frozenset(("/health", "/ready"))
 _OWN = frozenset(("/", "/metrics", "/docs", "/openapi.json"))
 _OWN_FOLDERS = ("/makespan/", "/dashboard/", "/docs/")
-_KEYS = frozenset((AUTHORIZATION, API_KEY))
-# In a scope, its headers by name, which `router.http.asgi` may have made before the door.
-_MADE = "makespan.fields"
 
 
 def is_own(path: str) -> bool:
@@ -69,9 +67,9 @@ class Door:
         if own and not grant.key.admin:
             message = f"{scope['path']} wants a key with the right 'admin'; this one has it not."
             raise ForbiddenError(message, code="admin_only")
-        headers = [pair for pair in scope["headers"] if pair[0] not in _KEYS]
+        headers = [pair for pair in scope["headers"] if pair[0] not in KEY_HEADERS]
         scope = {**scope, "headers": headers, GRANT: grant}
-        scope.pop(_MADE, None)
+        scope.pop(FIELDS, None)  # they may have been looked at before the door
         return scope
 
 

@@ -42,6 +42,7 @@ from router.http.asgi import (
 )
 from router.http.bodies import BodyMemory, BodyReader, Held, check_type, is_json
 from router.http.drain import Drain
+from router.http.encodings import HEADER as CONTENT_ENCODING
 from router.http.encodings import encoding_of
 from router.http.errors import (
     Headers,
@@ -60,7 +61,6 @@ from router.settings.gateway import GatewayTuning
 
 log = logging.getLogger(__name__)
 
-_ENCODING = b"content-encoding"
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -123,10 +123,10 @@ class Relay:
         body = await read_body(scope, receive, self._tuning.max_body_bytes, held.take)
         self._check_room()
         headers: Headers = scope["headers"]
-        encoding = encoding_of(header(scope, _ENCODING))
+        encoding = encoding_of(header(scope, CONTENT_ENCODING))
         if encoding:
             body = await self._bodies.decode(body, encoding, held)
-            headers = [pair for pair in headers if pair[0] != _ENCODING]
+            headers = [pair for pair in headers if pair[0] != CONTENT_ENCODING]
         only, grant = None, scope.get(GRANT)
         if (name := response_id(scope["path"])) is not None:
             only, _ = await self._kept.find(name, None if grant is None else grant.key.tenant)
@@ -155,8 +155,7 @@ class Relay:
             grant.check_model(name, alias)
 
     def _check_room(self) -> None:
-        if self._drain.begun:
-            raise NoCapacityError("This gateway is shutting down; please try again.", 1.0)
+        self._drain.check()
         running = self._accounts.running + self._at.total()
         self._dispatcher.room.check_requests(running)
 

@@ -18,7 +18,7 @@ import numpy as np
 from solver.arrays import FloatArray
 from solver.cost.model import CostModel
 
-# From disk to a GPU, some hundred megabytes: vLLM's own log says 0.1 to 0.5 s.
+# Some hundred megabytes at 2 GB/s, as of a local disk: assumed, not measured.
 LOAD_S = 0.2
 LEAST = 1  # vLLM's --max-loras, unless its metrics have told
 

@@ -13,6 +13,7 @@ from router.http.client import ConnectTimeout, NotConnected
 from router.http.connections import Connections
 from router.http.errors import Headers, WorkerRefused, WorkerUnconnected, WorkerUnreachable
 from router.http.reply import HOP_BY_HOP, hop_by_hop
+from router.http.request_headers import AUTHORIZATION, KEY_HEADERS
 from router.http.secret import SECRET
 from router.http.worker_reply import Reply
 from router.settings.gateway import GatewayTuning
@@ -42,8 +43,7 @@ _SET_ANEW = {
 _NOT_SENT = frozenset((*_SET_ANEW, b"accept-encoding", b"content-type", SECRET))
 _LEFT_OUT = _NOT_SENT | HOP_BY_HOP
 MOST_LINES = 4096  # of workers that come and go
-AUTHORIZATION_LINE = "authorization: "
-_KEYS = frozenset((b"authorization", b"x-api-key"))
+_AUTHORIZATION = f"{AUTHORIZATION.decode()}: "
 _NOT_RELAYED = frozenset((*_SET_ANEW, SECRET))
 
 
@@ -121,8 +121,8 @@ class Forwarder:
         own = self._own(worker)
         if own:
             extra += own
-            if AUTHORIZATION_LINE in own:
-                left_out = left_out | _KEYS
+            if _AUTHORIZATION in own:
+                left_out = left_out | KEY_HEADERS
         kept = [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in left_out]
         try:
             return await self._client.post(

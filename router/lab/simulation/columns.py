@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, isfinite
-from typing import Any, Self, cast
+from math import inf
+from typing import Any, Self
 
-from router.lab.simulation.times import seconds
+from router.lab.simulation.times import number_of, seconds
 from router.settings.limits import Limits
 from solver.batching.priority import Priority
 from solver.batching.targets import Targets
@@ -144,11 +144,8 @@ def _limit(row: Row, name: str, default: float) -> float:
 
 def _number(value: object) -> float:
     """A finite number, or -1 for what is none."""
-    try:
-        number = float(cast("str", value))
-    except (TypeError, ValueError, OverflowError):
-        return -1.0
-    return number if isfinite(number) and not isinstance(value, bool) else -1.0
+    number = number_of(value)
+    return -1.0 if number is None else number
 
 
 def _hashes(row: Row) -> tuple[int, ...]:

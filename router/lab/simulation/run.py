@@ -48,25 +48,19 @@ class Choice:
 SAMPLE, SAMPLED, SAMPLE_SEED = "sample", 1000, 0
 
 
-def tell_left_out(traffic: Traffic) -> None:
-    """What of the trace is not simulated, for whoever waits for it."""
-    if not _is_sample(traffic):
-        found = read_trace(traffic.requests, traffic.limits, columns=traffic.names).left_out
-        for why, number in sorted(found.items()):
-            print(f"{traffic.requests}: {number} rows left out: {why}", file=sys.stderr)
-
-
 def _is_sample(traffic: Traffic) -> bool:
     return str(traffic.requests) == SAMPLE and not traffic.requests.exists()
 
 
-def load(traffic: Traffic) -> list[Request]:
-    """The requests, arriving as the settings say."""
+def load(traffic: Traffic, *, tell: bool = False) -> list[Request]:
+    """The requests, arriving as the settings say; `tell`: say what is left out, and why."""
     if _is_sample(traffic):
         requests = azure_conv(SAMPLED, random.Random(SAMPLE_SEED))
     else:
         found = read_trace(traffic.requests, traffic.limits, columns=traffic.names)
         requests = found.requests
+        for why, number in sorted(found.left_out.items()) if tell else ():
+            print(f"{traffic.requests}: {number} rows left out: {why}", file=sys.stderr)
     requests = requests[: traffic.limit]
     kind, _, rate = traffic.arrivals.partition(":")
     if kind == "all-at-once":

@@ -21,7 +21,7 @@ UNITS = ((EPOCH * 1e3, 1.0), (EPOCH * 1e6, 1e3), (EPOCH * 1e9, 1e6), (inf, 1e9))
 
 def seconds(value: object, *, in_ms: bool) -> float:
     """Of one cell; negative if it is no time. What is beyond `EPOCH` counts from 1970."""
-    number = _number(value)
+    number = number_of(value)
     if number is None:
         return _date(value)
     if number < (EPOCH * 1e3 if in_ms else EPOCH):
@@ -29,8 +29,8 @@ def seconds(value: object, *, in_ms: bool) -> float:
     return next(number / unit for least, unit in UNITS if number < least)
 
 
-def _number(value: object) -> float | None:
-    """None if it is none; -1 if it is one that is no time."""
+def number_of(value: object) -> float | None:
+    """A finite number; None if it is none, -1 if it is one that nothing is counted by."""
     try:
         number = float(cast("str", value))
     except OverflowError:

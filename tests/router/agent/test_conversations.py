@@ -8,7 +8,7 @@ import pytest
 
 from router.agent.conversations import Form
 from router.agent.messages import Messages
-from router.agent.responses import MOST_KEPT, Responses
+from router.agent.responses import MOST_KEPT, MOST_KEPT_BYTES, Responses
 from router.http.errors import RequestError
 
 USER = {"role": "user", "content": "hi"}
@@ -107,3 +107,15 @@ def test_the_latest_answers_are_kept() -> None:
     assert responses.delete("r2")["deleted"] is True
     with pytest.raises(RequestError):
         responses.delete("r2")
+
+
+def test_large_prompts_are_kept_up_to_a_size_and_the_latest_always() -> None:
+    responses = Responses()
+    large = [{"role": "user", "content": "x" * (MOST_KEPT_BYTES // 3)}]
+    for k in range(5):
+        responses.keep({"id": f"resp_{k}"}, large)
+    assert [k for k in range(5) if f"resp_{k}" in responses._kept] == [3, 4]
+    responses.keep({"id": "larger"}, large * 4)
+    assert list(responses._kept) == ["larger"]
+    responses.delete("larger")
+    assert (len(responses._kept), responses._bytes) == (0, 0)
