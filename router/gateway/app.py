@@ -258,7 +258,7 @@ def _lifespan(
         gc.freeze()  # what was imported will not be garbage: collections need not look at it
         gc.set_threshold(GC_ALLOCATIONS, 20, 50)
         if batches is not None:
-            batches.start()
+            await batches.start()
         yield
         events.stop()
         if batches is not None:

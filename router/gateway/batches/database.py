@@ -67,17 +67,21 @@ class Database:
         """
         self._reads, self._writes = _postgres(url) if url else _sqlite(folder)
         self.is_sqlite = self._reads.dialect.name == "sqlite"
+        self.opened = False
 
     async def open(self) -> None:
-        """Bring it up to date.
+        """Bring it up to date, before anything else.
 
         Raises:
             StoreLost: if it cannot be reached.
+            BadSettings: if it is of a later version.
         """
-        async with self.write() as connection:
-            if not self.is_sqlite:
-                await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
-            await connection.run_sync(_upgrade)
+        with _told():
+            async with self._writes.begin() as connection:
+                if not self.is_sqlite:
+                    await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+                await connection.run_sync(_upgrade)
+        self.opened = True
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -91,6 +95,7 @@ class Database:
         Raises:
             StoreLost: if it cannot be reached.
         """
+        self._check()
         with _told():
             async with self._reads.begin() as connection:
                 yield connection
@@ -102,9 +107,14 @@ class Database:
         Raises:
             StoreLost: if it cannot be reached, or takes nothing.
         """
+        self._check()
         with _told():
             async with self._writes.begin() as connection:
                 yield connection
+
+    def _check(self) -> None:
+        if not self.opened:
+            raise StoreLost("it has not been reached yet")
 
     async def now(self, connection: AsyncConnection) -> float:
         """Unix time in seconds."""

@@ -3,7 +3,8 @@
 Rules:
 - a line is run by whoever has claimed it, and its result counts only as long as it still has it: so
   each has one result, whoever dies or is late;
-- whoever runs lines is heard of every `BEAT_S`; who has not been for `LEASE_S` has none any more.
+- whoever runs lines is heard of every `BEAT_S`; who has not been for `LEASE_S` loses them to the
+  first who looks.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ class Counts:
 
 
 async def beat(connection: AsyncConnection, owner: str, now: float) -> bool:
-    """A runner lives; whether it was known to in time, and so has what it has claimed."""
-    known = update(runners).where(runners.c.id == owner, runners.c.until > now)
+    """A runner lives; whether it still has what it has claimed, as nobody has seen it late."""
+    known = update(runners).where(runners.c.id == owner)
     return bool((await connection.execute(known.values(until=now + LEASE_S))).rowcount)
 
 

@@ -74,7 +74,6 @@ class Runner:
         self._work = Jobs(database, files, batches, metrics)
         self._id = ""
         self._beat_s = self._looked_s = 0.0
-        self._opened = False
         self._stopping = False
         self._unsure = False  # whether what it has claimed last is its own: the answer was lost
         self._wake = asyncio.Event()
@@ -92,8 +91,12 @@ class Runner:
         self._looked_s = 0.0
         self._wake.set()
 
-    def start(self) -> None:
-        """Begin."""
+    async def start(self) -> None:
+        """Begin; a database that cannot be reached is waited for beside all else."""
+        try:
+            await self._database.open()
+        except StoreLost as error:
+            self._pause(error)
         self._task = asyncio.create_task(self._forever())
 
     async def _forever(self) -> None:
@@ -126,9 +129,8 @@ class Runner:
 
     async def _turn(self) -> None:
         self._wake.clear()
-        if not self._opened:
+        if not self._database.opened:
             await self._database.open()
-            self._opened = True
         if time.monotonic() - self._looked_s >= LOOK_S:
             self._looked_s = time.monotonic()
             await self._look()

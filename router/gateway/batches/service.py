@@ -62,9 +62,13 @@ class Service:
         """Answer clients."""
         self._api.add_to(app)
 
-    def start(self) -> None:
-        """Begin to run lines."""
-        self.runner.start()
+    async def start(self) -> None:
+        """Begin to run lines.
+
+        Raises:
+            BadSettings: if the database is of a later version.
+        """
+        await self.runner.start()
         self._task = asyncio.create_task(self._backlog.run())
 
     async def stop(self) -> None:
