@@ -7,7 +7,7 @@ import random
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, cast
 
 from openai import OpenAI
 from openai.types import Batch
@@ -17,7 +17,7 @@ from tests.waiting import eventually
 
 MODEL = "llama-65b"
 OPEN = ("validating", "in_progress", "finalizing", "cancelling")
-ENDPOINT = "/v1/completions"
+ENDPOINT: Literal["/v1/completions"] = "/v1/completions"
 
 
 class Gateway(Process):
@@ -46,7 +46,7 @@ class Gateway(Process):
         made = self.client.batches.create(
             input_file_id=self.upload(lines),
             endpoint=ENDPOINT,
-            completion_window=window,  # type: ignore[arg-type]
+            completion_window=cast("Literal['24h']", window),
         )
         return made.id
 

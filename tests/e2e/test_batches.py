@@ -8,6 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from router.settings.keys import Key, hash_of
 from tests import http
 from tests.e2e.batch_gateway import ENDPOINT, MODEL, Gateway, agents, check, line
 from tests.helpers import Process, scrape
@@ -214,20 +215,20 @@ def test_a_gateway_without_them_says_how_to_have_them(workers: list[str]) -> Non
 
 
 def test_only_its_tenant_sees_a_file(workers: list[str], tmp_path: Path) -> None:
-    from router.settings.keys import KeySettings
-
-    made = [KeySettings(what="new", tenant=name).make() for name in ("one", "two")]
+    texts = {tenant: f"mk-of-{tenant}" for tenant in ("one", "two")}
+    made = [Key(sha256=hash_of(text), tenant=tenant) for tenant, text in texts.items()]
     keys = tmp_path / "keys.toml"
-    keys.write_text("\n".join(entry.to_toml() for _, entry in made))
+    keys.write_text("\n".join(key.to_toml() for key in made))
     with Gateway(workers, str(tmp_path), "--keys", str(keys)) as gateway:
-        one, two = (gateway.client.with_options(api_key=key) for key, _ in made)
+        one, two = (gateway.client.with_options(api_key=key) for key in texts.values())
         gateway.client = one
         name = gateway.create([line(0)])
         batch = gateway.ended(name)
         assert batch.status == "completed"
         assert batch.output_file_id is not None
         assert [found.id for found in one.batches.list()] == [name]
-        assert list(two.batches.list()) == list(two.files.list()) == []
+        assert not list(two.batches.list())
+        assert not list(two.files.list())
         for file in (batch.input_file_id, batch.output_file_id):
             with pytest.raises(openai.NotFoundError):
                 two.files.content(file)

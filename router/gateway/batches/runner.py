@@ -74,7 +74,7 @@ class Runner:
         self._work = Jobs(database, files, batches, metrics)
         self._id = ""
         self._beat_s = self._looked_s = 0.0
-        self._stopping = False
+        self._stopping = self._over = False
         self._unsure = False  # whether what it has claimed last is its own: the answer was lost
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -101,7 +101,7 @@ class Runner:
 
     async def _forever(self) -> None:
         pause_s = PAUSE_S
-        while True:
+        while not self._over:
             try:
                 await self._turn()
             except Exception as error:
@@ -116,7 +116,8 @@ class Runner:
                 log.info("batches go on")
             left_s = self._looked_s + LOOK_S - time.monotonic()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(0.0, left_s))
+                async with asyncio.timeout(max(0.0, left_s)):
+                    await self._wake.wait()
 
     def _pause(self, error: Exception) -> None:
         if self.paused is None:
@@ -322,11 +323,11 @@ class Runner:
                 while self._running:
                     await asyncio.wait(self._running.values())
         tasks = [*self._running.values(), *self._jobs.values()]
-        if self._task is not None:
-            tasks.append(self._task)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._over = True  # the loop ends by itself: not in the midst of a transaction
+        self._wake.set()
+        await asyncio.gather(*tasks, *filter(None, [self._task]), return_exceptions=True)
         with suppress(StoreLost):
             if self._id:
                 async with self._database.write() as connection:
