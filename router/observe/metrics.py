@@ -351,7 +351,12 @@ class AgentMetrics(_Metrics):
     )
     utilization = gauge(
         "makespan_utilization_ratio",
-        "Prefill and decode slot-time over all but empty, since the start.",
+        "Prefill and decode slot-time over all slot-time, since the start.",
+    )
+    useful = gauge(
+        "makespan_useful_ratio",
+        "Prefill and decode slot-time over all but empty, since the start: what was made of slots "
+        "while there was work.",
     )
     efficiency = gauge(
         "makespan_efficiency_ratio",
