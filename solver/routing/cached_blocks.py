@@ -84,9 +84,7 @@ class Beginnings:
 
 def marks_of(blocks: Sequence[int]) -> tuple[int, ...]:
     """The names of a prompt's marks, from the 64-bit hashes of its blocks."""
-    return tuple(
-        blocks[depth - 1] >> (64 - MARK_BITS) for depth in MARKS if depth <= len(blocks)
-    )
+    return tuple(blocks[depth - 1] >> (64 - MARK_BITS) for depth in MARKS if depth <= len(blocks))
 
 
 class _Node:
@@ -179,12 +177,12 @@ class CachedBlocks:
         if self._block_tokens != block_tokens:  # another engine's, or another model's
             self.clear()
             self._block_tokens = block_tokens
-        number = self._number_after(parent)
-        if number is None:
+        begin = self._number_after(parent)
+        if begin is None:
             self.unknown += len(blocks)
             return
         place, node = 0, None
-        for number, block in enumerate(blocks, number):  # noqa: B020, PLW2901
+        for number, block in enumerate(blocks, begin):
             depth = ceil((number + 1) * block_tokens / prompt.block_tokens - LATE)
             while place < len(prompt.marks) and MARKS[place] < depth:
                 place, node = place + 1, None
@@ -239,7 +237,11 @@ class CachedBlocks:
             if now.place < 0 or prompt.places.get(now.key) == now.place:
                 return  # it is of a mark of this prompt's, too
             node = self._common(now, node, prompt)
-            if node is now or now.blocks[0] != block or (node.blocks and not _goes_on(node, number)):
+            if (
+                node is now
+                or now.blocks[0] != block
+                or (node.blocks and not _goes_on(node, number))
+            ):
                 return
             now.take_first()
             self._prune(now)

@@ -30,6 +30,7 @@ class WorkerCache:
 
     def __init__(self, streams: Sequence[Stream], *, reports: bool = False) -> None:
         self.streams, self.reports = streams, reports
+        self._counted: dict[str, int] = {}
 
     @property
     def knowledge(self) -> Knowledge:
@@ -56,6 +57,12 @@ class WorkerCache:
             "restarts": sum(one.restarts for one in self.streams),
             "garbage": sum(one.garbage for one in self.streams),
         }
+
+    def counted_since(self) -> list[tuple[str, int]]:
+        """What was counted since the last time, but for what is known now."""
+        now = {what: count for what, count in self.count().items() if what != "known"}
+        before, self._counted = self._counted, now
+        return [(what, max(0, count - before.get(what, 0))) for what, count in now.items()]
 
 
 class Caches:
@@ -89,9 +96,7 @@ class Caches:
         if self._context is not None:
             self._context.destroy(linger=0)
 
-    async def _follow(
-        self, url: str, found: Callable[[WorkerCache], None], *, agent: bool
-    ) -> None:
+    async def _follow(self, url: str, found: Callable[[WorkerCache], None], *, agent: bool) -> None:
         sources = await find_sources(self._connections, url, agent=agent)
         if not sources:
             return
@@ -107,9 +112,7 @@ class Caches:
             self._context = zmq.asyncio.Context()
         while True:
             try:
-                await Subscriber(
-                    self._context, self._replays, source, stream, self._changed
-                ).run()
+                await Subscriber(self._context, self._replays, source, stream, self._changed).run()
             except Exception:  # of one publisher; the others are followed on
                 log.exception("its events cannot be followed", extra={"publisher": source.endpoint})
                 stream.lost()

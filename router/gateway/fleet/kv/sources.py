@@ -63,7 +63,7 @@ async def _page(connections: Connections, url: str, headers: dict[str, str]) -> 
 
 
 def read_vllm(page: Any, host: str) -> list[Source]:  # noqa: ANN401
-    """vLLM's page: its publisher's settings, by rank."""
+    """The page of vLLM: its publisher's settings, by rank."""
     found = list[Source]()
     for rank, config in page.items() if isinstance(page, dict) else ():
         if not isinstance(config, dict) or not config.get("enable_kv_cache_events"):
@@ -77,7 +77,7 @@ def read_vllm(page: Any, host: str) -> list[Source]:  # noqa: ANN401
 
 
 def read_sglang(page: Any, host: str) -> list[Source]:  # noqa: ANN401
-    """SGLang's page: the first rank's ports, and how many ranks there are."""
+    """The page of SGLang: the first rank's ports, and how many ranks there are."""
     told = page.get("kv_events") if isinstance(page, dict) else None
     if not isinstance(told, dict):
         return []
