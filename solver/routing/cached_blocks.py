@@ -7,12 +7,13 @@ follow each other; and a router names its prompts' beginnings by hashes of its o
 
 Rules:
 - a prompt's beginnings are looked at up to its *marks*: after each of its first 16 blocks, then
-  after every second, fourth and so on, so that long ones take few, and a mark is missed by less
-  than a sixteenth of what is before it;
+  after every second, fourth and so on, so that long ones take few, and who parts between two of
+  them is missed by less than an eighth of what is before;
 - a block of the engine is put to the first mark that its end is not after, by the prompt's tokens
   in each of its own blocks; who begins with the text up to that mark has it;
 - a block that is told of two prompts is of what both begin with: it goes back to their last common
-  mark, so that where tokens end in a text is learnt;
+  mark, so that where tokens end in a text is learnt; a third prompt that parts from them before the
+  next mark may have less;
 - what was removed is not there, and nothing behind it counts; one hash counts once: an engine that
   stores a block twice and drops it once may still have it, and nobody says so;
 - blocks of prompts that nobody has named are not kept, and beyond `most` the oldest go: less is
@@ -45,9 +46,9 @@ MARKS = _marks()
 # A mark's name is a prompt's hash up to there, without its last bits: a few bytes on the wire, and
 # once in 10^8 times the same of two prompts of a million.
 MARK_BITS = 48
-# A block may end so much after a mark, in a router's blocks: how many tokens a text has is known to
-# about a percent, and a block that ends *at* a mark is to count there.
-LATE = 0.25
+# A block may end so much after a mark, in a router's blocks, about three tokens: one that ends *at*
+# a mark counts there, though how many tokens a text has is rounded.
+LATE = 0.02
 # Blocks between two marks: each is found among these when it goes.
 MOST_AT_A_MARK = 4096
 # Of the oldest, what goes at once where there are too many: some milliseconds each time.
