@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -100,7 +102,7 @@ def test_a_prompt_that_was_served_is_known_up_to_its_last_mark(size: int, prompt
 def test_marks_are_few_and_close() -> None:
     assert len(MARKS) == 64
     assert MARKS[-1] == MOST_BLOCKS
-    assert all((b - a) * 8 <= max(8, a) for a, b in zip(MARKS, MARKS[1:], strict=False))
+    assert all((b - a) * 8 <= max(8, a) for a, b in pairwise(MARKS))
 
 
 def test_where_two_prompts_part_is_learnt_from_both() -> None:

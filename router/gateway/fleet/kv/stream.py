@@ -50,6 +50,7 @@ class Stream:
         self._linked = self._known = self._behind = False
         # Of the replay under way: whether nothing of it has come, and whether it is another's.
         self._first, self._stale = True, False
+        self._odd = False  # the last one ended before messages that had come
         self._held: list[tuple[int, bytes]] = []
         self._held_bytes = self._group = 0
         self.wanted: int | None = None
@@ -71,7 +72,8 @@ class Stream:
 
     def linked(self) -> None:
         """It can be reached: again, perhaps, and it may be another one."""
-        self._linked = True
+        self._linked, self._odd = True, False
+        self._let_go()
         if self._replays:
             self._behind = True
             self.check()
@@ -172,10 +174,21 @@ class Stream:
         if nothing:
             self._whole = True  # it has not sent anything yet
         self.wanted, self._known, self._behind = None, True, False
+        for number, payload in self._let_go():
+            if number <= self._last:
+                continue
+            if number > self._last + 1 and not self._odd:  # another engine's, before it restarted
+                self._odd = True
+                self._rebuild()
+                return
+            if number > self._last + 1:
+                self._jump(number)
+            yield from self._apply(number, payload)
+        self._odd = False
+
+    def _let_go(self) -> list[tuple[int, bytes]]:
         held, self._held, self._held_bytes = self._held, [], 0
-        for number, payload in held:
-            if number > self._last or self.wanted is not None:
-                yield from self.live(number, payload)
+        return held
 
     def replay_failed(self) -> None:
         """It broke off, or never came: it is to be asked for again."""

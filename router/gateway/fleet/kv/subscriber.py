@@ -32,6 +32,10 @@ REPLAYS = 8  # at once in a process
 PAUSES_S = (0.02, 0.5, 2.0, 30.0)  # before one, and before the next where one was of no use
 
 
+class _Unreachable(Exception):
+    """Nothing connects any more: ZeroMQ gives up on who sends what is too large."""
+
+
 class Subscriber:
     """Follows one publisher, until cancelled; `changed` hears of each change of what is known."""
 
@@ -52,6 +56,13 @@ class Subscriber:
 
     async def run(self) -> None:
         """Until cancelled."""
+        while True:
+            try:
+                await self._follow()
+            except* _Unreachable:
+                log.info("begins anew", extra=self._about)
+
+    async def _follow(self) -> None:
         socket = self._context.socket(zmq.SUB)
         for option, value in (
             (zmq.LINGER, 0),
@@ -73,6 +84,7 @@ class Subscriber:
                     group.create_task(one)
         finally:
             socket.disable_monitor()
+            monitor.close()
             socket.close()
 
     async def _listen(self, socket: zmq.asyncio.Socket) -> None:
@@ -119,8 +131,9 @@ class Subscriber:
                 async with asyncio.timeout(believed_s):
                     told = await recv_monitor_message(monitor)
             except TimeoutError:
-                believed_s = None
                 self.stream.forget()
+                self._tell()
+                raise _Unreachable from None
             else:
                 if told["event"] == zmq.EVENT_DISCONNECTED:
                     believed_s = BELIEVED_S
