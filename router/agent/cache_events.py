@@ -102,8 +102,8 @@ class CacheEvents:
 
     def close(self) -> None:
         """Publish no more."""
-        self._context.destroy(linger=0)
         self._publisher.close()
+        self._context.destroy(linger=0)
 
 
 def _bind(socket: zmq.Socket[Any], endpoint: str) -> str:

@@ -13,6 +13,7 @@ from router.kv_wire import (
     END,
     Batch,
     Cleared,
+    Event,
     Removed,
     Stored,
     WireError,
@@ -45,7 +46,7 @@ MAP = {
     "session_id": "one",
 }
 ROW = [MAP["type"], *(MAP[name] for name in list(MAP)[1:9]), 2, "full_attention"]
-LONG_ROW = [*ROW, None, "LOCAL", None, "one", "of a version to come", {}]
+LONG_ROW: list[object] = [*ROW, None, "LOCAL", None, "one", "of a version to come", {}]
 STORED = Stored(NUMBERS, None, 16, Tier.GPU, "one", 2, whole=True)
 
 
@@ -66,7 +67,10 @@ def read(*events: object, more: tuple[Any, ...] = (0,)) -> Batch:
             Stored([1], 9, 4, Tier.GPU, None),
         ),
         ({**MAP, "medium": "CPU_PINNED"}, Stored(NUMBERS, None, 16, Tier.CPU, "one", 2, True)),
-        ({**MAP, "kv_cache_spec_kind": "mamba"}, Stored(NUMBERS, None, 16, 0, "one", 2, False)),
+        (
+            {**MAP, "kv_cache_spec_kind": "mamba"},
+            Stored(NUMBERS, None, 16, Tier.GPU, "one", 2, False),
+        ),
         ({"type": "BlockRemoved", "block_hashes": HASHES}, Removed(NUMBERS, Tier.GPU)),
         (["BlockRemoved", HASHES, "STORAGE", 1], Removed(NUMBERS, Tier.DISK, 1)),
         (["AllBlocksCleared"], Cleared()),
@@ -74,7 +78,7 @@ def read(*events: object, more: tuple[Any, ...] = (0,)) -> Batch:
     ],
 )
 @pytest.mark.parametrize("more", [(), (0,), (3, "longer")])
-def test_events_of_both_forms(event: object, found: object, more: tuple[Any, ...]) -> None:
+def test_events_of_both_forms(event: object, found: Event, more: tuple[Any, ...]) -> None:
     assert read(event, more=more) == Batch([found])
 
 
