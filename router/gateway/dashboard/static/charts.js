@@ -141,16 +141,16 @@ export class Charts {
 
   // Shares of what the slots did since the last call; NaN where there was nothing to share.
   #use(workers) {
-    const spent = { prefill: 0, decode: 0, stalled: 0, waiting: 0, empty: 0 };
+    const spent = { prefill: 0, decode: 0, stalled: 0, paused: 0, waiting: 0, empty: 0 };
     const earlier = this.#before;
     this.#before = new Map(workers.map(({ name, seconds }) => [name, seconds])); // of nobody who has gone
     for (const { name, seconds } of workers) {
       const before = earlier.get(name);
       if (!seconds || !before) continue;
-      for (const state of Object.keys(spent)) spent[state] += Math.max(0, seconds[state] - before[state]);
+      for (const state of Object.keys(spent)) spent[state] += Math.max(0, (seconds[state] ?? 0) - (before[state] ?? 0));
     }
     const busy = spent.prefill + spent.decode;
-    const held = busy + spent.stalled + spent.waiting;
+    const held = busy + spent.stalled + spent.paused + spent.waiting;
     return [held ? busy / held : NaN, held + spent.empty ? busy / (held + spent.empty) : NaN];
   }
 

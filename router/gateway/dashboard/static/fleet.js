@@ -209,8 +209,8 @@ export function utilization(...workers) {
   const told = workers.filter((worker) => worker.seconds);
   if (!told.length) return workers.length === 1 ? (workers[0].utilization ?? NaN) : NaN;
   const sum = (...states) =>
-    told.reduce((all, { seconds }) => all + states.reduce((one, state) => one + seconds[state], 0), 0);
+    told.reduce((all, { seconds }) => all + states.reduce((one, state) => one + (seconds[state] ?? 0), 0), 0);
   const busy = sum("prefill", "decode");
-  const all = busy + sum("stalled", "waiting");
+  const all = busy + sum("stalled", "paused", "waiting");
   return all ? busy / all : 0;
 }
