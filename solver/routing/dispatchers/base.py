@@ -59,7 +59,7 @@ class Arrival:
         found = self.forecast()
         if found is not None:
             self.expected_tokens, self.lengths = found
-            del self.job
+            self.__dict__.pop("job", None)  # it is made anew
 
     @cached_property
     def job(self) -> Job:
