@@ -7,7 +7,7 @@ Online is whatever somebody waits for: all priorities but bulk. Rules:
   the youngest first: it keeps its slot and its memory, is no part of iterations, and goes on, the
   oldest first, as soon as there is room again;
 - where online work was here lately, a bulk prompt is cut into chunks of that length, so that who
-  comes waits for one iteration at most; and a share of the slots is left free for it;
+  comes waits for one iteration at most; and a share of slots and memory is left free for it;
 - nothing that runs is thrown away unless online work lacks a slot or memory: then the youngest bulk
   sequence is evicted, and waits again with what it has made;
 - bulk work that its rank puts before online work that waits has had its turn (it has waited for
@@ -34,7 +34,8 @@ FIRST_TOKEN_ITERATIONS = 3
 # Seconds for which an engine keeps room for online work after the last of it has gone: whoever
 # sends once a minute or more finds short iterations; rarer requests may wait for one long one.
 LATELY_S = 60.0
-# Of the slots that are left free for online work: an eighth, as much as a worker is sent ahead.
+# Of slots and memory, what is left free for online work: an eighth, as much as a worker is sent
+# ahead of what it can start.
 KEPT_FREE = 1 / 8
 
 
@@ -129,12 +130,14 @@ class SteppingBack:
         if table.paused:
             return [], False
         free = len(table.free_slots(table.slots)) - int(KEPT_FREE * table.slots)
+        room = (1 - KEPT_FREE) * table.kv_tokens
         batch, kv, count = len(table.decoding) + len(table.prefilling), table.kv_held, 0
         limit_s = self.limit_s(now) if self._decodes_online() else inf
         for sequence in found:
             batch, kv = batch + 1, kv + sequence.context
             free -= sequence.slot < 0
-            if free < 0 or cost.decode_s(batch, kv) > limit_s:
+            room -= sequence.expected_left
+            if free < 0 or kv > room or cost.decode_s(batch, kv) > limit_s:
                 break
             count += 1
         return list(found[:count]), False
