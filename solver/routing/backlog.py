@@ -46,6 +46,8 @@ class Line(Protocol):
 
 
 L = TypeVar("L", bound=Line)
+# Pieces that are split so that workers end together, for each worker at most.
+EVENINGS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,6 @@ class Backlog(Generic[L]):
         self._homes: dict[tuple[str, Hashable], int] = {}  # of what lines begin with
         self._left_s: list[float] = []  # of each worker, seconds of what it has still to take
         self._changed, self._learned = False, 0
-        self._draft: Draft | None = None
-        self._shared = False  # a piece of it is two by now
         self.planned_s = -inf
         self._outlooks: dict[str, Outlook] = {}
         self._whole = Outlook(0.0, 0.0)
@@ -130,6 +130,8 @@ class Backlog(Generic[L]):
     ) -> Draft | None:
         """Plan all that waits on these workers; None if there is nothing to plan, or nobody.
 
+        Whoever finds a better plan of the draft than its own may `adopt` it later.
+
         Raises:
             InfeasibleProblem: if some lines have no worker that may serve them.
         """
@@ -148,24 +150,22 @@ class Backlog(Generic[L]):
             more_s[j] += pieces[k].cost_s(j)
         free = [piece for k, piece in enumerate(pieces) if k not in staying]
         problem, plan = first_plan_or_queue(problem_of(free, workers, more_s))
-        draft = self._draft = Draft(problem, plan, pieces, staying)
-        self._shared = False
+        draft = Draft(problem, plan, pieces, staying)
         self.adopt(draft, plan, workers, expected)
         return draft
 
     def adopt(
         self, draft: Draft, plan: Plan, workers: Sequence[WorkerView], expected: Expected
     ) -> None:
-        """Follow this plan of the last draft from now on, if no piece was split since."""
-        if self._shared or self._draft is not draft:
-            return
+        """Follow this plan of a draft from now on, as far as its lines still wait."""
         lists: list[deque[Piece]] = [deque() for _ in workers]
         placed = iter(plan.assignment)
         for k, piece in enumerate(draft.pieces):
             j = draft.staying.get(k)
-            lists[next(placed) if j is None else j].append(piece)
+            lists[next(placed) if j is None else j].append(piece.copy())
         self._lists = lists
         self._left_s = [sum(p.cost_s(j) for p in own) for j, own in enumerate(lists)]
+        self._even_out(workers)
         self._planned = Counter()
         for piece in draft.pieces:
             self._planned.update(piece.kinds)
@@ -248,7 +248,7 @@ class Backlog(Generic[L]):
             if len(theirs) > 1 or piece.lines == 1:
                 theirs.pop()
             else:
-                piece, self._shared = piece.split(), True
+                piece = piece.split(piece.lines // 2)
             cost_s = piece.cost_s(victim)
             self._left_s[victim] = max(0.0, self._left_s[victim] - cost_s)
             self._left_s[j] += piece.cost_s(j)
@@ -274,6 +274,28 @@ class Backlog(Generic[L]):
         if not own:
             del self._lines[kind]
         return line
+
+    def _even_out(self, workers: Sequence[WorkerView]) -> None:
+        """Split pieces where that ends everything sooner: what begins alike is packed whole."""
+        left = self._left_s
+        for _ in range(EVENINGS * len(workers)):
+            ends = [view.backlog_s + own for view, own in zip(workers, left, strict=True)]
+            last, first = max(range(len(ends)), key=ends.__getitem__), ends.index(min(ends))
+            piece = self._lists[last][-1] if self._lists[last] else None
+            if piece is None or not _may(piece, first):
+                return
+            each_s = float(piece.line_s[last] + piece.line_s[first])
+            lines = int((ends[last] - ends[first] - float(piece.shared_s[first])) / each_s)
+            if lines < 1:
+                return
+            if lines >= piece.lines:
+                given = self._lists[last].pop()
+                left[last] -= given.cost_s(last)
+            else:
+                given = piece.split(lines)
+                left[last] -= given.lines * float(given.line_s[last])
+            left[first] += given.cost_s(first)
+            self._lists[first].append(given)
 
     def _look_ahead(self, workers: Sequence[WorkerView], expected: Expected) -> None:
         """When what is planned will be done: all of it, and each batch."""

@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import ceil, inf
 from typing import NamedTuple
@@ -92,13 +92,18 @@ class Piece:
         """Seconds that what is left of it adds to a worker."""
         return float(self.lines * self.line_s[worker] + self.shared_s[worker])
 
-    def split(self) -> Piece:
-        """The latter half of the lines, as a piece of their own."""
-        left, given = self.lines // 2, dict[Kind, int]()
+    def copy(self) -> Piece:
+        """The same, to be taken from."""
+        return replace(self, kinds=dict(self.kinds))
+
+    def split(self, lines: int) -> Piece:
+        """The last so many lines, as a piece of their own."""
+        given: dict[Kind, int] = {}
         for kind, count in reversed(list(self.kinds.items())):
-            moved = min(count, self.lines - max(left, 1))
+            moved = min(count, lines)
             if moved <= 0:
                 break
+            lines -= moved
             given[kind] = moved
             self.kinds[kind] -= moved
             if not self.kinds[kind]:
