@@ -248,6 +248,18 @@ class GatewayMetrics(_Metrics):
         "makespan_cached_prompt_tokens",
         "Prompt tokens that workers reported to have found in their prefix caches.",
     )
+    predicted_cached_tokens = counter(
+        "makespan_predicted_cached_prompt_tokens",
+        "Prompt tokens taken to be in the caches of workers, of requests whose usage they "
+        "have reported.",
+    )
+    cache_events = counter(
+        "makespan_cache_events",
+        "What engines tell of their prefix caches: blocks told of (told), those that are of "
+        "nobody's prompt known here (unknown), messages that were missing (gaps), engines that "
+        "began anew (restarts), and what was no message (garbage).",
+        labels=("what",),
+    )
     tenant_slot_seconds = counter(
         "makespan_tenant_slot_seconds",
         "Engine time that requests of a tenant have taken, in slot-seconds by the cost models of "
@@ -291,6 +303,20 @@ class GatewayMetrics(_Metrics):
     worker_backlog = gauge(
         "makespan_worker_backlog_seconds",
         "Time that the worker needs for what it has been sent, as predicted.",
+        labels=("worker",),
+        together="max",
+    )
+    worker_cache_knowledge = gauge(
+        "makespan_worker_cache_knowledge",
+        "1 for how well it is known what the worker's prefix cache holds: its engine tells all "
+        "(exact), has told some (degraded), or it is guessed from what was sent (estimated).",
+        labels=("worker", "knowledge"),
+        together="max",
+    )
+    worker_cache_blocks = gauge(
+        "makespan_worker_cache_blocks",
+        "Blocks of its prefix cache that the worker's engine has told of, and that are known to be "
+        "there.",
         labels=("worker",),
         together="max",
     )
@@ -381,7 +407,12 @@ class AgentMetrics(_Metrics):
     )
     utilization = gauge(
         "makespan_utilization_ratio",
-        "Prefill and decode slot-time over all but empty, since the start.",
+        "Prefill and decode slot-time over all slot-time, since the start.",
+    )
+    useful = gauge(
+        "makespan_useful_ratio",
+        "Prefill and decode slot-time over all but empty, since the start: what was made of slots "
+        "while there was work.",
     )
     efficiency = gauge(
         "makespan_efficiency_ratio",

@@ -262,6 +262,11 @@ class GatewaySettings(GatewayTuning, Served):
         description="Cost model to start from for a worker without an agent (a profile's name, a "
         "profile file, or JSON of its terms); its scale is learnt.",
     )
+    cache_events: bool = Field(
+        True,
+        description="Listen to what engines publish of their prefix caches, and ask them to tell "
+        "of requests by session; else what they hold is guessed from what was sent.",
+    )
     plain_prefix_cache: bool = Field(
         True, description="A worker without an agent is taken to keep prompts' prefixes."
     )

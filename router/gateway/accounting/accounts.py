@@ -177,6 +177,8 @@ class Accounts:
         if usage is not None:
             record.cached_tokens = usage.cached_tokens
             record.used_prompt_tokens = usage.prompt_tokens
+            if record.choice is not None:
+                self._metrics.predicted_cached_tokens.inc(record.choice.predicted_cached)
             if usage.cached_tokens:
                 self._metrics.cached_prompt_tokens.inc(usage.cached_tokens)
 
