@@ -70,7 +70,10 @@ def test_a_file_that_is_no_lines_of_text_is_refused_by_line(
         checked(data, size)
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="\n\0")), min_size=1), st.integers(1, 50))
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n\0")), min_size=1),
+    st.integers(1, 50),
+)
 def test_any_lines_of_text_pass_however_they_come(texts: list[str], size: int) -> None:
     data = "\n".join(["{}", *texts]).encode()
     check = checked(data, size, 10**6)
