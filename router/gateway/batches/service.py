@@ -54,7 +54,7 @@ class Service:
         self.runner = Runner(
             database, files, batches, self._order, endpoint, rights, room, drain, metrics
         )
-        self._backlog = Backlog(database, self.runner, seconds, metrics)
+        self._backlog = Backlog(database, files, self.runner, seconds, metrics)
         wake = self.runner.wake
         self._api = Api(files, batches, most_line, origins, drain, wake, self._told)
         self._drain, self._drain_s = drain, drain_s
@@ -100,5 +100,5 @@ class Service:
         """What is told of a batch beside OpenAI's fields, as long as it has not ended."""
         if batch.status not in OPEN:
             return {}
-        told = {"paused": self.runner.paused, "waiting": counts.waiting, "running": counts.running}
+        told = {"paused": self.runner.idle(), "waiting": counts.waiting, "running": counts.running}
         return told | self._order.outlook(batch.id)
