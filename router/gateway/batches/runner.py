@@ -168,11 +168,7 @@ class Runner:
                 name = f"runner-{secrets.token_hex(8)}"
                 await lines.join(connection, name, now)
             elif self._unsure:
-                mine = {
-                    *self._under_way.running,
-                    *((one.batch, one.number) for one in self._under_way.results),
-                }
-                left = await lines.held(connection, name) - mine
+                left = await lines.held(connection, name) - self._under_way.places()
                 await lines.give_back(connection, name, left)
             lost = await lines.take_over(connection, now)
         if self._id and not known:  # it was late, and others may have what it had
@@ -209,11 +205,12 @@ class Runner:
 
     async def _job(self, what: Callable[..., Any], batch: Found) -> None:
         try:
-            await (what(self._id) if batch.status == Status.VALIDATING else what())
+            try:
+                await (what(self._id) if batch.status == Status.VALIDATING else what())
+            except RequestError as error:  # its file is gone
+                await self._batches.fail(batch, str(error))
         except StoreLost as error:
             self._pause(error)  # it is begun again, by whoever owns it then
-        except RequestError as error:  # its file is gone
-            await self._batches.fail(batch, str(error))
         except Exception:
             log.exception("a batch cannot go on", extra={"batch": batch.id})
             await asyncio.sleep(LONGEST_PAUSE_S)
@@ -225,10 +222,8 @@ class Runner:
         """What runs here has been told to end; once nothing runs anywhere, it is over."""
         async with self._database.write() as connection:
             if counts.running:
-                held = await lines.held(connection, self._id)
-                left = {place for place in held if place[0] == batch.id} - set(
-                    self._under_way.running
-                )
+                held = await lines.held(connection, self._id) - self._under_way.places()
+                left = [place for place in held if place[0] == batch.id]
                 await lines.give_back(connection, self._id, left)
             else:
                 await self._batches.end(connection, batch, now)

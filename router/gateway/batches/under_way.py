@@ -53,6 +53,10 @@ class UnderWay:
         task = self.running[place] = asyncio.create_task(self._run(line, custom_id, batch))
         task.add_done_callback(partial(self._end, place))
 
+    def places(self) -> set[Place]:
+        """Of all that are its own: those that run, and those that have ended."""
+        return {*self.running, *((one.batch, one.number) for one in self.results)}
+
     def drop(self, batch: str) -> None:
         """End those of a batch, without a result."""
         for place, task in self.running.items():
