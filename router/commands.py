@@ -13,6 +13,7 @@ import orjson
 from router.observe import logs
 from router.settings.agent import AgentSettings
 from router.settings.base import BadSettings, Settings
+from router.settings.batch_plan import BatchPlanSettings
 from router.settings.bench import BenchSettings
 from router.settings.calibrate import CalibrateSettings
 from router.settings.commands import COMMANDS, load
@@ -50,6 +51,8 @@ def run(arguments: Sequence[str]) -> None:
         print(_usage(), end="")
         sys.exit(0 if arguments else 2)
     name, *rest = arguments
+    if rest and f"{name} {rest[0]}" in commands:  # of a group
+        name, rest = f"{name} {rest[0]}", rest[1:]
     if name in ("-V", "--version"):
         print(f"makespan {version('makespan')}")
         return
@@ -113,6 +116,10 @@ def _run_offline(settings: Settings) -> None:
         from router.lab.plan import plan
 
         plan(settings)
+    elif isinstance(settings, BatchPlanSettings):
+        from router.lab.batch_plan import batch_plan
+
+        batch_plan(settings)
     elif isinstance(settings, CalibrateSettings):
         from router.lab.calibrate import run_calibrate
 

@@ -338,8 +338,9 @@ def engines() -> Panels:
         ),
         chart(
             "Slot-seconds by state",
-            "Where slot-time goes. stalled: stands still while others are prefilled; waiting: idle "
-            "while work is queued; empty: idle with none.",
+            "Where slot-time goes. stalled: stands still while others are prefilled; paused: bulk "
+            "work that stands still for online work; waiting: idle while work is queued; empty: "
+            "idle with none.",
             "percentunit",
             [Query(states, "{{state}}")],
             most=1,

@@ -11,6 +11,7 @@ from pydantic_settings import CliSettingsSource, SettingsError
 
 from router.settings.agent import AgentSettings
 from router.settings.base import CONFIG, DATA, PREFIX, BadSettings, Settings, read_tables
+from router.settings.batch_plan import BatchPlanSettings
 from router.settings.bench import BenchSettings
 from router.settings.calibrate import CalibrateSettings
 from router.settings.gateway import GatewaySettings
@@ -29,6 +30,7 @@ COMMANDS: tuple[type[Settings], ...] = (
     SimulateSettings,
     ReplaySettings,
     PlanSettings,
+    BatchPlanSettings,
     CalibrateSettings,
     BenchSettings,
     KeySettings,

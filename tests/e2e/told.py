@@ -30,7 +30,7 @@ window.EventSource = class {
 window.tell = (kind, data) => EventSource.open.heard[kind]({ data: JSON.stringify(data) });
 """
 LATE_S = 0.3  # single slots are told of so long after
-STATES = ("prefill", "decode", "stalled", "waiting", "empty")
+STATES = ("prefill", "decode", "stalled", "paused", "waiting", "empty")
 Frame = dict[str, Any]
 
 

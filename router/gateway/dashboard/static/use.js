@@ -2,7 +2,7 @@
 // empty.
 
 const SPAN_S = 60;
-const STATES = ["prefill", "decode", "stalled", "waiting", "empty"];
+const STATES = ["prefill", "decode", "stalled", "paused", "waiting", "empty"];
 
 // Of workers since what was heard of each before; a worker of which nothing was, or that has begun anew,
 // does not count.
@@ -11,12 +11,12 @@ export function spentSince(before, workers) {
   for (const { name, seconds } of workers) {
     const earlier = before.get(name)?.seconds;
     if (!seconds || !earlier) continue;
-    const parts = STATES.map((state) => seconds[state] - earlier[state]);
+    const parts = STATES.map((state) => (seconds[state] ?? 0) - (earlier[state] ?? 0));
     if (parts.some((part) => part < 0)) continue;
     STATES.forEach((state, index) => { spent[state] += parts[index]; });
   }
   const busy = spent.prefill + spent.decode;
-  const held = busy + spent.stalled + spent.waiting;
+  const held = busy + spent.stalled + spent.paused + spent.waiting;
   const all = held + spent.empty;
   return { all, utilization: all ? busy / all : NaN, useful: held ? busy / held : NaN };
 }
@@ -35,7 +35,7 @@ export class Use {
         lines.length = 0; // what it did meanwhile nobody saw
         continue;
       }
-      if (lines.length && STATES.some((state) => worker.seconds[state] < lines.at(-1).seconds[state])) lines.length = 0;
+      if (lines.length && STATES.some((state) => (worker.seconds[state] ?? 0) < (lines.at(-1).seconds[state] ?? 0))) lines.length = 0;
       if (lines.length > 1 && at - lines.at(-2).at < 1) lines.pop(); // the latest counts, and one a second
       lines.push({ at, seconds: worker.seconds });
       while (lines.length > 2 && lines[1].at <= at - SPAN_S) lines.shift();
