@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -60,8 +61,8 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=name)
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[str]:
-    """`make run`, on a free port."""
-    with Fleet() as fleet:
+    """`make run` that keeps batches, on a free port."""
+    with TemporaryDirectory() as data, Fleet("--data", data) as fleet:
         yield fleet.url
 
 

@@ -10,8 +10,10 @@ from math import inf
 
 from fastapi import FastAPI
 from starlette.routing import Route
+from zmq import ZMQError
 
 from router.agent.attempts import Attempts
+from router.agent.cache_events import CacheEvents
 from router.agent.completions import Completions
 from router.agent.conversations import Form
 from router.agent.engines.base import Engine
@@ -22,7 +24,7 @@ from router.agent.loop import EngineLoop
 from router.agent.messages import Messages
 from router.agent.reporter import Reporter
 from router.agent.responses import Responses
-from router.agent.routes import add_answers, add_count, add_models, add_routes
+from router.agent.routes import add_answers, add_count, add_events, add_models, add_routes
 from router.http.apis import APIS, MESSAGES, RESPONSES, Api
 from router.http.drain import Drain
 from router.http.error_handlers import add_error_handlers, answer_head
@@ -30,6 +32,7 @@ from router.http.secret import GatewaysOnly
 from router.observe.metrics import AgentMetrics
 from router.observe.tracing import open_tracing
 from router.settings.agent import AgentSettings
+from router.settings.base import BadSettings
 from router.settings.hardware import hardware
 from router.settings.secrets import read_secrets
 from solver.batching.batcher import Batcher
@@ -57,7 +60,11 @@ def create_app(settings: AgentSettings) -> FastAPI:
     settings, engine = open_engine(settings)
     cost = hardware(settings.cost).cost.scaled(1 / settings.speed)
     fit = OnlineFit(cost) if settings.learn_cost else None
-    loop = EngineLoop(_batcher(settings, cost), engine, metrics, fit)
+    events = None
+    if settings.kv_events is not None:
+        events = open_events(settings.kv_events)
+    batcher = _batcher(settings, cost, noted=events is not None)
+    loop = EngineLoop(batcher, engine, metrics, fit, events)
     attempts = Attempts(loop)
     gateways = Gateways()
     reporter = Reporter(settings, loop, metrics, drain, gateways)
@@ -65,7 +72,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
     async def close_tracing() -> None:
         await tracing.close(drain.left_s(settings.drain_s))
 
-    lifespan = _lifespan(loop, close_tracing, None if settings.fd is None else drain)
+    lifespan = _lifespan(loop, events, close_tracing, None if settings.fd is None else drain)
     app = FastAPI(title="Makespan agent", lifespan=lifespan, openapi_url=None)
     app.state.drain = drain
     responses = Responses()
@@ -80,6 +87,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
     add_count(app, settings, engine)
     add_routes(app, attempts, gateways, reporter, drain, "the engine has broken down; see the log")
     add_models(app, reporter)
+    add_events(app, events)
     answer_head(app)
     add_error_handlers(app)
     if secrets:
@@ -98,7 +106,19 @@ def open_engine(settings: AgentSettings) -> tuple[AgentSettings, Engine]:
     return settings, EmulatedEngine(cost, lengths, settings.seed)
 
 
-def _batcher(settings: AgentSettings, cost: CostModel) -> Batcher:
+def open_events(endpoint: str) -> CacheEvents:
+    """A publisher of what the prefix cache stores and drops.
+
+    Raises:
+        BadSettings: if it cannot be bound there.
+    """
+    try:
+        return CacheEvents(endpoint, BLOCK_TOKENS)
+    except ZMQError as error:
+        raise BadSettings(f"kv_events: {endpoint}: {error.strerror}") from error
+
+
+def _batcher(settings: AgentSettings, cost: CostModel, *, noted: bool) -> Batcher:
     return Batcher(
         settings.slots,
         settings.kv_tokens,
@@ -106,12 +126,15 @@ def _batcher(settings: AgentSettings, cost: CostModel) -> Batcher:
         POLICIES[settings.policy](),
         time.monotonic(),
         prefill_budget=settings.prefill_budget or inf,
-        cache=PrefixCache(BLOCK_TOKENS) if settings.prefix_cache else None,
+        cache=PrefixCache(BLOCK_TOKENS, noted=noted) if settings.prefix_cache else None,
     )
 
 
 def _lifespan(
-    loop: EngineLoop, close_tracing: Callable[[], Awaitable[None]], supervised: Drain | None
+    loop: EngineLoop,
+    events: CacheEvents | None,
+    close_tracing: Callable[[], Awaitable[None]],
+    supervised: Drain | None,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     def stop_if_broken(_: asyncio.Task[None]) -> None:
         """The supervisor looks at processes, not at ``/health``: end, and it starts another."""
@@ -122,10 +145,16 @@ def _lifespan(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         task = asyncio.create_task(loop.run())
         task.add_done_callback(stop_if_broken)
+        replays = None if events is None else asyncio.create_task(events.run())
         yield
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+        if events is not None and replays is not None:
+            replays.cancel()
+            with suppress(asyncio.CancelledError):
+                await replays
+            events.close()
         await close_tracing()
 
     return lifespan

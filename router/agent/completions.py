@@ -45,6 +45,7 @@ from router.http.errors import (
 )
 from router.http.schemas import CompletionRequest, load, read
 from router.http.usage import ResponseInfo, Usage
+from router.kv_wire import SESSION, wants_full_report
 from router.observe.metrics import AgentMetrics
 from router.observe.tracing import Tracing
 from router.settings.agent import AgentSettings
@@ -114,7 +115,16 @@ class Completions:
         answers = self._prepare(request, data)
         prompt_tokens = sum(answer.prompt_tokens for answer in answers) // request.n
         faults = parse_faults(header(scope, FAULT) if self._settings.faults else None)
-        engine_request = EngineRequest(answers, prompt_tokens, faults, request.n, trace.timings)
+        session = header(scope, SESSION)
+        engine_request = EngineRequest(
+            answers,
+            prompt_tokens,
+            faults,
+            request.n,
+            trace.timings,
+            None if session is None else session.decode("latin-1"),
+            full_report=wants_full_report(data),
+        )
         formatter = self._formatter(request, data, prompt_tokens)
         hint, position = read_hint(scope), read_queue_position(scope)
         name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None

@@ -11,6 +11,7 @@ from collections.abc import Sequence as Many
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from router.agent.cache_events import CacheEvents
 from router.agent.engines.base import Answer, Engine, Iteration, Token
 from router.agent.faults import NO_FAULTS, Faults, InjectedBreakdown
 from router.agent.queue_position import DEFAULT_POSITION, QueuePosition
@@ -38,7 +39,8 @@ class EngineRequest:
 
     `prompt_tokens` counts each prompt once, however many choices (`n`) it has; `cached_tokens` are
     those of all sequences that were found in the prefix cache, once they make tokens; `timings` is
-    when what happened to it.
+    when what happened to it. Who is told of the cache is told of its `session`, and, if it wants a
+    `full_report`, of what it has found there.
     """
 
     def __init__(
@@ -48,8 +50,11 @@ class EngineRequest:
         faults: Faults = NO_FAULTS,
         n: int = 1,
         timings: RequestTimings | None = None,
+        session: str | None = None,
+        full_report: bool = False,
     ) -> None:
         self.answers, self.prompt_tokens, self.n = answers, prompt_tokens, n
+        self.session, self.full_report = session, full_report
         self.timings = timings or RequestTimings()
         self.cached_tokens = 0
         self._faults, self._made, self._taken = faults, 0, 0
@@ -99,12 +104,19 @@ class _Entry:
 class EngineLoop:
     """Joins a `Batcher`, which decides, and an engine, which computes.
 
-    With a `fit`, the batcher's cost model follows the engine's iterations.
+    With a `fit`, the batcher's cost model follows the engine's iterations. `events` tell of what
+    its prefix cache stores and drops.
     """
 
     def __init__(
-        self, batcher: Batcher, engine: Engine, metrics: AgentMetrics, fit: OnlineFit | None = None
+        self,
+        batcher: Batcher,
+        engine: Engine,
+        metrics: AgentMetrics,
+        fit: OnlineFit | None = None,
+        events: CacheEvents | None = None,
     ) -> None:
+        self._events = events
         self.batcher, self.engine, self._metrics, self._fit = batcher, engine, metrics, fit
         self.broken = False  # the engine has broken down; only a new process helps
         self.changed = asyncio.Event()  # somebody may want to report the new state
@@ -168,6 +180,9 @@ class EngineLoop:
             expected = float(limit) if expected_tokens is None else min(expected_tokens, limit)
             self._entries[key] = _Entry(engine_request, choice)
             self.engine.begin(key, answer)
+            if self._events is not None:
+                session, full = engine_request.session, engine_request.full_report
+                self._events.expect(key, session, full=full)
             sequence = Sequence(
                 key,
                 answer.prompt_tokens,
@@ -203,6 +218,7 @@ class EngineLoop:
             if self._entries.pop(key, None) is not None:
                 self.engine.drop(key)
                 self.batcher.cancel(key, time.monotonic())
+                self._forget([key])
                 self.changed.set()
 
     async def run(self) -> None:
@@ -238,6 +254,8 @@ class EngineLoop:
         self._learn(stage, took)
         ended = self._hand_out(stage, iteration)
         self.batcher.finish_stage(stage, ended, iteration.end_s)
+        self._publish()
+        self._forget(ended)
         if self._traces:
             held = self.batcher.held_slots
             for trace in self._traces:
@@ -247,6 +265,17 @@ class EngineLoop:
             self._metrics.prefill_insertions.labels(stage.reason.value).inc()
         if ended or stage.prefill:
             self.changed.set()
+
+    def _publish(self) -> None:
+        cache = self.batcher.cache
+        if self._events is not None and cache is not None and cache.changes:
+            self._events.publish(cache.changes)
+            cache.changes.clear()
+
+    def _forget(self, ids: Many[str]) -> None:
+        if self._events is not None:
+            for key in ids:
+                self._events.forget(key)
 
     def _learn(self, stage: Stage, took_s: float) -> None:
         """The cost model follows; of several rounds in a stage, their middle one counts."""

@@ -9,6 +9,7 @@ from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from router.agent.attempts import Attempts
+from router.agent.cache_events import CacheEvents
 from router.agent.engines.base import Engine
 from router.agent.gateways import Gateways
 from router.agent.messages import Messages
@@ -19,6 +20,7 @@ from router.http.bodies import check_json
 from router.http.drain import Drain
 from router.http.errors import ModelNotFoundError, RequestError
 from router.http.schemas import load, read
+from router.kv_wire import SOURCES_PATH
 from router.observe.metrics import CONTENT_TYPE
 from router.settings.agent import AgentSettings
 from router.wire import (
@@ -117,6 +119,14 @@ def add_models(app: FastAPI, reporter: Reporter) -> None:
         if entry["id"] != model:
             raise ModelNotFoundError(model)
         return entry
+
+
+def add_events(app: FastAPI, events: CacheEvents | None) -> None:
+    """Where it publishes what its prefix cache stores and drops, as vLLM tells it."""
+
+    @app.get(SOURCES_PATH)
+    async def sources() -> dict[str, Any]:
+        return {} if events is None else events.sources()
 
 
 def add_answers(app: FastAPI, responses: Responses) -> None:

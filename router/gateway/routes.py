@@ -119,6 +119,10 @@ def _worker(worker: Worker, now: float) -> dict[str, Any]:
         "models": list(worker.models),
         "slots": worker.slots,
         "slots_known": worker.slots_known,
+        "cache": {
+            "knowledge": worker.knowledge.value,
+            "blocks": None if worker.cache is None else worker.cache.count(),
+        },
         "in_flight": len(worker.load),
         "backlog_s": worker.backlog_s(0, now),
         "cost_ms": worker.cost.to_ms(),

@@ -1,4 +1,4 @@
-"""The model that a body names, put in the place of another: all else stays byte for byte."""
+"""Fields put into a body, or in the place of another: all else stays byte for byte."""
 
 from __future__ import annotations
 
@@ -24,14 +24,24 @@ def with_model(body: bytes, model: str, *, named: bool) -> bytes:
         found = _at_top(body)
     name = orjson.dumps(model)
     if not found:
-        begin = _BEGIN.match(body)
-        assert begin is not None, "a JSON object"
-        at = begin.end() if begin[1] is None else begin.end() - 1
-        return b'%b"model":%b%b%b' % (body[:at], name, b"" if begin[1] else b",", body[at:])
+        return _put_first(body, b'"model":%b' % name)
     at = found[-1]  # of several the last counts
     value = _STRING.match(body, at)
     end = at + len(_NULL) if value is None else value.end()
     return body[:at] + name + body[end:]
+
+
+def with_field(body: bytes, name: str, value: object) -> bytes:
+    """The JSON object with this field; one that may have it already stays as it is."""
+    quoted = orjson.dumps(name)
+    return body if quoted in body else _put_first(body, quoted + b":" + orjson.dumps(value))
+
+
+def _put_first(body: bytes, field: bytes) -> bytes:
+    begin = _BEGIN.match(body)
+    assert begin is not None, "a JSON object"
+    at = begin.end() if begin[1] is None else begin.end() - 1
+    return b"%b%b%b%b" % (body[:at], field, b"" if begin[1] else b",", body[at:])
 
 
 def _at_top(body: bytes) -> list[int]:

@@ -248,6 +248,18 @@ class GatewayMetrics(_Metrics):
         "makespan_cached_prompt_tokens",
         "Prompt tokens that workers reported to have found in their prefix caches.",
     )
+    predicted_cached_tokens = counter(
+        "makespan_predicted_cached_prompt_tokens",
+        "Prompt tokens taken to be in the caches of workers, of requests whose usage they "
+        "have reported.",
+    )
+    cache_events = counter(
+        "makespan_cache_events",
+        "What engines tell of their prefix caches: blocks told of (told), those that are of "
+        "nobody's prompt known here (unknown), messages that were missing (gaps), engines that "
+        "began anew (restarts), and what was no message (garbage).",
+        labels=("what",),
+    )
     tenant_slot_seconds = counter(
         "makespan_tenant_slot_seconds",
         "Engine time that requests of a tenant have taken, in slot-seconds by the cost models of "
@@ -294,6 +306,20 @@ class GatewayMetrics(_Metrics):
         labels=("worker",),
         together="max",
     )
+    worker_cache_knowledge = gauge(
+        "makespan_worker_cache_knowledge",
+        "1 for how well it is known what the worker's prefix cache holds: its engine tells all "
+        "(exact), has told some (degraded), or it is guessed from what was sent (estimated).",
+        labels=("worker", "knowledge"),
+        together="max",
+    )
+    worker_cache_blocks = gauge(
+        "makespan_worker_cache_blocks",
+        "Blocks of its prefix cache that the worker's engine has told of, and that are known to be "
+        "there.",
+        labels=("worker",),
+        together="max",
+    )
     worker_slots = gauge(
         "makespan_worker_slots",
         "Sequences that the worker runs at once, by how that is known: from its agent (agent), an "
@@ -307,6 +333,34 @@ class GatewayMetrics(_Metrics):
         "not sent yet, as a mean over them; 0 while none is up. To scale by, add up the "
         "gateways'.",
     )
+    batches = gauge(
+        "makespan_batches",
+        "Batches that have not ended, by what is done with them.",
+        labels=("status",),
+        together="max",
+    )
+    batch_lines = counter(
+        "makespan_batch_lines",
+        "Lines of batches by what they have come to: to wait, to run (again, if whoever ran them "
+        "died), or to their end.",
+        labels=("state",),
+    )
+    batch_waiting = gauge(
+        "makespan_batch_unfinished_lines",
+        "Lines of batches that wait or run, of all gateways with the same database.",
+        together="max",
+    )
+    batch_backlog = gauge(
+        "makespan_batch_backlog_seconds",
+        "Time that the workers that are up need for all that is left of batches, with nothing else "
+        "to do, as predicted. Gateways with the same database tell the same.",
+        together="max",
+    )
+    batch_paused = gauge(
+        "makespan_batch_paused",
+        "1 while batches pause, as their database is lost or takes nothing.",
+        together="max",
+    )
     predicted_tokens_error = histogram(
         "makespan_predicted_tokens_error_ratio",
         "Predicted output tokens over actual ones.",
@@ -319,6 +373,8 @@ class GatewayMetrics(_Metrics):
             self.plan_duration.labels(method.value)
         for target, met in product(("ttft", "tpot", "both"), ("true", "false")):
             self.slo_requests.labels(target, met)
+        for state in ("waiting", "running", "completed", "failed", "expired"):
+            self.batch_lines.labels(state)
 
     def outcomes(self) -> dict[str, int]:
         """Requests that have ended, by outcome, over all models."""
@@ -351,7 +407,12 @@ class AgentMetrics(_Metrics):
     )
     utilization = gauge(
         "makespan_utilization_ratio",
-        "Prefill and decode slot-time over all but empty, since the start.",
+        "Prefill and decode slot-time over all slot-time, since the start.",
+    )
+    useful = gauge(
+        "makespan_useful_ratio",
+        "Prefill and decode slot-time over all but empty, since the start: what was made of slots "
+        "while there was work.",
     )
     efficiency = gauge(
         "makespan_efficiency_ratio",

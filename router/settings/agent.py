@@ -73,6 +73,13 @@ class AgentTuning(Live):
         description="The engine keeps prompts' prefixes and does not prefill them again; "
         "transformers never does.",
     )
+    kv_events: str | None = Field(
+        None,
+        pattern=r"^tcp://(\*|[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}$",
+        description="Publish what the prefix cache stores and drops, as vLLM does, at "
+        "tcp://HOST:PORT; * is every address of this host, port 0 takes a free one. Gateways "
+        "find it by themselves. A server of its own publishes by itself.",
+    )
     policy: Literal[tuple(POLICIES)] = Field(  # type: ignore[valid-type]
         "adaptive", description="Decides prefill or decode at each iteration."
     )
@@ -105,6 +112,15 @@ class AgentTuning(Live):
             raise ValueError(
                 f"speed: the engine {self.engine} takes the time that it takes; only the emulated "
                 "one can be sped up"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _own_cache(self) -> Self:
+        if self.kv_events is not None and (self.engine != "emulated" or not self.prefix_cache):
+            raise ValueError(
+                "kv_events: only the emulated engine with its prefix_cache has anything to tell; a "
+                "server behind an agent publishes by itself (vLLM: --kv-events-config)"
             )
         return self
 

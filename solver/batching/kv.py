@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 # Tokens a hashed block, as in the Mooncake traces.
 BLOCK_TOKENS = 512
@@ -26,6 +27,22 @@ def count_fitting(needs: Iterable[int], room: float) -> int:
     return count
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A prompt's blocks, in order, are in the cache from now on; the first `reused` were before."""
+
+    owner: str
+    blocks: tuple[int, ...]
+    reused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """These blocks are no longer in the cache."""
+
+    blocks: tuple[int, ...]
+
+
 class PrefixCache:
     """Blocks of earlier prompts, least recently used first to go.
 
@@ -33,13 +50,17 @@ class PrefixCache:
     from the front. Only the last block of a prompt may be shorter than `BLOCK_TOKENS`.
 
     Attributes:
+        block_tokens: of each block.
         tokens: held in all.
+        changes: what was stored and dropped, in order, for whoever tells of it and takes it from
+            there; None: nobody does.
     """
 
-    def __init__(self, block_tokens: int = BLOCK_TOKENS) -> None:
-        self._block_tokens = block_tokens
+    def __init__(self, block_tokens: int = BLOCK_TOKENS, *, noted: bool = False) -> None:
+        self.block_tokens = block_tokens
         self._blocks: OrderedDict[int, int] = OrderedDict()
         self.tokens = 0
+        self.changes: list[Kept | Gone] | None = [] if noted else None
 
     def __iter__(self) -> Iterator[int]:
         """The blocks held."""
@@ -55,13 +76,28 @@ class PrefixCache:
             found += tokens
         return max(0, min(found, prompt_tokens - 1))
 
-    def store(self, hash_ids: tuple[int, ...], prompt_tokens: int, room_tokens: float) -> list[int]:
+    def held(self, hash_ids: tuple[int, ...]) -> int:
+        """How many of these blocks, from the front, it holds."""
+        count = 0
+        for block in hash_ids:
+            if block not in self._blocks:
+                break
+            count += 1
+        return count
+
+    def store(
+        self, hash_ids: tuple[int, ...], prompt_tokens: int, room_tokens: float, owner: str = ""
+    ) -> list[int]:
         """Keep a prompt's blocks; then as many in all as there is room for beside what runs.
+
+        `owner`: whose prompt it is, for whoever is told.
 
         Returns:
             The blocks that had to go.
         """
-        size = self._block_tokens
+        size = self.block_tokens
+        if self.changes is not None and hash_ids:
+            self.changes.append(Kept(owner, hash_ids, self.held(hash_ids)))
         for k, block in reversed(list(enumerate(hash_ids))):  # the first blocks are the last to go
             tokens = min(size, prompt_tokens - k * size)
             if tokens > 0:
@@ -81,4 +117,6 @@ class PrefixCache:
             block, tokens = self._blocks.popitem(last=False)
             self.tokens -= tokens
             gone.append(block)
+        if self.changes is not None and gone:
+            self.changes.append(Gone(tuple(gone)))
         return gone

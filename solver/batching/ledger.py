@@ -7,7 +7,8 @@ paused    its bulk request stands still for online work
 waiting   idle while work is queued
 empty     idle with none
 
-Utilization is prefill and decode over all but empty (README section 6 for one busy period).
+Utilization is prefill and decode over all slot-time (README section 6 for one busy period); the
+useful share is the same over all but empty: what was made of slots while there was work.
 """
 
 from __future__ import annotations
@@ -76,7 +77,16 @@ class SlotLedger:
 
     @property
     def utilization(self) -> float:
+        """(prefill + decode) over all slot-time since the ledger was opened; 0 of none."""
+        total = sum(self.seconds.values())
+        return self._worked / total if total else 0.0
+
+    @property
+    def useful(self) -> float:
         """(prefill + decode) over all but empty, since the ledger was opened; 0 if never busy."""
-        busy = self.seconds["prefill"] + self.seconds["decode"]
-        total = busy + sum(self.seconds[state] for state in ("stalled", "paused", "waiting"))
-        return busy / total if total else 0.0
+        total = sum(self.seconds.values()) - self.seconds["empty"]
+        return self._worked / total if total else 0.0
+
+    @property
+    def _worked(self) -> float:
+        return self.seconds["prefill"] + self.seconds["decode"]

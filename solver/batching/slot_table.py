@@ -104,7 +104,7 @@ class SlotTable:
         self._start_decoding(sequence)
         if self.cache is not None:
             room = self.kv_tokens - self.kv_held
-            self.cache.store(sequence.hash_ids, sequence.prompt_tokens, room)
+            self.cache.store(sequence.hash_ids, sequence.prompt_tokens, room, sequence.id)
 
     def count_rounds(self, rounds: int, made: int) -> None:
         """So many decode rounds are over, in which those decoding made so many tokens."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
@@ -50,9 +51,19 @@ class Watched:
         number = float(re.sub(r"[^\d.]", "", words.split("/")[0]))
         return number / 100 if "%" in words else number
 
-    def comes_to(self, share: float, name: str, within: str = "#tiles") -> None:
+    def comes_to(self, share: float, name: str) -> None:
         """A share on the page is soon this one, rounded to a tenth of a percent."""
-        eventually(lambda: abs(self.figure(name, within) - share) <= 0.0005001)
+        eventually(lambda: abs(self.figure(name) - share) <= 0.0005001)
+
+    def tells_useful(self, share: float, row: str) -> bool:
+        """A worker's useful share is this one, rounded to a tenth of a percent."""
+        return abs(self.since_start(row)[1] - share) <= 0.0005001
+
+    def since_start(self, row: str) -> tuple[float, float]:
+        """A worker's utilization and its useful share, since its agent's start."""
+        cell = self.page.locator(f'{row} [data-figure="utilization"]')
+        told = re.findall(r"([\d.]+) %", str(cell.get_attribute("title")))
+        return float(told[0]) / 100, float(told[1]) / 100
 
 
 @pytest.fixture
@@ -139,24 +150,22 @@ def test_bars_move_under_load_and_figures_are_those_of_the_metrics(
     watched.comes_to(gap, "gap")
     assert watched.figure("completed") == gateway.total("makespan_requests_total")
     assert page.locator('[data-outcome="completed"]').inner_text().replace(",", "") == str(many)
-    spent = {"busy": 0.0, "all": 0.0}
+    assert watched.figure("utilization") > 0
     for k, url in enumerate(fleet.agents):
         row, agent = f"[data-worker=agent-{k}]", scrape(url).values
-        utilization = agent["makespan_utilization_ratio{}"]
-        watched.comes_to(utilization, "utilization", row)
+        useful = agent["makespan_useful_ratio{}"]
+        eventually(partial(watched.tells_useful, useful, row))
+        utilization = scrape(url).values["makespan_utilization_ratio{}"]  # falls while it is idle
+        assert watched.since_start(row)[0] == pytest.approx(utilization, rel=0.25)
         backlog = gateway.values[f'makespan_worker_backlog_seconds{{worker="agent-{k}"}}']
         assert watched.figure("backlog", row) == backlog == 0
-        by_state = {
-            state: agent[f'makespan_slot_seconds_total{{state="{state}"}}']
-            for state in ("prefill", "decode", "stalled", "waiting")
-        }
-        spent["busy"] += by_state["prefill"] + by_state["decode"]
-        spent["all"] += sum(by_state.values())
-    overall = spent["busy"] / spent["all"]
-    watched.comes_to(overall, "utilization")
+    for name in ("#rate", "#tokens", "#ttft", "#e2e"):
+        expect(page.locator(name)).to_have_attribute("aria-label", re.compile(r"[1-9]"))
     for tenant in TENANTS:
         line = page.locator("#tenants tr", has=page.get_by_role("rowheader", name=tenant))
         expect(line.locator("td").nth(1)).to_have_text(str(many // len(TENANTS)))
+        share = page.locator(f'#tenant-shares [data-tenant="{tenant}"]')
+        expect(share).to_have_text(re.compile(r"[45]\d\.\d %"))  # as many alike of each
 
 
 def test_an_explanation_opens_by_click_and_by_keyboard(fleet: Fleet, watched: Watched) -> None:

@@ -58,6 +58,7 @@ def test_what_is_opened_by_hand_stays_as_long_as_its_worker(told: Told) -> None:
 def test_sixty_four_workers_fit_and_are_walked_by_arrows(told: Told) -> None:
     page = told.page
     told.fleet(*names(64))
+    page.get_by_role("button", name="Show 44 more workers").click()
     told.fleet(*names(64))
     box = page.locator("#fleet").bounding_box()
     assert box is not None
@@ -106,7 +107,8 @@ def test_who_is_down_is_told_in_words_and_without_old_figures(told: Told) -> Non
         expect(status).to_have_text(f"live, {16 - len(down)} of 16 workers up")
         dots.add(told.page.evaluate(dot))
         line = told.page.locator("[data-worker=agent-03] td.number")
-        figures = ["2 / 4", "0", "0.500 s", "100.0 %"]
+        figures = ["2 / 4", "0", "0.500 s", "50.0 %"]
+        told.fleet(*fleet, down=down)
         expect(line).to_have_text(["down", *3 * [NONE]] if down else figures)
     assert len(dots) == 3
     alarm = expect(told.page.get_by_role("alert"))
@@ -141,7 +143,7 @@ def test_who_missed_a_target_is_told_in_words(told: Told) -> None:
         "**/makespan/v1/requests/late", lambda route: route.fulfill(json=record.explain())
     )
     told.fleet("a")
-    told.tell("lists", {"requests": [_request(record)], "plans": [], "tenants": []})
+    told.lists(requests=[_request(record)])
     expect(told.page.locator("#requests tbody td").last).to_have_text("completed, late")
     told.page.locator('[data-request="late"]').click()
     facts = expect(told.page.get_by_role("dialog").locator(".facts"))
@@ -191,7 +193,7 @@ def test_long_names_leave_every_outcome_readable(told: Told) -> None:
         "rival": "v" * 40, "lead_s": 1.5,
     }  # fmt: skip
     told.fleet("a", outcomes={"rejected_no_capacity": 1})
-    told.tell("lists", {"requests": [request], "plans": [], "tenants": []})
+    told.lists(requests=[request])
     last = told.page.locator("#requests tbody td").last
     expect(last).to_have_text("rejected no capacity")
     assert last.evaluate("(cell) => cell.scrollWidth <= cell.clientWidth")

@@ -77,11 +77,16 @@ class Told:
         return (heard if up else {}) | {
             "name": name, "url": f"http://{name}", "up": up, "models": ["it's"], "slots": 4,
             "in_flight": 2, "backlog_s": 0.5, "engine": "emulated", "policy": "adaptive",
-            "draining": False, "running": 2, "queued": 0, "utilization": 1.0,
+            "draining": False, "running": 2, "queued": 0,
         }  # fmt: skip
 
     def tell(self, kind: str, data: Frame) -> None:
         self.page.evaluate("([kind, data]) => tell(kind, data)", [kind, data])
+
+    def lists(self, **changed: object) -> None:
+        """The lists, empty but for these."""
+        empty: Frame = {"requests": [], "plans": [], "tenants": [], "served": [], "shares": None}
+        self.tell("lists", empty | changed)
 
     def rows(self) -> list[str]:
         """The workers that have a row, from the top."""

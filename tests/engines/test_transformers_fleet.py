@@ -97,25 +97,25 @@ def _running(agent: str) -> float:
     return scrape(agent).values["makespan_kv_tokens{}"]
 
 
-def test_a_killed_engines_unsent_requests_are_served_elsewhere(model: Path) -> None:
-    with Fleet(*ENGINE, "--model", str(model)) as fleet:
-        wanted = [{**body, "max_tokens": 60, "ignore_eos": True} for body in bodies(48)]
-
-        async def play() -> list[httpx.Response]:
-            async with http.AsyncClient() as client:
-                url = fleet.url + "/v1/completions"
-                asked = [asyncio.create_task(client.post(url, json=body)) for body in wanted]
-                await asyncio.sleep(0.5)
-                os.kill(child(fleet.process.pid, "agent-0"), signal.SIGKILL)
-                return await asyncio.gather(*asked)
-
-        answers = asyncio.run(play())
-        assert [answer.status_code for answer in answers] == [200] * 48
-        assert all(answer.json()["usage"]["completion_tokens"] == 60 for answer in answers)
-
-
 def test_a_fleet_whose_model_is_missing_does_not_start() -> None:
     with Process("up", "--port", "0", "--engine", "transformers", "--model", "/no/model") as up:
         up.wait_for(r"(no folder '/no/model')")
         up.wait_for(r"(agent-\d did not start)")
         assert up.process.wait(PATIENCE_S) == 1
+
+
+def test_a_killed_engines_unsent_requests_are_served_elsewhere(fleet: Fleet) -> None:
+    """The last of this file's, as its fleet is not whole after it."""
+    wanted = [{**body, "max_tokens": 60, "ignore_eos": True} for body in bodies(48)]
+
+    async def play() -> list[httpx.Response]:
+        async with http.AsyncClient() as client:
+            url = fleet.url + "/v1/completions"
+            asked = [asyncio.create_task(client.post(url, json=body)) for body in wanted]
+            await asyncio.sleep(0.5)
+            os.kill(child(fleet.process.pid, "agent-0"), signal.SIGKILL)
+            return await asyncio.gather(*asked)
+
+    answers = asyncio.run(play())
+    assert [answer.status_code for answer in answers] == [200] * 48
+    assert all(answer.json()["usage"]["completion_tokens"] == 60 for answer in answers)

@@ -140,6 +140,11 @@ class Accounts:
         certain = max(prompt.token_ids or 1 for prompt in request.prompts)
         return Size(job, certain + (request.max_tokens or 1), again, kind)
 
+    def expected_tokens(self, model: str, prompt_tokens: int, limit: int, tenant: str) -> float:
+        """Output tokens of a request of which no more than this is known; `limit` 0: none."""
+        most = min(UNLIMITED, limit or UNLIMITED)
+        return self._lengths.predict(Features(model, prompt_tokens, most, tenant)).mean
+
     @staticmethod
     def _said(request: CompletionRequest, limit: int, hint: float | None) -> float | None:
         """The output tokens of one choice, where the client says them."""
@@ -172,6 +177,8 @@ class Accounts:
         if usage is not None:
             record.cached_tokens = usage.cached_tokens
             record.used_prompt_tokens = usage.prompt_tokens
+            if record.choice is not None:
+                self._metrics.predicted_cached_tokens.inc(record.choice.predicted_cached)
             if usage.cached_tokens:
                 self._metrics.cached_prompt_tokens.inc(usage.cached_tokens)
 

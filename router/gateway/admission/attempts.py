@@ -17,7 +17,7 @@ from math import inf
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.slo import Felt
-from router.gateway.admission.headers import for_worker
+from router.gateway.admission.headers import for_worker, named_for_cache
 from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.admission.retries import Retries, Tries, least_patience_s, patience_s
 from router.gateway.admission.shedding import Shedding
@@ -219,9 +219,11 @@ class Attempts:
         assert exchange.request is not None
         url = worker.url + exchange.target
         extra = for_worker(ticket, self._forwarder.gateway) + exchange.outgoing()
-        reply = await self._forwarder.send(
-            url, exchange.headers, extra, exchange.body, worker=worker
-        )
+        headers, body = exchange.headers, exchange.body
+        if worker.cache is not None and ticket.blocks:
+            headers, more, body = named_for_cache(ticket, worker.cache, headers, body)
+            extra += more
+        reply = await self._forwarder.send(url, headers, extra, body, worker=worker)
         try:
             good = self._judge(reply, ticket, worker, tries)
             occupancy = worker.load.occupancy(worker.slots, 0)

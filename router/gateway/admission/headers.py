@@ -7,9 +7,12 @@ import time
 from math import inf
 from random import getrandbits
 
+from router.gateway.fleet.kv.caches import WorkerCache
 from router.gateway.planning.ticket import Ticket
 from router.http.asgi import Scope, fields, header
-from router.http.errors import RequestError
+from router.http.errors import Headers, RequestError
+from router.http.model_field import with_field
+from router.kv_wire import FULL, REPORT_MODE, SESSION, XARGS, session_name
 from router.wire import (
     ATTEMPT,
     DEADLINE_MS,
@@ -65,6 +68,23 @@ def for_worker(ticket: Ticket, gateway: str) -> str:
     if targets.tpot_s != inf:
         lines += _LINES[TPOT_MS] % (targets.tpot_s * 1000)
     return lines
+
+
+def named_for_cache(
+    ticket: Ticket, cache: WorkerCache, headers: Headers, body: bytes
+) -> tuple[Headers, str, bytes]:
+    """Headers, lines and body by which an engine that tells of its cache tells of this request.
+
+    It is a session of its own in the client's, and blocks that it finds are to be told of, too.
+    """
+    given = next((value for name, value in headers if name == SESSION), b"")
+    client = given[:LONGEST_SESSION].decode("latin-1")
+    name = session_name(client, ticket.attempt, ticket.beginnings)
+    if given:
+        headers = [pair for pair in headers if pair[0] != SESSION]
+    if cache.reports:
+        body = with_field(body, XARGS, {REPORT_MODE: FULL})
+    return headers, f"{SESSION.decode()}: {name}\r\n", body
 
 
 def _left_ms(seconds: float) -> float:

@@ -54,6 +54,11 @@ class Choice:
         return np.zeros(len(self.workers)) if cached is None else cached[self.index]
 
     @property
+    def predicted_cached(self) -> float:
+        """Of its prompt, what is in the cache of the worker that it goes to."""
+        return max(0.0, float(self.cached_tokens[self.chosen]))
+
+    @property
     def finish_s(self) -> float:
         """When it is done where it goes, in seconds after the plan."""
         return float(self.ends_s[self.chosen])

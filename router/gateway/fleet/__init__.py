@@ -3,6 +3,6 @@
 `workers` is the registry of each `worker`; `reports` are looks at each one (an agent's state
 stream, or a plain server's pages), `health` makes its standing of these and of its answers, and
 `conditions` tells it what happens, with a clock and a log. `stalls` times out requests at one that
-has fallen silent, `prefixes` remembers what its cache is likely to hold, and `discovery/` finds
-workers that come and go.
+has fallen silent, `kv/` hears what its engine tells of its cache, `prefixes` remembers what that is
+likely to hold otherwise, and `discovery/` finds workers that come and go.
 """

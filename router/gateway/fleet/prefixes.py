@@ -1,16 +1,20 @@
-"""Which worker is likely to have a prompt's beginning in its cache."""
+"""Which worker has a prompt's beginning in its cache, as its engine tells, or as is likely."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
+from math import inf
 from typing import Protocol
 
 import numpy as np
 
+from router.gateway.fleet.kv.caches import WorkerCache
 from router.gateway.fleet.sessions import InSession, Sessions
 from router.http.schemas import CompletionRequest
+from router.kv_wire import tail_of
 from solver.arrays import FloatArray
+from solver.routing.cached_blocks import marks_of
 from solver.routing.prefixes import (
     BLOCK_TOKENS,
     TEXT_BYTES,
@@ -33,6 +37,11 @@ class CachingWorker(Hashable, Protocol):
         """Tokens that it has room for."""
         ...
 
+    @property
+    def told_cache(self) -> WorkerCache | None:
+        """What its engine tells of its cache; None: nothing, or nothing any more."""
+        ...
+
 
 class HashedRequest(Hashable, InSession, Protocol):
     """A request whose prompt may begin like earlier ones."""
@@ -42,16 +51,65 @@ class HashedRequest(Hashable, InSession, Protocol):
         """Tokens in each of its blocks, over all its sequences."""
         ...
 
+    @property
+    def sequences(self) -> int:
+        """How many it has."""
+        ...
 
-class Prefixes:
-    """Fed by what is sent: who comes next with the same beginning finds it there.
 
-    What is sent counts at once, so that those who come together go together; but who leaves before
-    its first token takes along what nobody else has brought there.
+class UnderWay:
+    """What is on its way to workers: nobody has told of it, and those who come together share it.
+
+    From its first token on a request's prompt is where its engine says that it is.
     """
 
     def __init__(self) -> None:
         self._index: PrefixIndex[CachingWorker] = PrefixIndex()
+        self._brought: defaultdict[CachingWorker, Counter[int]] = defaultdict(Counter)
+        self._where: dict[HashedRequest, CachingWorker] = {}
+
+    def add(self, request: HashedRequest, worker: CachingWorker) -> None:
+        """It has been sent there."""
+        self._where[request] = worker
+        self._brought[worker].update(request.blocks)
+        self._index.store(worker, request.blocks, inf)
+
+    def remove(self, request: HashedRequest) -> None:
+        """It has begun there, or left; unknown ones are ignored."""
+        if (worker := self._where.pop(request, None)) is None:
+            return
+        brought, gone = self._brought[worker], list[int]()
+        for block in request.blocks:
+            brought[block] -= 1
+            if not brought[block]:
+                del brought[block]
+                gone.append(block)
+        self._index.withdraw(worker, gone)
+        if not brought:
+            del self._brought[worker]
+            self._index.forget(worker)
+
+    def forget(self, worker: CachingWorker) -> None:
+        """It is down."""
+        for request in [one for one, at in self._where.items() if at is worker]:
+            self.remove(request)
+
+    def held(self, blocks: tuple[int, ...], workers: Sequence[CachingWorker]) -> list[int]:
+        """How many of these blocks, from the front, are on their way to each."""
+        return self._index.held(blocks, workers)
+
+
+class Prefixes:
+    """Of engines that tell, what they tell; of others, what is sent to them.
+
+    Who comes next with the same beginning finds it there. What is sent counts at once, so that
+    those who come together go together; but who leaves before its first token takes along what
+    nobody else has brought there.
+    """
+
+    def __init__(self) -> None:
+        self._index: PrefixIndex[CachingWorker] = PrefixIndex()
+        self._under_way = UnderWay()
         self._sessions = Sessions()
         # Blocks that no first token has shown to be there: how many have brought them; and theirs.
         self._unproven: defaultdict[CachingWorker, Counter[int]] = defaultdict(Counter)
@@ -61,6 +119,8 @@ class Prefixes:
         """A prompt with its blocks has gone to `worker`."""
         if not request.blocks or not worker.has_prefix_cache:
             return
+        if worker.told_cache is not None:
+            self._under_way.add(request, worker)
         held = self._index.held(request.blocks, [worker])[0]
         unproven = self._unproven[worker]
         brought = *(b for b in request.blocks[:held] if b in unproven), *request.blocks[held:]
@@ -71,6 +131,7 @@ class Prefixes:
 
     def begun(self, request: HashedRequest) -> None:
         """Its first token has come: its prompt is there."""
+        self._under_way.remove(request)
         if (brought := self._waiting.pop(request, None)) is not None:
             worker, blocks = brought
             for block in blocks:
@@ -83,6 +144,7 @@ class Prefixes:
 
     def left(self, request: HashedRequest) -> None:
         """It has left its worker; perhaps it had not begun."""
+        self._under_way.remove(request)
         if (brought := self._waiting.pop(request, None)) is None:
             return
         worker, blocks = brought
@@ -101,21 +163,44 @@ class Prefixes:
         self._unproven.pop(worker, None)
         for request in [one for one, (at, _) in self._waiting.items() if at is worker]:
             del self._waiting[request]
+        self._under_way.forget(worker)
 
     def cached_tokens(
         self, requests: Sequence[HashedRequest], workers: Sequence[CachingWorker]
     ) -> FloatArray | None:
         """(n, m) prompt tokens of each request that each worker would not have to prefill."""
         found: FloatArray | None = None
+        tell = {j: told for j, one in enumerate(workers) if (told := one.told_cache) is not None}
         for i, request in enumerate(requests):
             if not request.blocks:
                 continue
             held = self._index.held(request.blocks, workers)
-            if any(held):
+            if any(held) or tell:
                 found = np.zeros((len(requests), len(workers))) if found is None else found
                 found[i] = np.array(held) * request.block_tokens
                 self._sessions.add(request, workers, held, found[i])
+            if found is not None and tell:
+                self._take_word(request, workers, tell, found[i])
         return found
+
+    def _take_word(
+        self,
+        request: HashedRequest,
+        workers: Sequence[CachingWorker],
+        tell: dict[int, WorkerCache],
+        cached: FloatArray,
+    ) -> None:
+        """Of those that `tell`, what they tell and what is on its way there; `cached` is (m,)."""
+        marks, last = marks_of(request.blocks), self._sessions.last(request)
+        sent = self._under_way.held(request.blocks, workers)
+        most = request.prompt_tokens - request.sequences  # the last token makes the answer
+        for j, told in tell.items():
+            tokens = told.held_tokens(marks)
+            if last is not None and last.worker is workers[j]:
+                before = marks_of(request.blocks[: last.blocks])
+                tokens = max(tokens, told.held_tokens(before, tail_of(last.attempt)))
+            tokens = max(tokens * request.sequences, sent[j] * request.block_tokens)
+            cached[j] = max(0.0, min(tokens, most))
 
 
 def blocks_of(request: CompletionRequest, prompt_tokens: int) -> tuple[tuple[int, ...], float]:

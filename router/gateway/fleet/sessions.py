@@ -33,35 +33,51 @@ class InSession(Protocol):
         ...
 
     @property
+    def attempt(self) -> str:
+        """What it is called at its worker."""
+        ...
+
+    @property
     def prompt_tokens(self) -> int:
         """Of its prompt."""
         ...
 
 
-class _Last(NamedTuple):
-    """Of a session's last request: its worker, its last block and their number, and its tokens."""
+class Last(NamedTuple):
+    """Of a session's last request: its worker, its last block and their number, and its tokens.
+
+    `attempt` is what it was called there.
+    """
 
     worker: Hashable
     block: int
     blocks: int
     tokens: int
+    attempt: str
 
 
 class Sessions:
     """See the module."""
 
     def __init__(self) -> None:
-        self._last: OrderedDict[str, _Last] = OrderedDict()
+        self._last: OrderedDict[str, Last] = OrderedDict()
 
     def answered(self, request: InSession, worker: Hashable, tokens: int) -> None:
         """It has ended; prompt and answer have so many tokens."""
         if not request.session or not request.blocks:
             return
         blocks = request.blocks
-        self._last[request.session] = _Last(worker, blocks[-1], len(blocks), tokens)
+        self._last[request.session] = Last(worker, blocks[-1], len(blocks), tokens, request.attempt)
         self._last.move_to_end(request.session)
         if len(self._last) > MOST:
             self._last.popitem(last=False)
+
+    def last(self, request: InSession) -> Last | None:
+        """The request that this one goes on from, if it begins with all blocks of that."""
+        last = self._last.get(request.session) if request.session else None
+        if last is None or len(request.blocks) < last.blocks:
+            return None
+        return last if request.blocks[last.blocks - 1] == last.block else None
 
     def add(
         self,
@@ -71,10 +87,8 @@ class Sessions:
         cached: FloatArray,
     ) -> None:
         """Add it to a request's `cached` tokens (m,); `held` are its blocks at each worker."""
-        last = self._last.get(request.session) if request.session else None
-        if last is None or len(request.blocks) < last.blocks:
-            return
-        if request.blocks[last.blocks - 1] != last.block or last.worker not in workers:
+        last = self.last(request)
+        if last is None or last.worker not in workers:
             return
         j = workers.index(last.worker)
         if held[j] >= last.blocks:  # the prompt's last token always is prefilled

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from router.gateway.fleet.adapters import Adapters
 from router.gateway.fleet.health import Health, Standing
+from router.gateway.fleet.kv.caches import WorkerCache
+from router.gateway.fleet.kv.stream import Knowledge
 from router.gateway.fleet.others import Siblings, sums_of
 from router.gateway.fleet.reports import PlainLook
 from router.gateway.fleet.stalls import StallGuard
@@ -46,6 +48,7 @@ class Worker:
         adapters: what it has loaded beside its models.
         stall_guard: times out the requests that it has, should it fall silent.
         leaving: it is to go as soon as it has nothing left to do.
+        cache: what its engine tells of its prefix cache, if it tells of that.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Worker:
         self.adapters = Adapters()
         self.stall_guard = StallGuard()
         self.leaving = False
+        self.cache: WorkerCache | None = None
         self.plain_slots = slots
         self._cost, self._prefix_cache, self._kv_tokens = cost, prefix_cache, PLAIN_KV_TOKENS
         self._scaled = (1.0, 1.0), cost
@@ -192,6 +196,17 @@ class Worker:
     def has_prefix_cache(self) -> bool:
         """Whether its engine has a prefix cache."""
         return self._prefix_cache if self.state is None else self.state.prefix_cache
+
+    @property
+    def told_cache(self) -> WorkerCache | None:
+        """What its engine tells of its cache, where that is worth more than a guess."""
+        cache = self.cache
+        return cache if cache is not None and cache.told else None
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """How well it is known what its cache holds."""
+        return Knowledge.ESTIMATED if self.cache is None else self.cache.knowledge
 
     @property
     def kv_free(self) -> float:

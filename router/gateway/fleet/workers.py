@@ -22,6 +22,8 @@ import aiohttp
 from router.gateway.fleet.conditions import Conditions
 from router.gateway.fleet.discovery.source import Endpoint
 from router.gateway.fleet.health import Standing
+from router.gateway.fleet.kv.caches import Caches, WorkerCache
+from router.gateway.fleet.kv.stream import Knowledge
 from router.gateway.fleet.others import Siblings
 from router.gateway.fleet.prefixes import Prefixes
 from router.gateway.fleet.reports import complaint, reports
@@ -58,6 +60,7 @@ class Workers:
         self._group: asyncio.TaskGroup | None = None
         self._contexts: dict[str, tuple[int | None, bool]] = {}  # of models that are served
         self.prefixes = Prefixes()
+        self._caches = Caches(connections, self._cache_changed)
         self.conditions = Conditions(metrics, self._changed)
         self._connections, self._metrics = connections, metrics
         self._siblings = siblings
@@ -118,6 +121,8 @@ class Workers:
         self._metrics.worker_health.clear()
         self._metrics.worker_backlog.clear()
         self._metrics.worker_slots.clear()
+        self._metrics.worker_cache_knowledge.clear()
+        self._metrics.worker_cache_blocks.clear()
         for worker in self._all:
             self._metrics.worker_up.labels(worker.name).set(worker.up)
             for standing in Standing:
@@ -125,6 +130,17 @@ class Workers:
                 gauge.set(worker.health.standing is standing)
             self._metrics.worker_backlog.labels(worker.name).set(worker.backlog_s(0, now))
             self._metrics.worker_slots.labels(worker.name, worker.slots_known).set(worker.slots)
+            self._export_cache(worker)
+
+    def _export_cache(self, worker: Worker) -> None:
+        for knowledge in Knowledge:
+            gauge = self._metrics.worker_cache_knowledge.labels(worker.name, knowledge.value)
+            gauge.set(worker.knowledge is knowledge)
+        if worker.cache is not None:
+            counts = worker.cache.count()
+            self._metrics.worker_cache_blocks.labels(worker.name).set(counts["known"])
+            for what, more in worker.cache.counted_since():
+                self._metrics.cache_events.labels(what).inc(more)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -133,7 +149,10 @@ class Workers:
             group.create_task(self._watch())
             for worker in self._all:
                 self._start(worker)
-            await asyncio.Event().wait()  # more may come
+            try:
+                await asyncio.Event().wait()  # more may come
+            finally:
+                await self._caches.close()
 
     async def _watch(self) -> None:
         """Look through the requests at each worker for those that wait for too long."""
@@ -150,7 +169,7 @@ class Workers:
         """Its health has changed."""
         standing = worker.health.standing
         if standing is Standing.DOWN and before is not Standing.DOWN:
-            self.prefixes.forget(worker)
+            self._forget_cache(worker)
         self.on_change()
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
@@ -193,7 +212,7 @@ class Workers:
         self.conditions.forget(worker)
         if worker in self._tasks:
             self._tasks.pop(worker).cancel()
-        self.prefixes.forget(worker)
+        self._forget_cache(worker)
         self._rename()
         log.info("worker has left", extra={"worker": worker.name})
 
@@ -260,9 +279,27 @@ class Workers:
             alike = [other for other in self._all if other.speed.is_of(fleet)]
             worker.plain_slots.begin_like(other.plain_slots for other in alike)
 
+    def _cache_changed(self) -> None:
+        self.on_change()
+
+    def _forget_cache(self, worker: Worker) -> None:
+        """When it comes back, its memory is empty, and it may publish elsewhere."""
+        self.prefixes.forget(worker)
+        self._caches.forget(worker)
+        worker.cache = None
+
+    def _listen_to_cache(self, worker: Worker) -> None:
+        def found(cache: WorkerCache) -> None:
+            worker.cache = cache
+
+        if self._settings.cache_events and worker.has_prefix_cache:
+            agent = worker.state is not None
+            self._caches.follow(worker, worker.url, found, agent=agent)
+
     def _mark_up(self, worker: Worker) -> None:
         if worker.down:
             self._rename()
+            self._listen_to_cache(worker)
         self.conditions.answered(worker)
         self.on_change()
 

@@ -244,8 +244,8 @@ class Dispatcher:
             planned = self._planner.plan_alone(selection.asked)
             record = self._plans.record(selection, planned, time.monotonic() - start)
             sent = len(list(self._bind(selection, record)))
-        except Exception:  # the task finds out what of
-            log.exception("a request could not be planned alone")
+        except Exception:  # the task comes upon it as well, and finds out whose it is
+            log.debug("a request could not be planned alone", exc_info=True)
             return False
         self._tell_dispatched()
         return sent > 0

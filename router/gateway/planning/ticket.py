@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from router.gateway.explanations.plan_record import PlanRecord
 from router.gateway.fleet.worker import Worker
 from solver.batching.priority import Priority
+from solver.routing.cached_blocks import Beginnings, marks_of
 from solver.routing.problem import Job
 
 # Names of attempts begin with their gateway's (`router.wire`), and never come twice: the rest is
@@ -77,6 +78,16 @@ class Ticket:
     recall_pending: bool = False
     placed: asyncio.Future[Placement] | None = None
     again: Callable[[], Job | None] = lambda: None
+
+    @property
+    def sequences(self) -> int:
+        """Its choices, of all its prompts."""
+        return self.job.sequences
+
+    @property
+    def beginnings(self) -> Beginnings:
+        """Its prompt, as engines are to tell of it."""
+        return Beginnings(marks_of(self.blocks), self.block_tokens / self.sequences)
 
     @property
     def prompt_tokens(self) -> int:

@@ -36,6 +36,7 @@ def lists(first: int, tenant: str) -> dict[str, object]:
             {"tenant": name, "in_flight": 1, "prompt_tokens": first, "output_tokens": 1}
             for name in ("", tenant)
         ],
+        "bins": {"since": 0.0, "bins": {}},
     }
 
 

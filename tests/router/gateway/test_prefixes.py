@@ -13,7 +13,7 @@ from router.gateway.fleet.prefixes import Prefixes
 class Caching:
     """A worker with room enough."""
 
-    has_prefix_cache, kv_free = True, 1e9
+    has_prefix_cache, kv_free, told_cache = True, 1e9, None
 
 
 class Request:
@@ -25,6 +25,7 @@ class Request:
         other = range(1000, 1000 + blocks)
         self.blocks = (*range(blocks)[:same], *([] if same is None else other[same:]))
         self.block_tokens, self.session, self.prompt_tokens = 1.0, session, tokens
+        self.sequences, self.attempt = 1, ""
 
 
 def held(prefixes: Prefixes, worker: Caching) -> float:

@@ -101,7 +101,7 @@ def replay(
             "ttft_s": (0.3, 1.0)[k % 2],
             "tpot_s": (0.05, 0.1)[k % 2],
         }
-        for k in range(150)
+        for k in range(80)
     ]
     trace.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 

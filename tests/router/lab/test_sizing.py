@@ -118,7 +118,7 @@ def replay(
     trace = tmp_path / "trace.jsonl"
     rows = [
         {"prompt_tokens": 20 + k % 7, "output_tokens": 5 + k % 11, "arrival_s": 0.05 * k}
-        for k in range(120)
+        for k in range(70)
     ]
     trace.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 

@@ -174,12 +174,10 @@ def test_ends_weigh_together_as_much_as_one_after_the_other(
     in_turn, together = taught([*history, *[end] * times]), taught(history)
     together.observe_all([end] * times)
     assert together.learned == in_turn.learned
-    assert together._count == pytest.approx(in_turn._count)
-    assert together._gain == pytest.approx(in_turn._gain)
-    inverse = 1.0 / np.array(together._gain)[:, None]
-    assert (together._seen * inverse).sum(axis=1) == pytest.approx(
-        np.array(together._count), rel=1e-5
-    )
+    np.testing.assert_allclose(together._count, in_turn._count, rtol=1e-6)
+    np.testing.assert_allclose(together._gain, in_turn._gain, rtol=1e-6)
+    weights = together._seen.sum(axis=1) / np.array(together._gain)
+    np.testing.assert_allclose(weights, together._count, rtol=1e-5)
 
 
 def test_memory_is_bounded_whoever_comes() -> None:

@@ -1,0 +1,120 @@
+"""What a worker's publishers come to, and whose publishers are followed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Hashable, Sequence
+
+import zmq.asyncio
+
+from router.gateway.fleet.kv.sources import Source, find_sources
+from router.gateway.fleet.kv.stream import Knowledge, Stream
+from router.gateway.fleet.kv.subscriber import REPLAYS, Subscriber
+from router.http.connections import Connections
+
+log = logging.getLogger(__name__)
+
+# Blocks of one publisher that are kept, some 100 bytes each: 16 million tokens in blocks of 16.
+MOST_BLOCKS = 1 << 20
+AGAIN_S = 5.0  # after which one that broke down is followed anew
+_WORST = (Knowledge.ESTIMATED, Knowledge.DEGRADED, Knowledge.EXACT)
+
+
+class WorkerCache:
+    """What a worker tells of its caches, one a rank.
+
+    Attributes:
+        reports: it tells of blocks that a request has found, if that asks for it.
+    """
+
+    def __init__(self, streams: Sequence[Stream], *, reports: bool = False) -> None:
+        self.streams, self.reports = streams, reports
+        self._counted: dict[str, int] = {}
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """As of the rank of which least is known."""
+        return min((one.knowledge for one in self.streams), key=_WORST.index)
+
+    @property
+    def told(self) -> bool:
+        """Whether what it tells is worth more than what was sent to it."""
+        return self.knowledge is not Knowledge.ESTIMATED
+
+    def held_tokens(self, marks: Sequence[int], tail: int | None = None) -> float:
+        """Tokens of a prompt that need no prefill; nobody knows which rank it will go to."""
+        found = [one.cache.held_tokens(marks, tail) for one in self.streams]
+        return sum(found) / len(found)
+
+    def count(self) -> dict[str, int]:
+        """Of all its ranks: blocks known, blocks told of, and what went wrong."""
+        return {
+            "known": sum(len(one.cache) for one in self.streams),
+            "told": sum(one.blocks for one in self.streams),
+            "unknown": sum(one.cache.unknown for one in self.streams),
+            "gaps": sum(one.gaps for one in self.streams),
+            "restarts": sum(one.restarts for one in self.streams),
+            "garbage": sum(one.garbage for one in self.streams),
+        }
+
+    def counted_since(self) -> list[tuple[str, int]]:
+        """What was counted since the last time, but for what is known now."""
+        now = {what: count for what, count in self.count().items() if what != "known"}
+        before, self._counted = self._counted, now
+        return [(what, max(0, count - before.get(what, 0))) for what, count in now.items()]
+
+
+class Caches:
+    """Follows the publishers of workers, while the gateway runs."""
+
+    def __init__(self, connections: Connections, changed: Callable[[], None]) -> None:
+        self._connections, self._changed = connections, changed
+        self._context: zmq.asyncio.Context | None = None
+        self._replays = asyncio.Semaphore(REPLAYS)
+        self._tasks: dict[Hashable, asyncio.Task[None]] = {}
+
+    def follow(
+        self, worker: Hashable, url: str, found: Callable[[WorkerCache], None], *, agent: bool
+    ) -> None:
+        """The worker at `url` has come up: `found` gets what it tells, if it tells anything."""
+        task = self._tasks.get(worker)
+        if task is None or task.done():
+            self._tasks[worker] = asyncio.create_task(self._follow(url, found, agent=agent))
+
+    def forget(self, worker: Hashable) -> None:
+        """It has left, or what it publishes may have changed."""
+        if (task := self._tasks.pop(worker, None)) is not None:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Follow nobody any more."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._context is not None:
+            self._context.destroy(linger=0)
+
+    async def _follow(self, url: str, found: Callable[[WorkerCache], None], *, agent: bool) -> None:
+        sources = await find_sources(self._connections, url, agent=agent)
+        if not sources:
+            return
+        log.info("its engine tells of its cache", extra={"worker": url, "ranks": len(sources)})
+        streams = [Stream(MOST_BLOCKS, replays=one.replay is not None) for one in sources]
+        found(WorkerCache(streams, reports=all(one.reports for one in sources)))
+        await asyncio.gather(
+            *(self._keep(one, stream) for one, stream in zip(sources, streams, strict=True))
+        )
+
+    async def _keep(self, source: Source, stream: Stream) -> None:
+        if self._context is None:
+            self._context = zmq.asyncio.Context()
+        while True:
+            try:
+                await Subscriber(self._context, self._replays, source, stream, self._changed).run()
+            except Exception:  # of one publisher; the others are followed on
+                log.exception("its events cannot be followed", extra={"publisher": source.endpoint})
+                stream.lost()
+                stream.forget()
+            await asyncio.sleep(AGAIN_S)

@@ -1,0 +1,115 @@
+"""Where an engine publishes: what its own pages say, read with suspicion.
+
+Only ports are taken from what a worker says: it must not make a gateway connect anywhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+
+from router.http.connections import Connections, read_bounded
+from router.kv_wire import SOURCES_PATH
+
+SERVER_INFO_PATH = "/server_info"
+ASK_S = 2.0
+MOST_RANKS = 64
+MOST_PAGE_BYTES = 1 << 20
+_PORT = re.compile(r"tcp://.*:(\d{1,5})")
+LONGEST_TOPIC = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A publisher: of which rank, where it publishes, and where it replays, if it does.
+
+    `reports`: it tells of blocks that a request finds, if that asks for it.
+    """
+
+    rank: int
+    endpoint: str
+    replay: str | None = None
+    topic: str = ""
+    load: str | None = None
+    reports: bool = False
+
+
+async def find_sources(connections: Connections, url: str, agent: bool) -> list[Source]:
+    """What the worker at `url` tells; none if it tells nothing that can be understood."""
+    told = connections.to_agent(url) if agent else connections.to_worker(url)
+    for path, read in ((SOURCES_PATH, read_vllm), (SERVER_INFO_PATH, read_sglang)):
+        page = await _page(connections, url + path, told)
+        found = [] if page is None else read(page, urlsplit(url).hostname or "")
+        if found or agent:
+            return found
+    return []
+
+
+async def _page(connections: Connections, url: str, headers: dict[str, str]) -> Any:  # noqa: ANN401
+    timeout = aiohttp.ClientTimeout(total=ASK_S)
+    try:
+        async with connections.session.get(
+            url, timeout=timeout, allow_redirects=False, headers=headers
+        ) as response:
+            text = await read_bounded(response, MOST_PAGE_BYTES)
+            return orjson.loads(text) if response.status == 200 and text else None
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        return None
+
+
+def read_vllm(page: Any, host: str) -> list[Source]:  # noqa: ANN401
+    """The page of vLLM: its publisher's settings, by rank."""
+    found = list[Source]()
+    for rank, config in page.items() if isinstance(page, dict) else ():
+        if not isinstance(config, dict) or not config.get("enable_kv_cache_events"):
+            continue
+        endpoint = _at(host, _port(config.get("endpoint")))
+        if endpoint is None or not str(rank).isdecimal() or int(rank) >= MOST_RANKS:
+            continue
+        replay = _at(host, _port(config.get("replay_endpoint")))
+        found.append(Source(int(rank), endpoint, replay, _topic(config), reports=True))
+    return sorted(found, key=lambda source: source.rank)[:MOST_RANKS]
+
+
+def read_sglang(page: Any, host: str) -> list[Source]:  # noqa: ANN401
+    """The page of SGLang: the first rank's ports, and how many ranks there are."""
+    told = page.get("kv_events") if isinstance(page, dict) else None
+    if not isinstance(told, dict):
+        return []
+    ranks = told.get("dp_size")
+    count = min(MOST_RANKS, ranks) if isinstance(ranks, int) and ranks > 0 else 1
+    found = list[Source]()
+    for rank in range(count):
+        ports = [
+            _offset(told.get(f"{name}_port_base"), rank)
+            for name in ("endpoint", "replay_endpoint", "load_endpoint")
+        ]
+        endpoint, replay, load = (_at(host, port) for port in ports)
+        if endpoint is not None:
+            found.append(Source(rank, endpoint, replay, _topic(told), load))
+    return found
+
+
+def _topic(config: dict[str, Any]) -> str:
+    topic = config.get("topic")
+    return topic if isinstance(topic, str) and len(topic) <= LONGEST_TOPIC else ""
+
+
+def _port(endpoint: object) -> int | None:
+    match = _PORT.fullmatch(endpoint) if isinstance(endpoint, str) else None
+    return None if match is None else int(match[1])
+
+
+def _offset(port: object, rank: int) -> int | None:
+    return port + rank if isinstance(port, int) else None
+
+
+def _at(host: str, port: int | None) -> str | None:
+    if port is None or not 1 <= port <= 65_535 or not host:
+        return None
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"

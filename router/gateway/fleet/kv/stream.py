@@ -1,0 +1,226 @@
+"""One publisher's messages, in order: which count, which are missing, and what is known by them.
+
+Rules:
+- messages are numbered from 0; the next one counts, one that has been counted does not, and beyond
+  a gap they are held until what is missing has been replayed;
+- the last message is asked for again with what follows it: if it is not the same, or there is none
+  of that number, the engine has restarted, and all that was known of it is nothing;
+- nothing is known for certain that does not go back to message 0 without a gap: whatever was
+  missed, was no message, or went beyond what is kept, degrades it until a replay from 0 has been
+  whole, or the engine has restarted;
+- a publisher that cannot be reached is believed for a moment, and then forgotten.
+
+Must not know: sockets, clocks. Who calls takes all that is yielded, and may pause at each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+from router.kv_wire import Cleared, Event, Removed, Stored, WireError, read_batch, read_session
+from solver.routing.cached_blocks import CachedBlocks
+
+# Blocks that are gone through at once: about half a millisecond.
+SLICE = 512
+# Bytes of messages that wait for what is missing before them; what comes then is missed, too.
+MOST_HELD_BYTES = 16 << 20
+
+
+class Knowledge(StrEnum):
+    """How well it is known what a cache holds."""
+
+    EXACT = "exact"
+    DEGRADED = "degraded"
+    ESTIMATED = "estimated"
+
+
+class Stream:
+    """See the module.
+
+    Attributes:
+        cache: what the engine holds.
+        wanted: from which message on a replay is wanted; None: from none.
+        blocks, gaps, restarts, garbage: counted since its begin.
+    """
+
+    def __init__(self, most_blocks: int, *, replays: bool) -> None:
+        self.cache = CachedBlocks(most_blocks)
+        self._replays = replays
+        self._linked = self._known = self._behind = False
+        # Of the replay under way: whether nothing of it has come, and whether it is another's.
+        self._first, self._stale = True, False
+        self._odd = False  # the last one ended before messages that had come
+        self._held: list[tuple[int, bytes]] = []
+        self._held_bytes = self._group = 0
+        self.wanted: int | None = None
+        self.blocks = self.gaps = self.restarts = self.garbage = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.cache.clear()
+        self._whole = False
+        self._last, self._print = -1, 0  # the last message that counts, and what is in it
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """Never better than it is."""
+        if not self._known:
+            return Knowledge.ESTIMATED
+        exact = self._linked and self._whole and not self._behind and not self.cache.overflowed
+        return Knowledge.EXACT if exact else Knowledge.DEGRADED
+
+    def linked(self) -> None:
+        """It can be reached: again, perhaps, and it may be another one."""
+        self._linked, self._odd = True, False
+        self._let_go()
+        if self._replays:
+            self._behind = True
+            self.check()
+        else:
+            self.forget()
+
+    def lost(self) -> None:
+        """It cannot be reached."""
+        self._linked = False
+
+    def forget(self) -> None:
+        """It could not be reached for too long."""
+        self._reset()
+        self._known = False
+
+    def check(self) -> None:
+        """Ask for what may have been missed, where that can be asked for."""
+        if self._replays and self.wanted is None:
+            self._want()
+
+    def _want(self) -> None:
+        self.wanted, self._first, self._stale = max(0, self._last), True, False
+
+    def broken(self) -> None:
+        """What came was no message: what it would have told may be in a replay."""
+        self.garbage += 1
+        self._whole = False
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        if self._replays and self.wanted is None:
+            self._reset()
+            self._behind = True
+            self.check()
+
+    def live(self, number: int, payload: bytes) -> Iterator[None]:
+        """A message has come."""
+        if self.wanted is not None:
+            self._hold(number, payload)
+            return
+        if not self._known:
+            self._known, self._whole, self._last = True, number == 0, number - 1
+        if number == self._last and hash(payload) == self._print:
+            return
+        if number != self._last + 1:
+            self.gaps += number > self._last
+            if self._replays:
+                self._behind = True
+                self.check()
+                self._hold(number, payload)
+                return
+            self._jump(number)
+        before = self.garbage
+        yield from self._apply(number, payload)
+        if self.garbage > before:
+            self._rebuild()
+
+    def _jump(self, number: int) -> None:
+        """What is before it cannot be had."""
+        if number <= self._last:
+            self.restarts += 1
+            self._reset()
+            self._whole = number == 0
+        else:
+            self._whole = False
+        self._last = number - 1
+
+    def _hold(self, number: int, payload: bytes) -> None:
+        if self._held_bytes + len(payload) <= MOST_HELD_BYTES:
+            self._held_bytes += len(payload)
+            self._held.append((number, payload))
+
+    def replayed(self, number: int, payload: bytes) -> Iterator[None]:
+        """A message of the replay that was wanted."""
+        if self._stale:
+            return
+        first, self._first = self._first, False
+        if first and self._last >= 0:
+            self._stale = number != self._last or hash(payload) != self._print
+            return
+        if first:
+            self._whole, self._last = number == 0, number - 1
+        if number <= self._last:
+            return
+        if number > self._last + 1:
+            self._jump(number)
+        yield from self._apply(number, payload)
+
+    def replay_ended(self) -> Iterator[None]:
+        """All of it has come; those that were held are next."""
+        nothing = self._first
+        if self._stale or (nothing and self._last >= 0):
+            self.restarts += 1
+            self._reset()
+            self._behind = True
+            self._want()
+            return
+        if nothing:
+            self._whole = True  # it has not sent anything yet
+        self.wanted, self._known, self._behind = None, True, False
+        for number, payload in self._let_go():
+            if number <= self._last:
+                continue
+            if number > self._last + 1 and not self._odd:  # another engine's, before it restarted
+                self._odd = True
+                self._rebuild()
+                return
+            if number > self._last + 1:
+                self._jump(number)
+            yield from self._apply(number, payload)
+        self._odd = False
+
+    def _let_go(self) -> list[tuple[int, bytes]]:
+        held, self._held, self._held_bytes = self._held, [], 0
+        return held
+
+    def replay_failed(self) -> None:
+        """It broke off, or never came: it is to be asked for again."""
+        self._behind = True
+        self._want()
+
+    def _apply(self, number: int, payload: bytes) -> Iterator[None]:
+        self._last, self._print = number, hash(payload)
+        try:
+            batch = read_batch(payload)
+        except WireError:
+            self.garbage += 1
+            self._whole = False
+            return
+        for event in batch.events:
+            yield from self._take(event)
+
+    def _take(self, event: Event) -> Iterator[None]:
+        if isinstance(event, Cleared):
+            self.cache.clear()
+            return
+        if isinstance(event, Stored) and event.whole:
+            self._group = event.group
+        if event.group != self._group or (isinstance(event, Stored) and event.whole is False):
+            return
+        self.blocks += len(event.blocks)
+        for start in range(0, len(event.blocks), SLICE):
+            part = event.blocks[start : start + SLICE]
+            if isinstance(event, Removed):
+                self.cache.remove(part, event.tier)
+            else:
+                prompt = None if event.session is None else read_session(event.session)
+                parent = event.blocks[start - 1] if start else event.parent
+                self.cache.store(part, parent, event.block_tokens, prompt, event.tier)
+            yield

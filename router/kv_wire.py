@@ -1,0 +1,321 @@
+"""What engines publish of their prefix caches, and how requests are named for that.
+
+vLLM and SGLang send ZeroMQ messages of a topic, a sequence number of 8 bytes (big-endian) and
+msgpack: ``[seconds, events, rank?]``, an event being a map with a ``type``, or, from older vLLMs,
+an array that begins with it. Agents publish the same. Asked for what was missed (`replay_request`),
+a publisher answers with a message each, and one of `END` at the end.
+
+Everything here is a function of bytes. What is longer than is known here is taken as far as it is
+known, events of other types and what is no event are counted (`Batch.skipped`), and numbers are
+bounded where they are read.
+
+A request is named by `Name`, as a session: its events carry that back, to every gateway that
+listens. Source: vLLM 0.32 ``distributed/kv_events.py``, SGLang 0.5.23 ``disaggregation/kv_events``.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any, Union
+
+import msgspec
+
+from solver.batching.kv import Gone, Kept
+from solver.routing.cached_blocks import MARK_BITS, MARKS, Beginnings, Tier
+from solver.routing.prefixes import TEXT_BYTES
+
+SOURCES_PATH = "/kv_event_sources"
+SESSION = b"x-session-id"
+# By which vLLM tells of blocks that it has found in its cache, too.
+XARGS, REPORT_MODE, FULL = "vllm_xargs", "kv_cache_report_mode", "full"
+END = (1 << 64) - 1
+# The largest message that is read: a step's blocks of some 40,000 tokens' prompts take a quarter.
+MOST_BYTES = 4 << 20
+MOST_BLOCK_TOKENS = 1 << 16
+# Hashes are 64-bit numbers, or longer bytes: so many bits of them make Python's smaller integers.
+_HASH_MASK = (1 << 60) - 1
+_MARK_BYTES = MARK_BITS // 8
+_LONGEST_NAME = 4096
+# Of a block of text, whose tokens have at least a byte.
+_MOST_TEXT_TOKENS = TEXT_BYTES
+_TIERS = {
+    None: Tier.GPU,
+    "GPU": Tier.GPU,
+    "CPU": Tier.CPU,
+    "CPU_PINNED": Tier.CPU,
+    "STORAGE": Tier.DISK,
+    "DISK": Tier.DISK,
+    "EXTERNAL": Tier.DISK,
+}
+# Groups of layers whose blocks decide what can be reused; windows and states do not.
+_WHOLE_ATTENTION = frozenset(("full_attention", "mla_attention", "sink_full_attention"))
+
+Hash = Union[int, bytes]  # noqa: UP007 - msgspec reads it at run time
+
+
+class _Stored(msgspec.Struct, tag_field="type", tag="BlockStored", gc=False):
+    """Token ids and what else is in it are passed over."""
+
+    block_hashes: list[Hash]
+    block_size: int
+    parent_block_hash: Hash | None = None
+    medium: str | None = None
+    group_idx: int | None = None
+    kv_cache_spec_kind: str | None = None
+    session_id: str | None = None
+
+
+class _Removed(msgspec.Struct, tag_field="type", tag="BlockRemoved", gc=False):
+    block_hashes: list[Hash]
+    medium: str | None = None
+    group_idx: int | None = None
+
+
+class _Cleared(msgspec.Struct, tag_field="type", tag="AllBlocksCleared", gc=False):
+    pass
+
+
+_NOTHING = msgspec.Raw(b"\xc0")
+
+
+class _StoredRow(msgspec.Struct, array_like=True, tag="BlockStored", gc=False):
+    block_hashes: list[Hash]
+    parent_block_hash: Hash | None
+    token_ids: msgspec.Raw
+    block_size: int
+    lora_id: msgspec.Raw = _NOTHING
+    medium: str | None = None
+    lora_name: msgspec.Raw = _NOTHING
+    extra_keys: msgspec.Raw = _NOTHING
+    group_idx: int | None = None
+    kv_cache_spec_kind: str | None = None
+    kv_cache_spec_sliding_window: msgspec.Raw = _NOTHING
+    locality: msgspec.Raw = _NOTHING
+    ownership: msgspec.Raw = _NOTHING
+    session_id: str | None = None
+
+
+class _RemovedRow(msgspec.Struct, array_like=True, tag="BlockRemoved", gc=False):
+    block_hashes: list[Hash]
+    medium: str | None = None
+    group_idx: int | None = None
+
+
+class _ClearedRow(msgspec.Struct, array_like=True, tag="AllBlocksCleared", gc=False):
+    pass
+
+
+class _Maps(msgspec.Struct, array_like=True):
+    ts: float
+    events: list[_Stored | _Removed | _Cleared]
+
+
+class _Any(msgspec.Struct, array_like=True):
+    ts: float
+    events: list[msgspec.Raw]
+
+
+class _Type(msgspec.Struct):
+    type: str
+
+
+class _TypeRow(msgspec.Struct, array_like=True):
+    type: str
+
+
+_MAPS = msgspec.msgpack.Decoder(_Maps)
+_ANY = msgspec.msgpack.Decoder(_Any)
+_MAP = msgspec.msgpack.Decoder(_Stored | _Removed | _Cleared)
+_ROW = msgspec.msgpack.Decoder(_StoredRow | _RemovedRow | _ClearedRow)
+_TYPES = (msgspec.msgpack.Decoder(_Type), msgspec.msgpack.Decoder(_TypeRow))
+_KNOWN = ("BlockStored", "BlockRemoved", "AllBlocksCleared")
+
+
+class WireError(ValueError):
+    """A message that no publisher should have sent; says what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Blocks that follow `parent` in a prompt, or begin one, of a session if it is told.
+
+    `group` is whose layers they are of; `whole`: whether these attend to all that is before, None
+    where that is not told.
+    """
+
+    blocks: list[int]
+    parent: int | None
+    block_tokens: int
+    tier: Tier
+    session: str | None
+    group: int = 0
+    whole: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """Blocks that are no longer there."""
+
+    blocks: list[int]
+    tier: Tier
+    group: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """All of them."""
+
+
+Event = Stored | Removed | Cleared
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A message's events in order; `skipped`: of types that nobody knows here."""
+
+    events: list[Event]
+    skipped: int = 0
+
+
+def read_batch(payload: bytes) -> Batch:
+    """The events of a message.
+
+    Raises:
+        WireError: if it is none, or an event of a known type is not what it should be.
+    """
+    if len(payload) > MOST_BYTES:
+        raise WireError(f"{len(payload)} bytes are more than {MOST_BYTES}")
+    try:
+        found: list[Any] = list(_MAPS.decode(payload).events)
+        skipped = 0
+    except msgspec.DecodeError:
+        found, skipped = _read_each(payload)
+    return Batch([event for one in found if (event := _event(one)) is not None], skipped)
+
+
+def _read_each(payload: bytes) -> tuple[list[Any], int]:
+    found, skipped = list[Any](), 0
+    try:
+        for raw in _ANY.decode(payload).events:
+            as_row = bytes(raw)[:1] in _ARRAYS
+            if _TYPES[as_row].decode(raw).type not in _KNOWN:
+                skipped += 1
+            else:
+                found.append((_ROW if as_row else _MAP).decode(raw))
+    except msgspec.DecodeError as error:
+        raise WireError(f"not a batch of events: {str(error)[:200]}") from error
+    return found, skipped
+
+
+# First bytes of msgpack's arrays.
+_ARRAYS = frozenset(bytes([b]) for b in (*range(0x90, 0xA0), 0xDC, 0xDD))
+
+
+def _event(one: Any) -> Event | None:  # noqa: ANN401
+    """None: of a medium that nobody knows here."""
+    if isinstance(one, _Cleared | _ClearedRow):
+        return Cleared()
+    tier, group = _TIERS.get(one.medium), one.group_idx or 0
+    if tier is None:
+        return None
+    if isinstance(one, _Removed | _RemovedRow):
+        return Removed(_numbers(one.block_hashes), tier, group)
+    if not 1 <= one.block_size <= MOST_BLOCK_TOKENS:
+        raise WireError(f"block_size: {one.block_size} is not from 1 to {MOST_BLOCK_TOKENS}")
+    parent = None if one.parent_block_hash is None else _numbers([one.parent_block_hash])[0]
+    kind, blocks = one.kv_cache_spec_kind, _numbers(one.block_hashes)
+    whole = None if kind is None else kind in _WHOLE_ATTENTION
+    return Stored(blocks, parent, one.block_size, tier, one.session_id, group, whole)
+
+
+def _numbers(hashes: list[Hash]) -> list[int]:
+    return [
+        (one if isinstance(one, int) else int.from_bytes(one[-8:])) & _HASH_MASK for one in hashes
+    ]
+
+
+def replay_request(start: int) -> list[bytes]:
+    """Asks a publisher for what it has from message `start` on, by a DEALER."""
+    return [b"", start.to_bytes(8)]
+
+
+def read_message(frames: Sequence[bytes]) -> tuple[int, bytes]:
+    """Number and events of a message, live or replayed, with or without its topic.
+
+    Raises:
+        WireError: if it is none.
+    """
+    if not 2 <= len(frames) <= 4 or len(frames[-2]) != 8:
+        raise WireError(f"{len(frames)} frames are not a topic, a number of 8 bytes and events")
+    return int.from_bytes(frames[-2]), frames[-1]
+
+
+def session_name(client: str, attempt: str, prompt: Beginnings) -> str:
+    """What a request is called as a session: by its client, its attempt, and its prompt's marks."""
+    marks = b"".join(mark.to_bytes(_MARK_BYTES) for mark in prompt.marks)
+    return f"{client}|{attempt}|{prompt.block_tokens:.2f}|{urlsafe_b64encode(marks).decode()}"
+
+
+@lru_cache(2048)  # a request's name comes with each of its blocks
+def read_session(name: str) -> Beginnings | None:
+    """The prompt that a request named so has; None if no gateway has named it."""
+    parts = name[-_LONGEST_NAME:].rsplit("|", 3)
+    if len(parts) != 4:
+        return None
+    try:
+        tokens, marks = float(parts[2]), urlsafe_b64decode(parts[3])
+    except ValueError:
+        return None
+    count, rest = divmod(len(marks), _MARK_BYTES)
+    if not 1 <= tokens <= _MOST_TEXT_TOKENS or rest or not 1 <= count <= len(MARKS):
+        return None
+    size = _MARK_BYTES
+    keys = [int.from_bytes(marks[k * size : (k + 1) * size]) for k in range(count)]
+    return Beginnings(keys, tokens, tail_of(parts[1]))
+
+
+def tail_of(attempt: str) -> int:
+    """How what is behind the last mark of an attempt's prompt is called; no mark is called so."""
+    digest = blake2b(attempt.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest) | 1 << 64
+
+
+def wants_full_report(body: Any) -> bool:  # noqa: ANN401
+    """Whether a request asks that blocks be told that were in the cache before, too."""
+    xargs = body.get(XARGS)
+    return isinstance(xargs, dict) and xargs.get(REPORT_MODE) == FULL
+
+
+def write_batch(ts: float, events: list[dict[str, Any]]) -> bytes:
+    """A message's events, of the first rank."""
+    return msgspec.msgpack.encode([ts, events, 0])
+
+
+def event_of(
+    change: Kept | Gone, block_tokens: int, session: str | None, *, full: bool
+) -> dict[str, Any] | None:
+    """What has become of a cache's blocks, as vLLM tells it; None: nothing new.
+
+    There are no token ids to tell in an engine that has no tokenizer.
+    """
+    if isinstance(change, Gone):
+        return {"type": "BlockRemoved", "block_hashes": change.blocks, "medium": "GPU"}
+    begin = 0 if full else change.reused
+    if begin == len(change.blocks):
+        return None
+    return {
+        "type": "BlockStored",
+        "block_hashes": change.blocks[begin:],
+        "parent_block_hash": change.blocks[begin - 1] if begin else None,
+        "token_ids": (),
+        "block_size": block_tokens,
+        "lora_id": None,
+        "medium": "GPU",
+        "lora_name": None,
+        "group_idx": 0,
+        "session_id": session,
+    }

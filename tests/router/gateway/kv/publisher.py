@@ -1,0 +1,80 @@
+"""A publisher of blocks in memory: what it has sent, what it replays, and what it holds."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from router.gateway.fleet.kv.stream import Stream
+from router.kv_wire import session_name, write_batch
+from solver.routing.cached_blocks import Beginnings
+
+BLOCK_TOKENS = 128
+
+
+def prompt_of(document: int) -> Beginnings:
+    """Four blocks of a document's own."""
+    return Beginnings([1000 * document + k for k in range(1, 5)], float(BLOCK_TOKENS))
+
+
+def stored(document: int) -> dict[str, Any]:
+    return {
+        "type": "BlockStored",
+        "block_hashes": [100 * document + k for k in range(4)],
+        "parent_block_hash": None,
+        "token_ids": [],
+        "block_size": BLOCK_TOKENS,
+        "lora_id": None,
+        "medium": "GPU",
+        "lora_name": None,
+        "session_id": session_name("client|1", f"attempt-{document}", prompt_of(document)),
+    }
+
+
+def removed(document: int) -> dict[str, Any]:
+    hashes = [100 * document + k for k in range(4)]
+    return {"type": "BlockRemoved", "block_hashes": hashes, "medium": "GPU"}
+
+
+class Publisher:
+    """Documents come and go; `buffered` messages can be asked for again."""
+
+    def __init__(self, buffered: int = 10_000) -> None:
+        self.buffer: deque[tuple[int, bytes]] = deque(maxlen=buffered)
+        self.restart()
+
+    def restart(self) -> None:
+        self.held: set[int] = set()
+        self.next = 0
+        self.buffer.clear()
+
+    def change(self, document: int) -> tuple[int, bytes]:
+        """It is stored, or dropped if it was there; the message."""
+        was = document in self.held
+        self.held ^= {document}
+        payload = write_batch(
+            float(self.next) + 1e6 * id(self.held), [removed(document) if was else stored(document)]
+        )
+        message = self.next, payload
+        self.next += 1
+        self.buffer.append(message)
+        return message
+
+    def replay(self, stream: Stream) -> None:
+        """Answer as long as it asks, as a gateway does."""
+        for _ in range(5):
+            if stream.wanted is None:
+                return
+            start = stream.wanted
+            for number, payload in list(self.buffer):
+                if number >= start:
+                    list(stream.replayed(number, payload))
+            list(stream.replay_ended())
+
+
+def known(stream: Stream) -> set[int]:
+    return {document for document in range(20) if held(stream, document)}
+
+
+def held(stream: Stream, document: int) -> float:
+    return stream.cache.held_tokens(prompt_of(document).marks)

@@ -1,0 +1,85 @@
+"""Publishers are found by what engines say of them, at no other host than the worker's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.gateway.fleet.kv.sources import MOST_RANKS, Source, read_sglang, read_vllm
+
+VLLM = {
+    "enable_kv_cache_events": True,
+    "publisher": "zmq",
+    "endpoint": "tcp://*:5557",
+    "replay_endpoint": "tcp://*:5558",
+    "buffer_steps": 10_000,
+    "topic": "kv@pod",
+}
+SGLANG = {
+    "publisher": "zmq",
+    "endpoint_host": "*",
+    "endpoint_port_base": 5557,
+    "replay_endpoint_port_base": 5600,
+    "load_endpoint_port_base": 5700,
+    "topic": "",
+    "block_size": 64,
+    "dp_size": 2,
+}
+
+
+def test_each_rank_of_vllm() -> None:
+    page = {"1": {**VLLM, "endpoint": "tcp://*:5559", "replay_endpoint": None}, "0": VLLM}
+    assert read_vllm(page, "10.0.0.5") == [
+        Source(0, "tcp://10.0.0.5:5557", "tcp://10.0.0.5:5558", "kv@pod", reports=True),
+        Source(1, "tcp://10.0.0.5:5559", None, "kv@pod", reports=True),
+    ]
+
+
+def test_each_rank_of_sglang() -> None:
+    assert read_sglang({"kv_events": SGLANG}, "fd00::5") == [
+        Source(0, "tcp://[fd00::5]:5557", "tcp://[fd00::5]:5600", "", "tcp://[fd00::5]:5700"),
+        Source(1, "tcp://[fd00::5]:5558", "tcp://[fd00::5]:5601", "", "tcp://[fd00::5]:5701"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://169.254.169.254:80", "tcp://other.host:5557", "tcp://0.0.0.0:5557"]
+)
+def test_a_worker_cannot_send_us_to_another_host(endpoint: str) -> None:
+    page = {"0": {**VLLM, "endpoint": endpoint, "replay_endpoint": endpoint}}
+    (found,) = read_vllm(page, "10.0.0.5")
+    assert found.endpoint.startswith("tcp://10.0.0.5:")
+    assert found.replay is not None
+    assert found.replay.startswith("tcp://10.0.0.5:")
+    (found, _) = read_sglang({"kv_events": {**SGLANG, "endpoint_host": endpoint}}, "10.0.0.5")
+    assert found.endpoint == "tcp://10.0.0.5:5557"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        None,
+        [],
+        {},
+        {"0": None},
+        {"0": {}},
+        {"0": {**VLLM, "enable_kv_cache_events": False}},
+        {"0": {**VLLM, "endpoint": "ipc:///tmp/secret"}},
+        {"0": {**VLLM, "endpoint": "tcp://*:0"}},
+        {"0": {**VLLM, "endpoint": "tcp://*:99999"}},
+        {"0": {**VLLM, "endpoint": 5557}},
+        {"rank": VLLM},
+        {"-1": VLLM},
+        {"99999999": VLLM},
+        {"detail": "Not Found"},
+        {"kv_events": None},
+        {"kv_events": {**SGLANG, "endpoint_port_base": "5557"}},
+        {"kv_events": {**SGLANG, "endpoint_port_base": 65_600}},
+    ],
+)
+def test_pages_that_tell_of_none(page: object) -> None:
+    assert read_vllm(page, "10.0.0.5") == []
+    assert read_sglang(page, "10.0.0.5") == []
+
+
+def test_no_more_ranks_than_there_can_be() -> None:
+    assert len(read_sglang({"kv_events": {**SGLANG, "dp_size": 10**9}}, "h")) == MOST_RANKS

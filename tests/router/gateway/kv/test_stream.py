@@ -1,0 +1,213 @@
+"""Whatever is lost, repeated, broken or begun anew: exact is only what agrees with the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.gateway.fleet.kv.stream import Knowledge, Stream
+from tests.router.gateway.kv.publisher import Publisher, held, known
+
+MOST = 10_000
+EXACT, DEGRADED, ESTIMATED = Knowledge.EXACT, Knowledge.DEGRADED, Knowledge.ESTIMATED
+
+
+def joined(publisher: Publisher, *, replays: bool = True) -> Stream:
+    stream = Stream(MOST, replays=replays)
+    assert stream.knowledge is ESTIMATED
+    stream.linked()
+    publisher.replay(stream)
+    return stream
+
+
+def tell(stream: Stream, message: tuple[int, bytes]) -> None:
+    list(stream.live(*message))
+
+
+class Line:
+    """Between a publisher and its stream: what happens to messages on their way, and to both.
+
+    `lost`: the last message has not come, so that nobody can know of it.
+    """
+
+    def __init__(self, publisher: Publisher, *, replays: bool) -> None:
+        self.publisher, self.replays = publisher, replays
+        self.stream, self.lost = joined(publisher, replays=replays), False
+
+    def restart(self, _: int) -> None:
+        self.publisher.restart()
+        self.stream.lost()
+        self.stream.linked()
+        self.lost = False
+
+    def replay(self, _: int) -> None:
+        self.lost = self.lost and self.stream.wanted is None
+        self.publisher.replay(self.stream)
+
+    def silence(self, document: int) -> None:
+        self.stream.check()
+        self.replay(document)
+
+    def old(self, _: int) -> None:
+        if self.replays and self.publisher.buffer:  # else it is as if it had restarted
+            tell(self.stream, self.publisher.buffer[0])
+
+    def broken(self, document: int) -> None:
+        number, _ = self.publisher.change(document)
+        tell(self.stream, (number, b"\x93\x01garbage"))
+        self.lost = False
+
+    def told(self, document: int) -> None:
+        tell(self.stream, self.publisher.change(document))
+        self.lost = False
+
+    def lose(self, document: int) -> None:
+        self.publisher.change(document)
+        self.lost = True
+
+    def twice(self, document: int) -> None:
+        message = self.publisher.change(document)
+        tell(self.stream, message)
+        tell(self.stream, message)
+        self.lost = False
+
+
+WAYS = (
+    Line.told,
+    Line.lose,
+    Line.twice,
+    Line.broken,
+    Line.restart,
+    Line.old,
+    Line.replay,
+    Line.silence,
+)
+
+
+@settings(deadline=None)
+@given(
+    st.booleans(),
+    st.integers(0, 6),
+    st.lists(st.tuples(st.sampled_from(WAYS), st.integers(0, 9)), max_size=30),
+)
+def test_exact_is_what_agrees_with_the_engine(
+    replays: bool, before: int, steps: list[tuple[Callable[[Line, int], None], int]]
+) -> None:
+    publisher = Publisher()
+    for document in range(before):
+        publisher.change(document)
+    line = Line(publisher, replays=replays)
+    stream = line.stream
+    for way, document in steps:
+        way(line, document)
+        if stream.knowledge is EXACT and not line.lost:
+            assert known(stream) == publisher.held
+    if replays:
+        line.silence(0)
+        assert stream.knowledge is EXACT
+        assert known(stream) == publisher.held
+
+
+def test_who_joins_late_asks_for_all_and_knows_all() -> None:
+    publisher = Publisher()
+    for document in (1, 2, 1):
+        publisher.change(document)
+    stream = joined(publisher)
+    assert (stream.knowledge, known(stream)) == (EXACT, {2})
+
+
+def test_what_the_buffer_has_lost_is_never_taken_to_be_known() -> None:
+    publisher = Publisher(buffered=2)
+    for document in (1, 2, 3):
+        publisher.change(document)
+    stream = joined(publisher)
+    assert (stream.knowledge, known(stream)) == (DEGRADED, {2, 3})
+    tell(stream, publisher.change(4))
+    assert (stream.knowledge, known(stream)) == (DEGRADED, {2, 3, 4})
+    publisher.restart()
+    tell(stream, publisher.change(5))
+    publisher.replay(stream)
+    assert (stream.knowledge, known(stream)) == (EXACT, {5})
+
+
+def test_a_gap_degrades_at_once_and_a_replay_recovers() -> None:
+    publisher = Publisher()
+    stream = joined(publisher)
+    tell(stream, publisher.change(1))
+    assert stream.knowledge is EXACT
+    publisher.change(1)
+    after = publisher.change(2)
+    tell(stream, after)
+    assert (stream.knowledge, stream.wanted, stream.gaps) == (DEGRADED, 0, 1)
+    publisher.replay(stream)
+    assert (stream.knowledge, known(stream)) == (EXACT, {2})
+
+
+def test_without_replays_a_gap_is_never_made_good() -> None:
+    publisher = Publisher()
+    stream = joined(publisher, replays=False)
+    assert stream.knowledge is ESTIMATED
+    tell(stream, publisher.change(1))
+    assert stream.knowledge is EXACT
+    publisher.change(2)
+    tell(stream, publisher.change(3))
+    assert (stream.knowledge, known(stream)) == (DEGRADED, {1, 3})
+
+
+def test_an_engine_that_has_restarted_holds_nothing_of_before() -> None:
+    publisher = Publisher()
+    stream = joined(publisher)
+    for document in (1, 2, 3):
+        tell(stream, publisher.change(document))
+    stream.lost()
+    assert (stream.knowledge, held(stream, 1)) == (DEGRADED, 512)
+    publisher.restart()
+    publisher.change(7)
+    stream.linked()
+    publisher.replay(stream)
+    assert (stream.knowledge, known(stream), stream.restarts) == (EXACT, {7}, 1)
+
+
+def test_who_cannot_be_reached_for_long_is_forgotten() -> None:
+    publisher = Publisher()
+    stream = joined(publisher)
+    tell(stream, publisher.change(1))
+    stream.lost()
+    stream.forget()
+    assert (stream.knowledge, known(stream)) == (ESTIMATED, set())
+
+
+def test_a_replay_that_never_ends_leaves_it_degraded() -> None:
+    publisher = Publisher()
+    stream = joined(publisher)
+    tell(stream, publisher.change(1))
+    publisher.change(2)
+    tell(stream, publisher.change(3))
+    stream.replay_failed()
+    assert stream.knowledge is DEGRADED
+    publisher.replay(stream)
+    assert (stream.knowledge, known(stream)) == (EXACT, {1, 3, 2})
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_is_no_message_degrades_until_all_was_told_again(count: int) -> None:
+    publisher = Publisher()
+    stream = joined(publisher)
+    tell(stream, publisher.change(1))
+    for _ in range(count):
+        stream.broken()
+    assert stream.knowledge is DEGRADED
+    publisher.replay(stream)
+    assert (stream.knowledge, known(stream), stream.garbage) == (EXACT, {1}, count)
+
+
+def test_more_than_is_kept_is_not_exact() -> None:
+    publisher, stream = Publisher(), Stream(10, replays=False)
+    stream.linked()
+    for document in range(3):
+        tell(stream, publisher.change(document))
+    assert stream.knowledge is DEGRADED
+    assert len(stream.cache) <= 10

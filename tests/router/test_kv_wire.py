@@ -1,0 +1,173 @@
+"""Events of prefix caches are read in both forms, and whatever is sent is an event or an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.kv_wire import (
+    END,
+    Batch,
+    Cleared,
+    Event,
+    Removed,
+    Stored,
+    WireError,
+    event_of,
+    read_batch,
+    read_message,
+    read_session,
+    replay_request,
+    session_name,
+    tail_of,
+    write_batch,
+)
+from solver.batching.kv import Gone, Kept
+from solver.routing.cached_blocks import MARK_BITS, Beginnings, Tier
+
+HASHES = [b"\x01" * 24 + (7).to_bytes(8), (1 << 63) + 5]
+NUMBERS = [7, 5]
+MAP = {
+    "type": "BlockStored",
+    "block_hashes": HASHES,
+    "parent_block_hash": None,
+    "token_ids": list(range(32)),
+    "block_size": 16,
+    "lora_id": None,
+    "medium": "GPU",
+    "lora_name": None,
+    "extra_keys": [None, ["salt"]],
+    "group_idx": 2,
+    "kv_cache_spec_kind": "full_attention",
+    "session_id": "one",
+}
+ROW = [MAP["type"], *(MAP[name] for name in list(MAP)[1:9]), 2, "full_attention"]
+LONG_ROW: list[object] = [*ROW, None, "LOCAL", None, "one", "of a version to come", {}]
+STORED = Stored(NUMBERS, None, 16, Tier.GPU, "one", 2, whole=True)
+
+
+def read(*events: object, more: tuple[Any, ...] = (0,)) -> Batch:
+    return read_batch(msgspec.msgpack.encode([1.5, events, *more]))
+
+
+@pytest.mark.parametrize(
+    ("event", "found"),
+    [
+        (MAP, STORED),
+        ({**MAP, "unknown": [1, {}]}, STORED),
+        (LONG_ROW, STORED),
+        (ROW, Stored(NUMBERS, None, 16, Tier.GPU, None, 2, whole=True)),
+        (ROW[:6], Stored(NUMBERS, None, 16, Tier.GPU, None)),
+        (
+            {"type": "BlockStored", "block_hashes": [1], "parent_block_hash": 9, "block_size": 4},
+            Stored([1], 9, 4, Tier.GPU, None),
+        ),
+        ({**MAP, "medium": "CPU_PINNED"}, Stored(NUMBERS, None, 16, Tier.CPU, "one", 2, True)),
+        (
+            {**MAP, "kv_cache_spec_kind": "mamba"},
+            Stored(NUMBERS, None, 16, Tier.GPU, "one", 2, False),
+        ),
+        ({"type": "BlockRemoved", "block_hashes": HASHES}, Removed(NUMBERS, Tier.GPU)),
+        (["BlockRemoved", HASHES, "STORAGE", 1], Removed(NUMBERS, Tier.DISK, 1)),
+        (["AllBlocksCleared"], Cleared()),
+        ({"type": "AllBlocksCleared"}, Cleared()),
+    ],
+)
+@pytest.mark.parametrize("more", [(), (0,), (3, "longer")])
+def test_events_of_both_forms(event: object, found: Event, more: tuple[Any, ...]) -> None:
+    assert read(event, more=more) == Batch([found])
+
+
+@pytest.mark.parametrize("unknown", [{"type": "BlockMoved", "to": 3}, ["BlockMoved", 3]])
+def test_events_of_other_types_are_counted(unknown: object) -> None:
+    assert read(unknown, ROW, MAP) == Batch([read(ROW).events[0], STORED], skipped=1)
+
+
+@pytest.mark.parametrize("medium", ["TAPE"])
+def test_where_nobody_knows_a_medium_nothing_is_known(medium: str) -> None:
+    assert read({**MAP, "medium": medium}).events == []
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\xff" * 10,
+        msgspec.msgpack.encode({"events": []}),
+        msgspec.msgpack.encode([1.0]),
+        msgspec.msgpack.encode([1.0, [3]]),
+        msgspec.msgpack.encode([1.0, [{**MAP, "block_size": 0}]]),
+        msgspec.msgpack.encode([1.0, [{**MAP, "block_size": 1 << 40}]]),
+        msgspec.msgpack.encode([1.0, [{**MAP, "block_hashes": "no list"}]]),
+        msgspec.msgpack.encode([1.0, [{**MAP, "block_hashes": [1.5]}]]),
+        msgspec.msgpack.encode([1.0, ["BlockStored"]]),
+        b"\x93" * 500,
+        bytes(5 << 20),
+    ],
+)
+def test_what_is_no_batch_is_an_error(payload: bytes) -> None:
+    with pytest.raises(WireError):
+        read_batch(payload)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_batch_or_an_error(payload: bytes) -> None:
+    try:
+        read_batch(payload)
+    except WireError:
+        return
+
+
+@pytest.mark.parametrize("topic", [[], [b""], [b"kv@pod"], [b"", b"kv@pod"]])
+def test_messages_with_their_topic_and_without(topic: list[bytes]) -> None:
+    assert read_message([*topic, (5).to_bytes(8), b"x"]) == (5, b"x")
+
+
+@pytest.mark.parametrize("frames", [[], [b"x"], [b"1", b"x"], [b""] * 5])
+def test_frames_that_are_no_message(frames: list[bytes]) -> None:
+    with pytest.raises(WireError):
+        read_message(frames)
+
+
+def test_a_replay_is_asked_for_and_ends_as_in_vllm() -> None:
+    assert replay_request(258) == [b"", b"\0\0\0\0\0\0\1\2"]
+    assert read_message([b"", b"", b"\xff" * 8, b""])[0] == END
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.text(max_size=20),
+    st.lists(st.integers(0, (1 << MARK_BITS) - 1), min_size=1, max_size=64),
+    st.floats(1, 400),
+)
+def test_a_request_is_known_by_its_name(client: str, marks: list[int], tokens: float) -> None:
+    found = read_session(session_name(client, "gateway-1-2", Beginnings(marks, tokens)))
+    assert found is not None
+    assert found.marks == tuple(marks)
+    assert found.block_tokens == pytest.approx(tokens, abs=0.006)
+    assert found.tail == tail_of("gateway-1-2")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "chat-7", "a|b|c|d", "a|b|128|", "a|b|nan|AAAAAAAF", "a|b|128|AAA", "|||"]
+)
+def test_sessions_that_no_gateway_has_named(name: str) -> None:
+    assert read_session(name) is None
+
+
+def test_what_an_agent_tells_is_what_a_gateway_reads() -> None:
+    kept, gone = Kept("7", (1, 2, 3), 2), Gone((1, 2))
+    some = event_of(kept, 128, "s", full=False)
+    everything = event_of(kept, 128, "s", full=True)
+    events = [one for one in (some, everything, event_of(gone, 128, None, full=True)) if one]
+    assert read_batch(write_batch(1.0, events)).events == [
+        Stored([3], 2, 128, Tier.GPU, "s"),
+        Stored([1, 2, 3], None, 128, Tier.GPU, "s"),
+        Removed([1, 2], Tier.GPU),
+    ]
+    assert event_of(Kept("7", (1, 2), 2), 128, "s", full=False) is None
