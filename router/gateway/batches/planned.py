@@ -3,8 +3,9 @@
 Rules:
 - planned is anew when `solver.routing.backlog` says so: in a few milliseconds, as lines that are
   alike are planned as one; so kinds are bounded (`MOST_PREFIXES`, `MOST_KINDS`);
-- a worker gets as many lines as it has slots for, and a lead while there are many: then the last
-  ones are still free to go to whoever is done first;
+- a worker gets as many lines as it has slots for, and half of a lead while there are many: the rest
+  of the lead is for online work, which comes in at once, and for which lines step back there; beside
+  online work a share of the slots is left free for more of it;
 - a line of a model that nobody serves goes out all the same: its answer says so;
 - where several processes plan the same lines, each has its plan, and the database says who runs
   which.
@@ -20,6 +21,7 @@ from math import log2
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from router.gateway.batches.lines import Waiting
+from solver.batching.stepping_back import KEPT_FREE
 from solver.cost.estimators import BYTES_PER_TOKEN
 from solver.lengths.distribution import EDGES, bin_of
 from solver.routing.backlog import Backlog
@@ -107,8 +109,9 @@ class Planned(Generic[W]):
         views = list(seen.views)
         many = len(self._backlog) > sum(view.slots for view in views)
         for j, (worker, view) in enumerate(zip(seen.workers, views, strict=True)):
-            places = view.slots + (lead(view.slots, 1) if many else 0)
-            free = min(places - max(view.in_flight, self._given[id(worker)]), room - len(taken))
+            given = self._given[id(worker)]
+            places = _places(view, given, many=many)
+            free = min(places - max(view.in_flight, given), room - len(taken))
             for line in self._backlog.take(j, max(0, free), views):
                 place = line.waiting.batch, line.waiting.number
                 self._at[place] = worker
@@ -205,6 +208,13 @@ class Planned(Generic[W]):
         self._given[id(worker)] -= 1
         if self._given[id(worker)] <= 0:
             del self._given[id(worker)]
+
+
+def _places(view: WorkerView, given: int, *, many: bool) -> int:
+    """Sequences up to which a worker is sent lines, of which it has `given`."""
+    if view.in_flight > given:  # online work is there
+        return view.slots - int(KEPT_FREE * view.slots)
+    return view.slots + (lead(view.slots) // 2 if many else 0)
 
 
 def _rounded(tokens: int) -> int:

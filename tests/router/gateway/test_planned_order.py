@@ -52,14 +52,23 @@ def test_each_worker_gets_what_it_can_begin_and_no_more_until_lines_end() -> Non
     planned.add(lines(100))
     first = planned.take(1000)
     given = [planned.worker(line) for line in first]
-    assert (given.count("fast"), given.count("slow")) == (9, 9)  # slots, and one ahead
+    assert (given.count("fast"), given.count("slow")) == (8, 8)
     assert planned.take(1000) == []
     planned.ended(first[0], 10, 10)
     assert [planned.worker(line) for line in planned.take(1000)] == [given[0]]
-    fleet.busy = [20, 0]  # others have filled it
+    fleet.busy = [20, 0]  # clients have filled it
     for line in first[1:]:
         planned.ended(line, 10, 10)
     assert {planned.worker(line) for line in planned.take(1000)} == {"slow"}
+
+
+def test_beside_what_clients_wait_for_some_slots_are_left_free() -> None:
+    for busy, expected in ((0, 16 + 1), (1, 14 - 1), (10, 14 - 10), (16, 0)):
+        fleet = Fleet(slots=16)
+        fleet.names, fleet.busy = ["fast"], [busy]
+        planned = order(fleet)
+        planned.add(lines(100))
+        assert len(planned.take(1000)) == expected
 
 
 def test_every_line_is_given_once_and_lost_ones_leave_their_place() -> None:
