@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from statistics import mean
 
@@ -108,12 +108,11 @@ LOADS = {"gsm8k, 1,319": gsm8k, "prefixes, 5,000": prefixed}
 def run(case: Case) -> tuple[float, float, float]:
     """Finish, bound, and the share of prompts found in caches."""
     known = PROFILES[HARDWARE]
-    requests: Sequence[Request] = LOADS[case.load]()
+    requests = [replace(one, priority=Priority.BULK) for one in LOADS[case.load]()]
     inner = dispatcher("makespan" if case.way != "least requests" else "least-requests",
                        random.Random(0))  # fmt: skip
     chosen: Dispatcher = Connections(inner, case.connections) if case.connections else inner
     if case.way == "planned":
-        requests = [replace(one, priority=Priority.BULK) for one in requests]
         chosen = WithBacklog(inner)
     cached = bool(requests[0].hash_ids)
     setting = WorkerSetting(SLOTS, known.kv_tokens, prefix_cache=cached)

@@ -4,7 +4,7 @@ Rules:
 - planned is anew when `solver.routing.backlog` says so: in a few milliseconds, as lines that are
   alike are planned as one; so kinds are bounded (`MOST_PREFIXES`, `MOST_KINDS`);
 - a worker gets as many lines as it has slots for, and half of a lead while there are many: the rest
-  of the lead is for online work, which comes in at once, and for which lines step back there; beside
+  of the lead is for online work, which comes in at once, and for which lines step back; beside
   online work a share of the slots is left free for more of it;
 - a line of a model that nobody serves goes out all the same: its answer says so;
 - where several processes plan the same lines, each has its plan, and the database says who runs
