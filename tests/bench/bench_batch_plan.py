@@ -5,7 +5,7 @@ workers, equal and of unequal speed; lengths are unknown at first, and predicted
 client has 64, 256 or 1,024 connections open, through our dispatcher or least requests. In virtual
 time, so that it prints the same everywhere::
 
-    python -m tests.bench.bench_batch
+    python -m tests.bench.bench_batch_plan
 
 The bound is on the answers as they turn out: no schedule of any kind is done before. Workers are
 Llama-2-70B on A100, 32 slots each. Rows `known` say what knowing every length would give: what is
