@@ -69,8 +69,8 @@ loads = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 40)), max_size=12
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 @given(
-    loads, st.sampled_from(Priority), st.sampled_from([PAPER, MIXING]), st.integers(1, 4), st.integers(0, 60),
-    st.integers(1, 300), st.integers(2, 20), st.sampled_from([inf, 64]),
+    loads, st.sampled_from(Priority), st.sampled_from([PAPER, MIXING]), st.integers(1, 4),
+    st.integers(0, 60), st.integers(1, 300), st.integers(2, 20), st.sampled_from([inf, 64]),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_no_policy_beats_the_floor(
