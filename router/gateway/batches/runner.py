@@ -237,7 +237,9 @@ class Runner:
             if at < 0:
                 break
             async with self._database.read() as connection:
-                found = await lines.waiting(connection, batch.id, batch.expires_at, at)
+                found = await lines.waiting(
+                    connection, batch.id, batch.expires_at, at, batch.model or "", batch.tenant
+                )
             self._order.add(found)
             at = found[-1].number if len(found) == lines.TOGETHER else -1
         self._read_to[batch.id] = at
@@ -274,6 +276,8 @@ class Runner:
             if place in got:
                 self._metrics.batch_lines.labels("running").inc()
                 self._under_way.begin(line, got[place], self.open[line.batch])
+            else:
+                self._order.lost(line)
 
     async def stop(self, within_s: float) -> None:
         """Let what runs end within this time, and give back the rest."""

@@ -15,6 +15,7 @@ from router.gateway.batches.inside import Asked, Endpoint, ask
 from router.gateway.batches.lines import Result, Waiting
 from router.gateway.batches.order import Order
 from router.gateway.batches.results import answered
+from router.gateway.planning.ticket import NEAR
 from router.http.errors import RequestError
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class UnderWay:
         """Run one."""
         place = line.batch, line.number
         task = self.running[place] = asyncio.create_task(self._run(line, custom_id, batch))
-        task.add_done_callback(partial(self._end, place))
+        task.add_done_callback(partial(self._end, line))
 
     def places(self) -> set[Place]:
         """Of all that are its own: those that run, and those that have ended."""
@@ -63,7 +64,9 @@ class UnderWay:
             if place[0] == batch:
                 task.cancel()
 
-    def _end(self, place: Place, task: asyncio.Task[None]) -> None:
+    def _end(self, line: Waiting, task: asyncio.Task[None]) -> None:
+        self._order.lost(line)  # if it was cancelled: it has not ended
+        place = line.batch, line.number
         if self.running.get(place) is task:
             del self.running[place]
         self._ended()
@@ -83,7 +86,8 @@ class UnderWay:
         name, tenant = f"{line.batch}.{line.number}", batch.tenant
         try:
             body = body_of(await self._raw(line, batch))
-            asked = Asked(name, batch.endpoint, body, tenant, self._rights(batch.key, tenant))
+            scope = self._rights(batch.key, tenant) | {NEAR: self._order.worker(line)}
+            asked = Asked(name, batch.endpoint, body, tenant, scope)
         except RequestError as error:
             return refused(line.batch, line.number, custom_id, error)
         answer = await ask(self._endpoint(batch.endpoint), asked)
