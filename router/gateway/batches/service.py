@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -85,6 +86,10 @@ class Service:
 
     def _row(self, batch: Found) -> dict[str, Any]:
         counts = self.runner.counts.get(batch.id, Counts())
+        told, now = self._told(batch, counts), time.time()
+        for name in ("planned_finish", "lower_bound"):
+            if (left_s := told.pop(f"{name}_s", None)) is not None:
+                told[f"{name}_at"] = now + left_s
         return {
             "id": batch.id,
             "tenant": batch.tenant,
@@ -93,7 +98,7 @@ class Service:
             "done": counts.done,
             "failed": counts.failed + counts.expired,
             "expires_at": batch.expires_at,
-            **self._told(batch, counts),
+            **told,
         }
 
     def _told(self, batch: Found, counts: Counts) -> dict[str, Any]:
