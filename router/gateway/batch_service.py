@@ -5,6 +5,7 @@ They are loaded only where they are kept.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -16,15 +17,18 @@ from starlette.responses import Response
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Keys
 from router.gateway.batches.inside import Endpoint
+from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.http.drain import Drain
 from router.http.errors import RequestError
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewaySettings
+from solver.routing.pieces import Length
 from solver.routing.speed import FleetSpeed
 
 if TYPE_CHECKING:
     from router.gateway.batches.backlog import Work
+    from router.gateway.batches.planned import Seen
     from router.gateway.batches.service import Service
 
 # Of all slots, so many lines beyond them: there is always a next one to plan.
@@ -48,6 +52,7 @@ def batch_service(
     if settings.data is None and settings.database is None:
         return None
     from router.gateway.batches.database import Database
+    from router.gateway.batches.planned import Planned, Seen
     from router.gateway.batches.service import Service
 
     def rights(key: str, tenant: str) -> dict[str, Any]:
@@ -65,6 +70,14 @@ def batch_service(
         speed = FleetSpeed.of((worker.cost, worker.slots) for worker in able)
         return speed.seconds(work.requests, work.prompt_tokens, work.requests * made)
 
+    def see() -> Seen[Worker]:
+        able, now = workers.available(), time.monotonic()
+        return Seen(able, [one.view(now) for one in able], [one.models for one in able])
+
+    def lengths(model: str, prompt_tokens: int, limit: int, tenant: str) -> Length:
+        found = accounts.lengths(model, prompt_tokens, limit, tenant)
+        return Length(found.mean, found.overrun)
+
     return Service(
         Database(settings.data, settings.database),
         settings.max_body_bytes,
@@ -76,6 +89,7 @@ def batch_service(
         seconds,
         drain,
         metrics,
+        Planned(see, lengths, lambda: accounts.learned),
     )
 
 

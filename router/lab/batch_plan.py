@@ -97,7 +97,7 @@ async def _rows(settings: BatchPlanSettings, found: BatchFile) -> list[Row]:
                         started = True
                     better = await _improved(solver, draft, settings.deadline)
                     backlog.adopt(draft, better, fleet, expected)
-                outlook = backlog.outlook()
+                outlook = backlog.outlook(0.0)
                 assert outlook is not None
                 price = settings.price_per_hour
                 hours = count * outlook.finish_s / 3600

@@ -32,7 +32,17 @@ from solver.lengths.predictor import worth_again
 from solver.packing.pipeline import first_plan_or_queue
 from solver.packing.plan import Plan
 from solver.packing.problem import Problem
-from solver.routing.pieces import Expected, Kind, Length, Piece, gathered, problem_of, stay
+from solver.routing.pieces import (
+    Eligible,
+    Expected,
+    Kind,
+    Length,
+    Members,
+    Piece,
+    gathered,
+    problem_of,
+    stay,
+)
 from solver.routing.problem import WorkerView
 
 
@@ -48,6 +58,7 @@ class Line(Protocol):
 L = TypeVar("L", bound=Line)
 # Pieces that are split so that workers end together, for each worker at most.
 EVENINGS = 4
+NOBODY = frozenset[int]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,8 @@ class Backlog(Generic[L]):
         self._left_s: list[float] = []  # of each worker, seconds of what it has still to take
         self._changed, self._learned = False, 0
         self.planned_s = -inf
-        self._outlooks: dict[str, Outlook] = {}
+        self._eligible: Eligible = _everybody
+        self._outlooks: dict[str, tuple[float, Outlook]] = {}  # each as of when
         self._whole = Outlook(0.0, 0.0)
 
     def __len__(self) -> int:
@@ -125,25 +137,32 @@ class Backlog(Generic[L]):
         changed = self._changed or workers != len(self._lists)
         return changed or worth_again(learned, self._learned)
 
+    def workers_changed(self) -> None:
+        """Others are there than when it was planned."""
+        self._changed = True
+
     def plan(
-        self, workers: Sequence[WorkerView], expected: Expected, now: float, learned: int = 0
+        self,
+        workers: Sequence[WorkerView],
+        expected: Expected,
+        now: float,
+        learned: int = 0,
+        eligible: Eligible | None = None,
     ) -> Draft | None:
         """Plan all that waits on these workers; None if there is nothing to plan, or nobody.
 
-        Whoever finds a better plan of the draft than its own may `adopt` it later.
-
-        Raises:
-            InfeasibleProblem: if some lines have no worker that may serve them.
+        Whoever finds a better plan of the draft than its own may `adopt` it later. Lines that
+        nobody may serve are left out; see `take_hopeless`.
         """
-        counts = {kind: len(own) for kind, own in self._lines.items() if own}
-        self._lines = {kind: self._lines[kind] for kind in counts}
+        self._eligible = eligible or _everybody
+        counts = self._counts()
         self._changed, self._learned, self.planned_s = False, learned, now
         self._lists, self._left_s = [deque() for _ in workers], [0.0] * len(workers)
-        self._outlooks, self._planned = {}, Counter()
+        self._planned = Counter()
         if not counts or not workers:
             self._whole = Outlook(0.0, 0.0)
             return None
-        pieces = gathered(counts, workers, expected)
+        pieces = gathered(counts, workers, expected, self._eligible)
         staying = stay(pieces, workers, self._homes)
         more_s = np.zeros(len(workers))
         for k, j in staying.items():
@@ -178,11 +197,25 @@ class Backlog(Generic[L]):
             taken.append(line)
         return taken
 
-    def outlook(self, batch: str | None = None) -> Outlook | None:
-        """Of a batch, or of everything; None: that is not planned yet."""
+    def take_hopeless(self, room: int) -> list[L]:
+        """Lines that nobody may serve: whoever sends them hears why."""
+        kinds = [kind for kind in self._lines if self._eligible(kind.model) == NOBODY]
+        taken: list[L] = []
+        for kind in kinds:
+            while len(taken) < room and (line := self._pop(kind)) is not None:
+                taken.append(line)
+        return taken
+
+    def outlook(self, now: float, batch: str | None = None) -> Outlook | None:
+        """Of a batch, or of everything, from `now` on; None: that has not been planned yet."""
         if self.planned_s == -inf:
             return None
-        return self._whole if batch is None else self._outlooks.get(batch)
+        known = (self.planned_s, self._whole) if batch is None else self._outlooks.get(batch)
+        if known is None:
+            return None
+        at_s, told = known
+        passed_s = now - at_s
+        return Outlook(max(0.0, told.finish_s - passed_s), max(0.0, told.bound_s - passed_s))
 
     def _next(self, j: int, workers: Sequence[WorkerView]) -> L | None:
         while (piece := self._own(j, workers)) is not None:
@@ -261,10 +294,15 @@ class Backlog(Generic[L]):
         if not self._changed:
             return None
         for kind, own in self._lines.items():
-            fits = kind.eligible is None or j in kind.eligible
-            if fits and len(own) > max(0, self._planned[kind]):
+            eligible = self._eligible(kind.model)
+            if (eligible is None or j in eligible) and len(own) > max(0, self._planned[kind]):
                 return self._pop(kind)
         return None
+
+    def _counts(self) -> dict[Kind, int]:
+        """Lines of each kind that somebody may serve."""
+        found = {kind: len(own) for kind, own in self._lines.items()}
+        return {kind: n for kind, n in found.items() if self._eligible(kind.model) != NOBODY}
 
     def _pop(self, kind: Kind) -> L | None:
         own = self._lines.get(kind)
@@ -309,12 +347,12 @@ class Backlog(Generic[L]):
                     end_s += _drain_s(piece, workers[j])
                 batch = next(iter(piece.kinds)).batch
                 ends[batch] = max(ends.get(batch, 0.0), end_s)
-        counts = {kind: len(own) for kind, own in self._lines.items()}
+        counts = self._counts()
         busy_s = [worker.backlog_s for worker in workers]
         for batch, end_s in ends.items():
             mine = {kind: n for kind, n in counts.items() if kind.batch == batch}
             bound_s = bound(mine, workers, expected)
-            self._outlooks[batch] = Outlook(max(end_s, bound_s), bound_s)
+            self._outlooks[batch] = self.planned_s, Outlook(max(end_s, bound_s), bound_s)
         bound_s = bound(counts, workers, expected, busy_s)
         self._whole = Outlook(max(*ends.values(), bound_s, *busy_s), bound_s)
 
@@ -345,14 +383,17 @@ def bound(
     return fleet_bound(engines, np.zeros(len(prompt)), prompt, output, busy_s)
 
 
+def _everybody(_: str) -> Members:
+    return None
+
+
 def _with_last(pieces: deque[Piece]) -> Iterator[tuple[Piece, bool]]:
     for k, piece in enumerate(pieces, 1):
         yield piece, k == len(pieces)
 
 
 def _may(piece: Piece, j: int) -> bool:
-    eligible = next(iter(piece.kinds)).eligible
-    return eligible is None or j in eligible
+    return piece.eligible is None or j in piece.eligible
 
 
 def _alone_s(piece: Piece, worker: WorkerView, *, long: bool = False) -> float:

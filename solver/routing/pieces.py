@@ -42,8 +42,8 @@ class Kind:
         due_s: when they should be done, by the planner's clock; infinite: whenever.
         prefix: what they begin with, if others begin with it too; None: they share nothing.
         shared_tokens: how many tokens of the prompt that is.
-        label: whatever else tells them apart, such as the model and the limit of their answers.
-        eligible: indices of the workers that may serve them; None: all.
+        model: whose answers they want, which says who may serve them.
+        label: whatever else tells them apart, such as the limit of their answers.
     """
 
     batch: str
@@ -51,8 +51,8 @@ class Kind:
     due_s: float = inf
     prefix: Hashable = None
     shared_tokens: int = 0
+    model: str = ""
     label: Hashable = None
-    eligible: frozenset[int] | None = None
 
 
 class Length(NamedTuple):
@@ -63,6 +63,9 @@ class Length(NamedTuple):
 
 
 Expected = Callable[[Kind], Length]
+# Which workers, by their indices, may serve a model; None: all.
+Members = frozenset[int] | None
+Eligible = Callable[[str], Members]
 # Where lines of a batch that begin with something have last been sent.
 Homes = Mapping[tuple[str, Hashable], int]
 
@@ -76,12 +79,14 @@ class Piece:
         line_s: (m,) seconds that one line adds to each worker on average.
         shared_s: (m,) seconds of the prefixes, once each.
         length: the mean and the largest overrun of its lines.
+        eligible: indices of the workers that may serve them; None: all.
     """
 
     kinds: dict[Kind, int]
     line_s: FloatArray
     shared_s: FloatArray
     length: Length
+    eligible: Members
 
     @property
     def lines(self) -> int:
@@ -108,7 +113,7 @@ class Piece:
             self.kinds[kind] -= moved
             if not self.kinds[kind]:
                 del self.kinds[kind]
-        return Piece(given, self.line_s, self.shared_s, self.length)
+        return replace(self, kinds=given)
 
 
 @dataclass(slots=True)
@@ -120,7 +125,10 @@ class _Open:
 
 
 def gathered(
-    counts: Mapping[Kind, int], workers: Sequence[WorkerView], expected: Expected
+    counts: Mapping[Kind, int],
+    workers: Sequence[WorkerView],
+    expected: Expected,
+    eligible: Eligible = lambda _: None,
 ) -> list[Piece]:
     """All lines as pieces, in the order in which they should run."""
     columns, slots = columns_of(workers)
@@ -133,7 +141,9 @@ def gathered(
     pieces: list[Piece] = []
     for _, together in groupby(_in_order(counts, lengths), _apart):
         shares = _filled(together, counts, least, size_s)
-        pieces.extend(_piece(kinds, each, lengths, columns) for kinds in shares)
+        for kinds in shares:
+            may = eligible(next(iter(kinds)).model)
+            pieces.append(_piece(kinds, each, lengths, columns, may))
     return pieces
 
 
@@ -192,8 +202,7 @@ def columns_of(workers: Sequence[WorkerView]) -> tuple[CostColumns, FloatArray]:
 
 
 def _allowed(piece: Piece, workers: int) -> list[bool]:
-    eligible = next(iter(piece.kinds)).eligible
-    return [eligible is None or j in eligible for j in range(workers)]
+    return [piece.eligible is None or j in piece.eligible for j in range(workers)]
 
 
 def _line_s(kind: Kind, length: Length, columns: CostColumns, slots: FloatArray) -> FloatArray:
@@ -218,9 +227,9 @@ def _in_order(counts: Mapping[Kind, int], lengths: Mapping[Kind, Length]) -> lis
     return sorted((kind for kind, count in counts.items() if count), key=place)
 
 
-def _apart(kind: Kind) -> tuple[str, frozenset[int] | None, bool]:
+def _apart(kind: Kind) -> tuple[str, str, bool]:
     """Kinds that differ in this are in no piece together."""
-    return kind.batch, kind.eligible, kind.prefix is None
+    return kind.batch, kind.model, kind.prefix is None
 
 
 def _filled(
@@ -252,10 +261,12 @@ def _piece(
     each: Mapping[Kind, FloatArray],
     lengths: Mapping[Kind, Length],
     columns: CostColumns,
+    eligible: Members,
 ) -> Piece:
     count = sum(kinds.values())
     line_s = sum((each[kind] * own for kind, own in kinds.items()), np.zeros(1)) / count
     prefixes = {kind.prefix: kind.shared_tokens for kind in kinds if kind.prefix is not None}
     shared_s = columns.beta_p_s * float(sum(prefixes.values()))
     tokens = sum(lengths[kind].tokens * own for kind, own in kinds.items()) / count
-    return Piece(kinds, line_s, shared_s, Length(tokens, max(lengths[k].overrun for k in kinds)))
+    length = Length(tokens, max(lengths[k].overrun for k in kinds))
+    return Piece(kinds, line_s, shared_s, length, eligible)

@@ -92,7 +92,7 @@ class WithBacklog:
 
     def _plan(self, now: float, views: Sequence[WorkerView]) -> None:
         self.backlog.plan(views, self._expected, now, self._learned)
-        found = self.backlog.outlook()
+        found = self.backlog.outlook(now)
         if self.first is None and found is not None:
             self.first = now, found.finish_s, found.bound_s
 

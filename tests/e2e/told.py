@@ -93,7 +93,14 @@ class Told:
 
     def lists(self, **changed: object) -> None:
         """The lists, empty but for these."""
-        empty: Frame = {"requests": [], "plans": [], "tenants": [], "served": [], "shares": None}
+        empty: Frame = {
+            "requests": [],
+            "plans": [],
+            "tenants": [],
+            "batches": [],
+            "served": [],
+            "shares": None,
+        }
         self.tell("lists", empty | changed)
 
     def rows(self) -> list[str]:

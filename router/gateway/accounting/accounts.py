@@ -147,8 +147,19 @@ class Accounts:
 
     def expected_tokens(self, model: str, prompt_tokens: int, limit: int, tenant: str) -> float:
         """Output tokens of a request of which no more than this is known; `limit` 0: none."""
+        return self.lengths(model, prompt_tokens, limit, tenant).mean
+
+    def lengths(
+        self, model: str, prompt_tokens: int, limit: int, tenant: str
+    ) -> LengthDistribution:
+        """The same as a distribution."""
         most = min(UNLIMITED, limit or UNLIMITED)
-        return self._lengths.predict(Features(model, prompt_tokens, most, tenant)).mean
+        return self._lengths.predict(Features(model, prompt_tokens, most, tenant))
+
+    @property
+    def learned(self) -> int:
+        """How many ends it is predicted from."""
+        return self._lengths.learned
 
     @staticmethod
     def _said(request: CompletionRequest, limit: int, hint: float | None) -> float | None:

@@ -35,6 +35,7 @@ class Waiting:
         prefix: the same for lines whose prompts begin alike; 0: like nobody else's.
         tokens: most output tokens that it asks for; 0: unlimited.
         expires_s: Unix time at which its batch ends.
+        model, tenant: what its batch asks for, and for whom.
     """
 
     batch: str
@@ -44,6 +45,8 @@ class Waiting:
     prefix: int
     tokens: int
     expires_s: float
+    model: str = ""
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +195,15 @@ async def record(connection: AsyncConnection, owner: str, results: Sequence[Resu
 
 
 async def waiting(
-    connection: AsyncConnection, batch: str, expires_s: float, after: int
+    connection: AsyncConnection,
+    batch: str,
+    expires_s: float,
+    after: int,
+    model: str = "",
+    tenant: str = "",
 ) -> list[Waiting]:
     """The next lines of a batch that wait, by their numbers; at most `TOGETHER`."""
+    more = expires_s, model, tenant
     columns = (lines.c.number, lines.c.offset, lines.c.length, lines.c.prefix, lines.c.tokens)
     asked = (
         select(*columns)
@@ -202,7 +211,7 @@ async def waiting(
         .order_by(lines.c.number)
         .limit(TOGETHER)
     )
-    return [Waiting(batch, *row, expires_s) for row in await connection.execute(asked)]
+    return [Waiting(batch, *row, *more) for row in await connection.execute(asked)]
 
 
 async def count(connection: AsyncConnection, names: Sequence[str]) -> dict[str, Counts]:

@@ -2,7 +2,7 @@
 
 The seam to planning: a runner tells an `Order` what waits and what has ended, and asks it for as
 many lines as there is room for. It runs in one event loop and must not wait; a gateway's processes
-have one each. What one gives may have been claimed by another process: then it never ends here.
+have one each. What one gives may have been claimed by another process: then it is lost here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,14 @@ class Order(Protocol):
 
     def ended(self, line: Waiting, input_tokens: int, output_tokens: int) -> None:
         """It has been answered, as long as that; 0: nobody has said."""
+        ...
+
+    def worker(self, line: Waiting) -> Any:  # noqa: ANN401 - whoever the order knows
+        """To whom it should go, of those that take requests; None: whoever is best then."""
+        ...
+
+    def lost(self, line: Waiting) -> None:
+        """It does not run here any more, or never did: another process has it."""
         ...
 
     def drop(self, batch: str) -> None:
@@ -74,6 +82,12 @@ class InOrder:
 
     def ended(self, line: Waiting, input_tokens: int, output_tokens: int) -> None:
         """Part of `Order`; this one learns nothing."""
+
+    def worker(self, line: Waiting) -> None:
+        """Part of `Order`; this one knows no workers."""
+
+    def lost(self, line: Waiting) -> None:
+        """Part of `Order`; this one has forgotten it."""
 
     def drop(self, batch: str) -> None:
         """Part of `Order`."""

@@ -32,6 +32,7 @@ from router.gateway.batches.lines import BEAT_S, Counts, Result, Waiting
 from router.gateway.batches.order import Order
 from router.gateway.batches.results import answered
 from router.gateway.batches.tables import Line, Status
+from router.gateway.planning.ticket import NEAR
 from router.http.drain import Drain
 from router.http.errors import RequestError
 from router.observe.metrics import GatewayMetrics
@@ -233,7 +234,9 @@ class Runner:
             if at < 0:
                 break
             async with self._database.read() as connection:
-                found = await lines.waiting(connection, batch.id, batch.expires_at, at)
+                found = await lines.waiting(
+                    connection, batch.id, batch.expires_at, at, batch.model or "", batch.tenant
+                )
             self._order.add(found)
             at = found[-1].number if len(found) == lines.TOGETHER else -1
         self._read_to[batch.id] = at
@@ -271,15 +274,19 @@ class Runner:
             place = line.batch, line.number
             if place in got:
                 self._begin(line, got[place])
+            else:
+                self._order.lost(line)
 
     def _begin(self, line: Waiting, custom_id: str) -> None:
         self._metrics.batch_lines.labels("running").inc()
         place, batch = (line.batch, line.number), self.open[line.batch]
         task = asyncio.create_task(self._run(line, custom_id, batch))
         self._running[place] = task
-        task.add_done_callback(partial(self._ended, place))
+        task.add_done_callback(partial(self._ended, line))
 
-    def _ended(self, place: Place, task: asyncio.Task[None]) -> None:
+    def _ended(self, line: Waiting, task: asyncio.Task[None]) -> None:
+        self._order.lost(line)  # if it was cancelled: it has not ended
+        place = line.batch, line.number
         if self._running.get(place) is task:
             del self._running[place]
         self._wake.set()
@@ -299,9 +306,8 @@ class Runner:
         name = f"{line.batch}.{line.number}"
         try:
             body = body_of(await self._raw(line, batch))
-            asked = Asked(
-                name, batch.endpoint, body, batch.tenant, self._rights(batch.key, batch.tenant)
-            )
+            scope = self._rights(batch.key, batch.tenant) | {NEAR: self._order.worker(line)}
+            asked = Asked(name, batch.endpoint, body, batch.tenant, scope)
         except RequestError as error:
             return refused(line.batch, line.number, custom_id, error)
         answer = await ask(self._endpoint(batch.endpoint), asked)

@@ -17,6 +17,8 @@ from solver.routing.problem import Job
 
 # Names of attempts begin with their gateway's (`router.wire`), and never come twice: the rest is
 # this process's own.
+# In a request's scope: the worker that a plan of bulk work means it for.
+NEAR = "makespan.near"
 _PROCESS = secrets.token_hex(4)
 _serial = itertools.count()
 
@@ -46,6 +48,7 @@ class Ticket:
         session: the conversation that it belongs to, by a name of its tenant's.
         only: the one worker that may serve it, if it goes on from what that one has; `carried`:
             tokens of that.
+        near: the worker that a plan of all bulk work means it for, as long as that is well.
         planned: plans that it has been in.
         recalled: times that it has been taken back from a worker.
         attempt: its name at the worker that it is sent to.
@@ -70,6 +73,7 @@ class Ticket:
     session: str = ""
     only: Worker | None = None
     carried: int = 0
+    near: Worker | None = None
     planned: int = 0
     recalled: int = 0
     attempt: str = ""

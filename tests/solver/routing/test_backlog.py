@@ -107,11 +107,11 @@ def test_no_plan_is_told_to_end_before_its_bound(
     backlog: Backlog[Line] = Backlog()
     backlog.add(lines_of(load))
     backlog.plan(fleet, expected, 0.0)
-    whole = backlog.outlook()
+    whole = backlog.outlook(0.0)
     assert whole is not None
     assert whole.finish_s >= whole.bound_s >= max(one.backlog_s for one in fleet)
     for batch in {kind.batch for kind in load}:
-        own = backlog.outlook(batch)
+        own = backlog.outlook(0.0, batch)
         assert own is not None
         assert 0 < own.bound_s <= own.finish_s <= whole.finish_s * (1 + 1e-9)
 
@@ -123,7 +123,7 @@ def test_who_is_due_first_runs_first_and_a_batch_that_is_dropped_is_gone() -> No
     backlog.plan([view()], expected, 0.0)
     first = backlog.take(0, 20, [view()])
     assert {line.kind.batch for line in first} == {"soon"}
-    sooner, later = backlog.outlook("soon"), backlog.outlook("late")
+    sooner, later = backlog.outlook(0.0, "soon"), backlog.outlook(0.0, "late")
     assert sooner is not None
     assert later is not None
     assert sooner.finish_s < later.finish_s
