@@ -165,7 +165,7 @@ class AgentState:
         running: requests in slots.
         queued: requests waiting.
         kv_held: cached tokens now.
-        utilization: share of non-empty slot-time spent on prefill and decode since its start.
+        utilization: share of all slot-time spent on prefill and decode since its start.
         draining: it finishes what it has and takes nothing new.
         prefix_cache: its engine keeps prompts' prefixes.
         beside: of what runs and queues, what others than the gateway that asks have sent.

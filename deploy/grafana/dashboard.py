@@ -86,10 +86,10 @@ def at_a_glance() -> Panels:
         ),
         number(
             "Utilization",
-            "Slot-time on prefill and decode over all but empty, over five minutes.",
+            "Slot-time on prefill and decode over all slot-time, over five minutes.",
             "percentunit",
             Query(f"avg(makespan:utilization:ratio_rate5m{{{AGENTS}}})", "utilization"),
-            Limits([(0.5, YELLOW), (0.8, GREEN)], RED),
+            Limits([]),
         ),
         number(
             "Plan gap",
@@ -317,20 +317,30 @@ def engines() -> Panels:
     iterations = f"sum by (kind) (rate(makespan_iteration_duration_seconds_count{{{AGENT}}}{RATE}))"
     busy = f'rate(makespan_slot_seconds_total{{{AGENT}, state=~"prefill|decode"}}{RATE})'
     held = f'rate(makespan_slot_seconds_total{{{AGENT}, state!="empty"}}{RATE})'
-    share = f"sum by (namespace, worker) ({busy}) / (sum by (namespace, worker) ({held}) > 0)"
+    share = f"sum by (namespace, worker) ({busy}) / sum by (namespace, worker) ({slots})"
+    useful = f"sum by (namespace, worker) ({busy}) / (sum by (namespace, worker) ({held}) > 0)"
     inserted = f"sum by (reason) (rate(makespan_prefill_insertions_total{{{AGENT}}}{RATE}))"
     return [
         chart(
             "Utilization",
-            "Slot-time on prefill and decode over all but empty; none while a worker is idle.",
+            "Slot-time on prefill and decode over all slot-time.",
             "percentunit",
             [Query(share, EACH)],
             most=1,
         ),
         chart(
+            "Useful slot-time",
+            "Slot-time on prefill and decode over all but empty: low where slots stand still or "
+            "wait though there is work; none while a worker is idle.",
+            "percentunit",
+            [Query(useful, EACH)],
+            most=1,
+        ),
+        chart(
             "Slot-seconds by state",
-            "Where slot-time goes. stalled: stands still while others are prefilled; waiting: idle "
-            "while work is queued; empty: idle with none.",
+            "Where slot-time goes. stalled: stands still while others are prefilled; paused: bulk "
+            "work that stands still for online work; waiting: idle while work is queued; empty: "
+            "idle with none.",
             "percentunit",
             [Query(states, "{{state}}")],
             most=1,
@@ -367,14 +377,12 @@ def engines() -> Panels:
             "Requests waiting for a slot.",
             "none",
             [Query(f"makespan_queue_requests{{{AGENT}}}", EACH)],
-            width=12,
         ),
         chart(
             "Cached tokens",
             "Tokens in the memory of running requests.",
             "none",
             [Query(f"makespan_kv_tokens{{{AGENT}}}", EACH)],
-            width=12,
         ),
     ]
 

@@ -111,6 +111,7 @@ class Reporter:
             self._metrics.slot_seconds.labels(state).inc(new)
             self._exported[state] = seconds
         self._metrics.utilization.set(stats.ledger.utilization)
+        self._metrics.useful.set(stats.ledger.useful)
         self._metrics.efficiency.set(stats.efficiency)
         self._metrics.kv_tokens.set(stats.kv_held)
         self._metrics.queue_requests.set(stats.queued)

@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.routing import Route
@@ -22,6 +23,8 @@ from router.gateway.admission.door import Door
 from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.admission.relay import Relay
 from router.gateway.admission.shedding import Shedding
+from router.gateway.batch_service import add_batches, batch_service
+from router.gateway.batches.inside import Endpoint
 from router.gateway.dashboard.events import Events
 from router.gateway.dashboard.frames import Frames
 from router.gateway.dashboard.page import add_page
@@ -54,6 +57,9 @@ from router.settings.gateway import GatewaySettings
 from router.settings.secrets import read_keys, read_secrets, trusted
 from solver.routing.fair import alike
 
+if TYPE_CHECKING:
+    from router.gateway.batches.service import Service
+
 log = logging.getLogger(__name__)
 
 # Objects beyond those freed before a collection looks for cycles: requests leave next to none, and
@@ -84,23 +90,37 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     dispatcher = Dispatcher(
         settings, workers, planner, metrics, alike if keys is None else keys.weight
     )
-    sharing = Sharing(workers, dispatcher, connections, board)
-    recaller = Recaller(workers, connections)
+    sharing, recaller = (
+        Sharing(workers, dispatcher, connections, board),
+        Recaller(workers, connections),
+    )
     dispatcher.after_dispatch = recaller.maybe_recall
     accounts = Accounts(metrics, settings.remember, traffic := _traffic_log(settings))
     forwarder = Forwarder(settings, connections)
     shedding = Shedding(settings, workers, dispatcher, recaller)
     siblings = None if folder is None else Siblings(folder)
-    kept = KeptAnswers(workers, settings.remember, siblings)
-    names = ModelNames(workers, settings.aliases(), settings.default_model)
+    kept, names = (
+        KeptAnswers(workers, settings.remember, siblings),
+        ModelNames(workers, settings.aliases(), settings.default_model),
+    )
     attempts = Attempts(
         settings, workers.conditions, dispatcher, shedding, forwarder, accounts, kept, metrics
     )
     bodies = BodyReader(settings.max_body_bytes, decodes=True)
     memory = BodyMemory(settings.max_bodies_bytes, dispatcher.room.bodies_full)
     drain, tracing = Drain(), open_tracing(settings, "gateway")
+    endpoints: dict[str, Endpoint] = {}  # of lines of batches, by path
     watches = Watches(workers, connections)
-    frames = Frames(workers, watches, dispatcher, accounts, metrics, settings.worker)
+    batches = batch_service(settings, endpoints, keys, workers, accounts, drain, metrics)
+    frames = Frames(
+        workers,
+        watches,
+        dispatcher,
+        accounts,
+        metrics,
+        settings.worker,
+        list if batches is None else batches.rows,
+    )
     events = Events(frames, watches, drain, siblings)
 
     async def close_tracing() -> None:
@@ -123,6 +143,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         leave_siblings,
         close_tracing,
         drain,
+        batches,
     )
     app = FastAPI(title="Makespan", lifespan=lifespan, openapi_url=None)
     app.state.drain, app.state.hot = drain, {}
@@ -141,13 +162,14 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         tracing,
     )
     # Answers to pages of other origins get headers on the way.
-    _add_planned(app, planned, hot=not settings.allowed_origins)
+    endpoints |= _add_planned(app, planned, hot=not settings.allowed_origins)
     add_routes(app, workers, dispatcher, accounts, metrics, drain, names)
     app.router.routes.append(Route("/makespan/v1/events", events, methods=["GET"]))
     add_page(app)
+    add_batches(app, batches)
     if settings.docs:
         add_docs(app, {api.path: "A completion, by the worker that the plan says." for api in APIS})
-    app.router.default = Relay(
+    app.router.default = endpoints["/v1/embeddings"] = Relay(
         settings,
         workers,
         dispatcher,
@@ -169,13 +191,18 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     return app
 
 
-def _add_planned(app: FastAPI, endpoint_of: Callable[[Api], Completions], *, hot: bool) -> None:
+def _add_planned(
+    app: FastAPI, endpoint_of: Callable[[Api], Completions], *, hot: bool
+) -> dict[str, Endpoint]:
+    """The endpoints, by path."""
+    found: dict[str, Endpoint] = {}
     for api in APIS:
-        endpoint = endpoint_of(api)
+        endpoint = found[api.path] = endpoint_of(api)
         for spelling in (api.path, api.path + "/"):  # a redirect would be lost on many a client
             app.router.routes.append(Route(spelling, endpoint, methods=["POST"]))
             if hot:
                 app.state.hot[spelling.encode()] = endpoint
+    return found
 
 
 def _traffic_log(settings: GatewaySettings) -> TrafficLog | None:
@@ -226,6 +253,7 @@ def _lifespan(
     leave_siblings: Callable[[], None],
     close_tracing: Callable[[], Awaitable[None]],
     drain: Drain,
+    batches: Service | None,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -237,8 +265,12 @@ def _lifespan(
             task.add_done_callback(partial(_stop_if_broken, drain))
         gc.freeze()  # what was imported will not be garbage: collections need not look at it
         gc.set_threshold(GC_ALLOCATIONS, 20, 50)
+        if batches is not None:
+            await batches.start()
         yield
         events.stop()
+        if batches is not None:
+            await batches.stop()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

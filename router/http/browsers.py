@@ -7,6 +7,7 @@ that does not name the page's origin.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
+from urllib.parse import urlsplit
 
 from router.http.asgi import Message, Receive, Scope, Send, header, respond
 from router.http.errors import Headers
@@ -58,3 +59,18 @@ class Browsers:
             (b"access-control-expose-headers", b"*"),
             (b"vary", b"origin"),
         ]
+
+
+def is_own(scope: Scope, allowed: Collection[str]) -> bool:
+    """Whether no page but one of this origin, or an allowed one, can have made a browser send this.
+
+    For what a browser sends without asking first.
+    """
+    origin = header(scope, b"origin")
+    if origin is None:
+        return True
+    told = origin.decode("latin-1").rstrip("/").lower()
+    host = (header(scope, b"host") or b"").decode("latin-1").lower()
+    return bool({"*", told} & {one.rstrip("/").lower() for one in allowed}) or (
+        urlsplit(told).netloc == host
+    )

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import platform
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+import aiohttp
 import orjson
 
+from router.lab.calibration.limits import Limits, limits_of
 from router.lab.calibration.probe_engine import EngineProbe
 from router.lab.calibration.probe_http import HttpProbe
 from router.lab.calibration.shapes import Shapes
@@ -21,11 +25,21 @@ from router.settings.agent import AgentSettings
 from router.settings.calibrate import CalibrateSettings
 from router.settings.commands import load
 from router.settings.hardware import hardware
-from router.settings.secrets import read_key
+from router.settings.secrets import bearer, read_key
 from solver.cost.calibration import Calibration, FitError, Sample, calibrate
 from solver.cost.model import Action
 
 Probe = EngineProbe | HttpProbe
+
+# What a server may leave untold, and where else it is said.
+LIMITS = {"slots", "kv_tokens", "max_model_len", "max_batched_tokens"}
+_AGAIN = "give it here by --{name}, or to simulate and replay by --{later}"
+HOW = {
+    "slots": _AGAIN.format(name="slots", later="slots"),
+    "kv_tokens": _AGAIN.format(name="kv-tokens", later="kv-tokens"),
+    "max_batched_tokens": _AGAIN.format(name="max-batched-tokens", later="prefill-budget"),
+    "max_model_len": "give it here by --max-model-len",
+}
 
 DOUBTFUL = 0.15  # a median error above which a profile is not to be relied on
 
@@ -40,16 +54,16 @@ def run_calibrate(settings: CalibrateSettings) -> None:
     with ExitStack() as files:  # which complain before the work, not after
         file = files.enter_context(writable(settings.out))
         plot = settings.plot and files.enter_context(writable(settings.plot))
-        samples = asyncio.run(measure(_probe(settings)))
+        limits = _limits(settings)
+        samples = asyncio.run(measure(_probe(settings, limits)))
         found = calibrate(samples)
-        saved = profile(settings, found, len(samples))
+        saved = profile(settings, found, len(samples), limits)
         file.write(orjson.dumps(saved, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         if plot:
             plot.write(scatter(samples, found.cost, settings.called).encode())
     print(orjson.dumps(saved).decode() if settings.json else _table(settings, found))
-    for action, error in found.errors.items():
-        if error.median > DOUBTFUL:
-            print(_doubt(action, error), file=sys.stderr)
+    for line in (*_untold(settings, limits), *_doubts(found)):
+        print(line, file=sys.stderr)
 
 
 async def measure(probe: Probe) -> list[Sample]:
@@ -62,16 +76,42 @@ async def measure(probe: Probe) -> list[Sample]:
     return samples
 
 
-def _probe(settings: CalibrateSettings) -> Probe:
+def _limits(settings: CalibrateSettings) -> Limits:
+    """Of the engine: those of a server as it tells them, else as they are set for it."""
+    if settings.upstream is None:
+        return Limits(settings.slots, settings.kv_tokens, None, settings.max_model_len)
+    told = asyncio.run(_told(settings.upstream, settings.model, _key(settings)))
+    return told.or_else(
+        Limits(**{name: getattr(settings, name) for name in LIMITS & settings.model_fields_set})
+    )
+
+
+async def _told(url: str, model: str, key: str | None) -> Limits:
+    async with aiohttp.ClientSession(headers=bearer(key)) as session:
+        return await limits_of(session, url, model)
+
+
+def _key(settings: CalibrateSettings) -> str | None:
+    file = settings.upstream_key_file
+    return None if file is None else read_key(file, "upstream_key_file")
+
+
+def _within(setting: int, limit: int | None) -> int:
+    """What is tried: no more than the engine takes."""
+    return setting if limit is None else min(setting, limit)
+
+
+def _probe(settings: CalibrateSettings, limits: Limits) -> Probe:
     cost = hardware(settings.cost).cost
     mixed = settings.engine == "transformers" or (
         settings.engine == "emulated" and cost.mixed is not None
     )
-    memory = settings.slots, settings.kv_tokens, settings.max_model_len
-    shapes = Shapes(*memory, settings.rounds, mixed)
+    slots = _within(settings.slots, limits.slots)
+    longest = _within(settings.max_model_len, limits.max_model_len)
+    kv_tokens = _within(settings.kv_tokens, limits.kv_tokens)
+    shapes = Shapes(slots, kv_tokens, longest, settings.rounds, mixed)
     if settings.upstream is not None:
-        file = settings.upstream_key_file
-        key = None if file is None else read_key(file, "upstream_key_file")
+        key = _key(settings)
         return HttpProbe(settings.upstream, settings.model, shapes, settings.seed, key)
     if settings.engine == "emulated":
         from router.agent.engines.emulated.engine import EmulatedEngine
@@ -90,17 +130,17 @@ def _probe(settings: CalibrateSettings) -> Probe:
     return EngineProbe(engine, settings.model, shapes, settings.seed)
 
 
-def profile(settings: CalibrateSettings, found: Calibration, samples: int) -> dict[str, Any]:
-    """What the file holds; `router.settings.hardware` reads it."""
+def profile(
+    settings: CalibrateSettings, found: Calibration, samples: int, limits: Limits
+) -> dict[str, Any]:
+    """What the file holds; `router.settings.hardware` reads it. A limit is null if nobody knows."""
     return {
         "name": settings.called,
         "model": settings.model,
         "engine": settings.engine or "openai",
         "hardware": settings.hardware or f"{platform.system()} {platform.machine()}",
         "date": datetime.now(UTC).date().isoformat(),
-        "slots": settings.slots,
-        "kv_tokens": settings.kv_tokens,
-        "max_model_len": settings.max_model_len,
+        **asdict(limits),
         "cost_ms": found.cost.to_ms(),
         "error": {
             action.value: {
@@ -114,6 +154,22 @@ def profile(settings: CalibrateSettings, found: Calibration, samples: int) -> di
         },
         "samples": samples,
     }
+
+
+def _untold(settings: CalibrateSettings, limits: Limits) -> Iterator[str]:
+    """What is not known of a server, and how to say it."""
+    for name, value in asdict(limits).items():
+        if value is None and settings.upstream is not None:
+            yield (
+                f"note: the server does not tell its {name.replace('_', ' ')}, so the profile has "
+                f"none: {HOW[name]}"
+            )
+
+
+def _doubts(found: Calibration) -> Iterator[str]:
+    for action, error in found.errors.items():
+        if error.median > DOUBTFUL:
+            yield _doubt(action, error)
 
 
 def _doubt(action: Action, error: FitError) -> str:

@@ -15,7 +15,7 @@ from router.lab.pictures.gantt import fleet_gantt, gantt
 from router.lab.replay_goodput import answers_json, find, for_people
 from router.lab.reports.report import Run, Traffic, report
 from router.lab.reports.sizing_words import rows, sized
-from router.lab.reports.words import NBSP
+from router.lab.reports.words import NBSP, summary
 from router.lab.simulate import by_tenant
 from router.lab.simulation.goodput import Found
 from router.lab.simulation.pool import over
@@ -128,6 +128,7 @@ def _run_of(choice: Choice, found: Report, first_s: Sequence[float]) -> Run:
         workers=choice.workers,
         makespan_s=found.makespan_s,
         lower_bound_s=found.lower_bound_s,
+        arrivals_s=found.arrivals_s,
         gap_ratio=found.gap_ratio,
         utilization=found.utilization,
         generation_tokens_per_s=found.generation_tokens_per_s,
@@ -150,7 +151,7 @@ def _to_draw(runs: Sequence[Run]) -> list[Run]:
     """For each number of workers: the first run, as the baseline, and the best."""
     chosen: list[Run] = []
     for group in by_workers(runs).values():
-        best = min(group, key=lambda run: run.makespan_s)
+        best = min(group, key=lambda run: run.rank)
         chosen += [group[0]] if best is group[0] else [group[0], best]
     return chosen
 
@@ -196,24 +197,26 @@ def _shared_settings(settings: ReplaySettings) -> dict[str, str]:
 def _table(settings: ReplaySettings, runs: Sequence[Run]) -> str:
     rows = [
         f"{'workers':>7}  {'dispatch':<15}{'policy':<15}{'makespan':>11}{'over bound':>12}"
-        f"{'utilization':>13}{'p50 TTFT':>10}{'p99 TTFT':>10}{'p99 TPOT':>10}"
-        f"{'p99 stall':>11}{'goodput':>10}"
+        f"{'utilization':>13}{'goodput':>10}{'p50 E2E':>10}{'p99 E2E':>10}"
+        f"{'p50 TTFT':>10}{'p99 TTFT':>10}{'p99 TPOT':>10}{'p99 stall':>11}"
     ]
     rows.extend(
         f"{run.workers:>7}  {run.dispatch:<15}{run.policy:<15}{run.makespan_s:>9.2f} s"
-        f"{run.gap_ratio:>12.2%}{run.utilization:>13.2%}{run.ttft_s['p50']:>8.3f} s"
-        f"{run.ttft_s['p99']:>8.3f} s{run.tpot_s['p99']:>8.3f} s"
-        f"{run.stall_s['p99']:>9.3f} s{run.goodput:>10.2%}"
-        for run in runs
+        f"{run.gap_ratio:>12.2%}{run.utilization:>13.2%}{run.goodput:>10.2%}"
+        f"{run.e2e_s['p50']:>8.2f} s{run.e2e_s['p99']:>8.2f} s{run.ttft_s['p50']:>8.3f} s"
+        f"{run.ttft_s['p99']:>8.3f} s{run.tpot_s['p99']:>8.3f} s{run.stall_s['p99']:>9.3f} s"
+        for run in ordered(runs)
     )
     for run in runs:
         if lines := by_tenant(run):
             rows += ["", f"{run.workers} workers, {run.dispatch}, {run.policy}:", *lines[1:]]
-    return "\n".join([*rows, "", f"report: {settings.report.resolve()}"])
+    said = [f"{lead}: {words}" for lead, words in summary(runs)]
+    text = "\n".join([*rows, "", *said, "", f"report: {settings.report.resolve()}"])
+    return text.replace(NBSP, " ")
 
 
 def _json(runs: Sequence[Run]) -> str:
-    return orjson.dumps({"runs": [_plain(run) for run in runs]}).decode()
+    return orjson.dumps({"runs": [_plain(run) for run in ordered(runs)]}).decode()
 
 
 def _goodput_json(found: Found) -> str:
@@ -222,11 +225,12 @@ def _goodput_json(found: Found) -> str:
 
 
 def _plain(run: Run) -> dict[str, object]:
-    names = ("policy", "dispatch", "workers", "makespan_s", "lower_bound_s", "gap_ratio")
+    names = ("policy", "dispatch", "workers", "ranked_by")
+    times = ("makespan_s", "arrivals_s", "lower_bound_s", "gap_ratio")
     more = ("utilization", "generation_tokens_per_s", "ttft_s", "tpot_s", "e2e_s", "stall_s")
     shares = ("tenants", "largest_difference_slot_s", "jain_index")
     last = ("goodput", "service_by_length", "requests", *shares)
-    return {name: getattr(run, name) for name in (*names, *more, *last)}
+    return {name: getattr(run, name) for name in (*names, *times, *more, *last)}
 
 
 def _sized_table(settings: ReplaySettings, goal: Goal, runs: Sequence[Run]) -> str:

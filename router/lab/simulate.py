@@ -97,6 +97,7 @@ def _table(settings: SimulateSettings, result: Report) -> str:
         "",
         f"makespan        {result.makespan_s:12.2f} s",
         f"lower bound     {result.lower_bound_s:12.2f} s   (makespan {result.gap_ratio:.2%} above)",
+        f"arrivals        {result.arrivals_s:12.2f} s   (until the last request came)",
         f"utilization     {result.utilization:12.2%}",
         f"generation      {result.generation_tokens_per_s:12.1f} tokens/s",
         f"iterations      {result.prefill_stages:12,} prefill, {result.decode_rounds:,} decode, "

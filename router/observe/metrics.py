@@ -333,6 +333,34 @@ class GatewayMetrics(_Metrics):
         "not sent yet, as a mean over them; 0 while none is up. To scale by, add up the "
         "gateways'.",
     )
+    batches = gauge(
+        "makespan_batches",
+        "Batches that have not ended, by what is done with them.",
+        labels=("status",),
+        together="max",
+    )
+    batch_lines = counter(
+        "makespan_batch_lines",
+        "Lines of batches by what they have come to: to wait, to run (again, if whoever ran them "
+        "died), or to their end.",
+        labels=("state",),
+    )
+    batch_waiting = gauge(
+        "makespan_batch_unfinished_lines",
+        "Lines of batches that wait or run, of all gateways with the same database.",
+        together="max",
+    )
+    batch_backlog = gauge(
+        "makespan_batch_backlog_seconds",
+        "Time that the workers that are up need for all that is left of batches, with nothing else "
+        "to do, as predicted. Gateways with the same database tell the same.",
+        together="max",
+    )
+    batch_paused = gauge(
+        "makespan_batch_paused",
+        "1 while batches pause, as their database is lost or takes nothing.",
+        together="max",
+    )
     predicted_tokens_error = histogram(
         "makespan_predicted_tokens_error_ratio",
         "Predicted output tokens over actual ones.",
@@ -345,6 +373,8 @@ class GatewayMetrics(_Metrics):
             self.plan_duration.labels(method.value)
         for target, met in product(("ttft", "tpot", "both"), ("true", "false")):
             self.slo_requests.labels(target, met)
+        for state in ("waiting", "running", "completed", "failed", "expired"):
+            self.batch_lines.labels(state)
 
     def outcomes(self) -> dict[str, int]:
         """Requests that have ended, by outcome, over all models."""
@@ -377,7 +407,12 @@ class AgentMetrics(_Metrics):
     )
     utilization = gauge(
         "makespan_utilization_ratio",
-        "Prefill and decode slot-time over all but empty, since the start.",
+        "Prefill and decode slot-time over all slot-time, since the start.",
+    )
+    useful = gauge(
+        "makespan_useful_ratio",
+        "Prefill and decode slot-time over all but empty, since the start: what was made of slots "
+        "while there was work.",
     )
     efficiency = gauge(
         "makespan_efficiency_ratio",

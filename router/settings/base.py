@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
@@ -113,6 +114,17 @@ def _slots(text: str) -> str:
 
 
 MOST_SLOTS = 1 << 20  # no engine has more
+
+
+class _Variables(EnvSettingsSource):
+    """All of them but `DATA`, which has named the folder of data sets for longer."""
+
+    def __call__(self) -> dict[str, Any]:
+        found = super().__call__()
+        found.pop(DATA.removeprefix(PREFIX).lower(), None)
+        return found
+
+
 Comma = BeforeValidator(_split)
 Url = Annotated[str, BeforeValidator(base_url)]
 Worker = Annotated[str, BeforeValidator(_worker)]
@@ -145,14 +157,14 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags come first (pydantic-settings puts them there), then environment, then file."""
         return (
             init_settings,
-            env_settings,
+            _Variables(settings_cls),
             InitSettingsSource(settings_cls, dict(read_tables().get(cls.table, {}))),
         )
 

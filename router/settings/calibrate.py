@@ -11,6 +11,11 @@ from router.settings.base import Url
 from router.settings.hardware import Cost
 from router.settings.offline import Offline
 
+# What is tried is not what a server can.
+SERVERS = (
+    " A server's own limit, where it tells it, goes into the profile; else this one, if given."
+)
+
 
 class CalibrateSettings(Offline):
     """Measure an engine, in process or over HTTP, and write its cost model as a profile file."""
@@ -36,9 +41,18 @@ class CalibrateSettings(Offline):
         description="Cost model that the emulated engine follows: a profile's name, a profile "
         "file, or JSON of its terms.",
     )
-    slots: int = Field(16, ge=1, le=100_000, description="Most sequences decoded at once.")
-    kv_tokens: int = Field(16_384, ge=256, description="Cached tokens that fit into memory.")
-    max_model_len: int = Field(1024, ge=128, description="Longest prompt and answer together.")
+    slots: int = Field(
+        16, ge=1, le=100_000, description="Most sequences decoded at once to measure it." + SERVERS
+    )
+    kv_tokens: int = Field(
+        16_384, ge=256, description="Most cached tokens at once to measure it." + SERVERS
+    )
+    max_model_len: int = Field(
+        1024, ge=128, description="Longest prompt and answer together to measure it." + SERVERS
+    )
+    max_batched_tokens: int | None = Field(
+        None, ge=1, description="Most tokens in one iteration of a server that does not tell it."
+    )
     threads: int | None = Field(
         None, ge=1, description="Threads that a model in this process computes with on a CPU."
     )

@@ -11,6 +11,8 @@ from pydantic_settings import CliSettingsSource, SettingsError
 
 from router.settings.agent import AgentSettings
 from router.settings.base import CONFIG, DATA, PREFIX, BadSettings, Settings, read_tables
+from router.settings.batch import BATCH_COMMANDS
+from router.settings.batch_plan import BatchPlanSettings
 from router.settings.bench import BenchSettings
 from router.settings.calibrate import CalibrateSettings
 from router.settings.gateway import GatewaySettings
@@ -29,13 +31,22 @@ COMMANDS: tuple[type[Settings], ...] = (
     SimulateSettings,
     ReplaySettings,
     PlanSettings,
+    *BATCH_COMMANDS,
+    BatchPlanSettings,
     CalibrateSettings,
     BenchSettings,
     KeySettings,
 )
 
 # What values are called, by their types.
-VALUES = {"str": "TEXT", "Path": "FILE", "int": "N", "float": "X", "Slo": "TEXT"}
+VALUES = {
+    "str": "TEXT",
+    "Path": "FILE",
+    "int": "N",
+    "float": "X",
+    "Slo": "TEXT",
+    "SecretStr": "TEXT",
+}
 
 
 def load(command: type[Command], arguments: list[str]) -> Command:

@@ -169,7 +169,25 @@ class GatewayTuning(Live):
         description="More paths, by comma, that go to workers as they are, with all that is below "
         "them, as in /generate; what engines serve to users is relayed without.",
     )
+    data: Path | None = Field(
+        None,
+        description="Folder in which files and batches (/v1/files, /v1/batches) are kept; without "
+        "it, or a database, there are none. By a flag or in the file alone: the variable of this "
+        "name says where data sets are.",
+    )
+    database: str | None = Field(
+        None,
+        description="PostgreSQL database in which they are kept instead, so that several gateways "
+        "share them: postgresql+asyncpg://USER@HOST/NAME, the password in ~/.pgpass or PGPASSWORD. "
+        "Needs an extra: pip install '.[postgres]' in Makespan's folder.",
+    )
     docs: bool = Field(False, description="Serve /docs and /openapi.json.")
+
+    @model_validator(mode="after")
+    def _one_database(self) -> Self:
+        if self.data is not None and self.database is not None:
+            raise ValueError("data: batches are kept in one place; give data or database")
+        return self
 
     def aliases(self) -> Mapping[str, tuple[tuple[str, float], ...]]:
         """Models and their shares, by other names."""

@@ -21,11 +21,12 @@ SLOTS = 200
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a cost setting stands for."""
+    """What a cost setting stands for; `prefill_budget`: most prompt tokens in one iteration."""
 
     cost: CostModel
     slots: int
     kv_tokens: float
+    prefill_budget: float = inf
 
 
 def hardware(cost: str | Mapping[str, float]) -> Hardware:
@@ -78,7 +79,8 @@ def _file(path: Path) -> Hardware:
     except ValueError as error:
         raise ValueError(f"profile {path}: cost_ms: {error}") from error
     slots = _count(path, profile, "slots", SLOTS)
-    return Hardware(cost, int(slots), _count(path, profile, "kv_tokens", inf))
+    kv_tokens = _count(path, profile, "kv_tokens", inf)
+    return Hardware(cost, int(slots), kv_tokens, _count(path, profile, "max_batched_tokens", inf))
 
 
 def _count(path: Path, profile: Mapping[str, Any], name: str, default: float) -> float:

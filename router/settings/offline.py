@@ -143,7 +143,7 @@ class Traffic(Offline):
         None, ge=1, description="Cached tokens that fit into a worker; default: the profile's."
     )
     prefill_budget: int | None = Field(
-        None, ge=1, description="Most prompt tokens in one iteration; default: no limit."
+        None, ge=1, description="Most prompt tokens in one iteration; default: the profile's."
     )
     speed: Speeds = Field((1.0,), description="Speed of the workers; several are dealt out.")
     order: Order = Field(

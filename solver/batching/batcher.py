@@ -8,6 +8,7 @@ Rules:
 - should memory run out later, the last admitted is preempted: it keeps its slot and what it has
   made, loses its memory, and is prefilled again before anybody else is admitted (measured against
   admitting only what is predicted to fit to its end: a slot that stands empty costs more);
+- bulk work steps back for any other, within one iteration (`solver.batching.stepping_back`);
 - one stage at a time: `next_stage`, then `finish_stage`, by a shell that knows what time it is.
 
 The live agent and the simulator drive this same object. When to prefill is
@@ -29,6 +30,7 @@ from solver.batching.queue import RequestQueue, make_queue
 from solver.batching.sequence import Chunk, Sequence, Stage
 from solver.batching.slot_table import SlotTable
 from solver.batching.slot_wait import SlotWait
+from solver.batching.stepping_back import SteppingBack
 from solver.cost.model import Action, CostModel
 
 
@@ -62,8 +64,11 @@ class Batcher:
         self.efficiency = 0.0
         self.cache = cache
         self._table = SlotTable(slots, kv_tokens, cache)
+        self._back = SteppingBack(self._table)
+        self._shared = False  # bulk work steps back now
+        self._online_first = False  # and online work is to be prefilled
         self.progress = self._table.progress
-        self._budget = prefill_budget
+        self._budget = self._stage_budget = prefill_budget
         if waiting is None:
             waiting = make_queue("longest", slots, cost.decode_s(slots))
         self._queue = waiting
@@ -116,7 +121,8 @@ class Batcher:
         `ahead` rounds of the stage under way are over already.
         """
         output = self._queued_output
-        output += sum(sequence.expected_left for sequence in self._table.unprefilled)
+        still = (*self._table.unprefilled, *self._table.paused.values())
+        output += sum(sequence.expected_left for sequence in still)
         return output + float(self.progress.expected_left(ahead).sum())
 
     def backlog_s(self, ahead: int = 0) -> float:
@@ -129,10 +135,8 @@ class Batcher:
         """Queue a request; its prompt and limit must fit into memory, or it may never end."""
         if self.busy_period is None:
             self.busy_period = BusyPeriod(now)
-        self._queue.add(sequence)
-        self._waiting[sequence.id] = sequence
-        self.queued_prompt += sequence.prompt_tokens
-        self._queued_output += sequence.expected_tokens
+        self._back.came(sequence)
+        self._enqueue(sequence)
         self._changed(now)
 
     def cancel(self, sequence_id: str, now: float) -> None:
@@ -140,6 +144,7 @@ class Batcher:
         sequence = self._waiting.get(sequence_id)
         if sequence is not None:
             self._unqueue(sequence)
+            self._back.gone(sequence, now)
             self._changed(now)
             self._measure(now)
         elif sequence_id in self._table:
@@ -147,7 +152,12 @@ class Batcher:
 
     def is_waiting(self, sequence_id: str) -> bool:
         """Whether it still waits for a slot: nothing has been done for it."""
-        return sequence_id in self._waiting
+        sequence = self._waiting.get(sequence_id)
+        return sequence is not None and not sequence.restarts
+
+    def cuts_short(self, sequence: Sequence) -> bool:
+        """Whether one that comes now may change what the next iteration is."""
+        return self.running < self.slots or (self._back.bulk > 0 and not sequence.is_bulk)
 
     def next_stage(self, now: float, most_rounds: int = 1) -> Stage | None:
         """What the engine does from `now` on; None if there is nothing to do.
@@ -157,16 +167,20 @@ class Batcher:
         """
         self._release(list(self._cancelled), now)
         lost = self._preempt()
+        evicted = self._step_back(now)
         self._stage_s, self._held_back = now, len(self._find_admissible())
         decision = self.policy.decide(self._view(), self.cost)
         if decision.action is Action.IDLE:
             return None
         self._just_stalled = decision.action is Action.PREFILL and bool(self._table.decoding)
         if decision.action is Action.DECODE:
-            stage = self._decode(decision, now, most_rounds)
+            stage = self._decode(decision, now, 1 if self._shared else most_rounds)
         else:
             stage = self._prefill(decision, now)
-        return replace(stage, preempted=lost) if lost else stage
+        paused = tuple(self._table.paused.values())
+        if not (lost or paused or evicted):
+            return stage
+        return replace(stage, preempted=(*lost, *evicted), evicted=evicted, paused=paused)
 
     def finish_stage(
         self, stage: Stage, ended: Collection[str], now: float, rounds: int | None = None
@@ -207,31 +221,33 @@ class Batcher:
 
     def _view(self) -> EngineView:
         admissible, table = self._find_admissible(), self._table
-        prefilling = table.prefilling.values()
+        prefilling = self._filling()
         tokens = sum(s.to_prefill for s in prefilling) + sum(s.to_prefill for s in admissible)
+        waiting = len(table.prefilling) + len(table.preempted) + len(self._waiting)
+        if self._online_first:  # bulk work is no company for it
+            waiting = len(prefilling) + len(admissible)
         return EngineView(
             slots=self.slots,
             decoding=len(table.decoding),
             admissible=len(prefilling) + len(admissible),
-            waiting=len(prefilling) + len(table.preempted) + len(self._waiting),
+            waiting=waiting,
             prompt_tokens=tokens,
             kv_tokens=self.kv_tokens,
             kv_held=table.kv_decoding,
             waited_slot_s=self._slot_wait.slot_s,
             waited_rounds=self._slot_wait.rounds,
-            prefill_budget=self._budget,
+            prefill_budget=self._stage_budget,
             just_stalled=self._just_stalled,
             progress=self.progress,
         )
 
     def _prefill(self, decision: Decision, now: float) -> Stage:
-        budget = min(decision.max_prompt_tokens, self._budget)
+        budget = min(decision.max_prompt_tokens, self._stage_budget)
         self._admit(decision.max_admitted, budget)
         chunks = self._chunks(budget)
         decode = tuple(self._table.decoding.values()) if decision.action is Action.MIXED else ()
         self._slot_wait.reset()
-        stalled = self.running - len(chunks) - len(decode)
-        self.ledger.stage(now, prefill=len(chunks), decode=len(decode), stalled=stalled)
+        self._book(now, len(chunks), len(decode))
         self._changed(now)
         return Stage(decision.action, decision.reason, chunks, decode, self._table.kv_decoding)
 
@@ -240,15 +256,14 @@ class Batcher:
         rounds = most_rounds if decision.lasting else 1
         if self.kv_tokens != inf:
             rounds = min(rounds, self._table.rounds_that_fit())
-        stalled = self.running - len(running)
-        self.ledger.stage(now, prefill=0, decode=len(running), stalled=stalled)
+        self._book(now, 0, len(running))
         rounds = max(1, rounds)
         return Stage(decision.action, decision.reason, (), running, self._table.kv_decoding, rounds)
 
     def _chunks(self, budget: float) -> tuple[Chunk, ...]:
         """Prompt tokens of those admitted, in order, until the budget is spent."""
         chunks: list[Chunk] = []
-        for sequence in self._table.prefilling.values():
+        for sequence in self._filling():
             if budget <= 0:
                 break
             wanted = sequence.to_prefill
@@ -259,7 +274,7 @@ class Batcher:
 
     def _admit(self, most: int | None, budget: float) -> None:
         """Let in the first of the admissible, as long as this iteration has tokens for them."""
-        budget -= sum(sequence.to_prefill for sequence in self._table.prefilling.values())
+        budget -= sum(sequence.to_prefill for sequence in self._filling())
         for sequence in self._find_admissible()[:most]:
             if budget <= 0:
                 break
@@ -285,11 +300,76 @@ class Batcher:
             slots = self._table.free_slots(len(self._waiting))
             if slots:
                 found += self._queue.head(slots, self.progress.remaining)
+            if self._shared:
+                found, self._online_first = self._back.let_in(found, self.cost, self._stage_s)
             self._admissible = found[: self._table.count_fitting(found)]
         return self._admissible
 
+    def _filling(self) -> list[Sequence]:
+        """Those admitted whose prefill goes on now."""
+        found = list(self._table.prefilling.values())
+        if not self._shared:
+            return found
+        if self._online_first:
+            return [sequence for sequence in found if not sequence.is_bulk]
+        return found if self._stage_budget > 0 else []
+
+    def _step_back(self, now: float) -> tuple[str, ...]:
+        """Bulk work makes way for what is online; who lost slot and memory for it."""
+        shared, self._stage_s = self._back.concerns(now), now
+        if shared or self._shared:
+            self._admissible = None
+        self._shared, self._online_first, self._stage_budget = shared, False, self._budget
+        if not shared:
+            while self._table.paused:
+                self._table.resume()
+            return ()
+        evicted = self._evict(now) if self._waiting else ()
+        admissible = self._find_admissible()
+        if self._online_first:
+            tokens = sum(one.to_prefill for one in (*self._filling(), *admissible))
+            self._back.pace(self.cost, now, min(tokens, self._budget))
+        else:
+            self._back.pace(self.cost, now, 0.0)
+            chunk = self._back.chunk_tokens(self.cost, now, just_stalled=self._just_stalled)
+            self._stage_budget = min(self._budget, chunk)
+            if self._stage_budget <= 0:
+                self._admissible = []
+        return evicted
+
+    def _evict(self, now: float) -> tuple[str, ...]:
+        """Bulk work loses slots and memory for online work that waits; who that was."""
+        evicted = self._back.evict_for(self._ahead())
+        for sequence in evicted:
+            self._note_output(sequence)
+            self._enqueue(sequence)
+            self._changed(now)
+        if evicted:  # who has waited for long is not evicted twice
+            self._ahead()
+        return tuple(sequence.id for sequence in evicted)
+
+    def _ahead(self) -> list[Sequence]:
+        """The first in the queue, bulk work that has its turn among them."""
+        ahead = self._queue.head(list(range(self.slots)), self.progress.remaining)
+        self._back.take_turns(ahead)
+        return ahead
+
+    def _book(self, now: float, prefill: int, decode: int) -> None:
+        """What each slot does from now on."""
+        paused = len(self._table.paused)
+        stalled = self.running - prefill - decode - paused
+        self.ledger.stage(now, prefill=prefill, decode=decode, stalled=stalled, paused=paused)
+
+    def _enqueue(self, sequence: Sequence) -> None:
+        self._queue.add(sequence)
+        self._back.queued(sequence, 1)
+        self._waiting[sequence.id] = sequence
+        self.queued_prompt += sequence.prompt_tokens
+        self._queued_output += sequence.expected_tokens
+
     def _unqueue(self, sequence: Sequence) -> None:
         self._queue.discard(sequence)
+        self._back.queued(sequence, -1)
         del self._waiting[sequence.id]
         self.queued_prompt -= sequence.prompt_tokens
         self._queued_output -= sequence.expected_tokens
@@ -304,10 +384,12 @@ class Batcher:
     def _release(self, ids: Collection[str], now: float) -> None:
         """Take out those that have ended or whose clients have left."""
         for key in ids:
-            self._note_output(self._table.release(key, ended=key not in self._cancelled))
+            sequence = self._table.release(key, ended=key not in self._cancelled)
+            self._note_output(sequence)
+            self._back.gone(sequence, now)
         self._cancelled.clear()
         if ids:
-            self.ledger.stage(now, prefill=0, decode=0, stalled=self.running)
+            self._book(now, 0, 0)
             self._changed(now)
 
     def _changed(self, now: float) -> None:

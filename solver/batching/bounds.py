@@ -89,17 +89,21 @@ class Engine:
 
 
 def fleet_bound(
-    engines: Sequence[Engine], arrival: FloatArray, prompt: FloatArray, output: FloatArray
+    engines: Sequence[Engine],
+    arrival: FloatArray,
+    prompt: FloatArray,
+    output: FloatArray,
+    busy_s: Sequence[float] = (),
 ) -> float:
     """Seconds from time 0 until a fleet has done all requests, whoever does which.
 
     `arrival` (n,) seconds, ascending; `prompt` (n,) tokens to prefill at least (less what a cached
     prefix could save), `output` (n,) tokens. No request ends before it would alone, on the engine
     that is best for it; and what arrives from any moment on takes at least its engine time, spread
-    over all engines as if it were liquid.
+    over all engines as if it were liquid. `busy_s` of each engine is what it has to do besides.
     """
     if not len(arrival):
-        return 0.0
+        return max(busy_s, default=0.0)
     kinds = list({(engine.cost, engine.slots) for engine in engines})
     counts = np.array([sum((e.cost, e.slots) == kind for e in engines) for kind in kinds])
     alone = np.min([_alone(cost, prompt, output) for cost, _ in kinds], axis=0)
@@ -107,7 +111,13 @@ def fleet_bound(
     speed = np.median(liquid[0] / liquid, axis=1)  # any weights give a valid bound
     least = (liquid * speed[:, None]).min(axis=0) / float((speed * counts).sum())
     still = least[::-1].cumsum()[::-1]
-    return float(max((arrival + alone).max(), (arrival + still).max()))
+    bound = float(max((arrival + alone).max(), (arrival + still).max()))
+    if not busy_s:
+        return bound
+    fast = {kind: float(own) for kind, own in zip(kinds, speed, strict=True)}
+    own = [fast[engine.cost, engine.slots] for engine in engines]
+    besides = sum(each * s for each, s in zip(own, busy_s, strict=True)) / sum(own)
+    return max(bound, float(least.sum()) + besides, *busy_s)
 
 
 def _alone(cost: CostModel, prompt: FloatArray, output: FloatArray) -> FloatArray:

@@ -3,10 +3,12 @@
 prefill   the slot's own request is being prefilled
 decode    the slot's own request is being decoded
 stalled   its request stands still while others are prefilled
+paused    its bulk request stands still for online work
 waiting   idle while work is queued
 empty     idle with none
 
-Utilization is prefill and decode over all but empty (README section 6 for one busy period).
+Utilization is prefill and decode over all slot-time (README section 6 for one busy period); the
+useful share is the same over all but empty: what was made of slots while there was work.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-STATES = ("prefill", "decode", "stalled", "waiting", "empty")
+STATES = ("prefill", "decode", "stalled", "paused", "waiting", "empty")
 
 
 @dataclass(slots=True)
 class SlotLedger:
-    """Integrates slot states over time; the five sums always add up to slots x time.
+    """Integrates slot states over time; the six sums always add up to slots x time.
 
     `since_s` is when the ledger was opened. Times never run backwards: one before the last is
     taken as the last.
@@ -32,6 +34,7 @@ class SlotLedger:
     _prefill: int = 0
     _decode: int = 0
     _stalled: int = 0
+    _paused: int = 0
     _queued: int = 0
 
     def __post_init__(self) -> None:
@@ -46,10 +49,13 @@ class SlotLedger:
         for state, count in self.counts().items():
             self.seconds[state] += count * passed
 
-    def stage(self, now: float, *, prefill: int, decode: int, stalled: int) -> None:
+    def stage(
+        self, now: float, *, prefill: int, decode: int, stalled: int, paused: int = 0
+    ) -> None:
         """From `now` on, so many slots are in each busy state."""
         self.advance(now)
         self._prefill, self._decode, self._stalled = prefill, decode, stalled
+        self._paused = paused
 
     def queue(self, now: float, queued: int) -> None:
         """From `now` on, so many requests wait for a slot."""
@@ -58,19 +64,30 @@ class SlotLedger:
 
     def counts(self) -> Mapping[str, int]:
         """Slots in each state now."""
-        idle = self.slots - self._prefill - self._decode - self._stalled
+        idle = self.slots - self._prefill - self._decode - self._stalled - self._paused
         waiting = min(idle, self._queued)
         return {
             "prefill": self._prefill,
             "decode": self._decode,
             "stalled": self._stalled,
+            "paused": self._paused,
             "waiting": waiting,
             "empty": idle - waiting,
         }
 
     @property
     def utilization(self) -> float:
+        """(prefill + decode) over all slot-time since the ledger was opened; 0 of none."""
+        total = sum(self.seconds.values())
+        return self._worked / total if total else 0.0
+
+    @property
+    def useful(self) -> float:
         """(prefill + decode) over all but empty, since the ledger was opened; 0 if never busy."""
-        busy = self.seconds["prefill"] + self.seconds["decode"]
-        total = busy + self.seconds["stalled"] + self.seconds["waiting"]
-        return busy / total if total else 0.0
+        seconds = self.seconds
+        total = self._worked + seconds["stalled"] + seconds["paused"] + seconds["waiting"]
+        return self._worked / total if total else 0.0
+
+    @property
+    def _worked(self) -> float:
+        return self.seconds["prefill"] + self.seconds["decode"]

@@ -2,7 +2,8 @@
 
 A priority is a head start, not a class of its own: a request ranks as if it had come so many
 seconds earlier (`HEAD_START_S`), and whoever waits grows older than any head start. The rule that
-ranks by it is `solver.batching.queue`'s.
+ranks by it is `solver.batching.queue`'s. Inside an engine bulk work besides steps back for all
+other, running or not (`solver.batching.stepping_back`).
 """
 
 from __future__ import annotations

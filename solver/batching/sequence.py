@@ -73,6 +73,11 @@ class Sequence:
     slot: int = -1
 
     @property
+    def is_bulk(self) -> bool:
+        """Whether nobody waits for it: it steps back for whom somebody waits for."""
+        return self.priority is Priority.BULK
+
+    @property
     def context(self) -> int:
         """Tokens that it holds in memory once it decodes again: its prompt and what it has made."""
         return self.prompt_tokens + self.made
@@ -110,7 +115,8 @@ class Stage:
     """One iteration of an engine, or `rounds` decode rounds between which nothing changes.
 
     `kv_tokens` are cached tokens of those who decode, when it begins; `preempted` lost their
-    memory before.
+    memory before, and those `evicted` of them their slot too; `paused` hold both and stand still,
+    for online work (`solver.batching.stepping_back`).
     """
 
     action: Action
@@ -120,6 +126,8 @@ class Stage:
     kv_tokens: int
     rounds: int = 1
     preempted: tuple[str, ...] = ()
+    evicted: tuple[str, ...] = ()
+    paused: tuple[Sequence, ...] = ()
 
     @property
     def prompt_tokens(self) -> int:

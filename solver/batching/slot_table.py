@@ -2,8 +2,10 @@
 
 Rules:
 - a sequence takes a slot when it is admitted and keeps it until it is gone: prefilling, decoding,
-  perhaps preempted and prefilling again;
-- a preempted sequence holds its slot but no memory; the last admitted is preempted first;
+  perhaps preempted and prefilling again, or paused and decoding again; unless it is evicted, and
+  waits again as it did at first, with what it has made;
+- a preempted sequence holds its slot but no memory; the last admitted is preempted first, and bulk
+  work before any other;
 - admission leaves those who run a round's tokens, and those with a target some rounds more;
 - the prefix cache has what is left of the memory beside those who run, and nothing else.
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence as Many
+from itertools import chain
 from math import inf
 
 from solver.batching.kv import WATERMARK, PrefixCache, count_fitting
@@ -28,7 +31,8 @@ class SlotTable:
     Attributes:
         prefilling: who holds a slot and whose prefill is not over.
         preempted: who holds a slot, but no memory.
-        decoding: who makes a token each round.
+        decoding: who makes a token each round; `bulk`: of these, bulk work, the youngest last.
+        paused: bulk work that could decode and stands still; the youngest first.
         progress: where those decoding stand, and what has ended.
         kv_held, kv_decoding: cached tokens of all, and of those decoding.
         preemptions: sequences that have lost their memory, so far.
@@ -40,6 +44,8 @@ class SlotTable:
         self.prefilling: dict[str, Sequence] = {}
         self.preempted: dict[str, Sequence] = {}
         self.decoding: dict[str, Sequence] = {}
+        self.bulk: dict[str, Sequence] = {}
+        self.paused: dict[str, Sequence] = {}
         self.kv_held = self.kv_decoding = 0
         self._spare = 0  # tokens that those who hold memory are left
         self.preemptions = 0
@@ -50,7 +56,7 @@ class SlotTable:
         return self.slots - len(self._free)
 
     def __contains__(self, sequence_id: str) -> bool:
-        groups = (self.decoding, self.prefilling, self.preempted)
+        groups = (self.decoding, self.prefilling, self.preempted, self.paused)
         return any(sequence_id in group for group in groups)
 
     @property
@@ -73,7 +79,7 @@ class SlotTable:
             return len(candidates)
         room = self.kv_tokens * (1 - WATERMARK) - self.kv_held - self._spare
         count = count_fitting((sequence.context + sequence.spare for sequence in candidates), room)
-        empty = not self.decoding and not self.prefilling
+        empty = not self.decoding and not self.prefilling and not self.paused
         return max(count, min(1, len(candidates))) if empty else count
 
     def rounds_that_fit(self) -> int:
@@ -95,9 +101,7 @@ class SlotTable:
     def begin_decoding(self, sequence: Sequence) -> None:
         """Its prefill is over."""
         del self.prefilling[sequence.id]
-        self.decoding[sequence.id] = sequence
-        self.progress.join(sequence)
-        self.kv_decoding += sequence.context
+        self._start_decoding(sequence)
         if self.cache is not None:
             room = self.kv_tokens - self.kv_held
             self.cache.store(sequence.hash_ids, sequence.prompt_tokens, room, sequence.id)
@@ -109,22 +113,50 @@ class SlotTable:
         self.kv_decoding += made
 
     def make_room(self) -> list[Sequence]:
-        """Preempt the last admitted until the next round fits into memory; who that was."""
+        """Preempt the last admitted until the next round fits into memory; who that was.
+
+        Bulk work goes first, while there is other work.
+        """
         lost: list[Sequence] = []
         while self.kv_held + len(self.decoding) > self.kv_tokens:
-            group = self.prefilling or self.decoding
-            if len(self.decoding) + len(self.prefilling) <= 1:
+            if len(self.decoding) + len(self.prefilling) + len(self.paused) <= 1:
                 break
-            _, sequence = group.popitem()
-            if group is self.decoding:
-                self._stop_decoding(sequence, ended=False)
-            self._free_memory(sequence)
-            sequence.prefilled = sequence.cached = 0
-            sequence.restarts += 1
+            sequence = self._last_admitted()
+            self._lose_memory(sequence)
             self.preempted[sequence.id] = sequence
-            self.preemptions += 1
             lost.append(sequence)
         return lost
+
+    def _last_admitted(self) -> Sequence:
+        online = len(self.bulk) < len(self.decoding) or not all(
+            sequence.is_bulk for sequence in self.prefilling.values()
+        )
+        bulk = self.youngest_bulk() if online or self.paused else None
+        return bulk or next(reversed((self.prefilling or self.decoding).values()))
+
+    def youngest_bulk(self) -> Sequence | None:
+        """The bulk work with memory that has got least for it."""
+        filling = (s for s in reversed(self.prefilling.values()) if s.is_bulk)
+        paused, bulk = iter(self.paused.values()), reversed(self.bulk.values())
+        return next(chain(filling, paused, bulk), None)
+
+    def evict(self, sequence: Sequence) -> None:
+        """It loses its memory and its slot, and keeps what it has made."""
+        self._lose_memory(sequence)
+        heapq.heappush(self._free, sequence.slot)
+        sequence.slot = -1
+
+    def pause(self) -> None:
+        """The youngest bulk work that decodes stands still from now on, with slot and memory."""
+        sequence = next(reversed(self.bulk.values()))
+        del self.decoding[sequence.id]
+        self._stop_decoding(sequence, ended=False)
+        self.paused[sequence.id] = sequence
+
+    def resume(self) -> None:
+        """The oldest of those paused decodes on."""
+        _, sequence = self.paused.popitem()
+        self._start_decoding(sequence)
 
     def release(self, sequence_id: str, *, ended: bool) -> Sequence:
         """It holds its slot no longer; `ended`: it has made its last token."""
@@ -132,7 +164,7 @@ class SlotTable:
         if sequence is not None:
             self._stop_decoding(sequence, ended=ended)
         else:
-            sequence = self.prefilling.pop(sequence_id, None)
+            sequence = self.prefilling.pop(sequence_id, None) or self.paused.pop(sequence_id, None)
         if sequence is not None:
             self._free_memory(sequence)
         else:
@@ -140,7 +172,26 @@ class SlotTable:
         heapq.heappush(self._free, sequence.slot)
         return sequence
 
+    def _lose_memory(self, sequence: Sequence) -> None:
+        """What it has made stays known, and is prefilled again with its prompt."""
+        if self.decoding.pop(sequence.id, None) is not None:
+            self._stop_decoding(sequence, ended=False)
+        elif self.paused.pop(sequence.id, None) is None:
+            del self.prefilling[sequence.id]
+        self._free_memory(sequence)
+        sequence.prefilled = sequence.cached = 0
+        sequence.restarts += 1
+        self.preemptions += 1
+
+    def _start_decoding(self, sequence: Sequence) -> None:
+        self.decoding[sequence.id] = sequence
+        if sequence.is_bulk:
+            self.bulk[sequence.id] = sequence
+        self.progress.join(sequence)
+        self.kv_decoding += sequence.context
+
     def _stop_decoding(self, sequence: Sequence, *, ended: bool) -> None:
+        self.bulk.pop(sequence.id, None)
         self.progress.leave(sequence, ended=ended)
         self.kv_decoding -= sequence.context
 

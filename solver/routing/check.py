@@ -36,8 +36,10 @@ def check(question: Question, plan: Assignment) -> None:
             break
         if plan.go[i] and not able[j]:
             raise InvalidPlan(f"request {i}: worker {j} is closed")
+        costs = turns.costs(i, ALL, placed)
+        _require_no_free_slot(turns, costs, able, placed, i, j)
         if not plan.go[i]:
-            _require_worth_waiting(turns.costs(i, ALL, placed), able, i, j)
+            _require_worth_waiting(costs, able, i, j)
         found[:, i] = placed[:, j]
         placed[:, j] += turns.added[:, i, j]
         able = turns.is_open(ALL, placed)
@@ -55,6 +57,19 @@ def _require_allowed(turns: Turns, plan: Assignment) -> None:
             raise InvalidPlan(f"request {i}: there is no worker {j}")
         if turns.allowed is not None and not turns.allowed[i, j]:
             raise InvalidPlan(f"request {i}: worker {j} may not serve it")
+
+
+def _require_no_free_slot(
+    turns: Turns, costs: FloatArray, able: BoolArray, placed: FloatArray, i: int, j: int
+) -> None:
+    """Who is awaited waits for nobody's end where the cheapest free slot keeps its targets."""
+    if not np.isfinite(turns.requests.ttft_s[i, 0]) or not turns.waits(j, placed[:, j]):
+        return
+    may = np.flatnonzero(able & np.isfinite(costs)).tolist()
+    free = [k for k in may if not turns.waits(k, placed[:, k])]
+    k = min(free, key=costs.__getitem__, default=None)
+    if k is not None and turns.in_time(i, k, placed[:, k]):
+        raise InvalidPlan(f"request {i}: it waits for worker {j}, and {k} has a free slot in time")
 
 
 def _require_worth_waiting(costs: FloatArray, able: BoolArray, i: int, j: int) -> None:

@@ -28,6 +28,7 @@ class Running:
         first_s, last_s: when it made its first token, and the last before it stopped decoding.
         stall_s: its longest gap between two tokens, until it last stopped decoding.
         since: the round of its first token since it decodes.
+        turns: how often it has stopped decoding.
     """
 
     request: Request
@@ -38,37 +39,38 @@ class Running:
     last_s: float = inf
     stall_s: float = 0.0
     since: int = NOT_DECODING
+    turns: int = 0
 
 
 class Decoding:
     """See the module."""
 
     def __init__(self) -> None:
-        self._ends: list[tuple[int, int, str, Sequence]] = []  # by round; restarts
-        self._joined: list[tuple[Running, Sequence, int]] = []  # without a token yet; restarts
+        self._ends: list[tuple[int, int, int, Running, Sequence]] = []  # by round; turns
+        self._joined: list[tuple[Running, int]] = []  # without a token yet; turns
         self._gaps = TokenGaps()
 
     def rounds_to_next_end(self, made: int) -> int:
         """Rounds until somebody makes its last token, after `made` of them; 1 if nobody decodes."""
         ends = self._ends
-        while ends and ends[0][3].restarts != ends[0][1]:
-            heapq.heappop(ends)  # it was preempted
+        while ends and ends[0][3].turns != ends[0][2]:
+            heapq.heappop(ends)  # it has stopped since
         return ends[0][0] - made if ends else 1
 
     def ended(self, made: int) -> list[Sequence]:
         """Those who have made their last token by the time `made` rounds are over."""
         ended: list[Sequence] = []
         while self._ends and self._ends[0][0] <= made:
-            _, restarts, _, sequence = heapq.heappop(self._ends)
-            if sequence.restarts == restarts:
+            _, _, turns, running, sequence = heapq.heappop(self._ends)
+            if running.turns == turns:
                 ended.append(sequence)
         return ended
 
     def join(self, running: Running, sequence: Sequence, made: int) -> None:
-        """Its prefill is over: it decodes from the round after the `made` first ones on."""
+        """It can decode: it does from the round after the `made` first ones on."""
         end = made + running.request.output_tokens - sequence.made
-        heapq.heappush(self._ends, (end, sequence.restarts, sequence.id, sequence))
-        self._joined.append((running, sequence, sequence.restarts))
+        heapq.heappush(self._ends, (end, running.number, running.turns, running, sequence))
+        self._joined.append((running, running.turns))
 
     def note(self, number: int, first_s: float, rounds: int, end_s: float, last_s: float) -> None:
         """Rounds have been made: `number` by `first_s`, and as the last of `rounds` one by `end_s`.
@@ -76,8 +78,8 @@ class Decoding:
         That one took `last_s` seconds.
         """
         self._gaps.note(number, first_s, rounds, end_s, last_s)
-        for running, sequence, restarts in self._joined:
-            if sequence.restarts == restarts:
+        for running, turns in self._joined:
+            if running.turns == turns:
                 running.since = number
                 if running.first_s == inf:
                     running.first_s = first_s
@@ -86,7 +88,8 @@ class Decoding:
         self._joined.clear()
 
     def pause(self, running: Running) -> None:
-        """It decodes no longer, if it did: it has ended, or lost its memory."""
+        """It decodes no longer, if it did: it has ended, lost its memory, or steps back."""
+        running.turns += 1
         if running.since != NOT_DECODING:
             running.stall_s = max(running.stall_s, self._gaps.longest(running.since))
             running.last_s, running.since = self._gaps.last_s, NOT_DECODING

@@ -89,6 +89,7 @@ class Fleet:
                 now,
                 arrival.lengths,
                 in_turn=arrival.in_turn,
+                held_back=arrival.held_back,
             )
             self.placed[arrival.number] = j
             touched.add(j)

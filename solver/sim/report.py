@@ -30,6 +30,7 @@ class Report:
 
     Attributes:
         makespan_s: when the last request ended.
+        arrivals_s: when the last request came.
         lower_bound_s: no schedule ends before.
         gap_ratio: how far the makespan is above that, as a fraction of it.
         utilization: slot-time in which the slot's own request was prefilled or decoded, over all
@@ -52,6 +53,7 @@ class Report:
     """
 
     makespan_s: float
+    arrivals_s: float
     lower_bound_s: float
     gap_ratio: float
     utilization: float
@@ -97,6 +99,7 @@ def report(fleet: Fleet, weight: Weight = alike) -> Report:
     fair = fairness(fleet, weight)
     return Report(
         makespan_s=makespan,
+        arrivals_s=float(_arrivals(requests).max()),
         lower_bound_s=bound,
         gap_ratio=makespan / bound - 1.0,
         utilization=(slot_s["prefill"] + slot_s["decode"]) / (slots * makespan),

@@ -31,6 +31,8 @@ class ScheduleLine:
         prefill: prompt tokens prefilled now, by request.
         preempted: requests that lost their memory before this stage: they keep their slots and what
             they have made, and are prefilled again.
+        evicted: of these, bulk work that lost its slot too, for online work.
+        paused: bulk work that keeps slot and memory and stands still, for online work.
         cached: prompt tokens found in the worker's prefix cache, by request, at its first prefill.
         decode: requests that make one token a round.
         slots: slot of each request that takes part.
@@ -46,6 +48,8 @@ class ScheduleLine:
     slots: Mapping[str, int]
     cached: Mapping[str, int]
     preempted: tuple[str, ...] = ()
+    evicted: tuple[str, ...] = ()
+    paused: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, worker: str, stage: Stage, start_s: float, end_s: float, rounds: int) -> Self:
@@ -65,10 +69,12 @@ class ScheduleLine:
                 if chunk.sequence.cached and not chunk.sequence.prefilled
             },
             preempted=stage.preempted,
+            evicted=stage.evicted,
+            paused=tuple(sequence.id for sequence in stage.paused),
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The line of a schedule file; ``cached`` and ``preempted`` only where there are any."""
+        """The line of a schedule file; what is seldom there only where it is."""
         line = {
             "worker": self.worker,
             "kind": self.kind.value,
@@ -81,6 +87,7 @@ class ScheduleLine:
         }
         if self.cached:
             line["cached"] = dict(self.cached)
-        if self.preempted:
-            line["preempted"] = list(self.preempted)
+        for name in ("preempted", "evicted", "paused"):
+            if found := getattr(self, name):
+                line[name] = list(found)
         return line

@@ -122,6 +122,7 @@ class Worker:
         self._rounds = 0
         self._start_s = 0.0
         self._decoding = Decoding()
+        self._paused: dict[str, Sequence] = {}
         self._estimate = Estimate(-1, 0, 0.0, 0.0, 0.0)
 
     @property
@@ -229,34 +230,34 @@ class Worker:
         lengths: LengthDistribution | None = None,
         *,
         in_turn: bool = False,
+        held_back: bool = False,
     ) -> None:
         """Queue a request; it may cut the stage under way short.
 
-        `in_turn`: tenants take turns, and this is its tenant's.
+        `in_turn`: tenants take turns, and this is its tenant's; `held_back`: it has waited on
+        purpose until now, and has grown no older by it.
         """
         if self._cache_view is not None:
             self._cache_view.sent(request.hash_ids, request.prompt_tokens)
         running = Running(request, number, self._uncached(request))
         self._requests[request.id] = running
         self.queued_tokens += running.uncached
-        self.batcher.add(
-            Sequence(
-                request.id,
-                request.prompt_tokens,
-                expected_tokens,
-                NO_LIMIT,
-                request.arrival_s,
-                request.hash_ids,
-                request.priority,
-                request.due_s,
-                lengths,
-                request.targets,
-                now if in_turn else None,
-            ),
-            now,
+        sequence = Sequence(
+            request.id,
+            request.prompt_tokens,
+            expected_tokens,
+            NO_LIMIT,
+            now if held_back else request.arrival_s,
+            request.hash_ids,
+            request.priority,
+            request.due_s,
+            lengths,
+            request.targets,
+            now if in_turn else None,
         )
+        self.batcher.add(sequence, now)
         self.changed += 1
-        if self._rounds > 1 and self.batcher.running < self.setting.slots:
+        if self._rounds > 1 and self.batcher.cuts_short(sequence):
             self._cut(now)
 
     def start(self, now: float) -> bool:
@@ -274,10 +275,24 @@ class Worker:
                 self.queued_tokens -= running.uncached
         for key in stage.preempted:
             self._decoding.pause(self._requests[key])
+            self._paused.pop(key, None)
+        self._step_back(stage)
         self.changed += 1
         self._stage, self._rounds, self._start_s = stage, stage.rounds, now
         self.stage_end_s = now + stage.duration_s(self.cost)
         return True
+
+    def _step_back(self, stage: Stage) -> None:
+        """Who stands still from this stage on, and who decodes again."""
+        if not (stage.paused or self._paused):
+            return
+        paused = {sequence.id: sequence for sequence in stage.paused}
+        for key in paused.keys() - self._paused.keys():
+            self._decoding.pause(self._requests[key])
+        for key, sequence in self._paused.items():
+            if key not in paused:
+                self._decoding.join(self._requests[key], sequence, self.batcher.progress.rounds)
+        self._paused = paused
 
     def finish(self) -> list[Running]:
         """The stage under way is over; those who made their last token in it."""

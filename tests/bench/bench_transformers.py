@@ -63,7 +63,7 @@ class Run:
     wall_s: float
     cpu_s: float
     kinds: Counter[str] = field(default_factory=Counter)
-    utilization: float = 0.0
+    useful: float = 0.0
     samples: list[Sample] = field(default_factory=list)
 
 
@@ -138,7 +138,7 @@ def ours(engine: Engine, settings: AgentSettings, work: Load, policy: str, cost:
     wall, cpu = time.monotonic(), time.process_time()
     asyncio.run(play())
     run.wall_s, run.cpu_s = time.monotonic() - wall, time.process_time() - cpu
-    run.utilization = batcher.ledger.utilization
+    run.useful = batcher.ledger.useful
     return run
 
 
@@ -266,7 +266,7 @@ def report(
         return run.cpu_s if on_cpu else run.wall_s
 
     unit = "CPU s" if on_cpu else "s"
-    print(f"{'policy':<15}{unit:>8}{'tokens/' + unit:>14}{'utilization':>13}  iterations")
+    print(f"{'policy':<15}{unit:>8}{'tokens/' + unit:>14}{'useful slots':>13}  iterations")
     base = stock(model, settings, work)
     print(f"{'fifo (theirs)':<15}{seconds(base):>8.2f}{work.tokens / seconds(base):>14.0f}")
     engine, fit = assemble(settings, model, tokenizer), OnlineFit(PRIOR)
@@ -281,7 +281,7 @@ def report(
                 continue
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(run.kinds.items()))
             speed = work.tokens / seconds(run)
-            told = f"{seconds(run):>8.2f}{speed:>14.0f}{run.utilization:>13.1%}  {kinds}"
+            told = f"{seconds(run):>8.2f}{speed:>14.0f}{run.useful:>13.1%}  {kinds}"
             print(f"{policy:<15}{told}", flush=True)
     print("iteration times, ms:", {k: round(v, 4) for k, v in fit.cost.to_ms().items()})
     off = {kind: f"{value:.1%}" for kind, value in errors(fit.cost, seen).items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.deploy.support import debian_tool
 from tests.e2e.told import HERE, SOURCE, Told, serve
@@ -21,6 +21,12 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 
+# Whatever a test has left open, or has the focus.
+CLOSE = """() => {
+    document.querySelectorAll("dialog[open]").forEach((one) => one.close());
+    document.activeElement.blur();
+}"""
+
 expect.set_options(timeout=PATIENCE_S * 1000)
 
 
@@ -33,18 +39,50 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
+@pytest.fixture(scope="module")
+def tab(browser: Browser) -> Iterator[Page]:
+    """One for all tests: a page in a process of its own costs a second of CPU."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.add_init_script(SOURCE)
+        yield page
+
+
+@pytest.fixture(scope="module")
+def open_page(tab: Page) -> Told:
+    """Loaded once, for all tests that no earlier test can disturb."""
+    tab.route(f"{HERE}/**", serve)
+    load(tab)
+    return Told(tab)
+
+
 @pytest.fixture
-def told(browser: Browser) -> Iterator[Told]:
+def told(open_page: Told) -> Iterator[Told]:
     """A page that hears what a test tells it; nothing may go wrong in it."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    wrong: list[str] = []
-    page.on("console", lambda message: wrong.append(message.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.add_init_script(SOURCE)
-    page.route(f"{HERE}/**", serve)
+    page, wrong = open_page.page, list[str]()
+
+    def hear(said: object) -> None:
+        wrong.append(str(said))
+
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.on("console", hear)
+    page.on("pageerror", hear)
+    page.mouse.move(0, 0)  # a list stands still under it
+    page.evaluate(CLOSE)
+    yield open_page
+    page.remove_listener("console", hear)
+    page.remove_listener("pageerror", hear)
+    assert wrong == []
+
+
+@pytest.fixture
+def fresh(told: Told) -> Told:
+    """The same, loaded anew: it remembers nothing."""
+    load(told.page)
+    return told
+
+
+def load(page: Page) -> None:
+    """And wait until it listens."""
     page.goto(HERE + "/")
     page.wait_for_function("EventSource.open !== null")
-    yield Told(page)
-    context.close()
-    assert wrong == []

@@ -22,7 +22,7 @@ worker_up worker_slots worker_backlog_seconds
 fleet_backlog_seconds predicted_tokens_error_ratio
 """.split()  # noqa: SIM905
 AGENT = """
-slot_seconds_total utilization_ratio efficiency_ratio iteration_duration_seconds
+slot_seconds_total utilization_ratio useful_ratio efficiency_ratio iteration_duration_seconds
 prefill_insertions_total kv_tokens queue_requests
 """.split()  # noqa: SIM905
 
@@ -77,7 +77,13 @@ def test_what_the_agents_counted(fleet: Fleet) -> None:
     samples = [scrape(url) for url in fleet.agents]
     assert sum(sample.total("makespan_requests_total") for sample in samples) == 32
     for sample in samples:
-        assert 0 < sample.values["makespan_utilization_ratio{}"] <= 1
+        spent = {
+            state: sample.values[f'makespan_slot_seconds_total{{state="{state}"}}']
+            for state in ("prefill", "decode", "stalled", "waiting", "empty")
+        }
+        worked, total = spent["prefill"] + spent["decode"], sum(spent.values())
+        ratios = [sample.values[f"makespan_{name}_ratio{{}}"] for name in ("utilization", "useful")]
+        assert ratios == pytest.approx([worked / total, worked / (total - spent["empty"])])
         assert 0 < sample.values["makespan_efficiency_ratio{}"] <= 1
         assert sample.values["makespan_kv_tokens{}"] == 0
         assert sample.values["makespan_queue_requests{}"] == 0

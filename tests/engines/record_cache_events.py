@@ -63,7 +63,7 @@ class Recorder:
     """Listens to a publisher; `lines` is what is to be written."""
 
     def __init__(self, endpoint: str) -> None:
-        self._socket = zmq.Context.instance().socket(zmq.SUB)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
         self._socket.connect(endpoint.replace("*", "127.0.0.1"))
         self._socket.subscribe("")
         self.lines: list[dict[str, Any]] = []

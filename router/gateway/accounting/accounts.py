@@ -140,6 +140,22 @@ class Accounts:
         certain = max(prompt.token_ids or 1 for prompt in request.prompts)
         return Size(job, certain + (request.max_tokens or 1), again, kind)
 
+    def expected_tokens(self, model: str, prompt_tokens: int, limit: int, tenant: str) -> float:
+        """Output tokens of a request of which no more than this is known; `limit` 0: none."""
+        return self.lengths(model, prompt_tokens, limit, tenant).mean
+
+    def lengths(
+        self, model: str, prompt_tokens: int, limit: int, tenant: str
+    ) -> LengthDistribution:
+        """The same as a distribution."""
+        most = min(UNLIMITED, limit or UNLIMITED)
+        return self._lengths.predict(Features(model, prompt_tokens, most, tenant))
+
+    @property
+    def learned(self) -> int:
+        """How many ends it is predicted from."""
+        return self._lengths.learned
+
     @staticmethod
     def _said(request: CompletionRequest, limit: int, hint: float | None) -> float | None:
         """The output tokens of one choice, where the client says them."""

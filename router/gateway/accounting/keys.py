@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from router.http.asgi import Scope
-from router.http.errors import ForbiddenError, Headers, OverLimitError
+from router.http.errors import ForbiddenError, Headers, OverLimitError, UnauthorizedError
 from router.http.request_headers import API_KEY, AUTHORIZATION, Urgency
 from router.settings.base import BadSettings
 from router.settings.keys import Key, hash_of, read_keys
@@ -162,6 +162,20 @@ class Keys:
             if grant is not None and hmac.compare_digest(grant.key.sha256, found):
                 return grant, True
         return None, bool(given)
+
+    def grant_of(self, sha256: str, tenant: str) -> Grant:
+        """What a key allows, by its hash; if it is known no more, what another of its tenant does.
+
+        Raises:
+            UnauthorizedError: if the tenant has none.
+        """
+        grant = self._grants.get(sha256)
+        if grant is None or grant.key.tenant != tenant:
+            all_of_it = (one for one in self._grants.values() if one.key.tenant == tenant)
+            grant = next(all_of_it, None)
+        if grant is None:
+            raise UnauthorizedError(given=True)
+        return grant
 
     async def run(self) -> None:
         """Read the file again whenever it has changed, until cancelled."""

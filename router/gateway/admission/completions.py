@@ -26,7 +26,7 @@ from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.exchange import Exchange
 from router.gateway.forwarding.spans import request_span
 from router.gateway.planning.dispatcher import Dispatcher
-from router.gateway.planning.ticket import Ticket
+from router.gateway.planning.ticket import NEAR, Ticket
 from router.http.apis import Api
 from router.http.asgi import (
     BODY,
@@ -147,7 +147,7 @@ class Completions:
             grant.check_model(exchange.request.model, exchange.record.alias)
             urgency = grant.limited(urgency)
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
-        ticket.only, ticket.carried = only, carried
+        ticket.only, ticket.carried, ticket.near = only, carried, scope.get(NEAR)
         session = session_of(scope) or exchange.request.session
         if session:
             ticket.session = f"{exchange.record.tenant}\0{session}"

@@ -17,7 +17,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
-from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from router.gateway.accounting.accounts import Accounts
@@ -41,6 +40,7 @@ from router.http.asgi import (
     read_body,
 )
 from router.http.bodies import BodyMemory, BodyReader, Held, check_type, is_json
+from router.http.browsers import is_own
 from router.http.drain import Drain
 from router.http.encodings import HEADER as CONTENT_ENCODING
 from router.http.encodings import encoding_of
@@ -117,8 +117,7 @@ class Relay:
 
     async def _serve(self, scope: Scope, receive: Receive, passing: Passing, held: Held) -> Outcome:
         self._check_room()
-        origin = header(scope, b"origin")
-        if scope["method"] != "GET" and not _is_own(scope, origin, self._tuning.allowed_origins):
+        if scope["method"] != "GET" and not is_own(scope, self._tuning.allowed_origins):
             check_type(scope)
         body = await read_body(scope, receive, self._tuning.max_body_bytes, held.take)
         self._check_room()
@@ -270,14 +269,3 @@ class Relay:
         finally:
             reply.close()
         return outcome_of_status(reply.status)
-
-
-def _is_own(scope: Scope, origin: bytes | None, allowed: Collection[str]) -> bool:
-    """Whether no page of another origin can have made a browser send this."""
-    if origin is None:
-        return True
-    told = origin.decode("latin-1").rstrip("/").lower()
-    host = (header(scope, b"host") or b"").decode("latin-1").lower()
-    return bool({"*", told} & {one.rstrip("/").lower() for one in allowed}) or (
-        urlsplit(told).netloc == host
-    )

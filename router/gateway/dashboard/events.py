@@ -131,12 +131,12 @@ class Events:
                 self._frames.keep_plan()
                 with_lists = since_lists_s >= LISTS_EVERY_S
                 lists = self._frames.lists() if with_lists else None
+                told: list[Frame] = []
                 if self._siblings is not None:
-                    told = [
-                        orjson.loads(one) for one in (await self._siblings.ask(FRAMES)).values()
-                    ]
+                    answers = await self._siblings.ask(FRAMES)
+                    told = [orjson.loads(one) for one in answers.values()]
                     fleet = merged_fleet(fleet, [one["fleet"] for one in told])
-                    lists = lists and merged_lists(lists, [one["lists"] for one in told])
+                lists = lists and merged_lists(lists, [one["lists"] for one in told])
                 self._broadcast(fleet, lists)
                 since_lists_s = every_s if with_lists else since_lists_s + every_s
             except Exception:  # a defect in a picture is not to end it for good

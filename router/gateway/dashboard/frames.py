@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from router.gateway.accounting.accounts import Accounts
+from router.gateway.dashboard.served import Served
 from router.gateway.dashboard.watch import Watch, Watches
 from router.gateway.explanations.plan_record import PlanRecord
 from router.gateway.explanations.request_record import RequestRecord
@@ -28,7 +29,8 @@ Frame = dict[str, Any]
 class Frames:
     """Reads what the gateway knows; remembers nothing but the plans that it has seen.
 
-    `sources` is where workers are to be found, as the settings say it.
+    `sources` is where workers are to be found, as the settings say it; `batches` tells of those
+    that have not ended.
     """
 
     def __init__(
@@ -39,10 +41,13 @@ class Frames:
         accounts: Accounts,
         metrics: GatewayMetrics,
         sources: Sequence[str],
+        batches: Callable[[], list[Frame]] = list,
     ) -> None:
         self._workers, self._watches, self._dispatcher = workers, watches, dispatcher
         self._accounts, self._metrics, self._sources = accounts, metrics, sources
         self._plans: deque[Frame] = deque(maxlen=MOST_PLANS)
+        self._batches = batches
+        self._served = Served(accounts.log)
 
     def fleet(self) -> Frame:
         """The workers and the totals, a few times a second; who is expected where nobody is up."""
@@ -73,12 +78,14 @@ class Frames:
         return {"fleet": self.fleet(), "lists": self.lists()}
 
     def lists(self) -> Frame:
-        """The latest windows, requests and tenants, once a second."""
+        """The latest windows, requests, tenants and bins of what was served, once a second."""
         log = self._accounts.log
         return {
             "plans": list(self._plans)[::-1],
             "requests": [_request(record) for record in log.latest(MOST_SHOWN)],
             "tenants": self._accounts.tenants.rows(log.in_flight(), MOST_TENANTS),
+            "batches": self._batches(),
+            "bins": self._served.bins(),
         }
 
     def slots(self) -> dict[str, list[Frame]]:
@@ -122,7 +129,6 @@ def _worker(worker: Worker, watch: Watch, now: float) -> Frame:
             "policy": state.policy,
             "running": state.running,
             "queued": state.queued,
-            "utilization": round(state.utilization, DIGITS),
         }
     if report is not None:
         frame |= {

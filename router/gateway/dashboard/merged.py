@@ -6,11 +6,13 @@ and what their slots do, is as the process sees it that is looked at.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from router.gateway.dashboard.frames import MOST_PLANS, MOST_SHOWN, MOST_TENANTS, Frame
+from router.gateway.dashboard.served import points
 
 
 def merged_fleet(own: Frame, others: Sequence[Frame]) -> Frame:
@@ -31,7 +33,7 @@ def merged_fleet(own: Frame, others: Sequence[Frame]) -> Frame:
 
 
 def merged_lists(own: Frame, others: Sequence[Frame]) -> Frame:
-    """Of `lists` frames."""
+    """Of `lists` frames; their bins become points."""
     frames = [own, *others]
     tenants: dict[str, list[Frame]] = {}
     for row in (row for frame in frames for row in frame["tenants"]):
@@ -42,7 +44,9 @@ def merged_lists(own: Frame, others: Sequence[Frame]) -> Frame:
     return {
         "plans": _latest(frames, "plans", lambda plan: plan["at"], MOST_PLANS),
         "requests": _latest(frames, "requests", lambda one: one["received_at"], MOST_SHOWN),
+        "batches": own["batches"],  # which all processes have from the same database
         "tenants": sorted(rows, key=_tokens, reverse=True)[:MOST_TENANTS],
+        **points([frame["bins"] for frame in frames], time.time()),
     }
 
 

@@ -12,11 +12,12 @@ from router.gateway.explanations.request_record import RequestRecord
 class RequestLog:
     """The latest requests by id, running ones always, finished ones up to a number.
 
-    `running` counts the requests in the gateway now: those whose bodies are in.
+    `running` counts the requests in the gateway now: those whose bodies are in; `ended` all that
+    have ended.
     """
 
     def __init__(self, remember: int) -> None:
-        self._remember = remember
+        self._remember, self.ended = remember, 0
         self._begun: set[RequestRecord] = set()
         self._running: dict[str, RequestRecord] = {}
         self._ended: OrderedDict[str, RequestRecord] = OrderedDict()
@@ -33,6 +34,7 @@ class RequestLog:
 
     def end(self, record: RequestRecord) -> None:
         """It has ended, or was refused before it began."""
+        self.ended += 1
         self._begun.discard(record)
         if self._running.get(record.id) is record:
             del self._running[record.id]
@@ -40,6 +42,10 @@ class RequestLog:
         self._ended.move_to_end(record.id)
         while len(self._ended) > self._remember:
             self._ended.popitem(last=False)
+
+    def latest_ended(self) -> Iterable[RequestRecord]:
+        """Those that are remembered, the last to end first."""
+        return reversed(self._ended.values())
 
     def in_flight(self) -> Iterable[RequestRecord]:
         """Those that run, the oldest first."""

@@ -244,8 +244,8 @@ class Dispatcher:
             planned = self._planner.plan_alone(selection.asked)
             record = self._plans.record(selection, planned, time.monotonic() - start)
             sent = len(list(self._bind(selection, record)))
-        except Exception:  # the task finds out what of
-            log.exception("a request could not be planned alone")
+        except Exception:  # the task comes upon it as well, and finds out whose it is
+            log.debug("a request could not be planned alone", exc_info=True)
             return False
         self._tell_dispatched()
         return sent > 0
@@ -365,6 +365,9 @@ class Dispatcher:
                 ticket.uncached = uncached
                 worker.sent(ticket, ticket.job, uncached, now, streamed=ticket.streamed)
                 ticket.trial, ticket.in_turn = worker.health.sent(), selection.in_turn
+                if selection.in_turn:
+                    over_s = self._rolling.shares.over_s(ticket.job.tenant, now)
+                    ticket.over_share_s = over_s
                 self._stranded.served(ticket)
                 self._workers.prefixes.sent(ticket, worker)
                 worker.adapters.use(ticket.model)

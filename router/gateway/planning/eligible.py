@@ -31,11 +31,14 @@ class Eligible:
         usual = (
             not ticket.excluded
             and ticket.only is None
+            and ticket.near is None
             and ticket.least_tokens <= self._least_context
         )
         if usual and ticket.model in self._by_model:
             return self._by_model[ticket.model]
         able = best_of(workers, ticket)
+        if ticket.near is not None:
+            able = frozenset(j for j in able if workers[j] is ticket.near) or able
         found = None if able and len(able) == len(workers) else able
         if usual:
             self._by_model[ticket.model] = found

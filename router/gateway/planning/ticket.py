@@ -17,6 +17,8 @@ from solver.routing.problem import Job
 
 # Names of attempts begin with their gateway's (`router.wire`), and never come twice: the rest is
 # this process's own.
+# In a request's scope: the worker that a plan of bulk work means it for.
+NEAR = "makespan.near"
 _PROCESS = secrets.token_hex(4)
 _serial = itertools.count()
 
@@ -46,11 +48,13 @@ class Ticket:
         session: the conversation that it belongs to, by a name of its tenant's.
         only: the one worker that may serve it, if it goes on from what that one has; `carried`:
             tokens of that.
+        near: the worker that a plan of all bulk work means it for, as long as that is well.
         planned: plans that it has been in.
         recalled: times that it has been taken back from a worker.
         attempt: its name at the worker that it is sent to.
         uncached: prompt tokens that its worker's cache is not known to hold.
         in_turn: tenants took turns when it was sent.
+        over_share_s: then, slot-seconds that its tenant was over its share; below 0: under.
         trial: its answer shows whether the worker that it is sent to is well again.
         recall_pending: that worker has been asked to give it back.
         again: predicts its job anew, or says None.
@@ -69,11 +73,13 @@ class Ticket:
     session: str = ""
     only: Worker | None = None
     carried: int = 0
+    near: Worker | None = None
     planned: int = 0
     recalled: int = 0
     attempt: str = ""
     uncached: float = 0.0
     in_turn: bool = False
+    over_share_s: float | None = None
     trial: bool = False
     recall_pending: bool = False
     placed: asyncio.Future[Placement] | None = None

@@ -10,10 +10,10 @@ from router.lab.pictures.svg import element, figure, percent
 from router.lab.reports.goodput_charts import over_load
 from router.lab.reports.goodput_words import in_short
 from router.lab.reports.page import header, listed, made_by, page, section, terms
-from router.lab.reports.run_charts import first_tokens, makespans
+from router.lab.reports.run_charts import first_tokens, makespans, served
 from router.lab.reports.sizing_charts import workers_needed
 from router.lab.reports.sizing_words import sized
-from router.lab.reports.table import Column, table
+from router.lab.reports.table import Better, Column, table
 from router.lab.reports.words import TERMS, summary
 from router.lab.simulation.goodput import Found, load_of
 from router.lab.simulation.runs import Run, Traffic, by_workers, ordered, run_name
@@ -70,6 +70,7 @@ def report(
 def _compared(runs: Sequence[Run]) -> list[str]:
     """Policies and dispatchers beside each other."""
     bound = "No schedule of these requests on as many workers can beat the lower bound."
+    timed, bursts = [run for run in runs if run.timed], [run for run in runs if not run.timed]
     return [
         section("In short", listed(summary(runs)), element("p", bound, class_="note")),
         section(
@@ -79,7 +80,8 @@ def _compared(runs: Sequence[Run]) -> list[str]:
             _length_table(runs),
             _tenant_table(runs),
         ),
-        section("Makespan", makespans(runs)),
+        section("Goodput and latency", served(timed)) if timed else "",
+        section("Makespan", makespans(bursts)) if bursts else "",
         section("Time to first token", first_tokens(runs)),
     ]
 
@@ -150,17 +152,23 @@ def _latencies(*names: str) -> list[Column[Run]]:
 
 
 def _main_table(runs: Sequence[Run]) -> str:
-    columns: list[Column[Run]] = [
-        *_name_columns(runs),
-        Column("makespan, s", lambda run: run.makespan_s, best="low"),
-        Column("over the bound", lambda run: run.gap_ratio, words=percent, best="low", bar=True),
-        Column("utilization", lambda run: run.utilization, words=percent, best="high"),
-        Column("tokens/s", lambda run: run.generation_tokens_per_s, best="high"),
-        Column("goodput", lambda run: run.goodput, words=percent, best="high"),
-        *_latencies("p50", "p99"),
+    # What is the trace's own length, and follows from it, marks nobody as the best.
+    timed = any(run.timed for run in runs)
+    low: Better = None if timed else "low"
+    high: Better = None if timed else "high"
+    kept: Column[Run] = Column("goodput", lambda run: run.goodput, words=percent, best="high")
+    of_makespan: list[Column[Run]] = [
+        Column("makespan, s", lambda run: run.makespan_s, best=low),
+        Column("over the bound", lambda run: run.gap_ratio, words=percent, best=low, bar=not timed),
+        Column("utilization", lambda run: run.utilization, words=percent, best=high),
+        Column("tokens/s", lambda run: run.generation_tokens_per_s, best=high),
     ]
+    latencies = _latencies("p50", "p99")
+    told = [kept, *latencies, *of_makespan] if timed else [*of_makespan, kept, *latencies]
+    columns = [*_name_columns(runs), *told]
     among = "runs" if len(by_workers(runs)) == 1 else "runs on as many workers"
-    caption = f"Bold is the best among {among}. A column's head sorts by it."
+    by = " and ".join(sorted({run.ranked_by for run in runs}))
+    caption = f"Ranked by {by}; bold is the best among {among}. A column's head sorts by it."
     return table(caption, columns, ordered(runs), lambda run: run.workers)
 
 

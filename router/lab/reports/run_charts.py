@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape
+from math import isfinite, nan
 
 from router.lab.pictures.charts import Bar, Point, Series, bars, lines_chart
 from router.lab.pictures.svg import element, pen_mark
@@ -29,6 +30,38 @@ WIDE = 1000.0  # pixels of a chart across the page
 def makespans(runs: Sequence[Run]) -> str:
     """Makespans against their bound: over the number of workers, or in bars if that is one."""
     return _over_workers(runs) if len(by_workers(runs)) > 1 else _bars(runs)
+
+
+def served(runs: Sequence[Run]) -> str:
+    """What timed runs rank by: over the number of workers, or in bars if that is one."""
+    figures: tuple[tuple[str, str, Callable[[Run], float]], ...] = (
+        ("Goodput", "requests that keep both targets, %", lambda run: 100 * run.goodput),
+        ("End to end, p50", "seconds", lambda run: run.e2e_s.get("p50", nan)),
+        ("End to end, p99", "seconds", lambda run: run.e2e_s.get("p99", nan)),
+        ("Time to first token, p99", "seconds", lambda run: run.ttft_p99_s),
+    )
+    counts = list(by_workers(runs))
+
+    def chart(title: str, label: str, of: Callable[[Run], float]) -> str:
+        known = [run for run in runs if isfinite(of(run))]
+        if not known:
+            return element("p", f"{title}: no run recorded it.")
+        if len(counts) == 1:
+            rows = [Bar(kind_name(run, runs), of(run)) for run in ordered(known)]
+            return bars(rows, x_label=label, title=title)
+        return lines_chart(
+            curves(known, lambda run: [(run.workers, of(run))]),
+            x_label="workers",
+            y_label=label,
+            title=title,
+            x_ticks=counts,
+            log_x=counts[-1] >= 8 * counts[0],
+            with_legend=False,
+        )
+
+    drawn = element("div", *(chart(*each) for each in figures), class_="charts")
+    chosen = "" if len(counts) == 1 else choice(curves(runs, lambda run: [(run.workers, 0.0)]))
+    return chosen + drawn
 
 
 def _over_workers(runs: Sequence[Run]) -> str:

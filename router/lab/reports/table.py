@@ -12,6 +12,7 @@ from typing import Generic, Literal, TypeVar
 from router.lab.pictures.svg import element, figure, number
 
 Row = TypeVar("Row")
+Better = Literal["low", "high"] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Column(Generic[Row]):
     value: Callable[[Row], float | str]
     group: str = ""
     words: Callable[[float], str] = figure
-    best: Literal["low", "high"] | None = None
+    best: Better = None
     bar: bool = False
 
     def shown(self, row: Row) -> str:

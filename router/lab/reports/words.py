@@ -2,27 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from math import isfinite
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isfinite, nan
 
 from router.lab.pictures.svg import figure, percent
-from router.lab.simulation.runs import Run, by_workers, count, kind_name
+from router.lab.simulation.runs import BURST, Run, by_workers, count, kind_name
 
 NBSP = "\N{NO-BREAK SPACE}"
 
 
 def summary(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
-    """For each number of workers, in words: who is soonest, and how far from the best there is.
+    """For each number of workers, in words: who is best, and how far from the best there is.
 
     Only runs on as many workers are compared; the first run is the baseline.
     """
     groups = by_workers(runs)
     for workers, peers in groups.items():
-        best = min(peers, key=lambda run: run.makespan_s)
-        words = [_soonest(best, peers, runs), _baseline(best, peers, runs)]
-        yield count(workers), " ".join(filter(None, [*words, _first_tokens(best, peers, runs)]))
-    if len(groups) > 1:
+        best = min(peers, key=lambda run: run.rank)
+        words = (_timed if best.timed else _burst)(best, peers, runs)
+        yield count(workers), " ".join(filter(None, words))
+    if len(groups) > 1 and not any(run.timed for run in runs):
         yield f"{min(groups)} to {count(max(groups))}", _scaling(groups)
+
+
+def _timed(best: Run, peers: Sequence[Run], runs: Sequence[Run]) -> Iterator[str]:
+    """Who keeps most targets, and is quickest among those; the makespan is the trace's own."""
+    others = sum(_served(run) == _served(best) for run in peers) - 1
+    who = kind_name(best, runs) + (f" and {others} more" if others else "")
+    better = " best:" if others + 1 < len(peers) else ""
+    yield f"{who} serve{'' if others else 's'}{better} with {_served(best)}."
+    if found := _other(best, peers, runs, _served, "last"):
+        role, run = found
+        yield f"The {role}, {kind_name(run, runs)}, has {_served(run)}."
+    yield (
+        f"Requests came for {_seconds(best.arrivals_s)} of the {_seconds(best.lower_bound_s)} that "
+        "no schedule beats: the makespan follows the trace's own length, and ranks nobody."
+    )
+
+
+def _served(run: Run) -> str:
+    """What a timed trace is ranked by."""
+    return (
+        f"{percent(run.goodput)} goodput, end to end p50 {_seconds(run.e2e_s.get('p50', nan))} and "
+        f"p99 {_seconds(run.e2e_s.get('p99', nan))}, first token p99 {_seconds(run.ttft_p99_s)}"
+    )
+
+
+def _burst(best: Run, peers: Sequence[Run], runs: Sequence[Run]) -> Iterator[str]:
+    yield _soonest(best, peers, runs)
+    yield _baseline(best, peers, runs)
+    yield _first_tokens(best, peers, runs)
 
 
 def _soonest(best: Run, peers: Sequence[Run], runs: Sequence[Run]) -> str:
@@ -38,14 +67,23 @@ def _soonest(best: Run, peers: Sequence[Run], runs: Sequence[Run]) -> str:
 
 def _baseline(best: Run, peers: Sequence[Run], runs: Sequence[Run]) -> str:
     """How much longer the baseline takes; where it is the best or missing, the slowest."""
-    base = next((run for run in peers if run.kind == runs[0].kind), best)
-    role = "baseline"
-    if _same(base, best):
-        base, role = max(peers, key=lambda run: run.makespan_s), "slowest"
-    if _same(base, best):
+    found = _other(best, peers, runs, lambda run: figure(run.makespan_s), "slowest")
+    if found is None:
         return ""
+    role, base = found
     more = percent(base.makespan_s / best.makespan_s - 1)
     return f"The {role}, {kind_name(base, runs)}, takes {_seconds(base.makespan_s)}, {more} longer."
+
+
+def _other(
+    best: Run, peers: Sequence[Run], runs: Sequence[Run], shown: Callable[[Run], str], worst: str
+) -> tuple[str, Run] | None:
+    """Whom to set beside the best, and as what: the baseline, or the worst if that is as good."""
+    base = next((run for run in peers if run.kind == runs[0].kind), best)
+    if shown(base) != shown(best):
+        return "baseline", base
+    last = max(peers, key=lambda run: run.rank)
+    return (worst, last) if shown(last) != shown(best) else None
 
 
 def _first_tokens(soonest: Run, peers: Sequence[Run], runs: Sequence[Run]) -> str:
@@ -76,7 +114,13 @@ def _seconds(value: float) -> str:
 
 
 TERMS: Mapping[str, str] = {
-    "Makespan": "From the start of the replay until the last request is done, in virtual time.",
+    "Makespan": (
+        "From the start of the replay until the last request is done, in virtual time. It ranks "
+        f"bursts, whose requests come within {BURST:.0%} of the lower bound. Where they come over "
+        "time nobody is done before the last has come: then goodput ranks, and of those that keep "
+        "as many targets latency, the geometric mean of end to end p50 and p99 and of first token "
+        "p99."
+    ),
     "Lower bound": (
         "No schedule of these requests on these workers can be shorter, whatever its policy: every "
         "prompt token must be prefilled once, every output token takes one slot for one round. "

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from math import inf
 
 from router.lab.simulation.loads import requests_per_s, stretched
 from router.lab.simulation.traces import read_trace
@@ -96,7 +95,7 @@ def setting(traffic: Traffic, requests: Sequence[Request]) -> WorkerSetting:
     return WorkerSetting(
         slots=traffic.slots or known.slots,
         kv_tokens=traffic.kv_tokens or known.kv_tokens,
-        prefill_budget=traffic.prefill_budget or inf,
+        prefill_budget=traffic.prefill_budget or known.prefill_budget,
         order=traffic.order,
         prefix_cache=traffic.prefix_cache and hashed,
         cache_knowledge=traffic.cache_knowledge,

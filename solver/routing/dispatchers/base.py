@@ -31,7 +31,8 @@ class Arrival:
     """A request to be placed: its number, and what a router knows of it; `tenant`: whose it is.
 
     `forecast` predicts its length again, None where nothing has been learnt since; `in_turn`:
-    tenants took turns when it was placed, so workers keep to their order.
+    tenants took turns when it was placed, so workers keep to their order; `held_back`: it waited on
+    purpose until it was placed, as bulk work does (`solver.routing.backlog`).
     """
 
     number: int
@@ -46,6 +47,7 @@ class Arrival:
     forecast: Callable[[], tuple[float, LengthDistribution | None] | None] = lambda: None
     tenant: str = ""
     in_turn: bool = False
+    held_back: bool = False
 
     @property
     def came_s(self) -> float:
@@ -57,7 +59,7 @@ class Arrival:
         found = self.forecast()
         if found is not None:
             self.expected_tokens, self.lengths = found
-            del self.job
+            self.__dict__.pop("job", None)  # it is made anew
 
     @cached_property
     def job(self) -> Job:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
 from router.agent.engines.base import Iteration
@@ -21,10 +21,12 @@ from router.agent.engines.emulated.engine import EmulatedEngine
 from router.agent.loop import EngineLoop, EngineRequest
 from router.cli import main
 from router.http.schemas import read
-from router.lab.calibrate import measure
+from router.lab.calibrate import _limits, _untold, measure
+from router.lab.calibration.limits import Limits, limits_of
 from router.lab.calibration.probe_engine import EngineProbe
 from router.lab.calibration.probe_http import HttpProbe, Stream, stretches
 from router.lab.calibration.shapes import Shapes
+from router.lab.simulation.run import setting
 from router.observe.metrics import AgentMetrics
 from router.settings.agent import AgentSettings
 from router.settings.base import BadSettings
@@ -257,8 +259,8 @@ def test_the_file_is_a_profile(
         assert sample.predicted_s(known.cost) == pytest.approx(sample.seconds, rel=0.01)
     dots = ET.fromstring(plot.read_text()).findall(".//{http://www.w3.org/2000/svg}circle")
     assert len(dots) >= told["samples"]
-    for command_, setting in ((AgentSettings, "cost"), (UpSettings, "cost")):
-        assert getattr(load(command_, ["--cost", str(out)]), setting) == str(out)
+    for command_ in (AgentSettings, UpSettings):
+        assert load(command_, ["--cost", str(out)]).cost == str(out)
     load(GatewaySettings, ["--worker", "http://a:1", "--plain-cost", str(out)])
     load(SimulateSettings, ["--requests", "x.csv", "--cost", str(out)])
 
@@ -326,15 +328,21 @@ def test_a_server_is_measured_over_http(
 ) -> None:
     """An agent stands in for any server; on a busy machine it takes longer, and books that."""
     slow = TRUTH.scaled(5)
-    flags = ("--cost", json.dumps(slow.to_ms()), "--slots", "4")
+    flags = ("--cost", json.dumps(slow.to_ms()), "--slots", "8", "--max-model-len", "1024")
     with Process("agent", "--port", "0", *flags) as agent:
         url = agent.wait_for(r"(http://[^\s/,]+)")
         model = ["--model", "llama-65b", "--upstream", url]
-        sizes = ["--slots", "4", "--rounds", "3", "--max-model-len", "512"]
+        sizes = ["--slots", "4", "--rounds", "3", "--max-model-len", "512"]  # of 8, 131,072, 1,024
         out = tmp_path / "p.json"
         command(monkeypatch, "calibrate", *model, *sizes, "--json", "--out", str(out))
         spent = scrape(url).values
-    told = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    told = json.loads(printed.out)
+    limits = ("slots", "kv_tokens", "max_model_len", "max_batched_tokens")
+    assert [told[name] for name in limits] == [8, 131_072, 1024, None]
+    assert "does not tell its max batched tokens" in printed.err
+    assert "--prefill-budget" in printed.err
+    assert "does not tell its slots" not in printed.err
     assert told["engine"] == "openai"
     assert told["samples"] > 20
     total, rounds = (
@@ -343,6 +351,88 @@ def test_a_server_is_measured_over_http(
     )
     found = hardware(str(out)).cost.decode_s(2, 200)
     assert slow.decode_s(2, 200) / 2 < found < 3 * total / rounds
+
+
+VLLM = b"""# HELP vllm:cache_config_info Information of the LLMEngine CacheConfig
+vllm:num_requests_running{engine="0",model_name="m"} 0.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 0.0
+vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="8000"} 1.0
+"""
+VLLM_INFO = {
+    "vllm_config": {
+        "model_config": {"max_model_len": 4096},
+        "scheduler_config": {"max_num_seqs": 256, "max_num_batched_tokens": 8192},
+    },
+    "vllm_env": {"VLLM_SERVER_DEV_MODE": True},
+}
+SGLANG = b"sglang:num_running_reqs 0\nsglang:num_queue_reqs 0\nsglang:max_running_requests 96\n"
+SGLANG_INFO = {
+    "max_total_num_tokens": 400_000,
+    "max_running_requests": None,
+    "max_prefill_tokens": 16_384,
+    "context_length": 32_768,
+    "internal_states": [{"max_running_requests": 48}],
+}
+ODD_INFO = {"max_num_seqs": -1, "a": {"max_num_seqs": True}, "b": [{"max_num_seqs": 10**40}]}
+
+
+@pytest.mark.parametrize(
+    ("pages", "limits"),
+    [
+        ({}, Limits()),
+        ({"/metrics": VLLM}, Limits(None, 128_000)),
+        (
+            {"/metrics": VLLM, "/v1/models": {"data": [{"id": "m", "max_model_len": 2048}]}},
+            Limits(None, 128_000, None, 2048),
+        ),
+        (
+            {"/metrics": VLLM, "/server_info": VLLM_INFO},
+            Limits(256, 128_000, 8192, 4096),
+        ),
+        (
+            {"/metrics": SGLANG, "/get_server_info": SGLANG_INFO},
+            Limits(96, 400_000, 16_384, 32_768),
+        ),
+        ({"/server_info": SGLANG_INFO}, Limits(48, 400_000, 16_384, 32_768)),
+        ({"/v1/models": {"data": [{"id": "else", "max_model_len": 7}, 3]}}, Limits()),
+        ({"/v1/models": {"data": {}}, "/server_info": ODD_INFO, "/metrics": b"\xff\n{"}, Limits()),
+        ({"/server_info": b"<html>", "/makespan/v1/state": b"{}\n"}, Limits()),
+    ],
+)
+def test_a_server_tells_its_limits(pages: dict[str, Any], limits: Limits) -> None:
+    async def page(request: web.Request) -> web.Response:
+        if request.path not in pages:
+            raise web.HTTPNotFound
+        found = pages[request.path]
+        return web.Response(body=found if isinstance(found, bytes) else json.dumps(found).encode())
+
+    async def read() -> Limits:
+        app = web.Application()
+        app.router.add_get("/{path:.*}", page)
+        async with TestServer(app) as server, ClientSession() as session:
+            return await limits_of(session, f"http://127.0.0.1:{server.port}", "m")
+
+    assert asyncio.run(read()) == limits
+
+
+def test_what_nobody_tells_is_as_given() -> None:
+    flags = ["--upstream", "http://127.0.0.1:9", "--max-batched-tokens", "4096", "--slots", "32"]
+    settings = load(CalibrateSettings, flags)
+    limits = _limits(settings)
+    assert limits == Limits(32, None, 4096, None)
+    said = list(_untold(settings, limits))
+    assert ["kv tokens" in said[0], "--kv-tokens" in said[0]] == [True, True]
+    assert "--max-model-len" in said[1]
+    assert len(said) == 2
+
+
+def test_a_profile_bounds_an_iteration(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(f'{{"max_batched_tokens": 2048, "cost_ms": {COST}}}')
+    simulated = load(SimulateSettings, ["--requests", "x.csv", "--cost", str(path)])
+    assert setting(simulated, []).prefill_budget == 2048
+    flags = ["--requests", "x.csv", "--cost", str(path), "--prefill-budget", "512"]
+    assert setting(load(SimulateSettings, flags), []).prefill_budget == 512
 
 
 def test_a_server_that_is_not_there_is_named(

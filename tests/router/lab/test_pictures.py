@@ -30,6 +30,7 @@ from router.lab.pictures.svg import log_ticks, rounded_up, ticks
 from router.lab.pictures.timeline import mean_slots, of_state
 from router.lab.reports.report import Run, Traffic, report
 from router.lab.reports.words import summary
+from router.lab.simulation.runs import ordered
 from router.look.palette import COLOURS, DARK, LIGHT
 from solver.sim.report import QUARTERS
 from solver.sim.schedule import ScheduleLine, StageKind
@@ -399,6 +400,7 @@ def outline(html: str) -> Outline:
 
 REPLAYS = {
     "one": [run("only")],
+    "timed": [replace(run(f"p{index}", n), arrivals_s=80.0) for index in (0, 1) for n in (1, 4)],
     "two": [run("base"), run("better", makespan_s=95.0)],
     "many": [run(f"p{index}", n, (100.0 + index) / n) for index in range(9) for n in (1, 2, 16)],
     "unknown": [replace(run("unknown"), ttft_s={}, ttft_curve=[], e2e_s={"p99": float("nan")})],
@@ -438,6 +440,58 @@ def test_the_summary_compares_runs_on_as_many_workers() -> None:
     )
     assert said["2 workers"].startswith("quick finishes soonest, in 46.0 s, 2.2 % over")
     assert said["1 to 2 workers"].endswith("2 times the workers, 2.0 times the speed.")
+
+
+def timed(
+    policy: str, makespan_s: float, goodput: float, e2e_s: Mapping[str, float] = LATENCY
+) -> Run:
+    """Its last request comes near the end of what no schedule beats."""
+    one = run(policy, 1, makespan_s)
+    return replace(one, arrivals_s=80.0, goodput=goodput, e2e_s=e2e_s)
+
+
+def test_of_a_timed_trace_the_makespan_ranks_nobody() -> None:
+    """The first is done soonest; the second keeps more targets, the third as many, and quicker."""
+    runs = [
+        timed("soon", 91.0, 0.80),
+        timed("kept", 95.0, 0.97),
+        timed("quick", 99.0, 0.9699, {"p50": 0.7, "p99": 2.5}),  # shown as 97.0 %, too
+    ]
+    assert [each.policy for each in ordered(runs)] == ["quick", "kept", "soon"]
+    ((_, said),) = summary(runs)
+    assert said.replace("\N{NO-BREAK SPACE}", " ") == (
+        "quick serves best: with 97.0 % goodput, end to end p50 0.700 s and p99 2.50 s, "
+        "first token p99 3.00 s. The baseline, soon, has 80.0 % goodput, end to end p50 0.900 s "
+        "and p99 3.00 s, first token p99 3.00 s. Requests came for 80.0 s of the 90.0 s that no "
+        "schedule beats: the makespan follows the trace's own length, and ranks nobody."
+    )
+    html = page(runs)
+    heads = re.findall("<h2>(.*?)</h2>", html)
+    assert "Goodput and latency" in heads
+    assert "Makespan" not in heads
+    bars = re.findall(r"<title>Goodput</title>.*?</svg>", html, re.DOTALL)[0]
+    assert bars.index("quick") < bars.index("kept") < bars.index("soon")
+    table = html.split("<table>")[1].split("</table>")[0]
+    marked = re.findall(r"<strong>([^<]*)<span class=\"unseen\"> \(best\)", table)
+    assert set(marked) == {"97.0\N{NO-BREAK SPACE}%", "0.700", "2.50"}
+
+
+@pytest.mark.parametrize(
+    ("share", "timed"), [(0.0, False), (0.05, False), (0.1, False), (0.11, True), (0.99, True)]
+)
+def test_a_burst_comes_within_a_tenth_of_what_it_takes(share: float, timed: bool) -> None:
+    one = replace(run("p"), arrivals_s=share * 90.0)
+    assert one.timed is timed
+    assert one.ranked_by == ("goodput, then latency" if timed else "makespan")
+
+
+def test_a_trace_may_be_a_burst_for_few_workers_and_timed_for_many() -> None:
+    runs = [replace(run(name, n, 100.0 / n), arrivals_s=8.0) for name in "ab" for n in (1, 16)]
+    heads = re.findall("<h2>(.*?)</h2>", page(runs))
+    assert {"Goodput and latency", "Makespan"} <= set(heads)
+    said = dict(summary(runs))
+    assert "over the lower bound" in said["1 worker"]
+    assert "ranks nobody" in said["16 workers"]
 
 
 def test_the_summary_ranks_no_equals() -> None:

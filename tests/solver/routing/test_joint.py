@@ -11,12 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from solver.batching.targets import NO_TARGETS, Targets
+from solver.cost.model import CostModel
 from solver.errors import InvalidPlan
 from solver.routing import joint
 from solver.routing.assign import Assignment, assign
 from solver.routing.check import check
+from solver.routing.columns import Load, Requests
 from solver.routing.joint import Question, improvements, supersedes, worth_improving
+from solver.routing.objective import ALL
 from solver.routing.places import Places
+from solver.routing.problem import Job, WorkerView
 from solver.routing.turns import Turns, first
 from tests.solver.routing.windows import question, questions, window
 
@@ -158,6 +163,26 @@ def test_nobody_is_held_back_unnoticed(asked: Question) -> None:
             checked(asked, waiting)
     else:
         checked(asked, waiting)
+
+
+@pytest.mark.parametrize(("fits", "awaited"), [(True, True), (False, True), (True, False)])
+def test_nobody_queues_beside_a_free_slot_unnoticed(fits: bool, awaited: bool) -> None:
+    """The full worker is so much faster that it costs less; the free one is in time or not."""
+    cost = CostModel(0.02, 0.0003, 0.03, 0.001)
+    full = WorkerView(cost, 4, 4, 1.0, 0.0, None, running=4, left_tokens=1.0, room=1)
+    free = WorkerView(cost.scaled(3), 4, 0, 0.0, 0.0, None, room=5)
+    targets = Targets(2.0 if fits else 0.01, 1.0) if awaited else NO_TARGETS
+    requests = Requests.of([Job(100, 100.0, targets=targets)], [0.0], 2)
+    asked = Question(requests, Load.of([full, free], np.zeros((2, 2)), 1.0))
+    plan = checked(asked, assign(asked.requests, asked.load))
+    costs = Turns(asked.requests, asked.load).costs(0, ALL, np.zeros((3, 2)))
+    assert plan.workers == ((1,) if fits and awaited else (0,))
+    to_full = replace(plan, workers=(0,), go=(True,), cost_s=costs[:1], bound_s=0.0)
+    if fits and awaited:
+        with pytest.raises(InvalidPlan, match="request 0: it waits for worker 0, and 1"):
+            check(asked, to_full)
+    else:
+        check(asked, to_full)
 
 
 def test_it_is_worth_it_only_for_more_than_it_costs() -> None:

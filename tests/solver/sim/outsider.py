@@ -3,7 +3,8 @@
 It is given requests, cost terms, slots, memory and the lines of a schedule file, and imports
 nothing of what wrote them. A request holds its slot from its first prefill to its last token, and
 memory for its prompt and what it has made from when its prefill begins, unless it is preempted:
-then it is prefilled again, with what it has made, before it decodes on.
+then it is prefilled again, with what it has made, before it decodes on. Only bulk work is evicted,
+and so loses its slot too, or paused, and so stands still in rounds of others.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ Line = Mapping[str, Any]
 Terms = Mapping[str, float]
 
 FIELDS = {"worker", "kind", "start_s", "end_s", "rounds", "prefill", "decode", "slots"}
+SELDOM = {"cached", "preempted", "evicted", "paused"}
 BLOCK_TOKENS = 512  # prompt tokens a hash stands for
 LATE_S = 1e-9  # seconds that sums in another order may differ by
 
@@ -49,6 +51,7 @@ class Request:
     prefilled: int = 0
     first_s: float = inf
     end_s: float = inf
+    bulk: bool = False
     targets_s: tuple[float, float] = (inf, inf)  # to the first token, and for each after it
     token_s: list[float] = field(default_factory=list)  # when it had each token
 
@@ -137,6 +140,7 @@ def _request(row: Mapping[str, Any]) -> Request:
         int(row["output_tokens"]),
         float(row.get("arrival_s", 0.0)),
         row.get("hash_ids", ()),
+        bulk=row.get("priority") == "bulk",
         targets_s=_targets(row),
     )
 
@@ -168,6 +172,8 @@ class Engine:
             free_s = line["end_s"]
             for key in line.get("preempted", ()):
                 self._preempt(key)
+            for key in line.get("evicted", ()):
+                self._evict(key)
             self._check_decoding(line)
             for key in line["prefill"]:
                 self._prefill(self.requests[key], line)
@@ -181,7 +187,7 @@ class Engine:
     def _check_form(self, line: Line) -> None:
         prefill, decode = line["prefill"].keys(), set(line["decode"])
         kind = {(True, False): "prefill", (False, True): "decode", (True, True): "mixed"}
-        require(line.keys() - {"cached", "preempted"} == FIELDS, f"fields are {sorted(line)}")
+        require(line.keys() - SELDOM == FIELDS, f"fields are {sorted(line)}")
         require(line["kind"] == kind.get((bool(prefill), bool(decode))), "it is of another kind")
         require(len(decode) == len(line["decode"]), "a request decodes twice")
         require(not prefill & decode, "a request is prefilled and decodes at once")
@@ -200,17 +206,30 @@ class Engine:
         self._in_memory.pop(key).prefilled = 0
         self.preemptions += 1
 
+    def _evict(self, key: str) -> None:
+        one = self.requests[key]
+        require(one.bulk, f"{key}: evicted, though somebody waits for it")
+        require(key not in self._in_memory, f"{key}: evicted with its memory")
+        require(self._slots.pop(one.slot, None) is one, f"{key}: evicted from another's slot")
+        one.slot = -1
+
     def _check_decoding(self, line: Line) -> None:
         """A round makes a token of everybody whose prefill is over."""
         ready = {key for key, one in self._in_memory.items() if one.prefilled == one.context}
         early = set(line["decode"]) - ready
         require(not early, f"{min(early, default='')}: decodes before its prefill is over")
-        late = ready - set(line["decode"]) if line["decode"] else set()
+        paused = set(line.get("paused", ()))
+        require(paused <= ready, f"{min(paused - ready, default='')}: paused, and not decoding")
+        require(not paused & set(line["decode"]), "paused, and decodes")
+        strange = {key for key in paused if not self.requests[key].bulk}
+        require(not strange, f"{min(strange, default='')}: paused, though somebody waits for it")
+        late = ready - paused - set(line["decode"]) if line["decode"] else set()
         require(not late, f"{min(late, default='')}: is left out of a round")
 
     def _prefill(self, request: Request, line: Line) -> None:
         slot, key = line["slots"][request.id], request.id
-        if not request.worker:
+        if request.slot < 0:
+            require(request.worker in ("", self.name), f"{key}: on two workers")
             require(line["start_s"] >= request.arrival_s - LATE_S, f"{key}: before it arrives")
             require(0 <= slot < self.hardware.slots, f"{key}: there is no slot {slot}")
             require(slot not in self._slots, f"{key}: slot {slot} is taken")

@@ -1,13 +1,16 @@
 // The dashboard: joins the gateway's events and the parts of the page.
 
+import { showBatches } from "./batches.js";
 import { Charts } from "./charts.js";
 import { Explanation } from "./explain.js";
-import { Fleet, serves, utilization } from "./fleet.js";
+import { Fleet, serves } from "./fleet.js";
 import { clock, count, percent, seconds, setText } from "./format.js";
 import { Goodput } from "./goodput.js";
 import { Lists, showOutcomes } from "./lists.js";
 import { onTheme } from "./look.js";
+import { Served } from "./served.js";
 import { Stream } from "./stream.js";
+import { Use } from "./use.js";
 
 const MOST_NAMED = 4; // sources of workers that are named where none is up
 
@@ -18,8 +21,10 @@ const first = document.querySelector("#first");
 const explanation = new Explanation();
 const charts = new Charts();
 const goodput = new Goodput();
+const served = new Served();
+const use = new Use();
 const lists = new Lists((id) => explanation.open(id));
-const fleet = new Fleet((names) => stream.want(names));
+const fleet = new Fleet((names) => stream.want(names), use);
 let frame = null; // the latest
 let latestLists = null;
 let live = null; // null: never connected
@@ -32,6 +37,7 @@ const stream = new Stream(
   {
     fleet(data) {
       frame = data;
+      use.hear(data);
       fleet.hear(data);
       charts.hear(data);
       goodput.hear(data);
@@ -43,7 +49,7 @@ const stream = new Stream(
     },
     lists(data) {
       latestLists = data;
-      if (!paused()) lists.show(data);
+      if (!paused()) showLists();
     },
   },
   (connected) => {
@@ -52,6 +58,13 @@ const stream = new Stream(
     warn();
   },
 );
+
+function showLists() {
+  lists.show(latestLists);
+  showBatches(latestLists.batches);
+  served.hear(latestLists);
+  served.show();
+}
 
 function show() {
   warn();
@@ -67,7 +80,7 @@ function show() {
     makespan: seconds(frame.plan?.makespan_s ?? NaN),
     bound: seconds(frame.plan?.lower_bound_s ?? NaN),
     gap: percent(frame.plan?.gap_ratio ?? NaN),
-    utilization: percent(utilization(...frame.workers)),
+    utilization: percent(use.of(...frame.workers)),
     goodput: percent(goodput.share()),
     completed: count(completed),
     "not-completed": count(total(others)),
@@ -125,7 +138,7 @@ pause.addEventListener("click", () => {
   if (paused() || !frame) return warn();
   fleet.repaint();
   show();
-  if (latestLists) lists.show(latestLists);
+  if (latestLists) showLists();
 });
 document.querySelector("#window").addEventListener("change", (event) => fleet.setSpan(Number(event.target.value)));
 document.querySelector("#find").addEventListener("submit", (event) => {
@@ -136,6 +149,8 @@ document.querySelector("#find").addEventListener("submit", (event) => {
 onTheme(() => {
   fleet.repaint();
   charts.show();
+  served.show();
 });
+new ResizeObserver(() => served.show()).observe(document.querySelector(".served"));
 fleet.setSpan(Number(document.querySelector("#window input:checked").value));
 stream.want([]);

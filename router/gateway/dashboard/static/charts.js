@@ -2,6 +2,7 @@
 
 import { make, percent, seconds } from "./format.js";
 import { colours, fit } from "./look.js";
+import { spentSince } from "./use.js";
 
 const SPANS = [[30, "30 s"], [60, "1 min"], [120, "2 min"], [300, "5 min"]];
 const LONGEST_S = SPANS.at(-1)[0];
@@ -10,29 +11,36 @@ const MOST_APART_S = 3; // points further apart are not joined: nobody saw what 
 const LEFT = 42, BOTTOM = 14, TOP = 4; // CSS pixels for the axes' words
 const FONT = "11px system-ui, sans-serif";
 
-class Chart {
+export class Chart {
   #points = [];
 
-  // series: [{name, colour, words}]; top: the axis's least upper end; tick: its words.
-  constructor(id, series, { top, tick, most = Infinity }) {
+  // series: [{name, colour, words}]; top: the axis's least upper end; tick: its words; apart: seconds
+  // beyond which points are not joined.
+  constructor(id, series, { top, tick, most = Infinity, apart = MOST_APART_S }) {
     this.canvas = document.getElementById(id);
     this.paint = this.canvas.getContext("2d");
     this.series = series;
     this.top = top;
     this.tick = tick;
     this.most = most;
+    this.apart = apart;
     this.legend = this.canvas.parentElement.querySelector(".legend");
     this.values = series.map(() => document.createTextNode("–"));
     this.legend.append(...series.map(({ name, colour }, index) => {
       const mark = make("i", { class: index ? "line dashed" : "line" });
       mark.style.setProperty("--line", `var(--${colour})`);
-      return make("li", {}, mark, `${name} `, this.values[index]);
+      return make("li", {}, mark, `${name} `, make("b", {}, this.values[index]));
     }));
   }
 
   add(at, values) {
     this.#points.push({ at, values });
     while (this.#points[0].at < at - LONGEST_S) this.#points.shift();
+  }
+
+  // All that there is, in the place of what there was.
+  set(points) {
+    this.#points = points;
   }
 
   show() {
@@ -99,7 +107,7 @@ class Chart {
         before = -Infinity;
         continue;
       }
-      if (at - before <= MOST_APART_S) paint.lineTo(x(at), y(value));
+      if (at - before <= this.apart) paint.lineTo(x(at), y(value));
       else paint.moveTo(x(at), y(value));
       before = at;
     }
@@ -109,14 +117,14 @@ class Chart {
 }
 
 export class Charts {
-  #before = new Map(); // by worker, its slot-seconds a second ago
+  #before = new Map(); // by worker, its line of a second ago
   #since = 0;
 
   constructor() {
     const share = (value) => `${Math.round(100 * value)} %`;
     this.use = new Chart(
       "use",
-      [{ name: "busy of non-empty", colour: "c0", words: percent }, { name: "busy of all", colour: "c6", words: percent }],
+      [{ name: "of all slots", colour: "c0", words: percent }, { name: "useful of non-empty", colour: "c6", words: percent }],
       { top: 1, tick: share, most: 1 },
     );
     this.gap = new Chart("gap", [{ name: "latest plan", colour: "bound", words: percent }], {
@@ -139,19 +147,11 @@ export class Charts {
     this.backlog.add(frame.at, backlogs.length ? [Math.max(...backlogs), Math.min(...backlogs)] : [NaN, NaN]);
   }
 
-  // Shares of what the slots did since the last call; NaN where there was nothing to share.
+  // Utilization since the last call, and the useful share; NaN where there was nothing to share.
   #use(workers) {
-    const spent = { prefill: 0, decode: 0, stalled: 0, waiting: 0, empty: 0 };
-    const earlier = this.#before;
-    this.#before = new Map(workers.map(({ name, seconds }) => [name, seconds])); // of nobody who has gone
-    for (const { name, seconds } of workers) {
-      const before = earlier.get(name);
-      if (!seconds || !before) continue;
-      for (const state of Object.keys(spent)) spent[state] += Math.max(0, seconds[state] - before[state]);
-    }
-    const busy = spent.prefill + spent.decode;
-    const held = busy + spent.stalled + spent.waiting;
-    return [held ? busy / held : NaN, held + spent.empty ? busy / (held + spent.empty) : NaN];
+    const { all, utilization, useful } = spentSince(this.#before, workers);
+    this.#before = new Map(workers.map((worker) => [worker.name, worker])); // of nobody who has gone
+    return all ? [utilization, useful] : [NaN, NaN];
   }
 
   show() {

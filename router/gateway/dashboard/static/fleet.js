@@ -1,12 +1,17 @@
-// The table of workers: a lane each, and the figures that /metrics has, too.
+// The table of workers: a lane each, and the figures that /metrics has, too. Of many the first are those
+// that are not well and those with most to do; the others are folded until they are asked for.
 
 import { count, make, percent, seconds, setText } from "./format.js";
 import { Walk } from "./keys.js";
 import { Lane } from "./lane.js";
+import { spentSince } from "./use.js";
 
 const FEW = 8; // so many workers show their single slots without being asked
 const MOST_OPEN = 8; // the gateway tells no reader of more
 const MANY = 12; // from here on rows are low
+const SHOWN = 20, SHOWN_SMALL = 8; // rows until all are asked for; on a phone
+const MOST_UNWELL = 40; // rows, if those that are not well are more than these
+const SORT_EVERY_S = 5; // rows that changed places all the time could not be read
 const ALL_OPEN = 440, LEAST_OPEN = 48, MOST_TALL = 224; // CSS pixels: of the open lanes, and of one
 
 export class Fleet {
@@ -16,13 +21,27 @@ export class Fleet {
   #axis = document.querySelector("#axis");
   #chosen = false; // somebody has opened or closed a row
   #at = 0;
+  #order = []; // names, as the rows are
+  #key = ""; // of who is there, and how well
+  #sorted_s = -Infinity;
+  #all = false; // show all rows
+  #small = matchMedia("(max-width: 40rem)");
+  #more = document.querySelector("#more");
+  #use;
   #want;
   #wanted = "";
   #walk = new Walk(this.#body, "th button");
 
-  // want(names): called with the workers whose single slots are shown.
-  constructor(want) {
+  // want(names): called with the workers whose single slots are shown; use: their utilization.
+  constructor(want, use) {
     this.#want = want;
+    this.#use = use;
+    this.#small.addEventListener("change", () => this.#fold());
+    this.#more.querySelector("button").addEventListener("click", () => {
+      this.#all = !this.#all;
+      this.#fold();
+      this.show();
+    });
     new ResizeObserver(() => this.repaint()).observe(this.#table);
   }
 
@@ -41,6 +60,7 @@ export class Fleet {
     }
     this.#sort(frame.workers);
     if (!this.#chosen) this.#openFew();
+    this.#fold();
     this.#tellWanted();
   }
 
@@ -59,11 +79,15 @@ export class Fleet {
     const tall = Math.max(LEAST_OPEN, ALL_OPEN / Math.max(1, this.#opened().length));
     this.#table.style.setProperty("--tall", `${Math.min(MOST_TALL, Math.round(tall))}px`);
     this.#table.classList.toggle("many", this.#rows.size > MANY);
+    this.#table.classList.toggle("all", this.#all && this.#rows.size > SHOWN);
     for (const row of this.#rows.values()) {
-      words(row, most);
+      if (row.line.hidden) continue;
+      words(row, most, this.#use);
       row.lane.show(this.#at);
     }
-    legend([...this.#rows.values()]);
+    const rows = [...this.#rows.values()];
+    legend(rows);
+    setText(this.#more.querySelector("span"), this.#folded(rows.filter((row) => row.line.hidden)));
   }
 
   setSpan(span_s) {
@@ -75,7 +99,7 @@ export class Fleet {
   }
 
   repaint() {
-    for (const row of this.#rows.values()) row.lane.show(this.#at, true);
+    for (const row of this.#rows.values()) if (!row.line.hidden) row.lane.show(this.#at, true);
   }
 
   #add(name) {
@@ -87,19 +111,21 @@ export class Fleet {
       cells[kind] = make("span", { "data-figure": kind });
     }
     const bar = make("span");
+    const reason = make("p", { class: "reason", hidden: "" });
+    const number = (label, ...inner) => make("td", { class: "number", "data-label": label }, ...inner);
     const line = make(
       "tr",
       { "data-worker": name },
       make("th", { scope: "row" }, toggle, about),
-      make("td", { class: "lane" }, canvas),
-      make("td", { class: "number" }, cells.running),
-      make("td", { class: "number" }, cells.queued),
-      make("td", { class: "number" }, cells.backlog, make("span", { class: "bar" }, bar)),
-      make("td", { class: "number" }, cells.utilization),
+      make("td", { class: "lane" }, canvas, reason),
+      number("running", cells.running),
+      number("queued", cells.queued),
+      number("backlog", cells.backlog, make("span", { class: "bar" }, bar)),
+      number("utilization", cells.utilization),
     );
     const lane = new Lane(canvas);
     lane.span_s = this.span_s;
-    const row = { line, toggle, about, cells, bar, lane, canvas };
+    const row = { line, toggle, about, cells, bar, lane, canvas, reason };
     toggle.addEventListener("click", () => {
       this.#chosen = true;
       this.#open(row, !lane.open);
@@ -109,11 +135,33 @@ export class Fleet {
     return row;
   }
 
-  // As the gateway lists them; a row that is in its place is not touched, and keeps the focus.
+  // Few as the gateway lists them, many those first that need to be looked at: now and then, at once where
+  // one is no longer as well as it was, and never under somebody's pointer or focus.
+  #names(workers) {
+    if (workers.length <= FEW) {
+      this.#key = "";
+      return workers.map(({ name }) => name);
+    }
+    const there = new Set(workers.map(({ name }) => name));
+    const key = workers.map((worker) => `${worker.name} ${need(worker)}`).join("\n");
+    const held = this.#body.matches(":hover") || this.#body.contains(document.activeElement);
+    const soon = this.#key === key && this.#at - this.#sorted_s < SORT_EVERY_S;
+    if (this.#order.length && (held || soon)) {
+      const known = this.#order.filter((name) => there.has(name));
+      const placed = new Set(known);
+      return [...known, ...[...there].filter((name) => !placed.has(name))];
+    }
+    this.#key = key;
+    this.#sorted_s = this.#at;
+    return [...workers].sort((a, b) => need(b) - need(a) || load(b) - load(a)).map(({ name }) => name);
+  }
+
+  // A row that is in its place is not touched, and keeps the focus.
   #sort(workers) {
+    this.#order = this.#names(workers);
     let place = this.#body.firstElementChild;
     let moved = this.#body.childElementCount !== workers.length;
-    for (const { name } of workers) {
+    for (const name of this.#order) {
       const { line } = this.#rows.get(name);
       if (line === place) {
         place = place.nextElementSibling;
@@ -123,6 +171,34 @@ export class Fleet {
       moved = true;
     }
     if (moved) this.#walk.refresh();
+  }
+
+  // The first few, whoever is not well, and what is opened; a row of few more than fit is no fold.
+  #fold() {
+    const most = this.#small.matches ? SHOWN_SMALL : SHOWN;
+    const all = this.#all || this.#order.length <= most + 2;
+    let hidden = 0;
+    this.#order.forEach((name, place) => {
+      const { line, lane, worker } = this.#rows.get(name);
+      const show = all || place < most || lane.open || (need(worker) > 0 && place < MOST_UNWELL);
+      if (!show) hidden += 1;
+      if (line.hidden === !show) return;
+      line.hidden = !show;
+      if (show) lane.show(this.#at, true);
+    });
+    this.#more.hidden = !hidden && !(this.#all && this.#order.length > most + 2);
+    const button = this.#more.querySelector("button");
+    setText(button, hidden ? `Show ${count(hidden)} more workers` : "Show fewer");
+    button.setAttribute("aria-expanded", String(!hidden));
+  }
+
+  // What those that are not shown do, in short.
+  #folded(rows) {
+    const workers = rows.map((row) => row.worker);
+    if (!workers.length) return "";
+    const running = workers.reduce((sum, one) => sum + (one.running ?? one.in_flight), 0);
+    const queued = workers.reduce((sum, one) => sum + (one.queued ?? 0), 0);
+    return `${count(running)} running and ${count(queued)} queued there, ${percent(this.#use.of(...workers))} utilized`;
   }
 
   #openFew() {
@@ -162,20 +238,33 @@ const KNOWN = {
 // Whether it gets requests, be it as the last resort: suspect and ejected workers have work, too.
 export const serves = (worker) => worker.up || !["down", undefined].includes(worker.health);
 
-function words({ line, toggle, about, cells, bar, lane, canvas, worker }, most) {
+// How much somebody has to look at it: those that are not well first, the worst of them at the top.
+function need(worker) {
+  if (!serves(worker)) return 3;
+  if (!worker.up || (worker.health ?? "up") !== "up") return 2;
+  return worker.draining ? 1 : 0;
+}
+
+const load = (worker) => (worker.running === undefined ? worker.in_flight : worker.running + worker.queued) / worker.slots;
+
+function words({ line, toggle, about, cells, bar, lane, canvas, reason, worker }, most, use) {
   const agent = worker.running !== undefined;
   const there = serves(worker);
   const told = (figure) => (there ? figure : "–"); // what was last heard of it is no more so
   line.classList.toggle("down", !there);
   toggle.setAttribute("aria-disabled", String(!lane.open && worker.single_slots !== true));
   setText(about, lane.open ? `${standing(worker, agent)}\n${drawn(lane, worker)}` : standing(worker, agent));
+  const unwell = worker.up ? "" : `${standing(worker, agent)}: ${worker.reason || "no reason is known"}`;
+  setText(reason, unwell);
+  reason.hidden = !unwell;
   about.title = worker.reason ? `${worker.url}: ${worker.reason}` : worker.url;
   const running = `${count(agent ? worker.running : worker.in_flight)} / ${count(worker.slots)}`;
-  setText(cells.running, there ? running : "down");
+  setText(cells.running, there ? running : standing(worker, agent));
   cells.running.title = KNOWN[worker.slots_known] ?? "";
   setText(cells.queued, told(count(worker.queued)));
   setText(cells.backlog, told(seconds(worker.backlog_s)));
-  setText(cells.utilization, told(percent(utilization(worker))));
+  setText(cells.utilization, told(percent(use.of(worker))));
+  cells.utilization.title = sinceStart(worker);
   bar.style.width = there ? `${(100 * worker.backlog_s) / most}%` : 0;
   const shares = Object.entries((worker.up && lane.now) || {}).filter(([, share]) => share > 0.0005);
   const now = shares.map(([state, share]) => `${percent(share)} ${state}`).join(", ");
@@ -204,13 +293,10 @@ function standing(worker, agent) {
   return worker.engine === "emulated" ? `emulated, ${worker.policy}` : worker.policy;
 }
 
-// Prefill and decode over all but empty slot-time, since the agent's start.
-export function utilization(...workers) {
-  const told = workers.filter((worker) => worker.seconds);
-  if (!told.length) return workers.length === 1 ? (workers[0].utilization ?? NaN) : NaN;
-  const sum = (...states) =>
-    told.reduce((all, { seconds }) => all + states.reduce((one, state) => one + seconds[state], 0), 0);
-  const busy = sum("prefill", "decode");
-  const all = busy + sum("stalled", "waiting");
-  return all ? busy / all : 0;
+// Both shares since its agent's start, in words.
+function sinceStart(worker) {
+  if (!worker.seconds) return "";
+  const none = { seconds: Object.fromEntries(Object.keys(worker.seconds).map((state) => [state, 0])) };
+  const { utilization, useful } = spentSince(new Map([[worker.name, none]]), [worker]);
+  return `since its start: ${percent(utilization)}; of non-empty slot-time, useful: ${percent(useful)}`;
 }

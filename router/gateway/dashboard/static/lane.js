@@ -16,7 +16,7 @@ const APART = 3; // pixels of a row that can spare one
 const SHAPED = 6; // pixels from which on a row shows states by their height, too
 const LEAST_SEEN = 2; // pixels in length of a shape that can be seen
 const LEAST_ROWS = 8;
-const STACK = ["decode", "prefill", "stalled", "waiting"]; // from the bottom
+const STACK = ["decode", "prefill", "stalled", "paused", "waiting"]; // from the bottom
 
 export class Lane {
   #samples = []; // {from, until, shares} of all slots

@@ -3,7 +3,8 @@
 import { make } from "./format.js";
 
 const NAMES = [
-  "prefill", "decode", "stalled", "waiting", "surface", "plot", "grid", "muted", "bound", "c0", "c1", "c2", "c6",
+  "prefill", "decode", "stalled", "paused", "waiting", "surface", "plot", "grid", "muted", "bound", "c0", "c1", "c2",
+  "c3", "c4", "c5", "c6",
 ];
 const APART = 6; // CSS pixels from one line to the next where nobody saw what went on
 

@@ -1,0 +1,345 @@
+"""Runs the lines that wait, of all batches, as many at once as workers can hold.
+
+Rules:
+- a line is claimed before it is run, and what has come of it is written down with the next claims,
+  in one transaction: of results that end meanwhile, the next one takes all together;
+- no more lines are under way than `room` says, and of all others only their places are in memory;
+- if the database is lost, or takes nothing, nothing new is begun; what runs ends, and is written
+  down once it goes on: that is one line of the log, and batches tell it (`paused`);
+- whoever stops gives back what it has; whoever dies is not heard of, and others take it over;
+- a defect in one batch stops no other, and no gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from router.gateway.batches import lines
+from router.gateway.batches.batches import Batches
+from router.gateway.batches.checking import body_of, refused
+from router.gateway.batches.database import Database, StoreLost
+from router.gateway.batches.files import Files, Found
+from router.gateway.batches.inside import Asked, Endpoint, ask
+from router.gateway.batches.jobs import Jobs
+from router.gateway.batches.lines import BEAT_S, Counts, Result, Waiting
+from router.gateway.batches.order import Order
+from router.gateway.batches.results import answered
+from router.gateway.batches.tables import Line, Status
+from router.gateway.planning.ticket import NEAR
+from router.http.drain import Drain
+from router.http.errors import RequestError
+from router.observe.metrics import GatewayMetrics
+
+log = logging.getLogger(__name__)
+
+# How often it looks at what other processes have done: made, cancelled, ended.
+LOOK_S = 0.5
+# Before the next try with a database that is lost, seconds: twice as long each time.
+PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
+# Pages of lines that wait, read in one look: it is not to last.
+PAGES = 10
+Place = tuple[str, int]
+
+
+class Runner:
+    """See the module.
+
+    Attributes:
+        paused: why it does nothing now, in words for clients; None: it does.
+        open, counts: batches in which something is to be done, and how their lines are, as of the
+            last look.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        files: Files,
+        batches: Batches,
+        order: Order,
+        endpoint: Callable[[str], Endpoint],
+        rights: Callable[[str, str], dict[str, Any]],
+        room: Callable[[], int],
+        drain: Drain,
+        metrics: GatewayMetrics,
+    ) -> None:
+        self._database, self._files, self._batches = database, files, batches
+        self._order, self._endpoint, self._rights, self._room = order, endpoint, rights, room
+        self._drain, self._metrics = drain, metrics
+        self._work = Jobs(database, files, batches, metrics)
+        self._id = ""
+        self._beat_s = self._looked_s = 0.0
+        self._stopping = self._over = False
+        self._unsure = False  # whether what it has claimed last is its own: the answer was lost
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._running: dict[Place, asyncio.Task[None]] = {}
+        self._results: list[Result] = []
+        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._read_to: dict[str, int] = {}  # of lines that wait, up to which number they are known
+        self.open: dict[str, Found] = {}
+        self.counts: dict[str, Counts] = {}
+        self.paused: str | None = None
+
+    def wake(self) -> None:
+        """Something may be to do: look at once."""
+        self._looked_s = 0.0
+        self._wake.set()
+
+    async def start(self) -> None:
+        """Begin; a database that cannot be reached is waited for beside all else."""
+        try:
+            await self._database.open()
+        except StoreLost as error:
+            self._pause(error)
+        self._task = asyncio.create_task(self._forever())
+
+    async def _forever(self) -> None:
+        pause_s = PAUSE_S
+        while not self._over:
+            try:
+                await self._turn()
+            except Exception as error:
+                self._pause(error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+                continue
+            pause_s = PAUSE_S
+            if self.paused is not None:
+                self.paused = None
+                self._metrics.batch_paused.set(0)
+                log.info("batches go on")
+            left_s = self._looked_s + LOOK_S - time.monotonic()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, left_s)):
+                    await self._wake.wait()
+
+    def _pause(self, error: Exception) -> None:
+        if self.paused is None:
+            if isinstance(error, StoreLost):
+                log.warning("batches pause", extra={"why": error.why})
+            else:
+                log.error("batches pause, by a defect", exc_info=error)
+            self._metrics.batch_paused.set(1)
+        self.paused = str(error) if isinstance(error, StoreLost) else "internal error; see the log"
+
+    async def _turn(self) -> None:
+        self._wake.clear()
+        if not self._database.opened:
+            await self._database.open()
+        if time.monotonic() - self._looked_s >= LOOK_S:
+            self._looked_s = time.monotonic()
+            await self._look()
+        await self._pump()
+
+    async def _look(self) -> None:
+        """What is to be done of which batch."""
+        async with self._database.read() as connection:
+            now = await self._database.now(connection)
+            rows = await self._batches.open(connection)
+            self.counts = await lines.count(connection, [row.id for row in rows])
+        self.open = {row.id: row for row in rows}
+        for batch in {place[0] for place in self._running} | set(self._read_to):
+            if batch not in self.open or self.open[batch].status != Status.IN_PROGRESS:
+                self._drop(batch)
+        if not rows:
+            return
+        await self._beat()
+        for row in rows:
+            await self._step(row, self.counts[row.id], now)
+
+    async def _beat(self) -> None:
+        """Say that this runner lives, and look for others' lines that do not."""
+        if time.monotonic() - self._beat_s < BEAT_S and not self._unsure:
+            return
+        name = self._id
+        async with self._database.write() as connection:
+            now = await self._database.now(connection)
+            known = await lines.beat(connection, name, now)
+            if not known:
+                name = f"runner-{secrets.token_hex(8)}"
+                await lines.join(connection, name, now)
+            elif self._unsure:
+                mine = {*self._running, *((one.batch, one.number) for one in self._results)}
+                left = await lines.held(connection, name) - mine
+                await lines.give_back(connection, name, left)
+            lost = await lines.take_over(connection, now)
+        if self._id and not known:  # it was late, and others may have what it had
+            for batch in {place[0] for place in self._running}:
+                self._drop(batch)
+            self._results.clear()
+        if lost:
+            log.info("lines of a gateway that is gone wait again", extra={"lines": lost})
+        self._id, self._beat_s, self._unsure = name, time.monotonic(), False
+
+    async def _step(self, batch: Found, counts: Counts, now: float) -> None:
+        if batch.id in self._jobs:
+            return
+        if batch.status == Status.IN_PROGRESS and counts.left and now < batch.expires_at:
+            await self._read(batch, counts)
+        elif batch.status == Status.IN_PROGRESS:
+            async with self._database.write() as connection:
+                await self._batches.finalize(connection, batch, now)
+            self.wake()
+        elif batch.status == Status.CANCELLING:
+            await self._cancel(batch, counts, now)
+        elif await self._owns(batch):
+            what = self._work.check if batch.status == Status.VALIDATING else self._work.finish
+            job = asyncio.create_task(self._job(partial(what, batch), batch))
+            self._jobs[batch.id] = job
+
+    async def _owns(self, batch: Found) -> bool:
+        if batch.owner is not None:
+            return bool(batch.owner == self._id)
+        async with self._database.write() as connection:
+            status = Status(batch.status)
+            return await self._batches.own(connection, batch.id, status, self._id)
+
+    async def _job(self, what: Callable[..., Any], batch: Found) -> None:
+        try:
+            await (what(self._id) if batch.status == Status.VALIDATING else what())
+        except StoreLost as error:
+            self._pause(error)  # it is begun again, by whoever owns it then
+        except RequestError as error:  # its file is gone
+            await self._batches.fail(batch, str(error))
+        except Exception:
+            log.exception("a batch cannot go on", extra={"batch": batch.id})
+            await asyncio.sleep(LONGEST_PAUSE_S)
+        finally:
+            del self._jobs[batch.id]
+            self.wake()
+
+    async def _cancel(self, batch: Found, counts: Counts, now: float) -> None:
+        """What runs here has been told to end; once nothing runs anywhere, it is over."""
+        async with self._database.write() as connection:
+            if counts.running:
+                held = await lines.held(connection, self._id)
+                left = {place for place in held if place[0] == batch.id} - set(self._running)
+                await lines.give_back(connection, self._id, left)
+            else:
+                await self._batches.end(connection, batch, now)
+
+    async def _read(self, batch: Found, counts: Counts) -> None:
+        """Let the order know of lines that wait."""
+        at = self._read_to.get(batch.id)
+        if at is None or (at < 0 and counts.waiting and not self._order.waiting(batch.id)):
+            at = 0
+        for _ in range(PAGES):
+            if at < 0:
+                break
+            async with self._database.read() as connection:
+                found = await lines.waiting(
+                    connection, batch.id, batch.expires_at, at, batch.model or "", batch.tenant
+                )
+            self._order.add(found)
+            at = found[-1].number if len(found) == lines.TOGETHER else -1
+        self._read_to[batch.id] = at
+        if at >= 0:
+            self.wake()
+
+    def _drop(self, batch: str) -> None:
+        """None of its lines is to be run here any more."""
+        self._order.drop(batch)
+        self._read_to.pop(batch, None)
+        for place, task in self._running.items():
+            if place[0] == batch:
+                task.cancel()
+
+    async def _pump(self) -> None:
+        """Write down what has ended, and begin what there is room for."""
+        closed = self._drain.begun or self._stopping or not self._id
+        room = 0 if closed else self._room() - len(self._running)
+        wanted = self._order.take(room) if room > 0 else []
+        results = list(self._results)
+        if not wanted and not results:
+            return
+        try:
+            async with self._database.write() as connection:
+                await lines.record(connection, self._id, results)
+                got = await lines.claim(connection, self._id, wanted)
+        except BaseException:
+            self._order.add(wanted)
+            self._unsure = True
+            raise
+        del self._results[: len(results)]
+        for result in results:
+            self._metrics.batch_lines.labels(_STATES[result.state]).inc()
+        for line in wanted:
+            place = line.batch, line.number
+            if place in got:
+                self._begin(line, got[place])
+            else:
+                self._order.lost(line)
+
+    def _begin(self, line: Waiting, custom_id: str) -> None:
+        self._metrics.batch_lines.labels("running").inc()
+        place, batch = (line.batch, line.number), self.open[line.batch]
+        task = asyncio.create_task(self._run(line, custom_id, batch))
+        self._running[place] = task
+        task.add_done_callback(partial(self._ended, line))
+
+    def _ended(self, line: Waiting, task: asyncio.Task[None]) -> None:
+        self._order.lost(line)  # if it was cancelled: it has not ended
+        place = line.batch, line.number
+        if self._running.get(place) is task:
+            del self._running[place]
+        self._wake.set()
+
+    async def _run(self, line: Waiting, custom_id: str, batch: Found) -> None:
+        """One line, to its result."""
+        try:
+            result = await self._result(line, custom_id, batch)
+        except Exception:
+            log.exception("a line cannot be run", extra={"batch": batch.id, "line": line.number})
+            error = RequestError("Internal error; see the gateway's log.", code="internal_error")
+            result = refused(line.batch, line.number, custom_id, error)
+        self._order.ended(line, result.input_tokens, result.output_tokens)
+        self._results.append(result)
+
+    async def _result(self, line: Waiting, custom_id: str, batch: Found) -> Result:
+        name = f"{line.batch}.{line.number}"
+        try:
+            body = body_of(await self._raw(line, batch))
+            scope = self._rights(batch.key, batch.tenant) | {NEAR: self._order.worker(line)}
+            asked = Asked(name, batch.endpoint, body, batch.tenant, scope)
+        except RequestError as error:
+            return refused(line.batch, line.number, custom_id, error)
+        answer = await ask(self._endpoint(batch.endpoint), asked)
+        return answered(line.batch, line.number, custom_id, answer.status, name, bytes(answer.body))
+
+    async def _raw(self, line: Waiting, batch: Found) -> bytes:
+        while True:
+            try:
+                return await self._files.read(batch.input_file, line.offset, line.length)
+            except StoreLost as error:
+                self._pause(error)
+                await asyncio.sleep(PAUSE_S)
+
+    async def stop(self, within_s: float) -> None:
+        """Let what runs end within this time, and give back the rest."""
+        self._stopping = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self._running:
+                    await asyncio.wait(self._running.values())
+        tasks = [*self._running.values(), *self._jobs.values()]
+        for task in tasks:
+            task.cancel()
+        self._over = True  # the loop ends by itself: not in the midst of a transaction
+        self._wake.set()
+        await asyncio.gather(*tasks, *filter(None, [self._task]), return_exceptions=True)
+        with suppress(StoreLost):
+            if self._id:
+                async with self._database.write() as connection:
+                    await lines.record(connection, self._id, self._results)
+                    await lines.leave(connection, self._id)
+        await self._database.close()
+
+
+_STATES = {Line.DONE: "completed", Line.FAILED: "failed"}

@@ -1,0 +1,187 @@
+"""How bulk work steps back for online work inside one engine.
+
+Online is whatever somebody waits for: all priorities but bulk. Rules:
+- while online work is prefilled, or could be, no bulk prompt is: neither begun nor gone on with;
+- beside online work that decodes, an iteration carries so much bulk work that it lasts no longer
+  than the tightest target of those online lets it (`iteration_s`). What is over that is *paused*,
+  the youngest first: it keeps its slot and its memory, is no part of iterations, and goes on, the
+  oldest first, as soon as there is room again;
+- where online work was here lately, a bulk prompt is cut into chunks of that length, so that who
+  comes waits for one iteration at most; and a share of slots and memory is left free for it;
+- nothing that runs is thrown away unless online work lacks a slot or memory: then the youngest bulk
+  sequence is evicted, and waits again with what it has made;
+- bulk work that its rank puts before online work that waits has had its turn (it has waited for
+  longer than any head start): it is online from then on, so it starves nowhere.
+
+An engine with bulk work alone, or without any, is served as ever. Must not know: policies, clocks,
+queues. `solver.batching.batcher` asks before each iteration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from itertools import takewhile
+from math import inf
+
+from solver.batching.priority import Priority
+from solver.batching.sequence import Sequence
+from solver.batching.slot_table import SlotTable
+from solver.batching.targets import Targets
+from solver.cost.model import CostModel
+
+# Who comes waits for the iteration under way, for that of its prefill, and for its first round.
+FIRST_TOKEN_ITERATIONS = 3
+# Seconds for which an engine keeps room for online work after the last of it has gone: whoever
+# sends once a minute or more finds short iterations; rarer requests may wait for one long one.
+LATELY_S = 60.0
+# Of slots and memory, what is left free for online work: an eighth, as much as a worker is sent
+# ahead of what it can start.
+KEPT_FREE = 1 / 8
+
+
+def iteration_s(targets: Targets) -> float:
+    """Seconds that iterations may last, for these targets to be kept."""
+    return min(targets.tpot_s, targets.ttft_s / FIRST_TOKEN_ITERATIONS)
+
+
+class SteppingBack:
+    """See the module.
+
+    Attributes:
+        bulk: bulk sequences here, waiting ones too.
+    """
+
+    def __init__(self, table: SlotTable) -> None:
+        self._table = table
+        self.bulk = 0
+        self._limits: dict[float, int] = {}  # of those online here, how many have each
+        self._online = self._waiting = 0
+        self._last: tuple[float, float] = inf, -inf  # the tightest limit lately, and when it left
+
+    def queued(self, sequence: Sequence, by: int) -> None:
+        """It waits, if `by` is 1, or waits no longer, if that is -1."""
+        self._waiting += 0 if sequence.is_bulk else by
+
+    def came(self, sequence: Sequence) -> None:
+        """It is here from now on."""
+        if sequence.is_bulk:
+            self.bulk += 1
+        else:
+            self._count(sequence)
+
+    def gone(self, sequence: Sequence, now: float) -> None:
+        """It is here no longer."""
+        if sequence.is_bulk:
+            self.bulk -= 1
+            return
+        self._online -= 1
+        limit_s = iteration_s(sequence.targets)
+        self._limits[limit_s] -= 1
+        if not self._limits[limit_s]:
+            del self._limits[limit_s]
+        if limit_s <= self._last[0] or now - self._last[1] > LATELY_S:
+            self._last = limit_s, now
+
+    def concerns(self, now: float) -> bool:
+        """Whether there is bulk work here, and somebody for whom it steps back."""
+        return self.bulk > 0 and (self._online > 0 or now - self._last[1] <= LATELY_S)
+
+    def limit_s(self, now: float) -> float:
+        """Seconds that iterations with bulk work may last."""
+        lately = self._last[0] if now - self._last[1] <= LATELY_S else inf
+        return min(lately, min(self._limits, default=inf))
+
+    def take_turns(self, queued: Many[Sequence]) -> None:
+        """Of the first in the queue, bulk work before some that is online has its turn."""
+        behind = self._waiting
+        for sequence in queued:
+            if not behind:
+                return
+            if sequence.is_bulk:
+                self.bulk -= 1
+                sequence.priority = Priority.DEFAULT
+                self._count(sequence)
+                self._waiting += 1
+            else:
+                behind -= 1
+
+    def evict_for(self, wanted: Many[Sequence]) -> list[Sequence]:
+        """Bulk work gives up slots and memory until these, who wait, fit; who that was."""
+        table, evicted = self._table, list[Sequence]()
+        wanted = list(takewhile(lambda one: not one.is_bulk, wanted))
+        while wanted and not (
+            len(table.free_slots(len(wanted))) == len(wanted) == table.count_fitting(wanted)
+        ):
+            victim = table.youngest_bulk()
+            if victim is None:
+                break
+            table.evict(victim)
+            evicted.append(victim)
+        return evicted
+
+    def let_in(
+        self, found: Many[Sequence], cost: CostModel, now: float
+    ) -> tuple[list[Sequence], bool]:
+        """Of those who could come in, who does; and whether online work is to be prefilled."""
+        table = self._table
+        online = [sequence for sequence in found if not sequence.is_bulk]
+        if online or not all(one.is_bulk for one in table.prefilling.values()):
+            return online, True
+        if table.paused:
+            return [], False
+        free = len(table.free_slots(table.slots)) - int(KEPT_FREE * table.slots)
+        room = (1 - KEPT_FREE) * table.kv_tokens
+        batch, kv, count = len(table.decoding) + len(table.prefilling), table.kv_held, 0
+        limit_s = self.limit_s(now) if self._decodes_online() else inf
+        for sequence in found:
+            batch, kv = batch + 1, kv + sequence.context
+            free -= sequence.slot < 0
+            room -= sequence.expected_left
+            if free < 0 or kv > room or cost.decode_s(batch, kv) > limit_s:
+                break
+            count += 1
+        return list(found[:count]), False
+
+    def pace(self, cost: CostModel, now: float, prompt_tokens: float) -> None:
+        """Pause or resume bulk work beside online work of so many tokens to be prefilled now."""
+        table = self._table
+        limit_s = self.limit_s(now) if prompt_tokens or self._decodes_online() else inf
+        tokens = prompt_tokens if cost.mixed is not None else 0.0
+
+        def seconds(batch: int, kv: int) -> float:
+            return cost.mixed_s(tokens, batch, kv) if tokens else cost.decode_s(batch, kv)
+
+        while table.bulk and seconds(len(table.decoding), table.kv_decoding) > limit_s:
+            table.pause()
+        while table.paused:
+            context = next(reversed(table.paused.values())).context
+            if seconds(len(table.decoding) + 1, table.kv_decoding + context) > limit_s:
+                break
+            table.resume()
+
+    def chunk_tokens(self, cost: CostModel, now: float, *, just_stalled: bool) -> float:
+        """Tokens of bulk prompts that one iteration may carry; 0: none beside those online.
+
+        Where these have `just_stalled` for a stage they make a token before the next. With nobody
+        online a chunk takes as long as its iteration's fixed time, at least.
+        """
+        table, limit_s = self._table, self.limit_s(now)
+        if limit_s == inf:
+            return inf
+        if just_stalled and self._decodes_online():
+            return 0.0
+        if cost.mixed is not None and table.decoding:
+            tokens = cost.mixed_tokens(limit_s, len(table.decoding), table.kv_decoding)
+        else:
+            tokens = cost.prefill_tokens(limit_s)
+        if not self._decodes_online():
+            tokens = max(tokens, 1.0, cost.prefill_tokens(2 * cost.alpha_p_s))
+        return tokens // 1
+
+    def _decodes_online(self) -> bool:
+        return len(self._table.decoding) > len(self._table.bulk)
+
+    def _count(self, sequence: Sequence) -> None:
+        limit_s = iteration_s(sequence.targets)
+        self._online += 1
+        self._limits[limit_s] = self._limits.get(limit_s, 0) + 1

@@ -1,0 +1,155 @@
+"""How close to its bound a batch ends: planned as a whole, and sent by a client in other ways.
+
+1,319 prompts of GSM8K, and 5,000 of which each begins like some fifty others, on two and eight
+workers, equal and of unequal speed; lengths are unknown at first, and predicted as lines end. A
+client has 64, 256 or 1,024 connections open, through our dispatcher or least requests. In virtual
+time, so that it prints the same everywhere::
+
+    python -m tests.bench.bench_batch_plan
+
+The bound is on the answers as they turn out: no schedule of any kind is done before. Workers are
+Llama-2-70B on A100, 32 slots each. Rows `known` say what knowing every length would give: what is
+between them and the bound is the bound's, and packing's; the rest is not to be known.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from statistics import mean
+
+from router.lab.simulation.pool import over
+from router.lab.simulation.traces import dataset
+from solver.batching.policies import POLICIES
+from solver.batching.priority import Priority
+from solver.cost.profiles import PROFILES
+from solver.routing.dispatchers import dispatcher
+from solver.routing.dispatchers.base import Arrival, Dispatcher, Ended, Placement, Workers
+from solver.sim.bulk import WithBacklog
+from solver.sim.fleet import Fleet
+from solver.sim.forecast import length_forecaster
+from solver.sim.report import report
+from solver.sim.request import Request
+from solver.sim.worker import Worker, WorkerSetting
+
+HARDWARE, SLOTS = "llama-2-70b-a100-tp4", 32
+FLEETS = {
+    "2 equal": (1.0, 1.0),
+    "2 unequal": (1.5, 0.5),
+    "8 equal": (1.0,) * 8,
+    "8 unequal": (2.0, 1.0, 1.0, 0.5) * 2,
+}
+CONNECTIONS = (64, 256, 1024)
+BLOCK = 512  # tokens a hash stands for
+
+
+class Connections:
+    """A client that has so many requests open, and sends the next as one is answered."""
+
+    def __init__(self, inner: Dispatcher, most: int) -> None:
+        self._inner, self._most, self._open = inner, most, 0
+        self._todo: deque[Arrival] = deque()
+
+    def arrive(self, arrival: Arrival, now: float) -> None:
+        self._todo.append(arrival)
+        self._send(now)
+
+    def poll(self, now: float, workers: Workers) -> Iterator[Placement]:
+        self._send(now)
+        return self._inner.poll(now, workers)
+
+    def next_deadline(self) -> float | None:
+        return self._inner.next_deadline()
+
+    def ended(self, ended: Ended, now: float) -> None:
+        self._open -= 1
+        self._inner.ended(ended, now)
+
+    def _send(self, now: float) -> None:
+        while self._todo and self._open < self._most:
+            self._open += 1
+            self._inner.arrive(self._todo.popleft(), now)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One simulation."""
+
+    load: str
+    fleet: str
+    way: str
+    connections: int = 0
+    lengths: str = "predicted"
+
+
+def gsm8k() -> list[Request]:
+    found, _ = dataset("gsm8k-llama65b")
+    return [replace(one, arrival_s=0.0) for one in found]
+
+
+def prefixed(count: int = 5000, begins: int = 100) -> list[Request]:
+    """Prompts of a system's instructions, a block of tokens, and a question."""
+    rng, found = random.Random(3), gsm8k()
+    requests = []
+    for k in range(count):
+        like = found[rng.randrange(len(found))]
+        blocks = (rng.randrange(begins), begins + k)
+        requests.append(
+            Request(str(k), BLOCK + like.prompt_tokens, like.output_tokens, hash_ids=blocks)
+        )
+    return requests
+
+
+LOADS = {"gsm8k, 1,319": gsm8k, "prefixes, 5,000": prefixed}
+
+
+def run(case: Case) -> tuple[float, float, float]:
+    """Finish, bound, and the share of prompts found in caches."""
+    known = PROFILES[HARDWARE]
+    requests = [replace(one, priority=Priority.BULK) for one in LOADS[case.load]()]
+    inner = dispatcher("makespan" if case.way != "least requests" else "least-requests",
+                       random.Random(0))  # fmt: skip
+    chosen: Dispatcher = Connections(inner, case.connections) if case.connections else inner
+    if case.way == "planned":
+        chosen = WithBacklog(inner)
+    cached = bool(requests[0].hash_ids)
+    setting = WorkerSetting(SLOTS, known.kv_tokens, prefix_cache=cached)
+    workers = [
+        Worker(f"w{j}", known.cost.scaled(1 / speed), setting, POLICIES["adaptive"]())
+        for j, speed in enumerate(FLEETS[case.fleet])
+    ]
+    fleet = Fleet(requests, workers, chosen, length_forecaster(case.lengths, 0))
+    fleet.run()
+    found = report(fleet)
+    return found.makespan_s, found.lower_bound_s, found.cache_hit_ratio
+
+
+def ways(load: str, fleet: str) -> list[Case]:
+    sent = [
+        Case(load, fleet, way, n) for way in ("makespan", "least requests") for n in CONNECTIONS
+    ]
+    planned = [Case(load, fleet, "planned", lengths=kind) for kind in ("predicted", "known")]
+    return [*planned, *sent]
+
+
+def main() -> None:
+    """Print the table: finish over bound, and what caches had."""
+    cases = [case for load in LOADS for fleet in FLEETS for case in ways(load, fleet)]
+    results = dict(zip(cases, over(run, cases, "runs"), strict=True))
+    names = ["planned", "known", *(f"{way[:8]} {n}" for way in ("makespan", "least requests")
+                                   for n in CONNECTIONS)]  # fmt: skip
+    print(f"{'':<17}{'fleet':<11}{'bound, s':>9}" + "".join(f"{name:>14}" for name in names))
+    for load in LOADS:
+        for fleet in FLEETS:
+            found = [results[case] for case in ways(load, fleet)]
+            cells = "".join(
+                f"{finish / bound:>7.3f}" + (f" {hits:>5.0%} " if hits else " " * 7)
+                for finish, bound, hits in found
+            )
+            print(f"{load:<17}{fleet:<11}{mean(row[1] for row in found):>9.1f}{cells}")
+
+
+if __name__ == "__main__":
+    main()

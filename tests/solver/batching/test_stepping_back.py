@@ -1,0 +1,135 @@
+"""Bulk work beside online work in one engine: who waits for whom, and what is lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from solver.batching.policies import POLICIES
+from solver.batching.priority import Priority
+from solver.batching.stepping_back import FIRST_TOKEN_ITERATIONS
+from solver.batching.targets import Targets
+from solver.cost.profiles import PROFILES
+from solver.sim.request import Request
+from tests.solver.sim.drive import Run, Way, simulate
+
+MIXES = PROFILES["llama-2-70b-h100-tp8"].cost  # 21 ms a round, 41 ms a thousand prompt tokens
+STAGES = PROFILES["llama-65b-ascend"].cost
+COSTS = {"mixed": MIXES, "exclusive": STAGES}
+
+
+def bulk(count: int, prompt: int = 200, output: int = 300) -> list[Request]:
+    return [Request(f"b{k}", prompt, output, 0.0, (), Priority.BULK) for k in range(count)]
+
+
+def online(count: int, every_s: float, targets: Targets, start_s: float = 1.0) -> list[Request]:
+    return [
+        Request(f"o{k}", 300, 40, start_s + k * every_s, (), Priority.DEFAULT, inf, targets)
+        for k in range(count)
+    ]
+
+
+def first_token_s(run: Run, mark: str = "o") -> list[float]:
+    pairs = zip(run.fleet.requests, run.fleet.first_s.tolist(), strict=True)
+    return [first - one.arrival_s for one, first in pairs if one.id.startswith(mark)]
+
+
+sizes = st.tuples(st.integers(1, 60), st.integers(1, 30))
+arrivals = st.lists(st.tuples(sizes, st.floats(0, 3), st.booleans()), min_size=1, max_size=30)
+
+
+@given(
+    arrivals,
+    st.sampled_from(sorted(POLICIES)),
+    st.sampled_from(sorted(COSTS)),
+    st.integers(1, 6),
+    st.sampled_from((inf, 200.0, 100.0)),
+    st.sampled_from((0.02, 0.04, 0.1, inf)),
+    st.sampled_from((inf, 16.0)),
+)
+@settings(max_examples=100, deadline=None)
+def test_every_schedule_with_bulk_work_keeps_the_contract(
+    load: list[tuple[tuple[int, int], float, bool]],
+    policy: str,
+    cost: str,
+    slots: int,
+    kv_tokens: float,
+    tpot_s: float,
+    budget: float,
+) -> None:
+    """All that an outsider can check, and where slot-time went; every request ends."""
+    requests = [
+        Request(str(k), *size, at_s, (), Priority.BULK if waits else Priority.DEFAULT)
+        for k, (size, at_s, waits) in enumerate(load)
+    ]
+    wanted = Targets(1.0, tpot_s)
+    requests = [r if r.priority is Priority.BULK else replace(r, wanted=wanted) for r in requests]
+    way = Way(COSTS[cost].to_ms(), slots, policy, kv_tokens=kv_tokens, prefill_budget=budget)
+    run = simulate(requests, way)
+    run.check()
+    batcher = run.fleet.workers[0].batcher
+    seconds = sum(batcher.ledger.seconds.values())
+    assert seconds == pytest.approx(slots * run.report.makespan_s)
+    assert (batcher.kv_held, batcher.running, batcher.queued) == (0, 0, 0)
+    assert batcher.backlog_s() == 0
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@pytest.mark.parametrize("slots", [32, 8])
+def test_who_comes_waits_for_no_more_than_its_targets_let_it(policy: str, slots: int) -> None:
+    """However much bulk work there is, and though it holds all the slots when the first comes."""
+    targets = Targets(0.3, 0.05)
+    requests = online(40, 0.7, targets)
+    # Bulk work is alone when the first comes, which may have to wait for one long stage.
+    run = simulate([*bulk(150), *requests], Way(MIXES.to_ms(), slots, policy))
+    alone = simulate(requests, Way(MIXES.to_ms(), slots, policy))
+    assert max(first_token_s(run)[1:]) < FIRST_TOKEN_ITERATIONS * 0.05 + max(first_token_s(alone))
+    assert (
+        run.report.makespan_s
+        < 1.25 * simulate(bulk(150), Way(MIXES.to_ms(), slots, policy)).report.makespan_s + 40 * 0.7
+    )
+
+
+def test_bulk_work_alone_is_served_as_if_it_were_not_bulk() -> None:
+    for policy in POLICIES:
+        ours = simulate(bulk(60), Way(STAGES.to_ms(), 8, policy))
+        others = [replace(r, priority=Priority.DEFAULT, wanted=Targets()) for r in bulk(60)]
+        assert (
+            ours.report.makespan_s
+            == simulate(others, Way(STAGES.to_ms(), 8, policy)).report.makespan_s
+        )
+
+
+def test_nothing_is_thrown_away_while_there_is_memory_and_a_slot() -> None:
+    """It stands still instead, and goes on."""
+    requests = [*bulk(24), *online(60, 0.05, Targets(0.2, 0.0225))]
+    run = simulate(requests, Way(MIXES.to_ms(), 128))
+    assert run.report.preemptions == 0
+    assert run.report.slot_seconds["paused"] > 0
+
+
+def test_memory_for_online_work_comes_from_the_youngest_bulk_work() -> None:
+    requests = [*bulk(20, 400, 400), *online(10, 0.1, Targets(0.5, 0.05), 5.0)]
+    run = simulate(requests, Way(MIXES.to_ms(), 64, kv_tokens=9000))
+    run.check()
+    lost = {key for line in run.schedule for key in line.preempted}
+    assert lost
+    assert all(key.startswith("b") for key in lost)
+    assert max(first_token_s(run)[1:]) < 0.5
+
+
+def test_bulk_work_that_was_overtaken_for_long_has_its_turn() -> None:
+    """As in `tests.solver.sim.test_priorities`, on an engine whose targets leave it no room."""
+    served_s = 200 * STAGES.decode_s(4) / 4
+    stream = [
+        Request(f"i{k}", 50, 200, k * served_s / 1.2, (), Priority.DEFAULT, inf, Targets(2, 0.001))
+        for k in range(560)
+    ]
+    run = simulate([*bulk(5, 50, 100), *stream], Way(STAGES.to_ms(), 4, order="fcfs"))
+    run.check()
+    ends = dict(zip((r.id for r in run.fleet.requests), run.fleet.end_s.tolist(), strict=True))
+    assert max(ends[f"b{k}"] for k in range(5)) < max(ends.values()) - 60
