@@ -121,8 +121,11 @@ class _Node:
 
     def take(self, block: int) -> None:
         """It is there no more."""
-        self.blocks[self.blocks.index(block)] = None
-        self.missing += 1
+        if self.blocks[-1] == block:  # ends of prompts go first
+            self.blocks.pop()
+        else:
+            self.blocks[self.blocks.index(block)] = None
+            self.missing += 1
         while self.blocks and self.blocks[-1] is None:
             self.blocks.pop()
             self.missing -= 1
@@ -289,7 +292,17 @@ class CachedBlocks:
 
     def remove(self, blocks: Iterable[int], tier: Tier = Tier.GPU) -> int:
         """It has them there no more; how many of them were known."""
-        return sum(self._remove(block, tier) for block in blocks)
+        if self._tiers or tier is not Tier.GPU:
+            return sum(self._remove(block, tier) for block in blocks)
+        known = 0
+        for block in blocks:
+            node = self._where.pop(block, None)
+            if node is not None:
+                known += 1
+                node.take(block)
+                if not node.blocks:
+                    self._prune(node)
+        return known
 
     def _remove(self, block: int, tier: Tier) -> bool:
         node = self._where.get(block)
