@@ -72,8 +72,7 @@ def events(_: argparse.Namespace) -> None:
     stream.linked()
     began = time.process_time()
     for number, one in enumerate(payloads):
-        for _ in stream.live(number, one):
-            pass
+        list(stream.live(number, one))
     took_s = time.process_time() - began
     each = took_s / count
     print(f"{count} blocks, {sum(map(len, payloads)) / count:.0f} bytes each on the wire")
@@ -83,8 +82,7 @@ def events(_: argparse.Namespace) -> None:
     stream.linked()
     before = tracemalloc.get_traced_memory()[0]
     for number, one in enumerate(payloads):
-        for _ in stream.live(number, one):
-            pass
+        list(stream.live(number, one))
     held = tracemalloc.get_traced_memory()[0] - before
     print(f"{held / len(stream.cache):.0f} bytes a block in memory, of {len(stream.cache)}")
 
