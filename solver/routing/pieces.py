@@ -53,6 +53,15 @@ class Kind:
     shared_tokens: int = 0
     model: str = ""
     label: Hashable = None
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        parts = self.batch, self.prompt_tokens, self.due_s, self.prefix, self.model, self.label
+        object.__setattr__(self, "_hash", hash(parts))
+
+    def __hash__(self) -> int:
+        """Made once: kinds are looked up for every line."""
+        return self._hash
 
 
 class Length(NamedTuple):
