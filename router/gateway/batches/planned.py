@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from math import log2
+from math import inf, log2
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from router.gateway.batches.lines import Waiting
@@ -33,6 +33,9 @@ from solver.routing.rolling import lead
 
 # Beginnings that are told apart in a batch, and kinds in all: a plan looks at each.
 MOST_PREFIXES, MOST_KINDS = 64, 256
+# Between two plans, seconds: one takes some ten milliseconds of the event loop; what has come since
+# the last is taken all the same.
+PLAN_EACH_S = 1.0
 # Of a line's bytes what is not its prompt: names, and the object around it.
 AROUND_BYTES = 160
 # Sizes of prompts in an octave that are told apart: 19 %.
@@ -158,8 +161,10 @@ class Planned(Generic[W]):
         if [id(one) for one in self._workers] != [id(one) for one in seen.workers]:
             self._workers = list(seen.workers)
             backlog.workers_changed()
+            backlog.planned_s = -inf
         learned = self._learned()
-        if backlog.due(learned, len(seen.workers)):
+        lately = self._clock() - backlog.planned_s < PLAN_EACH_S
+        if not lately and backlog.due(learned, len(seen.workers)):
             known: dict[str, Members] = {}
 
             def eligible(model: str) -> Members:
