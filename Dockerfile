@@ -11,13 +11,14 @@ WORKDIR /src
 # only: a source archive would bring in build requirements that no lock file names. A quarter of
 # what they install is their own tests. Bytecode is compiled here, since nothing can be written at
 # run time, and never checked against timestamps, which some builders of images rewrite; other
-# people's sources, of any language, would be another 50 MB, and the generated docstrings of the
-# client of Kubernetes 12.
+# people's sources, of any language, would be another 50 MB, the generated docstrings of the client
+# of Kubernetes 12, and HiGHS 5, which is there twice, as wheels have no links.
 COPY deploy/locks/image.lock ./
 RUN python -m venv --without-pip /opt/makespan \
     && python -m pip --python /opt/makespan/bin/python install \
         --require-hashes --only-binary :all: --no-cache-dir --no-compile -r image.lock \
     && find "$PACKAGES" -type d -name tests -prune -exec rm -r {} + \
+    && ln -sfr "$PACKAGES"/highspy/libhighs.so.1.* "$PACKAGES/highspy/libhighs.so.1" \
     && python -m compileall -q -b --invalidation-mode unchecked-hash "$PACKAGES" \
     && python -m compileall -q -b -o 2 --invalidation-mode unchecked-hash \
         "$PACKAGES/kubernetes_asyncio" \

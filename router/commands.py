@@ -13,6 +13,7 @@ import orjson
 from router.observe import logs
 from router.settings.agent import AgentSettings
 from router.settings.base import BadSettings, Settings
+from router.settings.batch import BatchSettings
 from router.settings.batch_plan import BatchPlanSettings
 from router.settings.bench import BenchSettings
 from router.settings.calibrate import CalibrateSettings
@@ -72,7 +73,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _usage() -> str:
-    lines = [f"  {command.table:<11}{(command.__doc__ or '').strip()}" for command in COMMANDS]
+    lines = [f"  {command.table:<15}{(command.__doc__ or '').strip()}" for command in COMMANDS]
     return USAGE.format(commands="\n".join(lines))
 
 
@@ -116,6 +117,10 @@ def _run_offline(settings: Settings) -> None:
         from router.lab.plan import plan
 
         plan(settings)
+    elif isinstance(settings, BatchSettings):
+        from router.batch.commands import batch_command
+
+        batch_command(settings)
     elif isinstance(settings, BatchPlanSettings):
         from router.lab.batch_plan import batch_plan
 
@@ -124,15 +129,20 @@ def _run_offline(settings: Settings) -> None:
         from router.lab.calibrate import run_calibrate
 
         run_calibrate(settings)
-    elif isinstance(settings, BenchSettings) and settings.what == "paper":
+    elif isinstance(settings, BenchSettings):
+        _run_bench(settings)
+
+
+def _run_bench(settings: BenchSettings) -> None:
+    if settings.what == "paper":
         from router.lab.paper import paper
 
         paper(settings)
-    elif isinstance(settings, BenchSettings) and settings.what == "judge":
+    elif settings.what == "judge":
         from router.lab.judge import judge
 
         judge(settings)
-    elif isinstance(settings, BenchSettings):
+    else:
         from router.lab.bench_plan import bench_plan
 
         bench_plan(settings)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Union
+from typing import Annotated, Any, Union
 
 import msgspec
 
@@ -54,6 +54,8 @@ _TIERS = {
 # Groups of layers whose blocks decide what can be reused; windows and states do not.
 _WHOLE_ATTENTION = frozenset(("full_attention", "mla_attention", "sink_full_attention"))
 
+# No engine counts more, of tokens or of microseconds in thirty years.
+_Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
 Hash = Union[int, bytes]  # noqa: UP007 - msgspec reads it at run time
 
 
@@ -236,6 +238,61 @@ def _numbers(hashes: list[Hash]) -> list[int]:
     return [
         (one if isinstance(one, int) else int.from_bytes(one[-8:])) & _HASH_MASK for one in hashes
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What an engine pushes of its load (SGLang): requests, tokens, and prefills since its start.
+
+    `uncached_s` is how long it has prefilled `uncached` tokens.
+    """
+
+    running: int
+    waiting: int
+    kv_used: int
+    kv_tokens: int
+    slots: int
+    uncached: int
+    uncached_s: float
+
+
+class _LoadRow(msgspec.Struct, array_like=True, tag="LoadStat", gc=False):
+    """What may follow in later versions is passed over."""
+
+    running: _Number
+    waiting: _Number
+    kv_used: _Number
+    kv_tokens: _Number
+    rank: _Number
+    waiting_uncached: _Number
+    tokens: _Number
+    slots: _Number
+    uncached: _Number
+    busy_us: _Number
+
+
+_LOAD = msgspec.msgpack.Decoder(_LoadRow)
+
+
+def read_load(payload: bytes) -> Load:
+    """What an engine has pushed of its load.
+
+    Raises:
+        WireError: if it is something else, or no engine's numbers.
+    """
+    try:
+        row = _LOAD.decode(payload)
+    except msgspec.DecodeError as error:
+        raise WireError(f"not an engine's load: {str(error)[:200]}") from error
+    return Load(
+        row.running,
+        row.waiting,
+        row.kv_used,
+        row.kv_tokens,
+        row.slots,
+        row.uncached,
+        row.busy_us / 1e6,
+    )
 
 
 def replay_request(start: int) -> list[bytes]:

@@ -111,7 +111,16 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     endpoints: dict[str, Endpoint] = {}  # of lines of batches, by path
     watches = Watches(workers, connections)
-    frames = Frames(workers, watches, dispatcher, accounts, metrics, settings.worker)
+    batches = batch_service(settings, endpoints, keys, workers, accounts, drain, metrics)
+    frames = Frames(
+        workers,
+        watches,
+        dispatcher,
+        accounts,
+        metrics,
+        settings.worker,
+        list if batches is None else batches.rows,
+    )
     events = Events(frames, watches, drain, siblings)
 
     async def close_tracing() -> None:
@@ -122,7 +131,6 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             folder.keep(metrics.render())
             board.close()
 
-    batches = batch_service(settings, endpoints, keys, workers, accounts, drain, metrics)
     lifespan = _lifespan(
         [one for one in (keys, traffic) if one],
         connections,

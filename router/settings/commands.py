@@ -11,6 +11,7 @@ from pydantic_settings import CliSettingsSource, SettingsError
 
 from router.settings.agent import AgentSettings
 from router.settings.base import CONFIG, DATA, PREFIX, BadSettings, Settings, read_tables
+from router.settings.batch import BATCH_COMMANDS
 from router.settings.batch_plan import BatchPlanSettings
 from router.settings.bench import BenchSettings
 from router.settings.calibrate import CalibrateSettings
@@ -30,6 +31,7 @@ COMMANDS: tuple[type[Settings], ...] = (
     SimulateSettings,
     ReplaySettings,
     PlanSettings,
+    *BATCH_COMMANDS,
     BatchPlanSettings,
     CalibrateSettings,
     BenchSettings,
@@ -37,7 +39,14 @@ COMMANDS: tuple[type[Settings], ...] = (
 )
 
 # What values are called, by their types.
-VALUES = {"str": "TEXT", "Path": "FILE", "int": "N", "float": "X", "Slo": "TEXT"}
+VALUES = {
+    "str": "TEXT",
+    "Path": "FILE",
+    "int": "N",
+    "float": "X",
+    "Slo": "TEXT",
+    "SecretStr": "TEXT",
+}
 
 
 def load(command: type[Command], arguments: list[str]) -> Command:

@@ -15,7 +15,9 @@ from router.settings.hardware import Cost
 from router.settings.limits import FirstTokenLimits, Limits, first_token_limits
 from solver.batching.policies import POLICIES
 from solver.batching.queue import ORDERS
+from solver.errors import ProblemError
 from solver.routing.dispatchers import DISPATCHERS
+from solver.sim.cache_views import stale_s
 from solver.sim.forecast import length_forecaster
 
 if TYPE_CHECKING:
@@ -30,6 +32,15 @@ else:
 
 def _lengths(value: str) -> str:
     length_forecaster(value, 0)
+    return value
+
+
+def _knowledge(value: str) -> str:
+    if value not in ("exact", "estimated"):
+        try:
+            stale_s(value)
+        except ProblemError as error:
+            raise ValueError(str(error)) from error
     return value
 
 
@@ -171,6 +182,11 @@ class Traffic(Offline):
     )
     prefix_cache: bool = Field(
         True, description="Workers keep prompts' blocks, where the trace has hash_ids."
+    )
+    cache_knowledge: Annotated[str, AfterValidator(_knowledge)] = Field(
+        "exact",
+        description="What dispatchers know of workers' caches: exact (as engines publish it), "
+        "estimated (from what was sent), stale:SECONDS (as of the last look).",
     )
     limit: int | None = Field(None, ge=1, description="Only the first so many requests.")
     seed: int = Field(0, description="Seed of everything random.")

@@ -66,6 +66,12 @@ class PrefixCache:
         """The blocks held."""
         return iter(self._blocks)
 
+    def copy(self) -> PrefixCache:
+        """What it holds now, by itself."""
+        other = PrefixCache(self.block_tokens)
+        other._blocks, other.tokens = self._blocks.copy(), self.tokens
+        return other
+
     def match(self, hash_ids: tuple[int, ...], prompt_tokens: int) -> int:
         """Prompt tokens that need no prefill; the last one always does, as it makes the answer."""
         found = 0

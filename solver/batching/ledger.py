@@ -84,7 +84,8 @@ class SlotLedger:
     @property
     def useful(self) -> float:
         """(prefill + decode) over all but empty, since the ledger was opened; 0 if never busy."""
-        total = sum(self.seconds.values()) - self.seconds["empty"]
+        seconds = self.seconds
+        total = self._worked + seconds["stalled"] + seconds["paused"] + seconds["waiting"]
         return self._worked / total if total else 0.0
 
     @property

@@ -186,6 +186,19 @@ class FairShares(Generic[R]):
         fade = 2.0 ** ((self._since_s - now) / HALF_LIFE_S)
         return {name: self._level(name) * fade for name in self._had}
 
+    def over_s(self, tenant: str, now: float) -> float:
+        """Slot-seconds by which it is over its share; below 0: under it.
+
+        Shared out by weight is what those have had, faded, that wait, itself among them.
+        """
+        self._renew(now)
+        name = tenant if tenant in self._had else OTHERS
+        among = {*self._waiting, name}
+        had = sum(self._had.get(each, 0.0) for each in among)
+        share = self.weight(name) / sum(map(self.weight, among))
+        fade = 2.0 ** ((self._since_s - now) / HALF_LIFE_S)
+        return float((self._had.get(name, 0.0) - share * had) * fade)
+
     def in_turn(
         self,
         lines: Mapping[Group, Sequence[Entry[R]]],

@@ -5,8 +5,8 @@ Rules:
 - what was sent since is known and counted: whoever routes knows what it has sent (vLLM's client
   adds to the counts that it gets, smg credits tokens in flight, llm-d counts its own requests);
 - what has ended, begun or been made since is not known;
-- prefix caches are known at once, as engines tell of blocks when they store and drop them, and so
-  is what does not change: slots, memory and speed.
+- prefix caches are known as `solver.sim.cache_views` has it, and what does not change is known:
+  slots, memory and speed.
 """
 
 from __future__ import annotations

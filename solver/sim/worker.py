@@ -21,6 +21,7 @@ from solver.lengths.distribution import LengthDistribution
 from solver.routing.dispatchers.base import Arrival
 from solver.routing.problem import WorkerView
 from solver.routing.rolling import lead
+from solver.sim.cache_views import CacheView, cache_view
 from solver.sim.decoding import Decoding, Running
 from solver.sim.request import Request
 from solver.sim.schedule import ScheduleLine, StageKind
@@ -43,6 +44,7 @@ class WorkerSetting:
         prefill_budget: most prompt tokens in one iteration.
         order: of the queue; see `solver.batching.queue`.
         prefix_cache: keep blocks of earlier prompts.
+        cache_knowledge: what dispatchers know of them; see `solver.sim.cache_views`.
     """
 
     slots: int
@@ -50,6 +52,7 @@ class WorkerSetting:
     prefill_budget: float = inf
     order: str = "longest"
     prefix_cache: bool = False
+    cache_knowledge: str = "exact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,13 @@ class Worker:
             prefill_budget=setting.prefill_budget,
             cache=PrefixCache() if setting.prefix_cache else None,
         )
+        self._cache_view: CacheView | None = None
+        if self.batcher.cache is not None:
+            self._cache_view = cache_view(
+                setting.cache_knowledge,
+                self.batcher.cache,
+                lambda: setting.kv_tokens - self.tokens,
+            )
         self.stages = dict.fromkeys(StageKind, 0)
         self.stage_end_s = inf
         self.now_s = 0.0
@@ -171,9 +181,11 @@ class Worker:
         return self.setting.slots + lead(self.setting.slots) - self.in_flight
 
     def cached_tokens(self, arrival: Arrival) -> int:
-        """Of its prompt, what this worker would not have to prefill."""
-        cache = self.batcher.cache
-        return 0 if cache is None else cache.match(arrival.hash_ids, arrival.prompt_tokens)
+        """Of its prompt, what this worker is taken not to have to prefill."""
+        view = self._cache_view
+        if view is None:
+            return 0
+        return view.match(arrival.hash_ids, arrival.prompt_tokens, self.now_s)
 
     def _uncached(self, request: Request) -> int:
         cache = self.batcher.cache
@@ -225,6 +237,8 @@ class Worker:
         `in_turn`: tenants take turns, and this is its tenant's; `held_back`: it has waited on
         purpose until now, and has grown no older by it.
         """
+        if self._cache_view is not None:
+            self._cache_view.sent(request.hash_ids, request.prompt_tokens)
         running = Running(request, number, self._uncached(request))
         self._requests[request.id] = running
         self.queued_tokens += running.uncached
@@ -299,6 +313,8 @@ class Worker:
         for chunk in stage.prefill:
             if chunk.last:
                 running = self._requests[chunk.sequence.id]
+                if self._cache_view is not None and not chunk.sequence.restarts:
+                    self._cache_view.prefilled(running.request.hash_ids)
                 self._decoding.join(running, chunk.sequence, self.batcher.progress.rounds)
         assert self.batcher.progress.rounds == before + (self._rounds if stage.decode else 0)
         self._stage, self._rounds, self.stage_end_s = None, 0, inf

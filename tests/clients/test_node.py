@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.clients.conftest import all_up
+from tests.e2e.batch_gateway import Gateway, agents, line
 from tests.e2e.test_gateway import MODEL
 from tests.helpers import Fleet
 from tests.waiting import eventually
@@ -92,3 +93,27 @@ def test_errors_are_the_sdks_own(
 ) -> None:
     error = results[step]["error"]
     assert (error["kind"], error.get("status"), error.get("code")) == (kind, status, code)
+
+
+def test_a_batch_from_its_file_to_its_answers(node: tuple[str, Path], tmp_path: Path) -> None:
+    command, folder = node
+    lines = [line(k, method="GET") if k == 3 else line(k) for k in range(20)]
+    path = tmp_path / "in.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    with agents("--speed", "200") as workers, Gateway(workers, str(tmp_path / "data")) as gateway:
+        done = subprocess.run(
+            [command, "batch.mjs", gateway.url, str(path)],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["batch"]["status"] == "completed"
+    assert told["batch"]["request_counts"] == {"total": 20, "completed": 19, "failed": 1}
+    assert told["batch"]["metadata"] == {"by": "node"}
+    assert told["answers"] == [f"line-{k}" for k in range(20) if k != 3]
+    assert told["errors"] == ["line-3"]
+    assert told["listed"] == [told["batch"]["id"]]
+    assert told["deleted"]

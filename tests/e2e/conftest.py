@@ -21,6 +21,12 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 
+# Whatever a test has left open, or has the focus.
+CLOSE = """() => {
+    document.querySelectorAll("dialog[open]").forEach((one) => one.close());
+    document.activeElement.blur();
+}"""
+
 expect.set_options(timeout=PATIENCE_S * 1000)
 
 
@@ -42,23 +48,41 @@ def tab(browser: Browser) -> Iterator[Page]:
         yield page
 
 
+@pytest.fixture(scope="module")
+def open_page(tab: Page) -> Told:
+    """Loaded once, for all tests that no earlier test can disturb."""
+    tab.route(f"{HERE}/**", serve)
+    load(tab)
+    return Told(tab)
+
+
 @pytest.fixture
-def told(tab: Page) -> Iterator[Told]:
-    """A page, loaded anew, that hears what a test tells it; nothing may go wrong in it."""
-    wrong: list[str] = []
+def told(open_page: Told) -> Iterator[Told]:
+    """A page that hears what a test tells it; nothing may go wrong in it."""
+    page, wrong = open_page.page, list[str]()
 
     def hear(said: object) -> None:
         wrong.append(str(said))
 
-    tab.unroute_all()
-    tab.route(f"{HERE}/**", serve)
-    tab.set_viewport_size({"width": 1280, "height": 800})
-    tab.emulate_media(color_scheme="light")
-    tab.on("console", hear)
-    tab.on("pageerror", hear)
-    tab.goto(HERE + "/")
-    tab.wait_for_function("EventSource.open !== null")
-    yield Told(tab)
-    tab.remove_listener("console", hear)
-    tab.remove_listener("pageerror", hear)
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.on("console", hear)
+    page.on("pageerror", hear)
+    page.mouse.move(0, 0)  # a list stands still under it
+    page.evaluate(CLOSE)
+    yield open_page
+    page.remove_listener("console", hear)
+    page.remove_listener("pageerror", hear)
     assert wrong == []
+
+
+@pytest.fixture
+def fresh(told: Told) -> Told:
+    """The same, loaded anew: it remembers nothing."""
+    load(told.page)
+    return told
+
+
+def load(page: Page) -> None:
+    """And wait until it listens."""
+    page.goto(HERE + "/")
+    page.wait_for_function("EventSource.open !== null")

@@ -51,7 +51,7 @@ class Ask:
 async def _send(client: aiohttp.ClientSession, url: str, ask: Ask) -> None:
     headers = {"x-request-id": ask.name, **ask.headers}
     async with client.post(url, json=ask.body, headers=headers) as answer:
-        ask.status, ask.worker = answer.status, answer.headers["x-makespan-worker"]
+        ask.status, ask.worker = answer.status, answer.headers.get("x-makespan-worker", "")
         if not ask.body.get("stream"):
             ask.whole = await answer.text()
             return

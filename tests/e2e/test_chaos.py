@@ -26,9 +26,11 @@ from tests.waiting import eventually, until
 REQUESTS, CLIENTS, SEED = 2000, 64, 20261129
 MOST_FAILED, SLOTS = REQUESTS // 200, 8
 # What the gateway says of each thing that goes wrong.
-FAULTS = {
-    "broke off its answer", "it has not answered for", "ended the state stream",
+FAILED, LIMITED, HUNG = (
     "answered a request with 500", "limits its requests: 429", "a request had no byte",
+)  # fmt: skip
+FAULTS = {
+    "broke off its answer", "it has not answered for", FAILED, LIMITED, HUNG,
     "starting the solver's process again",
 }  # fmt: skip
 
@@ -227,16 +229,20 @@ class Chaos:
 
     async def _fail(self) -> None:
         await self._after(100)
-        self._fleet.plain[0].be("failing")
-        await asyncio.sleep(10)
-        self._fleet.plain[0].be("well")
+        await self._ill(self._fleet.plain[0], "failing", 10, FAILED)
 
     async def _limit(self) -> None:
-        for mood, ended, lasts_s in (("limiting", 600, 4), ("hung", 1000, 5)):
-            await self._after(ended)
-            self._fleet.plain[1].be(mood)
-            await asyncio.sleep(lasts_s)
-            self._fleet.plain[1].be("well")
+        await self._after(600)
+        await self._ill(self._fleet.plain[1], "limiting", 4, LIMITED)
+        await self._after(1000)
+        await self._ill(self._fleet.plain[1], "hung", 5, HUNG)
+
+    async def _ill(self, worker: PlainWorker, mood: str, lasts_s: float, fault: str) -> None:
+        """For so long, and until the gateway has met with it."""
+        worker.be(mood)
+        await asyncio.sleep(lasts_s)
+        await until(lambda: any(fault in line for line in self._fleet.gateway.lines))
+        worker.be("well")
 
     async def _lame(self) -> None:
         """The planner's process is killed."""

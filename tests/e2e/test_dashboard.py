@@ -1,4 +1,8 @@
-"""The dashboard in a browser: it moves under load, tells the truth, and can be used by keyboard."""
+"""The dashboard in a browser: it moves under load, tells the truth, and can be used by keyboard.
+
+One gateway, two agents and one page for all tests, in the order in which they are here: the last
+stops what the others need.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +20,66 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests import http
 from tests.e2e.load import Ask, sending
-from tests.helpers import Fleet, Process, free_ports, scrape
+from tests.helpers import Process, free_ports, scrape
 from tests.waiting import PATIENCE_S, eventually
 
 TIMEOUT_MS = PATIENCE_S * 1000
 TENANTS = ("chat", "search")
-PIXELS = "document.querySelector('[data-worker=agent-0] canvas').toDataURL()"
-FEW, MANY = 40, 120
+# Of a lane: a number that changes with its pixels, and whether slots decode and prefill.
+PIXELS = """() => {
+    const shown = document.querySelector("[data-worker=agent-0] canvas");
+    const { width, height } = shown;
+    const copy = Object.assign(document.createElement("canvas"), { width, height });
+    const paint = copy.getContext("2d", { willReadFrequently: true });
+    paint.drawImage(shown, 0, 0);
+    const { data } = paint.getImageData(0, 0, width, height);
+    let sum = 0, decode = false, prefill = false;
+    for (const pixel of new Uint32Array(data.buffer)) {
+        sum = (sum * 31 + pixel) | 0;
+        decode ||= pixel === 0xffb26f1f;
+        prefill ||= pixel === 0xff0055d4;
+    }
+    return { sum, both: decode && prefill };
+}"""
+FEW, MANY = 20, 48
+
+
+@dataclass
+class Cast:
+    """A gateway and its two agents, each of which a test may stop and start again."""
+
+    stack: ExitStack
+    ports: tuple[int, ...] = field(default_factory=lambda: tuple(free_ports(3)))
+    running: dict[str, Process] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    @property
+    def agents(self) -> list[str]:
+        return [f"http://127.0.0.1:{port}" for port in self.ports[1:]]
+
+    def start(self, name: str) -> None:
+        """The gateway, or an agent."""
+        arguments = ["gateway", "--port", str(self.ports[0]), "--worker", ",".join(self.agents)]
+        if name != "gateway":
+            port = self.ports[1 + int(name[-1])]
+            arguments = ["agent", "--port", str(port), "--name", name, "--drain-s", "0.1"]
+            arguments += ["--slots", "8", "--speed", "4"]
+        self.running[name] = self.stack.enter_context(Process(*arguments))
+        self.running[name].wait_for("(listening)")
+
+    def stop(self, name: str) -> int:
+        return self.running.pop(name).stop()
 
 
 @pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
-    with Fleet("--slots", "8", "--speed", "20") as running:
-        yield running
+def fleet() -> Iterator[Cast]:
+    with ExitStack() as stack:
+        cast = Cast(stack)
+        cast.start("gateway")
+        yield cast
 
 
 @dataclass
@@ -66,23 +117,28 @@ class Watched:
         return float(told[0]) / 100, float(told[1]) / 100
 
 
-@pytest.fixture
-def watched(browser: Browser, fleet: Fleet) -> Iterator[Watched]:
+@pytest.fixture(scope="module")
+def page_of(browser: Browser, fleet: Cast) -> Iterator[Watched]:
+    """It was opened before any agent was there."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     seen = Watched(context.new_page())
     seen.page.goto(fleet.url + "/")
-    expect(seen.page.locator("#status")).to_have_text("live, 2 of 2 workers up")
     yield seen
     context.close()
-    assert seen.said == []
+
+
+@pytest.fixture
+def watched(page_of: Watched, fleet: Cast) -> Iterator[Watched]:
+    yield page_of
+    assert page_of.said == []
     elsewhere = {
-        url for url in seen.asked if urlsplit(url).netloc != urlsplit(fleet.url).netloc
-    } - {url for url in seen.asked if url.startswith("data:")}
+        url for url in page_of.asked if urlsplit(url).netloc != urlsplit(fleet.url).netloc
+    } - {url for url in page_of.asked if url.startswith("data:")}
     assert not elsewhere
 
 
 def asks(name: str, count: int) -> list[Ask]:
-    body = {"model": "llama-65b", "prompt": "word " * 50, "max_tokens": 256, "stream": True}
+    body = {"model": "llama-65b", "prompt": "word " * 50, "max_tokens": 64, "stream": True}
     return [
         Ask(f"{name}-{k}", body, {"x-makespan-tenant": TENANTS[k % len(TENANTS)]})
         for k in range(count)
@@ -90,7 +146,7 @@ def asks(name: str, count: int) -> list[Ask]:
 
 
 @contextmanager
-def busy(fleet: Fleet) -> Iterator[list[Ask]]:
+def busy(fleet: Cast) -> Iterator[list[Ask]]:
     """So many at once, and again until the end of the block; in the end, all who asked."""
     asked: list[Ask] = []
     enough = threading.Event()
@@ -117,28 +173,30 @@ def settled(watched: Watched, completed: int) -> None:
     expect(watched.page.locator('#tiles [data-figure="running"]')).to_have_text("0")
 
 
+def test_it_says_that_no_worker_is_up_and_sees_them_come(fleet: Cast, watched: Watched) -> None:
+    alarm, status = watched.page.get_by_role("alert"), watched.page.locator("#status")
+    expect(alarm).to_contain_text(f"Expected: {', '.join(fleet.agents)}")
+    expect(status).to_have_text("live, 0 of 2 workers up")
+    reasons = watched.page.locator("#fleet .reason")  # they are named by where they are to be
+    expect(reasons).to_contain_text(["down: ", "down: "])
+    for name in ("agent-0", "agent-1"):
+        fleet.start(name)
+    expect(status).to_have_text("live, 2 of 2 workers up")
+    expect(alarm).to_be_hidden()
+    expect(reasons.first).to_be_hidden()
+
+
 def test_bars_move_under_load_and_figures_are_those_of_the_metrics(
-    fleet: Fleet, watched: Watched
+    fleet: Cast, watched: Watched
 ) -> None:
     page = watched.page
-    still = page.evaluate(PIXELS)
+    changed = f"(before) => ({PIXELS})().sum !== before"
+    still = page.evaluate(PIXELS)["sum"]
     with busy(fleet) as asked:
-        eventually(lambda: page.evaluate(PIXELS) != still)
-        moving = page.evaluate(PIXELS)
-        eventually(lambda: page.evaluate(PIXELS) != moving)
+        page.wait_for_function(changed, arg=still, polling=250)
+        page.wait_for_function(changed, arg=page.evaluate(PIXELS)["sum"], polling=250)
         expect(page.locator("[data-worker=agent-0] [data-figure=running]")).to_have_text("8 / 8")
-        colours = """() => {  // decode, prefill
-            const shown = document.querySelector("[data-worker=agent-0] canvas");
-            const { width, height } = shown;
-            const copy = Object.assign(document.createElement("canvas"), { width, height });
-            const paint = copy.getContext("2d", { willReadFrequently: true });
-            paint.drawImage(shown, 0, 0);
-            const { data } = paint.getImageData(0, 0, width, height);
-            const found = new Set();
-            for (let at = 0; at < data.length; at += 4) found.add(data.slice(at, at + 3).join());
-            return ["31,111,178", "212,85,0"].map((one) => found.has(one));
-        }"""
-        eventually(lambda: page.evaluate(colours) == [True, True])
+        page.wait_for_function(f"() => ({PIXELS})().both", polling=250)
     many = len(asked)
     settled(watched, many)
     gateway = scrape(fleet.url)
@@ -168,7 +226,7 @@ def test_bars_move_under_load_and_figures_are_those_of_the_metrics(
         expect(share).to_have_text(re.compile(r"[45]\d\.\d %"))  # as many alike of each
 
 
-def test_an_explanation_opens_by_click_and_by_keyboard(fleet: Fleet, watched: Watched) -> None:
+def test_an_explanation_opens_by_click_and_by_keyboard(fleet: Cast, watched: Watched) -> None:
     page = watched.page
     before = int(watched.figure("completed"))
     with sending(fleet.url, asks("why", FEW)):
@@ -205,9 +263,7 @@ def test_an_explanation_opens_by_click_and_by_keyboard(fleet: Fleet, watched: Wa
     assert focused == chosen
 
 
-def test_a_row_opens_and_closes_and_a_pause_holds_everything(
-    fleet: Fleet, watched: Watched
-) -> None:
+def test_a_row_opens_and_closes_and_a_pause_holds_everything(fleet: Cast, watched: Watched) -> None:
     page = watched.page
     row = page.get_by_role("button", name="agent-1")
     expect(row).to_have_attribute("aria-expanded", "true")  # so few workers show all by themselves
@@ -227,72 +283,37 @@ def test_a_row_opens_and_closes_and_a_pause_holds_everything(
     settled(watched, before + FEW)
 
 
-def test_nothing_is_drawn_beyond_a_laptop_and_dark_is_dark(browser: Browser, fleet: Fleet) -> None:
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="dark")
-    with ExitStack() as stack:
-        stack.callback(context.close)
-        page = context.new_page()
-        page.goto(fleet.url + "/")
-        expect(page.locator("#status")).to_have_text("live, 2 of 2 workers up")
-        width = page.evaluate("document.documentElement.scrollWidth")
-        assert width == 1280
-        surface = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert surface == "rgb(13, 17, 23)"
+@pytest.mark.parametrize("width", [390, 1280, 1440])
+def test_nothing_is_drawn_beyond_a_screen(watched: Watched, width: int) -> None:
+    watched.page.set_viewport_size({"width": width, "height": 800})
+    assert watched.page.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_it_says_when_there_is_no_worker_and_when_the_gateway_is_gone(browser: Browser) -> None:
-    port, nobody = free_ports(2)
-    arguments = ("gateway", "--port", str(port), "--worker", f"http://127.0.0.1:{nobody}")
-    with ExitStack() as stack:
-        context = browser.new_context()
-        stack.callback(context.close)
-        page = context.new_page()
-        page.set_default_timeout(TIMEOUT_MS)
-        with Process(*arguments) as gateway:
-            gateway.wait_for("(listening)")
-            page.goto(f"http://127.0.0.1:{port}/")
-            expected = f"Expected: http://127.0.0.1:{nobody}"
-            expect(page.get_by_role("alert")).to_contain_text(expected)
-            assert gateway.stop() == 0  # an open page does not hold it up
-        alarm = expect(page.get_by_role("alert"))
-        alarm.to_contain_text("The gateway has not answered since")
-        expect(page.locator("#status")).to_have_text("not connected")
-        with Process(*arguments) as gateway:
-            gateway.wait_for("(listening)")
-            alarm.to_contain_text("No worker is up")
-            expect(page.locator("#status")).to_have_text("live, 0 of 1 workers up")
+def test_dark_is_dark(watched: Watched) -> None:
+    watched.page.emulate_media(color_scheme="dark")
+    surface = watched.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert surface == "rgb(13, 17, 23)"
 
 
-def agent_at(port: int, name: str) -> Process:
-    return Process(
-        "agent", "--port", str(port), "--name", name, "--speed", "20", "--drain-s", "0.1"
+def test_who_goes_is_shown_with_the_reason_and_drawn_again_when_it_is_back(
+    fleet: Cast, page_of: Watched
+) -> None:
+    page = page_of.page
+    status, row = page.locator("#status"), page.locator("[data-worker=agent-1]")
+    if row.get_by_role("button").get_attribute("aria-expanded") == "false":
+        row.get_by_role("button").click()
+    fleet.stop("agent-1")
+    expect(status).to_have_text("live, 1 of 2 workers up")
+    expect(row.locator(".reason")).to_contain_text(re.compile("^down: .{8}"))
+    expect(row.locator("[data-figure=running]")).to_have_text("down")
+    fleet.start("agent-1")
+    expect(status).to_have_text("live, 2 of 2 workers up")
+    expect(row.locator(".reason")).to_be_hidden()
+    expect(row.locator("canvas")).to_have_attribute(
+        "aria-label", "Slots of agent-1 now: 100.0 % empty"
     )
-
-
-def test_a_worker_that_goes_is_shown_down_and_drawn_again_when_it_is_back(browser: Browser) -> None:
-    port, first, second = free_ports(3)
-    workers = f"http://127.0.0.1:{first},http://127.0.0.1:{second}"
-    with ExitStack() as stack:
-        enter = stack.enter_context
-        enter(agent_at(first, "stays")).wait_for("(listening)")
-        goes = enter(agent_at(second, "goes"))
-        goes.wait_for("(listening)")
-        enter(Process("gateway", "--port", str(port), "--worker", workers)).wait_for("(listening)")
-        page = browser.new_page()
-        stack.callback(page.close)
-        page.set_default_timeout(TIMEOUT_MS)
-        wrong: list[str] = []
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(f"http://127.0.0.1:{port}/")
-        status, row = page.locator("#status"), page.locator("[data-worker=goes]")
-        expect(status).to_have_text("live, 2 of 2 workers up")
-        expect(row.get_by_role("button")).to_have_attribute("aria-expanded", "true")
-        goes.stop()
-        expect(status).to_have_text("live, 1 of 2 workers up")
-        expect(row).to_contain_text("down")
-        enter(agent_at(second, "goes"))
-        expect(status).to_have_text("live, 2 of 2 workers up")
-        expect(row.locator("canvas")).to_have_attribute(
-            "aria-label", "Slots of goes now: 100.0 % empty", timeout=TIMEOUT_MS
-        )
-        assert wrong == []
+    assert fleet.stop("gateway") == 0  # an open page does not hold it up
+    expect(page.get_by_role("alert")).to_contain_text("The gateway has not answered since")
+    expect(status).to_have_text("not connected")
+    fleet.start("gateway")
+    expect(status).to_have_text("live, 2 of 2 workers up")

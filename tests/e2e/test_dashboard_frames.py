@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from playwright.sync_api import expect
 
 from router.gateway.dashboard.frames import _request
@@ -21,45 +22,45 @@ from tests.e2e.told import HERE, Told, names
 NONE = "\u2013"
 
 
-def test_workers_come_and_go_while_somebody_looks(told: Told) -> None:
-    page = told.page
-    told.fleet("a", "b")
-    assert told.rows() == told.wanted() == ["a", "b"]
+def test_workers_come_and_go_while_somebody_looks(fresh: Told) -> None:
+    page = fresh.page
+    fresh.fleet("a", "b")
+    assert fresh.rows() == fresh.wanted() == ["a", "b"]
     page.get_by_role("button", name="b").focus()
-    told.fleet("b", "c")
-    assert told.rows() == told.wanted() == ["b", "c"]
+    fresh.fleet("b", "c")
+    assert fresh.rows() == fresh.wanted() == ["b", "c"]
     expect(page.get_by_role("button", name="b")).to_be_focused()
-    told.fleet("a", "b", "c")
-    assert told.rows() == ["a", "b", "c"]
+    fresh.fleet("a", "b", "c")
+    assert fresh.rows() == ["a", "b", "c"]
     expect(page.get_by_role("button", name="b")).to_be_focused()
     expect(page.locator("#status")).to_have_text("live, 3 of 3 workers up")
-    told.fleet(*names(20))
-    assert told.rows() == names(20)
-    assert told.wanted() == []
-    told.fleet()
-    assert told.rows() == []
+    fresh.fleet(*names(20))
+    assert fresh.rows() == names(20)
+    assert fresh.wanted() == []
+    fresh.fleet()
+    assert fresh.rows() == []
     expect(page.get_by_role("alert")).to_contain_text("None is known")
-    told.fleet("a")
-    assert told.rows() == told.wanted() == ["a"]
+    fresh.fleet("a")
+    assert fresh.rows() == fresh.wanted() == ["a"]
     expect(page.get_by_role("alert")).to_be_hidden()
 
 
-def test_what_is_opened_by_hand_stays_as_long_as_its_worker(told: Told) -> None:
-    told.fleet(*names(20))
+def test_what_is_opened_by_hand_stays_as_long_as_its_worker(fresh: Told) -> None:
+    fresh.fleet(*names(20))
     for name in ("agent-07", "agent-03"):
-        told.page.get_by_role("button", name=name).click()
-    assert told.wanted() == ["agent-03", "agent-07"]
-    told.fleet(*names(20)[5:])
-    assert told.wanted() == ["agent-07"]
-    told.fleet(*names(20))
-    assert told.wanted() == ["agent-07"]
+        fresh.page.get_by_role("button", name=name).click()
+    assert fresh.wanted() == ["agent-03", "agent-07"]
+    fresh.fleet(*names(20)[5:])
+    assert fresh.wanted() == ["agent-07"]
+    fresh.fleet(*names(20))
+    assert fresh.wanted() == ["agent-07"]
 
 
-def test_sixty_four_workers_fit_and_are_walked_by_arrows(told: Told) -> None:
-    page = told.page
-    told.fleet(*names(64))
+def test_sixty_four_workers_fit_and_are_walked_by_arrows(fresh: Told) -> None:
+    page = fresh.page
+    fresh.fleet(*names(64))
     page.get_by_role("button", name="Show 44 more workers").click()
-    told.fleet(*names(64))
+    fresh.fleet(*names(64))
     box = page.locator("#fleet").bounding_box()
     assert box is not None
     assert box["height"] < 64 * 16 + 40
@@ -79,22 +80,22 @@ def test_sixty_four_workers_fit_and_are_walked_by_arrows(told: Told) -> None:
     expect(page.get_by_role("button", name="agent-63")).to_be_focused()
 
 
-def test_an_idle_page_says_what_to_do(told: Told) -> None:
-    first = told.page.get_by_label("How to begin")
-    told.fleet("a")
+def test_an_idle_page_says_what_to_do(fresh: Told) -> None:
+    first = fresh.page.get_by_label("How to begin")
+    fresh.fleet("a")
     expect(first).to_contain_text("No request has come yet. Send one")
     expect(first).to_contain_text(f"curl -s {HERE}/v1/completions")
     expect(first).to_contain_text(r"""'{"model":"it'\''s",""")
-    told.fleet("a", running=1)
+    fresh.fleet("a", running=1)
     expect(first).to_be_hidden()
-    told.fleet("a", outcomes={"completed": 1})
+    fresh.fleet("a", outcomes={"completed": 1})
     expect(first).to_be_hidden()
-    told.at += 14
-    told.fleet("a", outcomes={"completed": 1})  # it is still to be seen
+    fresh.at += 14
+    fresh.fleet("a", outcomes={"completed": 1})  # it is still to be seen
     expect(first).to_be_hidden()
-    told.fleet("a", outcomes={"completed": 1})
+    fresh.fleet("a", outcomes={"completed": 1})
     expect(first).to_contain_text("Nothing is going on. Send a request")
-    told.fleet("a", outcomes={"completed": 1}, running=1)
+    fresh.fleet("a", outcomes={"completed": 1}, running=1)
     expect(first).to_be_hidden()
 
 
@@ -115,22 +116,107 @@ def test_who_is_down_is_told_in_words_and_without_old_figures(told: Told) -> Non
     alarm.to_contain_text("Expected: dns://agents:8100, kubernetes://default/vllm:http")
 
 
-def test_goodput_is_that_of_the_last_minute(told: Told) -> None:
-    tile = expect(told.page.locator('#tiles [data-figure="goodput"]'))
-    told.fleet("a", targets={"kept": 100, "missed": 100})
+def test_what_was_served_is_told_in_figures_and_lines(told: Told) -> None:
+    rows = [[told.at - 5 * k, 12.0, 0.5, 2_400.0, 0.25, 1.75, 4.0, 21.0] for k in (2, 1, 0)]
+    told.lists(served=rows)
+    for name, words in {
+        "rate": "completed 12.0, not 0.50", "tokens": "tokens/s 2,400",
+        "ttft": "p50 0.250 s, p99 1.75 s", "e2e": "p50 4.00 s, p99 21.0 s",
+    }.items():  # fmt: skip
+        expect(told.page.locator(f"#{name}")).to_have_attribute("aria-label", words)
+        painted = f"""() => document.getElementById("{name}").getContext("2d")
+            .getImageData(0, 0, 300, 60).data.some((part) => part > 0)"""
+        assert told.page.evaluate(painted)
+    told.lists(served=[[told.at, 0.0, 0.0, 0.0, None, None, None, None]])
+    expect(told.page.locator("#ttft")).to_have_attribute("aria-label", f"p50 {NONE}, p99 {NONE}")
+
+
+def test_shares_show_where_there_are_several_tenants(told: Told) -> None:
+    place = told.page.locator("#tenant-shares")
+    rows = [[told.at - 5, 0, 0, 0], [told.at, 0.5, 0.3, 0.2]]
+    told.lists(shares={"tenants": ["a", "", "(all others)"], "rows": rows})
+    expect(place.locator("canvas")).to_have_attribute(
+        "aria-label", "a 50.0 %, (none named) 30.0 %, (all others) 20.0 %"
+    )
+    told.lists()
+    expect(place).to_be_hidden()
+
+
+def test_who_is_not_well_is_first_with_the_reason_and_then_the_busiest(fresh: Told) -> None:
+    def frame() -> None:
+        workers = [fresh.worker(name, running=k % 5) for k, name in enumerate(names(64))]
+        for k, health, why in ((33, "suspect", "nothing came"), (50, "down", "refused <b>")):
+            changed = {"up": False, "health": health, "reason": why}
+            workers[k] = fresh.worker(names(64)[k], up=False) | changed
+        workers[60]["draining"] = True
+        fresh.fleet(workers=workers)
+
+    frame()
+    shown = fresh.page.locator("tr[data-worker]:visible")
+    expect(shown).to_have_count(20)
+    assert fresh.rows()[:4] == ["agent-50", "agent-33", "agent-60", "agent-04"]
+    expect(shown.nth(0).locator(".reason")).to_have_text("down: refused <b>")
+    expect(shown.nth(1).locator(".reason")).to_have_text("suspect: nothing came")
+    more = fresh.page.locator("#more")
+    expect(more).to_contain_text("Show 44 more workers")
+    expect(more).to_contain_text("and 0 queued there")
+    more.get_by_role("button").click()
+    expect(shown).to_have_count(64)
+    fresh.page.evaluate("document.activeElement.blur()")
+    frame()
+    more.get_by_role("button", name="Show fewer").click()
+    expect(shown).to_have_count(20)
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_nothing_is_wider_than_the_screen(told: Told, width: int) -> None:
+    page = told.page
+    page.set_viewport_size({"width": width, "height": 844})
+    request = {
+        "id": "0123456789abcdef" * 2, "tenant": "a tenant with a long name", "worker": "w" * 40,
+        "outcome": "completed", "prompt_tokens": 123_456, "expected_tokens": 23_456.7,
+        "output_tokens": 65_432, "received_at": told.at - 4321, "ended_at": told.at,
+        "rival": "v" * 40, "lead_s": 1.5, "kept": True,
+    }  # fmt: skip
+    tally = {"in_flight": 1234, "completed": 123_456, "not_completed": 3, "slot_s": 1.0}
+    tokens = {"prompt_tokens": 123_456_789, "output_tokens": 23_456_789}
+    tenants = [f"tenant-{k}-of-{'many' * 9}" for k in range(10)]
+    told.lists(
+        requests=[request] * 24,
+        tenants=[{"tenant": name, **tally, **tokens} for name in tenants],
+        shares={"tenants": tenants[:6], "rows": [[told.at - 5, *[0.1] * 6]]},
+        served=[[told.at, 123_456.7, 12_345.6, 12_345_678.9, 123.4, 1234.5, 1234.5, 12345.6]],
+    )
+    rows = page.locator("tr[data-worker]:visible")
+    clipped = """() => [...document.querySelectorAll("#fleet [data-figure], #tiles dd, .reason")]
+        .filter((one) => one.offsetParent && one.getBoundingClientRect().right > innerWidth)
+        .length"""
+    for many in (0, 4, 64):
+        fleet = names(many)
+        down = fleet[1::7]
+        for _ in range(2):
+            told.fleet(*fleet, down=down, outcomes={"rejected_no_capacity": 123_456_789})
+        expect(rows).to_have_count(min(many, max(len(down), 8 if width < 640 else 20)))
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate(clipped) == 0
+
+
+def test_goodput_is_that_of_the_last_minute(fresh: Told) -> None:
+    tile = expect(fresh.page.locator('#tiles [data-figure="goodput"]'))
+    fresh.fleet("a", targets={"kept": 100, "missed": 100})
     tile.to_have_text(NONE)  # nobody has ended since
     for kept, missed, share in ((103, 101, "75.0 %"), (103, 103, "50.0 %")):
-        told.fleet("a", targets={"kept": kept, "missed": missed})
+        fresh.fleet("a", targets={"kept": kept, "missed": missed})
         tile.to_have_text(share)
-    told.at += 58
-    told.fleet("a", targets={"kept": 104, "missed": 103})
+    fresh.at += 58
+    fresh.fleet("a", targets={"kept": 104, "missed": 103})
     tile.to_have_text("57.1 %")
-    told.at += 2
-    told.fleet("a", targets={"kept": 104, "missed": 103})
+    fresh.at += 2
+    fresh.fleet("a", targets={"kept": 104, "missed": 103})
     tile.to_have_text("100.0 %")
-    told.fleet("a", targets={"kept": 0, "missed": 1})  # the gateway was started anew
+    fresh.fleet("a", targets={"kept": 0, "missed": 1})  # the gateway was started anew
     tile.to_have_text(NONE)
-    told.fleet("a", targets={"kept": 1, "missed": 1})
+    fresh.fleet("a", targets={"kept": 1, "missed": 1})
     tile.to_have_text("100.0 %")
 
 

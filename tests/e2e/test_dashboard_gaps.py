@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from playwright.sync_api import expect
 
@@ -44,10 +46,11 @@ Runs = list[tuple[str, float]]
 
 
 @pytest.fixture
-def brief(told: Told) -> Told:
+def brief(fresh: Told) -> Iterator[Told]:
     """A page that shows the last six seconds."""
-    told.page.get_by_label("6 s", exact=True).check()
-    return told
+    fresh.page.get_by_label("6 s", exact=True).check()
+    yield fresh
+    fresh.page.emulate_media(color_scheme="light")
 
 
 def runs(told: Told, name: str) -> Runs:
@@ -60,8 +63,7 @@ def near(expected: Runs) -> list[tuple[str, object]]:
 
 
 def hear(told: Told, *workers: str, frames: int, down: tuple[str, ...] = ()) -> None:
-    for _ in range(frames):
-        told.fleet(*workers, down=down)
+    told.fleets(*workers, frames=frames, down=down)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -144,18 +146,18 @@ def test_the_backlogs_line_breaks_off_while_the_gateway_is_away(brief: Told) -> 
     assert drawn == [True, False, True]
 
 
-def test_to_open_a_row_interrupts_nobody(told: Told) -> None:
+def test_to_open_a_row_interrupts_nobody(fresh: Told) -> None:
     fleet = names(9)
-    told.fleet(*fleet)
-    told.page.get_by_role("button", name="agent-03").click()
+    fresh.fleet(*fleet)
+    fresh.page.get_by_role("button", name="agent-03").click()
     urls = "[...EventSource.all].map((one) => one.url.split('?')[1])"
-    assert told.page.evaluate(urls) == ["", "slots=agent-03"]
-    told.fleet(*fleet)  # by the new one
-    assert told.page.evaluate(urls) == ["slots=agent-03"]
-    told.page.get_by_role("button", name="agent-03").click()
-    told.page.evaluate("EventSource.open.onerror()")  # as when too many look
-    expect(told.page.locator("#status")).to_have_text("live, 9 of 9 workers up")
-    assert told.page.evaluate(urls) == ["slots=agent-03"]
-    eventually(lambda: told.page.evaluate(urls) == ["slots=agent-03", ""])  # it is tried again
-    told.fleet(*fleet)
-    assert told.page.evaluate(urls) == [""]
+    assert fresh.page.evaluate(urls) == ["", "slots=agent-03"]
+    fresh.fleet(*fleet)  # by the new one
+    assert fresh.page.evaluate(urls) == ["slots=agent-03"]
+    fresh.page.get_by_role("button", name="agent-03").click()
+    fresh.page.evaluate("EventSource.open.onerror()")  # as when too many look
+    expect(fresh.page.locator("#status")).to_have_text("live, 9 of 9 workers up")
+    assert fresh.page.evaluate(urls) == ["slots=agent-03"]
+    eventually(lambda: fresh.page.evaluate(urls) == ["slots=agent-03", ""])  # it is tried again
+    fresh.fleet(*fleet)
+    assert fresh.page.evaluate(urls) == [""]

@@ -45,7 +45,7 @@ def shared(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 async def ask(session: aiohttp.ClientSession, tenant: str, ended: list[str]) -> None:
-    headers = {"authorization": f"Bearer {KEYS[tenant]}"}
+    headers = {"authorization": f"Bearer {KEYS[tenant]}", "x-request-id": tenant}
     async with session.post("/v1/completions", json=BODY, headers=headers) as answer:
         await answer.read()
         assert answer.status == 200
@@ -75,6 +75,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[str], s
         eventually(lambda: log.exists() and len(log.read_text().splitlines()) == len(ended) - 1)
         headers = {"authorization": f"Bearer {KEYS['admin']}"}
         metrics = http.get(url + "/metrics", headers=headers).text
+        late = http.get(url + "/makespan/v1/requests/late", headers=headers).json()
+        # It began where the least of them was, and has had one request since.
+        assert abs(late["over_share_slot_s"]) <= late["slot_s"]
         yield ended, metrics, log
 
 

@@ -153,7 +153,7 @@ class Attempts:
         record, worker = exchange.record, placement.worker
         record.choice, record.worker = Choice(placement.plan.seen, placement.index), worker.name
         record.label = record.model
-        record.planned = ticket.planned
+        record.planned, record.over_share_s = ticket.planned, ticket.over_share_s
         exchange.sent, record.sent_s = time.monotonic(), time.time()
         if exchange.recorded:
             exchange.attempts.append(begin_attempt(placement, record.choice))

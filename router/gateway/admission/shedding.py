@@ -26,6 +26,7 @@ from router.http.errors import OutOfReachError
 from router.http.schemas import CompletionRequest
 from router.settings.gateway import GatewayTuning
 from router.wire import TPOT_MS, TTFT_MS
+from solver.batching.priority import Priority
 from solver.batching.targets import NO_TARGETS, Targets
 from solver.routing.shed import (
     NOTHING_SEEN,
@@ -184,7 +185,10 @@ class Shedding:
         )
 
     def _held(self, worker: Worker) -> list[Held]:
-        """Those of whom a token has been seen; others might still be overtaken in its queue."""
+        """Those of whom a token has been seen; others might still be overtaken in its queue.
+
+        Nor is bulk work in the way: whoever has a target may have its slot.
+        """
         lasting = self._lasting.get(worker, {})
         if len(lasting) < worker.slots:
             return []
@@ -192,7 +196,7 @@ class Shedding:
         return [
             Held(tokens, now - sent_s)
             for ticket, (sent_s, tokens) in lasting.items()
-            if ticket not in unbegun
+            if ticket not in unbegun and ticket.priority is not Priority.BULK
         ]
 
     def _error(self, ask: _Ask, miss: Miss) -> OutOfReachError:

@@ -33,6 +33,12 @@ FILE = "batches.sqlite"
 BUSY_S = 10.0
 # Connections of a process: its writer, its looks, and clients that read files.
 CONNECTIONS = 8
+_PRAGMAS = (
+    f"busy_timeout = {int(BUSY_S * 1000)}",
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "foreign_keys = ON",
+)
 # When clients may find it well again, seconds.
 AGAIN_S = 2.0
 # By which gateways that start together bring a PostgreSQL database up to date one by one.
@@ -155,13 +161,12 @@ def _pragmas(engine: AsyncEngine, begin: str) -> None:
     def connected(raw: Any, _: object) -> None:  # noqa: ANN401 - SQLAlchemy's own
         raw.isolation_level = None  # transactions begin as we say
         cursor = raw.cursor()
-        for pragma in (
-            f"busy_timeout = {int(BUSY_S * 1000)}",
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "foreign_keys = ON",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
+        try:
+            for pragma in _PRAGMAS:
+                cursor.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            raw.close()  # nobody else has it yet
+            raise
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")

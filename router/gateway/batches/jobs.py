@@ -37,8 +37,8 @@ class Jobs:
         await self._batches.restart(batch.id)
         looks, total, model = LineCheck(batch.id, batch.endpoint), 0, ""
         errors: list[dict[str, Any]] = []
-        async for slice_ in _slices(self._lines(batch)):
-            found = await _look(looks, batch.id, slice_)
+        async for slice_ in slices(self._lines(batch)):
+            found = await look(looks, batch.id, slice_)
             if not await self._batches.add(batch.id, owner, [one.row for one in found]):
                 return
             total += len(found)
@@ -73,7 +73,7 @@ class Jobs:
             yield number, offset, rest
 
 
-async def _slices(lines: AsyncIterator[Raw]) -> AsyncIterator[list[Raw]]:
+async def slices(lines: AsyncIterator[Raw]) -> AsyncIterator[list[Raw]]:
     """Some together, a large one alone."""
     held: list[Raw] = []
     size = 0
@@ -87,7 +87,8 @@ async def _slices(lines: AsyncIterator[Raw]) -> AsyncIterator[list[Raw]]:
         yield held
 
 
-async def _look(looks: LineCheck, batch: str, slice_: list[Raw]) -> list[Checked]:
+async def look(looks: LineCheck, batch: str, slice_: list[Raw]) -> list[Checked]:
+    """What is found of each."""
     if len(slice_) > 1 or len(slice_[0][2]) <= SMALL:
         return await asyncio.to_thread(
             lambda: [looks.check(number, at, len(raw), raw) for number, at, raw in slice_]

@@ -21,6 +21,8 @@ from router.gateway.batches.tables import OPEN
 from router.http.drain import Drain
 from router.observe.metrics import GatewayMetrics
 
+MOST_ROWS = 12
+
 
 class Service:
     """See the module.
@@ -76,6 +78,23 @@ class Service:
         if self._task is not None:
             self._task.cancel()
         await self.runner.stop(self._drain.left_s(self._drain_s))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Those that have not ended, as the runner has last seen them, for the dashboard."""
+        return [self._row(one) for one in list(self.runner.open.values())[:MOST_ROWS]]
+
+    def _row(self, batch: Found) -> dict[str, Any]:
+        counts = self.runner.counts.get(batch.id, Counts())
+        return {
+            "id": batch.id,
+            "tenant": batch.tenant,
+            "status": batch.status,
+            "total": batch.total,
+            "done": counts.done,
+            "failed": counts.failed + counts.expired,
+            "expires_at": batch.expires_at,
+            **self._told(batch, counts),
+        }
 
     def _told(self, batch: Found, counts: Counts) -> dict[str, Any]:
         """What is told of a batch beside OpenAI's fields, as long as it has not ended."""

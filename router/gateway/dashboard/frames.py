@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from router.gateway.accounting.accounts import Accounts
@@ -29,7 +29,8 @@ Frame = dict[str, Any]
 class Frames:
     """Reads what the gateway knows; remembers nothing but the plans that it has seen.
 
-    `sources` is where workers are to be found, as the settings say it.
+    `sources` is where workers are to be found, as the settings say it; `batches` tells of those
+    that have not ended.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Frames:
         accounts: Accounts,
         metrics: GatewayMetrics,
         sources: Sequence[str],
+        batches: Callable[[], list[Frame]] = list,
     ) -> None:
         self._workers, self._watches, self._dispatcher = workers, watches, dispatcher
         self._accounts, self._metrics, self._sources = accounts, metrics, sources
         self._plans: deque[Frame] = deque(maxlen=MOST_PLANS)
+        self._batches = batches
         self._served = Served(accounts.log)
 
     def fleet(self) -> Frame:
@@ -81,6 +84,7 @@ class Frames:
             "plans": list(self._plans)[::-1],
             "requests": [_request(record) for record in log.latest(MOST_SHOWN)],
             "tenants": self._accounts.tenants.rows(log.in_flight(), MOST_TENANTS),
+            "batches": self._batches(),
             "bins": self._served.bins(),
         }
 

@@ -44,6 +44,7 @@ def merged_lists(own: Frame, others: Sequence[Frame]) -> Frame:
     return {
         "plans": _latest(frames, "plans", lambda plan: plan["at"], MOST_PLANS),
         "requests": _latest(frames, "requests", lambda one: one["received_at"], MOST_SHOWN),
+        "batches": own["batches"],  # which all processes have from the same database
         "tenants": sorted(rows, key=_tokens, reverse=True)[:MOST_TENANTS],
         **points([frame["bins"] for frame in frames], time.time()),
     }

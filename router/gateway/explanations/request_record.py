@@ -20,10 +20,11 @@ class RequestRecord:
     often it was taken back from a worker's queue; `deadline_s` counts from its arrival. `ttft_s`
     and `tpot_s` are what its user felt of its stream, and `kept` tells which of its `targets` it
     has kept, as far as that can be told (`router.gateway.accounting.slo`). `slot_s` is the
-    engine time that it took, where it has a tenant to bill, and `used_prompt_tokens` what its
-    worker has counted of its prompt. Metrics count it for `label`: its model, once somebody is
-    known to serve that. `alias` is what its client calls that, if it is another name. `kind` is
-    its prompt's.
+    engine time that it took, where it has a tenant to bill, `over_share_s` how many slot-seconds
+    that was over its share when it was sent, where tenants took turns, and `used_prompt_tokens`
+    what its worker has counted of its prompt. Metrics count it for `label`: its model, once
+    somebody is known to serve that. `alias` is what its client calls that, if it is another name.
+    `kind` is its prompt's.
     """
 
     id: str
@@ -58,6 +59,7 @@ class RequestRecord:
     output_tokens: int | None = None
     cached_tokens: int | None = None
     slot_s: float = 0.0
+    over_share_s: float | None = None
     used_prompt_tokens: int | None = None
 
     def summary(self) -> dict[str, Any]:
@@ -106,6 +108,7 @@ class RequestRecord:
             "output_tokens": self.output_tokens,
             "cached_tokens": self.cached_tokens,
             "slot_s": self.slot_s if self.tenant else None,
+            "over_share_slot_s": self.over_share_s,
             "times": {
                 "received_at": self.received_s,
                 "planned_at": self.choice.seen.planned_s if self.choice else None,

@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 from router.gateway.fleet.adapters import Adapters
 from router.gateway.fleet.health import Health, Standing
 from router.gateway.fleet.kv.caches import WorkerCache
+from router.gateway.fleet.kv.loads import Loads
 from router.gateway.fleet.kv.stream import Knowledge
 from router.gateway.fleet.others import Siblings, sums_of
 from router.gateway.fleet.reports import PlainLook
 from router.gateway.fleet.stalls import StallGuard
+from router.kv_wire import Load
 from router.wire import MOST_CONTEXT, AgentState
 from solver.cost.estimators import SpeedEstimator
 from solver.cost.model import CostModel
@@ -49,6 +51,7 @@ class Worker:
         stall_guard: times out the requests that it has, should it fall silent.
         leaving: it is to go as soon as it has nothing left to do.
         cache: what its engine tells of its prefix cache, if it tells of that.
+        loads: what its engine pushes of its load.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Worker:
         self.stall_guard = StallGuard()
         self.leaving = False
         self.cache: WorkerCache | None = None
+        self.loads = Loads()
         self.plain_slots = slots
         self._cost, self._prefix_cache, self._kv_tokens = cost, prefix_cache, PLAIN_KV_TOKENS
         self._scaled = (1.0, 1.0), cost
@@ -311,6 +315,8 @@ class Worker:
         self._tell_far(NOTHING, 0)
         self.far_backlog = Backlog()
         self.update_models(look.models)
+        if self.loads.now(now) is not None:  # it tells sooner, and of itself
+            return
         told = look.signals
         if told is None:
             return
@@ -320,6 +326,19 @@ class Worker:
         else:
             self.plain_slots.engine_is_mute()
         self._kv_tokens = told.kv_tokens or self._kv_tokens
+
+    def push_load(self, rank: int, load: Load, now: float) -> None:
+        """Its engine, which has no agent, pushes its load."""
+        prefilled = self.loads.push(rank, load, now)
+        if self.state is not None:
+            return
+        if prefilled is not None:
+            expected_s = self._cost.beta_p_s * prefilled.tokens
+            self.speed.prefills.observe(expected_s, prefilled.seconds)
+        told = self.loads.now(now)
+        if told is not None:
+            self.plain_slots.engine(told.running, told.waiting, now, told.slots or None)
+            self._kv_tokens = told.kv_tokens or self._kv_tokens
 
     def update_state(self, state: AgentState) -> None:
         """Its agent reports."""

@@ -294,7 +294,7 @@ class Workers:
 
         if self._settings.cache_events and worker.has_prefix_cache:
             agent = worker.state is not None
-            self._caches.follow(worker, worker.url, found, agent=agent)
+            self._caches.follow(worker, worker.url, found, worker.push_load, agent=agent)
 
     def _mark_up(self, worker: Worker) -> None:
         if worker.down:

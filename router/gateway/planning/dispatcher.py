@@ -365,6 +365,9 @@ class Dispatcher:
                 ticket.uncached = uncached
                 worker.sent(ticket, ticket.job, uncached, now, streamed=ticket.streamed)
                 ticket.trial, ticket.in_turn = worker.health.sent(), selection.in_turn
+                if selection.in_turn:
+                    over_s = self._rolling.shares.over_s(ticket.job.tenant, now)
+                    ticket.over_share_s = over_s
                 self._stranded.served(ticket)
                 self._workers.prefixes.sent(ticket, worker)
                 worker.adapters.use(ticket.model)

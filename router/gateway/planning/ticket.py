@@ -54,6 +54,7 @@ class Ticket:
         attempt: its name at the worker that it is sent to.
         uncached: prompt tokens that its worker's cache is not known to hold.
         in_turn: tenants took turns when it was sent.
+        over_share_s: then, slot-seconds that its tenant was over its share; below 0: under.
         trial: its answer shows whether the worker that it is sent to is well again.
         recall_pending: that worker has been asked to give it back.
         again: predicts its job anew, or says None.
@@ -78,6 +79,7 @@ class Ticket:
     attempt: str = ""
     uncached: float = 0.0
     in_turn: bool = False
+    over_share_s: float | None = None
     trial: bool = False
     recall_pending: bool = False
     placed: asyncio.Future[Placement] | None = None

@@ -98,6 +98,7 @@ def setting(traffic: Traffic, requests: Sequence[Request]) -> WorkerSetting:
         prefill_budget=traffic.prefill_budget or known.prefill_budget,
         order=traffic.order,
         prefix_cache=traffic.prefix_cache and hashed,
+        cache_knowledge=traffic.cache_knowledge,
     )
 
 

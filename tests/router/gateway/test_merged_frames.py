@@ -36,6 +36,7 @@ def lists(first: int, tenant: str) -> dict[str, object]:
             {"tenant": name, "in_flight": 1, "prompt_tokens": first, "output_tokens": 1}
             for name in ("", tenant)
         ],
+        "batches": [{"id": "batch_1"}],
         "bins": {"since": 0.0, "bins": {}},
     }
 
@@ -45,6 +46,7 @@ def test_lists_are_the_latest_of_all_and_tenants_are_counted_once() -> None:
     latest = [one["received_at"] for one in shown["requests"]]
     assert latest == sorted(range(1, 4 * MOST_SHOWN + 1), reverse=True)[:MOST_SHOWN]
     assert shown["plans"][0]["at"] == max(latest)
+    assert shown["batches"] == [{"id": "batch_1"}]
     assert shown["tenants"] == [
         {"tenant": "", "in_flight": 2, "prompt_tokens": 3, "output_tokens": 2},
         {"tenant": "b", "in_flight": 1, "prompt_tokens": 2, "output_tokens": 1},

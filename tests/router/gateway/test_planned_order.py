@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from router.gateway.batches.lines import Waiting
 from router.gateway.batches.planned import MOST_KINDS, MOST_PREFIXES, Planned, Seen
@@ -42,7 +43,7 @@ def order(fleet: Fleet) -> Planned[str]:
 
 def lines(count: int, batch: str = "b", model: str = "m", **more: int) -> list[Waiting]:
     ends_s = time.time() + 3600
-    one = {"offset": 0, "length": 600, "prefix": 0, "tokens": 100, **more}
+    one: dict[str, Any] = {"offset": 0, "length": 600, "prefix": 0, "tokens": 100, **more}
     return [Waiting(batch, k, expires_s=ends_s, model=model, **one) for k in range(1, count + 1)]
 
 

@@ -121,6 +121,22 @@ def test_who_was_served_alone_owes_nobody_when_others_come() -> None:
     assert then == {"first": 30, "second": 30}
 
 
+def test_over_and_under_shares_add_up_to_nothing() -> None:
+    served = Served({"a": 3.0, "b": 1.0})
+    served.come(*[Ask(name) for name in "ab" for _ in range(99)])
+    for name, slot_s in (("a", 20.0), ("b", 12.0), ("idle", 50.0)):
+        served.shares.charge(object(), name, sized(slot_s), 0.0)
+    over = {name: served.shares.over_s(name, 0.0) for name in "ab"}
+    assert over == pytest.approx({"a": 20 - 24, "b": 12 - 8})  # of 32, by weight
+    later = served.shares.over_s("a", HALF_LIFE_S)
+    assert later == pytest.approx(over["a"] / 2)
+    alone = Served()
+    alone.come(Ask("a"))
+    alone.serve()
+    assert alone.shares.over_s("a", 0.0) == 0.0
+    assert alone.shares.over_s("nobody", 0.0) == 0.0
+
+
 def test_what_was_had_fades() -> None:
     shares: FairShares[Ask] = FairShares()
     shares.charge("x", "a", sized(100.0), 0.0)

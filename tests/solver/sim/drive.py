@@ -38,6 +38,7 @@ class Way:
     speeds: Sequence[float] = (1.0,)
     dispatch: str = "makespan"
     stale_s: float = 0.0
+    cache_knowledge: str = "exact"
     seed: int = 0
 
 
@@ -72,7 +73,14 @@ def simulate(requests: Sequence[Request], way: Way) -> Run:
     """From beginning to end."""
     lines: list[ScheduleLine] = []
     cost = CostModel.from_ms(way.cost_ms)
-    alike = WorkerSetting(way.slots, way.kv_tokens, way.prefill_budget, way.order, way.prefix_cache)
+    alike = WorkerSetting(
+        way.slots,
+        way.kv_tokens,
+        way.prefill_budget,
+        way.order,
+        way.prefix_cache,
+        way.cache_knowledge,
+    )
     workers = [
         Worker(
             f"w{j}",

@@ -1,5 +1,6 @@
 // The dashboard: joins the gateway's events and the parts of the page.
 
+import { showBatches } from "./batches.js";
 import { Charts } from "./charts.js";
 import { Explanation } from "./explain.js";
 import { Fleet, serves } from "./fleet.js";
@@ -60,6 +61,7 @@ const stream = new Stream(
 
 function showLists() {
   lists.show(latestLists);
+  showBatches(latestLists.batches);
   served.hear(latestLists);
   served.show();
 }

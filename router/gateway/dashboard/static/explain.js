@@ -73,6 +73,7 @@ function explanation(request) {
     "output tokens": `${count(request.output_tokens ?? NaN)} (expected ${figure(request.expected_tokens)})`,
     model: request.model,
     tenant: request.tenant || "–",
+    "tenant's share": share(request.over_share_slot_s),
     priority: request.priority,
     planned: `${count(request.planned)} ×`,
     "taken back": `${count(request.recalled)} ×`,
@@ -85,6 +86,12 @@ function explanation(request) {
   if (choice === null) parts.push(make("p", {}, "It has not been sent to a worker."));
   else parts.push(...reasons(choice), candidates(choice));
   return parts;
+}
+
+// Slot-seconds over or under what was its tenant's, of what those had that waited when it was sent.
+function share(over) {
+  if (over === null || over === undefined) return "no turns were taken";
+  return `${figure(Math.abs(over))} slot-s ${over > 0 ? "over" : "under"} it`;
 }
 
 // What a user felt of a stream, and what was to be kept.

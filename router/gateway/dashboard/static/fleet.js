@@ -138,7 +138,10 @@ export class Fleet {
   // Few as the gateway lists them, many those first that need to be looked at: now and then, at once where
   // one is no longer as well as it was, and never under somebody's pointer or focus.
   #names(workers) {
-    if (workers.length <= FEW) return workers.map(({ name }) => name);
+    if (workers.length <= FEW) {
+      this.#key = "";
+      return workers.map(({ name }) => name);
+    }
     const there = new Set(workers.map(({ name }) => name));
     const key = workers.map((worker) => `${worker.name} ${need(worker)}`).join("\n");
     const held = this.#body.matches(":hover") || this.#body.contains(document.activeElement);

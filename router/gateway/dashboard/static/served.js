@@ -11,7 +11,7 @@ export class Served {
   constructor() {
     const rate = (value) => (value >= 100 ? rough(Math.round(value)) : value > 0 && value < 1 ? value.toFixed(2) : figure(value));
     const quantiles = (colour) => [{ name: "p50", colour, words: seconds }, { name: "p99", colour, words: seconds }];
-    const short = (value) => (value && value < 1 ? `${Number((1000 * value).toPrecision(2))} ms` : `${Number(value.toPrecision(2))} s`);
+    const short = (value) => `${Number(value.toPrecision(2))} s`;
     const counts = { top: 1, tick: (value) => rough(Number(value.toPrecision(2))), apart: APART_S };
     const times = { top: 0.1, tick: short, apart: APART_S };
     this.charts = [

@@ -10,7 +10,7 @@ import zmq.asyncio
 
 from router.gateway.fleet.kv.sources import Source, find_sources
 from router.gateway.fleet.kv.stream import Knowledge, Stream
-from router.gateway.fleet.kv.subscriber import REPLAYS, Subscriber
+from router.gateway.fleet.kv.subscriber import REPLAYS, Pushed, Subscriber, hear_loads
 from router.http.connections import Connections
 
 log = logging.getLogger(__name__)
@@ -75,12 +75,22 @@ class Caches:
         self._tasks: dict[Hashable, asyncio.Task[None]] = {}
 
     def follow(
-        self, worker: Hashable, url: str, found: Callable[[WorkerCache], None], *, agent: bool
+        self,
+        worker: Hashable,
+        url: str,
+        found: Callable[[WorkerCache], None],
+        pushed: Pushed,
+        *,
+        agent: bool,
     ) -> None:
-        """The worker at `url` has come up: `found` gets what it tells, if it tells anything."""
+        """The worker at `url` has come up.
+
+        `found` gets what it tells, if it tells anything, `pushed` its load, where it pushes that.
+        """
         task = self._tasks.get(worker)
         if task is None or task.done():
-            self._tasks[worker] = asyncio.create_task(self._follow(url, found, agent=agent))
+            follows = self._follow(url, found, pushed, agent=agent)
+            self._tasks[worker] = asyncio.create_task(follows)
 
     def forget(self, worker: Hashable) -> None:
         """It has left, or what it publishes may have changed."""
@@ -96,20 +106,23 @@ class Caches:
         if self._context is not None:
             self._context.destroy(linger=0)
 
-    async def _follow(self, url: str, found: Callable[[WorkerCache], None], *, agent: bool) -> None:
+    async def _follow(
+        self, url: str, found: Callable[[WorkerCache], None], pushed: Pushed, *, agent: bool
+    ) -> None:
         sources = await find_sources(self._connections, url, agent=agent)
         if not sources:
             return
         log.info("its engine tells of its cache", extra={"worker": url, "ranks": len(sources)})
         streams = [Stream(MOST_BLOCKS, replays=one.replay is not None) for one in sources]
         found(WorkerCache(streams, reports=all(one.reports for one in sources)))
-        await asyncio.gather(
-            *(self._keep(one, stream) for one, stream in zip(sources, streams, strict=True))
-        )
-
-    async def _keep(self, source: Source, stream: Stream) -> None:
         if self._context is None:
             self._context = zmq.asyncio.Context()
+        keep = [self._keep(one, stream) for one, stream in zip(sources, streams, strict=True)]
+        hear = [hear_loads(self._context, one, pushed) for one in sources if one.load is not None]
+        await asyncio.gather(*keep, *hear)
+
+    async def _keep(self, source: Source, stream: Stream) -> None:
+        assert self._context is not None
         while True:
             try:
                 await Subscriber(self._context, self._replays, source, stream, self._changed).run()

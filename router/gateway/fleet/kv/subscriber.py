@@ -17,7 +17,15 @@ from zmq.utils.monitor import recv_monitor_message
 
 from router.gateway.fleet.kv.sources import Source
 from router.gateway.fleet.kv.stream import Knowledge, Stream
-from router.kv_wire import END, MOST_BYTES, WireError, read_message, replay_request
+from router.kv_wire import (
+    END,
+    MOST_BYTES,
+    Load,
+    WireError,
+    read_load,
+    read_message,
+    replay_request,
+)
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +33,45 @@ log = logging.getLogger(__name__)
 MOST_QUEUED = 64
 HEARTBEAT_MS, DEAD_MS = 1000, 3000
 RECONNECT_MS, LONGEST_RECONNECT_MS = 100, 5000
+_OPTIONS = (
+    (zmq.LINGER, 0),
+    (zmq.RCVHWM, MOST_QUEUED),
+    (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
+    (zmq.HEARTBEAT_TIMEOUT, DEAD_MS),
+    (zmq.RECONNECT_IVL, RECONNECT_MS),
+    (zmq.RECONNECT_IVL_MAX, LONGEST_RECONNECT_MS),
+    (zmq.IPV6, 1),
+)
+MOST_LOAD_BYTES = 4096
 # So long a publisher that cannot be reached is believed, and one that is silent not asked.
 BELIEVED_S, SILENT_S = 5.0, 5.0
 IDLE_S, REPLAY_S = 2.0, 120.0  # of a replay: until its next message, and in all
 REPLAYS = 8  # at once in a process
 PAUSES_S = (0.02, 0.5, 2.0, 30.0)  # before one, and before the next where one was of no use
+
+
+# A rank's load, as of now.
+Pushed = Callable[[int, Load, float], None]
+
+
+async def hear_loads(context: zmq.asyncio.Context, source: Source, pushed: Pushed) -> None:
+    """Until cancelled; what is no load is as good as silence."""
+    assert source.load is not None
+    socket = context.socket(zmq.SUB)
+    for option, value in ((zmq.MAXMSGSIZE, MOST_LOAD_BYTES), *_OPTIONS):
+        socket.setsockopt(option, value)
+    socket.subscribe("")
+    try:
+        socket.connect(source.load)
+        while True:
+            frames = await socket.recv_multipart()
+            try:
+                _, payload = read_message(frames)
+                pushed(source.rank, read_load(payload), time.monotonic())
+            except WireError as error:
+                log.debug("not a load", extra={"why": str(error), "publisher": source.load})
+    finally:
+        socket.close()
 
 
 class _Unreachable(Exception):
@@ -64,16 +106,7 @@ class Subscriber:
 
     async def _follow(self) -> None:
         socket = self._context.socket(zmq.SUB)
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.MAXMSGSIZE, MOST_BYTES),
-            (zmq.RCVHWM, MOST_QUEUED),
-            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
-            (zmq.HEARTBEAT_TIMEOUT, DEAD_MS),
-            (zmq.RECONNECT_IVL, RECONNECT_MS),
-            (zmq.RECONNECT_IVL_MAX, LONGEST_RECONNECT_MS),
-            (zmq.IPV6, 1),
-        ):
+        for option, value in ((zmq.MAXMSGSIZE, MOST_BYTES), *_OPTIONS):
             socket.setsockopt(option, value)
         socket.subscribe(self.source.topic)
         monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
@@ -170,12 +203,7 @@ class Subscriber:
         """Whether it came to its end."""
         assert self.source.replay is not None
         socket = self._context.socket(zmq.DEALER)
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.MAXMSGSIZE, MOST_BYTES),
-            (zmq.RCVHWM, MOST_QUEUED),
-            (zmq.IPV6, 1),
-        ):
+        for option, value in ((zmq.MAXMSGSIZE, MOST_BYTES), *_OPTIONS):
             socket.setsockopt(option, value)
         try:
             socket.connect(self.source.replay)

@@ -1,0 +1,142 @@
+"""Records what a vLLM tells of its prefix cache, for `tests/router/gateway/kv/test_recorded.py`.
+
+    .venv-vllm/bin/python -m tests.engines.record_cache_events tests/engines/recorded/vllm.jsonl.gz
+
+It starts a server with a tiny model and little memory, sends it prompts that begin alike, named as
+a gateway names them, and writes in order what came: messages, and of each request its prompt, what
+its length was taken to be, and how many tokens vLLM found in its cache.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import random
+import socket
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from router.kv_wire import FULL, REPORT_MODE, SESSION, XARGS, session_name
+from solver.cost.estimators import TokenEstimator
+from solver.routing.cached_blocks import Beginnings, marks_of
+from solver.routing.prefixes import TEXT_BYTES, text_blocks
+from tests.engines.test_vllm_server import healthy, start, stop
+from tests.engines.tiny_model import make_tiny_model
+
+REQUESTS, DOCUMENTS = 150, 12
+# Of memory, and tokens in each: vLLM has 16 on GPUs, its attention on CPUs wants 32 at least.
+BLOCKS, BLOCK_TOKENS = 128, 32
+WORDS = "how many apples does Tom have after he gives half of them to each friend".split()  # noqa: SIM905
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def text(rng: random.Random, words: int) -> str:
+    return " ".join(f"{rng.choice(WORDS)} {rng.randrange(100)}" for _ in range(words)) + "\n"
+
+
+def ask(url: str, name: str, prompt: str) -> dict[str, Any]:
+    body = {"model": "tiny", "prompt": prompt, "max_tokens": 4, "ignore_eos": True}
+    body[XARGS] = {REPORT_MODE: FULL}
+    headers = {"content-type": "application/json", SESSION.decode(): name}
+    request = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=300) as answer:
+        usage: dict[str, Any] = json.load(answer)["usage"]
+    return usage
+
+
+class Recorder:
+    """Listens to a publisher; `lines` is what is to be written."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
+        self._socket.connect(endpoint.replace("*", "127.0.0.1"))
+        self._socket.subscribe("")
+        self.lines: list[dict[str, Any]] = []
+
+    def listen(self, wait_s: float) -> None:
+        """Until nothing has come for so long."""
+        while self._socket.poll(int(wait_s * 1000)):
+            _, number, payload = self._socket.recv_multipart()
+            event = base64.b64encode(payload).decode()
+            self.lines.append({"number": int.from_bytes(number), "payload": event})
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    """A vLLM that publishes, with a tiny model and little memory; its URL."""
+    port = free_port()
+    config = {
+        "enable_kv_cache_events": True,
+        "publisher": "zmq",
+        "endpoint": f"tcp://*:{free_port()}",
+        "replay_endpoint": f"tcp://*:{free_port()}",
+    }
+    flags = ["--kv-events-config", json.dumps(config), "--enable-prompt-tokens-details"]
+    flags += ["--num-gpu-blocks-override", str(BLOCKS), "--block-size", str(BLOCK_TOKENS)]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        server = start(make_tiny_model(Path(folder) / "model"), port, log, flags)
+        try:
+            while not healthy(port):
+                if server.poll() is not None:
+                    raise SystemExit(log.read_text(errors="replace")[-40_000:])
+                time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            stop(server)
+
+
+def record(url: str) -> list[dict[str, Any]]:
+    """What came in order, of `REQUESTS` one after the other."""
+    with urllib.request.urlopen(f"{url}/kv_event_sources") as page:
+        sources = json.load(page)
+    recorder = Recorder(sources["0"]["endpoint"])
+    time.sleep(1.0)
+    recorder.lines.append({"sources": sources})
+    rng, estimator = random.Random(1), TokenEstimator()
+    documents = [text(rng, rng.randrange(20, 60)) for _ in range(DOCUMENTS)]
+    for k in range(REQUESTS):
+        prompt = rng.choice(documents) + text(rng, rng.randrange(3, 15))
+        tokens = estimator.estimate(len(prompt))
+        block_tokens = TEXT_BYTES / len(prompt) * (tokens - 1)
+        beginnings = Beginnings(marks_of(text_blocks(prompt, "tiny")), block_tokens)
+        name = session_name("", f"gateway-{k}", beginnings)
+        usage = ask(url, name, prompt)
+        estimator.observe(len(prompt), usage["prompt_tokens"])
+        cached = (usage["prompt_tokens_details"] or {}).get("cached_tokens", 0)
+        asked = {"name": name, "prompt_tokens": usage["prompt_tokens"], "cached": cached}
+        recorder.lines.append({"request": asked})
+        recorder.listen(0.05)
+    recorder.listen(1.0)
+    return recorder.lines
+
+
+def main(path: Path) -> None:
+    """Write a recording."""
+    with serving() as url:
+        lines = record(url)
+    write(path, lines)
+
+
+def write(path: Path, lines: list[dict[str, Any]]) -> None:
+    """As lines of JSON, compressed."""
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
