@@ -134,7 +134,7 @@ def ways(load: str, fleet: str) -> list[Case]:
 
 
 def main() -> None:
-    """Print the table row by row, of the loads that are named: finish over bound, and cache hits."""
+    """Print the table row by row, of the loads named: finish over bound, and cache hits."""
     wanted = [load for load in LOADS if not sys.argv[1:] or sys.argv[1] in load]
     sent = [f"{way[:8]} {n}" for way in ("makespan", "least requests") for n in CONNECTIONS]
     names = ["planned", "known", *sent]
