@@ -23,13 +23,13 @@ from solver.cost.model import CostColumns, request_s, span_s
 from solver.packing.problem import Problem
 from solver.routing.problem import WorkerView
 
-# Pieces of a worker's share: a plan is even to a thirtieth, and what is left of that is evened out
-# as lines are taken. Twice as many take four times as long to pack, and end no sooner.
-PIECES = 32
+# Pieces of a worker's share: what they leave uneven is split and evened out, and again as lines are
+# taken. Twice as many take four times as long to pack, and end no sooner.
+PIECES = 12
 # Of lines that begin alike, up to a quarter of a worker's share stays together.
-TOGETHER = 8
+TOGETHER = 3
 # Pieces in all, on large fleets: some ten milliseconds of packing.
-MOST_PIECES = 2048
+MOST_PIECES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,15 @@ class Kind:
     shared_tokens: int = 0
     model: str = ""
     label: Hashable = None
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        parts = self.batch, self.prompt_tokens, self.due_s, self.prefix, self.model, self.label
+        object.__setattr__(self, "_hash", hash(parts))
+
+    def __hash__(self) -> int:
+        """Made once: kinds are looked up for every line."""
+        return self._hash
 
 
 class Length(NamedTuple):

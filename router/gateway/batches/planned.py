@@ -5,7 +5,8 @@ Rules:
   alike are planned as one; so kinds are bounded (`MOST_PREFIXES`, `MOST_KINDS`);
 - a worker gets as many lines as it has slots for, and half of a lead while there are many: the rest
   of the lead is for online work, which comes in at once, and for which lines step back; beside
-  online work a share of the slots is left free for more of it;
+  online work a share of the slots is left free for more of it. Who has none gets one in any case:
+  it waits for its turn here, so that bulk work goes on however full others say that workers are;
 - a line of a model that nobody serves goes out all the same: its answer says so;
 - where several processes plan the same lines, each has its plan, and the database says who runs
   which.
@@ -17,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from math import log2
+from math import inf, log2
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from router.gateway.batches.lines import Waiting
@@ -31,7 +32,10 @@ from solver.routing.problem import WorkerView
 from solver.routing.rolling import lead
 
 # Beginnings that are told apart in a batch, and kinds in all: a plan looks at each.
-MOST_PREFIXES, MOST_KINDS = 512, 4096
+MOST_PREFIXES, MOST_KINDS = 64, 256
+# Between two plans, seconds: one takes some ten milliseconds of the event loop; what has come since
+# the last is taken all the same.
+PLAN_EACH_S = 1.0
 # Of a line's bytes what is not its prompt: names, and the object around it.
 AROUND_BYTES = 160
 # Sizes of prompts in an octave that are told apart: 19 %.
@@ -87,7 +91,7 @@ class Planned(Generic[W]):
         self._see, self._lengths, self._learned, self._clock = see, lengths, learned, clock
         self._backlog: Backlog[_Line] = Backlog()
         self._prefixes: dict[str, set[int]] = {}
-        self._kinds: set[Kind] = set()
+        self._kinds: dict[tuple[str, int, int | None, int], Kind] = {}
         self._workers: list[W] = []
         self._at: dict[tuple[str, int], W] = {}  # lines that are given, and to whom
         self._given: Counter[int] = Counter()  # by worker, by its identity
@@ -111,8 +115,8 @@ class Planned(Generic[W]):
         for j, (worker, view) in enumerate(zip(seen.workers, views, strict=True)):
             given = self._given[id(worker)]
             places = _places(view, given, many=many)
-            free = min(places - max(view.in_flight, given), room - len(taken))
-            for line in self._backlog.take(j, max(0, free), views):
+            free = max(places - max(view.in_flight, given), int(not given))
+            for line in self._backlog.take(j, min(free, room - len(taken)), views):
                 place = line.waiting.batch, line.waiting.number
                 self._at[place] = worker
                 self._given[id(worker)] += 1
@@ -135,7 +139,7 @@ class Planned(Generic[W]):
         """Part of `Order`."""
         self._backlog.drop(batch)
         self._prefixes.pop(batch, None)
-        self._kinds = {kind for kind in self._kinds if kind.batch != batch}
+        self._kinds = {key: kind for key, kind in self._kinds.items() if kind.batch != batch}
 
     def waiting(self, batch: str) -> int:
         """Part of `Order`."""
@@ -157,8 +161,10 @@ class Planned(Generic[W]):
         if [id(one) for one in self._workers] != [id(one) for one in seen.workers]:
             self._workers = list(seen.workers)
             backlog.workers_changed()
+            backlog.planned_s = -inf
         learned = self._learned()
-        if backlog.due(learned, len(seen.workers)):
+        lately = self._clock() - backlog.planned_s < PLAN_EACH_S
+        if not lately and backlog.due(learned, len(seen.workers)):
             known: dict[str, Members] = {}
 
             def eligible(model: str) -> Members:
@@ -176,20 +182,22 @@ class Planned(Generic[W]):
 
     def _kind(self, line: Waiting) -> Kind:
         tokens = max(1, (line.length - AROUND_BYTES) / BYTES_PER_TOKEN)
-        size = int(A_OCTAVE * log2(tokens))
-        prefix, shared = self._beginning(line), 0
+        size, prefix = int(A_OCTAVE * log2(tokens)), self._beginning(line)
+        limit = 0 if not line.tokens else EDGES[bin_of(line.tokens)]
+        key = line.batch, size, prefix, limit
+        if key not in self._kinds and len(self._kinds) >= MOST_KINDS:
+            key = line.batch, A_OCTAVE * int(log2(tokens)), None, 0  # roughly, then
+        kind = self._kinds.get(key)
+        if kind is None:
+            kind = self._kinds[key] = self._new_kind(line, *key[1:])
+        return kind
+
+    def _new_kind(self, line: Waiting, size: int, prefix: int | None, limit: int) -> Kind:
         about = max(1, round(2 ** ((size + 0.5) / A_OCTAVE)))
-        if prefix is not None:
-            shared = min(BLOCK_TOKENS, about - 1)
-        limit = 0 if not line.tokens else _rounded(line.tokens)
+        shared = 0 if prefix is None else min(BLOCK_TOKENS, about - 1)
         due_s = line.expires_s - self._offset_s
         label = Label(line.tenant, size, limit)
-        kind = Kind(line.batch, about, due_s, prefix, shared, line.model, label)
-        if kind not in self._kinds and len(self._kinds) >= MOST_KINDS:
-            coarse = Label(line.tenant, 0, 0)
-            kind = Kind(line.batch, BLOCK_TOKENS, due_s, None, 0, line.model, coarse)
-        self._kinds.add(kind)
-        return kind
+        return Kind(line.batch, about, due_s, prefix, shared, line.model, label)
 
     def _beginning(self, line: Waiting) -> int | None:
         if not line.prefix:
@@ -215,8 +223,3 @@ def _places(view: WorkerView, given: int, *, many: bool) -> int:
     if view.in_flight > given:  # online work is there
         return view.slots - int(KEPT_FREE * view.slots)
     return view.slots + (lead(view.slots) // 2 if many else 0)
-
-
-def _rounded(tokens: int) -> int:
-    """To an eighth of an octave, down."""
-    return EDGES[bin_of(tokens)]

@@ -188,7 +188,7 @@ def test_lines_that_begin_alike_run_on_one_worker() -> None:
     for request, j in zip(fleet.requests, fleet.placed.tolist(), strict=True):
         places.setdefault(request.hash_ids[0], set()).add(j)
     alone = sum(len(workers) == 1 for workers in places.values())
-    assert alone >= 16  # but for a few that are shared at the end
+    assert alone >= 12  # but for those that are shared so that both end together
     most = 512 * (len(requests) - 20) / sum(request.prompt_tokens for request in requests)
     assert report(fleet).cache_hit_ratio > 0.9 * most  # the first few come in together
 
