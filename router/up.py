@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
-from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
@@ -101,23 +100,48 @@ async def _ready(settings: UpSettings, gateway: Child, agents: Sequence[Child]) 
             if agent.refused():
                 raise UpFailed(f"{agent.name} did not start; see its last lines above")
         with suppress(HTTPException, OSError):
-            workers = await asyncio.to_thread(_workers, gateway.url)
-            if sum(worker["up"] for worker in workers) == len(agents):
-                return str(workers[0]["agent"]["model"])
+            seen = _seen_by_agents if settings.keys else _seen_by_gateway
+            model = await asyncio.to_thread(seen, gateway.url, [agent.url for agent in agents])
+            if model is not None:
+                return model
         await asyncio.sleep(0.05)
     raise UpFailed(f"not all agents were up within {timeout_s:.0f} s; see the lines above")
 
 
-def _workers(gateway: str) -> list[dict[str, Any]]:
-    """What the gateway tells of its workers; by what is loaded in no time.
+def _seen_by_gateway(gateway: str, agents: Sequence[str]) -> str | None:
+    """The model, once the gateway sees all agents.
 
     Raises:
         HTTPException, OSError: if it does not answer.
     """
-    with closing(HTTPConnection(urlsplit(gateway).netloc, timeout=ANSWER_S)) as client:
-        client.request("GET", "/makespan/v1/workers")
-        told: list[dict[str, Any]] = orjson.loads(client.getresponse().read())["workers"]
-    return told
+    workers = orjson.loads(_page(gateway, "/makespan/v1/workers")[1])["workers"]
+    if sum(worker["up"] for worker in workers) < len(agents):
+        return None
+    return str(workers[0]["agent"]["model"])
+
+
+def _seen_by_agents(gateway: str, agents: Sequence[str]) -> str | None:
+    """The same of one that wants a key: once it sees a worker, and all agents serve.
+
+    Raises:
+        HTTPException, OSError: if one does not answer.
+    """
+    healthy = [_page(agent, "/health")[0] == 200 for agent in agents]
+    if _page(gateway, "/ready")[0] != 200 or not all(healthy):
+        return None
+    return str(orjson.loads(_page(agents[0], "/v1/models")[1])["data"][0]["id"])
+
+
+def _page(url: str, path: str) -> tuple[int, bytes]:
+    """Status and body; by what is loaded in no time.
+
+    Raises:
+        HTTPException, OSError: if it does not answer.
+    """
+    with closing(HTTPConnection(urlsplit(url).netloc, timeout=ANSWER_S)) as client:
+        client.request("GET", path)
+        answer = client.getresponse()
+        return answer.status, answer.read()
 
 
 def _arguments(settings: UpSettings, *kinds: type[Settings]) -> list[str]:
@@ -171,11 +195,12 @@ def _greeting(settings: UpSettings, model: str, gateway: Child, agents: Sequence
         speeds = ", ".join(f"{speed:g}" for speed in settings.speed)
         engines = "whose engines are emulated:\n"
         engines += f"no model, but the time that {settings.cost} takes, {speeds} times as fast."
+    key = " -H 'authorization: Bearer KEY'" if settings.keys else ""
     workers = "\n".join(f"  {agent.name:<10} {agent.url}/metrics" for agent in agents)
     return f"""
 Makespan is running at {gateway.url}, with {len(agents)} workers {engines}
 
-  curl {gateway.url}/v1/completions -H 'content-type: application/json' -d '{body}'
+  curl {gateway.url}/v1/completions -H 'content-type: application/json'{key} -d '{body}'
 
 Dashboard  {gateway.url}/
 Plan       {gateway.url}/makespan/v1/plans/latest

@@ -33,6 +33,7 @@ class EngineServer(FaultyServer):
         self._ids = (f"{number}-{k}" for k in itertools.count())
         self.fails = 0  # so many of the next requests have no answer
         self.holds = False  # it answers nothing
+        self.held = 0  # requests that have come meanwhile
         self.status = 200  # what it answers instead, with an error
         self.breaks_after: int | None = None  # so many events of a stream
 
@@ -40,6 +41,7 @@ class EngineServer(FaultyServer):
         if self._key and f"\r\nauthorization: bearer {self._key}\r\n" not in call.head:
             return await self._refuse(call, 401, "Unauthorized")
         if call.method == "POST":
+            self.held += self.holds
             while self.holds:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
             if self.status != 200:

@@ -135,11 +135,9 @@ def _draw(bar: tqdm[NoReturn], batch: dict[str, Any]) -> None:
     bar.total = counts.get("total") or None
     bar.n = counts.get("completed", 0) + counts.get("failed", 0)
     notes = [batch["status"]]
-    if told.get("planned_finish_at"):
-        at = time.strftime("%H:%M:%S", time.localtime(told["planned_finish_at"]))
-        notes.append(f"planned finish {at}")
-    if told.get("gap") is not None:
-        notes.append(f"gap {told['gap']:.1%}")
+    if "planned_finish_s" in told:
+        at = time.strftime("%H:%M:%S", time.localtime(time.time() + told["planned_finish_s"]))
+        notes.append(f"planned finish {at}, gap {told['gap_ratio']:.1%}")
     if told.get("paused"):
         notes.append(f"paused: {told['paused']}")
     bar.set_postfix_str(", ".join(notes))

@@ -6,9 +6,10 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -50,11 +51,12 @@ from router.http.docs import add_docs
 from router.http.drain import Drain
 from router.http.error_handlers import add_error_handlers, answer_head
 from router.http.errors import RouterError
+from router.http.reread import Reread
 from router.http.serving import Beside
 from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import open_tracing
 from router.settings.gateway import GatewaySettings
-from router.settings.secrets import read_keys, read_secrets, trusted
+from router.settings.secrets import key_file, read_keys, read_secrets, trusted
 from solver.routing.fair import alike
 
 if TYPE_CHECKING:
@@ -82,7 +84,6 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         trusted(settings.worker_ca),
         next(iter(read_secrets(settings.secret_file)), None),
         None if folder is None else folder.name,
-        read_keys(settings.worker_key_file),
     )
     board = None if folder is None else Board(folder.board, 2 * settings.processes)
     workers = Workers(settings, connections, metrics, board)
@@ -95,7 +96,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         Recaller(workers, connections),
     )
     dispatcher.after_dispatch = recaller.maybe_recall
-    accounts = Accounts(metrics, settings.remember, traffic := _traffic_log(settings))
+    accounts = Accounts(metrics, settings.remember, traffic := _traffic_log(settings, metrics))
     forwarder = Forwarder(settings, connections)
     shedding = Shedding(settings, workers, dispatcher, recaller)
     siblings = None if folder is None else Siblings(folder)
@@ -132,7 +133,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             board.close()
 
     lifespan = _lifespan(
-        [one for one in (keys, traffic) if one],
+        [one for one in (keys, traffic, _worker_keys(settings, connections)) if one],
         connections,
         planner,
         discovery,
@@ -205,9 +206,22 @@ def _add_planned(
     return found
 
 
-def _traffic_log(settings: GatewaySettings) -> TrafficLog | None:
+def _worker_keys(
+    settings: GatewaySettings, connections: Connections
+) -> Reread[Mapping[str, str]] | None:
+    """Workers' keys, as they are now and whenever their files change."""
+    files = settings.worker_key_file
+    if not files:
+        return None
+    paths = [Path(path) for _, path in map(key_file, files)]
+    reread = Reread(paths, "workers' keys", partial(read_keys, files), connections.use_keys)
+    connections.use_keys(read_keys(files))
+    return reread
+
+
+def _traffic_log(settings: GatewaySettings, metrics: GatewayMetrics) -> TrafficLog | None:
     path = settings.traffic_log
-    return None if path is None else TrafficLog(path, settings.traffic_log_bytes)
+    return None if path is None else TrafficLog(path, settings.traffic_log_bytes, metrics)
 
 
 def _answer_for_all(app: FastAPI, folder: Folder | None, frames: Frames, kept: KeptAnswers) -> None:
@@ -242,7 +256,7 @@ def _stop_if_broken(drain: Drain, task: asyncio.Task[None]) -> None:
 
 
 def _lifespan(
-    more: Sequence[Keys | TrafficLog],
+    more: Sequence[Keys | TrafficLog | Reread[Mapping[str, str]]],
     connections: Connections,
     planner: Planner,
     discovery: Discovery,

@@ -82,7 +82,7 @@ class Connections:
         gateway: str | None = None,
         keys: Mapping[str, str] | None = None,
     ) -> None:
-        self._tls, self.secret, self._keys = tls, secret, dict(keys or {})
+        self._tls, self.secret, self._keys = tls, secret, keys or {}
         self.gateway = gateway or secrets.token_hex(6)
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
@@ -94,6 +94,11 @@ class Connections:
         """The HTTP client, while open."""
         assert self._session is not None, "used before open() or after close()"
         return self._session
+
+    def use_keys(self, keys: Mapping[str, str]) -> int:
+        """From now on workers are told these; how many they are."""
+        self._keys = keys
+        return len(keys)
 
     def to_agent(self, url: str) -> dict[str, str]:
         """Headers of what only agents are sent: of the one at `url`."""

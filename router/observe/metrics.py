@@ -294,6 +294,10 @@ class GatewayMetrics(_Metrics):
         "to the same over a fresh connection.",
         labels=("why",),
     )
+    traffic_log_dropped = counter(
+        "makespan_traffic_log_dropped",
+        "Lines that the traffic log has lost, as they could not be written or too many waited.",
+    )
     relayed = counter(
         "makespan_relayed_requests",
         "Requests that are not planned but go to workers as they are, by what they are for and how "

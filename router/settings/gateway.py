@@ -148,6 +148,12 @@ class GatewayTuning(Live):
     default_model: str = Field(
         "", description="Model, or alias, that a request means which names none."
     )
+    keys: Path | None = Field(
+        None,
+        description="File of clients' keys (`makespan key new` makes one): whose each is, its "
+        "limits and rights; read again when it changes. With it nobody without a key gets in. "
+        "Limits are shared out among processes.",
+    )
     traffic_log: Path | None = Field(
         None,
         description="File that gets a JSON line for each request that has ended: lengths, times, "
@@ -227,12 +233,6 @@ class GatewaySettings(GatewayTuning, Served):
         "default in the gateway's own namespace; PORT: the pods' own, by number or name); "
         "https+dns:// and https+kubernetes:// where those speak TLS.",
     )
-    keys: Path | None = Field(
-        None,
-        description="File of clients' keys (`makespan key new` makes one): whose each is, its "
-        "limits and rights; read again when it changes. With it nobody without a key gets in. "
-        "Limits are shared out among processes.",
-    )
     worker_ca: Path | None = Field(
         None,
         description="File of the authorities that certificates of https:// workers are to be "
@@ -242,7 +242,7 @@ class GatewaySettings(GatewayTuning, Served):
         (),
         description="File of the key that workers ask for (its first line), or by comma such files "
         "of single ones, like http://10.0.0.5:8000=FILE. A worker with a key gets that in all that "
-        "it is asked, and never a client's. Read at start.",
+        "it is asked, and never a client's. Read again when they change.",
     )
     plain_slots: int = Field(
         64,

@@ -132,6 +132,11 @@ class Traffic(Offline):
         description="What the trace calls its columns, by comma: "
         "prompt_tokens=in,output_tokens=out,arrival_s=time.",
     )
+    tokenizer: Path | None = Field(
+        None,
+        description="A model's tokenizer.json, by which conversations' lengths are told; default: "
+        "by their bytes. Needs a package: pip install tokenizers.",
+    )
     cost: Cost = Field(
         "llama-65b-ascend",
         description="Cost model: a profile's name, a profile file, or JSON of its terms.",

@@ -28,7 +28,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from functools import cached_property
 from itertools import islice
-from math import ceil
 
 from solver.routing.prefixes import MOST_BLOCKS
 
@@ -122,8 +121,11 @@ class _Node:
 
     def take(self, block: int) -> None:
         """It is there no more."""
-        self.blocks[self.blocks.index(block)] = None
-        self.missing += 1
+        if self.blocks[-1] == block:  # ends of prompts go first
+            self.blocks.pop()
+        else:
+            self.blocks[self.blocks.index(block)] = None
+            self.missing += 1
         while self.blocks and self.blocks[-1] is None:
             self.blocks.pop()
             self.missing -= 1
@@ -182,16 +184,45 @@ class CachedBlocks:
         if begin is None:
             self.unknown += len(blocks)
             return
-        place, node = 0, None
-        for number, block in enumerate(blocks, begin):
-            depth = ceil((number + 1) * block_tokens / prompt.block_tokens - LATE)
-            while place < len(prompt.marks) and MARKS[place] < depth:
-                place, node = place + 1, None
-            if node is None:
-                node = self._node_of(prompt, place)
-            self._put(block, number, node, prompt)
-            self._mark_tier(block, tier)
+        node, place, start = self._root, -1, 0
+        while start < len(blocks):
+            reached, end = self._reach(prompt, max(0, place), begin + start, begin + len(blocks))
+            while place < reached:
+                place += 1
+                node = self._child(node, prompt, place)
+            part = blocks[start : end - begin]
+            if not self._put_all(part, begin + start, node):
+                for number, block in enumerate(part, begin + start):
+                    self._put(block, number, node, prompt)
+            if tier is not Tier.GPU or self._tiers:
+                for block in part:
+                    self._mark_tier(block, tier)
+            start = end - begin
         self._bound()
+
+    def _reach(self, prompt: Beginnings, place: int, number: int, end: int) -> tuple[int, int]:
+        """The mark, from `place` on, that block `number` is put to, and the first that is not."""
+        of_a_block = prompt.block_tokens / self._block_tokens
+        while place < len(prompt.marks):
+            behind = int((MARKS[place] + LATE) * of_a_block)
+            if behind > number:
+                return place, min(end, behind)
+            place += 1
+        return place, end
+
+    def _put_all(self, blocks: Sequence[int], number: int, node: _Node) -> bool:
+        """All at once, where they are new and go on from what is there."""
+        new = dict.fromkeys(blocks, node)
+        fits = not node.blocks or _goes_on(node, number)
+        if not fits or len(new) < len(blocks) or any(map(self._where.__contains__, blocks)):
+            return False
+        if len(node.blocks) + len(blocks) > MOST_AT_A_MARK:
+            return False
+        if not node.blocks:
+            node.first = number
+        node.blocks.extend(blocks)
+        self._where.update(new)
+        return True
 
     def _seen_again(self, block: int, tier: Tier) -> bool:
         if block not in self._where:
@@ -214,16 +245,10 @@ class CachedBlocks:
         node = self._where.get(parent)
         return None if node is None else node.first + node.blocks.index(parent) + 1
 
-    def _node_of(self, prompt: Beginnings, place: int) -> _Node:
-        """The node of its mark at `place`; beyond the last, that of its tail."""
-        node = self._root
-        for k, mark in enumerate(prompt.marks[: place + 1]):
-            node = self._child(node, mark, k, is_tail=False)
-        if place >= len(prompt.marks):
-            node = self._child(node, prompt.tail, place, is_tail=True)
-        return node
-
-    def _child(self, parent: _Node, key: int, place: int, *, is_tail: bool) -> _Node:
+    def _child(self, parent: _Node, prompt: Beginnings, place: int) -> _Node:
+        """The node of a prompt's mark at `place`; beyond the last, that of its tail."""
+        is_tail = place == len(prompt.marks)
+        key = prompt.tail if is_tail else prompt.marks[place]
         node = self._nodes.get(key)
         if node is None:
             node = self._nodes[key] = _Node(key, place, parent, is_tail=is_tail)
@@ -267,7 +292,17 @@ class CachedBlocks:
 
     def remove(self, blocks: Iterable[int], tier: Tier = Tier.GPU) -> int:
         """It has them there no more; how many of them were known."""
-        return sum(self._remove(block, tier) for block in blocks)
+        if self._tiers or tier is not Tier.GPU:
+            return sum(self._remove(block, tier) for block in blocks)
+        known = 0
+        for block in blocks:
+            node = self._where.pop(block, None)
+            if node is not None:
+                known += 1
+                node.take(block)
+                if not node.blocks:
+                    self._prune(node)
+        return known
 
     def _remove(self, block: int, tier: Tier) -> bool:
         node = self._where.get(block)

@@ -20,20 +20,12 @@ OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 ENDPOINT: Literal["/v1/completions"] = "/v1/completions"
 
 
-class Gateway(Process):
-    """One that keeps batches in `store`: a folder, or a database's address."""
+class Clients:
+    """What clients do with batches, at a gateway's address."""
 
-    def __init__(self, workers: Sequence[str], store: str, *more: str) -> None:
-        where = ("--database", store) if "://" in store else ("--data", store)
-        flags = ("--worker", ",".join(workers), "--port", "0", "--drain-s", "1", *where, *more)
-        super().__init__("gateway", *flags)
-        self.url = self.wait_for(r"listening url=(\S+)")
-        self.wait_for(r"worker is (up)")
-        self.client = OpenAI(base_url=self.url + "/v1", api_key="-", max_retries=0)
-
-    def stop(self, sig: int = signal.SIGTERM) -> int:
-        self.client.close()
-        return super().stop(sig)
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.client = OpenAI(base_url=url + "/v1", api_key="-", max_retries=0)
 
     def upload(self, lines: Sequence[object]) -> str:
         """A file of these lines, as JSON where they are no text."""
@@ -75,6 +67,22 @@ class Gateway(Process):
         return [json.loads(line) for line in self.client.files.content(name).text.splitlines()]
 
 
+class Gateway(Process, Clients):
+    """One that keeps batches in `store`: a folder, or a database's address."""
+
+    def __init__(self, workers: Sequence[str], store: str, *more: str) -> None:
+        where = ("--database", store) if "://" in store else ("--data", store)
+        flags = ("--worker", ",".join(workers), "--port", "0", "--drain-s", "1", *where, *more)
+        Process.__init__(self, "gateway", *flags)
+        url = self.wait_for(r"listening url=(\S+)")
+        self.wait_for(r"worker is (up)")
+        Clients.__init__(self, url)
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        self.client.close()
+        return super().stop(sig)
+
+
 @contextmanager
 def agents(*more: str) -> Iterator[list[str]]:
     """The addresses of two emulated agents."""
@@ -90,7 +98,7 @@ def line(k: int, tokens: int = 4, **changes: object) -> dict[str, Any]:
     return {**good, **changes}
 
 
-def check(gateway: Gateway, name: str, count: int) -> None:
+def check(gateway: Clients, name: str, count: int) -> None:
     """Each of so many good lines is answered, once."""
     batch = gateway.ended(name)
     assert batch.status == "completed"

@@ -12,8 +12,8 @@ import openai
 import pytest
 
 from tests import http
-from tests.e2e.batch_gateway import Gateway, agents, check, line, moments
-from tests.helpers import scrape
+from tests.e2e.batch_gateway import Clients, Gateway, agents, check, line, moments
+from tests.helpers import Process, scrape
 from tests.postgres import Postgres, postgres
 from tests.waiting import eventually
 
@@ -140,3 +140,14 @@ def test_a_lost_database_is_told_and_the_batch_goes_on_later(
             database.start()
         gateway.wait_for(r"(batches go on)")
         check(gateway, name, COUNT)
+
+
+def test_processes_of_one_gateway_share_the_work(workers: list[str], tmp_path: Path) -> None:
+    flags = ("--worker", ",".join(workers), "--port", "0", "--data", str(tmp_path))
+    with Process("gateway", *flags, "--processes", "2", "--drain-s", "1") as process:
+        url = process.wait_for(r"listening url=(\S+)")
+        eventually(lambda: sum("worker is up" in text for text in list(process.lines)) >= 4)
+        gateway = Clients(url)
+        name = gateway.create(lines(COUNT))
+        check(gateway, name, COUNT)
+        gateway.client.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -192,12 +194,26 @@ def test_one_whose_window_ends_has_errors_for_the_rest(gateway: Gateway) -> None
     assert set(found) == {f"line-{k}" for k in range(800)}
 
 
+def shown(gateway: Gateway) -> list[dict[str, Any]]:
+    """The batches on the dashboard, once any is planned."""
+    with http.stream("GET", gateway.url + "/makespan/v1/events") as answer:
+        for text in answer.iter_lines():
+            told = json.loads(text.removeprefix("data: ")) if text.startswith("data: ") else {}
+            rows: list[dict[str, Any]] = told.get("batches", [])
+            if any("planned_finish_at" in row for row in rows):
+                return rows
+    raise AssertionError("none is shown")
+
+
 def test_metrics_count_lines_and_what_is_left(gateway: Gateway) -> None:
     before = scrape(gateway.url).values
     name = gateway.create(long_lines(100))
     for metric in ('batches{status="in_progress"}', "batch_backlog_seconds{}"):
         eventually(lambda m=metric: scrape(gateway.url).values[f"makespan_{m}"] > 0)  # type: ignore[misc]
     assert scrape(gateway.url).values["makespan_batch_unfinished_lines{}"] > 0
+    (row,) = [one for one in shown(gateway) if one["id"] == name]
+    assert (row["status"], row["total"], row["paused"]) == ("in_progress", 100, None)
+    assert row["planned_finish_at"] >= row["lower_bound_at"] > row["expires_at"] - 90_000
     gateway.client.batches.cancel(name)
     gateway.ended(name)
     check(gateway, gateway.create([line(k) for k in range(10)]), 10)

@@ -20,7 +20,7 @@ def test_batches_are_shown_until_they_have_ended(told: Told) -> None:
     told.fleet("agent-0")
     told.lists()
     expect(page.locator(".batches")).to_be_hidden()
-    planned = {"planned_finish_at": 1.79e9, "bound_finish_at": 1.789e9, "gap": 0.031}
+    planned = {"planned_finish_at": 1.79e9, "lower_bound_at": 1.789e9, "gap_ratio": 0.031}
     told.lists(batches=[row("batch_1", **planned), row("batch_2", paused="no room", tenant="<b>")])
     rows = page.locator("#batches tbody tr")
     expect(rows).to_have_count(2)

@@ -116,6 +116,20 @@ def test_who_is_down_is_told_in_words_and_without_old_figures(told: Told) -> Non
     alarm.to_contain_text("Expected: dns://agents:8100, kubernetes://default/vllm:http")
 
 
+def test_how_well_a_cache_is_known_is_told_where_its_engine_tells(told: Told) -> None:
+    told.fleet(
+        workers=[
+            told.worker("a", cache="exact"),
+            told.worker("b", cache="degraded"),
+            told.worker("c"),
+        ]
+    )
+    line = told.page.locator("[data-worker=a]")
+    expect(line).to_contain_text("emulated, adaptive, cache exact")
+    expect(told.page.locator("[data-worker=b]")).to_contain_text("cache degraded")
+    expect(told.page.locator("[data-worker=c]")).not_to_contain_text("cache")
+
+
 def test_what_was_served_is_told_in_figures_and_lines(told: Told) -> None:
     rows = [[told.at - 5 * k, 12.0, 0.5, 2_400.0, 0.25, 1.75, 4.0, 21.0] for k in (2, 1, 0)]
     told.lists(served=rows)

@@ -22,7 +22,7 @@ from router.settings.keys import Key, hash_of
 from solver.batching.priority import Priority
 from tests import http
 from tests.faulty_server import MODEL, FaultyServer, after, good
-from tests.helpers import Process
+from tests.helpers import Fleet, Process
 from tests.waiting import eventually
 
 TEXT: dict[str, Any] = {"model": MODEL, "prompt": "How many clips?", "max_tokens": 8}
@@ -120,6 +120,17 @@ def test_every_path_of_a_gateway_has_its_door(tmp_path: Path) -> None:
     assert {"/v1/completions", "/v1/chat/completions"} <= engines
     assert not [path for path in paths - engines - OPEN if not is_own(path)]
     assert not [path for path in engines | OPEN if is_own(path)]
+
+
+def test_a_fleet_that_is_tried_out_may_have_keys(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text(file_of())
+    with Fleet("--keys", str(path), "--agents", "1") as fleet:
+        assert "authorization: Bearer KEY" in "\n".join(fleet.lines)
+        body = {"model": "llama-65b", "prompt": "How many?", "max_tokens": 2}
+        for key, status in ((None, 401), ("admin", 200)):
+            told = http.post(fleet.url + "/v1/completions", json=body, headers=bearer(key))
+            assert told.status_code == status
 
 
 def test_who_has_no_key_sees_nothing_but_that_it_lives(one: Guarded) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -368,6 +369,27 @@ def test_with_keys_answers_are_their_tenants_own_and_names_what_a_key_allows(
             assert not any(
                 secret in call.head for call in server.told for secret in secrets.values()
             )
+
+
+@pytest.mark.parametrize("first", ["/v1/embeddings", "/v1/chat/completions"])
+def test_what_is_relayed_and_what_is_planned_take_places_from_each_other(first: str) -> None:
+    body = {"model": "m", "input": "a", "messages": [{"role": "user", "content": "hi"}]}
+    flags = ("--max-requests", "1")
+    with (
+        EngineServer("m") as server,
+        ThreadPoolExecutor(1) as pool,
+        Gateway(server, flags=flags) as gateway,
+    ):
+        server.holds = True
+        held = pool.submit(gateway.ask, first, body)
+        eventually(lambda: server.held == 1)
+        for path in ("/v1/embeddings", "/v1/chat/completions"):
+            refused = gateway.ask(path, body)
+            assert refused.status_code == 503
+            assert "too many requests" in refused.text
+        server.holds = False
+        assert held.result().status_code == 200
+        assert gateway.ask("/v1/chat/completions", body).status_code == 200
 
 
 def test_any_process_knows_which_worker_keeps_an_answer() -> None:

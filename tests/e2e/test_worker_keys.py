@@ -64,6 +64,25 @@ def test_a_key_that_a_worker_does_not_take_is_the_workers_fault_and_not_the_clie
         assert http.post(url + ASKED[0][0], json=CHAT).status_code == 503
 
 
+def test_a_key_that_changes_holds_without_a_restart(tmp_path: Path) -> None:
+    """What makes no sense changes nothing."""
+    path = written(tmp_path, "old")
+    with ExitStack() as stack:
+        server = stack.enter_context(EngineServer("m", key="key-of-new"))
+        flags = ("--worker-key-file", str(path), "--wait-for-worker-s", "0")
+        gateway = stack.enter_context(
+            Process("gateway", "--port", "0", "--worker", server.url, *flags)
+        )
+        url = gateway.wait_for(r"listening url=(\S+)")
+        gateway.wait_for("(it does not take the key of --worker-key-file)")
+        path.write_text("\n")
+        gateway.wait_for("(workers' keys stay as they were)")
+        path.write_text("key-of-new\n")
+        gateway.wait_for("(workers' keys have been read again)")
+        gateway.wait_for("(worker is up)")
+        assert http.post(url + ASKED[0][0], json=CHAT).status_code == 200
+
+
 def test_a_sidecar_gives_its_server_the_key(tmp_path: Path) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(EngineServer("m", key="key-of-a"))

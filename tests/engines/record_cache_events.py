@@ -30,12 +30,12 @@ from solver.cost.estimators import TokenEstimator
 from solver.routing.cached_blocks import Beginnings, marks_of
 from solver.routing.prefixes import TEXT_BYTES, text_blocks
 from tests.engines.test_vllm_server import healthy, start, stop
-from tests.engines.tiny_model import make_tiny_model
+from tests.engines.tiny_model import LONGEST, made_up, make_tiny_model
 
 REQUESTS, DOCUMENTS = 150, 12
 # Of memory, and tokens in each: vLLM has 16 on GPUs, its attention on CPUs wants 32 at least.
 BLOCKS, BLOCK_TOKENS = 128, 32
-WORDS = "how many apples does Tom have after he gives half of them to each friend".split()  # noqa: SIM905
+LINES = made_up(random.Random(0))  # as the tokenizer was made from
 
 
 def free_port() -> int:
@@ -45,7 +45,8 @@ def free_port() -> int:
 
 
 def text(rng: random.Random, words: int) -> str:
-    return " ".join(f"{rng.choice(WORDS)} {rng.randrange(100)}" for _ in range(words)) + "\n"
+    lines = (rng.choice(LINES).split() for _ in range(1 + words // 20))
+    return " ".join([word for line in lines for word in line][:words]) + "\n"
 
 
 def ask(url: str, name: str, prompt: str) -> dict[str, Any]:
@@ -87,6 +88,7 @@ def serving() -> Iterator[str]:
     }
     flags = ["--kv-events-config", json.dumps(config), "--enable-prompt-tokens-details"]
     flags += ["--num-gpu-blocks-override", str(BLOCKS), "--block-size", str(BLOCK_TOKENS)]
+    flags += ["--max-model-len", str(LONGEST)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         server = start(make_tiny_model(Path(folder) / "model"), port, log, flags)
@@ -108,9 +110,9 @@ def record(url: str) -> list[dict[str, Any]]:
     time.sleep(1.0)
     recorder.lines.append({"sources": sources})
     rng, estimator = random.Random(1), TokenEstimator()
-    documents = [text(rng, rng.randrange(20, 60)) for _ in range(DOCUMENTS)]
+    documents = [text(rng, rng.randrange(100, 260)) for _ in range(DOCUMENTS)]
     for k in range(REQUESTS):
-        prompt = rng.choice(documents) + text(rng, rng.randrange(3, 15))
+        prompt = rng.choice(documents) + text(rng, rng.randrange(10, 80))
         tokens = estimator.estimate(len(prompt))
         block_tokens = TEXT_BYTES / len(prompt) * (tokens - 1)
         beginnings = Beginnings(marks_of(text_blocks(prompt, "tiny")), block_tokens)

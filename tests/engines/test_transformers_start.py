@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from router.agent.app import open_engine
+from router.lab.simulation.documents import by_tokenizer
 from router.settings.base import BadSettings
 from tests.engines.test_transformers import settings_of
 from tests.helpers import Process
@@ -129,3 +130,13 @@ def test_a_refusal_is_one_line_and_a_warning_comes_once(model: Path, tmp_path: P
         agent.wait_for(r"listening (url)=")
         assert sum("no chat template" in line for line in agent.lines) == 1
         assert not any("not sharded" in line for line in agent.lines)
+
+
+def test_lengths_of_texts_are_those_of_a_models_tokenizer(model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    text = "How many clips did Natalia sell in April and May?"
+    ids = AutoTokenizer.from_pretrained(model)(text, add_special_tokens=False).input_ids
+    assert by_tokenizer(model / "tokenizer.json")(text) == len(ids)
+    with pytest.raises(BadSettings, match=r"config\.json is no tokenizer\.json"):
+        by_tokenizer(model / "config.json")

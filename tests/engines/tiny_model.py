@@ -68,11 +68,11 @@ def _train_tokenizer(seed: int) -> object:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_text(random.Random(seed)), trainer)
+    tokenizer.train_from_iterator(made_up(random.Random(seed)), trainer)
     return tokenizer
 
 
-def _text(rng: random.Random) -> list[str]:
+def made_up(rng: random.Random) -> list[str]:
     """Lines of made-up words, some of them frequent."""
     syllables = [c + v for c in "bcdfghjklmnprstvwz" for v in ("a", "e", "i", "o", "u", "ai", "ou")]
     words = ["".join(rng.choices(syllables, k=rng.randint(1, 5))) for _ in range(WORDS)]

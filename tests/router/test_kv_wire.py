@@ -30,7 +30,7 @@ from solver.batching.kv import Gone, Kept
 from solver.routing.cached_blocks import MARK_BITS, Beginnings, Tier
 
 HASHES = [b"\x01" * 24 + (7).to_bytes(8), (1 << 63) + 5]
-NUMBERS = [7, 5]
+NUMBERS = [hash(one) & (1 << 60) - 1 for one in HASHES]
 MAP = {
     "type": "BlockStored",
     "block_hashes": HASHES,

@@ -95,7 +95,7 @@ class Accounts:
         self, metrics: GatewayMetrics, remember: int, traffic: TrafficLog | None = None
     ) -> None:
         self._metrics, self._traffic = metrics, traffic
-        self.log = RequestLog(remember)
+        self.log, self.relayed = RequestLog(remember), 0
         self.tenants = Tenants()
         self._estimators: defaultdict[str, TokenEstimator] = defaultdict(TokenEstimator)
         self._lengths = LengthPredictor()
@@ -103,8 +103,13 @@ class Accounts:
 
     @property
     def running(self) -> int:
-        """Requests in the gateway now."""
+        """Planned requests in the gateway now."""
         return self.log.running
+
+    @property
+    def all_running(self) -> int:
+        """Those, and those that are relayed as they are: what `max_requests` is of."""
+        return self.log.running + self.relayed
 
     def size(
         self,

@@ -3,7 +3,7 @@
 Rules:
 - a key is found by its hash, which is then compared in constant time: what a stranger learns from
   how long a look takes is of the hash, which tells nothing of a key;
-- the file is looked at every `LOOK_S`; once it has changed, what it says holds for whoever comes
+- once the file has changed (`router.http.reread`), what it says holds for whoever comes
   then. Requests under way go on, and what a key has had of its minute stays had. A file that makes
   no sense changes nothing, and is one line of the log;
 - several processes of one gateway each get their part of a key's limits, as of all limits.
@@ -11,14 +11,13 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
 import hmac
-import logging
 import time
 from base64 import b64decode
 from binascii import Error as NoBase64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import NoReturn
@@ -26,14 +25,11 @@ from typing import NoReturn
 from router.http.asgi import Scope
 from router.http.errors import ForbiddenError, Headers, OverLimitError, UnauthorizedError
 from router.http.request_headers import API_KEY, AUTHORIZATION, Urgency
-from router.settings.base import BadSettings
+from router.http.reread import Reread
 from router.settings.keys import Key, hash_of, read_keys
 from solver.batching.priority import WEIGHT
 from solver.routing.quota import Level, Quota
 
-log = logging.getLogger(__name__)
-
-LOOK_S = 1.0  # a revoked key is of use for so long at most; looking costs next to nothing
 # In a request's scope, what its key allows; none where the gateway has no keys.
 GRANT = "makespan.grant"
 LIMITS = b"x-ratelimit-"
@@ -137,11 +133,10 @@ class Keys:
         Raises:
             BadSettings: if the file makes no sense.
         """
-        self._path, self._processes = path, processes
-        self._seen = self._stamp()
+        self._processes = processes
+        self._reread = Reread([path], "keys", partial(read_keys, path), self._take)
         self._grants = {key.sha256: Grant(key, processes) for key in read_keys(path)}
         self._weights = self._weighed()
-        self._complaint = ""
 
     def _weighed(self) -> dict[str, float]:
         return {grant.key.tenant: grant.key.weight for grant in self._grants.values()}
@@ -179,21 +174,9 @@ class Keys:
 
     async def run(self) -> None:
         """Read the file again whenever it has changed, until cancelled."""
-        while True:
-            await asyncio.sleep(LOOK_S)
-            stamp = await asyncio.to_thread(self._stamp)
-            if stamp != self._seen:
-                self._seen = stamp
-                await self._read()
+        await self._reread.run()
 
-    async def _read(self) -> None:
-        try:
-            keys = await asyncio.to_thread(read_keys, self._path)
-        except BadSettings as error:
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                log.error("the keys stay as they were", extra={"why": self._complaint})
-            return
+    def _take(self, keys: Sequence[Key]) -> int:
         grants: dict[str, Grant] = {}
         for key in keys:
             grant = self._grants.get(key.sha256)
@@ -202,17 +185,9 @@ class Keys:
             elif grant.key != key:
                 grant.become(key)
             grants[key.sha256] = grant
-        self._grants, self._complaint = grants, ""
+        self._grants = grants
         self._weights = self._weighed()
-        log.info("the keys have been read again", extra={"keys": len(grants)})
-
-    def _stamp(self) -> tuple[int, ...]:
-        """By which a file is told from the one before; empty if there is none."""
-        try:
-            found = self._path.stat()
-        except OSError:
-            return ()
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return len(grants)
 
 
 def _given(scope: Scope, *, browser: bool) -> Iterator[bytes]:

@@ -5,7 +5,8 @@ Rules:
   lengths, times, tenant, and hashes of its prompt's blocks of `BLOCKS` of the gateway's own, which
   tell prompts apart and nothing of them;
 - lines are gathered and written every `WRITE_S` by a thread: no request waits for a disk. What
-  cannot be written is dropped, and is one line of the log;
+  cannot be written, or would wait beyond `MOST_WAITING_BYTES` for a disk that hangs, is dropped,
+  counted, and one line of the log;
 - processes of one gateway write to one file, under its lock. Once it would have more than its bytes
   it goes on as FILE.1, that before as FILE.2, up to `KEPT` of them.
 """
@@ -24,6 +25,7 @@ from typing import Any
 import orjson
 
 from router.gateway.explanations.request_record import RequestRecord
+from router.observe.metrics import GatewayMetrics
 from solver.batching.kv import BLOCK_TOKENS as TRACE_BLOCK_TOKENS
 from solver.routing.prefixes import BLOCK_TOKENS
 
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 
 WRITE_S = 1.0  # what a killed process loses
 KEPT = 4
+# Some ten thousands of lines: a minute of a thousand requests a second.
+MOST_WAITING_BYTES = 1 << 25
 # A trace's blocks have so many of the gateway's: as each hash tells of all before it, the last.
 BLOCKS = TRACE_BLOCK_TOKENS // BLOCK_TOKENS
 
@@ -38,15 +42,20 @@ BLOCKS = TRACE_BLOCK_TOKENS // BLOCK_TOKENS
 class TrafficLog:
     """See the module; to `path`, in files of at most so many bytes."""
 
-    def __init__(self, path: Path, most_bytes: int) -> None:
-        self._path, self._most_bytes = path, most_bytes
+    def __init__(self, path: Path, most_bytes: int, metrics: GatewayMetrics) -> None:
+        self._path, self._most_bytes, self._metrics = path, most_bytes, metrics
         self._lines: list[bytes] = []
+        self._waiting_bytes = 0  # of lines, and of those that are being written
         self._complaint = ""
 
     def note(self, record: RequestRecord, blocks: Sequence[int], made: int | None) -> None:
         """A request has ended; `made` output tokens, if it broke off."""
         row = _row(record, blocks, made)
         line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+        if self._waiting_bytes + len(line) > MOST_WAITING_BYTES:
+            self._drop(1, "too much waits for the disk")
+            return
+        self._waiting_bytes += len(line)
         self._lines.append(line)
 
     async def run(self) -> None:
@@ -54,23 +63,30 @@ class TrafficLog:
         try:
             while True:
                 await asyncio.sleep(WRITE_S)
-                await asyncio.to_thread(self.write)
+                written = await asyncio.to_thread(self.write)
+                self._waiting_bytes -= written  # of what it has become meanwhile
         finally:
             self.write()
 
-    def write(self) -> None:
-        """All that has been noted."""
+    def write(self) -> int:
+        """All that has been noted; the bytes that wait no longer."""
         lines, self._lines = self._lines, []
-        if not lines:
-            return
+        data = b"".join(lines)
+        if not data:
+            return 0
         try:
-            self._append(b"".join(lines))
+            self._append(data)
             self._complaint = ""
         except OSError as error:
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                told = {"lines": len(lines), "why": self._complaint}
-                log.error("the traffic log cannot be written; what it misses is lost", extra=told)
+            self._drop(len(lines), str(error))
+        return len(data)
+
+    def _drop(self, lines: int, why: str) -> None:
+        self._metrics.traffic_log_dropped.inc(lines)
+        if why != self._complaint:
+            self._complaint = why
+            told = {"lines": lines, "why": why}
+            log.error("the traffic log cannot be written; what it misses is lost", extra=told)
 
     def _append(self, data: bytes) -> None:
         while True:

@@ -170,7 +170,7 @@ class Completions:
             NoCapacityError: if nothing more is taken in.
         """
         self._drain.check()
-        self._dispatcher.room.check_requests(self._accounts.running)
+        self._dispatcher.room.check_requests(self._accounts.all_running)
 
     async def _name(self, exchange: Exchange, scope: Scope, only: Worker | None) -> None:
         """It names none, or by another name: its worker gets the name that it knows.

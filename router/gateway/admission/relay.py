@@ -155,8 +155,7 @@ class Relay:
 
     def _check_room(self) -> None:
         self._drain.check()
-        running = self._accounts.running + self._at.total()
-        self._dispatcher.room.check_requests(running)
+        self._dispatcher.room.check_requests(self._accounts.all_running)
 
     async def _model(self, scope: Scope, body: bytes, name: str) -> tuple[str, bytes, str]:
         """The model that it means, the body with it, and what it calls it; empty: any worker.
@@ -200,6 +199,7 @@ class Relay:
             tried.append(worker)
             last = len(tried) > self._tuning.retries or self._choose(model, only, tried) is None
             self._at[worker] += 1
+            self._accounts.relayed += 1
             self._turns[worker] = next(self._turn)
             try:
                 return await self._attempt(scope, headers, body, worker, passing, last=last)
@@ -208,6 +208,7 @@ class Relay:
                 if last:
                     raise
             finally:
+                self._accounts.relayed -= 1
                 self._at[worker] -= 1
                 if not self._at[worker]:
                     del self._at[worker]

@@ -1,4 +1,4 @@
-"""What is left of all batches, for metrics: lines, and engine time as predicted.
+"""What is left of all batches, for metrics: lines, and engine time as predicted; and what is old.
 
 Output tokens of a line that waits are taken to be the mean of its batch's that have ended, or what
 is predicted for its like as long as none has.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from sqlalchemy import func, select
 
 from router.gateway.batches.database import Database, StoreLost
+from router.gateway.batches.files import Files
 from router.gateway.batches.runner import Runner
 from router.gateway.batches.tables import OPEN, Line, lines
 from router.observe.metrics import GatewayMetrics
@@ -24,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # It reads a row of each line that is left: of 50,000 in some ten milliseconds.
 EVERY_S = 5.0
+# How often files whose time is over are looked for.
+CLEAN_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +54,24 @@ class Backlog:
     def __init__(
         self,
         database: Database,
+        files: Files,
         runner: Runner,
         seconds: Callable[[Work], float],
         metrics: GatewayMetrics,
     ) -> None:
-        self._database, self._runner, self._seconds = database, runner, seconds
+        self._database, self._files = database, files
+        self._runner, self._seconds = runner, seconds
         self._metrics = metrics
 
     async def run(self) -> None:
         """Until cancelled."""
+        cleaned_s = -inf
         while True:
             try:
                 await self.tell()
+                if time.monotonic() - cleaned_s > CLEAN_S:
+                    cleaned_s = time.monotonic()
+                    await self._files.remove_old()
             except StoreLost:
                 log.debug("what is left of batches cannot be read now")
             except Exception:

@@ -18,7 +18,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.gateway.batches.database import Database
@@ -119,10 +119,16 @@ class Batches:
         )
         return bool((await connection.execute(mine)).rowcount)
 
-    async def restart(self, name: str) -> None:
-        """Nobody has looked at all of its lines: what is known of some goes."""
+    async def restart(self, name: str, owner: str) -> bool:
+        """Nobody has looked at all of its lines: what is known of some goes.
+
+        Whether its owner is to go on.
+        """
         async with self._database.write() as connection:
-            await connection.execute(lines.delete().where(lines.c.batch == name))
+            still = await self._still(connection, name, Status.VALIDATING, owner)
+            if still:
+                await connection.execute(delete(lines).where(lines.c.batch == name))
+            return still
 
     async def add(self, name: str, owner: str, rows: Sequence[dict[str, Any]]) -> bool:
         """More of its lines; whether its owner is to go on."""
@@ -164,11 +170,12 @@ class Batches:
             step = update(batches).where(batches.c.id == batch.id, batches.c.status == batch.status)
             await connection.execute(step.values(values))
 
-    async def finalize(self, connection: AsyncConnection, batch: Found, now: float) -> None:
-        """Its lines have ended, or its time is over."""
-        over = now >= batch.expires_at
+    async def finalize(
+        self, connection: AsyncConnection, batch: Found, now: float, *, expired: bool
+    ) -> None:
+        """Its lines have ended, or its time is over before they have."""
         values = {"status": Status.FINALIZING, "finalizing_at": now}
-        if over:
+        if expired:
             values["expired_at"] = now
         step = update(batches).where(batches.c.id == batch.id, batches.c.status == batch.status)
         await connection.execute(step.values(values))
@@ -192,7 +199,9 @@ class Batches:
         return len(rows)
 
     async def end(self, connection: AsyncConnection, batch: Found, now: float) -> None:
-        """Nothing is left to do of it."""
+        """Nothing is left to do of it; whoever comes first ends it."""
+        if not await self._still(connection, batch.id, Status(batch.status)):
+            return
         if batch.status == Status.CANCELLING:
             await self._end(connection, batch.id, Status.CANCELLED, "cancelled_at", now)
         elif batch.expired_at is not None:
@@ -201,10 +210,13 @@ class Batches:
             await self._end(connection, batch.id, Status.COMPLETED, "completed_at", now)
 
     @staticmethod
-    async def _still(connection: AsyncConnection, name: str, status: Status, owner: str) -> bool:
-        asked = select(batches.c.id).where(
-            batches.c.id == name, batches.c.status == status, batches.c.owner == owner
-        )
+    async def _still(
+        connection: AsyncConnection, name: str, status: Status, owner: str | None = None
+    ) -> bool:
+        """Whether it is so, for as long as this transaction lasts."""
+        asked = select(batches.c.id).where(batches.c.id == name, batches.c.status == status)
+        if owner is not None:
+            asked = asked.where(batches.c.owner == owner)
         return (await connection.execute(asked.with_for_update())).scalar() is not None
 
     async def _end(

@@ -111,8 +111,13 @@ class Files:
                 )
             await self._remove(connection, found)
 
-    async def remove_old(self, connection: AsyncConnection, now: float) -> None:
-        """Those whose time is over, and what broken uploads have left."""
+    async def remove_old(self) -> None:
+        """Remove those whose time is over, and what broken uploads have left."""
+        async with self._database.write() as connection:
+            now = await self._database.now(connection)
+            await self._remove_before(connection, now)
+
+    async def _remove_before(self, connection: AsyncConnection, now: float) -> None:
         over = (files.c.ready == 1) & (files.c.expires_at < now)
         broken = (files.c.ready == 0) & (files.c.created_at < now - UPLOAD_S)
         needed = select(batches.c.input_file).where(batches.c.status.in_(OPEN))

@@ -34,7 +34,8 @@ class Jobs:
 
     async def check(self, batch: Found, owner: str) -> None:
         """Look at all of its lines."""
-        await self._batches.restart(batch.id)
+        if not await self._batches.restart(batch.id, owner):
+            return
         looks, total, model = LineCheck(batch.id, batch.endpoint), 0, ""
         errors: list[dict[str, Any]] = []
         async for slice_ in slices(self._lines(batch)):

@@ -23,16 +23,14 @@ from typing import Any
 
 from router.gateway.batches import lines
 from router.gateway.batches.batches import Batches
-from router.gateway.batches.checking import body_of, refused
 from router.gateway.batches.database import Database, StoreLost
 from router.gateway.batches.files import Files, Found
-from router.gateway.batches.inside import Asked, Endpoint, ask
+from router.gateway.batches.inside import Endpoint
 from router.gateway.batches.jobs import Jobs
-from router.gateway.batches.lines import BEAT_S, Counts, Result, Waiting
+from router.gateway.batches.lines import BEAT_S, Counts
 from router.gateway.batches.order import Order
-from router.gateway.batches.results import answered
 from router.gateway.batches.tables import Line, Status
-from router.gateway.planning.ticket import NEAR
+from router.gateway.batches.under_way import UnderWay
 from router.http.drain import Drain
 from router.http.errors import RequestError
 from router.observe.metrics import GatewayMetrics
@@ -45,7 +43,8 @@ LOOK_S = 0.5
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 # Pages of lines that wait, read in one look: it is not to last.
 PAGES = 10
-Place = tuple[str, int]
+# Lines claimed in one transaction: a database takes only so many parameters.
+AT_ONCE = 2000
 
 
 class Runner:
@@ -70,7 +69,7 @@ class Runner:
         metrics: GatewayMetrics,
     ) -> None:
         self._database, self._files, self._batches = database, files, batches
-        self._order, self._endpoint, self._rights, self._room = order, endpoint, rights, room
+        self._order, self._room = order, room
         self._drain, self._metrics = drain, metrics
         self._work = Jobs(database, files, batches, metrics)
         self._id = ""
@@ -79,13 +78,16 @@ class Runner:
         self._unsure = False  # whether what it has claimed last is its own: the answer was lost
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._running: dict[Place, asyncio.Task[None]] = {}
-        self._results: list[Result] = []
+        self._under_way = UnderWay(files, order, endpoint, rights, self._wake.set, self._pause)
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._read_to: dict[str, int] = {}  # of lines that wait, up to which number they are known
         self.open: dict[str, Found] = {}
         self.counts: dict[str, Counts] = {}
         self.paused: str | None = None
+
+    def idle(self) -> str | None:
+        """Why nothing of any batch is begun now, in words for clients; None: something is."""
+        return self.paused or (None if self._room() else "No worker is up.")
 
     def wake(self) -> None:
         """Something may be to do: look at once."""
@@ -145,7 +147,7 @@ class Runner:
             rows = await self._batches.open(connection)
             self.counts = await lines.count(connection, [row.id for row in rows])
         self.open = {row.id: row for row in rows}
-        for batch in {place[0] for place in self._running} | set(self._read_to):
+        for batch in {place[0] for place in self._under_way.running} | set(self._read_to):
             if batch not in self.open or self.open[batch].status != Status.IN_PROGRESS:
                 self._drop(batch)
         if not rows:
@@ -166,14 +168,13 @@ class Runner:
                 name = f"runner-{secrets.token_hex(8)}"
                 await lines.join(connection, name, now)
             elif self._unsure:
-                mine = {*self._running, *((one.batch, one.number) for one in self._results)}
-                left = await lines.held(connection, name) - mine
+                left = await lines.held(connection, name) - self._under_way.places()
                 await lines.give_back(connection, name, left)
             lost = await lines.take_over(connection, now)
         if self._id and not known:  # it was late, and others may have what it had
-            for batch in {place[0] for place in self._running}:
+            for batch in {place[0] for place in self._under_way.running}:
                 self._drop(batch)
-            self._results.clear()
+            self._under_way.results.clear()
         if lost:
             log.info("lines of a gateway that is gone wait again", extra={"lines": lost})
         self._id, self._beat_s, self._unsure = name, time.monotonic(), False
@@ -185,7 +186,8 @@ class Runner:
             await self._read(batch, counts)
         elif batch.status == Status.IN_PROGRESS:
             async with self._database.write() as connection:
-                await self._batches.finalize(connection, batch, now)
+                expired = counts.left > 0
+                await self._batches.finalize(connection, batch, now, expired=expired)
             self.wake()
         elif batch.status == Status.CANCELLING:
             await self._cancel(batch, counts, now)
@@ -203,11 +205,12 @@ class Runner:
 
     async def _job(self, what: Callable[..., Any], batch: Found) -> None:
         try:
-            await (what(self._id) if batch.status == Status.VALIDATING else what())
+            try:
+                await (what(self._id) if batch.status == Status.VALIDATING else what())
+            except RequestError as error:  # its file is gone
+                await self._batches.fail(batch, str(error))
         except StoreLost as error:
             self._pause(error)  # it is begun again, by whoever owns it then
-        except RequestError as error:  # its file is gone
-            await self._batches.fail(batch, str(error))
         except Exception:
             log.exception("a batch cannot go on", extra={"batch": batch.id})
             await asyncio.sleep(LONGEST_PAUSE_S)
@@ -219,8 +222,8 @@ class Runner:
         """What runs here has been told to end; once nothing runs anywhere, it is over."""
         async with self._database.write() as connection:
             if counts.running:
-                held = await lines.held(connection, self._id)
-                left = {place for place in held if place[0] == batch.id} - set(self._running)
+                held = await lines.held(connection, self._id) - self._under_way.places()
+                left = [place for place in held if place[0] == batch.id]
                 await lines.give_back(connection, self._id, left)
             else:
                 await self._batches.end(connection, batch, now)
@@ -247,16 +250,14 @@ class Runner:
         """None of its lines is to be run here any more."""
         self._order.drop(batch)
         self._read_to.pop(batch, None)
-        for place, task in self._running.items():
-            if place[0] == batch:
-                task.cancel()
+        self._under_way.drop(batch)
 
     async def _pump(self) -> None:
         """Write down what has ended, and begin what there is room for."""
         closed = self._drain.begun or self._stopping or not self._id
-        room = 0 if closed else self._room() - len(self._running)
+        room = 0 if closed else min(AT_ONCE, self._room() - len(self._under_way.running))
         wanted = self._order.take(room) if room > 0 else []
-        results = list(self._results)
+        results = list(self._under_way.results)
         if not wanted and not results:
             return
         try:
@@ -267,68 +268,25 @@ class Runner:
             self._order.add(wanted)
             self._unsure = True
             raise
-        del self._results[: len(results)]
+        del self._under_way.results[: len(results)]
         for result in results:
             self._metrics.batch_lines.labels(_STATES[result.state]).inc()
         for line in wanted:
             place = line.batch, line.number
             if place in got:
-                self._begin(line, got[place])
+                self._metrics.batch_lines.labels("running").inc()
+                self._under_way.begin(line, got[place], self.open[line.batch])
             else:
                 self._order.lost(line)
-
-    def _begin(self, line: Waiting, custom_id: str) -> None:
-        self._metrics.batch_lines.labels("running").inc()
-        place, batch = (line.batch, line.number), self.open[line.batch]
-        task = asyncio.create_task(self._run(line, custom_id, batch))
-        self._running[place] = task
-        task.add_done_callback(partial(self._ended, line))
-
-    def _ended(self, line: Waiting, task: asyncio.Task[None]) -> None:
-        self._order.lost(line)  # if it was cancelled: it has not ended
-        place = line.batch, line.number
-        if self._running.get(place) is task:
-            del self._running[place]
-        self._wake.set()
-
-    async def _run(self, line: Waiting, custom_id: str, batch: Found) -> None:
-        """One line, to its result."""
-        try:
-            result = await self._result(line, custom_id, batch)
-        except Exception:
-            log.exception("a line cannot be run", extra={"batch": batch.id, "line": line.number})
-            error = RequestError("Internal error; see the gateway's log.", code="internal_error")
-            result = refused(line.batch, line.number, custom_id, error)
-        self._order.ended(line, result.input_tokens, result.output_tokens)
-        self._results.append(result)
-
-    async def _result(self, line: Waiting, custom_id: str, batch: Found) -> Result:
-        name = f"{line.batch}.{line.number}"
-        try:
-            body = body_of(await self._raw(line, batch))
-            scope = self._rights(batch.key, batch.tenant) | {NEAR: self._order.worker(line)}
-            asked = Asked(name, batch.endpoint, body, batch.tenant, scope)
-        except RequestError as error:
-            return refused(line.batch, line.number, custom_id, error)
-        answer = await ask(self._endpoint(batch.endpoint), asked)
-        return answered(line.batch, line.number, custom_id, answer.status, name, bytes(answer.body))
-
-    async def _raw(self, line: Waiting, batch: Found) -> bytes:
-        while True:
-            try:
-                return await self._files.read(batch.input_file, line.offset, line.length)
-            except StoreLost as error:
-                self._pause(error)
-                await asyncio.sleep(PAUSE_S)
 
     async def stop(self, within_s: float) -> None:
         """Let what runs end within this time, and give back the rest."""
         self._stopping = True
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                while self._running:
-                    await asyncio.wait(self._running.values())
-        tasks = [*self._running.values(), *self._jobs.values()]
+                while self._under_way.running:
+                    await asyncio.wait(self._under_way.running.values())
+        tasks = [*self._under_way.running.values(), *self._jobs.values()]
         for task in tasks:
             task.cancel()
         self._over = True  # the loop ends by itself: not in the midst of a transaction
@@ -337,7 +295,7 @@ class Runner:
         with suppress(StoreLost):
             if self._id:
                 async with self._database.write() as connection:
-                    await lines.record(connection, self._id, self._results)
+                    await lines.record(connection, self._id, self._under_way.results)
                     await lines.leave(connection, self._id)
         await self._database.close()
 

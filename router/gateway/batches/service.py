@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -54,7 +55,7 @@ class Service:
         self.runner = Runner(
             database, files, batches, self._order, endpoint, rights, room, drain, metrics
         )
-        self._backlog = Backlog(database, self.runner, seconds, metrics)
+        self._backlog = Backlog(database, files, self.runner, seconds, metrics)
         wake = self.runner.wake
         self._api = Api(files, batches, most_line, origins, drain, wake, self._told)
         self._drain, self._drain_s = drain, drain_s
@@ -85,6 +86,10 @@ class Service:
 
     def _row(self, batch: Found) -> dict[str, Any]:
         counts = self.runner.counts.get(batch.id, Counts())
+        told, now = self._told(batch, counts), time.time()
+        for name in ("planned_finish", "lower_bound"):
+            if (left_s := told.pop(f"{name}_s", None)) is not None:
+                told[f"{name}_at"] = now + left_s
         return {
             "id": batch.id,
             "tenant": batch.tenant,
@@ -93,12 +98,12 @@ class Service:
             "done": counts.done,
             "failed": counts.failed + counts.expired,
             "expires_at": batch.expires_at,
-            **self._told(batch, counts),
+            **told,
         }
 
     def _told(self, batch: Found, counts: Counts) -> dict[str, Any]:
         """What is told of a batch beside OpenAI's fields, as long as it has not ended."""
         if batch.status not in OPEN:
             return {}
-        told = {"paused": self.runner.paused, "waiting": counts.waiting, "running": counts.running}
+        told = {"paused": self.runner.idle(), "waiting": counts.waiting, "running": counts.running}
         return told | self._order.outlook(batch.id)

@@ -123,6 +123,8 @@ def _worker(worker: Worker, watch: Watch, now: float) -> Frame:
         "in_flight": len(worker.load),
         "backlog_s": round(worker.backlog_s(0, now), DIGITS),
     }
+    if worker.cache is not None:
+        frame["cache"] = worker.knowledge.value
     if state is not None:
         frame |= {
             "engine": state.engine,

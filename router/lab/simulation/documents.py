@@ -3,7 +3,7 @@
 A document becomes rows as a trace has them:
 
 - ShareGPT's list of conversations: a request for each answer, with all that was said before it as
-  its prompt; lengths by their bytes, as no tokenizer is at hand;
+  its prompt; lengths by their bytes, unless there is a tokenizer;
 - what ``vllm bench serve --save-result --save-detailed`` writes: lengths, and when each began;
 - GuideLLM's ``benchmarks.json``: the requests of its last benchmark that were answered;
 - a list of objects that are rows already.
@@ -11,12 +11,15 @@ A document becomes rows as a trace has them:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from router.settings.base import BadSettings
 from solver.cost.estimators import BYTES_PER_TOKEN
 
 Row = Mapping[str, Any]
+Length = Callable[[str], float]  # tokens of a text
 
 # Who speaks in ShareGPT's conversations and their kin, and is the model.
 ANSWERERS = frozenset(("gpt", "assistant", "chatgpt", "bing", "bard"))
@@ -32,8 +35,31 @@ def is_document(found: object) -> bool:
     )
 
 
-def rows_of(found: Any) -> Iterator[Row]:  # noqa: ANN401 - JSON
-    """The rows of a document.
+def by_bytes(text: str) -> float:
+    """Tokens of a text, where no tokenizer is at hand."""
+    return len(text.encode("utf-8", "replace")) / BYTES_PER_TOKEN
+
+
+def by_tokenizer(path: Path) -> Length:
+    """Tokens of a text by a ``tokenizer.json``.
+
+    Raises:
+        BadSettings: if it is none, or what reads it is not installed.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        message = "tokenizer: needs a package: pip install tokenizers (transformers brings it)"
+        raise BadSettings(message) from error
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # it has no class of its own
+        raise BadSettings(f"tokenizer: {path} is no tokenizer.json: {error}") from error
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def rows_of(found: Any, length: Length = by_bytes) -> Iterator[Row]:  # noqa: ANN401 - JSON
+    """The rows of a document; `length` is that of texts.
 
     Raises:
         ValueError: saying what is missing.
@@ -42,7 +68,7 @@ def rows_of(found: Any) -> Iterator[Row]:  # noqa: ANN401 - JSON
         for number, one in enumerate(found):
             if not isinstance(one, dict):
                 raise ValueError(f"[{number}]: expected a conversation or a request, an object")
-            yield from _conversation(one) if _turns(one) is not None else [one]
+            yield from _conversation(one, length) if _turns(one) is not None else [one]
     elif "input_lens" in found:
         yield from _vllm(found)
     else:
@@ -54,22 +80,22 @@ def _turns(one: Row) -> Sequence[Any] | None:
     return turns if isinstance(turns, list) else None
 
 
-def _conversation(one: Row) -> Iterator[Row]:
-    before = 0
+def _conversation(one: Row, length: Length) -> Iterator[Row]:
+    before = 0.0
     for turn in _turns(one) or ():
         if not isinstance(turn, dict):
             continue
         text = turn.get("value", turn.get("content"))
-        size = len(text.encode("utf-8", "replace")) if isinstance(text, str) else 0
+        size = length(text) if isinstance(text, str) else 0.0
         speaker = str(turn.get("from", turn.get("role"))).lower()
         if speaker in ANSWERERS and before:
             yield {"prompt_tokens": _tokens(before), "output_tokens": _tokens(size)}
         before += size
 
 
-def _tokens(size: int) -> int:
+def _tokens(size: float) -> int:
     """At least one where there is anything."""
-    return max(min(1, size), round(size / BYTES_PER_TOKEN))
+    return max(int(size > 0), round(size))
 
 
 def _vllm(found: Row) -> Iterator[Row]:

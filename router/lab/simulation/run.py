@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
+from router.lab.simulation.documents import by_bytes, by_tokenizer
 from router.lab.simulation.loads import requests_per_s, stretched
 from router.lab.simulation.traces import read_trace
 from router.settings.hardware import hardware
@@ -56,7 +57,9 @@ def load(traffic: Traffic, *, tell: bool = False) -> list[Request]:
     if _is_sample(traffic):
         requests = azure_conv(SAMPLED, random.Random(SAMPLE_SEED))
     else:
-        found = read_trace(traffic.requests, traffic.limits, columns=traffic.names)
+        length = by_bytes if traffic.tokenizer is None else by_tokenizer(traffic.tokenizer)
+        names = traffic.names
+        found = read_trace(traffic.requests, traffic.limits, columns=names, length=length)
         requests = found.requests
         for why, number in sorted(found.left_out.items()) if tell else ():
             print(f"{traffic.requests}: {number} rows left out: {why}", file=sys.stderr)

@@ -36,7 +36,7 @@ from typing import BinaryIO, TextIO, cast
 import orjson
 
 from router.lab.simulation.columns import REST, USUAL, BadRow, Columns, Row
-from router.lab.simulation.documents import is_document, rows_of
+from router.lab.simulation.documents import Length, by_bytes, is_document, rows_of
 from router.lab.simulation.times import EPOCH
 from router.settings.base import DATA, BadSettings
 from router.settings.limits import Limits
@@ -108,8 +108,11 @@ def read_trace(
     *,
     most: int | None = None,
     columns: Mapping[str, str] = NOTHING,
+    length: Length = by_bytes,
 ) -> Trace:
     """A trace; `limits` are targets where it has none, `columns` what it calls ours.
+
+    Where it has texts, `length` tells their tokens.
 
     A row without an id is called by its number, from 0. `most`: only the first of them are read.
 
@@ -120,7 +123,7 @@ def read_trace(
         with _opened(path) as text:
             lines = _Lines(text)
             try:
-                trace = _trace(islice(_rows(lines), most), limits, columns)
+                trace = _trace(islice(_rows(lines, length), most), limits, columns)
             except (BadRow, csv.Error) as error:
                 raise BadSettings(f"{path}:{lines.number}: {error}") from error
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
@@ -177,18 +180,18 @@ class _Lines:
         return found if is_document(found) else None
 
 
-def _rows(lines: _Lines) -> Iterable[Row]:
+def _rows(lines: _Lines, length: Length) -> Iterable[Row]:
     if lines.starts_with("[") or lines.starts_with("{"):
         found = lines.document()
         if found is not None:
-            return _of_document(found)
+            return _of_document(found, length)
         return (_object(line) for line in lines if line.strip())
     return csv.DictReader(lines, restkey=REST, skipinitialspace=True)
 
 
-def _of_document(found: object) -> Iterator[Row]:
+def _of_document(found: object, length: Length) -> Iterator[Row]:
     try:
-        yield from rows_of(found)
+        yield from rows_of(found, length)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadRow(str(error)) from error
 

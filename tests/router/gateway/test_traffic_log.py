@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import threading
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from router.gateway.accounting import traffic_log
 from router.gateway.accounting.traffic_log import BLOCKS, KEPT, TrafficLog
 from router.gateway.explanations.request_record import RequestRecord
 from router.lab.simulation.traces import read_trace
+from router.observe.metrics import GatewayMetrics
 from solver.batching.kv import BLOCK_TOKENS
 from solver.batching.targets import Targets
+from tests.waiting import PATIENCE_S, until
 
 
 def record(number: int, **said: object) -> RequestRecord:
@@ -26,7 +30,7 @@ def record(number: int, **said: object) -> RequestRecord:
 
 def test_a_line_is_a_row_of_a_trace(tmp_path: Path) -> None:
     path = tmp_path / "traffic.jsonl"
-    log = TrafficLog(path, 1 << 20)
+    log = TrafficLog(path, 1 << 20, GatewayMetrics())
     blocks = tuple(range(100, 100 + 2 * BLOCKS + 1))
     log.note(record(0, targets=Targets(2.0, 0.1)), blocks, None)
     log.note(record(1, used_prompt_tokens=12, priority="bulk", deadline_s=60.0), (), None)
@@ -46,7 +50,7 @@ def test_a_line_is_a_row_of_a_trace(tmp_path: Path) -> None:
 
 def test_files_are_bounded_and_the_oldest_goes(tmp_path: Path) -> None:
     path = tmp_path / "traffic.jsonl"
-    log, written = TrafficLog(path, 2000), 0
+    log, written = TrafficLog(path, 2000, GatewayMetrics()), 0
     while not (tmp_path / f"traffic.jsonl.{KEPT}").exists() or written < 60:
         log.note(record(written), (), None)
         log.write()
@@ -60,7 +64,7 @@ def test_files_are_bounded_and_the_oldest_goes(tmp_path: Path) -> None:
 
 
 def _write(path: Path, first: int) -> None:
-    log = TrafficLog(path, 4000)
+    log = TrafficLog(path, 4000, GatewayMetrics())
     for k in range(first, first + 40):
         log.note(record(k), (), None)
         log.write()
@@ -83,7 +87,8 @@ def test_several_write_whole_lines_to_one_file(tmp_path: Path) -> None:
 def test_a_disk_that_takes_nothing_is_one_line_and_stops_nobody(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = TrafficLog(tmp_path / "no" / "such" / "folder", 2000)
+    metrics = GatewayMetrics()
+    log = TrafficLog(tmp_path / "no" / "such" / "folder", 2000, metrics)
     with caplog.at_level(logging.ERROR):
         for k in range(3):
             log.note(record(k), (), None)
@@ -93,3 +98,43 @@ def test_a_disk_that_takes_nothing_is_one_line_and_stops_nobody(
     log.note(record(7), (), None)
     log.write()
     assert "id-7" in (tmp_path / "no" / "such" / "folder").read_text()
+    assert b"makespan_traffic_log_dropped_total 3.0" in metrics.render()
+
+
+def test_a_disk_that_hangs_takes_no_memory_and_is_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs with the first line, until ninety-nine more have come; then it writes again."""
+    path, metrics = tmp_path / "traffic.jsonl", GatewayMetrics()
+    log, wakes = TrafficLog(path, 1 << 20, metrics), threading.Event()
+    monkeypatch.setattr(traffic_log, "WRITE_S", 0.0)
+    monkeypatch.setattr(traffic_log, "MOST_WAITING_BYTES", 5000)
+    append, hangs = log._append, threading.Event()
+
+    def hang(data: bytes) -> None:
+        hangs.set()
+        assert wakes.wait(PATIENCE_S)
+        append(data)
+
+    monkeypatch.setattr(log, "_append", hang)
+
+    async def play() -> int:
+        running = asyncio.create_task(log.run())
+        log.note(record(0), (), None)
+        await until(hangs.is_set)
+        for k in range(1, 100):
+            log.note(record(k), (), None)
+        held = sum(map(len, log._lines))
+        wakes.set()
+        await until(lambda: path.exists() and not log._waiting_bytes)
+        log.note(record(100), (), None)
+        await until(lambda: "id-100" in path.read_text())
+        running.cancel()
+        return held
+
+    with caplog.at_level(logging.ERROR):
+        assert asyncio.run(play()) < 5000
+    written = len(path.read_text().splitlines())
+    assert f"makespan_traffic_log_dropped_total {101 - written:.1f}".encode() in metrics.render()
+    assert 5 < written < 50
+    assert len(caplog.records) == 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from router.lab.simulation.documents import by_tokenizer
 from router.lab.simulation.traces import read_trace
 from router.settings.base import BadSettings
 from solver.cost.estimators import BYTES_PER_TOKEN
@@ -180,3 +182,18 @@ def test_what_is_none_of_them_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(BadSettings, match=BROKEN[text]) as told:
         read_trace(path)
     assert str(told.value).startswith(str(path))
+
+
+def test_texts_are_measured_as_told(tmp_path: Path) -> None:
+    path = tmp_path / "talks.json"
+    said = [("human", "one two three"), ("gpt", "four"), ("human", "five"), ("gpt", "six seven")]
+    turns = [{"from": who, "value": text} for who, text in said]
+    path.write_text(json.dumps([{"conversations": turns}]))
+    found = read_trace(path, length=lambda text: len(text.split()))
+    assert [(r.prompt_tokens, r.output_tokens) for r in found.requests] == [(3, 1), (5, 2)]
+
+
+def test_what_a_tokenizer_needs_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)  # as if it were not installed
+    with pytest.raises(BadSettings, match="tokenizer: needs a package: pip install tokenizers"):
+        by_tokenizer(tmp_path / "tokenizer.json")

@@ -65,7 +65,7 @@ def test_no_such_knowledge(knowledge: str) -> None:
 
 @pytest.mark.parametrize("dispatch", ["makespan", "prefix-aware"])
 def test_all_requests_end_whatever_is_known_and_who_knows_finds_as_much(dispatch: str) -> None:
-    requests = [replace(one, arrival_s=8 * one.arrival_s) for one in mooncake(80, random.Random(3))]
+    requests = [replace(one, arrival_s=9 * one.arrival_s) for one in mooncake(40, random.Random(3))]
     cost = PROFILES["llama-2-70b-a100-tp4"].cost.to_ms()
     way = Way(cost, 32, kv_tokens=400_000, prefix_cache=True, workers=3, dispatch=dispatch)
     ratios = {

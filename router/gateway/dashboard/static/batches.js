@@ -27,8 +27,8 @@ function row(batch) {
     cell(figures.join(", ")),
     cell(count(batch.running), { class: "number" }),
     cell(clock(batch.planned_finish_at ?? NaN)),
-    cell(clock(batch.bound_finish_at ?? NaN)),
-    cell(percent(batch.gap ?? NaN), { class: "number" }),
+    cell(clock(batch.lower_bound_at ?? NaN)),
+    cell(percent(batch.gap_ratio ?? NaN), { class: "number" }),
     cell(clock(batch.expires_at)),
   );
 }

@@ -253,7 +253,8 @@ function words({ line, toggle, about, cells, bar, lane, canvas, reason, worker }
   const told = (figure) => (there ? figure : "–"); // what was last heard of it is no more so
   line.classList.toggle("down", !there);
   toggle.setAttribute("aria-disabled", String(!lane.open && worker.single_slots !== true));
-  setText(about, lane.open ? `${standing(worker, agent)}\n${drawn(lane, worker)}` : standing(worker, agent));
+  const what = there && worker.cache ? `${standing(worker, agent)}, cache ${worker.cache}` : standing(worker, agent);
+  setText(about, lane.open ? `${what}\n${drawn(lane, worker)}` : what);
   const unwell = worker.up ? "" : `${standing(worker, agent)}: ${worker.reason || "no reason is known"}`;
   setText(reason, unwell);
   reason.hidden = !unwell;

@@ -55,13 +55,16 @@ def test_what_is_known_before_a_request_is_what_vllm_finds() -> None:
         elif "request" in line:
             request, prompt = line["request"], read_session(line["request"]["name"])
             assert prompt is not None
-            predicted += min(stream.cache.held_tokens(prompt.marks), request["prompt_tokens"] - 1)
+            known = min(stream.cache.held_tokens(prompt.marks), request["prompt_tokens"] - 1)
+            assert known <= request["cached"], "never more than there is"
+            predicted += known
             found += request["cached"]
             requests += 1
     assert requests >= 100
     assert found > 0
     assert stream.knowledge is Knowledge.EXACT
-    assert abs(predicted - found) <= 0.05 * found
+    # Where a document ends, between two marks, is learnt from the second prompt that has it.
+    assert predicted >= 0.9 * found
 
 
 def test_evictions_are_among_what_it_has_told() -> None:

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import msgspec
 import zmq
 import zmq.asyncio
 
 from router.gateway.fleet.kv.sources import Source
 from router.gateway.fleet.kv.stream import Knowledge, Stream
-from router.gateway.fleet.kv.subscriber import Subscriber
-from router.kv_wire import END, MOST_BYTES, write_batch
+from router.gateway.fleet.kv.subscriber import Subscriber, hear_loads
+from router.kv_wire import END, MOST_BYTES, Load, write_batch
 from tests.router.gateway.kv.publisher import Publisher, known
 
 EXACT, DEGRADED = Knowledge.EXACT, Knowledge.DEGRADED
@@ -142,6 +143,36 @@ def test_garbage_degrades_for_a_while_and_floods_hold_nobody_up() -> None:
         assert known(stream) == set(), "the first document's are among them"
 
     run(check)
+
+
+def test_a_load_that_is_pushed_is_heard_and_what_is_none_passed_over() -> None:
+    async def check() -> None:
+        context = zmq.asyncio.Context()
+        publisher = context.socket(zmq.PUB)
+        port = publisher.bind_to_random_port("tcp://127.0.0.1")
+        source = Source(3, "", load=f"tcp://127.0.0.1:{port}")
+        heard: list[tuple[int, Load]] = []
+        task = asyncio.create_task(
+            hear_loads(context, source, lambda rank, load, _: heard.append((rank, load)))
+        )
+        payload = msgspec.msgpack.encode(["LoadStat", 3, 2, 50, 100, 3, 7, 90, 16, 12, 3_500_000])
+
+        async def push() -> None:
+            while True:  # whoever subscribes has missed what was before
+                await publisher.send_multipart([b"load", bytes(8), b"nothing"])
+                await publisher.send_multipart([b"load", bytes(8), payload])
+                await asyncio.sleep(0.05)
+
+        pushes = asyncio.create_task(push())
+        await until(lambda: len(heard) > 1)
+        for one in (pushes, task):
+            one.cancel()
+        await asyncio.gather(pushes, task, return_exceptions=True)
+        publisher.close(linger=0)
+        context.destroy(linger=0)
+        assert set(heard) == {(3, Load(3, 2, 50, 100, 16, 12, 3.5))}
+
+    asyncio.run(check())
 
 
 def test_a_message_beyond_all_bounds_is_never_read() -> None:

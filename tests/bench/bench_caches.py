@@ -1,0 +1,222 @@
+"""What knowing caches takes, and what it gains.
+
+    .venv/bin/python -m tests.bench.bench_caches events     # CPU time and memory a block
+    .venv/bin/python -m tests.bench.bench_caches fleet --agents 16 --requests 500
+    .venv/bin/python -m tests.bench.bench_caches mooncake   # simulated: hit rates and first tokens
+
+`fleet` sets what two gateways predicted of caches beside what engines found, of emulated agents
+that publish and that do not; with `--worker URL` of real engines that publish.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import time
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from router.gateway.app import GC_ALLOCATIONS
+from router.gateway.fleet.kv.stream import Stream
+from router.kv_wire import session_name
+from router.lab.simulation.run import Choice, assembled
+from router.lab.simulation.traces import dataset
+from solver.cost.profiles import PROFILES
+from solver.routing.cached_blocks import Beginnings, marks_of
+from solver.sim.report import report
+from solver.sim.worker import WorkerSetting
+from tests import http
+from tests.helpers import Process
+
+PER_S, BLOCK_TOKENS = 20_000, 16
+
+
+def payload(number: int, rng: random.Random, prompts: int = 4, blocks: int = 50) -> bytes:
+    """A step's events: prompts of some hundred tokens, with their ids and hashes of 32 bytes."""
+    events = []
+    for k in range(prompts):
+        chain = [rng.getrandbits(64) for _ in range(blocks * BLOCK_TOKENS // 128)]
+        name = session_name("", f"gateway-{number}-{k}", Beginnings(marks_of(chain), 128.0))
+        events.append(
+            {
+                "type": "BlockStored",
+                "block_hashes": [rng.randbytes(32) for _ in range(blocks)],
+                "parent_block_hash": None,
+                "token_ids": [rng.randrange(100_000) for _ in range(blocks * BLOCK_TOKENS)],
+                "block_size": BLOCK_TOKENS,
+                "lora_id": None,
+                "medium": "GPU",
+                "lora_name": None,
+                "group_idx": 0,
+                "session_id": name,
+            }
+        )
+    return msgspec.msgpack.encode([1.0, events, 0])
+
+
+def events(_: argparse.Namespace) -> None:
+    """CPU time of reading and keeping blocks, and what they take in memory."""
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 50)  # as a gateway does
+    rng = random.Random(1)
+    payloads = [payload(k, rng) for k in range(500)]
+    count = 200 * len(payloads)
+    stream = Stream(1 << 20, replays=False)
+    stream.linked()
+    began = time.process_time()
+    for number, one in enumerate(payloads):
+        list(stream.live(number, one))
+    took_s = time.process_time() - began
+    each = took_s / count
+    print(f"{count} blocks, {sum(map(len, payloads)) / count:.0f} bytes each on the wire")
+    print(f"{each * 1e6:.2f} us a block: {100 * each * PER_S:.1f} % of a core at {PER_S} a second")
+    tracemalloc.start()
+    stream = Stream(1 << 20, replays=False)
+    stream.linked()
+    before = tracemalloc.get_traced_memory()[0]
+    for number, one in enumerate(payloads):
+        list(stream.live(number, one))
+    held = tracemalloc.get_traced_memory()[0] - before
+    print(f"{held / len(stream.cache):.0f} bytes a block in memory, of {len(stream.cache)}")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of one request's prompt: tokens taken to be cached, found to be, and all."""
+
+    predicted: float
+    found: int
+    prompt: int
+
+
+@contextmanager
+def gateways(options: argparse.Namespace, *, publish: bool) -> Iterator[list[str]]:
+    """Two gateways before the same workers."""
+    with ExitStack() as stack:
+        urls = list(options.worker)
+        for k in range(0 if urls else options.agents):
+            flags = ["--port", "0", "--name", f"a{k}", "--speed", str(options.speed)]
+            flags += ["--kv-tokens", str(options.kv_tokens), "--slots", "8"]
+            flags += ["--max-model-len", "4096"]
+            flags += ["--kv-events", "tcp://127.0.0.1:0"] if publish else []
+            agent = stack.enter_context(Process("agent", *flags))
+            urls.append(agent.wait_for(r"listening url=(\S+)"))
+        flags = ["--port", "0", "--worker", ",".join(urls)]
+        flags += [] if publish else ["--no-cache-events"]
+        both = [stack.enter_context(Process("gateway", *flags)) for _ in range(2)]
+        found = [one.wait_for(r"listening url=(\S+)") for one in both]
+        wanted = "exact" if publish else "estimated"
+        while not all(knowledge(url) == {wanted} for url in found):
+            time.sleep(0.1)
+        yield found
+
+
+def knowledge(gateway: str) -> set[str]:
+    """Of all its workers; none while one is down."""
+    workers = http.get(gateway + "/makespan/v1/workers").json()["workers"]
+    up = all(worker["up"] for worker in workers)
+    return {worker["cache"]["knowledge"] for worker in workers} if up else set()
+
+
+def ask(gateway: str, name: str, body: dict[str, Any]) -> Answer:
+    """One request, and what its gateway had predicted."""
+    answer = http.post(gateway + "/v1/completions", json=body, headers={"x-request-id": name})
+    usage = answer.json()["usage"]
+    found = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+    choice = http.get(f"{gateway}/makespan/v1/requests/{name}").json()["choice"]
+    (chosen,) = (one for one in choice["candidates"] if one["chosen"])
+    return Answer(chosen["cached_tokens"], found, usage["prompt_tokens"])
+
+
+def letters(rng: random.Random, count: int) -> str:
+    """Text that is like no other."""
+    return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz ", k=count))
+
+
+def fleet(options: argparse.Namespace) -> None:
+    """Predicted and found, with and without events."""
+    rng = random.Random(3)
+    documents = [letters(rng, rng.randrange(2000, 7000)) for _ in range(40)]
+
+    def body(k: int) -> dict[str, Any]:
+        rng = random.Random(k)
+        prompt = rng.choice(documents) + letters(rng, rng.randrange(100, 1500))
+        return {"model": options.model, "prompt": prompt, "max_tokens": rng.randrange(8, 64)}
+
+    for publish in (True, False):
+        with (
+            gateways(options, publish=publish) as urls,
+            ThreadPoolExecutor(options.clients) as pool,
+        ):
+            numbers = range(options.requests)
+            where = [urls[k % 2] for k in numbers]
+            names = [f"q{k}" for k in numbers]
+            answers = list(pool.map(ask, where, names, map(body, numbers)))
+        predicted = sum(one.predicted for one in answers)
+        found, prompt = sum(one.found for one in answers), sum(one.prompt for one in answers)
+        apart = sum(abs(one.predicted - one.found) for one in answers)
+        print(
+            f"{'exact' if publish else 'estimated':<10} predicted {predicted:.0f} found {found}: "
+            f"error {100 * (predicted - found) / found:.2f} %, each by itself "
+            f"{100 * apart / found:.2f} %; hit rate {100 * found / prompt:.1f} %",
+            flush=True,
+        )
+
+
+def mooncake(options: argparse.Namespace) -> None:
+    """Sixteen simulated workers with little memory."""
+    requests, real = dataset("mooncake")
+    profile = PROFILES["llama-2-70b-a100-tp4"]
+    print(
+        f"{len(requests)} requests, {'the trace' if real else 'drawn'}, {options.kv_tokens} tokens"
+    )
+    for name in ("makespan", "prefix-aware"):
+        for known in ("exact", "estimated", "stale:5"):
+            alike = WorkerSetting(
+                profile.slots,
+                options.kv_tokens,
+                prefill_budget=2048,
+                order="fcfs",
+                prefix_cache=True,
+                cache_knowledge=known,
+            )
+            run = assembled(requests, [profile.cost] * 16, alike, Choice("adaptive", name, 16))
+            run.run()
+            told = report(run)
+            print(
+                f"{name:<13} {known:<10} hit rate {100 * told.cache_hit_ratio:.1f} % first token "
+                f"p50 {told.ttft_s['p50']:.2f} s p99 {told.ttft_s['p99']:.1f} s",
+                flush=True,
+            )
+
+
+def main() -> None:
+    """One of them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parts = parser.add_subparsers(required=True)
+    parts.add_parser("events").set_defaults(run=events)
+    live = parts.add_parser("fleet")
+    live.add_argument("--agents", type=int, default=16)
+    live.add_argument("--requests", type=int, default=500)
+    live.add_argument("--clients", type=int, default=12)
+    live.add_argument("--speed", type=float, default=40.0)
+    live.add_argument("--kv-tokens", type=int, default=8192)
+    live.add_argument("--worker", action="append", default=[])
+    live.add_argument("--model", default="llama-65b")
+    live.set_defaults(run=fleet)
+    simulated = parts.add_parser("mooncake")
+    simulated.add_argument("--kv-tokens", type=int, default=524_288)
+    simulated.set_defaults(run=mooncake)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()
