@@ -168,10 +168,10 @@ async def test_a_line_goes_where_the_plan_says_as_long_as_that_worker_is_well() 
         eligible.look(workers)
         line = ticket("line")
         line.near = workers[1]
-        assert eligible.among(line, workers) == {1}
+        assert eligible.among(line, workers) == frozenset({1})
         assert eligible.among(ticket("other"), workers) is None
         line.excluded.add(workers[1])  # it has failed it
-        assert eligible.among(line, workers) == {0, 2}
+        assert eligible.among(line, workers) == frozenset({0, 2})
         left = [workers[0], workers[2]]
         eligible.look(left)
         assert eligible.among(line, left) is None
