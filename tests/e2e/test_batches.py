@@ -168,7 +168,7 @@ def long_lines(count: int) -> list[object]:
 
 
 def test_one_is_cancelled_with_what_it_has(gateway: Gateway, workers: list[str]) -> None:
-    name = gateway.create([line(0), *long_lines(400)[1:]])
+    name = gateway.create([line(0), *long_lines(200)[1:]])
     gateway.wait_answered(name, 1)
     with pytest.raises(openai.ConflictError, match=f"worked on by {name}"):
         gateway.client.files.delete(gateway.get(name).input_file_id)
@@ -177,21 +177,21 @@ def test_one_is_cancelled_with_what_it_has(gateway: Gateway, workers: list[str])
     assert batch.status == "cancelled"
     done = gateway.read(batch.output_file_id)
     assert batch.request_counts is not None
-    assert 1 <= len(done) == batch.request_counts.completed < 400
+    assert 1 <= len(done) == batch.request_counts.completed < 200
     eventually(lambda: all(scrape(url).total("makespan_queue_requests") == 0 for url in workers))
     assert gateway.client.batches.cancel(name).status == "cancelled"
 
 
 def test_one_whose_window_ends_has_errors_for_the_rest(gateway: Gateway) -> None:
-    name = gateway.create([line(0), *long_lines(800)[1:]], window="4s")
+    name = gateway.create([line(0), *long_lines(300)[1:]], window="4s")
     batch = gateway.ended(name)
     assert batch.status == "expired"
     assert batch.expired_at is not None
     done, left = gateway.read(batch.output_file_id), gateway.read(batch.error_file_id)
     assert {one["error"]["code"] for one in left} == {"batch_expired"}
     found = [one["custom_id"] for one in done + left]
-    assert len(found) == 800
-    assert set(found) == {f"line-{k}" for k in range(800)}
+    assert len(found) == 300
+    assert set(found) == {f"line-{k}" for k in range(300)}
 
 
 def shown(gateway: Gateway) -> list[dict[str, Any]]:

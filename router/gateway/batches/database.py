@@ -36,6 +36,7 @@ CONNECTIONS = 8
 _PRAGMAS = (
     f"busy_timeout = {int(BUSY_S * 1000)}",
     "journal_mode = WAL",
+    "journal_size_limit = 67108864",  # of what a large upload has made of it, so much is kept
     "synchronous = FULL",
     "foreign_keys = ON",
 )

@@ -8,7 +8,7 @@ const SPANS = [[30, "30 s"], [60, "1 min"], [120, "2 min"], [300, "5 min"]];
 const LONGEST_S = SPANS.at(-1)[0];
 const DASHES = [[], [5, 3]]; // so that lines are told apart without colours
 const MOST_APART_S = 3; // points further apart are not joined: nobody saw what was between them
-const LEFT = 42, BOTTOM = 14, TOP = 4; // CSS pixels for the axes' words
+const LEFT = 42, BOTTOM = 14, TOP = 4; // CSS pixels for the axes' words, at least
 const FONT = "11px system-ui, sans-serif";
 
 export class Chart {
@@ -57,11 +57,12 @@ export class Chart {
     const high = this.#high();
     const age = last.at - this.#points[0].at;
     const [span, long] = SPANS.find(([seconds]) => age <= seconds) ?? SPANS.at(-1);
-    const x = (at) => width - ((last.at - at) / span) * (width - LEFT);
+    const left = this.#left(high);
+    const x = (at) => width - ((last.at - at) / span) * (width - left);
     const y = (value) => height - BOTTOM - (Math.min(value, high) / high) * (height - BOTTOM - TOP);
     this.paint.setTransform(ratio, 0, 0, ratio, 0, 0);
     this.paint.clearRect(0, 0, width, height);
-    this.#axes(width, height, high, y, long);
+    this.#axes(left, width, height, high, y, long);
     this.series.forEach((one, index) => this.#line(one, index, x, y));
   }
 
@@ -72,9 +73,14 @@ export class Chart {
     return [1, 2, 5, 10].map((digit) => digit * power).find((end) => end >= needed * 0.999);
   }
 
-  #axes(width, height, high, y, long) {
+  #left(high) {
+    this.paint.font = FONT;
+    const words = [0, high / 2, high].map((value) => this.paint.measureText(this.tick(value)).width);
+    return Math.max(LEFT, Math.ceil(Math.max(...words)) + 5);
+  }
+
+  #axes(left, width, height, high, y, long) {
     const { paint } = this;
-    paint.font = FONT;
     paint.fillStyle = colours.muted;
     paint.strokeStyle = colours.grid;
     paint.lineWidth = 1;
@@ -82,13 +88,13 @@ export class Chart {
     for (const value of [0, high / 2, high]) {
       const level = Math.round(y(value)) + 0.5;
       paint.beginPath();
-      paint.moveTo(LEFT, level);
+      paint.moveTo(left, level);
       paint.lineTo(width, level);
       paint.stroke();
-      paint.fillText(this.tick(value), LEFT - 5, level + (value ? 7 : 3));
+      paint.fillText(this.tick(value), left - 5, level + (value ? 7 : 3));
     }
     paint.textAlign = "left";
-    paint.fillText(`−${long}`, LEFT, height - 1);
+    paint.fillText(`−${long}`, left, height - 1);
     paint.textAlign = "right";
     paint.fillText("now", width, height - 1);
   }
