@@ -63,7 +63,7 @@ NOBODY = frozenset[int]()
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """When bulk work will be done, in seconds from when it was planned.
+    """When bulk work will be done, in seconds from when one looks.
 
     Attributes:
         finish_s: as planned.
@@ -140,6 +140,7 @@ class Backlog(Generic[L]):
     def workers_changed(self) -> None:
         """Others are there than when it was planned."""
         self._changed = True
+        self._homes.clear()  # they are told by their places
 
     def plan(
         self,

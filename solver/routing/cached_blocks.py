@@ -344,11 +344,14 @@ class CachedBlocks:
         """
         saved, number = 0.0, 0
         for node in self._path(marks, tail):
-            if node.blocks and node.first != number:
+            if not node.blocks:
+                continue
+            if node.first > number:
                 break
             count = node.blocks.index(None) if node.missing else len(node.blocks)
-            saved += self._saved(node.blocks, count)
-            number += count
+            # What others share behind the mark before is not of this prompt, which has its own.
+            saved += self._saved(node.blocks, count) - (number - node.first)
+            number = node.first + count
             if node.missing:
                 break
         return saved * self._block_tokens

@@ -12,7 +12,8 @@ import pytest
 from tests.clients.conftest import all_up
 from tests.e2e.batch_gateway import Gateway, agents, line
 from tests.e2e.test_gateway import MODEL
-from tests.helpers import Fleet
+from tests.engine_server import EngineServer
+from tests.helpers import Fleet, Process
 from tests.waiting import eventually
 
 
@@ -58,6 +59,24 @@ def test_vercels_sdk_in_its_default_mode(results: dict[str, Any]) -> None:
     assert text["finishReason"] in ("length", "stop")
     stream = results["ai_stream"]["value"]
     assert stream["words"] == stream["tokens"] == text["tokens"]
+
+
+def test_tools_of_engines_pass_vercels_sdk(node: tuple[str, Path]) -> None:
+    command, folder = node
+    with (
+        EngineServer("m") as server,
+        Process("gateway", "--port", "0", "--worker", server.url) as up,
+    ):
+        url = up.wait_for(r"listening url=(\S+)")
+        up.wait_for("(worker is up)")
+        done = subprocess.run(
+            [command, "tools.mjs", url], cwd=folder, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["text"] == found["stream"] == [["weather", {"city": "Rome"}]]
+    assert found["why"] == "tool-calls"
+    assert found["parts"].index("tool-input-delta") < found["parts"].index("tool-call")
 
 
 def test_streams(results: dict[str, Any]) -> None:

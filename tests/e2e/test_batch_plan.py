@@ -60,3 +60,30 @@ def test_a_batch_is_packed_over_unequal_workers_and_tells_when_it_will_be_done(
     assert most > 1.3 * least  # it is twice as fast
     together = sum(max(found.values()) for found in homes.values())
     assert together > 0.75 * len(lines)  # some are shared so that both end together
+
+
+def test_who_waits_for_an_answer_gets_it_before_any_line_that_fills_the_workers_has_ended(
+    tmp_path: Path,
+) -> None:
+    body = {"model": MODEL, "prompt": "clips", "max_tokens": 1500, "ignore_eos": True}
+    lines = [
+        {"custom_id": f"line-{k}", "method": "POST", "url": ENDPOINT, "body": body}
+        for k in range(40)
+    ]
+    flags = ("agent", "--port", "0", "--slots", "8", "--speed", "2")  # a line takes 20 s at least
+    with Process(*flags) as agent:
+        url = agent.wait_for(r"listening url=(\S+)")
+        with Gateway([url], str(tmp_path)) as gateway:
+            name = gateway.create(lines)
+
+            def filled() -> bool:
+                told = (gateway.get(name).model_extra or {}).get("makespan", {})
+                return bool(told.get("running", 0) >= 8)
+
+            eventually(filled, "lines in all slots")
+            answer = gateway.client.completions.create(model=MODEL, prompt="hello", max_tokens=2)
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens == 2
+            assert gateway.answered(name) == 0
+            gateway.client.batches.cancel(name)
+            gateway.ended(name)

@@ -171,6 +171,10 @@ def test_who_is_not_well_is_first_with_the_reason_and_then_the_busiest(fresh: To
     assert fresh.rows()[:4] == ["agent-50", "agent-33", "agent-60", "agent-04"]
     expect(shown.nth(0).locator(".reason")).to_have_text("down: refused <b>")
     expect(shown.nth(1).locator(".reason")).to_have_text("suspect: nothing came")
+    shown.nth(1).get_by_role("button").focus()
+    for key, place in (("End", 19), ("Home", 0)):  # what is folded is no stop
+        fresh.page.keyboard.press(key)
+        expect(shown.nth(place).get_by_role("button")).to_be_focused()
     more = fresh.page.locator("#more")
     expect(more).to_contain_text("Show 44 more workers")
     expect(more).to_contain_text("and 0 queued there")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from math import exp, inf, log
 from typing import Any
@@ -24,6 +24,9 @@ BIN_S, BINS = 5.0, 60  # five minutes, as charts show
 # shares of tenants would be those of whoever has just ended.
 FLAT, FLAT_SHARES = 3, 12
 STEP = 0.07  # of a latency from one count to the next, as a fraction
+LOG_STEP = log(1 + STEP)
+# Requests that are counted at once, in some hundredths of a second at most: nobody waits for that.
+MOST_COUNTED = 4000
 LEAST_S = 1e-4
 MOST_TENANTS = 6  # with shares of their own: as many as there are colours, less one
 REST = "(all others)"
@@ -84,13 +87,17 @@ class Served:
         """Those that have ended since the last call, as far as they are remembered."""
         new, self._counted = self._log.ended - self._counted, self._log.ended
         last_s = inf
-        for record in islice(self._log.latest_ended(), new):
+        for record in islice(self._log.latest_ended(), min(new, MOST_COUNTED)):
             assert record.ended_s is not None
             if record.ended_s < oldest_s:
                 return
-            self._bins.setdefault(int(record.ended_s / BIN_S), Bin()).add(record)
+            at = int(record.ended_s / BIN_S)
+            found = self._bins.get(at)
+            if found is None:
+                found = self._bins[at] = Bin()
+            found.add(record)
             last_s, new = record.ended_s, new - 1
-        if new and last_s < inf:  # others before these have been forgotten
+        if new and last_s < inf:  # others before these have been forgotten, or are too many
             self._since_s = max(self._since_s, last_s)
 
 
@@ -110,11 +117,14 @@ def points(all_bins: Sequence[Frame], now: float) -> Frame:
         taken.update(one.slot_s)
     names = [name for name, _ in taken.most_common(MOST_TENANTS)]
     rest = len(taken) > len(names)
+    parts = {at: [one.slot_s[name] for name in names] for at, one in ours.items()}
+    for at, one in ours.items():
+        parts[at].append(one.slot_s.total() - sum(parts[at]))  # of all others
     return {
         "served": [_row(at, ours, since, now) for at in known],
         "shares": {
             "tenants": [*names, *([REST] if rest else [])],
-            "rows": [_shares(at, ours, names, rest=rest) for at in known],
+            "rows": [_shares(at, parts, rest=rest) for at in known],
         }
         if len(taken) > 1
         else None,
@@ -148,18 +158,16 @@ def _parts(at: int, bins: dict[int, Bin], many: int) -> list[Bin]:
     return [bins[one] for one in range(at - many + 1, at + 1) if one in bins]
 
 
-def _shares(at: int, bins: dict[int, Bin], names: Sequence[str], *, rest: bool) -> list[float]:
-    taken = Counter[str]()
-    for one in _parts(at, bins, FLAT_SHARES):
-        taken.update(one.slot_s)
-    total = sum(taken.values())
-    parts = [taken[name] / total if total else 0.0 for name in names]
-    more = [max(0.0, 1.0 - sum(parts)) if total else 0.0] if rest else []
-    return [(at + 1) * BIN_S, *(round(part, 4) for part in (*parts, *more))]
+def _shares(at: int, parts: Mapping[int, Sequence[float]], *, rest: bool) -> list[float]:
+    lately = [parts[one] for one in range(at - FLAT_SHARES + 1, at + 1) if one in parts]
+    taken = [max(0.0, sum(column)) for column in zip(*lately, strict=True)]
+    total = sum(taken) or inf
+    shown = taken if rest else taken[:-1]
+    return [(at + 1) * BIN_S, *(round(part / total, 4) for part in shown)]
 
 
 def _class(seconds: float) -> int:
-    return round(log(max(LEAST_S, seconds)) / log(1 + STEP))
+    return round(log(max(LEAST_S, seconds)) / LOG_STEP)
 
 
 def _quantiles(counts: Iterable[Counter[int]]) -> list[float | None]:
@@ -174,5 +182,5 @@ def _quantiles(counts: Iterable[Counter[int]]) -> list[float | None]:
     for kind in sorted(total):
         below += total[kind]
         while len(found) < 2 and below >= ranks[len(found)]:
-            found.append(float(f"{exp(kind * log(1 + STEP)):.3g}"))
+            found.append(float(f"{exp(kind * LOG_STEP):.3g}"))
     return found

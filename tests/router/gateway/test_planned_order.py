@@ -7,9 +7,11 @@ from typing import Any
 
 from router.gateway.batches.lines import Waiting
 from router.gateway.batches.planned import MOST_KINDS, MOST_PREFIXES, Planned, Seen
+from router.gateway.planning.eligible import Eligible
 from solver.cost.profiles import PROFILES
 from solver.routing.pieces import Length
 from solver.routing.problem import WorkerView
+from tests.router.gateway.fleet import half, ticket
 
 COST = PROFILES["llama-65b-ascend"].cost
 MODELS = {"m": 1}
@@ -158,3 +160,18 @@ def test_what_a_plan_looks_at_is_bounded_whatever_a_file_has() -> None:
     kinds = planned._kinds.values()
     assert len({kind.prefix for kind in kinds}) <= MOST_PREFIXES + 1
     assert len(kinds) <= MOST_KINDS + 20  # sizes that are told apart roughly
+
+
+async def test_a_line_goes_where_the_plan_says_as_long_as_that_worker_is_well() -> None:
+    async with half(3) as gateway:
+        workers, eligible = gateway.workers.available(), Eligible()
+        eligible.look(workers)
+        line = ticket("line")
+        line.near = workers[1]
+        assert eligible.among(line, workers) == frozenset({1})
+        assert eligible.among(ticket("other"), workers) is None
+        line.excluded.add(workers[1])  # it has failed it
+        assert eligible.among(line, workers) == frozenset({0, 2})
+        left = [workers[0], workers[2]]
+        eligible.look(left)
+        assert eligible.among(line, left) is None

@@ -115,6 +115,17 @@ def test_where_two_prompts_part_is_learnt_from_both() -> None:
     assert cache.held_tokens((1, 2, 3, 6)) == 400
 
 
+def test_what_two_share_behind_a_mark_hides_nothing_of_a_third() -> None:
+    """Of all three that begin alike, two go on alike for a block; then each on its own."""
+    cache = CachedBlocks(100)
+    for mark, blocks in ((4, [11, 12, 13, 14, 15]), (5, [11, 12, 13, 14, 16])):
+        cache.store(blocks, None, 64, Beginnings((1, mark, 10 * mark), 128.0, mark << 64))
+    third = Beginnings((1, 6, 60), 128.0, 6 << 64)
+    cache.store([11, 12, 23, 24, 25, 26], None, 64, third)
+    assert cache.held_tokens(third.marks) == 6 * 64
+    assert cache.held_tokens((1, 4, 40)) == 5 * 64
+
+
 def test_an_answer_is_known_to_who_goes_on_from_it_alone() -> None:
     cache = CachedBlocks(100)
     prompt = Beginnings((1, 2), 128.0, tail=7 << 64)

@@ -177,15 +177,17 @@ export class Fleet {
   #fold() {
     const most = this.#small.matches ? SHOWN_SMALL : SHOWN;
     const all = this.#all || this.#order.length <= most + 2;
-    let hidden = 0;
+    let hidden = 0, changed = false;
     this.#order.forEach((name, place) => {
       const { line, lane, worker } = this.#rows.get(name);
       const show = all || place < most || lane.open || (need(worker) > 0 && place < MOST_UNWELL);
       if (!show) hidden += 1;
       if (line.hidden === !show) return;
-      line.hidden = !show;
+      line.hidden = lane.hidden = !show;
+      changed = true;
       if (show) lane.show(this.#at, true);
     });
+    if (changed) this.#walk.refresh();
     this.#more.hidden = !hidden && !(this.#all && this.#order.length > most + 2);
     const button = this.#more.querySelector("button");
     setText(button, hidden ? `Show ${count(hidden)} more workers` : "Show fewer");

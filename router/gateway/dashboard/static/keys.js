@@ -21,7 +21,7 @@ export class Walk {
   }
 
   #stops() {
-    return [...this.#list.querySelectorAll(this.#selector)];
+    return [...this.#list.querySelectorAll(this.#selector)].filter((stop) => !stop.closest("[hidden]"));
   }
 
   #step(event) {

@@ -27,6 +27,7 @@ export class Lane {
   rows = LEAST_ROWS; // slots that have a row
   span_s = 60;
   open = false;
+  hidden = false; // nothing is painted; to be shown anew afterwards
 
   constructor(canvas) {
     this.canvas = canvas;
@@ -38,7 +39,7 @@ export class Lane {
     const sample = worker.seconds ? this.#spent(worker) : this.#counted(worker, at);
     if (!sample || sample.until - sample.from > MOST_APART_S) return;
     this.#add(this.#samples, sample, at);
-    if (!this.open) this.#fresh.push(sample);
+    if (!this.open && !this.hidden) this.#fresh.push(sample);
   }
 
   hearSlots(report) {
