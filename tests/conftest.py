@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
+from contextlib import suppress
 
 import pytest
+
+# However long an example takes, on a machine however busy, says nothing of what is tested. The
+# environment of vLLM has no Hypothesis.
+with suppress(ModuleNotFoundError):
+    from hypothesis import HealthCheck, settings
+
+    untimed = [HealthCheck.too_slow]
+    settings.register_profile("any machine", deadline=None, suppress_health_check=untimed)
+    settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

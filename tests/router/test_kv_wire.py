@@ -114,7 +114,6 @@ def test_what_is_no_batch_is_an_error(payload: bytes) -> None:
         read_batch(payload)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_batch_or_an_error(payload: bytes) -> None:
     try:
@@ -139,7 +138,7 @@ def test_a_replay_is_asked_for_and_ends_as_in_vllm() -> None:
     assert read_message([b"", b"", b"\xff" * 8, b""])[0] == END
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.text(max_size=20),
     st.lists(st.integers(0, (1 << MARK_BITS) - 1), min_size=1, max_size=64),

@@ -183,7 +183,7 @@ def scripts(draw: st.DrawFn, policy: str) -> Script:
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_simulator_and_agent_take_the_same_decisions(policy: str, data: st.DataObject) -> None:
     script = data.draw(scripts(policy))
     one, other = simulated(script), live(script)

@@ -34,7 +34,7 @@ def slot_seconds(held: list[SlotStay], fills: list[PrefillSpan]) -> dict[str, fl
 
 
 @given(loads, st.sampled_from(sorted(POLICIES)), st.integers(1, 8), st.integers(1, 20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_reports_add_up_to_the_ledger(
     load: list[tuple[int, int]], policy: str, slots: int, every: int
 ) -> None:

@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 told = st.tuples(st.integers(0, 2), st.sampled_from(URLS), st.integers(0, 5))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(told, max_size=30), st.sets(st.integers(0, 2), max_size=2))
 def test_each_reads_the_sum_of_what_the_others_have_told_last(
     events: list[tuple[int, str, int]], waiting: set[int]

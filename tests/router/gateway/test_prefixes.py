@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.gateway.fleet.prefixes import Prefixes
@@ -69,7 +69,6 @@ def test_a_worker_that_was_down_owes_nothing_to_those_that_it_had() -> None:
     assert held(prefixes, worker) == 4
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=12), st.randoms())
 def test_held_in_the_end_is_what_has_begun(sent: Iterable[tuple[int, bool]], rng: object) -> None:
     prefixes, worker = Prefixes(), Caching()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.gateway.fleet.worker import Worker
@@ -43,7 +43,6 @@ CHANGES: dict[str, Callable[[Worker, str, float], None]] = {
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(CHANGES)), KEYS, st.floats(0.0, 3.0))))
-@settings(deadline=None)
 def test_a_view_is_what_it_would_be_if_it_were_made_now(
     steps: list[tuple[str, str, float]],
 ) -> None:

@@ -43,7 +43,7 @@ def samples(text: bytes, *, gauges: bool = False) -> dict[tuple[str, str], float
     }
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(events, st.sets(st.integers(0, 2)))
 def test_counters_and_histograms_are_those_of_one_process(
     happened: Sequence[tuple[tuple[str, int], int]], gone: set[int]
@@ -60,7 +60,7 @@ def test_counters_and_histograms_are_those_of_one_process(
     assert samples(merge(live, [merge([], ended).decode()])) == samples(one.render())
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=3), st.integers(10, 20))
 def test_gauges_are_put_together_as_their_rows_say_and_the_dead_have_none(
     values: list[int], of_the_dead: int

@@ -26,7 +26,7 @@ loads = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 80)), min_size=1,
 
 
 @given(loads, st.sampled_from(sorted(POLICIES)), st.integers(1, 8), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_slot_time_adds_up_and_the_bound_holds(
     load: list[tuple[int, int]], policy: str, slots: int, known: bool
 ) -> None:

@@ -97,7 +97,7 @@ def test_more_work_takes_longer_and_more_room_does_not(
     st.integers(1, 3),
     st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4)), min_size=1, max_size=4),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_schedule_is_faster_than_the_bound(
     cost: CostModel, slots: int, load: list[tuple[int, int]]
 ) -> None:
@@ -176,7 +176,7 @@ def test_many_requests_take_their_share_of_full_engines() -> None:
     st.integers(1, 9),
     st.lists(st.tuples(st.floats(0, 50), st.integers(1, 99), st.integers(1, 99)), min_size=2),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_more_requests_or_fewer_engines_take_longer(
     cost: CostModel, factors: list[float], slots: int, load: list[tuple[float, int, int]]
 ) -> None:

@@ -38,7 +38,7 @@ budgets = st.one_of(st.just(inf), st.integers(30, 60))
 
 
 @given(tiny, st.integers(1, 3), costs, budgets)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_search_is_as_good_as_trying_everything(
     requests: Requests, slots: int, cost: CostModel, budget: float
 ) -> None:
@@ -50,7 +50,7 @@ def test_search_is_as_good_as_trying_everything(
 
 
 @given(tiny, st.integers(1, 2), costs, budgets)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whole_mip_is_as_good_as_trying_everything(
     requests: Requests, slots: int, cost: CostModel, budget: float
 ) -> None:
@@ -66,7 +66,7 @@ def test_whole_mip_is_as_good_as_trying_everything(
 
 
 @given(tiny, st.integers(1, 2), costs, budgets)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_known_makespan_cuts_off_just_what_is_worse(
     requests: Requests, slots: int, cost: CostModel, budget: float
 ) -> None:

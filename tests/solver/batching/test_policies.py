@@ -94,7 +94,7 @@ def test_no_policy_has_a_choice_where_there_is_none(policy: str, cost: CostModel
     st.floats(0, 100),
     st.integers(0, 5000),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_no_policy_mixes_on_an_engine_that_cannot(
     policy: str, busy: int, admissible: int, more: int, waited_s: float, waited: int
 ) -> None:
@@ -261,7 +261,7 @@ def test_adaptive_does_not_wait_for_company_that_is_far_away() -> None:
 @given(
     st.integers(1, 199), st.integers(1, 199), st.floats(1, 5000), st.sampled_from([PAPER, MIXING])
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_adaptive_never_waits_longer_than_a_stage_costs(
     busy: int, idle: int, expected: float, cost: CostModel
 ) -> None:

@@ -154,7 +154,7 @@ asks = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(asks, min_size=1, max_size=30),
     st.sampled_from([*POLICIES, None]),

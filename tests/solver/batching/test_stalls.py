@@ -58,7 +58,7 @@ class AsItWas:
 
 
 @given(cases())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_bulk_work_alone_is_done_as_if_stalls_had_no_price(case: tuple[list[Request], Way]) -> None:
     requests, way = [replace(one, wanted=NO_TARGETS) for one in case[0]], case[1]
     way = replace(way, policy="adaptive")
@@ -102,7 +102,7 @@ def longest_allowed(run: Run) -> float:
 
 
 @given(long_prompts())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nobody_with_a_target_stands_still_for_long(case: tuple[list[Request], Way]) -> None:
     run = simulate(*case)
     assert run.fleet.stall_s.max() <= longest_allowed(run) * (1 + 1e-9)
@@ -163,7 +163,7 @@ def gap_s(action: Action, view: EngineView, cost: CostModel, tokens: float) -> f
     st.integers(0, 200_000),
     st.floats(0.005, 2.0),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_a_chunk_is_as_long_as_target_and_queue_let_it_be(
     cost: CostModel, interactive: int, bulk: int, waiting: int, kv: int, tpot_s: float
 ) -> None:

@@ -51,7 +51,7 @@ arrivals = st.lists(st.tuples(sizes, st.floats(0, 3), st.booleans()), min_size=1
     st.sampled_from((0.02, 0.04, 0.1, inf)),
     st.sampled_from((inf, 16.0)),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_schedule_with_bulk_work_keeps_the_contract(
     load: list[tuple[tuple[int, int], float, bool]],
     policy: str,

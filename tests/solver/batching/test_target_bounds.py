@@ -104,7 +104,7 @@ lengths = st.sampled_from([(40, 40), (400, 10), (10, 90)]).flatmap(
     lengths,
     st.sampled_from([0.0, 0.02]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_engine_spends_less(
     cost: CostModel,
     policy: str,

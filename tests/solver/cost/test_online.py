@@ -92,7 +92,7 @@ terms = st.builds(
     wrong=st.lists(st.floats(0.1, 10), min_size=9, max_size=9),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_an_engine_is_found_though_each_term_is_ten_times_wrong(
     truth: CostModel, wrong: list[float], seed: int
 ) -> None:
@@ -162,7 +162,7 @@ def test_an_engine_that_changes_is_followed_within_dozens(factor: float) -> None
 
 
 @given(seed=st.integers(0, 1000), batch=st.integers(1, 64))
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 def test_what_was_learnt_stays_while_nothing_is_told_of_it(seed: int, batch: int) -> None:
     """Thousands of rounds of one batch do not make the fit forget the others."""
     fit, rng = OnlineFit(FULL.scaled(3)), random.Random(seed)
@@ -230,7 +230,7 @@ samples = st.tuples(
 
 
 @given(prior=st.one_of(terms, st.just(PAPER)), seen=st.lists(samples, max_size=60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_it_stays_a_cost_model_whatever_comes(
     prior: CostModel, seen: list[tuple[Action, int, int, int, float]]
 ) -> None:

@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from solver.cost.estimators import (
@@ -86,7 +86,6 @@ def test_scale_follows_what_was_measured() -> None:
 
 
 @given(histories, features)
-@settings(deadline=None)
 def test_lengths_stay_within_the_limit(
     history: list[tuple[Features, int]], asked: Features
 ) -> None:
@@ -102,7 +101,6 @@ def test_lengths_stay_within_the_limit(
 
 
 @given(histories, features, st.integers(0, 4000))
-@settings(deadline=None)
 def test_mean_and_quantiles_are_those_of_the_distribution(
     history: list[tuple[Features, int]], asked: Features, made: int
 ) -> None:
@@ -117,7 +115,6 @@ def test_mean_and_quantiles_are_those_of_the_distribution(
 
 
 @given(histories, features, st.integers(0, 6000), st.integers(0, 6000))
-@settings(deadline=None)
 def test_what_remains_follows_from_what_was_expected(
     history: list[tuple[Features, int]], asked: Features, made: int, more: int
 ) -> None:
@@ -137,7 +134,6 @@ def test_what_remains_follows_from_what_was_expected(
 
 
 @given(histories, features)
-@settings(deadline=None)
 def test_a_prediction_is_the_mix_of_what_each_group_expects(
     history: list[tuple[Features, int]], asked: Features
 ) -> None:
@@ -157,7 +153,6 @@ def test_a_prediction_is_the_mix_of_what_each_group_expects(
 
 
 @given(histories, features)
-@settings(deadline=None)
 def test_same_history_same_prediction(history: list[tuple[Features, int]], asked: Features) -> None:
     often_asked = LengthPredictor()
     for past, length in history:
@@ -167,7 +162,6 @@ def test_same_history_same_prediction(history: list[tuple[Features, int]], asked
 
 
 @given(histories, finished(), st.integers(1, 16))
-@settings(deadline=None)
 def test_ends_weigh_together_as_much_as_one_after_the_other(
     history: list[tuple[Features, int]], end: tuple[Features, int], times: int
 ) -> None:

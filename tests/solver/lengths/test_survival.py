@@ -116,7 +116,7 @@ events = st.lists(
 
 
 @given(events, st.lists(st.integers(1, 5000), min_size=2, max_size=6, unique=True))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_expected_ends_grow_with_time_and_never_exceed_those_who_run(
     joins: list[tuple[int, float, int, int]], horizons: list[int]
 ) -> None:

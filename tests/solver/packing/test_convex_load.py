@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from solver.arrays import FloatArray
@@ -39,7 +39,6 @@ def cheapest(place: FloatArray, more: FloatArray) -> float:
     return best
 
 
-@settings(deadline=None)
 @given(costs())
 def test_it_finds_the_cheapest(numbers: tuple[FloatArray, FloatArray]) -> None:
     place, more = numbers
@@ -56,7 +55,6 @@ def test_it_finds_the_cheapest(numbers: tuple[FloatArray, FloatArray]) -> None:
     assert total == pytest.approx(found.total_s, abs=1e-6)  # the corners are whole
 
 
-@settings(deadline=None)
 @given(costs())
 def test_a_patched_model_is_the_one_that_would_be_built(
     numbers: tuple[FloatArray, FloatArray],

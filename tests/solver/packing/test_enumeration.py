@@ -43,7 +43,7 @@ def optimum(problem: Problem) -> float:
 
 
 @given(cases(), st.floats(0.5, 2.0))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_it_is_the_optimum_or_proven_that_none_is_so_early(
     case: tuple[Problem, np.ndarray], times: float
 ) -> None:

@@ -42,7 +42,7 @@ def best_finish(problem: Problem) -> float:
 
 
 @given(problems())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_bound_below_milp_below_heuristic_and_milp_is_the_optimum(problem: Problem) -> None:
     first = first_plan(problem)
     assert first is not None
@@ -58,7 +58,7 @@ def test_bound_below_milp_below_heuristic_and_milp_is_the_optimum(problem: Probl
 
 
 @given(problems(tight_memory=True))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_tight_memory_is_kept_or_refused_rightly(problem: Problem) -> None:
     optimum = best_finish(problem)
     try:
@@ -71,7 +71,7 @@ def test_tight_memory_is_kept_or_refused_rightly(problem: Problem) -> None:
 
 
 @given(problems(max_requests=40, max_workers=8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_heuristic_is_feasible_at_any_size(problem: Problem) -> None:
     found = first_plan(problem)
     assert found is not None
@@ -81,7 +81,7 @@ def test_heuristic_is_feasible_at_any_size(problem: Problem) -> None:
 
 
 @given(problems(max_requests=12, max_workers=4, tight_memory=True))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_live_traffic_always_gets_a_plan(problem: Problem) -> None:
     solved, found = first_plan_or_queue(problem)
     check(solved, found)

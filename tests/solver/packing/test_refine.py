@@ -76,7 +76,7 @@ def test_deadlines_are_kept_where_a_plan_without_them_misses_some(seed: int) -> 
 
 
 @given(problems(max_requests=12, max_workers=4), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_plans_stay_feasible_and_finish_no_later(problem: Problem, seed: int) -> None:
     rng = np.random.default_rng(seed)
     n = problem.requests

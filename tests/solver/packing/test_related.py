@@ -51,7 +51,7 @@ def test_a_thousandth_above_the_bound_with_five_or_more_a_worker(
     st.lists(st.floats(0.1, 10.0), min_size=1, max_size=6),
     st.lists(st.floats(0.0, 500.0), min_size=6, max_size=6),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_work_times_slowness_is_the_same_problem_as_its_matrix(
     work: list[float], slowness: list[float], initial: list[float]
 ) -> None:

@@ -27,7 +27,7 @@ def looks(most: int) -> SecondsLeft:
 
 
 @given(problems(max_requests=14, max_workers=5, tight_memory=True), st.integers(0, 9))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_walk_never_gets_worse_and_knows_where_it_is(problem: Problem, seed: int) -> None:
     rng = random.Random(seed)
     start = np.array([rng.randrange(problem.workers) for _ in range(problem.requests)])

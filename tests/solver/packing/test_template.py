@@ -47,7 +47,7 @@ def shapes(draw: st.DrawFn) -> Problem:
 
 
 @given(shapes())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_patched_model_equals_one_that_is_built_anew(problem: Problem) -> None:
     """Sizes that need no idle requests, and all pairs admissible: equal to the last number."""
     allowed = np.ones((problem.requests, problem.workers), dtype=np.bool_)

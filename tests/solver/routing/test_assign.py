@@ -28,7 +28,7 @@ def spread(jobs: list[Job], *views: object) -> list[int]:
 
 
 @given(st.lists(JOBS, min_size=1, max_size=6), st.lists(VIEWS, min_size=1, max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_plans_are_whole_add_up_and_keep_to_the_room(jobs: list[Job], views: list[object]) -> None:
     asked, there = requests(*jobs, workers=len(views)), load(*views)  # type: ignore[arg-type]
     plan, pairs = assign(asked, there), Pairs(asked, there)
@@ -53,7 +53,7 @@ def test_plans_are_whole_add_up_and_keep_to_the_room(jobs: list[Job], views: lis
     st.lists(st.integers(0, 24), min_size=2, max_size=4),
     st.sampled_from([PERSON, NO_TARGETS]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_nobody_waits_beside_an_equal_worker_with_a_free_slot(
     jobs: list[Job], flying: list[int], targets: Targets
 ) -> None:

@@ -65,7 +65,7 @@ def lines_of(load: dict[Kind, int]) -> list[Line]:
 
 
 @given(loads, fleets)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pieces_hold_every_line_once_and_no_two_batches(
     load: dict[Kind, int], fleet: list[WorkerView]
 ) -> None:
@@ -78,7 +78,7 @@ def test_pieces_hold_every_line_once_and_no_two_batches(
 
 
 @given(loads, fleets, st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9)), max_size=60))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_line_is_taken_once_whoever_asks(
     load: dict[Kind, int], fleet: list[WorkerView], asked: list[tuple[int, int]]
 ) -> None:
@@ -100,7 +100,7 @@ def test_every_line_is_taken_once_whoever_asks(
 
 
 @given(loads, fleets)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_plan_is_told_to_end_before_its_bound(
     load: dict[Kind, int], fleet: list[WorkerView]
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from solver.routing.cached_blocks import MARKS, Beginnings, CachedBlocks, Tier, marks_of
@@ -15,8 +15,6 @@ Prompt = tuple[int, int, int]
 PROMPTS = st.tuples(st.integers(0, 3), st.integers(1, 40), st.integers(0, 6))
 # Those that part between two marks are another matter.
 SHORT = st.tuples(st.integers(0, 3), st.integers(1, 12), st.integers(0, 4))
-# Some on a busy machine are slow.
-untimed = settings(deadline=None)
 
 
 def chain(prompt: Prompt, number: int = 0) -> tuple[int, ...]:
@@ -71,7 +69,6 @@ SIZES = st.sampled_from((16, 64, 128, 512))
 STEPS = st.lists(st.tuples(SHORT, st.none() | st.integers(0, 20)), max_size=12)
 
 
-@untimed
 @given(SIZES, STEPS, SHORT)
 def test_never_more_is_known_than_the_engine_has(
     size: int, steps: list[tuple[Prompt, int | None]], asked: Prompt
@@ -89,7 +86,6 @@ def test_never_more_is_known_than_the_engine_has(
     assert len(cache) <= len(engine.holds)
 
 
-@untimed
 @given(SIZES, PROMPTS)
 def test_a_prompt_that_was_served_is_known_up_to_its_last_mark(size: int, prompt: Prompt) -> None:
     cache = CachedBlocks(10**6)
@@ -147,7 +143,6 @@ def test_a_tier_saves_what_it_saves() -> None:
     assert (cache.held_tokens((1, 2)), len(cache)) == (0, 0)
 
 
-@untimed
 @given(st.integers(1, 60), st.lists(PROMPTS, max_size=20))
 def test_it_keeps_no_more_than_it_may(most: int, prompts: list[Prompt]) -> None:
     cache = CachedBlocks(most)

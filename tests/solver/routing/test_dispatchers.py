@@ -127,7 +127,7 @@ def test_prefix_aware_gives_up_when_the_fleet_is_out_of_balance() -> None:
 
 @pytest.mark.parametrize("name", AT_ONCE)
 @given(st.lists(st.integers(0, 4), max_size=12), st.integers(1, 4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_others_place_every_request_at_once(name: str, groups: list[int], size: int) -> None:
     by, fleet, done = by_name(name), [worker() for _ in range(size)], 0
     for count in groups:
@@ -191,7 +191,7 @@ def test_ours_gives_a_faster_worker_more() -> None:
     st.sampled_from([(1.0,), (1.0, 4.0)]),
     st.sampled_from([400, 2000]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_ours_places_everybody_in_the_end(
     load: list[tuple[int, int, float]], workers: int, speeds: tuple[float, ...], kv_tokens: int
 ) -> None:

@@ -21,7 +21,7 @@ FEW = st.builds(window, st.just(1), st.integers(1, MOST_WORKERS), st.integers(0,
 
 
 @given(FEW)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_plain_numbers_are_those_of_the_arrays_to_the_last_bit(asked: Asked) -> None:
     few, pairs = FewPairs(asked), Pairs(asked.requests, asked.load)
     nothing = np.zeros((3, pairs.m))
@@ -34,7 +34,7 @@ def test_plain_numbers_are_those_of_the_arrays_to_the_last_bit(asked: Asked) -> 
 
 
 @given(FEW)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_plan_is_the_same(asked: Asked) -> None:
     assert asked.few
     few, usual = plan_in_turn(asked), assign(asked.requests, asked.load)
@@ -44,7 +44,7 @@ def test_the_plan_is_the_same(asked: Asked) -> None:
 
 
 @given(FEW)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_one_of_them_alone_is_a_row_of_all(asked: Asked) -> None:
     for i in range(len(asked.rows)):
         alone = asked.only(i).requests

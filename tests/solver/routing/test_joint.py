@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from solver.batching.targets import NO_TARGETS, Targets
@@ -45,7 +45,6 @@ def optimum_s(turns: Turns) -> float:
     return float(turns.totals(plans).min())  # infinite where it must not go
 
 
-@settings(deadline=None)
 @given(asked=questions())
 def test_between_the_optimum_and_the_first_plan(asked: Question) -> None:
     told = plan = checked(asked, assign(asked.requests, asked.load))
@@ -60,7 +59,6 @@ def test_between_the_optimum_and_the_first_plan(asked: Question) -> None:
     assert told.total_s <= plan.total_s * (1 + ROUNDING)
 
 
-@settings(deadline=None)
 @given(asked=questions(), busiest=st.integers(1, 6), data=st.data())
 def test_no_prices_of_places_bound_more_than_the_optimum(
     asked: Question, busiest: int, data: st.DataObject
@@ -94,7 +92,6 @@ def test_where_nothing_binds_the_joint_plan_is_mostly_the_best_there_is() -> Non
     assert best >= 36
 
 
-@settings(deadline=None)
 @given(asked=questions(12, 4), looks=st.integers(0, 30))
 def test_it_ends_soon_after_its_deadline_wherever_that_falls(asked: Question, looks: int) -> None:
     """Time is over after so many looks at the clock; not many more are needed to notice."""
@@ -111,7 +108,6 @@ def test_it_ends_soon_after_its_deadline_wherever_that_falls(asked: Question, lo
     assert seen <= looks + 8
 
 
-@settings(deadline=None)
 @given(asked=questions())
 def test_one_request_alone_needs_no_joint_plan(asked: Question) -> None:
     alone = Question(first(asked.requests, asked.load, 1).requests, asked.load)
@@ -152,7 +148,6 @@ def test_a_broken_plan_is_refused(what: str) -> None:
         checked(BUSY, BROKEN[what](plan))
 
 
-@settings(deadline=None)
 @given(asked=questions())
 def test_nobody_is_held_back_unnoticed(asked: Question) -> None:
     """Whoever goes by the rules, and is told to wait."""

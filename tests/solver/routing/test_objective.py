@@ -72,7 +72,7 @@ JOBS = st.builds(
 
 
 @given(st.lists(JOBS, min_size=1, max_size=4), st.lists(VIEWS, min_size=1, max_size=4), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_all_terms_are_costs_and_grow_with_what_is_placed_before(
     jobs: list[Job], views: list[WorkerView], data: st.DataObject
 ) -> None:

@@ -108,7 +108,7 @@ def choice(name: str, arrival: Arrival, fleet: Sequence[Load]) -> int:
 
 @pytest.mark.parametrize("name", SCORES)
 @given(fleet=fleets, prompt=st.integers(1, 8000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_first_of_the_least_by_the_formula_of_the_page(
     name: str, fleet: list[Told], prompt: int
 ) -> None:
@@ -195,7 +195,7 @@ FIGURES = ("in_flight", "tokens", "waiting", "queued_tokens", "prefill_tokens", 
 
 
 @given(st.lists(st.tuples(st.integers(1, 3000), st.booleans()), max_size=6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_what_was_sent_since_a_look_counts_as_at_the_worker(
     sent: list[tuple[int, bool]],
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from solver.routing.load import WorkerLoad
@@ -48,7 +48,6 @@ def turn(capacity: int, senders: list[Sender], rng: Random) -> None:
         sender.look(capacity, [one for one in senders if one is not sender])
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.lists(st.integers(0, 60), min_size=1, max_size=5), st.integers())
 def test_nothing_stays_empty_that_somebody_wants(
     capacity: int, wants: list[int], seed: int
@@ -60,7 +59,6 @@ def test_nothing_stays_empty_that_somebody_wants(
     assert sum(one.has for one in senders) == min(capacity, sum(wants))
 
 
-@settings(deadline=None)
 @given(st.integers(2, 5), st.integers(1, 8), st.integers())
 def test_who_comes_late_gets_its_share_as_others_requests_end(
     count: int, each: int, seed: int

@@ -72,7 +72,7 @@ loads = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 40)), max_size=12
     loads, st.sampled_from(Priority), st.sampled_from([PAPER, MIXING]), st.integers(1, 4),
     st.integers(0, 60), st.integers(1, 300), st.integers(2, 20), st.sampled_from([inf, 64]),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_policy_beats_the_floor(
     policy: str,
     load: list[tuple[int, int]],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from solver.arrays import FloatArray, IntArray
@@ -36,7 +36,6 @@ def one_by_one(question: Question, workers: IntArray) -> FloatArray:
     return np.array(costs)
 
 
-@settings(deadline=None)
 @given(question=questions(), seed=seeds)
 def test_all_at_once_and_one_by_one_are_the_same(question: Question, seed: int) -> None:
     turns = Turns(question.requests, question.load)
@@ -45,7 +44,6 @@ def test_all_at_once_and_one_by_one_are_the_same(question: Question, seed: int) 
     np.testing.assert_allclose(turns.totals(plans), totals)
 
 
-@settings(deadline=None)
 @given(question=questions())
 def test_a_first_plan_is_settled_already(question: Question) -> None:
     plan = assign(question.requests, question.load)
@@ -56,7 +54,6 @@ def test_a_first_plan_is_settled_already(question: Question) -> None:
     np.testing.assert_allclose(again.cost_s, plan.cost_s)
 
 
-@settings(deadline=None)
 @given(question=questions(), seed=seeds)
 def test_a_settled_plan_stays_and_says_what_it_costs(question: Question, seed: int) -> None:
     turns = Turns(question.requests, question.load)
@@ -74,7 +71,6 @@ def alike(plan: Settled, other: Settled) -> None:
 
 
 @pytest.mark.parametrize("term", range(len(TERMS)), ids=TERMS)
-@settings(deadline=None)
 @given(question=questions(), some=placed, more=placed)
 def test_no_term_falls_with_what_is_placed_before(
     term: int, question: Question, some: tuple[float, ...], more: tuple[float, ...]

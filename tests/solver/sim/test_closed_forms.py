@@ -170,7 +170,7 @@ def test_the_mean_wait_is_the_closed_forms(name: str) -> None:
 
 
 @given(cases(), fleets)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_littles_law(
     case: tuple[list[Request], Way], fleet: tuple[int, tuple[float, ...], str]
 ) -> None:

@@ -144,7 +144,7 @@ def traffic(draw: st.DrawFn) -> list[Request]:
 
 
 @given(ways(), traffic(), st.randoms(use_true_random=False))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_what_was_done_was_possible(way: Way, requests: list[Request], rng: random.Random) -> None:
     """Some ask for just what a run has given to them, the others for less time."""
     served = simulate(requests, way).fleet
@@ -168,7 +168,7 @@ def test_what_was_done_was_possible(way: Way, requests: list[Request], rng: rand
     st.floats(1.0, 4.0),
     st.floats(1.0, 3.0),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_no_schedule_of_a_few_is_better(
     cost: CostModel, slots: int, load: list[tuple[int, int, int]], slack: float, pace: float
 ) -> None:

@@ -39,7 +39,7 @@ def spread_out(run: Run) -> list[tuple[float, float]]:
 
 
 @given(cases())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_quarters_are_of_as_many_requests_from_short_to_long(
     case: tuple[Sequence[Request], Way],
 ) -> None:

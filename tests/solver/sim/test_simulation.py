@@ -90,13 +90,13 @@ INDIFFERENT = ("round-robin", "random", "least-requests", "power-of-two", "prefi
 
 
 @given(cases())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_an_outsider_accepts_every_schedule(case: tuple[list[Request], Way]) -> None:
     simulate(*case).check()
 
 
 @given(cases(), fleets, st.sampled_from([0.0, 0.1, 2.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_outsider_accepts_every_fleets_schedule(
     case: tuple[list[Request], Way], fleet: tuple[int, tuple[float, ...], str], stale_s: float
 ) -> None:
@@ -107,7 +107,7 @@ def test_an_outsider_accepts_every_fleets_schedule(
 
 
 @given(cases(), fleets)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_same_seed_writes_the_same_bytes(
     case: tuple[list[Request], Way], fleet: tuple[int, tuple[float, ...], str]
 ) -> None:
@@ -119,7 +119,7 @@ def test_the_same_seed_writes_the_same_bytes(
 
 
 @given(cases(), st.integers(1, 3), st.sampled_from(INDIFFERENT))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rounds_taken_together_are_the_rounds_taken_one_by_one(
     case: tuple[list[Request], Way], workers: int, dispatch: str
 ) -> None:

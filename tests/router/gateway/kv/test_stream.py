@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.gateway.fleet.kv.stream import Knowledge, Stream
@@ -87,7 +87,6 @@ WAYS = (
 )
 
 
-@settings(deadline=None)
 @given(
     st.booleans(),
     st.integers(0, 6),
