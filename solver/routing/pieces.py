@@ -28,8 +28,9 @@ from solver.routing.problem import WorkerView
 PIECES = 12
 # Of lines that begin alike, up to a quarter of a worker's share stays together.
 TOGETHER = 3
-# Pieces in all, on large fleets: some ten milliseconds of packing.
-MOST_PIECES = 512
+# Pieces in all: 30 ms of packing on 64 workers, 44 on 256; twice as many took twice as long, and
+# ended no sooner (20,000 lines of 200 kinds).
+MOST_PIECES = 256
 
 
 @dataclass(frozen=True, slots=True)
