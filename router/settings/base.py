@@ -19,7 +19,6 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
-    EnvSettingsSource,
     InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
@@ -30,7 +29,7 @@ from router.settings.addresses import base_url, parse
 
 PREFIX = "MAKESPAN_"
 CONFIG = PREFIX + "CONFIG"
-DATA = PREFIX + "DATA"  # where the benches look for public data sets
+DATASETS = PREFIX + "DATASETS"  # where the benches look for public data sets
 
 
 class BadSettings(Exception):
@@ -114,17 +113,6 @@ def _slots(text: str) -> str:
 
 
 MOST_SLOTS = 1 << 20  # no engine has more
-
-
-class _Variables(EnvSettingsSource):
-    """All of them but `DATA`, which has named the folder of data sets for longer."""
-
-    def __call__(self) -> dict[str, Any]:
-        found = super().__call__()
-        found.pop(DATA.removeprefix(PREFIX).lower(), None)
-        return found
-
-
 Comma = BeforeValidator(_split)
 Url = Annotated[str, BeforeValidator(base_url)]
 Worker = Annotated[str, BeforeValidator(_worker)]
@@ -157,14 +145,14 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags come first (pydantic-settings puts them there), then environment, then file."""
         return (
             init_settings,
-            _Variables(settings_cls),
+            env_settings,
             InitSettingsSource(settings_cls, dict(read_tables().get(cls.table, {}))),
         )
 

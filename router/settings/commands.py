@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource, SettingsError
 
 from router.settings.agent import AgentSettings
-from router.settings.base import CONFIG, DATA, PREFIX, BadSettings, Settings, read_tables
+from router.settings.base import CONFIG, DATASETS, PREFIX, BadSettings, Settings, read_tables
 from router.settings.batch import BATCH_COMMANDS
 from router.settings.batch_plan import BatchPlanSettings
 from router.settings.bench import BenchSettings
@@ -95,7 +95,7 @@ def _where(location: tuple[int | str, ...]) -> str:
 def known_environment() -> frozenset[str]:
     """Every variable that some command reads."""
     names = {name.upper() for command in COMMANDS for name in command.model_fields}
-    return frozenset({PREFIX + name for name in names} | {CONFIG, DATA})
+    return frozenset({PREFIX + name for name in names} | {CONFIG, DATASETS})
 
 
 def check_environment() -> None:

@@ -178,8 +178,7 @@ class GatewayTuning(Live):
     data: Path | None = Field(
         None,
         description="Folder in which files and batches (/v1/files, /v1/batches) are kept; without "
-        "it, or a database, there are none. By a flag or in the file alone: the variable of this "
-        "name says where data sets are.",
+        "it, or a database, there are none.",
     )
     database: str | None = Field(
         None,

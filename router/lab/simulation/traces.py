@@ -38,7 +38,8 @@ import orjson
 from router.lab.simulation.columns import REST, USUAL, BadRow, Columns, Row
 from router.lab.simulation.documents import Length, by_bytes, is_document, rows_of
 from router.lab.simulation.times import EPOCH
-from router.settings.base import DATA, BadSettings
+from router.settings.base import DATASETS as FOLDER
+from router.settings.base import BadSettings
 from router.settings.limits import Limits
 from solver.sim.request import Request
 from solver.sim.workload import WORKLOADS
@@ -65,8 +66,8 @@ DATASETS: Mapping[str, Source] = {
 
 
 def data_dir() -> Path | None:
-    """The folder of real data: ``MAKESPAN_DATA``, or the one beside the checkout."""
-    named = os.environ.get(DATA)
+    """The folder of real data: ``MAKESPAN_DATASETS``, or the one beside the checkout."""
+    named = os.environ.get(FOLDER)
     beside = Path(__file__).resolve().parents[4] / "shared" / "data"
     folder = Path(named) if named else beside
     return folder if folder.is_dir() else None

@@ -178,7 +178,7 @@ def test_long_traces_load_with_few_calls_a_row(path: Path) -> None:
 
 
 def test_without_data_a_workload_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MAKESPAN_DATA", str(tmp_path))
+    monkeypatch.setenv("MAKESPAN_DATASETS", str(tmp_path))
     requests, real = dataset("gsm8k-llama65b")
     assert (len(requests), real) == (1319, False)
     assert dataset("gsm8k-llama65b", seed=1)[0] != requests == dataset("gsm8k-llama65b")[0]
@@ -197,7 +197,7 @@ def test_workloads_look_like_the_data_at_hand(name: str, monkeypatch: pytest.Mon
     requests, real = dataset(name)
     assert real
     assert len(requests) == DATASETS[name].requests
-    monkeypatch.setenv("MAKESPAN_DATA", "none")
+    monkeypatch.setenv("MAKESPAN_DATASETS", "none")
     drawn, real = dataset(name)
     assert not real
     assert _moments(drawn) == pytest.approx(_moments(requests), rel=0.1)
