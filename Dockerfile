@@ -7,17 +7,25 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
 
 WORKDIR /src
 
+# hadolint ignore=DL3008
+RUN apt-get update -qq \
+    && apt-get install -y -qq --no-install-recommends binutils \
+    && rm -rf /var/lib/apt/lists/*
+
 # Dependencies come before the code, so that a change of code leaves this layer as it is. Wheels
 # only: a source archive would bring in build requirements that no lock file names. A quarter of
 # what they install is their own tests. Bytecode is compiled here, since nothing can be written at
 # run time, and never checked against timestamps, which some builders of images rewrite; other
-# people's sources, of any language, would be another 50 MB, the generated docstrings of the client
-# of Kubernetes 12, and HiGHS 5, which is there twice, as wheels have no links.
+# people's sources, of any language, would be another 50 MB, debug symbols 30 (of wheels that bundle
+# no libraries: those are patched, and not to be touched), the generated docstrings of the client of
+# Kubernetes 12, and HiGHS 5, which is there twice, as wheels have no links.
 COPY deploy/locks/image.lock ./
 RUN python -m venv --without-pip /opt/makespan \
     && python -m pip --python /opt/makespan/bin/python install \
         --require-hashes --only-binary :all: --no-cache-dir --no-compile -r image.lock \
     && find "$PACKAGES" -type d -name tests -prune -exec rm -r {} + \
+    && find "$PACKAGES/aiohttp" "$PACKAGES/asyncpg" "$PACKAGES/sqlalchemy" "$PACKAGES/uvloop" \
+        -name '*.so' -exec strip --strip-unneeded {} + \
     && ln -sfr "$PACKAGES"/highspy/libhighs.so.1.* "$PACKAGES/highspy/libhighs.so.1" \
     && python -m compileall -q -b --invalidation-mode unchecked-hash "$PACKAGES" \
     && python -m compileall -q -b -o 2 --invalidation-mode unchecked-hash \

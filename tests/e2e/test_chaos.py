@@ -213,9 +213,25 @@ class Chaos:
         await self._kill_streaming(self._fleet.agents[0])
 
     async def _kill_streaming(self, agent: Agent) -> None:
-        """In the midst of a stream."""
-        await until(lambda: any(ask.under_way and ask.worker == agent.name for ask in self._asks))
+        """In the midst of a stream whose client stays: while it is stopped none can end."""
+        while True:
+            await until(lambda: bool(self._under_way(agent)))
+            agent.send(signal.SIGSTOP)
+            if await self._is_read(agent):
+                break
+            agent.send(signal.SIGCONT)
         await agent.restart(signal.SIGKILL)
+
+    def _under_way(self, agent: Agent) -> list[Ask]:
+        mine = (ask for ask in self._asks if ask.under_way and ask.worker == agent.name)
+        return [ask for ask in mine if ask.leaves_after_s is None]
+
+    async def _is_read(self, agent: Agent) -> bool:
+        """Once all that had been sent has been read: whether a stream is not at its end."""
+        read, mine = -1, [ask for ask in self._asks if ask.worker == agent.name]
+        while read != (read := sum(len(text) for one in mine for text in one.texts.values())):  # noqa: ASYNC110
+            await asyncio.sleep(0.5)
+        return bool(self._under_way(agent))
 
     async def _stop(self) -> None:
         await self._after(300)

@@ -157,7 +157,7 @@ def test_while_a_slot_is_surely_held_others_are_told_when_to_come(shedding: Flee
     """One slot, and an answer that must go on: at once, with the time that is left of it."""
     body = {**TEXT, "max_tokens": 1900, "ignore_eos": True, "stream": True}
     url = shedding.url + "/v1/completions"
-    with stream("POST", url, json=body, headers={"x-makespan-priority": "bulk"}) as long:
+    with stream("POST", url, json=body) as long:
         lines = long.iter_lines()  # the answer is read as long as they are
         next(lines)
         refused = ask(shedding.url, {})
@@ -173,7 +173,7 @@ def test_who_waits_at_an_agent_in_vain_is_taken_back(shedding: Fleet) -> None:
     """The answer in the way might end with any token, but goes on and on."""
     body = {**TEXT, "max_tokens": 1900, "ignore_eos": True, "stream": True, "stop": "no such word"}
     url = shedding.url + "/v1/completions"
-    with stream("POST", url, json=body, headers={"x-makespan-priority": "bulk"}) as long:
+    with stream("POST", url, json=body) as long:
         lines = long.iter_lines()
         next(lines)
         refused = ask(shedding.url, {TTFT: "400", "x-request-id": "vain"}, stream=True)

@@ -83,7 +83,10 @@ def test_has_no_rights(container: Container) -> None:
         container.run("touch", "/tmp/file")
 
 
-@pytest.mark.parametrize("extra", ["kubernetes_asyncio.client", "opentelemetry.sdk.trace"])
+@pytest.mark.parametrize(
+    "extra",
+    ["kubernetes_asyncio.client", "opentelemetry.sdk.trace", "asyncpg", "sqlalchemy.ext.asyncio"],
+)
 def test_has_the_extras(container: Container, extra: str) -> None:
     container.run("python", "-c", f"import {extra}")
 
