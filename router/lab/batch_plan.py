@@ -71,7 +71,7 @@ def batch_plan(settings: BatchPlanSettings) -> None:
     with progress(size, "bytes") as advanced:
         found = read_batch(settings.file, lambda at: advanced(at) if at else None)
     if found.left_out:
-        print(f"{settings.file}: {found.left_out:,} lines left out, the first: "
+        print(f"{settings.file}: {found.left_out:,} left out, the first: "
               f"{found.first_left_out}", file=sys.stderr)  # fmt: skip
     rows = asyncio.run(_rows(settings, found))
     print(orjson.dumps(_json(settings, found, rows)).decode() if settings.json else
