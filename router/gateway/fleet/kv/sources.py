@@ -20,6 +20,7 @@ SERVER_INFO_PATH = "/server_info"
 ASK_S = 2.0
 MOST_RANKS = 64
 MOST_PAGE_BYTES = 1 << 20
+_RANK = re.compile(r"\d{1,5}")  # more digits would be more than Python reads
 _PORT = re.compile(r"tcp://.*:(\d{1,5})")
 LONGEST_TOPIC = 512
 
@@ -69,7 +70,7 @@ def read_vllm(page: Any, host: str) -> list[Source]:  # noqa: ANN401
         if not isinstance(config, dict) or not config.get("enable_kv_cache_events"):
             continue
         endpoint = _at(host, _port(config.get("endpoint")))
-        if endpoint is None or not str(rank).isdecimal() or int(rank) >= MOST_RANKS:
+        if endpoint is None or not _RANK.fullmatch(rank) or int(rank) >= MOST_RANKS:
             continue
         replay = _at(host, _port(config.get("replay_endpoint")))
         found.append(Source(int(rank), endpoint, replay, _topic(config), reports=True))

@@ -70,6 +70,7 @@ def test_a_worker_cannot_send_us_to_another_host(endpoint: str) -> None:
         {"rank": VLLM},
         {"-1": VLLM},
         {"99999999": VLLM},
+        {"9" * 5000: VLLM},
         {"detail": "Not Found"},
         {"kv_events": None},
         {"kv_events": {**SGLANG, "endpoint_port_base": "5557"}},
