@@ -50,6 +50,7 @@ def broken(k: int) -> tuple[object, str]:
     kinds: list[tuple[object, str]] = [
         (line(k, url="/v1/chat/completions"), "invalid_url"),
         (line(k, custom_id=7), "invalid_custom_id"),
+        (line(k, custom_id="a\0b"), "invalid_custom_id"),
         (line(k, custom_id="line-0"), "duplicate_custom_id"),
         ('{"custom_id": "a', "invalid_json_line"),
         ("[1, 2]", "invalid_json_line"),
@@ -146,8 +147,23 @@ def test_what_makes_no_sense_is_refused_by_name(gateway: Gateway) -> None:
         )
     with pytest.raises(openai.NotFoundError, match="no file 'file-1'"):
         client.batches.create(input_file_id="file-1", endpoint=ENDPOINT, completion_window="24h")
+    with pytest.raises(openai.NotFoundError, match="no file"):
+        client.batches.create(input_file_id="a\0", endpoint=ENDPOINT, completion_window="24h")
     with pytest.raises(openai.NotFoundError, match="no batch 'batch_1'"):
         client.batches.retrieve("batch_1")
+    with pytest.raises(openai.BadRequestError, match="'metadata' must be an object of at most"):
+        client.batches.create(
+            input_file_id=name,
+            endpoint=ENDPOINT,
+            completion_window="24h",
+            metadata={"of": "a\0b"},
+        )
+    for path, status in (  # what PostgreSQL's text cannot be, and a number that only looks small
+        ("/v1/batches/batch_%00", 404), ("/v1/files/%00/content", 404),
+        ("/v1/batches?after=%00", 404), ("/v1/files?purpose=%00", 200),
+        ("/v1/batches?limit=0000000000000101", 400),
+    ):  # fmt: skip
+        assert http.get(gateway.url + path).status_code == status, path
     page = http.post(
         f"{gateway.url}/v1/batches/batch_1/cancel", headers={"origin": "http://elsewhere.org"}
     )

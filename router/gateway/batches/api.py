@@ -98,7 +98,7 @@ class Api:
         return _json(file_object(await upload.run(kind, request.stream())))
 
     async def _list_files(self, request: Request) -> Response:
-        asked = request.query_params
+        asked = {name: _askable(text) for name, text in request.query_params.items()}
         order = asked.get("order", "desc")
         if order not in ("asc", "desc"):
             raise RequestError("'order' must be asc or desc.", param="order")
@@ -137,7 +137,7 @@ class Api:
         if not isinstance(file, str):
             message = "'input_file_id' must be the id of a file of purpose 'batch'."
             raise RequestError(message, param="input_file_id")
-        found = await self._files.get(file, tenant)
+        found = await self._files.get(_askable(file), tenant)
         if found.purpose != "batch":
             message = f"The file '{file}' has the purpose '{found.purpose}'; it must be 'batch'."
             raise RequestError(message, param="input_file_id", code="invalid_purpose")
@@ -149,8 +149,9 @@ class Api:
         return _json(batch_object(row, Counts(), {}))
 
     async def _list_batches(self, request: Request) -> Response:
+        after = request.query_params.get("after")
         rows, more = await self._batches.list(
-            _tenant(request), request.query_params.get("after"), _limit(request, 100, 20)
+            _tenant(request), None if after is None else _askable(after), _limit(request, 100, 20)
         )
         told = [batch_object(row, counts, self._more(row, counts)) for row, counts in rows]
         return _json(list_object(told, more=more))
@@ -192,12 +193,17 @@ def _tenant(request: Request) -> str:
 
 
 def _id(request: Request) -> str:
-    return str(request.path_params["id"])
+    return _askable(str(request.path_params["id"]))
+
+
+def _askable(text: str) -> str:
+    """What a database may be asked for: nobody's name has a NUL, and PostgreSQL's text has none."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _limit(request: Request, most: int, usual: int | None = None) -> int:
     text = request.query_params.get("limit", str(usual or most))
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= most:
+    if re.fullmatch(r"[0-9]{1,9}", text) is None or not 1 <= int(text) <= most:
         message = f"'limit' must be a number from 1 to {most}."
         raise RequestError(message, param="limit", code="invalid_value")
     return int(text)
@@ -221,13 +227,14 @@ def _metadata(value: object) -> dict[str, str] | None:
     good = (
         isinstance(value, dict)
         and len(value) <= MOST_KEYS
-        and all(len(key) <= LONGEST_KEY for key in value)
+        and all(len(key) <= LONGEST_KEY and "\0" not in key for key in value)
         and all(isinstance(text, str) and len(text) <= LONGEST_VALUE for text in value.values())
+        and not any("\0" in text for text in value.values())
     )
     if not good:
         message = (
-            f"'metadata' must be an object of at most {MOST_KEYS} strings: keys of up to "
-            f"{LONGEST_KEY} characters, values of up to {LONGEST_VALUE}."
+            f"'metadata' must be an object of at most {MOST_KEYS} strings without NUL: keys of up "
+            f"to {LONGEST_KEY} characters, values of up to {LONGEST_VALUE}."
         )
         raise RequestError(message, param="metadata", code="invalid_value")
     return {str(key): str(text) for key, text in value.items()}  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -140,7 +140,7 @@ class LineCheck:
         except orjson.JSONDecodeError as error:
             problem = Problem("invalid_json_line", f"This line is no JSON: {error}.")
         if isinstance(data, dict) and isinstance(custom_id := data.get("custom_id"), str):
-            row["custom_id"] = custom_id[:LONGEST_ID]
+            row["custom_id"] = custom_id.replace("\0", "")[:LONGEST_ID]
             self._ids.add(custom_id)
         if problem is not None:
             told = failed_line(self._batch, number, row["custom_id"] or None, problem)
@@ -153,11 +153,15 @@ class LineCheck:
         if not isinstance(data, dict):
             return Problem("invalid_json_line", "This line must be a JSON object.")
         custom_id, body = data.get("custom_id"), data.get("body")
-        named = isinstance(custom_id, str) and 1 <= len(custom_id) <= LONGEST_ID
+        named = _is_text(custom_id) and len(custom_id) <= LONGEST_ID
         body = body if isinstance(body, dict) else None
         model = None if body is None else body.get("model")
         rules = (
-            (named, "invalid_custom_id", f"must be a string of 1 to {LONGEST_ID} characters"),
+            (
+                named,
+                "invalid_custom_id",
+                f"must be a string of 1 to {LONGEST_ID} characters, without NUL",
+            ),
             (
                 custom_id not in self._ids if named else True,
                 "duplicate_custom_id",
@@ -170,7 +174,7 @@ class LineCheck:
                 f"must be '{self._endpoint}', which is the batch's endpoint",
             ),
             (body is not None, "invalid_body", "must be a JSON object"),
-            (isinstance(model, str) and bool(model), "missing_model", "must name a model"),
+            (_is_text(model), "missing_model", "must name a model"),
             (
                 not (body or {}).get("stream"),
                 "stream_unsupported",
@@ -190,6 +194,11 @@ class LineCheck:
         limits = (body.get(name) for name in api.limits)
         tokens = next((n for n in limits if type(n) is int and 0 < n < 1 << 31), 0)
         return {"tokens": tokens, "prefix": _begins(api.prompts(body, size), body["model"])}
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether a database can keep it, and there is any: PostgreSQL's text has no NUL."""
+    return isinstance(value, str) and bool(value) and "\0" not in value
 
 
 def _begins(prompts: tuple[Prompt, ...], model: str) -> int:

@@ -105,6 +105,7 @@ def test_files_over_200_mib_are_refused() -> None:
         (line(custom_id=""), "invalid_custom_id"),
         (line(custom_id=None), "invalid_custom_id"),
         (line(custom_id=["a"]), "invalid_custom_id"),
+        (line(custom_id="a\0b"), "invalid_custom_id"),
         (line(custom_id="x" * (LONGEST_ID + 1)), "invalid_custom_id"),
         (line(method="post"), "invalid_method"),
         (line(url="/v1/completions"), "invalid_url"),
@@ -113,6 +114,7 @@ def test_files_over_200_mib_are_refused() -> None:
         (line(body=None), "invalid_body"),
         (line(body={}), "missing_model"),
         (line(body={"model": 7}), "missing_model"),
+        (line(body={"model": "m\0"}), "missing_model"),
         (line(body={"model": "m", "stream": True}), "stream_unsupported"),
         (line(body={"model": "m", "messages": 7}), None),  # engines say what is wrong with that
     ],
