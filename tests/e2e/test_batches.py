@@ -223,12 +223,12 @@ def shown(gateway: Gateway) -> list[dict[str, Any]]:
 
 def test_metrics_count_lines_and_what_is_left(gateway: Gateway) -> None:
     before = scrape(gateway.url).values
-    name = gateway.create(long_lines(100))
+    name = gateway.create(long_lines(1000))  # they are looked at every few seconds
     for metric in ('batches{status="in_progress"}', "batch_backlog_seconds{}"):
         eventually(lambda m=metric: scrape(gateway.url).values[f"makespan_{m}"] > 0)  # type: ignore[misc]
     assert scrape(gateway.url).values["makespan_batch_unfinished_lines{}"] > 0
     (row,) = [one for one in shown(gateway) if one["id"] == name]
-    assert (row["status"], row["total"], row["paused"]) == ("in_progress", 100, None)
+    assert (row["status"], row["total"], row["paused"]) == ("in_progress", 1000, None)
     assert row["planned_finish_at"] >= row["lower_bound_at"] > row["expires_at"] - 90_000
     gateway.client.batches.cancel(name)
     gateway.ended(name)
