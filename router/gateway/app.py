@@ -91,19 +91,15 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     dispatcher = Dispatcher(
         settings, workers, planner, metrics, alike if keys is None else keys.weight
     )
-    sharing, recaller = (
-        Sharing(workers, dispatcher, connections, board),
-        Recaller(workers, connections),
-    )
+    sharing = Sharing(workers, dispatcher, connections, board)
+    recaller = Recaller(workers, connections)
     dispatcher.after_dispatch = recaller.maybe_recall
     accounts = Accounts(metrics, settings.remember, traffic := _traffic_log(settings, metrics))
     forwarder = Forwarder(settings, connections)
     shedding = Shedding(settings, workers, dispatcher, recaller)
     siblings = None if folder is None else Siblings(folder)
-    kept, names = (
-        KeptAnswers(workers, settings.remember, siblings),
-        ModelNames(workers, settings.aliases(), settings.default_model),
-    )
+    kept = KeptAnswers(workers, settings.remember, siblings)
+    names = ModelNames(workers, settings.aliases(), settings.default_model)
     attempts = Attempts(
         settings, workers.conditions, dispatcher, shedding, forwarder, accounts, kept, metrics
     )
@@ -165,11 +161,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     # Answers to pages of other origins get headers on the way.
     endpoints |= _add_planned(app, planned, hot=not settings.allowed_origins)
     add_routes(app, workers, dispatcher, accounts, metrics, drain, names)
-    app.router.routes.append(Route("/makespan/v1/events", events, methods=["GET"]))
-    add_page(app)
+    _add_pages(app, events, docs=settings.docs)
     add_batches(app, batches)
-    if settings.docs:
-        add_docs(app, {api.path: "A completion, by the worker that the plan says." for api in APIS})
     app.router.default = endpoints["/v1/embeddings"] = Relay(
         settings,
         workers,
@@ -204,6 +197,14 @@ def _add_planned(
             if hot:
                 app.state.hot[spelling.encode()] = endpoint
     return found
+
+
+def _add_pages(app: FastAPI, events: Events, *, docs: bool) -> None:
+    """What people look at: the dashboard, with its events, and the API's description."""
+    app.router.routes.append(Route("/makespan/v1/events", events, methods=["GET"]))
+    add_page(app)
+    if docs:
+        add_docs(app, {api.path: "A completion, by the worker that the plan says." for api in APIS})
 
 
 def _worker_keys(

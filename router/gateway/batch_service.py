@@ -65,7 +65,7 @@ def batch_service(
     def seconds(work: Work) -> float:
         made, each = work.made, int(work.prompt_tokens / work.requests)
         if made is None:
-            made = accounts.expected_tokens(work.model, each, work.limit, work.tenant)
+            made = accounts.lengths(work.model, each, work.limit, work.tenant).mean
         able = [worker for worker in workers.available() if work.model in worker.models]
         speed = FleetSpeed.of((worker.cost, worker.slots) for worker in able)
         return speed.seconds(work.requests, work.prompt_tokens, work.requests * made)

@@ -145,14 +145,10 @@ class Accounts:
         certain = max(prompt.token_ids or 1 for prompt in request.prompts)
         return Size(job, certain + (request.max_tokens or 1), again, kind)
 
-    def expected_tokens(self, model: str, prompt_tokens: int, limit: int, tenant: str) -> float:
-        """Output tokens of a request of which no more than this is known; `limit` 0: none."""
-        return self.lengths(model, prompt_tokens, limit, tenant).mean
-
     def lengths(
         self, model: str, prompt_tokens: int, limit: int, tenant: str
     ) -> LengthDistribution:
-        """The same as a distribution."""
+        """Output tokens of a request of which no more than this is known; `limit` 0: none."""
         most = min(UNLIMITED, limit or UNLIMITED)
         return self._lengths.predict(Features(model, prompt_tokens, most, tenant))
 

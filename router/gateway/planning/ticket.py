@@ -15,10 +15,10 @@ from solver.batching.priority import Priority
 from solver.routing.cached_blocks import Beginnings, marks_of
 from solver.routing.problem import Job
 
-# Names of attempts begin with their gateway's (`router.wire`), and never come twice: the rest is
-# this process's own.
 # In a request's scope: the worker that a plan of bulk work means it for.
 NEAR = "makespan.near"
+# Names of attempts begin with their gateway's (`router.wire`), and never come twice: the rest is
+# this process's own.
 _PROCESS = secrets.token_hex(4)
 _serial = itertools.count()
 
