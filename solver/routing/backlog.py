@@ -32,11 +32,11 @@ from solver.lengths.predictor import worth_again
 from solver.packing.pipeline import first_plan_or_queue
 from solver.packing.plan import Plan
 from solver.packing.problem import Problem
+from solver.routing.dealing import dealt
 from solver.routing.pieces import (
     Eligible,
     Expected,
     Kind,
-    Length,
     Members,
     Piece,
     gathered,
@@ -183,7 +183,7 @@ class Backlog(Generic[L]):
         for k, piece in enumerate(draft.pieces):
             j = draft.staying.get(k)
             lists[next(placed) if j is None else j].append(piece.copy())
-        self._lists = lists
+        self._lists = dealt(lists, workers)
         self._left_s = [sum(p.cost_s(j) for p in own) for j, own in enumerate(lists)]
         self._even_out(workers)
         self._planned = Counter()
@@ -220,18 +220,15 @@ class Backlog(Generic[L]):
 
     def _next(self, j: int, workers: Sequence[WorkerView]) -> L | None:
         while (piece := self._own(j, workers)) is not None:
-            for kind in list(piece.kinds):
-                piece.kinds[kind] -= 1
-                if piece.kinds[kind] <= 0:
-                    del piece.kinds[kind]
-                self._planned[kind] -= 1
-                self._left_s[j] = max(0.0, self._left_s[j] - float(piece.line_s[j]))
-                line = self._pop(kind)
-                if line is not None:
-                    if kind.prefix is not None:
-                        self._homes[kind.batch, kind.prefix] = j
-                    return line
-                break
+            kind = piece.next_kind
+            line_s = piece.take(kind)
+            self._planned[kind] -= 1
+            self._left_s[j] = max(0.0, self._left_s[j] - float(line_s[j]))
+            line = self._pop(kind)
+            if line is not None:
+                if kind.prefix is not None:
+                    self._homes[kind.batch, kind.prefix] = j
+                return line
         return self._unplanned(j)
 
     def _own(self, j: int, workers: Sequence[WorkerView]) -> Piece | None:
@@ -251,10 +248,11 @@ class Backlog(Generic[L]):
         Faster workers come to it once they have taken all that is left.
         """
         own_s = _alone_s(piece, workers[j], long=True)
+        line_s = piece.figures[piece.next_kind].line_s
         work = rate = 0.0
         soonest_s = inf
         for other, left_s in enumerate(self._left_s):
-            speed = 1.0 / max(1e-12, float(piece.line_s[other]))
+            speed = 1.0 / max(1e-12, float(line_s[other]))
             work += left_s * speed
             if other == j or not _may(piece, other):
                 continue
@@ -323,7 +321,7 @@ class Backlog(Generic[L]):
             piece = self._lists[last][-1] if self._lists[last] else None
             if piece is None or not _may(piece, first):
                 return
-            each_s = float(piece.line_s[last] + piece.line_s[first])
+            each_s = float(piece.lines_s[last] + piece.lines_s[first]) / piece.lines
             lines = int((ends[last] - ends[first] - float(piece.shared_s[first])) / each_s)
             if lines < 1:
                 return
@@ -332,7 +330,7 @@ class Backlog(Generic[L]):
                 left[last] -= given.cost_s(last)
             else:
                 given = piece.split(lines)
-                left[last] -= given.lines * float(given.line_s[last])
+                left[last] -= float(given.lines_s[last])
             left[first] += given.cost_s(first)
             self._lists[first].append(given)
 
@@ -346,7 +344,7 @@ class Backlog(Generic[L]):
                 end_s = max(at_s, _alone_s(piece, workers[j]))
                 if last:
                     end_s += _drain_s(piece, workers[j])
-                batch = next(iter(piece.kinds)).batch
+                batch = piece.batch
                 ends[batch] = max(ends.get(batch, 0.0), end_s)
         counts = self._counts()
         busy_s = [worker.backlog_s for worker in workers]
@@ -399,10 +397,11 @@ def _may(piece: Piece, j: int) -> bool:
 
 def _alone_s(piece: Piece, worker: WorkerView, *, long: bool = False) -> float:
     """Seconds that one line of it takes there from now on; `long`: one of the longest."""
-    kind = next(iter(piece.kinds))
+    kind = piece.next_kind
+    length = piece.figures[kind].length
     occupancy = min(worker.slots, worker.in_flight + piece.lines)
     prompt = max(1, kind.prompt_tokens - kind.shared_tokens)
-    tokens = piece.length.tokens + (piece.length.overrun if long else 0.0)
+    tokens = length.tokens + (length.overrun if long else 0.0)
     return span_s(worker.cost, float(prompt), tokens, float(max(1, occupancy)))
 
 
@@ -412,7 +411,7 @@ def _drain_s(piece: Piece, worker: WorkerView) -> float:
     Of those that run when the last line begins, half of each is over on average (more where lengths
     differ much), and one is as long as can be: so many rounds pay their fixed time for ever fewer.
     """
-    length: Length = piece.length
+    length = piece.last_length
     spread = (length.overrun / 2) ** 2 / max(1.0, length.tokens)  # an overrun is two deviations
     rounds = length.tokens + length.overrun - (length.tokens + spread) / 2
     return worker.cost.alpha_d_s * max(0.0, rounds)
