@@ -16,7 +16,8 @@ from itertools import groupby
 import numpy as np
 
 from solver.arrays import FloatArray
-from solver.routing.pieces import Kind, Piece, apart
+from solver.routing.kinds import Kind
+from solver.routing.pieces import Piece, apart
 from solver.routing.problem import WorkerView
 
 Placed = tuple[int, Piece]

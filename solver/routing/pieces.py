@@ -10,10 +10,10 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from math import ceil, inf
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from solver.arrays import LARGEST, FloatArray
 from solver.cost.model import CostColumns, request_s, span_s
 from solver.packing.problem import Problem
+from solver.routing.kinds import Eligible, Expected, Homes, Kind, Length, Members
 from solver.routing.problem import WorkerView
 
 # Pieces of a worker's share: what they leave uneven is split and evened out, and again as lines are
@@ -31,53 +32,6 @@ TOGETHER = 3
 # Pieces in all: 30 ms of packing on 64 workers, 44 on 256; twice as many took twice as long, and
 # ended no sooner (20,000 lines of 200 kinds).
 MOST_PIECES = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What lines have in common that are predicted alike.
-
-    Attributes:
-        batch: whose they are.
-        prompt_tokens: of each, about.
-        due_s: when they should be done, by the planner's clock; infinite: whenever.
-        prefix: what they begin with, if others begin with it too; None: they share nothing.
-        shared_tokens: how many tokens of the prompt that is.
-        model: whose answers they want, which says who may serve them.
-        label: whatever else tells them apart, such as the limit of their answers.
-    """
-
-    batch: str
-    prompt_tokens: int
-    due_s: float = inf
-    prefix: Hashable = None
-    shared_tokens: int = 0
-    model: str = ""
-    label: Hashable = None
-    _hash: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        parts = self.batch, self.prompt_tokens, self.due_s, self.prefix, self.model, self.label
-        object.__setattr__(self, "_hash", hash(parts))
-
-    def __hash__(self) -> int:
-        """Made once: kinds are looked up for every line."""
-        return self._hash
-
-
-class Length(NamedTuple):
-    """Output tokens of a line: as expected, and by how much one in fifty is longer."""
-
-    tokens: float
-    overrun: float = 0.0
-
-
-Expected = Callable[[Kind], Length]
-# Which workers, by their indices, may serve a model; None: all.
-Members = frozenset[int] | None
-Eligible = Callable[[str], Members]
-# Where lines of a batch that begin with something have last been sent.
-Homes = Mapping[tuple[str, Hashable], int]
 
 
 class Figures(NamedTuple):
@@ -97,6 +51,7 @@ class Piece:
         lines_s: (m,) seconds that all its lines add to each worker.
         shared_s: (m,) seconds of the prefixes, once each.
         eligible: indices of the workers that may serve them; None: all.
+        stage: of the plan; those of an earlier one go before.
     """
 
     kinds: dict[Kind, int]
@@ -104,6 +59,7 @@ class Piece:
     lines_s: FloatArray
     shared_s: FloatArray
     eligible: Members
+    stage: int = 0
 
     @classmethod
     def of(
@@ -122,6 +78,11 @@ class Piece:
     def batch(self) -> str:
         """Whose lines they are."""
         return self.next_kind.batch
+
+    @property
+    def tenant(self) -> str:
+        """Whose batch that is."""
+        return self.next_kind.tenant
 
     @property
     def lines(self) -> int:

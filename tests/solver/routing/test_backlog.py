@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from solver.batching.policies import POLICIES
 from solver.batching.priority import Priority
 from solver.cost.profiles import PROFILES
-from solver.routing.backlog import Backlog, bound
+from solver.routing.backlog import Backlog
+from solver.routing.bulk_plan import bound
 from solver.routing.dealing import dealt
 from solver.routing.dispatchers import dispatcher
-from solver.routing.pieces import Kind, Length, Piece, apart, gathered
+from solver.routing.kinds import Eligible, Kind, Length
+from solver.routing.pieces import Piece, apart, gathered
 from solver.routing.problem import WorkerView
 from solver.sim.bulk import WithBacklog
 from solver.sim.fleet import Fleet
@@ -93,11 +95,11 @@ def test_every_line_is_taken_once_whoever_asks(
     backlog.add(lines[1::2])  # these come after the plan
     taken: list[Line] = []
     for j, room in asked:
-        got = backlog.take(j % len(fleet), room, fleet)
+        got = backlog.take(j % len(fleet), room, fleet, 0.0)
         assert len(got) <= room
         taken += got
     while len(backlog):  # somebody idle always takes what is left
-        got = [line for j in range(len(fleet)) for line in backlog.take(j, 5, fleet)]
+        got = [line for j in range(len(fleet)) for line in backlog.take(j, 5, fleet, 0.0)]
         assert got
         taken += got
     assert sorted(line.number for line in taken) == list(range(len(lines)))
@@ -125,14 +127,14 @@ def test_who_is_due_first_runs_first_and_a_batch_that_is_dropped_is_gone() -> No
     late, soon = Kind("late", 100, 900.0, label=3), Kind("soon", 100, 60.0, label=1)
     backlog.add(lines_of({late: 20, soon: 20}))
     backlog.plan([view()], expected, 0.0)
-    first = backlog.take(0, 20, [view()])
+    first = backlog.take(0, 20, [view()], 0.0)
     assert {line.kind.batch for line in first} == {"soon"}
     sooner, later = backlog.outlook(0.0, "soon"), backlog.outlook(0.0, "late")
     assert sooner is not None
     assert later is not None
     assert sooner.finish_s < later.finish_s
     backlog.drop("late")
-    assert (len(backlog), backlog.take(0, 5, [view()])) == (0, [])
+    assert (len(backlog), backlog.take(0, 5, [view()], 0.0)) == (0, [])
 
 
 def run(
@@ -197,14 +199,32 @@ def test_lines_that_begin_alike_run_on_one_worker() -> None:
     assert report(fleet).cache_hit_ratio > 0.9 * most  # the first few come in together
 
 
+def bound_s(
+    load: dict[Kind, int], fleet: list[WorkerView], eligible: Eligible | None = None
+) -> float:
+    backlog: Backlog[Line] = Backlog()
+    backlog.add(lines_of(load))
+    asked = backlog.ask(fleet, lambda _: Length(10.0), 0.0, eligible=eligible)
+    assert asked is not None
+    return bound(asked, asked.counts)
+
+
 def test_the_bound_counts_what_lines_begin_with_once() -> None:
     alone = Kind("a", 700, prefix=None)
     shared = Kind("a", 700, prefix="p", shared_tokens=600)
     fleet = [view(), view()]
-    apart = bound({alone: 50}, fleet, expected=lambda _: Length(10.0))
-    together = bound({shared: 50}, fleet, expected=lambda _: Length(10.0))
     saved = 49 * 600 * min(COST.beta_p_s, COST.beta_mp_s or inf) / 2
-    assert apart - together == pytest.approx(saved, rel=0.01)
+    assert bound_s({alone: 50}, fleet) - bound_s({shared: 50}, fleet) == pytest.approx(
+        saved, rel=0.01
+    )
+
+
+def test_the_bound_knows_that_only_some_workers_have_a_model() -> None:
+    load = {Kind("a", 700, model="here"): 100, Kind("b", 700, model="there"): 10}
+    fleet, alone = [view()] * 4, bound_s({Kind("a", 700): 100}, [view()])
+    found = bound_s(load, fleet, lambda model: frozenset({0} if model == "here" else {1, 2, 3}))
+    assert found == pytest.approx(alone)
+    assert found > 3 * bound_s(load, fleet)
 
 
 unshared = st.dictionaries(
