@@ -23,10 +23,15 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from heapq import nlargest
 from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
+
+from solver.arrays import FloatArray
 from solver.lengths.predictor import worth_again
+from solver.packing.problem import TOLERANCE
 from solver.routing.bulk_plan import Asked, BulkPlan, Outlook, plan_of
 from solver.routing.fair import FairShares, Size, Weight, alike
 from solver.routing.kinds import Eligible, Expected, Kind, Length, Members
@@ -47,6 +52,8 @@ class Line(Hashable, Protocol):
 L = TypeVar("L", bound=Line)
 # A deadline is minutes away or more: soon enough to see that a plan has become too slow for it.
 AGAIN_S = 60.0
+# Who is idle looks for work at so many that finish last: elsewhere there is less to win.
+MOST_LOOKED_AT = 8
 NOBODY = frozenset[int]()
 
 
@@ -65,7 +72,9 @@ class Backlog(Generic[L]):
         self._lists: list[deque[Piece]] = []  # of each worker, what it has still to take
         self._planned: Counter[Kind] = Counter()
         self._homes: dict[tuple[str, Hashable], int] = {}  # of what lines begin with
-        self._left_s: list[float] = []  # of each worker, seconds of what it has still to take
+        self._left_s = np.zeros(0)  # (m,) seconds of what each worker has still to take
+        self._paying: dict[tuple[int, Kind], bool] = {}  # whether it pays, as of this `take`
+        self._earliest: int | None = None  # stage of which something is left, as of then
         self._changed, self._learned = False, 0
         self._added = self._asked_to = self._planned_to = 0  # lines so far
         self.planned_s = -inf
@@ -184,7 +193,7 @@ class Backlog(Generic[L]):
         if plan.number != self._asked:
             return False
         at_s = self.planned_s
-        self._lists, self._left_s = plan.schedule.lists, plan.schedule.left_s
+        self._lists, self._left_s = plan.schedule.lists, np.array(plan.schedule.left_s)
         self._planned, self._planned_to = self._counts.copy(), self._asked_to
         self._staged = len({piece.stage for own in self._lists for piece in own}) > 1
         for j, kind in self._taken:
@@ -196,7 +205,7 @@ class Backlog(Generic[L]):
 
     def _forget(self, workers: int) -> None:
         """The plan; nothing is planned for so many workers."""
-        self._lists, self._left_s = [deque() for _ in range(workers)], [0.0] * workers
+        self._lists, self._left_s = [deque() for _ in range(workers)], np.zeros(workers)
         self._planned.clear()
         self._planned_to = -1
 
@@ -211,6 +220,8 @@ class Backlog(Generic[L]):
     def take(self, worker: int, room: int, workers: Sequence[WorkerView], now: float) -> list[L]:
         """What a worker is to begin now, `room` lines at most; they wait no longer."""
         taken: list[L] = []
+        self._paying.clear()
+        self._earliest = None
         while len(taken) < room and (line := self._next(worker, workers)) is not None:
             taken.append(line)
             self._taken.append((worker, line.kind))
@@ -257,9 +268,10 @@ class Backlog(Generic[L]):
         while own and not own[0].kinds:
             own.popleft()
         if self._staged:  # what must go before is everybody's concern
-            earliest = min((piece.stage for piece in self._heads()), default=0)
-            if not own or earliest < own[0].stage:
-                self._steal(j, workers, earliest + 1)
+            if self._earliest is None:
+                self._earliest = min((piece.stage for piece in self._heads()), default=0)
+            if not own or self._earliest < own[0].stage:
+                self._steal(j, workers, self._earliest + 1)
         if not own and not self._steal(j, workers, inf):
             return None
         piece = self._whose_turn(own) if len(self._tenants) > 1 else own[0]
@@ -290,21 +302,27 @@ class Backlog(Generic[L]):
     def _pays(self, piece: Piece, j: int, workers: Sequence[WorkerView]) -> bool:
         """Whether a line, should it turn out long, is not done sooner by who comes to it later.
 
-        Faster workers come to it once they have taken all that is left.
+        Faster workers come to it once they have taken all that is left. It is asked once for all
+        lines of a kind that a worker takes at once.
         """
-        own_s = alone_s(piece, workers[j], long=True)
-        line_s = piece.figures[piece.next_kind].line_s
-        work = rate = 0.0
-        soonest_s = inf
-        for other, left_s in enumerate(self._left_s):
-            speed = 1.0 / max(1e-12, float(line_s[other]))
-            work += left_s * speed
-            if other == j or not allowed(piece, other):
-                continue
-            theirs_s = alone_s(piece, workers[other], long=True)
-            if theirs_s < own_s:
-                rate, soonest_s = rate + speed, min(soonest_s, theirs_s)
-        return rate == 0.0 or soonest_s + work / rate >= own_s
+        kind = piece.next_kind
+        if (j, kind) not in self._paying:
+            self._paying[j, kind] = self._looked(piece, piece.figures[kind].line_s, j, workers)
+        return self._paying[j, kind]
+
+    def _looked(
+        self, piece: Piece, line_s: FloatArray, j: int, workers: Sequence[WorkerView]
+    ) -> bool:
+        faster = line_s < line_s[j] * (1 - TOLERANCE)
+        if piece.eligible is not None:
+            faster &= np.isin(np.arange(len(line_s)), list(piece.eligible))
+        if not faster.any():
+            return True
+        speed = 1.0 / np.maximum(1e-12, line_s)
+        fastest = int(np.where(faster, line_s, inf).argmin())
+        theirs_s = float(self._left_s @ speed) / float(speed[faster].sum())
+        theirs_s += alone_s(piece, workers[fastest], long=True)
+        return theirs_s >= alone_s(piece, workers[j], long=True)
 
     def _heads(self) -> Iterator[Piece]:
         """The first piece of each worker's that has lines."""
@@ -315,17 +333,19 @@ class Backlog(Generic[L]):
 
     def _steal(self, j: int, workers: Sequence[WorkerView], before: float) -> bool:
         """Take of stages `before` one from who finishes those last; whether that pays."""
-        ends = [view.backlog_s + left for view, left in zip(workers, self._left_s, strict=True)]
+        left_s = self._left_s.tolist()
         if before < inf:
-            ends = [
-                view.backlog_s + sum(p.cost_s(k) for p in own if p.stage < before)
-                for k, (view, own) in enumerate(zip(workers, self._lists, strict=True))
+            left_s = [
+                sum(piece.cost_s(k) for piece in own if piece.stage < before)
+                for k, own in enumerate(self._lists)
             ]
-        for victim in sorted(range(len(ends)), key=ends.__getitem__, reverse=True):
+        ends = [view.backlog_s + own_s for view, own_s in zip(workers, left_s, strict=True)]
+        rich = [k for k, own_s in enumerate(left_s) if own_s > 0 and k != j]
+        for victim in nlargest(MOST_LOOKED_AT, rich, key=ends.__getitem__):
             theirs = self._lists[victim]
             found = [k for k, p in enumerate(theirs) if p.kinds and p.stage < before]
             piece = theirs[found[-1]] if found else None
-            if piece is None or victim == j or not allowed(piece, j):
+            if piece is None or not allowed(piece, j):
                 continue
             theirs_s = max(ends[victim], alone_s(piece, workers[victim], long=True))
             mine_s = alone_s(piece, workers[j], long=True)

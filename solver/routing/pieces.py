@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from math import ceil
 from typing import NamedTuple
@@ -110,7 +110,10 @@ class Piece:
 
     def copy(self) -> Piece:
         """The same, to be taken from."""
-        return replace(self, kinds=dict(self.kinds))
+        return self._with(dict(self.kinds), self.lines_s)
+
+    def _with(self, kinds: dict[Kind, int], lines_s: FloatArray) -> Piece:
+        return Piece(kinds, self.figures, lines_s, self.shared_s, self.eligible, self.stage)
 
     def take(self, kind: Kind) -> FloatArray:
         """One line of a kind is taken; (m,) seconds that it adds."""
@@ -129,7 +132,7 @@ class Piece:
         self.kinds = {kind: count for kind, count in left.items() if count}
         given_s = _seconds(given, self.figures)
         self.lines_s = np.maximum(0.0, self.lines_s - given_s)
-        return replace(self, kinds=given, lines_s=given_s)
+        return self._with(given, given_s)
 
 
 def _seconds(kinds: Mapping[Kind, int], figures: Mapping[Kind, Figures]) -> FloatArray:
