@@ -317,7 +317,7 @@ class Workers:
         ranks = 1 if isinstance(report, AgentState) else report.ranks
         if ranks is not None:
             self._plan_ranks(address, ranks)
-        models = address.first.models
+        models, name = address.first.models, address.first.reported_name
         for worker in address.workers:
             if isinstance(report, AgentState):
                 worker.update_state(report)
@@ -326,6 +326,8 @@ class Workers:
                 self._compare(worker)
         if address.first.models is not models:
             self._contexts.clear()
+        if address.first.reported_name != name:
+            self._rename()
         self._mark_up(address.first)
 
     def _compare(self, worker: Worker) -> None:
