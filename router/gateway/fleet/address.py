@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
 from router.gateway.fleet.health import Health
 from router.gateway.fleet.kv.caches import WorkerCache
+from router.gateway.fleet.kv.stream import Stream
 from router.gateway.fleet.stalls import StallGuard
-
-if TYPE_CHECKING:
-    from router.gateway.fleet.kv.stream import Stream
-    from router.gateway.fleet.worker import Worker
-    from router.kv_wire import Load
+from router.kv_wire import Load
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +23,31 @@ log = logging.getLogger(__name__)
 RANK = b"x-data-parallel-rank"
 
 
-class Address:
+class Ranked(Protocol):
+    """A worker, as far as its address goes."""
+
+    rank: int | None
+    leaving: bool
+    cache: WorkerCache | None
+
+    @property
+    def wants_metrics(self) -> bool:
+        """Whether its engine's metrics would tell something."""
+        ...
+
+    def use_rank(self, rank: int | None) -> None:
+        """It is this rank of its server, or all of that."""
+        ...
+
+    def push_load(self, rank: int, load: Load, now: float) -> None:
+        """Its engine pushes its load."""
+        ...
+
+
+W = TypeVar("W", bound=Ranked)
+
+
+class Address(Generic[W]):
     """See the module.
 
     Attributes:
@@ -42,11 +63,11 @@ class Address:
     def __init__(self, url: str) -> None:
         self.url = url
         self.health, self.stall_guard = Health(), StallGuard()
-        self.workers: list[Worker] = []
+        self.workers: list[W] = []
         self.count, self.leaving, self.refuses = 1, False, False
 
     @property
-    def first(self) -> Worker:
+    def first(self) -> W:
         """Any of its workers, for what is the same of all."""
         return self.workers[0]
 

@@ -68,9 +68,9 @@ class Worker:
         cost: CostModel,
         *,
         prefix_cache: bool = False,
-        address: Address | None = None,
+        address: Address[Worker] | None = None,
     ) -> None:
-        self.address = address or Address(url)
+        self.address: Address[Worker] = address or Address(url)
         self.address.workers.append(self)
         self.url = self.place = url
         self.rank: int | None = None

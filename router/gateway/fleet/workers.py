@@ -59,8 +59,8 @@ class Workers:
     ) -> None:
         self._settings, self._cost = settings, hardware(settings.plain_cost).cost
         self._all: list[Worker] = []
-        self._addresses: dict[str, Address] = {}
-        self._tasks: dict[Address, asyncio.Task[None]] = {}
+        self._addresses: dict[str, Address[Worker]] = {}
+        self._tasks: dict[Address[Worker], asyncio.Task[None]] = {}
         self._speeds: dict[tuple[str, ...], FleetSpeeds] = {}
         self._group: asyncio.TaskGroup | None = None
         self._contexts: dict[str, tuple[int | None, bool]] = {}  # of models that are served
@@ -195,13 +195,14 @@ class Workers:
         self.on_change()
 
     def _add(self, url: str) -> None:
-        address = self._addresses[url] = Address(url)
+        address: Address[Worker] = Address(url)
+        self._addresses[url] = address
         self._all.append(self._new(address))
         self._contexts.clear()
         if self._group is not None:
             self._start(address)
 
-    def _new(self, address: Address) -> Worker:
+    def _new(self, address: Address[Worker]) -> Worker:
         settings, url = self._settings, address.url
         worker = Worker(
             url,
@@ -213,22 +214,25 @@ class Workers:
         worker.siblings = self._siblings
         return worker
 
-    def _start(self, address: Address) -> None:
+    def _start(self, address: Address[Worker]) -> None:
         assert self._group is not None
         self._tasks[address] = self._group.create_task(self._follow(address))
 
-    def _plan_ranks(self, address: Address, count: int) -> None:
+    def _plan_ranks(self, address: Address[Worker], count: int) -> None:
         """It has so many ranks, each a worker; those that it has no more finish what they have."""
+        if address.leaving:
+            return
         count = 1 if address.refuses else count
         changed, address.count = address.count != count, count
         missing = address.missing()
         if not (changed or missing):
             return
-        behind = self._all.index(address.workers[-1]) + 1
-        for k, rank in enumerate(missing):
-            worker = self._new(address)
-            worker.use_rank(rank)
-            self._all.insert(behind + k, worker)
+        at = self._all.index(address.first)
+        others = [worker for worker in self._all if worker.address is not address]
+        for rank in missing:
+            self._new(address).use_rank(rank)
+        address.workers.sort(key=lambda worker: worker.rank or 0)
+        self._all = [*others[:at], *address.workers, *others[at:]]
         log.info("ranks", extra={"worker": address.url, "ranks": count})
         self._forget_caches(address)
         self._settle(address)
@@ -237,7 +241,7 @@ class Workers:
         if not address.first.down:
             self._listen_to_caches(address)
 
-    def _settle(self, address: Address) -> None:
+    def _settle(self, address: Address[Worker]) -> None:
         """Whoever stays or leaves there."""
         address.settle()
         for worker in list(address.workers):
@@ -257,7 +261,7 @@ class Workers:
         self._rename()
         log.info("worker has left", extra={"worker": worker.name})
 
-    def _forget(self, address: Address, last: Worker) -> None:
+    def _forget(self, address: Address[Worker], last: Worker) -> None:
         """With the `last` of its workers."""
         del self._addresses[address.url]
         self.conditions.forget(last)
@@ -269,7 +273,7 @@ class Workers:
         """It cannot be served from; `_follow` will find out when it can."""
         self.conditions.lost(worker, why)
 
-    async def _follow(self, address: Address) -> None:
+    async def _follow(self, address: Address[Worker]) -> None:
         """Look at it again and again."""
         failures = 0
         while True:
@@ -305,14 +309,14 @@ class Workers:
         else:
             self.conditions.lost(worker, complaint(error))
 
-    async def _listen(self, address: Address) -> None:
+    async def _listen(self, address: Address[Worker]) -> None:
         connect_s = self._settings.connect_timeout_s
         asks = partial(reports, self._connections, address.url, connect_s)
         async with aclosing(asks(lambda: address.wants_metrics)) as report_stream:
             async for report in report_stream:
                 self.take_report(address, report)
 
-    def take_report(self, address: Address, report: AgentState | PlainLook) -> None:
+    def take_report(self, address: Address[Worker], report: AgentState | PlainLook) -> None:
         """What a look at the server has seen."""
         ranks = 1 if isinstance(report, AgentState) else report.ranks
         if ranks is not None:
@@ -341,14 +345,14 @@ class Workers:
     def _cache_changed(self) -> None:
         self.on_change()
 
-    def _forget_caches(self, address: Address) -> None:
+    def _forget_caches(self, address: Address[Worker]) -> None:
         """When it comes back, its memory is empty, and it may publish elsewhere."""
         self._caches.forget(address)
         for worker in address.workers:
             self.prefixes.forget(worker)
             worker.cache = None
 
-    def _listen_to_caches(self, address: Address) -> None:
+    def _listen_to_caches(self, address: Address[Worker]) -> None:
         if self._settings.cache_events and address.first.has_prefix_cache:
             self._caches.follow(address, agent=address.first.state is not None)
 

@@ -42,10 +42,10 @@ class Board:
 
 def fleet(*urls: str) -> Half:
     given = {"worker": ",".join(urls or (URL,)), "plan_deadline_s": 0, "cache_events": False}
-    return Half(GatewaySettings(**given))  # type: ignore[arg-type,call-arg]
+    return Half(GatewaySettings(**given))  # type: ignore[arg-type]
 
 
-def address(made: Half, url: str = URL) -> Address:
+def address(made: Half, url: str = URL) -> Address[Worker]:
     return next(worker.address for worker in made.workers if worker.url == url)
 
 
@@ -121,9 +121,11 @@ async def test_a_server_that_leaves_takes_all_its_ranks_and_comes_back_with_them
     second.load.add(one, one.job, 0.0, streamed=True)
     made.workers.update([])
     assert list(made.workers) == [second], "what runs there ends"
+    assert await look(made, 2) == []
+    assert list(made.workers) == [second]
     made.workers.update([Endpoint(URL)])
     assert not second.leaving
-    assert names(await look(made, 2)) == ["w:1#1", "w:1#0"]
+    assert names(await look(made, 2)) == ["w:1#0", "w:1#1"]
     made.workers.update([])
     second.ended(one)
     made.workers.forget_if_drained(second)

@@ -65,18 +65,20 @@ async def _page(connections: Connections, url: str, headers: dict[str, str]) -> 
 
 async def count_ranks(connections: Connections, url: str) -> int:
     """Data-parallel ranks of the server at `url`, as its pages tell; 0 if they do not."""
-    for path, count in ((SOURCES_PATH, _count_vllm), (SERVER_INFO_PATH, _count_sglang)):
+    for path, count in ((SOURCES_PATH, count_vllm), (SERVER_INFO_PATH, count_sglang)):
         page = await _page(connections, url + path, connections.to_worker(url))
         if isinstance(page, dict) and (found := count(page)):
             return min(found, MOST_RANKS)
     return 0
 
 
-def _count_vllm(page: dict[str, Any]) -> int:
+def count_vllm(page: dict[str, Any]) -> int:
+    """Ranks on vLLM's page."""
     return len(_ranks(page))
 
 
-def _count_sglang(page: dict[str, Any]) -> int:
+def count_sglang(page: dict[str, Any]) -> int:
+    """Ranks on SGLang's page."""
     told = page.get("kv_events")
     counts = page.get("dp_size"), told.get("dp_size") if isinstance(told, dict) else None
     return max((count for count in counts if type(count) is int), default=0)
