@@ -58,12 +58,17 @@ _WHOLE_ATTENTION = frozenset(("full_attention", "mla_attention", "sink_full_atte
 # No engine counts more, of tokens or of microseconds in thirty years.
 _Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
 Hash = Union[int, bytes]  # noqa: UP007 - msgspec reads it at run time
+# As many as a message has room for, were none of them made up; a message of nothing but its events'
+# beginnings would be read for longer than a turn of the loop may take.
+_Hashes = Annotated[list[Hash], msgspec.Meta(max_length=MOST_BYTES // 9)]
+MOST_EVENTS = 1 << 16
+_Count = msgspec.Meta(max_length=MOST_EVENTS)
 
 
 class _Stored(msgspec.Struct, tag_field="type", tag="BlockStored", gc=False):
     """Token ids and what else is in it are passed over."""
 
-    block_hashes: list[Hash]
+    block_hashes: _Hashes
     block_size: int
     parent_block_hash: Hash | None = None
     medium: str | None = None
@@ -73,7 +78,7 @@ class _Stored(msgspec.Struct, tag_field="type", tag="BlockStored", gc=False):
 
 
 class _Removed(msgspec.Struct, tag_field="type", tag="BlockRemoved", gc=False):
-    block_hashes: list[Hash]
+    block_hashes: _Hashes
     medium: str | None = None
     group_idx: int | None = None
 
@@ -86,7 +91,7 @@ _NOTHING = msgspec.Raw(b"\xc0")
 
 
 class _StoredRow(msgspec.Struct, array_like=True, tag="BlockStored", gc=False):
-    block_hashes: list[Hash]
+    block_hashes: _Hashes
     parent_block_hash: Hash | None
     token_ids: msgspec.Raw
     block_size: int
@@ -103,7 +108,7 @@ class _StoredRow(msgspec.Struct, array_like=True, tag="BlockStored", gc=False):
 
 
 class _RemovedRow(msgspec.Struct, array_like=True, tag="BlockRemoved", gc=False):
-    block_hashes: list[Hash]
+    block_hashes: _Hashes
     medium: str | None = None
     group_idx: int | None = None
 
@@ -114,12 +119,12 @@ class _ClearedRow(msgspec.Struct, array_like=True, tag="AllBlocksCleared", gc=Fa
 
 class _Maps(msgspec.Struct, array_like=True):
     ts: float
-    events: list[_Stored | _Removed | _Cleared]
+    events: Annotated[list[_Stored | _Removed | _Cleared], _Count]
 
 
 class _Any(msgspec.Struct, array_like=True):
     ts: float
-    events: list[msgspec.Raw]
+    events: Annotated[list[msgspec.Raw], _Count]
 
 
 class _Type(msgspec.Struct):

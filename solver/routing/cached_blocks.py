@@ -51,8 +51,8 @@ MARK_BITS = 48
 LATE = 0.02
 # Blocks between two marks: each is found among these when it goes.
 MOST_AT_A_MARK = 4096
-# Of the oldest, what goes at once where there are too many: some milliseconds each time.
-DROPPED_SHARE = 1 / 64
+# Of the oldest, what goes at once where there are too many: a few milliseconds each time.
+DROPPED_SHARE = 1 / 512
 
 
 class Tier(IntEnum):

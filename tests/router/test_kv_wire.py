@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from router.kv_wire import (
     AT_ONCE_BYTES,
     END,
+    MOST_BYTES,
+    MOST_EVENTS,
     Cleared,
     Event,
     Removed,
@@ -112,6 +114,8 @@ def test_where_nobody_knows_a_medium_nothing_is_known(medium: str) -> None:
         msgspec.msgpack.encode([1.0, ["BlockStored"]]),
         b"\x93" * 500,
         bytes(5 << 20),
+        msgspec.msgpack.encode([1.0, [{"type": "BlockMoved"}] * (MOST_EVENTS + 1)]),
+        msgspec.msgpack.encode([1.0, [["BlockRemoved", [1] * (MOST_BYTES // 2)]]]),
     ],
 )
 def test_what_is_no_batch_is_an_error(payload: bytes) -> None:
