@@ -234,11 +234,10 @@ class RollingHorizon(Generic[R, W]):
 
     def _some(self, now: float, workers: Sequence[W], *, bulk: bool) -> Sequence[R]:
         """The first of bulk work, or of other, that somebody has room for."""
-        self._fleet.look(workers, now, bulk=bulk)
-        self._fleet.closed = ()
-        if not any(self._fleet.room):
+        if bulk and not any(worker.room > 0 for worker in workers):
             self._held[bulk].put_off(now)
             return ()
+        self._fleet.look(workers, now, bulk=bulk)
         self._fleet.closed = self._kept_free() if self.shares.contended else ()
         self._release(now, workers, bulk=bulk)
         return self._first(now, bulk=bulk)

@@ -186,6 +186,8 @@ class Worker:
     def online_room(self) -> int:
         """The same of requests for which bulk work steps back."""
         bulk = self._bulk()
+        if not bulk.sequences:
+            return self.room
         if self.tokens - bulk.tokens >= self.setting.kv_tokens:
             return 0
         return self.setting.slots + lead(self.setting.slots) - self.in_flight + bulk.sequences
