@@ -1,8 +1,9 @@
 """What a plan of all bulk work costs an event loop, and the process beside it.
 
 20,000 lines of 200 kinds, of two batches, on fleets of workers with 32 slots: milliseconds of CPU
-to say what is to be planned, to read the answer and to follow it, which are the loop's (or a thread's
-beside it), and to plan, which is another process's; and microseconds a line that is taken::
+to say what is to be planned, to read the answer and to follow it, which are the loop's (or a
+thread's beside it), and to plan, which is another process's; and microseconds a line that is
+taken::
 
     python -m tests.bench.bench_bulk_loop
 """
