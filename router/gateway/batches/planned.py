@@ -39,8 +39,8 @@ from solver.routing.rolling import lead
 MOST_PREFIXES, MOST_KINDS = 64, 256
 # Between two plans, seconds; what has come since the last is taken all the same.
 PLAN_EACH_S = 1.0
-# Pairs of a kind and a worker up to which a plan is made here, in some 5 ms: a small batch does not
-# wait for a process that has to start first.
+# Pairs of a kind and a worker up to which a plan is made here, in 6 to 12 ms: a small batch does
+# not wait for a process that has to start first.
 MOST_HERE = 32
 # Of a line's bytes what is not its prompt: names, and the object around it.
 AROUND_BYTES = 160
