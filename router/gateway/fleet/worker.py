@@ -178,8 +178,32 @@ class Worker:
         """Sequences that it could start soon: free slots and a lead, or this process's share."""
         return self._places(self.slots + lead(self.slots, 1))
 
+    @property
+    def online_room(self) -> int:
+        """The same of requests for which bulk work steps back there.
+
+        Where other gateways send, too, the agent lets nobody in beyond slots and lead.
+        """
+        if not self._yielding:
+            return self.room
+        bulk = self.load.bulk
+        full = bulk.kv_tokens + bulk.prompt_tokens + self.kv_free <= 0
+        return 0 if full else self._open_places(self.slots + lead(self.slots, 1) + bulk.sequences)
+
+    @property
+    def _yielding(self) -> bool:
+        """Whether there is bulk work there that steps back."""
+        state = self.state
+        if state is None or not state.steps_back or self.is_shared:
+            return False
+        return self.load.bulk_sequences > 0
+
     def _places(self, capacity: int) -> int:
-        if self._closed:
+        full = self.state is not None and self.load.kv_tokens >= self.state.kv_tokens
+        return 0 if full else self._open_places(capacity)
+
+    def _open_places(self, capacity: int) -> int:
+        if not self.available:
             return 0
         self.see_others()
         free = max(0, capacity - self.load.sequences)
@@ -213,11 +237,6 @@ class Worker:
         self.far, self.far_wanting = far, wanting
         self.load.tell_others(far)
         self.see_others()
-
-    @property
-    def _closed(self) -> bool:
-        full = self.state is not None and self.load.kv_tokens >= self.state.kv_tokens
-        return full or not self.available
 
     @property
     def has_prefix_cache(self) -> bool:
@@ -278,7 +297,7 @@ class Worker:
         load, cost, slots = self.load, self.cost, self.slots
         kv = None if self.state is None else self.state.kv_tokens
         backlog = load.backlog_s(cost, slots, slots, now)
-        return WorkerView(
+        view = WorkerView(
             cost=cost,
             slots=slots,
             in_flight=load.sequences,
@@ -291,6 +310,12 @@ class Worker:
             kv_now=inf if kv is None else kv - load.kv_tokens,
             room=self.room,
         )
+        if not self._yielding:
+            return view
+        bulk = load.bulk
+        prefill_s = cost.beta_p_s * bulk.prompt_tokens
+        tokens = bulk.kv_tokens + bulk.prompt_tokens
+        return view.yields(bulk.sequences, prefill_s, tokens, self.online_room)
 
     def sent(self, key: Hashable, job: Job, uncached: float, now: float, *, streamed: bool) -> None:
         """It is sent a request, `key` is its own; `uncached`: prompt tokens to be prefilled."""
