@@ -7,6 +7,8 @@ Rules:
 - sent is only what a worker can start soon (`solver.routing.assign`); who is held back for a better
   worker stands in a line of its own (`solver.routing.held`), and the rest stays and is planned
   again, with its length predicted again as others end;
+- bulk work and what somebody waits for are planned apart, whichever is first in the order first,
+  as they find different workers where engines let bulk work step back (`WorkerView.online`);
 - they are looked at in the order of `solver.routing.order`; nobody who could start stands behind
   those who cannot: each group of requests that the same workers may serve takes part with its own
   first; where several tenants wait, they take turns (`solver.routing.fair`);
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Generic, Protocol, TypeVar
 
 from solver.arrays import FloatArray
@@ -32,7 +35,7 @@ from solver.routing.columns import Load, Requests, row_of
 from solver.routing.fair import FairShares, Size, TenantsQueue, Weight, alike
 from solver.routing.fleet import Fleet
 from solver.routing.grouped_queue import Members, merged
-from solver.routing.held import Held
+from solver.routing.held import Held, placed_by
 from solver.routing.order import Late, Timed, Unsent, place_in_order
 from solver.routing.problem import WorkerView
 from solver.routing.sums import Backlog
@@ -65,6 +68,11 @@ class Target(Timed, Hashable, Protocol):
     @property
     def room(self) -> int:
         """Requests that it could start soon: free slots and a lead, 0 where memory is full."""
+        ...
+
+    @property
+    def online_room(self) -> int:
+        """The same of requests for which bulk work steps back there."""
         ...
 
     def view(self, now: float) -> WorkerView:
@@ -142,17 +150,21 @@ class RollingHorizon(Generic[R, W]):
         self._stale = False
         self._closed: Window[R] | None = None
         self._fleet: Fleet[W] = Fleet()
-        self._held: Held[R, W] = Held()
+        self._held: dict[bool, Held[R, W]] = {False: Held(), True: Held()}  # of bulk work, or not
         self._late: Late[R] = Late()
 
     def __len__(self) -> int:
         """Requests that have not been sent."""
-        return len(self._windows) + len(self._unsent) + len(self._held)
+        return len(self._windows) + len(self._unsent) + self._held_back
 
     @property
     def unplanned(self) -> int:
         """Of these, those that are not held back for a worker in particular."""
-        return len(self) - len(self._held)
+        return len(self) - self._held_back
+
+    @property
+    def _held_back(self) -> int:
+        return sum(map(len, self._held.values()))
 
     def add(self, request: R, now: float) -> None:
         """It joins the open window."""
@@ -163,13 +175,15 @@ class RollingHorizon(Generic[R, W]):
         """Its client has left; unknown ones are ignored."""
         self._late.forget((request,))
         self.shares.leave(request)
-        if not (self._unsent.discard(request) or self._held.discard(request)):
+        held = self._held[request.job.bulk]
+        if not (self._unsent.discard(request) or held.discard(request)):
             self._windows.discard(request)
 
     def next_deadline(self) -> float | None:
         """When the open window closes by itself, or who is held back should look around again."""
-        both = self._windows.next_deadline(), self._held.next_deadline()
-        return min((at_s for at_s in both if at_s is not None), default=None)
+        held = (one.next_deadline() for one in self._held.values())
+        every = self._windows.next_deadline(), *held
+        return min((at_s for at_s in every if at_s is not None), default=None)
 
     def regroup(self) -> None:
         """The workers, or what they may serve, have changed."""
@@ -188,26 +202,45 @@ class RollingHorizon(Generic[R, W]):
         if not len(self):
             return None
         alone = len(workers) == 1 and not (self._hold_back or self.shares.several)
-        free = alone or any(worker.room > 0 for worker in workers)
+        free = alone or any(worker.online_room > 0 for worker in workers)
         if self._stale:
-            for request, rank in self._held.release(now, (), (), 0):
-                self._unsent.put_for(request, rank, None)
+            for held in self._held.values():
+                for request, rank in held.release(now, (), (), 0):
+                    self._unsent.put_for(request, rank, None)
             self._unsent.regroup_members(lambda request: self._eligible(request, workers))
             self._stale = False
         self._close(now, workers, free=free)
         if not free:
-            self._held.put_off(now)
+            for held in self._held.values():
+                held.put_off(now)
             return None
-        if not len(self._unsent) + len(self._held):
-            return None
-        self._fleet.look(workers, now)
+        if alone and len(self._unsent):
+            self._fleet.look(workers, now)
+            # A single worker's in the order of arrival: it has an order of its own.
+            requests = self._unsent.by_arrival()
+            return self._selection(now, workers, requests, single_worker=True)
+        for bulk in self._kinds():
+            if some := self._some(now, workers, bulk=bulk):
+                return self._selection(now, workers, some, single_worker=False)
+        return None
+
+    def _kinds(self) -> list[bool]:
+        """Whether bulk work waits, and other; whichever is first in the order comes first."""
+        first: dict[bool, float] = {bulk: inf for bulk, held in self._held.items() if len(held)}
+        for key, entries in self._unsent.groups.items():
+            if entries:
+                first[key.bulk] = min(entries[0][0], first.get(key.bulk, inf))
+        return sorted(first, key=lambda bulk: (first[bulk], bulk))
+
+    def _some(self, now: float, workers: Sequence[W], *, bulk: bool) -> Sequence[R]:
+        """The first of bulk work, or of other, that somebody has room for."""
+        if bulk and not any(worker.room > 0 for worker in workers):
+            self._held[bulk].put_off(now)
+            return ()
+        self._fleet.look(workers, now, bulk=bulk)
         self._fleet.closed = self._kept_free() if self.shares.contended else ()
-        self._release(now, workers)
-        # A single worker's in the order of arrival: it has an order of its own.
-        requests = self._unsent.by_arrival() if alone else self._first(now)
-        if not requests:
-            return None
-        return self._selection(now, workers, requests, single_worker=alone)
+        self._release(now, workers, bulk=bulk)
+        return self._first(now, bulk=bulk)
 
     def _close(self, now: float, workers: Sequence[W], *, free: bool) -> None:
         """Close the windows that are due."""
@@ -218,26 +251,30 @@ class RollingHorizon(Generic[R, W]):
                 self.shares.join(request, request.job.tenant)
                 self._unsent.put_for(request, rank, self._eligible(request, workers))
 
-    def _release(self, now: float, workers: Sequence[W]) -> None:
+    def _release(self, now: float, workers: Sequence[W], *, bulk: bool) -> None:
         """Who was held back, and may go now or should look around again."""
-        if not len(self._held):
+        held = self._held[bulk]
+        if not len(held):
             return
-        for request, rank in self._held.release(now, set(workers), set(self._fleet.open()), WINDOW):
+        for request, rank in held.release(now, set(workers), set(self._fleet.open()), WINDOW):
             self._unsent.put_for(request, rank, self._eligible(request, workers))
 
     def _kept_free(self) -> list[int]:
         """(m,) places of each worker's lead that nobody is sent to while tenants take turns."""
         return [lead(view.slots) - int(SHARED_LEAD * view.slots) for view in self._fleet.views]
 
-    def _first(self, now: float) -> list[R]:
+    def _first(self, now: float, *, bulk: bool) -> list[R]:
         """The first of each group that somebody has room for, in order; tenants take turns."""
         room, groups = self._fleet.room, self._unsent.groups
         places = {
             members: sum(room) if members is None else sum(room[j] for j in members)
-            for members in dict.fromkeys(key.members for key in groups if groups[key])
+            for members in dict.fromkeys(
+                key.members for key in groups if key.bulk is bulk and groups[key]
+            )
         }
         counts = {members: min(WINDOW, WINDOW_ROOMS * n) for members, n in places.items() if n}
-        keys = [key for key, entries in groups.items() if entries and key.members in counts]
+        mine = {key: entries for key, entries in groups.items() if key.bulk is bulk and entries}
+        keys = [key for key in mine if key.members in counts]
         for key in keys:
             self._late.let_pass(self._unsent, groups[key][:WINDOW], now)
         most = max(1, WINDOW // max(1, len(counts)))
@@ -257,18 +294,20 @@ class RollingHorizon(Generic[R, W]):
     ) -> Selection[R, W]:
         for request in requests:
             request.predict_again()
-        unsent, held, more = self._unsent, self._held, self.elsewhere
+        unsent, held, more = self._unsent, list(self._held.values()), self.elsewhere
         waiting = (
-            len(unsent) + len(held) + more.requests,
-            unsent.prompt_tokens + held.prompt_tokens + more.prompt_tokens,
-            unsent.output_tokens + held.output_tokens + more.output_tokens,
+            len(unsent) + self._held_back + more.requests,
+            unsent.prompt_tokens + sum(one.prompt_tokens for one in held) + more.prompt_tokens,
+            unsent.output_tokens + sum(one.output_tokens for one in held) + more.output_tokens,
         )
+        if not requests[0].job.bulk:  # bulk work that is held is in nobody's way
+            held = [self._held[False]]
         asked = self._fleet.asked(
             [row_of(request.job, max(0.0, now - request.came_s)) for request in requests],
             self._cached(requests, workers),
             self._columns(requests, len(workers)),
             waiting,
-            held.placed(workers) if len(held) else None,
+            placed_by(held, workers),
             now,
         )
         views = tuple(self._fleet.views)
@@ -303,8 +342,9 @@ class RollingHorizon(Generic[R, W]):
             if request not in self._unsent:
                 continue
             worker, seconds = selection.workers[j], selection.asked.prefill_s(i, j)
-            kept = closed[j] if closed else 0
-            if selection.single_worker or (plan.go[i] and worker.room > kept):
+            kept, bulk = closed[j] if closed else 0, request.job.bulk
+            room = worker.room if bulk else worker.online_room
+            if selection.single_worker or (plan.go[i] and room > kept):
                 self.discard(request)
                 self._fleet.sent(j, seconds, now)
                 if self.shares.several:
@@ -315,7 +355,7 @@ class RollingHorizon(Generic[R, W]):
             elif i < plan.planned and not plan.go[i]:
                 rank = self._unsent.rank(request)
                 self._unsent.discard(request)
-                self._held.put(request, rank, worker, seconds, now)
+                self._held[bulk].put(request, rank, worker, seconds, now)
 
 
 def _size(view: WorkerView, request: Unsent, uncached: float | None = None) -> Size:
