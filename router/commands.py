@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING
-
-import orjson
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
 from router.observe import logs
-from router.settings.agent import AgentSettings
-from router.settings.base import BadSettings, Settings
-from router.settings.batch import BatchSettings
-from router.settings.batch_plan import BatchPlanSettings
-from router.settings.bench import BenchSettings
-from router.settings.calibrate import CalibrateSettings
-from router.settings.commands import COMMANDS, load
-from router.settings.gateway import GatewaySettings
-from router.settings.keys import KeySettings
+from router.settings.base import BadSettings
+from router.settings.commands import SETTINGS, all_settings, load, settings_of
 from router.settings.live import Live, Served
-from router.settings.plan import PlanSettings
-from router.settings.replay import ReplaySettings
-from router.settings.simulate import SimulateSettings
-from router.settings.up import UpSettings
 from solver.errors import ProblemError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from router.settings.agent import AgentSettings
+    from router.settings.bench import BenchSettings
+    from router.settings.gateway import GatewaySettings
+    from router.settings.keys import KeySettings
+
+# Who does it. What one command needs is imported where that one is run.
+WORK = {
+    "up": "router.up:up",
+    "gateway": "router.commands:serve_gateway",
+    "agent": "router.commands:serve_agent",
+    "simulate": "router.lab.simulate:simulate",
+    "replay": "router.lab.replay:replay",
+    "plan": "router.lab.plan:plan",
+    "batch plan": "router.lab.batch_plan:batch_plan",
+    "calibrate": "router.lab.calibrate:run_calibrate",
+    "bench": "router.commands:run_bench",
+    "key": "router.commands:print_key",
+} | dict.fromkeys(
+    (name for name in SETTINGS if name.startswith("batch ") and name != "batch plan"),
+    "router.batch.commands:batch_command",
+)
+BENCHES = {
+    "plan": "router.lab.bench_plan:bench_plan",
+    "paper": "router.lab.paper:paper",
+    "judge": "router.lab.judge:judge",
+}
 
 USAGE = """\
 usage: makespan COMMAND [options]
@@ -47,21 +64,25 @@ names; flags win over variables, variables over the file.
 
 def run(arguments: Sequence[str]) -> None:
     """Run one command; exits with 2 on a bad setting, having named it."""
-    commands = {command.table: command for command in COMMANDS}
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage(), end="")
         sys.exit(0 if arguments else 2)
     name, *rest = arguments
-    if rest and f"{name} {rest[0]}" in commands:  # of a group
+    if rest and f"{name} {rest[0]}" in SETTINGS:  # of a group
         name, rest = f"{name} {rest[0]}", rest[1:]
     if name in ("-V", "--version"):
         print(f"makespan {version('makespan')}")
         return
-    if name not in commands:
-        print(f"makespan: unknown command {name!r}; one of: {', '.join(commands)}", file=sys.stderr)
+    if name not in SETTINGS:
+        print(f"makespan: unknown command {name!r}; one of: {', '.join(SETTINGS)}", file=sys.stderr)
         sys.exit(2)
     try:
-        _run(load(commands[name], rest))
+        with _importing():
+            settings = load(settings_of(name), rest)
+            work: Callable[[Any], None] = resolve_name(WORK[settings.table])
+        if isinstance(settings, Live):
+            logs.configure(settings.log_format, settings.log_level)
+        work(settings)
     except (BadSettings, ProblemError) as error:
         print(f"makespan {name}: {error}", file=sys.stderr)
         sys.exit(2)
@@ -73,89 +94,59 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _usage() -> str:
-    lines = [f"  {command.table:<15}{(command.__doc__ or '').strip()}" for command in COMMANDS]
+    lines = [f"  {one.table:<15}{(one.__doc__ or '').strip()}" for one in all_settings()]
     return USAGE.format(commands="\n".join(lines))
 
 
-def _run(settings: Settings) -> None:
-    """Hand over to the command; what it needs is imported only now."""
-    if isinstance(settings, UpSettings):
-        from router.up import up
-
-        up(settings)
-        return
-    if isinstance(settings, Live):
-        logs.configure(settings.log_format, settings.log_level)
-    if isinstance(settings, GatewaySettings) and settings.processes > 1 and settings.fd is None:
-        from router.processes import serve_together
-
-        serve_together(settings)
-    elif isinstance(settings, GatewaySettings):
-        from router.gateway.app import create_app as create_gateway
-
-        _serve(create_gateway(settings), settings, settings.port)
-    elif isinstance(settings, AgentSettings):
-        from router.agent.app import create_app as create_agent
-
-        _serve(create_agent(settings), settings, settings.port)
-    else:
-        _run_offline(settings)
+@contextmanager
+def _importing() -> Iterator[None]:
+    """What is imported stays: to look for garbage among it would be a tenth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
-def _run_offline(settings: Settings) -> None:
-    if isinstance(settings, KeySettings):
-        _print_key(settings)
-    elif isinstance(settings, SimulateSettings):
-        from router.lab.simulate import simulate
-
-        simulate(settings)
-    elif isinstance(settings, ReplaySettings):
-        from router.lab.replay import replay
-
-        replay(settings)
-    elif isinstance(settings, PlanSettings):
-        from router.lab.plan import plan
-
-        plan(settings)
-    elif isinstance(settings, BatchSettings):
-        from router.batch.commands import batch_command
-
-        batch_command(settings)
-    elif isinstance(settings, BatchPlanSettings):
-        from router.lab.batch_plan import batch_plan
-
-        batch_plan(settings)
-    elif isinstance(settings, CalibrateSettings):
-        from router.lab.calibrate import run_calibrate
-
-        run_calibrate(settings)
-    elif isinstance(settings, BenchSettings):
-        _run_bench(settings)
+def run_bench(settings: BenchSettings) -> None:
+    """The benches that are commands."""
+    bench: Callable[[BenchSettings], None] = resolve_name(BENCHES[settings.what])
+    bench(settings)
 
 
-def _run_bench(settings: BenchSettings) -> None:
-    if settings.what == "paper":
-        from router.lab.paper import paper
-
-        paper(settings)
-    elif settings.what == "judge":
-        from router.lab.judge import judge
-
-        judge(settings)
-    else:
-        from router.lab.bench_plan import bench_plan
-
-        bench_plan(settings)
-
-
-def _print_key(settings: KeySettings) -> None:
+def print_key(settings: KeySettings) -> None:
     """The one time that it is seen."""
     key, entry = settings.make()
     table = entry.to_toml()
     if settings.json:
+        import orjson
+
         print(orjson.dumps({"key": key, "toml": table}).decode())
         return
     print(f"{key}\n\nThe client's key, shown this once. For the file that --keys names:\n\n{table}")
+
+
+def serve_gateway(settings: GatewaySettings) -> None:
+    """One process, or the supervisor of several, which needs nothing of what they do."""
+    if settings.processes > 1 and settings.fd is None:
+        from router.processes import serve_together
+
+        serve_together(settings)
+        return
+    with _importing():
+        from router.gateway.app import create_app
+
+        app = create_app(settings)
+    _serve(app, settings, settings.port)
+
+
+def serve_agent(settings: AgentSettings) -> None:
+    """One process beside its engine."""
+    with _importing():
+        from router.agent.app import create_app
+
+        app = create_app(settings)
+    _serve(app, settings, settings.port)
 
 
 def _serve(app: FastAPI, settings: Served, port: int) -> None:

@@ -21,7 +21,6 @@ import orjson
 from router.agent.engines.emulated.lengths import read_lengths
 from router.children import Child, flags, stop_event
 from router.http.sockets import listen
-from router.observe import logs
 from router.settings.agent import AgentTuning
 from router.settings.base import Settings
 from router.settings.gateway import GatewayTuning
@@ -46,7 +45,6 @@ def up(settings: UpSettings) -> None:
     Raises:
         BadSettings: if a port is taken, or the file of lengths is wrong.
     """
-    logs.configure(settings.log_format, settings.log_level)
     if settings.lengths is not None:
         read_lengths(settings.lengths)  # better refused here than by every agent in turn
     try:

@@ -169,6 +169,7 @@ class AgentState:
         draining: it finishes what it has and takes nothing new.
         prefix_cache: its engine keeps prompts' prefixes.
         beside: of what runs and queues, what others than the gateway that asks have sent.
+        steps_back: bulk work steps back in its engine for all other.
         more_models: other names that it serves, adapters among them, up to `MOST_NAMES_BYTES`.
     """
 
@@ -187,6 +188,7 @@ class AgentState:
     draining: bool
     prefix_cache: bool = False
     beside: Beside = Beside()
+    steps_back: bool = False
     more_models: tuple[Name, ...] = ()
 
     def model_entry(self, name: str | None = None) -> dict[str, Any]:

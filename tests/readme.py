@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from router.observe.metrics import AgentMetrics, GatewayMetrics
 from router.settings.base import Settings
-from router.settings.commands import COMMANDS
+from router.settings.commands import all_settings
 from router.settings.live import Live
 from tests.helpers import ROOT
 
@@ -76,8 +76,8 @@ def _metric_row(metric: Metric, side: str, metrics: object) -> str:
 
 def tables() -> dict[str, str]:
     """Every table by the name that its marks have."""
-    live = [command for command in COMMANDS if issubclass(command, Live)]
-    offline = [command for command in COMMANDS if command not in live]
+    live = [command for command in all_settings() if issubclass(command, Live)]
+    offline = [command for command in all_settings() if command not in live]
     return {
         "settings": settings_table(live),
         "offline settings": settings_table(offline),

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from router.settings.commands import COMMANDS
+from router.settings.commands import all_settings
 from tests import http
 from tests.helpers import ROOT, Fleet, Process, free_ports
 from tests.pages import (
@@ -196,7 +196,7 @@ def test_two_servers_that_the_readme_names_get_a_gateway() -> None:
 @each_page
 def test_options_exist(page: Path) -> None:
     """Those of commands that are run nowhere, and those in a line of text, too."""
-    known = {command.table: command for command in COMMANDS}
+    known = {command.table: command for command in all_settings()}
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for table, rest in re.findall(r"\bmakespan ([a-z]+)\b((?: +[^\n`#|]+)?)", text):
         if (group := " ".join([table, *rest.split()[:1]])) in known:

@@ -141,6 +141,11 @@ class EngineLoop:
         return self.batcher.cache is not None
 
     @property
+    def steps_back(self) -> bool:
+        """Bulk work does, as the batcher has it (`solver.batching.stepping_back`)."""
+        return True
+
+    @property
     def healthy(self) -> bool:
         """Whether the engine can serve at all."""
         return not self.broken

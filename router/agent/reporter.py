@@ -78,6 +78,11 @@ class ReportedEngine(Protocol):
         ...
 
     @property
+    def steps_back(self) -> bool:
+        """Whether bulk work steps back in it for all other."""
+        ...
+
+    @property
     def healthy(self) -> bool:
         """Whether the engine can serve at all; where it cannot, nothing is reported."""
         ...
@@ -135,6 +140,7 @@ class Reporter:
             utilization=stats.ledger.utilization,
             draining=self._drain.begun,
             prefix_cache=self._engine.has_prefix_cache,
+            steps_back=self._engine.steps_back,
             beside=Beside() if gateway is None else self._gateways.beside(gateway),
         )
 

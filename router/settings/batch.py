@@ -70,12 +70,3 @@ class BatchListSettings(BatchSettings):
     table: ClassVar[str] = "batch list"
 
     limit: int = Field(20, ge=1, le=100, description="How many.")
-
-
-BATCH_COMMANDS: tuple[type[BatchSettings], ...] = (
-    BatchSubmitSettings,
-    BatchWatchSettings,
-    BatchResultsSettings,
-    BatchCancelSettings,
-    BatchListSettings,
-)

@@ -4,39 +4,34 @@ from __future__ import annotations
 
 import os
 from argparse import Action, ArgumentParser
+from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource, SettingsError
 
-from router.settings.agent import AgentSettings
 from router.settings.base import CONFIG, DATASETS, PREFIX, BadSettings, Settings, read_tables
-from router.settings.batch import BATCH_COMMANDS
-from router.settings.batch_plan import BatchPlanSettings
-from router.settings.bench import BenchSettings
-from router.settings.calibrate import CalibrateSettings
-from router.settings.gateway import GatewaySettings
-from router.settings.keys import KeySettings
-from router.settings.plan import PlanSettings
-from router.settings.replay import ReplaySettings
-from router.settings.simulate import SimulateSettings
-from router.settings.up import UpSettings
 
 Command = TypeVar("Command", bound=Settings)
 
-COMMANDS: tuple[type[Settings], ...] = (
-    UpSettings,
-    GatewaySettings,
-    AgentSettings,
-    SimulateSettings,
-    ReplaySettings,
-    PlanSettings,
-    *BATCH_COMMANDS,
-    BatchPlanSettings,
-    CalibrateSettings,
-    BenchSettings,
-    KeySettings,
-)
+# Where each command's settings are: whoever runs one command imports no other's.
+SETTINGS = {
+    "up": "router.settings.up:UpSettings",
+    "gateway": "router.settings.gateway:GatewaySettings",
+    "agent": "router.settings.agent:AgentSettings",
+    "simulate": "router.settings.simulate:SimulateSettings",
+    "replay": "router.settings.replay:ReplaySettings",
+    "plan": "router.settings.plan:PlanSettings",
+    "batch submit": "router.settings.batch:BatchSubmitSettings",
+    "batch watch": "router.settings.batch:BatchWatchSettings",
+    "batch results": "router.settings.batch:BatchResultsSettings",
+    "batch cancel": "router.settings.batch:BatchCancelSettings",
+    "batch list": "router.settings.batch:BatchListSettings",
+    "batch plan": "router.settings.batch_plan:BatchPlanSettings",
+    "calibrate": "router.settings.calibrate:CalibrateSettings",
+    "bench": "router.settings.bench:BenchSettings",
+    "key": "router.settings.keys:KeySettings",
+}
 
 # What values are called, by their types.
 VALUES = {
@@ -49,13 +44,24 @@ VALUES = {
 }
 
 
+def settings_of(name: str) -> type[Settings]:
+    """The settings of the command of that name."""
+    found: type[Settings] = resolve_name(SETTINGS[name])
+    return found
+
+
+def all_settings() -> tuple[type[Settings], ...]:
+    """Those of all commands."""
+    return tuple(map(settings_of, SETTINGS))
+
+
 def load(command: type[Command], arguments: list[str]) -> Command:
     """The settings of one process.
 
     Raises:
         BadSettings: naming the setting that is unknown or wrong.
     """
-    check_environment()
+    check_environment(command)
     check_tables()
     try:
         flags: CliSettingsSource[ArgumentParser] = CliSettingsSource(
@@ -94,19 +100,23 @@ def _where(location: tuple[int | str, ...]) -> str:
 
 def known_environment() -> frozenset[str]:
     """Every variable that some command reads."""
-    names = {name.upper() for command in COMMANDS for name in command.model_fields}
-    return frozenset({PREFIX + name for name in names} | {CONFIG, DATASETS})
+    return frozenset({CONFIG, DATASETS}.union(*map(_variables, all_settings())))
 
 
-def check_environment() -> None:
+def _variables(command: type[Settings]) -> set[str]:
+    return {PREFIX + name.upper() for name in command.model_fields}
+
+
+def check_environment(command: type[Settings]) -> None:
     """Refuse a misspelt variable rather than run with a default that nobody asked for.
 
     Raises:
-        BadSettings: naming the first unknown one.
+        BadSettings: naming the first that neither this command reads nor any other.
     """
-    for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in known_environment():
-            raise BadSettings(f"{name}: unknown environment variable; see `makespan --help`")
+    given = {name for name in os.environ if name.startswith(PREFIX)}
+    others = given - _variables(command) - {CONFIG, DATASETS}
+    for name in sorted(others and others - known_environment()):
+        raise BadSettings(f"{name}: unknown environment variable; see `makespan --help`")
 
 
 def check_tables() -> None:
@@ -115,8 +125,7 @@ def check_tables() -> None:
     Raises:
         BadSettings: naming it, or the file if it cannot be read.
     """
-    known = [command.table for command in COMMANDS]
     for name, value in read_tables().items():
-        if name not in known or not isinstance(value, dict):
+        if name not in SETTINGS or not isinstance(value, dict):
             path = os.environ[CONFIG]
-            raise BadSettings(f"{path}: {name}: not one of the tables {', '.join(known)}")
+            raise BadSettings(f"{path}: {name}: not one of the tables {', '.join(SETTINGS)}")

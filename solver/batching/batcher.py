@@ -30,7 +30,7 @@ from solver.batching.queue import RequestQueue, make_queue
 from solver.batching.sequence import Chunk, Sequence, Stage
 from solver.batching.slot_table import SlotTable
 from solver.batching.slot_wait import SlotWait
-from solver.batching.stepping_back import SteppingBack
+from solver.batching.stepping_back import BulkLoad, SteppingBack
 from solver.cost.model import Action, CostModel
 
 
@@ -114,6 +114,11 @@ class Batcher:
     def prompt_to_prefill(self) -> int:
         """Prompt tokens here that are not prefilled yet."""
         return self.queued_prompt + sum(s.to_prefill for s in self._table.unprefilled)
+
+    @property
+    def bulk(self) -> BulkLoad:
+        """What bulk work comes to that steps back for any other."""
+        return self._back.load(self._waiting.values())
 
     def output_to_come(self, ahead: int = 0) -> float:
         """Expected tokens that everything here still makes.

@@ -19,9 +19,11 @@ queues. `solver.batching.batcher` asks before each iteration.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Many
 from itertools import takewhile
 from math import inf
+from typing import NamedTuple
 
 from solver.batching.priority import Priority
 from solver.batching.sequence import Sequence
@@ -42,6 +44,14 @@ KEPT_FREE = 1 / 8
 def iteration_s(targets: Targets) -> float:
     """Seconds that iterations may last, for these targets to be kept."""
     return min(targets.tpot_s, targets.ttft_s / FIRST_TOKEN_ITERATIONS)
+
+
+class BulkLoad(NamedTuple):
+    """Bulk sequences, their prompt tokens to be prefilled, and their tokens in memory or queued."""
+
+    sequences: int = 0
+    to_prefill: int = 0
+    tokens: int = 0
 
 
 class SteppingBack:
@@ -81,6 +91,18 @@ class SteppingBack:
             del self._limits[limit_s]
         if limit_s <= self._last[0] or now - self._last[1] > LATELY_S:
             self._last = limit_s, now
+
+    def load(self, waiting: Iterable[Sequence]) -> BulkLoad:
+        """What bulk work comes to, with that of those `waiting`."""
+        if not self.bulk:
+            return BulkLoad()
+        table, made = self._table, self._table.progress.made
+        queued = sum(one.prompt_tokens for one in waiting if one.is_bulk)
+        to_prefill = sum(one.to_prefill for one in table.unprefilled if one.is_bulk)
+        held = sum(one.prompt_tokens + made(one) for one in table.bulk.values())
+        still = (*table.paused.values(), *table.prefilling.values())
+        held += sum(one.context for one in still if one.is_bulk)
+        return BulkLoad(self.bulk, queued + to_prefill, held + queued)
 
     def concerns(self, now: float) -> bool:
         """Whether there is bulk work here, and somebody for whom it steps back."""

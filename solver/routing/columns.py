@@ -126,6 +126,7 @@ class Load:
         rate: requests a second that it is sent lately.
         share: of its time that goes into their prefills.
         room: sequences that may be sent to it.
+        yielding: of those in flight, sequences that give up their slots.
         level_s: seconds until the whole fleet has done all, work taken as liquid.
         left_s: seconds that those in flight still take, summed up over the fleet.
     """
@@ -142,6 +143,7 @@ class Load:
     rate: FloatArray
     share: FloatArray
     room: FloatArray
+    yielding: FloatArray
     level_s: float
     left_s: float
 
@@ -171,9 +173,8 @@ class Load:
         `placed` is (3, m) sequences, seconds of prefill and prompt tokens.
         """
         figures, ahead_s = formulas.load_of(known, lately, placed, ARRAYS)
-        in_flight, slots, running, queued, kv_now, context, left, kv, rate, share, room = figures[
-            COSTS:
-        ]
+        in_flight, slots, running, queued, kv_now, context, left, kv = figures[COSTS : COSTS + 8]
+        rate, share, room, yielding = figures[COSTS + 8 :]
         return cls(
             cost_of(known),
             slots,
@@ -187,6 +188,7 @@ class Load:
             rate,
             share,
             room,
+            yielding,
             level_s,
             fsum(ahead_s.tolist()),
         )
@@ -205,6 +207,7 @@ _VIEWED = (
     "prefill_s",
     "room",
     "backlog_s",
+    "yielding",
 )
 NUMBERS = COST_TERMS + _VIEWED
 SLOTS, BACKLOG = NUMBERS.index("slots"), NUMBERS.index("backlog_s")

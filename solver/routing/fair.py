@@ -28,7 +28,7 @@ Tenants beyond `MOST` at once share one name, as nobody can keep others from mak
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from math import inf
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -46,10 +46,11 @@ MOST_DOUBLINGS = 64.0
 
 
 class Group(NamedTuple):
-    """Whose requests wait together: who may serve them, and the tenant's name."""
+    """What waits together: who may serve it, the tenant's name, and whether it is bulk work."""
 
     members: Members
     tenant: str
+    bulk: bool = False
 
 
 class Urgent(Waiting, Protocol):
@@ -180,6 +181,10 @@ class FairShares(Generic[R]):
         if size is not None and name in self._had:
             self._add(name, size.become(prompt, output).slot_s - size.slot_s, now)
 
+    def least(self, tenants: Iterable[str]) -> str:
+        """Of these, who is next."""
+        return min(tenants, key=lambda tenant: self._level(self.see(tenant)))
+
     def levels(self, now: float) -> dict[str, float]:
         """Slot-seconds that each tenant has had, faded and over its weight."""
         self._renew(now)
@@ -248,7 +253,7 @@ class TenantsQueue(GroupedQueue[R, Group]):
 
     def put_for(self, request: R, rank: float, members: Members) -> None:
         """One more, that these may serve."""
-        self.put(request, rank, Group(members, self._shares.name(request)))
+        self.put(request, rank, Group(members, self._shares.name(request), request.job.bulk))
 
     def pop_members(self, members: Members) -> list[R]:
         """Let all go that these may serve."""
@@ -257,7 +262,7 @@ class TenantsQueue(GroupedQueue[R, Group]):
 
     def regroup_members(self, members_of: Callable[[R], Members]) -> None:
         """Others may serve them now."""
-        self.regroup(lambda request: Group(members_of(request), self.key(request).tenant))
+        self.regroup(lambda one: self.key(one)._replace(members=members_of(one)))
 
 
 _Place = tuple[float, int]  # rank and serial number

@@ -62,14 +62,15 @@ class Fleet(Generic[W]):
         self._table: FloatArray = np.zeros((len(NUMBERS), 0))
         self._stale: set[int] = set()
 
-    def look(self, workers: Sequence[W], now: float) -> None:
-        """See what has changed since the last look."""
+    def look(self, workers: Sequence[W], now: float, *, bulk: bool = False) -> None:
+        """See what has changed since the last look, as `bulk` work finds it, or all other."""
         if self.workers != workers:
             self._regroup(workers, now)
-            return
         views = self.views
         for j, worker in enumerate(workers):
             view = worker.view(now)
+            if not bulk and view.online is not None:
+                view = view.online
             if view is not views[j]:
                 views[j] = view
                 self._known[j] = numbers(view)

@@ -54,7 +54,7 @@ NUMBERS = Calculus(max, min, lambda which, one, other: one if which else other)
 load_figures: Callable[[Any], Figures] = attrgetter(
     *(f"cost.{name}" for name in ("alpha_p_s", "beta_p_s", "alpha_d_s", "beta_d_s", "gamma_d_s")),
     *("in_flight", "slots", "running", "queued_s", "kv_now", "context", "left", "kv"),
-    *("rate", "share", "room"),
+    *("rate", "share", "room", "yielding"),
 )
 
 
@@ -66,9 +66,8 @@ def load_of(
     `known` are `solver.routing.columns.NUMBERS`; `lately` requests, and seconds of prefill, that
     each was sent a second; `placed` sequences, seconds of prefill and prompt tokens on top of it.
     """
-    alpha_d, beta_d, gamma, slots, in_flight, running, left, kv, kv_now, queued_s, room, _ = known[
-        2:
-    ]
+    alpha_d, beta_d, gamma, slots, in_flight, running, left, kv = known[2:10]
+    kv_now, queued_s, room, _, yielding = known[10:]
     rate, share = lately[0], at.minimum(MOST_PREFILL_SHARE, lately[1])
     round_s = alpha_d + beta_d * at.minimum(slots, in_flight + 1.0) + gamma * kv
     ahead_s = in_flight * left * round_s / (1.0 - share)
@@ -77,8 +76,8 @@ def load_of(
         sequences, prefill_s, prompt = placed
         in_flight, queued_s, kv = in_flight + sequences, queued_s + prefill_s, kv + prompt
         room, kv_now = room - sequences, kv_now - prompt
-    has = in_flight, slots, running, queued_s, kv_now, context, left, kv, rate, share, room
-    return (*known[:5], *has), ahead_s
+    has = in_flight, slots, running, queued_s, kv_now, context, left, kv
+    return (*known[:5], *has, rate, share, room, yielding), ahead_s
 
 
 def level_s(count: float, busy_s: Iterable[float], each_s: Iterable[float]) -> float:
@@ -102,7 +101,7 @@ def worker_figures(load: Figures, typical: Number, at: Calculus) -> tuple[Figure
     Where nothing is in flight yet, those who will be before it are `typical`: like those planned.
     """
     alpha_p, _, alpha_d, beta_d, gamma, in_flight, slots, _, queued_s = load[:9]
-    kv_now, context, left, kv, rate, share, _ = load[9:]
+    kv_now, context, left, kv, rate, share, _, yielding = load[9:]
     longer, idle = 1.0 / (1.0 - share), left <= 0.0
     left = at.maximum(1.0, at.where(idle, typical, left))
     going = at.where(idle, slots, at.minimum(at.maximum(in_flight, 1.0), slots))
@@ -117,6 +116,7 @@ def worker_figures(load: Figures, typical: Number, at: Calculus) -> tuple[Figure
         beta_d * longer,
         gamma * longer,
         rate * longer * (1.0 + FIRST_TOKEN),
+        slots + yielding,
     )
     return figures, left
 
@@ -170,10 +170,10 @@ def seconds(
     A share of the time goes into others' prefills, so rounds are that much further apart.
     """
     in_flight, slots, queued_s, kv_now, context, turn, alone, beta, gamma = worker[:9]
-    more = in_flight + placed[0] + 1.0
+    more, places = in_flight + placed[0] + 1.0, worker[10]
     rest = gamma * prompt + (alone + beta * at.minimum(slots, more) + gamma * placed[2])
     crowded = (prompt - (kv_now - placed[2])) / context
-    ends = at.maximum(at.maximum(0.0, more - slots), crowded)
+    ends = at.maximum(at.maximum(0.0, more - places), crowded)
     wait = ends * turn * rest
     return wait, wait + (prefill_s + (queued_s + placed[1])), rest
 
@@ -187,7 +187,7 @@ def others_s(worker: Figures, pair: Figures, placed: Figures, in_flight: Number)
 
 def waits(worker: Figures, placed: Figures) -> Number:
     """Whether one more finds no free slot."""
-    return worker[0] + placed[0] >= worker[1]
+    return worker[0] + placed[0] >= worker[10]
 
 
 def late_s(request: Figures, felt: Figures, at: Calculus) -> Number:

@@ -11,7 +11,7 @@ So a decision looks at a window of those who may go, however many are held.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -126,3 +126,9 @@ class Held(Generic[R, W]):
         nothing = np.zeros(3)
         lines = (None if worker in self._first else self._lines.get(worker) for worker in workers)
         return np.array([nothing if line is None else line.placed for line in lines]).T
+
+
+def placed_by(lines: Sequence[Held[R, W]], workers: Collection[W]) -> FloatArray | None:
+    """What several of them have `placed`, together."""
+    found = [placed for one in lines if len(one) and (placed := one.placed(workers)) is not None]
+    return np.sum(found, axis=0) if found else None

@@ -56,12 +56,15 @@ class WorkerLoad:
     Attributes:
         others: what others have in flight there.
         changes: counts them, so that what follows from a load is computed once.
+        bulk_sequences: of one's own, those of bulk work.
     """
 
     def __init__(self) -> None:
         self.changes = 0
         self.others = NOTHING
+        self.bulk_sequences = 0
         self._requests: dict[Hashable, _InFlight] = {}
+        self._bulk: dict[Hashable, _InFlight] = {}
         # Those that do not stream: when the next tokens of each are due; and those not looked at.
         self._due: list[tuple[float, int, Hashable]] = []
         self._new: list[tuple[float, Hashable]] = []
@@ -80,6 +83,14 @@ class WorkerLoad:
     def own(self) -> LoadSums:
         """What one has sent oneself."""
         return self._sums() - self.others
+
+    @property
+    def bulk(self) -> LoadSums:
+        """Of one's own, sequences, new prompts and cached tokens of bulk work: a look at each."""
+        begun = [one for one in self._bulk.values() if one.made]
+        prompts = sum(one.prompt_tokens for one in self._bulk.values() if not one.made)
+        cached = sum(one.prompt_tokens + one.made for one in begun)
+        return LoadSums(self.bulk_sequences, prompt_tokens=prompts, kv_tokens=cached)
 
     def _sums(self) -> LoadSums:
         return LoadSums(
@@ -146,6 +157,9 @@ class WorkerLoad:
             streamed,
         )
         self._requests[key] = request
+        if job.bulk:
+            self._bulk[key] = request
+            self.bulk_sequences += job.sequences
         self.changes += 1
         if not streamed:
             self._new.append((now, key))
@@ -191,6 +205,8 @@ class WorkerLoad:
         if request is None:
             return
         self.changes += 1
+        if self._bulk.pop(key, None) is not None:
+            self.bulk_sequences -= request.sequences
         self._sequences -= request.sequences
         if request.made == 0:
             self._prefills -= request.sequences

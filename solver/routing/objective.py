@@ -153,7 +153,7 @@ class Pairs:
 
     def waits(self, j: int, placed: FloatArray) -> bool:
         """Whether one more finds no free slot on a worker."""
-        return bool(formulas.waits(self._workers[:2, j], placed))
+        return bool(formulas.waits(self._workers[:, j], placed))
 
     def in_time(self, i: int, j: int, placed: FloatArray) -> bool:
         """Whether a request keeps its targets on a worker, as expected."""

@@ -8,7 +8,7 @@ a request is dear on an empty worker and cheap on a busy one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf
 
 import numpy as np
@@ -33,6 +33,7 @@ class Job:
         overrun_tokens: by how much one answer in fifty is longer than expected, or more.
         targets: limits on its times to the first token and between tokens.
         tenant: whose it is.
+        bulk: nobody waits for it, so engines let it step back for all other.
     """
 
     prompt_tokens: int
@@ -44,6 +45,7 @@ class Job:
     overrun_tokens: float = 0.0
     targets: Targets = NO_TARGETS
     tenant: str = ""
+    bulk: bool = False
 
     @property
     def kv_tokens(self) -> float:
@@ -67,6 +69,9 @@ class WorkerView:
         backlog_s: engine seconds at full slots that those still take.
         prefill_s: seconds of it that are prefills yet to come.
         kv_free: cached tokens still free beside what those will need; None: no known limit.
+        yielding: of those in flight, sequences that give up their slots to whoever is planned.
+        online: the same for requests that somebody waits for, where bulk work is in flight that
+            steps back for them; None: it is no different for them.
     """
 
     cost: CostModel
@@ -80,6 +85,22 @@ class WorkerView:
     kv_tokens: float = 0.0
     kv_now: float = inf
     room: int = 0
+    yielding: int = 0
+    online: WorkerView | None = None
+
+    def yields(self, sequences: int, prefill_s: float, kv_tokens: float, room: int) -> WorkerView:
+        """It, with what `online` sees: bulk work of so much steps back, which leaves this room.
+
+        It still takes part in rounds, and takes slots from who comes next.
+        """
+        online = replace(
+            self,
+            prefill_s=max(0.0, self.prefill_s - prefill_s),
+            kv_now=self.kv_now + kv_tokens,
+            room=room,
+            yielding=sequences,
+        )
+        return replace(self, online=online)
 
 
 def sequences_a_worker(jobs: Sequence[Job], workers: int) -> int:

@@ -16,6 +16,7 @@ from solver.batching.kv import PrefixCache
 from solver.batching.policy import IterationPolicy
 from solver.batching.queue import make_queue
 from solver.batching.sequence import Sequence, Stage
+from solver.batching.stepping_back import BulkLoad
 from solver.cost.model import CostModel
 from solver.lengths.distribution import LengthDistribution
 from solver.routing.dispatchers.base import Arrival
@@ -124,6 +125,7 @@ class Worker:
         self._decoding = Decoding()
         self._paused: dict[str, Sequence] = {}
         self._estimate = Estimate(-1, 0, 0.0, 0.0, 0.0)
+        self._bulk_seen = -1, BulkLoad()
 
     @property
     def in_flight(self) -> int:
@@ -180,6 +182,22 @@ class Worker:
             return 0
         return self.setting.slots + lead(self.setting.slots) - self.in_flight
 
+    @property
+    def online_room(self) -> int:
+        """The same of requests for which bulk work steps back."""
+        bulk = self._bulk()
+        if not bulk.sequences:
+            return self.room
+        if self.tokens - bulk.tokens >= self.setting.kv_tokens:
+            return 0
+        return self.setting.slots + lead(self.setting.slots) - self.in_flight + bulk.sequences
+
+    def _bulk(self) -> BulkLoad:
+        """What bulk work comes to, as of the last change."""
+        if self._bulk_seen[0] != self.changed:
+            self._bulk_seen = self.changed, self.batcher.bulk
+        return self._bulk_seen[1]
+
     def cached_tokens(self, arrival: Arrival) -> int:
         """Of its prompt, what this worker is taken not to have to prefill."""
         view = self._cache_view
@@ -207,7 +225,7 @@ class Worker:
             )
         prefilling = self._stage is not None and self._stage.prefill
         known, limit = self._estimate, self.setting.kv_tokens
-        return WorkerView(
+        view = WorkerView(
             cost=self.cost,
             slots=self.setting.slots,
             in_flight=len(self._requests),
@@ -220,6 +238,11 @@ class Worker:
             kv_now=limit - self.tokens,
             room=self.room,
         )
+        bulk = self._bulk()
+        if not bulk.sequences:
+            return view
+        prefill_s = self.cost.beta_p_s * bulk.to_prefill
+        return view.yields(bulk.sequences, prefill_s, bulk.tokens, self.online_room)
 
     def submit(
         self,

@@ -57,6 +57,11 @@ class Engine:
         return self._settings.prefix_cache
 
     @property
+    def steps_back(self) -> bool:
+        """What runs in a server can not be paused from outside."""
+        return False
+
+    @property
     def healthy(self) -> bool:
         """Whether the server serves."""
         return self._upstream.up

@@ -18,7 +18,7 @@ from router.http.request_headers import Urgency
 from router.http.schemas import CompletionRequest
 from router.http.usage import Usage
 from router.observe.metrics import GatewayMetrics
-from solver.batching.priority import WEIGHT
+from solver.batching.priority import WEIGHT, Priority
 from solver.batching.targets import Targets
 from solver.cost.estimators import TokenEstimator
 from solver.lengths.distribution import LengthDistribution
@@ -77,15 +77,17 @@ class _Again:
         return _job(self._given, known.mean, known)
 
 
-# Of a job: prompt tokens, choices, weight, when it is due, targets and tenant.
-_Given = tuple[int, int, float, float, Targets, str]
+# Of a job: prompt tokens, choices, priority, when it is due, targets and tenant.
+_Given = tuple[int, int, Priority, float, Targets, str]
 
 
 def _job(given: _Given, tokens: float, known: LengthDistribution | None = None) -> Job:
     """`tokens` are those of one choice."""
-    total, choices, weight, due_s, targets, tenant = given
+    total, choices, priority, due_s, targets, tenant = given
+    weight, bulk = WEIGHT[priority], priority is Priority.BULK
     overrun = 0.0 if known is None else known.overrun
-    return Job(total, tokens * choices, choices, weight, due_s, known, overrun, targets, tenant)
+    tokens *= choices
+    return Job(total, tokens, choices, weight, due_s, known, overrun, targets, tenant, bulk)
 
 
 class Accounts:
@@ -134,7 +136,7 @@ class Accounts:
         total, due_s = sum(prompts) * request.n, time.monotonic() + urgency.deadline_s
         said, choices = self._said(request, limit, hint), request.choices
         kind = kind_of(request.prompts[0].text)
-        given = total, choices, WEIGHT[urgency.priority], due_s, urgency.targets, tenant
+        given = total, choices, urgency.priority, due_s, urgency.targets, tenant
         again: Callable[[], Job | None] = _nothing_new
         if said is None:
             features = Features(request.model, total // choices, limit, tenant, kind)

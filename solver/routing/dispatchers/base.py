@@ -72,6 +72,7 @@ class Arrival:
             overrun_tokens=0.0 if self.lengths is None else self.lengths.overrun,
             targets=self.targets,
             tenant=self.tenant,
+            bulk=self.priority is Priority.BULK,
         )
 
 

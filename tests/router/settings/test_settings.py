@@ -12,7 +12,7 @@ from router.agent.engines.emulated.lengths import read_lengths
 from router.settings.agent import AgentSettings
 from router.settings.base import BadSettings, Settings
 from router.settings.calibrate import CalibrateSettings
-from router.settings.commands import COMMANDS, known_environment, load
+from router.settings.commands import all_settings, known_environment, load
 from router.settings.gateway import GatewaySettings
 from router.settings.targets import read_targets, write_targets
 from router.settings.up import UpSettings
@@ -169,7 +169,7 @@ def test_settings_do_not_change() -> None:
         load(GatewaySettings, ONE).port = 9
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", all_settings())
 def test_help_calls_values_by_what_they_mean_to_people(
     command: type[Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,7 +183,7 @@ def test_help_calls_values_by_what_they_mean_to_people(
 
 
 def test_every_setting_says_what_it_is() -> None:
-    for command in COMMANDS:
+    for command in all_settings():
         for name, field in command.model_fields.items():
             assert field.description, f"{command.__name__}.{name}"
     assert {"MAKESPAN_PORT", "MAKESPAN_SPEED", "MAKESPAN_CONFIG"} <= known_environment()

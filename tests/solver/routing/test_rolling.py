@@ -59,6 +59,10 @@ class Place:
     def room(self) -> int:
         return max(0, self.slots + 1 - self.busy - len(self.got))
 
+    @property
+    def online_room(self) -> int:
+        return self.room
+
     def view(self, _: float) -> WorkerView:
         flying = self.busy + len(self.got)
         return WorkerView(

@@ -1,0 +1,50 @@
+"""The table of commands: each is found by the name of its settings, and loads no other's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import typing
+from pkgutil import resolve_name
+
+import pytest
+
+from router.commands import BENCHES, WORK
+from router.settings.bench import BenchSettings
+from router.settings.commands import SETTINGS, settings_of
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_each_command_has_its_settings_and_somebody_who_does_it(name: str) -> None:
+    settings, work = settings_of(name), resolve_name(WORK[name])
+    assert settings.table == name
+    assert settings.__doc__
+    takes = work.__annotations__["settings"]
+    known = vars(sys.modules[work.__module__]) | {settings.__name__: settings}
+    assert issubclass(settings, eval(takes, known))
+
+
+def test_each_bench_has_somebody_who_does_it() -> None:
+    field = BenchSettings.model_fields["what"].annotation
+    assert set(typing.get_args(field)) == set(BENCHES)
+    assert all(callable(resolve_name(one)) for one in BENCHES.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("gateway", ["agent", "up", "replay", "batch", "calibrate"]),
+        ("agent", ["gateway", "up", "replay", "batch", "calibrate"]),
+        ("batch watch", ["gateway", "agent", "up", "replay"]),
+    ],
+)
+def test_a_command_loads_no_others_settings(name: str, others: list[str]) -> None:
+    code = (
+        "import sys\nfrom router.commands import run\n"
+        f"try: run({[*name.split(), '--help']!r})\n"
+        "except SystemExit: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stderr.split()
+    assert not [one for one in others if f"router.settings.{one}" in loaded]
+    assert not [one for one in loaded if one.startswith(("router.gateway", "router.agent.app"))]

@@ -1,0 +1,69 @@
+"""What round robin does well is done as well: kinds of traffic on which planning once lost to it.
+
+Each kind is drawn anew for each seed and served in virtual time; compared is what those feel who
+wait for their answers, over all seeds together.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from functools import cache
+from math import log
+
+import numpy as np
+import pytest
+
+from solver.arrays import FloatArray
+from solver.batching.priority import Priority
+from solver.cost.profiles import PROFILES
+from solver.sim.request import Request
+from tests.solver.sim.drive import Way, simulate
+
+COST = PROFILES["llama-2-70b-a100-tp4"].cost.to_ms()
+SEEDS = range(2)
+EQUAL = Way(COST, 8, "mixed", "fcfs", lengths="predicted", workers=2)
+UNEQUAL = replace(EQUAL, workers=4, slots=4, speeds=(2.0, 1.0, 1.0, 0.5))
+
+
+def tokens(rng: random.Random, mean: float) -> int:
+    """Lognormal, of a deviation like its mean."""
+    return min(3000, max(1, round(rng.lognormvariate(log(mean) - log(2) / 2, log(2) ** 0.5))))
+
+
+def bulk_beside(rng: random.Random) -> list[Request]:
+    """Long bulk work fills all slots, and people ask between."""
+    found, now = [], 0.0
+    for k in range(70):
+        now += rng.expovariate(2.5)
+        bulk = k % 2 == 0
+        priority = Priority.BULK if bulk else Priority.DEFAULT
+        answer = tokens(rng, 250 if bulk else 50)
+        found.append(Request(str(k), tokens(rng, 300), answer, now, priority=priority))
+    return found
+
+
+# What is served, and how.
+KINDS = {"bulk beside, equal": (bulk_beside, EQUAL), "bulk beside, unequal": (bulk_beside, UNEQUAL)}
+
+
+@cache
+def felt(kind: str, name: str) -> FloatArray:
+    """p50 and p99 of first tokens and of whole answers, of those who wait for them."""
+    draw, way = KINDS[kind]
+    first, whole = list[float](), list[float]()
+    for seed in SEEDS:
+        run = simulate(draw(random.Random(seed)), replace(way, dispatch=name, seed=seed))
+        for k, request in enumerate(run.fleet.requests):
+            if request.priority is not Priority.BULK:
+                first.append(run.fleet.first_s[k] - request.arrival_s)
+                whole.append(run.fleet.end_s[k] - request.arrival_s)
+    return np.concatenate([np.quantile(times, (0.5, 0.99)) for times in (first, whole)])
+
+
+@pytest.mark.parametrize("rival", ["round-robin", "weighted-least-requests"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_that_users_feel_is_clearly_worse(kind: str, rival: str) -> None:
+    ratios = felt(kind, "makespan") / felt(kind, rival)
+    print(f"{kind}, beside {rival}: {ratios}")
+    assert (ratios <= 1.1).all()
