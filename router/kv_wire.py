@@ -6,8 +6,7 @@ an array that begins with it. Agents publish the same. Asked for what was missed
 a publisher answers with a message each, and one of `END` at the end.
 
 Everything here is a function of bytes. What is longer than is known here is taken as far as it is
-known, events of other types and what is no event are counted (`Batch.skipped`), and numbers are
-bounded where they are read.
+known, events of other types are passed over, and numbers are bounded where they are read.
 
 A request is named by `Name`, as a session: its events carry that back, to every gateway that
 listens. Source: vLLM 0.32 ``distributed/kv_events.py``, SGLang 0.5.23 ``disaggregation/kv_events``.
@@ -16,7 +15,7 @@ listens. Source: vLLM 0.32 ``distributed/kv_events.py``, SGLang 0.5.23 ``disaggr
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -35,6 +34,8 @@ XARGS, REPORT_MODE, FULL = "vllm_xargs", "kv_cache_report_mode", "full"
 END = (1 << 64) - 1
 # The largest message that is read: a step's blocks of some 40,000 tokens' prompts take a quarter.
 MOST_BYTES = 4 << 20
+# Up to here all events of a message are read at once: in a millisecond or two.
+AT_ONCE_BYTES = 256 << 10
 MOST_BLOCK_TOKENS = 1 << 16
 # Hashes are 64-bit numbers, or longer bytes: so many bits of them make Python's smaller integers.
 _HASH_MASK = (1 << 60) - 1
@@ -57,12 +58,17 @@ _WHOLE_ATTENTION = frozenset(("full_attention", "mla_attention", "sink_full_atte
 # No engine counts more, of tokens or of microseconds in thirty years.
 _Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
 Hash = Union[int, bytes]  # noqa: UP007 - msgspec reads it at run time
+# As many as a message has room for, were none of them made up; a message of nothing but its events'
+# beginnings would be read for longer than a turn of the loop may take.
+_Hashes = Annotated[list[Hash], msgspec.Meta(max_length=MOST_BYTES // 9)]
+MOST_EVENTS = 1 << 16
+_Count = msgspec.Meta(max_length=MOST_EVENTS)
 
 
 class _Stored(msgspec.Struct, tag_field="type", tag="BlockStored", gc=False):
     """Token ids and what else is in it are passed over."""
 
-    block_hashes: list[Hash]
+    block_hashes: _Hashes
     block_size: int
     parent_block_hash: Hash | None = None
     medium: str | None = None
@@ -72,7 +78,7 @@ class _Stored(msgspec.Struct, tag_field="type", tag="BlockStored", gc=False):
 
 
 class _Removed(msgspec.Struct, tag_field="type", tag="BlockRemoved", gc=False):
-    block_hashes: list[Hash]
+    block_hashes: _Hashes
     medium: str | None = None
     group_idx: int | None = None
 
@@ -85,7 +91,7 @@ _NOTHING = msgspec.Raw(b"\xc0")
 
 
 class _StoredRow(msgspec.Struct, array_like=True, tag="BlockStored", gc=False):
-    block_hashes: list[Hash]
+    block_hashes: _Hashes
     parent_block_hash: Hash | None
     token_ids: msgspec.Raw
     block_size: int
@@ -102,7 +108,7 @@ class _StoredRow(msgspec.Struct, array_like=True, tag="BlockStored", gc=False):
 
 
 class _RemovedRow(msgspec.Struct, array_like=True, tag="BlockRemoved", gc=False):
-    block_hashes: list[Hash]
+    block_hashes: _Hashes
     medium: str | None = None
     group_idx: int | None = None
 
@@ -113,12 +119,12 @@ class _ClearedRow(msgspec.Struct, array_like=True, tag="AllBlocksCleared", gc=Fa
 
 class _Maps(msgspec.Struct, array_like=True):
     ts: float
-    events: list[_Stored | _Removed | _Cleared]
+    events: Annotated[list[_Stored | _Removed | _Cleared], _Count]
 
 
 class _Any(msgspec.Struct, array_like=True):
     ts: float
-    events: list[msgspec.Raw]
+    events: Annotated[list[msgspec.Raw], _Count]
 
 
 class _Type(msgspec.Struct):
@@ -141,16 +147,15 @@ class WireError(ValueError):
     """A message that no publisher should have sent; says what is wrong."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct):
     """Blocks that follow `parent` in a prompt, or begin one, of a session if it is told.
 
     `group` is whose layers they are of; `whole`: whether these attend to all that is before, None
     where that is not told.
     """
 
-    blocks: list[int]
-    parent: int | None
+    blocks: list[Hash]
+    parent: Hash | None
     block_tokens: int
     tier: Tier
     session: str | None
@@ -158,33 +163,23 @@ class Stored:
     whole: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(msgspec.Struct):
     """Blocks that are no longer there."""
 
-    blocks: list[int]
+    blocks: list[Hash]
     tier: Tier
     group: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Cleared:
+class Cleared(msgspec.Struct):
     """All of them."""
 
 
 Event = Stored | Removed | Cleared
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A message's events in order; `skipped`: of types that nobody knows here."""
-
-    events: list[Event]
-    skipped: int = 0
-
-
-def read_batch(payload: bytes) -> Batch:
-    """The events of a message.
+def read_batch(payload: bytes) -> Iterator[Event | None]:
+    """The events of a message, one by one; None for each of a kind that nobody knows here.
 
     Raises:
         WireError: if it is none, or an event of a known type is not what it should be.
@@ -192,25 +187,27 @@ def read_batch(payload: bytes) -> Batch:
     if len(payload) > MOST_BYTES:
         raise WireError(f"{len(payload)} bytes are more than {MOST_BYTES}")
     try:
-        found: list[Any] = list(_MAPS.decode(payload).events)
-        skipped = 0
-    except msgspec.DecodeError:
-        found, skipped = _read_each(payload)
-    return Batch([event for one in found if (event := _event(one)) is not None], skipped)
-
-
-def _read_each(payload: bytes) -> tuple[list[Any], int]:
-    found, skipped = list[Any](), 0
-    try:
-        for raw in _ANY.decode(payload).events:
-            as_row = bytes(raw)[:1] in _ARRAYS
-            if _TYPES[as_row].decode(raw).type not in _KNOWN:
-                skipped += 1
-            else:
-                found.append((_ROW if as_row else _MAP).decode(raw))
+        for one in _structs(payload):
+            yield None if one is None else _event(one)
     except msgspec.DecodeError as error:
         raise WireError(f"not a batch of events: {str(error)[:200]}") from error
-    return found, skipped
+
+
+def _structs(payload: bytes) -> Iterator[Any]:
+    """All at once, if there are few, and none is of a form that only few publishers send."""
+    if len(payload) <= AT_ONCE_BYTES:
+        try:
+            return iter(_MAPS.decode(payload).events)
+        except msgspec.DecodeError:
+            pass
+    return map(_read_one, _ANY.decode(payload).events)
+
+
+def _read_one(raw: msgspec.Raw) -> Any:  # noqa: ANN401
+    as_row = bytes(memoryview(raw)[:1]) in _ARRAYS
+    if _TYPES[as_row].decode(raw).type not in _KNOWN:
+        return None
+    return (_ROW if as_row else _MAP).decode(raw)
 
 
 # First bytes of msgpack's arrays.
@@ -219,24 +216,24 @@ _ARRAYS = frozenset(bytes([b]) for b in (*range(0x90, 0xA0), 0xDC, 0xDD))
 
 def _event(one: Any) -> Event | None:  # noqa: ANN401
     """None: of a medium that nobody knows here."""
-    if isinstance(one, _Cleared | _ClearedRow):
+    if isinstance(one, (_Cleared, _ClearedRow)):
         return Cleared()
     tier, group = _TIERS.get(one.medium), one.group_idx or 0
     if tier is None:
         return None
-    if isinstance(one, _Removed | _RemovedRow):
-        return Removed(_numbers(one.block_hashes), tier, group)
+    if isinstance(one, (_Removed, _RemovedRow)):
+        return Removed(one.block_hashes, tier, group)
     if not 1 <= one.block_size <= MOST_BLOCK_TOKENS:
         raise WireError(f"block_size: {one.block_size} is not from 1 to {MOST_BLOCK_TOKENS}")
-    parent = None if one.parent_block_hash is None else _numbers([one.parent_block_hash])[0]
-    kind, blocks = one.kv_cache_spec_kind, _numbers(one.block_hashes)
+    kind = one.kv_cache_spec_kind
     whole = None if kind is None else kind in _WHOLE_ATTENTION
-    return Stored(blocks, parent, one.block_size, tier, one.session_id, group, whole)
+    hashes, parent = one.block_hashes, one.parent_block_hash
+    return Stored(hashes, parent, one.block_size, tier, one.session_id, group, whole)
 
 
-def _numbers(hashes: list[Hash]) -> list[int]:
+def numbers(hashes: Iterable[Hash]) -> list[int]:
     """By Python's own hash, of bytes another one in each process: that is as good, and fast."""
-    return [hash(one) & _HASH_MASK for one in hashes]
+    return [number & _HASH_MASK for number in map(hash, hashes)]
 
 
 @dataclass(frozen=True, slots=True)

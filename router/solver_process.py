@@ -153,8 +153,16 @@ class SolverProcess(Generic[Q, P]):
         assert self._asking is not None
         await self._asking
 
-    async def improve(self, question: Q, incumbent: P | None, deadline: float) -> P | None:
+    async def improve(
+        self,
+        question: Q,
+        incumbent: P | None,
+        deadline: float,
+        found: Callable[[P], None] = lambda _: None,
+    ) -> P | None:
         """The best plan by `deadline` on the monotonic clock, checked; `ready` must be true.
+
+        `found` is told of each that is better, as it comes.
 
         Raises:
             InfeasibleProblem: if it was proven in time that there is no plan.
@@ -190,7 +198,10 @@ class SolverProcess(Generic[Q, P]):
                     await self._asking  # it returns at once, and the child is free again
                 if answer is None:
                     return best
-                best = self._better(question, best, answer)
+                better = self._better(question, best, answer)
+                if better is not None and better is not best:
+                    best = better
+                    found(better)
         return best
 
     def _better(self, question: Q, best: P | None, answer: P | Exception) -> P | None:

@@ -23,7 +23,8 @@ from router.http.drain import Drain
 from router.http.errors import RequestError
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewaySettings
-from solver.routing.pieces import Length
+from solver.routing.fair import alike
+from solver.routing.kinds import Length
 from solver.routing.speed import FleetSpeed
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def batch_service(
         return None
     from router.gateway.batches.database import Database
     from router.gateway.batches.planned import Planned, Seen
+    from router.gateway.batches.searching import Searching
     from router.gateway.batches.service import Service
 
     def rights(key: str, tenant: str) -> dict[str, Any]:
@@ -89,7 +91,13 @@ def batch_service(
         seconds,
         drain,
         metrics,
-        Planned(see, lengths, lambda: accounts.learned),
+        Planned(
+            see,
+            lengths,
+            lambda: accounts.learned,
+            weight=alike if keys is None else keys.weight,
+            planner=Searching(metrics),
+        ),
     )
 
 

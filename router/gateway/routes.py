@@ -110,6 +110,7 @@ def _worker(worker: Worker, now: float) -> dict[str, Any]:
     return {
         "name": worker.name,
         "url": worker.url,
+        "rank": worker.rank,
         "kind": "openai" if state is None else "agent",
         "up": worker.up,
         "health": worker.health.standing.value,

@@ -51,12 +51,20 @@ class Reply(ReplyHead):
             WorkerFailed: if it ends before its end.
         """
         self._feed, self._out = feed, out
+        try:
+            await self._pass_on(feed, out)
+        finally:
+            self._feed = self._out = None  # who feeds knows the reply: a circle is garbage
+        if isinstance(self._failure, OSError):
+            raise WorkerFailed("The worker broke off its answer.") from self._failure
+        if self._failure is not None:
+            raise self._failure
+
+    async def _pass_on(self, feed: Callable[[bytes], None], out: Responder) -> None:
         if self._unread:
             unread, self._unread = b"".join(self._unread), []
             feed(unread)
-        while True:
-            if self._ended:
-                break
+        while not self._ended:
             if out.paused:
                 await out.drain()
                 continue  # its end may have come meanwhile
@@ -64,10 +72,6 @@ class Reply(ReplyHead):
                 self._connection.resume()
             self._wake = asyncio.get_running_loop().create_future()
             await self._wake
-        if isinstance(self._failure, OSError):
-            raise WorkerFailed("The worker broke off its answer.") from self._failure
-        if self._failure is not None:
-            raise self._failure
 
     def take(self, data: bytes) -> bool:
         """More of the body has come; whether more may come now."""

@@ -12,18 +12,16 @@ from typing import Any
 
 import orjson
 
+from router.gateway.batches.searching import BATCHES
 from router.lab.packing.batch_file import BatchFile, Label, read_batch
-from router.lab.plan import PACKING
 from router.lab.simulate import progress
 from router.settings.batch_plan import BatchPlanSettings
 from router.settings.hardware import hardware
 from router.solver_process import SolverProcess
 from solver.lengths.predictor import Features, LengthPredictor
-from solver.packing.pipeline import nothing_to_win
-from solver.packing.plan import Plan
-from solver.packing.problem import Problem
-from solver.routing.backlog import Backlog, Draft, Outlook
-from solver.routing.pieces import Expected, Kind, Length
+from solver.routing.backlog import Backlog
+from solver.routing.bulk_plan import Asked, BulkPlan, Outlook, plan_of
+from solver.routing.kinds import Expected, Kind, Length
 from solver.routing.problem import WorkerView
 
 BAR = 32
@@ -80,38 +78,40 @@ def batch_plan(settings: BatchPlanSettings) -> None:
 
 async def _rows(settings: BatchPlanSettings, found: BatchFile) -> list[Row]:
     expected, rows = lengths(settings.output_tokens), list[Row]()
-    solver = SolverProcess(PACKING)
-    started = False
+    solver = SolverProcess(BATCHES)
+    if settings.deadline:
+        solver.start()
+        await solver.warm()
     try:
         with progress(len(settings.workers), "plans") as advanced:
             for count in settings.workers:
-                fleet = views(settings, count)
-                backlog: Backlog[_Line] = Backlog()
-                backlog.add([_Line(kind) for kind in found.kinds.elements()])
-                draft = backlog.plan(fleet, expected, 0.0)
-                assert draft is not None  # there are lines, and workers
-                if settings.deadline and not nothing_to_win(draft.problem, draft.plan):
-                    if not started:
-                        solver.start()
-                        await solver.warm()
-                        started = True
-                    better = await _improved(solver, draft, settings.deadline)
-                    backlog.adopt(draft, better, fleet, expected)
-                outlook = backlog.outlook(0.0)
-                assert outlook is not None
+                outlook = await _outlook(_asked(settings, found, count, expected), solver, settings)
                 price = settings.price_per_hour
                 hours = count * outlook.finish_s / 3600
                 rows.append(Row(count, outlook, None if price is None else price * hours))
                 advanced(len(rows))
     finally:
-        if started:
+        if settings.deadline:
             solver.stop()
     return rows
 
 
-async def _improved(solver: SolverProcess[Problem, Plan], draft: Draft, deadline_s: float) -> Plan:
-    found = await solver.improve(draft.problem, draft.plan, time.monotonic() + deadline_s)
-    return found or draft.plan
+def _asked(settings: BatchPlanSettings, found: BatchFile, count: int, expected: Expected) -> Asked:
+    """All lines, on so many workers."""
+    backlog: Backlog[_Line] = Backlog()
+    backlog.add([_Line(kind) for kind in found.kinds.elements()])
+    asked = backlog.ask(views(settings, count), expected, 0.0)
+    assert asked is not None  # there are lines, and workers
+    return asked
+
+
+async def _outlook(
+    asked: Asked, solver: SolverProcess[Asked, BulkPlan], settings: BatchPlanSettings
+) -> Outlook:
+    best: BulkPlan | None = None
+    if settings.deadline:
+        best = await solver.improve(asked, None, time.monotonic() + settings.deadline)
+    return (best or plan_of(asked)).whole
 
 
 def views(settings: BatchPlanSettings, count: int) -> list[WorkerView]:

@@ -7,7 +7,7 @@ found by their names, and nothing else of it is looked at.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 RUNNING = (b"vllm:num_requests_running", b"sglang:num_running_reqs", b"trtllm_num_requests_running")
@@ -27,6 +27,11 @@ ADAPTERS, RUNNING_ADAPTERS, MOST_ADAPTERS = (
     b"running_lora_adapters",
     b"max_lora",
 )
+# Labels that say which data-parallel rank a line is of: vLLM's, and SGLang's.
+RANKS, MOST_DIGITS = (b"engine", b"dp_rank"), 5
+_NAMES = (*RUNNING, *WAITING, *SLOTS, *CACHE_CONFIG, BLOCK_TOKENS, BLOCKS, ADAPTERS)
+_Line = tuple[bytes, float]  # its labels and its value
+_Found = Mapping[bytes, list[_Line]]
 _REST = re.compile(rb"(?:\{(.*)\})?[ \t]+(\S+)(?:[ \t]+\d+)?\r?")
 _LABEL = re.compile(rb'(\w+)="((?:[^"\\]|\\.)*)"')
 # One engine has a line of each name, and so does every one behind its page.
@@ -47,21 +52,49 @@ class Signals:
 
 def read_signals(page: bytes) -> Signals:
     """From a page in Prometheus's text format; several engines behind one page are added up."""
+    return _signals(_find(page))
+
+
+def read_ranks(page: bytes) -> tuple[Signals, tuple[Signals, ...]]:
+    """The same, and that of each data-parallel rank, in their order, if there are several."""
+    found = _find(page)
+    ranks = {rank for name in RUNNING for labels, _ in found[name] if (rank := _rank(labels))}
+    own = {rank: {name: list[_Line]() for name in _NAMES} for rank in sorted(ranks, key=int)}
+    for name, lines in found.items() if len(own) > 1 else ():
+        for labels, value in lines:
+            if (rank := _rank(labels)) in own:
+                own[rank][name].append((labels, value))
+    each = tuple(map(_signals, own.values())) if len(own) > 1 else ()
+    return _signals(found), each
+
+
+def _rank(labels: bytes) -> bytes:
+    """Whose a line is."""
+    told = dict(_LABEL.findall(labels))
+    rank: bytes = next((told[label] for label in RANKS if label in told), b"")
+    return rank if rank.isdigit() and len(rank) <= MOST_DIGITS else b""
+
+
+def _find(page: bytes) -> _Found:
+    return {name: list(_lines(page, name)) for name in _NAMES}
+
+
+def _signals(found: _Found) -> Signals:
     kv = 0.0
     for name, names in CACHE_CONFIG.items():
-        for labels, _ in _lines(page, name):
+        for labels, _ in found[name]:
             told = dict(_LABEL.findall(labels))
             size, count = (_number(told.get(label, b"")) for label in names)
             kv += (size or 0.0) * (count or 0.0)
-    kv = kv or (_first(page, (BLOCK_TOKENS,)) or 0) * (_first(page, (BLOCKS,)) or 0)
-    slots = _first(page, SLOTS)
-    adapters, most = _adapters(page)
-    running, waiting = _first(page, RUNNING), _first(page, WAITING)
+    kv = kv or (_first(found, (BLOCK_TOKENS,)) or 0) * (_first(found, (BLOCKS,)) or 0)
+    slots = _first(found, SLOTS)
+    adapters, most = _adapters(found)
+    running, waiting = _first(found, RUNNING), _first(found, WAITING)
     return Signals(running, waiting, int(kv) or None, slots or None, adapters, most)
 
 
-def _adapters(page: bytes) -> tuple[tuple[str, ...], int | None]:
-    lines = [(at, labels) for labels, at in _lines(page, ADAPTERS)]
+def _adapters(found: _Found) -> tuple[tuple[str, ...], int | None]:
+    lines = [(at, labels) for labels, at in found[ADAPTERS]]
     if not lines:
         return (), None
     told = dict(_LABEL.findall(max(lines)[1]))
@@ -70,16 +103,16 @@ def _adapters(page: bytes) -> tuple[tuple[str, ...], int | None]:
     return tuple(name for name in names if name), None if most is None else int(most)
 
 
-def _first(page: bytes, names: tuple[bytes, ...]) -> int | None:
+def _first(found: _Found, names: tuple[bytes, ...]) -> int | None:
     """The first of these that the page has."""
     for name in names:
-        values = [value for _, value in _lines(page, name)]
+        values = [value for _, value in found[name]]
         if values:
             return int(sum(values))
     return None
 
 
-def _lines(page: bytes, name: bytes) -> Iterator[tuple[bytes, float]]:
+def _lines(page: bytes, name: bytes) -> Iterator[_Line]:
     """The labels and the value of each line of that name."""
     at = -1
     for _ in range(MOST_LINES):

@@ -360,6 +360,17 @@ class GatewayMetrics(_Metrics):
         "to do, as predicted. Gateways with the same database tell the same.",
         together="max",
     )
+    batches_late = gauge(
+        "makespan_batches_planned_late",
+        "Batches that are planned to end after their completion window.",
+        together="max",
+    )
+    batch_plan_gain = gauge(
+        "makespan_batch_plan_gain_seconds",
+        "How much sooner the last plan of batches has them all done than the heuristic, as "
+        "relaxation, search and MILP found it in the background.",
+        together="max",
+    )
     batch_paused = gauge(
         "makespan_batch_paused",
         "1 while batches pause, as their database is lost or takes nothing.",

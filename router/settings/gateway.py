@@ -254,7 +254,7 @@ class GatewaySettings(GatewayTuning, Served):
     plain_slots_of: SlotsOf = Field(
         (),
         description="Slots of single ones that are known and not to be learnt, by comma or "
-        "repeated: their base URLs and slots, like http://10.0.0.5:8000=16.",
+        "repeated: their base URLs and slots, of each rank, like http://10.0.0.5:8000=16.",
     )
     plain_cost: Cost = Field(
         "llama-65b-ascend",

@@ -1,15 +1,18 @@
 """All bulk work that is left, packed over the workers as a whole, and bound late.
 
 Rules:
-- the plan says which worker is to do how many lines of each kind (`solver.routing.pieces`), by the
-  grouped packing of README section 3; which line of a kind it is does not matter, so none is bound
-  before its worker has room for it;
-- a worker takes its own share in order, but for what a faster one would be done with sooner, though
-  it began later; once it has none left, it takes from who is predicted to
-  finish last, what stands last there, as long as it would itself be done with it sooner: so a wrong
-  prediction costs little, and a slow worker gets no long line at the end;
-- it is planned anew when lines come or go, when workers change, or when lengths have become known
-  (`due`): a quarter more ends than at the last time, so a few times in all;
+- the plan says which worker is to do how many lines of each kind (`solver.routing.stages`), so that
+  deadlines are kept and all is done as soon as can be; which line of a kind it is does not matter,
+  so none is bound before its worker has room for it;
+- a worker takes its own share in order, stage by stage; within one the tenants take turns by weight
+  (`solver.routing.fair`, the rule of online work), each with its own in order; but nothing that a
+  faster worker would be done with sooner, though it began later. Once it has none left, it takes
+  from who is predicted to finish last, what stands last there, as long as it would itself be done
+  with it sooner: so a wrong prediction costs little, and a slow worker gets no long line at the
+  end;
+- it is planned anew when lines come or go, when workers change, when lengths have become known
+  (`due`): a quarter more ends than at the last time, and every `AGAIN_S`, as online work may have
+  taken what was counted on;
 - the bound is on all that is left, whatever the schedule (`solver.batching.bounds.fleet_bound`),
   for lengths as expected; no plan is told to end before it.
 
@@ -19,34 +22,25 @@ Must not know: files, clients, clocks. Whoever drives it looks up lengths and wo
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from heapq import nlargest
 from math import inf
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from solver.batching.bounds import Engine, fleet_bound
-from solver.cost.model import span_s
+from solver.arrays import FloatArray
 from solver.lengths.predictor import worth_again
-from solver.packing.pipeline import first_plan_or_queue
-from solver.packing.plan import Plan
-from solver.packing.problem import Problem
-from solver.routing.pieces import (
-    Eligible,
-    Expected,
-    Kind,
-    Length,
-    Members,
-    Piece,
-    gathered,
-    problem_of,
-    stay,
-)
+from solver.packing.problem import TOLERANCE
+from solver.routing.bulk_plan import Asked, BulkPlan, Outlook, plan_of
+from solver.routing.fair import FairShares, Size, Weight, alike
+from solver.routing.kinds import Eligible, Expected, Kind, Length, Members
+from solver.routing.pieces import Piece
 from solver.routing.problem import WorkerView
+from solver.routing.stages import allowed, alone_s
 
 
-class Line(Protocol):
+class Line(Hashable, Protocol):
     """A request of a batch."""
 
     @property
@@ -56,37 +50,11 @@ class Line(Protocol):
 
 
 L = TypeVar("L", bound=Line)
-# Pieces that are split so that workers end together, for each worker at most.
-EVENINGS = 4
+# A deadline is minutes away or more: soon enough to see that a plan has become too slow for it.
+AGAIN_S = 60.0
+# Who is idle looks for work at so many that finish last: elsewhere there is less to win.
+MOST_LOOKED_AT = 8
 NOBODY = frozenset[int]()
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """When bulk work will be done, in seconds from when one looks.
-
-    Attributes:
-        finish_s: as planned.
-        bound_s: no schedule is done before, if lengths are as expected.
-    """
-
-    finish_s: float
-    bound_s: float
-
-    @property
-    def gap_ratio(self) -> float:
-        """How far the plan is above its bound, as a fraction of it."""
-        return self.finish_s / self.bound_s - 1.0 if self.bound_s > 0 else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A plan, and what it is a plan of: whoever searches for a better one needs the problem."""
-
-    problem: Problem
-    plan: Plan
-    pieces: Sequence[Piece]
-    staying: Mapping[int, int]  # those of the pieces that are not to be placed, and where they are
 
 
 class Backlog(Generic[L]):
@@ -94,19 +62,30 @@ class Backlog(Generic[L]):
 
     Attributes:
         planned_s: when it was last planned; minus infinity: never.
+        shares: what each tenant has had of bulk work.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, weight: Weight = alike) -> None:
+        self.shares: FairShares[Any] = FairShares(weight)
+        self._tenants: Counter[str] = Counter()  # lines of each that wait
         self._lines: dict[Kind, deque[L]] = {}
         self._lists: list[deque[Piece]] = []  # of each worker, what it has still to take
         self._planned: Counter[Kind] = Counter()
         self._homes: dict[tuple[str, Hashable], int] = {}  # of what lines begin with
-        self._left_s: list[float] = []  # of each worker, seconds of what it has still to take
+        self._left_s = np.zeros(0)  # (m,) seconds of what each worker has still to take
+        self._paying: dict[tuple[int, Kind], bool] = {}  # whether it pays, as of this `take`
+        self._earliest: int | None = None  # stage of which something is left, as of then
         self._changed, self._learned = False, 0
+        self._added = self._asked_to = self._planned_to = 0  # lines so far
         self.planned_s = -inf
         self._eligible: Eligible = _everybody
         self._outlooks: dict[str, tuple[float, Outlook]] = {}  # each as of when
-        self._whole = Outlook(0.0, 0.0)
+        self._whole: tuple[float, Outlook] | None = None
+        self._staged = False  # whether the plan has several stages
+        self._asked = 0  # questions so far
+        self._taken: list[tuple[int, Kind]] = []  # since the last one, and by whom
+        self._counts: Counter[Kind] = Counter()  # what was asked about then
+        self._lengths: dict[Kind, Length] = {}
 
     def __len__(self) -> int:
         """Lines that wait."""
@@ -117,29 +96,42 @@ class Backlog(Generic[L]):
         for line in lines:
             self._lines.setdefault(line.kind, deque()).append(line)
             self._changed = True
+            self._added += 1
+            tenant = line.kind.tenant
+            if not self._tenants[tenant]:
+                self.shares.join(tenant, tenant)
+            self._tenants[tenant] += 1
 
     def drop(self, batch: str) -> None:
         """The batch's lines are not to be done."""
         for kind in [kind for kind in self._lines if kind.batch == batch]:
-            del self._lines[kind]
+            self._count_out(kind.tenant, len(self._lines.pop(kind)))
             self._changed = True
         self._outlooks.pop(batch, None)
         self._homes = {key: j for key, j in self._homes.items() if key[0] != batch}
+
+    @property
+    def kinds(self) -> int:
+        """Kinds of lines that wait."""
+        return len(self._lines)
 
     def waiting(self, batch: str) -> int:
         """Lines of a batch that wait."""
         return sum(len(own) for kind, own in self._lines.items() if kind.batch == batch)
 
-    def due(self, learned: int, workers: int) -> bool:
+    def due(self, learned: int, workers: int, now: float) -> bool:
         """Whether to plan anew, with `learned` ends to predict from, on so many workers."""
         if not self._lines:
             return False
         changed = self._changed or workers != len(self._lists)
-        return changed or worth_again(learned, self._learned)
+        old = now - self.planned_s >= AGAIN_S
+        return changed or old or worth_again(learned, self._learned)
 
     def workers_changed(self) -> None:
         """Others are there than when it was planned."""
         self._changed = True
+        self._asked += 1  # no answer is for them
+        self._forget(0)
         self._homes.clear()  # they are told by their places
 
     def plan(
@@ -149,54 +141,97 @@ class Backlog(Generic[L]):
         now: float,
         learned: int = 0,
         eligible: Eligible | None = None,
-    ) -> Draft | None:
-        """Plan all that waits on these workers; None if there is nothing to plan, or nobody.
+    ) -> None:
+        """Plan all that waits on these workers, at once, and follow that."""
+        asked = self.ask(workers, expected, now, learned, eligible)
+        if asked is not None:
+            self.follow(plan_of(asked))
 
-        Whoever finds a better plan of the draft than its own may `adopt` it later. Lines that
-        nobody may serve are left out; see `take_hopeless`.
+    def ask(
+        self,
+        workers: Sequence[WorkerView],
+        expected: Expected,
+        now: float,
+        learned: int = 0,
+        eligible: Eligible | None = None,
+    ) -> Asked | None:
+        """What is to be planned now; None if there is nothing, or nobody.
+
+        Until an answer is there to `follow`, the plan before it is, if it is for these workers.
+        Lines that nobody may serve are left out; see `take_hopeless`.
         """
         self._eligible = eligible or _everybody
-        counts = self._counts()
+        members = {kind.model: self._eligible(kind.model) for kind in self._lines}
         self._changed, self._learned, self.planned_s = False, learned, now
-        self._lists, self._left_s = [deque() for _ in workers], [0.0] * len(workers)
-        self._planned = Counter()
+        self._asked += 1
+        self._taken.clear()
+        counts = {k: len(own) for k, own in self._lines.items() if members[k.model] != NOBODY}
+        if not counts or not workers or len(workers) != len(self._lists):
+            self._forget(len(workers))
         if not counts or not workers:
-            self._whole = Outlook(0.0, 0.0)
+            self._whole = now, Outlook(0.0, 0.0)
             return None
-        pieces = gathered(counts, workers, expected, self._eligible)
-        staying = stay(pieces, workers, self._homes)
-        more_s = np.zeros(len(workers))
-        for k, j in staying.items():
-            more_s[j] += pieces[k].cost_s(j)
-        free = [piece for k, piece in enumerate(pieces) if k not in staying]
-        problem, plan = first_plan_or_queue(problem_of(free, workers, more_s))
-        draft = Draft(problem, plan, pieces, staying)
-        self.adopt(draft, plan, workers, expected)
-        return draft
+        self._counts, self._asked_to = Counter(counts), self._added
+        self._lengths = {kind: expected(kind) for kind in counts}
+        tenants = {kind.tenant for kind in counts}
+        return Asked(
+            self._asked,
+            counts,
+            self._lengths,
+            workers,
+            {kind.batch: kind.due_s - now for kind in counts},
+            self._homes.copy(),
+            {tenant: self.shares.weight(tenant) for tenant in tenants},
+            members,
+        )
 
-    def adopt(
-        self, draft: Draft, plan: Plan, workers: Sequence[WorkerView], expected: Expected
-    ) -> None:
-        """Follow this plan of a draft from now on, as far as its lines still wait."""
-        lists: list[deque[Piece]] = [deque() for _ in workers]
-        placed = iter(plan.assignment)
-        for k, piece in enumerate(draft.pieces):
-            j = draft.staying.get(k)
-            lists[next(placed) if j is None else j].append(piece.copy())
-        self._lists = lists
-        self._left_s = [sum(p.cost_s(j) for p in own) for j, own in enumerate(lists)]
-        self._even_out(workers)
-        self._planned = Counter()
-        for piece in draft.pieces:
-            self._planned.update(piece.kinds)
-        self._look_ahead(workers, expected)
+    def follow(self, plan: BulkPlan) -> bool:
+        """Do as it says from now on, as far as its lines still wait; whether it answers the last.
 
-    def take(self, worker: int, room: int, workers: Sequence[WorkerView]) -> list[L]:
+        Its pieces are this backlog's from now on. A better answer to the same question may come.
+        """
+        if plan.number != self._asked:
+            return False
+        at_s = self.planned_s
+        self._lists, self._left_s = plan.schedule.lists, np.array(plan.schedule.left_s)
+        self._planned, self._planned_to = self._counts.copy(), self._asked_to
+        self._staged = len({piece.stage for own in self._lists for piece in own}) > 1
+        for j, kind in self._taken:
+            self._planned[kind] -= 1
+            self._strike(j, kind)
+        self._outlooks |= {batch: (at_s, told) for batch, told in plan.outlooks.items()}
+        self._whole = at_s, plan.whole
+        return True
+
+    def _forget(self, workers: int) -> None:
+        """The plan; nothing is planned for so many workers."""
+        self._lists, self._left_s = [deque() for _ in range(workers)], np.zeros(workers)
+        self._planned.clear()
+        self._planned_to = -1
+
+    def _strike(self, worker: int, kind: Kind) -> None:
+        """Out of the lists, one that a worker has taken since it was asked."""
+        for j in (worker, *range(len(self._lists))):
+            piece = next((one for one in self._lists[j] if kind in one.kinds), None)
+            if piece is not None:
+                self._left_s[j] = max(0.0, self._left_s[j] - float(piece.take(kind)[j]))
+                return
+
+    def take(self, worker: int, room: int, workers: Sequence[WorkerView], now: float) -> list[L]:
         """What a worker is to begin now, `room` lines at most; they wait no longer."""
         taken: list[L] = []
+        self._paying.clear()
+        self._earliest = None
         while len(taken) < room and (line := self._next(worker, workers)) is not None:
             taken.append(line)
+            self._taken.append((worker, line.kind))
+            if self.shares.several:
+                self._charge(line, workers, now)
         return taken
+
+    def ended(self, line: L, prompt: float, output: float, now: float) -> None:
+        """It has been answered, after so many uncached prompt and output tokens."""
+        self.shares.settle(line, prompt, output, now)
 
     def take_hopeless(self, room: int) -> list[L]:
         """Lines that nobody may serve: whoever sends them hears why."""
@@ -209,29 +244,20 @@ class Backlog(Generic[L]):
 
     def outlook(self, now: float, batch: str | None = None) -> Outlook | None:
         """Of a batch, or of everything, from `now` on; None: that has not been planned yet."""
-        if self.planned_s == -inf:
-            return None
-        known = (self.planned_s, self._whole) if batch is None else self._outlooks.get(batch)
-        if known is None:
-            return None
-        at_s, told = known
-        passed_s = now - at_s
-        return Outlook(max(0.0, told.finish_s - passed_s), max(0.0, told.bound_s - passed_s))
+        known = self._whole if batch is None else self._outlooks.get(batch)
+        return None if known is None else known[1].later(now - known[0])
 
     def _next(self, j: int, workers: Sequence[WorkerView]) -> L | None:
         while (piece := self._own(j, workers)) is not None:
-            for kind in list(piece.kinds):
-                piece.kinds[kind] -= 1
-                if piece.kinds[kind] <= 0:
-                    del piece.kinds[kind]
-                self._planned[kind] -= 1
-                self._left_s[j] = max(0.0, self._left_s[j] - float(piece.line_s[j]))
-                line = self._pop(kind)
-                if line is not None:
-                    if kind.prefix is not None:
-                        self._homes[kind.batch, kind.prefix] = j
-                    return line
-                break
+            kind = piece.next_kind
+            line_s = piece.take(kind)
+            self._planned[kind] -= 1
+            self._left_s[j] = max(0.0, self._left_s[j] - float(line_s[j]))
+            line = self._pop(kind)
+            if line is not None:
+                if kind.prefix is not None:
+                    self._homes[kind.batch, kind.prefix] = j
+                return line
         return self._unplanned(j)
 
     def _own(self, j: int, workers: Sequence[WorkerView]) -> Piece | None:
@@ -241,69 +267,114 @@ class Backlog(Generic[L]):
         own = self._lists[j]
         while own and not own[0].kinds:
             own.popleft()
-        if not own and not self._steal(j, workers):
+        if self._staged:  # what must go before is everybody's concern
+            if self._earliest is None:
+                self._earliest = min((piece.stage for piece in self._heads()), default=0)
+            if not own or self._earliest < own[0].stage:
+                self._steal(j, workers, self._earliest + 1)
+        if not own and not self._steal(j, workers, inf):
             return None
-        return own[0] if self._pays(own[0], j, workers) else None
+        piece = self._whose_turn(own) if len(self._tenants) > 1 else own[0]
+        return piece if self._pays(piece, j, workers) else None
+
+    def _whose_turn(self, own: Iterable[Piece]) -> Piece:
+        """The first of the tenant that is next, of those who have a piece in the first stage."""
+        firsts: dict[str, Piece] = {}
+        stage = None
+        for piece in own:
+            if not piece.kinds:
+                continue
+            if stage is None:
+                stage = piece.stage
+            if piece.stage != stage:
+                break
+            firsts.setdefault(piece.tenant, piece)
+        return firsts[self.shares.least(firsts)]
+
+    def _charge(self, line: L, workers: Sequence[WorkerView], now: float) -> None:
+        """The tenant has so much more, as expected, on the first worker that may serve it."""
+        kind = line.kind
+        view = workers[min(self._eligible(kind.model) or (0,))]
+        prompt = float(max(1, kind.prompt_tokens - kind.shared_tokens))
+        tokens = self._lengths[kind].tokens if kind in self._lengths else 1.0
+        self.shares.charge(line, kind.tenant, Size(view.cost, view.slots, prompt, tokens), now)
 
     def _pays(self, piece: Piece, j: int, workers: Sequence[WorkerView]) -> bool:
         """Whether a line, should it turn out long, is not done sooner by who comes to it later.
 
-        Faster workers come to it once they have taken all that is left.
+        Faster workers come to it once they have taken all that is left. It is asked once for all
+        lines of a kind that a worker takes at once.
         """
-        own_s = _alone_s(piece, workers[j], long=True)
-        work = rate = 0.0
-        soonest_s = inf
-        for other, left_s in enumerate(self._left_s):
-            speed = 1.0 / max(1e-12, float(piece.line_s[other]))
-            work += left_s * speed
-            if other == j or not _may(piece, other):
-                continue
-            theirs_s = _alone_s(piece, workers[other], long=True)
-            if theirs_s < own_s:
-                rate, soonest_s = rate + speed, min(soonest_s, theirs_s)
-        return rate == 0.0 or soonest_s + work / rate >= own_s
+        kind = piece.next_kind
+        if (j, kind) not in self._paying:
+            self._paying[j, kind] = self._looked(piece, piece.figures[kind].line_s, j, workers)
+        return self._paying[j, kind]
 
-    def _steal(self, j: int, workers: Sequence[WorkerView]) -> bool:
-        """Take a piece from who finishes last; whether that pays."""
-        ends = [view.backlog_s + left for view, left in zip(workers, self._left_s, strict=True)]
-        for victim in sorted(range(len(ends)), key=ends.__getitem__, reverse=True):
+    def _looked(
+        self, piece: Piece, line_s: FloatArray, j: int, workers: Sequence[WorkerView]
+    ) -> bool:
+        faster = line_s < line_s[j] * (1 - TOLERANCE)
+        if piece.eligible is not None:
+            faster &= np.isin(np.arange(len(line_s)), list(piece.eligible))
+        if not faster.any():
+            return True
+        speed = 1.0 / np.maximum(1e-12, line_s)
+        fastest = int(np.where(faster, line_s, inf).argmin())
+        theirs_s = float(self._left_s @ speed) / float(speed[faster].sum())
+        theirs_s += alone_s(piece, workers[fastest], long=True)
+        return theirs_s >= alone_s(piece, workers[j], long=True)
+
+    def _heads(self) -> Iterator[Piece]:
+        """The first piece of each worker's that has lines."""
+        for own in self._lists:
+            piece = next((piece for piece in own if piece.kinds), None)
+            if piece is not None:
+                yield piece
+
+    def _steal(self, j: int, workers: Sequence[WorkerView], before: float) -> bool:
+        """Take of stages `before` one from who finishes those last; whether that pays."""
+        left_s = self._left_s.tolist()
+        if before < inf:
+            left_s = [
+                sum(piece.cost_s(k) for piece in own if piece.stage < before)
+                for k, own in enumerate(self._lists)
+            ]
+        ends = [view.backlog_s + own_s for view, own_s in zip(workers, left_s, strict=True)]
+        rich = [k for k, own_s in enumerate(left_s) if own_s > 0 and k != j]
+        for victim in nlargest(MOST_LOOKED_AT, rich, key=ends.__getitem__):
             theirs = self._lists[victim]
-            while theirs and not theirs[-1].kinds:
-                theirs.pop()
-            if not theirs:
+            found = [k for k, p in enumerate(theirs) if p.kinds and p.stage < before]
+            piece = theirs[found[-1]] if found else None
+            if piece is None or not allowed(piece, j):
                 continue
-            piece = theirs[-1]
-            if not _may(piece, j):
-                continue
-            theirs_s = max(ends[victim], _alone_s(piece, workers[victim], long=True))
-            mine_s = _alone_s(piece, workers[j], long=True)
+            theirs_s = max(ends[victim], alone_s(piece, workers[victim], long=True))
+            mine_s = alone_s(piece, workers[j], long=True)
             if mine_s >= theirs_s or not self._pays(piece, j, workers):
                 continue
-            if len(theirs) > 1 or piece.lines == 1:
-                theirs.pop()
+            if len(found) > 1 or piece.lines == 1:
+                del theirs[found[-1]]
             else:
                 piece = piece.split(piece.lines // 2)
             cost_s = piece.cost_s(victim)
             self._left_s[victim] = max(0.0, self._left_s[victim] - cost_s)
             self._left_s[j] += piece.cost_s(j)
-            self._lists[j].append(piece)
+            self._lists[j].appendleft(piece)
             return True
         return False
 
     def _unplanned(self, j: int) -> L | None:
-        """One that has come since the plan."""
-        if not self._changed:
+        """One that no plan knows yet: of the tenant that is next, and of what is due first."""
+        if self._planned_to == self._added:
             return None
-        for kind, own in self._lines.items():
-            eligible = self._eligible(kind.model)
-            if (eligible is None or j in eligible) and len(own) > max(0, self._planned[kind]):
-                return self._pop(kind)
-        return None
-
-    def _counts(self) -> dict[Kind, int]:
-        """Lines of each kind that somebody may serve."""
-        found = {kind: len(own) for kind, own in self._lines.items()}
-        return {kind: n for kind, n in found.items() if self._eligible(kind.model) != NOBODY}
+        found = [
+            kind
+            for kind, own in self._lines.items()
+            if len(own) > max(0, self._planned[kind]) and _may(self._eligible(kind.model), j)
+        ]
+        if not found:
+            return None
+        tenant = self.shares.least({kind.tenant for kind in found})
+        return self._pop(min((k for k in found if k.tenant == tenant), key=_due))
 
     def _pop(self, kind: Kind) -> L | None:
         own = self._lines.get(kind)
@@ -312,107 +383,24 @@ class Backlog(Generic[L]):
         line = own.popleft()
         if not own:
             del self._lines[kind]
+        self._count_out(kind.tenant, 1)
         return line
 
-    def _even_out(self, workers: Sequence[WorkerView]) -> None:
-        """Split pieces where that ends everything sooner: what begins alike is packed whole."""
-        left = self._left_s
-        for _ in range(EVENINGS * len(workers)):
-            ends = [view.backlog_s + own for view, own in zip(workers, left, strict=True)]
-            last, first = max(range(len(ends)), key=ends.__getitem__), ends.index(min(ends))
-            piece = self._lists[last][-1] if self._lists[last] else None
-            if piece is None or not _may(piece, first):
-                return
-            each_s = float(piece.line_s[last] + piece.line_s[first])
-            lines = int((ends[last] - ends[first] - float(piece.shared_s[first])) / each_s)
-            if lines < 1:
-                return
-            if lines >= piece.lines:
-                given = self._lists[last].pop()
-                left[last] -= given.cost_s(last)
-            else:
-                given = piece.split(lines)
-                left[last] -= given.lines * float(given.line_s[last])
-            left[first] += given.cost_s(first)
-            self._lists[first].append(given)
-
-    def _look_ahead(self, workers: Sequence[WorkerView], expected: Expected) -> None:
-        """When what is planned will be done: all of it, and each batch."""
-        ends: dict[str, float] = {}
-        for j, own in enumerate(self._lists):
-            at_s = workers[j].backlog_s
-            for piece, last in _with_last(own):
-                at_s += piece.cost_s(j)
-                end_s = max(at_s, _alone_s(piece, workers[j]))
-                if last:
-                    end_s += _drain_s(piece, workers[j])
-                batch = next(iter(piece.kinds)).batch
-                ends[batch] = max(ends.get(batch, 0.0), end_s)
-        counts = self._counts()
-        busy_s = [worker.backlog_s for worker in workers]
-        for batch, end_s in ends.items():
-            mine = {kind: n for kind, n in counts.items() if kind.batch == batch}
-            bound_s = bound(mine, workers, expected)
-            self._outlooks[batch] = self.planned_s, Outlook(max(end_s, bound_s), bound_s)
-        bound_s = bound(counts, workers, expected, busy_s)
-        self._whole = Outlook(max(*ends.values(), bound_s, *busy_s), bound_s)
+    def _count_out(self, tenant: str, lines: int) -> None:
+        """So many of its lines wait no longer."""
+        self._tenants[tenant] -= lines
+        if not self._tenants[tenant]:
+            del self._tenants[tenant]
+            self.shares.leave(tenant)
 
 
-def bound(
-    counts: dict[Kind, int],
-    workers: Sequence[WorkerView],
-    expected: Expected,
-    busy_s: Sequence[float] = (),
-) -> float:
-    """Seconds before which so many lines of each kind cannot be done, whoever does which.
+def _may(members: Members, worker: int) -> bool:
+    return members is None or worker in members
 
-    What several begin with is prefilled once at least; `busy_s` (m,) is what workers do besides.
-    """
-    counts = {kind: n for kind, n in counts.items() if n}
-    if not counts:
-        return max(busy_s, default=0.0)
-    own = [max(1, kind.prompt_tokens - kind.shared_tokens) for kind in counts]
-    prompt = np.repeat(np.array(own, dtype=np.float64), list(counts.values()))
-    output = np.repeat([expected(kind).tokens for kind in counts], list(counts.values()))
-    seen, at = set(), 0
-    for kind, n in counts.items():
-        if kind.prefix is not None and (kind.batch, kind.prefix) not in seen:
-            seen.add((kind.batch, kind.prefix))
-            prompt[at] += kind.shared_tokens
-        at += n
-    engines = [Engine(worker.cost, worker.slots) for worker in workers]
-    return fleet_bound(engines, np.zeros(len(prompt)), prompt, output, busy_s)
+
+def _due(kind: Kind) -> float:
+    return kind.due_s
 
 
 def _everybody(_: str) -> Members:
     return None
-
-
-def _with_last(pieces: deque[Piece]) -> Iterator[tuple[Piece, bool]]:
-    for k, piece in enumerate(pieces, 1):
-        yield piece, k == len(pieces)
-
-
-def _may(piece: Piece, j: int) -> bool:
-    return piece.eligible is None or j in piece.eligible
-
-
-def _alone_s(piece: Piece, worker: WorkerView, *, long: bool = False) -> float:
-    """Seconds that one line of it takes there from now on; `long`: one of the longest."""
-    kind = next(iter(piece.kinds))
-    occupancy = min(worker.slots, worker.in_flight + piece.lines)
-    prompt = max(1, kind.prompt_tokens - kind.shared_tokens)
-    tokens = piece.length.tokens + (piece.length.overrun if long else 0.0)
-    return span_s(worker.cost, float(prompt), tokens, float(max(1, occupancy)))
-
-
-def _drain_s(piece: Piece, worker: WorkerView) -> float:
-    """Seconds by which the last to end outlasts what its worker does with full slots.
-
-    Of those that run when the last line begins, half of each is over on average (more where lengths
-    differ much), and one is as long as can be: so many rounds pay their fixed time for ever fewer.
-    """
-    length: Length = piece.length
-    spread = (length.overrun / 2) ** 2 / max(1.0, length.tokens)  # an overrun is two deviations
-    rounds = length.tokens + length.overrun - (length.tokens + spread) / 2
-    return worker.cost.alpha_d_s * max(0.0, rounds)

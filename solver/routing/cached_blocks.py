@@ -28,6 +28,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from functools import cached_property
 from itertools import islice
+from sys import maxsize
 
 from solver.routing.prefixes import MOST_BLOCKS
 
@@ -50,8 +51,8 @@ MARK_BITS = 48
 LATE = 0.02
 # Blocks between two marks: each is found among these when it goes.
 MOST_AT_A_MARK = 4096
-# Of the oldest, what goes at once where there are too many: some milliseconds each time.
-DROPPED_SHARE = 1 / 64
+# Of the oldest, what goes at once where there are too many: a few milliseconds each time.
+DROPPED_SHARE = 1 / 512
 
 
 class Tier(IntEnum):
@@ -119,6 +120,17 @@ class _Node:
             return False
         return True
 
+    def extend(self, number: int, blocks: Sequence[int]) -> bool:
+        """Blocks from `number` on, where they go on from what is there; whether they do."""
+        if not self.blocks:
+            self.first = number
+        elif number != self.first + len(self.blocks):
+            return False
+        if len(self.blocks) + len(blocks) > MOST_AT_A_MARK:
+            return False
+        self.blocks.extend(blocks)
+        return True
+
     def take(self, block: int) -> None:
         """It is there no more."""
         if self.blocks[-1] == block:  # ends of prompts go first
@@ -184,45 +196,45 @@ class CachedBlocks:
         if begin is None:
             self.unknown += len(blocks)
             return
-        node, place, start = self._root, -1, 0
-        while start < len(blocks):
-            reached, end = self._reach(prompt, max(0, place), begin + start, begin + len(blocks))
+        self._lay(blocks, begin, self._node_of(parent, prompt), prompt)
+        if tier is not Tier.GPU or self._tiers:
+            for block in blocks:
+                self._mark_tier(block, tier)
+        if len(self._where) > self._most or len(self._nodes) > self._most:
+            self._bound()
+
+    def _lay(self, blocks: Sequence[int], begin: int, node: _Node, prompt: Beginnings) -> None:
+        """Put them to their marks, from `node` on: all of a mark's at once where they are new."""
+        where, place, number = self._where, node.place, begin
+        new = where.keys().isdisjoint(blocks) and len(set(blocks)) == len(blocks)
+        while number < begin + len(blocks):
+            reached, behind = self._reach(prompt, max(0, place), number)
             while place < reached:
                 place += 1
                 node = self._child(node, prompt, place)
-            part = blocks[start : end - begin]
-            if not self._put_all(part, begin + start, node):
-                for number, block in enumerate(part, begin + start):
-                    self._put(block, number, node, prompt)
-            if tier is not Tier.GPU or self._tiers:
+            part = blocks[number - begin : behind - begin]
+            if new and node.extend(number, part):
                 for block in part:
-                    self._mark_tier(block, tier)
-            start = end - begin
-        self._bound()
+                    where[block] = node
+            else:
+                for k, block in enumerate(part, number):
+                    self._put(block, k, node, prompt)
+            number += len(part)
 
-    def _reach(self, prompt: Beginnings, place: int, number: int, end: int) -> tuple[int, int]:
+    def _reach(self, prompt: Beginnings, place: int, number: int) -> tuple[int, int]:
         """The mark, from `place` on, that block `number` is put to, and the first that is not."""
         of_a_block = prompt.block_tokens / self._block_tokens
-        while place < len(prompt.marks):
-            behind = int((MARKS[place] + LATE) * of_a_block)
+        for reached in range(place, len(prompt.marks)):
+            behind = int((MARKS[reached] + LATE) * of_a_block)
             if behind > number:
-                return place, min(end, behind)
-            place += 1
-        return place, end
+                return reached, behind
+        return len(prompt.marks), maxsize
 
-    def _put_all(self, blocks: Sequence[int], number: int, node: _Node) -> bool:
-        """All at once, where they are new and go on from what is there."""
-        new = dict.fromkeys(blocks, node)
-        fits = not node.blocks or _goes_on(node, number)
-        if not fits or len(new) < len(blocks) or any(map(self._where.__contains__, blocks)):
-            return False
-        if len(node.blocks) + len(blocks) > MOST_AT_A_MARK:
-            return False
-        if not node.blocks:
-            node.first = number
-        node.blocks.extend(blocks)
-        self._where.update(new)
-        return True
+    def _node_of(self, block: int | None, prompt: Beginnings) -> _Node:
+        """Where a block is, if that is of this prompt, too; else what all begin with."""
+        node = self._root if block is None else self._where[block]
+        marks, place = (*prompt.marks, prompt.tail), node.place
+        return node if 0 <= place < len(marks) and marks[place] == node.key else self._root
 
     def _seen_again(self, block: int, tier: Tier) -> bool:
         if block not in self._where:

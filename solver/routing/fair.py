@@ -28,7 +28,7 @@ Tenants beyond `MOST` at once share one name, as nobody can keep others from mak
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from math import inf
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -180,6 +180,10 @@ class FairShares(Generic[R]):
         name, size = self._charged.pop(request, ("", None))
         if size is not None and name in self._had:
             self._add(name, size.become(prompt, output).slot_s - size.slot_s, now)
+
+    def least(self, tenants: Iterable[str]) -> str:
+        """Of these, who is next."""
+        return min(tenants, key=lambda tenant: self._level(self.see(tenant)))
 
     def levels(self, now: float) -> dict[str, float]:
         """Slot-seconds that each tenant has had, faded and over its weight."""

@@ -4,16 +4,16 @@ Rules:
 - a `Kind` is what lines have in common: their batch, what they begin with, about how long they are;
 - a piece is some lines of one or several kinds, about a `PIECES`-th of what a worker gets, so that
   a plan can even workers out; lines that begin alike are one, up to `TOGETHER` times as large;
-- pieces come in the order in which lines should run: who is due first, then the longest, so that
-  what is left at the end is short; all that begins alike stands together.
+- pieces come in the order in which they should run: who is due first, of a batch what begins alike,
+  which stands together, and then the longest, so that what is left at the end is short.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
-from math import ceil, inf
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from solver.arrays import LARGEST, FloatArray
 from solver.cost.model import CostColumns, request_s, span_s
 from solver.packing.problem import Problem
+from solver.routing.kinds import Eligible, Expected, Homes, Kind, Length, Members
 from solver.routing.problem import WorkerView
 
 # Pieces of a worker's share: what they leave uneven is split and evened out, and again as lines are
@@ -33,51 +34,11 @@ TOGETHER = 3
 MOST_PIECES = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What lines have in common that are predicted alike.
+class Figures(NamedTuple):
+    """Of one line of a kind: (m,) seconds that it adds to each worker, and how long it gets."""
 
-    Attributes:
-        batch: whose they are.
-        prompt_tokens: of each, about.
-        due_s: when they should be done, by the planner's clock; infinite: whenever.
-        prefix: what they begin with, if others begin with it too; None: they share nothing.
-        shared_tokens: how many tokens of the prompt that is.
-        model: whose answers they want, which says who may serve them.
-        label: whatever else tells them apart, such as the limit of their answers.
-    """
-
-    batch: str
-    prompt_tokens: int
-    due_s: float = inf
-    prefix: Hashable = None
-    shared_tokens: int = 0
-    model: str = ""
-    label: Hashable = None
-    _hash: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        parts = self.batch, self.prompt_tokens, self.due_s, self.prefix, self.model, self.label
-        object.__setattr__(self, "_hash", hash(parts))
-
-    def __hash__(self) -> int:
-        """Made once: kinds are looked up for every line."""
-        return self._hash
-
-
-class Length(NamedTuple):
-    """Output tokens of a line: as expected, and by how much one in fifty is longer."""
-
-    tokens: float
-    overrun: float = 0.0
-
-
-Expected = Callable[[Kind], Length]
-# Which workers, by their indices, may serve a model; None: all.
-Members = frozenset[int] | None
-Eligible = Callable[[str], Members]
-# Where lines of a batch that begin with something have last been sent.
-Homes = Mapping[tuple[str, Hashable], int]
+    line_s: FloatArray
+    length: Length
 
 
 @dataclass(slots=True)
@@ -86,44 +47,119 @@ class Piece:
 
     Attributes:
         kinds: how many of each, in the order in which they run.
-        line_s: (m,) seconds that one line adds to each worker on average.
+        figures: of its kinds, and of others.
+        lines_s: (m,) seconds that all its lines add to each worker.
         shared_s: (m,) seconds of the prefixes, once each.
-        length: the mean and the largest overrun of its lines.
         eligible: indices of the workers that may serve them; None: all.
+        stage: of the plan; those of an earlier one go before.
     """
 
     kinds: dict[Kind, int]
-    line_s: FloatArray
+    figures: Mapping[Kind, Figures]
+    lines_s: FloatArray
     shared_s: FloatArray
-    length: Length
     eligible: Members
+    stage: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        kinds: dict[Kind, int],
+        figures: Mapping[Kind, Figures],
+        beta_p_s: FloatArray,
+        eligible: Members,
+    ) -> Piece:
+        """These; `beta_p_s` (m,) seconds of a prompt token on each worker."""
+        prefixes = {kind.prefix: kind.shared_tokens for kind in kinds if kind.prefix is not None}
+        shared_s = beta_p_s * float(sum(prefixes.values()))
+        return cls(kinds, figures, _seconds(kinds, figures), shared_s, eligible)
+
+    @property
+    def batch(self) -> str:
+        """Whose lines they are."""
+        return self.next_kind.batch
+
+    @property
+    def tenant(self) -> str:
+        """Whose batch that is."""
+        return self.next_kind.tenant
 
     @property
     def lines(self) -> int:
         """How many are left."""
         return sum(self.kinds.values())
 
+    @property
+    def next_kind(self) -> Kind:
+        """What runs first."""
+        return next(iter(self.kinds))
+
+    @property
+    def last_length(self) -> Length:
+        """Of a line that runs last."""
+        return self.figures[next(reversed(self.kinds))].length
+
+    @property
+    def longest_tokens(self) -> float:
+        """Output tokens of the line that is expected to be longest."""
+        return max(self.figures[kind].length.tokens for kind in self.kinds)
+
     def cost_s(self, worker: int) -> float:
         """Seconds that what is left of it adds to a worker."""
-        return float(self.lines * self.line_s[worker] + self.shared_s[worker])
+        return float(self.lines_s[worker] + self.shared_s[worker])
 
     def copy(self) -> Piece:
         """The same, to be taken from."""
-        return replace(self, kinds=dict(self.kinds))
+        return self._with(dict(self.kinds), self.lines_s)
+
+    def _with(self, kinds: dict[Kind, int], lines_s: FloatArray) -> Piece:
+        return Piece(kinds, self.figures, lines_s, self.shared_s, self.eligible, self.stage)
+
+    def take(self, kind: Kind) -> FloatArray:
+        """One line of a kind is taken; (m,) seconds that it adds."""
+        self.kinds[kind] -= 1
+        if self.kinds[kind] <= 0:
+            del self.kinds[kind]
+        line_s = self.figures[kind].line_s
+        self.lines_s = np.maximum(0.0, self.lines_s - line_s)
+        return line_s
 
     def split(self, lines: int) -> Piece:
-        """The last so many lines, as a piece of their own."""
-        given: dict[Kind, int] = {}
-        for kind, count in reversed(list(self.kinds.items())):
-            moved = min(count, lines)
-            if moved <= 0:
-                break
-            lines -= moved
-            given[kind] = moved
-            self.kinds[kind] -= moved
-            if not self.kinds[kind]:
-                del self.kinds[kind]
-        return replace(self, kinds=given)
+        """So many lines as a piece of their own: the last, or a mix of those that share nothing."""
+        spread = _spread if self.next_kind.prefix is None else _last
+        given = spread(self.kinds, lines)
+        left = {kind: count - given.get(kind, 0) for kind, count in self.kinds.items()}
+        self.kinds = {kind: count for kind, count in left.items() if count}
+        given_s = _seconds(given, self.figures)
+        self.lines_s = np.maximum(0.0, self.lines_s - given_s)
+        return self._with(given, given_s)
+
+
+def _seconds(kinds: Mapping[Kind, int], figures: Mapping[Kind, Figures]) -> FloatArray:
+    """(m,) of so many lines of each kind."""
+    return np.asarray(sum(figures[kind].line_s * count for kind, count in kinds.items()))
+
+
+def _spread(kinds: Mapping[Kind, int], lines: int) -> dict[Kind, int]:
+    """So many of them, of each kind as large a share as of any."""
+    whole, seen, moved = sum(kinds.values()), 0, 0
+    found = {}
+    for kind, count in kinds.items():
+        seen += count
+        if own := seen * lines // whole - moved:
+            found[kind] = own
+            moved += own
+    return found
+
+
+def _last(kinds: Mapping[Kind, int], lines: int) -> dict[Kind, int]:
+    """The last so many of them."""
+    found = {}
+    for kind, count in reversed(list(kinds.items())):
+        if own := min(count, lines):
+            found[kind] = own
+            lines -= own
+    return dict(reversed(list(found.items())))
 
 
 @dataclass(slots=True)
@@ -142,19 +178,29 @@ def gathered(
 ) -> list[Piece]:
     """All lines as pieces, in the order in which they should run."""
     columns, slots = columns_of(workers)
-    lengths = {kind: expected(kind) for kind in counts}
-    each = {kind: _line_s(kind, lengths[kind], columns, slots) for kind in counts}
-    least = {kind: max(1e-9, float(cost.min())) for kind, cost in each.items()}
+    figures = _figures(counts, expected, columns, slots)
+    least = {kind: max(1e-9, float(found.line_s.min())) for kind, found in figures.items()}
     whole_s = sum(least[kind] * count for kind, count in counts.items())
-    most = min(PIECES * len(workers), MOST_PIECES)
-    size_s = whole_s / most
+    size_s = whole_s / min(PIECES * len(workers), MOST_PIECES)
     pieces: list[Piece] = []
-    for _, together in groupby(_in_order(counts, lengths), _apart):
-        shares = _filled(together, counts, least, size_s)
-        for kinds in shares:
-            may = eligible(next(iter(kinds)).model)
-            pieces.append(_piece(kinds, each, lengths, columns, may))
+    for _, group in groupby(_in_order(counts, figures), apart):
+        kinds = list(group)
+        may = eligible(kinds[0].model)
+        pieces += (
+            Piece.of(share, figures, columns.beta_p_s, may)
+            for share in _filled(kinds, counts, least, size_s)
+        )
     return pieces
+
+
+def _figures(
+    kinds: Iterable[Kind], expected: Expected, columns: CostColumns, slots: FloatArray
+) -> dict[Kind, Figures]:
+    found = {}
+    for kind in kinds:
+        length = expected(kind)
+        found[kind] = Figures(_line_s(kind, length, columns, slots), length)
+    return found
 
 
 def stay(pieces: Sequence[Piece], workers: Sequence[WorkerView], homes: Homes) -> dict[int, int]:
@@ -166,7 +212,7 @@ def stay(pieces: Sequence[Piece], workers: Sequence[WorkerView], homes: Homes) -
     staying = {k: j for k, j in wanted.items() if j is not None and j < len(workers)}
     if not staying:
         return {}
-    cost = np.array([piece.lines * piece.line_s + piece.shared_s for piece in pieces])
+    cost = np.array([piece.lines_s + piece.shared_s for piece in pieces])
     speed = 1.0 / np.maximum(cost.mean(axis=0), 1e-12)
     load = np.array([worker.backlog_s for worker in workers])
     level_s = float(((cost * speed).mean(axis=1).sum() + (load * speed).sum()) / speed.sum())
@@ -179,7 +225,7 @@ def stay(pieces: Sequence[Piece], workers: Sequence[WorkerView], homes: Homes) -
 
 
 def _home(piece: Piece, homes: Homes) -> int | None:
-    kind = next(iter(piece.kinds))
+    kind = piece.next_kind
     return None if kind.prefix is None else homes.get((kind.batch, kind.prefix))
 
 
@@ -189,12 +235,12 @@ def problem_of(
     """The packing problem of these pieces on top of what the workers have, and `more_s` (m,)."""
     n, m = len(pieces), len(workers)
     columns, slots = columns_of(workers)
-    cost = np.array([piece.lines * piece.line_s + piece.shared_s for piece in pieces])
+    cost = np.array([piece.lines_s + piece.shared_s for piece in pieces])
     allowed = np.array([_allowed(piece, m) for piece in pieces]).reshape(n, m)
     occupancy = np.minimum(slots, max(1, ceil(sum(piece.lines for piece in pieces) / m)))
-    kinds = [next(iter(piece.kinds)) for piece in pieces]
+    kinds = [piece.next_kind for piece in pieces]
     prompt = np.array([[kind.prompt_tokens - kind.shared_tokens] for kind in kinds])
-    output = np.array([[piece.length.tokens] for piece in pieces])
+    output = np.array([[piece.longest_tokens] for piece in pieces])
     span = span_s(columns, prompt.reshape(n, 1), output.reshape(n, 1), occupancy)
     backlog = np.array([worker.backlog_s for worker in workers]) + more_s
     return Problem.of(
@@ -222,24 +268,23 @@ def _line_s(kind: Kind, length: Length, columns: CostColumns, slots: FloatArray)
     return request_s(columns, own, np.full_like(slots, length.tokens), slots) + shared
 
 
-def _in_order(counts: Mapping[Kind, int], lengths: Mapping[Kind, Length]) -> list[Kind]:
-    longest: dict[tuple[float, Hashable], float] = {}
+def _in_order(counts: Mapping[Kind, int], figures: Mapping[Kind, Figures]) -> list[Kind]:
+    """Who is due first, then batch by batch; what shares nothing last, as it evens out the rest."""
+    longest: dict[Hashable, float] = {}
     for kind in counts:
-        family = kind.due_s, kind.prefix
-        longest[family] = max(longest.get(family, 0.0), lengths[kind].tokens)
+        family = *apart(kind), kind.prefix
+        longest[family] = max(longest.get(family, 0.0), figures[kind].length.tokens)
 
-    def place(kind: Kind) -> tuple[float, float, str, float]:
-        length = lengths[kind].tokens
-        if kind.prefix is None:
-            return kind.due_s, -length, "", -length
-        return kind.due_s, -longest[kind.due_s, kind.prefix], repr(kind.prefix), -length
+    def place(kind: Kind) -> tuple[float, str, str, bool, float, str, float]:
+        family = 0.0 if kind.prefix is None else -longest[*apart(kind), kind.prefix]
+        return *apart(kind), family, repr(kind.prefix), -figures[kind].length.tokens
 
     return sorted((kind for kind, count in counts.items() if count), key=place)
 
 
-def _apart(kind: Kind) -> tuple[str, str, bool]:
+def apart(kind: Kind) -> tuple[float, str, str, bool]:
     """Kinds that differ in this are in no piece together."""
-    return kind.batch, kind.model, kind.prefix is None
+    return kind.due_s, kind.batch, kind.model, kind.prefix is None
 
 
 def _filled(
@@ -264,19 +309,3 @@ def _filled(
                 piece = _Open()
     if piece.kinds:
         yield piece.kinds
-
-
-def _piece(
-    kinds: dict[Kind, int],
-    each: Mapping[Kind, FloatArray],
-    lengths: Mapping[Kind, Length],
-    columns: CostColumns,
-    eligible: Members,
-) -> Piece:
-    count = sum(kinds.values())
-    line_s = sum((each[kind] * own for kind, own in kinds.items()), np.zeros(1)) / count
-    prefixes = {kind.prefix: kind.shared_tokens for kind in kinds if kind.prefix is not None}
-    shared_s = columns.beta_p_s * float(sum(prefixes.values()))
-    tokens = sum(lengths[kind].tokens * own for kind, own in kinds.items()) / count
-    length = Length(tokens, max(lengths[k].overrun for k in kinds))
-    return Piece(kinds, line_s, shared_s, length, eligible)

@@ -16,11 +16,11 @@ from solver.batching.priority import Priority
 from solver.lengths.distribution import bin_of
 from solver.routing.backlog import Backlog
 from solver.routing.dispatchers.base import Arrival, Dispatcher, Ended, Placement, Workers
-from solver.routing.pieces import Kind, Length
+from solver.routing.kinds import Kind, Length
 from solver.routing.problem import WorkerView
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class BulkLine:
     """A request that waits."""
 
@@ -42,7 +42,7 @@ class WithBacklog:
         self.first: tuple[float, float, float] | None = None
         self._new: list[Arrival] = []
         self._like: dict[Kind, Arrival] = {}  # one that waits, of each kind
-        self._bulk: dict[int, Arrival] = {}  # under way
+        self._bulk: dict[int, BulkLine] = {}  # under way
         self._learned = 0
 
     def arrive(self, arrival: Arrival, now: float) -> None:
@@ -59,15 +59,15 @@ class WithBacklog:
         self._take_in()
         if not len(self.backlog) or not any(_room(w.view(now)) > 0 for w in workers):
             return
-        if self.backlog.due(self._learned, len(workers)):
+        if self.backlog.due(self._learned, len(workers), now):
             self._plan(now, [worker.view(now) for worker in workers])
         for j, worker in enumerate(workers):
             room = _room(worker.view(now))
             if room <= 0:
                 continue
             views = [other.view(now) for other in workers]
-            for line in self.backlog.take(j, room, views):
-                self._bulk[line.arrival.number] = line.arrival
+            for line in self.backlog.take(j, room, views, now):
+                self._bulk[line.arrival.number] = line
                 yield line.arrival, j
 
     def next_deadline(self) -> float | None:
@@ -77,8 +77,11 @@ class WithBacklog:
     def ended(self, ended: Ended, now: float) -> None:
         """A request has been answered."""
         self._learned += 1
-        if self._bulk.pop(ended.number, None) is None:
+        line = self._bulk.pop(ended.number, None)
+        if line is None:
             self._online.ended(ended, now)
+        else:
+            self.backlog.ended(line, ended.uncached_tokens, ended.output_tokens, now)
 
     def _take_in(self) -> None:
         if not self._new:
@@ -111,7 +114,8 @@ def _kind(arrival: Arrival, firsts: Counter[int]) -> Kind:
     shared = arrival.hash_ids[:1] if arrival.hash_ids and firsts[arrival.hash_ids[0]] > 1 else ()
     size = int(4 * log2(arrival.prompt_tokens))
     return Kind(
-        batch=arrival.tenant,
+        batch=f"{arrival.tenant} {arrival.due_s}",
+        tenant=arrival.tenant,
         prompt_tokens=round(2 ** ((size + 0.5) / 4)),
         due_s=arrival.due_s,
         prefix=shared[0] if shared else None,

@@ -36,6 +36,7 @@ from tests import http
 from tests.helpers import Process
 
 PER_S, BLOCK_TOKENS = 20_000, 16
+TIMES = 7  # the least counts: what shares the machine only adds to it
 
 
 def payload(number: int, rng: random.Random, prompts: int = 4, blocks: int = 50) -> bytes:
@@ -61,6 +62,16 @@ def payload(number: int, rng: random.Random, prompts: int = 4, blocks: int = 50)
     return msgspec.msgpack.encode([1.0, events, 0])
 
 
+def reading_s(payloads: list[bytes]) -> float:
+    """CPU seconds of reading and keeping all of these."""
+    stream = Stream(1 << 20, replays=False)
+    stream.linked()
+    began = time.process_time()
+    for number, one in enumerate(payloads):
+        list(stream.live(number, one))
+    return time.process_time() - began
+
+
 def events(_: argparse.Namespace) -> None:
     """CPU time of reading and keeping blocks, and what they take in memory."""
     gc.freeze()
@@ -68,13 +79,7 @@ def events(_: argparse.Namespace) -> None:
     rng = random.Random(1)
     payloads = [payload(k, rng) for k in range(500)]
     count = 200 * len(payloads)
-    stream = Stream(1 << 20, replays=False)
-    stream.linked()
-    began = time.process_time()
-    for number, one in enumerate(payloads):
-        list(stream.live(number, one))
-    took_s = time.process_time() - began
-    each = took_s / count
+    each = min(reading_s(payloads) for _ in range(TIMES)) / count
     print(f"{count} blocks, {sum(map(len, payloads)) / count:.0f} bytes each on the wire")
     print(f"{each * 1e6:.2f} us a block: {100 * each * PER_S:.1f} % of a core at {PER_S} a second")
     tracemalloc.start()

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.kv_wire import (
+    AT_ONCE_BYTES,
     END,
-    Batch,
+    MOST_BYTES,
+    MOST_EVENTS,
     Cleared,
     Event,
     Removed,
@@ -29,8 +31,7 @@ from router.kv_wire import (
 from solver.batching.kv import Gone, Kept
 from solver.routing.cached_blocks import MARK_BITS, Beginnings, Tier
 
-HASHES = [b"\x01" * 24 + (7).to_bytes(8), (1 << 63) + 5]
-NUMBERS = [hash(one) & (1 << 60) - 1 for one in HASHES]
+HASHES: list[int | bytes] = [b"\x01" * 24 + (7).to_bytes(8), (1 << 63) + 5]
 MAP = {
     "type": "BlockStored",
     "block_hashes": HASHES,
@@ -47,11 +48,11 @@ MAP = {
 }
 ROW = [MAP["type"], *(MAP[name] for name in list(MAP)[1:9]), 2, "full_attention"]
 LONG_ROW: list[object] = [*ROW, None, "LOCAL", None, "one", "of a version to come", {}]
-STORED = Stored(NUMBERS, None, 16, Tier.GPU, "one", 2, whole=True)
+STORED = Stored(HASHES, None, 16, Tier.GPU, "one", 2, whole=True)
 
 
-def read(*events: object, more: tuple[Any, ...] = (0,)) -> Batch:
-    return read_batch(msgspec.msgpack.encode([1.5, events, *more]))
+def read(*events: object, more: tuple[Any, ...] = (0,)) -> list[Event | None]:
+    return list(read_batch(msgspec.msgpack.encode([1.5, events, *more])))
 
 
 @pytest.mark.parametrize(
@@ -60,36 +61,42 @@ def read(*events: object, more: tuple[Any, ...] = (0,)) -> Batch:
         (MAP, STORED),
         ({**MAP, "unknown": [1, {}]}, STORED),
         (LONG_ROW, STORED),
-        (ROW, Stored(NUMBERS, None, 16, Tier.GPU, None, 2, whole=True)),
-        (ROW[:6], Stored(NUMBERS, None, 16, Tier.GPU, None)),
+        (ROW, Stored(HASHES, None, 16, Tier.GPU, None, 2, whole=True)),
+        (ROW[:6], Stored(HASHES, None, 16, Tier.GPU, None)),
         (
             {"type": "BlockStored", "block_hashes": [1], "parent_block_hash": 9, "block_size": 4},
             Stored([1], 9, 4, Tier.GPU, None),
         ),
-        ({**MAP, "medium": "CPU_PINNED"}, Stored(NUMBERS, None, 16, Tier.CPU, "one", 2, True)),
+        ({**MAP, "medium": "CPU_PINNED"}, Stored(HASHES, None, 16, Tier.CPU, "one", 2, True)),
         (
             {**MAP, "kv_cache_spec_kind": "mamba"},
-            Stored(NUMBERS, None, 16, Tier.GPU, "one", 2, False),
+            Stored(HASHES, None, 16, Tier.GPU, "one", 2, False),
         ),
-        ({"type": "BlockRemoved", "block_hashes": HASHES}, Removed(NUMBERS, Tier.GPU)),
-        (["BlockRemoved", HASHES, "STORAGE", 1], Removed(NUMBERS, Tier.DISK, 1)),
+        ({"type": "BlockRemoved", "block_hashes": HASHES}, Removed(HASHES, Tier.GPU)),
+        (["BlockRemoved", HASHES, "STORAGE", 1], Removed(HASHES, Tier.DISK, 1)),
         (["AllBlocksCleared"], Cleared()),
         ({"type": "AllBlocksCleared"}, Cleared()),
     ],
 )
 @pytest.mark.parametrize("more", [(), (0,), (3, "longer")])
 def test_events_of_both_forms(event: object, found: Event, more: tuple[Any, ...]) -> None:
-    assert read(event, more=more) == Batch([found])
+    assert read(event, more=more) == [found]
+
+
+def test_a_long_message_is_read_event_by_event_and_is_the_same() -> None:
+    events = [MAP, LONG_ROW, {"type": "BlockMoved"}, {"type": "AllBlocksCleared"}]
+    filler = {**MAP, "token_ids": list(range(AT_ONCE_BYTES // 4))}
+    assert read(*events, filler) == [*read(*events), STORED]
 
 
 @pytest.mark.parametrize("unknown", [{"type": "BlockMoved", "to": 3}, ["BlockMoved", 3]])
-def test_events_of_other_types_are_counted(unknown: object) -> None:
-    assert read(unknown, ROW, MAP) == Batch([read(ROW).events[0], STORED], skipped=1)
+def test_events_of_other_types_are_passed_over(unknown: object) -> None:
+    assert read(unknown, ROW, MAP) == [None, *read(ROW), STORED]
 
 
 @pytest.mark.parametrize("medium", ["TAPE"])
 def test_where_nobody_knows_a_medium_nothing_is_known(medium: str) -> None:
-    assert read({**MAP, "medium": medium}).events == []
+    assert read({**MAP, "medium": medium}) == [None]
 
 
 @pytest.mark.parametrize(
@@ -107,17 +114,19 @@ def test_where_nobody_knows_a_medium_nothing_is_known(medium: str) -> None:
         msgspec.msgpack.encode([1.0, ["BlockStored"]]),
         b"\x93" * 500,
         bytes(5 << 20),
+        msgspec.msgpack.encode([1.0, [{"type": "BlockMoved"}] * (MOST_EVENTS + 1)]),
+        msgspec.msgpack.encode([1.0, [["BlockRemoved", [1] * (MOST_BYTES // 2)]]]),
     ],
 )
 def test_what_is_no_batch_is_an_error(payload: bytes) -> None:
     with pytest.raises(WireError):
-        read_batch(payload)
+        list(read_batch(payload))
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_batch_or_an_error(payload: bytes) -> None:
     try:
-        read_batch(payload)
+        list(read_batch(payload))
     except WireError:
         return
 
@@ -164,7 +173,7 @@ def test_what_an_agent_tells_is_what_a_gateway_reads() -> None:
     some = event_of(kept, 128, "s", full=False)
     everything = event_of(kept, 128, "s", full=True)
     events = [one for one in (some, everything, event_of(gone, 128, None, full=True)) if one]
-    assert read_batch(write_batch(1.0, events)).events == [
+    assert list(read_batch(write_batch(1.0, events))) == [
         Stored([3], 2, 128, Tier.GPU, "s"),
         Stored([1, 2, 3], None, 128, Tier.GPU, "s"),
         Removed([1, 2], Tier.GPU),

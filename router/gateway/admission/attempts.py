@@ -146,7 +146,7 @@ class Attempts:
         if not busy:
             exchange.record.failed_workers.append(worker.name)
         if not error.untouched:
-            ticket.excluded.add(worker)
+            self._dispatcher.exclude(ticket, worker)
 
     def _begin(self, exchange: Exchange, ticket: Ticket, placement: Placement) -> Worker:
         """The request goes to the worker that its plan says."""
@@ -181,7 +181,7 @@ class Attempts:
         except WorkerStalled as error:
             if not exchange.may_go_on:
                 raise WorkerFailed("The worker has fallen silent.") from error
-            tries.left.add(worker)
+            tries.left.update(worker.address.workers)
             failure = WorkerUnreachable("The worker has fallen silent.", "silent")
         except Diverged:
             raise
@@ -206,7 +206,7 @@ class Attempts:
             return
         self._conditions.failed(worker, str(error), trial=ticket.trial)
         if self._dispatcher.others(ticket, worker):
-            ticket.excluded.add(worker)
+            self._dispatcher.exclude(ticket, worker)
 
     async def _forward(
         self,

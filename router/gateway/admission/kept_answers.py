@@ -22,9 +22,12 @@ from router.http.errors import RequestError
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An answer's worker, by its URL, its tenant, and its tokens with those of its prompt."""
+    """An answer's worker, by its place, its tenant, and its tokens with those of its prompt.
 
-    url: str
+    Its server has the answer, and its rank the prompt's cache.
+    """
+
+    place: str
     tenant: str
     tokens: int = 0
 
@@ -38,7 +41,7 @@ class KeptAnswers:
 
     def remember(self, name: str, worker: Worker, tenant: str, tokens: int = 0) -> None:
         """The worker has begun, or ended, the answer of that name."""
-        self._kept[name] = Kept(worker.url, tenant, tokens)
+        self._kept[name] = Kept(worker.place, tenant, tokens)
         self._kept.move_to_end(name)
         while len(self._kept) > self._most:
             self._kept.popitem(last=False)
@@ -78,8 +81,9 @@ class KeptAnswers:
             RequestError: 404 if nobody is known to have it; `param` is to blame.
         """
         kept = self._kept.get(name) or await self._ask(name)
-        for worker in self._workers:
-            if kept is not None and worker.url == kept.url and tenant in (None, kept.tenant):
+        if kept is not None and tenant in (None, kept.tenant):
+            there = [one for one in self._workers if one.url == kept.place.partition("#")[0]]
+            for worker in sorted(there, key=lambda one: one.place != kept.place):
                 return worker, kept.tokens
         everyone = list(self._workers)
         if len(everyone) == 1 and kept is None and tenant is None:

@@ -104,7 +104,7 @@ class Retries:
         """Whether it need not wait for a silent worker, as another is well."""
         others = self._dispatcher.others(ticket, worker)
         well = any(other.ready and other.health.rank == 0 for other in others)
-        return well and len(tries.left) < self._most
+        return well and len({one.address for one in tries.left}) < self._most
 
     def while_full(
         self, ticket: Ticket, worker: Worker, tries: Tries, full_s: float, *, alone: bool

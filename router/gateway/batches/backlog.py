@@ -84,6 +84,7 @@ class Backlog:
         states = Counter(row.status for row in runner.open.values())
         for status in OPEN:
             metrics.batches.labels(status.value).set(states[status])
+        metrics.batches_late.set(runner.late())
         works = await self._left() if runner.open else []
         metrics.batch_waiting.set(sum(work.requests for work in works))
         metrics.batch_backlog.set(sum(map(self._seconds, works)))

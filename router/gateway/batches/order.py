@@ -49,6 +49,10 @@ class Order(Protocol):
         """What it tells of a batch's finish, for ``makespan`` in the batch; empty: nothing."""
         ...
 
+    def close(self) -> None:
+        """Nothing is asked of it any more."""
+        ...
+
 
 class InOrder:
     """The batch that ends first first, in its file's order; lines that begin alike together."""
@@ -101,3 +105,6 @@ class InOrder:
     def outlook(self, batch: str) -> dict[str, Any]:  # noqa: ARG002
         """Part of `Order`; this one plans nothing."""
         return {}
+
+    def close(self) -> None:
+        """Part of `Order`; this one has nothing to end."""

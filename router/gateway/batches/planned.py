@@ -1,8 +1,10 @@
 """Lines in the order of a plan for all that is left, each for the worker that the plan gives it.
 
 Rules:
-- planned is anew when `solver.routing.backlog` says so: in a few milliseconds, as lines that are
-  alike are planned as one; so kinds are bounded (`MOST_PREFIXES`, `MOST_KINDS`);
+- planned is anew when `solver.routing.backlog` says so. Lines that are alike are planned as one,
+  and kinds are bounded (`MOST_PREFIXES`, `MOST_KINDS`); a plan for few of them is made here, any
+  other in another process, as the event loop is not to wait for it. Until it is there the one
+  before is followed, and lines that none knows go to whoever has room;
 - a worker gets as many lines as it has slots for, and half of a lead while there are many: the rest
   of the lead is for online work, which comes in at once, and for which lines step back; beside
   online work a share of the slots is left free for more of it. Who has none gets one in any case:
@@ -19,23 +21,26 @@ from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from math import inf, log2
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from router.gateway.batches.lines import Waiting
 from solver.batching.stepping_back import KEPT_FREE
 from solver.cost.estimators import BYTES_PER_TOKEN
 from solver.lengths.distribution import EDGES, bin_of
 from solver.routing.backlog import Backlog
-from solver.routing.pieces import Kind, Length, Members
+from solver.routing.bulk_plan import Asked, BulkPlan, plan_of
+from solver.routing.fair import Weight, alike
+from solver.routing.kinds import Kind, Length, Members
 from solver.routing.prefixes import BLOCK_TOKENS
 from solver.routing.problem import WorkerView
 from solver.routing.rolling import lead
 
 # Beginnings that are told apart in a batch, and kinds in all: a plan looks at each.
 MOST_PREFIXES, MOST_KINDS = 64, 256
-# Between two plans, seconds: one takes some ten milliseconds of the event loop; what has come since
-# the last is taken all the same.
+# Between two plans, seconds; what has come since the last is taken all the same.
 PLAN_EACH_S = 1.0
+# Pairs of a kind and a worker up to which a plan is made at once: in up to 5 ms.
+MOST_HERE = 16
 # Of a line's bytes what is not its prompt: names, and the object around it.
 AROUND_BYTES = 160
 # Sizes of prompts in an octave that are told apart: 19 %.
@@ -54,9 +59,8 @@ class Seen(Generic[W]):
 
 
 class Label(NamedTuple):
-    """What tells kinds apart beside what a plan must know: the tenant, size and limit."""
+    """What tells kinds apart beside what a plan must know: the size and the limit."""
 
-    tenant: str
     size: int
     limit: int
 
@@ -65,7 +69,23 @@ class Label(NamedTuple):
 Lengths = Callable[[str, int, int, str], Length]
 
 
-@dataclass(frozen=True, slots=True)
+class Planner(Protocol):
+    """Plans what takes longer than an event loop can wait for."""
+
+    def ready(self) -> bool:
+        """Whether it could plan something now."""
+        ...
+
+    def plan(self, asked: Asked, follow: Callable[[BulkPlan], None]) -> None:
+        """Begin to; `follow` is called with every better plan."""
+        ...
+
+    def stop(self) -> None:
+        """For good."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Line:
     waiting: Waiting
     kind: Kind
@@ -79,6 +99,8 @@ class Planned(Generic[W]):
         lengths: what is predicted; `learned` from how many ends.
         of: a batch's model and tenant.
         clock: seconds; of the same clock as the views that `see` gives.
+        weight: of a tenant's share.
+        planner: of what is too large to be planned here; None: everything is planned here.
     """
 
     def __init__(
@@ -87,13 +109,17 @@ class Planned(Generic[W]):
         lengths: Lengths,
         learned: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
+        weight: Weight = alike,
+        planner: Planner | None = None,
     ) -> None:
         self._see, self._lengths, self._learned, self._clock = see, lengths, learned, clock
-        self._backlog: Backlog[_Line] = Backlog()
+        self._planner = planner
+        self._plan_found: BulkPlan | None = None
+        self._backlog: Backlog[_Line] = Backlog(weight)
         self._prefixes: dict[str, set[int]] = {}
         self._kinds: dict[tuple[str, int, int | None, int], Kind] = {}
         self._workers: list[W] = []
-        self._at: dict[tuple[str, int], W] = {}  # lines that are given, and to whom
+        self._at: dict[tuple[str, int], tuple[W, _Line]] = {}  # lines given, and to whom
         self._given: Counter[int] = Counter()  # by worker, by its identity
         self._offset_s = time.time() - clock()  # from the clock to Unix time
 
@@ -107,8 +133,8 @@ class Planned(Generic[W]):
         """Part of `Order`."""
         if not len(self._backlog):
             return []
-        seen = self._see()
-        self._plan(seen)
+        seen, now = self._see(), self._clock()
+        self._plan(seen, now)
         taken = [line.waiting for line in self._backlog.take_hopeless(room)]
         views = list(seen.views)
         many = len(self._backlog) > sum(view.slots for view in views)
@@ -116,19 +142,23 @@ class Planned(Generic[W]):
             given = self._given[id(worker)]
             places = _places(view, given, many=many)
             free = max(places - max(view.in_flight, given), int(not given))
-            for line in self._backlog.take(j, min(free, room - len(taken)), views):
+            for line in self._backlog.take(j, min(free, room - len(taken)), views, now):
                 place = line.waiting.batch, line.waiting.number
-                self._at[place] = worker
+                self._at[place] = worker, line
                 self._given[id(worker)] += 1
                 taken.append(line.waiting)
         return taken
 
     def worker(self, line: Waiting) -> W | None:
         """Part of `Order`."""
-        return self._at.get((line.batch, line.number))
+        given = self._at.get((line.batch, line.number))
+        return None if given is None else given[0]
 
-    def ended(self, line: Waiting, input_tokens: int, output_tokens: int) -> None:  # noqa: ARG002
+    def ended(self, line: Waiting, input_tokens: int, output_tokens: int) -> None:
         """Part of `Order`; lengths are learnt where all requests end."""
+        given = self._at.get((line.batch, line.number))
+        if given is not None and output_tokens:
+            self._backlog.ended(given[1], input_tokens, output_tokens, self._clock())
         self._leave(line)
 
     def lost(self, line: Waiting) -> None:
@@ -150,35 +180,61 @@ class Planned(Generic[W]):
         found = self._backlog.outlook(self._clock(), batch)
         if found is None:
             return {}
-        return {
+        told: dict[str, Any] = {
             "planned_finish_s": round(found.finish_s, 3),
             "lower_bound_s": round(found.bound_s, 3),
             "gap_ratio": round(found.gap_ratio, 4),
         }
+        if found.late_s > 0:
+            told["late_s"] = round(found.late_s, 3)
+        plan = self._plan_found
+        if plan is not None and batch in plan.outlooks:
+            told |= {"planner": plan.method.value, "planner_gain_s": round(plan.gained_s, 3)}
+        return told
 
-    def _plan(self, seen: Seen[W]) -> None:
+    def close(self) -> None:
+        """Part of `Order`."""
+        if self._planner is not None:
+            self._planner.stop()
+
+    def _plan(self, seen: Seen[W], now: float) -> None:
         backlog = self._backlog
         if [id(one) for one in self._workers] != [id(one) for one in seen.workers]:
             self._workers = list(seen.workers)
             backlog.workers_changed()
             backlog.planned_s = -inf
-        learned = self._learned()
-        lately = self._clock() - backlog.planned_s < PLAN_EACH_S
-        if not lately and backlog.due(learned, len(seen.workers)):
-            known: dict[str, Members] = {}
+        learned, lately = self._learned(), now - backlog.planned_s < PLAN_EACH_S
+        if lately or not backlog.due(learned, len(seen.workers), now):
+            return
+        planner = self._planner
+        if planner is not None and backlog.kinds * len(seen.workers) <= MOST_HERE:
+            planner = None
+        if planner is not None and not planner.ready():
+            return
+        known: dict[str, Members] = {}
 
-            def eligible(model: str) -> Members:
-                if model not in known:
-                    able = frozenset(j for j, own in enumerate(seen.models) if model in own)
-                    known[model] = None if len(able) == len(seen.workers) > 0 else able
-                return known[model]
+        def eligible(model: str) -> Members:
+            if model not in known:
+                able = frozenset(j for j, own in enumerate(seen.models) if model in own)
+                known[model] = None if len(able) == len(seen.workers) > 0 else able
+            return known[model]
 
-            backlog.plan(seen.views, self._expected, self._clock(), learned, eligible)
+        asked = backlog.ask(seen.views, self._expected, now, learned, eligible)
+        if asked is None:
+            return
+        if planner is None:
+            self._follow(plan_of(asked))
+        else:
+            planner.plan(asked, self._follow)
+
+    def _follow(self, plan: BulkPlan) -> None:
+        if self._backlog.follow(plan):
+            self._plan_found = plan
 
     def _expected(self, kind: Kind) -> Length:
         label = kind.label
         assert isinstance(label, Label)
-        return self._lengths(kind.model, kind.prompt_tokens, label.limit, label.tenant)
+        return self._lengths(kind.model, kind.prompt_tokens, label.limit, kind.tenant)
 
     def _kind(self, line: Waiting) -> Kind:
         tokens = max(1, (line.length - AROUND_BYTES) / BYTES_PER_TOKEN)
@@ -196,8 +252,8 @@ class Planned(Generic[W]):
         about = max(1, round(2 ** ((size + 0.5) / A_OCTAVE)))
         shared = 0 if prefix is None else min(BLOCK_TOKENS, about - 1)
         due_s = line.expires_s - self._offset_s
-        label = Label(line.tenant, size, limit)
-        return Kind(line.batch, about, due_s, prefix, shared, line.model, label)
+        label = Label(size, limit)
+        return Kind(line.batch, about, due_s, prefix, shared, line.model, line.tenant, label)
 
     def _beginning(self, line: Waiting) -> int | None:
         if not line.prefix:
@@ -210,9 +266,10 @@ class Planned(Generic[W]):
 
     def _leave(self, line: Waiting) -> None:
         """It is with no worker any more."""
-        worker = self._at.pop((line.batch, line.number), None)
-        if worker is None:
+        given = self._at.pop((line.batch, line.number), None)
+        if given is None:
             return
+        worker = given[0]
         self._given[id(worker)] -= 1
         if self._given[id(worker)] <= 0:
             del self._given[id(worker)]

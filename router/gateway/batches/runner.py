@@ -89,6 +89,10 @@ class Runner:
         """Why nothing of any batch is begun now, in words for clients; None: something is."""
         return self.paused or (None if self._room() else "No worker is up.")
 
+    def late(self) -> int:
+        """Batches that are planned to end after their time."""
+        return sum("late_s" in self._order.outlook(batch) for batch in self.open)
+
     def wake(self) -> None:
         """Something may be to do: look at once."""
         self._looked_s = 0.0

@@ -79,6 +79,7 @@ class Service:
         if self._task is not None:
             self._task.cancel()
         await self.runner.stop(self._drain.left_s(self._drain_s))
+        self._order.close()
 
     def rows(self) -> list[dict[str, Any]]:
         """Those that have not ended, as the runner has last seen them, for the dashboard."""

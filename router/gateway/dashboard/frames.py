@@ -113,6 +113,7 @@ def _worker(worker: Worker, watch: Watch, now: float) -> Frame:
     frame: Frame = {
         "name": worker.name,
         "url": worker.url,
+        "rank": worker.rank,
         "up": worker.up,
         "health": worker.health.standing.value,
         "reason": worker.health.reason,

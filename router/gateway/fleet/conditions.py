@@ -1,6 +1,7 @@
 """What happens to workers, told to their `health`; what changes is logged, counted and acted upon.
 
-`health` decides; here are the clock, the log, and the alarms for trials that are due.
+`health` decides; here are the clock, the log, and the alarms for trials that are due. Of a server
+with several ranks any worker stands for all: their health is one.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Conditions:
         self, metrics: GatewayMetrics, on_change: Callable[[Worker, Standing], None]
     ) -> None:
         self._metrics, self._on_change = metrics, on_change
-        self._alarms: dict[Worker, asyncio.TimerHandle] = {}
+        self._alarms: dict[Health, asyncio.TimerHandle] = {}
 
     # What looks tell.
 
@@ -96,7 +97,8 @@ class Conditions:
             if request.may_leave():
                 request.give_up()
         stalled_s = guard.stalled_s(now)
-        if stalled_s > STALLED_S + STALLED_PREFILLS * worker.load.prefill_s(worker.cost):
+        prefill_s = max(one.load.prefill_s(one.cost) for one in worker.address.workers)
+        if stalled_s > STALLED_S + STALLED_PREFILLS * prefill_s:
             if not worker.health.held:
                 why = f"nothing came for {stalled_s:.1f} s in the middle of answers"
                 self._overdue(worker, now, why, trial=False)
@@ -107,8 +109,8 @@ class Conditions:
         self._tell(worker, lambda health: health.overdue(now, why, trial=trial))
 
     def forget(self, worker: Worker) -> None:
-        """It has left the fleet."""
-        if (alarm := self._alarms.pop(worker, None)) is not None:
+        """Its server has left the fleet."""
+        if (alarm := self._alarms.pop(worker.health, None)) is not None:
             alarm.cancel()
 
     def _tell(self, worker: Worker, event: Callable[[Health], None]) -> None:
@@ -124,13 +126,14 @@ class Conditions:
     def _log(self, worker: Worker, before: Standing) -> None:
         """Of a change of standing, and of each new reason; such a line is about no request."""
         health = worker.health
-        about = {"worker": worker.name, "why": health.reason or None}
+        name = worker.name if worker.rank is None else worker.url
+        about = {"worker": name, "why": health.reason or None}
         if health.standing is not before:
             self._metrics.worker_changes.labels(health.standing.value).inc()
         if health.standing is not Standing.UP:
             log.warning("worker is %s", health.standing.value, extra=about)
         elif before is not Standing.UP:
-            log.info("worker is up", extra={"worker": worker.name, "models": list(worker.models)})
+            log.info("worker is up", extra={"worker": name, "models": list(worker.models)})
         elif health.reason:
             log.info("worker takes nothing for a moment", extra=about)
 
@@ -140,7 +143,7 @@ class Conditions:
         until_s = worker.health.until_s
         if until_s != inf:
             wait_s = max(0.0, until_s - time.monotonic())
-            self._alarms[worker] = asyncio.get_running_loop().call_later(
+            self._alarms[worker.health] = asyncio.get_running_loop().call_later(
                 wait_s, self._tell, worker, self._wake
             )
 

@@ -14,13 +14,15 @@ from typing import Any
 import aiohttp
 import orjson
 
+from router.gateway.fleet.kv.sources import count_ranks
 from router.http.client import NotConnected
 from router.http.connections import Connections, paced_lines, read_bounded
 from router.http.secret import CHALLENGE, is_challenge
-from router.observe.engine_metrics import Signals, read_signals
+from router.observe.engine_metrics import Signals, read_ranks
 from router.wire import GATEWAY, LINE_S, STATE_PATH, STATE_TIMEOUT_S, AgentState, is_name
 
 PROBE_INTERVAL_S = 1.0  # between probes of a worker without an agent
+RANKS_EVERY = 10  # of these its pages are asked for its ranks, if they have told of any
 MOST_MODELS_BYTES = 1 << 20  # thousands of adapters are listed in less
 MOST_PARTS = 20_000  # objects and arrays: with vLLM's permissions, three a model
 # What answers with these says something for everybody, not what an agent says.
@@ -36,10 +38,22 @@ Models = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class PlainLook:
-    """What a server without an agent serves, and what its metrics say; None: nobody asked them."""
+    """What a server without an agent serves, and what its metrics say; None: nobody asked them.
+
+    `ranks` is how many data-parallel ranks it has, None if that was not looked at, and `each` what
+    its metrics say of each of several.
+    """
 
     models: Models
     signals: Signals | None = None
+    ranks: int | None = None
+    each: tuple[Signals, ...] = ()
+
+    def of(self, rank: int | None) -> Signals | None:
+        """What its metrics say of a rank, or of all."""
+        if rank is None or self.signals is None:
+            return self.signals
+        return self.each[rank] if rank < len(self.each) else NOTHING
 
 
 class Unusable(Exception):
@@ -85,9 +99,19 @@ async def reports(
             )
         headers |= connections.to_agent(url)
     probe = _PlainProbe(session, url, key)
+    looks = 0
     while True:
         models = await probe.models()
-        yield PlainLook(models, await probe.signals() if wants_metrics() else None)
+        if wants_metrics():
+            yield PlainLook(models, await probe.signals(), probe.ranks, probe.each)
+        else:
+            yield PlainLook(models, None, probe.ranks)
+        if looks == 0 or (looks % RANKS_EVERY == 0 and probe.tells_ranks):
+            before = probe.ranks
+            await probe.count_ranks(await count_ranks(connections, url))
+            if probe.ranks not in (1, before):  # sooner than at the next look
+                yield PlainLook(models, None, probe.ranks)
+        looks += 1
         await asyncio.sleep(PROBE_INTERVAL_S)
 
 
@@ -95,11 +119,20 @@ class _PlainProbe:
     """Asks a server without an agent whether it is well, where it can say so, and what it serves.
 
     An answer of ``/health`` counts once it has been 200: servers without one answer anything.
+
+    Attributes:
+        ranks: how many data-parallel ranks it has: as its pages tell, else its metrics, else one;
+            None before they have been asked.
+        tells_ranks: its pages tell.
+        each: what its metrics have said last, of each of several ranks.
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str, key: Mapping[str, str]) -> None:
         self._session, self._url, self._key = session, url, key
         self._has_health, self._has_metrics = False, True
+        self.ranks: int | None = None
+        self.tells_ranks = False
+        self.each: tuple[Signals, ...] = ()
 
     async def models(self) -> Models:
         """What it serves.
@@ -117,6 +150,7 @@ class _PlainProbe:
 
     async def signals(self) -> Signals:
         """What its metrics say; whatever is wrong with them is nothing against it."""
+        self.each = ()
         if not self._has_metrics:
             return NOTHING
         try:
@@ -125,9 +159,20 @@ class _PlainProbe:
                 good = response.status == 200 and text is not None
         except (aiohttp.ClientError, TimeoutError, OSError):
             return NOTHING
-        told = read_signals(text) if good and text is not None else NOTHING
+        told, self.each = read_ranks(text) if good and text is not None else (NOTHING, ())
         self._has_metrics = told.running is not None
+        if self.ranks is not None and not self.tells_ranks and self._has_metrics:
+            self.ranks = max(1, len(self.each))
         return told
+
+    async def count_ranks(self, told: int) -> None:
+        """Its pages tell of so many ranks; 0: they do not, and its metrics may."""
+        self.tells_ranks |= told > 0
+        if told:
+            self.ranks = told
+        elif self.ranks is None:
+            self.ranks = 1
+            await self.signals()
 
     def _get(self, path: str) -> aiohttp.client._BaseRequestContextManager[aiohttp.ClientResponse]:
         timeout = aiohttp.ClientTimeout(total=STATE_TIMEOUT_S)

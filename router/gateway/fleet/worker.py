@@ -1,4 +1,7 @@
-"""One worker as the gateway knows it: what it reports, and what it still has to do."""
+"""One worker as the gateway knows it: what it reports, and what it still has to do.
+
+It is a server, or one data-parallel rank of a server: see `address`.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from router.gateway.fleet.adapters import Adapters
-from router.gateway.fleet.health import Health, Standing
+from router.gateway.fleet.address import RANK, Address
+from router.gateway.fleet.health import Standing
 from router.gateway.fleet.kv.caches import WorkerCache
 from router.gateway.fleet.kv.loads import Loads
 from router.gateway.fleet.kv.stream import Knowledge
 from router.gateway.fleet.others import Siblings, sums_of
 from router.gateway.fleet.reports import PlainLook
-from router.gateway.fleet.stalls import StallGuard
 from router.kv_wire import Load
 from router.wire import MOST_CONTEXT, AgentState
 from solver.cost.estimators import SpeedEstimator
@@ -34,10 +37,14 @@ class Worker:
     """One worker as the gateway knows it.
 
     Attributes:
+        address: where it is, with whoever else is there.
+        rank: which of its server's ranks it is; None: that has but one, or takes no names of ranks.
+        rank_line: the header by which a request is sent to that rank; empty if there is none.
+        place: the same in all processes of a gateway: the URL, and the rank.
         reported_name: what it calls itself; `name` tells it from others that do the same.
         state: what its agent last said; None for a plain OpenAI-compatible server.
         models: the entries of ``/v1/models`` that it serves, by id.
-        health: how it is, as looks and answers tell.
+        health: how its server is, as looks and answers tell.
         load: what this process has sent it and it has not finished, and what others have.
         siblings: whoever tells what other processes of this gateway have there, if there are any.
         far, far_wanting, far_backlog: what other gateways have there, by its agent, how many want
@@ -48,7 +55,7 @@ class Worker:
         plain_slots: sequences that it runs at once without an agent.
         served: its models and the longest request of each, where known.
         adapters: what it has loaded beside its models.
-        stall_guard: times out the requests that it has, should it fall silent.
+        stall_guard: times out the requests that its server has, should that fall silent.
         leaving: it is to go as soon as it has nothing left to do.
         cache: what its engine tells of its prefix cache, if it tells of that.
         loads: what its engine pushes of its load.
@@ -61,10 +68,15 @@ class Worker:
         cost: CostModel,
         *,
         prefix_cache: bool = False,
+        address: Address[Worker] | None = None,
     ) -> None:
-        self.url = url
+        self.address: Address[Worker] = address or Address(url)
+        self.address.workers.append(self)
+        self.url = self.place = url
+        self.rank: int | None = None
+        self.rank_line = ""
         self.name = self.reported_name = urlsplit(url).netloc
-        self.health = Health()
+        self.health, self.stall_guard = self.address.health, self.address.stall_guard
         self.state: AgentState | None = None
         self.models: dict[str, dict[str, Any]] = {}
         self.load = WorkerLoad()
@@ -74,7 +86,6 @@ class Worker:
         self.speed = SpeedEstimator()
         self.served: tuple[tuple[str, int | None], ...] = ()
         self.adapters = Adapters()
-        self.stall_guard = StallGuard()
         self.leaving = False
         self.cache: WorkerCache | None = None
         self.loads = Loads()
@@ -82,6 +93,18 @@ class Worker:
         self._cost, self._prefix_cache, self._kv_tokens = cost, prefix_cache, PLAIN_KV_TOKENS
         self._scaled = (1.0, 1.0), cost
         self._view: tuple[tuple[object, ...], WorkerView] | None = None
+
+    def use_rank(self, rank: int | None) -> None:
+        """It is this rank of its server, or all of that."""
+        if rank == self.rank:
+            return
+        if self.siblings is not None:
+            self.siblings.tell(self.place, NOTHING)
+        suffix = "" if rank is None else f"#{rank}"
+        self.rank, self.place = rank, self.url + suffix
+        self.rank_line = "" if rank is None else f"{RANK.decode()}: {rank}\r\n"
+        self.reported_name = urlsplit(self.url).netloc + suffix
+        self.tell_siblings()
 
     @property
     def up(self) -> bool:
@@ -199,12 +222,12 @@ class Worker:
     def see_others(self) -> None:
         """What others have there, as of now."""
         if self.siblings is not None:
-            self.load.tell_others(self.far + self.siblings.held(self.url))
+            self.load.tell_others(self.far + self.siblings.held(self.place))
 
     def tell_siblings(self) -> None:
         """What this process has there, as of now."""
         if self.siblings is not None:
-            self.siblings.tell(self.url, self.load.own)
+            self.siblings.tell(self.place, self.load.own)
 
     def filled(self) -> None:
         """It says that others have filled it: so it is until it tells its state again."""
@@ -342,7 +365,7 @@ class Worker:
         self.update_models(look.models)
         if self.loads.now(now) is not None:  # it tells sooner, and of itself
             return
-        told = look.signals
+        told = look.of(self.rank)
         if told is None:
             return
         self.adapters.see(told.adapters, told.most_adapters)

@@ -1,5 +1,8 @@
 """The fleet: which workers there are, how they are, and what they still have to do.
 
+Looks go to addresses, plans to workers: a server of several data-parallel ranks is one `Address`
+with a worker for each.
+
 A worker that leaves the fleet is drained: it gets nothing new, what queues there is taken back
 (`router.gateway.planning.recaller`), what runs there ends, and then it is forgotten.
 """
@@ -19,14 +22,15 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from router.gateway.fleet.address import Address
 from router.gateway.fleet.conditions import Conditions
 from router.gateway.fleet.discovery.source import Endpoint
 from router.gateway.fleet.health import Standing
-from router.gateway.fleet.kv.caches import Caches, WorkerCache
+from router.gateway.fleet.kv.caches import Caches
 from router.gateway.fleet.kv.stream import Knowledge
 from router.gateway.fleet.others import Siblings
 from router.gateway.fleet.prefixes import Prefixes
-from router.gateway.fleet.reports import complaint, reports
+from router.gateway.fleet.reports import PlainLook, complaint, reports
 from router.gateway.fleet.worker import Worker
 from router.http.connections import Connections
 from router.http.errors import ModelNotFoundError
@@ -55,7 +59,8 @@ class Workers:
     ) -> None:
         self._settings, self._cost = settings, hardware(settings.plain_cost).cost
         self._all: list[Worker] = []
-        self._tasks: dict[Worker, asyncio.Task[None]] = {}
+        self._addresses: dict[str, Address[Worker]] = {}
+        self._tasks: dict[Address[Worker], asyncio.Task[None]] = {}
         self._speeds: dict[tuple[str, ...], FleetSpeeds] = {}
         self._group: asyncio.TaskGroup | None = None
         self._contexts: dict[str, tuple[int | None, bool]] = {}  # of models that are served
@@ -147,8 +152,8 @@ class Workers:
         async with asyncio.TaskGroup() as group:
             self._group = group
             group.create_task(self._watch())
-            for worker in self._all:
-                self._start(worker)
+            for address in self._addresses.values():
+                self._start(address)
             try:
                 await asyncio.Event().wait()  # more may come
             finally:
@@ -161,79 +166,127 @@ class Workers:
             await asyncio.sleep(WATCH_S)
             now = time.monotonic()
             if now - last_s < MOST_WATCH_S:  # else it was we who stood still
-                for worker in self._all:
-                    self.conditions.watch(worker, now)
+                for address in list(self._addresses.values()):
+                    self.conditions.watch(address.first, now)
             last_s = now
 
     def _changed(self, worker: Worker, before: Standing) -> None:
         """Its health has changed."""
         standing = worker.health.standing
         if standing is Standing.DOWN and before is not Standing.DOWN:
-            self._forget_cache(worker)
+            self._forget_caches(worker.address)
+            worker.address.refuses = False
         self.on_change()
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         """The fleet is to be these: who is new is followed, who is not among them drains."""
         wanted = {one.url: one.tls_name for one in endpoints if not one.draining}
-        for worker in list(self._all):
-            if worker.leaving != (worker.url not in wanted):
-                worker.leaving = not worker.leaving
-                what = "worker leaves" if worker.leaving else "worker stays after all"
-                log.info(what, extra={"worker": worker.name, "in_flight": len(worker.load)})
-            self.forget_if_drained(worker)
-        known = {worker.url for worker in self._all}
+        for address in list(self._addresses.values()):
+            if address.leaving != (address.url not in wanted):
+                address.leaving = not address.leaving
+                what = "worker leaves" if address.leaving else "worker stays after all"
+                for worker in address.workers:
+                    log.info(what, extra={"worker": worker.name, "in_flight": len(worker.load)})
+            self._settle(address)
         for url, tls_name in wanted.items():
-            if url not in known:
+            if url not in self._addresses:
                 self._connections.expect(url, tls_name)
                 self._add(url)
         self.on_change()
 
     def _add(self, url: str) -> None:
-        settings = self._settings
-        worker = Worker(
-            url, settings.slots_of(url), self._cost, prefix_cache=settings.plain_prefix_cache
-        )
-        worker.siblings = self._siblings
-        self._all.append(worker)
+        address: Address[Worker] = Address(url)
+        self._addresses[url] = address
+        self._all.append(self._new(address))
         self._contexts.clear()
         if self._group is not None:
-            self._start(worker)
+            self._start(address)
 
-    def _start(self, worker: Worker) -> None:
+    def _new(self, address: Address[Worker]) -> Worker:
+        settings, url = self._settings, address.url
+        worker = Worker(
+            url,
+            settings.slots_of(url),
+            self._cost,
+            prefix_cache=settings.plain_prefix_cache,
+            address=address,
+        )
+        worker.siblings = self._siblings
+        return worker
+
+    def _start(self, address: Address[Worker]) -> None:
         assert self._group is not None
-        self._tasks[worker] = self._group.create_task(self._follow(worker))
+        self._tasks[address] = self._group.create_task(self._follow(address))
+
+    def _plan_ranks(self, address: Address[Worker], count: int) -> None:
+        """It has so many ranks, each a worker; those that it has no more finish what they have."""
+        if address.leaving:
+            return
+        count = 1 if address.refuses else count
+        changed, address.count = address.count != count, count
+        missing = address.missing()
+        if not (changed or missing):
+            return
+        at = self._all.index(address.first)
+        others = [worker for worker in self._all if worker.address is not address]
+        for rank in missing:
+            self._new(address).use_rank(rank)
+        address.workers.sort(key=lambda worker: worker.rank or 0)
+        self._all = [*others[:at], *address.workers, *others[at:]]
+        log.info("ranks", extra={"worker": address.url, "ranks": count})
+        self._forget_caches(address)
+        self._settle(address)
+        self._rename()
+        self._contexts.clear()
+        if not address.first.down:
+            self._listen_to_caches(address)
+
+    def _settle(self, address: Address[Worker]) -> None:
+        """Whoever stays or leaves there."""
+        address.settle()
+        for worker in list(address.workers):
+            self.forget_if_drained(worker)
 
     def forget_if_drained(self, worker: Worker) -> None:
         """If it is leaving and has nothing left, forget it."""
         if not worker.leaving or len(worker.load) or worker not in self._all:
             return
+        address = worker.address
         self._all.remove(worker)
+        address.workers.remove(worker)
         self._contexts.clear()
-        self.conditions.forget(worker)
-        if worker in self._tasks:
-            self._tasks.pop(worker).cancel()
-        self._forget_cache(worker)
+        self.prefixes.forget(worker)
+        if not address.workers:
+            self._forget(address, worker)
         self._rename()
         log.info("worker has left", extra={"worker": worker.name})
+
+    def _forget(self, address: Address[Worker], last: Worker) -> None:
+        """With the `last` of its workers."""
+        del self._addresses[address.url]
+        self.conditions.forget(last)
+        self._caches.forget(address)
+        if address in self._tasks:
+            self._tasks.pop(address).cancel()
 
     def mark_down(self, worker: Worker, why: str) -> None:
         """It cannot be served from; `_follow` will find out when it can."""
         self.conditions.lost(worker, why)
 
-    async def _follow(self, worker: Worker) -> None:
+    async def _follow(self, address: Address[Worker]) -> None:
         """Look at it again and again."""
         failures = 0
         while True:
             asked_s = time.monotonic()
             try:
-                await self._listen(worker)
+                await self._listen(address)
                 failures = 0
-                self.conditions.lost(worker, "its agent ended the state stream")
+                self.conditions.lost(address.first, "its agent ended the state stream")
             except TimeoutError as error:
-                self._silent(worker, asked_s, complaint(error))
+                self._silent(address.first, asked_s, complaint(error))
             except Exception as error:  # whatever one worker says, the others are followed on
-                failures += worker.down
-                self._broken(worker, error)
+                failures += address.first.down
+                self._broken(address.first, error)
             wait_s = RECONNECT_S[min(failures, len(RECONNECT_S) - 1)]
             await asyncio.sleep(wait_s)
 
@@ -256,20 +309,30 @@ class Workers:
         else:
             self.conditions.lost(worker, complaint(error))
 
-    async def _listen(self, worker: Worker) -> None:
+    async def _listen(self, address: Address[Worker]) -> None:
         connect_s = self._settings.connect_timeout_s
-        asks = partial(reports, self._connections, worker.url, connect_s)
-        async with aclosing(asks(lambda: worker.wants_metrics)) as report_stream:
+        asks = partial(reports, self._connections, address.url, connect_s)
+        async with aclosing(asks(lambda: address.wants_metrics)) as report_stream:
             async for report in report_stream:
-                models = worker.models
-                if isinstance(report, AgentState):
-                    worker.update_state(report)
-                else:
-                    worker.update_plain(report, time.monotonic())
-                    self._compare(worker)
-                if worker.models is not models:
-                    self._contexts.clear()
-                self._mark_up(worker)
+                self.take_report(address, report)
+
+    def take_report(self, address: Address[Worker], report: AgentState | PlainLook) -> None:
+        """What a look at the server has seen."""
+        ranks = 1 if isinstance(report, AgentState) else report.ranks
+        if ranks is not None:
+            self._plan_ranks(address, ranks)
+        models, name = address.first.models, address.first.reported_name
+        for worker in address.workers:
+            if isinstance(report, AgentState):
+                worker.update_state(report)
+            else:
+                worker.update_plain(report, time.monotonic())
+                self._compare(worker)
+        if address.first.models is not models:
+            self._contexts.clear()
+        if address.first.reported_name != name:
+            self._rename()
+        self._mark_up(address.first)
 
     def _compare(self, worker: Worker) -> None:
         """Those that serve the same models are taken to be alike, until they show otherwise."""
@@ -282,24 +345,21 @@ class Workers:
     def _cache_changed(self) -> None:
         self.on_change()
 
-    def _forget_cache(self, worker: Worker) -> None:
+    def _forget_caches(self, address: Address[Worker]) -> None:
         """When it comes back, its memory is empty, and it may publish elsewhere."""
-        self.prefixes.forget(worker)
-        self._caches.forget(worker)
-        worker.cache = None
+        self._caches.forget(address)
+        for worker in address.workers:
+            self.prefixes.forget(worker)
+            worker.cache = None
 
-    def _listen_to_cache(self, worker: Worker) -> None:
-        def found(cache: WorkerCache) -> None:
-            worker.cache = cache
-
-        if self._settings.cache_events and worker.has_prefix_cache:
-            agent = worker.state is not None
-            self._caches.follow(worker, worker.url, found, worker.push_load, agent=agent)
+    def _listen_to_caches(self, address: Address[Worker]) -> None:
+        if self._settings.cache_events and address.first.has_prefix_cache:
+            self._caches.follow(address, agent=address.first.state is not None)
 
     def _mark_up(self, worker: Worker) -> None:
         if worker.down:
             self._rename()
-            self._listen_to_cache(worker)
+            self._listen_to_caches(worker.address)
         self.conditions.answered(worker)
         self.on_change()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
+from router.gateway.fleet.address import RANK
 from router.gateway.fleet.reports import complaint
 from router.gateway.fleet.worker import Worker
 from router.http.client import ConnectTimeout, NotConnected
@@ -44,6 +45,8 @@ _NOT_SENT = frozenset((*_SET_ANEW, b"accept-encoding", b"content-type", SECRET))
 _LEFT_OUT = _NOT_SENT | HOP_BY_HOP
 MOST_LINES = 4096  # of workers that come and go
 _AUTHORIZATION = f"{AUTHORIZATION.decode()}: "
+_RANK = frozenset((RANK,))  # a client's own is of no server that has been chosen for it
+_AT_FAULT = (400, 422)  # with what a server says that a rank is none
 _NOT_RELAYED = frozenset((*_SET_ANEW, SECRET))
 
 
@@ -78,7 +81,32 @@ class Forwarder:
         """
         hops = hop_by_hop(headers)
         left_out = _LEFT_OUT if hops is HOP_BY_HOP else _NOT_SENT | hops
+        if worker.rank is not None and not worker.address.refuses:
+            return self._send_to_rank(url, headers, left_out, extra, body, worker)
         return self._send("POST", url, headers, left_out, extra, body, worker)
+
+    async def _send_to_rank(
+        self,
+        url: str,
+        headers: Headers,
+        left_out: frozenset[bytes],
+        extra: str,
+        body: bytes,
+        worker: Worker,
+    ) -> Reply:
+        """As `send`; if the server finds fault with it, once more without a rank.
+
+        If it is well then, it was the rank that was at fault, and not the client.
+        """
+        lines, left_out = extra + worker.rank_line, left_out | _RANK
+        reply = await self._send("POST", url, headers, left_out, lines, body, worker)
+        if reply.status not in _AT_FAULT:
+            return reply
+        reply.close()
+        reply = await self._send("POST", url, headers, left_out, extra, body, worker)
+        if reply.status < 300:
+            worker.address.refuse_ranks()
+        return reply
 
     async def relay(
         self, method: str, url: str, headers: Headers, name: str, body: bytes, worker: Worker

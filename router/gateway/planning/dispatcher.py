@@ -206,6 +206,12 @@ class Dispatcher:
             if one is not worker and not (one.down or one.draining) and ticket.is_eligible_for(one)
         ]
 
+    def exclude(self, ticket: Ticket, worker: Worker) -> None:
+        """It has failed there: its next worker is at another address, if one may serve it."""
+        others = self.others(ticket, worker)
+        away = any(one.address is not worker.address for one in others)
+        ticket.excluded.update(worker.address.workers if away else (worker,))
+
     def backlog_s(self) -> float:
         """What workers that are up have to do for this process, and what is unsent, for each."""
         now, workers = time.monotonic(), self._workers.preferred()

@@ -109,7 +109,7 @@ class Sharing:
         content = 0 if wanting else worker.far.sequences
         if self._siblings is not None:
             wanting += siblings_wanting
-            content += self._siblings.content(worker.url)
+            content += self._siblings.content(worker.place)
         if now - worker.shared_s >= (ELSEWHERE_S if worker.far_wanting else 0.0):
             worker.shared_s = now
             capacity = worker.slots + lead(worker.slots, 1)

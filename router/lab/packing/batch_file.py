@@ -18,7 +18,7 @@ from router.http.apis import APIS
 from router.http.errors import RequestError
 from router.settings.base import BadSettings
 from solver.cost.estimators import BYTES_PER_TOKEN
-from solver.routing.pieces import Kind
+from solver.routing.kinds import Kind
 from solver.routing.prefixes import BLOCK_TOKENS, id_blocks, text_blocks
 
 _BY_PATH = {api.path: api for api in APIS}

@@ -42,25 +42,25 @@ def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looks, "PROBE_INTERVAL_S", 0.0)
 
 
+async def looks_at(url: str, times: int, *, wants: bool) -> list[PlainLook]:
+    connections, found = Connections(), list[PlainLook]()
+    connections.open()
+    try:
+        async with aclosing(reports(connections, url, 1.0, lambda: wants)) as told:
+            async for one in told:
+                assert isinstance(one, PlainLook)
+                found.append(one)
+                if len(found) == times:
+                    return found
+    finally:
+        await connections.close()
+    raise AssertionError("it ended")
+
+
 def look(answer: Answer, times: int, *, wants: bool = True) -> list[PlainLook]:
     """So many looks at a server that answers this at ``/metrics``."""
-
-    async def run(url: str) -> list[PlainLook]:
-        connections, found = Connections(), list[PlainLook]()
-        connections.open()
-        try:
-            async with aclosing(reports(connections, url, 1.0, lambda: wants)) as told:
-                async for one in told:
-                    assert isinstance(one, PlainLook)
-                    found.append(one)
-                    if len(found) == times:
-                        return found
-        finally:
-            await connections.close()
-        raise AssertionError("it ended")
-
     with FaultyServer(others=only_metrics(answer)) as server:
-        return asyncio.run(run(server.url))
+        return asyncio.run(looks_at(server.url, times, wants=wants))
 
 
 def test_metrics_are_read_where_they_would_tell_something() -> None:
@@ -71,6 +71,29 @@ def test_metrics_are_read_where_they_would_tell_something() -> None:
 @pytest.mark.parametrize("answer", [endless, reset, status(404), status(500)])
 def test_whatever_is_wrong_with_metrics_the_server_serves(answer: Answer) -> None:
     assert all(one.models and one.signals == Signals() for one in look(answer, 3))
+
+
+def test_ranks_are_what_pages_tell_and_else_what_metrics_do() -> None:
+    two = b"".join(
+        b'vllm:num_requests_%b{engine="%d"} 1\n' % (name, k)
+        for name in (b"running", b"waiting")
+        for k in (0, 1)
+    )
+
+    async def metrics(call: Call) -> None:
+        await call.answer(200, two, content_type="text/plain")
+
+    async def info(call: Call) -> None:
+        told = {"/server_info": b'{"dp_size": 3}', "/metrics": two}.get(call.path)
+        await call.answer(404 if told is None else 200, told or b"")
+
+    async def ranks(answer: Answer) -> list[int | None]:
+        with FaultyServer(others=answer) as server:
+            return [one.ranks for one in await looks_at(server.url, 3, wants=False)]
+
+    assert asyncio.run(ranks(only_metrics(metrics))) == [None, 2, 2]
+    assert asyncio.run(ranks(info)) == [None, 3, 3]
+    assert asyncio.run(ranks(status(404))) == [None, 1, 1]
 
 
 def test_a_server_without_such_metrics_is_asked_once() -> None:

@@ -9,7 +9,7 @@ from router.gateway.batches.lines import Waiting
 from router.gateway.batches.planned import MOST_KINDS, MOST_PREFIXES, Planned, Seen
 from router.gateway.planning.eligible import Eligible
 from solver.cost.profiles import PROFILES
-from solver.routing.pieces import Length
+from solver.routing.kinds import Length
 from solver.routing.problem import WorkerView
 from tests.router.gateway.fleet import half, ticket
 
@@ -31,7 +31,7 @@ class Fleet:
             WorkerView(COST.scaled(speed), self.slots, busy, 0.0, 0.0, None, room=self.slots)
             for speed, busy in zip((1.0, 2.0), self.busy, strict=False)
         ]
-        return Seen(self.names, views[: len(self.names)], self.models)
+        return Seen(self.names, views[: len(self.names)], self.models[: len(self.names)])
 
 
 def order(fleet: Fleet) -> Planned[str]:

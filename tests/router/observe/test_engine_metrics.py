@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.observe.engine_metrics import Signals, read_signals
+from router.observe.engine_metrics import Signals, read_ranks, read_signals
 from tests.helpers import calls
 
 VLLM = """
@@ -52,6 +52,38 @@ HISTOGRAM = "".join(
 def test_engines_metrics_are_read(page: str, signals: Signals) -> None:
     assert read_signals(page.encode()) == signals
     assert read_signals((HISTOGRAM + page + "\n" + HISTOGRAM).encode()) == signals
+
+
+RANKS = """
+vllm:num_requests_running{engine="10",model_name="m"} 7
+vllm:num_requests_running{engine="9",model_name="m"} 12
+vllm:num_requests_waiting{engine="9",model_name="m"} 3
+vllm:num_requests_waiting{engine="10",model_name="m"} 0
+vllm:cache_config_info{block_size="16",engine="9",num_gpu_blocks="512"} 1.0
+vllm:cache_config_info{block_size="16",engine="10",num_gpu_blocks="256"} 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("page", "each"),
+    [
+        (RANKS, (Signals(12, 3, 8192), Signals(7, 0, 4096))),
+        (
+            RANKS.replace("vllm:num_requests_running", "sglang:num_running_reqs")
+            .replace("vllm:num_requests_waiting", "sglang:num_queue_reqs")
+            .replace("engine=", 'tp_rank="0",dp_rank='),
+            (Signals(12, 3, 8192), Signals(7, 0, 4096)),
+        ),
+        (RANKS.replace('"10"', '"9"'), ()),
+        (RANKS.replace('"10"', '"ten"'), ()),
+        (RANKS.replace('"10"', '"' + "9" * 5000 + '"'), ()),
+        (SGLANG, ()),
+        (TENSORRT, ()),
+        ("", ()),
+    ],
+)
+def test_ranks_are_told_apart(page: str, each: tuple[Signals, ...]) -> None:
+    assert read_ranks(page.encode()) == (read_signals(page.encode()), each)
 
 
 def test_a_large_page_costs_no_more_than_a_small_one() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Protocol
 
 import zmq.asyncio
 
 from router.gateway.fleet.kv.sources import Source, find_sources
 from router.gateway.fleet.kv.stream import Knowledge, Stream
-from router.gateway.fleet.kv.subscriber import REPLAYS, Pushed, Subscriber, hear_loads
+from router.gateway.fleet.kv.subscriber import REPLAYS, Subscriber, hear_loads
 from router.http.connections import Connections
+from router.kv_wire import Load
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ _WORST = (Knowledge.ESTIMATED, Knowledge.DEGRADED, Knowledge.EXACT)
 
 
 class WorkerCache:
-    """What a worker tells of its caches, one a rank.
+    """What a worker tells of its cache; of the caches of all ranks, where it is planned as one.
 
     Attributes:
         reports: it tells of blocks that a request has found, if that asks for it.
@@ -43,7 +45,7 @@ class WorkerCache:
         return self.knowledge is not Knowledge.ESTIMATED
 
     def held_tokens(self, marks: Sequence[int], tail: int | None = None) -> float:
-        """Tokens of a prompt that need no prefill; nobody knows which rank it will go to."""
+        """Tokens of a prompt that need no prefill; of several ranks nobody knows which it gets."""
         found = [one.cache.held_tokens(marks, tail) for one in self.streams]
         return sum(found) / len(found)
 
@@ -65,36 +67,41 @@ class WorkerCache:
         return [(what, max(0, count - before.get(what, 0))) for what, count in now.items()]
 
 
+class Publishing(Hashable, Protocol):
+    """A server, as far as it publishes."""
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        ...
+
+    def hear_caches(self, streams: Mapping[int, Stream], *, reports: bool) -> None:
+        """Its ranks publish these."""
+        ...
+
+    def push_load(self, rank: int, load: Load, now: float) -> None:
+        """One of its ranks pushes its load."""
+        ...
+
+
 class Caches:
-    """Follows the publishers of workers, while the gateway runs."""
+    """Follows the publishers of servers, while the gateway runs."""
 
     def __init__(self, connections: Connections, changed: Callable[[], None]) -> None:
         self._connections, self._changed = connections, changed
         self._context: zmq.asyncio.Context | None = None
         self._replays = asyncio.Semaphore(REPLAYS)
-        self._tasks: dict[Hashable, asyncio.Task[None]] = {}
+        self._tasks: dict[Publishing, asyncio.Task[None]] = {}
 
-    def follow(
-        self,
-        worker: Hashable,
-        url: str,
-        found: Callable[[WorkerCache], None],
-        pushed: Pushed,
-        *,
-        agent: bool,
-    ) -> None:
-        """The worker at `url` has come up.
-
-        `found` gets what it tells, if it tells anything, `pushed` its load, where it pushes that.
-        """
-        task = self._tasks.get(worker)
+    def follow(self, address: Publishing, *, agent: bool) -> None:
+        """The server at this address has come up; it gets what it publishes, if it does."""
+        task = self._tasks.get(address)
         if task is None or task.done():
-            follows = self._follow(url, found, pushed, agent=agent)
-            self._tasks[worker] = asyncio.create_task(follows)
+            self._tasks[address] = asyncio.create_task(self._follow(address, agent=agent))
 
-    def forget(self, worker: Hashable) -> None:
+    def forget(self, address: Publishing) -> None:
         """It has left, or what it publishes may have changed."""
-        if (task := self._tasks.pop(worker, None)) is not None:
+        if (task := self._tasks.pop(address, None)) is not None:
             task.cancel()
 
     async def close(self) -> None:
@@ -106,19 +113,23 @@ class Caches:
         if self._context is not None:
             self._context.destroy(linger=0)
 
-    async def _follow(
-        self, url: str, found: Callable[[WorkerCache], None], pushed: Pushed, *, agent: bool
-    ) -> None:
+    async def _follow(self, address: Publishing, *, agent: bool) -> None:
+        url = address.url
         sources = await find_sources(self._connections, url, agent=agent)
         if not sources:
             return
         log.info("its engine tells of its cache", extra={"worker": url, "ranks": len(sources)})
         streams = [Stream(MOST_BLOCKS, replays=one.replay is not None) for one in sources]
-        found(WorkerCache(streams, reports=all(one.reports for one in sources)))
+        by_rank = {one.rank: stream for one, stream in zip(sources, streams, strict=True)}
+        address.hear_caches(by_rank, reports=all(one.reports for one in sources))
         if self._context is None:
             self._context = zmq.asyncio.Context()
         keep = [self._keep(one, stream) for one, stream in zip(sources, streams, strict=True)]
-        hear = [hear_loads(self._context, one, pushed) for one in sources if one.load is not None]
+        hear = [
+            hear_loads(self._context, one, address.push_load)
+            for one in sources
+            if one.load is not None
+        ]
         await asyncio.gather(*keep, *hear)
 
     async def _keep(self, source: Source, stream: Stream) -> None:

@@ -27,7 +27,7 @@ LONGEST_TOPIC = 512
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A publisher: of which rank, where it publishes, and where it replays, if it does.
+    """A publisher: of which of the address's ranks, where it publishes, and where it replays.
 
     `reports`: it tells of blocks that a request finds, if that asks for it.
     """
@@ -63,18 +63,50 @@ async def _page(connections: Connections, url: str, headers: dict[str, str]) -> 
         return None
 
 
+async def count_ranks(connections: Connections, url: str) -> int:
+    """Data-parallel ranks of the server at `url`, as its pages tell; 0 if they do not."""
+    for path, count in ((SOURCES_PATH, count_vllm), (SERVER_INFO_PATH, count_sglang)):
+        page = await _page(connections, url + path, connections.to_worker(url))
+        if isinstance(page, dict) and (found := count(page)):
+            return min(found, MOST_RANKS)
+    return 0
+
+
+def count_vllm(page: dict[str, Any]) -> int:
+    """Ranks on vLLM's page."""
+    return len(_ranks(page))
+
+
+def count_sglang(page: dict[str, Any]) -> int:
+    """Ranks on SGLang's page."""
+    told = page.get("kv_events")
+    counts = page.get("dp_size"), told.get("dp_size") if isinstance(told, dict) else None
+    return max((count for count in counts if type(count) is int), default=0)
+
+
+def _ranks(page: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """The settings of each rank, from the first that is at this address."""
+    told = (
+        (int(rank), config)
+        for rank, config in page.items()
+        if _RANK.fullmatch(rank) and isinstance(config, dict)
+    )
+    return sorted(told, key=lambda one: one[0])[:MOST_RANKS]
+
+
 def read_vllm(page: Any, host: str) -> list[Source]:  # noqa: ANN401
-    """The page of vLLM: its publisher's settings, by rank."""
+    """The page of vLLM: its publisher's settings, by rank.
+
+    Of several servers that are one engine each tells of its own ranks, by their numbers in all.
+    """
     found = list[Source]()
-    for rank, config in page.items() if isinstance(page, dict) else ():
-        if not isinstance(config, dict) or not config.get("enable_kv_cache_events"):
-            continue
+    for rank, (_, config) in enumerate(_ranks(page) if isinstance(page, dict) else ()):
         endpoint = _at(host, _port(config.get("endpoint")))
-        if endpoint is None or not _RANK.fullmatch(rank) or int(rank) >= MOST_RANKS:
+        if endpoint is None or not config.get("enable_kv_cache_events"):
             continue
         replay = _at(host, _port(config.get("replay_endpoint")))
-        found.append(Source(int(rank), endpoint, replay, _topic(config), reports=True))
-    return sorted(found, key=lambda source: source.rank)[:MOST_RANKS]
+        found.append(Source(rank, endpoint, replay, _topic(config), reports=True))
+    return found
 
 
 def read_sglang(page: Any, host: str) -> list[Source]:  # noqa: ANN401

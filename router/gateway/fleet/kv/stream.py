@@ -10,7 +10,8 @@ Rules:
   whole, or the engine has restarted;
 - a publisher that cannot be reached is believed for a moment, and then forgotten.
 
-Must not know: sockets, clocks. Who calls takes all that is yielded, and may pause at each.
+Must not know: sockets, clocks. Who calls takes all that is yielded, and pauses at each: so much has
+been done since the one before, in this message or in several.
 """
 
 from __future__ import annotations
@@ -18,11 +19,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import StrEnum
 
-from router.kv_wire import Cleared, Event, Removed, Stored, WireError, read_batch, read_session
+from router.kv_wire import (
+    Cleared,
+    Hash,
+    Removed,
+    Stored,
+    WireError,
+    numbers,
+    read_batch,
+    read_session,
+)
 from solver.routing.cached_blocks import CachedBlocks
 
-# Blocks that are gone through at once: about half a millisecond.
-SLICE = 512
+# Blocks that are gone through at once, about half a millisecond; and of how many an event, and a
+# message, take the time beside their blocks.
+SLICE, EVENT, MESSAGE = 512, 8, 64
 # Bytes of messages that wait for what is missing before them; what comes then is missed, too.
 MOST_HELD_BYTES = 16 << 20
 
@@ -53,6 +64,7 @@ class Stream:
         self._odd = False  # the last one ended before messages that had come
         self._held: list[tuple[int, bytes]] = []
         self._held_bytes = self._group = 0
+        self._done = 0  # since the last pause, in blocks
         self.wanted: int | None = None
         self.blocks = self.gaps = self.restarts = self.garbage = 0
         self._reset()
@@ -111,6 +123,8 @@ class Stream:
 
     def live(self, number: int, payload: bytes) -> Iterator[None]:
         """A message has come."""
+        if self._pauses(MESSAGE):
+            yield
         if self.wanted is not None:
             self._hold(number, payload)
             return
@@ -148,6 +162,8 @@ class Stream:
 
     def replayed(self, number: int, payload: bytes) -> Iterator[None]:
         """A message of the replay that was wanted."""
+        if self._pauses(MESSAGE):
+            yield
         if self._stale:
             return
         first, self._first = self._first, False
@@ -198,29 +214,42 @@ class Stream:
     def _apply(self, number: int, payload: bytes) -> Iterator[None]:
         self._last, self._print = number, hash(payload)
         try:
-            batch = read_batch(payload)
+            for event in read_batch(payload):
+                if self._pauses(EVENT):
+                    yield
+                if isinstance(event, Cleared):
+                    self.cache.clear()
+                elif event is not None and self._counts(event):
+                    yield from self._take(event)
         except WireError:
             self.garbage += 1
             self._whole = False
-            return
-        for event in batch.events:
-            yield from self._take(event)
 
-    def _take(self, event: Event) -> Iterator[None]:
-        if isinstance(event, Cleared):
-            self.cache.clear()
-            return
+    def _pauses(self, more: int) -> bool:
+        """So much more is done; whether it is time for a pause before it."""
+        pauses = self._done + more > SLICE
+        self._done = more if pauses else self._done + more
+        return pauses
+
+    def _counts(self, event: Stored | Removed) -> bool:
+        """Whether what can be reused depends on it."""
         if isinstance(event, Stored) and event.whole:
             self._group = event.group
-        if event.group != self._group or (isinstance(event, Stored) and event.whole is False):
-            return
-        self.blocks += len(event.blocks)
-        for start in range(0, len(event.blocks), SLICE):
-            part = event.blocks[start : start + SLICE]
+        return event.group == self._group and not (
+            isinstance(event, Stored) and event.whole is False
+        )
+
+    def _take(self, event: Stored | Removed) -> Iterator[None]:
+        hashes = event.blocks
+        for start in range(0, len(hashes), SLICE):
+            part = numbers(hashes[start : start + SLICE])
+            if self._pauses(len(part)):
+                yield
+            self.blocks += len(part)
             if isinstance(event, Removed):
                 self.cache.remove(part, event.tier)
-            else:
-                prompt = None if event.session is None else read_session(event.session)
-                parent = event.blocks[start - 1] if start else event.parent
-                self.cache.store(part, parent, event.block_tokens, prompt, event.tier)
-            yield
+                continue
+            prompt = None if event.session is None else read_session(event.session)
+            before: Hash | None = hashes[start - 1] if start else event.parent
+            parent = None if before is None else numbers((before,))[0]
+            self.cache.store(part, parent, event.block_tokens, prompt, event.tier)

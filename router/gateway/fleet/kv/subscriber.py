@@ -70,6 +70,7 @@ async def hear_loads(context: zmq.asyncio.Context, source: Source, pushed: Pushe
                 pushed(source.rank, read_load(payload), time.monotonic())
             except WireError as error:
                 log.debug("not a load", extra={"why": str(error), "publisher": source.load})
+            await asyncio.sleep(0)
     finally:
         socket.close()
 
@@ -133,6 +134,7 @@ class Subscriber:
             log.warning("not an engine's event", extra={"why": str(error), **self._about})
             self.stream.broken()
             self._tell()
+            await asyncio.sleep(0)  # where more is there already, no socket lets others have a turn
             return
         async with self._one:
             await self._go_through(self.stream.live(number, payload))

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from router.gateway.fleet.kv.sources import MOST_RANKS, Source, read_sglang, read_vllm
+from router.gateway.fleet.kv.sources import (
+    MOST_RANKS,
+    Source,
+    count_sglang,
+    count_vllm,
+    read_sglang,
+    read_vllm,
+)
 
 VLLM = {
     "enable_kv_cache_events": True,
@@ -32,6 +41,30 @@ def test_each_rank_of_vllm() -> None:
         Source(0, "tcp://10.0.0.5:5557", "tcp://10.0.0.5:5558", "kv@pod", reports=True),
         Source(1, "tcp://10.0.0.5:5559", None, "kv@pod", reports=True),
     ]
+
+
+def test_ranks_are_counted_from_the_first_at_each_address() -> None:
+    """Of four ranks on two servers, these are the second's; one publishes nothing."""
+    page = {"3": VLLM, "2": {**VLLM, "enable_kv_cache_events": False}}
+    assert [source.rank for source in read_vllm(page, "10.0.0.5")] == [1]
+    assert count_vllm(page) == 2
+
+
+@pytest.mark.parametrize(
+    ("page", "count"),
+    [
+        ({"dp_size": 4, "tp_size": 8}, 4),
+        ({"kv_events": SGLANG}, 2),
+        ({"dp_size": 1, "kv_events": None}, 1),
+        ({"dp_size": "4"}, 0),
+        ({"dp_size": True}, 0),
+        ({"kv_events": {"dp_size": 1.5}}, 0),
+        ({"vllm_config": "parallel_config: 4"}, 0),
+        ({}, 0),
+    ],
+)
+def test_how_many_ranks_sglang_has(page: dict[str, Any], count: int) -> None:
+    assert count_sglang(page) == count
 
 
 def test_each_rank_of_sglang() -> None:

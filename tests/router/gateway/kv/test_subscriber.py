@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
+import pytest
 import zmq
 import zmq.asyncio
 
 from router.gateway.fleet.kv.sources import Source
-from router.gateway.fleet.kv.stream import Knowledge, Stream
+from router.gateway.fleet.kv.stream import EVENT, MESSAGE, SLICE, Knowledge, Stream
 from router.gateway.fleet.kv.subscriber import Subscriber, hear_loads
 from router.kv_wire import END, MOST_BYTES, Load, write_batch
 from tests.router.gateway.kv.publisher import Publisher, known
@@ -185,3 +187,60 @@ def test_a_message_beyond_all_bounds_is_never_read() -> None:
         assert (known(stream), stream.garbage) == ({1}, 0)
 
     run(check)
+
+
+class Backlog:
+    """A socket with all of this in it, that never waits before it is empty."""
+
+    def __init__(self, messages: Iterable[list[bytes]]) -> None:
+        self.messages = deque(messages)
+
+    async def recv_multipart(self) -> list[bytes]:
+        if not self.messages:
+            await asyncio.Event().wait()
+        return self.messages.popleft()
+
+
+def dropped(count: int, *, each: int = 1) -> bytes:
+    """A message's events: so many, each of so many blocks that are gone."""
+    event = {"type": "BlockRemoved", "block_hashes": list(range(each)), "medium": "GPU"}
+    return write_batch(1.0, [event] * count)
+
+
+BACKLOGS: dict[str, list[bytes]] = {
+    "many messages": [dropped(1)] * 500,
+    "of nothing": [dropped(0)] * 500,
+    "many events": [dropped(5_000)],
+    "many blocks": [dropped(1, each=100_000)],
+    "some of each": [dropped(30, each=30)] * 20,
+    "garbage": [b"garbage"] * 300,
+}
+
+
+@pytest.mark.parametrize("of", [*BACKLOGS, "no messages"])
+def test_a_backlog_is_worked_off_in_short_turns(of: str) -> None:
+    """Counted in work, not in time."""
+    asyncio.run(work_off(of))
+
+
+async def work_off(of: str) -> None:
+    if of == "no messages":
+        socket = Backlog([[b"what?"]] * 300)
+    else:
+        socket = Backlog([b"", k.to_bytes(8), one] for k, one in enumerate(BACKLOGS[of]))
+    stream = Stream(10_000, replays=False)
+    stream.linked()
+    source = Source(0, "tcp://127.0.0.1:1")
+    one = Subscriber(None, asyncio.Semaphore(), source, stream, lambda: None)  # type: ignore[arg-type]
+    task = asyncio.create_task(one._listen(socket))  # type: ignore[arg-type]
+    left, blocks, taken = len(socket.messages), 0, list[int]()
+    for _ in range(2_000):
+        await asyncio.sleep(0)
+        assert left - len(socket.messages) <= SLICE // MESSAGE + 1
+        assert stream.blocks - blocks <= SLICE
+        taken.append(stream.blocks - blocks)
+        left, blocks = len(socket.messages), stream.blocks
+    assert not socket.messages
+    if of == "many events":
+        assert max(taken) <= SLICE // EVENT
+    task.cancel()
