@@ -73,14 +73,14 @@ def test_missing_weights_are_named_rather_than_made_up(model: Path, tmp_path: Pa
     def without(layer: str) -> Any:  # noqa: ANN401
         return lambda weights: {k: v for k, v in weights.items() if layer not in k}
 
-    cut = reweighed(model, tmp_path / "cut", without(".layers.2."))
-    with pytest.raises(BadSettings, match=r"missing: model\.layers\.2\..* and 6 more$"):
+    cut = reweighed(model, tmp_path / "cut", without(".layers.1."))
+    with pytest.raises(BadSettings, match=r"missing: model\.layers\.1\..* and 6 more$"):
         open_engine(settings_of(cut))
-    short = edited(model, tmp_path / "short", num_hidden_layers=5)
-    with pytest.raises(BadSettings, match=r"missing: model\.layers\.4\."):
+    short = edited(model, tmp_path / "short", num_hidden_layers=3)
+    with pytest.raises(BadSettings, match=r"missing: model\.layers\.2\."):
         open_engine(settings_of(short))
-    narrow = edited(model, tmp_path / "narrow", intermediate_size=700)
-    with pytest.raises(BadSettings, match=r"shape: .*mlp.*\[256, 688\], not \[256, 700\]"):
+    narrow = edited(model, tmp_path / "narrow", intermediate_size=350)
+    with pytest.raises(BadSettings, match=r"shape: .*mlp.*\[128, 344\], not \[128, 350\]"):
         open_engine(settings_of(narrow))
 
 
