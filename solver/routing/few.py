@@ -54,6 +54,9 @@ class FewPairs:
             for prompt, output, overrun, _, weight, waited_s, ttft_s, tpot_s in rows
         ]
         self._at_first = [self._felt_at_first(i) for i in range(self.n)]
+        self._soon_s = [
+            formulas.soon_s(ttft_s, waited_s, NUMBERS) for *_, waited_s, ttft_s, _ in rows
+        ]
         best = [self._at_best_s(i) for i in range(self.n)]
         scale_s = formulas.tail_scale_s(
             fsum([ahead_s for _, ahead_s in loads]),
@@ -113,6 +116,12 @@ class FewPairs:
         request, own_s = self._requests[i], self._pairs[i][j][0]
         felt = formulas.seconds(self._workers[j], request[0], own_s, placed, NUMBERS)
         return bool(formulas.late_s(request, felt, NUMBERS) <= 0.0)
+
+    def is_soon(self, i: int, j: int, placed: tuple[float, float, float]) -> bool:
+        """Whether its first token comes in time on a worker, or as soon as people expect it."""
+        request, own_s = self._requests[i], self._pairs[i][j][0]
+        _, first, _ = formulas.seconds(self._workers[j], request[0], own_s, placed, NUMBERS)
+        return bool(first <= self._soon_s[i])
 
     def is_open(self, j: int, placed: tuple[float, float, float]) -> bool:
         """Whether a worker may be sent something."""

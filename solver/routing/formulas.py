@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from solver.batching.priority import Priority
+from solver.batching.targets import DEFAULT_TARGETS
+
 # A second without a first token counts as three: one as any other, two as it is waited blindly.
 FIRST_TOKEN = 2.0
 # That all is done holds nobody up in a stream, and everybody in a batch; half is enough for
@@ -32,6 +35,10 @@ MOST_PREFILL_SHARE = 0.9
 QUEUED_S, QUEUED_ALPHAS = 1.0, 16.0
 # How much more costs must be to be called so, where lengths are known.
 DOUBT = 0.1
+
+# A target that nobody can keep must not make its request wait longer than it would without: what
+# people expect where nothing is said.
+EXPECTED_S = DEFAULT_TARGETS[Priority.DEFAULT].ttft_s
 
 # A number, or an array of them; and several, in the order of whoever makes them.
 Number = Any
@@ -195,6 +202,11 @@ def late_s(request: Figures, felt: Figures, at: Calculus) -> Number:
     _, first, rest = felt
     output, slack, tpot = request[1], request[4], request[5]
     return at.maximum(0.0, first - slack) + output * at.maximum(0.0, rest - tpot)
+
+
+def soon_s(ttft_s: Number, waited_s: Number, at: Calculus) -> Number:
+    """Seconds left until a first token is due, or expected by people who ask for less."""
+    return at.maximum(ttft_s, EXPECTED_S) - waited_s
 
 
 def cost_s(

@@ -95,6 +95,7 @@ class Pairs:
         figures, left = formulas.worker_figures(known, typical, ARRAYS)
         self._workers = np.array(figures)
         slack_s = requests.ttft_s - requests.waited_s
+        self._soon_s = formulas.soon_s(requests.ttft_s, requests.waited_s, ARRAYS)[:, 0]
         asked = formulas.request_figures(
             (
                 *(requests.prompt, requests.output, requests.overrun, requests.weight),
@@ -159,6 +160,11 @@ class Pairs:
         """Whether a request keeps its targets on a worker, as expected."""
         felt = self._seconds(i, j, placed)
         return bool(formulas.late_s(self._requests[:, i], felt, ARRAYS) <= 0.0)
+
+    def is_soon(self, i: int, j: int, placed: FloatArray) -> bool:
+        """Whether its first token comes in time on a worker, or as soon as people expect it."""
+        _, first, _ = self._seconds(i, j, placed)
+        return bool(first <= self._soon_s[i])
 
     def _pair(self, i: Index, j: Index) -> tuple[FloatArray, FloatArray, FloatArray]:
         return self.prefill_s[i, j], self._stalls_s[i, j], self._step_s[i, j]

@@ -160,20 +160,31 @@ def test_nobody_is_held_back_unnoticed(asked: Question) -> None:
         checked(asked, waiting)
 
 
-@pytest.mark.parametrize(("fits", "awaited"), [(True, True), (False, True), (True, False)])
-def test_nobody_queues_beside_a_free_slot_unnoticed(fits: bool, awaited: bool) -> None:
+@pytest.mark.parametrize(
+    ("targets", "waited_s", "to"),
+    [
+        (Targets(2.0, 1.0), 0.0, 1),  # the free one is in time
+        (Targets(0.01, 1.0), 0.0, 1),  # nobody is, and the free one begins soon
+        (Targets(0.01, 1.0), 60.0, 0),  # it is too late for that
+        (Targets(2.0, 0.05), 0.0, 0),  # only the full one is in time
+        (NO_TARGETS, 0.0, 0),  # nobody waits for it
+    ],
+)
+def test_nobody_queues_beside_a_free_slot_unnoticed(
+    targets: Targets, waited_s: float, to: int
+) -> None:
     """The full worker is so much faster that it costs less; the free one is in time or not."""
     cost = CostModel(0.02, 0.0003, 0.03, 0.001)
     full = WorkerView(cost, 4, 4, 1.0, 0.0, None, running=4, left_tokens=1.0, room=1)
     free = WorkerView(cost.scaled(3), 4, 0, 0.0, 0.0, None, room=5)
-    targets = Targets(2.0 if fits else 0.01, 1.0) if awaited else NO_TARGETS
-    requests = Requests.of([Job(100, 100.0, targets=targets)], [0.0], 2)
+    requests = Requests.of([Job(100, 100.0, targets=targets)], [waited_s], 2)
     asked = Question(requests, Load.of([full, free], np.zeros((2, 2)), 1.0))
     plan = checked(asked, assign(asked.requests, asked.load))
-    costs = Turns(asked.requests, asked.load).costs(0, ALL, np.zeros((3, 2)))
-    assert plan.workers == ((1,) if fits and awaited else (0,))
+    assert (plan.workers, plan.go) == ((to,), (True,))
+    turns, nothing = Turns(asked.requests, asked.load), np.zeros((3, 2))
+    costs = turns.costs(0, ALL, nothing)
     to_full = replace(plan, workers=(0,), go=(True,), cost_s=costs[:1], bound_s=0.0)
-    if fits and awaited:
+    if np.isfinite(targets.ttft_s) and turns.in_time(0, 1, nothing[:, 1]):
         with pytest.raises(InvalidPlan, match="request 0: it waits for worker 0, and 1"):
             check(asked, to_full)
     else:

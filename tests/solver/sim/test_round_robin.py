@@ -16,6 +16,7 @@ import pytest
 
 from solver.arrays import FloatArray
 from solver.batching.priority import Priority
+from solver.batching.targets import Targets
 from solver.cost.profiles import PROFILES
 from solver.sim.request import Request
 from tests.solver.sim.drive import Way, simulate
@@ -43,8 +44,22 @@ def bulk_beside(rng: random.Random) -> list[Request]:
     return found
 
 
+def tight_targets(rng: random.Random) -> list[Request]:
+    """First tokens and answers are wanted sooner than anybody can have them."""
+    found, now = [], 0.0
+    for k in range(200):
+        now += rng.expovariate(9.0)
+        wanted = Targets(0.05, 0.02)
+        found.append(Request(str(k), tokens(rng, 300), tokens(rng, 80), now, wanted=wanted))
+    return found
+
+
 # What is served, and how.
-KINDS = {"bulk beside, equal": (bulk_beside, EQUAL), "bulk beside, unequal": (bulk_beside, UNEQUAL)}
+KINDS = {
+    "bulk beside, equal": (bulk_beside, EQUAL),
+    "bulk beside, unequal": (bulk_beside, UNEQUAL),
+    "tight targets, unequal": (tight_targets, replace(UNEQUAL, slots=16)),
+}
 
 
 @cache
