@@ -119,12 +119,13 @@ class SolverProcess(Generic[Q, P]):
         loop.add_reader(self._process.sentinel, self._restart, "dead")
 
     def stop(self) -> None:
-        """End the child: by asking it to leave, or by force if it does not."""
+        """End the child: by asking it to leave, or by force if it does not, or has work to do."""
         self._should_run = False
+        busy = self._asking is not None and not self._asking.done()
         if self._pipe is not None and not self._sending:
             with suppress(OSError):
                 self._pipe.send(None)
-        self._end(END_S)
+        self._end(0.0 if busy else END_S)
 
     def _end(self, timeout_s: float) -> None:
         if self._process is None:

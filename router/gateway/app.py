@@ -34,7 +34,6 @@ from router.gateway.fleet.discovery.sources import Discovery, sources
 from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.forwarder import Forwarder
-from router.gateway.huge_pages import collapse
 from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.planner import Planner
 from router.gateway.planning.recaller import Recaller
@@ -280,7 +279,6 @@ def _lifespan(
         for task in tasks:
             task.add_done_callback(partial(_stop_if_broken, drain))
         gc.freeze()  # what was imported will not be garbage: collections need not look at it
-        collapse()
         gc.set_threshold(GC_ALLOCATIONS, 20, 50)
         if batches is not None:
             await batches.start()

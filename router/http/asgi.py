@@ -198,6 +198,7 @@ class DisconnectWatch:
             self._send.when_gone(None)
         else:
             self._watcher.cancel()
+            del self._watcher  # it knows who watches: a circle is garbage
         if self._left and kind is asyncio.CancelledError:
             self._task.uncancel()
             raise ClientDisconnected

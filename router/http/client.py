@@ -96,6 +96,8 @@ class Client:
         except asyncio.CancelledError:
             connection.leave(asked)
             raise
+        finally:
+            del asked  # it holds its error, whose frames hold it: a circle is garbage
 
     def _origin(self, url: str) -> _Origin:
         found = self._origins.get(url)

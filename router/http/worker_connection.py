@@ -119,6 +119,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Part of `asyncio.Protocol`."""
         self._transport = None
+        del self._parser  # it knows its connection: a circle is garbage
         if self._reply is not None and not self._framed and error is None:
             self._end()  # an answer of unknown length ends with its connection
         else:

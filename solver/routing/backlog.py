@@ -123,13 +123,13 @@ class Backlog(Generic[L]):
         """Whether to plan anew, with `learned` ends to predict from, on so many workers."""
         if not self._lines:
             return False
-        changed = self._changed or workers != len(self._lists)
+        changed = self._changed or self._planned_to != self._added or workers != len(self._lists)
         old = now - self.planned_s >= AGAIN_S
         return changed or old or worth_again(learned, self._learned)
 
-    def workers_changed(self) -> None:
-        """Others are there than when it was planned."""
-        self._changed = True
+    def workers_changed(self, eligible: Eligible | None = None) -> None:
+        """Others are there than when it was planned, of whom these may serve a model."""
+        self._changed, self._eligible = True, eligible or _everybody
         self._asked += 1  # no answer is for them
         self._forget(0)
         self._homes.clear()  # they are told by their places

@@ -51,6 +51,9 @@ MARK_BITS = 48
 LATE = 0.02
 # Blocks between two marks: each is found among these when it goes.
 MOST_AT_A_MARK = 4096
+# A dictionary that grows is copied in one go, of a million blocks for more than 50 ms: beyond so
+# many it is split into parts, a power of two, that grow one by one.
+MOST_IN_ONE, PARTS = 1 << 17, 16
 # Of the oldest, what goes at once where there are too many: a few milliseconds each time.
 DROPPED_SHARE = 1 / 512
 
@@ -148,6 +151,54 @@ class _Node:
         self.first += 1
 
 
+class _Where:
+    """At which mark each block is: a dictionary, or many where one would take too long to grow."""
+
+    def __init__(self) -> None:
+        self._parts: list[dict[int, _Node]] = [{}]
+        self._last = 0  # of the parts; a block is in the one that its last bits name
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __contains__(self, block: int) -> bool:
+        return block in self._parts[block & self._last]
+
+    def get(self, block: int) -> _Node | None:
+        return self._parts[block & self._last].get(block)
+
+    def pop(self, block: int) -> _Node | None:
+        return self._parts[block & self._last].pop(block, None)
+
+    def lacks(self, blocks: Sequence[int]) -> bool:
+        """Whether none of them is there."""
+        parts, last = self._parts, self._last
+        if not last:
+            return parts[0].keys().isdisjoint(blocks)
+        return not any(block in parts[block & last] for block in blocks)
+
+    def put(self, blocks: Sequence[int], node: _Node) -> None:
+        """They are all there."""
+        parts, last = self._parts, self._last
+        if last:
+            for block in blocks:
+                parts[block & last][block] = node
+            return
+        part = parts[0]
+        for block in blocks:
+            part[block] = node
+        if len(part) > MOST_IN_ONE:
+            self._last = PARTS - 1
+            self._parts = [{} for _ in range(PARTS)]
+            for block, at in part.items():
+                self._parts[block & self._last][block] = at
+
+    def oldest(self, count: int) -> list[int]:
+        """So many, of each part the oldest."""
+        each = -(-count // len(self._parts))
+        return [block for part in self._parts for block in islice(part, each)][:count]
+
+
 class CachedBlocks:
     """One engine's blocks; see the module.
 
@@ -165,7 +216,7 @@ class CachedBlocks:
         """It has nothing, and what it has from now on is known."""
         self._root = _Node(0, -1, None, is_tail=False)
         self._nodes: dict[int, _Node] = {}
-        self._where: dict[int, _Node] = {}
+        self._where = _Where()
         # Of blocks that are not on the GPU alone: where they are, a bit for each tier.
         self._tiers: dict[int, int] = {}
         self._block_tokens = 0
@@ -205,8 +256,8 @@ class CachedBlocks:
 
     def _lay(self, blocks: Sequence[int], begin: int, node: _Node, prompt: Beginnings) -> None:
         """Put them to their marks, from `node` on: all of a mark's at once where they are new."""
-        where, place, number = self._where, node.place, begin
-        new = where.keys().isdisjoint(blocks) and len(set(blocks)) == len(blocks)
+        place, number = node.place, begin
+        new = len(set(blocks)) == len(blocks) and self._where.lacks(blocks)
         while number < begin + len(blocks):
             reached, behind = self._reach(prompt, max(0, place), number)
             while place < reached:
@@ -214,8 +265,7 @@ class CachedBlocks:
                 node = self._child(node, prompt, place)
             part = blocks[number - begin : behind - begin]
             if new and node.extend(number, part):
-                for block in part:
-                    where[block] = node
+                self._where.put(part, node)
             else:
                 for k, block in enumerate(part, number):
                     self._put(block, k, node, prompt)
@@ -232,7 +282,7 @@ class CachedBlocks:
 
     def _node_of(self, block: int | None, prompt: Beginnings) -> _Node:
         """Where a block is, if that is of this prompt, too; else what all begin with."""
-        node = self._root if block is None else self._where[block]
+        node = (None if block is None else self._where.get(block)) or self._root
         marks, place = (*prompt.marks, prompt.tail), node.place
         return node if 0 <= place < len(marks) and marks[place] == node.key else self._root
 
@@ -284,7 +334,7 @@ class CachedBlocks:
             now.take_first()
             self._prune(now)
         if node.put(number, block):
-            self._where[block] = node
+            self._where.put((block,), node)
         elif now is not None:
             self._where.pop(block)
             self._tiers.pop(block, None)
@@ -308,7 +358,7 @@ class CachedBlocks:
             return sum(self._remove(block, tier) for block in blocks)
         known = 0
         for block in blocks:
-            node = self._where.pop(block, None)
+            node = self._where.pop(block)
             if node is not None:
                 known += 1
                 node.take(block)
@@ -326,11 +376,12 @@ class CachedBlocks:
             if left == 1 << Tier.GPU:
                 del self._tiers[block]
             return True
-        self._forget(block, node)
+        self._forget(block)
         return True
 
-    def _forget(self, block: int, node: _Node) -> None:
-        del self._where[block]
+    def _forget(self, block: int) -> None:
+        node = self._where.pop(block)
+        assert node is not None, "whoever has seen it there forgets it"
         self._tiers.pop(block, None)
         node.take(block)
         self._prune(node)
@@ -345,9 +396,9 @@ class CachedBlocks:
         while len(self._where) > self._most or len(self._nodes) > self._most:
             self.overflowed = True
             count = max(1, int(self._most * DROPPED_SHARE))
-            oldest = list(islice(self._where, count))
+            oldest = self._where.oldest(count)
             for block in oldest:
-                self._forget(block, self._where[block])
+                self._forget(block)
 
     def held_tokens(self, marks: Sequence[int], tail: int | None = None) -> float:
         """Tokens of a prompt of these marks that need no prefill, each as much as it saves there.

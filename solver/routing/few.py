@@ -31,7 +31,7 @@ class FewPairs:
         self.n, self.m = len(rows), len(asked.known)
         placed = [None] * self.m if asked.placed is None else asked.placed.T.tolist()
         loads = list(map(formulas.load_of, asked.known, asked.lately, placed, [NUMBERS] * self.m))
-        typical = fsum(row[1] for row in rows) / self.n
+        typical = fsum([row[1] for row in rows]) / self.n
         workers = [formulas.worker_figures(known, typical, NUMBERS) for known, _ in loads]
         self._workers = [figures for figures, _ in workers]
         self._rooms = [formulas.rooms(known, NUMBERS) for known, _ in loads]
@@ -53,14 +53,15 @@ class FewPairs:
             )
             for prompt, output, overrun, _, weight, waited_s, ttft_s, tpot_s in rows
         ]
+        self._at_first = [self._felt_at_first(i) for i in range(self.n)]
         self._soon_s = [
             formulas.soon_s(ttft_s, waited_s, NUMBERS) for *_, waited_s, ttft_s, _ in rows
         ]
         best = [self._at_best_s(i) for i in range(self.n)]
         scale_s = formulas.tail_scale_s(
-            fsum(ahead_s for _, ahead_s in loads),
-            fsum(expected_s for expected_s, _ in best),
-            fsum(known[5] for known, _ in loads),
+            fsum([ahead_s for _, ahead_s in loads]),
+            fsum([expected_s for expected_s, _ in best]),
+            fsum([known[5] for known, _ in loads]),
             self.n,
         )
         self._requests = [
@@ -75,15 +76,18 @@ class FewPairs:
 
     def _at_best_s(self, i: int) -> tuple[float, float]:
         """Seconds until it would end where that is soonest: expected, at a high quantile."""
-        prompt, output, long = self._requests[i][:3]
-        expected_s = long_s = inf
-        for j, worker in enumerate(self._workers):
-            if self._may(i, j):
-                own_s = self._pairs[i][j][0]
-                _, first, rest = formulas.seconds(worker, prompt, own_s, NOTHING, NUMBERS)
-                expected_s = min(expected_s, first + output * rest)
-                long_s = min(long_s, first + long * rest)
-        return expected_s, long_s
+        _, output, long = self._requests[i][:3]
+        may = [felt for j, felt in enumerate(self._at_first[i]) if self._may(i, j)]
+        expected_s = min([first + output * rest for _, first, rest in may], default=inf)
+        return expected_s, min([first + long * rest for _, first, rest in may], default=inf)
+
+    def _felt_at_first(self, i: int) -> list[Figures]:
+        """(m,) `formulas.seconds` where nothing is placed yet."""
+        prompt = self._requests[i][0]
+        return [
+            formulas.seconds(worker, prompt, own_s, NOTHING, NUMBERS)
+            for worker, (own_s, _, _) in zip(self._workers, self._pairs[i], strict=True)
+        ]
 
     def sizes(self, i: int, j: int) -> tuple[float, float, float]:
         """What a request adds to a worker: sequences, seconds of prefill, prompt tokens."""
@@ -97,7 +101,10 @@ class FewPairs:
         if not self._may(i, j):
             return inf
         worker, request, pair = self._workers[j], self._requests[i], self._pairs[i][j]
-        felt = formulas.seconds(worker, request[0], pair[0], placed, NUMBERS)
+        if placed is NOTHING:
+            felt = self._at_first[i][j]
+        else:
+            felt = formulas.seconds(worker, request[0], pair[0], placed, NUMBERS)
         return float(formulas.cost_s(worker, request, pair, placed, felt, NUMBERS))
 
     def waits(self, j: int, placed: tuple[float, float, float]) -> bool:

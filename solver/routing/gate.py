@@ -36,6 +36,7 @@ CALM_S = 10.0
 # seconds what is predicted of answers changes fast. At first, `PRIOR_S` of such seconds are taken
 # to have done a third: nothing has ended yet, and who is told too late a time still gets in.
 MEMORY_S, MEMORY, PRIOR_S = 3.0, 16, 2.0
+_EMPTY = dict.fromkeys(Priority, 0.0)
 
 K = TypeVar("K", bound=Hashable)
 
@@ -99,7 +100,7 @@ class Gate(Generic[K]):
 
     def __init__(self) -> None:
         self._waiting: dict[K, tuple[Priority, float]] = {}
-        self._lines = dict.fromkeys(Priority, 0.0)
+        self._lines = _EMPTY.copy()
         self._crowds: dict[Priority, _Crowd] = {}
         self._fleet = Fleet(FleetSpeed(), 0, full=False)
         self._sequence_s = 0.0
@@ -132,7 +133,7 @@ class Gate(Generic[K]):
         if began:
             self._pace.began(work_s)
         if not self._waiting:
-            self._lines = dict.fromkeys(Priority, 0.0)  # rounding must not add up
+            self._lines = _EMPTY.copy()  # rounding must not add up
 
     def wait_s(self, priority: Priority) -> float:
         """Seconds until somebody new would begin."""

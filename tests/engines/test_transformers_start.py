@@ -113,7 +113,7 @@ def test_models_that_are_not_batched_are_named(model: Path, tmp_path: Path) -> N
     with pytest.raises(BadSettings, match="no model that generates text") as refused:
         open_engine(settings_of(t5))
     assert "\n" not in str(refused.value)
-    mixed = edited(model, tmp_path / "mixed", layer_types=["linear_attention"] * 4)
+    mixed = edited(model, tmp_path / "mixed", layer_types=["linear_attention"] * 2)
     with pytest.raises(BadSettings, match=r"mixed.*transformers cannot batch it"):
         open_engine(settings_of(mixed))
 

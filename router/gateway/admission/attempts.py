@@ -195,9 +195,12 @@ class Attempts:
             if not exchange.may_go_on:
                 raise
             failure = WorkerUnreachable(str(error), "broken_off")
-        if not self._retries.after_failure(ticket, worker, tries):
-            raise failure
-        raise _GoOn(failure)
+        try:
+            if not self._retries.after_failure(ticket, worker, tries):
+                raise failure
+            raise _GoOn(failure)
+        finally:
+            del failure  # its frames would hold it: a circle is garbage
 
     def _not_reached(self, ticket: Ticket, worker: Worker, error: WorkerUnconnected) -> None:
         """Whether nobody listens there is soon seen; a host that says nothing costs its time."""

@@ -105,6 +105,7 @@ class Completions:
         except RouterError as error:
             outcome = error.outcome
             await exchange.send_error(error)
+            error.__traceback__ = None  # its frames hold it: a circle is garbage
         except asyncio.CancelledError:  # the time to drain is over
             await exchange.send_error(NoCapacityError("The gateway is shutting down.", 1.0))
         finally:

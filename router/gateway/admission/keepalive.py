@@ -16,26 +16,35 @@ from router.gateway.forwarding.exchange import Exchange
 @contextmanager
 def kept_alive(exchange: Exchange, every_s: float) -> Iterator[None]:
     """A comment each `every_s` seconds until its answer begins."""
-    loop = asyncio.get_running_loop()
-    waiting = set[asyncio.Future[Any]]()
-    alarm: asyncio.TimerHandle | None = None
-
-    def tell() -> None:
-        nonlocal alarm
-        if exchange.first_byte is not None:
-            return
-        left = exchange.keep_alive()
-        if left is not None:
-            task = asyncio.ensure_future(_sent(left))
-            waiting.add(task)
-            task.add_done_callback(waiting.discard)
-        alarm = loop.call_later(every_s, tell)
-
-    alarm = loop.call_later(every_s, tell)
+    comments = _Comments(exchange, every_s)
     try:
         yield
     finally:
-        alarm.cancel()
+        comments.end()
+
+
+class _Comments:
+    """Those of one stream."""
+
+    def __init__(self, exchange: Exchange, every_s: float) -> None:
+        self._exchange, self._every_s = exchange, every_s
+        self._loop = asyncio.get_running_loop()
+        self._waiting = set[asyncio.Future[Any]]()
+        self._alarm = self._loop.call_later(every_s, self._tell)
+
+    def _tell(self) -> None:
+        if self._exchange.first_byte is not None:
+            return
+        left = self._exchange.keep_alive()
+        if left is not None:
+            task = asyncio.ensure_future(_sent(left))
+            self._waiting.add(task)
+            task.add_done_callback(self._waiting.discard)
+        self._alarm = self._loop.call_later(self._every_s, self._tell)
+
+    def end(self) -> None:
+        """No more."""
+        self._alarm.cancel()
 
 
 async def _sent(left: Any) -> None:  # noqa: ANN401 - an awaitable

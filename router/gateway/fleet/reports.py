@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from router.gateway.fleet.kv.sources import count_ranks
+from router.gateway.fleet.kv.sources import MOST_RANKS, count_ranks
 from router.http.client import NotConnected
 from router.http.connections import Connections, paced_lines, read_bounded
 from router.http.secret import CHALLENGE, is_challenge
@@ -162,7 +162,7 @@ class _PlainProbe:
         told, self.each = read_ranks(text) if good and text is not None else (NOTHING, ())
         self._has_metrics = told.running is not None
         if self.ranks is not None and not self.tells_ranks and self._has_metrics:
-            self.ranks = max(1, len(self.each))
+            self.ranks = max(1, min(MOST_RANKS, len(self.each)))
         return told
 
     async def count_ranks(self, told: int) -> None:

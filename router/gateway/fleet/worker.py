@@ -176,7 +176,8 @@ class Worker:
     @property
     def room(self) -> int:
         """Sequences that it could start soon: free slots and a lead, or this process's share."""
-        return self._places(self.slots + lead(self.slots, 1))
+        slots = self.slots
+        return self._places(slots + lead(slots, 1))
 
     @property
     def online_room(self) -> int:
@@ -283,11 +284,11 @@ class Worker:
     def view(self, now: float) -> WorkerView:
         """What the planner sees of it; the same as before until something has changed."""
         self.see_others()
-        load = self.load
+        load, slots = self.load, self.slots
         if load.is_due(now):
-            load.advance(self.cost, self.slots, now)
+            load.advance(self.cost, slots, now)
         health = self.health
-        known = load.changes, self.state, self.speed.factors, self.slots
+        known = load.changes, self.state, self.speed.factors, slots
         seen = *known, health.open, health.places, self.leaving, self.share.most
         if self._view is None or self._view[0] != seen:
             self._view = seen, self._new_view(now)

@@ -8,6 +8,7 @@ from contextlib import aclosing
 import pytest
 
 from router.gateway.fleet import reports as looks
+from router.gateway.fleet.kv.sources import MOST_RANKS
 from router.gateway.fleet.reports import PlainLook, reports
 from router.http.connections import Connections
 from router.observe.engine_metrics import Signals
@@ -73,27 +74,27 @@ def test_whatever_is_wrong_with_metrics_the_server_serves(answer: Answer) -> Non
     assert all(one.models and one.signals == Signals() for one in look(answer, 3))
 
 
-def test_ranks_are_what_pages_tell_and_else_what_metrics_do() -> None:
-    two = b"".join(
-        b'vllm:num_requests_%b{engine="%d"} 1\n' % (name, k)
-        for name in (b"running", b"waiting")
-        for k in (0, 1)
-    )
+def running(ranks: int) -> Answer:
+    page = b"".join(b'vllm:num_requests_running{engine="%d"} 1\n' % k for k in range(ranks))
 
     async def metrics(call: Call) -> None:
-        await call.answer(200, two, content_type="text/plain")
+        await call.answer(200, page, content_type="text/plain")
 
-    async def info(call: Call) -> None:
-        told = {"/server_info": b'{"dp_size": 3}', "/metrics": two}.get(call.path)
-        await call.answer(404 if told is None else 200, told or b"")
+    return only_metrics(metrics)
 
-    async def ranks(answer: Answer) -> list[int | None]:
-        with FaultyServer(others=answer) as server:
-            return [one.ranks for one in await looks_at(server.url, 3, wants=False)]
 
-    assert asyncio.run(ranks(only_metrics(metrics))) == [None, 2, 2]
-    assert asyncio.run(ranks(info)) == [None, 3, 3]
-    assert asyncio.run(ranks(status(404))) == [None, 1, 1]
+async def info(call: Call) -> None:
+    await call.answer(*(200, b'{"dp_size": 3}') if call.path == "/server_info" else (404,))
+
+
+@pytest.mark.parametrize(
+    ("answer", "ranks"),
+    [(running(1), 1), (running(2), 2), (running(100), MOST_RANKS), (info, 3), (status(404), 1)],
+)
+def test_ranks_are_what_pages_tell_and_else_what_metrics_do(answer: Answer, ranks: int) -> None:
+    with FaultyServer(others=answer) as server:
+        found = asyncio.run(looks_at(server.url, 3, wants=False))
+    assert [one.ranks for one in found] == [None, ranks, ranks]
 
 
 def test_a_server_without_such_metrics_is_asked_once() -> None:

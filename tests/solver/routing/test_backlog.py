@@ -277,3 +277,23 @@ def test_no_worker_ends_with_a_wave_of_long_lines_of_its_own() -> None:
     case = bench.Case("gsm8k, 1,319", "8 equal", "planned", lengths="known")
     finish_s, bound_s, _ = bench.run(case)
     assert finish_s / bound_s < 1.03  # 1.13 with such a wave
+
+
+@pytest.mark.parametrize(("weight", "share"), [(1.0, 1 / 2), (3.0, 3 / 4)])
+def test_tenants_take_turns_by_weight_whoever_came_first(weight: float, share: float) -> None:
+    fleet = [view(), view()]
+    backlog: Backlog[Line] = Backlog({"light": 1.0, "heavy": weight}.__getitem__)
+    early = Kind("one", 100, tenant="light", label=2)
+    backlog.add(lines_of({early: 200}))
+    backlog.plan(fleet, expected, 0.0)
+    began = backlog.take(0, 40, fleet, 0.0)  # it has been alone, and owes nothing for that
+    assert len(began) == 40
+    backlog.add([Line(1000 + k, replace(early, batch="two", tenant="heavy")) for k in range(200)])
+    backlog.plan(fleet, expected, 0.0)
+    taken = [line for _ in range(20) for j in (0, 1) for line in backlog.take(j, 2, fleet, 0.0)]
+    found = sum(line.kind.tenant == "heavy" for line in taken)
+    assert found == pytest.approx(share * len(taken), abs=2)
+    one, two = (backlog.outlook(0.0, name) for name in ("one", "two"))
+    assert one is not None
+    assert two is not None
+    assert (two.finish_s < one.finish_s) == (weight > 1)

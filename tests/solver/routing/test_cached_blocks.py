@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from solver.routing import cached_blocks
 from solver.routing.cached_blocks import MARKS, Beginnings, CachedBlocks, Tier, marks_of
 from solver.routing.prefixes import BLOCK_TOKENS, MOST_BLOCKS
 
@@ -154,6 +156,38 @@ def test_it_keeps_no_more_than_it_may(most: int, prompts: list[Prompt]) -> None:
     cache.remove(list(engine.holds))
     assert len(cache) == 0
     assert not cache._nodes, "marks go with their blocks"
+
+
+@settings(max_examples=30)
+@given(SIZES, st.integers(0, 8), STEPS, st.lists(PROMPTS, min_size=1, max_size=4))
+def test_many_blocks_are_kept_in_parts_and_known_as_few_are(
+    size: int, most: int, steps: list[tuple[Prompt, int | None]], others: list[Prompt]
+) -> None:
+    """One that is split beyond so many beside one that is not."""
+
+    def after(most_in_one: int) -> tuple[int, list[float]]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cached_blocks, "MOST_IN_ONE", most_in_one)
+            cache = CachedBlocks(1000)
+            engine = Engine(size, cache)
+            for prompt, keep in steps:
+                text = chain(prompt)
+                engine.serve(text) if keep is None else engine.drop(text, keep)
+            return len(cache), [known(cache, chain(prompt)) for prompt in others]
+
+    assert after(most) == after(1000)
+
+
+def test_a_dictionary_grows_no_larger_than_can_be_copied_in_one_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cached_blocks, "MOST_IN_ONE", 64)
+    cache = CachedBlocks(10_000)
+    engine = Engine(BLOCK_TOKENS, cache)
+    for number in range(100):
+        engine.serve(chain((0, 1, 9), number))
+    assert len(cache) == len(engine.holds) == 901
+    assert max(map(len, cache._where._parts)) <= 2 * len(cache) / cached_blocks.PARTS
 
 
 def test_blocks_of_nobody_are_counted_and_not_kept() -> None:

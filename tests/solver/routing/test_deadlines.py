@@ -60,7 +60,7 @@ def carried_out(demands: Sequence[Demand], order: Precedence) -> set[str]:
 
 
 @given(batches)
-@settings(max_examples=120)
+@settings(max_examples=60)
 def test_as_many_deadlines_are_kept_as_any_order_keeps(demands: list[Demand]) -> None:
     found = precedence(demands, WEIGHTS)
     ours = carried_out(demands, found)
@@ -70,7 +70,7 @@ def test_as_many_deadlines_are_kept_as_any_order_keeps(demands: list[Demand]) ->
 
 
 @given(batches)
-@settings(max_examples=120)
+@settings(max_examples=60)
 def test_nobody_goes_first_where_turns_keep_every_deadline(demands: list[Demand]) -> None:
     lax = [one._replace(due_s=inf) for one in demands]
     assert precedence(lax, WEIGHTS) == Precedence()
@@ -131,9 +131,8 @@ def batch_ends(requests: list[Request], chosen: Dispatcher) -> dict[str, float]:
     return ends
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_deadlines_that_an_order_by_deadlines_keeps_are_kept_in_the_simulator(seed: int) -> None:
-    rng = Random(seed)
+def test_deadlines_that_an_order_by_deadlines_keeps_are_kept_in_the_simulator() -> None:
+    rng = Random(1)
     order = list(SIZES)
     rng.shuffle(order)
     lines = [

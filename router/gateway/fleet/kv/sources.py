@@ -81,7 +81,7 @@ def count_sglang(page: dict[str, Any]) -> int:
     """Ranks on SGLang's page."""
     told = page.get("kv_events")
     counts = page.get("dp_size"), told.get("dp_size") if isinstance(told, dict) else None
-    return max((count for count in counts if type(count) is int), default=0)
+    return max((count for count in counts if type(count) is int and count > 0), default=0)
 
 
 def _ranks(page: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:

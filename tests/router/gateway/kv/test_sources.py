@@ -58,6 +58,8 @@ def test_ranks_are_counted_from_the_first_at_each_address() -> None:
         ({"dp_size": 1, "kv_events": None}, 1),
         ({"dp_size": "4"}, 0),
         ({"dp_size": True}, 0),
+        ({"dp_size": -4}, 0),
+        ({"dp_size": 0, "kv_events": []}, 0),
         ({"kv_events": {"dp_size": 1.5}}, 0),
         ({"vllm_config": "parallel_config: 4"}, 0),
         ({}, 0),
