@@ -47,7 +47,8 @@ def lengths(questions: Questions, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="module")
 def lagrangian(lengths: Path) -> Iterator[Fleet]:
     flags = ("--agents", "4", "--slots", str(SLOTS), "--speed", "20", "--policy", "lagrangian")
-    with Fleet(*flags, "--lengths", str(lengths)) as fleet:
+    slow = ("--client-timeout-s", "600")  # 64 clients in one busy process
+    with Fleet(*flags, *slow, "--lengths", str(lengths)) as fleet:
         yield fleet
 
 
