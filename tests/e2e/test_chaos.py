@@ -126,6 +126,16 @@ class Fleet:
         kinds["tasks"] = int(told[0].split()[1])
         return kinds
 
+    def sockets(self) -> list[str]:
+        """Its ends of TCP connections: own and other port, and state as in the kernel's table."""
+        own = {str(link.readlink()) for link in Path(f"/proc/{self.pid}/fd").iterdir()}
+        rows = Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]
+        mine = [row.split() for row in rows if f"socket:[{row.split()[9]}]" in own]
+        return [
+            f"{int(here.split(':')[1], 16)}-{int(there.split(':')[1], 16)} {state}"
+            for _, here, there, state, *_ in mine
+        ]
+
     def at_rest(self) -> Counter[str]:
         """What it holds once connections that nobody uses have been closed."""
         held, since_s = self.held(), time.monotonic()
@@ -304,7 +314,7 @@ def test_every_request_has_one_end_whatever_becomes_of_the_workers() -> None:
 
         with suppress(AssertionError):  # which would not tell what it is
             eventually(lambda: not running.held() - before)
-        assert not running.held() - before, "it holds more than before"
+        assert not running.held() - before, f"it holds more than before: {running.sockets()}"
         wrong = [line for line in running.gateway.lines if re.search("Traceback|CRITICAL", line)]
         assert not wrong, wrong
         told = "\n".join(running.gateway.lines)
