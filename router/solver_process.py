@@ -127,15 +127,24 @@ class SolverProcess(Generic[Q, P]):
                 self._pipe.send(None)
         self._end(0.0 if busy else END_S)
 
-    def _end(self, timeout_s: float) -> None:
-        if self._process is None:
-            return
-        asyncio.get_running_loop().remove_reader(self._process.sentinel)
-        self._process.join(0.0 if self._sending else timeout_s)
-        self._process.kill()  # a thread that still waits at the pipe wakes up with its end
-        self._process.join()
+    def _end(self, timeout_s: float) -> int | None:
+        """The child is gone, and what it held is closed; its exit code."""
+        if self._process is None or self._pipe is None:
+            return None
+        process, pipe, asking = self._process, self._pipe, self._asking
+        asyncio.get_running_loop().remove_reader(process.sentinel)
+        process.join(0.0 if self._sending else timeout_s)
+        process.kill()  # a thread that still waits at the pipe wakes up with its end
+        process.join()
+        code = process.exitcode
+        process.close()
+        if asking is None or asking.done():
+            pipe.close()
+        else:  # errors hold it, in circles that no one collects for long
+            asking.add_done_callback(lambda _: pipe.close())
         self._process = self._pipe = None
         self._sending = False
+        return code
 
     def ready(self) -> bool:
         """Whether the child could begin something now; starts it, and brings a stuck one back."""
@@ -223,11 +232,9 @@ class SolverProcess(Generic[Q, P]):
         return best
 
     def _restart(self, why: str) -> None:
-        process = self._process
         self._replaced()
-        self._end(0.5 if why == "dead" else 0.0)  # it is about to be gone
-        stopped = process is not None and process.exitcode in (0, -signal.SIGTERM)
-        level = logging.INFO if stopped else logging.WARNING
+        code = self._end(0.5 if why == "dead" else 0.0)  # it is about to be gone
+        level = logging.INFO if code in (0, -signal.SIGTERM) else logging.WARNING
         log.log(level, "starting the solver's process again", extra={"why": why})
         asyncio.get_running_loop().call_later(PAUSE_S, self._start_again)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,6 +65,10 @@ def restarts(planner: Planner) -> int:
     return planner.restarts
 
 
+def replaced(planner: Planner, pid: int) -> bool:
+    return planner.solver.pid not in (None, pid)
+
+
 async def solved(planner: Planner) -> Plan:
     """Plan until the child has the word; every plan on the way is good."""
     for _ in range(300):
@@ -114,6 +121,32 @@ async def test_a_child_that_dies_at_work_costs_only_what_it_would_have_found(
     assert plan.method is Method.HEURISTIC
     await solved(planner)
     assert restarts(planner) == 1
+
+
+async def test_what_a_dead_child_held_is_closed_before_any_garbage_is_collected(
+    planner: Planner,
+) -> None:
+    def held() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = held()
+        for at_work in (False, True):
+            pid = planner.solver.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            planning = asyncio.create_task(planner.plan(POOR)) if at_work else None
+            await asyncio.sleep(0.1)
+            os.kill(pid, signal.SIGKILL)
+            if planning is not None:
+                await planning
+            await until(partial(replaced, planner, pid))
+            await until(planner.solver.ready)
+        await until(lambda: held() <= before)
+    finally:
+        gc.enable()
 
 
 async def test_a_stuck_child_is_left_at_the_deadline_and_replaced(
