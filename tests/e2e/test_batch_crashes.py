@@ -70,10 +70,11 @@ def test_another_gateway_takes_over_from_one_that_is_killed(
         first = Gateway(workers, store)
         stack.callback(first.stop)
         second = stack.enter_context(Gateway(workers, store))
-        name = first.create(lines(COUNT))
+        # Long enough that one has not done them all before the other has looked.
+        name = first.create([line(k, tokens=5 * TOKENS) for k in range(COUNT)])
         begun = 'makespan_batch_lines_total{state="running"}'
         for gateway in (first, second):  # they share the work
-            eventually(lambda one=gateway: scrape(one.url).values[begun] > 0)  # type: ignore[misc]
+            eventually(lambda one=gateway: scrape(one.url).values[begun] > 0, gateway.url)  # type: ignore[misc]
         second.wait_answered(name, 1)
         first.stop(signal.SIGKILL)
         check(second, name, COUNT)
