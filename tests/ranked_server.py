@@ -17,6 +17,7 @@ from router.kv_wire import session_name, write_batch
 from solver.routing.cached_blocks import Beginnings, marks_of
 from solver.routing.prefixes import BLOCK_TOKENS, text_blocks
 from tests.faulty_server import MODEL, Call, FaultyServer, good
+from tests.router.gateway.kv.publisher import block_stored
 
 NAMED = re.compile(r"\r\nx-data-parallel-rank: (.*)\r\n")
 
@@ -41,17 +42,7 @@ class Rank:
         named = Beginnings(marks_of(blocks), float(BLOCK_TOKENS))
         hashes = [self._blocks + k for k in range(len(blocks))]
         self._blocks += len(blocks)
-        event = {
-            "type": "BlockStored",
-            "block_hashes": hashes,
-            "parent_block_hash": None,
-            "token_ids": [],
-            "block_size": BLOCK_TOKENS,
-            "lora_id": None,
-            "medium": "GPU",
-            "lora_name": None,
-            "session_id": session_name("", f"elsewhere-{self._sent}", named),
-        }
+        event = block_stored(hashes, session_name("", f"elsewhere-{self._sent}", named))
         payload = write_batch(0.0, [event])
         self._socket.send_multipart([b"", self._sent.to_bytes(8), payload])
         self._sent += 1

@@ -31,6 +31,7 @@ class _InFlight:
     lengths: LengthDistribution | None
     remaining: float
     streamed: bool
+    bulk: bool
     made: int = 0
     predicted_at: int = 0
 
@@ -64,7 +65,7 @@ class WorkerLoad:
         self.others = NOTHING
         self.bulk_sequences = 0
         self._requests: dict[Hashable, _InFlight] = {}
-        self._bulk: dict[Hashable, _InFlight] = {}
+        self._bulk_prompt_tokens = self._bulk_kv_tokens = 0
         # Those that do not stream: when the next tokens of each are due; and those not looked at.
         self._due: list[tuple[float, int, Hashable]] = []
         self._new: list[tuple[float, Hashable]] = []
@@ -86,10 +87,8 @@ class WorkerLoad:
 
     @property
     def bulk(self) -> LoadSums:
-        """Of one's own, sequences, new prompts and cached tokens of bulk work: a look at each."""
-        begun = [one for one in self._bulk.values() if one.made]
-        prompts = sum(one.prompt_tokens for one in self._bulk.values() if not one.made)
-        cached = sum(one.prompt_tokens + one.made for one in begun)
+        """Of one's own, sequences, new prompts and cached tokens of bulk work."""
+        prompts, cached = self._bulk_prompt_tokens, self._bulk_kv_tokens
         return LoadSums(self.bulk_sequences, prompt_tokens=prompts, kv_tokens=cached)
 
     def _sums(self) -> LoadSums:
@@ -155,11 +154,12 @@ class WorkerLoad:
             job.lengths,
             remaining,
             streamed,
+            job.bulk,
         )
         self._requests[key] = request
         if job.bulk:
-            self._bulk[key] = request
             self.bulk_sequences += job.sequences
+            self._bulk_prompt_tokens += job.prompt_tokens
         self.changes += 1
         if not streamed:
             self._new.append((now, key))
@@ -185,6 +185,10 @@ class WorkerLoad:
             self._prefills -= request.sequences
             self._prompt_tokens -= request.prompt_tokens
             self._kv_tokens += request.prompt_tokens
+        if request.bulk:
+            begins = request.prompt_tokens if request.made == 0 else 0
+            self._bulk_prompt_tokens -= begins
+            self._bulk_kv_tokens += begins + tokens
         self.changes += 1
         before = request.remaining
         request.make(tokens)
@@ -205,8 +209,12 @@ class WorkerLoad:
         if request is None:
             return
         self.changes += 1
-        if self._bulk.pop(key, None) is not None:
+        if request.bulk:
             self.bulk_sequences -= request.sequences
+            if request.made == 0:
+                self._bulk_prompt_tokens -= request.prompt_tokens
+            else:
+                self._bulk_kv_tokens -= request.prompt_tokens + request.made
         self._sequences -= request.sequences
         if request.made == 0:
             self._prefills -= request.sequences

@@ -81,6 +81,8 @@ def test_agents_are_not_filled_beyond_what_they_can_start_soon(gateways: list[Ga
         for standing in ("ejected", "down"):  # on a busy machine looks are late: that is suspect
             name = f'makespan_worker_health_changes_total{{standing="{standing}"}}'
             assert not told.values.get(name), "to be full is no failure"
+        suspected = [text for text in gateway.lines if "worker is suspect" in text]
+        assert not [text for text in suspected if "503" in text or "full" in text]
 
 
 def test_who_comes_late_has_its_share_while_others_wait(gateways: list[Gateway]) -> None:

@@ -17,18 +17,25 @@ def prompt_of(document: int) -> Beginnings:
     return Beginnings([1000 * document + k for k in range(1, 5)], float(BLOCK_TOKENS))
 
 
-def stored(document: int) -> dict[str, Any]:
+def block_stored(hashes: list[int], session: str) -> dict[str, Any]:
+    """An event as vLLM's maps have it: what a prompt begins with is in memory."""
     return {
         "type": "BlockStored",
-        "block_hashes": [100 * document + k for k in range(4)],
+        "block_hashes": hashes,
         "parent_block_hash": None,
         "token_ids": [],
         "block_size": BLOCK_TOKENS,
         "lora_id": None,
         "medium": "GPU",
         "lora_name": None,
-        "session_id": session_name("client|1", f"attempt-{document}", prompt_of(document)),
+        "session_id": session,
     }
+
+
+def stored(document: int) -> dict[str, Any]:
+    hashes = [100 * document + k for k in range(4)]
+    name = session_name("client|1", f"attempt-{document}", prompt_of(document))
+    return block_stored(hashes, name)
 
 
 def removed(document: int) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""Sums of a load are those of its requests, whatever has come and gone."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from solver.routing.load import WorkerLoad
+from solver.routing.problem import Job
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "progress", "remove"]),
+        st.integers(0, 4),
+        st.integers(1, 50),
+        st.booleans(),
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS)
+def test_bulk_work_is_added_up_as_it_comes_runs_and_goes(
+    steps: list[tuple[str, int, int, bool]],
+) -> None:
+    load, jobs = WorkerLoad(), dict[int, Job]()
+    for what, key, tokens, bulk in steps:
+        if what == "add" and key not in jobs:
+            jobs[key] = Job(tokens, 20.0, sequences=1 + key % 2, bulk=bulk)
+            load.add(key, jobs[key], 0.0, streamed=True)
+        elif what == "progress":
+            load.progress(key, tokens)
+        elif what == "remove":
+            load.remove(key)
+            jobs.pop(key, None)
+        own = {key: job for key, job in jobs.items() if job.bulk}
+        begun = {key: job for key, job in own.items() if load.made(key)}
+        assert load.bulk.sequences == sum(job.sequences for job in own.values())
+        waiting = sum(job.prompt_tokens for key, job in own.items() if key not in begun)
+        assert load.bulk.prompt_tokens == waiting
+        cached = sum(job.prompt_tokens + load.made(key) for key, job in begun.items())
+        assert load.bulk.kv_tokens == cached
