@@ -19,6 +19,7 @@ from tests.helpers import Process, free_ports, scrape
 from tests.waiting import eventually
 
 SLOTS = 16
+FAILURES = 5  # in a row until nobody is sent to a worker
 
 
 class Site:
@@ -182,7 +183,13 @@ def test_unsent_requests_that_nobody_may_serve_any_more_get_503(site: Site) -> N
     eventually(lambda: site.metric("makespan_unsent_requests") == 11)
     dying.process.kill()
     statuses = Counter(answer.result().status_code for answer in answers)
-    assert statuses == {503: 11, 502: 9}  # also if some find the door shut before looks do
+    # The kernel shuts a dying process's connections before its door, so one more may be let in
+    # where nobody listens any longer; whoever finds it shut has not been sent anywhere.
+    sent, left = statuses[502], statuses[503]
+    assert (sent + left, 9 <= sent < 9 + FAILURES) == (20, True), statuses
+    errors = Counter(site.told(f"k{k}")["error"] for k in range(20))
+    assert errors["No worker that serves 'llama-65b' is up."] == left
+    assert not any("refused" in error for error in errors)
 
 
 def test_long_prefixes_stick_to_a_worker_and_save_its_prefill(site: Site) -> None:
