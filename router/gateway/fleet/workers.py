@@ -332,7 +332,10 @@ class Workers:
             self._contexts.clear()
         if address.first.reported_name != name:
             self._rename()
-        self._mark_up(address.first)
+        if address.first.down and isinstance(report, AgentState) and report.draining:
+            self.conditions.lost(address.first, "its agent is shutting down")
+        else:
+            self._mark_up(address.first)
 
     def _compare(self, worker: Worker) -> None:
         """Those that serve the same models are taken to be alike, until they show otherwise."""

@@ -56,6 +56,19 @@ async def test_a_busy_worker_that_goes_gets_nothing_new_and_goes_with_its_last_r
         assert exported(made) == {"w1"}
 
 
+async def test_what_an_agent_says_while_it_shuts_down_brings_it_up_for_nobody() -> None:
+    """Its state stream outlives its door: requests are refused before it has ended."""
+    async with half(1, plan_deadline_s=0) as made:
+        (worker,) = made.workers
+        for draining in (True, True, False):
+            made.workers.mark_down(worker, "it cannot be reached")
+            made.workers.take_report(worker.address, replace(state("w0"), draining=draining))
+            assert worker.down is draining
+            assert ("shutting down" in worker.health.reason) is draining
+        made.workers.take_report(worker.address, replace(state("w0"), draining=True))
+        assert not worker.down, "it finishes what it has"
+
+
 async def test_what_is_planned_onto_a_worker_that_goes_meanwhile_goes_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
