@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pkgutil import resolve_name
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from router.settings.agent import AgentSettings
+    from router.settings.base import Settings
     from router.settings.bench import BenchSettings
     from router.settings.gateway import GatewaySettings
     from router.settings.keys import KeySettings
@@ -50,8 +51,8 @@ BENCHES = {
 USAGE = """\
 usage: makespan COMMAND [options]
 
-Makespan routes LLM requests by plan: it gathers them into windows and packs each window onto the
-inference workers so that all are finished soonest.
+Makespan routes LLM requests by plan: it gathers them into windows and places each window on the
+inference workers by what users will feel.
 
 commands:
 {commands}
@@ -73,6 +74,9 @@ def run(arguments: Sequence[str]) -> None:
     if name in ("-V", "--version"):
         print(f"makespan {version('makespan')}")
         return
+    if group := [one for one in SETTINGS if one.startswith(f"{name} ")]:
+        print(_lines(map(settings_of, group)))
+        sys.exit(0 if rest and rest[0] in ("-h", "--help", "help") else 2)
     if name not in SETTINGS:
         print(f"makespan: unknown command {name!r}; one of: {', '.join(SETTINGS)}", file=sys.stderr)
         sys.exit(2)
@@ -94,8 +98,11 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _usage() -> str:
-    lines = [f"  {one.table:<15}{(one.__doc__ or '').strip()}" for one in all_settings()]
-    return USAGE.format(commands="\n".join(lines))
+    return USAGE.format(commands=_lines(all_settings()))
+
+
+def _lines(commands: Iterable[type[Settings]]) -> str:
+    return "\n".join(f"  {one.table:<15}{(one.__doc__ or '').strip()}" for one in commands)
 
 
 @contextmanager

@@ -90,7 +90,8 @@ def _add_argument(parser: ArgumentParser, *flags: str, **options: Any) -> Action
     if "metavar" in options:
         one = options["metavar"].removeprefix("tuple[").removesuffix(",...]")
         more = "" if one == options["metavar"] else ",..."
-        options["metavar"] = VALUES.get(one, one) + more
+        is_folder = one == "Path" and options.get("help", "").startswith("Folder")
+        options["metavar"] = ("DIR" if is_folder else VALUES.get(one, one)) + more
     return parser.add_argument(*flags, **options)
 
 

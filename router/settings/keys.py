@@ -56,7 +56,11 @@ class Key(BaseModel):
     def to_toml(self) -> str:
         """Its table in the file."""
         told = self.model_dump(mode="json", exclude_defaults=True)
-        lines = (f"{name} = {_toml(value)}" for name, value in told.items())
+        plain = (
+            (name, int(one) if isinstance(one, float) and one.is_integer() else one)
+            for name, one in told.items()
+        )
+        lines = (f"{name} = {_toml(value)}" for name, value in plain)
         return "\n".join(("[[key]]", *lines, ""))
 
 

@@ -9,7 +9,7 @@ from pkgutil import resolve_name
 
 import pytest
 
-from router.commands import BENCHES, WORK
+from router.commands import BENCHES, WORK, run
 from router.settings.bench import BenchSettings
 from router.settings.commands import SETTINGS, settings_of
 
@@ -28,6 +28,16 @@ def test_each_bench_has_somebody_who_does_it() -> None:
     field = BenchSettings.model_fields["what"].annotation
     assert set(typing.get_args(field)) == set(BENCHES)
     assert all(callable(resolve_name(one)) for one in BENCHES.values())
+
+
+@pytest.mark.parametrize(("asked", "status"), [(["--help"], 0), ([], 2), (["sumbit"], 2)])
+def test_a_group_lists_its_commands(
+    asked: list[str], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=str(status)):
+        run(["batch", *asked])
+    listed = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert listed == [name.split() for name in SETTINGS if name.startswith("batch ")]
 
 
 @pytest.mark.parametrize(

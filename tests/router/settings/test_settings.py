@@ -182,6 +182,14 @@ def test_help_calls_values_by_what_they_mean_to_people(
         assert word.isupper() or re.fullmatch(r"\{.*\}", word), one
 
 
+def test_help_tells_folders_from_files(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        load(GatewaySettings, ["--help"])
+    told = capsys.readouterr().out
+    assert "--data DIR" in told
+    assert "--keys FILE" in told
+
+
 def test_every_setting_says_what_it_is() -> None:
     for command in all_settings():
         for name, field in command.model_fields.items():
