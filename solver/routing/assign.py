@@ -258,7 +258,7 @@ def _choose(
     if would_wait:
         free = [k for k in may if not pairs.waits(k, placed(k))]
         k = min(free, key=costs.__getitem__, default=wish)
-        if k != wish and _need_not_wait(pairs, i, (k, placed(k)), (wish, placed(wish))):
+        if k != wish and need_not_wait(pairs, i, (k, placed(k)), (wish, placed(wish))):
             return k, True
         if able[wish]:
             return wish, True
@@ -266,7 +266,7 @@ def _choose(
     return (wish, False) if k == wish or clearly_more(costs[k], costs[wish], most) else (k, True)
 
 
-def _need_not_wait(
+def need_not_wait(
     pairs: Pairs | FewPairs, i: int, free: tuple[int, Figures], wish: tuple[int, Figures]
 ) -> bool:
     """Whether request i goes to a worker with a free slot rather than wait for its wish.

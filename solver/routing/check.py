@@ -13,7 +13,7 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray
 from solver.errors import InvalidPlan
 from solver.packing.problem import TOLERANCE
-from solver.routing.assign import Assignment
+from solver.routing.assign import Assignment, need_not_wait
 from solver.routing.formulas import DOUBT
 from solver.routing.joint import Question
 from solver.routing.objective import ALL
@@ -62,13 +62,13 @@ def _require_allowed(turns: Turns, plan: Assignment) -> None:
 def _require_no_free_slot(
     turns: Turns, costs: FloatArray, able: BoolArray, placed: FloatArray, i: int, j: int
 ) -> None:
-    """Who is awaited waits for nobody's end where the cheapest free slot keeps its targets."""
+    """Who is awaited waits for nobody's end where the cheapest free slot will do."""
     if not np.isfinite(turns.requests.ttft_s[i, 0]) or not turns.waits(j, placed[:, j]):
         return
     may = np.flatnonzero(able & np.isfinite(costs)).tolist()
     free = [k for k in may if not turns.waits(k, placed[:, k])]
     k = min(free, key=costs.__getitem__, default=None)
-    if k is not None and turns.in_time(i, k, placed[:, k]):
+    if k is not None and need_not_wait(turns, i, (k, placed[:, k]), (j, placed[:, j])):
         raise InvalidPlan(f"request {i}: it waits for worker {j}, and {k} has a free slot in time")
 
 
