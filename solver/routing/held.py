@@ -49,7 +49,7 @@ class Held(Generic[R, W]):
 
     def __len__(self) -> int:
         """How many."""
-        return len(self._queue)
+        return len(self._adds)
 
     @property
     def prompt_tokens(self) -> int:
@@ -130,5 +130,5 @@ class Held(Generic[R, W]):
 
 def placed_by(lines: Sequence[Held[R, W]], workers: Collection[W]) -> FloatArray | None:
     """What several of them have `placed`, together."""
-    found = [placed for one in lines if len(one) and (placed := one.placed(workers)) is not None]
+    found = [placed for one in lines if (placed := one.placed(workers)) is not None]
     return np.sum(found, axis=0) if found else None

@@ -65,11 +65,11 @@ K = TypeVar("K", bound=Hashable)
 
 def place_in_order(request: Unsent, worker: Timed) -> float:
     """Its rank, in seconds: when it came, head start and due time in it, and for its length."""
-    job = request.job
+    job, round_s = request.job, worker.round_s
     prefill_s = worker.cost.beta_p_s * job.prompt_tokens / job.sequences
-    takes_s = prefill_s + request.expected_tokens * worker.round_s
+    takes_s = prefill_s + request.expected_tokens * round_s
     share = SHORT_FIRST if isfinite(job.targets.ttft_s) else LONG_FIRST
-    return effective_arrival_s(request, worker.round_s) + share * takes_s
+    return effective_arrival_s(request, round_s) + share * takes_s
 
 
 class Late(Generic[R]):

@@ -155,16 +155,16 @@ class RollingHorizon(Generic[R, W]):
 
     def __len__(self) -> int:
         """Requests that have not been sent."""
-        return len(self._windows) + len(self._unsent) + self._held_back
+        return self.unplanned + self._held_back
 
     @property
     def unplanned(self) -> int:
         """Of these, those that are not held back for a worker in particular."""
-        return len(self) - self._held_back
+        return len(self._windows) + len(self._unsent)
 
     @property
     def _held_back(self) -> int:
-        return sum(map(len, self._held.values()))
+        return len(self._held[False]) + len(self._held[True])
 
     def add(self, request: R, now: float) -> None:
         """It joins the open window."""
@@ -294,13 +294,14 @@ class RollingHorizon(Generic[R, W]):
     ) -> Selection[R, W]:
         for request in requests:
             request.predict_again()
-        unsent, held, more = self._unsent, list(self._held.values()), self.elsewhere
+        unsent, more = self._unsent, self.elsewhere
+        held = [one for one in self._held.values() if len(one)]
         waiting = (
-            len(unsent) + self._held_back + more.requests,
+            len(unsent) + sum(map(len, held)) + more.requests,
             unsent.prompt_tokens + sum(one.prompt_tokens for one in held) + more.prompt_tokens,
             unsent.output_tokens + sum(one.output_tokens for one in held) + more.output_tokens,
         )
-        if not requests[0].job.bulk:  # bulk work that is held is in nobody's way
+        if held and not requests[0].job.bulk:  # bulk work that is held is in nobody's way
             held = [self._held[False]]
         asked = self._fleet.asked(
             [row_of(request.job, max(0.0, now - request.came_s)) for request in requests],

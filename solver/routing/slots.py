@@ -14,7 +14,8 @@ Rules:
 - predicted are its own prefill, those before it that are not late themselves, as these wait for
   slots, and a decode round;
 - an engine that tells how many run and wait is believed instead; not while somebody waits for no
-  longer than a prefill may take, as that is no want of slots;
+  longer than a prefill may take, as that is no want of slots. Who waits was sent last: if all are
+  ours, it is known for how long they have;
 - a worker of which nothing is known begins as others of its fleet have turned out to be;
 - what an operator has said of a worker is not learnt at all, and what was said of all is the most;
 - answers that do not stream show no first token. They count as running once one that was sent
@@ -78,7 +79,8 @@ class Expected(NamedTuple):
 class _Sent:
     """A request: its own prompt's prefill, all until it is through, and its first token.
 
-    `tests`: more are in flight than have been seen to run at once; `beyond`: more than the limit.
+    `longest_s`: that, if all that are there are prefilled before it; `tests`: more are in flight
+    than have been seen to run at once; `beyond`: more than the limit.
     """
 
     number: int
@@ -89,6 +91,7 @@ class _Sent:
     prefill_s: float
     round_s: float
     predicted_s: float
+    longest_s: float
     tests: bool
     beyond: bool
     begun: bool = False
@@ -160,6 +163,7 @@ class PlainSlots:
         self._waiting: dict[Hashable, _Sent] = {}  # streams that have not begun
         self._unseen: dict[Hashable, _Sent] = {}  # others, of which nobody knows whether they have
         self._number = self._in_flight = self._running = 0
+        self._prompts_s = 0.0  # prefills of all in flight
         self._told: int | None = None  # how many slots its engine says that it has
         self._freed = 0  # slots that were left while somebody waited, and not taken yet
 
@@ -196,6 +200,8 @@ class PlainSlots:
                 ahead_s += o.prompt_s
         prefill_s = expected.stage_s + ahead_s + expected.prompt_s
         predicted_s = expected.times * prefill_s + expected.round_s
+        self._prompts_s += expected.prompt_s
+        all_s = expected.stage_s + self._prompts_s
         self._in_flight += sequences
         self._number += 1
         one = self._sent[key] = _Sent(
@@ -207,6 +213,7 @@ class PlainSlots:
             prefill_s,
             expected.round_s,
             max(LEAST_S, predicted_s),
+            max(LEAST_S, expected.times * all_s + expected.round_s),
             tests=self._in_flight > self._most.value,
             beyond=self._in_flight > self.slots,
         )
@@ -244,6 +251,7 @@ class PlainSlots:
         if one is None:
             return
         self._in_flight -= one.sequences
+        self._prompts_s = self._prompts_s - one.prompt_s if self._sent else 0.0
         self._unseen.pop(key, None)
         if one.begun:
             self._running -= one.sequences
@@ -265,7 +273,8 @@ class PlainSlots:
             self._limit.told(slots)
         ours = self._waiting.values()
         prefilling = bool(ours) and not any(self._late(one, now) for one in ours)
-        self._limit.observe(running, waiting, prefilling=prefilling)
+        lasting = self._is_lasting(running, waiting, now)
+        self._limit.observe(running, waiting, prefilling=prefilling, lasting=lasting)
 
     def engine_is_mute(self) -> None:
         """It tells nothing, or nothing any more: then first tokens do."""
@@ -278,6 +287,16 @@ class PlainSlots:
 
     def _late(self, one: _Sent, now: float) -> bool:
         return now - one.sent_s > self._first_tokens.late * one.predicted_s
+
+    def _is_lasting(self, running: int, waiting: int, now: float) -> bool:
+        """Whether the first of those that wait there has waited for longer than for its prefill."""
+        if not waiting or running + waiting > self._in_flight:  # others have sent some
+            return False
+        for one in reversed(self._sent.values()):
+            waiting -= one.sequences
+            if waiting <= 0:
+                return now - one.sent_s > self._first_tokens.late * one.longest_s
+        return False
 
     def _report(self, one: _Sent, times: float, *, freed: bool) -> None:
         before = self.slots

@@ -35,8 +35,8 @@ _LEVELS = {
 }
 # Stands for "no limit" where neither request nor worker names one; nothing longer is planned for.
 UNLIMITED = 1 << 20
-# Ends that are learnt from together, once there have been that many squared.
-MOST_TOGETHER = 16
+# Ends that are learnt from together: a sixteenth of those so far, and so many at most.
+TOGETHER, MOST_TOGETHER = 1 / 16, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ class Accounts:
             record.kind,
         )
         self._ended.append((features, tokens))
-        if len(self._ended) >= min(MOST_TOGETHER, 1 + self._lengths.learned // MOST_TOGETHER):
+        if len(self._ended) >= min(MOST_TOGETHER, 1 + int(TOGETHER * self._lengths.learned)):
             self._lengths.observe_all(self._ended)
             self._ended.clear()
 

@@ -6,9 +6,11 @@ import asyncio
 import os
 import socket
 import ssl
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from math import inf
 from typing import Any
 
 import aiohttp
@@ -23,6 +25,9 @@ from router.wire import GATEWAY, LINE_S, STATE_PATH, STATE_TIMEOUT_S, AgentState
 
 PROBE_INTERVAL_S = 1.0  # between probes of a worker without an agent
 RANKS_EVERY = 10  # of these its pages are asked for its ranks, if they have told of any
+# Of looks at metrics without what is looked for one in so many is made: an engine that has just
+# begun, or fails for a moment, tells later.
+MUTE_EVERY = 10
 MOST_MODELS_BYTES = 1 << 20  # thousands of adapters are listed in less
 MOST_PARTS = 20_000  # objects and arrays: with vLLM's permissions, three a model
 # What answers with these says something for everybody, not what an agent says.
@@ -41,13 +46,15 @@ class PlainLook:
     """What a server without an agent serves, and what its metrics say; None: nobody asked them.
 
     `ranks` is how many data-parallel ranks it has, None if that was not looked at, and `each` what
-    its metrics say of each of several.
+    its metrics say of each of several; `asked_s` when they were asked, on the monotonic clock, as
+    what they say may be read late.
     """
 
     models: Models
     signals: Signals | None = None
     ranks: int | None = None
     each: tuple[Signals, ...] = ()
+    asked_s: float = inf
 
     def of(self, rank: int | None) -> Signals | None:
         """What its metrics say of a rank, or of all."""
@@ -103,7 +110,8 @@ async def reports(
     while True:
         models = await probe.models()
         if wants_metrics():
-            yield PlainLook(models, await probe.signals(), probe.ranks, probe.each)
+            asked_s, signals = time.monotonic(), await probe.signals()
+            yield PlainLook(models, signals, probe.ranks, probe.each, asked_s)
         else:
             yield PlainLook(models, None, probe.ranks)
         if looks == 0 or (looks % RANKS_EVERY == 0 and probe.tells_ranks):
@@ -129,7 +137,7 @@ class _PlainProbe:
 
     def __init__(self, session: aiohttp.ClientSession, url: str, key: Mapping[str, str]) -> None:
         self._session, self._url, self._key = session, url, key
-        self._has_health, self._has_metrics = False, True
+        self._has_health, self._mute = False, 0
         self.ranks: int | None = None
         self.tells_ranks = False
         self.each: tuple[Signals, ...] = ()
@@ -151,7 +159,8 @@ class _PlainProbe:
     async def signals(self) -> Signals:
         """What its metrics say; whatever is wrong with them is nothing against it."""
         self.each = ()
-        if not self._has_metrics:
+        if self._mute > 0:
+            self._mute -= 1
             return NOTHING
         try:
             async with self._get("/metrics") as response:
@@ -160,8 +169,9 @@ class _PlainProbe:
         except (aiohttp.ClientError, TimeoutError, OSError):
             return NOTHING
         told, self.each = read_ranks(text) if good and text is not None else (NOTHING, ())
-        self._has_metrics = told.running is not None
-        if self.ranks is not None and not self.tells_ranks and self._has_metrics:
+        if told.running is None:
+            self._mute = MUTE_EVERY - 1
+        elif self.ranks is not None and not self.tells_ranks:
             self.ranks = max(1, min(MOST_RANKS, len(self.each)))
         return told
 

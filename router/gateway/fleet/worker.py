@@ -371,7 +371,8 @@ class Worker:
             return
         self.adapters.see(told.adapters, told.most_adapters)
         if told.running is not None and told.waiting is not None:
-            self.plain_slots.engine(told.running, told.waiting, now, told.slots)
+            at_s = min(now, look.asked_s)
+            self.plain_slots.engine(told.running, told.waiting, at_s, told.slots)
         else:
             self.plain_slots.engine_is_mute()
         self._kv_tokens = told.kv_tokens or self._kv_tokens

@@ -253,12 +253,12 @@ class Dispatcher:
         except Exception:  # the task comes upon it as well, and finds out whose it is
             log.debug("a request could not be planned alone", exc_info=True)
             return False
-        self._tell_dispatched()
         return sent > 0
 
     def _rest(self) -> None:
-        """Whoever comes from now on has not come with the one before."""
+        """Whoever comes from now on has not come with the one before, which is on its way."""
         self._rushed = False
+        self._tell_dispatched()
 
     async def _change_or_deadline(self) -> None:
         deadline = self._rolling.next_deadline()

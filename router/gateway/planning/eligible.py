@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 from router.gateway.fleet.worker import Worker
 from router.gateway.planning.ticket import Ticket
@@ -13,7 +14,7 @@ class Eligible:
 
     def __init__(self) -> None:
         self._served: tuple[object, ...] = ()
-        self._least_context, self._by_model = 0, dict[str, frozenset[int] | None]()
+        self._least_context, self._by_model = inf, dict[str, frozenset[int] | None]()
 
     def look(self, workers: Sequence[Worker]) -> bool:
         """Whether it has changed who is there, what they serve or how they are."""
@@ -22,7 +23,7 @@ class Eligible:
             return False
         self._served = served
         lengths = (length for worker in workers for _, length in worker.served)
-        self._least_context = min((n for n in lengths if n is not None), default=0)
+        self._least_context = min((n for n in lengths if n is not None), default=inf)
         self._by_model.clear()
         return True
 

@@ -6,6 +6,9 @@ Rules:
   them. But it must be slots or memory that they wait for, and not their turn to be prefilled, of
   which an engine takes only so many tokens an iteration: a report with prefills under way
   (`prefilling`) is none;
+- they need not come in a row if it is known that somebody has waited for longer than for any turn
+  (`lasting`): then only one that runs more speaks against them. Where work comes in bursts, or
+  whoever sends it is slow, nobody waits at most looks, and the slots are no more for that;
 - while it runs all that it may and nobody waits, the limit grows again, by an eighth or one at a
   time: memory may have been short only for a while;
 - the limit is never below 1, nor above what the operator said.
@@ -30,6 +33,7 @@ class SlotLimit:
         self.limit = slots
         self._most = self._ceiling = slots if most is None else most
         self._short: list[int] = []
+        self._lasting: list[int] = []
         self._easy = 0
 
     def begin_at(self, slots: int) -> None:
@@ -40,15 +44,19 @@ class SlotLimit:
         """The engine says how many it was started with: the limit anew, as far as it may be."""
         self._ceiling = self.limit = max(1, min(self._most, slots))
 
-    def observe(self, running: int, waiting: int, *, prefilling: bool) -> int:
+    def observe(
+        self, running: int, waiting: int, *, prefilling: bool, lasting: bool = False
+    ) -> int:
         """The engine reports how many run and wait; the limit from now on."""
         if waiting > 0:
             self._easy = 0
+        if running > max(self._lasting, default=running):
+            self._lasting.clear()
         if waiting > 0 and running < self.limit and not prefilling:
             self._short.append(running)
-            if len(self._short) >= REPORTS_TO_SHRINK:
-                self.limit = max(1, *self._short)
-                self._short.clear()
+            if lasting:
+                self._lasting.append(running)
+            self._shrink()
             return self.limit
         self._short.clear()
         if waiting == 0 and running >= self.limit:
@@ -57,3 +65,10 @@ class SlotLimit:
                 more = max(1, int(GROWTH * self.limit))
                 self.limit, self._easy = min(self._ceiling, self.limit + more), 0
         return self.limit
+
+    def _shrink(self) -> None:
+        for reports in (self._short, self._lasting):
+            if len(reports) >= REPORTS_TO_SHRINK:
+                self.limit = max(1, *reports)
+                self._short, self._lasting = [], []
+                return

@@ -122,7 +122,7 @@ int main(int count, char **words) {
   struct sockaddr_in here = {.sin_family = AF_INET, .sin_port = htons(atoi(words[1]))};
   here.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  if (bind(listener, (void *)&here, sizeof here) || listen(listener, 1024))
+  if (bind(listener, (void *)&here, sizeof here) || listen(listener, 8192))
     return perror("backend: cannot listen"), 1;
   epoll = epoll_create1(0);
   struct epoll_event wanted = {.events = EPOLLIN, .data.fd = listener}, found[256];

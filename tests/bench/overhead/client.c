@@ -3,8 +3,9 @@
 //     client PORT BODY_FILE CONNECTIONS SECONDS RATE
 //
 // RATE is in requests a second, evenly spaced, over connections that are free; 0: every connection
-// asks again as soon as it has its answer. Prints requests and server-sent events that have come,
-// failures, and the median of seconds from a request (or when it was due) to its last byte.
+// asks again as soon as it has its answer; -1: all are open first, then each asks once, all together.
+// Prints requests and server-sent events that have come, failures, the median of seconds from a
+// request (or when it was due) to its last byte, and seconds until the last one had its answer.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -31,8 +32,8 @@ static struct sockaddr_in there;
 static char *request;
 static size_t request_length;
 static int epoll;
-static long requests, events, failures;
-static double *times_s;
+static long requests, events, failures, under_way;
+static double *times_s, last_s;
 static size_t kept, room;
 
 static double now_s(void) {
@@ -45,27 +46,33 @@ static void fail(struct connection *c) {
   failures++;
   if (c->fd >= 0) close(c->fd);
   c->fd = -1;
+  under_way -= c->busy;
   c->busy = 0;
 }
 
+static void reach(struct connection *c) {
+  int one = 1;
+  c->fd = socket(AF_INET, SOCK_STREAM, 0);
+  if (connect(c->fd, (void *)&there, sizeof there)) return fail(c);
+  setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  struct epoll_event wanted = {.events = EPOLLIN, .data.ptr = c};
+  epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &wanted);
+}
+
 static void ask(struct connection *c, double since_s) {
+  if (c->fd < 0) reach(c);
+  if (c->fd < 0) return;
   c->busy = 1, c->left = -1, c->filled = 0, c->since_s = since_s;
-  if (c->fd < 0) {
-    int one = 1;
-    c->fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (connect(c->fd, (void *)&there, sizeof there)) return fail(c);
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    struct epoll_event wanted = {.events = EPOLLIN, .data.ptr = c};
-    epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &wanted);
-  }
+  under_way++;
   if (send(c->fd, request, request_length, MSG_NOSIGNAL) != (ssize_t)request_length) fail(c);
 }
 
 static void end(struct connection *c) {
   c->busy = 0;
-  requests++;
+  requests++, under_way--;
   if (kept == room) times_s = realloc(times_s, (room = room ? 2 * room : 4096) * sizeof *times_s);
-  times_s[kept++] = now_s() - c->since_s;
+  last_s = now_s();
+  times_s[kept++] = last_s - c->since_s;
 }
 
 static void head(struct connection *c, char *stop) {
@@ -137,10 +144,13 @@ int main(int count, char **words) {
   epoll = epoll_create1(0);
   struct connection *all = calloc(connections, sizeof *all);
   for (int k = 0; k < connections; k++) all[k].fd = -1;
-  double start = now_s();
+  for (int k = 0; rate < 0 && k < connections; k++) reach(&all[k]);
+  double start = last_s = now_s();
+  for (int k = 0; rate < 0 && k < connections; k++) ask(&all[k], start);
   long due = 0;
   for (double now = start; now < start + seconds; now = now_s()) {
-    for (int k = 0; k < connections; k++) {
+    if (rate < 0 && !under_way) break;
+    for (int k = 0; rate >= 0 && k < connections; k++) {
       if (all[k].busy || (rate && due > (now - start) * rate)) continue;
       ask(&all[k], rate ? start + due++ / rate : now);
     }
@@ -152,5 +162,6 @@ int main(int count, char **words) {
     }
   }
   if (kept) qsort(times_s, kept, sizeof *times_s, by_size);
-  printf("%ld %ld %ld %.6f\n", requests, events, failures, kept ? times_s[kept / 2] : 0.0);
+  double median_s = kept ? times_s[kept / 2] : 0.0;
+  printf("%ld %ld %ld %.6f %.6f\n", requests, events, failures, median_s, last_s - start);
 }

@@ -117,7 +117,7 @@ def nginx(*, weighted: bool) -> Callable[[Seat], list[str]]:
         scratch = " ".join(f"{kind}_temp_path {seat.folder}/{kind};" for kind in kinds)
         text = f"""
 daemon off; worker_processes 1; pid {seat.folder}/nginx.pid; error_log stderr error;
-events {{ worker_connections 8192; }}
+events {{ worker_connections 16384; }}
 http {{
   access_log off; {scratch} client_max_body_size 16m; client_body_buffer_size 1m;
   upstream workers {{ least_conn; {servers} keepalive 512; }}

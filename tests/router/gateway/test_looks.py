@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import aclosing
 
 import pytest
@@ -97,13 +98,38 @@ def test_ranks_are_what_pages_tell_and_else_what_metrics_do(answer: Answer, rank
     assert [one.ranks for one in found] == [None, ranks, ranks]
 
 
-def test_a_server_without_such_metrics_is_asked_once() -> None:
-    asked = 0
+def telling(*pages: bytes) -> tuple[Answer, list[bytes]]:
+    """Answers these pages, the last one again and again, and those that it has answered."""
+    answered = list[bytes]()
 
-    async def other(call: Call) -> None:
-        nonlocal asked
-        asked += 1
-        await call.answer(200, b"process_cpu_seconds_total 3\n", content_type="text/plain")
+    async def metrics(call: Call) -> None:
+        answered.append(pages[min(len(answered), len(pages) - 1)])
+        told = answered[-1]
+        await call.answer(200 if told else 500, told, content_type="text/plain")
 
-    look(other, 4)
-    assert asked == 1
+    return metrics, answered
+
+
+def test_a_server_without_such_metrics_is_asked_seldom() -> None:
+    metrics, answered = telling(b"process_cpu_seconds_total 3\n")
+    look(metrics, looks.MUTE_EVERY + 1)
+    assert len(answered) == 2
+
+
+@pytest.mark.parametrize("at_first", [b"", b"process_cpu_seconds_total 3\n"])
+def test_metrics_that_tell_nothing_at_first_are_read_later(at_first: bytes) -> None:
+    metrics, _ = telling(at_first, PAGE)
+    found = look(metrics, 2 * looks.MUTE_EVERY)
+    assert found[0].signals == Signals()
+    assert found[-1].signals == Signals(3, 1)
+
+
+def test_what_metrics_say_is_of_when_they_were_asked() -> None:
+    told_s = list[float]()
+
+    async def metrics(call: Call) -> None:
+        told_s.append(time.monotonic())
+        await page(call)
+
+    (found,) = look(metrics, 1)
+    assert found.asked_s <= told_s[0]

@@ -139,6 +139,41 @@ class Poisson(Server):
         self.run(lambda: len(self.limits) >= wanted)
 
 
+class Told(Server):
+    """Its engine says now and then how many run and wait; work comes in bursts, none of it streams.
+
+    Those count as running that have been prefilled, as engines do that run prefills by turns.
+    """
+
+    def begin(self, burst: int, every_s: float, look_s: float) -> None:
+        self.running = self.looked = 0
+
+        def come() -> None:
+            for _ in range(burst):
+                self.send()
+            self.at(every_s, come)
+
+        def look() -> None:
+            waiting = self.in_flight - self.running
+            self.seen.engine(self.running, waiting, self.now)
+            self.looked += 1
+            self.at(self.noisy(look_s), look)
+
+        come()
+        self.at(look_s, look)
+
+    def begun(self, key: int) -> None:
+        self.running += 1
+        super().begun(key)
+
+    def end(self, key: int) -> None:
+        self.running -= 1
+        super().end(key)
+
+    def looks(self, count: int) -> None:
+        self.run(lambda: self.looked >= count)
+
+
 def grown(slots: int) -> int:
     """One step beyond so many."""
     return slots + max(1, int(GROWTH * slots))
@@ -297,6 +332,28 @@ def test_a_turn_to_be_prefilled_is_no_want_of_slots() -> None:
     for _ in range(REPORTS_TO_SHRINK):
         seen.engine(3, 1, 60.0)
     assert seen.slots == 3
+
+
+@pytest.mark.parametrize("look_s", [1.0, 4.0, 16.0])
+def test_an_engine_is_believed_however_seldom_it_is_looked_at(look_s: float) -> None:
+    """Somebody waits at few looks, as bursts are over by the next one."""
+    seen = PlainSlots(64, 64)
+    server = Told(8, seen, 11)
+    server.begin(24, 30.0, look_s)
+    server.looks(60)
+    assert (seen.slots, seen.known) == (8, Known.ENGINE)
+
+
+@pytest.mark.parametrize("look_s", [1.0, 4.0])
+@pytest.mark.parametrize("every_s", [1.0, 8.0, 30.0])
+def test_bursts_that_wait_to_be_prefilled_are_no_want_of_slots(
+    every_s: float, look_s: float
+) -> None:
+    seen = PlainSlots(64, 64)
+    server = Told(64, seen, 12, tokens=20)
+    server.begin(24, every_s, look_s)
+    server.looks(400)
+    assert min(server.limits) == 64
 
 
 def test_who_leaves_before_its_first_token_leaves_nothing_behind() -> None:
