@@ -25,7 +25,7 @@ from math import inf, log2
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from router.gateway.batches.lines import Waiting
-from solver.batching.stepping_back import KEPT_FREE
+from solver.batching.online import KEPT_FREE
 from solver.cost.estimators import BYTES_PER_TOKEN
 from solver.lengths.distribution import EDGES, bin_of
 from solver.routing.backlog import Backlog
