@@ -299,6 +299,18 @@ def test_those_with_room_begin_as_many_long_lines_each() -> None:
     assert Counter(j for j, line in taken if line.kind is long) == dict.fromkeys(range(4), 4)
 
 
+def test_a_slow_worker_begins_long_lines_only_while_fast_ones_have_enough_to_do() -> None:
+    long, short = Kind("a", 100, label=3), Kind("a", 100, label=1)
+    fleet, backlog = [view(2.0), view(0.5)], Backlog[Line]()
+    backlog.add(lines_of({short: 400, long: 100}))
+    backlog.plan(fleet, expected, 0.0)
+    assert [line.kind for line in taken_by(1, 2, backlog, fleet)] == [long, long]
+    assert [line.kind for line in taken_by(0, 90, backlog, fleet)] == [long] * 90
+    assert [line.kind for line in taken_by(1, 2, backlog, fleet)] == [short, short]
+    while len(backlog):  # what is left is the fast one's, to the last
+        assert taken_by(0, 50, backlog, fleet)
+
+
 def test_no_worker_ends_with_a_wave_of_long_lines_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
