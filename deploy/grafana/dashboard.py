@@ -387,6 +387,47 @@ def engines() -> Panels:
     ]
 
 
+def batches() -> Panels:
+    """What is left of them, how fast it goes, and whether it will be in time."""
+    ended = f'makespan_batch_lines_total{{{GATEWAY}, state=~"completed|failed|expired"}}'
+    return [
+        chart(
+            "Batches",
+            "Batches that have not ended, by what is done with them, and those of them that are "
+            "planned to end after their completion window.",
+            "none",
+            [
+                Query(f"max by (status) (makespan_batches{{{GATEWAY}}})", "{{status}}"),
+                Query(f"max(makespan_batches_planned_late{{{GATEWAY}}})", "planned late"),
+            ],
+        ),
+        chart(
+            "Time for all batches",
+            "What the workers need for all that is left, with nothing else to do; and how much "
+            "sooner the plan has it done than the one that was made at once.",
+            "s",
+            [
+                Query(f"max(makespan_batch_backlog_seconds{{{GATEWAY}}})", "left"),
+                Query(f"max(makespan_batch_plan_gain_seconds{{{GATEWAY}}})", "gained by the plan"),
+            ],
+        ),
+        chart(
+            "Lines of batches",
+            "Lines that end, a second, by how; those that wait or run are beside.",
+            "ops",
+            [Query(f"sum by (state) (rate({ended}[$__rate_interval]))", "{{state}}")],
+            width=4,
+        ),
+        chart(
+            "Lines left",
+            "Lines of batches that wait or run, of all gateways.",
+            "none",
+            [Query(f"max(makespan_batch_unfinished_lines{{{GATEWAY}}})", "lines")],
+            width=4,
+        ),
+    ]
+
+
 ROWS = {
     "At a glance": at_a_glance,
     "Requests": requests,
@@ -395,6 +436,7 @@ ROWS = {
     "Plans": plans,
     "Workers and predictions": workers,
     "Engines": engines,
+    "Batches": batches,
 }
 
 

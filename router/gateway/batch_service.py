@@ -83,6 +83,8 @@ def batch_service(
     return Service(
         Database(settings.data, settings.database),
         settings.max_body_bytes,
+        settings.max_stored_bytes,
+        settings.batches_kept_s,
         settings.allowed_origins,
         settings.drain_s,
         endpoints.__getitem__,

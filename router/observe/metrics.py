@@ -390,6 +390,8 @@ class GatewayMetrics(_Metrics):
             self.slo_requests.labels(target, met)
         for state in ("waiting", "running", "completed", "failed", "expired"):
             self.batch_lines.labels(state)
+        for status in ("validating", "in_progress", "finalizing", "cancelling"):
+            self.batches.labels(status)
 
     def outcomes(self) -> dict[str, int]:
         """Requests that have ended, by outcome, over all models."""

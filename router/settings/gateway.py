@@ -186,6 +186,19 @@ class GatewayTuning(Live):
         "share them: postgresql+asyncpg://USER@HOST/NAME, the password in ~/.pgpass or PGPASSWORD. "
         "Needs an extra: pip install '.[postgres]' in Makespan's folder.",
     )
+    batches_kept_s: float = Field(
+        30 * 86_400.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds for which batches are kept after their end, and files after they came "
+        "if no batch has them; then they are removed, with all answers. 0: for good.",
+    )
+    max_stored_bytes: int = Field(
+        0,
+        ge=0,
+        description="Bytes of files that a tenant may have stored, answers of its batches too; "
+        "beyond that, 413. 0: any.",
+    )
     docs: bool = Field(False, description="Serve /docs and /openapi.json.")
 
     @model_validator(mode="after")

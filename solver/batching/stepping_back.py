@@ -3,15 +3,14 @@
 Online is whatever somebody waits for: all priorities but bulk. Rules:
 - while online work is prefilled, or could be, no bulk prompt is: neither begun nor gone on with;
 - beside online work that decodes, an iteration carries so much bulk work that it lasts no longer
-  than the tightest target of those online lets it (`iteration_s`). What is over that is *paused*,
-  the youngest first: it keeps its slot and its memory, is no part of iterations, and goes on, the
-  oldest first, as soon as there is room again;
+  than the tightest target of those online lets it (`solver.batching.online`). What is over that is
+  *paused*, the youngest first: it keeps its slot and its memory, is no part of iterations, and goes
+  on, the oldest first, as soon as there is room again;
 - where online work was here lately, a bulk prompt is cut into chunks of that length, so that who
   comes waits for one iteration at most; and a share of slots and memory is left free for it;
 - nothing that runs is thrown away unless online work lacks a slot or memory: then the youngest bulk
   sequence is evicted, and waits again with what it has made;
-- bulk work that its rank puts before online work that waits has had its turn (it has waited for
-  longer than any head start): it is online from then on, so it starves nowhere.
+- bulk work that has had its turn is online from then on, so it starves nowhere.
 
 An engine with bulk work alone, or without any, is served as ever. Must not know: policies, clocks,
 queues. `solver.batching.batcher` asks before each iteration.
@@ -25,25 +24,10 @@ from itertools import takewhile
 from math import inf
 from typing import NamedTuple
 
-from solver.batching.priority import Priority
+from solver.batching.online import KEPT_FREE, OnlineHere
 from solver.batching.sequence import Sequence
 from solver.batching.slot_table import SlotTable
-from solver.batching.targets import Targets
 from solver.cost.model import CostModel
-
-# Who comes waits for the iteration under way, for that of its prefill, and for its first round.
-FIRST_TOKEN_ITERATIONS = 3
-# Seconds for which an engine keeps room for online work after the last of it has gone: whoever
-# sends once a minute or more finds short iterations; rarer requests may wait for one long one.
-LATELY_S = 60.0
-# Of slots and memory, what is left free for online work: an eighth, as much as a worker is sent
-# ahead of what it can start.
-KEPT_FREE = 1 / 8
-
-
-def iteration_s(targets: Targets) -> float:
-    """Seconds that iterations may last, for these targets to be kept."""
-    return min(targets.tpot_s, targets.ttft_s / FIRST_TOKEN_ITERATIONS)
 
 
 class BulkLoad(NamedTuple):
@@ -54,43 +38,12 @@ class BulkLoad(NamedTuple):
     tokens: int = 0
 
 
-class SteppingBack:
-    """See the module.
-
-    Attributes:
-        bulk: bulk sequences here, waiting ones too.
-    """
+class SteppingBack(OnlineHere):
+    """See the module."""
 
     def __init__(self, table: SlotTable) -> None:
+        super().__init__()
         self._table = table
-        self.bulk = 0
-        self._limits: dict[float, int] = {}  # of those online here, how many have each
-        self._online = self._waiting = 0
-        self._last: tuple[float, float] = inf, -inf  # the tightest limit lately, and when it left
-
-    def queued(self, sequence: Sequence, by: int) -> None:
-        """It waits, if `by` is 1, or waits no longer, if that is -1."""
-        self._waiting += 0 if sequence.is_bulk else by
-
-    def came(self, sequence: Sequence) -> None:
-        """It is here from now on."""
-        if sequence.is_bulk:
-            self.bulk += 1
-        else:
-            self._count(sequence)
-
-    def gone(self, sequence: Sequence, now: float) -> None:
-        """It is here no longer."""
-        if sequence.is_bulk:
-            self.bulk -= 1
-            return
-        self._online -= 1
-        limit_s = iteration_s(sequence.targets)
-        self._limits[limit_s] -= 1
-        if not self._limits[limit_s]:
-            del self._limits[limit_s]
-        if limit_s <= self._last[0] or now - self._last[1] > LATELY_S:
-            self._last = limit_s, now
 
     def load(self, waiting: Iterable[Sequence]) -> BulkLoad:
         """What bulk work comes to, with that of those `waiting`."""
@@ -103,29 +56,6 @@ class SteppingBack:
         still = (*table.paused.values(), *table.prefilling.values())
         held += sum(one.context for one in still if one.is_bulk)
         return BulkLoad(self.bulk, queued + to_prefill, held + queued)
-
-    def concerns(self, now: float) -> bool:
-        """Whether there is bulk work here, and somebody for whom it steps back."""
-        return self.bulk > 0 and (self._online > 0 or now - self._last[1] <= LATELY_S)
-
-    def limit_s(self, now: float) -> float:
-        """Seconds that iterations with bulk work may last."""
-        lately = self._last[0] if now - self._last[1] <= LATELY_S else inf
-        return min(lately, min(self._limits, default=inf))
-
-    def take_turns(self, queued: Many[Sequence]) -> None:
-        """Of the first in the queue, bulk work before some that is online has its turn."""
-        behind = self._waiting
-        for sequence in queued:
-            if not behind:
-                return
-            if sequence.is_bulk:
-                self.bulk -= 1
-                sequence.priority = Priority.DEFAULT
-                self._count(sequence)
-                self._waiting += 1
-            else:
-                behind -= 1
 
     def evict_for(self, wanted: Many[Sequence]) -> list[Sequence]:
         """Bulk work gives up slots and memory until these, who wait, fit; who that was."""
@@ -202,8 +132,3 @@ class SteppingBack:
 
     def _decodes_online(self) -> bool:
         return len(self._table.decoding) > len(self._table.bulk)
-
-    def _count(self, sequence: Sequence) -> None:
-        limit_s = iteration_s(sequence.targets)
-        self._online += 1
-        self._limits[limit_s] = self._limits.get(limit_s, 0) + 1

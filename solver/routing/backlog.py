@@ -5,11 +5,12 @@ Rules:
   deadlines are kept and all is done as soon as can be; which line of a kind it is does not matter,
   so none is bound before its worker has room for it;
 - a worker takes its own share in order, stage by stage; within one the tenants take turns by weight
-  (`solver.routing.fair`, the rule of online work), each with its own in order; but nothing that a
-  faster worker would be done with sooner, though it began later. Once it has none left, it takes
-  from who is predicted to finish last, what stands last there, as long as it would itself be done
-  with it sooner: so a wrong prediction costs little, and a slow worker gets no long line at the
-  end;
+  (`solver.routing.fair`, the rule of online work), each with its own in order. What shares nothing
+  waits for all together, and each takes the longest of it that no faster worker would be done with
+  sooner, though it began later. Once its share is done it takes of what is for all, and then, of
+  what begins alike, from who is predicted to finish last what stands last there, as long as it
+  would itself be done with it sooner: so a wrong prediction costs little, and a slow worker gets no
+  long line at the end;
 - it is planned anew when lines come or go, when workers change, when lengths have become known
   (`due`): a quarter more ends than at the last time, and every `AGAIN_S`, as online work may have
   taken what was counted on;
@@ -24,20 +25,20 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from heapq import nlargest
+from itertools import takewhile
 from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from solver.arrays import FloatArray
 from solver.lengths.predictor import worth_again
 from solver.packing.problem import TOLERANCE
 from solver.routing.bulk_plan import Asked, BulkPlan, Outlook, plan_of
 from solver.routing.fair import FairShares, Size, Weight, alike
 from solver.routing.kinds import Eligible, Expected, Kind, Length, Members
-from solver.routing.pieces import Piece
+from solver.routing.pieces import Piece, allowed
 from solver.routing.problem import WorkerView
-from solver.routing.stages import allowed, alone_s
+from solver.routing.stages import alone_s
 
 
 class Line(Hashable, Protocol):
@@ -73,7 +74,7 @@ class Backlog(Generic[L]):
         self._planned: Counter[Kind] = Counter()
         self._homes: dict[tuple[str, Hashable], int] = {}  # of what lines begin with
         self._left_s = np.zeros(0)  # (m,) seconds of what each worker has still to take
-        self._paying: dict[tuple[int, Kind], bool] = {}  # whether it pays, as of this `take`
+        self._least: dict[tuple[int, Kind], float] = {}  # see `_least_ahead`, as of this `take`
         self._earliest: int | None = None  # stage of which something is left, as of then
         self._changed, self._learned = False, 0
         self._added = self._asked_to = self._planned_to = 0  # lines so far
@@ -214,20 +215,31 @@ class Backlog(Generic[L]):
         for j in (worker, *range(len(self._lists))):
             piece = next((one for one in self._lists[j] if kind in one.kinds), None)
             if piece is not None:
-                self._left_s[j] = max(0.0, self._left_s[j] - float(piece.take(kind)[j]))
+                self._left_s = np.maximum(0.0, self._left_s - piece.take(kind, j))
                 return
 
-    def take(self, worker: int, room: int, workers: Sequence[WorkerView], now: float) -> list[L]:
-        """What a worker is to begin now, `room` lines at most; they wait no longer."""
-        taken: list[L] = []
-        self._paying.clear()
+    def take(
+        self, room: Sequence[int], workers: Sequence[WorkerView], now: float
+    ) -> Iterator[tuple[int, L]]:
+        """What the workers are to begin now, each as many lines at most as it has room for.
+
+        They wait no longer. Workers take one each in turn: so what is long is spread over those
+        that have room.
+        """
+        self._least.clear()
         self._earliest = None
-        while len(taken) < room and (line := self._next(worker, workers)) is not None:
-            taken.append(line)
-            self._taken.append((worker, line.kind))
-            if self.shares.several:
-                self._charge(line, workers, now)
-        return taken
+        left = list(room)
+        while open_ := [j for j, own in enumerate(left) if own > 0]:
+            for j in open_:
+                line = self._next(j, workers)
+                if line is None:
+                    left[j] = 0
+                    continue
+                left[j] -= 1
+                self._taken.append((j, line.kind))
+                if self.shares.several:
+                    self._charge(line, workers, now)
+                yield j, line
 
     def ended(self, line: L, prompt: float, output: float, now: float) -> None:
         """It has been answered, after so many uncached prompt and output tokens."""
@@ -249,10 +261,11 @@ class Backlog(Generic[L]):
 
     def _next(self, j: int, workers: Sequence[WorkerView]) -> L | None:
         while (piece := self._own(j, workers)) is not None:
-            kind = piece.next_kind
-            line_s = piece.take(kind)
+            kind = self._paying_kind(piece, j, workers)
+            if kind is None:
+                break
+            self._left_s = np.maximum(0.0, self._left_s - piece.take(kind, j))
             self._planned[kind] -= 1
-            self._left_s[j] = max(0.0, self._left_s[j] - float(line_s[j]))
             line = self._pop(kind)
             if line is not None:
                 if kind.prefix is not None:
@@ -274,20 +287,15 @@ class Backlog(Generic[L]):
                 self._steal(j, workers, self._earliest + 1)
         if not own and not self._steal(j, workers, inf):
             return None
-        piece = self._whose_turn(own) if len(self._tenants) > 1 else own[0]
-        return piece if self._pays(piece, j, workers) else None
+        stage = own[0].stage
+        first = [one for one in takewhile(lambda one: one.stage == stage, own) if one.kinds]
+        first = [one for one in first if one.cost_s(j) > 0] or first  # its own part before others'
+        return self._whose_turn(first) if len(self._tenants) > 1 else first[0]
 
-    def _whose_turn(self, own: Iterable[Piece]) -> Piece:
-        """The first of the tenant that is next, of those who have a piece in the first stage."""
+    def _whose_turn(self, pieces: Iterable[Piece]) -> Piece:
+        """The first of the tenant that is next."""
         firsts: dict[str, Piece] = {}
-        stage = None
-        for piece in own:
-            if not piece.kinds:
-                continue
-            if stage is None:
-                stage = piece.stage
-            if piece.stage != stage:
-                break
+        for piece in pieces:
             firsts.setdefault(piece.tenant, piece)
         return firsts[self.shares.least(firsts)]
 
@@ -299,30 +307,37 @@ class Backlog(Generic[L]):
         tokens = self._lengths[kind].tokens if kind in self._lengths else 1.0
         self.shares.charge(line, kind.tenant, Size(view.cost, view.slots, prompt, tokens), now)
 
-    def _pays(self, piece: Piece, j: int, workers: Sequence[WorkerView]) -> bool:
+    def _paying_kind(self, piece: Piece, j: int, workers: Sequence[WorkerView]) -> Kind | None:
+        """The longest that pays, of what is for all; of what begins alike, the next if it pays."""
+        if piece.quota_s is None:
+            return piece.next_kind if self._pays(piece, piece.next_kind, j, workers) else None
+        ahead_s = 0.0
+        for kind, count in piece.kinds.items():
+            line_s = float(piece.figures[kind].line_s[j])
+            ahead_s += count * line_s
+            if self._pays(piece, kind, j, workers, ahead_s / max(1e-12, line_s)):
+                return kind
+        return None
+
+    def _pays(
+        self,
+        piece: Piece,
+        kind: Kind,
+        j: int,
+        workers: Sequence[WorkerView],
+        ahead: float | None = None,
+    ) -> bool:
         """Whether a line, should it turn out long, is not done sooner by who comes to it later.
 
-        Faster workers come to it once they have taken all that is left. It is asked once for all
-        lines of a kind that a worker takes at once.
+        Faster workers have first to begin what goes before it, worth so many such lines `ahead`;
+        None: all that is left.
         """
-        kind = piece.next_kind
-        if (j, kind) not in self._paying:
-            self._paying[j, kind] = self._looked(piece, piece.figures[kind].line_s, j, workers)
-        return self._paying[j, kind]
-
-    def _looked(
-        self, piece: Piece, line_s: FloatArray, j: int, workers: Sequence[WorkerView]
-    ) -> bool:
-        faster = line_s < line_s[j] * (1 - TOLERANCE)
-        if piece.eligible is not None:
-            faster &= np.isin(np.arange(len(line_s)), list(piece.eligible))
-        if not faster.any():
-            return True
-        speed = 1.0 / np.maximum(1e-12, line_s)
-        fastest = int(np.where(faster, line_s, inf).argmin())
-        theirs_s = float(self._left_s @ speed) / float(speed[faster].sum())
-        theirs_s += alone_s(piece, workers[fastest], long=True)
-        return theirs_s >= alone_s(piece, workers[j], long=True)
+        if (j, kind) not in self._least:
+            self._least[j, kind] = _least_ahead(piece, kind, j, workers)
+        least = self._least[j, kind]
+        if ahead is None and least > 0:
+            ahead = float((self._left_s / np.maximum(1e-12, piece.figures[kind].line_s)).sum())
+        return least <= 0 or (ahead is not None and ahead >= least)
 
     def _heads(self) -> Iterator[Piece]:
         """The first piece of each worker's that has lines."""
@@ -336,31 +351,33 @@ class Backlog(Generic[L]):
         left_s = self._left_s.tolist()
         if before < inf:
             left_s = [
-                sum(piece.cost_s(k) for piece in own if piece.stage < before)
+                sum(piece.cost_s(k) for piece in own if piece.kinds and piece.stage < before)
                 for k, own in enumerate(self._lists)
             ]
         ends = [view.backlog_s + own_s for view, own_s in zip(workers, left_s, strict=True)]
-        rich = [k for k, own_s in enumerate(left_s) if own_s > 0 and k != j]
+        own = [self._own_pieces(k, before) if k != j else [] for k in range(len(ends))]
+        rich = [k for k, pieces in enumerate(own) if pieces and allowed(pieces[-1], j)]
         for victim in nlargest(MOST_LOOKED_AT, rich, key=ends.__getitem__):
-            theirs = self._lists[victim]
-            found = [k for k, p in enumerate(theirs) if p.kinds and p.stage < before]
-            piece = theirs[found[-1]] if found else None
-            if piece is None or not allowed(piece, j):
+            piece = own[victim][-1]
+            kind = piece.next_kind
+            theirs_s = max(ends[victim], alone_s(piece, kind, workers[victim], long=True))
+            mine_s = alone_s(piece, kind, workers[j], long=True)
+            if mine_s >= theirs_s or not self._pays(piece, kind, j, workers):
                 continue
-            theirs_s = max(ends[victim], alone_s(piece, workers[victim], long=True))
-            mine_s = alone_s(piece, workers[j], long=True)
-            if mine_s >= theirs_s or not self._pays(piece, j, workers):
-                continue
-            if len(found) > 1 or piece.lines == 1:
-                del theirs[found[-1]]
+            if piece.lines == 1 or len(own[victim]) > 1:
+                self._lists[victim].remove(piece)
             else:
                 piece = piece.split(piece.lines // 2)
-            cost_s = piece.cost_s(victim)
-            self._left_s[victim] = max(0.0, self._left_s[victim] - cost_s)
+            self._left_s[victim] = max(0.0, self._left_s[victim] - piece.cost_s(victim))
             self._left_s[j] += piece.cost_s(j)
             self._lists[j].appendleft(piece)
             return True
         return False
+
+    def _own_pieces(self, worker: int, before: float) -> list[Piece]:
+        """Those of stages `before` one that are in its list alone."""
+        own = [piece for piece in self._lists[worker] if piece.quota_s is None]
+        return [piece for piece in own if piece.kinds and piece.stage < before]
 
     def _unplanned(self, j: int) -> L | None:
         """One that no plan knows yet: of the tenant that is next, and of what is due first."""
@@ -392,6 +409,19 @@ class Backlog(Generic[L]):
         if not self._tenants[tenant]:
             del self._tenants[tenant]
             self.shares.leave(tenant)
+
+
+def _least_ahead(piece: Piece, kind: Kind, j: int, workers: Sequence[WorkerView]) -> float:
+    """Lines like this that faster workers must have to do before it pays for one to begin it."""
+    line_s = piece.figures[kind].line_s
+    faster = line_s < line_s[j] * (1 - TOLERANCE)
+    if piece.eligible is not None:
+        faster &= np.isin(np.arange(len(line_s)), list(piece.eligible))
+    if not faster.any():
+        return 0.0
+    fastest = workers[int(np.where(faster, line_s, inf).argmin())]
+    later_s = alone_s(piece, kind, workers[j], long=True) - alone_s(piece, kind, fastest, long=True)
+    return later_s * float((1.0 / np.maximum(1e-12, line_s[faster])).sum())
 
 
 def _may(members: Members, worker: int) -> bool:

@@ -41,7 +41,7 @@ class Figures(NamedTuple):
     length: Length
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Piece:
     """Lines that are planned as one.
 
@@ -52,6 +52,8 @@ class Piece:
         shared_s: (m,) seconds of the prefixes, once each.
         eligible: indices of the workers that may serve them; None: all.
         stage: of the plan; those of an earlier one go before.
+        quota_s: (m,) seconds of it that each worker is to do, where all who may take from it; None:
+            it is in one worker's list.
     """
 
     kinds: dict[Kind, int]
@@ -60,6 +62,7 @@ class Piece:
     shared_s: FloatArray
     eligible: Members
     stage: int = 0
+    quota_s: FloatArray | None = None
 
     @classmethod
     def of(
@@ -105,7 +108,9 @@ class Piece:
         return max(self.figures[kind].length.tokens for kind in self.kinds)
 
     def cost_s(self, worker: int) -> float:
-        """Seconds that what is left of it adds to a worker."""
+        """Seconds that what is left of it adds to a worker, in whose list it is."""
+        if self.quota_s is not None:
+            return float(self.quota_s[worker])
         return float(self.lines_s[worker] + self.shared_s[worker])
 
     def copy(self) -> Piece:
@@ -115,14 +120,24 @@ class Piece:
     def _with(self, kinds: dict[Kind, int], lines_s: FloatArray) -> Piece:
         return Piece(kinds, self.figures, lines_s, self.shared_s, self.eligible, self.stage)
 
-    def take(self, kind: Kind) -> FloatArray:
-        """One line of a kind is taken; (m,) seconds that it adds."""
+    def take(self, kind: Kind, worker: int) -> FloatArray:
+        """A worker takes one line of a kind; (m,) seconds less that each has to do of it.
+
+        Who has done its own part of what is for all takes as much of everybody's.
+        """
+        line_s = self.figures[kind].line_s
+        less_s = np.zeros_like(line_s)
+        if self.quota_s is not None and self.quota_s[worker] <= 0:
+            less_s = self.quota_s * min(1.0, line_s[worker] / max(1e-12, self.lines_s[worker]))
+        else:
+            less_s[worker] = min(line_s[worker], self.cost_s(worker))
+        if self.quota_s is not None:
+            self.quota_s = self.quota_s - less_s
         self.kinds[kind] -= 1
         if self.kinds[kind] <= 0:
             del self.kinds[kind]
-        line_s = self.figures[kind].line_s
         self.lines_s = np.maximum(0.0, self.lines_s - line_s)
-        return line_s
+        return less_s
 
     def split(self, lines: int) -> Piece:
         """So many lines as a piece of their own: the last, or a mix of those that share nothing."""
@@ -236,7 +251,7 @@ def problem_of(
     n, m = len(pieces), len(workers)
     columns, slots = columns_of(workers)
     cost = np.array([piece.lines_s + piece.shared_s for piece in pieces])
-    allowed = np.array([_allowed(piece, m) for piece in pieces]).reshape(n, m)
+    may = np.array([[allowed(piece, j) for j in range(m)] for piece in pieces]).reshape(n, m)
     occupancy = np.minimum(slots, max(1, ceil(sum(piece.lines for piece in pieces) / m)))
     kinds = [piece.next_kind for piece in pieces]
     prompt = np.array([[kind.prompt_tokens - kind.shared_tokens] for kind in kinds])
@@ -247,7 +262,7 @@ def problem_of(
         np.minimum(cost.reshape(n, m), LARGEST),
         np.minimum(backlog, LARGEST),
         span_s=np.minimum(span.reshape(n, m), LARGEST),
-        eligible=allowed,
+        eligible=may,
     )
 
 
@@ -257,8 +272,9 @@ def columns_of(workers: Sequence[WorkerView]) -> tuple[CostColumns, FloatArray]:
     return columns, np.array([worker.slots for worker in workers], dtype=np.float64)
 
 
-def _allowed(piece: Piece, workers: int) -> list[bool]:
-    return [piece.eligible is None or j in piece.eligible for j in range(workers)]
+def allowed(piece: Piece, worker: int) -> bool:
+    """Whether the worker may serve it."""
+    return piece.eligible is None or worker in piece.eligible
 
 
 def _line_s(kind: Kind, length: Length, columns: CostColumns, slots: FloatArray) -> FloatArray:

@@ -6,8 +6,8 @@ Rules:
 - without deadlines in danger there is one stage (`solver.routing.deadlines`); where that
   makes batches late, an order by deadlines alone is tried, and the better one taken: that with the
   fewest batches late, then the least late, then that which is done first;
-- what shares nothing is dealt (`solver.routing.dealing`), and what a packing of whole pieces leaves
-  uneven is evened out by splitting them.
+- what a packing of whole pieces leaves uneven is evened out by splitting them, and what shares
+  nothing then waits for all workers together (`solver.routing.pooling`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import inf
 
 import numpy as np
@@ -25,9 +26,9 @@ from solver.packing.pipeline import first_plan_or_queue
 from solver.packing.plan import Plan
 from solver.packing.problem import Problem
 from solver.routing.deadlines import Demand, Precedence, by_deadline, in_turn, precedence
-from solver.routing.dealing import dealt
-from solver.routing.kinds import Homes
-from solver.routing.pieces import Piece, problem_of, stay
+from solver.routing.kinds import Homes, Kind
+from solver.routing.pieces import Piece, allowed, problem_of, stay
+from solver.routing.pooling import pooled
 from solver.routing.problem import WorkerView
 
 # Pieces that are split so that workers end together, for each worker at most.
@@ -136,21 +137,22 @@ def scheduled(draft: Draft, weight: Weight) -> Schedule:
     found = Schedule([deque() for _ in workers], [0.0] * len(workers), {})
     lists: list[list[deque[Piece]]] = []
     for number, stage in enumerate(draft.stages):
-        own: list[list[Piece]] = [[] for _ in workers]
+        own: list[deque[Piece]] = [deque() for _ in workers]
         placed = iter(stage.plan.assignment)
         for k, piece in enumerate(stage.pieces):
             j = stage.staying.get(k)
             own[next(placed) if j is None else j].append(piece.copy())
-        ready = dealt(own, workers)
-        for j, mine in enumerate(ready):
-            for piece in mine:
-                piece.stage = number
+        for j, mine in enumerate(own):
             found.left_s[j] += sum(piece.cost_s(j) for piece in mine)
-        _even_out(ready, found.left_s, workers)
+        _even_out(own, found.left_s, workers)
+        ready = pooled(own)
+        for piece in chain.from_iterable(ready):
+            piece.stage = number
         lists.append(ready)
     for j, view in enumerate(workers):
-        own_stages = [stage[j] for stage in lists if stage[j]]
-        found.lists[j].extend(piece for stage in own_stages for piece in stage)
+        found.lists[j].extend(piece for stage in lists for piece in stage[j])
+        own_stages = [[piece for piece in stage[j] if piece.cost_s(j) > 0] for stage in lists]
+        own_stages = [stage for stage in own_stages if stage]
         for batch, end_s in _ends(j, view, own_stages, weight):
             found.ends[batch] = max(found.ends.get(batch, 0.0), end_s)
     return found
@@ -237,7 +239,7 @@ def _even_out(
             return
         each_s = float(piece.lines_s[last] + piece.lines_s[first]) / piece.lines
         lines = int((ends[last] - ends[first] - float(piece.shared_s[first])) / each_s)
-        if lines < 1 or alone_s(piece, workers[first]) > ends[last]:
+        if lines < 1 or alone_s(piece, piece.next_kind, workers[first]) > ends[last]:
             return
         if lines >= piece.lines:
             given = lists[last].pop()
@@ -250,7 +252,7 @@ def _even_out(
 
 
 def _ends(
-    j: int, worker: WorkerView, stages: Sequence[deque[Piece]], weight: Weight
+    j: int, worker: WorkerView, stages: Sequence[Sequence[Piece]], weight: Weight
 ) -> Iterable[tuple[str, float]]:
     """When a worker has done its part of each batch; tenants take turns within a stage."""
     at_s = worker.backlog_s
@@ -264,19 +266,13 @@ def _ends(
         last_s = float(after_s.max())
         for piece, own_s in zip(stage, after_s.tolist(), strict=True):
             alone = k == len(stages) and own_s >= last_s
-            done_s = max(at_s + own_s, alone_s(piece, worker))
+            done_s = max(at_s + own_s, alone_s(piece, piece.next_kind, worker))
             yield piece.batch, done_s + drained_s(piece, worker, alone=alone)
         at_s += last_s
 
 
-def allowed(piece: Piece, worker: int) -> bool:
-    """Whether the worker may serve it."""
-    return piece.eligible is None or worker in piece.eligible
-
-
-def alone_s(piece: Piece, worker: WorkerView, *, long: bool = False) -> float:
-    """Seconds that its next line takes there from now on; `long`: if it is one of the longest."""
-    kind = piece.next_kind
+def alone_s(piece: Piece, kind: Kind, worker: WorkerView, *, long: bool = False) -> float:
+    """Seconds that a line of a kind takes there from now on; `long`: as one of the longest."""
     length = piece.figures[kind].length
     occupancy = min(worker.slots, worker.in_flight + piece.lines)
     prompt = max(1, kind.prompt_tokens - kind.shared_tokens)

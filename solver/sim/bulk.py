@@ -61,14 +61,10 @@ class WithBacklog:
             return
         if self.backlog.due(self._learned, len(workers), now):
             self._plan(now, [worker.view(now) for worker in workers])
-        for j, worker in enumerate(workers):
-            room = _room(worker.view(now))
-            if room <= 0:
-                continue
-            views = [other.view(now) for other in workers]
-            for line in self.backlog.take(j, room, views, now):
-                self._bulk[line.arrival.number] = line
-                yield line.arrival, j
+        views = [worker.view(now) for worker in workers]
+        for j, line in self.backlog.take([_room(view) for view in views], views, now):
+            self._bulk[line.arrival.number] = line
+            yield line.arrival, j
 
     def next_deadline(self) -> float | None:
         """When to poll again even if nothing happens."""

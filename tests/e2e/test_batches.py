@@ -247,6 +247,23 @@ def test_a_gateway_without_them_says_how_to_have_them(workers: list[str]) -> Non
             assert "--data DIR" in answer.json()["error"]["message"]
 
 
+def test_what_is_stored_is_bounded_and_what_has_ended_goes_with_time(
+    workers: list[str], tmp_path: Path
+) -> None:
+    limits = ("--max-stored-bytes", "2000", "--batches-kept-s", "1")
+    with Gateway(workers, str(tmp_path), *limits) as gateway:
+        name = gateway.create([line(0)])
+        with pytest.raises(openai.APIStatusError, match="of 2000 bytes are stored") as refused:
+            gateway.upload([line(k) for k in range(40)])
+        assert (refused.value.status_code, refused.value.code) == (413, "storage_quota_exceeded")
+
+        def gone() -> bool:
+            return http.get(f"{gateway.url}/v1/batches/{name}").status_code == 404
+
+        eventually(gone, "the removal of a batch that has ended")
+        eventually(lambda: not list(gateway.client.files.list()), "that of its files")
+
+
 def test_only_its_tenant_sees_a_file(workers: list[str], tmp_path: Path) -> None:
     texts = {tenant: f"mk-of-{tenant}" for tenant in ("one", "two")}
     made = [Key(sha256=hash_of(text), tenant=tenant) for tenant, text in texts.items()]

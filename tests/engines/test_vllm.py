@@ -202,6 +202,19 @@ def test_who_waits_is_ranked_by_length_and_priority(bench: Bench) -> None:
         queue.peek_request()
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_bulk_prompt_comes_in_with_those_of_online_work(bench: Bench, policy: str) -> None:
+    from vllm.v1.request import RequestStatus
+
+    scheduler = bench.make_scheduler(policy, json.dumps(MIXES))
+    bulk, online = {f"bulk{k}" for k in range(5)}, {"one", "two"}
+    for key in (*sorted(bulk), *sorted(online)):
+        scheduler.add_request(request(key, 20, priority=int(key in bulk)))
+    assert set(scheduler.schedule().num_scheduled_tokens) == online
+    assert bulk <= set(scheduler.schedule().num_scheduled_tokens)  # those are prefilled
+    scheduler.finish_requests(bulk | online, RequestStatus.FINISHED_ABORTED)
+
+
 @pytest.mark.parametrize("policy", [None, *POLICIES])
 def test_steps_decided_before_the_last_has_ended(bench: Bench, policy: str | None) -> None:
     """VLLM's asynchronous scheduler and ours, two steps in flight; no model: vLLM has none for it

@@ -141,6 +141,7 @@ class Api:
         if found.purpose != "batch":
             message = f"The file '{file}' has the purpose '{found.purpose}'; it must be 'batch'."
             raise RequestError(message, param="input_file_id", code="invalid_purpose")
+        await self._files.check_quota(tenant, 1)
         grant: Grant | None = request.scope.get(GRANT)
         key = "" if grant is None else grant.key.sha256
         made = (str(window), window_s)

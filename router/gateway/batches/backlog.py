@@ -17,7 +17,7 @@ from math import inf
 from sqlalchemy import func, select
 
 from router.gateway.batches.database import Database, StoreLost
-from router.gateway.batches.files import Files
+from router.gateway.batches.removal import Removal
 from router.gateway.batches.runner import Runner
 from router.gateway.batches.tables import OPEN, Line, lines
 from router.observe.metrics import GatewayMetrics
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 # It reads a row of each line that is left: of 50,000 in some ten milliseconds.
 EVERY_S = 5.0
-# How often files whose time is over are looked for.
+# How often what is old is looked for, at least.
 CLEAN_S = 600.0
 
 
@@ -54,24 +54,24 @@ class Backlog:
     def __init__(
         self,
         database: Database,
-        files: Files,
+        removal: Removal,
         runner: Runner,
         seconds: Callable[[Work], float],
         metrics: GatewayMetrics,
     ) -> None:
-        self._database, self._files = database, files
+        self._database, self._removal = database, removal
         self._runner, self._seconds = runner, seconds
         self._metrics = metrics
 
     async def run(self) -> None:
         """Until cancelled."""
-        cleaned_s = -inf
+        cleaned_s, clean_s = -inf, min(CLEAN_S, self._removal.kept_s or CLEAN_S)
         while True:
             try:
                 await self.tell()
-                if time.monotonic() - cleaned_s > CLEAN_S:
+                if time.monotonic() - cleaned_s > clean_s:
                     cleaned_s = time.monotonic()
-                    await self._files.remove_old()
+                    await self._removal.run()
             except StoreLost:
                 log.debug("what is left of batches cannot be read now")
             except Exception:

@@ -1,8 +1,9 @@
 """Files: what clients send, in chunks as it comes, and what batches have answered.
 
 Rules:
-- a file is there once all of it is; what a broken upload leaves is removed with time;
-- a tenant sees only its own;
+- a file is there once all of it is; what is old is removed by `router.gateway.batches.removal`;
+- a tenant sees only its own, and has so many bytes stored at most: what it sends, and what its
+  batches have answered. What is being answered is not counted yet;
 - of a file that a batch still needs nothing is removed.
 """
 
@@ -13,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, delete, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, Table, delete, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.gateway.batches.database import Database
@@ -24,18 +25,16 @@ CHUNK = 256 << 10  # bytes
 PAGE = 256  # results read at once
 # Chunks of input files that are kept at hand: lines are sent one by one, and mostly in order.
 KEPT = 32
-# After so long an upload that has not ended never will: no client takes that long for 200 MB.
-UPLOAD_S = 86_400.0
 # Of lines whose results a batch's two files have.
 STATES = {"output": (Line.DONE,), "errors": (Line.FAILED, Line.EXPIRED)}
 Found = Row[Any]
 
 
 class Files:
-    """See the module."""
+    """See the module; `most_bytes` is what a tenant may have stored, 0: whatever it likes."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, most_bytes: int = 0) -> None:
+        self._database, self._most_bytes = database, most_bytes
         self._chunks: OrderedDict[tuple[str, int], bytes] = OrderedDict()
 
     async def begin(self, tenant: str, filename: str) -> str:
@@ -59,9 +58,39 @@ class Files:
         async with self._database.write() as connection:
             await connection.execute(insert(chunks), {"file": name, "number": number, "data": data})
 
-    async def finish(self, name: str, purpose: str, size: int, lasts_s: float | None) -> Found:
-        """All of it is there; it is removed after `lasts_s`, if that is given."""
+    async def check_quota(self, tenant: str, more: int) -> None:
+        """Whether a tenant may store so many bytes more.
+
+        Raises:
+            RequestError: 413 if that is more than it may have.
+        """
+        if self._most_bytes:
+            async with self._database.read() as connection:
+                await self._check_quota(connection, tenant, more)
+
+    async def _check_quota(self, connection: AsyncConnection, tenant: str, more: int) -> None:
+        if not self._most_bytes:
+            return
+        asked = select(func.coalesce(func.sum(files.c.bytes), 0)).where(files.c.tenant == tenant)
+        stored = int((await connection.execute(asked)).scalar_one())
+        if stored + more > self._most_bytes:
+            raise RequestError(
+                f"{stored} of {self._most_bytes} bytes are stored for you, files and answers of "
+                "batches; delete some of them first.",
+                code="storage_quota_exceeded",
+                status=413,
+            )
+
+    async def finish(
+        self, name: str, tenant: str, purpose: str, size: int, lasts_s: float | None
+    ) -> Found:
+        """All of it is there; it is removed after `lasts_s`, if that is given.
+
+        Raises:
+            RequestError: 413 if its tenant has not so many bytes left.
+        """
         async with self._database.write() as connection:
+            await self._check_quota(connection, tenant, size)
             now = await self._database.now(connection)
             values = {
                 "purpose": purpose,
@@ -109,28 +138,10 @@ class Files:
                     code="file_in_use",
                     status=409,
                 )
-            await self._remove(connection, found)
-
-    async def remove_old(self) -> None:
-        """Remove those whose time is over, and what broken uploads have left."""
-        async with self._database.write() as connection:
-            now = await self._database.now(connection)
-            await self._remove_before(connection, now)
-
-    async def _remove_before(self, connection: AsyncConnection, now: float) -> None:
-        over = (files.c.ready == 1) & (files.c.expires_at < now)
-        broken = (files.c.ready == 0) & (files.c.created_at < now - UPLOAD_S)
-        needed = select(batches.c.input_file).where(batches.c.status.in_(OPEN))
-        old = select(files).where(over | broken, files.c.id.not_in(needed))
-        for found in (await connection.execute(old)).all():
-            await self._remove(connection, found)
-
-    @staticmethod
-    async def _remove(connection: AsyncConnection, found: Found) -> None:
-        if found.batch is not None:
-            results = _results(found)
-            await connection.execute(update(lines).where(*results).values(result=None))
-        await connection.execute(delete(files).where(files.c.id == found.id))
+            if found.batch is not None:
+                results = _results(found)
+                await connection.execute(update(lines).where(*results).values(result=None))
+            await connection.execute(delete(files).where(files.c.id == name))
 
     async def abandon(self, name: str) -> None:
         """It is not to be: what has come of it is removed."""

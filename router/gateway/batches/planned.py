@@ -20,11 +20,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import inf, log2
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from router.gateway.batches.lines import Waiting
-from solver.batching.stepping_back import KEPT_FREE
+from solver.batching.online import KEPT_FREE
 from solver.cost.estimators import BYTES_PER_TOKEN
 from solver.lengths.distribution import EDGES, bin_of
 from solver.routing.backlog import Backlog
@@ -139,15 +140,15 @@ class Planned(Generic[W]):
         taken = [line.waiting for line in self._backlog.take_hopeless(room)]
         views = list(seen.views)
         many = len(self._backlog) > sum(view.slots for view in views)
-        for j, (worker, view) in enumerate(zip(seen.workers, views, strict=True)):
-            given = self._given[id(worker)]
-            places = _places(view, given, many=many)
-            free = max(places - max(view.in_flight, given), int(not given))
-            for line in self._backlog.take(j, min(free, room - len(taken)), views, now):
-                place = line.waiting.batch, line.waiting.number
-                self._at[place] = worker, line
-                self._given[id(worker)] += 1
-                taken.append(line.waiting)
+        free = [
+            self._free(worker, view, many=many)
+            for worker, view in zip(seen.workers, views, strict=True)
+        ]
+        for j, line in islice(self._backlog.take(free, views, now), room - len(taken)):
+            place, worker = (line.waiting.batch, line.waiting.number), seen.workers[j]
+            self._at[place] = worker, line
+            self._given[id(worker)] += 1
+            taken.append(line.waiting)
         return taken
 
     def worker(self, line: Waiting) -> W | None:
@@ -264,6 +265,11 @@ class Planned(Generic[W]):
             return None
         known.add(line.prefix)
         return line.prefix
+
+    def _free(self, worker: W, view: WorkerView, *, many: bool) -> int:
+        """Lines that it may be given now."""
+        given = self._given[id(worker)]
+        return max(_places(view, given, many=many) - max(view.in_flight, given), int(not given))
 
     def _leave(self, line: Waiting) -> None:
         """It is with no worker any more."""

@@ -17,6 +17,7 @@ from router.gateway.batches.files import Files, Found
 from router.gateway.batches.inside import Endpoint
 from router.gateway.batches.lines import Counts
 from router.gateway.batches.order import InOrder, Order
+from router.gateway.batches.removal import Removal
 from router.gateway.batches.runner import Runner
 from router.gateway.batches.tables import OPEN
 from router.http.drain import Drain
@@ -29,6 +30,8 @@ class Service:
     """See the module.
 
     Args:
+        most_line: bytes of a line, at most; `most_bytes`: of what a tenant has stored, 0: any.
+        kept_s: how long batches stay after their end, 0: for good.
         endpoint: what answers requests to a path, of those that batches may have.
         rights: what a client's key, by its hash, and its tenant give its requests' scope.
         room: lines that workers can hold now.
@@ -40,6 +43,8 @@ class Service:
         self,
         database: Database,
         most_line: int,
+        most_bytes: int,
+        kept_s: float,
         origins: Collection[str],
         drain_s: float,
         endpoint: Callable[[str], Endpoint],
@@ -50,12 +55,13 @@ class Service:
         metrics: GatewayMetrics,
         order: Order | None = None,
     ) -> None:
-        files, batches = Files(database), Batches(database)
+        files, batches = Files(database, most_bytes), Batches(database)
         self._order: Order = order or InOrder()
         self.runner = Runner(
             database, files, batches, self._order, endpoint, rights, room, drain, metrics
         )
-        self._backlog = Backlog(database, files, self.runner, seconds, metrics)
+        removal = Removal(database, kept_s)
+        self._backlog = Backlog(database, removal, self.runner, seconds, metrics)
         wake = self.runner.wake
         self._api = Api(files, batches, most_line, origins, drain, wake, self._told)
         self._drain, self._drain_s = drain, drain_s

@@ -60,6 +60,7 @@ class Upload:
             return
         if self._part is None:
             self._part = part
+            await self._files.check_quota(self._tenant, 1)
             named = (part.filename or "file").replace("\0", "")[:LONGEST_NAME]
             self._name = await self._files.begin(self._tenant, named)
         elif self._part is not part:
@@ -71,6 +72,7 @@ class Upload:
             await self._keep(CHUNK)
 
     async def _keep(self, size: int) -> None:
+        await self._files.check_quota(self._tenant, self._chunks * CHUNK + size)
         await self._files.append(self._name, self._chunks, bytes(self._held[:size]))
         self._chunks += 1
         del self._held[:size]
@@ -86,7 +88,8 @@ class Upload:
         self._check.feed(b"", last=True)
         if self._held:
             await self._keep(len(self._held))
-        return await self._files.finish(self._name, purpose, self._check.size, lasts_s)
+        size = self._check.size
+        return await self._files.finish(self._name, self._tenant, purpose, size, lasts_s)
 
     def _lasts_s(self) -> float | None:
         """How long it is kept, if its client says so."""

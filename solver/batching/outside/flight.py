@@ -101,6 +101,11 @@ class InFlight:
         return len(self._prefilling)
 
     @property
+    def prefills_online(self) -> bool:
+        """Whether among them is somebody for whom bulk work steps back."""
+        return any(not flight.sequence.is_bulk for flight in self._prefilling.values())
+
+    @property
     def ending(self) -> int:
         """Those that are making the last token that they may make."""
         seen = (flight for flight in self._flights.values() if flight.streamed and flight.begun)

@@ -13,6 +13,7 @@ and whose last token is not scheduled yet.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from solver.batching.policy import Decision, EngineView, IterationPolicy
@@ -171,3 +172,17 @@ class Follower:
 def holds_back(decision: Decision, requests: UnprefilledRequests) -> bool:
     """Whether somebody who could be admitted is to be held back."""
     return decision.action is Action.DECODE and requests.admissible > 0
+
+
+def admitted_beside(bulk: Iterable[bool], *, prefills_online: bool) -> int:
+    """How many of those next in line may be admitted as bulk work steps back; `bulk`: who is that.
+
+    None behind online work, nor while that is prefilled; before it, it has had its turn.
+    """
+    count = 0
+    for is_bulk in bulk:
+        if is_bulk and prefills_online:
+            break
+        prefills_online |= not is_bulk
+        count += 1
+    return count

@@ -15,6 +15,10 @@ Rules:
 - nobody overtakes the first in line that does not fit, so the queue reaches everybody;
 - an engine with a policy of its own is not second-guessed: it gets all that fits, and `lead` more
   to choose from;
+- bulk work steps back for online work (`solver.batching.online`): while that waits, or is
+  prefilled, no bulk prompt is released; beside it, only so much that rounds last no longer than its
+  targets let them; and where it is or was lately, a share of slots and memory is left free for it.
+  What has been released cannot be paused from outside;
 - a policy's limit on a stage's prompt tokens is the engine's own matter: it cuts prompts itself;
   but while somebody with a target between tokens decodes, no more prompt tokens are under way at
   once than that, unless they are one request's.
@@ -31,6 +35,7 @@ from math import inf
 from solver.batching.busy_period import BusyPeriod
 from solver.batching.kv import WATERMARK, count_fitting
 from solver.batching.ledger import SlotLedger
+from solver.batching.online import KEPT_FREE, OnlineHere
 from solver.batching.outside.flight import InFlight
 from solver.batching.outside.held import HeldRequest, Release, first_of
 from solver.batching.policy import EngineView, IterationPolicy
@@ -77,6 +82,8 @@ class Releaser:
             waiting = make_queue("longest", slots, cost.decode_s(slots))
         self._queue = waiting
         self._held: dict[str, HeldRequest] = {}
+        self._back = OnlineHere()  # of each request its first sequence
+        self._here: set[str] = set()  # requests held or in flight
         self._ending: set[str] = set()  # all tokens made, and the answer not over
         self._ending_s = now  # since when there are such
         self._waited_slot_s, self._waited_rounds = 0.0, 0
@@ -108,7 +115,11 @@ class Releaser:
         """A request has come."""
         if self.busy_period is None:
             self.busy_period = BusyPeriod(now)
-        self._queue.add(request.sequences[0])
+        first = request.sequences[0]
+        self._back.came(first)
+        self._back.queued(first, 1)
+        self._here.add(request.id)
+        self._queue.add(first)
         self._held[request.id] = request
         self.queued += len(request.sequences)
         self._book(now)
@@ -121,6 +132,9 @@ class Releaser:
         """Its answer is over, or its client has left: it is held no longer, nor in flight."""
         if self.is_waiting(request.id):
             self._unqueue(request)
+        if request.id in self._here:
+            self._here.remove(request.id)
+            self._back.gone(request.sequences[0], now)
         self._ending.discard(request.id)
         for sequence in request.sequences:
             self.in_flight.end(sequence.id, now, ended=False)
@@ -177,7 +191,9 @@ class Releaser:
 
     def _next(self, now: float) -> Release | None:
         self._again_s = None
-        fitting = self._fitting()
+        fitting, shared = self._fitting(), self._back.concerns(now)
+        if fitting and shared:
+            fitting = self._beside_online(fitting, now)
         if not fitting:
             return None
         together_s = self._ending_s + self._round_s()
@@ -186,7 +202,7 @@ class Releaser:
             return None
         if self.policy is None:
             return Release(Reason.SLOT_FREE, tuple(fitting))
-        view = self._view(fitting)
+        view = self._view(fitting, shared=shared)
         decision = self.policy.decide(view, self.cost)
         chosen = self._within_target(first_of(fitting, decision), decision.max_prompt_tokens, now)
         if not chosen:
@@ -210,13 +226,36 @@ class Releaser:
         """Until the next round, when whoever waits has waited longer and others may be seen off."""
         return max(SHORTEST_ROUND_S, self.cost.decode_s(len(self.in_flight), self.kv_held))
 
-    def _view(self, fitting: list[HeldRequest]) -> EngineView:
-        """As a policy inside the engine would see it; a prefill under way is not interrupted."""
+    def _beside_online(self, fitting: list[HeldRequest], now: float) -> list[HeldRequest]:
+        """Those of them who may go, as bulk work steps back."""
+        back, flight = self._back, self.in_flight
+        if back.waiting or (flight.prefills_online and flight.is_prefilling(now)):
+            online = [request for request in fitting if not request.sequences[0].is_bulk]
+            if not online and flight:
+                self._again_s = now + self._round_s()
+            return online
+        limit_s = back.limit_s(now) if back.online else inf
+        kept = self.slots - int(KEPT_FREE * self.slots) - len(self._ending)
+        batch, kv, count = len(flight), self.kv_held, 0
+        for request in fitting:
+            batch, kv = batch + len(request.sequences), kv + request.prompt_tokens
+            full = batch > kept or kv > (1 - KEPT_FREE) * self.kv_tokens
+            if (full and (flight or count)) or self.cost.decode_s(batch, kv) > limit_s:
+                break
+            count += 1
+        return fitting[:count]
+
+    def _view(self, fitting: list[HeldRequest], *, shared: bool) -> EngineView:
+        """As a policy inside the engine would see it; a prefill under way is not interrupted.
+
+        Where bulk work steps back, what is held for that is no company for anybody.
+        """
+        admissible = sum(len(request.sequences) for request in fitting)
         return EngineView(
             slots=self.slots,
             decoding=len(self.in_flight) + len(self._ending),
-            admissible=sum(len(request.sequences) for request in fitting),
-            waiting=self.queued,
+            admissible=admissible,
+            waiting=max(admissible, self._back.waiting) if shared else self.queued,
             prompt_tokens=sum(request.prompt_tokens for request in fitting),
             kv_tokens=self.kv_tokens,
             kv_held=self.kv_held,
@@ -235,7 +274,10 @@ class Releaser:
         memory = self.kv_tokens * (1 - WATERMARK) - self.kv_held - self.in_flight.spare
         rows = self.in_flight.free_rows[:room]
         found: list[HeldRequest] = []
-        for sequence in self._queue.head(rows, self.in_flight.progress.remaining):
+        left = self.in_flight.progress.remaining
+        if self._back.bulk and self._back.waiting:
+            self._back.take_turns(self._queue.head(list(range(self.slots)), left))
+        for sequence in self._queue.head(rows, left):
             request = self._held[sequence.id]
             room -= len(request.sequences)
             memory -= sum(s.prompt_tokens + s.spare for s in request.sequences)
@@ -247,6 +289,7 @@ class Releaser:
         return found
 
     def _unqueue(self, request: HeldRequest) -> None:
+        self._back.queued(request.sequences[0], -1)
         self._queue.discard(request.sequences[0])
         del self._held[request.id]
         self.queued -= len(request.sequences)

@@ -15,6 +15,7 @@ from solver.batching.outside.follow import (
     Follower,
     Iteration,
     UnprefilledRequests,
+    admitted_beside,
 )
 from solver.batching.policies import POLICIES
 from solver.batching.policy import Decision, EngineView, IterationPolicy
@@ -107,3 +108,14 @@ def test_until_it_knows_anything_it_says_what_it_was_told() -> None:
         assert follower.cost == told
     follower.end_iteration(Iteration(0, 4, 100), 0.02)
     assert follower.cost.decode_s(4, 100) == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("line", "prefills_online", "admitted"),
+    [("bbb", False, 3), ("oob", False, 2), ("bob", False, 2), ("oo", True, 2), ("bo", True, 0)],
+)
+def test_bulk_work_is_admitted_neither_behind_online_work_nor_beside_its_prefill(
+    line: str, prefills_online: bool, admitted: int
+) -> None:
+    bulk = [one == "b" for one in line]
+    assert admitted_beside(bulk, prefills_online=prefills_online) == admitted

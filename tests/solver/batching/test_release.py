@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solver.batching.kv import WATERMARK
+from solver.batching.online import LATELY_S
 from solver.batching.outside.held import HeldRequest, Release
 from solver.batching.outside.release import Releaser
 from solver.batching.outside.slots import REPORTS_TO_GROW, REPORTS_TO_SHRINK, SlotLimit
 from solver.batching.policies import POLICIES
-from solver.batching.priority import Priority
+from solver.batching.priority import HEAD_START_S, Priority
 from solver.batching.sequence import Sequence
 from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.model import CostModel
@@ -151,6 +152,7 @@ asks = st.tuples(
     st.sampled_from([1, 1, 1, 2, 5, 9]),
     st.booleans(),
     st.floats(0.0, 2.0),
+    st.sampled_from([Priority.DEFAULT, Priority.BULK]),
 )
 
 
@@ -164,7 +166,7 @@ asks = st.tuples(
     st.sampled_from([0.0, 0.005, 3.0]),
 )
 def test_never_over_slots_or_memory_and_everybody_gets_through(
-    rows: list[tuple[int, int, int, bool, float]],
+    rows: list[tuple[int, int, int, bool, float, Priority]],
     policy: str | None,
     slots: int,
     kv: float,
@@ -173,11 +175,15 @@ def test_never_over_slots_or_memory_and_everybody_gets_through(
 ) -> None:
     outside = Outside(releaser(policy, slots, kv, lead), tail_s)
     arrivals = sorted(enumerate(rows), key=lambda pair: pair[1][4])
-    for k, (tokens, prompt, width, streamed, at) in arrivals:
+    for k, (tokens, prompt, width, streamed, at, priority) in arrivals:
         while outside.now < at and outside.step():
             pass
         outside.now = max(outside.now, at)
-        outside.add(ask(f"r{k}", tokens, prompt=prompt, width=width, streamed=streamed, now=at))
+        one = ask(
+            f"r{k}", tokens, prompt=prompt, width=width, streamed=streamed, now=at,
+            priority=priority, targets=Targets(0.5, 0.03),
+        )  # fmt: skip
+        outside.add(one)
     outside.run()
     assert sorted(outside.order) == sorted(f"r{k}" for k in range(len(rows)))
     books = outside.books
@@ -231,6 +237,70 @@ def test_a_prompt_that_is_overdue_holds_nobody_back() -> None:
     assert deadline is not None
     assert deadline > now
     assert len(list(books.releases(now + 10 * COST.prefill_s(3000)))) == 1
+
+
+def with_bulk(slots: int, waiting: int) -> tuple[Releaser, list[HeldRequest]]:
+    """An engine full of bulk work, with more of it that waits, and those that run."""
+    books = releaser("prefill-first", slots)
+    for k in range(slots + waiting):
+        books.add(ask(f"bulk{k}", priority=Priority.BULK), 0.0)
+    running = released(books, 0.0)
+    assert len(running) == slots  # nobody is here for whom it would step back
+    for one in running:
+        books.observe_tokens(one.id, 1, 0.1)
+    return books, running
+
+
+def released(books: Releaser, now: float) -> list[HeldRequest]:
+    return [one for release in books.releases(now) for one in release.requests]
+
+
+def over(books: Releaser, one: HeldRequest, now: float) -> None:
+    books.end(one, 0, now)
+    books.leave(one, now)
+
+
+def test_no_bulk_work_is_released_while_online_work_waits_or_is_prefilled() -> None:
+    books, running = with_bulk(8, waiting=9)
+    online = ask("online", prompt=700)
+    books.add(online, 0.2)
+    for one in running[:3]:
+        over(books, one, 0.3)
+    assert released(books, 0.3) == [online]  # though there are three slots
+    assert released(books, 0.31) == []
+    deadline = books.next_deadline()
+    assert deadline is not None  # somebody looks again, as its first token wakes nobody
+    assert 0.31 < deadline < 0.4
+    books.observe_tokens(online.id, 1, 0.5)
+    assert len(released(books, 0.5)) == 1  # one slot of eight is left free
+    late = ask("late")
+    books.add(late, 0.6)
+    assert released(books, 0.6) == [late]
+
+
+def test_beside_online_work_rounds_are_as_short_as_its_targets_ask() -> None:
+    books, running = with_bulk(8, waiting=9)
+    online = ask("online", targets=Targets(0.5, COST.decode_s(5)))
+    for one in running[:5]:
+        over(books, one, 0.2)
+    books.add(online, 0.2)
+    assert released(books, 0.2) == [online]
+    books.observe_tokens(online.id, 1, 0.3)
+    assert len(released(books, 0.3)) == 1  # five together
+    over(books, online, 0.4)
+    assert len(released(books, 0.4)) == 3  # it is gone: all but the slot that is left free
+    over(books, running[5], 0.4 + LATELY_S + 1)
+    assert len(released(books, 0.4 + LATELY_S + 1)) == 2
+
+
+def test_bulk_work_has_its_turn_before_online_work_that_came_much_later() -> None:
+    books, running = with_bulk(4, waiting=1)
+    long_s = 2 * (HEAD_START_S[Priority.DEFAULT] - HEAD_START_S[Priority.BULK])
+    books.add(ask("online", now=long_s), long_s)
+    over(books, running[0], long_s)
+    turn = released(books, long_s)
+    assert len(turn) == 1
+    assert turn[0].id.startswith("bulk")
 
 
 def test_a_slot_is_nobody_elses_before_the_answer_is_over() -> None:

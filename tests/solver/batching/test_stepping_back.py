@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from solver.batching.online import FIRST_TOKEN_ITERATIONS
 from solver.batching.policies import POLICIES
 from solver.batching.priority import Priority
-from solver.batching.stepping_back import FIRST_TOKEN_ITERATIONS
 from solver.batching.targets import Targets
 from solver.cost.profiles import PROFILES
 from solver.sim.request import Request

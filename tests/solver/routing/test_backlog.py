@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from random import Random
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,10 +17,10 @@ from solver.batching.priority import Priority
 from solver.cost.profiles import PROFILES
 from solver.routing.backlog import Backlog
 from solver.routing.bulk_plan import bound
-from solver.routing.dealing import dealt
 from solver.routing.dispatchers import dispatcher
 from solver.routing.kinds import Eligible, Kind, Length
 from solver.routing.pieces import Piece, apart, gathered
+from solver.routing.pooling import pooled
 from solver.routing.problem import WorkerView
 from solver.sim.bulk import WithBacklog
 from solver.sim.fleet import Fleet
@@ -65,6 +64,15 @@ def expected(kind: Kind) -> Length:
     return Length(100.0 * int(str(kind.label)), 50.0)
 
 
+def taken_by(
+    worker: int, room: int, backlog: Backlog[Line], fleet: Sequence[WorkerView]
+) -> list[Line]:
+    rooms = [room if j == worker else 0 for j in range(len(fleet))]
+    found = list(backlog.take(rooms, fleet, 0.0))
+    assert all(j == worker for j, _ in found)
+    return [line for _, line in found]
+
+
 def lines_of(load: dict[Kind, int]) -> list[Line]:
     every = [kind for kind, count in load.items() for _ in range(count)]
     return [Line(k, kind) for k, kind in enumerate(every)]
@@ -95,14 +103,22 @@ def test_every_line_is_taken_once_whoever_asks(
     backlog.add(lines[1::2])  # these come after the plan
     taken: list[Line] = []
     for j, room in asked:
-        got = backlog.take(j % len(fleet), room, fleet, 0.0)
+        got = taken_by(j % len(fleet), room, backlog, fleet)
         assert len(got) <= room
         taken += got
     while len(backlog):  # somebody idle always takes what is left
-        got = [line for j in range(len(fleet)) for line in backlog.take(j, 5, fleet, 0.0)]
+        got = [line for _, line in backlog.take([5] * len(fleet), fleet, 0.0)]
         assert got
         taken += got
     assert sorted(line.number for line in taken) == list(range(len(lines)))
+
+
+def test_a_fast_worker_takes_all_that_a_slow_one_leaves_to_it() -> None:
+    fleet, backlog = [view(2.0, slots=4), view(0.1)], Backlog[Line]()
+    backlog.add(lines_of({Kind("a", 9000, prefix=k, shared_tokens=8900): 40 for k in range(4)}))
+    backlog.plan(fleet, lambda _: Length(100.0), 0.0)
+    while len(backlog):
+        assert taken_by(0, 1, backlog, fleet)
 
 
 @given(loads, fleets)
@@ -127,14 +143,14 @@ def test_who_is_due_first_runs_first_and_a_batch_that_is_dropped_is_gone() -> No
     late, soon = Kind("late", 100, 900.0, label=3), Kind("soon", 100, 60.0, label=1)
     backlog.add(lines_of({late: 20, soon: 20}))
     backlog.plan([view()], expected, 0.0)
-    first = backlog.take(0, 20, [view()], 0.0)
+    first = taken_by(0, 20, backlog, [view()])
     assert {line.kind.batch for line in first} == {"soon"}
     sooner, later = backlog.outlook(0.0, "soon"), backlog.outlook(0.0, "late")
     assert sooner is not None
     assert later is not None
     assert sooner.finish_s < later.finish_s
     backlog.drop("late")
-    assert (len(backlog), backlog.take(0, 5, [view()], 0.0)) == (0, [])
+    assert (len(backlog), taken_by(0, 5, backlog, [view()])) == (0, [])
 
 
 def run(
@@ -237,40 +253,62 @@ unshared = st.dictionaries(
 
 @given(unshared, fleets, st.randoms(use_true_random=False))
 @settings(max_examples=40)
-def test_of_what_shares_nothing_workers_that_are_alike_get_their_share_of_every_length(
+def test_what_shares_nothing_waits_for_all_longest_first_and_each_has_its_seconds(
     load: dict[Kind, int], fleet: list[WorkerView], random: Random
 ) -> None:
     lists: list[list[Piece]] = [[] for _ in fleet]
     for piece in gathered(load, fleet, expected):
         lists[random.randrange(len(fleet))].append(piece)
-    found = dealt(lists, fleet)
+    found = pooled(lists)
+    pools = {id(piece): piece for pieces in found for piece in pieces}.values()
     every: Counter[Kind] = Counter()
-    for pieces in found:
-        for piece in pieces:
-            every.update(piece.kinds)
+    for piece in pools:
+        every.update(piece.kinds)
+        tokens = [expected(kind).tokens for kind in piece.kinds]
+        assert tokens == sorted(tokens, reverse=True)
     assert every == Counter(load)
-    alike: dict[Any, list[int]] = {}
-    for j, one in enumerate(fleet):
-        for key in {apart(piece.next_kind) for piece in lists[j]}:
-            alike.setdefault((key, one.cost, one.slots), []).append(j)
-    for (key, *_), group in alike.items():
-        seconds = {j: sum(p.cost_s(j) for p in own_of(lists[j], key)) for j in group}
-        got = {j: own_of(found[j], key) for j in group}
-        most = sorted({expected(kind).tokens for kind in load}, reverse=True)
-        for least in most:  # of the lines that are at least as long
-            lines = {j: longer_than(least, got[j]) for j in group}
-            for j in group:
-                fair = sum(lines.values()) * seconds[j] / sum(seconds.values())
-                assert abs(lines[j] - fair) < 2
+    for j, pieces in enumerate(found):
+        assert {id(piece) for piece in pieces} == {id(piece) for piece in pools}
+        assert sum(piece.cost_s(j) for piece in pieces) == pytest.approx(
+            sum(piece.cost_s(j) for piece in lists[j]), rel=1e-6
+        )
+    assert len(pools) == len({apart(piece.next_kind) for piece in pools})
 
 
-def own_of(pieces: Iterable[Piece], key: object) -> list[Piece]:
-    return [piece for piece in pieces if apart(piece.next_kind) == key]
+@given(unshared, st.integers(1, 4), st.lists(st.integers(0, 7), min_size=1, max_size=30))
+@settings(max_examples=40)
+def test_none_begins_a_line_while_a_longer_one_waits_for_who_is_alike(
+    load: dict[Kind, int], workers: int, rooms: list[int]
+) -> None:
+    fleet, backlog = [view()] * workers, Backlog[Line]()
+    one = {replace(kind, batch="a", due_s=inf): count for kind, count in load.items()}
+    backlog.add(lines_of(one))
+    backlog.plan(fleet, expected, 0.0)
+    tokens: list[float] = []
+    for k, room in enumerate(rooms):
+        tokens += [expected(o.kind).tokens for o in taken_by(k % workers, room, backlog, fleet)]
+    assert tokens == sorted(tokens, reverse=True)
 
 
-def longer_than(tokens: float, pieces: list[Piece]) -> int:
-    kinds = ((p.figures[kind].length.tokens, n) for p in pieces for kind, n in p.kinds.items())
-    return sum(count for length, count in kinds if length >= tokens)
+def test_those_with_room_begin_as_many_long_lines_each() -> None:
+    long, short = Kind("a", 100, label=3), Kind("a", 100, label=1)
+    fleet, backlog = [view()] * 4, Backlog[Line]()
+    backlog.add(lines_of({short: 100, long: 16}))
+    backlog.plan(fleet, expected, 0.0)
+    taken = list(backlog.take([8] * 4, fleet, 0.0))
+    assert Counter(j for j, line in taken if line.kind is long) == dict.fromkeys(range(4), 4)
+
+
+def test_a_slow_worker_begins_long_lines_only_while_fast_ones_have_enough_to_do() -> None:
+    long, short = Kind("a", 100, label=3), Kind("a", 100, label=1)
+    fleet, backlog = [view(2.0), view(0.5)], Backlog[Line]()
+    backlog.add(lines_of({short: 400, long: 100}))
+    backlog.plan(fleet, expected, 0.0)
+    assert [line.kind for line in taken_by(1, 2, backlog, fleet)] == [long, long]
+    assert [line.kind for line in taken_by(0, 90, backlog, fleet)] == [long] * 90
+    assert [line.kind for line in taken_by(1, 2, backlog, fleet)] == [short, short]
+    while len(backlog):  # what is left is the fast one's, to the last
+        assert taken_by(0, 50, backlog, fleet)
 
 
 def test_no_worker_ends_with_a_wave_of_long_lines_of_its_own(
@@ -293,11 +331,11 @@ def test_tenants_take_turns_by_weight_whoever_came_first(weight: float, share: f
     early = Kind("one", 100, tenant="light", label=2)
     backlog.add(lines_of({early: 200}))
     backlog.plan(fleet, expected, 0.0)
-    began = backlog.take(0, 40, fleet, 0.0)  # it has been alone, and owes nothing for that
+    began = taken_by(0, 40, backlog, fleet)  # it has been alone, and owes nothing for that
     assert len(began) == 40
     backlog.add([Line(1000 + k, replace(early, batch="two", tenant="heavy")) for k in range(200)])
     backlog.plan(fleet, expected, 0.0)
-    taken = [line for _ in range(20) for j in (0, 1) for line in backlog.take(j, 2, fleet, 0.0)]
+    taken = [line for _ in range(20) for _, line in backlog.take([2, 2], fleet, 0.0)]
     found = sum(line.kind.tenant == "heavy" for line in taken)
     assert found == pytest.approx(share * len(taken), abs=2)
     one, two = (backlog.outlook(0.0, name) for name in ("one", "two"))

@@ -42,6 +42,11 @@ def sequence_of(request: Request, targets: Targets = NO_TARGETS) -> Sequence:
     )
 
 
+def is_bulk(request: Request) -> bool:
+    """Whether nobody waits for it."""
+    return _priority(request.priority) is Priority.BULK
+
+
 def _priority(number: int) -> Priority:
     """VLLM's numbers: lower is first, 0 is what those have who say nothing."""
     if number == 0:

@@ -5,7 +5,8 @@ Rules:
   puts its knobs back at once;
 - whenever our view has nobody to hold back, vLLM decides alone: what we overlook is never lost;
 - a step that stalls decoding for a prefill must carry one; if vLLM finds no room for it, it decides
-  alone until a prefill has gone through, but for the prompt tokens that targets let into a step.
+  alone until a prefill has gone through, but for the prompt tokens that targets let into a step;
+- no bulk prompt comes in behind online work that waits, or while that is prefilled.
 
 Under asynchronous scheduling a step is decided before the one before it has ended: what ends there
 is seen one step late, except at `max_tokens`.
@@ -30,10 +31,16 @@ from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
-from router.agent.engines.vllm.queue import RankedRequestQueue, sequence_of
+from router.agent.engines.vllm.queue import RankedRequestQueue, is_bulk, sequence_of
 from router.agent.engines.vllm.settings import read_settings
 from solver.batching.kv import count_fitting
-from solver.batching.outside.follow import Follower, Iteration, UnprefilledRequests, holds_back
+from solver.batching.outside.follow import (
+    Follower,
+    Iteration,
+    UnprefilledRequests,
+    admitted_beside,
+    holds_back,
+)
 from solver.batching.policies import POLICIES
 from solver.batching.policy import Decision
 from solver.batching.sequence import Sequence
@@ -87,6 +94,7 @@ class Makespan(Scheduler):
         self._decoding: dict[Request, Sequence] = {}
         self._seen: list[Request] = []  # those who decoded at the last step
         self._steps: deque[Iteration] = deque()
+        self._most_new: int | None = None  # of those who wait, as bulk work steps back
         self._alone = False  # vLLM decides until a prefill has gone through
         self._since_s: float | None = None  # the end of the last step; None: the engine was idle
 
@@ -97,6 +105,10 @@ class Makespan(Scheduler):
         self._follow()
         candidates = self._candidates()
         decision = self._follower.decide(candidates)
+        if self._most_new is not None:
+            most = decision.max_admitted
+            most = self._most_new if most is None else min(most, self._most_new)
+            decision = replace(decision, max_admitted=most)
         if self._pause_state is not PauseState.UNPAUSED:
             output = super().schedule(throttle_prefills)
         elif not self._alone and holds_back(decision, candidates):
@@ -139,6 +151,7 @@ class Makespan(Scheduler):
 
     def _candidates(self) -> UnprefilledRequests:
         """Those who could be prefilled now; what prefix caches hold is not known here."""
+        self._most_new = None
         filling = [request for request in self.running if request.is_prefill_chunk]
         held = len(self.running) + self.num_waiting_for_streaming_input
         slots = max(0, self.max_num_active_reqs - held)
@@ -151,6 +164,11 @@ class Makespan(Scheduler):
             for request in self.waiting.next_of(slots)
             if not self._is_blocked_waiting_status(request.status)
         ]
+        online = any(not is_bulk(request) for request in filling)
+        most = admitted_beside(map(is_bulk, ready), prefills_online=online)
+        if most < len(ready):
+            ready, self._most_new = ready[:most], most
+            waiting = len(filling) + most  # what is held back is no company for anybody
         free = self.kv_cache_manager.block_pool.get_num_free_blocks()
         room = free * self.block_size - rest
         room -= self.kv_cache_manager.watermark_blocks * self.block_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from random import Random
 
 from router.gateway.batches.planned import Planned, Seen
@@ -30,15 +31,30 @@ def views(count: int) -> list[WorkerView]:
 
 
 def asked() -> Asked:
-    """Three models, of which some workers have all: what a heuristic packs badly."""
-    rng = Random(1)
-    models = {"m0": None, "m1": frozenset({0, 2, 4, 6}), "m2": frozenset({0, 2})}
+    """Models that some workers have each, lines that begin alike: what a heuristic packs badly."""
+    rng = Random(3)
+    models = {
+        "m0": frozenset({0, 1, 2, 3}),
+        "m1": frozenset({2, 3, 4, 5}),
+        "m2": frozenset({0, 4, 5, 6, 7}),
+        "m3": frozenset({1, 3, 5, 7}),
+        "m4": None,
+    }
     kinds = [
-        Kind("b", rng.randint(100, 1500), model=rng.choice(list(models)), label=rng.randint(1, 6))
-        for _ in range(60)
+        Kind(
+            "b",
+            rng.randint(700, 1500),
+            inf,
+            k,
+            600,
+            rng.choice(list(models)),
+            "",
+            rng.randint(1, 6),
+        )
+        for k in range(60)
     ]
     backlog: Backlog[Line] = Backlog()
-    backlog.add([Line(k, rng.choice(kinds)) for k in range(4000)])
+    backlog.add([Line(k, rng.choice(kinds)) for k in range(1000)])
 
     def expected(kind: Kind) -> Length:
         return Length(100.0 * int(str(kind.label)), 50.0)
