@@ -29,7 +29,7 @@ from router.kv_wire import session_name
 from router.lab.simulation.run import Choice, assembled
 from router.lab.simulation.traces import dataset
 from solver.cost.profiles import PROFILES
-from solver.routing.cached_blocks import Beginnings, marks_of
+from solver.routing.marks import NAME_BYTES, PARTS, Beginnings
 from solver.sim.report import report
 from solver.sim.worker import WorkerSetting
 from tests import http
@@ -43,8 +43,8 @@ def payload(number: int, rng: random.Random, prompts: int = 4, blocks: int = 50)
     """A step's events: prompts of some hundred tokens, with their ids and hashes of 32 bytes."""
     events = []
     for k in range(prompts):
-        chain = [rng.getrandbits(64) for _ in range(blocks * BLOCK_TOKENS // 128)]
-        name = session_name("", f"gateway-{number}-{k}", Beginnings(marks_of(chain), 128.0))
+        marks = rng.randbytes(blocks * BLOCK_TOKENS * PARTS // 128 * NAME_BYTES)
+        name = session_name("", f"gateway-{number}-{k}", Beginnings(marks, 128.0))
         events.append(
             {
                 "type": "BlockStored",

@@ -27,8 +27,8 @@ import zmq
 
 from router.kv_wire import FULL, REPORT_MODE, SESSION, XARGS, session_name
 from solver.cost.estimators import TokenEstimator
-from solver.routing.cached_blocks import Beginnings, marks_of
-from solver.routing.prefixes import TEXT_BYTES, text_blocks
+from solver.routing.marks import Beginnings, hash_text
+from solver.routing.prefixes import TEXT_BYTES
 from tests.engines.test_vllm_server import healthy, start, stop
 from tests.engines.tiny_model import LONGEST, made_up, make_tiny_model
 
@@ -115,7 +115,7 @@ def record(url: str) -> list[dict[str, Any]]:
         prompt = rng.choice(documents) + text(rng, rng.randrange(10, 80))
         tokens = estimator.estimate(len(prompt))
         block_tokens = TEXT_BYTES / len(prompt) * (tokens - 1)
-        beginnings = Beginnings(marks_of(text_blocks(prompt, "tiny")), block_tokens)
+        beginnings = Beginnings(hash_text(prompt, "tiny").marks, block_tokens)
         name = session_name("", f"gateway-{k}", beginnings)
         usage = ask(url, name, prompt)
         estimator.observe(len(prompt), usage["prompt_tokens"])

@@ -30,6 +30,7 @@ from router.kv_wire import (
     read_session,
 )
 from solver.routing.cached_blocks import CachedBlocks
+from solver.routing.marks import Partings
 
 # Blocks that are gone through at once, about half a millisecond; and of how many an event, and a
 # message, take the time beside their blocks.
@@ -55,8 +56,10 @@ class Stream:
         blocks, gaps, restarts, garbage: counted since its begin.
     """
 
-    def __init__(self, most_blocks: int, *, replays: bool) -> None:
-        self.cache = CachedBlocks(most_blocks)
+    def __init__(
+        self, most_blocks: int, partings: Partings | None = None, *, replays: bool
+    ) -> None:
+        self.cache = CachedBlocks(most_blocks, partings)
         self._replays = replays
         self._linked = self._known = self._behind = False
         # Of the replay under way: whether nothing of it has come, and whether it is another's.
