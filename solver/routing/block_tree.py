@@ -82,7 +82,7 @@ class Node:
             return False
         return True
 
-    def extend(self, number: int, blocks: Sequence[int]) -> bool:
+    def extend(self, number: int, blocks: Sequence[int | None]) -> bool:
         """Blocks from `number` on, where they go on from what is there; whether they do."""
         if not self.blocks:
             self.first = number
@@ -113,13 +113,15 @@ class Node:
             self.missing += 1
         self._trim()
 
-    def take_first(self) -> None:
-        """The first one belongs elsewhere."""
-        del self.blocks[0]
-        self.first += 1
+    def take_first(self, count: int) -> list[int | None]:
+        """The first ones belong elsewhere."""
+        taken = self.blocks[:count]
+        del self.blocks[:count]
+        self.first, self.missing = self.first + len(taken), self.missing - taken.count(None)
         while self.blocks and self.blocks[0] is None:
             del self.blocks[0]
             self.first, self.missing = self.first + 1, self.missing - 1
+        return taken
 
     def take_from(self, number: int) -> list[int | None]:
         """Those from block `number` of its prompts on belong elsewhere."""

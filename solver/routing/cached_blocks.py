@@ -98,6 +98,10 @@ class CachedBlocks:
             self.unknown += len(blocks)
             return
         path = self._path(prompt)
+        before = None if parent is None else self._where.get(parent)
+        if parent is not None and before is not None and before not in path:
+            at = self._at(begin - 1, 0, path, prompt)
+            self._share(begin - 1, before, path, at)
         self._lay(blocks, begin, path, prompt)
         self._prune(path[-1])
         if tier is not Tier.GPU or self._tiers:
@@ -107,7 +111,7 @@ class CachedBlocks:
             self._bound()
 
     def _path(self, prompt: Beginnings) -> list[Node]:
-        """Where a prompt goes along, up to its last mark."""
+        """Where a prompt goes along, up to its last mark, or beyond if something is there."""
         node, marks, at = self._root, prompt.marks, 0
         path = [node]
         while at < len(marks):
@@ -123,7 +127,8 @@ class CachedBlocks:
             path.append(child)
             at += len(child.names)
             node = child
-        return path
+        tail = node.child(prompt.tail)
+        return path if tail is None else [*path, tail]
 
     def _new(
         self, key: bytes | int, names: bytes, parent: Node, end: int, until: int, pace: float
@@ -155,12 +160,6 @@ class CachedBlocks:
         about = int((MARKS[end - 1] + LATE) * node.pace)
         return max(node.parent.until, min(about, node.until))
 
-    def _tail(self, last: Node, prompt: Beginnings) -> Node:
-        """What is behind a prompt's last mark."""
-        return last.child(prompt.tail) or self._new(
-            prompt.tail, b"", last, last.end, maxsize, last.pace
-        )
-
     def _lay(self, blocks: Sequence[int], begin: int, path: list[Node], prompt: Beginnings) -> None:
         """Put them to a prompt's nodes: all of a node's at once where they are new."""
         at, number, behind = 0, begin, begin + len(blocks)
@@ -183,7 +182,8 @@ class CachedBlocks:
         """Which of a prompt's nodes, from `at` on, block `number` is of."""
         while at == len(path) or path[at].until <= number:
             if at == len(path):
-                path.append(self._tail(path[-1], prompt))
+                last = path[-1]
+                path.append(self._new(prompt.tail, b"", last, last.end, maxsize, last.pace))
             else:
                 at += 1
         return at
@@ -213,7 +213,7 @@ class CachedBlocks:
         now = self._where.get(block)
         if now is not None:
             if now not in path:
-                self._share(block, number, now, path, at)
+                self._share(number, now, path, at)
             return
         while path[at].has(number):  # whose is it, as it is not this prompt's?
             if path[at].is_tail:
@@ -227,8 +227,8 @@ class CachedBlocks:
             if begins:
                 self._learn(node, prompt)
 
-    def _share(self, block: int, number: int, now: Node, path: list[Node], at: int) -> None:
-        """A block that is known of other prompts is this one's, too: it is of both's beginning."""
+    def _share(self, number: int, now: Node, path: list[Node], at: int) -> None:
+        """A block that is known of other prompts is this one's, too, and so are all before it."""
         common = now.parent
         while common is not None and common not in path:
             common = common.parent
@@ -236,15 +236,17 @@ class CachedBlocks:
             return
         goes_on = now.is_tail and not path[at].is_tail  # from what was an answer
         node = path[at] if goes_on else common
-        if now.blocks[0] != block or (node.blocks and number != node.first + len(node.blocks)):
+        if number < now.first or (node.blocks and node.first + len(node.blocks) != now.first):
             return
-        now.take_first()
-        if node.put(number, block):
-            self._where.put((block,), node)
+        first, own = now.first, now.take_first(number + 1 - now.first)
+        if node.extend(first, own):
+            self._where.put(_present(own), node)
+            node.missing += own.count(None)
             node.until = max(node.until, number + 1)
         else:
-            self._where.pop(block)
-            self._tiers.pop(block, None)
+            for lost in _present(own):
+                self._where.pop(lost)
+                self._tiers.pop(lost, None)
         self._prune(now)
 
     def _part(self, node: Node, number: int, child: Node | None) -> None:

@@ -15,7 +15,7 @@ from solver.routing.prefixes import BLOCK_TOKENS, ID_BYTES, MOST_BLOCKS, TEXT_BY
 
 # A prompt: a document and how many tokens of it, and how many follow it.
 Prompt = tuple[int, int, int]
-PROMPTS = st.tuples(st.integers(0, 3), st.integers(1, 3000), st.integers(0, 800))
+PROMPTS = st.tuples(st.integers(0, 3), st.integers(1, 3000), st.integers(BLOCK_TOKENS, 800))
 
 
 def tokens_of(prompt: Prompt, number: int = 0) -> tuple[int, ...]:
@@ -32,10 +32,10 @@ def prompt_of(tokens: tuple[int, ...], tail: int = 0) -> Beginnings:
 
 
 class Engine:
-    """One that keeps blocks of `size` tokens, and tells of them."""
+    """One that keeps blocks of `size` tokens, and tells of them; `reports`: and of those it had."""
 
-    def __init__(self, size: int, cache: CachedBlocks) -> None:
-        self.size, self.cache = size, cache
+    def __init__(self, size: int, cache: CachedBlocks, *, reports: bool = True) -> None:
+        self.size, self.cache, self.reports = size, cache, reports
         self.holds: set[int] = set()
 
     def blocks(self, tokens: tuple[int, ...]) -> list[int]:
@@ -43,15 +43,16 @@ class Engine:
         return [hash(tokens[:end]) & (1 << 60) - 1 for end in ends]
 
     def serve(self, tokens: tuple[int, ...]) -> None:
-        """All of it is told, what it had as well, in two parts as by chunks."""
+        """It is told in two parts, as by chunks."""
         blocks = self.blocks(tokens)
         prompt = prompt_of(tokens, tail=hash(tokens) | 1 << 64)
-        half = len(blocks) // 2
+        had = 0 if self.reports else self.held_tokens(tokens) // self.size
+        half = (had + len(blocks)) // 2
         self.holds.update(blocks)
-        self.cache.store(blocks[:half], None, self.size, prompt)
-        if blocks[half:]:
-            parent = blocks[half - 1] if half else None
-            self.cache.store(blocks[half:], parent, self.size, prompt)
+        for begin, end in ((had, half), (half, len(blocks))):
+            if begin < end:
+                parent = blocks[begin - 1] if begin else None
+                self.cache.store(blocks[begin:end], parent, self.size, prompt)
 
     def drop(self, tokens: tuple[int, ...], keep: int) -> None:
         gone = [block for block in self.blocks(tokens)[keep:] if block in self.holds]
@@ -75,13 +76,13 @@ SIZES = st.sampled_from((16, 64, 128, 512))
 STEPS = st.lists(st.tuples(PROMPTS, st.none() | st.integers(0, 20)), max_size=12)
 
 
-@given(SIZES, STEPS, PROMPTS)
+@given(SIZES, st.booleans(), STEPS, PROMPTS)
 def test_what_is_known_is_what_the_engine_has_but_for_what_is_between_two_marks(
-    size: int, steps: list[tuple[Prompt, int | None]], asked: Prompt
+    size: int, reports: bool, steps: list[tuple[Prompt, int | None]], asked: Prompt
 ) -> None:
     """And more only by as much, where two that part there have shown that they share it."""
     cache = CachedBlocks(10**6)
-    engine = Engine(size, cache)
+    engine = Engine(size, cache, reports=reports)
     for number, (prompt, keep) in enumerate(steps):
         if keep is None:
             engine.serve(tokens_of(prompt, number))
@@ -99,8 +100,7 @@ def test_a_prompt_that_was_served_is_known_up_to_its_last_mark(size: int, prompt
     engine, tokens = Engine(size, cache), tokens_of(prompt)
     engine.serve(tokens)
     marks = [mark * BLOCK_TOKENS for mark in MARKS if mark * BLOCK_TOKENS <= len(tokens)]
-    last = int(marks[-1]) if len(tokens) >= BLOCK_TOKENS else 0
-    assert known(cache, tokens) == last // size * size
+    assert known(cache, tokens) == marks[-1] // size * size
 
 
 def test_marks_are_few_and_close() -> None:
