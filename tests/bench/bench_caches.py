@@ -2,10 +2,11 @@
 
     .venv/bin/python -m tests.bench.bench_caches events     # CPU time and memory a block
     .venv/bin/python -m tests.bench.bench_caches fleet --agents 16 --requests 500
+    .venv/bin/python -m tests.bench.bench_caches vllm --ranks 2   # needs .venv-vllm
     .venv/bin/python -m tests.bench.bench_caches mooncake   # simulated: hit rates and first tokens
 
-`fleet` sets what two gateways predicted of caches beside what engines found, of emulated agents
-that publish and that do not; with `--worker URL` of real engines that publish.
+`fleet` and `vllm` set what two gateways predicted of caches beside what engines found, of emulated
+agents that publish and that do not, and of a vLLM with a tiny model and little memory.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import gc
 import random
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from solver.routing.marks import NAME_BYTES, PARTS, Beginnings
 from solver.sim.report import report
 from solver.sim.worker import WorkerSetting
 from tests import http
+from tests.engines.publishing_vllm import SLOTS, serving, text
 from tests.helpers import Process
 
 PER_S, BLOCK_TOKENS = 20_000, 16
@@ -102,18 +104,25 @@ class Answer:
 
 
 @contextmanager
-def gateways(options: argparse.Namespace, *, publish: bool) -> Iterator[list[str]]:
-    """Two gateways before the same workers."""
+def agents(options: argparse.Namespace, *, publish: bool) -> Iterator[list[str]]:
+    """Emulated ones."""
     with ExitStack() as stack:
-        urls = list(options.worker)
-        for k in range(0 if urls else options.agents):
+        urls = []
+        for k in range(options.agents):
             flags = ["--port", "0", "--name", f"a{k}", "--speed", str(options.speed)]
             flags += ["--kv-tokens", str(options.kv_tokens), "--slots", "8"]
             flags += ["--max-model-len", "4096"]
             flags += ["--kv-events", "tcp://127.0.0.1:0"] if publish else []
             agent = stack.enter_context(Process("agent", *flags))
             urls.append(agent.wait_for(r"listening url=(\S+)"))
-        flags = ["--port", "0", "--worker", ",".join(urls)]
+        yield urls
+
+
+@contextmanager
+def gateways(workers: list[str], *more: str, publish: bool) -> Iterator[list[str]]:
+    """Two gateways before the same workers."""
+    with ExitStack() as stack:
+        flags = ["--port", "0", "--worker", ",".join(workers), *more]
         flags += [] if publish else ["--no-cache-events"]
         both = [stack.enter_context(Process("gateway", *flags)) for _ in range(2)]
         found = [one.wait_for(r"listening url=(\S+)") for one in both]
@@ -145,34 +154,57 @@ def letters(rng: random.Random, count: int) -> str:
     return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz ", k=count))
 
 
+Body = Callable[[int], dict[str, Any]]
+
+
+def compare(urls: list[str], body: Body, options: argparse.Namespace, title: str) -> None:
+    """So many requests, to one gateway and the other in turn: predicted and found."""
+    numbers = range(options.requests)
+    with ThreadPoolExecutor(options.clients) as pool:
+        where, names = [urls[k % 2] for k in numbers], [f"q{k}" for k in numbers]
+        answers = list(pool.map(ask, where, names, map(body, numbers)))
+    predicted = sum(one.predicted for one in answers)
+    found, prompt = sum(one.found for one in answers), sum(one.prompt for one in answers)
+    apart = sum(abs(one.predicted - one.found) for one in answers)
+    print(
+        f"{title:<10} predicted {predicted:.0f} found {found}: "
+        f"error {100 * (predicted - found) / found:.2f} %, each by itself "
+        f"{100 * apart / found:.2f} %; hit rate {100 * found / prompt:.1f} %",
+        flush=True,
+    )
+
+
 def fleet(options: argparse.Namespace) -> None:
-    """Predicted and found, with and without events."""
+    """Emulated agents, with and without events."""
     rng = random.Random(3)
     documents = [letters(rng, rng.randrange(2000, 7000)) for _ in range(40)]
 
     def body(k: int) -> dict[str, Any]:
         rng = random.Random(k)
         prompt = rng.choice(documents) + letters(rng, rng.randrange(100, 1500))
-        return {"model": options.model, "prompt": prompt, "max_tokens": rng.randrange(8, 64)}
+        return {"model": "llama-65b", "prompt": prompt, "max_tokens": rng.randrange(8, 64)}
 
     for publish in (True, False):
         with (
-            gateways(options, publish=publish) as urls,
-            ThreadPoolExecutor(options.clients) as pool,
+            agents(options, publish=publish) as workers,
+            gateways(workers, publish=publish) as urls,
         ):
-            numbers = range(options.requests)
-            where = [urls[k % 2] for k in numbers]
-            names = [f"q{k}" for k in numbers]
-            answers = list(pool.map(ask, where, names, map(body, numbers)))
-        predicted = sum(one.predicted for one in answers)
-        found, prompt = sum(one.found for one in answers), sum(one.prompt for one in answers)
-        apart = sum(abs(one.predicted - one.found) for one in answers)
-        print(
-            f"{'exact' if publish else 'estimated':<10} predicted {predicted:.0f} found {found}: "
-            f"error {100 * (predicted - found) / found:.2f} %, each by itself "
-            f"{100 * apart / found:.2f} %; hit rate {100 * found / prompt:.1f} %",
-            flush=True,
-        )
+            compare(urls, body, options, "exact" if publish else "estimated")
+
+
+def vllm(options: argparse.Namespace) -> None:
+    """A vLLM on a CPU, which evicts: memory for some eight of its prompts in each rank."""
+    rng = random.Random(1)
+    documents = [text(rng, rng.randrange(100, 260)) for _ in range(options.documents)]
+
+    def body(k: int) -> dict[str, Any]:
+        rng = random.Random(k)
+        prompt = rng.choice(documents) + text(rng, rng.randrange(10, 80))
+        return {"model": "tiny", "prompt": prompt, "max_tokens": 8, "ignore_eos": True}
+
+    flags = ["--plain-slots", str(SLOTS)]
+    with serving(options.ranks) as worker, gateways([worker], *flags, publish=True) as urls:
+        compare(urls, body, options, f"{options.ranks} ranks")
 
 
 def mooncake(options: argparse.Namespace) -> None:
@@ -213,9 +245,13 @@ def main() -> None:
     live.add_argument("--clients", type=int, default=12)
     live.add_argument("--speed", type=float, default=40.0)
     live.add_argument("--kv-tokens", type=int, default=8192)
-    live.add_argument("--worker", action="append", default=[])
-    live.add_argument("--model", default="llama-65b")
     live.set_defaults(run=fleet)
+    real = parts.add_parser("vllm")
+    real.add_argument("--ranks", type=int, default=1)
+    real.add_argument("--documents", type=int, default=12)
+    real.add_argument("--requests", type=int, default=500)
+    real.add_argument("--clients", type=int, default=4)
+    real.set_defaults(run=vllm)
     simulated = parts.add_parser("mooncake")
     simulated.add_argument("--kv-tokens", type=int, default=524_288)
     simulated.set_defaults(run=mooncake)

@@ -1,6 +1,6 @@
 """Records what a vLLM tells of its prefix cache, for `tests/router/gateway/kv/test_recorded.py`.
 
-    .venv-vllm/bin/python -m tests.engines.record_cache_events tests/engines/recorded/vllm.jsonl.gz
+    .venv/bin/python -m tests.engines.record_cache_events tests/engines/recorded/vllm.jsonl.gz
 
 It starts a server with a tiny model and little memory, sends it prompts that begin alike, named as
 a gateway names them, and writes in order what came: messages, and of each request its prompt, what
@@ -13,13 +13,9 @@ import base64
 import gzip
 import json
 import random
-import socket
 import sys
-import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +25,9 @@ from router.kv_wire import FULL, REPORT_MODE, SESSION, XARGS, session_name
 from solver.cost.estimators import TokenEstimator
 from solver.routing.marks import Beginnings, hash_text
 from solver.routing.prefixes import TEXT_BYTES
-from tests.engines.test_vllm_server import healthy, start, stop
-from tests.engines.tiny_model import LONGEST, made_up, make_tiny_model
+from tests.engines.publishing_vllm import serving, text
 
 REQUESTS, DOCUMENTS = 150, 12
-# Of memory, and tokens in each: vLLM has 16 on GPUs, its attention on CPUs wants 32 at least.
-BLOCKS, BLOCK_TOKENS = 128, 32
-LINES = made_up(random.Random(0))  # as the tokenizer was made from
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def text(rng: random.Random, words: int) -> str:
-    lines = (rng.choice(LINES).split() for _ in range(1 + words // 20))
-    return " ".join([word for line in lines for word in line][:words]) + "\n"
 
 
 def ask(url: str, name: str, prompt: str) -> dict[str, Any]:
@@ -74,32 +55,6 @@ class Recorder:
             _, number, payload = self._socket.recv_multipart()
             event = base64.b64encode(payload).decode()
             self.lines.append({"number": int.from_bytes(number), "payload": event})
-
-
-@contextmanager
-def serving() -> Iterator[str]:
-    """A vLLM that publishes, with a tiny model and little memory; its URL."""
-    port = free_port()
-    config = {
-        "enable_kv_cache_events": True,
-        "publisher": "zmq",
-        "endpoint": f"tcp://*:{free_port()}",
-        "replay_endpoint": f"tcp://*:{free_port()}",
-    }
-    flags = ["--kv-events-config", json.dumps(config), "--enable-prompt-tokens-details"]
-    flags += ["--num-gpu-blocks-override", str(BLOCKS), "--block-size", str(BLOCK_TOKENS)]
-    flags += ["--max-model-len", str(LONGEST)]
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        server = start(make_tiny_model(Path(folder) / "model"), port, log, flags)
-        try:
-            while not healthy(port):
-                if server.poll() is not None:
-                    raise SystemExit(log.read_text(errors="replace")[-40_000:])
-                time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            stop(server)
 
 
 def record(url: str) -> list[dict[str, Any]]:

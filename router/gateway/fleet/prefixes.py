@@ -210,9 +210,12 @@ def hashed(request: CompletionRequest, prompt_tokens: int) -> tuple[Hashed, floa
     """
     if len(request.prompts) > 1 or request.previous:
         return Hashed(), 0.0
-    prompt, salt = request.prompts[0], request.model
+    prompt, salt = request.prompts[0], request.model + request.apart
     if prompt.token_ids is not None:
         found, share = hash_ids(prompt.ids, salt), BLOCK_TOKENS / prompt.token_ids
     else:
-        found, share = hash_text(prompt.text, salt), TEXT_BYTES / max(1, prompt.text_bytes)
+        found, share = (
+            hash_text(prompt.named or prompt.text, salt),
+            TEXT_BYTES / max(1, prompt.text_bytes),
+        )
     return found, share * (prompt_tokens - 1)  # the last one always is prefilled
