@@ -67,6 +67,9 @@ class CachedBlocks:
         """It has nothing, and what it has from now on is known."""
         self._root, self._nodes = Node(b"", b"", None, 0, 0, 0.0), 0
         self._where = Where()
+        # Where the last blocks that were told were put, and whose they were.
+        self._last: Node | None = None
+        self._prompt: Beginnings | None = None
         # Of blocks that are not on the GPU alone: where they are, a bit for each tier.
         self._tiers: dict[int, int] = {}
         self._block_tokens = 0
@@ -93,10 +96,36 @@ class CachedBlocks:
         if self._block_tokens != block_tokens:  # another engine's, or another model's
             self.clear()
             self._block_tokens = block_tokens
+        if not self._goes_on(blocks, parent, prompt) and not self._place(blocks, parent, prompt):
+            return
+        if tier is not Tier.GPU or self._tiers:
+            for block in blocks:
+                self._mark_tier(block, tier)
+        if len(self._where) > self._most or self._nodes > self._most:
+            self._bound()
+
+    def _goes_on(self, blocks: Sequence[int], parent: int | None, prompt: Beginnings) -> bool:
+        """Whether they have their place behind those that were told last, as most have."""
+        node = self._last
+        if node is None or prompt is not self._prompt or not node.blocks:
+            return False
+        number = node.first + len(node.blocks)
+        if node.blocks[-1] != parent or number + len(blocks) > node.until:
+            return False
+        if not self._are_new(blocks) or not node.extend(number, blocks):
+            return False
+        self._where.put(blocks, node)
+        return True
+
+    def _are_new(self, blocks: Sequence[int]) -> bool:
+        return len(set(blocks)) == len(blocks) and self._where.lacks(blocks)
+
+    def _place(self, blocks: Sequence[int], parent: int | None, prompt: Beginnings) -> bool:
+        """Put them where they are in a prompt; whether that is known."""
         begin = self._number_after(parent)
         if begin is None:
             self.unknown += len(blocks)
-            return
+            return False
         path = self._path(prompt)
         before = None if parent is None else self._where.get(parent)
         if parent is not None and before is not None and before not in path:
@@ -104,11 +133,7 @@ class CachedBlocks:
             self._share(begin - 1, before, path, at)
         self._lay(blocks, begin, path, prompt)
         self._prune(path[-1])
-        if tier is not Tier.GPU or self._tiers:
-            for block in blocks:
-                self._mark_tier(block, tier)
-        if len(self._where) > self._most or self._nodes > self._most:
-            self._bound()
+        return True
 
     def _path(self, prompt: Beginnings) -> list[Node]:
         """Where a prompt goes along, up to its last mark, or beyond if something is there."""
@@ -163,7 +188,7 @@ class CachedBlocks:
     def _lay(self, blocks: Sequence[int], begin: int, path: list[Node], prompt: Beginnings) -> None:
         """Put them to a prompt's nodes: all of a node's at once where they are new."""
         at, number, behind = 0, begin, begin + len(blocks)
-        new = len(set(blocks)) == len(blocks) and self._where.lacks(blocks)
+        new = self._are_new(blocks)
         while number < behind:
             at = self._at(number, at, path, prompt)
             node = path[at]
@@ -177,6 +202,7 @@ class CachedBlocks:
             else:
                 self._put(part[0], number, at, path, prompt)
                 number += 1
+        self._last, self._prompt = path[at], prompt
 
     def _at(self, number: int, at: int, path: list[Node], prompt: Beginnings) -> int:
         """Which of a prompt's nodes, from `at` on, block `number` is of."""

@@ -30,7 +30,7 @@ from router.kv_wire import (
     read_session,
 )
 from solver.routing.cached_blocks import CachedBlocks
-from solver.routing.marks import Partings
+from solver.routing.marks import Beginnings, Partings
 
 # Blocks that are gone through at once, about half a millisecond; and of how many an event, and a
 # message, take the time beside their blocks.
@@ -68,6 +68,9 @@ class Stream:
         self._held: list[tuple[int, bytes]] = []
         self._held_bytes = self._group = 0
         self._done = 0  # since the last pause, in blocks
+        # The last request that was told of by its name, and its prompt.
+        self._session: str | None = None
+        self._prompt: Beginnings | None = None
         self.wanted: int | None = None
         self.blocks = self.gaps = self.restarts = self.garbage = 0
         self._reset()
@@ -252,7 +255,9 @@ class Stream:
             if isinstance(event, Removed):
                 self.cache.remove(part, event.tier)
                 continue
-            prompt = None if event.session is None else read_session(event.session)
+            if event.session != self._session:
+                self._session = event.session
+                self._prompt = None if event.session is None else read_session(event.session)
             before: Hash | None = hashes[start - 1] if start else event.parent
             parent = None if before is None else numbers((before,))[0]
-            self.cache.store(part, parent, event.block_tokens, prompt, event.tier)
+            self.cache.store(part, parent, event.block_tokens, self._prompt, event.tier)
