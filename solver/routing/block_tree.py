@@ -11,8 +11,9 @@ from itertools import islice
 
 from solver.routing.marks import NAME_BYTES
 
-# Blocks of a node: each is found among these when it goes, where it is not the last.
-MOST_AT_A_NODE = 1 << 14
+# Blocks of a node: each is found among these when it goes, where it is not the last, nor the one
+# behind the last that went.
+MOST_AT_A_NODE = 1 << 12
 # A dictionary that grows is copied in one go, of a million blocks for more than 50 ms: beyond so
 # many it is split into parts, a power of two, that grow one by one.
 MOST_IN_ONE, PARTS = 1 << 17, 16
@@ -31,6 +32,7 @@ class Node:
         until: which is the first behind it, as well as is known.
         blocks: in order; None where one is missing.
         missing: how many are.
+        taken: at which place in `blocks` the last one was that went.
         pace: of the prompt that it was made for: the engine's blocks in each of a router's.
     """
 
@@ -44,6 +46,7 @@ class Node:
         "names",
         "pace",
         "parent",
+        "taken",
         "until",
     )
 
@@ -52,7 +55,7 @@ class Node:
     ) -> None:
         self.key, self.names, self.parent = key, names, parent
         self.end, self.until, self.pace = end, until, pace
-        self.first = self.missing = 0
+        self.first = self.missing = self.taken = 0
         self.blocks: list[int | None] = []
         self.children: dict[bytes | int, Node] | None = None
         if parent is not None:
@@ -106,10 +109,12 @@ class Node:
 
     def take(self, block: int) -> None:
         """It is there no more."""
-        if self.blocks[-1] == block:  # ends of prompts go first
-            self.blocks.pop()
+        blocks, at = self.blocks, self.taken + 1
+        if blocks[-1] == block:  # vLLM's begin with a prompt's end, SGLang's with a node's begin
+            blocks.pop()
         else:
-            self.blocks[self.blocks.index(block)] = None
+            self.taken = at if at < len(blocks) and blocks[at] == block else blocks.index(block)
+            blocks[self.taken] = None
             self.missing += 1
         self._trim()
 

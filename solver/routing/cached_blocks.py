@@ -22,12 +22,13 @@ Must not know: wires, sockets, clocks, workers. Sums over tiers weigh a token by
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from itertools import islice
 from sys import maxsize
 
-from solver.routing.block_tree import Node, Where
+from solver.routing.block_tree import MOST_AT_A_NODE, Node, Where
 from solver.routing.marks import MARKS, NAME_BYTES, Beginnings, Partings, common_marks
 
 # A block may end so much after a mark, in a router's blocks, about three tokens: one that ends *at*
@@ -93,14 +94,20 @@ class CachedBlocks:
         if prompt is None:
             self.unknown += sum(not self._seen_again(block, tier) for block in blocks)
             return
-        if self._block_tokens != block_tokens:  # another engine's, or another model's
+        if block_tokens < self._block_tokens:  # the rest of a prompt, which no other has
+            self.unknown += len(blocks)
+            return
+        if block_tokens > self._block_tokens:  # what was told before was such a rest, or nothing
             self.clear()
             self._block_tokens = block_tokens
+        new = set[int]()
+        if tier is not Tier.GPU:
+            new.update(block for block in blocks if block not in self._where)
         if not self._goes_on(blocks, parent, prompt) and not self._place(blocks, parent, prompt):
             return
         if tier is not Tier.GPU or self._tiers:
             for block in blocks:
-                self._mark_tier(block, tier)
+                self._mark_tier(block, tier, 0 if block in new else 1 << Tier.GPU)
         if len(self._where) > self._most or self._nodes > self._most:
             self._bound()
 
@@ -144,9 +151,10 @@ class CachedBlocks:
             child = node.child(key)
             if child is None:
                 pace = prompt.block_tokens / self._block_tokens
-                end = len(marks) // NAME_BYTES
+                far = bisect_right(MARKS, (node.until + MOST_AT_A_NODE) / pace - LATE)
+                end = max(node.end + 1, min(far, len(marks) // NAME_BYTES))
                 until = max(node.until, int((MARKS[end - 1] + LATE) * pace))
-                child = self._new(key, marks[at:], node, end, until, pace)
+                child = self._new(key, marks[at : end * NAME_BYTES], node, end, until, pace)
             elif not marks.startswith(child.names, at):
                 self._split(child, marks, common_marks(child.names, marks, at))
             path.append(child)
@@ -217,14 +225,15 @@ class CachedBlocks:
     def _seen_again(self, block: int, tier: Tier) -> bool:
         if block not in self._where:
             return False
-        self._mark_tier(block, tier)
+        self._mark_tier(block, tier, 1 << Tier.GPU)
         return True
 
-    def _mark_tier(self, block: int, tier: Tier) -> None:
+    def _mark_tier(self, block: int, tier: Tier, before: int) -> None:
+        """It is there, too; `before`: where it was if nothing else was told."""
         if tier is Tier.GPU and block not in self._tiers:
             return
         if block in self._where:
-            self._tiers[block] = self._tiers.get(block, 0) | 1 << tier
+            self._tiers[block] = self._tiers.get(block, before) | 1 << tier
             if self._tiers[block] == 1 << Tier.GPU:
                 del self._tiers[block]
 

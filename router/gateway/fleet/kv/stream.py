@@ -8,6 +8,7 @@ Rules:
 - nothing is known for certain that does not go back to message 0 without a gap: whatever was
   missed, was no message, or went beyond what is kept, degrades it until a replay from 0 has been
   whole, or the engine has restarted;
+- one that does not say whose any of its blocks are tells nothing of prompts;
 - a publisher that cannot be reached is believed for a moment, and then forgotten.
 
 Must not know: sockets, clocks. Who calls takes all that is yielded, and pauses at each: so much has
@@ -79,11 +80,12 @@ class Stream:
         self.cache.clear()
         self._whole = False
         self._last, self._print = -1, 0  # the last message that counts, and what is in it
+        self._names, self._nameless = False, 0  # whether it names sessions, and blocks of none
 
     @property
     def knowledge(self) -> Knowledge:
         """Never better than it is."""
-        if not self._known:
+        if not self._known or (self._nameless and not self._names):
             return Knowledge.ESTIMATED
         exact = self._linked and self._whole and not self._behind and not self.cache.overflowed
         return Knowledge.EXACT if exact else Knowledge.DEGRADED
@@ -255,6 +257,8 @@ class Stream:
             if isinstance(event, Removed):
                 self.cache.remove(part, event.tier)
                 continue
+            self._names = self._names or event.session is not None
+            self._nameless += event.session is None
             if event.session != self._session:
                 self._session = event.session
                 self._prompt = None if event.session is None else read_session(event.session)
