@@ -41,18 +41,22 @@ PER_S, BLOCK_TOKENS = 20_000, 16
 TIMES = 7  # the least counts: what shares the machine only adds to it
 
 
-def payload(number: int, rng: random.Random, prompts: int = 4, blocks: int = 50) -> bytes:
-    """A step's events: prompts of some hundred tokens, with their ids and hashes of 32 bytes."""
+PROMPTS, BLOCKS = 4, 50  # in a step, and in each of these
+
+
+def payload(number: int, rng: random.Random, *, alone: bool = False) -> bytes:
+    """A step's events, with token ids and hashes of 32 bytes; `alone`: one for each block."""
     events = []
-    for k in range(prompts):
-        marks = rng.randbytes(blocks * BLOCK_TOKENS * PARTS // 128 * NAME_BYTES)
+    for k in range(PROMPTS):
+        marks = rng.randbytes(BLOCKS * BLOCK_TOKENS * PARTS // 128 * NAME_BYTES)
         name = session_name("", f"gateway-{number}-{k}", Beginnings(marks, 128.0))
-        events.append(
+        hashes, each = [rng.randbytes(32) for _ in range(BLOCKS)], 1 if alone else BLOCKS
+        events += [
             {
                 "type": "BlockStored",
-                "block_hashes": [rng.randbytes(32) for _ in range(blocks)],
-                "parent_block_hash": None,
-                "token_ids": [rng.randrange(100_000) for _ in range(blocks * BLOCK_TOKENS)],
+                "block_hashes": hashes[first : first + each],
+                "parent_block_hash": hashes[first - 1] if first else None,
+                "token_ids": [rng.randrange(100_000) for _ in range(each * BLOCK_TOKENS)],
                 "block_size": BLOCK_TOKENS,
                 "lora_id": None,
                 "medium": "GPU",
@@ -60,7 +64,8 @@ def payload(number: int, rng: random.Random, prompts: int = 4, blocks: int = 50)
                 "group_idx": 0,
                 "session_id": name,
             }
-        )
+            for first in range(0, BLOCKS, each)
+        ]
     return msgspec.msgpack.encode([1.0, events, 0])
 
 
@@ -79,11 +84,15 @@ def events(_: argparse.Namespace) -> None:
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 50)  # as a gateway does
     rng = random.Random(1)
-    payloads = [payload(k, rng) for k in range(500)]
-    count = 200 * len(payloads)
-    each = min(reading_s(payloads) for _ in range(TIMES)) / count
-    print(f"{count} blocks, {sum(map(len, payloads)) / count:.0f} bytes each on the wire")
-    print(f"{each * 1e6:.2f} us a block: {100 * each * PER_S:.1f} % of a core at {PER_S} a second")
+    for alone, steps in ((True, 100), (False, 500)):
+        payloads = [payload(k, rng, alone=alone) for k in range(steps)]
+        count = PROMPTS * BLOCKS * steps
+        each = min(reading_s(payloads) for _ in range(TIMES)) / count
+        print(
+            f"{'one' if alone else BLOCKS} an event: {sum(map(len, payloads)) / count:.0f} bytes a "
+            f"block on the wire, {each * 1e6:.2f} us to read: {100 * each * PER_S:.1f} % of a core "
+            f"at {PER_S} a second"
+        )
     tracemalloc.start()
     stream = Stream(1 << 20, replays=False)
     stream.linked()
