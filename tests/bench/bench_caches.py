@@ -4,6 +4,7 @@
     .venv/bin/python -m tests.bench.bench_caches fleet --agents 16 --requests 500
     .venv/bin/python -m tests.bench.bench_caches vllm --ranks 2   # needs .venv-vllm
     .venv/bin/python -m tests.bench.bench_caches mooncake   # simulated: hit rates and first tokens
+    .venv/bin/python -m tests.bench.bench_caches conversations   # the same of drawn ones
 
 `fleet` and `vllm` set what two gateways predicted of caches beside what engines found, of emulated
 agents that publish and that do not, and of a vLLM with a tiny model and little memory.
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Any
 
 import msgspec
@@ -29,9 +31,12 @@ from router.gateway.fleet.kv.stream import Stream
 from router.kv_wire import session_name
 from router.lab.simulation.run import Choice, assembled
 from router.lab.simulation.traces import dataset
+from solver.batching.kv import BLOCK_TOKENS as SIMULATED
 from solver.cost.profiles import PROFILES
+from solver.routing import formulas
 from solver.routing.marks import NAME_BYTES, PARTS, Beginnings
 from solver.sim.report import report
+from solver.sim.request import Request
 from solver.sim.worker import WorkerSetting
 from tests import http
 from tests.engines.publishing_vllm import SLOTS, serving, text
@@ -86,11 +91,11 @@ def events(_: argparse.Namespace) -> None:
     rng = random.Random(1)
     for alone, steps in ((True, 100), (False, 500)):
         payloads = [payload(k, rng, alone=alone) for k in range(steps)]
-        count = PROMPTS * BLOCKS * steps
-        each = min(reading_s(payloads) for _ in range(TIMES)) / count
+        blocks = PROMPTS * BLOCKS * steps
+        each = min(reading_s(payloads) for _ in range(TIMES)) / blocks
         print(
-            f"{'one' if alone else BLOCKS} an event: {sum(map(len, payloads)) / count:.0f} bytes a "
-            f"block on the wire, {each * 1e6:.2f} us to read: {100 * each * PER_S:.1f} % of a core "
+            f"{'one' if alone else BLOCKS} an event: {sum(map(len, payloads)) / blocks:.0f} bytes "
+            f"each on the wire, {each * 1e6:.2f} us to read: {100 * each * PER_S:.1f} % of a core "
             f"at {PER_S} a second"
         )
     tracemalloc.start()
@@ -217,30 +222,63 @@ def vllm(options: argparse.Namespace) -> None:
 
 
 def mooncake(options: argparse.Namespace) -> None:
-    """Sixteen simulated workers with little memory."""
+    """Mooncake's trace."""
     requests, real = dataset("mooncake")
-    profile = PROFILES["llama-2-70b-a100-tp4"]
-    print(
-        f"{len(requests)} requests, {'the trace' if real else 'drawn'}, {options.kv_tokens} tokens"
-    )
-    for name in ("makespan", "prefix-aware"):
-        for known in ("exact", "estimated", "stale:5"):
-            alike = WorkerSetting(
-                profile.slots,
-                options.kv_tokens,
-                prefill_budget=2048,
-                order="fcfs",
-                prefix_cache=True,
-                cache_knowledge=known,
-            )
-            run = assembled(requests, [profile.cost] * 16, alike, Choice("adaptive", name, 16))
-            run.run()
-            told = report(run)
-            print(
-                f"{name:<13} {known:<10} hit rate {100 * told.cache_hit_ratio:.1f} % first token "
-                f"p50 {told.ttft_s['p50']:.2f} s p99 {told.ttft_s['p99']:.1f} s",
-                flush=True,
-            )
+    print(f"{len(requests)} requests, {'the trace' if real else 'drawn'}")
+    simulate(requests, options.kv_tokens)
+
+
+def conversations(options: argparse.Namespace) -> None:
+    """Drawn ones: some five turns each, of what a user says, or gives to be read, and an answer."""
+    rng, fresh, began_s = random.Random(1), count(), 0.0
+    turns = list[tuple[float, int, int, tuple[int, ...]]]()
+    while (began_s := began_s + rng.expovariate(options.rate)) < options.seconds:
+        at_s, tokens, blocks = began_s, 0, list[int]()
+        for _ in range(1 + int(rng.expovariate(1 / 4.5))):
+            said, answer = 50 + int(rng.lognormvariate(6.6, 1.1)), 5 + int(rng.lognormvariate(5, 1))
+            tokens += said
+            blocks += islice(fresh, tokens // SIMULATED - len(blocks))
+            turns.append((at_s, tokens, answer, (*blocks, next(fresh))))
+            tokens += answer
+            at_s += 0.05 * answer + rng.expovariate(1 / 40)
+    requests = [
+        Request(str(k), prompt, output, at_s, hash_ids=blocks)
+        for k, (at_s, prompt, output, blocks) in enumerate(sorted(turns))
+        if at_s < options.seconds
+    ]
+    print(f"{len(requests)} requests")
+    simulate(requests, options.kv_tokens)
+
+
+def simulate(requests: list[Request], kv_tokens: int) -> None:
+    """Sixteen workers; ours also without what a second copy costs others."""
+    profile, twice = PROFILES["llama-2-70b-a100-tp4"], formulas.TWICE
+    for name, known, copies in (
+        ("makespan", "exact", twice),
+        ("makespan", "estimated", twice),
+        ("makespan", "exact", 0.0),
+        ("prefix-aware", "exact", twice),
+        ("prefix-aware", "estimated", twice),
+    ):
+        formulas.TWICE = copies
+        alike = WorkerSetting(
+            profile.slots,
+            kv_tokens,
+            prefill_budget=2048,
+            order="fcfs",
+            prefix_cache=True,
+            cache_knowledge=known,
+        )
+        run = assembled(requests, [profile.cost] * 16, alike, Choice("adaptive", name, 16))
+        run.run()
+        told = report(run)
+        print(
+            f"{name:<12} {known:<9} {'' if copies else 'copies free':<11} hit rate "
+            f"{100 * told.cache_hit_ratio:.1f} % first token p50 {told.ttft_s['p50']:.2f} s p99 "
+            f"{told.ttft_s['p99']:.1f} s goodput {100 * told.goodput:.1f} %",
+            flush=True,
+        )
+    formulas.TWICE = twice
 
 
 def main() -> None:
@@ -261,9 +299,14 @@ def main() -> None:
     real.add_argument("--requests", type=int, default=500)
     real.add_argument("--clients", type=int, default=4)
     real.set_defaults(run=vllm)
-    simulated = parts.add_parser("mooncake")
-    simulated.add_argument("--kv-tokens", type=int, default=524_288)
-    simulated.set_defaults(run=mooncake)
+    trace = parts.add_parser("mooncake")
+    trace.add_argument("--kv-tokens", type=int, default=524_288)
+    trace.set_defaults(run=mooncake)
+    drawn = parts.add_parser("conversations")
+    drawn.add_argument("--kv-tokens", type=int, default=131_072)
+    drawn.add_argument("--rate", type=float, default=4.0)
+    drawn.add_argument("--seconds", type=float, default=200.0)
+    drawn.set_defaults(run=conversations)
     options = parser.parse_args()
     options.run(options)
 

@@ -9,11 +9,12 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,12 +37,13 @@ def text(rng: random.Random, words: int) -> str:
 @contextmanager
 def serving(ranks: int = 1) -> Iterator[str]:
     """Its URL, once it answers, with so many data-parallel ranks, each with ports of its own."""
-    port, events = free_ports(2)
+    port = _free_range(1 + 2 * ranks)
+    events, replays = port + 1, port + 1 + ranks
     config = {
         "enable_kv_cache_events": True,
         "publisher": "zmq",
         "endpoint": f"tcp://*:{events}",
-        "replay_endpoint": f"tcp://*:{events + ranks}",
+        "replay_endpoint": f"tcp://*:{replays}",
     }
     with TemporaryDirectory() as folder:
         model, log = Path(folder) / "model", Path(folder) / "log"
@@ -65,6 +67,19 @@ def serving(ranks: int = 1) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             _stop(server)
+
+
+def _free_range(count: int) -> int:
+    """The first of so many ports, one after the other, that nobody listens on now."""
+    while True:
+        (first,) = free_ports(1)
+        try:
+            with ExitStack() as stack:
+                for port in range(first, first + count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            continue
+        return first
 
 
 def _healthy(port: int) -> bool:
