@@ -49,10 +49,12 @@ class Recorder:
         self._socket.subscribe("")
         self.lines: list[dict[str, Any]] = []
 
-    def listen(self, wait_s: float) -> None:
-        """Until nothing has come for so long."""
-        while self._socket.poll(int(wait_s * 1000)):
+    def listen(self, session: str, quiet_s: float = 0.3) -> None:
+        """Until it has told of this session, and then of nothing for so long."""
+        told = False
+        while not told or self._socket.poll(int(quiet_s * 1000)):
             _, number, payload = self._socket.recv_multipart()
+            told = told or session.encode() in payload
             event = base64.b64encode(payload).decode()
             self.lines.append({"number": int.from_bytes(number), "payload": event})
 
@@ -77,8 +79,7 @@ def record(url: str) -> list[dict[str, Any]]:
         cached = (usage["prompt_tokens_details"] or {}).get("cached_tokens", 0)
         asked = {"name": name, "prompt_tokens": usage["prompt_tokens"], "cached": cached}
         recorder.lines.append({"request": asked})
-        recorder.listen(0.05)
-    recorder.listen(1.0)
+        recorder.listen(name)
     return recorder.lines
 
 
