@@ -24,7 +24,8 @@ from typing import Annotated, Any, Union
 import msgspec
 
 from solver.batching.kv import Gone, Kept
-from solver.routing.cached_blocks import MARK_BITS, MARKS, Beginnings, Tier
+from solver.routing.cached_blocks import Tier
+from solver.routing.marks import MARKS, NAME_BYTES, Beginnings
 from solver.routing.prefixes import TEXT_BYTES
 
 SOURCES_PATH = "/kv_event_sources"
@@ -39,7 +40,6 @@ AT_ONCE_BYTES = 256 << 10
 MOST_BLOCK_TOKENS = 1 << 16
 # Hashes are 64-bit numbers, or longer bytes: so many bits of them make Python's smaller integers.
 _HASH_MASK = (1 << 60) - 1
-_MARK_BYTES = MARK_BITS // 8
 _LONGEST_NAME = 4096
 # Of a block of text, whose tokens have at least a byte.
 _MOST_TEXT_TOKENS = TEXT_BYTES
@@ -309,8 +309,8 @@ def read_message(frames: Sequence[bytes]) -> tuple[int, bytes]:
 
 def session_name(client: str, attempt: str, prompt: Beginnings) -> str:
     """What a request is called as a session: by its client, its attempt, and its prompt's marks."""
-    marks = b"".join(mark.to_bytes(_MARK_BYTES) for mark in prompt.marks)
-    return f"{client}|{attempt}|{prompt.block_tokens:.2f}|{urlsafe_b64encode(marks).decode()}"
+    marks = urlsafe_b64encode(prompt.marks).decode()
+    return f"{client}|{attempt}|{prompt.block_tokens:.2f}|{marks}"
 
 
 @lru_cache(2048)  # a request's name comes with each of its blocks
@@ -323,12 +323,10 @@ def read_session(name: str) -> Beginnings | None:
         tokens, marks = float(parts[2]), urlsafe_b64decode(parts[3])
     except ValueError:
         return None
-    count, rest = divmod(len(marks), _MARK_BYTES)
+    count, rest = divmod(len(marks), NAME_BYTES)
     if not 1 <= tokens <= _MOST_TEXT_TOKENS or rest or not 1 <= count <= len(MARKS):
         return None
-    size = _MARK_BYTES
-    keys = [int.from_bytes(marks[k * size : (k + 1) * size]) for k in range(count)]
-    return Beginnings(keys, tokens, tail_of(parts[1]))
+    return Beginnings(marks, tokens, tail_of(parts[1]))
 
 
 def tail_of(attempt: str) -> int:

@@ -14,8 +14,8 @@ from typing import Any
 import zmq
 
 from router.kv_wire import session_name, write_batch
-from solver.routing.cached_blocks import Beginnings, marks_of
-from solver.routing.prefixes import BLOCK_TOKENS, text_blocks
+from solver.routing.marks import Beginnings, hash_text
+from solver.routing.prefixes import BLOCK_TOKENS
 from tests.faulty_server import MODEL, Call, FaultyServer, good
 from tests.router.gateway.kv.publisher import block_stored
 
@@ -38,8 +38,8 @@ class Rank:
 
     def store(self, prompt: str) -> int:
         """It has got this prompt, from nobody that the gateway knows; its blocks."""
-        blocks = text_blocks(prompt, MODEL)
-        named = Beginnings(marks_of(blocks), float(BLOCK_TOKENS))
+        blocks, marks = hash_text(prompt, MODEL)
+        named = Beginnings(marks, float(BLOCK_TOKENS))
         hashes = [self._blocks + k for k in range(len(blocks))]
         self._blocks += len(blocks)
         event = block_stored(hashes, session_name("", f"elsewhere-{self._sent}", named))

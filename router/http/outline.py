@@ -9,12 +9,19 @@ nowhere: no JSON object, or a model that is no name. Engines of our own read str
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any
+
+import orjson
 
 from router.http.apis import Api
 from router.http.errors import RequestError
 from router.http.schemas import MOST_TOKENS, CompletionRequest, load, require_few_answers
 from router.http.shorten import Shortened
+
+# Salts and adapters of vLLM and SGLang, and what comes before or is done to a prompt: two requests
+# that differ in one of them share no block. (vLLM's adapters are models.)
+_APART = ("cache_salt", "extra_key", "lora_path", "prompt_embeds", "mm_processor_kwargs")
 
 
 def outline(body: bytes, api: Api) -> CompletionRequest:
@@ -61,6 +68,7 @@ def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
         session=_name(data.get("prompt_cache_key")),
         tier=_name(data.get("service_tier")),
         previous=_name(data.get("previous_response_id")) if api.kept else "",
+        apart=_apart(data),
     )
 
 
@@ -74,6 +82,12 @@ def model_of(data: dict[str, Any]) -> str:
     if model is not None and not isinstance(model, str):
         raise RequestError("'model' must be a string.", param="model", code="invalid_type")
     return model or ""
+
+
+def _apart(data: dict[str, Any]) -> str:
+    """What of it makes an engine share nothing with the same prompt without it."""
+    found = {name: value for name in _APART if (value := data.get(name)) is not None}
+    return blake2b(orjson.dumps(found), digest_size=8).hexdigest() if found else ""
 
 
 def _name(value: object) -> str:

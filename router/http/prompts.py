@@ -1,11 +1,14 @@
 """Prompts of completions, as a router reads them from bodies of each form: their text, in order.
 
 What is not understood is of unknown size, at most the body's. What is no text (images, audio)
-counts for nothing.
+counts for nothing, but has a name of its own where it stands: prompts that share their text alone
+are not alike behind it.
 """
 
 from __future__ import annotations
 
+import re
+from hashlib import blake2b
 from typing import Any
 
 import orjson
@@ -14,6 +17,8 @@ from router.http.schemas import MOST_ANSWERS, Prompt, all_token_ids
 
 # Of an item of a conversation, what holds text; the rest says what it is.
 _TEXTS = ("text", "content", "thinking", "arguments", "output", "input", "summary")
+# What is no text, by a digest.
+_NAMED = re.compile("\0[0-9a-f]{16}\0")
 
 
 def completion_prompts(data: dict[str, Any], size: int) -> tuple[Prompt, ...]:
@@ -51,7 +56,10 @@ def message_prompts(data: dict[str, Any], size: int) -> tuple[Prompt, ...]:
 
 
 def _lines(*texts: str) -> tuple[Prompt, ...]:
-    return (Prompt("\n".join(texts)),)
+    text = "\n".join(texts)
+    if "\0" in text and (plain := _NAMED.sub("", text)) != text:
+        return (Prompt(plain, named=text),)
+    return (Prompt(text),)
 
 
 def _tools(data: dict[str, Any]) -> tuple[str, ...]:
@@ -81,9 +89,17 @@ def _message(message: object) -> str:
 
 
 def _part(part: object) -> str:
-    """The text of one part of a message; parts that are not text count for nothing."""
+    """The text of one part of a message, or the name of one that is none."""
     text = part.get("text") if isinstance(part, dict) else part
-    return text if isinstance(text, str) else ""
+    return text if isinstance(text, str) else _name(part)
+
+
+def _name(part: object) -> str:
+    """Nothing that has no type is a part."""
+    if not isinstance(part, dict) or "type" not in part:
+        return ""
+    found = orjson.dumps(part, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    return f"\0{blake2b(found, digest_size=8).hexdigest()}\0"
 
 
 def _text(item: object, depth: int = 8) -> str:
@@ -95,6 +111,8 @@ def _text(item: object, depth: int = 8) -> str:
     if not isinstance(item, dict):
         return ""
     found = [item[name] for name in _TEXTS if name in item]
+    if not found:
+        return _name(item)
     if item.get("type") == "tool_use":  # its input has a shape of its own
         return orjson.dumps(found).decode()
     return "\n".join(text for value in found if (text := _text(value, depth - 1)))

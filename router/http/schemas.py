@@ -26,13 +26,15 @@ class Prompt:
     """One prompt: its text, or the number of token ids that came instead of text.
 
     `ids` are those, four bytes each, to be told apart by; empty if they are none that fit.
-    `more_bytes` of text follow, or may, that nobody has looked at.
+    `more_bytes` of text follow, or may, that nobody has looked at. `named` is its text with a name
+    for what is no text, where that stands; empty if there is nothing.
     """
 
     text: str
     token_ids: int | None = None
     ids: bytes = field(default=b"", repr=False)
     more_bytes: int = 0
+    named: str = field(default="", repr=False)
 
     @property
     def text_bytes(self) -> int:
@@ -56,7 +58,7 @@ class CompletionRequest:
 
     `stop_tokens`: it may stop at tokens that it names. `previous`: the answer that it goes on
     from, by its name. `session`: the conversation that it belongs to, if its body says so. `tier`:
-    its ``service_tier``.
+    its ``service_tier``. `apart`: by what else than its prompt its engine tells caches apart.
     """
 
     chat: bool
@@ -72,6 +74,7 @@ class CompletionRequest:
     previous: str = ""
     session: str = ""
     tier: str = ""
+    apart: str = ""
 
     @property
     def choices(self) -> int:

@@ -3,7 +3,8 @@
 Building Python's objects of 32 MiB of JSON takes up to a second, and of many small ones more. So of
 a large body the beginning is kept, and of what follows only the first bytes of each string and of
 each list of numbers; how much was left out is counted. That is still JSON, with the same structure,
-and small. What has too much structure to be that is refused.
+and small. What has too much structure to be that is refused. Two strings that are no text, images
+say, stay different: a checksum of what was left out ends them.
 
 Whether a byte is inside a string is told of a whole slice at once: no byte costs a step of Python.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +89,7 @@ class _Shortener:
         self._run = self._kept = 0
         self._is_cut = self._counts = self._comma = False
         self._begin = 0  # where in `out` it begins
+        self._left = 0  # the checksum of what was left out of it
 
     def feed(self, part: bytes) -> None:
         """One more slice."""
@@ -164,6 +167,7 @@ class _Shortener:
             begin, run = self._begin, run[room:]
             key = _KEY.search(self.out, max(0, begin - 100), begin)
             self._is_cut, self._counts = True, key is None or key[1] in _TEXT
+            self._left = 0
             if string:
                 self._trim_string(begin)
             else:
@@ -172,6 +176,10 @@ class _Shortener:
             self.text_bytes += len(run)
         elif self._counts:
             self.token_ids += run.count(b",")
+        elif string:
+            self._left = crc32(run, self._left)
+            if ends:
+                self.out += b"%08x" % self._left
         if ends and not string and self._comma:
             self.out += b","
 

@@ -25,7 +25,7 @@ from solver.routing.problem import Job, WorkerView
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Requests:
-    """n requests as the objective sees them; all are (n, 1) but `uncached`.
+    """n requests as the objective sees them; all are (n, 1) but `uncached` and `twice`.
 
     Attributes:
         prompt: tokens over all its sequences.
@@ -34,7 +34,8 @@ class Requests:
         weight: what a second of its own is worth.
         waited_s: since it came.
         ttft_s, tpot_s: its targets; infinite: none.
-        uncached: (n, m) prompt tokens that worker j would have to prefill.
+        uncached: (n, m) prompt tokens that worker j would have to prefill; `twice`: those of them
+            that another worker has.
         forbidden: (n, m) where they must not go; None: nowhere.
     """
 
@@ -47,6 +48,7 @@ class Requests:
     ttft_s: FloatArray
     tpot_s: FloatArray
     uncached: FloatArray
+    twice: FloatArray
     forbidden: BoolArray | None = None
 
     @classmethod
@@ -73,9 +75,10 @@ class Requests:
         prompt, output, overrun, sequences, weight, waited, ttft, tpot = (
             np.array(rows, dtype=np.float64).reshape(len(rows), 8).T[:, :, None]
         )
-        uncached = np.repeat(prompt, workers, axis=1)
+        uncached, twice = np.repeat(prompt, workers, axis=1), np.zeros((len(rows), workers))
         if cached is not None:
             uncached = np.maximum(0.0, uncached - cached)
+            twice = uncached - uncached.min(axis=1, keepdims=True)
         forbidden = None
         if eligible is not None:
             rows_of = {
@@ -83,7 +86,8 @@ class Requests:
             }
             forbidden = np.array([rows_of[allowed] for allowed in eligible])
         return cls(
-            prompt, output, overrun, sequences, weight, waited, ttft, tpot, uncached, forbidden
+            *(prompt, output, overrun, sequences, weight, waited, ttft, tpot),
+            *(uncached, twice, forbidden),
         )
 
     def __len__(self) -> int:
@@ -92,7 +96,7 @@ class Requests:
 
 
 def row_of(job: Job, waited_s: float) -> Figures:
-    """Of a request that has waited for so long, the columns of `Requests` but the last two."""
+    """Of a request that has waited for so long, the columns of `Requests` but the last three."""
     targets, sequences = job.targets, job.sequences
     return (
         job.prompt_tokens,
@@ -107,8 +111,9 @@ def row_of(job: Job, waited_s: float) -> Figures:
 
 
 PROMPT, WEIGHT = 0, 4  # places in a row
+PAIRS = ("uncached", "twice")
 # Of each request, whatever the worker.
-COLUMNS = tuple(f.name for f in fields(Requests) if f.name not in {"uncached", "forbidden"})
+COLUMNS = tuple(f.name for f in fields(Requests) if f.name not in {*PAIRS, "forbidden"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

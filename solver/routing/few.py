@@ -35,13 +35,8 @@ class FewPairs:
         workers = [formulas.worker_figures(known, typical, NUMBERS) for known, _ in loads]
         self._workers = [figures for figures, _ in workers]
         self._rooms = [formulas.rooms(known, NUMBERS) for known, _ in loads]
-        self._pairs = [
-            [
-                formulas.pair_figures(known, left, asked.uncached(i, j), prompt, output, NUMBERS)
-                for j, ((known, _), (_, left)) in enumerate(zip(loads, workers, strict=True))
-            ]
-            for i, (prompt, output, *_) in enumerate(rows)
-        ]
+        each = list(zip([known for known, _ in loads], [left for _, left in workers], strict=True))
+        self._pairs = [self._pair_figures(asked, i, each) for i in range(self.n)]
         self._sequences = [row[3] for row in rows]
         self.patience = [
             (ttft_s < inf, formulas.patience(ttft_s, overrun, output, NUMBERS))
@@ -69,6 +64,18 @@ class FewPairs:
             for (*figures, variance), row, (_, long_s) in zip(
                 self._requests, rows, best, strict=True
             )
+        ]
+
+    def _pair_figures(
+        self, asked: Asked, i: int, workers: Sequence[tuple[Figures, float]]
+    ) -> list[Figures]:
+        """Of a request and each worker, by what is known of that."""
+        prompt, output = asked.rows[i][:2]
+        uncached = [asked.uncached(i, j) for j in range(self.m)]
+        least = min(uncached)
+        return [
+            formulas.pair_figures(known, left, tokens, tokens - least, prompt, output, NUMBERS)
+            for (known, left), tokens in zip(workers, uncached, strict=True)
         ]
 
     def _may(self, i: int, j: int) -> bool:

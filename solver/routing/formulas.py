@@ -23,6 +23,9 @@ FIRST_TOKEN = 2.0
 # That all is done holds nobody up in a stream, and everybody in a batch; half is enough for
 # the batch, as the term is zero for all but the few who end last.
 MAKESPAN = 0.5
+# What one worker has of a prompt and another gets, too, pushes out as much that will be asked for
+# again: a second of its prefill costs whoever asks for that as much as it costs here.
+TWICE = 1.0
 # What one answer in fifty is longer than expected is two standard deviations, or more where tails
 # are heavy (a normal one: 2.05, an exponential one: 2.9).
 DEVIATIONS = 2.0
@@ -141,12 +144,22 @@ def request_figures(asked: Figures, at: Calculus) -> Figures:
 
 
 def pair_figures(
-    load: Figures, left: Number, uncached: Number, prompt: Number, output: Number, at: Calculus
+    load: Figures,
+    left: Number,
+    uncached: Number,
+    twice: Number,
+    prompt: Number,
+    output: Number,
+    at: Calculus,
 ) -> Figures:
-    """Seconds of its prefill there, by which that stalls others, and by which its tokens do."""
+    """Seconds of its prefill there, by which that stalls others, and by which its tokens do.
+
+    `twice` of its uncached tokens another worker has.
+    """
     beta_p, beta_d, gamma, slots, running = load[1], load[3], load[4], load[6], load[7]
-    prefill_s = beta_p * uncached
-    stalls_s = at.minimum(running, slots - 1.0) * prefill_s
+    prefill_s, again_s = beta_p * uncached, TWICE * beta_p * twice
+    stalled = at.minimum(running, slots - 1.0)
+    stalls_s = stalled * (prefill_s + again_s) + (1.0 + FIRST_TOKEN) * again_s
     side_by_side = output * left / (output + left)
     step_s = (beta_d + gamma * (prompt + output / 2)) * side_by_side
     return prefill_s, stalls_s, step_s

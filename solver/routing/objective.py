@@ -13,7 +13,8 @@ it and added up (`TERMS`), so that one can be traded for another and a choice be
 - others: what it takes from those who run there: its prefill stalls them, and its tokens make the
   rounds longer that both run in; and from who comes behind it: with u seconds of its own prefill, q
   queued there and r requests a second, r (q + u / 2) / (1 - share) of them wait u longer (the rest
-  of a busy period of an M/G/1 queue);
+  of a busy period of an M/G/1 queue); and from who asks for what its prompt pushes out of that
+  worker's cache, as much as for what of it another worker has, which will be held twice;
 - slot: what holding a slot for T seconds takes from who comes next: T times the chance that none
   is free;
 - late: seconds beyond its targets, of the first token and of all that follow it;
@@ -107,7 +108,13 @@ class Pairs:
         self._requests = np.array((*asked[:LAST], last, requests.weight, asked[LAST]))[:, :, 0]
         self.prefill_s: FloatArray
         self.prefill_s, self._stalls_s, self._step_s = formulas.pair_figures(
-            known, left, requests.uncached, requests.prompt, requests.output, ARRAYS
+            known,
+            left,
+            requests.uncached,
+            requests.twice,
+            requests.prompt,
+            requests.output,
+            ARRAYS,
         )
         self._rooms = np.array(formulas.rooms(known, ARRAYS))
         expected, long = self._at_best_s()

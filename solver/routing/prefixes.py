@@ -17,6 +17,7 @@ from solver.cost.estimators import BYTES_PER_TOKEN
 BLOCK_TOKENS = 128
 TEXT_BYTES = int(BLOCK_TOKENS * BYTES_PER_TOKEN)
 ID_BYTES = 4
+ID_BLOCK_BYTES = BLOCK_TOKENS * ID_BYTES
 # Of longer prompts only so many blocks are told apart: a millisecond of hashing.
 MOST_BLOCKS = 1024
 
@@ -27,17 +28,24 @@ def text_blocks(text: str, salt: str = "") -> tuple[int, ...]:
     """The hashes of a prompt of text; prompts of different `salt` share nothing."""
     if len(text) * 4 < TEXT_BYTES:
         return ()
-    data = text[: MOST_BLOCKS * TEXT_BYTES].encode("utf-8", "surrogatepass")
-    return _chain(data, TEXT_BYTES, salt)
+    return chain(text_data(text), TEXT_BYTES, salt)
 
 
 def id_blocks(ids: bytes, salt: str = "") -> tuple[int, ...]:
     """The hashes of a prompt of token ids, `ID_BYTES` bytes each."""
-    return _chain(ids, BLOCK_TOKENS * ID_BYTES, salt)
+    return chain(ids, ID_BLOCK_BYTES, salt)
 
 
-def _chain(data: bytes, size: int, salt: str) -> tuple[int, ...]:
-    """Full blocks only: what comes after them may go on differently."""
+def text_data(text: str) -> bytes:
+    """As much of a prompt of text as is looked at."""
+    return text[: MOST_BLOCKS * TEXT_BYTES].encode("utf-8", "surrogatepass")
+
+
+def chain(data: bytes, size: int, salt: str = "") -> tuple[int, ...]:
+    """The hashes of a prompt's blocks of `size` bytes.
+
+    Full blocks only: what comes after them may go on differently.
+    """
     found: list[int] = []
     last = salt.encode("utf-8", "surrogatepass")
     for start in range(0, min(len(data) - size + 1, MOST_BLOCKS * size), size):

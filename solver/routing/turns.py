@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from solver.arrays import FloatArray, IntArray
-from solver.routing.columns import COLUMNS, Load, Requests
+from solver.routing.columns import COLUMNS, PAIRS, Load, Requests
 from solver.routing.objective import Pairs
 
 
@@ -49,7 +49,7 @@ class Turns(Pairs):
 
 def first(requests: Requests, load: Load, count: int) -> Turns:
     """The first so many of a plan, valued as in the whole of it."""
-    columns = {name: getattr(requests, name)[:count] for name in (*COLUMNS, "uncached")}
+    columns = {name: getattr(requests, name)[:count] for name in (*COLUMNS, *PAIRS)}
     forbidden = None if requests.forbidden is None else requests.forbidden[:count]
     few = replace(requests, **columns, forbidden=forbidden)
     return Turns(few, load, Pairs(requests, load).scale_s)

@@ -2,10 +2,12 @@
 
     .venv/bin/python -m tests.bench.bench_caches events     # CPU time and memory a block
     .venv/bin/python -m tests.bench.bench_caches fleet --agents 16 --requests 500
+    .venv/bin/python -m tests.bench.bench_caches vllm --ranks 2   # needs .venv-vllm
     .venv/bin/python -m tests.bench.bench_caches mooncake   # simulated: hit rates and first tokens
+    .venv/bin/python -m tests.bench.bench_caches conversations   # the same of drawn ones
 
-`fleet` sets what two gateways predicted of caches beside what engines found, of emulated agents
-that publish and that do not; with `--worker URL` of real engines that publish.
+`fleet` and `vllm` set what two gateways predicted of caches beside what engines found, of emulated
+agents that publish and that do not, and of a vLLM with a tiny model and little memory.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import gc
 import random
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Any
 
 import msgspec
@@ -28,29 +31,37 @@ from router.gateway.fleet.kv.stream import Stream
 from router.kv_wire import session_name
 from router.lab.simulation.run import Choice, assembled
 from router.lab.simulation.traces import dataset
+from solver.batching.kv import BLOCK_TOKENS as SIMULATED
 from solver.cost.profiles import PROFILES
-from solver.routing.cached_blocks import Beginnings, marks_of
+from solver.routing import formulas
+from solver.routing.marks import NAME_BYTES, PARTS, Beginnings
 from solver.sim.report import report
+from solver.sim.request import Request
 from solver.sim.worker import WorkerSetting
 from tests import http
+from tests.engines.publishing_vllm import SLOTS, serving, text
 from tests.helpers import Process
 
 PER_S, BLOCK_TOKENS = 20_000, 16
 TIMES = 7  # the least counts: what shares the machine only adds to it
 
 
-def payload(number: int, rng: random.Random, prompts: int = 4, blocks: int = 50) -> bytes:
-    """A step's events: prompts of some hundred tokens, with their ids and hashes of 32 bytes."""
+PROMPTS, BLOCKS = 4, 50  # in a step, and in each of these
+
+
+def payload(number: int, rng: random.Random, *, alone: bool = False) -> bytes:
+    """A step's events, with token ids and hashes of 32 bytes; `alone`: one for each block."""
     events = []
-    for k in range(prompts):
-        chain = [rng.getrandbits(64) for _ in range(blocks * BLOCK_TOKENS // 128)]
-        name = session_name("", f"gateway-{number}-{k}", Beginnings(marks_of(chain), 128.0))
-        events.append(
+    for k in range(PROMPTS):
+        marks = rng.randbytes(BLOCKS * BLOCK_TOKENS * PARTS // 128 * NAME_BYTES)
+        name = session_name("", f"gateway-{number}-{k}", Beginnings(marks, 128.0))
+        hashes, each = [rng.randbytes(32) for _ in range(BLOCKS)], 1 if alone else BLOCKS
+        events += [
             {
                 "type": "BlockStored",
-                "block_hashes": [rng.randbytes(32) for _ in range(blocks)],
-                "parent_block_hash": None,
-                "token_ids": [rng.randrange(100_000) for _ in range(blocks * BLOCK_TOKENS)],
+                "block_hashes": hashes[first : first + each],
+                "parent_block_hash": hashes[first - 1] if first else None,
+                "token_ids": [rng.randrange(100_000) for _ in range(each * BLOCK_TOKENS)],
                 "block_size": BLOCK_TOKENS,
                 "lora_id": None,
                 "medium": "GPU",
@@ -58,7 +69,8 @@ def payload(number: int, rng: random.Random, prompts: int = 4, blocks: int = 50)
                 "group_idx": 0,
                 "session_id": name,
             }
-        )
+            for first in range(0, BLOCKS, each)
+        ]
     return msgspec.msgpack.encode([1.0, events, 0])
 
 
@@ -77,11 +89,15 @@ def events(_: argparse.Namespace) -> None:
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 50)  # as a gateway does
     rng = random.Random(1)
-    payloads = [payload(k, rng) for k in range(500)]
-    count = 200 * len(payloads)
-    each = min(reading_s(payloads) for _ in range(TIMES)) / count
-    print(f"{count} blocks, {sum(map(len, payloads)) / count:.0f} bytes each on the wire")
-    print(f"{each * 1e6:.2f} us a block: {100 * each * PER_S:.1f} % of a core at {PER_S} a second")
+    for alone, steps in ((True, 100), (False, 500)):
+        payloads = [payload(k, rng, alone=alone) for k in range(steps)]
+        blocks = PROMPTS * BLOCKS * steps
+        each = min(reading_s(payloads) for _ in range(TIMES)) / blocks
+        print(
+            f"{'one' if alone else BLOCKS} an event: {sum(map(len, payloads)) / blocks:.0f} bytes "
+            f"each on the wire, {each * 1e6:.2f} us to read: {100 * each * PER_S:.1f} % of a core "
+            f"at {PER_S} a second"
+        )
     tracemalloc.start()
     stream = Stream(1 << 20, replays=False)
     stream.linked()
@@ -102,18 +118,25 @@ class Answer:
 
 
 @contextmanager
-def gateways(options: argparse.Namespace, *, publish: bool) -> Iterator[list[str]]:
-    """Two gateways before the same workers."""
+def agents(options: argparse.Namespace, *, publish: bool) -> Iterator[list[str]]:
+    """Emulated ones."""
     with ExitStack() as stack:
-        urls = list(options.worker)
-        for k in range(0 if urls else options.agents):
+        urls = []
+        for k in range(options.agents):
             flags = ["--port", "0", "--name", f"a{k}", "--speed", str(options.speed)]
             flags += ["--kv-tokens", str(options.kv_tokens), "--slots", "8"]
             flags += ["--max-model-len", "4096"]
             flags += ["--kv-events", "tcp://127.0.0.1:0"] if publish else []
             agent = stack.enter_context(Process("agent", *flags))
             urls.append(agent.wait_for(r"listening url=(\S+)"))
-        flags = ["--port", "0", "--worker", ",".join(urls)]
+        yield urls
+
+
+@contextmanager
+def gateways(workers: list[str], *more: str, publish: bool) -> Iterator[list[str]]:
+    """Two gateways before the same workers."""
+    with ExitStack() as stack:
+        flags = ["--port", "0", "--worker", ",".join(workers), *more]
         flags += [] if publish else ["--no-cache-events"]
         both = [stack.enter_context(Process("gateway", *flags)) for _ in range(2)]
         found = [one.wait_for(r"listening url=(\S+)") for one in both]
@@ -145,61 +168,117 @@ def letters(rng: random.Random, count: int) -> str:
     return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz ", k=count))
 
 
+Body = Callable[[int], dict[str, Any]]
+
+
+def compare(urls: list[str], body: Body, options: argparse.Namespace, title: str) -> None:
+    """So many requests, to one gateway and the other in turn: predicted and found."""
+    numbers = range(options.requests)
+    with ThreadPoolExecutor(options.clients) as pool:
+        where, names = [urls[k % 2] for k in numbers], [f"q{k}" for k in numbers]
+        answers = list(pool.map(ask, where, names, map(body, numbers)))
+    predicted = sum(one.predicted for one in answers)
+    found, prompt = sum(one.found for one in answers), sum(one.prompt for one in answers)
+    apart = sum(abs(one.predicted - one.found) for one in answers)
+    print(
+        f"{title:<10} predicted {predicted:.0f} found {found}: "
+        f"error {100 * (predicted - found) / found:.2f} %, each by itself "
+        f"{100 * apart / found:.2f} %; hit rate {100 * found / prompt:.1f} %",
+        flush=True,
+    )
+
+
 def fleet(options: argparse.Namespace) -> None:
-    """Predicted and found, with and without events."""
+    """Emulated agents, with and without events."""
     rng = random.Random(3)
     documents = [letters(rng, rng.randrange(2000, 7000)) for _ in range(40)]
 
     def body(k: int) -> dict[str, Any]:
         rng = random.Random(k)
         prompt = rng.choice(documents) + letters(rng, rng.randrange(100, 1500))
-        return {"model": options.model, "prompt": prompt, "max_tokens": rng.randrange(8, 64)}
+        return {"model": "llama-65b", "prompt": prompt, "max_tokens": rng.randrange(8, 64)}
 
     for publish in (True, False):
         with (
-            gateways(options, publish=publish) as urls,
-            ThreadPoolExecutor(options.clients) as pool,
+            agents(options, publish=publish) as workers,
+            gateways(workers, publish=publish) as urls,
         ):
-            numbers = range(options.requests)
-            where = [urls[k % 2] for k in numbers]
-            names = [f"q{k}" for k in numbers]
-            answers = list(pool.map(ask, where, names, map(body, numbers)))
-        predicted = sum(one.predicted for one in answers)
-        found, prompt = sum(one.found for one in answers), sum(one.prompt for one in answers)
-        apart = sum(abs(one.predicted - one.found) for one in answers)
-        print(
-            f"{'exact' if publish else 'estimated':<10} predicted {predicted:.0f} found {found}: "
-            f"error {100 * (predicted - found) / found:.2f} %, each by itself "
-            f"{100 * apart / found:.2f} %; hit rate {100 * found / prompt:.1f} %",
-            flush=True,
-        )
+            compare(urls, body, options, "exact" if publish else "estimated")
+
+
+def vllm(options: argparse.Namespace) -> None:
+    """A vLLM on a CPU, which evicts: memory for some eight of its prompts in each rank."""
+    rng = random.Random(1)
+    documents = [text(rng, rng.randrange(100, 260)) for _ in range(options.documents)]
+
+    def body(k: int) -> dict[str, Any]:
+        rng = random.Random(k)
+        prompt = rng.choice(documents) + text(rng, rng.randrange(10, 80))
+        return {"model": "tiny", "prompt": prompt, "max_tokens": 8, "ignore_eos": True}
+
+    flags = ["--plain-slots", str(SLOTS)]
+    with serving(options.ranks) as worker, gateways([worker], *flags, publish=True) as urls:
+        compare(urls, body, options, f"{options.ranks} ranks")
 
 
 def mooncake(options: argparse.Namespace) -> None:
-    """Sixteen simulated workers with little memory."""
+    """Mooncake's trace."""
     requests, real = dataset("mooncake")
-    profile = PROFILES["llama-2-70b-a100-tp4"]
-    print(
-        f"{len(requests)} requests, {'the trace' if real else 'drawn'}, {options.kv_tokens} tokens"
-    )
-    for name in ("makespan", "prefix-aware"):
-        for known in ("exact", "estimated", "stale:5"):
-            alike = WorkerSetting(
-                profile.slots,
-                options.kv_tokens,
-                prefill_budget=2048,
-                order="fcfs",
-                prefix_cache=True,
-                cache_knowledge=known,
-            )
-            run = assembled(requests, [profile.cost] * 16, alike, Choice("adaptive", name, 16))
-            run.run()
-            told = report(run)
-            print(
-                f"{name:<13} {known:<10} hit rate {100 * told.cache_hit_ratio:.1f} % first token "
-                f"p50 {told.ttft_s['p50']:.2f} s p99 {told.ttft_s['p99']:.1f} s",
-                flush=True,
-            )
+    print(f"{len(requests)} requests, {'the trace' if real else 'drawn'}")
+    simulate(requests, options.kv_tokens)
+
+
+def conversations(options: argparse.Namespace) -> None:
+    """Drawn ones: some five turns each, of what a user says, or gives to be read, and an answer."""
+    rng, fresh, began_s = random.Random(1), count(), 0.0
+    turns = list[tuple[float, int, int, tuple[int, ...]]]()
+    while (began_s := began_s + rng.expovariate(options.rate)) < options.seconds:
+        at_s, tokens, blocks = began_s, 0, list[int]()
+        for _ in range(1 + int(rng.expovariate(1 / 4.5))):
+            said, answer = 50 + int(rng.lognormvariate(6.6, 1.1)), 5 + int(rng.lognormvariate(5, 1))
+            tokens += said
+            blocks += islice(fresh, tokens // SIMULATED - len(blocks))
+            turns.append((at_s, tokens, answer, (*blocks, next(fresh))))
+            tokens += answer
+            at_s += 0.05 * answer + rng.expovariate(1 / 40)
+    requests = [
+        Request(str(k), prompt, output, at_s, hash_ids=blocks)
+        for k, (at_s, prompt, output, blocks) in enumerate(sorted(turns))
+        if at_s < options.seconds
+    ]
+    print(f"{len(requests)} requests")
+    simulate(requests, options.kv_tokens)
+
+
+def simulate(requests: list[Request], kv_tokens: int) -> None:
+    """Sixteen workers; ours also without what a second copy costs others."""
+    profile, twice = PROFILES["llama-2-70b-a100-tp4"], formulas.TWICE
+    for name, known, copies in (
+        ("makespan", "exact", twice),
+        ("makespan", "estimated", twice),
+        ("makespan", "exact", 0.0),
+        ("prefix-aware", "exact", twice),
+        ("prefix-aware", "estimated", twice),
+    ):
+        formulas.TWICE = copies
+        alike = WorkerSetting(
+            profile.slots,
+            kv_tokens,
+            prefill_budget=2048,
+            order="fcfs",
+            prefix_cache=True,
+            cache_knowledge=known,
+        )
+        run = assembled(requests, [profile.cost] * 16, alike, Choice("adaptive", name, 16))
+        run.run()
+        told = report(run)
+        print(
+            f"{name:<12} {known:<9} {'' if copies else 'copies free':<11} hit rate "
+            f"{100 * told.cache_hit_ratio:.1f} % first token p50 {told.ttft_s['p50']:.2f} s p99 "
+            f"{told.ttft_s['p99']:.1f} s goodput {100 * told.goodput:.1f} %",
+            flush=True,
+        )
+    formulas.TWICE = twice
 
 
 def main() -> None:
@@ -213,12 +292,21 @@ def main() -> None:
     live.add_argument("--clients", type=int, default=12)
     live.add_argument("--speed", type=float, default=40.0)
     live.add_argument("--kv-tokens", type=int, default=8192)
-    live.add_argument("--worker", action="append", default=[])
-    live.add_argument("--model", default="llama-65b")
     live.set_defaults(run=fleet)
-    simulated = parts.add_parser("mooncake")
-    simulated.add_argument("--kv-tokens", type=int, default=524_288)
-    simulated.set_defaults(run=mooncake)
+    real = parts.add_parser("vllm")
+    real.add_argument("--ranks", type=int, default=1)
+    real.add_argument("--documents", type=int, default=12)
+    real.add_argument("--requests", type=int, default=500)
+    real.add_argument("--clients", type=int, default=4)
+    real.set_defaults(run=vllm)
+    trace = parts.add_parser("mooncake")
+    trace.add_argument("--kv-tokens", type=int, default=524_288)
+    trace.set_defaults(run=mooncake)
+    drawn = parts.add_parser("conversations")
+    drawn.add_argument("--kv-tokens", type=int, default=131_072)
+    drawn.add_argument("--rate", type=float, default=4.0)
+    drawn.add_argument("--seconds", type=float, default=200.0)
+    drawn.set_defaults(run=conversations)
     options = parser.parse_args()
     options.run(options)
 

@@ -1,6 +1,6 @@
 """Records what a vLLM tells of its prefix cache, for `tests/router/gateway/kv/test_recorded.py`.
 
-    .venv-vllm/bin/python -m tests.engines.record_cache_events tests/engines/recorded/vllm.jsonl.gz
+    .venv/bin/python -m tests.engines.record_cache_events tests/engines/recorded/vllm.jsonl.gz
 
 It starts a server with a tiny model and little memory, sends it prompts that begin alike, named as
 a gateway names them, and writes in order what came: messages, and of each request its prompt, what
@@ -13,13 +13,9 @@ import base64
 import gzip
 import json
 import random
-import socket
 import sys
-import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +23,11 @@ import zmq
 
 from router.kv_wire import FULL, REPORT_MODE, SESSION, XARGS, session_name
 from solver.cost.estimators import TokenEstimator
-from solver.routing.cached_blocks import Beginnings, marks_of
-from solver.routing.prefixes import TEXT_BYTES, text_blocks
-from tests.engines.test_vllm_server import healthy, start, stop
-from tests.engines.tiny_model import LONGEST, made_up, make_tiny_model
+from solver.routing.marks import Beginnings, hash_text
+from solver.routing.prefixes import TEXT_BYTES
+from tests.engines.publishing_vllm import serving, text
 
 REQUESTS, DOCUMENTS = 150, 12
-# Of memory, and tokens in each: vLLM has 16 on GPUs, its attention on CPUs wants 32 at least.
-BLOCKS, BLOCK_TOKENS = 128, 32
-LINES = made_up(random.Random(0))  # as the tokenizer was made from
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def text(rng: random.Random, words: int) -> str:
-    lines = (rng.choice(LINES).split() for _ in range(1 + words // 20))
-    return " ".join([word for line in lines for word in line][:words]) + "\n"
 
 
 def ask(url: str, name: str, prompt: str) -> dict[str, Any]:
@@ -68,38 +49,14 @@ class Recorder:
         self._socket.subscribe("")
         self.lines: list[dict[str, Any]] = []
 
-    def listen(self, wait_s: float) -> None:
-        """Until nothing has come for so long."""
-        while self._socket.poll(int(wait_s * 1000)):
+    def listen(self, session: str, quiet_s: float = 0.3) -> None:
+        """Until it has told of this session, and then of nothing for so long."""
+        told = False
+        while not told or self._socket.poll(int(quiet_s * 1000)):
             _, number, payload = self._socket.recv_multipart()
+            told = told or session.encode() in payload
             event = base64.b64encode(payload).decode()
             self.lines.append({"number": int.from_bytes(number), "payload": event})
-
-
-@contextmanager
-def serving() -> Iterator[str]:
-    """A vLLM that publishes, with a tiny model and little memory; its URL."""
-    port = free_port()
-    config = {
-        "enable_kv_cache_events": True,
-        "publisher": "zmq",
-        "endpoint": f"tcp://*:{free_port()}",
-        "replay_endpoint": f"tcp://*:{free_port()}",
-    }
-    flags = ["--kv-events-config", json.dumps(config), "--enable-prompt-tokens-details"]
-    flags += ["--num-gpu-blocks-override", str(BLOCKS), "--block-size", str(BLOCK_TOKENS)]
-    flags += ["--max-model-len", str(LONGEST)]
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        server = start(make_tiny_model(Path(folder) / "model"), port, log, flags)
-        try:
-            while not healthy(port):
-                if server.poll() is not None:
-                    raise SystemExit(log.read_text(errors="replace")[-40_000:])
-                time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            stop(server)
 
 
 def record(url: str) -> list[dict[str, Any]]:
@@ -115,15 +72,14 @@ def record(url: str) -> list[dict[str, Any]]:
         prompt = rng.choice(documents) + text(rng, rng.randrange(10, 80))
         tokens = estimator.estimate(len(prompt))
         block_tokens = TEXT_BYTES / len(prompt) * (tokens - 1)
-        beginnings = Beginnings(marks_of(text_blocks(prompt, "tiny")), block_tokens)
+        beginnings = Beginnings(hash_text(prompt, "tiny").marks, block_tokens)
         name = session_name("", f"gateway-{k}", beginnings)
         usage = ask(url, name, prompt)
         estimator.observe(len(prompt), usage["prompt_tokens"])
         cached = (usage["prompt_tokens_details"] or {}).get("cached_tokens", 0)
         asked = {"name": name, "prompt_tokens": usage["prompt_tokens"], "cached": cached}
         recorder.lines.append({"request": asked})
-        recorder.listen(0.05)
-    recorder.listen(1.0)
+        recorder.listen(name)
     return recorder.lines
 
 

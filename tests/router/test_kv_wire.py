@@ -29,7 +29,8 @@ from router.kv_wire import (
     write_batch,
 )
 from solver.batching.kv import Gone, Kept
-from solver.routing.cached_blocks import MARK_BITS, Beginnings, Tier
+from solver.routing.cached_blocks import Tier
+from solver.routing.marks import MARKS, NAME_BYTES, Beginnings
 
 HASHES: list[int | bytes] = [b"\x01" * 24 + (7).to_bytes(8), (1 << 63) + 5]
 MAP = {
@@ -150,13 +151,14 @@ def test_a_replay_is_asked_for_and_ends_as_in_vllm() -> None:
 @settings(max_examples=30)
 @given(
     st.text(max_size=20),
-    st.lists(st.integers(0, (1 << MARK_BITS) - 1), min_size=1, max_size=64),
+    st.binary(min_size=NAME_BYTES, max_size=len(MARKS) * NAME_BYTES),
     st.floats(1, 400),
 )
-def test_a_request_is_known_by_its_name(client: str, marks: list[int], tokens: float) -> None:
+def test_a_request_is_known_by_its_name(client: str, marks: bytes, tokens: float) -> None:
+    marks = marks[: len(marks) // NAME_BYTES * NAME_BYTES]
     found = read_session(session_name(client, "gateway-1-2", Beginnings(marks, tokens)))
     assert found is not None
-    assert found.marks == tuple(marks)
+    assert found.marks == marks
     assert found.block_tokens == pytest.approx(tokens, abs=0.006)
     assert found.tail == tail_of("gateway-1-2")
 

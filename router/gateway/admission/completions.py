@@ -20,7 +20,7 @@ from router.gateway.admission.keepalive import kept_alive
 from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.model_names import ModelNames
-from router.gateway.fleet.prefixes import blocks_of
+from router.gateway.fleet.prefixes import hashed
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.exchange import Exchange
@@ -234,8 +234,8 @@ class Completions:
             )
         record.prompt_tokens, record.kind = size.job.prompt_tokens, size.kind
         record.expected_tokens = size.job.expected_tokens
-        blocks, block_tokens = blocks_of(request, size.job.prompt_tokens)
-        exchange.blocks = blocks
+        prompt, block_tokens = hashed(request, size.job.prompt_tokens)
+        exchange.blocks = prompt.blocks
         return Ticket(
             record.id,
             request.model,
@@ -244,7 +244,8 @@ class Completions:
             request.stream,
             exchange.received,
             urgency.priority,
-            blocks,
+            prompt.blocks,
+            prompt.marks,
             block_tokens,
             again=size.again,
         )

@@ -14,14 +14,8 @@ from router.gateway.fleet.sessions import InSession, Sessions
 from router.http.schemas import CompletionRequest
 from router.kv_wire import tail_of
 from solver.arrays import FloatArray
-from solver.routing.cached_blocks import marks_of
-from solver.routing.prefixes import (
-    BLOCK_TOKENS,
-    TEXT_BYTES,
-    PrefixIndex,
-    id_blocks,
-    text_blocks,
-)
+from solver.routing.marks import Hashed, hash_ids, hash_text
+from solver.routing.prefixes import BLOCK_TOKENS, TEXT_BYTES, PrefixIndex
 
 
 class CachingWorker(Hashable, Protocol):
@@ -49,6 +43,11 @@ class HashedRequest(Hashable, InSession, Protocol):
     @property
     def block_tokens(self) -> float:
         """Tokens in each of its blocks, over all its sequences."""
+        ...
+
+    @property
+    def marks(self) -> bytes:
+        """The names of its prompt's marks."""
         ...
 
     @property
@@ -191,30 +190,32 @@ class Prefixes:
         cached: FloatArray,
     ) -> None:
         """Of those that `tell`, what they tell and what is on its way there; `cached` is (m,)."""
-        marks, last = marks_of(request.blocks), self._sessions.last(request)
+        marks, last = request.marks, self._sessions.last(request)
         sent = self._under_way.held(request.blocks, workers)
         most = request.prompt_tokens - request.sequences  # the last token makes the answer
         for j, told in tell.items():
             tokens = told.held_tokens(marks)
             if last is not None and last.worker is workers[j]:
-                before = marks_of(request.blocks[: last.blocks])
+                before = marks[: last.marks]
                 tokens = max(tokens, told.held_tokens(before, tail_of(last.attempt)))
             tokens = max(tokens * request.sequences, sent[j] * request.block_tokens)
             cached[j] = max(0.0, min(tokens, most))
 
 
-def blocks_of(request: CompletionRequest, prompt_tokens: int) -> tuple[tuple[int, ...], float]:
-    """The blocks of a request's prompt, and the tokens in each, over all its choices.
+def hashed(request: CompletionRequest, prompt_tokens: int) -> tuple[Hashed, float]:
+    """A request's prompt as far as caches go, and tokens in each block, over all its choices.
 
     Several prompts in one request are taken to share nothing with others, and what goes on from an
     answer begins with what is not in it.
     """
     if len(request.prompts) > 1 or request.previous:
-        return (), 0.0
-    prompt = request.prompts[0]
+        return Hashed(), 0.0
+    prompt, salt = request.prompts[0], request.model + request.apart
     if prompt.token_ids is not None:
-        blocks, share = id_blocks(prompt.ids, request.model), BLOCK_TOKENS / prompt.token_ids
+        found, share = hash_ids(prompt.ids, salt), BLOCK_TOKENS / prompt.token_ids
     else:
-        blocks = text_blocks(prompt.text, request.model)
-        share = TEXT_BYTES / max(1, prompt.text_bytes)
-    return blocks, share * (prompt_tokens - 1)  # the last one always is prefilled
+        found, share = (
+            hash_text(prompt.named or prompt.text, salt),
+            TEXT_BYTES / max(1, prompt.text_bytes),
+        )
+    return found, share * (prompt_tokens - 1)  # the last one always is prefilled

@@ -28,6 +28,11 @@ class InSession(Protocol):
         ...
 
     @property
+    def marks(self) -> bytes:
+        """The names of its prompt's marks."""
+        ...
+
+    @property
     def session(self) -> str:
         """Its session's name, empty if it has none."""
         ...
@@ -46,12 +51,13 @@ class InSession(Protocol):
 class Last(NamedTuple):
     """Of a session's last request: its worker, its last block and their number, and its tokens.
 
-    `attempt` is what it was called there.
+    `marks` is how long its marks' names are, `attempt` what it was called there.
     """
 
     worker: Hashable
     block: int
     blocks: int
+    marks: int
     tokens: int
     attempt: str
 
@@ -67,7 +73,9 @@ class Sessions:
         if not request.session or not request.blocks:
             return
         blocks = request.blocks
-        self._last[request.session] = Last(worker, blocks[-1], len(blocks), tokens, request.attempt)
+        self._last[request.session] = Last(
+            worker, blocks[-1], len(blocks), len(request.marks), tokens, request.attempt
+        )
         self._last.move_to_end(request.session)
         if len(self._last) > MOST:
             self._last.popitem(last=False)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from router.gateway.explanations.plan_record import PlanRecord
 from router.gateway.fleet.worker import Worker
 from solver.batching.priority import Priority
-from solver.routing.cached_blocks import Beginnings, marks_of
+from solver.routing.marks import Beginnings
 from solver.routing.problem import Job
 
 # In a request's scope: the worker that a plan of bulk work means it for.
@@ -43,7 +43,8 @@ class Ticket:
         arrival_s: when it came, on the monotonic clock.
         priority: its head start in queues.
         blocks: hashes of its prompt's blocks, where they are worth looking for in caches.
-        block_tokens: tokens in each, over all its sequences.
+        marks: names of its prompt's marks, as engines are to tell of it.
+        block_tokens: tokens in each block, over all its sequences.
         excluded: workers that have failed it.
         session: the conversation that it belongs to, by a name of its tenant's.
         only: the one worker that may serve it, if it goes on from what that one has; `carried`:
@@ -68,6 +69,7 @@ class Ticket:
     arrival_s: float = field(default_factory=time.monotonic)
     priority: Priority = Priority.DEFAULT
     blocks: tuple[int, ...] = ()
+    marks: bytes = b""
     block_tokens: float = 0.0
     excluded: set[Worker] = field(default_factory=set)
     session: str = ""
@@ -93,7 +95,7 @@ class Ticket:
     @property
     def beginnings(self) -> Beginnings:
         """Its prompt, as engines are to tell of it."""
-        return Beginnings(marks_of(self.blocks), self.block_tokens / self.sequences)
+        return Beginnings(self.marks, self.block_tokens / self.sequences)
 
     @property
     def prompt_tokens(self) -> int:

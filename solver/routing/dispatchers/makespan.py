@@ -11,6 +11,8 @@ and cached prefixes.
 Parameters:
 - `solver.routing.objective.FIRST_TOKEN`, `solver.routing.objective.MAKESPAN`: 2 and 0.5, what a
   second before the first token counts for besides, and one by which the fleet is outlasted.
+- `solver.routing.formulas.TWICE`: 1, how often the prefill of what another worker has of a prompt
+  is counted besides, as it pushes out as much that will be asked for again.
 - `solver.routing.order.SHORT_FIRST`, `solver.routing.order.LONG_FIRST`: half a second for each
   second of work, and one the other way for bulk work: the order of what waits.
 - `solver.routing.order.TOO_LONG`, `solver.routing.order.HALF`, `solver.routing.order.LATE_S`: once

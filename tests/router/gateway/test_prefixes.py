@@ -24,6 +24,7 @@ class Request:
     ) -> None:
         other = range(1000, 1000 + blocks)
         self.blocks = (*range(blocks)[:same], *([] if same is None else other[same:]))
+        self.marks = b"".join(block.to_bytes(3) for block in self.blocks)
         self.block_tokens, self.session, self.prompt_tokens = 1.0, session, tokens
         self.sequences, self.attempt = 1, ""
 

@@ -37,6 +37,8 @@ BACK = {"role": "user", "content": [{"type": "tool_result", "content": [PARTS[0]
          f"{TOOLS_TEXT}\nshort\nhi"),
         (RESPONSES, {"input": [*SAID, CALL, RESULT]}, "hi\nyes?\n{}\n42"),
         (RESPONSES, {"input": [{"role": "user", "content": PARTS}]}, "hi\n"),
+        (CHAT, {"messages": [{"role": "user", "content": PARTS}]}, "hi\n"),
+        (MESSAGES, {"messages": [{"role": "user", "content": PARTS}]}, "hi\n"),
         (RESPONSES, {"input": 7}, None),
         (MESSAGES, {"messages": SAID, "system": "short"}, "short\nhi\nyes?"),
         (MESSAGES, {"messages": SAID, "system": [PARTS[0]], "tools": TOOLS},

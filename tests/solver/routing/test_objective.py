@@ -174,3 +174,26 @@ def test_every_term_has_a_name_and_a_line_in_the_module() -> None:
 
     assert objective.__doc__ is not None
     assert all(f"- {name}:" in objective.__doc__ for name in TERMS)
+
+
+@given(st.lists(VIEWS, min_size=2, max_size=4), JOBS, st.data())
+def test_what_another_worker_has_costs_others_its_prefill_once_more(
+    views: list[WorkerView], job: Job, data: st.DataObject
+) -> None:
+    """As much as if it were longer by that, but for its own time."""
+    share = st.floats(0, 1)
+    cached = np.array([[data.draw(share) * job.prompt_tokens for _ in views]])
+    there = load(*views)
+    told = Requests.of([job], [0.0], len(views), cached)
+    alone = replace(told, twice=np.zeros_like(told.twice))
+    more, without = (
+        np.array(Pairs(one, there).terms(0, ALL, np.zeros((3, len(views)))))
+        for one in (told, alone)
+    )
+    prefill_s = there.cost.beta_p_s * (cached.max() - cached[0])
+    stalled = np.minimum(there.running, there.slots - 1)
+    assert more[Term.OTHERS] - without[Term.OTHERS] == pytest.approx(
+        prefill_s * (stalled + 1 + FIRST_TOKEN), rel=1e-6, abs=1e-6
+    )
+    own = [term for term in Term if term is not Term.OTHERS]
+    assert more[own] == pytest.approx(without[own])

@@ -14,6 +14,7 @@ from router.gateway.fleet.kv.stream import Knowledge, Stream
 from router.gateway.fleet.kv.subscriber import REPLAYS, Subscriber, hear_loads
 from router.http.connections import Connections
 from router.kv_wire import Load
+from solver.routing.marks import Partings
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class WorkerCache:
         """Whether what it tells is worth more than what was sent to it."""
         return self.knowledge is not Knowledge.ESTIMATED
 
-    def held_tokens(self, marks: Sequence[int], tail: int | None = None) -> float:
+    def held_tokens(self, marks: bytes, tail: int | None = None) -> float:
         """Tokens of a prompt that need no prefill; of several ranks nobody knows which it gets."""
         found = [one.cache.held_tokens(marks, tail) for one in self.streams]
         return sum(found) / len(found)
@@ -91,6 +92,7 @@ class Caches:
         self._connections, self._changed = connections, changed
         self._context: zmq.asyncio.Context | None = None
         self._replays = asyncio.Semaphore(REPLAYS)
+        self._partings = Partings()
         self._tasks: dict[Publishing, asyncio.Task[None]] = {}
 
     def follow(self, address: Publishing, *, agent: bool) -> None:
@@ -119,7 +121,9 @@ class Caches:
         if not sources:
             return
         log.info("its engine tells of its cache", extra={"worker": url, "ranks": len(sources)})
-        streams = [Stream(MOST_BLOCKS, replays=one.replay is not None) for one in sources]
+        streams = [
+            Stream(MOST_BLOCKS, self._partings, replays=one.replay is not None) for one in sources
+        ]
         by_rank = {one.rank: stream for one, stream in zip(sources, streams, strict=True)}
         address.hear_caches(by_rank, reports=all(one.reports for one in sources))
         if self._context is None:

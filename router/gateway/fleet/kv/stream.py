@@ -8,6 +8,7 @@ Rules:
 - nothing is known for certain that does not go back to message 0 without a gap: whatever was
   missed, was no message, or went beyond what is kept, degrades it until a replay from 0 has been
   whole, or the engine has restarted;
+- one that does not say whose any of its blocks are tells nothing of prompts;
 - a publisher that cannot be reached is believed for a moment, and then forgotten.
 
 Must not know: sockets, clocks. Who calls takes all that is yielded, and pauses at each: so much has
@@ -30,6 +31,7 @@ from router.kv_wire import (
     read_session,
 )
 from solver.routing.cached_blocks import CachedBlocks
+from solver.routing.marks import Beginnings, Partings
 
 # Blocks that are gone through at once, about half a millisecond; and of how many an event, and a
 # message, take the time beside their blocks.
@@ -55,8 +57,10 @@ class Stream:
         blocks, gaps, restarts, garbage: counted since its begin.
     """
 
-    def __init__(self, most_blocks: int, *, replays: bool) -> None:
-        self.cache = CachedBlocks(most_blocks)
+    def __init__(
+        self, most_blocks: int, partings: Partings | None = None, *, replays: bool
+    ) -> None:
+        self.cache = CachedBlocks(most_blocks, partings)
         self._replays = replays
         self._linked = self._known = self._behind = False
         # Of the replay under way: whether nothing of it has come, and whether it is another's.
@@ -65,6 +69,9 @@ class Stream:
         self._held: list[tuple[int, bytes]] = []
         self._held_bytes = self._group = 0
         self._done = 0  # since the last pause, in blocks
+        # The last request that was told of by its name, and its prompt.
+        self._session: str | None = None
+        self._prompt: Beginnings | None = None
         self.wanted: int | None = None
         self.blocks = self.gaps = self.restarts = self.garbage = 0
         self._reset()
@@ -73,11 +80,12 @@ class Stream:
         self.cache.clear()
         self._whole = False
         self._last, self._print = -1, 0  # the last message that counts, and what is in it
+        self._names, self._nameless = False, 0  # whether it names sessions, and blocks of none
 
     @property
     def knowledge(self) -> Knowledge:
         """Never better than it is."""
-        if not self._known:
+        if not self._known or (self._nameless and not self._names):
             return Knowledge.ESTIMATED
         exact = self._linked and self._whole and not self._behind and not self.cache.overflowed
         return Knowledge.EXACT if exact else Knowledge.DEGRADED
@@ -249,7 +257,11 @@ class Stream:
             if isinstance(event, Removed):
                 self.cache.remove(part, event.tier)
                 continue
-            prompt = None if event.session is None else read_session(event.session)
+            self._names = self._names or event.session is not None
+            self._nameless += event.session is None
+            if event.session != self._session:
+                self._session = event.session
+                self._prompt = None if event.session is None else read_session(event.session)
             before: Hash | None = hashes[start - 1] if start else event.parent
             parent = None if before is None else numbers((before,))[0]
-            self.cache.store(part, parent, event.block_tokens, prompt, event.tier)
+            self.cache.store(part, parent, event.block_tokens, self._prompt, event.tier)

@@ -7,14 +7,16 @@ from typing import Any
 
 from router.gateway.fleet.kv.stream import Stream
 from router.kv_wire import session_name, write_batch
-from solver.routing.cached_blocks import Beginnings
+from solver.routing.marks import Beginnings, hash_text
+from solver.routing.prefixes import TEXT_BYTES
 
 BLOCK_TOKENS = 128
 
 
 def prompt_of(document: int) -> Beginnings:
     """Four blocks of a document's own."""
-    return Beginnings([1000 * document + k for k in range(1, 5)], float(BLOCK_TOKENS))
+    text = "".join(f"{document}-{k}".ljust(TEXT_BYTES, ".") for k in range(4))
+    return Beginnings(hash_text(text).marks, float(BLOCK_TOKENS))
 
 
 def block_stored(hashes: list[int], session: str) -> dict[str, Any]:

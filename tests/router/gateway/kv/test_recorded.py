@@ -56,15 +56,15 @@ def test_what_is_known_before_a_request_is_what_vllm_finds() -> None:
             request, prompt = line["request"], read_session(line["request"]["name"])
             assert prompt is not None
             known = min(stream.cache.held_tokens(prompt.marks), request["prompt_tokens"] - 1)
-            assert known <= request["cached"], "never more than there is"
+            # Until two have shown where a document ends in blocks of 32 tokens, one is in doubt.
+            assert abs(known - request["cached"]) <= 32
             predicted += known
             found += request["cached"]
             requests += 1
     assert requests >= 100
     assert found > 0
     assert stream.knowledge is Knowledge.EXACT
-    # Where a document ends, between two marks, is learnt from the second prompt that has it.
-    assert predicted >= 0.9 * found
+    assert predicted == pytest.approx(found, rel=0.01)
 
 
 def test_evictions_are_among_what_it_has_told() -> None:

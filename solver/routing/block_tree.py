@@ -1,0 +1,221 @@
+"""Prompts that begin alike as a tree of their marks, and the blocks that an engine has of each.
+
+A node is where prompts go on alike from the one before: they part behind it. What is behind the
+last mark of a prompt, its answer too, is a node of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+from solver.routing.marks import NAME_BYTES
+
+# Blocks of a node: each is found among these when it goes, where it is not the last, nor the one
+# behind the last that went.
+MOST_AT_A_NODE = 1 << 12
+# A dictionary that grows is copied in one go, of a million blocks for more than 50 ms: beyond so
+# many it is split into parts, a power of two, that grow one by one.
+MOST_IN_ONE, PARTS = 1 << 17, 16
+# Children that are looked at for what they have in common.
+FEW = 8
+
+
+class Node:
+    """See the module.
+
+    Attributes:
+        key: what it is called among its parent's children.
+        names: of its marks, those since its parent's; none of a tail's.
+        end: how many marks its prompts have up to its own last.
+        first: which block of its prompts is the first of its own.
+        until: which is the first behind it, as well as is known.
+        blocks: in order; None where one is missing.
+        missing: how many are.
+        taken: at which place in `blocks` the last one was that went.
+        pace: of the prompt that it was made for: the engine's blocks in each of a router's.
+    """
+
+    __slots__ = (
+        "blocks",
+        "children",
+        "end",
+        "first",
+        "key",
+        "missing",
+        "names",
+        "pace",
+        "parent",
+        "taken",
+        "until",
+    )
+
+    def __init__(
+        self, key: bytes | int, names: bytes, parent: Node | None, end: int, until: int, pace: float
+    ) -> None:
+        self.key, self.names, self.parent = key, names, parent
+        self.end, self.until, self.pace = end, until, pace
+        self.first = self.missing = self.taken = 0
+        self.blocks: list[int | None] = []
+        self.children: dict[bytes | int, Node] | None = None
+        if parent is not None:
+            parent.adopt(self)
+
+    @property
+    def is_tail(self) -> bool:
+        """Whether it is what is behind a prompt's last mark."""
+        return isinstance(self.key, int)
+
+    @property
+    def begin(self) -> int:
+        """How many marks its prompts have before its own."""
+        return self.end - len(self.names) // NAME_BYTES
+
+    def put(self, number: int, block: int) -> bool:
+        """Block `number` of its prompts; whether there is a place for it."""
+        if not self.blocks:
+            self.first = number
+        at = number - self.first
+        if at == len(self.blocks) < MOST_AT_A_NODE:
+            self.blocks.append(block)
+        elif 0 <= at < len(self.blocks) and self.blocks[at] is None:
+            self.blocks[at] = block
+            self.missing -= 1
+        else:
+            return False
+        return True
+
+    def extend(self, number: int, blocks: Sequence[int | None]) -> bool:
+        """Blocks from `number` on, where they go on from what is there; whether they do."""
+        if not self.blocks:
+            self.first = number
+        elif number != self.first + len(self.blocks):
+            return False
+        if len(self.blocks) + len(blocks) > MOST_AT_A_NODE:
+            return False
+        self.blocks.extend(blocks)
+        return True
+
+    def has(self, number: int) -> bool:
+        """Whether block `number` of its prompts is there."""
+        at = number - self.first
+        return 0 <= at < len(self.blocks) and self.blocks[at] is not None
+
+    def number_of(self, block: int) -> int:
+        """Which block of its prompts one of its own is."""
+        blocks = self.blocks
+        at = len(blocks) - 1 if blocks[-1] == block else blocks.index(block)
+        return self.first + at
+
+    def take(self, block: int) -> None:
+        """It is there no more."""
+        blocks, at = self.blocks, self.taken + 1
+        if blocks[-1] == block:  # vLLM's begin with a prompt's end, SGLang's with a node's begin
+            blocks.pop()
+        else:
+            self.taken = at if at < len(blocks) and blocks[at] == block else blocks.index(block)
+            blocks[self.taken] = None
+            self.missing += 1
+        self._trim()
+
+    def take_first(self, count: int) -> list[int | None]:
+        """The first ones belong elsewhere."""
+        taken = self.blocks[:count]
+        del self.blocks[:count]
+        self.first, self.missing = self.first + len(taken), self.missing - taken.count(None)
+        while self.blocks and self.blocks[0] is None:
+            del self.blocks[0]
+            self.first, self.missing = self.first + 1, self.missing - 1
+        return taken
+
+    def take_from(self, number: int) -> list[int | None]:
+        """Those from block `number` of its prompts on belong elsewhere."""
+        at = max(0, number - self.first)
+        taken = self.blocks[at:]
+        del self.blocks[at:]
+        self.missing -= taken.count(None)
+        self._trim()
+        return taken
+
+    def _trim(self) -> None:
+        while self.blocks and self.blocks[-1] is None:
+            self.blocks.pop()
+            self.missing -= 1
+
+    def put_first(self, number: int, blocks: list[int | None]) -> None:
+        """Those from block `number` of its prompts on, up to where its own begin."""
+        self.blocks[:0] = blocks
+        self.first, self.missing = number, self.missing + blocks.count(None)
+
+    def child(self, key: bytes | int) -> Node | None:
+        """Where prompts go on so."""
+        return None if self.children is None else self.children.get(key)
+
+    def adopt(self, child: Node) -> None:
+        """Prompts that go on from it."""
+        if self.children is None:
+            self.children = {}
+        self.children[child.key], child.parent = child, self
+
+    def leave(self) -> Node | None:
+        """No prompt goes this way any more; its parent."""
+        parent, self.parent = self.parent, None
+        if parent is not None and parent.children is not None:
+            del parent.children[self.key]
+            parent.children = parent.children or None
+        return parent
+
+    def others(self, child: Node | None) -> list[Node]:
+        """Of its other children, some."""
+        few = islice((self.children or {}).values(), FEW)
+        return [one for one in few if one is not child]
+
+
+class Where:
+    """At which node each block is: a dictionary, or many where one would take too long to grow."""
+
+    def __init__(self) -> None:
+        self._parts: list[dict[int, Node]] = [{}]
+        self._last = 0  # of the parts; a block is in the one that its last bits name
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __contains__(self, block: int) -> bool:
+        return block in self._parts[block & self._last]
+
+    def get(self, block: int) -> Node | None:
+        """Where it is."""
+        return self._parts[block & self._last].get(block)
+
+    def pop(self, block: int) -> Node | None:
+        """Where it was: it is there no more."""
+        return self._parts[block & self._last].pop(block, None)
+
+    def lacks(self, blocks: Sequence[int]) -> bool:
+        """Whether none of them is there."""
+        parts, last = self._parts, self._last
+        if not last:
+            return parts[0].keys().isdisjoint(blocks)
+        return not any(block in parts[block & last] for block in blocks)
+
+    def put(self, blocks: Sequence[int], node: Node) -> None:
+        """They are all there."""
+        parts, last = self._parts, self._last
+        if last:
+            for block in blocks:
+                parts[block & last][block] = node
+            return
+        part = parts[0]
+        for block in blocks:
+            part[block] = node
+        if len(part) > MOST_IN_ONE:
+            self._last = PARTS - 1
+            self._parts = [{} for _ in range(PARTS)]
+            for block, at in part.items():
+                self._parts[block & self._last][block] = at
+
+    def oldest(self, count: int) -> list[int]:
+        """So many, of each part the oldest."""
+        each = -(-count // len(self._parts))
+        return [block for part in self._parts for block in islice(part, each)][:count]

@@ -1,0 +1,111 @@
+"""Prompts that an engine tells apart in its cache are not alike to a gateway, whatever their text.
+
+As vLLM 0.32 tells them apart (``kv_cache_utils.generate_block_hash_extra_keys``): adapters and
+salts from the first block on, images from the block on that has them; SGLang by the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+
+from router.gateway.fleet.prefixes import hashed
+from router.http import apis
+from router.http.outline import outline, outline_shortened
+from router.http.shorten import SMALL, shorten
+from solver.routing.marks import MARKS, common_marks
+from solver.routing.prefixes import TEXT_BYTES
+
+TEXT = "A text that is long enough for some blocks. " * 60
+HALF = TEXT[: len(TEXT) // 2]
+
+
+def image(name: str, size: int = 100) -> dict[str, Any]:
+    """Images of the same size begin alike."""
+    data = "data:image/png;base64," + "A" * size + name
+    return {"type": "image_url", "image_url": {"url": data}}
+
+
+def words(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def chat(*parts: dict[str, Any], **more: object) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": list(parts)}], **more}
+
+
+def anthropic(*parts: dict[str, Any]) -> dict[str, Any]:
+    return chat(*parts, max_tokens=9)
+
+
+def source(data: str) -> dict[str, Any]:
+    return {"type": "image", "source": {"type": "base64", "data": data}}
+
+
+def response(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"model": "m", "input": [{"role": "user", "content": list(parts)}]}
+
+
+def plain(**more: object) -> dict[str, Any]:
+    return {"model": "m", "prompt": TEXT, **more}
+
+
+# What two requests share of a text of 1: nothing, all, or what is before their images.
+NOTHING, BEFORE, ALL = 0.0, 0.5, 1.0
+BIG = 400_000
+TABLE = [
+    ("the same", apis.COMPLETIONS, plain(), plain(), ALL),
+    ("another temperature", apis.COMPLETIONS, plain(temperature=0), plain(temperature=1), ALL),
+    ("an adapter (vLLM)", apis.COMPLETIONS, plain(), plain(model="m-lora"), NOTHING),
+    ("an adapter (SGLang)", apis.COMPLETIONS, plain(), plain(lora_path="lora"), NOTHING),
+    ("a salt", apis.COMPLETIONS, plain(), plain(cache_salt="x"), NOTHING),
+    ("another salt", apis.CHAT, chat(words(TEXT), cache_salt="y"),
+     chat(words(TEXT), cache_salt="x"), NOTHING),
+    ("the same salt", apis.COMPLETIONS, plain(cache_salt="x"), plain(cache_salt="x"), ALL),
+    ("a salt that is none", apis.COMPLETIONS, plain(), plain(cache_salt=None), ALL),
+    ("a key (SGLang)", apis.COMPLETIONS, plain(extra_key=["a"]), plain(extra_key=["b"]), NOTHING),
+    ("embeddings", apis.COMPLETIONS, plain(prompt_embeds="AA"), plain(prompt_embeds="BB"), NOTHING),
+    ("an image first", apis.CHAT, chat(image("1"), words(TEXT)), chat(image("2"), words(TEXT)),
+     NOTHING),
+    ("the same image first", apis.CHAT, chat(image("1"), words(TEXT)),
+     chat(image("1"), words(TEXT)), ALL),
+    ("an image or none", apis.CHAT, chat(image("1"), words(TEXT)), chat(words(TEXT)), NOTHING),
+    ("an image in the midst", apis.CHAT, chat(words(HALF), image("1"), words(HALF)),
+     chat(words(HALF), image("2"), words(HALF)), BEFORE),
+    ("one that is large", apis.CHAT, chat(words(HALF), image("1", BIG), words(HALF)),
+     chat(words(HALF), image("2", BIG), words(HALF)), BEFORE),
+    ("the same large one", apis.CHAT, chat(words(TEXT), image("1", BIG)),
+     chat(words(TEXT), image("1", BIG)), ALL),
+    ("Anthropic's images", apis.MESSAGES, anthropic(words(HALF), source("1"), words(HALF)),
+     anthropic(words(HALF), source("2"), words(HALF)), BEFORE),
+    ("images in responses", apis.RESPONSES,
+     response({"type": "input_image", "image_url": "1"}, words(TEXT)),
+     response({"type": "input_image", "image_url": "2"}, words(TEXT)), NOTHING),
+]  # fmt: skip
+
+
+def marks(api: apis.Api, body: dict[str, Any]) -> bytes:
+    raw = orjson.dumps(body)
+    if len(raw) > SMALL:
+        request = outline_shortened(asyncio.run(shorten(raw)), len(raw), api)
+    else:
+        request = outline(raw, api)
+    found, _ = hashed(request, 700)
+    return found.marks
+
+
+@pytest.mark.parametrize(
+    ("api", "one", "other", "shared"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
+def test_what_two_requests_share(
+    api: apis.Api, one: dict[str, Any], other: dict[str, Any], shared: float
+) -> None:
+    first, second = marks(api, one), marks(api, other)
+    common = common_marks(first, second)
+    alike = MARKS[common - 1] * TEXT_BYTES if common else 0.0
+    # A mark is at most 28 bytes before where they part, and a name takes some.
+    assert alike == pytest.approx(len(TEXT) * shared, abs=64)
+    assert (first == second) is (shared == ALL)
