@@ -13,6 +13,11 @@ Rules:
   names the priority whose turn it is;
 - a tenant that had nothing waiting begins at the least level of those that have: it is next, and
   what it did not use is not saved up, nor is it owed to those who used it;
+- a request whose tenant has nothing else waiting, and has had no more than any that has, *comes
+  back*: it goes before its equals, may be sent ahead where others may not while turns are
+  taken (`solver.routing.rolling`), ranks in a worker's queue as if its turn had come `BACK_S`
+  sooner, and waits there for company no longer than `COMPANY_S`. So it waits for the next slot that
+  falls free, and not for those who were sent ahead: nothing is kept for it;
 - where only one tenant waits, nothing changes, and nothing is computed.
 
 Why the least level and no price on it: with weights w, tenant u's level grows by c / w_u when it
@@ -28,7 +33,7 @@ Tenants beyond `MOST` at once share one name, as nobody can keep others from mak
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from math import inf
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -41,6 +46,12 @@ from solver.routing.grouped_queue import Entry, GroupedQueue, Members, Waiting
 # worth half, so that a tenant that has been served alone for an hour owes nobody an hour.
 HALF_LIFE_S = 60.0
 MOST, OTHERS = 100, "(others)"
+# Longer than others have waited elsewhere: it goes before all that queue at its worker.
+BACK_S = 600.0
+# With a slot's end and a prefill, less than a second. Without company there are more stages: at two
+# who come back a second, one in 200 of an engine's tokens that cannot mix less (at 0.25 s one in
+# 100, and with no bound none).
+COMPANY_S = 0.4
 # Levels are kept in units that grow as what was had before fades; beyond so many doublings, anew.
 MOST_DOUBLINGS = 64.0
 
@@ -60,6 +71,23 @@ class Urgent(Waiting, Protocol):
     def priority(self) -> Priority:
         """Its head start."""
         ...
+
+
+class Turn(NamedTuple):
+    """How a worker is to take a request: when its turn came, None where tenants do not take turns.
+
+    `hurry_s`: from when on it waits for no company.
+    """
+
+    turn_s: float | None
+    hurry_s: float
+
+    @classmethod
+    def of(cls, ahead_s: float | None, now: float) -> Turn:
+        """Of one that comes now, as if it were so much sooner."""
+        if ahead_s is None:
+            return cls(None, inf)
+        return cls(now - min(ahead_s, BACK_S), now + COMPANY_S if ahead_s else inf)
 
 
 R = TypeVar("R", bound=Urgent)
@@ -110,6 +138,7 @@ class FairShares(Generic[R]):
         self._had: dict[str, float] = {}  # in slot-seconds of `_since_s`, and twice that one
         self._since_s = 0.0  # half-life later, and so on
         self._waiting: Counter[str] = Counter()
+        self._back: set[Hashable] = set()
         self._names: dict[Hashable, str] = {}  # of those that wait
         self._contended_s = -inf  # when turns were taken last
         self._charged: dict[Hashable, tuple[str, Size]] = {}
@@ -153,8 +182,19 @@ class FairShares(Generic[R]):
         name = self._names[request] = self.see(tenant)
         if name not in self._waiting and self._waiting:
             least = min(map(self._level, self._waiting))
+            if self._level(name) <= least:
+                self._back.add(request)
             self._had[name] = max(self._had[name], least * self.weight(name))
         self._waiting[name] += 1
+
+    def is_back(self, request: Hashable) -> bool:
+        """Whether it comes back; see the module."""
+        return request in self._back
+
+    @property
+    def any_back(self) -> bool:
+        """Whether somebody does."""
+        return bool(self._back)
 
     def name(self, request: Hashable) -> str:
         """By which its tenant goes while it waits."""
@@ -163,6 +203,7 @@ class FairShares(Generic[R]):
     def leave(self, request: Hashable) -> None:
         """It waits no longer; unknown ones are ignored."""
         name = self._names.pop(request, None)
+        self._back.discard(request)
         if name is None:
             return
         self._waiting[name] -= 1
@@ -217,7 +258,8 @@ class FairShares(Generic[R]):
         """
         self._renew(now)
         grown = 2.0 ** ((now - self._since_s) / HALF_LIFE_S)
-        turns = _Turns(lines, {key.tenant: self._level(key.tenant) for key in lines})
+        levels = {key.tenant: self._level(key.tenant) for key in lines}
+        turns = _Turns(lines, levels, self._back)
         left, found = dict(most), list[R]()
         while (taken := turns.next()) is not None:
             key, request = taken
@@ -275,12 +317,17 @@ class _Turns(Generic[R]):
     what has gone on since it was put in is passed over, or put in again.
     """
 
-    def __init__(self, lines: Mapping[Group, Sequence[Entry[R]]], levels: dict[str, float]) -> None:
-        self._lines, self._levels = lines, levels
+    def __init__(
+        self,
+        lines: Mapping[Group, Sequence[Entry[R]]],
+        levels: dict[str, float],
+        back: Container[Hashable],
+    ) -> None:
+        self._lines, self._levels, self._back = lines, levels, back
         self._at = dict.fromkeys(lines, 0)
         self._ended: set[Members] = set()
         self._by_rank: dict[Priority, list[tuple[_Place, Group, int]]] = {}
-        self._by_level: dict[Priority, list[tuple[float, _Place, Group, int]]] = {}
+        self._by_level: dict[Priority, list[tuple[bool, float, _Place, Group, int]]] = {}
         for key in lines:
             self._put(key)
 
@@ -291,11 +338,11 @@ class _Turns(Generic[R]):
             return None
         heap = self._by_level[priority]
         while True:
-            level, place, key, at = heappop(heap)
+            later, level, place, key, at = heappop(heap)
             if self._is_over(key, at):
                 continue
             if level != self._levels[key.tenant]:
-                heappush(heap, (self._levels[key.tenant], place, key, at))
+                heappush(heap, (later, self._levels[key.tenant], place, key, at))
                 continue
             self._at[key] += 1
             return key, self._lines[key][at][2]
@@ -314,8 +361,9 @@ class _Turns(Generic[R]):
             rank, serial, request = line[at]
             priority, place = request.priority, (rank, serial)
             heappush(self._by_rank.setdefault(priority, []), (place, key, at))
-            level = self._levels[key.tenant]
-            heappush(self._by_level.setdefault(priority, []), (level, place, key, at))
+            by_level = self._by_level.setdefault(priority, [])
+            later = request not in self._back
+            heappush(by_level, (later, self._levels[key.tenant], place, key, at))
 
     def _turn(self) -> Priority | None:
         """The priority of the least rank."""

@@ -370,8 +370,8 @@ class Dispatcher:
                 uncached = selection.asked.uncached(i, record.plan.workers[i])
                 ticket.uncached = uncached
                 worker.sent(ticket, ticket.job, uncached, now, streamed=ticket.streamed)
-                ticket.trial, ticket.in_turn = worker.health.sent(), selection.in_turn
-                if selection.in_turn:
+                ticket.trial, ticket.ahead_s = worker.health.sent(), selection.ahead_s
+                if selection.ahead_s is not None:
                     over_s = self._rolling.shares.over_s(ticket.job.tenant, now)
                     ticket.over_share_s = over_s
                 self._stranded.served(ticket)

@@ -186,7 +186,7 @@ class Releaser:
             return None
         if self.policy is None:
             return Release(Reason.SLOT_FREE, tuple(fitting))
-        view = self._view(fitting)
+        view = self._view(fitting, now)
         decision = self.policy.decide(view, self.cost)
         chosen = self._within_target(first_of(fitting, decision), decision.max_prompt_tokens, now)
         if not chosen:
@@ -210,7 +210,7 @@ class Releaser:
         """Until the next round, when whoever waits has waited longer and others may be seen off."""
         return max(SHORTEST_ROUND_S, self.cost.decode_s(len(self.in_flight), self.kv_held))
 
-    def _view(self, fitting: list[HeldRequest]) -> EngineView:
+    def _view(self, fitting: list[HeldRequest], now: float) -> EngineView:
         """As a policy inside the engine would see it; a prefill under way is not interrupted."""
         return EngineView(
             slots=self.slots,
@@ -225,6 +225,7 @@ class Releaser:
             prefill_budget=inf,
             just_stalled=False,
             progress=self.in_flight.progress,
+            hurried=any(one.hurry_s <= now for request in fitting for one in request.sequences),
         )
 
     def _fitting(self) -> list[HeldRequest]:

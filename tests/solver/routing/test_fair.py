@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,17 @@ from hypothesis import strategies as st
 
 from solver.batching.priority import Priority
 from solver.cost.model import CostModel
-from solver.routing.fair import HALF_LIFE_S, MOST, OTHERS, FairShares, Size, TenantsQueue
+from solver.routing.fair import (
+    BACK_S,
+    COMPANY_S,
+    HALF_LIFE_S,
+    MOST,
+    OTHERS,
+    FairShares,
+    Size,
+    TenantsQueue,
+    Turn,
+)
 from solver.routing.problem import Job
 from tests.helpers import calls
 
@@ -110,6 +121,39 @@ def test_who_was_idle_is_next_and_has_nothing_saved_up() -> None:
     assert served.order(1)
     assert max(then.values()) - min(then.values()) <= 1
     assert then["idle"] >= 10
+
+
+def test_who_comes_back_is_first_of_its_equals_and_has_one_such_request_at_a_time() -> None:
+    served = Served()
+    served.come(*(Ask(name) for _ in range(50) for name in "ab"))
+    served.serve(21)  # one of them has had less than the other
+    idle = Ask("idle"), Ask("idle")
+    served.come(*idle)
+    assert [served.shares.is_back(ask) for ask in idle] == [True, False]
+    assert served.order(1) == [idle[0]]
+    urgent = Ask("a", priority=Priority.INTERACTIVE)
+    served.shares.join(urgent, "a")
+    served.queue.put_for(urgent, -60.0, None)
+    assert served.order(2) == [urgent, idle[0]]
+    served.queue.discard(idle[0])
+    served.shares.leave(idle[0])
+    assert not served.shares.any_back
+
+
+def test_who_has_had_more_than_those_who_wait_does_not_come_back() -> None:
+    served = Served({"light": 0.5})
+    served.come(*(Ask(name) for _ in range(50) for name in "ab"))
+    served.serve(20)
+    served.shares.charge("x", "light", sized(5.1), 0.0)
+    ask = Ask("light")
+    served.come(ask)
+    assert not served.shares.is_back(ask)
+
+
+def test_a_turn_comes_sooner_by_so_much_and_no_more_than_is_good() -> None:
+    assert Turn.of(None, 100.0) == (None, inf)
+    assert Turn.of(0.0, 100.0) == (100.0, inf)
+    assert Turn.of(BACK_S, 100.0) == Turn.of(1e9, 100.0) == (100.0 - BACK_S, 100.0 + COMPANY_S)
 
 
 def test_who_was_served_alone_owes_nobody_when_others_come() -> None:
