@@ -46,7 +46,7 @@ from router.http.errors import (
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
 from solver.arrays import FloatArray
-from solver.routing.fair import Weight, alike
+from solver.routing.fair import FairShares, Weight, alike
 from solver.routing.rolling import RollingHorizon, Selection
 from solver.routing.sums import Backlog
 
@@ -117,6 +117,11 @@ class Dispatcher:
     def backlog(self) -> Backlog:
         """What waits to be placed."""
         return self._unsent.backlog
+
+    @property
+    def shares(self) -> FairShares[Ticket]:
+        """What each tenant has had."""
+        return self._rolling.shares
 
     def tell_elsewhere(self, backlog: Backlog) -> None:
         """So much waits at others for the same workers."""

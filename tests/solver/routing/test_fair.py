@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from solver.batching.priority import Priority
 from solver.cost.model import CostModel
+from solver.routing.elsewhere import Elsewhere
 from solver.routing.fair import (
     BACK_S,
     COMPANY_S,
@@ -179,6 +180,39 @@ def test_over_and_under_shares_add_up_to_nothing() -> None:
     alone.serve()
     assert alone.shares.over_s("a", 0.0) == 0.0
     assert alone.shares.over_s("nobody", 0.0) == 0.0
+
+
+def test_what_was_had_elsewhere_counts_and_who_waits_there_is_not_idle() -> None:
+    here, there = Served({"a": 3.0}), Served({"a": 3.0})
+    there.come(*(Ask(name) for _ in range(60) for name in "ab"))
+    there.serve(40)
+    assert there.had == {"a": 30.0, "b": 10.0}
+    there.shares.charge("x", "b", sized(5.0), 0.0)
+    here.shares.tell(Elsewhere([there.shares.told(0.0)]), 0.0)
+    assert here.shares.contended
+    ask, idle = Ask("a"), Ask("idle")
+    here.come(ask, idle)
+    assert not here.shares.is_back(ask)
+    assert here.shares.is_back(idle)
+    over = {name: here.shares.over_s(name, 0.0) for name in ("a", "idle")}
+    assert over == pytest.approx({"a": 30 - 33, "idle": 10 - 11})  # of 55, by weight
+    here.shares.tell(Elsewhere([there.shares.told(HALF_LIFE_S)]), HALF_LIFE_S)
+    assert here.shares.over_s("a", HALF_LIFE_S) == pytest.approx(-3 / 2)
+
+
+def test_a_process_has_what_is_due_to_those_who_wait_there() -> None:
+    one, other = Served({"a": 3.0}), Served({"a": 3.0})
+    assert one.shares.portion() is None
+    one.come(Ask("a"), Ask("b"))
+    other.come(Ask("b"), Ask("c"))
+    for mine, theirs in ((one, other), (other, one)):
+        mine.shares.tell(Elsewhere([theirs.shares.told(0.0)]), 0.0)
+    found = one.shares.portion(), other.shares.portion()
+    assert found == ((3.5 / 5, True), (1.5 / 5, True))
+    other.shares.charge("x", "c", sized(9.0), 0.0)
+    other.shares.charge("y", "b", sized(9.0), 0.0)
+    other.shares.tell(Elsewhere([one.shares.told(0.0)]), 0.0)
+    assert other.shares.portion() == (1.5 / 5, False)  # "a" has had less
 
 
 def test_what_was_had_fades() -> None:
