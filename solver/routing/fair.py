@@ -14,8 +14,8 @@ Rules:
 - a tenant that had nothing waiting begins at the least level of those that have: it is next, and
   what it did not use is not saved up, nor is it owed to those who used it;
 - a request whose tenant has nothing else waiting, and has had no more than any that has, *comes
-  back*: it goes before its equals, may be sent ahead where others may not while turns are
-  taken (`solver.routing.rolling`), ranks in a worker's queue as if its turn had come `BACK_S`
+  back*: for `FIRST_S` it goes before its equals, may be sent ahead where others may not while turns
+  are taken (`solver.routing.rolling`), ranks in a worker's queue as if its turn had come `BACK_S`
   sooner, and waits there for company no longer than `COMPANY_S`. So it waits for the next slot that
   falls free, and not for those who were sent ahead: nothing is kept for it;
 - where only one tenant waits, nothing changes, and nothing is computed;
@@ -50,6 +50,8 @@ HALF_LIFE_S = 60.0
 MOST, OTHERS = 100, "(others)"
 # Longer than others have waited elsewhere: it goes before all that queue at its worker.
 BACK_S = 600.0
+# So long it goes before its equals, and then by its level: where it waits for longer all wait long.
+FIRST_S = 1.0
 # With a slot's end and a prefill, less than a second. Without company there are more stages: at two
 # who come back a second, one in 200 of an engine's tokens that cannot mix less (at 0.25 s one in
 # 100, and with no bound none).
@@ -123,7 +125,7 @@ class FairShares(Generic[R]):
         self._had: dict[str, float] = {}  # in slot-seconds of `_since_s`, and twice that one
         self._since_s = 0.0  # half-life later, and so on
         self._waiting: Counter[str] = Counter()
-        self._back: set[Hashable] = set()
+        self._back: dict[Hashable, float] = {}  # until when they go before their equals
         self._elsewhere, self._others = Elsewhere(), dict[str, float]()  # in units as `_had`
         self._names: dict[Hashable, str] = {}  # of those that wait
         self._contended_s = -inf  # when turns were taken last
@@ -174,7 +176,7 @@ class FairShares(Generic[R]):
         if name not in (waiting := self._all_waiting) and waiting:
             least = min(map(self._level, waiting))
             if self._level(name) <= least:
-                self._back.add(request)
+                self._back[request] = inf
             begins = least * self.weight(name) - self._others.get(name, 0.0)
             self._had[name] = max(self._had[name], begins)
         self._waiting[name] += 1
@@ -195,7 +197,7 @@ class FairShares(Generic[R]):
     def leave(self, request: Hashable) -> None:
         """It waits no longer; unknown ones are ignored."""
         name = self._names.pop(request, None)
-        self._back.discard(request)
+        self._back.pop(request, None)
         if name is None:
             return
         self._waiting[name] -= 1
@@ -280,7 +282,9 @@ class FairShares(Generic[R]):
         self._renew(now)
         grown = 2.0 ** ((now - self._since_s) / HALF_LIFE_S)
         levels = {key.tenant: self._level(key.tenant) for key in lines}
-        turns = Lines(lines, levels, self._back)
+        for request, until_s in self._back.items():
+            self._back[request] = min(until_s, now + FIRST_S)
+        turns = Lines(lines, levels, {one for one, at_s in self._back.items() if now < at_s})
         left, found = dict(most), list[R]()
         while (taken := turns.next()) is not None:
             key, request = taken

@@ -12,7 +12,7 @@ Rules:
 - they are looked at in the order of `solver.routing.order`; nobody who could start stands behind
   those who cannot: each group of requests that the same workers may serve takes part with its own
   first; where several tenants wait, they take turns (`solver.routing.fair`), and who comes back is
-  planned before the others, on workers that have any room, and is not held back;
+  planned before the others, on workers that have any room;
 - a single worker gets everything, as there is nothing to decide; live, where it may die or others
   may join, it does not (`hold_back`).
 
@@ -317,7 +317,7 @@ class RollingHorizon(Generic[R, W]):
         asked = self._fleet.asked(
             [row_of(request.job, max(0.0, now - request.came_s)) for request in requests],
             self._cached(requests, workers),
-            self._columns(requests, len(workers), with_room=in_turn and back),
+            self._columns(requests, len(workers)),
             waiting,
             placed_by(held, workers),
             now,
@@ -326,18 +326,11 @@ class RollingHorizon(Generic[R, W]):
         ahead_s = (BACK_S if back else 0.0) if in_turn else None
         return Selection(requests, workers, views, asked, self._closed, single_worker, ahead_s)
 
-    def _columns(
-        self, requests: Sequence[R], workers: int, *, with_room: bool
-    ) -> Sequence[frozenset[int]] | None:
-        """For each request who may serve it, or of them those with room; None if all may."""
-        everybody = frozenset(range(workers))
-        if with_room:
-            room = self._fleet.room
-            having = frozenset(j for j in everybody if room[j])
-            members = (self._unsent.key(request).members for request in requests)
-            return [having if one is None else having & one for one in members]
+    def _columns(self, requests: Sequence[R], workers: int) -> Sequence[frozenset[int]] | None:
+        """For each request who may serve it; None if all may."""
         if all(key.members is None for key in self._unsent.groups):
             return None
+        everybody = frozenset(range(workers))
         found = (self._unsent.key(request).members for request in requests)
         return [everybody if members is None else members for members in found]
 

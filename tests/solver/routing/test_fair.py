@@ -16,6 +16,7 @@ from solver.routing.elsewhere import Elsewhere
 from solver.routing.fair import (
     BACK_S,
     COMPANY_S,
+    FIRST_S,
     HALF_LIFE_S,
     MOST,
     OTHERS,
@@ -136,6 +137,10 @@ def test_who_comes_back_is_first_of_its_equals_and_has_one_such_request_at_a_tim
     served.shares.join(urgent, "a")
     served.queue.put_for(urgent, -60.0, None)
     assert served.order(2) == [urgent, idle[0]]
+    served.shares.charge("more", "idle", sized(1.0), 0.0)
+    assert served.order(2) == [urgent, idle[0]]  # whatever its level is now
+    served.now = 2 * FIRST_S
+    assert idle[0] not in served.order(2)
     served.queue.discard(idle[0])
     served.shares.leave(idle[0])
     assert not served.shares.any_back
