@@ -87,9 +87,9 @@ transformers: .venv/.transformers
 	@$(call install,.venv,--require-hashes --no-deps -r $(LOCKS)/transformers.lock)
 	@touch $@
 
-# What the tests run against the gateway beside the OpenAI client: a load generator.
+# What the tests run against the gateway beside the clients of .venv: LangChain, and a load generator.
 .venv/.clients: .venv/.dev $(LOCKS)/clients.lock
-	@echo "Installing a load generator into .venv/clients ..."
+	@echo "Installing clients into .venv/clients ..."
 	@$(PYTHON) -m venv --without-pip .venv/clients
 	@$(call install,.venv/clients,--require-hashes -r $(LOCKS)/clients.lock)
 	@touch $@

@@ -66,7 +66,7 @@ SLO_TPOT_MS = b"x-slo-tpot-ms"
 # Set by gateways for agents: the request's name, how long it has waited, that it was taken back.
 ATTEMPT = b"x-makespan-attempt"
 WAITED_MS = b"x-makespan-waited-ms"
-# The same, where tenants take turns: who was sent before goes before.
+# The same, where tenants take turns: who was sent before goes before, as if so many seconds sooner.
 TURN = b"x-makespan-turn"
 RECALLED = b"x-makespan-recalled"
 FULL = b"x-makespan-full"

@@ -17,6 +17,7 @@ from tests.faulty_server import STREAM_HEAD, Call, FaultyServer, chunk
 
 WORDS = [" one", " two", " three"]
 TOOL = {"name": "weather", "arguments": '{"city": "Rome"}'}
+RANKED = {"results": [{"index": 0}], "usage": {"total_tokens": 9}}
 # What gateways look at, of which it has none.
 LOOKS = ("/health", "/metrics", "/makespan/v1/state")
 Event = tuple[str, dict[str, Any]]
@@ -119,7 +120,7 @@ class EngineServer(FaultyServer):
             "/v1/messages": self._messages,
             "/v1/messages/count_tokens": lambda call, _: self._json(call, {"input_tokens": 5}),
             "/v1/embeddings": self._embeddings,
-            "/v1/rerank": lambda call, _: self._json(call, {"results": [{"index": 0}]}),
+            "/v1/rerank": lambda call, _: self._json(call, RANKED),
             "/v1/score": lambda call, _: self._json(call, {"data": [{"score": 0.5}]}),
             "/tokenize": lambda call, _: self._json(call, {"count": 2, "tokens": [1, 2]}),
             "/detokenize": lambda call, _: self._json(call, {"prompt": "ab"}),
@@ -132,8 +133,9 @@ class EngineServer(FaultyServer):
         return await found(call, asked)
 
     async def _embeddings(self, call: Call, asked: dict[str, Any]) -> None:
-        data = [{"object": "embedding", "index": 0, "embedding": [0.5, 1.5]}]
-        usage = {"prompt_tokens": 2, "total_tokens": 2}
+        size = asked.get("dimensions", 2)
+        data = [{"object": "embedding", "index": 0, "embedding": [0.5, 1.5] * (size // 2)}]
+        usage = {"prompt_tokens": size, "total_tokens": size}
         row = {"object": "list", "model": asked["model"], "data": data, "usage": usage}
         await self._json(call, row)
 

@@ -197,8 +197,9 @@ class EngineLoop:
                 answer.blocks,
                 position.priority,
                 now + position.deadline_s,
-                targets=position.targets,
-                turn_s=position.turn_s(now),
+                None,
+                position.targets,
+                *position.turn(now),
             )
             self.batcher.add(sequence, now)
             ids.append(key)

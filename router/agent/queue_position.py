@@ -10,13 +10,15 @@ from router.http.request_headers import read_urgency
 from router.wire import EXPECTED_TOKENS, TURN, WAITED_MS
 from solver.batching.priority import Priority
 from solver.batching.targets import NO_TARGETS, Targets
+from solver.routing.fair import Turn
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
     """A job's place in the queue: how long it has waited elsewhere, and how urgent it is.
 
-    `in_turn`: it was sent in its tenant's turn, and keeps its place among those sent so.
+    `ahead_s`: it was sent in its tenant's turn, and keeps its place among those sent so, as if it
+    had come so much sooner; None: tenants do not take turns.
     Its targets, as all of it, count from when it came to the gateway; its deadline from now.
     """
 
@@ -24,11 +26,11 @@ class QueuePosition:
     priority: Priority = Priority.DEFAULT
     deadline_s: float = inf
     targets: Targets = NO_TARGETS
-    in_turn: bool = False
+    ahead_s: float | None = None
 
-    def turn_s(self, now: float) -> float | None:
-        """When its turn came, if it comes now; None: tenants do not take turns."""
-        return now if self.in_turn else None
+    def turn(self, now: float) -> Turn:
+        """Its tenant's turn, if it comes now."""
+        return Turn.of(self.ahead_s, now)
 
 
 DEFAULT_POSITION = QueuePosition()
@@ -43,8 +45,8 @@ def read_queue_position(scope: Scope) -> QueuePosition:
     urgency = read_urgency(scope)
     waited_s = (_number(header(scope, WAITED_MS), 0.0) or 0.0) / 1000
     targets = Targets(urgency.targets.ttft_s + waited_s, urgency.targets.tpot_s)
-    in_turn = header(scope, TURN) is not None
-    return QueuePosition(waited_s, urgency.priority, urgency.deadline_s, targets, in_turn)
+    ahead_s = _number(header(scope, TURN), 0.0)
+    return QueuePosition(waited_s, urgency.priority, urgency.deadline_s, targets, ahead_s)
 
 
 def read_hint(scope: Scope) -> float | None:

@@ -174,7 +174,6 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         bodies,
         memory,
         drain,
-        metrics,
         unknown=app.router.default,
     )
     answer_head(app)

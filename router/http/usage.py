@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from json import JSONDecoder
 from typing import Any, NamedTuple
@@ -31,6 +32,11 @@ class Usage(NamedTuple):
     completion_tokens: int
     cached_tokens: int = 0
 
+    @property
+    def tokens(self) -> int:
+        """Of prompt and answer."""
+        return self.prompt_tokens + self.completion_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class ResponseInfo:
@@ -41,12 +47,16 @@ class ResponseInfo:
     finish_reasons: tuple[str, ...]
 
 
+Reading = Callable[[Any], Usage | None]  # of an answer or an event
+
+
 class StreamMeter:
     """Counts a stream's events, one a token, and keeps its end; they have no numbers."""
 
     sequence = -1
 
-    def __init__(self) -> None:
+    def __init__(self, read: Reading | None = None) -> None:
+        self._reading = read or read_usage
         self.events = 0
         self._last: list[bytes] = []
         self._size = 0
@@ -71,7 +81,7 @@ class StreamMeter:
         """The last usage object of the stream, if there was one."""
         for line in reversed(self._tail.split(b"\n")):
             if line.startswith(b"data:") and b'"usage"' in line:
-                found = _usage(line[5:])
+                found = _usage(line[5:], self._reading)
                 if found is not None:
                     return found
         return None
@@ -118,7 +128,8 @@ class JsonMeter:
 
     sequence = -1
 
-    def __init__(self) -> None:
+    def __init__(self, read: Reading | None = None) -> None:
+        self._reading = read or read_usage
         self._parts: list[bytes] = []
         self._size = self._kept = 0
         self._head = b""
@@ -151,9 +162,9 @@ class JsonMeter:
         """The answer's usage object, if it has one."""
         text, whole = self._read()
         if whole:
-            return _usage(text)
+            return _usage(text, self._reading)
         usage = usage_at_end(text[-TAIL_BYTES:])
-        return None if usage is None else read_usage({"usage": usage})
+        return None if usage is None else self._reading({"usage": usage})
 
     def response_info(self) -> ResponseInfo:
         """What the answer says."""
@@ -204,9 +215,9 @@ def _error(text: bytes) -> str | None:
     return str(error.get("message") or error) if isinstance(error, dict) else str(error)
 
 
-def _usage(text: bytes) -> Usage | None:
+def _usage(text: bytes, read: Reading) -> Usage | None:
     try:
-        return read_usage(orjson.loads(text))
+        return read(orjson.loads(text))
     except orjson.JSONDecodeError:
         return None
 
@@ -240,5 +251,17 @@ def read_usage(answer: Any) -> Usage | None:  # noqa: ANN401
         found = Usage(prompt, output, cached)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return None
-    counts = (found.prompt_tokens, found.completion_tokens, found.cached_tokens)
-    return found if all(0 <= n < MOST_TOKENS for n in counts) else None
+    return found if all(0 <= n < MOST_TOKENS for n in found) else None
+
+
+def read_any_usage(answer: Any) -> Usage | None:  # noqa: ANN401
+    """The same of answers that make nothing, as embeddings, or tell the sum alone, as ranks."""
+    try:
+        usage = answer["usage"]
+        output = int(usage.get("completion_tokens") or usage.get("output_tokens") or 0)
+        prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
+        told = int(usage["total_tokens"]) - output if prompt is None else int(prompt)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        return None
+    found = Usage(told, output)
+    return read_usage(answer) or (found if all(0 <= n < MOST_TOKENS for n in found) else None)

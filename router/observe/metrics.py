@@ -304,6 +304,12 @@ class GatewayMetrics(_Metrics):
         "they ended.",
         labels=("path", "outcome"),
     )
+    relayed_tokens = counter(
+        "makespan_relayed_tokens",
+        "Tokens of requests that are not planned, as far as their answers tell, by what they are "
+        "for: those read (prompt), and those made (output).",
+        labels=("path", "kind"),
+    )
     worker_backlog = gauge(
         "makespan_worker_backlog_seconds",
         "Time that the worker needs for what it has been sent, as predicted.",

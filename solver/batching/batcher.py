@@ -244,6 +244,7 @@ class Batcher:
             prefill_budget=self._stage_budget,
             just_stalled=self._just_stalled,
             progress=self.progress,
+            hurried=any(one.hurry_s <= self._stage_s for one in admissible),
         )
 
     def _prefill(self, decision: Decision, now: float) -> Stage:

@@ -40,6 +40,7 @@ class EngineView:
         prefill_budget: most prompt tokens in one iteration.
         just_stalled: the last iteration was a prefill stage in which some who decode stood still.
         progress: where those decoding stand, and what has ended.
+        hurried: somebody admissible is not to wait for company.
     """
 
     slots: int
@@ -54,6 +55,7 @@ class EngineView:
     prefill_budget: float
     just_stalled: bool
     progress: Progress
+    hurried: bool = False
 
     @property
     def stage_tokens(self) -> float:

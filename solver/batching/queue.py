@@ -8,7 +8,7 @@ Rules:
 - a deadline makes a request interactive from the last moment on at which it could start and be in
   time: it goes before the interactive ones that come after that moment;
 - who was sent in its tenant's turn ranks by when that came: nobody whose turn comes later goes
-  before it, and what was sent before tenants took turns is not passed by;
+  before it, unless that tenant comes back (`solver.routing.fair`);
 - ranks are fixed when a request comes. Later ones can go before it only for so long (head starts
   and lengths are bounded), so a queue that is served at all reaches everybody;
 - requests that rank alike go in the order in which they came.

@@ -20,6 +20,7 @@ class Reason(StrEnum):
     SLOT_FREE = "slot_free"  # a slot was free, which is enough for some policies
     ENOUGH_FREE = "enough_free"  # as many slots were free as the threshold asks for
     NOBODY_JOINS = "nobody_joins"  # nobody else would share the stage, however long one waits
+    HURRIED = "hurried"  # somebody whose tenant comes back waits for no company
     WAIT_COST = "wait_cost"  # waiting for company would cost more than it saves
     NOTHING_ADMISSIBLE = "nothing_admissible"
     STALL_COST = "stall_cost"  # a stage now would cost more than waiting for company
@@ -48,6 +49,7 @@ class Sequence:
         lengths: the prediction as a distribution, where there is one.
         targets: what its user would feel.
         turn_s: when its turn came, where tenants take turns; None: they do not.
+        hurry_s: from when on it waits for no company; infinite: as long as that pays.
         made: output tokens made, as of when it last began or stopped decoding.
         cached: prompt tokens found in the prefix cache.
         prefilled: tokens prefilled so far; all `to_prefill` before it decodes.
@@ -66,6 +68,7 @@ class Sequence:
     lengths: LengthDistribution | None = None
     targets: Targets = NO_TARGETS
     turn_s: float | None = None
+    hurry_s: float = inf
     made: int = 0
     cached: int = 0
     prefilled: int = 0

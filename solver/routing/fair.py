@@ -13,7 +13,14 @@ Rules:
   names the priority whose turn it is;
 - a tenant that had nothing waiting begins at the least level of those that have: it is next, and
   what it did not use is not saved up, nor is it owed to those who used it;
-- where only one tenant waits, nothing changes, and nothing is computed.
+- a request whose tenant has nothing else waiting, and has had no more than any that has, *comes
+  back*: for `FIRST_S` it goes before its equals, may be sent ahead where others may not while turns
+  are taken (`solver.routing.rolling`), ranks in a worker's queue as if its turn had come `BACK_S`
+  sooner, and waits there for company no longer than `COMPANY_S`. So it waits for the next slot that
+  falls free, and not for those who were sent ahead: nothing is kept for it;
+- where only one tenant waits, nothing changes, and nothing is computed;
+- where several processes send to the same workers, they tell each other what tenants have had and
+  who waits (`solver.routing.elsewhere`): levels are those of all together.
 
 Why the least level and no price on it: with weights w, tenant u's level grows by c / w_u when it
 is served c slot-seconds. Serving the least, any two that wait stay within the largest c / w of each
@@ -28,38 +35,46 @@ Tenants beyond `MOST` at once share one name, as nobody can keep others from mak
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from heapq import heappop, heappush
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from math import inf
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
-from solver.batching.priority import Priority
 from solver.cost.model import CostModel, request_s
-from solver.routing.grouped_queue import Entry, GroupedQueue, Members, Waiting
+from solver.routing.elsewhere import Elsewhere, Tenant
+from solver.routing.grouped_queue import Entry, GroupedQueue, Members
+from solver.routing.lines import Group, Lines, Urgent
 
 # A minute is what limits are told in, and longer than most answers: what was had before that is
 # worth half, so that a tenant that has been served alone for an hour owes nobody an hour.
 HALF_LIFE_S = 60.0
 MOST, OTHERS = 100, "(others)"
+# Longer than others have waited elsewhere: it goes before all that queue at its worker.
+BACK_S = 600.0
+# So long it goes before its equals, and then by its level: where it waits for longer all wait long.
+FIRST_S = 1.0
+# With a slot's end and a prefill, less than a second. Without company there are more stages: at two
+# who come back a second, one in 200 of an engine's tokens that cannot mix less (at 0.25 s one in
+# 100, and with no bound none).
+COMPANY_S = 0.4
 # Levels are kept in units that grow as what was had before fades; beyond so many doublings, anew.
 MOST_DOUBLINGS = 64.0
 
 
-class Group(NamedTuple):
-    """What waits together: who may serve it, the tenant's name, and whether it is bulk work."""
+class Turn(NamedTuple):
+    """How a worker is to take a request: when its turn came, None where tenants do not take turns.
 
-    members: Members
-    tenant: str
-    bulk: bool = False
+    `hurry_s`: from when on it waits for no company.
+    """
 
+    turn_s: float | None
+    hurry_s: float
 
-class Urgent(Waiting, Protocol):
-    """A request that waits, and how urgent it is."""
-
-    @property
-    def priority(self) -> Priority:
-        """Its head start."""
-        ...
+    @classmethod
+    def of(cls, ahead_s: float | None, now: float) -> Turn:
+        """Of one that comes now, as if it were so much sooner."""
+        if ahead_s is None:
+            return cls(None, inf)
+        return cls(now - min(ahead_s, BACK_S), now + COMPANY_S if ahead_s else inf)
 
 
 R = TypeVar("R", bound=Urgent)
@@ -110,6 +125,8 @@ class FairShares(Generic[R]):
         self._had: dict[str, float] = {}  # in slot-seconds of `_since_s`, and twice that one
         self._since_s = 0.0  # half-life later, and so on
         self._waiting: Counter[str] = Counter()
+        self._back: dict[Hashable, float] = {}  # until when they go before their equals
+        self._elsewhere, self._others = Elsewhere(), dict[str, float]()  # in units as `_had`
         self._names: dict[Hashable, str] = {}  # of those that wait
         self._contended_s = -inf  # when turns were taken last
         self._charged: dict[Hashable, tuple[str, Size]] = {}
@@ -117,7 +134,7 @@ class FairShares(Generic[R]):
     @property
     def several(self) -> bool:
         """Whether there has been more than one tenant."""
-        return len(self._had) > 1
+        return len(self._had) > 1 or bool(self._others.keys() - self._had.keys())
 
     @property
     def named(self) -> bool:
@@ -127,7 +144,12 @@ class FairShares(Generic[R]):
     @property
     def contended(self) -> bool:
         """Whether more than one waits."""
-        return len(self._waiting) > 1
+        return len(self._all_waiting) > 1
+
+    @property
+    def _all_waiting(self) -> Collection[str]:
+        elsewhere = self._elsewhere.waits
+        return self._waiting.keys() | elsewhere.keys() if elsewhere else self._waiting
 
     def in_turns(self, now: float) -> bool:
         """Whether several wait, or have lately: what they were sent may still queue at workers."""
@@ -151,10 +173,22 @@ class FairShares(Generic[R]):
     def join(self, request: Hashable, tenant: str) -> None:
         """One more of its requests waits."""
         name = self._names[request] = self.see(tenant)
-        if name not in self._waiting and self._waiting:
-            least = min(map(self._level, self._waiting))
-            self._had[name] = max(self._had[name], least * self.weight(name))
+        if name not in (waiting := self._all_waiting) and waiting:
+            least = min(map(self._level, waiting))
+            if self._level(name) <= least:
+                self._back[request] = inf
+            begins = least * self.weight(name) - self._others.get(name, 0.0)
+            self._had[name] = max(self._had[name], begins)
         self._waiting[name] += 1
+
+    def is_back(self, request: Hashable) -> bool:
+        """Whether it comes back; see the module."""
+        return request in self._back
+
+    @property
+    def any_back(self) -> bool:
+        """Whether somebody does."""
+        return bool(self._back)
 
     def name(self, request: Hashable) -> str:
         """By which its tenant goes while it waits."""
@@ -163,6 +197,7 @@ class FairShares(Generic[R]):
     def leave(self, request: Hashable) -> None:
         """It waits no longer; unknown ones are ignored."""
         name = self._names.pop(request, None)
+        self._back.pop(request, None)
         if name is None:
             return
         self._waiting[name] -= 1
@@ -198,11 +233,40 @@ class FairShares(Generic[R]):
         """
         self._renew(now)
         name = tenant if tenant in self._had else OTHERS
-        among = {*self._waiting, name}
-        had = sum(self._had.get(each, 0.0) for each in among)
-        share = self.weight(name) / sum(map(self.weight, among))
+        among = {*self._all_waiting, name}
+        had = {each: self._level(each) * self._weight(each) for each in among}
+        share = self._weight(name) / sum(map(self._weight, among))
         fade = 2.0 ** ((self._since_s - now) / HALF_LIFE_S)
-        return float((self._had.get(name, 0.0) - share * had) * fade)
+        return float((had[name] - share * sum(had.values())) * fade)
+
+    def told(self, now: float) -> list[Tenant]:
+        """What other processes are to know."""
+        self._renew(now)
+        fade = 2.0 ** ((self._since_s - now) / HALF_LIFE_S)
+        return [
+            Tenant(name, had * fade, self.weight(name), name in self._waiting)
+            for name, had in self._had.items()
+        ]
+
+    def tell(self, elsewhere: Elsewhere, now: float) -> None:
+        """What tenants have had and who waits in other processes, as of now."""
+        self._renew(now)
+        grown = 2.0 ** ((now - self._since_s) / HALF_LIFE_S)
+        self._elsewhere = elsewhere
+        self._others = {name: had * grown for name, had in elsewhere.had.items()}
+
+    def portion(self) -> tuple[float, bool] | None:
+        """Of what all tenants that wait may have, the part of those that wait here; None: nobody.
+
+        A tenant that waits in several processes has as much of its own in each. And whether the
+        least level of all is one of those that wait here.
+        """
+        if not self._waiting:
+            return None
+        every, waits = self._all_waiting, self._elsewhere.waits
+        here = sum(self._weight(name) / (1 + waits[name]) for name in self._waiting)
+        least = min(map(self._level, self._waiting)) <= min(map(self._level, every))
+        return here / sum(map(self._weight, every)), least
 
     def in_turn(
         self,
@@ -217,7 +281,10 @@ class FairShares(Generic[R]):
         """
         self._renew(now)
         grown = 2.0 ** ((now - self._since_s) / HALF_LIFE_S)
-        turns = _Turns(lines, {key.tenant: self._level(key.tenant) for key in lines})
+        levels = {key.tenant: self._level(key.tenant) for key in lines}
+        for request, until_s in self._back.items():
+            self._back[request] = min(until_s, now + FIRST_S)
+        turns = Lines(lines, levels, {one for one, at_s in self._back.items() if now < at_s})
         left, found = dict(most), list[R]()
         while (taken := turns.next()) is not None:
             key, request = taken
@@ -228,7 +295,11 @@ class FairShares(Generic[R]):
         return found
 
     def _level(self, name: str) -> float:
-        return self._had[name] / self.weight(name)
+        had = self._had.get(name, 0.0) + self._others.get(name, 0.0)
+        return had / self._weight(name)
+
+    def _weight(self, name: str) -> float:
+        return self.weight(name) if name in self._had else self._elsewhere.weights.get(name, 1.0)
 
     def _add(self, name: str, slot_s: float, now: float) -> None:
         self._renew(now)
@@ -241,6 +312,7 @@ class FairShares(Generic[R]):
         if doublings > MOST_DOUBLINGS:
             fade = 2.0**-doublings
             self._had = {name: had * fade for name, had in self._had.items()}
+            self._others = {name: had * fade for name, had in self._others.items()}
             self._since_s = now
 
 
@@ -263,69 +335,3 @@ class TenantsQueue(GroupedQueue[R, Group]):
     def regroup_members(self, members_of: Callable[[R], Members]) -> None:
         """Others may serve them now."""
         self.regroup(lambda one: self.key(one)._replace(members=members_of(one)))
-
-
-_Place = tuple[float, int]  # rank and serial number
-
-
-class _Turns(Generic[R]):
-    """Who is next of several lines, with levels that rise as they are served.
-
-    Of each priority there are two heaps of the first of the lines, one by rank and one by level;
-    what has gone on since it was put in is passed over, or put in again.
-    """
-
-    def __init__(self, lines: Mapping[Group, Sequence[Entry[R]]], levels: dict[str, float]) -> None:
-        self._lines, self._levels = lines, levels
-        self._at = dict.fromkeys(lines, 0)
-        self._ended: set[Members] = set()
-        self._by_rank: dict[Priority, list[tuple[_Place, Group, int]]] = {}
-        self._by_level: dict[Priority, list[tuple[float, _Place, Group, int]]] = {}
-        for key in lines:
-            self._put(key)
-
-    def next(self) -> tuple[Group, R] | None:
-        """It; None if nobody is left."""
-        priority = self._turn()
-        if priority is None:
-            return None
-        heap = self._by_level[priority]
-        while True:
-            level, place, key, at = heappop(heap)
-            if self._is_over(key, at):
-                continue
-            if level != self._levels[key.tenant]:
-                heappush(heap, (self._levels[key.tenant], place, key, at))
-                continue
-            self._at[key] += 1
-            return key, self._lines[key][at][2]
-
-    def served(self, key: Group, more: float, *, ended: bool) -> None:
-        """The one that was next rises so far; `ended`: nobody of its group is wanted any more."""
-        self._levels[key.tenant] += more
-        if ended:
-            self._ended.add(key.members)
-        else:
-            self._put(key)
-
-    def _put(self, key: Group) -> None:
-        line, at = self._lines[key], self._at[key]
-        if at < len(line):
-            rank, serial, request = line[at]
-            priority, place = request.priority, (rank, serial)
-            heappush(self._by_rank.setdefault(priority, []), (place, key, at))
-            level = self._levels[key.tenant]
-            heappush(self._by_level.setdefault(priority, []), (level, place, key, at))
-
-    def _turn(self) -> Priority | None:
-        """The priority of the least rank."""
-        best: tuple[_Place, Priority] | None = None
-        for priority, heap in self._by_rank.items():
-            while heap and self._is_over(heap[0][1], heap[0][2]):
-                heappop(heap)
-            if heap and (best is None or heap[0][0] < best[0]):
-                best = heap[0][0], priority
-        return None if best is None else best[1]
-
-    def _is_over(self, key: Group, at: int) -> bool:
-        return at != self._at[key] or key.members in self._ended

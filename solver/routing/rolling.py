@@ -11,7 +11,8 @@ Rules:
   as they find different workers where engines let bulk work step back (`WorkerView.online`);
 - they are looked at in the order of `solver.routing.order`; nobody who could start stands behind
   those who cannot: each group of requests that the same workers may serve takes part with its own
-  first; where several tenants wait, they take turns (`solver.routing.fair`);
+  first; where several tenants wait, they take turns (`solver.routing.fair`), and who comes back is
+  planned before the others, on workers that have any room;
 - a single worker gets everything, as there is nothing to decide; live, where it may die or others
   may join, it does not (`hold_back`).
 
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
@@ -32,7 +34,7 @@ from solver.arrays import FloatArray
 from solver.routing.asked import Asked
 from solver.routing.assign import Assignment
 from solver.routing.columns import Load, Requests, row_of
-from solver.routing.fair import FairShares, Size, TenantsQueue, Weight, alike
+from solver.routing.fair import BACK_S, FairShares, Size, TenantsQueue, Weight, alike
 from solver.routing.fleet import Fleet
 from solver.routing.grouped_queue import Members, merged
 from solver.routing.held import Held, placed_by
@@ -49,8 +51,9 @@ WINDOW, WINDOW_ROOMS = 64, 4
 # Beyond its slots a worker is sent this share of them ahead, so that none falls idle and its own
 # policy sees who would join a stage.
 LEAD = 1 / 8
-# While several tenants wait it is no more than that: what has been sent ahead is out of the reach
-# of whoever's turn comes next. A quarter of it is company enough for a policy to share stages.
+# While several tenants wait it is no more than that, but for who comes back: what has been sent
+# ahead is in the way of whoever's turn comes next. A quarter of it is company enough for a policy
+# to share stages.
 SHARED_LEAD = 1 / 32
 
 
@@ -94,7 +97,8 @@ class Selection(Generic[R, W]):
 
     `load` is what the workers have; `views` the same as they told it; `asked` all of it in plain
     numbers; `window` is the last one that closed; `single_worker`: there is one worker, and it gets
-    everything; `in_turn`: tenants take turns.
+    everything; `ahead_s`: by how much sooner their turns count as having come; None: tenants do not
+    take turns.
     """
 
     requests: Sequence[R]
@@ -103,12 +107,7 @@ class Selection(Generic[R, W]):
     asked: Asked
     window: Window[R] | None
     single_worker: bool = False
-    in_turn: bool = False
-
-    def typical(self, i: int) -> WorkerView:
-        """The first worker that may serve request i: by it is counted what the request takes."""
-        eligible = self.asked.eligible
-        return self.views[0 if eligible is None else min(eligible[i])]
+    ahead_s: float | None = None
 
     @property
     def sizes(self) -> Requests:
@@ -238,9 +237,18 @@ class RollingHorizon(Generic[R, W]):
             self._held[bulk].put_off(now)
             return ()
         self._fleet.look(workers, now, bulk=bulk)
-        self._fleet.closed = self._kept_free() if self.shares.contended else ()
+        kept = self._kept_free() if self.shares.contended else ()
+        self._fleet.closed = kept
         self._release(now, workers, bulk=bulk)
+        if kept and self.shares.any_back:
+            self._fleet.closed = ()
+            if back := list(takewhile(self._is_back, self._first(now, bulk=bulk))):
+                return back
+            self._fleet.closed = kept
         return self._first(now, bulk=bulk)
+
+    def _is_back(self, request: R) -> bool:
+        return self.shares.is_back(request) and not request.job.bulk
 
     def _close(self, now: float, workers: Sequence[W], *, free: bool) -> None:
         """Close the windows that are due."""
@@ -286,8 +294,11 @@ class RollingHorizon(Generic[R, W]):
 
     def _slot_s(self, request: R) -> float:
         """What it is expected to take."""
-        members = self._unsent.key(request).members
-        return _size(self._fleet.views[min(members or (0,))], request).slot_s
+        return _size(self._typical(request), request).slot_s
+
+    def _typical(self, request: R) -> WorkerView:
+        """The first worker that may serve it: by it is counted what the request takes."""
+        return self._fleet.views[min(self._unsent.key(request).members or (0,))]
 
     def _selection(
         self, now: float, workers: Sequence[W], requests: Sequence[R], *, single_worker: bool
@@ -303,6 +314,7 @@ class RollingHorizon(Generic[R, W]):
         )
         if held and not requests[0].job.bulk:  # bulk work that is held is in nobody's way
             held = [self._held[False]]
+        in_turn, back = self.shares.in_turns(now), self._is_back(requests[0])
         asked = self._fleet.asked(
             [row_of(request.job, max(0.0, now - request.came_s)) for request in requests],
             self._cached(requests, workers),
@@ -312,8 +324,8 @@ class RollingHorizon(Generic[R, W]):
             now,
         )
         views = tuple(self._fleet.views)
-        in_turn = self.shares.in_turns(now)
-        return Selection(requests, workers, views, asked, self._closed, single_worker, in_turn)
+        ahead_s = (BACK_S if back else 0.0) if in_turn else None
+        return Selection(requests, workers, views, asked, self._closed, single_worker, ahead_s)
 
     def _columns(self, requests: Sequence[R], workers: int) -> Sequence[frozenset[int]] | None:
         """For each request who may serve it; None if all may."""
@@ -346,12 +358,11 @@ class RollingHorizon(Generic[R, W]):
             kept, bulk = closed[j] if closed else 0, request.job.bulk
             room = worker.room if bulk else worker.online_room
             if selection.single_worker or (plan.go[i] and room > kept):
+                if self.shares.several:
+                    size = _size(self._typical(request), request, selection.asked.uncached(i, j))
+                    self.shares.charge(request, request.job.tenant, size, now)
                 self.discard(request)
                 self._fleet.sent(j, seconds, now)
-                if self.shares.several:
-                    uncached = selection.asked.uncached(i, j)
-                    size = _size(selection.typical(i), request, uncached)
-                    self.shares.charge(request, request.job.tenant, size, now)
                 yield request, worker
             elif i < plan.planned and not plan.go[i]:
                 rank = self._unsent.rank(request)

@@ -88,7 +88,7 @@ class Fleet:
                 arrival.expected_tokens,
                 now,
                 arrival.lengths,
-                in_turn=arrival.in_turn,
+                ahead_s=arrival.ahead_s,
                 held_back=arrival.held_back,
             )
             self.placed[arrival.number] = j

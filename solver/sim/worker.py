@@ -20,6 +20,7 @@ from solver.batching.stepping_back import BulkLoad
 from solver.cost.model import CostModel
 from solver.lengths.distribution import LengthDistribution
 from solver.routing.dispatchers.base import Arrival
+from solver.routing.fair import Turn
 from solver.routing.problem import WorkerView
 from solver.routing.rolling import lead
 from solver.sim.cache_views import CacheView, cache_view
@@ -252,13 +253,13 @@ class Worker:
         now: float,
         lengths: LengthDistribution | None = None,
         *,
-        in_turn: bool = False,
+        ahead_s: float | None = None,
         held_back: bool = False,
     ) -> None:
         """Queue a request; it may cut the stage under way short.
 
-        `in_turn`: tenants take turns, and this is its tenant's; `held_back`: it has waited on
-        purpose until now, and has grown no older by it.
+        `ahead_s`: tenants take turns, and its turn counts as having come so much sooner;
+        `held_back`: it has waited on purpose until now, and has grown no older by it.
         """
         if self._cache_view is not None:
             self._cache_view.sent(request.hash_ids, request.prompt_tokens)
@@ -276,7 +277,7 @@ class Worker:
             request.due_s,
             lengths,
             request.targets,
-            now if in_turn else None,
+            *Turn.of(ahead_s, now),
         )
         self.batcher.add(sequence, now)
         self.changed += 1

@@ -1,7 +1,8 @@
 """Shares of tenants: ours beside VTC and D2LPM, two heavy and eight light tenants on two traces.
 
 Each tenant has the same weight; the heavy two send five sixths of the requests, at 130 % of what
-the fleet can do in all. In virtual time, so that it prints the same everywhere::
+the fleet can do in all. Then first tokens of a tenant that asks now and then, while two others have
+lines. In virtual time, so that it prints the same everywhere::
 
     python -m tests.bench.bench_tenants
 """
@@ -19,6 +20,7 @@ from router.lab.simulation.loads import requests_per_s
 from router.lab.simulation.run import Choice, assembled
 from router.lab.simulation.traces import dataset
 from solver.cost.profiles import PROFILES
+from solver.sim.fleet import Fleet
 from solver.sim.report import report, time_to_first_token
 from solver.sim.request import Request
 from solver.sim.worker import WorkerSetting
@@ -28,6 +30,8 @@ HEAVY, LIGHT = ("heavy-1", "heavy-2"), tuple(f"light-{k}" for k in range(1, 9))
 HEAVY_SHARE, LOAD, WORKERS, SLOTS = 5 / 6, 1.3, 4, 64
 DISPATCHERS = ("makespan", "vtc", "dlpm", "least-requests")
 TRACES = ("azure-conv", "mooncake")
+# Slots of a worker, and seconds that its answers take on average.
+CROWDED = ((64, 5.0), (64, 10.0), (64, 20.0), (128, 10.0), (128, 20.0))
 
 
 def traffic(name: str, count: int, seed: int) -> list[Request]:
@@ -56,6 +60,42 @@ def row(name: str, requests: Sequence[Request]) -> str:
     )
 
 
+def crowded(
+    slots: int, answer_s: float, heavy: str = "ab", idle: str = "idle", workers: int = 1
+) -> Fleet:
+    """Lines that fill all slots, and who asks now and then once the first answers have ended."""
+    cost = PROFILES["llama-65b-ascend"].cost
+    rng, tokens = random.Random(2), answer_s / cost.decode_s(slots)
+    asks_s = [2.0 * answer_s + 3.0 * k + rng.uniform(0.0, 2.0) for k in range(10)]
+    count = int(workers * slots * (asks_s[-1] / answer_s + 2.0))
+    lengths = [int(tokens * rng.uniform(0.5, 1.5)) for _ in range(count)]
+    made = [Request(str(k), 60, n, tenant=heavy[k % len(heavy)]) for k, n in enumerate(lengths)]
+    made += [Request(f"idle {k}", 100, 50, at_s, tenant=idle) for k, at_s in enumerate(asks_s)]
+    choice = Choice("adaptive", "makespan", workers)
+    fleet = assembled(made, [cost] * workers, WorkerSetting(slots), choice)
+    fleet.run()
+    return fleet
+
+
+def waits(fleet: Fleet) -> list[tuple[float, float]]:
+    """Of whoever asks now and then: until somebody's end, and from then to the first token."""
+    found = []
+    for i, request in enumerate(fleet.requests):
+        if request.id.startswith("idle"):
+            next_s = float(fleet.end_s[fleet.end_s > request.arrival_s].min())
+            found.append((next_s - request.arrival_s, float(fleet.first_s[i]) - next_s))
+    return found
+
+
+def crowded_row(slots: int, answer_s: float) -> str:
+    fleet = crowded(slots, answer_s)
+    first_s = np.array(waits(fleet)).sum(axis=1)
+    return (
+        f"{slots:>5}{answer_s:>9.0f} s{slots / answer_s:>13.1f}{np.median(first_s):>10.2f}"
+        f"{first_s.max():>9.2f}{report(fleet).generation_tokens_per_s:>10.0f}"
+    )
+
+
 def main() -> None:
     """Print a table a trace; how many requests each has may be said."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1500
@@ -68,6 +108,9 @@ def main() -> None:
         )
         for name in DISPATCHERS:
             print(row(name, requests), flush=True)
+    print(f"slots{'answers':>11}{'ends/s':>13}{'first p50':>10}{'most':>9}{'tokens/s':>10}")
+    for slots, answer_s in CROWDED:
+        print(crowded_row(slots, answer_s), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tests.deploy.support import debian_tool
 from tests.helpers import Fleet
 
 PATH = Path(__file__).parents[2] / ".github" / "dashboard.png"
-RATE, FOR_S = 7.0, 75.0  # requests a second: some two thirds of what these workers can do
+RATE, FOR_S = 7.0, 125.0  # requests a second: some two thirds of what these workers can do
 FLAGS = ("--agents", "4", "--slots", "16", "--speed", "1.2,1,1,0.8")
 SHARES = {"search": 6, "chat": 3, "batch-eval": 1}
 

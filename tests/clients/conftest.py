@@ -40,12 +40,15 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def locust() -> Path:
-    """Locust, in an environment of its own: its pytest plug-in would patch ours."""
-    command = ROOT / ".venv" / "clients" / "bin" / "locust"
-    if not command.exists():
-        missing = "locust is not installed: make .venv/.clients"
+def clients() -> Path:
+    """The commands of clients for Python that have an environment of their own.
+
+    Locust's pytest plug-in would patch ours, and LangChain brings what nothing else here needs.
+    """
+    folder = ROOT / ".venv" / "clients" / "bin"
+    if not (folder / "locust").exists():
+        missing = "clients are not installed: make .venv/.clients"
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
-    return command
+    return folder

@@ -13,12 +13,12 @@ LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 USERS, ASKS = 20, 10
 
 
-def test_locust_and_the_gateway_count_the_same(fleet: Fleet, locust: Path) -> None:
+def test_locust_and_the_gateway_count_the_same(fleet: Fleet, clients: Path) -> None:
     counter = f'makespan_requests_total{{model="{MODEL}",outcome='
     before = scrape(fleet.url)
     flags = f"--headless --json --skip-log -u {USERS} -r {USERS} -t 300s --asks {ASKS}".split()
     done = subprocess.run(
-        [locust, "-f", LOCUSTFILE, "--host", fleet.url, *flags],
+        [clients / "locust", "-f", LOCUSTFILE, "--host", fleet.url, *flags],
         capture_output=True,
         text=True,
         check=False,

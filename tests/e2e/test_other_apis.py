@@ -16,7 +16,7 @@ import pytest
 from router.http.relayed import family_of, form_model
 from router.settings.keys import Key, hash_of
 from tests import http
-from tests.engine_server import EngineServer
+from tests.engine_server import RANKED, EngineServer
 from tests.helpers import Process, scrape
 from tests.waiting import eventually
 
@@ -168,6 +168,39 @@ def test_what_is_not_planned_goes_to_a_worker_that_serves_its_model(
         assert gateway.ask(path, {"model": "other"}).status_code == 200
     assert len(servers[1].told) == before[1] + 2
     assert json.loads(servers[0].told[-1].body) == {"model": "other"}
+
+
+def test_tokens_of_what_is_relayed_count_for_who_asked(tmp_path: Path) -> None:
+    """In its limit, in metrics and in the traffic log; of a large answer its end is looked at."""
+    keys, log = tmp_path / "keys.toml", tmp_path / "traffic.jsonl"
+    key = "mk-search-" + "x" * 40
+    row = Key(sha256=hash_of(key), tenant="search", tokens_per_minute=600, admin=True)
+    keys.write_text(row.to_toml())
+    headers = {"authorization": f"Bearer {key}"}
+    flags = ("--keys", str(keys), "--traffic-log", str(log))
+    with EngineServer() as server, Gateway(server, flags=flags) as gateway:
+
+        def ask(path: str, **body: object) -> httpx.Response:
+            return gateway.ask(path, {"model": "m", "input": "a", **body}, headers=headers)
+
+        ranked, counted = ask("/v1/rerank"), ask("/v1/messages/count_tokens")
+        large = ask("/v1/embeddings", dimensions=50_000)
+        answers = [ranked, counted, large, ask("/v1/embeddings")]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+        assert ranked.json() == RANKED
+        assert large.json()["data"][0]["embedding"] == [0.5, 1.5] * 25_000
+        assert int(answers[-1].headers["x-ratelimit-remaining-tokens"]) == 0
+        metrics = http.get(gateway.url + "/metrics", headers=headers).text
+        for path, tokens in (("rerank", 9), ("embeddings", 50_000)):
+            name = "makespan_relayed_tokens_total"
+            assert f'{name}{{kind="prompt",path="{path}"}} {tokens}.0' in metrics
+            assert f'{name}{{kind="output",path="{path}"}} 0.0' in metrics
+        eventually(lambda: log.exists() and len(log.read_text().splitlines()) == 2)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(row["tenant"], row["path"], row["prompt_tokens"]) for row in rows] == [
+        ("search", "rerank", 9),
+        ("search", "embeddings", 50_000),
+    ]
 
 
 def test_forms_pass_byte_by_byte(fleet: Fleet) -> None:

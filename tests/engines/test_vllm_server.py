@@ -1,25 +1,32 @@
-"""The plug-in as a user starts it: vLLM's own server, named our class by its flag."""
+"""The plug-in as a user starts it: vLLM's own server, named our class by its flag.
+
+And a gateway before it, with all of OpenAI's and Anthropic's API that this server has.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.engines.tiny_model import make_tiny_model
 from tests.engines.vllm_runs import ENVIRONMENT, OURS
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason="no vLLM here: make test-engines"),
     pytest.mark.filterwarnings("default"),  # vLLM's imports warn
@@ -38,7 +45,12 @@ def start(model: Path, port: int, log: Path, flags: Sequence[str] = ()) -> subpr
     command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--enforce-eager", "--dtype", "float32", "--max-model-len", "1024"]
     command += ["--max-num-seqs", "4", "--scheduler-cls", OURS, *flags]
-    environment = {**os.environ, **ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    environment = {
+        **os.environ,
+        **ENVIRONMENT,
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+        "VLLM_ENABLE_RESPONSES_API_STORE": "1",
+    }
     with log.open("wb") as file:
         return subprocess.Popen(
             command, env=environment, stdout=file, stderr=file, start_new_session=True
@@ -55,21 +67,39 @@ def stop(server: subprocess.Popen[bytes]) -> None:
             server.wait(30)
 
 
-@pytest.fixture
-def port() -> int:
+def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
 
 
-@pytest.fixture
-def server(model: Path, port: int, tmp_path: Path) -> Iterator[str]:
-    log = tmp_path / "vllm.log"
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    log, port = tmp_path_factory.mktemp("server") / "vllm.log", free_port()
     process = start(model, port, log)
     try:
         while not healthy(port):
             assert process.poll() is None, log.read_text(errors="replace")[-40_000:]
             time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        stop(process)
+
+
+@pytest.fixture(scope="module")
+def gateway(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """In an environment of its own."""
+    port, log = free_port(), tmp_path_factory.mktemp("gateway") / "gateway.log"
+    command = [str(ROOT / ".venv" / "bin" / "python"), "-m", "router.cli", "gateway"]
+    flags = ["--port", str(port), "--worker", server]
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [*command, *flags], cwd=ROOT, stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        while "worker is up" not in (told := log.read_text(errors="replace")):
+            assert process.poll() is None, told
+            time.sleep(0.2)
         yield f"http://127.0.0.1:{port}"
     finally:
         stop(process)
@@ -103,3 +133,87 @@ def test_every_request_gets_the_tokens_that_it_asked_for(server: str) -> None:
     with ThreadPoolExecutor(16) as pool:
         answers = dict(pool.map(ask, range(16)))
     assert answers == {k: 1 + 5 * k for k in range(16)}
+
+
+def told_by(url: str, path: str, body: object = None, method: str = "POST") -> tuple[int, str]:
+    """Status and answer."""
+    headers = {"content-type": "application/json", "anthropic-version": "2023-06-01"}
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url + path, data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=300) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def whole(url: str, path: str, body: object = None, method: str = "POST") -> dict[str, Any]:
+    status, text = told_by(url, path, body, method)
+    assert status == 200, text
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def events(url: str, path: str, body: dict[str, object]) -> list[dict[str, Any]]:
+    status, text = told_by(url, path, {**body, "stream": True})
+    assert status == 200, text
+    return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+
+
+def completed(url: str) -> float:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=60) as answer:
+        text = answer.read().decode()
+    counts = re.findall(r'\nmakespan_requests_total\{.*outcome="completed"\} (.+)', text)
+    return sum(map(float, counts))
+
+
+def test_responses_are_made_streamed_kept_and_gone_on_from(gateway: str) -> None:
+    before = completed(gateway)
+    body: dict[str, object] = {"model": "tiny", "input": "one two", "max_output_tokens": 5}
+    first = whole(gateway, "/v1/responses", body)
+    assert (first["status"], first["usage"]["output_tokens"]) == ("incomplete", 5)
+    more = whole(gateway, "/v1/responses", {**body, "previous_response_id": first["id"]})
+    assert more["usage"]["input_tokens"] > first["usage"]["input_tokens"]
+    kept = whole(gateway, f"/v1/responses/{more['id']}", method="GET")
+    assert kept["output"] == more["output"]
+    stream = events(gateway, "/v1/responses", body)
+    kinds = [event["type"] for event in stream]
+    assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
+    assert 1 <= kinds.count("response.output_text.delta") <= 5
+    assert stream[-1]["response"]["usage"]["output_tokens"] == 5
+    status, text = told_by(gateway, "/v1/responses", {**body, "previous_response_id": "resp_x"})
+    assert (status, "resp_x" in text) == (404, True)
+    assert completed(gateway) == before + 3
+
+
+def test_messages_are_made_streamed_and_counted(gateway: str) -> None:
+    before = completed(gateway)
+    asked = [{"role": "user", "content": "one two"}]
+    body: dict[str, object] = {"model": "tiny", "max_tokens": 5, "messages": asked}
+    message = whole(gateway, "/v1/messages", body)
+    assert (message["stop_reason"], message["usage"]["output_tokens"]) == ("max_tokens", 5)
+    stream = events(gateway, "/v1/messages", body)
+    kinds = [event["type"] for event in stream]
+    assert (kinds[0], kinds[-1]) == ("message_start", "message_stop")
+    assert stream[-2]["usage"]["output_tokens"] == 5
+    counted = whole(gateway, "/v1/messages/count_tokens", {"model": "tiny", "messages": asked})
+    assert counted["input_tokens"] == message["usage"]["input_tokens"]
+    assert completed(gateway) == before + 2
+
+
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [
+        ("/v1/embeddings", "POST"),
+        ("/v1/rerank", "POST"),
+        ("/v1/score", "POST"),
+        ("/v1/responses/resp_x", "DELETE"),
+    ],
+)
+def test_what_it_does_not_serve_has_its_own_answer(
+    server: str, gateway: str, path: str, method: str
+) -> None:
+    body = {"model": "tiny", "input": "a"} if method == "POST" else None
+    answer = told_by(gateway, path, body, method)
+    assert answer == told_by(server, path, body, method)
+    assert answer[0] in (404, 405)

@@ -210,6 +210,23 @@ class Accounts:
             self._lengths.observe_all(self._ended)
             self._ended.clear()
 
+    def end_relayed(
+        self, record: RequestRecord, outcome: Outcome, family: str, usage: Usage | None
+    ) -> None:
+        """A request that was not planned has ended; `usage`: tokens that its answer has told."""
+        metrics, record.outcome, record.ended_s = self._metrics, outcome.value, time.time()
+        metrics.relayed.labels(family, outcome.value).inc()
+        if usage is not None:
+            record.prompt_tokens, record.output_tokens, record.cached_tokens = usage
+            for kind, tokens in (
+                ("prompt", record.prompt_tokens),
+                ("output", record.output_tokens),
+            ):
+                metrics.relayed_tokens.labels(family, kind).inc(tokens)
+            if self._traffic is not None:
+                self._traffic.note(record, path=family)
+        self.tenants.end(record, outcome)
+
     def end(
         self,
         record: RequestRecord,

@@ -48,9 +48,18 @@ class TrafficLog:
         self._waiting_bytes = 0  # of lines, and of those that are being written
         self._complaint = ""
 
-    def note(self, record: RequestRecord, blocks: Sequence[int], made: int | None) -> None:
-        """A request has ended; `made` output tokens, if it broke off."""
-        row = _row(record, blocks, made)
+    def note(
+        self,
+        record: RequestRecord,
+        blocks: Sequence[int] = (),
+        made: int | None = None,
+        path: str | None = None,
+    ) -> None:
+        """A request has ended; `made` output tokens, if it broke off.
+
+        `path`: what it was for, if it was relayed as it is.
+        """
+        row = _row(record, blocks, made, path)
         line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
         if self._waiting_bytes + len(line) > MOST_WAITING_BYTES:
             self._drop(1, "too much waits for the disk")
@@ -117,7 +126,9 @@ class TrafficLog:
         return self._path.with_name(f"{self._path.name}.{number}")
 
 
-def _row(record: RequestRecord, blocks: Sequence[int], made: int | None) -> dict[str, Any]:
+def _row(
+    record: RequestRecord, blocks: Sequence[int], made: int | None, path: str | None
+) -> dict[str, Any]:
     """Seconds after its arrival are given as such; targets by the names that traces have."""
     begun, ended, targets = record.first_token_s, record.ended_s, record.targets
     prompt = record.used_prompt_tokens
@@ -126,6 +137,7 @@ def _row(record: RequestRecord, blocks: Sequence[int], made: int | None) -> dict
         "request": record.id,
         "model": record.model,
         "tenant": record.tenant,
+        "path": path,
         "priority": record.priority,
         "prompt_tokens": record.prompt_tokens if prompt is None else prompt,
         "output_tokens": made if record.output_tokens is None else record.output_tokens,

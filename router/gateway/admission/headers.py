@@ -43,9 +43,9 @@ _LINES = {
         (DEADLINE_MS, "%.1f"),
         (TTFT_MS, "%.1f"),
         (TPOT_MS, "%g"),
+        (TURN, "%g"),
     )
 }
-_IN_TURN = f"{TURN.decode()}: 1\r\n"
 _ALWAYS = "content-type: application/json\r\n" + "".join(
     _LINES[name] for name in (REQUEST_ID, EXPECTED_TOKENS, ATTEMPT, WAITED_MS)
 )
@@ -59,8 +59,8 @@ def for_worker(ticket: Ticket, gateway: str) -> str:
     lines = _ALWAYS % (ticket.request_id, ticket.expected_tokens, ticket.attempt, waited_ms)
     if ticket.priority is not Priority.DEFAULT:
         lines += _LINES[PRIORITY] % ticket.priority.value
-    if ticket.in_turn:
-        lines += _IN_TURN
+    if ticket.ahead_s is not None:
+        lines += _LINES[TURN] % ticket.ahead_s
     if ticket.due_s != inf:
         lines += _LINES[DEADLINE_MS] % _left_ms(ticket.due_s - now)
     if targets.ttft_s != inf:

@@ -6,7 +6,8 @@ Rules:
   one, `retries` times; then what the last one said is the answer, an unknown path's 404 as well;
 - that a worker cannot be reached counts against its health; what it answers does not: it may only
   lack the path;
-- an answer that a worker keeps (``/v1/responses/ID``) is asked of that worker alone.
+- an answer that a worker keeps (``/v1/responses/ID``) is asked of that worker alone;
+- what is made counts for its tenant: a request as it comes, tokens once its answer has told them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.admission.headers import request_id, session_of
 from router.gateway.admission.kept_answers import KeptAnswers
+from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
@@ -55,8 +57,8 @@ from router.http.errors import (
     outcome_of_status,
 )
 from router.http.relayed import boundary_of, family_of, form_model, query_model, response_id
+from router.http.request_headers import read_tenant
 from router.observe.logs import bind_request
-from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
 
 log = logging.getLogger(__name__)
@@ -79,13 +81,12 @@ class Relay:
         bodies: BodyReader,
         memory: BodyMemory,
         drain: Drain,
-        metrics: GatewayMetrics,
         unknown: Endpoint,
     ) -> None:
         self._tuning, self._workers, self._dispatcher = tuning, workers, dispatcher
         self._forwarder, self._accounts, self._kept = forwarder, accounts, kept
         self._bodies, self._memory, self._drain = bodies, memory, drain
-        self._metrics, self._unknown, self._names = metrics, unknown, names
+        self._unknown, self._names = unknown, names
         self._at: Counter[Worker] = Counter()  # under way, by worker
         self._turns: WeakKeyDictionary[Worker, int] = WeakKeyDictionary()  # when it was last asked
         self._turn = itertools.count(1)
@@ -101,8 +102,9 @@ class Relay:
         passing = Passing(scope, send, request_id(scope))
         bind_request(passing.name, None)
         outcome, held = Outcome.FAILED, Held(self._memory)
+        record = RequestRecord(passing.name, "", stream=False, received_s=time.time())
         try:
-            outcome = await self._serve(scope, receive, passing, held)
+            outcome = await self._serve(scope, receive, passing, held, record)
         except ClientDisconnected:
             outcome = Outcome.CANCELLED
         except RouterError as error:
@@ -112,10 +114,15 @@ class Relay:
             await passing.send_error(NoCapacityError("The gateway is shutting down.", 1.0))
         finally:
             held.let_go()
-            self._metrics.relayed.labels(family, outcome.value).inc()
+            usage = passing.usage() if _makes(scope) else None
+            if passing.reservation is not None and usage is not None:
+                passing.reservation.settle(usage.tokens)
+            self._accounts.end_relayed(record, outcome, family, usage)
             log.debug("relayed", extra={"family": family, "outcome": outcome.value})
 
-    async def _serve(self, scope: Scope, receive: Receive, passing: Passing, held: Held) -> Outcome:
+    async def _serve(
+        self, scope: Scope, receive: Receive, passing: Passing, held: Held, record: RequestRecord
+    ) -> Outcome:
         self._check_room()
         if scope["method"] != "GET" and not is_own(scope, self._tuning.allowed_origins):
             check_type(scope)
@@ -127,6 +134,7 @@ class Relay:
             body = await self._bodies.decode(body, encoding, held)
             headers = [pair for pair in headers if pair[0] != CONTENT_ENCODING]
         only, grant = None, scope.get(GRANT)
+        record.tenant = read_tenant(scope) if grant is None else grant.key.tenant
         if (name := response_id(scope["path"])) is not None:
             only, _ = await self._kept.find(name, None if grant is None else grant.key.tenant)
         model, body, asked = await self._model(scope, body, passing.name)
@@ -134,11 +142,12 @@ class Relay:
             passing.more = grant.headers
             if scope["method"] == "POST":
                 self._check(grant, model, asked)
-                grant.reserve(0.0)  # a request; how many tokens it takes, only its engine knows
+                passing.reservation = grant.reserve(0.0)  # its answer tells how many tokens
+        record.model = model
         if model:
             self._workers.context(model)  # whether anybody serves it
         with DisconnectWatch(receive, passing.send):
-            outcome = await self._run(scope, headers, body, model, only, passing)
+            outcome = await self._run(scope, headers, body, model, only, passing, record)
             await passing.out.drain()
         if name is not None and scope["method"] == "DELETE" and outcome is Outcome.COMPLETED:
             self._kept.forget(name)
@@ -171,8 +180,7 @@ class Relay:
         elif body and is_json(kind):
             asked = await self._bodies.model(body)
         asked = asked or query_model(scope["query_string"])
-        makes = scope["method"] == "POST" and response_id(scope["path"]) is None
-        if self._names.is_plain(asked) or not (asked or makes):
+        if self._names.is_plain(asked) or not (asked or _makes(scope)):
             return asked, body, asked
         model, says = self._names.resolve(asked, session_of(scope) or name)
         if says and where is not None:
@@ -189,6 +197,7 @@ class Relay:
         model: str,
         only: Worker | None,
         passing: Passing,
+        record: RequestRecord,
     ) -> Outcome:
         tried: list[Worker] = []
         failure: RouterError | None = None
@@ -197,6 +206,7 @@ class Relay:
             if worker is None:
                 raise failure or self._nobody(model)
             tried.append(worker)
+            record.worker = worker.name
             last = len(tried) > self._tuning.retries or self._choose(model, only, tried) is None
             self._at[worker] += 1
             self._accounts.relayed += 1
@@ -270,3 +280,8 @@ class Relay:
         finally:
             reply.close()
         return outcome_of_status(reply.status)
+
+
+def _makes(scope: Scope) -> bool:
+    """Whether it asks for something to be made, and not for what there is."""
+    return scope["method"] == "POST" and response_id(scope["path"]) is None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from router.wire import Beside
+from solver.routing.elsewhere import Elsewhere, Tenant
 from solver.routing.sums import Backlog, LoadSums
 
 
@@ -29,6 +31,14 @@ class Siblings(Protocol):
 
     def backlog(self) -> Backlog:
         """What waits in the others, all together."""
+        ...
+
+    def tell_tenants(self, tenants: Sequence[Tenant], now: float) -> None:
+        """What tenants have had of this process, and who waits in it."""
+        ...
+
+    def tenants(self, known: Collection[str], now: float) -> Elsewhere:
+        """What they have had of the others, and who waits there; by name those that are known."""
         ...
 
     def content(self, url: str) -> int:

@@ -1,13 +1,18 @@
-"""A request that passes as it is, without a plan, and what of its answer has gone out."""
+"""A request that passes as it is, without a plan, and what of its answer has gone out.
+
+What its answer says of tokens is read from what passes by, a bounded part of it.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 
+from router.gateway.accounting.keys import Reservation
 from router.http.apis import form_of
 from router.http.asgi import Responder, Scope, Send, respond, responder
 from router.http.errors import Headers, RouterError
+from router.http.usage import JsonMeter, StreamMeter, Usage, read_any_usage
 from router.http.worker_reply import Reply
 from router.wire import REQUEST_ID, WORKER
 
@@ -24,20 +29,29 @@ class Passing:
         path = scope.get("raw_path") or scope["path"].encode()
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         self.target = (path + query).decode("latin-1")
+        self.reservation: Reservation | None = None  # of that key's tokens
         self._api = form_of(scope["path"])
+        self._meter: StreamMeter | JsonMeter | None = None
 
     async def relay(self, reply: Reply, worker: str) -> None:
         """The answer, as it comes."""
+        meter = (StreamMeter if reply.is_stream else JsonMeter)(read_any_usage)
+        self._meter = meter
 
         def pass_on(chunk: bytes) -> None:
             if not self.begun:
                 self._start(reply, worker)
+            meter.feed(chunk)
             self.out.write(chunk)
 
         await reply.relay(pass_on, self.out)
         if not self.begun:
             self._start(reply, worker)
         self.out.end()
+
+    def usage(self) -> Usage | None:
+        """Tokens that it has taken, if its answer has told."""
+        return None if self._meter is None else self._meter.usage()
 
     def _start(self, reply: Reply, worker: str) -> None:
         own: Headers = [(REQUEST_ID, self.name.encode()), (WORKER, worker.encode())]

@@ -46,7 +46,7 @@ from router.http.errors import (
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
 from solver.arrays import FloatArray
-from solver.routing.fair import Weight, alike
+from solver.routing.fair import FairShares, Weight, alike
 from solver.routing.rolling import RollingHorizon, Selection
 from solver.routing.sums import Backlog
 
@@ -117,6 +117,11 @@ class Dispatcher:
     def backlog(self) -> Backlog:
         """What waits to be placed."""
         return self._unsent.backlog
+
+    @property
+    def shares(self) -> FairShares[Ticket]:
+        """What each tenant has had."""
+        return self._rolling.shares
 
     def tell_elsewhere(self, backlog: Backlog) -> None:
         """So much waits at others for the same workers."""
@@ -370,8 +375,8 @@ class Dispatcher:
                 uncached = selection.asked.uncached(i, record.plan.workers[i])
                 ticket.uncached = uncached
                 worker.sent(ticket, ticket.job, uncached, now, streamed=ticket.streamed)
-                ticket.trial, ticket.in_turn = worker.health.sent(), selection.in_turn
-                if selection.in_turn:
+                ticket.trial, ticket.ahead_s = worker.health.sent(), selection.ahead_s
+                if selection.ahead_s is not None:
                     over_s = self._rolling.shares.over_s(ticket.job.tenant, now)
                     ticket.over_share_s = over_s
                 self._stranded.served(ticket)

@@ -3,8 +3,8 @@
 What others have there is part of each worker's load: of siblings it is on their board at once, of
 others an agent tells (`Worker.see_others`). Here is the clock: now and then this process's share of
 each worker's room is looked at again (`solver.routing.share`), siblings are told how far its
-requests are, plans are made again where somebody else's have ended, and agents hear that requests
-wait for room that others have.
+requests are and what its tenants have had, plans are made again where somebody else's have ended,
+and agents hear that requests wait for room that others have.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import aiohttp
 from router.gateway.fleet.others import Siblings
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
+from router.gateway.planning.ticket import Ticket
 from router.http.connections import Connections, told_of
 from router.wire import GATEWAY, STATE_EVERY_S, WANT_EVERY_S, WANT_PATH, Want
+from solver.routing.fair import FairShares
 from solver.routing.rolling import lead
 from solver.routing.sums import Backlog
 
@@ -40,6 +42,11 @@ class Planning(Protocol):
     @property
     def backlog(self) -> Backlog:
         """What waits to be placed."""
+        ...
+
+    @property
+    def shares(self) -> FairShares[Ticket]:
+        """What each tenant has had."""
         ...
 
     def tell_elsewhere(self, backlog: Backlog) -> None:
@@ -67,6 +74,8 @@ class Sharing:
         self._rooms: dict[Worker, int] = {}
         self._wanted_s: dict[Worker, float] = {}
         self._calls: set[asyncio.Task[None]] = set()
+        # Of what this gateway's processes may have.
+        self._portion: tuple[float, bool] | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -86,6 +95,7 @@ class Sharing:
         if self._siblings is not None:
             self._siblings.wait(mine)
             others = self._siblings.backlog()
+            self._portion = self._look_at_tenants(self._siblings, now)
         rooms, self._rooms = self._rooms, {}
         siblings_wanting = 0 if self._siblings is None else self._siblings.wanting()
         for worker in self._workers:
@@ -102,6 +112,15 @@ class Sharing:
         if mine.requests and any(n > rooms.get(one, 0) for one, n in self._rooms.items()):
             self._planning.reconsider()
 
+    def _look_at_tenants(self, siblings: Siblings, now: float) -> tuple[float, bool] | None:
+        """What is due here to those that wait; None: there are no tenants, or nobody waits."""
+        shares = self._planning.shares
+        mine = shares.told(now)
+        siblings.tell_tenants(mine, now)
+        elsewhere = siblings.tenants([one.name for one in mine], now)
+        shares.tell(elsewhere, now)
+        return shares.portion() if shares.named else None
+
     def _look_at(self, worker: Worker, siblings_wanting: int, now: float) -> None:
         worker.see_others()
         worker.tell_siblings()
@@ -113,7 +132,11 @@ class Sharing:
         if now - worker.shared_s >= (ELSEWHERE_S if worker.far_wanting else 0.0):
             worker.shared_s = now
             capacity = worker.slots + lead(worker.slots, 1)
-            worker.share.look(capacity, worker.own_sequences, content, wanting, others)
+            portion = self._portion
+            if portion is not None:  # of what is left to this gateway by those elsewhere
+                gateways = (1 + siblings_wanting) / (1 + wanting)
+                portion = portion[0] * gateways, portion[1]
+            worker.share.look(capacity, worker.own_sequences, content, wanting, others, portion)
 
     def _want(self, worker: Worker, ours: Backlog, now: float) -> None:
         if now - self._wanted_s.get(worker, 0.0) < WANT_EVERY_S:

@@ -54,7 +54,7 @@ class Ticket:
         recalled: times that it has been taken back from a worker.
         attempt: its name at the worker that it is sent to.
         uncached: prompt tokens that its worker's cache is not known to hold.
-        in_turn: tenants took turns when it was sent.
+        ahead_s: tenants took turns when it was sent, and its own counts as so much sooner.
         over_share_s: then, slot-seconds that its tenant was over its share; below 0: under.
         trial: its answer shows whether the worker that it is sent to is well again.
         recall_pending: that worker has been asked to give it back.
@@ -80,7 +80,7 @@ class Ticket:
     recalled: int = 0
     attempt: str = ""
     uncached: float = 0.0
-    in_turn: bool = False
+    ahead_s: float | None = None
     over_share_s: float | None = None
     trial: bool = False
     recall_pending: bool = False

@@ -1,11 +1,14 @@
 """What each process of a gateway has in flight at each worker, in memory that all of them share.
 
+And what tenants have had of it, and which of them wait in it (`solver.routing.elsewhere`).
+
 Rules:
 - a process writes its own row alone, and reads the others'; nobody waits for anybody, and whoever
   reads in the midst of a change sees a figure that is a moment old;
 - a process takes a row that nobody has, by a lock on its byte of the file, and keeps it as long as
   it lives; who ends wipes it, and of who is killed the supervisor does (`wipe`);
-- a row names workers by hashes of their URLs, as processes may find them in different orders.
+- a row names workers and tenants by hashes of their URLs and names, as processes may find them in
+  different orders.
 """
 
 from __future__ import annotations
@@ -14,10 +17,13 @@ import fcntl
 import mmap
 import os
 import struct
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 
+from solver.routing.elsewhere import Elsewhere, Tenant
+from solver.routing.fair import HALF_LIFE_S, MOST
 from solver.routing.sums import NOTHING, Backlog, LoadSums
 
 # Of a row: its process, how often its places have been given anew, how many are used, and what
@@ -25,12 +31,24 @@ from solver.routing.sums import NOTHING, Backlog, LoadSums
 _HEAD, _PLACE = struct.Struct("=qqqqdd"), struct.Struct("=Qqqqddd")
 # Workers that a row has places for; of those beyond, the others hear nothing.
 PLACES = 1024
-_ROW = _HEAD.size + PLACES * _PLACE.size
+# How many tenants a row tells of, as of when; and of each what it has had, its weight, and whether
+# it waits.
+_COUNT, _TENANT = struct.Struct("=qd"), struct.Struct("=Qddq")
+_TENANTS = _HEAD.size + PLACES * _PLACE.size
+MOST_TENANTS = MOST + 1  # the others have a name of their own
+_ROW = _TENANTS + _COUNT.size + MOST_TENANTS * _TENANT.size
 
 
 @lru_cache(maxsize=PLACES)
 def _name(url: str) -> int:
     return int.from_bytes(blake2b(url.encode(), digest_size=8).digest(), "little") or 1
+
+
+def _fade(tenant: tuple[int, float, float, int], seconds: float, names: dict[int, str]) -> Tenant:
+    """As it is so many seconds later; a name that nobody knows here is none that a header has."""
+    name, had, weight, waits = tenant
+    faded = had * 2.0 ** (-max(0.0, seconds) / HALF_LIFE_S)
+    return Tenant(names.get(name, f"\n{name}"), faded, weight, bool(waits))
 
 
 class _Row:
@@ -46,6 +64,17 @@ class _Row:
         """What waits for room there."""
         pid, _, _, *waiting = _HEAD.unpack_from(self._memory, self._at)
         return Backlog(*waiting) if pid else Backlog()
+
+    def tenants(self, names: dict[int, str], now: float) -> list[Tenant]:
+        """What it tells of tenants."""
+        pid, *_ = _HEAD.unpack_from(self._memory, self._at)
+        if not pid:
+            return []
+        at = self._at + _TENANTS
+        count, as_of_s = _COUNT.unpack_from(self._memory, at)
+        end = at + _COUNT.size + min(count, MOST_TENANTS) * _TENANT.size
+        found = _TENANT.iter_unpack(self._memory[at + _COUNT.size : end])
+        return [_fade(one, now - as_of_s, names) for one in found]
 
     def sums(self, worker: int) -> LoadSums:
         """What it has in flight there."""
@@ -77,6 +106,7 @@ class Board:
         self._free: list[int] = []
         self._given = self._used = 0
         self.wait(Backlog())
+        self.tell_tenants((), 0.0)
         self._others = [_Row(self._memory, row) for row in range(rows) if row != self._mine]
 
     def _take(self, row: int) -> bool:
@@ -112,6 +142,21 @@ class Board:
         head = os.getpid(), self._given, self._used
         sums = backlog.requests, backlog.prompt_tokens, backlog.output_tokens
         _HEAD.pack_into(self._memory, self._mine * _ROW, *head, *sums)
+
+    def tell_tenants(self, tenants: Sequence[Tenant], now: float) -> None:
+        """What tenants have had of this process, and who waits in it."""
+        told = tenants[:MOST_TENANTS]
+        at = self._mine * _ROW + _TENANTS
+        for k, one in enumerate(told):
+            place = at + _COUNT.size + k * _TENANT.size
+            row = _name(one.name), one.had, one.weight, one.waits
+            _TENANT.pack_into(self._memory, place, *row)
+        _COUNT.pack_into(self._memory, at, len(told), now)
+
+    def tenants(self, known: Collection[str], now: float) -> Elsewhere:
+        """What they have had of the others, and who waits there; by name those that are known."""
+        names = {_name(name): name for name in known}
+        return Elsewhere(row.tenants(names, now) for row in self._others)
 
     def held(self, url: str) -> LoadSums:
         """What the others have in flight at a worker, all together."""

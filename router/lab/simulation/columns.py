@@ -19,6 +19,7 @@ ARRIVAL = ("arrival_s", "timestamp", "TIMESTAMP", "Timestamp")
 HASHES = "hash_ids"
 PRIORITY, DEADLINE, TENANT = "priority", "deadline_s", "tenant"
 OUTCOME, NO_OUTPUT = "outcome", "no output"
+PATH, RELAYED = "path", "relayed"  # of what a gateway has passed on as it is
 TTFT = ("ttft_s", "x-slo-ttft-ms")
 TPOT = ("tpot_s", "x-slo-tpot-ms")
 IN_MS = frozenset({"timestamp", TTFT[1], TPOT[1]})
@@ -72,6 +73,8 @@ class Columns:
 
     def nothing_to_do(self, row: Row) -> str | None:
         """Why a row is left out, if it is."""
+        if self.outcome and row.get(PATH):
+            return RELAYED
         output = row.get(self.output)
         if self.outcome and output in (None, ""):
             return str(row[OUTCOME])

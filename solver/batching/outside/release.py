@@ -202,7 +202,7 @@ class Releaser:
             return None
         if self.policy is None:
             return Release(Reason.SLOT_FREE, tuple(fitting))
-        view = self._view(fitting, shared=shared)
+        view = self._view(fitting, now, shared=shared)
         decision = self.policy.decide(view, self.cost)
         chosen = self._within_target(first_of(fitting, decision), decision.max_prompt_tokens, now)
         if not chosen:
@@ -245,7 +245,7 @@ class Releaser:
             count += 1
         return fitting[:count]
 
-    def _view(self, fitting: list[HeldRequest], *, shared: bool) -> EngineView:
+    def _view(self, fitting: list[HeldRequest], now: float, *, shared: bool) -> EngineView:
         """As a policy inside the engine would see it; a prefill under way is not interrupted.
 
         Where bulk work steps back, what is held for that is no company for anybody.
@@ -264,6 +264,7 @@ class Releaser:
             prefill_budget=inf,
             just_stalled=False,
             progress=self.in_flight.progress,
+            hurried=any(one.hurry_s <= now for request in fitting for one in request.sequences),
         )
 
     def _fitting(self) -> list[HeldRequest]:

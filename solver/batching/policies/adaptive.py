@@ -11,7 +11,8 @@ slot-seconds that no request gets anything for:
   time. (What a round takes per sequence is not lost: it is paid when the sequence runs.)
 
 So waiting n rounds for company costs so much, and lets as many more share the stage as are
-predicted to end by then. What that saves is what they would pay for a stage of their own.
+predicted to end by then. What that saves is what they would pay for a stage of their own. Somebody
+whose tenant comes back (`solver.routing.fair`) is waited with for a moment only.
 
 Beside requests with a target between tokens, stalls have a price too. A stage then carries only so
 many prompt tokens that a gap between two of their tokens lasts ``base + sqrt((target - base)^2 +
@@ -106,6 +107,8 @@ class Adaptive:
         """A stage of all that is admissible, or waiting for company."""
         if view.admissible >= view.waiting:
             return Decision(action, Reason.NOBODY_JOINS, max_prompt_tokens=most)
+        if view.hurried:
+            return Decision(action, Reason.HURRIED, max_prompt_tokens=most)
         price = overhead_s * (view.decoding + view.admissible)
         spent = cost.alpha_d_s * view.waited_rounds
         if price > max(spent, cost.alpha_d_s * view.admissible) and self._pays_to_wait(

@@ -30,8 +30,9 @@ from solver.routing.problem import Job
 class Arrival:
     """A request to be placed: its number, and what a router knows of it; `tenant`: whose it is.
 
-    `forecast` predicts its length again, None where nothing has been learnt since; `in_turn`:
-    tenants took turns when it was placed, so workers keep to their order; `held_back`: it waited on
+    `forecast` predicts its length again, None where nothing has been learnt since; `ahead_s`:
+    tenants took turns when it was placed, so workers keep to their order, in which it counts as so
+    much sooner; `held_back`: it waited on
     purpose until it was placed, as bulk work does (`solver.routing.backlog`).
     """
 
@@ -46,7 +47,7 @@ class Arrival:
     targets: Targets = NO_TARGETS
     forecast: Callable[[], tuple[float, LengthDistribution | None] | None] = lambda: None
     tenant: str = ""
-    in_turn: bool = False
+    ahead_s: float | None = None
     held_back: bool = False
 
     @property

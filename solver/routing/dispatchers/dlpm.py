@@ -73,7 +73,7 @@ class Dlpm:
             uncached = arrival.prompt_tokens - workers[j].cached_tokens(arrival)
             output = OUTPUT_WEIGHT * arrival.expected_tokens
             self._charge(tenant, j, PROMPT_WEIGHT * uncached + output)
-            arrival.in_turn = True
+            arrival.ahead_s = 0.0
             yield arrival, j
 
     def next_deadline(self) -> float | None:

@@ -78,7 +78,7 @@ class Makespan:
             plan, sent = plan_in_turn(selection.asked), 0
             for arrival, worker in rolling.bind(selection, plan, now):
                 sent += 1
-                arrival.in_turn = selection.in_turn
+                arrival.ahead_s = selection.ahead_s
                 if rolling.shares.several:
                     self._sent[arrival.number] = arrival
                 yield arrival, index[id(worker)]

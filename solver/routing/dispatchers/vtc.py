@@ -66,7 +66,7 @@ class Vtc:
             self._expected[arrival.number] = tenant, arrival.expected_tokens
             output = OUTPUT_WEIGHT * arrival.expected_tokens
             self._charge(tenant, PROMPT_WEIGHT * arrival.prompt_tokens + output)
-            arrival.in_turn = True
+            arrival.ahead_s = 0.0
             yield arrival, min(free, key=lambda j: workers[j].in_flight)
 
     def next_deadline(self) -> float | None:

@@ -16,12 +16,14 @@ from router.http.apis import COMPLETIONS
 from router.http.asgi import Scope
 from router.http.outline import outline
 from router.observe.metrics import AgentMetrics
+from router.wire import TURN
 from solver.batching.batcher import Batcher
 from solver.batching.policies import POLICIES
 from solver.batching.queue import SortedQueue
 from solver.batching.sequence import Sequence
 from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.profiles import PROFILES
+from solver.routing.fair import Turn
 
 COST = PROFILES["llama-65b-ascend"].cost
 NOW = 100.0
@@ -65,3 +67,15 @@ def test_targets_count_from_when_the_request_came_to_its_gateway(
     assert sequence.targets == targets
     waited_s = float(headers.get("x-makespan-waited-ms", 0)) / 1000
     assert sequence.arrival_s == NOW - waited_s
+
+
+@pytest.mark.parametrize("queue", [inside, before])
+@pytest.mark.parametrize(
+    ("told", "ahead_s"), [(None, None), ("0", 0.0), ("600", 600.0), ("nonsense", None)]
+)
+def test_a_turn_is_kept_to_as_it_was_told(
+    queue: Callable[[QueuePosition], Sequence], told: str | None, ahead_s: float | None
+) -> None:
+    headers = [] if told is None else [(TURN, told.encode())]
+    sequence = queue(read_queue_position({"headers": headers}))
+    assert (sequence.turn_s, sequence.hurry_s) == Turn.of(ahead_s, NOW)

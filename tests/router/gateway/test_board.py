@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.gateway.siblings import board as module
-from router.gateway.siblings.board import Board, wipe
+from router.gateway.siblings.board import MOST_TENANTS, Board, wipe
+from solver.routing.elsewhere import Tenant
+from solver.routing.fair import HALF_LIFE_S
 from solver.routing.sums import NOTHING, Backlog, LoadSums
 
 URLS = [f"http://w{k}:1" for k in range(4)]
@@ -54,6 +56,25 @@ def test_each_reads_the_sum_of_what_the_others_have_told_last(
                 content = sum(known.get((other, url), 0) for other in others - waiting)
                 assert one.held(url) == LoadSums(held, output_tokens=2.0 * held)
                 assert one.content(url) == content
+
+
+def test_tenants_are_told_by_name_fade_and_go_with_their_process(path: Path) -> None:
+    with ExitStack() as stack:
+        boards = [_board(path, row) for row in range(3)]
+        for one in boards:
+            stack.callback(one.close)
+        boards[0].tell_tenants([Tenant("a", 8.0, 3.0, True), Tenant("b", 4.0, 1.0, False)], 10.0)
+        boards[1].tell_tenants([Tenant("a", 2.0, 3.0, True)], 10.0 + HALF_LIFE_S)
+        seen = boards[2].tenants(["a"], 10.0 + HALF_LIFE_S)
+        (unknown,) = seen.had.keys() - {"a"}
+        assert seen.had == pytest.approx({"a": 8.0 / 2 + 2.0, unknown: 4.0 / 2})
+        assert seen.weights == {"a": 3.0, unknown: 1.0}
+        assert seen.waits == {"a": 2}
+        assert boards[1].tenants(["a", "b"], 10.0).had == {"a": 8.0, "b": 4.0}
+        boards[0].tell_tenants([Tenant("b", 1.0, 1.0, True)] * 2 * MOST_TENANTS, 10.0)
+        assert boards[1].tenants(["b"], 10.0).waits == {"b": MOST_TENANTS}
+        wipe(path, os.getpid())
+        assert not boards[1].tenants(["a"], 10.0).had
 
 
 def _board(path: Path, row: int) -> Board:

@@ -37,6 +37,7 @@ def test_a_line_is_a_row_of_a_trace(tmp_path: Path) -> None:
     log.note(record(2, output_tokens=None, outcome="cancelled"), (), 3)
     log.note(record(3, output_tokens=None, outcome="failed"), (), None)
     log.note(record(4, output_tokens=None, outcome="rejected_no_capacity"), (), None)
+    log.note(record(5, output_tokens=0), path="embeddings")
     log.write()
     found = read_trace(path)
     rows = [(r.prompt_tokens, r.output_tokens, r.arrival_s, r.tenant) for r in found.requests]
@@ -44,7 +45,7 @@ def test_a_line_is_a_row_of_a_trace(tmp_path: Path) -> None:
     assert found.requests[0].hash_ids == (blocks[BLOCKS - 1], blocks[2 * BLOCKS - 1])
     assert found.requests[0].targets == Targets(2.0, 0.1)
     assert found.requests[1].deadline_s == 60.0
-    assert found.left_out == {"failed": 1, "rejected_no_capacity": 1}
+    assert found.left_out == {"failed": 1, "rejected_no_capacity": 1, "relayed": 1}
     assert BLOCKS * 128 == BLOCK_TOKENS
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.http.usage import MOST_JSON_BYTES, JsonMeter, StreamMeter, Usage
+from router.http.usage import MOST_JSON_BYTES, JsonMeter, StreamMeter, Usage, read_any_usage
 
 EVENT = b'data: {"choices":[{"text":" a"}],"usage":null}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":40}}\n\n'
@@ -28,6 +30,37 @@ def test_streams(tokens: int, with_usage: bool, cuts: list[int]) -> None:
         assert meter.tokens(usage) == 40
     else:
         assert tokens - len(cuts) <= meter.tokens(usage) <= tokens
+
+
+@pytest.mark.parametrize(
+    ("usage", "found"),
+    [
+        ({"prompt_tokens": 7, "total_tokens": 7}, Usage(7, 0)),
+        ({"prompt_tokens": 7, "completion_tokens": 0, "total_tokens": 7}, Usage(7, 0)),
+        ({"total_tokens": 9}, Usage(9, 0)),
+        ({"type": "tokens", "input_tokens": 4, "output_tokens": 2}, Usage(4, 2)),
+        ({"input_tokens": 4}, Usage(4, 0)),
+        ({"type": "duration", "seconds": 3}, None),
+        ({"total_tokens": -9}, None),
+        ({"total_tokens": "many"}, None),
+        ({"prompt_tokens": None}, None),
+        ([1], None),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize("padding", [0, MOST_JSON_BYTES])
+def test_whatever_is_relayed_is_counted_as_far_as_it_tells(
+    usage: object, found: Usage | None, padding: int
+) -> None:
+    answer = json.dumps({"data": "x" * padding, "usage": usage}).encode()
+    meter = JsonMeter(read_any_usage)
+    for at in range(0, len(answer), 10_000):
+        meter.feed(answer[at : at + 10_000])
+    assert meter.usage() == found
+    stream = StreamMeter(read_any_usage)
+    event = json.dumps({"type": "done", "usage": usage}).encode()
+    stream.feed(b"data: {}\n\ndata: " + event + b"\n\n")
+    assert stream.usage() == found
 
 
 def test_comments_are_no_tokens() -> None:

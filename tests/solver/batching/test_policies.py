@@ -249,6 +249,8 @@ def test_adaptive_waits_for_company_that_is_about_to_come() -> None:
     assert decided(Adaptive(), soon) == (Action.DECODE, Reason.STALL_COST)
     nobody = replace(soon, waiting=1)
     assert decided(Adaptive(), nobody) == (Action.PREFILL, Reason.NOBODY_JOINS)
+    hurried = replace(soon, hurried=True)
+    assert decided(Adaptive(), hurried) == (Action.PREFILL, Reason.HURRIED)
 
 
 def test_adaptive_does_not_wait_for_company_that_is_far_away() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,19 @@ from hypothesis import strategies as st
 
 from solver.batching.priority import Priority
 from solver.cost.model import CostModel
-from solver.routing.fair import HALF_LIFE_S, MOST, OTHERS, FairShares, Size, TenantsQueue
+from solver.routing.elsewhere import Elsewhere
+from solver.routing.fair import (
+    BACK_S,
+    COMPANY_S,
+    FIRST_S,
+    HALF_LIFE_S,
+    MOST,
+    OTHERS,
+    FairShares,
+    Size,
+    TenantsQueue,
+    Turn,
+)
 from solver.routing.problem import Job
 from tests.helpers import calls
 
@@ -112,6 +125,43 @@ def test_who_was_idle_is_next_and_has_nothing_saved_up() -> None:
     assert then["idle"] >= 10
 
 
+def test_who_comes_back_is_first_of_its_equals_and_has_one_such_request_at_a_time() -> None:
+    served = Served()
+    served.come(*(Ask(name) for _ in range(50) for name in "ab"))
+    served.serve(21)  # one of them has had less than the other
+    idle = Ask("idle"), Ask("idle")
+    served.come(*idle)
+    assert [served.shares.is_back(ask) for ask in idle] == [True, False]
+    assert served.order(1) == [idle[0]]
+    urgent = Ask("a", priority=Priority.INTERACTIVE)
+    served.shares.join(urgent, "a")
+    served.queue.put_for(urgent, -60.0, None)
+    assert served.order(2) == [urgent, idle[0]]
+    served.shares.charge("more", "idle", sized(1.0), 0.0)
+    assert served.order(2) == [urgent, idle[0]]  # whatever its level is now
+    served.now = 2 * FIRST_S
+    assert idle[0] not in served.order(2)
+    served.queue.discard(idle[0])
+    served.shares.leave(idle[0])
+    assert not served.shares.any_back
+
+
+def test_who_has_had_more_than_those_who_wait_does_not_come_back() -> None:
+    served = Served({"light": 0.5})
+    served.come(*(Ask(name) for _ in range(50) for name in "ab"))
+    served.serve(20)
+    served.shares.charge("x", "light", sized(5.1), 0.0)
+    ask = Ask("light")
+    served.come(ask)
+    assert not served.shares.is_back(ask)
+
+
+def test_a_turn_comes_sooner_by_so_much_and_no_more_than_is_good() -> None:
+    assert Turn.of(None, 100.0) == (None, inf)
+    assert Turn.of(0.0, 100.0) == (100.0, inf)
+    assert Turn.of(BACK_S, 100.0) == Turn.of(1e9, 100.0) == (100.0 - BACK_S, 100.0 + COMPANY_S)
+
+
 def test_who_was_served_alone_owes_nobody_when_others_come() -> None:
     served = Served()
     served.come(*(Ask("first") for _ in range(500)))
@@ -135,6 +185,39 @@ def test_over_and_under_shares_add_up_to_nothing() -> None:
     alone.serve()
     assert alone.shares.over_s("a", 0.0) == 0.0
     assert alone.shares.over_s("nobody", 0.0) == 0.0
+
+
+def test_what_was_had_elsewhere_counts_and_who_waits_there_is_not_idle() -> None:
+    here, there = Served({"a": 3.0}), Served({"a": 3.0})
+    there.come(*(Ask(name) for _ in range(60) for name in "ab"))
+    there.serve(40)
+    assert there.had == {"a": 30.0, "b": 10.0}
+    there.shares.charge("x", "b", sized(5.0), 0.0)
+    here.shares.tell(Elsewhere([there.shares.told(0.0)]), 0.0)
+    assert here.shares.contended
+    ask, idle = Ask("a"), Ask("idle")
+    here.come(ask, idle)
+    assert not here.shares.is_back(ask)
+    assert here.shares.is_back(idle)
+    over = {name: here.shares.over_s(name, 0.0) for name in ("a", "idle")}
+    assert over == pytest.approx({"a": 30 - 33, "idle": 10 - 11})  # of 55, by weight
+    here.shares.tell(Elsewhere([there.shares.told(HALF_LIFE_S)]), HALF_LIFE_S)
+    assert here.shares.over_s("a", HALF_LIFE_S) == pytest.approx(-3 / 2)
+
+
+def test_a_process_has_what_is_due_to_those_who_wait_there() -> None:
+    one, other = Served({"a": 3.0}), Served({"a": 3.0})
+    assert one.shares.portion() is None
+    one.come(Ask("a"), Ask("b"))
+    other.come(Ask("b"), Ask("c"))
+    for mine, theirs in ((one, other), (other, one)):
+        mine.shares.tell(Elsewhere([theirs.shares.told(0.0)]), 0.0)
+    found = one.shares.portion(), other.shares.portion()
+    assert found == ((3.5 / 5, True), (1.5 / 5, True))
+    other.shares.charge("x", "c", sized(9.0), 0.0)
+    other.shares.charge("y", "b", sized(9.0), 0.0)
+    other.shares.tell(Elsewhere([one.shares.told(0.0)]), 0.0)
+    assert other.shares.portion() == (1.5 / 5, False)  # "a" has had less
 
 
 def test_what_was_had_fades() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,11 +27,13 @@ class Sender:
     def waiting(self) -> int:
         return self.wants - self.has
 
-    def look(self, capacity: int, others: list[Sender]) -> None:
+    def look(
+        self, capacity: int, others: list[Sender], portion: tuple[float, bool] | None = None
+    ) -> None:
         held = sum(one.has for one in others)
         content = sum(one.has for one in others if not one.waiting)
         wanting = sum(one.waiting > 0 for one in others)
-        self.share.look(capacity, self.has, content, wanting, held)
+        self.share.look(capacity, self.has, content, wanting, held, portion)
         free = max(0, capacity - self.has - held)
         sends = int(min(self.waiting, free, self.share.room(self.has)))
         self.has += sends
@@ -77,6 +80,26 @@ def test_who_comes_late_gets_its_share_as_others_requests_end(
         ending.look(capacity, [one for one in senders if one is not ending])  # it knows first
         turn(capacity, senders, rng)
     assert all(abs(one.has - each) <= 1 for one in senders), [one.has for one in senders]
+
+
+@given(st.integers(4, 40), st.floats(0.1, 0.9), st.integers())
+def test_of_two_that_want_all_each_has_what_is_due_there(
+    capacity: int, part: float, seed: int
+) -> None:
+    """In the mean also what makes no whole place, as whoever has had less has the better of it."""
+    rng, senders = Random(seed), [Sender(9 * capacity), Sender(9 * capacity)]
+    parts, had, last = (part, 1 - part), [0.0, 0.0], 0
+    for step in range(80 * capacity):
+        for k in (last, *rng.sample((0, 1), 2)):  # whose request ended knows first
+            better = had[k] / parts[k] <= had[1 - k] / parts[1 - k]
+            senders[k].look(capacity, [senders[1 - k]], (parts[k], better))
+        if step > 20 * capacity:
+            had = [before + one.has for before, one in zip(had, senders, strict=True)]
+        last = rng.choices((0, 1), [one.has for one in senders])[0]
+        senders[last].end()
+    least = 1 / capacity  # nobody goes without
+    due = min(1 - least, max(least, part))
+    assert had[0] / sum(had) == pytest.approx(due, abs=0.08)
 
 
 @given(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 
 from solver.batching.policies import POLICIES
@@ -19,6 +20,7 @@ from solver.sim.forecast import length_forecaster
 from solver.sim.report import report
 from solver.sim.request import Request
 from solver.sim.worker import Worker, WorkerSetting
+from tests.bench import bench_tenants
 
 COST = PROFILES["llama-65b-ascend"].cost
 WEIGHTS = {"three": 3.0, "one": 1.0}
@@ -97,15 +99,34 @@ def test_two_that_ask_for_more_than_there_is_get_three_to_one(speeds: tuple[floa
     assert got["three"] / sum(got.values()) == pytest.approx(0.75, rel=0.05)
 
 
-def test_who_was_idle_has_its_first_token_within_a_second() -> None:
-    """Sixteen slots fall free in a second; who is there has lines of twenty seconds."""
-    rng = random.Random(2)
-    made = [Request(str(k), 60, rng.randint(50, 150), tenant="ab"[k % 2]) for k in range(400)]
-    fleet = run("makespan", [*made, *late()], (1.0,), slots=64)
-    waited = {r.id: fleet.first_s[i] - r.arrival_s for i, r in enumerate(fleet.requests)}
-    assert waited["late 0"] < 1.0
-    assert all(waited[f"late {k}"] < 2.0 for k in range(3))
-    assert max(waited.values()) > 15.0
+crowded = cache(bench_tenants.crowded)
+
+
+@pytest.mark.parametrize(("heavy", "workers"), [("ab", 1), ("ab", 2), ("a", 2)])
+@pytest.mark.parametrize(
+    ("slots", "answer_s"), [(64, 5.0), (64, 10.0), (128, 5.0), (128, 10.0), (128, 20.0)]
+)
+def test_who_was_idle_has_its_first_token_within_a_second(
+    slots: int, answer_s: float, heavy: str, workers: int
+) -> None:
+    """Six slots and more fall free in a second; who is there has lines of tens of seconds."""
+    fleet = crowded(slots, answer_s, heavy, workers=workers)
+    assert max(map(sum, bench_tenants.waits(fleet))) < 1.0
+    arrivals = np.array([request.arrival_s for request in fleet.requests])
+    assert float((fleet.first_s - arrivals).max()) > 2.0 * answer_s
+
+
+@pytest.mark.parametrize(("slots", "answer_s"), [(16, 10.0), (32, 20.0), (64, 20.0)])
+def test_where_slots_fall_free_seldom_it_has_the_next_one(slots: int, answer_s: float) -> None:
+    """No slot is kept free for it, and nobody's answer is broken off."""
+    assert max(after_s for _, after_s in bench_tenants.waits(crowded(slots, answer_s))) < 1.0
+
+
+@pytest.mark.parametrize(("slots", "answer_s"), [(64, 5.0), (64, 10.0), (128, 10.0)])
+def test_others_lose_next_to_nothing_by_it(slots: int, answer_s: float) -> None:
+    """All is done as soon as if the same requests were those of who has lines."""
+    alike = float(crowded(slots, answer_s, idle="a").end_s.max())
+    assert float(crowded(slots, answer_s).end_s.max()) <= 1.01 * alike
 
 
 def test_shares_cost_next_to_no_time() -> None:
