@@ -35,6 +35,11 @@ class Targets:
                 raise ProblemError(f"targets: {name} must be above 0, not {getattr(self, name)}")
 
     @property
+    def any(self) -> bool:
+        """Whether there is one."""
+        return min(self.ttft_s, self.tpot_s) < inf
+
+    @property
     def stall_s(self) -> float:
         """The longest gap between two tokens that should come beside others' prompts."""
         return GAP_OVER_MEAN * self.tpot_s

@@ -44,14 +44,15 @@ STEPS, ROWS, WORTH = 8, 32, 1e-3
 
 
 def goodput_bound(requests: Sequence[Request], workers: Sequence[Worker]) -> float:
-    """The share of the requests that can keep both their targets on these workers, at most.
+    """The share of the requests with targets that can keep both on these workers, at most.
 
-    1 of no requests. A fraction of requests at the end is cut off: each is in time, or is not.
+    1 if none has any. A fraction of requests at the end is cut off: each is in time, or is not.
     """
-    if not requests:
+    count = sum(request.targets.any for request in requests)
+    if not count:
         return 1.0
-    relaxation = _Relaxation(_pools(requests, workers))
-    return min(1.0, floor(relaxation.bound() + 1e-6) / len(requests))
+    kept = floor(_Relaxation(_pools(requests, workers)).bound() + 1e-6)
+    return min(1.0, max(0.0, (kept - (len(requests) - count)) / count))
 
 
 @dataclass(frozen=True, slots=True)

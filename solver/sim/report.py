@@ -44,7 +44,7 @@ class Report:
         tpot_s: time per output token after the first.
         e2e_s: time from arrival to last token.
         stall_s: the longest gap between two of a request's tokens, of requests with several.
-        goodput: share of the requests that kept both of their targets.
+        goodput: share of the requests with targets that kept both; 1 if none has any.
         service_by_length: of each quarter of the requests by output tokens, shortest first, the
             mean ``e2e_s``, and ``service_ratio``: how much of it lay after the prefill had begun.
         slot_seconds: where slot-time went until the makespan, by state.
@@ -160,10 +160,11 @@ def _times_per_token(fleet: Fleet) -> FloatArray:
 
 
 def goodput(fleet: Fleet) -> float:
-    """Share of the requests that kept both of their targets."""
+    """Share of the requests with targets that kept both; 1 if none has any."""
     first_s, each_s = time_to_first_token(fleet).tolist(), _times_per_token(fleet).tolist()
     times = zip(fleet.requests, first_s, each_s, strict=True)
-    return sum(one.targets.met(first, each) for one, first, each in times) / len(fleet.requests)
+    met = [one.targets.met(first, each) for one, first, each in times if one.targets.any]
+    return sum(met) / len(met) if met else 1.0
 
 
 def service_by_length(fleet: Fleet) -> dict[str, dict[str, float]]:

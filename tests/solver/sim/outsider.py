@@ -298,7 +298,8 @@ def _sum_up(requests: Collection[Request], engines: Collection[Engine], slots: i
     makespan = max(request.end_s for request in requests)
 
     def good(slack_s: float) -> float:
-        return fmean(request.is_good(slack_s) for request in requests)
+        asked = [request for request in requests if min(request.targets_s) < inf]
+        return fmean(request.is_good(slack_s) for request in asked) if asked else 1.0
 
     return Findings(
         makespan_s=makespan,

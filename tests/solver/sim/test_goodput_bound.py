@@ -45,6 +45,16 @@ def test_what_has_no_targets_keeps_them() -> None:
     assert goodput_bound([], fleet(COST)) == 1.0
 
 
+def test_only_those_with_targets_count() -> None:
+    """Bulk work behind them keeps nobody's, and nobody from his."""
+    bulk = [Request(f"bulk{k}", 10, 1, wanted=NO_TARGETS, arrival_s=100.0) for k in range(24)]
+    requests = [*at_once(8, 12.0), *bulk]
+    way = Way(COST.to_ms(), 2, "prefill-first", "fcfs")
+    assert goodput(simulate(requests, way).fleet) == 4 / 8
+    assert goodput_bound(requests, fleet(COST)) == 4 / 8
+    assert goodput(simulate(bulk, way).fleet) == goodput_bound(bulk, fleet(COST)) == 1.0
+
+
 @pytest.mark.parametrize(("ttft_s", "kept"), [(6.0, 2), (12.0, 4), (18.0, 6), (60.0, 8)])
 def test_pairs_take_six_seconds_each(ttft_s: float, kept: int) -> None:
     """A stage of two takes 1 + 2, and the round of both 3; the schedule that does so reaches it."""
