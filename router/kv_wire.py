@@ -141,6 +141,8 @@ _MAP = msgspec.msgpack.Decoder(_Stored | _Removed | _Cleared)
 _ROW = msgspec.msgpack.Decoder(_StoredRow | _RemovedRow | _ClearedRow)
 _TYPES = (msgspec.msgpack.Decoder(_Type), msgspec.msgpack.Decoder(_TypeRow))
 _KNOWN = ("BlockStored", "BlockRemoved", "AllBlocksCleared")
+# What decoders raise: the second for what is nested thousands deep.
+_UNREADABLE = (msgspec.DecodeError, RecursionError)
 
 
 class WireError(ValueError):
@@ -189,7 +191,7 @@ def read_batch(payload: bytes) -> Iterator[Event | None]:
     try:
         for one in _structs(payload):
             yield None if one is None else _event(one)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise WireError(f"not a batch of events: {str(error)[:200]}") from error
 
 
@@ -278,7 +280,7 @@ def read_load(payload: bytes) -> Load:
     """
     try:
         row = _LOAD.decode(payload)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise WireError(f"not an engine's load: {str(error)[:200]}") from error
     return Load(
         row.running,
@@ -313,10 +315,14 @@ def session_name(client: str, attempt: str, prompt: Beginnings) -> str:
     return f"{client}|{attempt}|{prompt.block_tokens:.2f}|{marks}"
 
 
-@lru_cache(2048)  # a request's name comes with each of its blocks
 def read_session(name: str) -> Beginnings | None:
     """The prompt that a request named so has; None if no gateway has named it."""
-    parts = name[-_LONGEST_NAME:].rsplit("|", 3)
+    return _read_session(name[-_LONGEST_NAME:])
+
+
+@lru_cache(2048)  # a request's name comes with each of its blocks
+def _read_session(name: str) -> Beginnings | None:
+    parts = name.rsplit("|", 3)
     if len(parts) != 4:
         return None
     try:

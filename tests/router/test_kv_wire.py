@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router import kv_wire
 from router.kv_wire import (
     AT_ONCE_BYTES,
     END,
@@ -114,6 +115,8 @@ def test_where_nobody_knows_a_medium_nothing_is_known(medium: str) -> None:
         msgspec.msgpack.encode([1.0, [{**MAP, "block_hashes": [1.5]}]]),
         msgspec.msgpack.encode([1.0, ["BlockStored"]]),
         b"\x93" * 500,
+        b"\x92\x01\x91" + b"\x91" * 5000,
+        b"\x92\x01\x91\x82\xa4type\xabBlockStored\xa1x" + b"\x91" * 5000,
         bytes(5 << 20),
         msgspec.msgpack.encode([1.0, [{"type": "BlockMoved"}] * (MOST_EVENTS + 1)]),
         msgspec.msgpack.encode([1.0, [["BlockRemoved", [1] * (MOST_BYTES // 2)]]]),
@@ -122,6 +125,16 @@ def test_where_nobody_knows_a_medium_nothing_is_known(medium: str) -> None:
 def test_what_is_no_batch_is_an_error(payload: bytes) -> None:
     with pytest.raises(WireError):
         list(read_batch(payload))
+
+
+def test_of_a_long_name_its_end_is_remembered() -> None:
+    name = session_name("client", "attempt", Beginnings(bytes(NAME_BYTES), 4.0, 0))
+    before = kv_wire._read_session.cache_info()
+    first, *others = (read_session("x" * more + "|" + name) for more in (5000, 6000, 1 << 20))
+    after = kv_wire._read_session.cache_info()
+    assert first is not None
+    assert all(one is first for one in others)
+    assert (after.misses - before.misses, after.hits - before.hits) == (1, 2)
 
 
 @given(st.binary(max_size=200))

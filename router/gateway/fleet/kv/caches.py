@@ -128,13 +128,11 @@ class Caches:
         address.hear_caches(by_rank, reports=all(one.reports for one in sources))
         if self._context is None:
             self._context = zmq.asyncio.Context()
-        keep = [self._keep(one, stream) for one, stream in zip(sources, streams, strict=True)]
-        hear = [
-            hear_loads(self._context, one, address.push_load)
-            for one in sources
-            if one.load is not None
-        ]
-        await asyncio.gather(*keep, *hear)
+        async with asyncio.TaskGroup() as group:
+            for one, stream in zip(sources, streams, strict=True):
+                group.create_task(self._keep(one, stream))
+                if one.load is not None:
+                    group.create_task(self._hear(one, address))
 
     async def _keep(self, source: Source, stream: Stream) -> None:
         assert self._context is not None
@@ -145,4 +143,13 @@ class Caches:
                 log.exception("its events cannot be followed", extra={"publisher": source.endpoint})
                 stream.lost()
                 stream.forget()
+            await asyncio.sleep(AGAIN_S)
+
+    async def _hear(self, source: Source, address: Publishing) -> None:
+        assert self._context is not None
+        while True:
+            try:
+                await hear_loads(self._context, source, address.push_load)
+            except Exception:
+                log.exception("its load cannot be followed", extra={"publisher": source.load})
             await asyncio.sleep(AGAIN_S)

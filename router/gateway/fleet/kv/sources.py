@@ -104,7 +104,7 @@ def read_vllm(page: Any, host: str) -> list[Source]:  # noqa: ANN401
         endpoint = _at(host, _port(config.get("endpoint")))
         if endpoint is None or not config.get("enable_kv_cache_events"):
             continue
-        replay = _at(host, _port(config.get("replay_endpoint")))
+        replay = _at(host, _port(config.get("replay_endpoint"))) if _keeps(config) else None
         found.append(Source(rank, endpoint, replay, _topic(config), reports=True))
     return found
 
@@ -124,8 +124,14 @@ def read_sglang(page: Any, host: str) -> list[Source]:  # noqa: ANN401
         ]
         endpoint, replay, load = (_at(host, port) for port in ports)
         if endpoint is not None:
-            found.append(Source(rank, endpoint, replay, _topic(told), load))
+            again = replay if _keeps(told) else None
+            found.append(Source(rank, endpoint, again, _topic(told), load))
     return found
+
+
+def _keeps(config: dict[str, Any]) -> bool:
+    """Whether it can replay anything: one that keeps nothing answers as if it had sent nothing."""
+    return config.get("buffer_steps") != 0
 
 
 def _topic(config: dict[str, Any]) -> str:

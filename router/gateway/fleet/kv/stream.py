@@ -36,8 +36,9 @@ from solver.routing.marks import Beginnings, Partings
 # Blocks that are gone through at once, about half a millisecond; and of how many an event, and a
 # message, take the time beside their blocks.
 SLICE, EVENT, MESSAGE = 512, 8, 64
-# Bytes of messages that wait for what is missing before them; what comes then is missed, too.
-MOST_HELD_BYTES = 16 << 20
+# Bytes of messages that wait for what is missing before them, and what one takes beside its own;
+# what comes then is missed, too.
+MOST_HELD_BYTES, HELD_BYTES = 16 << 20, 128
 
 
 class Knowledge(StrEnum):
@@ -66,6 +67,7 @@ class Stream:
         # Of the replay under way: whether nothing of it has come, and whether it is another's.
         self._first, self._stale = True, False
         self._odd = False  # the last one ended before messages that had come
+        self._heard = False  # a message, since it could be reached
         self._held: list[tuple[int, bytes]] = []
         self._held_bytes = self._group = 0
         self._done = 0  # since the last pause, in blocks
@@ -87,12 +89,13 @@ class Stream:
         """Never better than it is."""
         if not self._known or (self._nameless and not self._names):
             return Knowledge.ESTIMATED
-        exact = self._linked and self._whole and not self._behind and not self.cache.overflowed
+        late = self._behind or self._held
+        exact = self._linked and self._whole and not late and not self.cache.overflowed
         return Knowledge.EXACT if exact else Knowledge.DEGRADED
 
     def linked(self) -> None:
         """It can be reached: again, perhaps, and it may be another one."""
-        self._linked, self._odd = True, False
+        self._linked, self._odd, self._heard = True, False, False
         self._let_go()
         if self._replays:
             self._behind = True
@@ -133,11 +136,13 @@ class Stream:
         """A message has come."""
         if self._pauses(MESSAGE):
             yield
+        self._heard = True
         if self.wanted is not None:
             self._hold(number, payload)
             return
         if not self._known:
             self._known, self._whole, self._last = True, number == 0, number - 1
+        self._whole |= number == 0 and self._last < 0
         if number == self._last and hash(payload) == self._print:
             return
         if number != self._last + 1:
@@ -164,8 +169,9 @@ class Stream:
         self._last = number - 1
 
     def _hold(self, number: int, payload: bytes) -> None:
-        if self._held_bytes + len(payload) <= MOST_HELD_BYTES:
-            self._held_bytes += len(payload)
+        size = HELD_BYTES + len(payload)
+        if self._held_bytes + size <= MOST_HELD_BYTES:
+            self._held_bytes += size
             self._held.append((number, payload))
 
     def replayed(self, number: int, payload: bytes) -> Iterator[None]:
@@ -195,9 +201,9 @@ class Stream:
             self._behind = True
             self._want()
             return
-        if nothing:
-            self._whole = True  # it has not sent anything yet
-        self.wanted, self._known, self._behind = None, True, False
+        if nothing:  # it has not sent anything yet: who has, and does not say so, is not believed
+            self._whole = not self._heard or bool(self._held and self._held[0][0] == 0)
+        self.wanted, self._known, self._behind = None, True, True
         for number, payload in self._let_go():
             if number <= self._last:
                 continue
@@ -208,7 +214,7 @@ class Stream:
             if number > self._last + 1:
                 self._jump(number)
             yield from self._apply(number, payload)
-        self._odd = False
+        self._odd = self._behind = False
 
     def _let_go(self) -> list[tuple[int, bytes]]:
         held, self._held, self._held_bytes = self._held, [], 0

@@ -40,6 +40,11 @@ def test_what_is_no_load_is_an_error(row: object) -> None:
         read_load(msgspec.msgpack.encode(row))
 
 
+def test_nor_is_what_is_nested_thousands_deep() -> None:
+    with pytest.raises(WireError):
+        read_load(b"\x9c\xa8LoadStat" + bytes(10) + b"\x91" * 5000 + b"\xc0")
+
+
 def test_two_messages_tell_how_fast_prompts_are_prefilled() -> None:
     loads = Loads()
     assert loads.push(0, LOAD, 0.0) is None

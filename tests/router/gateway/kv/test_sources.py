@@ -43,6 +43,13 @@ def test_each_rank_of_vllm() -> None:
     ]
 
 
+def test_who_keeps_nothing_replays_nothing() -> None:
+    """It answers as one that has sent nothing would, and would be believed."""
+    (vllm,) = read_vllm({"0": {**VLLM, "buffer_steps": 0}}, "10.0.0.5")
+    sglang = read_sglang({"kv_events": {**SGLANG, "buffer_steps": 0}}, "10.0.0.5")
+    assert {one.replay for one in (vllm, *sglang)} == {None}
+
+
 def test_ranks_are_counted_from_the_first_at_each_address() -> None:
     """Of four ranks on two servers, these are the second's; one publishes nothing."""
     page = {"3": VLLM, "2": {**VLLM, "enable_kv_cache_events": False}}

@@ -210,3 +210,28 @@ def test_more_than_is_kept_is_not_exact() -> None:
         tell(stream, publisher.change(document))
     assert stream.knowledge is DEGRADED
     assert len(stream.cache) <= 10
+
+
+def test_what_is_held_is_not_known_for_certain() -> None:
+    """Somebody asks whether it has restarted, and its answer takes its time."""
+    publisher = Publisher()
+    stream = joined(publisher)
+    tell(stream, publisher.change(0))
+    assert stream.knowledge is EXACT
+    stream.check()
+    tell(stream, publisher.change(1))
+    assert stream.knowledge is DEGRADED
+    publisher.replay(stream)
+    assert stream.knowledge is EXACT
+    assert known(stream) == publisher.held
+
+
+def test_who_replays_nothing_though_messages_have_come_is_not_believed() -> None:
+    publisher = Publisher()
+    stream = Stream(MOST, replays=True)
+    stream.linked()
+    publisher.change(0)
+    tell(stream, publisher.change(1))
+    for _ in range(3):
+        list(stream.replay_ended())
+        assert stream.knowledge is not EXACT
