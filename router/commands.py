@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from router.observe import logs
 from router.settings.base import BadSettings
@@ -75,8 +75,7 @@ def run(arguments: Sequence[str]) -> None:
         print(f"makespan {version('makespan')}")
         return
     if group := [one for one in SETTINGS if one.startswith(f"{name} ")]:
-        print(_lines(map(settings_of, group)))
-        sys.exit(0 if rest and rest[0] in ("-h", "--help", "help") else 2)
+        _list(name, group, rest)
     if name not in SETTINGS:
         print(f"makespan: unknown command {name!r}; one of: {', '.join(SETTINGS)}", file=sys.stderr)
         sys.exit(2)
@@ -95,6 +94,15 @@ def run(arguments: Sequence[str]) -> None:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _list(name: str, group: Iterable[str], asked: Sequence[str]) -> NoReturn:
+    """The commands of a group, where none of them is `asked` for."""
+    helps = bool(asked) and asked[0] in ("-h", "--help", "help")
+    if asked and not helps:
+        print(f"makespan {name}: unknown command {asked[0]!r}; one of:", file=sys.stderr)
+    print(_lines(map(settings_of, group)))
+    sys.exit(0 if helps else 2)
 
 
 def _usage() -> str:

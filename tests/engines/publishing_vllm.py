@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import socket
 import subprocess
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.engines.tiny_model import LONGEST, made_up
-from tests.engines.vllm_runs import ENVIRONMENT
+from tests.engines.vllm_runs import ENVIRONMENT, stop
 from tests.helpers import ROOT, free_ports
 
 PYTHON = ROOT / ".venv-vllm/bin/python"
@@ -66,7 +65,7 @@ def serving(ranks: int = 1) -> Iterator[str]:
                 time.sleep(0.5)
             yield f"http://127.0.0.1:{port}"
         finally:
-            _stop(server)
+            stop(server)
 
 
 def _free_range(count: int) -> int:
@@ -88,13 +87,3 @@ def _healthy(port: int) -> bool:
             return True
     except OSError:
         return False
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    """It and all that it has started."""
-    os.killpg(server.pid, signal.SIGTERM)
-    try:
-        server.wait(30)
-    except subprocess.TimeoutExpired:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(30)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from typing import Any
 import pytest
 
 from tests.engines.tiny_model import make_tiny_model
-from tests.engines.vllm_runs import ENVIRONMENT, OURS
+from tests.engines.vllm_runs import ENVIRONMENT, OURS, stop
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
@@ -55,16 +54,6 @@ def start(model: Path, port: int, log: Path, flags: Sequence[str] = ()) -> subpr
         return subprocess.Popen(
             command, env=environment, stdout=file, stderr=file, start_new_session=True
         )
-
-
-def stop(server: subprocess.Popen[bytes]) -> None:
-    if server.poll() is None:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait(30)
 
 
 def free_port() -> int:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -193,3 +196,14 @@ def kind_of(scheduler: Any, output: Any) -> str:
     if not prompt:
         return "decode" if decode else "empty"
     return "mixed" if decode else "prefill"
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """It and all that it has started, what of that still runs."""
+    with suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait(30)

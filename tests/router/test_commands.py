@@ -36,7 +36,9 @@ def test_a_group_lists_its_commands(
 ) -> None:
     with pytest.raises(SystemExit, match=str(status)):
         run(["batch", *asked])
-    listed = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    told = capsys.readouterr()
+    assert ("'sumbit'" in told.err) is (asked == ["sumbit"])
+    listed = [line.split()[:2] for line in told.out.splitlines()]
     assert listed == [name.split() for name in SETTINGS if name.startswith("batch ")]
 
 

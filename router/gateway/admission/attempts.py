@@ -249,7 +249,7 @@ class Attempts:
                 return Outcome.FAILED
             if reply.status == 200:
                 self._accounts.learn(exchange.request, exchange.record, usage)
-                tokens = 0 if usage is None else usage.prompt_tokens + usage.completion_tokens
+                tokens = 0 if usage is None else usage.tokens
                 if tokens:
                     self._dispatcher.answered(ticket, worker, tokens)
                 if tokens and exchange.answer_id is not None:

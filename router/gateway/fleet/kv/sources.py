@@ -124,8 +124,8 @@ def read_sglang(page: Any, host: str) -> list[Source]:  # noqa: ANN401
         ]
         endpoint, replay, load = (_at(host, port) for port in ports)
         if endpoint is not None:
-            again = replay if _keeps(told) else None
-            found.append(Source(rank, endpoint, again, _topic(told), load))
+            kept = replay if _keeps(told) else None
+            found.append(Source(rank, endpoint, kept, _topic(told), load))
     return found
 
 
