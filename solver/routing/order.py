@@ -15,7 +15,6 @@ from collections.abc import Hashable, Iterable, Sequence
 from math import isfinite
 from typing import Generic, Protocol, TypeVar
 
-from solver.batching.priority import HEAD_START_S, Priority
 from solver.batching.queue import Sized, effective_arrival_s
 from solver.cost.model import CostModel
 from solver.routing.grouped_queue import Entry, GroupedQueue, Waiting
@@ -27,9 +26,10 @@ SHORT_FIRST = 0.5
 LONG_FIRST = -1.0
 # Who has waited for so many times its target for a first token shows that the line is too long for
 # all to be in time; from then on whoever has waited for half of its target, as what is left is for
-# its prefill, goes behind those that came up to `LATE_S` later: half of bulk work's delay, so that
-# it still goes before bulk work that came with it.
-TOO_LONG, HALF, LATE_S = 2.0, 0.5, HEAD_START_S[Priority.BULK] / -2
+# its prefill, goes behind those that came up to `LATE_S` later. Half a minute carries a rush of a
+# minute or two as well as five minutes do. What lasts longer is for admission to refuse: here it
+# would only starve those who ask one after another, of whom the lucky come again and again.
+TOO_LONG, HALF, LATE_S = 2.0, 0.5, 30.0
 
 
 class Unsent(Sized, Waiting, Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 import pytest
 
@@ -262,7 +263,7 @@ def test_while_a_line_is_short_they_go_as_they_came() -> None:
     assert sent_in_order(asks, 10.0) == asks
 
 
-def test_who_is_late_waits_for_those_of_some_minutes_and_goes_before_bulk_work() -> None:
+def test_who_is_late_waits_for_those_of_half_a_minute_and_goes_before_bulk_work() -> None:
     late, bulk = came(0.0), Ask("a", 0.1, 0.0, Priority.BULK)
     soon, later = came(LATE_S - 1.0), came(LATE_S + 1.0)
     by, order = rolling(), []
@@ -276,6 +277,24 @@ def test_who_is_late_waits_for_those_of_some_minutes_and_goes_before_bulk_work()
         send(by, [place], now)
         order += place.got
     assert order == [soon, late, later, bulk]
+
+
+@pytest.mark.parametrize("users", [10, 40])
+def test_of_users_who_ask_again_and_again_the_lucky_ones_starve_nobody(users: int) -> None:
+    """One answer a second, and each user asks again at once: a line that never ends."""
+    by, waits_s = rolling(), [list[float]() for _ in range(users)]
+    asks = {user: came(0.0) for user in range(users)}
+    for ask in asks.values():
+        by.add(ask, 0.0)
+    for second in range(1, 10 * users):
+        place = Place("a", busy=8)
+        assert send(by, [place], float(second)) == 1
+        user = next(user for user, ask in asks.items() if ask is place.got[0])
+        waits_s[user].append(second - asks[user].came_s)
+        asks[user] = came(float(second))
+        by.add(asks[user], float(second))
+    longest = max(max(waits, default=inf) for waits in waits_s)
+    assert longest <= users + 30.0, "as first come, first served, and half a minute"
 
 
 def test_who_is_late_is_put_behind_others_once() -> None:
