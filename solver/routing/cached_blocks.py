@@ -15,21 +15,23 @@ Rules:
 - what was removed is not there, and nothing behind it counts; one hash counts once: an engine that
   stores a block twice and drops it once may still have it, and nobody says so;
 - blocks of prompts that nobody has named are not kept, and beyond `most` the oldest go: less is
-  known then than the engine has, never more.
+  known then than the engine has, never more;
+- all blocks that are kept have as many tokens, or they could not be counted: those of another size
+  are passed over until as many of them were told in a row as are kept, which go then.
 
-Must not know: wires, sockets, clocks, workers. Sums over tiers weigh a token by what it saves.
+Must not know: wires, sockets, clocks, workers. Sums over tiers weigh a token by what it saves
+(`solver.routing.tiers`).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from enum import IntEnum
-from itertools import islice
 from sys import maxsize
 
 from solver.routing.block_tree import MOST_AT_A_NODE, Node, Where
 from solver.routing.marks import MARKS, NAME_BYTES, Beginnings, Partings, common_marks
+from solver.routing.tiers import Tier, Tiers
 
 # A block may end so much after a mark, in a router's blocks, about three tokens: one that ends *at*
 # a mark counts there, though how many tokens a text has is rounded.
@@ -38,25 +40,12 @@ LATE = 0.02
 DROPPED_SHARE = 1 / 512
 
 
-class Tier(IntEnum):
-    """Where an engine has a block, best first."""
-
-    GPU = 0
-    CPU = 1
-    DISK = 2
-
-
-# Share of a block's prefill that is saved by having it there: 70B models keep 0.3 MB a token, which
-# PCIe moves some ten times as fast as it is computed (25 GB/s), a disk or a network hardly twice.
-SAVES = {Tier.GPU: 1.0, Tier.CPU: 0.9, Tier.DISK: 0.5}
-
-
 class CachedBlocks:
     """One engine's blocks; see the module.
 
     Attributes:
         unknown: blocks told of that nobody's prompt was named for, so far.
-        overflowed: more were told of than are kept.
+        partial: of a prompt that is known more was told than is kept.
     """
 
     def __init__(self, most: int, partings: Partings | None = None) -> None:
@@ -71,10 +60,10 @@ class CachedBlocks:
         # Where the last blocks that were told were put, and whose they were.
         self._last: Node | None = None
         self._prompt: Beginnings | None = None
-        # Of blocks that are not on the GPU alone: where they are, a bit for each tier.
-        self._tiers: dict[int, int] = {}
-        self._block_tokens = 0
-        self.overflowed = False
+        self._tiers = Tiers()
+        # Of those that count, and how many of another size were the last that were told.
+        self._block_tokens = self._others = 0
+        self.partial = False
 
     def __len__(self) -> int:
         return len(self._where)
@@ -92,24 +81,38 @@ class CachedBlocks:
         They are stored, or have been found to be.
         """
         if prompt is None:
-            self.unknown += sum(not self._seen_again(block, tier) for block in blocks)
+            known = self._kept(blocks)
+            self.unknown += len(blocks) - len(known)
+            if tier is not Tier.GPU or self._tiers:
+                self._tiers.mark(known, tier, frozenset())
             return
-        if block_tokens < self._block_tokens:  # the rest of a prompt, which no other has
+        if block_tokens != self._block_tokens and not self._take_size(block_tokens, len(blocks)):
             self.unknown += len(blocks)
             return
-        if block_tokens > self._block_tokens:  # what was told before was such a rest, or nothing
-            self.clear()
-            self._block_tokens = block_tokens
+        self._others = 0
         new = set[int]()
         if tier is not Tier.GPU:
             new.update(block for block in blocks if block not in self._where)
         if not self._goes_on(blocks, parent, prompt) and not self._place(blocks, parent, prompt):
             return
         if tier is not Tier.GPU or self._tiers:
-            for block in blocks:
-                self._mark_tier(block, tier, 0 if block in new else 1 << Tier.GPU)
+            self._tiers.mark(self._kept(blocks), tier, new)
         if len(self._where) > self._most or self._nodes > self._most:
             self._bound()
+
+    def _take_size(self, block_tokens: int, count: int) -> bool:
+        """So many blocks are of another size: whether that is the one that counts from now on."""
+        if self._where:
+            self.partial, self._others = True, self._others + count
+            if self._others < len(self._where):
+                return False
+        partial = self.partial
+        self.clear()
+        self._block_tokens, self.partial = block_tokens, partial
+        return True
+
+    def _kept(self, blocks: Iterable[int]) -> list[int]:
+        return [block for block in blocks if block in self._where]
 
     def _goes_on(self, blocks: Sequence[int], parent: int | None, prompt: Beginnings) -> bool:
         """Whether they have their place behind those that were told last, as most have."""
@@ -222,21 +225,6 @@ class CachedBlocks:
                 at += 1
         return at
 
-    def _seen_again(self, block: int, tier: Tier) -> bool:
-        if block not in self._where:
-            return False
-        self._mark_tier(block, tier, 1 << Tier.GPU)
-        return True
-
-    def _mark_tier(self, block: int, tier: Tier, before: int) -> None:
-        """It is there, too; `before`: where it was if nothing else was told."""
-        if tier is Tier.GPU and block not in self._tiers:
-            return
-        if block in self._where:
-            self._tiers[block] = self._tiers.get(block, before) | 1 << tier
-            if self._tiers[block] == 1 << Tier.GPU:
-                del self._tiers[block]
-
     def _number_after(self, parent: int | None) -> int | None:
         """Which block of its prompt the one after `parent` is."""
         if parent is None:
@@ -327,13 +315,8 @@ class CachedBlocks:
         node = self._where.get(block)
         if node is None:
             return False
-        left = self._tiers.get(block, 1 << Tier.GPU) & ~(1 << tier)
-        if left:
-            self._tiers[block] = left
-            if left == 1 << Tier.GPU:
-                del self._tiers[block]
-            return True
-        self._forget(block)
+        if not self._tiers.leave(block, tier):
+            self._forget(block)
         return True
 
     def _forget(self, block: int) -> None:
@@ -352,7 +335,7 @@ class CachedBlocks:
 
     def _bound(self) -> None:
         while len(self._where) > self._most or self._nodes > self._most:
-            self.overflowed = True
+            self.partial = True
             count = max(1, int(self._most * DROPPED_SHARE))
             for block in self._where.oldest(count):
                 self._forget(block)
@@ -371,7 +354,7 @@ class CachedBlocks:
             count = node.blocks.index(None) if node.missing else len(node.blocks)
             count = min(count, until - node.first)
             # What others share behind the mark before is not of this prompt, which has its own.
-            saved += self._saved(node.blocks, count) - (number - node.first)
+            saved += self._tiers.saved(node.blocks, count) - (number - node.first)
             number = node.first + count
             if node.missing:
                 break
@@ -396,19 +379,6 @@ class CachedBlocks:
         if tail is not None and (node := node.child(tail)) is not None:
             yield node, maxsize
 
-    def _saved(self, blocks: Sequence[int | None], count: int) -> float:
-        if not self._tiers:
-            return float(count)
-        return sum(
-            SAVES[_best(self._tiers[block])] if block in self._tiers else 1.0
-            for block in islice(blocks, count)
-            if block is not None
-        )
-
 
 def _present(blocks: Iterable[int | None]) -> list[int]:
     return [block for block in blocks if block is not None]
-
-
-def _best(tiers: int) -> Tier:
-    return next(tier for tier in Tier if tiers >> tier & 1)
