@@ -65,6 +65,7 @@ Hash = Union[int, bytes]  # noqa: UP007 - msgspec reads it at run time
 # beginnings would be read for longer than a turn of the loop may take.
 _Hashes = Annotated[list[Hash], msgspec.Meta(max_length=MOST_BYTES // 9)]
 MOST_EVENTS = 1 << 16
+MOST_JOINED = 512  # blocks of events that are one, read at once
 _Count = msgspec.Meta(max_length=MOST_EVENTS)
 
 
@@ -118,6 +119,9 @@ class _RemovedRow(msgspec.Struct, array_like=True, tag="BlockRemoved", gc=False)
 
 class _ClearedRow(msgspec.Struct, array_like=True, tag="AllBlocksCleared", gc=False):
     pass
+
+
+_BLOCKS = (_Stored, _StoredRow, _Removed, _RemovedRow)
 
 
 class _Maps(msgspec.Struct, array_like=True):
@@ -192,13 +196,48 @@ Event = Stored | Removed | Cleared | Unreadable
 def read_batch(payload: bytes) -> Iterator[Event | None]:
     """The events of a message, one by one; None for each of a kind that nobody knows here.
 
+    Those that go on from the one before are one with it: SGLang tells of each page by itself.
+
     Raises:
         WireError: if it is none, so that not even its events can be told from each other.
     """
     if len(payload) > MOST_BYTES:
         raise WireError(f"{len(payload)} bytes are more than {MOST_BYTES}")
-    for one in _structs(payload):
+    for one in _joined(_structs(payload)):
         yield None if one is None else _event(one)
+
+
+def _joined(structs: Iterable[Any]) -> Iterator[Any]:
+    before: Any = None
+    for one in structs:
+        if before is not None:
+            if _goes_on(before, one):
+                before.block_hashes += one.block_hashes
+                continue
+            yield before
+            before = None
+        if isinstance(one, _BLOCKS):
+            before = one
+        else:
+            yield one
+    if before is not None:
+        yield before
+
+
+def _goes_on(before: Any, one: Any) -> bool:  # noqa: ANN401
+    blocks = before.block_hashes
+    if one.__class__ is not before.__class__ or not 0 < len(blocks) < MOST_JOINED:
+        return False
+    if one.medium != before.medium or one.group_idx != before.group_idx:
+        return False
+    if isinstance(one, (_Removed, _RemovedRow)):
+        return True
+    return bool(
+        one.parent_block_hash == blocks[-1]
+        and one.session_id == before.session_id
+        and one.block_size == before.block_size
+        and one.kv_cache_spec_kind == before.kv_cache_spec_kind
+    )
 
 
 def _structs(payload: bytes) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from router.kv_wire import (
     END,
     MOST_BYTES,
     MOST_EVENTS,
+    MOST_JOINED,
     Cleared,
     Event,
     Removed,
@@ -96,6 +97,45 @@ def test_a_long_message_is_read_event_by_event_and_is_the_same() -> None:
 @pytest.mark.parametrize("unknown", [{"type": "BlockMoved", "to": 3}, ["BlockMoved", 3]])
 def test_events_of_other_types_are_passed_over(unknown: object) -> None:
     assert read(unknown, ROW, MAP) == [None, *read(ROW), STORED]
+
+
+def pages(count: int, first: int = 0, **more: object) -> list[dict[str, Any]]:
+    """Events of a page each, that follow each other."""
+    return [
+        {**MAP, "block_hashes": [k], "parent_block_hash": k - 1 if k else None, **more}
+        for k in range(first, first + count)
+    ]
+
+
+def test_events_that_go_on_from_each_other_are_one() -> None:
+    gone = [{"type": "BlockRemoved", "block_hashes": [k], "medium": "GPU"} for k in range(9)]
+    alike = [*pages(5), *gone, *pages(4, 5)]
+    assert read(*alike) == [
+        Stored([*range(5)], None, 16, Tier.GPU, "one", 2, whole=True),
+        Removed([*range(9)], Tier.GPU),
+        Stored([*range(5, 9)], 4, 16, Tier.GPU, "one", 2, whole=True),
+    ]
+    many = [one for one in read(*pages(2_000)) if isinstance(one, Stored)]
+    assert [k for one in many for k in one.blocks] == [*range(2_000)]
+    assert max(len(one.blocks) for one in many) == MOST_JOINED
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"session_id": "other"},
+        {"session_id": None},
+        {"block_size": 32},
+        {"medium": "CPU"},
+        {"group_idx": 3},
+        {"kv_cache_spec_kind": "mamba"},
+        {"parent_block_hash": None},
+        {"parent_block_hash": 1},
+    ],
+)
+def test_and_those_that_differ_in_anything_are_not(other: dict[str, object]) -> None:
+    one, two = pages(3), pages(1, 3, **other)
+    assert read(*one, *two) == [*read(*one), *read(*two)]
 
 
 @pytest.mark.parametrize("medium", ["TAPE"])

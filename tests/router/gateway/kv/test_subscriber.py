@@ -312,9 +312,12 @@ class Backlog:
 
 
 def dropped(count: int, *, each: int = 1) -> bytes:
-    """A message's events: so many, each of so many blocks that are gone."""
-    event = {"type": "BlockRemoved", "block_hashes": list(range(each)), "medium": "GPU"}
-    return write_batch(1.0, [event] * count)
+    """A message's events: so many, each of so many blocks that are gone, of one tier in turn."""
+    events = [
+        {"type": "BlockRemoved", "block_hashes": list(range(each)), "medium": medium}
+        for medium in ("GPU", "CPU")
+    ]
+    return write_batch(1.0, [events[k % 2] for k in range(count)])
 
 
 BACKLOGS: dict[str, list[bytes]] = {
