@@ -12,7 +12,7 @@ Rules:
   from the last one on, will tell;
 - nothing is known for certain that does not go back, without a gap and all of it read and kept, to
   message 0 or to when the engine cleared its cache: else it is degraded, until it clears that, has
-  restarted, or, after a gap, until a replay from 0 has been whole;
+  restarted, or, after a gap, until what was missing has been replayed;
 - one that does not say whose any of its blocks are tells nothing of prompts;
 - a publisher that cannot be reached is believed for a moment, and then forgotten.
 
