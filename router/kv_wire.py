@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -24,9 +25,9 @@ from typing import Annotated, Any, Union
 import msgspec
 
 from solver.batching.kv import Gone, Kept
-from solver.routing.cached_blocks import Tier
 from solver.routing.marks import MARKS, NAME_BYTES, Beginnings
 from solver.routing.prefixes import TEXT_BYTES
+from solver.routing.tiers import Tier
 
 SOURCES_PATH = "/kv_event_sources"
 SESSION = b"x-session-id"
@@ -41,6 +42,8 @@ MOST_BLOCK_TOKENS = 1 << 16
 # Hashes are 64-bit numbers, or longer bytes: so many bits of them make Python's smaller integers.
 _HASH_MASK = (1 << 60) - 1
 _LONGEST_NAME = 4096
+# Of a message: what its transport puts before it, its topic, its number and its events.
+MOST_FRAMES = 4
 # Of a block of text, whose tokens have at least a byte.
 _MOST_TEXT_TOKENS = TEXT_BYTES
 _TIERS = {
@@ -62,6 +65,7 @@ Hash = Union[int, bytes]  # noqa: UP007 - msgspec reads it at run time
 # beginnings would be read for longer than a turn of the loop may take.
 _Hashes = Annotated[list[Hash], msgspec.Meta(max_length=MOST_BYTES // 9)]
 MOST_EVENTS = 1 << 16
+MOST_JOINED = 512  # blocks of events that are one, read at once
 _Count = msgspec.Meta(max_length=MOST_EVENTS)
 
 
@@ -115,6 +119,9 @@ class _RemovedRow(msgspec.Struct, array_like=True, tag="BlockRemoved", gc=False)
 
 class _ClearedRow(msgspec.Struct, array_like=True, tag="AllBlocksCleared", gc=False):
     pass
+
+
+_BLOCKS = (_Stored, _StoredRow, _Removed, _RemovedRow)
 
 
 class _Maps(msgspec.Struct, array_like=True):
@@ -177,39 +184,85 @@ class Cleared(msgspec.Struct):
     """All of them."""
 
 
-Event = Stored | Removed | Cleared
+class Unreadable(msgspec.Struct):
+    """An event, and nobody knows which; says what is wrong with it."""
+
+    why: str
+
+
+Event = Stored | Removed | Cleared | Unreadable
 
 
 def read_batch(payload: bytes) -> Iterator[Event | None]:
     """The events of a message, one by one; None for each of a kind that nobody knows here.
 
+    Those that go on from the one before are one with it: SGLang tells of each page by itself.
+
     Raises:
-        WireError: if it is none, or an event of a known type is not what it should be.
+        WireError: if it is none, so that not even its events can be told from each other.
     """
     if len(payload) > MOST_BYTES:
         raise WireError(f"{len(payload)} bytes are more than {MOST_BYTES}")
-    try:
-        for one in _structs(payload):
-            yield None if one is None else _event(one)
-    except _UNREADABLE as error:
-        raise WireError(f"not a batch of events: {str(error)[:200]}") from error
+    for one in _joined(_structs(payload)):
+        yield None if one is None else _event(one)
+
+
+def _joined(structs: Iterable[Any]) -> Iterator[Any]:
+    before: Any = None
+    for one in structs:
+        if before is not None:
+            if _goes_on(before, one):
+                before.block_hashes += one.block_hashes
+                continue
+            yield before
+            before = None
+        if isinstance(one, _BLOCKS):
+            before = one
+        else:
+            yield one
+    if before is not None:
+        yield before
+
+
+def _goes_on(before: Any, one: Any) -> bool:  # noqa: ANN401
+    blocks = before.block_hashes
+    if one.__class__ is not before.__class__ or not 0 < len(blocks) < MOST_JOINED:
+        return False
+    if one.medium != before.medium or one.group_idx != before.group_idx:
+        return False
+    if isinstance(one, (_Removed, _RemovedRow)):
+        return True
+    return bool(
+        one.parent_block_hash == blocks[-1]
+        and one.session_id == before.session_id
+        and one.block_size == before.block_size
+        and one.kv_cache_spec_kind == before.kv_cache_spec_kind
+    )
 
 
 def _structs(payload: bytes) -> Iterator[Any]:
     """All at once, if there are few, and none is of a form that only few publishers send."""
-    if len(payload) <= AT_ONCE_BYTES:
-        try:
-            return iter(_MAPS.decode(payload).events)
-        except msgspec.DecodeError:
-            pass
-    return map(_read_one, _ANY.decode(payload).events)
+    try:
+        if len(payload) <= AT_ONCE_BYTES:
+            with suppress(msgspec.DecodeError):
+                return iter(_MAPS.decode(payload).events)
+        return map(_read_one, _ANY.decode(payload).events)
+    except _UNREADABLE as error:
+        raise WireError(f"not a batch of events: {_short(error)}") from error
+
+
+def _short(error: Exception) -> str:
+    return str(error)[:200]
 
 
 def _read_one(raw: msgspec.Raw) -> Any:  # noqa: ANN401
     as_row = bytes(memoryview(raw)[:1]) in _ARRAYS
-    if _TYPES[as_row].decode(raw).type not in _KNOWN:
-        return None
-    return (_ROW if as_row else _MAP).decode(raw)
+    try:
+        if _TYPES[as_row].decode(raw).type not in _KNOWN:
+            return None
+        return (_ROW if as_row else _MAP).decode(raw)
+    except _UNREADABLE as error:
+        return Unreadable(f"not an event: {_short(error)}")
 
 
 # First bytes of msgpack's arrays.
@@ -220,13 +273,15 @@ def _event(one: Any) -> Event | None:  # noqa: ANN401
     """None: of a medium that nobody knows here."""
     if isinstance(one, (_Cleared, _ClearedRow)):
         return Cleared()
+    if isinstance(one, Unreadable):
+        return one
     tier, group = _TIERS.get(one.medium), one.group_idx or 0
     if tier is None:
         return None
     if isinstance(one, (_Removed, _RemovedRow)):
         return Removed(one.block_hashes, tier, group)
     if not 1 <= one.block_size <= MOST_BLOCK_TOKENS:
-        raise WireError(f"block_size: {one.block_size} is not from 1 to {MOST_BLOCK_TOKENS}")
+        return Unreadable(f"block_size: {one.block_size} is not from 1 to {MOST_BLOCK_TOKENS}")
     kind = one.kv_cache_spec_kind
     whole = None if kind is None else kind in _WHOLE_ATTENTION
     hashes, parent = one.block_hashes, one.parent_block_hash
@@ -234,8 +289,11 @@ def _event(one: Any) -> Event | None:  # noqa: ANN401
 
 
 def numbers(hashes: Iterable[Hash]) -> list[int]:
-    """By Python's own hash, of bytes another one in each process: that is as good, and fast."""
-    return [number & _HASH_MASK for number in map(hash, hashes)]
+    """Their last bits; of bytes those of Python's own hash, another one in each process, and fast.
+
+    Of integers that hash is no name: it is the same of -1 and -2, and of 0 and 2^61 - 1.
+    """
+    return [(one if one.__class__ is int else hash(one)) & _HASH_MASK for one in hashes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +339,7 @@ def read_load(payload: bytes) -> Load:
     try:
         row = _LOAD.decode(payload)
     except _UNREADABLE as error:
-        raise WireError(f"not an engine's load: {str(error)[:200]}") from error
+        raise WireError(f"not an engine's load: {_short(error)}") from error
     return Load(
         row.running,
         row.waiting,
@@ -304,7 +362,7 @@ def read_message(frames: Sequence[bytes]) -> tuple[int, bytes]:
     Raises:
         WireError: if it is none.
     """
-    if not 2 <= len(frames) <= 4 or len(frames[-2]) != 8:
+    if not 2 <= len(frames) <= MOST_FRAMES or len(frames[-2]) != 8:
         raise WireError(f"{len(frames)} frames are not a topic, a number of 8 bytes and events")
     return int.from_bytes(frames[-2]), frames[-1]
 

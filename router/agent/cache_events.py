@@ -21,6 +21,7 @@ import zmq
 import zmq.asyncio
 
 from router.kv_wire import END, event_of, write_batch
+from router.observe.repeats import Repeats
 from solver.batching.kv import Gone, Kept
 
 log = logging.getLogger(__name__)
@@ -88,10 +89,12 @@ class CacheEvents:
 
     async def run(self) -> None:
         """Answer those who ask for what they have missed, until cancelled."""
+        said = Repeats(log)
         while True:
             frames = await self._replays.recv_multipart()
             if len(frames) != 3 or len(frames[2]) != 8:
-                log.warning("not a request for events", extra={"frames": len(frames)})
+                why = {"frames": len(frames)}
+                said.say(logging.WARNING, "not a request for events", self._endpoint, why)
                 continue
             start = int.from_bytes(frames[2])
             for number, payload in list(self._buffer):

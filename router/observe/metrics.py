@@ -257,7 +257,7 @@ class GatewayMetrics(_Metrics):
         "makespan_cache_events",
         "What engines tell of their prefix caches: blocks told of (told), those that are of "
         "nobody's prompt known here (unknown), messages that were missing (gaps), engines that "
-        "began anew (restarts), and what was no message (garbage).",
+        "began anew (restarts), and what could not be read (garbage).",
         labels=("what",),
     )
     tenant_slot_seconds = counter(

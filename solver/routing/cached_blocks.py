@@ -3,52 +3,30 @@
 An engine names the blocks of its cache by hashes of its own, of token ids that a router without a
 tokenizer cannot compute. But it also tells whose prompt a block is of, and in which order blocks
 follow each other; and a router names its prompts' beginnings (`solver.routing.marks`). So each of
-the engine's blocks is put where it ends in its prompt.
+the engine's blocks is put where it ends in its prompt (`solver.routing.prompt_tree`).
 
 Rules:
-- prompts that begin alike are one path of a tree up to their last common mark, and what an engine
-  has of that is there for all of them (`solver.routing.block_tree`);
-- how many of the engine's blocks end before that mark is reckoned by the tokens in each of the
-  prompt's own blocks, until a second prompt shows it: what is told of both is of what both begin
-  with, and what is not, is not;
-- that is remembered when the blocks are gone (`Partings`), as it is the text's, not the cache's;
 - what was removed is not there, and nothing behind it counts; one hash counts once: an engine that
   stores a block twice and drops it once may still have it, and nobody says so;
 - blocks of prompts that nobody has named are not kept, and beyond `most` the oldest go: less is
-  known then than the engine has, never more.
+  known then than the engine has, never more;
+- all blocks that are kept have as many tokens, or they could not be counted: those of another size
+  are passed over until as many of them were told in a row as are kept, which go then.
 
-Must not know: wires, sockets, clocks, workers. Sums over tiers weigh a token by what it saves.
+Must not know: wires, sockets, clocks, workers. Sums over tiers weigh a token by what it saves
+(`solver.routing.tiers`).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from enum import IntEnum
-from itertools import islice
-from sys import maxsize
+from collections.abc import Iterable, Sequence
 
-from solver.routing.block_tree import MOST_AT_A_NODE, Node, Where
-from solver.routing.marks import MARKS, NAME_BYTES, Beginnings, Partings, common_marks
+from solver.routing.marks import Beginnings, Partings
+from solver.routing.prompt_tree import PromptTree
+from solver.routing.tiers import Tier, Tiers
 
-# A block may end so much after a mark, in a router's blocks, about three tokens: one that ends *at*
-# a mark counts there, though how many tokens a text has is rounded.
-LATE = 0.02
 # Of the oldest, what goes at once where there are too many: a few milliseconds each time.
 DROPPED_SHARE = 1 / 512
-
-
-class Tier(IntEnum):
-    """Where an engine has a block, best first."""
-
-    GPU = 0
-    CPU = 1
-    DISK = 2
-
-
-# Share of a block's prefill that is saved by having it there: 70B models keep 0.3 MB a token, which
-# PCIe moves some ten times as fast as it is computed (25 GB/s), a disk or a network hardly twice.
-SAVES = {Tier.GPU: 1.0, Tier.CPU: 0.9, Tier.DISK: 0.5}
 
 
 class CachedBlocks:
@@ -56,7 +34,7 @@ class CachedBlocks:
 
     Attributes:
         unknown: blocks told of that nobody's prompt was named for, so far.
-        overflowed: more were told of than are kept.
+        partial: of a prompt that is known more was told than is kept.
     """
 
     def __init__(self, most: int, partings: Partings | None = None) -> None:
@@ -66,15 +44,15 @@ class CachedBlocks:
 
     def clear(self) -> None:
         """It has nothing, and what it has from now on is known."""
-        self._root, self._nodes = Node(b"", b"", None, 0, 0, 0.0), 0
-        self._where = Where()
-        # Where the last blocks that were told were put, and whose they were.
-        self._last: Node | None = None
-        self._prompt: Beginnings | None = None
-        # Of blocks that are not on the GPU alone: where they are, a bit for each tier.
-        self._tiers: dict[int, int] = {}
-        self._block_tokens = 0
-        self.overflowed = False
+        self._begin(0)
+
+    def _begin(self, block_tokens: int) -> None:
+        self._tiers = Tiers()
+        self._tree = PromptTree(self._partings, self._tiers, block_tokens)
+        self._where = self._tree.where
+        # Of those that count, and how many of another size were the last that were told.
+        self._block_tokens, self._others = block_tokens, 0
+        self.partial = False
 
     def __len__(self) -> int:
         return len(self._where)
@@ -92,267 +70,63 @@ class CachedBlocks:
         They are stored, or have been found to be.
         """
         if prompt is None:
-            self.unknown += sum(not self._seen_again(block, tier) for block in blocks)
+            known = self._kept(blocks)
+            self.unknown += len(blocks) - len(known)
+            if tier is not Tier.GPU or self._tiers:
+                self._tiers.mark(known, tier, frozenset())
             return
-        if block_tokens < self._block_tokens:  # the rest of a prompt, which no other has
+        if block_tokens != self._block_tokens and not self._take_size(block_tokens, len(blocks)):
             self.unknown += len(blocks)
             return
-        if block_tokens > self._block_tokens:  # what was told before was such a rest, or nothing
-            self.clear()
-            self._block_tokens = block_tokens
+        self._others = 0
         new = set[int]()
         if tier is not Tier.GPU:
             new.update(block for block in blocks if block not in self._where)
-        if not self._goes_on(blocks, parent, prompt) and not self._place(blocks, parent, prompt):
+        if not self._tree.put(blocks, parent, prompt):
+            self.unknown += len(blocks)
             return
         if tier is not Tier.GPU or self._tiers:
-            for block in blocks:
-                self._mark_tier(block, tier, 0 if block in new else 1 << Tier.GPU)
-        if len(self._where) > self._most or self._nodes > self._most:
+            self._tiers.mark(self._kept(blocks), tier, new)
+        if self._is_full:
             self._bound()
 
-    def _goes_on(self, blocks: Sequence[int], parent: int | None, prompt: Beginnings) -> bool:
-        """Whether they have their place behind those that were told last, as most have."""
-        node = self._last
-        if node is None or prompt is not self._prompt or not node.blocks:
-            return False
-        number = node.first + len(node.blocks)
-        if node.blocks[-1] != parent or number + len(blocks) > node.until:
-            return False
-        if not self._are_new(blocks) or not node.extend(number, blocks):
-            return False
-        self._where.put(blocks, node)
+    def _take_size(self, block_tokens: int, count: int) -> bool:
+        """So many blocks are of another size: whether that is the one that counts from now on."""
+        if self._where:
+            self.partial, self._others = True, self._others + count
+            if self._others < len(self._where):
+                return False
+        partial = self.partial
+        self._begin(block_tokens)
+        self.partial = partial
         return True
 
-    def _are_new(self, blocks: Sequence[int]) -> bool:
-        return len(set(blocks)) == len(blocks) and self._where.lacks(blocks)
-
-    def _place(self, blocks: Sequence[int], parent: int | None, prompt: Beginnings) -> bool:
-        """Put them where they are in a prompt; whether that is known."""
-        begin = self._number_after(parent)
-        if begin is None:
-            self.unknown += len(blocks)
-            return False
-        path = self._path(prompt)
-        before = None if parent is None else self._where.get(parent)
-        if parent is not None and before is not None and before not in path:
-            at = self._at(begin - 1, 0, path, prompt)
-            self._share(begin - 1, before, path, at)
-        self._lay(blocks, begin, path, prompt)
-        self._prune(path[-1])
-        return True
-
-    def _path(self, prompt: Beginnings) -> list[Node]:
-        """Where a prompt goes along, up to its last mark, or beyond if something is there."""
-        node, marks, at = self._root, prompt.marks, 0
-        path = [node]
-        while at < len(marks):
-            key = marks[at : at + NAME_BYTES]
-            child = node.child(key)
-            if child is None:
-                pace = prompt.block_tokens / self._block_tokens
-                far = bisect_right(MARKS, (node.until + MOST_AT_A_NODE) / pace - LATE)
-                end = max(node.end + 1, min(far, len(marks) // NAME_BYTES))
-                until = max(node.until, int((MARKS[end - 1] + LATE) * pace))
-                child = self._new(key, marks[at : end * NAME_BYTES], node, end, until, pace)
-            elif not marks.startswith(child.names, at):
-                self._split(child, marks, common_marks(child.names, marks, at))
-            path.append(child)
-            at += len(child.names)
-            node = child
-        tail = node.child(prompt.tail)
-        return path if tail is None else [*path, tail]
-
-    def _new(
-        self, key: bytes | int, names: bytes, parent: Node, end: int, until: int, pace: float
-    ) -> Node:
-        self._nodes += 1
-        return Node(key, names, parent, end, until, pace)
-
-    def _split(self, node: Node, marks: bytes, count: int) -> None:
-        """A prompt of these `marks` parts from its prompts behind its first `count`."""
-        cut, names = self._cut(node, marks, node.begin + count), node.names
-        own, children, first = node.take_from(cut), node.children, max(cut, node.first)
-        end, until, node.until = node.end, node.until, cut
-        node.end, node.names, node.children = node.begin + count, names[: count * NAME_BYTES], None
-        if not own and not children:
-            return
-        rest = names[len(node.names) :]
-        lower = self._new(rest[:NAME_BYTES], rest, node, end, until, node.pace)
-        for child in (children or {}).values():
-            lower.adopt(child)
-        lower.put_first(first, own)
-        self._where.put(_present(own), lower)
-
-    def _cut(self, node: Node, marks: bytes, end: int) -> int:
-        """How many blocks end before a node's mark, the one numbered `end` of these."""
-        known = self._partings.shared(marks[: end * NAME_BYTES], self._block_tokens)
-        if known is not None:
-            return known
-        assert node.parent is not None, "all prompts have the root's marks"
-        about = int((MARKS[end - 1] + LATE) * node.pace)
-        return max(node.parent.until, min(about, node.until))
-
-    def _lay(self, blocks: Sequence[int], begin: int, path: list[Node], prompt: Beginnings) -> None:
-        """Put them to a prompt's nodes: all of a node's at once where they are new."""
-        at, number, behind = 0, begin, begin + len(blocks)
-        new = self._are_new(blocks)
-        while number < behind:
-            at = self._at(number, at, path, prompt)
-            node = path[at]
-            part = blocks[number - begin : node.until - begin]
-            begins = not node.blocks
-            if new and node.extend(number, part):
-                self._where.put(part, node)
-                if begins:
-                    self._learn(node, prompt)
-                number += len(part)
-            else:
-                self._put(part[0], number, at, path, prompt)
-                number += 1
-        self._last, self._prompt = path[at], prompt
-
-    def _at(self, number: int, at: int, path: list[Node], prompt: Beginnings) -> int:
-        """Which of a prompt's nodes, from `at` on, block `number` is of."""
-        while at == len(path) or path[at].until <= number:
-            if at == len(path):
-                last = path[-1]
-                path.append(self._new(prompt.tail, b"", last, last.end, maxsize, last.pace))
-            else:
-                at += 1
-        return at
-
-    def _seen_again(self, block: int, tier: Tier) -> bool:
-        if block not in self._where:
-            return False
-        self._mark_tier(block, tier, 1 << Tier.GPU)
-        return True
-
-    def _mark_tier(self, block: int, tier: Tier, before: int) -> None:
-        """It is there, too; `before`: where it was if nothing else was told."""
-        if tier is Tier.GPU and block not in self._tiers:
-            return
-        if block in self._where:
-            self._tiers[block] = self._tiers.get(block, before) | 1 << tier
-            if self._tiers[block] == 1 << Tier.GPU:
-                del self._tiers[block]
-
-    def _number_after(self, parent: int | None) -> int | None:
-        """Which block of its prompt the one after `parent` is."""
-        if parent is None:
-            return 0
-        node = self._where.get(parent)
-        return None if node is None else node.number_of(parent) + 1
-
-    def _put(self, block: int, number: int, at: int, path: list[Node], prompt: Beginnings) -> None:
-        now = self._where.get(block)
-        if now is not None:
-            if now not in path:
-                self._share(number, now, path, at)
-            return
-        while path[at].has(number):  # whose is it, as it is not this prompt's?
-            if path[at].is_tail:
-                return
-            self._part(path[at], number, path[at + 1] if at + 1 < len(path) else None)
-            at = self._at(number, at + 1, path, prompt)
-        node = path[at]
-        begins = not node.blocks
-        if node.put(number, block):
-            self._where.put((block,), node)
-            if begins:
-                self._learn(node, prompt)
-
-    def _share(self, number: int, now: Node, path: list[Node], at: int) -> None:
-        """A block that is known of other prompts is this one's, too, and so are all before it."""
-        common = now.parent
-        while common is not None and common not in path:
-            common = common.parent
-        if common is None:
-            return
-        goes_on = now.is_tail and not path[at].is_tail  # from what was an answer
-        node = path[at] if goes_on else common
-        if number < now.first or (node.blocks and node.first + len(node.blocks) != now.first):
-            return
-        first, own = now.first, now.take_first(number + 1 - now.first)
-        if node.extend(first, own):
-            self._where.put(_present(own), node)
-            node.missing += own.count(None)
-            node.until = max(node.until, number + 1)
-        else:
-            for lost in _present(own):
-                self._where.pop(lost)
-                self._tiers.pop(lost, None)
-        self._prune(now)
-
-    def _part(self, node: Node, number: int, child: Node | None) -> None:
-        """Prompts that go on by `child` have another block `number` than those that `node` has."""
-        others = node.others(child)
-        if len(others) != 1:
-            return  # it is several others', who part later
-        (other,) = others
-        if not other.blocks or other.first == node.first + len(node.blocks):
-            own = node.take_from(number)
-            other.put_first(number, own)
-            self._where.put(_present(own), other)
-            node.until = number
-
-    def _learn(self, node: Node, prompt: Beginnings) -> None:
-        """A node's first block has come: are all before it what its prompts share with others?"""
-        parent, number = node.parent, node.first
-        if parent is None or not parent.end:
-            return
-        marks = prompt.marks[: parent.end * NAME_BYTES]
-        known = self._partings.shared(marks, self._block_tokens)
-        if known == number or any(
-            one.blocks and one.first == number for one in parent.others(node)
-        ):
-            self._partings.learn(marks, self._block_tokens, number)
-            parent.until = number
+    def _kept(self, blocks: Iterable[int]) -> list[int]:
+        return [block for block in blocks if block in self._where]
 
     def remove(self, blocks: Iterable[int], tier: Tier = Tier.GPU) -> int:
         """It has them there no more; how many of them were known."""
         if self._tiers or tier is not Tier.GPU:
             return sum(self._remove(block, tier) for block in blocks)
-        known = 0
-        for block in blocks:
-            node = self._where.pop(block)
-            if node is not None:
-                known += 1
-                node.take(block)
-                if not node.blocks:
-                    self._prune(node)
-        return known
+        return sum(map(self._tree.take, blocks))
 
     def _remove(self, block: int, tier: Tier) -> bool:
-        node = self._where.get(block)
-        if node is None:
-            return False
-        left = self._tiers.get(block, 1 << Tier.GPU) & ~(1 << tier)
-        if left:
-            self._tiers[block] = left
-            if left == 1 << Tier.GPU:
-                del self._tiers[block]
-            return True
-        self._forget(block)
-        return True
+        known = block in self._where
+        if known and not self._tiers.leave(block, tier):
+            self._forget(block)
+        return known
 
     def _forget(self, block: int) -> None:
-        node = self._where.pop(block)
-        assert node is not None, "whoever has seen it there forgets it"
         self._tiers.pop(block, None)
-        node.take(block)
-        self._prune(node)
+        self._tree.take(block)
 
-    def _prune(self, node: Node) -> None:
-        while not node.blocks and not node.children and node.parent is not None:
-            self._nodes -= 1
-            parent = node.leave()
-            assert parent is not None
-            node = parent
+    @property
+    def _is_full(self) -> bool:
+        return len(self._where) > self._most or self._tree.nodes > self._most
 
     def _bound(self) -> None:
-        while len(self._where) > self._most or self._nodes > self._most:
-            self.overflowed = True
+        while self._is_full:
+            self.partial = True
             count = max(1, int(self._most * DROPPED_SHARE))
             for block in self._where.oldest(count):
                 self._forget(block)
@@ -363,7 +137,7 @@ class CachedBlocks:
         With a `tail`: and of what followed the prompt that had it, if all before is there.
         """
         saved, number = 0.0, 0
-        for node, until in self._found(marks, tail):
+        for node, until in self._tree.along(marks, tail):
             if not node.blocks:
                 continue
             if node.first > number:
@@ -371,44 +145,8 @@ class CachedBlocks:
             count = node.blocks.index(None) if node.missing else len(node.blocks)
             count = min(count, until - node.first)
             # What others share behind the mark before is not of this prompt, which has its own.
-            saved += self._saved(node.blocks, count) - (number - node.first)
+            saved += self._tiers.saved(node.blocks, count) - (number - node.first)
             number = node.first + count
             if node.missing:
                 break
         return saved * self._block_tokens
-
-    def _found(self, marks: bytes, tail: int | None) -> Iterator[tuple[Node, int]]:
-        """Where a prompt goes along, and the first block of each that it does not share."""
-        node: Node | None = self._root
-        assert node is not None
-        yield node, maxsize
-        at = 0
-        while at < len(marks):
-            node = node.child(marks[at : at + NAME_BYTES])
-            if node is None:
-                return
-            if not marks.startswith(node.names, at):
-                end = node.begin + common_marks(node.names, marks, at)
-                yield node, max(node.first, self._cut(node, marks, end))
-                return
-            yield node, maxsize
-            at += len(node.names)
-        if tail is not None and (node := node.child(tail)) is not None:
-            yield node, maxsize
-
-    def _saved(self, blocks: Sequence[int | None], count: int) -> float:
-        if not self._tiers:
-            return float(count)
-        return sum(
-            SAVES[_best(self._tiers[block])] if block in self._tiers else 1.0
-            for block in islice(blocks, count)
-            if block is not None
-        )
-
-
-def _present(blocks: Iterable[int | None]) -> list[int]:
-    return [block for block in blocks if block is not None]
-
-
-def _best(tiers: int) -> Tier:
-    return next(tier for tier in Tier if tiers >> tier & 1)

@@ -279,7 +279,8 @@ class PlainSlots:
     def engine_is_mute(self) -> None:
         """It tells nothing, or nothing any more: then first tokens do."""
         if self.known is Known.ENGINE:
-            self.known = Known.LEARNT
+            self.known, self._told = Known.LEARNT, None
+            self._limit.untold()
 
     def _begin(self, one: _Sent) -> None:
         one.begun = True

@@ -49,13 +49,16 @@ TIMES = 7  # the least counts: what shares the machine only adds to it
 PROMPTS, BLOCKS = 4, 50  # in a step, and in each of these
 
 
-def payload(number: int, rng: random.Random, *, alone: bool = False) -> bytes:
-    """A step's events, with token ids and hashes of 32 bytes; `alone`: one for each block."""
+def payload(number: int, rng: random.Random, each: int = BLOCKS, *, turns: bool = False) -> bytes:
+    """A step's events of so many blocks each, with token ids and hashes of 32 bytes.
+
+    `turns`: the prompts take turns, an event at a time.
+    """
     events = []
     for k in range(PROMPTS):
         marks = rng.randbytes(BLOCKS * BLOCK_TOKENS * PARTS // 128 * NAME_BYTES)
         name = session_name("", f"gateway-{number}-{k}", Beginnings(marks, 128.0))
-        hashes, each = [rng.randbytes(32) for _ in range(BLOCKS)], 1 if alone else BLOCKS
+        hashes = [rng.randbytes(32) for _ in range(BLOCKS)]
         events += [
             {
                 "type": "BlockStored",
@@ -71,6 +74,9 @@ def payload(number: int, rng: random.Random, *, alone: bool = False) -> bytes:
             }
             for first in range(0, BLOCKS, each)
         ]
+    if turns:
+        of_each = len(events) // PROMPTS
+        events = [event for k in range(of_each) for event in events[k::of_each]]
     return msgspec.msgpack.encode([1.0, events, 0])
 
 
@@ -89,12 +95,13 @@ def events(_: argparse.Namespace) -> None:
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 50)  # as a gateway does
     rng = random.Random(1)
-    for alone, steps in ((True, 100), (False, 500)):
-        payloads = [payload(k, rng, alone=alone) for k in range(steps)]
+    for of, turns, steps in ((1, True, 100), (1, False, 100), (BLOCKS, False, 500)):
+        payloads = [payload(k, rng, of, turns=turns) for k in range(steps)]
         blocks = PROMPTS * BLOCKS * steps
         each = min(reading_s(payloads) for _ in range(TIMES)) / blocks
+        kind = f"{of} an event{', prompts in turn' if turns else ''}"
         print(
-            f"{'one' if alone else BLOCKS} an event: {sum(map(len, payloads)) / blocks:.0f} bytes "
+            f"{kind}: {sum(map(len, payloads)) / blocks:.0f} bytes "
             f"each on the wire, {each * 1e6:.2f} us to read: {100 * each * PER_S:.1f} % of a core "
             f"at {PER_S} a second"
         )

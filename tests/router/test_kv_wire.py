@@ -15,12 +15,15 @@ from router.kv_wire import (
     END,
     MOST_BYTES,
     MOST_EVENTS,
+    MOST_JOINED,
     Cleared,
     Event,
     Removed,
     Stored,
+    Unreadable,
     WireError,
     event_of,
+    numbers,
     read_batch,
     read_message,
     read_session,
@@ -30,8 +33,8 @@ from router.kv_wire import (
     write_batch,
 )
 from solver.batching.kv import Gone, Kept
-from solver.routing.cached_blocks import Tier
 from solver.routing.marks import MARKS, NAME_BYTES, Beginnings
+from solver.routing.tiers import Tier
 
 HASHES: list[int | bytes] = [b"\x01" * 24 + (7).to_bytes(8), (1 << 63) + 5]
 MAP = {
@@ -96,6 +99,45 @@ def test_events_of_other_types_are_passed_over(unknown: object) -> None:
     assert read(unknown, ROW, MAP) == [None, *read(ROW), STORED]
 
 
+def pages(count: int, first: int = 0, **more: object) -> list[dict[str, Any]]:
+    """Events of a page each, that follow each other."""
+    return [
+        {**MAP, "block_hashes": [k], "parent_block_hash": k - 1 if k else None, **more}
+        for k in range(first, first + count)
+    ]
+
+
+def test_events_that_go_on_from_each_other_are_one() -> None:
+    gone = [{"type": "BlockRemoved", "block_hashes": [k], "medium": "GPU"} for k in range(9)]
+    alike = [*pages(5), *gone, *pages(4, 5)]
+    assert read(*alike) == [
+        Stored([*range(5)], None, 16, Tier.GPU, "one", 2, whole=True),
+        Removed([*range(9)], Tier.GPU),
+        Stored([*range(5, 9)], 4, 16, Tier.GPU, "one", 2, whole=True),
+    ]
+    many = [one for one in read(*pages(2_000)) if isinstance(one, Stored)]
+    assert [k for one in many for k in one.blocks] == [*range(2_000)]
+    assert max(len(one.blocks) for one in many) == MOST_JOINED
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"session_id": "other"},
+        {"session_id": None},
+        {"block_size": 32},
+        {"medium": "CPU"},
+        {"group_idx": 3},
+        {"kv_cache_spec_kind": "mamba"},
+        {"parent_block_hash": None},
+        {"parent_block_hash": 1},
+    ],
+)
+def test_and_those_that_differ_in_anything_are_not(other: dict[str, object]) -> None:
+    one, two = pages(3), pages(1, 3, **other)
+    assert read(*one, *two) == [*read(*one), *read(*two)]
+
+
 @pytest.mark.parametrize("medium", ["TAPE"])
 def test_where_nobody_knows_a_medium_nothing_is_known(medium: str) -> None:
     assert read({**MAP, "medium": medium}) == [None]
@@ -108,23 +150,52 @@ def test_where_nobody_knows_a_medium_nothing_is_known(medium: str) -> None:
         b"\xff" * 10,
         msgspec.msgpack.encode({"events": []}),
         msgspec.msgpack.encode([1.0]),
-        msgspec.msgpack.encode([1.0, [3]]),
-        msgspec.msgpack.encode([1.0, [{**MAP, "block_size": 0}]]),
-        msgspec.msgpack.encode([1.0, [{**MAP, "block_size": 1 << 40}]]),
-        msgspec.msgpack.encode([1.0, [{**MAP, "block_hashes": "no list"}]]),
-        msgspec.msgpack.encode([1.0, [{**MAP, "block_hashes": [1.5]}]]),
-        msgspec.msgpack.encode([1.0, ["BlockStored"]]),
         b"\x93" * 500,
         b"\x92\x01\x91" + b"\x91" * 5000,
         b"\x92\x01\x91\x82\xa4type\xabBlockStored\xa1x" + b"\x91" * 5000,
         bytes(5 << 20),
         msgspec.msgpack.encode([1.0, [{"type": "BlockMoved"}] * (MOST_EVENTS + 1)]),
-        msgspec.msgpack.encode([1.0, [["BlockRemoved", [1] * (MOST_BYTES // 2)]]]),
     ],
 )
 def test_what_is_no_batch_is_an_error(payload: bytes) -> None:
     with pytest.raises(WireError):
         list(read_batch(payload))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        3,
+        "BlockStored",
+        [],
+        {"of": "no type"},
+        ["BlockStored"],
+        {**MAP, "block_size": 0},
+        {**MAP, "block_size": 1 << 40},
+        {**MAP, "block_hashes": "no list"},
+        {**MAP, "block_hashes": [1.5]},
+        ["BlockRemoved", [1] * (MOST_BYTES // 2)],
+    ],
+)
+def test_what_is_no_event_is_one_that_cannot_be_read_among_those_that_can(wrong: object) -> None:
+    before, unread, after = read(MAP, wrong, ROW)
+    assert [before, after] == read(MAP, ROW)
+    assert isinstance(unread, Unreadable)
+    assert 0 < len(unread.why) < 300
+
+
+NAMES = st.one_of(st.integers(-(1 << 59), (1 << 59) - 1), st.binary(min_size=8, max_size=32))
+
+
+@given(st.sets(NAMES, max_size=50))
+def test_blocks_of_different_names_are_different(names: set[int | bytes]) -> None:
+    assert len(set(numbers(names))) == len(names)
+
+
+@pytest.mark.parametrize("others", [(-1, -2), (0, (1 << 61) - 1), ((1 << 61) + 6, 7)])
+def test_and_so_are_integers_that_python_hashes_alike(others: tuple[int, int]) -> None:
+    assert hash(others[0]) == hash(others[1])
+    assert len({*numbers(others)}) == 2
 
 
 def test_of_a_long_name_its_end_is_remembered() -> None:

@@ -16,12 +16,14 @@ from math import inf
 from router.gateway.fleet.health import Health, Standing
 from router.gateway.fleet.worker import Worker
 from router.observe.metrics import GatewayMetrics
+from router.observe.repeats import Repeats
 
 log = logging.getLogger(__name__)
 
 # A begun answer that stands still for so long is no prefill of somebody else's prompt, unless the
 # prompts that are under way say so.
 STALLED_S, STALLED_PREFILLS = 5.0, 3.0
+MOST_REASONS = 10  # of one standing that are logged in a minute
 FRESH_S = 0.5  # who has sent a byte since is not silent; less than any patience
 
 
@@ -36,6 +38,7 @@ class Conditions:
     ) -> None:
         self._metrics, self._on_change = metrics, on_change
         self._alarms: dict[Health, asyncio.TimerHandle] = {}
+        self._said = Repeats(log)
 
     # What looks tell.
 
@@ -124,18 +127,21 @@ class Conditions:
             self._on_change(worker, before[0])
 
     def _log(self, worker: Worker, before: Standing) -> None:
-        """Of a change of standing, and of each new reason; such a line is about no request."""
+        """Of a change of standing, and of new reasons; such a line is about no request."""
         health = worker.health
         name = worker.name if worker.rank is None else worker.url
-        about = {"worker": name, "why": health.reason or None}
+        about: dict[str, object] = {"worker": name, "why": health.reason or None}
+        up = health.standing is Standing.UP
+        what = f"worker is {health.standing.value}"
         if health.standing is not before:
             self._metrics.worker_changes.labels(health.standing.value).inc()
-        if health.standing is not Standing.UP:
-            log.warning("worker is %s", health.standing.value, extra=about)
-        elif before is not Standing.UP:
-            log.info("worker is up", extra={"worker": name, "models": list(worker.models)})
-        elif health.reason:
-            log.info("worker takes nothing for a moment", extra=about)
+            about = {"worker": name, "models": list(worker.models)} if up else about
+            log.log(logging.INFO if up else logging.WARNING, what, extra=about)
+        elif up and health.reason:
+            what = "worker takes nothing for a moment"
+            self._said.say(logging.INFO, what, worker.url, about, most=MOST_REASONS)
+        elif not up:
+            self._said.say(logging.WARNING, what, worker.url, about, most=MOST_REASONS)
 
     def _set_alarm(self, worker: Worker) -> None:
         """Wake its health when the time has come."""

@@ -88,7 +88,7 @@ class Worker:
         self.adapters = Adapters()
         self.leaving = False
         self.cache: WorkerCache | None = None
-        self.loads = Loads()
+        self.loads, self._pushed = Loads(), False
         self.plain_slots = slots
         self._cost, self._prefix_cache, self._kv_tokens = cost, prefix_cache, PLAIN_KV_TOKENS
         self._scaled = (1.0, 1.0), cost
@@ -366,6 +366,9 @@ class Worker:
         self.update_models(look.models)
         if self.loads.now(now) is not None:  # it tells sooner, and of itself
             return
+        if self._pushed:  # and does so no more
+            self._pushed, self._kv_tokens = False, PLAIN_KV_TOKENS
+            self.plain_slots.engine_is_mute()
         told = look.of(self.rank)
         if told is None:
             return
@@ -387,6 +390,7 @@ class Worker:
             self.speed.prefills.observe(expected_s, prefilled.seconds)
         told = self.loads.now(now)
         if told is not None:
+            self._pushed = True
             self.plain_slots.engine(told.running, told.waiting, now, told.slots or None)
             self._kv_tokens = told.kv_tokens or self._kv_tokens
 

@@ -27,6 +27,7 @@ from router.gateway.fleet.conditions import Conditions
 from router.gateway.fleet.discovery.source import Endpoint
 from router.gateway.fleet.health import Standing
 from router.gateway.fleet.kv.caches import Caches
+from router.gateway.fleet.kv.loads import Loads
 from router.gateway.fleet.kv.stream import Knowledge
 from router.gateway.fleet.others import Siblings
 from router.gateway.fleet.prefixes import Prefixes
@@ -353,7 +354,7 @@ class Workers:
         self._caches.forget(address)
         for worker in address.workers:
             self.prefixes.forget(worker)
-            worker.cache = None
+            worker.cache, worker.loads = None, Loads()
 
     def _listen_to_caches(self, address: Address[Worker]) -> None:
         if self._settings.cache_events and address.first.has_prefix_cache:

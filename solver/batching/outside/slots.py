@@ -44,6 +44,10 @@ class SlotLimit:
         """The engine says how many it was started with: the limit anew, as far as it may be."""
         self._ceiling = self.limit = max(1, min(self._most, slots))
 
+    def untold(self) -> None:
+        """It says that no more: it may run as many as it might before."""
+        self._ceiling = self._most
+
     def observe(
         self, running: int, waiting: int, *, prefilling: bool, lasting: bool = False
     ) -> int:

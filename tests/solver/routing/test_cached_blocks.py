@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solver.routing import block_tree
-from solver.routing.cached_blocks import CachedBlocks, Tier
+from solver.routing.cached_blocks import CachedBlocks
 from solver.routing.marks import MARKS, Beginnings, Partings, common_marks, hash_ids, hash_text
 from solver.routing.prefixes import BLOCK_TOKENS, ID_BYTES, MOST_BLOCKS, TEXT_BYTES
+from solver.routing.tiers import Tier
 
 # A prompt: a document and how many tokens of it, and how many follow it.
 Prompt = tuple[int, int, int]
@@ -223,10 +224,10 @@ def test_it_keeps_no_more_than_it_may(most: int, prompts: list[Prompt]) -> None:
     for number, prompt in enumerate(prompts):
         engine.serve(tokens_of(prompt, number))
         assert len(cache) <= most
-        assert cache.overflowed or len(cache) <= len(engine.holds)
+        assert cache.partial or len(cache) <= len(engine.holds)
     cache.remove(list(engine.holds))
     assert len(cache) == 0
-    assert not cache._nodes, "nodes go with their blocks"
+    assert not cache._tree.nodes, "nodes go with their blocks"
 
 
 @settings(max_examples=30)

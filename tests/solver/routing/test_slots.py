@@ -318,6 +318,12 @@ def test_an_engine_that_tells_nothing_any_more_is_learnt_of_by_first_tokens() ->
     seen.engine_is_mute()
     Busy(8, seen, 10).requests(8 + LATELY)
     assert (is_right(seen.slots, 8), seen.known) == (True, Known.LEARNT)
+    told = PlainSlots(64, 64)
+    told.engine(3, 0, 0.0, slots=8)
+    told.engine_is_mute()
+    assert (told.slots, told.known) == (8, Known.LEARNT)
+    Busy(32, told, 40).requests(40 * LATELY)
+    assert told.slots > 16, "it may have more than it once said"
     known = PlainSlots(64, known=Known.SET)
     known.engine_is_mute()
     assert known.known is Known.SET

@@ -1,6 +1,7 @@
 """What engines tell of their prefix caches, as it comes: facts where there were guesses.
 
-`sources` finds an engine's publishers, `subscriber` has the sockets and the clock, `stream` decides
-what a message means by its number, and `caches` is what a worker's publishers come to.
+`sources` finds an engine's publishers, `frames` reads their messages within bounds, `subscriber`
+has the clock, `turns` says whose replay goes on, `stream` decides what a message means by its
+number, and `caches` is what a worker's publishers come to.
 What they send is read by `router.kv_wire`, and kept by `solver.routing.cached_blocks`.
 """

@@ -10,10 +10,12 @@ from typing import Protocol
 import zmq.asyncio
 
 from router.gateway.fleet.kv.sources import Source, find_sources
-from router.gateway.fleet.kv.stream import Knowledge, Stream
-from router.gateway.fleet.kv.subscriber import REPLAYS, Subscriber, hear_loads
+from router.gateway.fleet.kv.stream import MOST_HELD_BYTES, Knowledge, Stream
+from router.gateway.fleet.kv.subscriber import Subscriber, hear_loads
+from router.gateway.fleet.kv.turns import Turns
 from router.http.connections import Connections
 from router.kv_wire import Load
+from router.observe.repeats import Repeats
 from solver.routing.marks import Partings
 
 log = logging.getLogger(__name__)
@@ -91,7 +93,7 @@ class Caches:
     def __init__(self, connections: Connections, changed: Callable[[], None]) -> None:
         self._connections, self._changed = connections, changed
         self._context: zmq.asyncio.Context | None = None
-        self._replays = asyncio.Semaphore(REPLAYS)
+        self._turns, self._said = Turns(), Repeats(log)
         self._partings = Partings()
         self._tasks: dict[Publishing, asyncio.Task[None]] = {}
 
@@ -121,8 +123,10 @@ class Caches:
         if not sources:
             return
         log.info("its engine tells of its cache", extra={"worker": url, "ranks": len(sources)})
+        held_bytes, turns = MOST_HELD_BYTES // len(sources), self._turns.of_worker()
         streams = [
-            Stream(MOST_BLOCKS, self._partings, replays=one.replay is not None) for one in sources
+            Stream(MOST_BLOCKS, self._partings, replays=one.replay is not None, held=held_bytes)
+            for one in sources
         ]
         by_rank = {one.rank: stream for one, stream in zip(sources, streams, strict=True)}
         address.hear_caches(by_rank, reports=all(one.reports for one in sources))
@@ -130,17 +134,19 @@ class Caches:
             self._context = zmq.asyncio.Context()
         async with asyncio.TaskGroup() as group:
             for one, stream in zip(sources, streams, strict=True):
-                group.create_task(self._keep(one, stream))
+                group.create_task(self._keep(one, stream, turns))
                 if one.load is not None:
                     group.create_task(self._hear(one, address))
 
-    async def _keep(self, source: Source, stream: Stream) -> None:
+    async def _keep(self, source: Source, stream: Stream, turns: Turns) -> None:
         assert self._context is not None
         while True:
             try:
-                await Subscriber(self._context, self._replays, source, stream, self._changed).run()
+                await Subscriber(
+                    self._context, turns, source, stream, self._changed, self._said
+                ).run()
             except Exception:  # of one publisher; the others are followed on
-                log.exception("its events cannot be followed", extra={"publisher": source.endpoint})
+                self._fails("its events cannot be followed", source.endpoint)
                 stream.lost()
                 stream.forget()
             await asyncio.sleep(AGAIN_S)
@@ -149,7 +155,10 @@ class Caches:
         assert self._context is not None
         while True:
             try:
-                await hear_loads(self._context, source, address.push_load)
+                await hear_loads(self._context, source, address.push_load, self._said)
             except Exception:
-                log.exception("its load cannot be followed", extra={"publisher": source.load})
+                self._fails("its load cannot be followed", source.load or "")
             await asyncio.sleep(AGAIN_S)
+
+    def _fails(self, what: str, publisher: str) -> None:
+        self._said.say(logging.ERROR, what, publisher, {"publisher": publisher}, trace=True)

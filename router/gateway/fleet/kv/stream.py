@@ -1,13 +1,18 @@
 """One publisher's messages, in order: which count, which are missing, and what is known by them.
 
 Rules:
-- messages are numbered from 0; the next one counts, one that has been counted does not, and beyond
-  a gap they are held until what is missing has been replayed;
+- messages are numbered from 0; the next one counts, a copy of one that has been counted does not
+  (the latest `COPIES` are remembered, and the first), and beyond a gap they are held until what is
+  missing has been replayed;
 - the last message is asked for again with what follows it: if it is not the same, or there is none
   of that number, the engine has restarted, and all that was known of it is nothing;
-- nothing is known for certain that does not go back to message 0 without a gap: whatever was
-  missed, was no message, or went beyond what is kept, degrades it until a replay from 0 has been
-  whole, or the engine has restarted;
+- an event that cannot be read, or a message of nothing else, costs what it would have told: what
+  was known before stays, and is not certain any more. It would be the same in a replay. What has
+  not even a number stands for no message: if one is missing, the next one's number, or a replay
+  from the last one on, will tell;
+- nothing is known for certain that does not go back, without a gap and all of it read and kept, to
+  message 0 or to when the engine cleared its cache: else it is degraded, until it clears that, has
+  restarted, or, after a gap, until what was missing has been replayed;
 - one that does not say whose any of its blocks are tells nothing of prompts;
 - a publisher that cannot be reached is believed for a moment, and then forgotten.
 
@@ -19,12 +24,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
+from itertools import islice
 
 from router.kv_wire import (
     Cleared,
     Hash,
     Removed,
     Stored,
+    Unreadable,
     WireError,
     numbers,
     read_batch,
@@ -36,9 +43,10 @@ from solver.routing.marks import Beginnings, Partings
 # Blocks that are gone through at once, about half a millisecond; and of how many an event, and a
 # message, take the time beside their blocks.
 SLICE, EVENT, MESSAGE = 512, 8, 64
-# Bytes of messages that wait for what is missing before them, and what one takes beside its own;
-# what comes then is missed, too.
+# Bytes of a worker's messages that wait for what is missing before them, and what one takes beside
+# its own; what comes then is missed, too.
 MOST_HELD_BYTES, HELD_BYTES = 16 << 20, 128
+COPIES = 256
 
 
 class Knowledge(StrEnum):
@@ -56,13 +64,20 @@ class Stream:
         cache: what the engine holds.
         wanted: from which message on a replay is wanted; None: from none.
         blocks, gaps, restarts, garbage: counted since its begin.
+        why: what was wrong with the last garbage.
     """
 
     def __init__(
-        self, most_blocks: int, partings: Partings | None = None, *, replays: bool
+        self,
+        most_blocks: int,
+        partings: Partings | None = None,
+        *,
+        replays: bool,
+        held: int = MOST_HELD_BYTES,
     ) -> None:
+        """Of messages that wait, `held` bytes are kept."""
         self.cache = CachedBlocks(most_blocks, partings)
-        self._replays = replays
+        self._replays, self._most_held = replays, held
         self._linked = self._known = self._behind = False
         # Of the replay under way: whether nothing of it has come, and whether it is another's.
         self._first, self._stale = True, False
@@ -76,12 +91,14 @@ class Stream:
         self._prompt: Beginnings | None = None
         self.wanted: int | None = None
         self.blocks = self.gaps = self.restarts = self.garbage = 0
+        self.why = ""
         self._reset()
 
     def _reset(self) -> None:
         self.cache.clear()
         self._whole = False
-        self._last, self._print = -1, 0  # the last message that counts, and what is in it
+        self._last = -1  # of the messages that count
+        self._prints: dict[int, int] = {}  # what is in these
         self._names, self._nameless = False, 0  # whether it names sessions, and blocks of none
 
     @property
@@ -90,7 +107,7 @@ class Stream:
         if not self._known or (self._nameless and not self._names):
             return Knowledge.ESTIMATED
         late = self._behind or self._held
-        exact = self._linked and self._whole and not late and not self.cache.overflowed
+        exact = self._linked and self._whole and not late and not self.cache.partial
         return Knowledge.EXACT if exact else Knowledge.DEGRADED
 
     def linked(self) -> None:
@@ -120,17 +137,10 @@ class Stream:
     def _want(self) -> None:
         self.wanted, self._first, self._stale = max(0, self._last), True, False
 
-    def broken(self) -> None:
-        """What came was no message: what it would have told may be in a replay."""
-        self.garbage += 1
-        self._whole = False
-        self._rebuild()
-
-    def _rebuild(self) -> None:
-        if self._replays and self.wanted is None:
-            self._reset()
-            self._behind = True
-            self.check()
+    def broken(self, why: str) -> None:
+        """What came was no message: perhaps one is missing now."""
+        self.garbage, self.why, self._behind = self.garbage + 1, why, True
+        self.check()
 
     def live(self, number: int, payload: bytes) -> Iterator[None]:
         """A message has come."""
@@ -143,7 +153,7 @@ class Stream:
         if not self._known:
             self._known, self._whole, self._last = True, number == 0, number - 1
         self._whole |= number == 0 and self._last < 0
-        if number == self._last and hash(payload) == self._print:
+        if self._counted(number, payload):
             return
         if number != self._last + 1:
             self.gaps += number > self._last
@@ -153,10 +163,11 @@ class Stream:
                 self._hold(number, payload)
                 return
             self._jump(number)
-        before = self.garbage
         yield from self._apply(number, payload)
-        if self.garbage > before:
-            self._rebuild()
+        self._behind = False
+
+    def _counted(self, number: int, payload: bytes) -> bool:
+        return self._prints.get(number) == hash(payload)
 
     def _jump(self, number: int) -> None:
         """What is before it cannot be had."""
@@ -170,7 +181,7 @@ class Stream:
 
     def _hold(self, number: int, payload: bytes) -> None:
         size = HELD_BYTES + len(payload)
-        if self._held_bytes + size <= MOST_HELD_BYTES:
+        if self._held_bytes + size <= self._most_held:
             self._held_bytes += size
             self._held.append((number, payload))
 
@@ -182,7 +193,7 @@ class Stream:
             return
         first, self._first = self._first, False
         if first and self._last >= 0:
-            self._stale = number != self._last or hash(payload) != self._print
+            self._stale = number != self._last or not self._counted(number, payload)
             return
         if first:
             self._whole, self._last = number == 0, number - 1
@@ -208,8 +219,9 @@ class Stream:
             if number <= self._last:
                 continue
             if number > self._last + 1 and not self._odd:  # another engine's, before it restarted
-                self._odd = True
-                self._rebuild()
+                self._odd = self._behind = True
+                self._reset()
+                self.check()
                 return
             if number > self._last + 1:
                 self._jump(number)
@@ -226,18 +238,27 @@ class Stream:
         self._want()
 
     def _apply(self, number: int, payload: bytes) -> Iterator[None]:
-        self._last, self._print = number, hash(payload)
+        self._last = number
+        self._prints[number] = hash(payload)
+        if len(self._prints) > COPIES:
+            first, second = islice(self._prints, 2)
+            del self._prints[first or second]
         try:
             for event in read_batch(payload):
                 if self._pauses(EVENT):
                     yield
                 if isinstance(event, Cleared):
                     self.cache.clear()
+                    self._whole = True
+                elif isinstance(event, Unreadable):
+                    self._unread(event.why)
                 elif event is not None and self._counts(event):
                     yield from self._take(event)
-        except WireError:
-            self.garbage += 1
-            self._whole = False
+        except WireError as error:
+            self._unread(str(error))
+
+    def _unread(self, why: str) -> None:
+        self.garbage, self.why, self._whole = self.garbage + 1, why, False
 
     def _pauses(self, more: int) -> bool:
         """So much more is done; whether it is time for a pause before it."""

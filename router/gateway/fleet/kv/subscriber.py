@@ -1,7 +1,7 @@
-"""The sockets and the clock of one publisher's stream; what it means is `stream`'s.
+"""The clock of one publisher's stream, and its sockets (`frames`); what it means is `stream`'s.
 
-What is missing is asked for with limits, for a publisher may be slow, gone or wrong: so long for
-one replay, so many at once in a process, and longer and longer pauses between them.
+What is missing is asked for with limits, for a publisher may be slow, gone or wrong: in turns with
+others (`turns`), so long and so much for one replay, and longer and longer pauses between them.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
+from router.gateway.fleet.kv.frames import Frames, open_socket
 from router.gateway.fleet.kv.sources import Source
 from router.gateway.fleet.kv.stream import Knowledge, Stream
+from router.gateway.fleet.kv.turns import TURN_S, Turns
 from router.kv_wire import (
     END,
     MOST_BYTES,
@@ -26,27 +29,17 @@ from router.kv_wire import (
     read_message,
     replay_request,
 )
+from router.observe.repeats import Repeats
 
 log = logging.getLogger(__name__)
 
-# A publisher's own buffer is larger, and sends no faster than it is read.
-MOST_QUEUED = 64
-HEARTBEAT_MS, DEAD_MS = 1000, 3000
-RECONNECT_MS, LONGEST_RECONNECT_MS = 100, 5000
-_OPTIONS = (
-    (zmq.LINGER, 0),
-    (zmq.RCVHWM, MOST_QUEUED),
-    (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
-    (zmq.HEARTBEAT_TIMEOUT, DEAD_MS),
-    (zmq.RECONNECT_IVL, RECONNECT_MS),
-    (zmq.RECONNECT_IVL_MAX, LONGEST_RECONNECT_MS),
-    (zmq.IPV6, 1),
-)
 MOST_LOAD_BYTES = 4096
 # So long a publisher that cannot be reached is believed, and one that is silent not asked.
 BELIEVED_S, SILENT_S = 5.0, 5.0
-IDLE_S, REPLAY_S = 2.0, 120.0  # of a replay: until its next message, and in all
-REPLAYS = 8  # at once in a process
+MOST_CHANGES = 5  # of what is known, that are logged in a minute
+IDLE_S = 2.0  # of a replay, until its next message
+# One replay in all its turns: ten thousand messages, as vLLM keeps them, of 100 KB each.
+REPLAY_S, MOST_REPLAY_BYTES = 120.0, 1 << 30
 PAUSES_S = (0.02, 0.5, 2.0, 30.0)  # before one, and before the next where one was of no use
 
 
@@ -54,25 +47,37 @@ PAUSES_S = (0.02, 0.5, 2.0, 30.0)  # before one, and before the next where one w
 Pushed = Callable[[int, Load, float], None]
 
 
-async def hear_loads(context: zmq.asyncio.Context, source: Source, pushed: Pushed) -> None:
+async def hear_loads(
+    context: zmq.asyncio.Context, source: Source, pushed: Pushed, said: Repeats
+) -> None:
     """Until cancelled; what is no load is as good as silence."""
     assert source.load is not None
-    socket = context.socket(zmq.SUB)
-    for option, value in ((zmq.MAXMSGSIZE, MOST_LOAD_BYTES), *_OPTIONS):
-        socket.setsockopt(option, value)
-    socket.subscribe("")
+    socket = open_socket(context, zmq.SUB, MOST_LOAD_BYTES, "")
     try:
         socket.connect(source.load)
+        messages = Frames.of(socket, MOST_LOAD_BYTES)
         while True:
-            frames = await socket.recv_multipart()
             try:
-                _, payload = read_message(frames)
+                _, payload = read_message(await messages.next())
                 pushed(source.rank, read_load(payload), time.monotonic())
             except WireError as error:
-                log.debug("not a load", extra={"why": str(error), "publisher": source.load})
+                why = {"why": str(error), "publisher": source.load}
+                said.say(logging.WARNING, "not an engine's load", source.load, why)
             await asyncio.sleep(0)
     finally:
         socket.close()
+
+
+@dataclass
+class _Left:
+    """What one replay may still take, of its turn and of all."""
+
+    seconds: float = REPLAY_S
+    bytes: int = MOST_REPLAY_BYTES
+
+
+class _MadeWay(Exception):
+    """Others wait for their turn; it goes on later."""
 
 
 class _Unreachable(Exception):
@@ -85,17 +90,18 @@ class Subscriber:
     def __init__(
         self,
         context: zmq.asyncio.Context,
-        replays: asyncio.Semaphore,
+        turns: Turns,
         source: Source,
         stream: Stream,
         changed: Callable[[], None],
+        said: Repeats,
     ) -> None:
-        self._context, self._replays, self.source = context, replays, source
-        self.stream, self._changed = stream, changed
+        self._context, self._turns, self.source = context, turns, source
+        self.stream, self._changed, self._said = stream, changed, said
         self._one = asyncio.Lock()
         self._asks = asyncio.Event()
         self._heard_s = time.monotonic()
-        self._told = stream.knowledge
+        self._told, self._garbage = stream.knowledge, stream.garbage
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -103,41 +109,39 @@ class Subscriber:
             try:
                 await self._follow()
             except* _Unreachable:
-                log.info("begins anew", extra=self._about)
+                self._say(logging.INFO, "begins anew")
 
     async def _follow(self) -> None:
-        socket = self._context.socket(zmq.SUB)
-        for option, value in ((zmq.MAXMSGSIZE, MOST_BYTES), *_OPTIONS):
-            socket.setsockopt(option, value)
-        socket.subscribe(self.source.topic)
+        socket = open_socket(self._context, zmq.SUB, MOST_BYTES, self.source.topic)
         monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         try:
             socket.connect(self.source.endpoint)
             async with asyncio.TaskGroup() as group:
-                for one in (self._listen(socket), self._watch(monitor), self._ask(), self._probe()):
+                messages = Frames.of(socket, MOST_BYTES)
+                for one in (
+                    self._listen(messages),
+                    self._watch(monitor),
+                    self._ask(),
+                    self._probe(),
+                ):
                     group.create_task(one)
         finally:
             socket.disable_monitor()
             monitor.close()
             socket.close()
 
-    async def _listen(self, socket: zmq.asyncio.Socket) -> None:
+    async def _listen(self, messages: Frames) -> None:
         while True:
-            frames = await socket.recv_multipart()
+            try:
+                number, payload = read_message(await messages.next())
+            except WireError as error:
+                self.stream.broken(str(error))
+                self._tell()
+                await asyncio.sleep(0)  # where more is there already, others have no turn
+            else:
+                async with self._one:
+                    await self._go_through(self.stream.live(number, payload))
             self._heard_s = time.monotonic()
-            await self._take(frames)
-
-    async def _take(self, frames: list[bytes]) -> None:
-        try:
-            number, payload = read_message(frames)
-        except WireError as error:
-            log.warning("not an engine's event", extra={"why": str(error), **self._about})
-            self.stream.broken()
-            self._tell()
-            await asyncio.sleep(0)  # where more is there already, no socket lets others have a turn
-            return
-        async with self._one:
-            await self._go_through(self.stream.live(number, payload))
 
     async def _go_through(self, steps: Iterator[None]) -> None:
         """In short turns."""
@@ -148,16 +152,19 @@ class Subscriber:
     def _tell(self) -> None:
         if self.stream.wanted is not None:
             self._asks.set()
+        if self.stream.garbage != self._garbage:
+            self._garbage = self.stream.garbage
+            self._say(logging.WARNING, "not an engine's event", why=self.stream.why)
         known = self.stream.knowledge
         if known is not self._told:
             level = logging.INFO if known is Knowledge.EXACT else logging.WARNING
-            log.log(level, "cache is %s", known.value, extra=self._about)
+            self._say(level, f"cache is {known.value}", most=MOST_CHANGES)
             self._told = known
             self._changed()
 
-    @property
-    def _about(self) -> dict[str, object]:
-        return {"publisher": self.source.endpoint, "rank": self.source.rank}
+    def _say(self, level: int, what: str, *, most: int = 1, **more: str) -> None:
+        about = {"publisher": self.source.endpoint, "rank": self.source.rank, **more}
+        self._said.say(level, what, self.source.endpoint, about, most=most)
 
     async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
         believed_s = None
@@ -189,40 +196,66 @@ class Subscriber:
                 self._tell()
 
     async def _ask(self) -> None:
-        tries = 0
+        tries, left = 0, _Left()
         while True:
             await self._asks.wait()
             self._asks.clear()
             while self.stream.wanted is not None:
                 await asyncio.sleep(PAUSES_S[min(tries, len(PAUSES_S) - 1)])
                 before = self.stream.garbage
-                async with self._replays:
-                    good = await self._replay(self.stream.wanted)
+                good = await self._replay(left)
                 tries = 0 if good and self.stream.garbage == before else tries + 1
+                left = _Left()
                 self._tell()
 
-    async def _replay(self, start: int) -> bool:
-        """Whether it came to its end."""
+    async def _replay(self, left: _Left) -> bool:
+        """In as many turns as it takes; whether it came to its end."""
+        while True:
+            async with self._turns:
+                start = self.stream.wanted
+                if start is None:
+                    return True
+                try:
+                    await self._turn(start, left)
+                except _MadeWay:
+                    self.stream.replay_failed()
+                except (TimeoutError, WireError, zmq.ZMQError) as error:
+                    self._say(logging.INFO, "no replay", why=str(error) or "it is silent")
+                    self.stream.replay_failed()
+                    return False
+                else:
+                    return True
+
+    async def _turn(self, start: int, left: _Left) -> None:
+        """Ask for what there is from message `start` on."""
         assert self.source.replay is not None
-        socket = self._context.socket(zmq.DEALER)
-        for option, value in ((zmq.MAXMSGSIZE, MOST_BYTES), *_OPTIONS):
-            socket.setsockopt(option, value)
+        loop = asyncio.get_running_loop()
+        socket = open_socket(self._context, zmq.DEALER, MOST_BYTES)
         try:
             socket.connect(self.source.replay)
-            async with self._one, asyncio.timeout(REPLAY_S):
-                await socket.send_multipart(replay_request(start))
-                while True:
-                    async with asyncio.timeout(IDLE_S):
-                        frames = await socket.recv_multipart()
-                    number, payload = read_message(frames)
-                    if number == END:
-                        break
-                    await self._go_through(self.stream.replayed(number, payload))
+            messages = Frames.of(socket, MOST_BYTES)
+            async with self._one, asyncio.timeout(left.seconds):
+                began_s = loop.time()
+                try:
+                    await socket.send_multipart(replay_request(start))
+                    while await self._replayed(messages, left):
+                        if loop.time() - began_s > TURN_S and self._turns.waited_for:
+                            raise _MadeWay
+                finally:
+                    left.seconds -= loop.time() - began_s
                 await self._go_through(self.stream.replay_ended())
-        except (TimeoutError, WireError, zmq.ZMQError) as error:
-            log.info("no replay", extra={"why": str(error) or "it is silent", **self._about})
-            self.stream.replay_failed()
-            return False
         finally:
             socket.close()
+
+    async def _replayed(self, messages: Frames, left: _Left) -> bool:
+        """Its next message; whether it is not its end."""
+        async with asyncio.timeout(IDLE_S):
+            frames = await messages.next()
+        left.bytes -= sum(map(len, frames))
+        if left.bytes < 0:
+            raise WireError(f"a replay of more than {MOST_REPLAY_BYTES} bytes")
+        number, payload = read_message(frames)
+        if number == END:
+            return False
+        await self._go_through(self.stream.replayed(number, payload))
         return True

@@ -50,20 +50,28 @@ class Publisher:
 
     def __init__(self, buffered: int = 10_000) -> None:
         self.buffer: deque[tuple[int, bytes]] = deque(maxlen=buffered)
+        self.starts = 0
         self.restart()
 
     def restart(self) -> None:
         self.held: set[int] = set()
-        self.next = 0
+        self.next, self.starts = 0, self.starts + 1
         self.buffer.clear()
 
-    def change(self, document: int) -> tuple[int, bytes]:
-        """It is stored, or dropped if it was there; the message."""
+    def change(self, document: int, spoilt: bytes | None = None) -> tuple[int, bytes]:
+        """It is stored, or dropped if it was there; the message, `spoilt` or not."""
         was = document in self.held
         self.held ^= {document}
-        payload = write_batch(
-            float(self.next) + 1e6 * id(self.held), [removed(document) if was else stored(document)]
-        )
+        return self._send([removed(document) if was else stored(document)], spoilt)
+
+    def clear(self) -> tuple[int, bytes]:
+        """All are dropped; the message."""
+        self.held.clear()
+        return self._send([{"type": "AllBlocksCleared"}])
+
+    def _send(self, events: list[dict[str, Any]], spoilt: bytes | None = None) -> tuple[int, bytes]:
+        when = float(self.next) + 1e6 * self.starts
+        payload = write_batch(when, events) if spoilt is None else spoilt + str(when).encode()
         message = self.next, payload
         self.next += 1
         self.buffer.append(message)

@@ -8,8 +8,10 @@ import msgspec
 import pytest
 
 from router.gateway.fleet.kv.loads import LEAST_PREFILLED, SILENT_S, Loads, Prefilled
+from router.gateway.fleet.reports import PlainLook
 from router.gateway.fleet.worker import Worker
 from router.kv_wire import Load, WireError, read_load
+from router.observe.engine_metrics import Signals
 from solver.cost.profiles import PROFILES
 from solver.routing.slots import Known, PlainSlots
 
@@ -65,6 +67,22 @@ def test_ranks_add_up_until_one_is_silent() -> None:
     assert both is not None
     assert (both.running, both.waiting, both.slots, both.kv_tokens) == (6, 4, 32, 200_000)
     assert loads.now(SILENT_S + 0.1) is None
+
+
+def test_what_is_not_pushed_any_more_is_not_believed_any_more() -> None:
+    """Though nobody asks its metrics, as it has nothing to do."""
+    worker = Worker("http://w:8000", PlainSlots(64, 256), PROFILES["llama-65b-ascend"].cost)
+    assumed = worker.kv_free
+    worker.push_load(0, LOAD, 0.0)
+    worker.update_plain(PlainLook({}), SILENT_S)
+    assert (worker.slots_known, worker.kv_free) == (Known.ENGINE, 100_000)
+    worker.update_plain(PlainLook({}), SILENT_S + 0.1)
+    assert (worker.slots_known, worker.slots, worker.kv_free) == (Known.LEARNT, 16, assumed)
+    polled = Signals(running=3, waiting=0, slots=48, kv_tokens=5_000)
+    worker.update_plain(PlainLook({}, polled), SILENT_S + 1.0)
+    assert (worker.slots_known, worker.slots, worker.kv_free) == (Known.ENGINE, 48, 5_000)
+    worker.push_load(0, LOAD, 10.0)
+    assert (worker.slots_known, worker.slots, worker.kv_free) == (Known.ENGINE, 16, 100_000)
 
 
 def test_a_plain_worker_follows_what_its_engine_pushes() -> None:

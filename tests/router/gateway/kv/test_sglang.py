@@ -132,14 +132,15 @@ def test_a_page_that_was_moved_to_the_host_saves_less() -> None:
 
 
 def test_a_rest_of_a_page_is_not_the_engines_block() -> None:
-    """Nothing that is known is lost by it."""
+    """Nothing that is known is lost by it, but that it is all."""
     cache, asked = RadixCache(), text(1, 1)
     cache.insert(asked)
     before = cache.known(asked)
     rest = RadixCache(page=7)
     rest.stream, rest.sent = cache.stream, cache.sent
-    rest.insert(text(2, 1))
+    rest.insert(text(2, 1, size=600))
     assert cache.known(asked) == before > 0
+    assert cache.stream.knowledge is Knowledge.DEGRADED
 
 
 @pytest.mark.parametrize("maps", [True, False])

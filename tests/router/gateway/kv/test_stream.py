@@ -8,8 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.gateway.fleet.kv.stream import Knowledge, Stream
-from tests.router.gateway.kv.publisher import Publisher, held, known
+from router.gateway.fleet.kv.stream import COPIES, Knowledge, Stream
+from router.kv_wire import write_batch
+from tests.router.gateway.kv.publisher import (
+    BLOCK_TOKENS,
+    Publisher,
+    held,
+    known,
+    removed,
+    stored,
+)
 
 MOST = 10_000
 EXACT, DEGRADED, ESTIMATED = Knowledge.EXACT, Knowledge.DEGRADED, Knowledge.ESTIMATED
@@ -30,18 +38,24 @@ def tell(stream: Stream, message: tuple[int, bytes]) -> None:
 class Line:
     """Between a publisher and its stream: what happens to messages on their way, and to both.
 
-    `lost`: the last message has not come, so that nobody can know of it.
+    `lost`: the last message has not come, so that nobody can know of it; `unread`: documents that
+    an event told of that could not be read, and never can.
     """
 
     def __init__(self, publisher: Publisher, *, replays: bool) -> None:
         self.publisher, self.replays = publisher, replays
         self.stream, self.lost = joined(publisher, replays=replays), False
+        self.unread = set[int]()
 
     def restart(self, _: int) -> None:
         self.publisher.restart()
         self.stream.lost()
         self.stream.linked()
-        self.lost = False
+        self.lost, self.unread = False, set()
+
+    def clear(self, _: int) -> None:
+        tell(self.stream, self.publisher.clear())
+        self.lost, self.unread = False, set()
 
     def replay(self, _: int) -> None:
         self.lost = self.lost and self.stream.wanted is None
@@ -56,9 +70,11 @@ class Line:
             tell(self.stream, self.publisher.buffer[0])
 
     def broken(self, document: int) -> None:
-        number, _ = self.publisher.change(document)
-        tell(self.stream, (number, b"\x93\x01garbage"))
-        self.lost = False
+        tell(self.stream, self.publisher.change(document, spoilt=b"\x93\x01garbage"))
+        self.lost, self.unread = False, self.unread | {document}
+
+    def unnumbered(self, _: int) -> None:
+        self.stream.broken("no number")
 
     def told(self, document: int) -> None:
         tell(self.stream, self.publisher.change(document))
@@ -80,6 +96,8 @@ WAYS = (
     Line.lose,
     Line.twice,
     Line.broken,
+    Line.unnumbered,
+    Line.clear,
     Line.restart,
     Line.old,
     Line.replay,
@@ -106,8 +124,8 @@ def test_exact_is_what_agrees_with_the_engine(
             assert known(stream) == publisher.held
     if replays:
         line.silence(0)
-        assert stream.knowledge is EXACT
-        assert known(stream) == publisher.held
+        assert stream.knowledge is (DEGRADED if line.unread else EXACT)
+        assert known(stream) ^ publisher.held <= line.unread, "that costs itself alone"
 
 
 def test_who_joins_late_asks_for_all_and_knows_all() -> None:
@@ -197,10 +215,79 @@ def test_what_is_no_message_degrades_until_all_was_told_again(count: int) -> Non
     stream = joined(publisher)
     tell(stream, publisher.change(1))
     for _ in range(count):
-        stream.broken()
-    assert stream.knowledge is DEGRADED
+        stream.broken("no number")
+    assert (stream.knowledge, known(stream)) == (DEGRADED, {1})
     publisher.replay(stream)
     assert (stream.knowledge, known(stream), stream.garbage) == (EXACT, {1}, count)
+
+
+@pytest.mark.parametrize("replays", [True, False])
+def test_who_sends_something_unreadable_again_and_again_is_known_but_for_that(
+    replays: bool,
+) -> None:
+    publisher = Publisher()
+    stream = joined(publisher, replays=replays)
+    for document in range(10):
+        tell(stream, publisher.change(document))
+        tell(stream, publisher.change(15, spoilt=b"\xc1"))
+        publisher.replay(stream)
+        assert (stream.knowledge, known(stream)) == (DEGRADED, set(range(document + 1)))
+    assert (stream.garbage, stream.restarts) == (10, 0)
+    tell(stream, publisher.clear())
+    tell(stream, publisher.change(3))
+    assert (stream.knowledge, known(stream)) == (EXACT, {3})
+
+
+def test_an_unreadable_event_costs_none_of_those_beside_it() -> None:
+    stream = joined(Publisher())
+    events = [stored(1), {"type": "BlockStored"}, stored(2), removed(1)]
+    tell(stream, (0, write_batch(1.0, events)))
+    assert (stream.knowledge, known(stream), stream.garbage) == (DEGRADED, {2}, 1)
+    assert "block_hashes" in stream.why
+
+
+@pytest.mark.parametrize("replays", [True, False])
+@pytest.mark.parametrize("late", [1, 5, 2 * COPIES])
+def test_a_late_copy_of_the_first_message_is_a_copy(late: int, replays: bool) -> None:
+    publisher = Publisher()
+    stream = joined(publisher, replays=replays)
+    first = publisher.change(1)
+    for message in (first, *(publisher.change(2 + k % 7) for k in range(late))):
+        tell(stream, message)
+    tell(stream, first)
+    assert (stream.knowledge, stream.restarts, stream.wanted) == (EXACT, 0, None)
+    assert known(stream) == publisher.held
+    assert len(stream._prints) <= COPIES
+
+
+@pytest.mark.parametrize("size", [BLOCK_TOKENS // 2, 2 * BLOCK_TOKENS])
+def test_blocks_of_another_size_degrade_what_is_known_until_it_is_cleared(size: int) -> None:
+    """And cost nothing of it, unless as many of them come in a row."""
+    publisher = Publisher()
+    stream = joined(publisher)
+    for document in (1, 2):
+        tell(stream, publisher.change(document))
+    assert stream.knowledge is EXACT
+    few = {**stored(3), "block_size": size}
+    for number in (2, 3):
+        tell(stream, (number, write_batch(float(number), [few, stored(1)])))
+        assert (stream.knowledge, known(stream)) == (DEGRADED, {1, 2})
+    many = [{**stored(document), "block_size": size} for document in (4, 5)]
+    tell(stream, (4, write_batch(4.0, many)))
+    assert (stream.knowledge, known(stream) & {1, 2}) == (DEGRADED, set())
+    tell(stream, (5, write_batch(5.0, [{"type": "AllBlocksCleared"}, many[0]])))
+    assert (stream.knowledge, known(stream)) == (EXACT, {4})
+
+
+def test_what_waits_for_what_is_missing_is_bounded() -> None:
+    publisher = Publisher()
+    stream = Stream(MOST, replays=True, held=5_000)
+    stream.linked()
+    for document in range(20):
+        tell(stream, publisher.change(document))
+    assert 0 < stream._held_bytes <= 5_000
+    publisher.replay(stream)
+    assert (stream.knowledge, known(stream)) == (EXACT, publisher.held)
 
 
 def test_more_than_is_kept_is_not_exact() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -13,21 +15,31 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from router.gateway.fleet.kv import subscriber
+from router.gateway.fleet.kv.frames import DROPPED_AT_ONCE, DROPPED_BYTES, Frames
 from router.gateway.fleet.kv.sources import Source
 from router.gateway.fleet.kv.stream import EVENT, MESSAGE, SLICE, Knowledge, Stream
-from router.gateway.fleet.kv.subscriber import Subscriber, hear_loads
-from router.kv_wire import END, MOST_BYTES, Load, write_batch
+from router.gateway.fleet.kv.subscriber import Subscriber, _Left, hear_loads
+from router.gateway.fleet.kv.turns import Turns
+from router.kv_wire import END, MOST_BYTES, MOST_FRAMES, Load, WireError, write_batch
+from router.observe.repeats import Repeats
 from tests.router.gateway.kv.publisher import Publisher, known
 
 EXACT, DEGRADED = Knowledge.EXACT, Knowledge.DEGRADED
 
 
-class Sockets:
-    """What a publisher is heard by, on ports of its own that it keeps over a restart."""
+log = logging.getLogger(__name__)
 
-    def __init__(self, context: zmq.asyncio.Context) -> None:
+
+class Sockets:
+    """What a publisher is heard by, on ports of its own that it keeps over a restart.
+
+    `endless`: whoever asks for a replay is sent messages of nothing for ever.
+    """
+
+    def __init__(self, context: zmq.asyncio.Context, *, endless: bool = False) -> None:
         self._context, self.ports = context, [0, 0]
-        self.engine = Publisher()
+        self.engine, self.endless = Publisher(), endless
         self.open()
 
     def open(self) -> None:
@@ -38,7 +50,7 @@ class Sockets:
                 socket.bind(f"tcp://127.0.0.1:{self.ports[k]}")
             else:
                 self.ports[k] = socket.bind_to_random_port("tcp://127.0.0.1")
-        self._answers = asyncio.create_task(self._answer())
+        self._begun = [asyncio.create_task(self._answer())]
 
     @property
     def source(self) -> Source:
@@ -48,12 +60,23 @@ class Sockets:
     async def _answer(self) -> None:
         while True:
             name, _, start = await self._sockets[1].recv_multipart()
+            if self.endless:
+                begun = asyncio.create_task(self._go_on(name, int.from_bytes(start)))
+                self._begun.append(begun)
+                continue
             for number, payload in list(self.engine.buffer):
                 if number >= int.from_bytes(start):
                     frames = [name, b"", b"", number.to_bytes(8), payload]
                     await self._sockets[1].send_multipart(frames)
             end = END.to_bytes(8)
             await self._sockets[1].send_multipart([name, b"", b"", end, b""])
+
+    async def _go_on(self, name: bytes, number: int) -> None:
+        while True:
+            frames = [name, b"", b"", number.to_bytes(8), write_batch(float(number), [])]
+            await self._sockets[1].send_multipart(frames)
+            number += 1
+            await asyncio.sleep(0.02)
 
     async def change(self, document: int) -> None:
         number, payload = self.engine.change(document)
@@ -63,9 +86,9 @@ class Sockets:
         await self._sockets[0].send_multipart(frames)
 
     async def close(self) -> None:
-        self._answers.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._answers
+        for one in self._begun:
+            one.cancel()
+        await asyncio.gather(*self._begun, return_exceptions=True)
         for socket in self._sockets:
             socket.close()
 
@@ -77,22 +100,32 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def followed() -> AsyncIterator[tuple[Sockets, Stream]]:
-    context = zmq.asyncio.Context()
-    sockets, stream = Sockets(context), Stream(10_000, replays=True)
-    replays = asyncio.Semaphore(8)
-    one = Subscriber(context, replays, sockets.source, stream, lambda: None)
+async def following(
+    sockets: Sockets, context: zmq.asyncio.Context, turns: Turns
+) -> AsyncIterator[Stream]:
+    """A stream of what is published there."""
+    stream = Stream(10_000, replays=True)
+    said = Repeats(log)
+    one = Subscriber(context, turns, sockets.source, stream, lambda: None, said)
     task = asyncio.create_task(one.run())
     try:
-        await until(lambda: stream.knowledge is EXACT)
-        yield sockets, stream
+        yield stream
         assert not task.done()
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
         await sockets.close()
-        context.destroy(linger=0)
+
+
+@asynccontextmanager
+async def followed() -> AsyncIterator[tuple[Sockets, Stream]]:
+    context = zmq.asyncio.Context()
+    sockets = Sockets(context)
+    async with following(sockets, context, Turns().of_worker()) as stream:
+        await until(lambda: stream.knowledge is EXACT)
+        yield sockets, stream
+    context.destroy(linger=0)
 
 
 def run(check: Callable[[Sockets, Stream], Any]) -> None:
@@ -134,6 +167,9 @@ def test_garbage_degrades_for_a_while_and_floods_hold_nobody_up() -> None:
         await sockets.change(1)
         await sockets.send(b"", b"no number", b"x")
         await until(lambda: stream.garbage == 1 and stream.knowledge is EXACT)
+        for frames in ([b""] * 3_000, [bytes(MOST_BYTES // 2)] * 5):
+            await sockets.send(*frames)
+        await until(lambda: stream.garbage == 3 and stream.knowledge is EXACT)
         blocks = list(range(300_000))  # 1.4 MB of hashes in one event
         event = {"type": "BlockRemoved", "block_hashes": blocks, "medium": "GPU"}
         number, _ = sockets.engine.change(2)
@@ -155,7 +191,9 @@ def test_a_load_that_is_pushed_is_heard_and_what_is_none_passed_over() -> None:
         source = Source(3, "", load=f"tcp://127.0.0.1:{port}")
         heard: list[tuple[int, Load]] = []
         task = asyncio.create_task(
-            hear_loads(context, source, lambda rank, load, _: heard.append((rank, load)))
+            hear_loads(
+                context, source, lambda rank, load, _: heard.append((rank, load)), Repeats(log)
+            )
         )
         payload = msgspec.msgpack.encode(["LoadStat", 3, 2, 50, 100, 3, 7, 90, 16, 12, 3_500_000])
 
@@ -189,22 +227,97 @@ def test_a_message_beyond_all_bounds_is_never_read() -> None:
     run(check)
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_replays_without_end_keep_nobody_from_its_own(
+    ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of as many workers as may have a turn at once, or of several ranks of each."""
+    monkeypatch.setattr(subscriber, "TURN_S", 0.05)
+
+    async def check() -> None:
+        context, turns = zmq.asyncio.Context(), Turns(2)
+        async with AsyncExitStack() as stack:
+            bad = []
+            for _ in range(2):
+                of_worker = turns.of_worker()
+                for _ in range(ranks):
+                    sockets = Sockets(context, endless=True)
+                    bad.append(following(sockets, context, of_worker))
+            endless = [await stack.enter_async_context(one) for one in bad]
+            await until(lambda: sum(one._last > 0 for one in endless) >= 2)
+            sockets = Sockets(context)
+            sockets.engine.change(1)
+            good = following(sockets, context, turns.of_worker())
+            stream = await stack.enter_async_context(good)
+            await until(lambda: stream.knowledge is EXACT and known(stream) == {1})
+            began = [one._last for one in endless]
+            await until(lambda: all(one._last > b for one, b in zip(endless, began, strict=True)))
+            assert all(one.knowledge is not EXACT and not one.restarts for one in endless)
+        context.destroy(linger=0)
+
+    asyncio.run(check())
+
+
+def test_a_replay_that_is_larger_than_any_is_broken_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(subscriber, "_Left", lambda: _Left(60.0, 500))
+
+    async def check() -> None:
+        context = zmq.asyncio.Context()
+        async with following(Sockets(context, endless=True), context, Turns()) as stream:
+            await until(lambda: any("no replay" in one.message for one in caplog.records))
+            assert 0 < stream._last < 100
+            assert stream.knowledge is not EXACT
+        context.destroy(linger=0)
+
+    asyncio.run(check())
+
+
+@dataclass
+class Frame:
+    """As ZeroMQ's."""
+
+    bytes: bytes
+    more: bool
+
+    def __len__(self) -> int:
+        return len(self.bytes)
+
+
 class Backlog:
     """A socket with all of this in it, that never waits before it is empty."""
 
     def __init__(self, messages: Iterable[list[bytes]]) -> None:
-        self.messages = deque(messages)
+        self.frames = deque(
+            Frame(one, more=k < len(message))
+            for message in messages
+            for k, one in enumerate(message, 1)
+        )
+        self.messages = sum(not frame.more for frame in self.frames)
 
-    async def recv_multipart(self) -> list[bytes]:
-        if not self.messages:
+    def more(self) -> zmq.Frame:
+        frame: Any = self.frames.popleft()
+        self.messages -= not frame.more
+        return frame  # type: ignore[no-any-return]
+
+    async def first(self) -> zmq.Frame:
+        if not self.frames:
             await asyncio.Event().wait()
-        return self.messages.popleft()
+        return self.more()
+
+    def read(self) -> Frames:
+        return Frames(self.first, self.more, MOST_BYTES)
 
 
 def dropped(count: int, *, each: int = 1) -> bytes:
-    """A message's events: so many, each of so many blocks that are gone."""
-    event = {"type": "BlockRemoved", "block_hashes": list(range(each)), "medium": "GPU"}
-    return write_batch(1.0, [event] * count)
+    """A message's events: so many, each of so many blocks that are gone, of one tier in turn."""
+    events = [
+        {"type": "BlockRemoved", "block_hashes": list(range(each)), "medium": medium}
+        for medium in ("GPU", "CPU")
+    ]
+    return write_batch(1.0, [events[k % 2] for k in range(count)])
 
 
 BACKLOGS: dict[str, list[bytes]] = {
@@ -217,30 +330,85 @@ BACKLOGS: dict[str, list[bytes]] = {
 }
 
 
-@pytest.mark.parametrize("of", [*BACKLOGS, "no messages"])
+NO_MESSAGES: dict[str, list[list[bytes]]] = {
+    "no messages": [[b"what?"]] * 300,
+    "of many frames": [[b""] * 100_000],
+    "of large frames": [[bytes(1 << 20)] * 1_000],
+}
+
+
+@pytest.mark.parametrize("of", [*BACKLOGS, *NO_MESSAGES])
 def test_a_backlog_is_worked_off_in_short_turns(of: str) -> None:
     """Counted in work, not in time."""
     asyncio.run(work_off(of))
 
 
+def most_frames(of: str) -> int:
+    """At once: those that are dropped, behind those that have shown it; or those of messages."""
+    if of in ("of many frames", "of large frames"):
+        size = len(NO_MESSAGES[of][0][0])
+        return DROPPED_AT_ONCE // (1 + size // DROPPED_BYTES) + 1 + MOST_FRAMES + 1
+    return 3 * (SLICE // MESSAGE + 1)
+
+
 async def work_off(of: str) -> None:
-    if of == "no messages":
-        socket = Backlog([[b"what?"]] * 300)
+    if of in NO_MESSAGES:
+        socket = Backlog(NO_MESSAGES[of])
     else:
         socket = Backlog([b"", k.to_bytes(8), one] for k, one in enumerate(BACKLOGS[of]))
     stream = Stream(10_000, replays=False)
     stream.linked()
-    source = Source(0, "tcp://127.0.0.1:1")
-    one = Subscriber(None, asyncio.Semaphore(), source, stream, lambda: None)  # type: ignore[arg-type]
-    task = asyncio.create_task(one._listen(socket))  # type: ignore[arg-type]
-    left, blocks, taken = len(socket.messages), 0, list[int]()
+    source, messages = Source(0, "tcp://127.0.0.1:1"), socket.messages
+    one = Subscriber(None, Turns(), source, stream, lambda: None, Repeats(log))  # type: ignore[arg-type]
+    task = asyncio.create_task(one._listen(socket.read()))
+    left, blocks, taken = len(socket.frames), 0, list[int]()
     for _ in range(2_000):
         await asyncio.sleep(0)
-        assert left - len(socket.messages) <= SLICE // MESSAGE + 1
+        done = left - len(socket.frames)
+        assert done <= most_frames(of)
         assert stream.blocks - blocks <= SLICE
         taken.append(stream.blocks - blocks)
-        left, blocks = len(socket.messages), stream.blocks
-    assert not socket.messages
+        left, blocks = len(socket.frames), stream.blocks
+    assert not socket.frames
     if of == "many events":
         assert max(taken) <= SLICE // EVENT
+    if of in NO_MESSAGES:
+        assert stream.garbage == messages
     task.cancel()
+
+
+@pytest.mark.parametrize("sizes", [[0, 8, MOST_BYTES - 8], [0] * (MOST_FRAMES - 2) + [8, 100]])
+def test_a_message_is_read_up_to_its_bounds_and_not_beyond(sizes: list[int]) -> None:
+    message = [bytes(size) for size in sizes]
+
+    async def check() -> None:
+        frames = Backlog([message, [*message, b"more"], [b"next", *message[1:]]]).read()
+        assert await frames.next() == message
+        with pytest.raises(WireError, match="more than"):
+            await frames.next()
+        with suppress(WireError):  # four more bytes
+            assert (await frames.next())[1:] == message[1:]
+
+    asyncio.run(check())
+
+
+def test_whoever_sends_no_messages_writes_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """However many it sends, of whatever kinds."""
+
+    async def check() -> None:
+        kinds: list[list[bytes]] = [[b"?"], [b""] * 9, [b"", bytes(8), b"?"], [b"", b"?", b"?"]]
+        socket = Backlog(kinds * 500)
+        stream = Stream(10_000, replays=False)
+        stream.linked()
+        source = Source(0, "tcp://127.0.0.1:1")
+        one = Subscriber(None, Turns(), source, stream, lambda: None, Repeats(log))  # type: ignore[arg-type]
+        task = asyncio.create_task(one._listen(socket.read()))
+        for _ in range(4 * len(socket.frames)):
+            await asyncio.sleep(0)
+        assert not socket.frames
+        task.cancel()
+        assert stream.garbage >= 1_500
+
+    with caplog.at_level(logging.DEBUG):
+        asyncio.run(check())
+    assert 0 < len(caplog.records) <= 1 + 2 * subscriber.MOST_CHANGES
