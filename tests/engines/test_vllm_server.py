@@ -110,6 +110,7 @@ def test_every_request_gets_the_tokens_that_it_asked_for(server: str) -> None:
             "max_tokens": 1 + 5 * k,
             "ignore_eos": True,
             "temperature": 0,
+            "priority": k % 3 - 1,
         }
         request = urllib.request.Request(
             f"{server}/v1/completions",
