@@ -307,7 +307,7 @@ class Batcher:
             if slots:
                 found += self._queue.head(slots, self.progress.remaining)
             if self._shared:
-                found, self._online_first = self._back.let_in(found, self.cost, self._stage_s)
+                found, self._online_first = self._back.admitted(found, self.cost, self._stage_s)
             self._admissible = found[: self._table.count_fitting(found)]
         return self._admissible
 
@@ -327,8 +327,7 @@ class Batcher:
             self._admissible = None
         self._shared, self._online_first, self._stage_budget = shared, False, self._budget
         if not shared:
-            while self._table.paused:
-                self._table.resume()
+            self._back.resume_all()
             return ()
         evicted = self._evict(now) if self._waiting else ()
         admissible = self._find_admissible()

@@ -1,13 +1,8 @@
-"""How bulk work steps back for online work inside one engine.
+"""How bulk work steps back for online work inside one engine of ours.
 
-Online is whatever somebody waits for: all priorities but bulk. Rules:
-- while online work is prefilled, or could be, no bulk prompt is: neither begun nor gone on with;
-- beside online work that decodes, an iteration carries so much bulk work that it lasts no longer
-  than the tightest target of those online lets it (`solver.batching.online`). What is over that is
-  *paused*, the youngest first: it keeps its slot and its memory, is no part of iterations, and goes
-  on, the oldest first, as soon as there is room again;
-- where online work was here lately, a bulk prompt is cut into chunks of that length, so that who
-  comes waits for one iteration at most; and a share of slots and memory is left free for it;
+Online is whatever somebody waits for: all priorities but bulk. Rules, besides those of
+`solver.batching.pacing` on who comes in and who stands still:
+- where online work was here lately, a share of memory is left free for it;
 - nothing that runs is thrown away unless online work lacks a slot or memory: then the youngest bulk
   sequence is evicted, and waits again with what it has made;
 - bulk work that has had its turn is online from then on, so it starves nowhere.
@@ -21,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
 from itertools import takewhile
-from math import inf
 from typing import NamedTuple
 
-from solver.batching.online import KEPT_FREE, OnlineHere
+from solver.batching.online import KEPT_FREE
+from solver.batching.pacing import Pacing
 from solver.batching.sequence import Sequence
 from solver.batching.slot_table import SlotTable
 from solver.cost.model import CostModel
@@ -38,11 +33,11 @@ class BulkLoad(NamedTuple):
     tokens: int = 0
 
 
-class SteppingBack(OnlineHere):
+class SteppingBack(Pacing):
     """See the module."""
 
     def __init__(self, table: SlotTable) -> None:
-        super().__init__()
+        super().__init__(table)
         self._table = table
 
     def load(self, waiting: Iterable[Sequence]) -> BulkLoad:
@@ -71,64 +66,18 @@ class SteppingBack(OnlineHere):
             evicted.append(victim)
         return evicted
 
-    def let_in(
+    def admitted(
         self, found: Many[Sequence], cost: CostModel, now: float
     ) -> tuple[list[Sequence], bool]:
-        """Of those who could come in, who does; and whether online work is to be prefilled."""
+        """Who of them is let in, as far as memory goes; and whether online work is prefilled."""
         table = self._table
-        online = [sequence for sequence in found if not sequence.is_bulk]
-        if online or not all(one.is_bulk for one in table.prefilling.values()):
-            return online, True
-        if table.paused:
-            return [], False
-        free = len(table.free_slots(table.slots)) - int(KEPT_FREE * table.slots)
-        room = (1 - KEPT_FREE) * table.kv_tokens
-        batch, kv, count = len(table.decoding) + len(table.prefilling), table.kv_held, 0
-        limit_s = self.limit_s(now) if self._decodes_online() else inf
-        for sequence in found:
-            batch, kv = batch + 1, kv + sequence.context
-            free -= sequence.slot < 0
-            room -= sequence.expected_left
-            if free < 0 or kv > room or cost.decode_s(batch, kv) > limit_s:
-                break
-            count += 1
-        return list(found[:count]), False
-
-    def pace(self, cost: CostModel, now: float, prompt_tokens: float) -> None:
-        """Pause or resume bulk work beside online work of so many tokens to be prefilled now."""
-        table = self._table
-        limit_s = self.limit_s(now) if prompt_tokens or self._decodes_online() else inf
-        tokens = prompt_tokens if cost.mixed is not None else 0.0
-
-        def seconds(batch: int, kv: int) -> float:
-            return cost.mixed_s(tokens, batch, kv) if tokens else cost.decode_s(batch, kv)
-
-        while table.bulk and seconds(len(table.decoding), table.kv_decoding) > limit_s:
-            table.pause()
-        while table.paused:
-            context = next(reversed(table.paused.values())).context
-            if seconds(len(table.decoding) + 1, table.kv_decoding + context) > limit_s:
-                break
-            table.resume()
-
-    def chunk_tokens(self, cost: CostModel, now: float, *, just_stalled: bool) -> float:
-        """Tokens of bulk prompts that one iteration may carry; 0: none beside those online.
-
-        Where these have `just_stalled` for a stage they make a token before the next. With nobody
-        online a chunk takes as long as its iteration's fixed time, at least.
-        """
-        table, limit_s = self._table, self.limit_s(now)
-        if limit_s == inf:
-            return inf
-        if just_stalled and self._decodes_online():
-            return 0.0
-        if cost.mixed is not None and table.decoding:
-            tokens = cost.mixed_tokens(limit_s, len(table.decoding), table.kv_decoding)
-        else:
-            tokens = cost.prefill_tokens(limit_s)
-        if not self._decodes_online():
-            tokens = max(tokens, 1.0, cost.prefill_tokens(2 * cost.alpha_p_s))
-        return tokens // 1
-
-    def _decodes_online(self) -> bool:
-        return len(self._table.decoding) > len(self._table.bulk)
+        free = len(table.free_slots(table.slots))
+        chosen, online = self.let_in(found, table.prefilling.values(), free, cost, now)
+        if online:
+            return chosen, True
+        kv, room = table.kv_held, (1 - KEPT_FREE) * table.kv_tokens
+        for count, sequence in enumerate(chosen):
+            kv, room = kv + sequence.context, room - sequence.expected_left
+            if kv > room:
+                return chosen[:count], False
+        return chosen, False

@@ -412,16 +412,19 @@ class Backlog(Generic[L]):
 
 
 def _least_ahead(piece: Piece, kind: Kind, j: int, workers: Sequence[WorkerView]) -> float:
-    """Lines like this that faster workers must have to do before it pays for one to begin it."""
+    """Lines like this that faster workers can begin and each still be done with one sooner than it.
+
+    The nearer in speed, the earlier one stops: so each of them counts for its own lead.
+    """
     line_s = piece.figures[kind].line_s
-    faster = line_s < line_s[j] * (1 - TOLERANCE)
-    if piece.eligible is not None:
-        faster &= np.isin(np.arange(len(line_s)), list(piece.eligible))
-    if not faster.any():
-        return 0.0
-    fastest = workers[int(np.where(faster, line_s, inf).argmin())]
-    later_s = alone_s(piece, kind, workers[j], long=True) - alone_s(piece, kind, fastest, long=True)
-    return later_s * float((1.0 / np.maximum(1e-12, line_s[faster])).sum())
+    may = range(len(line_s)) if piece.eligible is None else piece.eligible
+    own_s = alone_s(piece, kind, workers[j], long=True)
+    leads = (
+        (own_s - alone_s(piece, kind, workers[k], long=True), max(1e-12, float(line_s[k])))
+        for k in may
+        if line_s[k] < line_s[j] * (1 - TOLERANCE)
+    )
+    return sum(max(0.0, lead_s) / each_s for lead_s, each_s in leads)
 
 
 def _may(members: Members, worker: int) -> bool:

@@ -272,12 +272,16 @@ def _ends(
 
 
 def alone_s(piece: Piece, kind: Kind, worker: WorkerView, *, long: bool = False) -> float:
-    """Seconds that a line of a kind takes there from now on; `long`: as one of the longest."""
+    """Seconds that a line of a kind takes there from now on.
+
+    `long`: as one of the longest, and one of the last; those beside it end before it, one by one.
+    """
     length = piece.figures[kind].length
-    occupancy = min(worker.slots, worker.in_flight + piece.lines)
-    prompt = max(1, kind.prompt_tokens - kind.shared_tokens)
-    tokens = length.tokens + (length.overrun if long else 0.0)
-    return span_s(worker.cost, float(prompt), tokens, float(max(1, occupancy)))
+    occupancy = max(1.0, float(min(worker.slots, worker.in_flight + piece.lines)))
+    prompt, tokens = max(1, kind.prompt_tokens - kind.shared_tokens), length.tokens
+    if long:
+        tokens, occupancy = tokens + length.overrun, (occupancy + 1.0) / 2
+    return span_s(worker.cost, float(prompt), tokens, occupancy)
 
 
 def drained_s(piece: Piece, worker: WorkerView, *, alone: bool) -> float:

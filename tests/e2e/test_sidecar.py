@@ -271,6 +271,23 @@ def test_an_engine_with_our_scheduler_gets_a_lead(plain: Plain) -> None:
         assert state(url)["engine"] == "vllm"
 
 
+@pytest.mark.parametrize(
+    ("said", "body", "told"),
+    [
+        ("bulk", PLAIN, 1),
+        ("interactive", PLAIN, -1),
+        ("default", PLAIN, None),
+        ("bulk", {**PLAIN, "priority": -3}, -3),
+    ],
+)
+def test_our_scheduler_inside_is_told_whose_turn_it_is(
+    plain: Plain, said: str, body: dict[str, Any], told: int | None
+) -> None:
+    with sidecar(plain.url, engine="vllm") as agent:
+        assert post(url_of(agent), body, **{"x-makespan-priority": said}).status_code == 200
+    assert json.loads(plain.seen()["body"]) == body | ({} if told is None else {"priority": told})
+
+
 def test_slots_and_memory_are_learnt_from_the_engines_metrics(plain: Plain) -> None:
     page = (
         'vllm:num_requests_running{engine="0"} 3.0\nvllm:num_requests_waiting{engine="0"} 2.0\n'

@@ -71,7 +71,7 @@ def test_tokens_are_those_of_vllms_own_scheduler(bench: Bench, own: Run, policy:
     if policy in {"prefill-first", "threshold"}:
         assert run.iterations["mixed"] == 0
     follower = settled(scheduler)
-    assert (follower.batch, follower.kv_tokens) == (0, 0)
+    assert (follower.decoding, follower.kv_decoding) == ({}, 0)
     assert follower.progress.finishes == len(BALANCED.requests)
 
 
@@ -96,7 +96,7 @@ def test_targets_bound_the_prompts_of_a_step_beside_others(
         begin = follower.begin_iteration
 
         def begun(prompt_tokens: int, batch: int) -> Any:
-            if follower.batch:
+            if follower.decoding:
                 found.append(prompt_tokens)
             return begin(prompt_tokens, batch)
 
@@ -121,7 +121,7 @@ def test_tokens_are_the_same_when_memory_runs_out(bench: Bench, own: Run) -> Non
         run = bench.play(BALANCED, scheduler)
         assert run.preempted > 0
         assert run.tokens == own.tokens
-        assert settled(scheduler).batch == 0
+        assert not settled(scheduler).decoding
 
 
 def test_room_that_is_not_there_stalls_nobody(
@@ -162,7 +162,7 @@ def test_a_request_may_leave_at_any_time(bench: Bench, own: Run) -> None:
     assert set(done) | gone == set(range(len(BALANCED.requests)))
     assert all(own.tokens[k] == tokens for k, tokens in done.items() if k not in gone)
     follower = settled(scheduler)
-    assert follower.batch == 0
+    assert not follower.decoding
     assert follower.progress.finishes <= len(done)
     assert not scheduler.waiting
 
@@ -215,6 +215,80 @@ def test_no_bulk_prompt_comes_in_with_those_of_online_work(bench: Bench, policy:
     scheduler.finish_requests(bulk | online, RequestStatus.FINISHED_ABORTED)
 
 
+def step(scheduler: Any) -> dict[str, int]:
+    """One step, whose tokens are made up; what it carried of each request."""
+    from vllm.v1.outputs import ModelRunnerOutput
+
+    output = scheduler.schedule()
+    took_part = {k: scheduler.requests[k] for k in output.num_scheduled_tokens}
+    sampled = [[] if one.is_prefill_chunk else [50] for one in took_part.values()]
+    made = ModelRunnerOutput(list(took_part), {k: i for i, k in enumerate(took_part)}, sampled)
+    scheduler.update_from_output(output, made)
+    return dict(output.num_scheduled_tokens)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_bulk_work_stands_still_beside_online_work_and_loses_nothing(
+    bench: Bench, policy: str
+) -> None:
+    """Nine decode in 4 ms; a prompt beside anybody takes longer than that."""
+    scheduler = bench.make_scheduler(policy, json.dumps(MIXES), targets="tpot=4ms")
+    bulk = [request(f"b{k}", 60, priority=1) for k in range(12)]
+    for one in bulk:
+        scheduler.add_request(one)
+    while not all(one.num_output_tokens > 3 for one in bulk):
+        step(scheduler)
+    free = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
+    scheduler.add_request(online := request("online", 20))
+    assert set(step(scheduler)) == {"online"}  # within one step
+    carried = [step(scheduler) for _ in range(19)]
+    assert all("online" in one and 2 <= len(one) <= 9 for one in carried)
+    assert online.is_finished()
+    assert all(one.block_hashes is not None and not one.num_preemptions for one in bulk)
+    made = [one.num_output_tokens for one in bulk]
+    assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() <= free
+    assert min(made) < max(made)  # the oldest have gone on
+    assert set(step(scheduler)) == {one.request_id for one in bulk}
+    while scheduler.has_requests():
+        step(scheduler)
+    assert [one.num_output_tokens for one in bulk] == [60] * len(bulk)
+    assert not settled(scheduler).paused
+
+
+def test_if_memory_runs_out_bulk_work_loses_its_own(bench: Bench) -> None:
+    scheduler = bench.make_scheduler("adaptive", json.dumps(MIXES), blocks=8, targets="tpot=4ms")
+    size = scheduler.block_size
+    scheduler.add_request(bulk := request("bulk", 4 * size, priority=1))
+    for _ in range(size):
+        step(scheduler)
+    scheduler.add_request(first := request("first", 2 * size))
+    step(scheduler)
+    scheduler.add_request(second := request("second", 3 * size))
+    while scheduler.has_requests():
+        step(scheduler)
+    assert bulk.num_preemptions
+    assert not first.num_preemptions + second.num_preemptions
+    assert bulk.num_output_tokens == 4 * size
+
+
+def test_tokens_are_the_same_when_bulk_work_was_paused(bench: Bench, own: Run) -> None:
+    came = [(0 if k < 16 else 12 + 3 * k, *row[1:]) for k, row in enumerate(BALANCED.requests)]
+    load = Load(tuple(came), bulk=16)
+    scheduler = bench.make_scheduler("adaptive", json.dumps(MIXES), targets="tpot=4ms")
+    pauses, pause = [0], scheduler._follower.pause
+
+    def count() -> None:
+        pauses[0] += 1
+        pause()
+
+    scheduler._follower.pause = count
+    run = bench.play(load, scheduler)
+    assert run.tokens == own.tokens
+    assert pauses[0]
+    assert run.preempted == 0
+    assert not settled(scheduler).paused
+
+
 @pytest.mark.parametrize("policy", [None, *POLICIES])
 def test_steps_decided_before_the_last_has_ended(bench: Bench, policy: str | None) -> None:
     """VLLM's asynchronous scheduler and ours, two steps in flight; no model: vLLM has none for it
@@ -246,7 +320,7 @@ def test_steps_decided_before_the_last_has_ended(bench: Bench, policy: str | Non
     assert kinds.count("mixed") == 0 or policy not in {"prefill-first", "threshold"}
     if policy is not None:
         follower = settled(scheduler)
-        assert follower.batch == 0
+        assert not follower.decoding
         assert follower.progress.finishes == sum(r.max_tokens > 1 for r in requests)
 
 

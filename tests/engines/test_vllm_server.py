@@ -49,6 +49,7 @@ def start(model: Path, port: int, log: Path, flags: Sequence[str] = ()) -> subpr
         **ENVIRONMENT,
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
         "VLLM_ENABLE_RESPONSES_API_STORE": "1",
+        "MAKESPAN_VLLM_TARGETS": "tpot=1ms",  # so bulk work has no room beside anybody
     }
     with log.open("wb") as file:
         return subprocess.Popen(
@@ -110,6 +111,7 @@ def test_every_request_gets_the_tokens_that_it_asked_for(server: str) -> None:
             "max_tokens": 1 + 5 * k,
             "ignore_eos": True,
             "temperature": 0,
+            "priority": k % 3 - 1,
         }
         request = urllib.request.Request(
             f"{server}/v1/completions",
@@ -122,6 +124,26 @@ def test_every_request_gets_the_tokens_that_it_asked_for(server: str) -> None:
     with ThreadPoolExecutor(16) as pool:
         answers = dict(pool.map(ask, range(16)))
     assert answers == {k: 1 + 5 * k for k in range(16)}
+
+
+def test_bulk_work_stands_still_while_others_decode(server: str) -> None:
+    """It came first and is shorter, and yet it ends last."""
+
+    def ask(tokens: int, priority: int) -> float:
+        body = {"model": "tiny", "prompt": "a", "max_tokens": tokens, "ignore_eos": True}
+        status, answer = told_by(server, "/v1/completions", {**body, "priority": priority})
+        assert (status, json.loads(answer)["usage"]["completion_tokens"]) == (200, tokens)
+        return time.monotonic()
+
+    with ThreadPoolExecutor(2) as pool:
+        bulk = [pool.submit(ask, 900, 1) for _ in range(2)]
+        while (
+            'vllm:num_requests_running{engine="0",model_name="tiny"} 2'
+            not in (told_by(server, "/metrics", method="GET")[1])
+        ):
+            assert not any(one.done() for one in bulk)
+        online_s = ask(1000, 0)
+        assert online_s < min(one.result() for one in bulk)
 
 
 def told_by(url: str, path: str, body: object = None, method: str = "POST") -> tuple[int, str]:

@@ -37,9 +37,13 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Requests: the engine step at which each comes, its prompt's ids, and its output tokens."""
+    """Requests: the engine step at which each comes, its prompt's ids, and its output tokens.
+
+    The first `bulk` of them are bulk work.
+    """
 
     requests: tuple[tuple[int, tuple[int, ...], int], ...]
+    bulk: int = 0
 
     @classmethod
     def draw(
@@ -172,7 +176,8 @@ class Bench:
             while todo and todo[-1][1][0] <= step:
                 k, (_, prompt, outputs) = todo.pop()
                 params = SamplingParams(temperature=0, max_tokens=outputs, ignore_eos=True)
-                engine.add_request(str(k), TokensPrompt(prompt_token_ids=list(prompt)), params)
+                ids = TokensPrompt(prompt_token_ids=list(prompt))
+                engine.add_request(str(k), ids, params, priority=int(k < load.bulk))
             for answer in engine.step():
                 if answer.finished:
                     done[answer.request_id] = tuple(answer.outputs[0].token_ids)

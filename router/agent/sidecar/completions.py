@@ -214,6 +214,8 @@ class Completions:
     ) -> Outcome:
         headers = trace.outgoing(scope["headers"])
         target = target_of(scope)
+        if trace.request is not None:
+            body = self._engine.told(body, held.request.sequences[0].priority)
         reply = await self._upstream.send(pending, "POST", target, headers, body, plain=True)
         try:
             trace.status, trace.timings.phases_visible = reply.status, reply.is_stream

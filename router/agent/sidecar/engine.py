@@ -13,11 +13,13 @@ import orjson
 
 from router.agent.sidecar.gate import Gate
 from router.agent.sidecar.upstream import Upstream, UpstreamUnusable
+from router.http.model_field import with_field
 from router.observe.engine_metrics import Signals, read_signals
 from router.settings.agent import AgentSettings
 from router.wire import MOST_NAMES_BYTES, is_name
 from solver.batching.outside.release import Releaser
 from solver.batching.outside.slots import SlotLimit
+from solver.batching.priority import Priority
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,8 @@ SCRAPE_S = 0.5
 # What is reported where nobody knows how long a request may be: no limit that anybody meets.
 UNKNOWN_LEN = 1 << 20
 MOST_KV = 1 << 31
+# As vLLM numbers them: lower is first.
+VLLM_PRIORITY = {Priority.INTERACTIVE: -1, Priority.DEFAULT: 0, Priority.BULK: 1}
 
 
 class Engine:
@@ -58,8 +62,14 @@ class Engine:
 
     @property
     def steps_back(self) -> bool:
-        """What runs in a server can not be paused from outside."""
+        """What runs in a server gives up its slot for nobody."""
         return False
+
+    def told(self, body: bytes, priority: Priority) -> bytes:
+        """A body by which our scheduler in it knows the priority; any other server's as it is."""
+        number = VLLM_PRIORITY[priority]
+        own = number and self._settings.engine == "vllm"
+        return with_field(body, "priority", number) if own else body
 
     @property
     def healthy(self) -> bool:

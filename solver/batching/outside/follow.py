@@ -4,6 +4,7 @@ Rules:
 - the engine is the authority on who waits, who runs and what fits; this only follows, and its books
   are corrected where the engine's say otherwise;
 - what it answers is a `Decision`, by the same policies that `solver.batching.batcher` asks;
+- bulk work that is paused (`solver.batching.pacing`) stands still in the engine, with its memory;
 - the cost model changes only now and then (`STEADY`), since policies derive figures from it.
 
 Must not know: clocks, the engine's objects. A sequence that decodes is one whose prefill is over
@@ -13,8 +14,8 @@ and whose last token is not scheduled yet.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 
 from solver.batching.policy import Decision, EngineView, IterationPolicy
 from solver.batching.progress import Progress
@@ -35,13 +36,15 @@ STEADY = 32
 class UnprefilledRequests:
     """Requests whose prefill is not over; the fields are as those of `EngineView`.
 
-    `begun`: those of the admissible that hold a slot already.
+    `begun`: those of the admissible that hold a slot already. `budget`: prompt tokens that one
+    iteration may carry of them, as bulk work steps back.
     """
 
     admissible: int
     waiting: int
     prompt_tokens: int
     begun: int = 0
+    budget: float = inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,8 @@ class Follower:
     Attributes:
         progress: where those decoding stand, and what has ended.
         cost: the engine's cost model now.
-        batch: sequences that decode.
-        kv_tokens: cached tokens of theirs.
+        decoding, bulk, paused, kv_decoding: as `solver.batching.pacing.Decoders` has them.
+        just_stalled: whether decoding has just stood still for a prefill.
     """
 
     def __init__(
@@ -81,12 +84,15 @@ class Follower:
     ) -> None:
         self.slots, self.policy, self.cost = slots, policy, cost
         self.progress = Progress(slots)
-        self.batch = self.kv_tokens = 0
+        self.decoding: dict[str, Sequence] = {}
+        self.bulk: dict[str, Sequence] = {}
+        self.paused: dict[str, Sequence] = {}
+        self.kv_decoding = 0
         self._kv_capacity, self._budget = kv_capacity, prefill_budget
         self._fit, self._rounds, self._learnt = fit, 0, 0
         self._free = list(range(slots))
         self._slot_wait, self._held_back = SlotWait(), 0
-        self._just_stalled = False
+        self.just_stalled = False
 
     def rank(self, sequence: Sequence) -> float:
         """Its rank in the queue by the present cost model: longest first within head starts."""
@@ -100,51 +106,74 @@ class Follower:
     def join(self, sequence: Sequence) -> None:
         """It decodes from the next round on."""
         sequence.slot = heapq.heappop(self._free)
-        self.progress.join(sequence)
-        self.batch += 1
-        self.kv_tokens += sequence.context
+        self._start(sequence)
 
     def leave(self, sequence: Sequence, *, ended: bool) -> None:
         """It decodes no longer; `ended`: its last token is made, or on its way."""
-        self.progress.leave(sequence, ended=ended)
+        if self.paused.pop(sequence.id, None) is not None:
+            self._start(sequence)
+        self._stop(sequence, ended=ended)
         heapq.heappush(self._free, sequence.slot)
-        self.batch -= 1
-        self.kv_tokens -= sequence.context
+        sequence.slot = -1
+
+    def pause(self) -> None:
+        """The youngest bulk work that decodes stands still from the next iteration on."""
+        sequence = next(reversed(self.bulk.values()))
+        self._stop(sequence, ended=False)
+        self.paused[sequence.id] = sequence
+
+    def resume(self) -> None:
+        """The oldest of those paused decodes on."""
+        _, sequence = self.paused.popitem()
+        self._start(sequence)
+
+    def _start(self, sequence: Sequence) -> None:
+        self.progress.join(sequence)
+        self.decoding[sequence.id] = sequence
+        if sequence.is_bulk:
+            self.bulk[sequence.id] = sequence
+        self.kv_decoding += sequence.context
+
+    def _stop(self, sequence: Sequence, *, ended: bool) -> None:
+        self.progress.leave(sequence, ended=ended)
+        del self.decoding[sequence.id]
+        self.bulk.pop(sequence.id, None)
+        self.kv_decoding -= sequence.context
 
     def correct(self, sequence: Sequence, made: int) -> None:
         """The engine says how many tokens it has made: not one a round, or not every round."""
-        if self.progress.made(sequence) == made:
+        if sequence.id in self.paused:
+            sequence.made = made
             return
-        self.leave(sequence, ended=False)
-        sequence.made = made
-        self.join(sequence)
+        self.kv_decoding += made - self.progress.made(sequence)
+        self.progress.place(sequence, made)
 
     def decide(self, requests: UnprefilledRequests) -> Decision:
         """What the engine should do next."""
         self._held_back = requests.admissible - requests.begun
         view = EngineView(
             slots=self.slots,
-            decoding=self.batch,
+            decoding=len(self.decoding),
             admissible=requests.admissible,
             waiting=requests.waiting,
             prompt_tokens=requests.prompt_tokens,
             kv_tokens=self._kv_capacity,
-            kv_held=self.kv_tokens,
+            kv_held=self.kv_decoding,
             waited_slot_s=self._slot_wait.slot_s,
             waited_rounds=self._slot_wait.rounds,
-            prefill_budget=self._budget,
-            just_stalled=self._just_stalled,
+            prefill_budget=min(self._budget, requests.budget),
+            just_stalled=self.just_stalled,
             progress=self.progress,
         )
         return self.policy.decide(view, self.cost)
 
     def begin_iteration(self, prompt_tokens: int, batch: int) -> Iteration:
         """The engine's next iteration carries so many prompt tokens and decoding sequences."""
-        iteration = Iteration(prompt_tokens, batch, self.kv_tokens)
-        self._just_stalled = iteration.action is Action.PREFILL and self.batch > 0
+        iteration = Iteration(prompt_tokens, batch, self.kv_decoding)
+        self.just_stalled = iteration.action is Action.PREFILL and bool(self.decoding)
         if batch:
             self.progress.rounds += 1
-            self.kv_tokens += self.batch
+            self.kv_decoding += len(self.decoding)
         if prompt_tokens:
             self._slot_wait.reset()
         elif batch:
@@ -172,17 +201,3 @@ class Follower:
 def holds_back(decision: Decision, requests: UnprefilledRequests) -> bool:
     """Whether somebody who could be admitted is to be held back."""
     return decision.action is Action.DECODE and requests.admissible > 0
-
-
-def admitted_beside(bulk: Iterable[bool], *, prefills_online: bool) -> int:
-    """How many of those next in line may be admitted as bulk work steps back; `bulk`: who is that.
-
-    None behind online work, nor while that is prefilled; before it, it has had its turn.
-    """
-    count = 0
-    for is_bulk in bulk:
-        if is_bulk and prefills_online:
-            break
-        prefills_online |= not is_bulk
-        count += 1
-    return count

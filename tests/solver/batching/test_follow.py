@@ -15,7 +15,6 @@ from solver.batching.outside.follow import (
     Follower,
     Iteration,
     UnprefilledRequests,
-    admitted_beside,
 )
 from solver.batching.policies import POLICIES
 from solver.batching.policy import Decision, EngineView, IterationPolicy
@@ -46,7 +45,8 @@ class Shadowed:
         begun = len(self.batcher._table.prefilling)
         told = UnprefilledRequests(view.admissible, view.waiting, view.prompt_tokens, begun)
         assert self.follower.decide(told) == decision
-        assert (self.follower.batch, self.follower.kv_tokens) == (view.decoding, view.kv_held)
+        followed = len(self.follower.decoding), self.follower.kv_decoding
+        assert followed == (view.decoding, view.kv_held)
         self.decisions += 1
         return decision
 
@@ -84,7 +84,7 @@ def test_the_follower_decides_as_the_batcher_does(name: str, kind: str, targets:
         for key in ended:
             follower.leave(copies.pop(key), ended=True)
     assert policy.decisions > len(outputs) / SLOTS
-    assert (follower.batch, follower.kv_tokens, copies) == (0, 0, {})
+    assert (follower.decoding, follower.kv_decoding, copies) == ({}, 0, {})
 
 
 def test_the_engine_may_correct_what_a_sequence_has_made() -> None:
@@ -95,7 +95,7 @@ def test_the_engine_may_correct_what_a_sequence_has_made() -> None:
     assert follower.progress.made(sequence) == 2
     follower.correct(sequence, 7)
     assert follower.progress.made(sequence) == 7
-    assert follower.kv_tokens == 17
+    assert follower.kv_decoding == 17
     assert follower.begin_iteration(0, 1).action is Action.DECODE
     assert follower.progress.finishes == 0
 
@@ -108,14 +108,3 @@ def test_until_it_knows_anything_it_says_what_it_was_told() -> None:
         assert follower.cost == told
     follower.end_iteration(Iteration(0, 4, 100), 0.02)
     assert follower.cost.decode_s(4, 100) == pytest.approx(0.02, rel=0.05)
-
-
-@pytest.mark.parametrize(
-    ("line", "prefills_online", "admitted"),
-    [("bbb", False, 3), ("oob", False, 2), ("bob", False, 2), ("oo", True, 2), ("bo", True, 0)],
-)
-def test_bulk_work_is_admitted_neither_behind_online_work_nor_beside_its_prefill(
-    line: str, prefills_online: bool, admitted: int
-) -> None:
-    bulk = [one == "b" for one in line]
-    assert admitted_beside(bulk, prefills_online=prefills_online) == admitted

@@ -311,6 +311,18 @@ def test_a_slow_worker_begins_long_lines_only_while_fast_ones_have_enough_to_do(
         assert taken_by(0, 50, backlog, fleet)
 
 
+def test_who_is_hardly_faster_takes_hardly_anything_off_a_slow_one() -> None:
+    def begins_with(lines: int, speeds: Sequence[float]) -> bool:
+        fleet, backlog = [view(speed) for speed in speeds], Backlog[Line]()
+        backlog.add(lines_of({Kind("a", 100, label=3): lines}))
+        backlog.plan(fleet, expected, 0.0)
+        return bool(taken_by(len(speeds) - 1, 1, backlog, fleet))
+
+    alone = next(n for n in range(1, 500) if begins_with(n, (2.0, 0.5)))
+    beside = next(n for n in range(1, 500) if begins_with(n, (2.0, 0.51, 0.5)))
+    assert 20 < alone <= beside <= alone + 2
+
+
 def test_no_worker_ends_with_a_wave_of_long_lines_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,7 +1,8 @@
 """vLLM's waiting queue, in our order.
 
 Rules:
-- those who were preempted go first, the last one before the others, as vLLM has it;
+- those who were preempted go first, the last one before the others, as vLLM has it; but bulk work,
+  which waits again as it did at first;
 - the rest by rank: longest first, within the head starts of their priorities
 (`solver.batching.queue`);
 - who is put back because it cannot start yet keeps its rank.
@@ -15,71 +16,46 @@ from collections.abc import Iterable, Iterator
 from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.request import Request, RequestStatus
 
+from router.agent.engines.vllm.known import KnownRequests
+from solver.batching.online import OnlineHere
 from solver.batching.outside.follow import Follower
-from solver.batching.priority import Priority
 from solver.batching.queue import LongestFirstQueue
 from solver.batching.sequence import Sequence
-from solver.batching.targets import NO_TARGETS, Targets
-
-
-def sequence_of(request: Request, targets: Targets = NO_TARGETS) -> Sequence:
-    """A request as the solver sees it; it is expected to make all tokens that it may make.
-
-    `targets` are those of all but bulk work.
-    """
-    priority = _priority(request.priority)
-    limit = int(request.max_tokens)
-    made = request.num_output_tokens + request.num_output_placeholders
-    return Sequence(
-        request.request_id,
-        request.num_prompt_tokens,
-        float(limit),
-        limit,
-        request.arrival_time,
-        priority=priority,
-        targets=NO_TARGETS if priority is Priority.BULK else targets,
-        made=made,
-    )
-
-
-def is_bulk(request: Request) -> bool:
-    """Whether nobody waits for it."""
-    return _priority(request.priority) is Priority.BULK
-
-
-def _priority(number: int) -> Priority:
-    """VLLM's numbers: lower is first, 0 is what those have who say nothing."""
-    if number == 0:
-        return Priority.DEFAULT
-    return Priority.INTERACTIVE if number < 0 else Priority.BULK
 
 
 class RankedRequestQueue(RequestQueue):
     """By rank; see the module. Iterating gives all, not in order of their ranks."""
 
-    def __init__(self, follower: Follower) -> None:
-        self._follower = follower
+    def __init__(self, follower: Follower, known: KnownRequests, online: OnlineHere) -> None:
+        """`online` hears who waits."""
+        self._follower, self._known, self._online = follower, known, online
         self._preempted: deque[Request] = deque()
         self._queue = LongestFirstQueue(follower.rank)
         self._waiting: dict[str, tuple[Request, Sequence]] = {}
         self._planned: deque[Request] = deque()
 
     def next_of(self, count: int) -> list[Request]:
-        """The first `count`, in the order in which they are popped until something changes."""
+        """The first `count`, in the order in which they are popped until something changes.
+
+        Bulk work among them that others wait behind has its turn.
+        """
         ranked = self._follower.next_of(self._queue, count - len(self._preempted))
+        self._online.take_turns(ranked)
         self._planned = deque(self._waiting[sequence.id][0] for sequence in ranked)
         return [*self._preempted, *self._planned][:count]
 
     def add_request(self, request: Request) -> None:
         """It has come, or may start at last."""
-        sequence = sequence_of(request)
+        sequence = self._known.refreshed(request)
         self._queue.add(sequence)
+        self._online.queued(sequence, 1)
         self._waiting[sequence.id] = request, sequence
         self._planned.clear()
 
     def prepend_request(self, request: Request) -> None:
         """It is put back."""
-        if request.status is RequestStatus.PREEMPTED:
+        lost = request.status is RequestStatus.PREEMPTED
+        if lost and not self._known.refreshed(request).is_bulk:
             self._preempted.appendleft(request)
         else:
             self.add_request(request)
@@ -125,6 +101,7 @@ class RankedRequestQueue(RequestQueue):
     def _drop(self, request: Request) -> None:
         _, sequence = self._waiting.pop(request.request_id)
         self._queue.discard(sequence)
+        self._online.queued(sequence, -1)
 
     def __bool__(self) -> bool:
         return bool(self._preempted or self._waiting)

@@ -4,9 +4,11 @@ Rules:
 - vLLM's own `schedule` does all the work; this narrows what it may take into the next step, and
   puts its knobs back at once;
 - whenever our view has nobody to hold back, vLLM decides alone: what we overlook is never lost;
-- a step that stalls decoding for a prefill must carry one; if vLLM finds no room for it, it decides
-  alone until a prefill has gone through, but for the prompt tokens that targets let into a step;
-- no bulk prompt comes in behind online work that waits, or while that is prefilled.
+- a step that stalls decoding for a prefill must carry one, and one in which somebody stands still
+  must carry something; if vLLM finds no room for it, it decides alone until a prefill has gone
+  through, but for the prompt tokens that targets let into a step;
+- bulk work steps back for online work (`solver.batching.pacing`): who is paused keeps its slot and
+  its memory, and if memory runs out bulk work loses its own first, the youngest before others.
 
 Under asynchronous scheduling a step is decided before the one before it has ended: what ends there
 is seen one step late, except at `max_tokens`.
@@ -17,9 +19,10 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 from typing import Any, Self
 
 from vllm.config import VllmConfig
@@ -31,16 +34,12 @@ from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
-from router.agent.engines.vllm.queue import RankedRequestQueue, is_bulk, sequence_of
+from router.agent.engines.vllm.known import KnownRequests, made
+from router.agent.engines.vllm.queue import RankedRequestQueue
 from router.agent.engines.vllm.settings import read_settings
 from solver.batching.kv import count_fitting
-from solver.batching.outside.follow import (
-    Follower,
-    Iteration,
-    UnprefilledRequests,
-    admitted_beside,
-    holds_back,
-)
+from solver.batching.outside.follow import Follower, Iteration, UnprefilledRequests, holds_back
+from solver.batching.pacing import Pacing
 from solver.batching.policies import POLICIES
 from solver.batching.policy import Decision
 from solver.batching.sequence import Sequence
@@ -89,36 +88,44 @@ class Makespan(Scheduler):
             settings.cost or PRIOR,
             OnlineFit(PRIOR) if settings.cost is None else None,
         )
-        self._targets = settings.targets
-        self.waiting = RankedRequestQueue(self._follower)
+        self._back = Pacing(self._follower)
+        self._known = KnownRequests(settings.targets, self._back)
+        self.waiting = RankedRequestQueue(self._follower, self._known, self._back)
         self._decoding: dict[Request, Sequence] = {}
         self._seen: list[Request] = []  # those who decoded at the last step
         self._steps: deque[Iteration] = deque()
-        self._most_new: int | None = None  # of those who wait, as bulk work steps back
+        self._still: list[
+            Request
+        ] = []  # who stands still in the next step, as bulk work steps back
+        self._most_new: int | None = None  # of those who wait, for the same reason
         self._alone = False  # vLLM decides until a prefill has gone through
         self._since_s: float | None = None  # the end of the last step; None: the engine was idle
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         """The next step, as the policy wants it."""
+        now = time.perf_counter()
         if self._since_s is None:
-            self._since_s = time.perf_counter()
+            self._since_s = now
         self._follow()
-        candidates = self._candidates()
+        alone = self._alone or self._pause_state is not PauseState.UNPAUSED
+        candidates = self._candidates(now, alone=alone)
         decision = self._follower.decide(candidates)
-        if self._most_new is not None:
-            most = decision.max_admitted
-            most = self._most_new if most is None else min(most, self._most_new)
-            decision = replace(decision, max_admitted=most)
+        self._stand_still(self._still)
         if self._pause_state is not PauseState.UNPAUSED:
             output = super().schedule(throttle_prefills)
-        elif not self._alone and holds_back(decision, candidates):
+        elif not alone and holds_back(decision, candidates):
             output = self._decode_only()
         else:
             whoever = replace(decision, action=Action.MIXED, max_admitted=None)
-            with self._limits(whoever if self._alone else decision):
+            with self._limits(whoever if alone else decision, candidates.budget):
                 output = super().schedule(throttle_prefills)
         self._note(decision, output)
         return output
+
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """It has ended, however."""
+        self._known.end(request, time.perf_counter())
+        return super()._free_request(request, *args, **kwargs)
 
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
@@ -144,43 +151,65 @@ class Makespan(Scheduler):
         for request in now:
             sequence = self._decoding.get(request)
             if sequence is None:
-                self._decoding[request] = sequence = sequence_of(request, self._targets)
+                self._decoding[request] = sequence = self._known.refreshed(request)
                 self._follower.join(sequence)
             elif check:
-                self._follower.correct(sequence, sequence_of(request).made)
+                self._follower.correct(sequence, made(request))
 
-    def _candidates(self) -> UnprefilledRequests:
+    def _candidates(self, now: float, *, alone: bool) -> UnprefilledRequests:
         """Those who could be prefilled now; what prefix caches hold is not known here."""
-        self._most_new = None
+        self._still, self._most_new = [], None
         filling = [request for request in self.running if request.is_prefill_chunk]
         held = len(self.running) + self.num_waiting_for_streaming_input
         slots = max(0, self.max_num_active_reqs - held)
         waiting = len(filling) + sum(self.get_request_counts()[1:])
-        if not filling and not (slots and self.waiting):
-            return UnprefilledRequests(0, waiting, 0)
-        rest = sum(request.num_tokens - request.num_computed_tokens for request in filling)
         ready = [
             request
-            for request in self.waiting.next_of(slots)
+            for request in (self.waiting.next_of(slots) if slots and self.waiting else ())
             if not self._is_blocked_waiting_status(request.status)
         ]
-        online = any(not is_bulk(request) for request in filling)
-        most = admitted_beside(map(is_bulk, ready), prefills_online=online)
-        if most < len(ready):
-            ready, self._most_new = ready[:most], most
-            waiting = len(filling) + most  # what is held back is no company for anybody
-        free = self.kv_cache_manager.block_pool.get_num_free_blocks()
-        room = free * self.block_size - rest
-        room -= self.kv_cache_manager.watermark_blocks * self.block_size
-        count = count_fitting((self._blocks_tokens(request) for request in ready), room)
-        if not self.running:
-            count = max(count, min(1, len(ready)))
-        return UnprefilledRequests(
-            len(filling) + count,
-            waiting,
-            rest + sum(request.num_tokens for request in ready[:count]),
-            len(filling),
+        if not alone and self._back.concerns(now):
+            return self._beside_online(filling, ready, slots, now)
+        self._back.resume_all()
+        ready = ready[: self._count_fitting(filling, ready)]
+        tokens = _to_prefill(filling) + _to_prefill(ready)
+        return UnprefilledRequests(len(filling) + len(ready), waiting, tokens, len(filling))
+
+    def _beside_online(
+        self, filling: list[Request], ready: list[Request], slots: int, now: float
+    ) -> UnprefilledRequests:
+        """The same, as bulk work steps back; what is held back is no company for anybody."""
+        back, cost, known = self._back, self._follower.cost, self._known.of
+        self.running.sort(key=lambda request: known(request).is_bulk)  # the last loses its memory
+        chosen, online = back.let_in(
+            [known(one) for one in ready], [known(one) for one in filling], slots, cost, now
         )
+        ready = ready[: len(chosen)]  # online work is first in line
+        ready = ready[: self._count_fitting(filling, ready)]
+        going, budget = filling, inf
+        if online:
+            going = [request for request in filling if not known(request).is_bulk]
+            tokens = _to_prefill(going) + _to_prefill(ready)
+            back.pace(cost, now, min(tokens, self.max_num_scheduled_tokens))
+        else:
+            back.pace(cost, now, 0.0)
+            budget = back.chunk_tokens(cost, now, just_stalled=self._follower.just_stalled)
+            if budget <= 0:
+                going, ready = [], []
+        paused = self._follower.paused
+        self._still = [request for request in filling if request not in going]
+        self._still += [request for request, own in self._decoding.items() if own.id in paused]
+        self._most_new, count = len(ready), len(going) + len(ready)
+        tokens = _to_prefill(going) + _to_prefill(ready)
+        return UnprefilledRequests(count, count, tokens, len(going), budget)
+
+    def _count_fitting(self, filling: list[Request], ready: list[Request]) -> int:
+        """How many of those ready memory has room for, once those filling are prefilled."""
+        free = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        free -= self.kv_cache_manager.watermark_blocks
+        room = free * self.block_size - _to_prefill(filling)
+        count = count_fitting((self._blocks_tokens(request) for request in ready), room)
+        return count if self.running else max(count, min(1, len(ready)))
 
     def _blocks_tokens(self, request: Request) -> int:
         """Its tokens and the one that it makes next as memory counts them, in whole blocks."""
@@ -195,22 +224,27 @@ class Makespan(Scheduler):
         finally:
             self.prefill_capacity_bound = saturated
 
+    def _stand_still(self, requests: Iterable[Request]) -> None:
+        """They are no part of the next step; vLLM counts it before it compares."""
+        for request in requests:
+            later = max(request.next_decode_eligible_step, self.current_step + 2)
+            request.next_decode_eligible_step = later
+
     @contextmanager
-    def _limits(self, decision: Decision) -> Iterator[None]:
-        """Whom and how much the next step may carry."""
+    def _limits(self, decision: Decision, budget: float) -> Iterator[None]:
+        """Whom and how much the next step may carry, `budget` prompt tokens at most."""
         tokens, active = self.max_num_scheduled_tokens, self.max_num_active_reqs
-        per_sequence = 1 + self.num_spec_tokens
+        budget = min(decision.max_prompt_tokens, budget)
         if decision.action is Action.PREFILL:
-            for request in self._decoding:  # vLLM counts the step up before it compares
-                later = max(request.next_decode_eligible_step, self.current_step + 2)
-                request.next_decode_eligible_step = later
-            self.max_num_scheduled_tokens = int(min(tokens, decision.max_prompt_tokens))
+            self._stand_still(self._decoding)
+            self.max_num_scheduled_tokens = int(min(tokens, budget))
         elif decision.action is Action.MIXED:
-            most = per_sequence * len(self._decoding) + decision.max_prompt_tokens
+            most = (1 + self.num_spec_tokens) * len(self._follower.decoding) + budget
             self.max_num_scheduled_tokens = int(min(tokens, most))
-        if decision.max_admitted is not None:
+        limits = [most for most in (decision.max_admitted, self._most_new) if most is not None]
+        if limits:
             held = len(self.running) + self.num_waiting_for_streaming_input
-            self.max_num_active_reqs = min(active, held + decision.max_admitted)
+            self.max_num_active_reqs = min(active, held + min(limits))
         try:
             yield
         finally:
@@ -225,7 +259,9 @@ class Makespan(Scheduler):
         self._steps.append(ran)
         if ran.prompt_tokens:
             self._alone = False
-        elif decision.action is Action.PREFILL and self._decoding:
+        elif (decision.action is Action.PREFILL and self._decoding) or (
+            self._still and not scheduled
+        ):
             self._alone = True
 
 
@@ -237,8 +273,12 @@ def _decodes(request: Request) -> bool:
     """Whether its prefill is over, and its last token not yet scheduled."""
     if request.is_prefill_chunk:
         return False
-    made = request.num_output_tokens + request.num_output_placeholders
-    return bool(made < request.max_tokens)
+    return bool(made(request) < request.max_tokens)
+
+
+def _to_prefill(requests: Iterable[Request]) -> int:
+    """Tokens of theirs that are not computed yet."""
+    return sum(request.num_tokens - request.num_computed_tokens for request in requests)
 
 
 def _ended(request: Request) -> bool:
