@@ -112,7 +112,7 @@ class Completions:
             held.let_go()
             if exchange.reservation is not None:
                 exchange.reservation.settle(_used(exchange))
-            record.outcome = outcome.value
+            record.outcome = outcome
             self._accounts.end(record, outcome, exchange.timing(), exchange.blocks, exchange.made())
             if trace is not None and trace.recorded:
                 self._tracing.end(trace, request_span(exchange, outcome))
@@ -222,7 +222,7 @@ class Completions:
         record.model, record.stream, record.choices = request.model, request.stream, request.choices
         if known:
             record.label = request.model
-        record.priority = urgency.priority.value
+        record.priority = urgency.priority
         record.deadline_s = None if urgency.deadline_s == inf else urgency.deadline_s
         size = self._accounts.size(request, context, hint, urgency, record.tenant)
         if context is not None and size.least_tokens > context:

@@ -119,7 +119,9 @@ class Worker:
     @property
     def available(self) -> bool:
         """Whether it takes new requests, be it as the last resort."""
-        return self.health.open and not self.draining
+        if self.leaving or not self.health.open:
+            return False
+        return self.state is None or not self.state.draining
 
     @property
     def ready(self) -> bool:
