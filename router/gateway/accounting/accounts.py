@@ -182,7 +182,7 @@ class Accounts:
         """A request has been answered in full."""
         if record.output_tokens:
             if not request.ignore_eos:
-                self._learn_length(request, record, record.output_tokens // request.choices)
+                self._learn_length(request, record, record.output_tokens // record.choices)
             ratio = record.expected_tokens / record.output_tokens
             self._metrics.predicted_tokens_error.observe(ratio)
         if usage is not None:
@@ -200,7 +200,7 @@ class Accounts:
         """A few ends together: until then, what has been predicted for one holds for its like."""
         features = Features(
             request.model,
-            record.prompt_tokens // request.choices,
+            record.prompt_tokens // record.choices,
             request.output_limit(UNLIMITED),
             record.tenant,
             record.kind,

@@ -136,7 +136,7 @@ class Worker:
     @property
     def slots(self) -> int:
         """Sequences that it runs at once."""
-        return self.state.slots if self.state is not None else self.plain_slots.slots
+        return self.state.slots if self.state is not None else self.plain_slots.limit.limit
 
     @property
     def slots_known(self) -> Known:
