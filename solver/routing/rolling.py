@@ -285,10 +285,13 @@ class RollingHorizon(Generic[R, W]):
 
     def _close(self, now: float, workers: Sequence[W], *, free: bool) -> None:
         """Close the windows that are due."""
+        prompt_s, round_s = 0.0, 0.0
+        if workers and len(self._windows):
+            prompt_s, round_s = workers[0].cost.beta_p_s, workers[0].round_s
         while (window := self._windows.poll(now, worker_free=free)) is not None:
             self._closed = window
             for request in window.items:
-                rank = place_in_order(request, workers[0]) if workers else now
+                rank = place_in_order(request, prompt_s, round_s) if workers else now
                 self.shares.join(request, request.job.tenant)
                 self._unsent.put_for(request, rank, self._eligible(request, workers))
 
