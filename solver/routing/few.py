@@ -92,15 +92,12 @@ class FewPairs:
             ]
         )
 
-    def _may(self, i: int, j: int) -> bool:
-        return self._eligible is None or j in self._eligible[i]
-
     def _at_best_s(self, i: int) -> tuple[float, float]:
         """Seconds until it would end where that is soonest: expected, at a high quantile."""
         _, output, long = self._requests[i][:3]
         expected_s = long_s = inf
         for j, (_, first, rest) in enumerate(self._at_first[i]):
-            if self._may(i, j):
+            if self._eligible is None or j in self._eligible[i]:
                 expected_s = min(expected_s, first + output * rest)
                 long_s = min(long_s, first + long * rest)
         return expected_s, long_s
@@ -114,7 +111,7 @@ class FewPairs:
         return [self._cost(i, j, one) for j, one in enumerate(placed)]
 
     def _cost(self, i: int, j: int, placed: tuple[float, float, float]) -> float:
-        if not self._may(i, j):
+        if self._eligible is not None and j not in self._eligible[i]:
             return inf
         worker, request, pair = self._workers[j], self._requests[i], self._pairs[i][j]
         if placed is NOTHING:
