@@ -65,20 +65,22 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+_EXACT = {
+    401: Outcome.REJECTED_UNAUTHORIZED,
+    403: Outcome.REJECTED_UNAUTHORIZED,
+    429: Outcome.REJECTED_OVER_SHARE,
+    503: Outcome.REJECTED_NO_CAPACITY,
+    504: Outcome.EXPIRED,
+}
+
+
 def outcome_of_status(status: int) -> Outcome:
     """The outcome of a request that a worker answered with `status`."""
-    exact = {
-        401: Outcome.REJECTED_UNAUTHORIZED,
-        403: Outcome.REJECTED_UNAUTHORIZED,
-        429: Outcome.REJECTED_OVER_SHARE,
-        503: Outcome.REJECTED_NO_CAPACITY,
-        504: Outcome.EXPIRED,
-    }
     if status < 300:
         return Outcome.COMPLETED
     if status < 400:
         return Outcome.FAILED  # a redirect is no answer
-    return exact.get(status, Outcome.REJECTED_INVALID if status < 500 else Outcome.FAILED)
+    return _EXACT.get(status, Outcome.REJECTED_INVALID if status < 500 else Outcome.FAILED)
 
 
 class RouterError(Exception):

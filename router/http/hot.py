@@ -93,10 +93,10 @@ class Cycle(RequestResponseCycle, Direct):
         """Part of `Responder`; the head goes with what comes first after it."""
         assert not self.response_started
         self.response_started = True
-        lines = [STATUS_LINE[status]]
+        lines, framed = [STATUS_LINE[status]], status in _NO_BODY
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
-        framed = any(name == b"content-length" for name, _ in headers) or status in _NO_BODY
+            framed = framed or name == b"content-length"
         self.chunked_encoding = not framed
         if self.chunked_encoding:
             lines.append(b"transfer-encoding: chunked\r\n")

@@ -21,10 +21,11 @@ _USUAL = frozenset((b"close", b"keep-alive"))
 
 def hop_by_hop(headers: Headers) -> frozenset[bytes]:
     """Names of headers that stay behind: of them all, and those that ``Connection`` names."""
-    named = [value for name, value in headers if name == b"connection" and value not in _USUAL]
-    if not named:
-        return HOP_BY_HOP
-    return HOP_BY_HOP.union(part.strip().lower() for value in named for part in value.split(b","))
+    found = HOP_BY_HOP
+    for name, value in headers:
+        if name == b"connection" and value not in _USUAL:
+            found = found.union(part.strip().lower() for part in value.split(b","))
+    return found
 
 
 class ReplyHead:

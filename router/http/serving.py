@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -39,15 +39,43 @@ from router.http.sockets import url_of
 log = logging.getLogger(__name__)
 
 PARENT_CHECK_S = 0.5
+LEAVE_LOOK_S = 0.1  # between looks whether everybody is gone
 # Longer than clients and load balancers keep idle connections, so that they close them, not we.
 KEEP_ALIVE_S = 75
 
 
 class _Server(uvicorn.Server):
+    _exits = False
+    _loop: asyncio.AbstractEventLoop | None = None
+
     def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
         super().__init__(config)
-        self._drain = drain
+        self._drain, self._change = drain, asyncio.Event()
         self._leaves_s: float | None = None  # until when
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether it is to end, as a signal or whoever holds it has said."""
+        return self._exits
+
+    @should_exit.setter
+    def should_exit(self, exits: bool) -> None:
+        self._exits = exits
+        self._look()
+
+    def _look(self) -> None:
+        """See to what has changed, be it said in another thread or by a signal."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._change.set)
+
+    async def main_loop(self) -> None:
+        """As uvicorn's, which looks around ten times a second; this one only while it leaves."""
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):
+            leaving = self._leaves_s is not None
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._change.wait(), LEAVE_LOOK_S if leaving else None)
+            self._change.clear()
 
     def leave(self) -> None:
         """Serve only those who are connected, each once more, and then stop."""
@@ -59,6 +87,7 @@ class _Server(uvicorn.Server):
             server.close()
         self.config.encoded_headers = [*self.config.encoded_headers, CLOSE]
         self.server_state.default_headers = self.config.encoded_headers
+        self._look()
 
     async def on_tick(self, counter: int) -> bool:
         """Part of uvicorn's server."""

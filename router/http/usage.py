@@ -251,7 +251,7 @@ def read_usage(answer: Any) -> Usage | None:  # noqa: ANN401
         found = Usage(prompt, output, cached)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return None
-    return found if all(0 <= n < MOST_TOKENS for n in found) else None
+    return found if min(found) >= 0 and max(found) < MOST_TOKENS else None
 
 
 def read_any_usage(answer: Any) -> Usage | None:  # noqa: ANN401

@@ -116,10 +116,9 @@ class CostModel:
 
     def scaled(self, factor: float, prefill: float | None = None) -> CostModel:
         """The same engine with every time multiplied by `factor`, or prompts' by `prefill`."""
-        prompts = factor if prefill is None else prefill
-        factors = [prompts if name in PROMPT_TERMS else factor for name in TERMS]
+        by = factor, factor if prefill is None else prefill
         terms: Iterable[Any] = _all_terms(self)
-        return CostModel(*(term and term * by for term, by in zip(terms, factors, strict=True)))
+        return CostModel(*[term and term * by[k] for term, k in zip(terms, _PROMPTS, strict=True)])
 
     @property
     def mixed(self) -> MixedTerms | None:
@@ -196,6 +195,7 @@ def _root(value: float, slope: float, curve: float) -> float:
 
 TERMS = tuple(field.name for field in fields(CostModel))
 _all_terms = attrgetter(*TERMS)
+_PROMPTS = [name in PROMPT_TERMS for name in TERMS]
 
 
 @dataclass(frozen=True, slots=True)

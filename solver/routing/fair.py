@@ -34,7 +34,6 @@ Tenants beyond `MOST` at once share one name, as nobody can keep others from mak
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from math import inf
 from typing import Generic, NamedTuple, TypeVar
@@ -124,7 +123,7 @@ class FairShares(Generic[R]):
         self.weight = weight
         self._had: dict[str, float] = {}  # in slot-seconds of `_since_s`, and twice that one
         self._since_s = 0.0  # half-life later, and so on
-        self._waiting: Counter[str] = Counter()
+        self._waiting: dict[str, int] = {}  # how many of each
         self._back: dict[Hashable, float] = {}  # until when they go before their equals
         self._elsewhere, self._others = Elsewhere(), dict[str, float]()  # in units as `_had`
         self._names: dict[Hashable, str] = {}  # of those that wait
@@ -179,7 +178,7 @@ class FairShares(Generic[R]):
                 self._back[request] = inf
             begins = least * self.weight(name) - self._others.get(name, 0.0)
             self._had[name] = max(self._had[name], begins)
-        self._waiting[name] += 1
+        self._waiting[name] = self._waiting.get(name, 0) + 1
 
     def is_back(self, request: Hashable) -> bool:
         """Whether it comes back; see the module."""

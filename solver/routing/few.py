@@ -29,34 +29,30 @@ class FewPairs:
     def __init__(self, asked: Asked) -> None:
         rows, self._eligible = asked.rows, asked.eligible
         self.n, self.m = len(rows), len(asked.known)
+        self._workers: list[Figures] = []
+        self._rooms: list[Figures] = []
         placed = [None] * self.m if asked.placed is None else asked.placed.T.tolist()
-        loads = list(map(formulas.load_of, asked.known, asked.lately, placed, [NUMBERS] * self.m))
-        typical = fsum([row[1] for row in rows]) / self.n
-        workers = [formulas.worker_figures(known, typical, NUMBERS) for known, _ in loads]
-        self._workers = [figures for figures, _ in workers]
-        self._rooms = [formulas.rooms(known, NUMBERS) for known, _ in loads]
-        each = list(zip([known for known, _ in loads], [left for _, left in workers], strict=True))
+        typical, each, all_s = fsum([row[1] for row in rows]) / self.n, [], []
+        for known, lately, more in zip(asked.known, asked.lately, placed, strict=True):
+            load, ahead_s = formulas.load_of(known, lately, more, NUMBERS)
+            figures, left = formulas.worker_figures(load, typical, NUMBERS)
+            self._workers.append(figures)
+            self._rooms.append(formulas.rooms(load, NUMBERS))
+            each.append((load, left))
+            all_s.append(ahead_s)
         self._pairs = [self._pair_figures(asked, i, each) for i in range(self.n)]
-        self._sequences = [row[3] for row in rows]
-        self.patience = [
-            (ttft_s < inf, formulas.patience(ttft_s, overrun, output, NUMBERS))
-            for _, output, overrun, _, _, _, ttft_s, _ in rows
-        ]
-        self._requests: list[Figures] = [
-            formulas.request_figures(
-                (prompt, output, overrun, weight, ttft_s - waited_s, tpot_s), NUMBERS
-            )
-            for prompt, output, overrun, _, weight, waited_s, ttft_s, tpot_s in rows
-        ]
-        self._at_first = [self._felt_at_first(i) for i in range(self.n)]
-        self._soon_s = [
-            formulas.soon_s(ttft_s, waited_s, NUMBERS) for *_, waited_s, ttft_s, _ in rows
-        ]
+        self._sequences: list[float] = []
+        self._requests: list[Figures] = []
+        self._at_first: list[list[Figures]] = []
+        self._soon_s: list[float] = []
+        self.patience: list[tuple[bool, float]] = []
+        for i, row in enumerate(rows):
+            self._see(i, row)
         best = [self._at_best_s(i) for i in range(self.n)]
         scale_s = formulas.tail_scale_s(
-            fsum([ahead_s for _, ahead_s in loads]),
+            fsum(all_s),
             fsum([expected_s for expected_s, _ in best]),
-            fsum([known[5] for known, _ in loads]),
+            fsum([load[5] for load, _ in each]),
             self.n,
         )
         self._requests = [
@@ -71,30 +67,40 @@ class FewPairs:
     ) -> list[Figures]:
         """Of a request and each worker, by what is known of that."""
         prompt, output = asked.rows[i][:2]
-        uncached = [asked.uncached(i, j) for j in range(self.m)]
+        if asked.cached is None:
+            uncached = [float(prompt)] * self.m
+        else:
+            uncached = [asked.uncached(i, j) for j in range(self.m)]
         least = min(uncached)
         return [
             formulas.pair_figures(known, left, tokens, tokens - least, prompt, output, NUMBERS)
             for (known, left), tokens in zip(workers, uncached, strict=True)
         ]
 
-    def _may(self, i: int, j: int) -> bool:
-        return self._eligible is None or j in self._eligible[i]
+    def _see(self, i: int, row: Figures) -> None:
+        """A request, and what it would feel on each worker where nothing is placed yet."""
+        prompt, output, overrun, sequences, weight, waited_s, ttft_s, tpot_s = row
+        asked = prompt, output, overrun, weight, ttft_s - waited_s, tpot_s
+        self._requests.append(formulas.request_figures(asked, NUMBERS))
+        self._sequences.append(sequences)
+        self.patience.append((ttft_s < inf, formulas.patience(ttft_s, overrun, output, NUMBERS)))
+        self._soon_s.append(formulas.soon_s(ttft_s, waited_s, NUMBERS))
+        self._at_first.append(
+            [
+                formulas.seconds(worker, prompt, own_s, NOTHING, NUMBERS)
+                for worker, (own_s, _, _) in zip(self._workers, self._pairs[i], strict=True)
+            ]
+        )
 
     def _at_best_s(self, i: int) -> tuple[float, float]:
         """Seconds until it would end where that is soonest: expected, at a high quantile."""
         _, output, long = self._requests[i][:3]
-        may = [felt for j, felt in enumerate(self._at_first[i]) if self._may(i, j)]
-        expected_s = min([first + output * rest for _, first, rest in may], default=inf)
-        return expected_s, min([first + long * rest for _, first, rest in may], default=inf)
-
-    def _felt_at_first(self, i: int) -> list[Figures]:
-        """(m,) `formulas.seconds` where nothing is placed yet."""
-        prompt = self._requests[i][0]
-        return [
-            formulas.seconds(worker, prompt, own_s, NOTHING, NUMBERS)
-            for worker, (own_s, _, _) in zip(self._workers, self._pairs[i], strict=True)
-        ]
+        expected_s = long_s = inf
+        for j, (_, first, rest) in enumerate(self._at_first[i]):
+            if self._eligible is None or j in self._eligible[i]:
+                expected_s = min(expected_s, first + output * rest)
+                long_s = min(long_s, first + long * rest)
+        return expected_s, long_s
 
     def sizes(self, i: int, j: int) -> tuple[float, float, float]:
         """What a request adds to a worker: sequences, seconds of prefill, prompt tokens."""
@@ -105,7 +111,7 @@ class FewPairs:
         return [self._cost(i, j, one) for j, one in enumerate(placed)]
 
     def _cost(self, i: int, j: int, placed: tuple[float, float, float]) -> float:
-        if not self._may(i, j):
+        if self._eligible is not None and j not in self._eligible[i]:
             return inf
         worker, request, pair = self._workers[j], self._requests[i], self._pairs[i][j]
         if placed is NOTHING:

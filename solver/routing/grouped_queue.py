@@ -26,7 +26,7 @@ class Waiting(Hashable, Protocol):
 R = TypeVar("R", bound=Waiting)
 K = TypeVar("K", bound=Hashable)
 Members = frozenset[int] | None  # indices of the workers that may serve; None: all of them
-Entry = tuple[float, int, R]  # rank, serial number, request
+Entry = tuple[float, int, R]  # rank, serial number, which no two share, request
 
 
 class GroupedQueue(Generic[R, K]):
@@ -62,7 +62,7 @@ class GroupedQueue(Generic[R, K]):
         entry = (rank, self._serial, request)
         if key not in self.groups:
             self.groups = {other: mine for other, mine in self.groups.items() if mine}
-        insort(self.groups.setdefault(key, []), entry, key=_place)
+        insort(self.groups.setdefault(key, []), entry)
         expected = request.job.expected_tokens
         self._where[request] = key, entry, expected
         self._count(request.job.prompt_tokens, expected)
@@ -74,7 +74,7 @@ class GroupedQueue(Generic[R, K]):
             return False
         key, entry, expected = found
         mine = self.groups[key]
-        del mine[bisect_left(mine, entry[:2], key=_place)]
+        del mine[bisect_left(mine, entry)]
         self._count(-request.job.prompt_tokens, -expected)
         return True
 
@@ -97,7 +97,7 @@ class GroupedQueue(Generic[R, K]):
             key = key_of(request)
             found.setdefault(key, []).append(entry)
             self._where[request] = key, entry, expected
-        self.groups = {key: sorted(mine, key=_place) for key, mine in found.items()}
+        self.groups = {key: sorted(mine) for key, mine in found.items()}
 
     def in_order(self, but: K) -> list[R]:
         """All, but for one group."""
@@ -117,9 +117,5 @@ class GroupedQueue(Generic[R, K]):
 
 def merged(queues: Sequence[Sequence[Entry[R]]]) -> list[R]:
     """Of several groups, in order."""
-    entries = queues[0] if len(queues) == 1 else heapq.merge(*queues, key=_place)
+    entries = queues[0] if len(queues) == 1 else heapq.merge(*queues)
     return [entry[2] for entry in entries]
-
-
-def _place(entry: Entry[R]) -> tuple[float, int]:
-    return entry[:2]

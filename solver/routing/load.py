@@ -57,6 +57,8 @@ class WorkerLoad:
     Attributes:
         others: what others have in flight there.
         changes: counts them, so that what follows from a load is computed once.
+        sequences: slots that the requests in flight take, or wait for: one for each of their
+            choices.
         bulk_sequences: of one's own, those of bulk work.
     """
 
@@ -70,7 +72,7 @@ class WorkerLoad:
         self._due: list[tuple[float, int, Hashable]] = []
         self._new: list[tuple[float, Hashable]] = []
         self._serial = 0
-        self._sequences = 0
+        self.sequences = 0
         self._prefills = 0
         self._prompt_tokens = 0
         self._output_tokens = 0.0
@@ -93,7 +95,7 @@ class WorkerLoad:
 
     def _sums(self) -> LoadSums:
         return LoadSums(
-            self._sequences,
+            self.sequences,
             self._prefills,
             self._prompt_tokens,
             self._output_tokens,
@@ -110,24 +112,19 @@ class WorkerLoad:
         self._put(own + others)
 
     def _put(self, sums: LoadSums) -> None:
-        self._sequences, self._prefills = sums.sequences, sums.prefills
+        self.sequences, self._prefills = sums.sequences, sums.prefills
         self._prompt_tokens, self._output_tokens = sums.prompt_tokens, sums.output_tokens
         self._kv_tokens, self._kv_reserved = sums.kv_tokens, sums.kv_reserved
 
     @property
-    def sequences(self) -> int:
-        """Slots that the requests in flight take, or wait for: one for each of their choices."""
-        return self._sequences
-
-    @property
     def running(self) -> int:
         """Of these, those of which tokens have come, or should have."""
-        return self._sequences - self._prefills
+        return self.sequences - self._prefills
 
     @property
     def left_tokens(self) -> float:
         """Expected tokens still to come of one sequence in flight; 0: nothing is."""
-        return max(0.0, self._output_tokens) / self._sequences if self._sequences else 0.0
+        return max(0.0, self._output_tokens) / self.sequences if self.sequences else 0.0
 
     @property
     def kv_cached(self) -> float:
@@ -163,7 +160,7 @@ class WorkerLoad:
         self.changes += 1
         if not streamed:
             self._new.append((now, key))
-        self._sequences += job.sequences
+        self.sequences += job.sequences
         self._prefills += job.sequences
         self._prompt_tokens += job.prompt_tokens
         self._output_tokens += request.remaining
@@ -215,7 +212,7 @@ class WorkerLoad:
                 self._bulk_prompt_tokens -= request.prompt_tokens
             else:
                 self._bulk_kv_tokens -= request.prompt_tokens + request.made
-        self._sequences -= request.sequences
+        self.sequences -= request.sequences
         if request.made == 0:
             self._prefills -= request.sequences
             self._prompt_tokens -= request.prompt_tokens
@@ -246,7 +243,7 @@ class WorkerLoad:
         if not self._due or self._due[0][0] > now:
             return
         occupancy = self.occupancy(slots, 0)
-        round_s = max(1e-6, cost.decode_s(occupancy) * max(occupancy, self._sequences) / occupancy)
+        round_s = max(1e-6, cost.decode_s(occupancy) * max(occupancy, self.sequences) / occupancy)
         while self._due and self._due[0][0] <= now:
             due_s, _, key = heapq.heappop(self._due)
             request = self._requests.get(key)
@@ -292,4 +289,4 @@ class WorkerLoad:
 
     def occupancy(self, slots: int, more: int) -> float:
         """Sequences that run at once when `more` join, and share an iteration's fixed cost."""
-        return float(min(slots, max(1, self._sequences + more)))
+        return float(min(slots, max(1, self.sequences + more)))

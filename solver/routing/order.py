@@ -63,10 +63,13 @@ R = TypeVar("R", bound=Unsent)
 K = TypeVar("K", bound=Hashable)
 
 
-def place_in_order(request: Unsent, worker: Timed) -> float:
-    """Its rank, in seconds: when it came, head start and due time in it, and for its length."""
-    job, round_s = request.job, worker.round_s
-    prefill_s = worker.cost.beta_p_s * job.prompt_tokens / job.sequences
+def place_in_order(request: Unsent, prompt_s: float, round_s: float) -> float:
+    """Its rank, in seconds: when it came, head start and due time in it, and for its length.
+
+    A worker's prompt token takes `prompt_s`, and a decode round at full slots `round_s`.
+    """
+    job = request.job
+    prefill_s = prompt_s * job.prompt_tokens / job.sequences
     takes_s = prefill_s + request.expected_tokens * round_s
     share = SHORT_FIRST if isfinite(job.targets.ttft_s) else LONG_FIRST
     return effective_arrival_s(request, round_s) + share * takes_s

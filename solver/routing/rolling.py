@@ -19,7 +19,8 @@ Rules:
 The simulator's dispatcher and the live gateway drive the same object: they add requests, `select`
 what to plan, let a planner assign it, and carry out what `bind` then yields, one by one. Unsent
 requests are kept by who may serve them, so that thousands cost no more than the few that are
-planned; whoever changes what workers may serve says so (`regroup`).
+planned; whoever changes what workers may serve says so (`regroup`). Who comes while nobody waits
+can be planned without a place in any queue (`select_alone`, `bind_alone`), to the same end.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from solver.routing.held import Held, placed_by
 from solver.routing.order import Late, Timed, Unsent, place_in_order
 from solver.routing.problem import WorkerView
 from solver.routing.sums import Backlog
-from solver.routing.window import Window, WindowPolicy
+from solver.routing.window import CloseReason, Window, WindowPolicy
 
 # Windows as the gateway has them by default.
 WINDOW_WAIT_S, WINDOW_SIZE = 0.02, 512
@@ -223,6 +224,38 @@ class RollingHorizon(Generic[R, W]):
                 return self._selection(now, workers, some, single_worker=False)
         return None
 
+    def select_alone(self, request: R, now: float, workers: Sequence[W]) -> Selection[R, W] | None:
+        """As `add` and `select` for one who comes while nobody waits; it stays the caller's.
+
+        None where it is to be added: no worker of its has room, or there is more to weigh.
+        """
+        shares, job, more = self.shares, request.job, self.elsewhere
+        shares.see(job.tenant)
+        if self._stale or job.bulk or shares.several or shares.in_turns(now) or len(self):
+            return None
+        self._fleet.look(workers, now)
+        self._fleet.closed = ()
+        room, members = self._fleet.room, self._eligible(request, workers)
+        if not any(room if members is None else [room[j] for j in members]):
+            return None
+        self._closed = Window((request,), now, now, CloseReason.WORKER_FREE)
+        waiting = (
+            1 + more.requests,
+            job.prompt_tokens + more.prompt_tokens,
+            job.expected_tokens + more.output_tokens,
+        )
+        request.predict_again()
+        columns = None if members is None else [members]
+        return self._ask(now, workers, [request], columns, waiting, None)
+
+    def bind_alone(self, selection: Selection[R, W], plan: Assignment, now: float) -> W | None:
+        """Where the one of `select_alone` is sent at once; None: it is to be added."""
+        j = plan.workers[0]
+        if not (plan.go[0] and self._fleet.room[j] > 0):
+            return None
+        self._fleet.sent(j, selection.asked.prefill_s(0, j), now)
+        return selection.workers[j]
+
     def _kinds(self) -> list[bool]:
         """Whether bulk work waits, and other; whichever is first in the order comes first."""
         first: dict[bool, float] = {bulk: inf for bulk, held in self._held.items() if len(held)}
@@ -252,10 +285,13 @@ class RollingHorizon(Generic[R, W]):
 
     def _close(self, now: float, workers: Sequence[W], *, free: bool) -> None:
         """Close the windows that are due."""
+        prompt_s, round_s = 0.0, 0.0
+        if workers and len(self._windows):
+            prompt_s, round_s = workers[0].cost.beta_p_s, workers[0].round_s
         while (window := self._windows.poll(now, worker_free=free)) is not None:
             self._closed = window
             for request in window.items:
-                rank = place_in_order(request, workers[0]) if workers else now
+                rank = place_in_order(request, prompt_s, round_s) if workers else now
                 self.shares.join(request, request.job.tenant)
                 self._unsent.put_for(request, rank, self._eligible(request, workers))
 
@@ -315,17 +351,26 @@ class RollingHorizon(Generic[R, W]):
         if held and not requests[0].job.bulk:  # bulk work that is held is in nobody's way
             held = [self._held[False]]
         in_turn, back = self.shares.in_turns(now), self._is_back(requests[0])
-        asked = self._fleet.asked(
-            [row_of(request.job, max(0.0, now - request.came_s)) for request in requests],
-            self._cached(requests, workers),
-            self._columns(requests, len(workers)),
-            waiting,
-            placed_by(held, workers),
-            now,
-        )
-        views = tuple(self._fleet.views)
-        ahead_s = (BACK_S if back else 0.0) if in_turn else None
-        return Selection(requests, workers, views, asked, self._closed, single_worker, ahead_s)
+        columns = self._columns(requests, len(workers))
+        found = self._ask(now, workers, requests, columns, waiting, placed_by(held, workers))
+        found.ahead_s = (BACK_S if back else 0.0) if in_turn else None
+        found.single_worker = single_worker
+        return found
+
+    def _ask(
+        self,
+        now: float,
+        workers: Sequence[W],
+        requests: Sequence[R],
+        columns: Sequence[frozenset[int]] | None,
+        waiting: tuple[int, float, float],
+        placed: FloatArray | None,
+    ) -> Selection[R, W]:
+        """On the fleet as it was looked at last."""
+        rows = [row_of(request.job, max(0.0, now - request.came_s)) for request in requests]
+        cached = self._cached(requests, workers)
+        asked = self._fleet.asked(rows, cached, columns, waiting, placed, now)
+        return Selection(requests, workers, tuple(self._fleet.views), asked, self._closed)
 
     def _columns(self, requests: Sequence[R], workers: int) -> Sequence[frozenset[int]] | None:
         """For each request who may serve it; None if all may."""

@@ -18,10 +18,14 @@ from math import ceil, floor, inf
 
 
 class Share:
-    """One sender's at one worker; see the module. Figures are sequences."""
+    """One sender's at one worker; see the module. Figures are sequences.
+
+    Attributes:
+        most: how many it may have now.
+    """
 
     def __init__(self) -> None:
-        self._fair = self._most = inf
+        self._fair = self.most = inf
         self._free = 0  # as of the last look, less what has been sent since
 
     def look(
@@ -41,21 +45,16 @@ class Share:
         free = max(0, capacity - own - others)
         before, self._free = self._free, free
         if not wanting:
-            self._fair = self._most = inf
+            self._fair = self.most = inf
             return
         part, better = portion or (1 / (1 + wanting), True)
         places = round((capacity - content) * part, 6)  # a whole number stays one
         self._fair = max(1, (ceil if better else floor)(places))
-        self._most = max(self._fair, own + min(free, before))
+        self.most = max(self._fair, own + min(free, before))
 
     def room(self, own: int) -> float:
         """How many more it may send; infinite: as many as there is room for."""
-        return max(0.0, self._most - own)
-
-    @property
-    def most(self) -> float:
-        """How many it may have now."""
-        return self._most
+        return max(0.0, self.most - own)
 
     def sent(self, sequences: int) -> None:
         """It has sent so many more."""
@@ -63,4 +62,4 @@ class Share:
 
     def left(self, sequences: int) -> None:
         """So many of its own have ended: what it has beyond its share is not its to fill again."""
-        self._most = max(self._fair, self._most - sequences)
+        self.most = max(self._fair, self.most - sequences)

@@ -152,12 +152,13 @@ class PlainSlots:
 
     Attributes:
         known: how.
+        limit: where they stand.
     """
 
     def __init__(self, slots: int, most: int | None = None, known: Known = Known.ASSUMED) -> None:
         """`slots` until more is known, at most `most`; for good if they are `SET`."""
         self.known = known
-        self._limit = SlotLimit(slots, most)
+        self.limit = SlotLimit(slots, most)
         self._first_tokens, self._most = FirstTokens(), Most()
         self._sent: dict[Hashable, _Sent] = {}
         self._waiting: dict[Hashable, _Sent] = {}  # streams that have not begun
@@ -170,7 +171,7 @@ class PlainSlots:
     @property
     def slots(self) -> int:
         """Sequences that it runs at once."""
-        return self._limit.limit
+        return self.limit.limit
 
     @property
     def seen(self) -> bool:
@@ -181,7 +182,7 @@ class PlainSlots:
         """Begin with the median of those of which something is known, if nothing is of this one."""
         seen = [other.slots for other in others if other.seen]
         if seen and self.known is Known.ASSUMED:
-            self._limit.begin_at(median_low(seen))
+            self.limit.begin_at(median_low(seen))
 
     def sent(
         self,
@@ -270,11 +271,11 @@ class PlainSlots:
         self.known = Known.ENGINE
         if slots is not None and slots != self._told:
             self._told = slots
-            self._limit.told(slots)
+            self.limit.told(slots)
         ours = self._waiting.values()
         prefilling = bool(ours) and not any(self._late(one, now) for one in ours)
         lasting = self._is_lasting(running, waiting, now)
-        self._limit.observe(running, waiting, prefilling=prefilling, lasting=lasting)
+        self.limit.observe(running, waiting, prefilling=prefilling, lasting=lasting)
 
     def engine_is_mute(self) -> None:
         """It tells nothing, or nothing any more: then first tokens do."""
@@ -302,10 +303,10 @@ class PlainSlots:
     def _report(self, one: _Sent, times: float, *, freed: bool) -> None:
         before = self.slots
         if one.tests and freed and times > self._first_tokens.late:
-            self._limit.observe(self._most.value, 1, prefilling=False)
+            self.limit.observe(self._most.value, 1, prefilling=False)
         elif one.beyond and times <= self._first_tokens.usual:
-            self._limit.observe(self._most.value, 0, prefilling=False)
+            self.limit.observe(self._most.value, 0, prefilling=False)
         elif one.tests:
-            self._limit.observe(before - 1, 0, prefilling=False)
+            self.limit.observe(before - 1, 0, prefilling=False)
         if self.slots != before:
             self.known = Known.LEARNT

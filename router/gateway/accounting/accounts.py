@@ -144,7 +144,7 @@ class Accounts:
             job = again.job()
         else:
             job = _job(given, said)
-        certain = max(prompt.token_ids or 1 for prompt in request.prompts)
+        certain = max([prompt.token_ids or 1 for prompt in request.prompts])
         return Size(job, certain + (request.max_tokens or 1), again, kind)
 
     def lengths(
@@ -182,13 +182,13 @@ class Accounts:
         """A request has been answered in full."""
         if record.output_tokens:
             if not request.ignore_eos:
-                self._learn_length(request, record, record.output_tokens // request.choices)
+                self._learn_length(request, record, record.output_tokens // record.choices)
             ratio = record.expected_tokens / record.output_tokens
             self._metrics.predicted_tokens_error.observe(ratio)
-        if usage is not None and all(prompt.token_ids is None for prompt in request.prompts):
-            size = sum(prompt.text_bytes for prompt in request.prompts)
-            self._estimators[request.model].observe(size, usage.prompt_tokens)
         if usage is not None:
+            sizes = [prompt.text_bytes for prompt in request.prompts if prompt.token_ids is None]
+            if len(sizes) == len(request.prompts):
+                self._estimators[request.model].observe(sum(sizes), usage.prompt_tokens)
             record.cached_tokens = usage.cached_tokens
             record.used_prompt_tokens = usage.prompt_tokens
             if record.choice is not None:
@@ -200,7 +200,7 @@ class Accounts:
         """A few ends together: until then, what has been predicted for one holds for its like."""
         features = Features(
             request.model,
-            record.prompt_tokens // request.choices,
+            record.prompt_tokens // record.choices,
             request.output_limit(UNLIMITED),
             record.tenant,
             record.kind,
@@ -248,9 +248,9 @@ class Accounts:
             self._traffic.note(record, blocks, made)
         self.tenants.end(record, outcome)
         metrics, model = self._metrics, record.label
-        metrics.requests.labels(model, outcome.value).inc()
+        metrics.requests.labels(model, outcome).inc()
         until = timing.ended if timing.sent is None else timing.sent
-        metrics.queue.labels(outcome.value).observe(until - timing.received)
+        metrics.queue.labels(outcome).observe(until - timing.received)
         if timing.sent is not None and timing.first_byte is not None:
             metrics.overhead.observe(timing.sent - timing.received)
         for target, met in record.kept.items():

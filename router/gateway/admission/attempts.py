@@ -307,12 +307,11 @@ class Attempts:
         By the gaps between a stream's tokens, in which there is no queue; else by the whole time,
         unless that may have one in it. `occupancy` is that of its begin.
         """
-        record, request = exchange.record, exchange.request
+        record = exchange.record
         if worker.state is not None or not record.output_tokens or exchange.sent is None:
             return
-        assert request is not None
         occupancy = (occupancy + worker.load.occupancy(worker.slots, 0)) / 2.0
-        prompt, output = float(record.prompt_tokens), record.output_tokens / request.choices
+        prompt, output = float(record.prompt_tokens), record.output_tokens / record.choices
         now, cost = time.monotonic(), worker.base_cost
         if exchange.first_token is not None and output >= LEAST_GAPS:
             round_s = span_s(cost, prompt, output, occupancy) - cost.prefill_s(prompt)

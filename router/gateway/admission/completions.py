@@ -35,7 +35,7 @@ from router.http.asgi import (
     Receive,
     Scope,
     Send,
-    header,
+    fields,
 )
 from router.http.bodies import BodyMemory, BodyReader, Held
 from router.http.drain import Drain
@@ -112,7 +112,7 @@ class Completions:
             held.let_go()
             if exchange.reservation is not None:
                 exchange.reservation.settle(_used(exchange))
-            record.outcome = outcome.value
+            record.outcome = outcome
             self._accounts.end(record, outcome, exchange.timing(), exchange.blocks, exchange.made())
             if trace is not None and trace.recorded:
                 self._tracing.end(trace, request_span(exchange, outcome))
@@ -120,12 +120,12 @@ class Completions:
     async def _serve(
         self, scope: Scope, receive: Receive, exchange: Exchange, held: Held
     ) -> Outcome:
-        urgency = read_urgency(scope, self._targets)
+        urgency, told = read_urgency(scope, self._targets), fields(scope)
         exchange.record.targets = urgency.targets  # who is refused has missed them
         if BODY not in scope:
             self._check_room()
         exchange.body = await self._bodies.read(scope, receive, held)
-        if header(scope, CONTENT_ENCODING) is not None:  # it goes on as it was before
+        if CONTENT_ENCODING in told:  # it goes on as it was before
             exchange.headers = [pair for pair in exchange.headers if pair[0] != CONTENT_ENCODING]
         exchange.received = time.monotonic()  # how long the client took to send it is its own
         self._check_room()
@@ -140,7 +140,7 @@ class Completions:
             only, carried = await self._go_on(exchange, grant)
         if not self._names.is_plain(exchange.request.model):
             await self._name(exchange, scope, only)
-        hint = read_hint(header(scope, EXPECTED_TOKENS))
+        hint = read_hint(told.get(EXPECTED_TOKENS))
         if grant is None:
             exchange.record.tenant = read_tenant(scope)
         else:
@@ -158,7 +158,7 @@ class Completions:
         keeping: AbstractContextManager[None] = _NOTHING
         if ticket.streamed and (every_s := read_keepalive(scope, self._tuning.sse_keepalive_s)):
             keeping = kept_alive(exchange, every_s)
-        exchange.why = header(scope, WHY) is not None
+        exchange.why = WHY in told
         with DisconnectWatch(receive, exchange.send), keeping:
             outcome = await self._attempts.run(exchange, ticket)
             await exchange.out.drain()
@@ -222,7 +222,7 @@ class Completions:
         record.model, record.stream, record.choices = request.model, request.stream, request.choices
         if known:
             record.label = request.model
-        record.priority = urgency.priority.value
+        record.priority = urgency.priority
         record.deadline_s = None if urgency.deadline_s == inf else urgency.deadline_s
         size = self._accounts.size(request, context, hint, urgency, record.tenant)
         if context is not None and size.least_tokens > context:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from router.gateway.explanations.choice import Choice
+from router.gateway.fleet.stalls import LEAST_PATIENCE_S
 from router.gateway.fleet.worker import Worker
 from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.ticket import Ticket
@@ -26,9 +27,9 @@ from router.settings.gateway import GatewayTuning
 # Retries in a row, if there were none for long: a worker's slots' worth fails at once.
 MOST_SAVED = 32.0
 # Times what was predicted that a request waits for a worker that sends nothing at all, and at least
-# so many seconds, as a busy machine may stand still for as long. Whether its engine is busy or away
-# an agent tells by its state; only what it cannot see is left to our patience.
-PATIENCE, LEAST_PATIENCE_S, LEAST_AGENT_S = 3.0, 0.5, 5.0
+# so many seconds where there is an agent: whether its engine is busy or away that tells by its
+# state; only what it cannot see is left to our patience.
+PATIENCE, LEAST_AGENT_S = 3.0, 5.0
 # An answer in one piece may be much longer than predicted, but not each of several: a worker that
 # has shown that it lives, and has nobody else's to send, gets the time of one in a hundred, and
 # half of it more, within bounds.

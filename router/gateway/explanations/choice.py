@@ -56,7 +56,8 @@ class Choice:
     @property
     def predicted_cached(self) -> float:
         """Of its prompt, what is in the cache of the worker that it goes to."""
-        return max(0.0, float(self.cached_tokens[self.chosen]))
+        cached = self.seen.asked.cached
+        return 0.0 if cached is None else max(0.0, float(cached[self.index, self.chosen]))
 
     @property
     def finish_s(self) -> float:

@@ -100,8 +100,7 @@ class Conditions:
             if request.may_leave():
                 request.give_up()
         stalled_s = guard.stalled_s(now)
-        prefill_s = max(one.load.prefill_s(one.cost) for one in worker.address.workers)
-        if stalled_s > STALLED_S + STALLED_PREFILLS * prefill_s:
+        if stalled_s > STALLED_S and stalled_s > STALLED_S + STALLED_PREFILLS * _prefill_s(worker):
             if not worker.health.held:
                 why = f"nothing came for {stalled_s:.1f} s in the middle of answers"
                 self._overdue(worker, now, why, trial=False)
@@ -156,3 +155,8 @@ class Conditions:
     @staticmethod
     def _wake(health: Health) -> None:
         health.wake(time.monotonic())
+
+
+def _prefill_s(worker: Worker) -> float:
+    """Of prompts that are still to be prefilled at its server."""
+    return max(one.load.prefill_s(one.cost) for one in worker.address.workers)

@@ -78,6 +78,7 @@ class Health:
         standing: of the four.
         reason: why it is not up, or takes nothing for the moment; else empty.
         rank: who has a lower one is preferred; 0 is first choice.
+        open: whether it may be sent anything, be it as the last resort, or one trial.
         places: requests that it may be sent now, as far as its health goes.
         until_s: when `wake` should be called; infinite: never.
     """
@@ -90,13 +91,6 @@ class Health:
         self._holds, self._fulls = 0, 0
         self._well_since_s = -inf
         self._settle()
-
-    @property
-    def open(self) -> bool:
-        """Whether it may be sent anything, be it as the last resort, or one trial."""
-        hold = self._hold
-        full = hold is not None and hold.standing is Standing.UP and not hold.due and not hold.sent
-        return not self._lost and not full
 
     @property
     def well(self) -> bool:
@@ -240,14 +234,14 @@ class Health:
     def _settle(self) -> None:
         hold = self._hold
         self.standing, self.reason = Standing.UP, ""
-        self.places, self.until_s = inf, inf
+        self.places, self.until_s, self.open = inf, inf, not self._lost
         if self._lost:
             self.standing, self.reason, self.places = Standing.DOWN, self._lost, 0.0
         elif hold is not None:
             self.standing, self.reason = hold.standing, hold.why
             self.places = self._places(hold)
             if not hold.due and not hold.sent:
-                self.until_s = hold.until_s
+                self.until_s, self.open = hold.until_s, hold.standing is not Standing.UP
         if self._slow and self.standing is Standing.UP:
             self.standing, self.reason = Standing.SUSPECT, self._slow
         self.rank = _RANKS[self.standing]

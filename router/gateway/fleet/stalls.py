@@ -21,6 +21,8 @@ from types import TracebackType
 # Beyond the silence after which an agent is suspect: long enough for a busy machine to go on, and
 # for the state stream to be opened again after a mere loss of that connection.
 STALL_TIMEOUT_S = 5.0
+# Of whoever waits for a first byte: a busy machine may stand still for as long.
+LEAST_PATIENCE_S = 0.5
 
 
 class WorkerStalled(Exception):
@@ -109,6 +111,11 @@ class StallGuard:
         self.heard_s = -inf
         self._watched: set[Watched] = set()
         self._armed = False
+
+    @property
+    def watches(self) -> bool:
+        """Whether it has requests."""
+        return bool(self._watched)
 
     def arm(self) -> None:
         """The agent is silent: each request has `STALL_TIMEOUT_S` from now, or its last byte."""

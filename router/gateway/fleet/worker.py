@@ -119,7 +119,9 @@ class Worker:
     @property
     def available(self) -> bool:
         """Whether it takes new requests, be it as the last resort."""
-        return self.health.open and not self.draining
+        if self.leaving or not self.health.open:
+            return False
+        return self.state is None or not self.state.draining
 
     @property
     def ready(self) -> bool:
@@ -134,7 +136,7 @@ class Worker:
     @property
     def slots(self) -> int:
         """Sequences that it runs at once."""
-        return self.state.slots if self.state is not None else self.plain_slots.slots
+        return self.state.slots if self.state is not None else self.plain_slots.limit.limit
 
     @property
     def slots_known(self) -> Known:

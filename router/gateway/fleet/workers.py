@@ -32,6 +32,7 @@ from router.gateway.fleet.kv.stream import Knowledge
 from router.gateway.fleet.others import Siblings
 from router.gateway.fleet.prefixes import Prefixes
 from router.gateway.fleet.reports import PlainLook, complaint, reports
+from router.gateway.fleet.stalls import LEAST_PATIENCE_S
 from router.gateway.fleet.worker import Worker
 from router.http.connections import Connections
 from router.http.errors import ModelNotFoundError
@@ -43,8 +44,9 @@ from solver.cost.estimators import FleetSpeeds, SpeedEstimator
 
 log = logging.getLogger(__name__)
 
-# How often waiting requests are looked through: a delay that nobody notices beside a patience.
-WATCH_S, MOST_WATCH_S = 0.1, 0.2
+# How often waiting requests are looked through: a delay that nobody notices beside a patience; and
+# how late such a look may be.
+WATCH_S, LATE_WATCH_S = 0.1, 0.1
 RECONNECT_S = (0.1, 0.2, 0.5, 1.0)  # pauses between attempts to reach a worker that is down
 
 
@@ -162,14 +164,20 @@ class Workers:
 
     async def _watch(self) -> None:
         """Look through the requests at each worker for those that wait for too long."""
-        last_s = time.monotonic()
         while True:
-            await asyncio.sleep(WATCH_S)
+            due_s = time.monotonic() + (wait_s := self._watch_s())
+            await asyncio.sleep(wait_s)
             now = time.monotonic()
-            if now - last_s < MOST_WATCH_S:  # else it was we who stood still
+            if now - due_s < LATE_WATCH_S:  # else it was we who stood still
                 for address in list(self._addresses.values()):
                     self.conditions.watch(address.first, now)
-            last_s = now
+
+    def _watch_s(self) -> float:
+        """Until the next look; where nobody waits, nobody's patience can end before this."""
+        for address in self._addresses.values():
+            if address.stall_guard.watches or address.health.standing is Standing.SUSPECT:
+                return WATCH_S
+        return LEAST_PATIENCE_S
 
     def _changed(self, worker: Worker, before: Standing) -> None:
         """Its health has changed."""

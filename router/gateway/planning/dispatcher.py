@@ -141,13 +141,13 @@ class Dispatcher:
         placed: asyncio.Future[Placement] = loop.create_future()
         ticket.placed = placed
         alone = self._plans.of_one and not (self._rushed or self._busy or self._unsent.requests)
-        self._rolling.add(ticket, time.monotonic())
         self._unsent.add(ticket)
         self.room.add(ticket)
-        if not (alone and self._plan_alone(loop)):
+        if not (alone and self._plan_alone(ticket, loop)):
+            self._rolling.add(ticket, time.monotonic())
             self._wake.set()
         alarm = None
-        if ticket.due_s != inf:
+        if ticket.due_s != inf and not placed.done():
             alarm = loop.call_later(ticket.due_s - time.monotonic(), self._expire, ticket)
         try:
             return await placed
@@ -244,21 +244,25 @@ class Dispatcher:
         except Exception:  # whoever listens is not to stop the gateway
             log.exception("a defect after planning")
 
-    def _plan_alone(self, loop: asyncio.AbstractEventLoop) -> bool:
+    def _plan_alone(self, ticket: Ticket, loop: asyncio.AbstractEventLoop) -> bool:
         """Plan the only one that waits, and send it; whether it has gone."""
         self._rushed = True
         loop.call_soon(self._rest)
         try:
-            if (selection := self._select()) is None:
+            now = time.monotonic()
+            selection = self._rolling.select_alone(ticket, now, self._able())
+            if selection is None:
                 return False
-            start = time.monotonic()
             planned = self._planner.plan_alone(selection.asked)
-            record = self._plans.record(selection, planned, time.monotonic() - start)
-            sent = len(list(self._bind(selection, record)))
+            worker = self._rolling.bind_alone(selection, planned.assignment, now)
+            if worker is None:
+                return False
+            record = self._plans.record(selection, planned, time.monotonic() - now)
+            ticket.planned += 1
+            self._carry_out(selection, record, 0, worker, now)
         except Exception:  # the task comes upon it as well, and finds out whose it is
             log.debug("a request could not be planned alone", exc_info=True)
-            return False
-        return sent > 0
+        return not ticket.waiting
 
     def _rest(self) -> None:
         """Whoever comes from now on has not come with the one before, which is on its way."""
@@ -280,17 +284,22 @@ class Dispatcher:
         """What to plan now; those whom nobody may serve any more are refused."""
         if not len(self._rolling) and not len(self._stranded):
             return None
-        workers = self._workers.available()
-        if self._eligible.look(workers):
-            self._rolling.regroup()
-            for ticket in self._stranded.pop_all():
-                self._rolling.add(ticket, time.monotonic())
+        workers = self._able()
         self._before = self._rolling.unplanned
         selection = self._rolling.select(time.monotonic(), workers)
         for ticket in self._rolling.pop_ineligible():
             if self._workers.lack(ticket.model) or not self._stranded.add(ticket):
                 self._give_up(ticket)
         return selection
+
+    def _able(self) -> list[Worker]:
+        """The workers that take requests; if others do than before, all is grouped anew."""
+        workers = self._workers.available()
+        if self._eligible.look(workers):
+            self._rolling.regroup()
+            for ticket in self._stranded.pop_all():
+                self._rolling.add(ticket, time.monotonic())
+        return workers
 
     def _give_up(self, ticket: Ticket) -> None:
         """Nobody can take it; who is only kept waiting by others goes on waiting."""
@@ -370,17 +379,21 @@ class Dispatcher:
             ticket.planned += 1
         for ticket, worker in self._rolling.bind(selection, record.plan, now):
             if ticket.waiting:
-                assert ticket.placed is not None
-                i = index[ticket]
-                uncached = selection.asked.uncached(i, record.plan.workers[i])
-                ticket.uncached = uncached
-                worker.sent(ticket, ticket.job, uncached, now, streamed=ticket.streamed)
-                ticket.trial, ticket.ahead_s = worker.health.sent(), selection.ahead_s
-                if selection.ahead_s is not None:
-                    over_s = self._rolling.shares.over_s(ticket.job.tenant, now)
-                    ticket.over_share_s = over_s
-                self._stranded.served(ticket)
-                self._workers.prefixes.sent(ticket, worker)
-                worker.adapters.use(ticket.model)
-                ticket.placed.set_result(Placement(worker, record, i))
+                self._carry_out(selection, record, index[ticket], worker, now)
                 yield ticket
+
+    def _carry_out(
+        self, selection: TicketSelection, record: PlanRecord, i: int, worker: Worker, now: float
+    ) -> None:
+        """One of them is sent there."""
+        ticket = selection.requests[i]
+        assert ticket.placed is not None
+        ticket.uncached = uncached = selection.asked.uncached(i, record.plan.workers[i])
+        worker.sent(ticket, ticket.job, uncached, now, streamed=ticket.streamed)
+        ticket.trial, ticket.ahead_s = worker.health.sent(), selection.ahead_s
+        if selection.ahead_s is not None:
+            ticket.over_share_s = self._rolling.shares.over_s(ticket.job.tenant, now)
+        self._stranded.served(ticket)
+        self._workers.prefixes.sent(ticket, worker)
+        worker.adapters.use(ticket.model)
+        ticket.placed.set_result(Placement(worker, record, i))

@@ -13,12 +13,12 @@ class Eligible:
     """Remembers it for the usual request of each model, until workers change."""
 
     def __init__(self) -> None:
-        self._served: tuple[object, ...] = ()
+        self._served: Sequence[object] = ()
         self._least_context, self._by_model = inf, dict[str, frozenset[int] | None]()
 
     def look(self, workers: Sequence[Worker]) -> bool:
         """Whether it has changed who is there, what they serve or how they are."""
-        served = tuple((worker, worker.served, worker.health.rank) for worker in workers)
+        served = [(worker, worker.served, worker.health.rank) for worker in workers]
         if served == self._served:
             return False
         self._served = served

@@ -65,7 +65,7 @@ def broken_tickets(
             ticket.predict_again()
             Requests.of([ticket.job], [0.0], 1)
             if workers:
-                place_in_order(ticket, workers[0])
+                place_in_order(ticket, workers[0].cost.beta_p_s, workers[0].round_s)
         except Exception as error:
             yield ticket, error
 

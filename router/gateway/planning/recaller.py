@@ -49,14 +49,14 @@ class Recaller:
 
     def maybe_recall(self) -> None:
         """Ask for requests back, if it is time: somebody leaves, or somebody else has room."""
-        now = time.monotonic()
-        if now < self._next_s or not any(worker.queued for worker in self._workers):
+        now, holding = time.monotonic(), [worker for worker in self._workers if worker.queued]
+        if now < self._next_s or not holding:
             return
         workers = self._workers.preferred()
         asked = {
             worker: (tickets, len(tickets))
-            for worker in self._workers
-            if worker.leaving and worker.queued and (tickets := movable_from(worker, workers))
+            for worker in holding
+            if worker.leaving and (tickets := movable_from(worker, workers))
         }
         loaded = [worker for worker in workers if worker.queued]
         if loaded and any(worker.free_slots and not worker.queued for worker in workers):

@@ -15,11 +15,11 @@ import pytest
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.admission.attempts import Attempts
 from router.gateway.admission.kept_answers import KeptAnswers
-from router.gateway.admission.retries import LEAST_PATIENCE_S
 from router.gateway.admission.shedding import Shedding
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet import stalls
 from router.gateway.fleet.reports import PlainLook
+from router.gateway.fleet.stalls import LEAST_PATIENCE_S
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import WATCH_S
 from router.gateway.forwarding.exchange import Exchange

@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 
 from router.gateway.fleet.discovery.source import Endpoint
+from router.gateway.fleet.stalls import LEAST_PATIENCE_S
 from router.gateway.fleet.worker import Worker
+from router.gateway.fleet.workers import WATCH_S
 from router.gateway.planning.planner import Planned
 from router.gateway.planning.recaller import movable_from
 from router.gateway.planning.ticket import Ticket
@@ -141,3 +143,14 @@ async def test_of_what_has_not_begun_all_that_another_may_serve_is_asked_back() 
         made.workers.update([SECOND])
         assert movable_from(first, made.workers.available()) == [silent]
         assert movable_from(first, []) == []
+
+
+async def test_it_is_looked_often_only_where_somebodys_patience_may_end() -> None:
+    async with half(2) as made:
+        worker = next(iter(made.workers))
+        assert made.workers._watch_s() == LEAST_PATIENCE_S
+        with worker.stall_guard.watch():
+            assert made.workers._watch_s() == WATCH_S
+        assert made.workers._watch_s() == LEAST_PATIENCE_S
+        worker.health.silent("nothing")
+        assert made.workers._watch_s() == WATCH_S, "any byte clears it"

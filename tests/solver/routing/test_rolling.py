@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
+from random import Random
 
 import pytest
 
@@ -12,11 +13,11 @@ from solver.batching.priority import Priority
 from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.model import CostModel
 from solver.cost.profiles import PROFILES
-from solver.routing.assign import assign
+from solver.routing.assign import assign, plan_in_turn
 from solver.routing.held import HELD_S
 from solver.routing.order import LATE_S
 from solver.routing.problem import Job, WorkerView
-from solver.routing.rolling import WINDOW, RollingHorizon
+from solver.routing.rolling import WINDOW, RollingHorizon, Selection
 from tests.helpers import calls
 
 COST = PROFILES["llama-65b-ascend"].cost
@@ -388,3 +389,60 @@ def test_time_goes_on_for_those_who_are_held_back() -> None:
     slow.busy = 300  # nobody has room: there is nothing to look at
     assert send(by, [fast, slow], 1.0 + HELD_S) == 0
     assert by.next_deadline() == 1.0 + 2 * HELD_S
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_who_comes_alone_goes_where_it_would_by_the_queues(seed: int) -> None:
+    """Request by request, on fleets with and without room for it; what is planned is the same."""
+    rng = Random(seed)
+    count, twins = rng.randrange(1, 6), (rolling(), rolling())
+    fleets = [
+        [Place(rng.choice(("a", "b", "ab")), rng.randrange(1, 4), rng.randrange(3)) for _ in twins]
+        for _ in range(count)
+    ]
+    for fleet in fleets:
+        fleet[1] = replace(fleet[0], got=[])
+    plain, quick = ([fleet[k] for fleet in fleets] for k in range(2))
+    gone = 0
+    for k in range(12):
+        now = 1.0 + k * rng.random()
+        ask = Ask(rng.choice("ab"), now, rng.uniform(1, 500), targets=rng.choice(TARGETS))
+        sent = send_alone(twins[1], quick, ask, now)
+        twins[0].add(ask, now)
+        selection = twins[0].select(now, plain)
+        if selection is None:
+            assert sent is None
+        else:
+            plan = plan_in_turn(selection.asked)
+            to = [plain.index(place) for _, place in twins[0].bind(selection, plan, now)]
+            assert to == ([] if sent is None else [sent[0]])
+            if sent is not None:
+                assert vars(sent[1].asked) == vars(selection.asked)
+                plain[to[0]].got.append(ask)
+                quick[to[0]].got.append(ask)
+                gone += 1
+        twins[0].discard(ask)
+        assert len(twins[0]) == len(twins[1]) == 0
+    assert gone > 0 or not any(place.room for place in plain)
+
+
+TARGETS = NO_TARGETS, Targets(0.5, 0.1), Targets(2.0, 0.05)
+
+
+def send_alone(
+    by: RollingHorizon[Ask, Place], places: list[Place], ask: Ask, now: float
+) -> tuple[int, Selection[Ask, Place]] | None:
+    """Where it went, by what; None: it is to be added."""
+    selection = by.select_alone(ask, now, places)
+    place = (
+        None if selection is None else by.bind_alone(selection, plan_in_turn(selection.asked), now)
+    )
+    return None if selection is None or place is None else (places.index(place), selection)
+
+
+def test_nobody_overtakes_who_waits_by_coming_alone() -> None:
+    by, places = rolling(), [Place("a", slots=1, busy=9)]
+    by.add(Ask("a", 0.0), 0.0)
+    assert send(by, places) == 0
+    places[0].busy = 0
+    assert by.select_alone(Ask("a", 2.0), 2.0, places) is None
