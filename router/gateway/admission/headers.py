@@ -12,6 +12,7 @@ from router.gateway.planning.ticket import Ticket
 from router.http.asgi import Scope, fields, header
 from router.http.errors import Headers, RequestError
 from router.http.model_field import with_field
+from router.http.outline import LONGEST_SESSION, short_session
 from router.kv_wire import FULL, REPORT_MODE, SESSION, XARGS, session_name
 from router.wire import (
     ATTEMPT,
@@ -27,7 +28,6 @@ from router.wire import (
 )
 from solver.batching.priority import Priority
 
-LONGEST_SESSION = 256
 _GOOD_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -106,7 +106,7 @@ def session_of(scope: Scope) -> str:
     for name in SESSIONS:
         value = found.get(name)
         if value:
-            return value[:LONGEST_SESSION].decode("latin-1")
+            return short_session(value.decode("latin-1"))
     return ""
 
 
