@@ -19,6 +19,7 @@ _MODEL = b'"model"'
 _ESCAPED = b"\\u006"
 _LONGEST = len(rb"\u006d") * len("model")
 _COLON = re.compile(rb"\s*:\s*")
+_PLAIN = re.compile(rb'"model"\s*:\s*("[^"\\]*")')
 _BEGIN = re.compile(rb"\s*\{\s*(\})?")
 
 
@@ -38,7 +39,7 @@ def with_model(body: bytes, model: str, *, named: bool) -> bytes:
     Raises:
         RequestError: if it has one more than once.
     """
-    found = _model_at(body)
+    found = (_plainly_at(body) if named else None) or _model_at(body)
     name = orjson.dumps(model)
     if found is None:
         assert not named, "a JSON object that names its model"
@@ -58,6 +59,14 @@ def _put_first(body: bytes, field: bytes) -> bytes:
     assert begin is not None, "a JSON object"
     at = begin.end() if begin[1] is None else begin.end() - 1
     return b"%b%b%b%b" % (body[:at], field, b"" if begin[1] else b",", body[at:])
+
+
+def _plainly_at(body: bytes) -> tuple[int, int] | None:
+    """The same of most bodies, at little cost: there is one such string, so it is that field."""
+    if body.count(_MODEL) != 1 or _ESCAPED in body:
+        return None
+    found = _PLAIN.match(body, body.find(_MODEL))
+    return None if found is None else found.span(1)
 
 
 def _model_at(body: bytes) -> tuple[int, int] | None:
