@@ -22,9 +22,9 @@ from router.wire import (
 from solver.batching.priority import Priority
 from solver.batching.targets import NO_TARGETS, Targets
 
-# By which clients tell their keys, OpenAI's and Anthropic's.
+# By which clients tell their keys, OpenAI's and Anthropic's; others' name it otherwise.
 AUTHORIZATION, API_KEY = b"authorization", b"x-api-key"
-KEY_HEADERS = frozenset((AUTHORIZATION, API_KEY))
+KEY_HEADERS = frozenset((AUTHORIZATION, API_KEY, b"api-key", b"x-goog-api-key"))
 # No clock here tells less apart than a microsecond, and nobody waits for longer than a week.
 LEAST_TARGET_MS = 0.001
 LONGEST_MS = 7 * 86_400_000

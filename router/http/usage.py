@@ -15,8 +15,8 @@ from router.http.json_field import JsonField
 # The events that end a stream (last token, usage, [DONE]) fit into this; so does a JSON answer's
 # usage object, which engines put last.
 TAIL_BYTES = 4096
-# Beyond that size, or so many objects and arrays, an answer is only searched: one of any shape costs
-# milliseconds.
+# Beyond that size, or so many objects and arrays, an answer is only searched: one of any shape
+# costs milliseconds.
 MOST_JSON_BYTES, MOST_PARTS = 128 << 10, 5_000
 # An engine that counts more has miscounted.
 MOST_TOKENS = 1 << 30

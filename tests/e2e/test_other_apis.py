@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from router.http.relayed import family_of, form_model
+from router.http.relayed import family_of
 from router.settings.keys import Key, hash_of
 from tests import http
 from tests.engine_server import RANKED, EngineServer
@@ -284,27 +284,6 @@ def test_who_cannot_be_reached_is_left_for_another(fails: int) -> None:
 )
 def test_families(method: str, path: str, others: tuple[str, ...], family: str | None) -> None:
     assert family_of(method, path, others) == family
-
-
-@pytest.mark.parametrize(
-    ("fields", "model"),
-    [
-        ([('name="model"', b"m")], b"m"),
-        ([('name="file"; filename="model"', b"x"), ('name="model"', b"a/b")], b"a/b"),
-        ([("name=model", b"m")], b"m"),
-        ([('name="prompt"', b'content-disposition: form-data; name="model"\r\n\r\nx')], None),
-        ([('name="mymodel"', b"x")], None),
-        ([], None),
-    ],
-)
-def test_the_model_of_a_form(fields: list[tuple[str, bytes]], model: bytes | None) -> None:
-    parts = [
-        b"--bb\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + value + b"\r\n"
-        for head, value in fields
-    ]
-    body = b"".join(parts) + b"--bb--\r\n"
-    found = form_model(body, b"--bb")
-    assert (None if found is None else body[slice(*found)]) == model
 
 
 def test_other_names_and_a_default() -> None:

@@ -58,15 +58,14 @@ class Grant:
         requests, tokens = (inf if n is None else n / self._processes for n in limits)
         return requests, tokens
 
-    def check_model(self, model: str, alias: str | None = None) -> None:
-        """Whether it may use one, by its own name or by the one that it was asked for by.
+    def check_model(self, *names: str) -> None:
+        """Whether it may use one, by any of its names; the first is what errors call it.
 
         Raises:
             ForbiddenError: if not.
         """
-        if not (self.allows(model) or (alias and self.allows(alias))):
-            model = alias or model
-            message = f"This key may not use the model '{model}'; GET /v1/models lists those."
+        if not any(map(self.allows, names)):
+            message = f"This key may not use the model '{names[0]}'; GET /v1/models lists those."
             raise ForbiddenError(message, param="model", code="model_not_allowed")
 
     def allows(self, model: str) -> bool:
@@ -145,8 +144,8 @@ class Keys:
         """Of a tenant's share; 1 if no key is its."""
         return self._weights.get(tenant, 1.0)
 
-    def find(self, scope: Scope, *, browser: bool = False) -> tuple[Grant | None, bool]:
-        """What a request's key allows, and whether it has one at all.
+    def find(self, scope: Scope, *, browser: bool = False) -> tuple[Grant | None, list[bytes]]:
+        """What a request's key allows, and that key; without one, what it says that its key is.
 
         `browser`: the password that a person has told theirs is a key, too.
         """
@@ -155,8 +154,8 @@ class Keys:
             found = hash_of(key)
             grant = self._grants.get(found)
             if grant is not None and hmac.compare_digest(grant.key.sha256, found):
-                return grant, True
-        return None, bool(given)
+                return grant, [key]
+        return None, given
 
     def grant_of(self, sha256: str, tenant: str) -> Grant:
         """What a key allows, by its hash; if it is known no more, what another of its tenant does.

@@ -138,14 +138,15 @@ class Completions:
         only, carried = None, 0
         if exchange.request.previous:
             only, carried = await self._go_on(exchange, grant)
-        if not self._names.is_plain(exchange.request.model):
+        asked = exchange.request.model
+        if not self._names.is_plain(asked):
             await self._name(exchange, scope, only)
         hint = read_hint(header(scope, EXPECTED_TOKENS))
         if grant is None:
             exchange.record.tenant = read_tenant(scope)
         else:
             exchange.record.tenant, exchange.more = grant.key.tenant, grant.headers
-            grant.check_model(exchange.request.model, exchange.record.alias)
+            grant.check_model(*self._names.names_of(exchange.request.model, asked))
             urgency = grant.limited(urgency)
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
         ticket.only, ticket.carried, ticket.near = only, carried, scope.get(NEAR)
