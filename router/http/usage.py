@@ -18,7 +18,7 @@ TAIL_BYTES = 4096
 # Beyond that size, or so many objects and arrays, an answer is only searched: one of any shape
 # costs milliseconds.
 MOST_JSON_BYTES, MOST_PARTS = 128 << 10, 5_000
-# An engine that counts more has miscounted.
+# An engine that counts more has miscounted, whatever was asked for.
 MOST_TOKENS = 1 << 30
 # Of messages' prompts, what their input tokens are without.
 _BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
@@ -39,6 +39,15 @@ class Usage(NamedTuple):
     def tokens(self) -> int:
         """Of prompt and answer."""
         return self.prompt_tokens + self.completion_tokens
+
+    def within(self, most: Usage) -> Usage:
+        """The same, or as much of it as there can be: an engine that tells more has miscounted."""
+        prompt = min(self.prompt_tokens, most.prompt_tokens)
+        output = min(self.completion_tokens, most.completion_tokens)
+        return Usage(prompt, output, min(self.cached_tokens, prompt))
+
+
+MOST = Usage(MOST_TOKENS, MOST_TOKENS, MOST_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,8 +92,9 @@ WAYS: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
     "UTF-16": ("/v1/embeddings?model=m", OTHER.decode().encode("utf-16"), ("application/json",)),
     "planned": ("/v1/chat/completions", b'{"model":"m","model":"other"}', ("application/json",)),
     "two fields": (AUDIO, form('name="model" = m', "name=model = other"), (FORM,)),
-    "a file's name": (AUDIO,
-                      form('name="f"; filename="x; name=model" = m', 'name="model" = other'), (FORM,)),
+    "a file's name": (
+        AUDIO, form('name="f"; filename="x; name=model" = m', 'name="model" = other'), (FORM,),
+    ),
     "a long head": (AUDIO,
                     form(f'x="{LONG}"; name="model" = other', 'name="model" = m'), (FORM,)),
     "two boundaries": (AUDIO, form('name="model" = m'),

@@ -24,6 +24,7 @@ from typing import NoReturn
 
 from router.http.asgi import Scope
 from router.http.errors import ForbiddenError, Headers, OverLimitError, UnauthorizedError
+from router.http.relayed import is_for_any_key
 from router.http.request_headers import API_KEY, AUTHORIZATION, Urgency
 from router.http.reread import Reread
 from router.settings.keys import Key, hash_of, read_keys
@@ -67,6 +68,19 @@ class Grant:
         if not any(map(self.allows, names)):
             message = f"This key may not use the model '{names[0]}'; GET /v1/models lists those."
             raise ForbiddenError(message, param="model", code="model_not_allowed")
+
+    def check_path(self, method: str, path: str, others: Sequence[str]) -> None:
+        """Whether it may ask for what is relayed as it is; `others`: what operators name.
+
+        Raises:
+            ForbiddenError: if not.
+        """
+        if not self.key.admin and not is_for_any_key(method, path, others):
+            raise ForbiddenError(
+                f"{path} wants a key with the right 'admin', which this one has not, or to be "
+                "named by the gateway's setting 'relay'.",
+                code="admin_only",
+            )
 
     def allows(self, model: str) -> bool:
         """Whether it may use a model."""

@@ -15,6 +15,7 @@ from math import inf
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.admission.attempts import Attempts
+from router.gateway.admission.billing import used
 from router.gateway.admission.headers import read_hint, request_id, session_of
 from router.gateway.admission.keepalive import kept_alive
 from router.gateway.admission.kept_answers import KeptAnswers
@@ -111,7 +112,7 @@ class Completions:
         finally:
             held.let_go()
             if exchange.reservation is not None:
-                exchange.reservation.settle(_used(exchange))
+                exchange.reservation.settle(used(exchange))
             record.outcome = outcome.value
             self._accounts.end(record, outcome, exchange.timing(), exchange.blocks, exchange.made())
             if trace is not None and trace.recorded:
@@ -234,7 +235,7 @@ class Completions:
                 code="context_length_exceeded",
             )
         record.prompt_tokens, record.kind = size.job.prompt_tokens, size.kind
-        record.expected_tokens = size.job.expected_tokens
+        record.expected_tokens, exchange.most = size.job.expected_tokens, size.most
         prompt, block_tokens = hashed(request, size.job.prompt_tokens)
         exchange.blocks = prompt.blocks
         return Ticket(
@@ -250,14 +251,3 @@ class Completions:
             block_tokens,
             again=size.again,
         )
-
-
-def _used(exchange: Exchange) -> float | None:
-    """Tokens that a request has used; None if it broke off and nobody can tell."""
-    record, usage = exchange.record, exchange.usage
-    if usage is not None:
-        return usage.prompt_tokens + (record.output_tokens or 0)
-    if exchange.first_byte is None or record.status != 200:
-        return 0.0
-    output = exchange.made() if record.output_tokens is None else record.output_tokens
-    return None if output is None else float(record.prompt_tokens + output)

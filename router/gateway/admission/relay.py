@@ -48,7 +48,6 @@ from router.http.drain import Drain
 from router.http.encodings import HEADER as CONTENT_ENCODING
 from router.http.encodings import encoding_of
 from router.http.errors import (
-    ForbiddenError,
     Headers,
     NoCapacityError,
     Outcome,
@@ -58,12 +57,16 @@ from router.http.errors import (
     WorkerUnreachable,
     outcome_of_status,
 )
-from router.http.relayed import family_of, is_for_any_key, response_id
+from router.http.relayed import family_of, response_id
 from router.http.request_headers import read_tenant
+from router.http.usage import Usage
 from router.observe.logs import bind_request
 from router.settings.gateway import GatewayTuning
 
 log = logging.getLogger(__name__)
+
+# Of one of many inputs, as in `["a","b"]`; each may fill a context.
+LEAST_INPUT_BYTES = 4
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -127,7 +130,7 @@ class Relay:
     ) -> Outcome:
         grant: Grant | None = scope.get(GRANT)
         if grant is not None:
-            self._check_path(grant, scope)
+            grant.check_path(scope["method"], scope["path"], self._tuning.relay)
         self._check_room()
         if scope["method"] != "GET" and not is_own(scope, self._tuning.allowed_origins):
             check_type(scope)
@@ -152,27 +155,16 @@ class Relay:
                 passing.reservation = grant.reserve(0.0)  # its answer tells how many tokens
         record.model = model
         if model:
-            self._workers.context(model)  # whether anybody serves it
+            context, _ = self._workers.context(model)
+            if context is not None:
+                most = context * (1 + len(body) // LEAST_INPUT_BYTES)
+                passing.most = Usage(most, most)
         with DisconnectWatch(receive, passing.send):
             outcome = await self._run(scope, headers, body, model, only, passing, record)
             await passing.out.drain()
         if name is not None and scope["method"] == "DELETE" and outcome is Outcome.COMPLETED:
             self._kept.forget(name)
         return outcome
-
-    def _check_path(self, grant: Grant, scope: Scope) -> None:
-        """Whether a key may ask for it.
-
-        Raises:
-            ForbiddenError: if not.
-        """
-        path = scope["path"]
-        if not grant.key.admin and not is_for_any_key(scope["method"], path, self._tuning.relay):
-            raise ForbiddenError(
-                f"{path} wants a key with the right 'admin', or to be named by the gateway's "
-                "setting 'relay'; this key has the right not.",
-                code="admin_only",
-            )
 
     def _check(self, grant: Grant, model: str, asked: str, *, kept: bool) -> None:
         """Whether a key may use it; one that is not named may be any, unless it is `kept` already.
