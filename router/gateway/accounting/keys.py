@@ -16,7 +16,6 @@ import time
 from base64 import b64decode
 from binascii import Error as NoBase64
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -25,10 +24,9 @@ from typing import NoReturn
 from router.http.asgi import Scope
 from router.http.errors import ForbiddenError, Headers, OverLimitError, UnauthorizedError
 from router.http.relayed import is_for_any_key
-from router.http.request_headers import API_KEY, AUTHORIZATION, Urgency
+from router.http.request_headers import API_KEY, AUTHORIZATION
 from router.http.reread import Reread
 from router.settings.keys import Key, hash_of, read_keys
-from solver.batching.priority import WEIGHT
 from solver.routing.quota import Level, Quota
 
 # In a request's scope, what its key allows; none where the gateway has no keys.
@@ -85,18 +83,6 @@ class Grant:
     def allows(self, model: str) -> bool:
         """Whether it may use a model."""
         return self.key.models is None or model in self.key.models
-
-    def limited(self, urgency: Urgency) -> Urgency:
-        """Of what a request asks for, what the key allows.
-
-        A deadline ranks as an interactive request does, so only who may be interactive has one.
-        """
-        highest, asked = self.key.priority, urgency.priority
-        if WEIGHT[asked] > WEIGHT[highest]:
-            urgency = replace(urgency, priority=highest)
-        if urgency.deadline_s < inf and WEIGHT[highest] < max(WEIGHT.values()):
-            urgency = replace(urgency, deadline_s=inf)
-        return urgency
 
     def reserve(self, tokens: float) -> Reservation:
         """A request of so many tokens, as predicted.
@@ -224,10 +210,11 @@ def _password(told: bytes) -> bytes:
 
 
 def _told(name: str, level: Level) -> Headers:
-    """OpenAI's three headers of a limit."""
+    """OpenAI's three headers of a limit; of less than one a minute, the fraction."""
+    digits = ".0f" if level.limit >= 1 else ".3g"
     said = {
-        "limit": f"{level.limit:.0f}",
-        "remaining": f"{level.remaining:.0f}",
+        "limit": f"{level.limit:{digits}}",
+        "remaining": f"{level.remaining:{digits}}",
         "reset": _duration(level.reset_s),
     }
     return [(LIMITS + f"{what}-{name}".encode(), text.encode()) for what, text in said.items()]

@@ -59,6 +59,7 @@ from router.observe.logs import bind_request
 from router.observe.tracing import Tracing
 from router.settings.gateway import GatewayTuning
 from router.wire import EXPECTED_TOKENS, WHY
+from solver.batching.priority import Priority
 from solver.cost.estimators import BYTES_PER_TOKEN
 
 _NOTHING = nullcontext()
@@ -121,7 +122,9 @@ class Completions:
     async def _serve(
         self, scope: Scope, receive: Receive, exchange: Exchange, held: Held
     ) -> Outcome:
-        urgency = read_urgency(scope, self._targets)
+        grant: Grant | None = scope.get(GRANT)
+        highest = Priority.INTERACTIVE if grant is None else grant.key.priority
+        urgency = read_urgency(scope, self._targets, highest=highest)
         exchange.record.targets = urgency.targets  # who is refused has missed them
         if BODY not in scope:
             self._check_room()
@@ -133,9 +136,8 @@ class Completions:
         self._accounts.begin(exchange.record)
         exchange.request = await self._bodies.outline(exchange.body, self._api)
         if exchange.request.tier in TIERS:
-            urgency = read_urgency(scope, self._targets, TIERS[exchange.request.tier])
+            urgency = read_urgency(scope, self._targets, TIERS[exchange.request.tier], highest)
             exchange.record.targets, exchange.tell_priority = urgency.targets, True
-        grant: Grant | None = scope.get(GRANT)
         only, carried = None, 0
         if exchange.request.previous:
             only, carried = await self._go_on(exchange, grant)
@@ -148,7 +150,6 @@ class Completions:
         else:
             exchange.record.tenant, exchange.more = grant.key.tenant, grant.headers
             grant.check_model(*self._names.names_of(exchange.request.model, asked))
-            urgency = grant.limited(urgency)
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
         ticket.only, ticket.carried, ticket.near = only, carried, scope.get(NEAR)
         session = session_of(scope) or exchange.request.session
