@@ -111,7 +111,7 @@ def test_what_could_be_waited_for_is_not_read(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (pipe, tmp_path, Path("/dev/zero")):
-        with pytest.raises(BadSettings, match="no regular file|Is a directory"):
+        with pytest.raises(BadSettings, match=r"no regular file|Is a directory"):
             read_keys(path)
     link = tmp_path / "link"
     link.symlink_to(written(tmp_path, entry()))
