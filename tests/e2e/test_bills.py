@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 from collections.abc import Iterator
@@ -18,11 +19,12 @@ from tests.helpers import Process
 from tests.waiting import eventually
 
 TOKENS = 8
-SECRETS = {name: f"mk-{name}-{'x' * 40}" for name in ("ops", "cut", "limited")}
+SECRETS = {name: f"mk-{name}-{'x' * 40}" for name in ("ops", "cut", "limited", "wide")}
 KEYS = (
     Key(sha256=hash_of(SECRETS["ops"]), tenant="ops", admin=True),
     Key(sha256=hash_of(SECRETS["cut"]), tenant="cut"),
     Key(sha256=hash_of(SECRETS["limited"]), tenant="limited", tokens_per_minute=12),
+    Key(sha256=hash_of(SECRETS["wide"]), tenant="wide", tokens_per_minute=1e6),
 )
 BODY: dict[str, Any] = {"model": MODEL, "prompt": "How many clips?", "max_tokens": TOKENS}
 CONTEXT = 4096
@@ -154,3 +156,42 @@ def test_what_an_engine_says_is_bounded_by_what_was_asked(
     server.answer = lying(TOKENS, TOKENS)
     assert gateway.ask("afterwards", max_tokens=None, stop="x") == 200
     assert gateway.why("afterwards")["expected_tokens"] <= CONTEXT
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [200, 400])
+def test_an_answer_that_nobody_can_read_is_none(
+    gateway: Gateway, server: FaultyServer, stream: bool, status: int
+) -> None:
+    """It is compressed, though nobody has asked for that; its client is told in plain JSON."""
+
+    async def squeeze(call: Call) -> None:
+        body = gzip.compress(b'{"choices":[],"error":null}')
+        kind = "text/event-stream" if stream else "application/json"
+        await call.answer(status, body, content_type=kind, content_encoding="gzip")
+
+    server.answer = squeeze
+    headers = {"authorization": f"Bearer {SECRETS['ops']}"}
+    told = http.post(gateway.url + "/v1/completions", json={**BODY, "stream": stream},
+                     headers=headers)  # fmt: skip
+    assert (told.status_code, told.headers.get("content-encoding")) == (502, None)
+    assert "compressed" in told.json()["error"]["message"]
+    server.answer = good
+    eventually(lambda: gateway.ask("again") == 200)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])
+def test_of_limits_a_client_hears_its_keys_alone(
+    gateway: Gateway, server: FaultyServer, path: str
+) -> None:
+    async def limit(call: Call) -> None:
+        left = {f"x_ratelimit_{what}_{of}": "9" for what in ("limit", "remaining", "reset")
+                for of in ("requests", "tokens", "images")}  # fmt: skip
+        await call.answer(200, b"{}", content_type="application/json", **left)
+
+    server.answer = server.others = limit
+    for name in ("wide", "ops"):  # the first has a limit, on tokens
+        headers = {"authorization": f"Bearer {SECRETS[name]}"}
+        told = http.post(gateway.url + path, json=BODY, headers=headers)
+        found = [name for name, _ in told.headers.multi_items() if name.startswith("x-ratelimit")]
+        assert len(found) == (3 if name == "wide" else 9)

@@ -24,6 +24,7 @@ from typing import NoReturn
 from router.http.asgi import Scope
 from router.http.errors import ForbiddenError, Headers, OverLimitError, UnauthorizedError
 from router.http.relayed import is_for_any_key
+from router.http.reply import LIMITS
 from router.http.request_headers import API_KEY, AUTHORIZATION
 from router.http.reread import Reread
 from router.settings.keys import Key, hash_of, read_keys
@@ -31,7 +32,6 @@ from solver.routing.quota import Level, Quota
 
 # In a request's scope, what its key allows; none where the gateway has no keys.
 GRANT = "makespan.grant"
-LIMITS = b"x-ratelimit-"
 
 
 class Grant:

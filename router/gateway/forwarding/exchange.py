@@ -257,10 +257,8 @@ class Exchange:
             own[PRIORITY] = self.record.priority.encode()
         if self.why and self.record.choice is not None:
             own[WHY] = self.record.choice.line().encode()
-        headers = [(name, value) for name, value in reply.headers if name not in own]
-        headers += own.items()
-        if self.more is not None:
-            headers += self.more()
+        more = [] if self.more is None else self.more()
+        headers = reply.with_own([*own.items(), *more])
         self.first_byte, self.record.first_token_s = time.monotonic(), time.time()
         self.record.status = reply.status
         self.out.start(reply.status, headers)

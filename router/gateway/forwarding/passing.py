@@ -57,11 +57,8 @@ class Passing:
 
     def _start(self, reply: Reply, worker: str) -> None:
         own: Headers = [(REQUEST_ID, self.name.encode()), (WORKER, worker.encode())]
-        names = {name for name, _ in own}
         self.begun = True
-        self.out.start(
-            reply.status, [*(h for h in reply.headers if h[0] not in names), *own, *self.more()]
-        )
+        self.out.start(reply.status, reply.with_own([*own, *self.more()]))
 
     async def send_error(self, error: RouterError) -> None:
         """The error as a response; one that has begun ends with its connection."""
