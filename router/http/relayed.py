@@ -55,7 +55,7 @@ _UNCLEAR = re.compile(r"//|\\|/\.{1,2}(/|$)|[\x00-\x1f\x7f]")
 # which the gateway knows whose it is.
 _FOR_ANY_KEY = re.compile(
     r"/(classify|detokenize|pooling|rerank|score|tokenize)"
-    r"|/v1/(classify|embeddings|moderations|pooling|rerank|score)|/v2/(embed|rerank)"
+    r"|/v1/(classify|embeddings|moderations|pooling|rerank|score)|/v2/rerank"
     r"|/v1/audio/(speech|transcriptions|translations)|/v1/images/(edits|generations|variations)"
     r"|/v1/messages/count_tokens"
 )
