@@ -76,8 +76,8 @@ class StreamMeter:
 
     def feed(self, chunk: bytes) -> int:
         """Events that begin in `chunk`, however the stream is cut."""
-        new = (self._before + chunk).count(_EVENT)
-        self._before = (self._before + chunk)[1 - len(_EVENT) :]
+        text = self._before + chunk
+        new, self._before = text.count(_EVENT), text[1 - len(_EVENT) :]
         self.events += new
         self._last.append(chunk)
         self._size += len(chunk)
