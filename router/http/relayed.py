@@ -46,8 +46,8 @@ METHODS = frozenset(("GET", "POST", "DELETE"))
 # update_weights, SGLang's loads and get_server_info, and so on. Resources of an API are nouns.
 _DONE = re.compile(
     r"/v\d+/(un)?load|/v\d+/(abort|admin|cache|collective|configure|continue|debug|flush|freeze|get|"
-    r"init|internal|is|kv|pause|prepare|release|reset|resume|rl|scale|send|server|set|shutdown|sleep|start|stop|update|"
-    r"wake)(_|/|$)",
+    r"init|internal|is|kv|pause|prepare|release|reset|resume|rl|scale|send|server|set|shutdown|"
+    r"sleep|start|stop|update|wake)(_|/|$)",
     re.IGNORECASE,
 )
 _UNCLEAR = re.compile(r"//|\\|/\.{1,2}(/|$)|[\x00-\x1f\x7f]")
