@@ -156,7 +156,7 @@ class EngineServer(FaultyServer):
         if before is not None and before not in self._kept:
             return await self._refuse(call, 404, f"Response with id '{before}' not found.")
         answer: dict[str, Any] = {
-            "id": f"resp_{next(self._ids)}",
+            "id": asked.get("request_id") or f"resp_{next(self._ids)}",
             "created_at": 1,
             "model": asked["model"],
             "object": "response",

@@ -10,10 +10,10 @@ from router.http.apis import Api
 from router.http.asgi import Receive, Scope, header, read_body
 from router.http.encodings import HEADER, decoded, encoding_of
 from router.http.errors import RequestError, RouterError
-from router.http.model_field import with_model
+from router.http.model_field import require_one_model, with_model
 from router.http.outline import model_of, outline, outline_shortened
 from router.http.schemas import CompletionRequest, load
-from router.http.shorten import SMALL, shorten
+from router.http.shorten import SMALL, Shortened, shorten
 
 _USUAL = b"application/json"
 _JSON = re.compile(rb"\s*application/([\w.-]+\+)?json\s*(;.*)?", re.IGNORECASE)
@@ -155,11 +155,13 @@ class BodyReader:
         """
         if len(body) > SMALL:
             async with self._one:
-                body = (await shorten(body)).body
+                body = (await self._shortened(body)).body
+        else:
+            require_one_model(body)
         return model_of(load(body))
 
     async def with_model(self, body: bytes, model: str, *, named: bool) -> bytes:
-        """The same body with this model in the place of its own, or of none."""
+        """The same body with this model in the place of its own, or of none; it has one at most."""
         if len(body) <= SMALL:
             return with_model(body, model, named=named)
         return await asyncio.to_thread(with_model, body, model, named=named)
@@ -171,6 +173,13 @@ class BodyReader:
             RequestError: if it cannot be routed.
         """
         if len(body) <= SMALL:
+            require_one_model(body)
             return outline(body, api)
         async with self._one:
-            return outline_shortened(await shorten(body), len(body), api)
+            return outline_shortened(await self._shortened(body), len(body), api)
+
+    @staticmethod
+    async def _shortened(body: bytes) -> Shortened:
+        short = await shorten(body)
+        await asyncio.to_thread(require_one_model, short.body)
+        return short

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 import zlib
+from collections.abc import Callable
+from typing import Protocol
 
 from router.http.asgi import too_large
 from router.http.errors import RequestError
@@ -16,6 +18,9 @@ ENCODINGS = ("gzip", "zstd")
 _GZIP_BITS = 31
 # Of zstd's window, which its sender chooses: 32 MiB; its usual levels have 8 at most.
 _WINDOW_LOG = 25
+# Members or frames; clients send one, and what compresses on many cores one for each 128 KiB or so.
+MOST_PARTS = 1024
+SLICE = 64 << 10
 
 
 def encoding_of(value: bytes | None) -> str:
@@ -44,9 +49,10 @@ def decoded(body: bytes, encoding: str, limit: int) -> bytes:
     Raises:
         RequestError: 400 if it is broken, 413 if it is more than `limit` bytes.
     """
+    begin, broken = _gzip() if encoding == "gzip" else _zstd()
     try:
-        found = (_gunzipped if encoding == "gzip" else _unzstandard)(body, limit + 1)
-    except (zlib.error, EOFError) as error:
+        found = _joined(body, limit + 1, begin)
+    except (broken, EOFError) as error:
         raise RequestError(
             f"The request's body is not {encoding}, as 'content-encoding' says.",
             code="invalid_content_encoding",
@@ -56,39 +62,58 @@ def decoded(body: bytes, encoding: str, limit: int) -> bytes:
     return found
 
 
-def _gunzipped(body: bytes, most: int) -> bytes:
-    """All members, which may be several."""
-    parts, left = list[bytes](), most
-    while body and left > 0:
-        member = zlib.decompressobj(_GZIP_BITS)
-        parts.append(member.decompress(body, left))
-        left -= len(parts[-1])
-        if not member.eof and left > 0:
-            raise EOFError
-        body = member.unused_data
-    if not parts:
+class _Part(Protocol):
+    """What decodes one member of gzip, or one frame of zstd."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether that has ended."""
+        ...
+
+    @property
+    def unused_data(self) -> bytes:
+        """What came after its end."""
+        ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        """More of it."""
+        ...
+
+
+def _joined(body: bytes, most: int, begin: Callable[[], _Part]) -> bytes:
+    """All parts, which may be several, up to `most` bytes.
+
+    They get slices of the body: what one leaves over is copied, so that many small ones would cost
+    the square of their number.
+    """
+    found, left, parts = list[bytes](), most, 0
+    part: _Part | None = None
+    for start in range(0, len(body), SLICE):
+        data = body[start : start + SLICE]
+        while data and left > 0:
+            if part is None:
+                part, parts = begin(), parts + 1
+                if parts > MOST_PARTS:
+                    raise RequestError(
+                        f"The request's body was compressed in over {MOST_PARTS} parts.",
+                        code="invalid_content_encoding",
+                    )
+            found.append(part.decompress(data, left))
+            left -= len(found[-1])
+            data, part = (part.unused_data, None) if part.eof else (b"", part)
+    if left > 0 and (part is not None or not parts):
         raise EOFError
-    return b"".join(parts)
+    return b"".join(found)
 
 
-def _unzstandard(body: bytes, most: int) -> bytes:
-    """All frames, which may be several."""
+def _gzip() -> tuple[Callable[[], _Part], type[Exception]]:
+    return lambda: zlib.decompressobj(_GZIP_BITS), zlib.error
+
+
+def _zstd() -> tuple[Callable[[], _Part], type[Exception]]:
     if sys.version_info >= (3, 14):
         from compression import zstd
     else:
         from backports import zstd  # what runs inside vLLM's environment has no need of it
     window = {int(zstd.DecompressionParameter.window_log_max): _WINDOW_LOG}
-    parts, left = list[bytes](), most
-    while body and left > 0:
-        frame = zstd.ZstdDecompressor(options=window)
-        try:
-            parts.append(frame.decompress(body, left))
-        except zstd.ZstdError as error:
-            raise EOFError from error
-        left -= len(parts[-1])
-        if not frame.eof and left > 0:
-            raise EOFError
-        body = frame.unused_data if frame.eof else b""
-    if not parts:
-        raise EOFError
-    return b"".join(parts)
+    return lambda: zstd.ZstdDecompressor(options=window), zstd.ZstdError

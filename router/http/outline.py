@@ -23,6 +23,10 @@ from router.http.shorten import Shortened
 # that differ in one of them share no block. (vLLM's adapters are models.)
 _APART = ("cache_salt", "extra_key", "lora_path", "prompt_embeds", "mm_processor_kwargs")
 
+_MODEL_LETTERS = len("model")
+# Of longer names, a hash of so many characters: as many as are kept of one in a large body.
+LONGEST_SESSION, MOST_OF_SESSION = 256, 1024
+
 
 def outline(body: bytes, api: Api) -> CompletionRequest:
     """What is known of a body that came by `api`.
@@ -65,7 +69,7 @@ def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
         ignore_eos=data.get("ignore_eos") is True,
         stop=_stop(data.get(api.stop)),
         stop_tokens=bool(data.get("stop_token_ids")),
-        session=_name(data.get("prompt_cache_key")),
+        session=short_session(_name(data.get("prompt_cache_key"))),
         tier=_name(data.get("service_tier")),
         previous=_name(data.get("previous_response_id")) if api.kept else "",
         apart=_apart(data),
@@ -76,12 +80,24 @@ def model_of(data: dict[str, Any]) -> str:
     """The model that a body names; empty if it names none.
 
     Raises:
-        RequestError: if it is no name.
+        RequestError: if it is no name, or in a field that only some engines take for it.
     """
+    for name in data:
+        if len(name) == _MODEL_LETTERS and name != "model" and name.lower() == "model":
+            message = f"'{name}' is a model for some engines and nothing for others; say 'model'."
+            raise RequestError(message, param=name, code="ambiguous_model")
     model = data.get("model")
     if model is not None and not isinstance(model, str):
         raise RequestError("'model' must be a string.", param="model", code="invalid_type")
     return model or ""
+
+
+def short_session(told: str) -> str:
+    """A conversation by what its client calls it: a name of any length takes little room."""
+    if len(told) <= LONGEST_SESSION:
+        return told
+    beginning = told[:MOST_OF_SESSION].encode("utf-8", "surrogatepass")
+    return blake2b(beginning, digest_size=16).hexdigest()
 
 
 def _apart(data: dict[str, Any]) -> str:

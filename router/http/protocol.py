@@ -4,6 +4,7 @@
 - A head must be in within the client's time limit, a body too, or come at `LEAST_RATE`: else 408.
 - An upgrade to what nobody here speaks is ignored, and the body read (RFC 9110 section 7.8); Java's
   client asks for h2c by default.
+- What is no request is refused, and the connection ends, once those before it have their answers.
 - Who sends requests ahead of their answers is read on as these are taken: `MOST_AHEAD` wait, and
   what comes in one read from the socket.
 - HTTP/1.0 knows no chunks: an answer of unknown length ends with its connection.
@@ -15,20 +16,17 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import TimerHandle
-from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from router.http.errors import error_body
 from router.http.hosts import Hosts
 from router.http.hot import HotProtocol
+from router.http.refusals import HEAD_BYTES, MOST_FIELDS, refusal
 from router.http.timeouts import MOMENT_S
 
-HEAD_BYTES = 64 << 10
-MOST_FIELDS = 256
 # Bytes a second below which a body has to be in within the time limit: a slow mobile line's.
 LEAST_RATE = 16 << 10
 # Bytes parsed in one go: some hundred requests begin in them at most.
@@ -88,6 +86,7 @@ class BoundedProtocol(HotProtocol):
         self._ahead = b""  # what came while too many requests wait for their answers
         self._resumed = self._refused = False
         self._status = 400  # of what is wrong with a head
+        self._last_word = 0  # what is said once all requests before it are answered
         self._idle_since_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -123,7 +122,9 @@ class BoundedProtocol(HotProtocol):
 
     def on_response_complete(self) -> None:
         """Go on with what came ahead; else it is idle from now on."""
-        if self.pipeline:
+        if self._last_word and not self.pipeline:
+            self._end_with(self._last_word)
+        elif self.pipeline:
             super().on_response_complete()
         else:
             self.server_state.total_requests += 1
@@ -300,34 +301,22 @@ class BoundedProtocol(HotProtocol):
         in_turn = not answering or (
             self._in_body and not self.pipeline and not cycle.response_started
         )
+        if not in_turn and not self._in_body:
+            self._last_word = status  # those before it are answered first
+            return
         self._let_go()
+        if in_turn:
+            self._end_with(status)
+        else:
+            self.transport.close()
+
+    def _end_with(self, status: int) -> None:
         if self.transport.is_closing():
             return
-        if not in_turn:
-            self.transport.close()
-            return
-        self.transport.write(_refusal(status))
+        self.transport.write(refusal(status))
         if self.transport.can_write_eof():  # TLS cannot end one half alone
             self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
-
-
-_REASONS = {
-    403: "The request's host is not this machine; --allowed-hosts lets other names in.",
-    400: "The request is not valid HTTP.",
-    408: "The request did not come in time.",
-    431: f"The request's head is over the limit of {HEAD_BYTES} bytes or {MOST_FIELDS} fields.",
-}
-
-
-def _refusal(status: int) -> bytes:
-    code = HTTPStatus(status).name.lower()
-    body = error_body(_REASONS[status], "invalid_request_error", code=code)
-    head = (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    )
-    return head.encode() + body
 
 
 def bounded_protocol(client_timeout_s: float, hosts: Hosts) -> type[asyncio.Protocol]:

@@ -5,6 +5,8 @@ Rules:
   operators may name others;
 - what changes an engine, or tells of it, is no user's: engines have it beside all this, some under
   ``/v1/``, with names that say what is done (`_DONE`); none of it is ever relayed;
+- where clients have keys, any of them may ask for what `is_for_any_key` names, and what operators
+  name; all else, which may keep what is others' or change what is all's, wants the right `admin`;
 - a path that may mean another one to whoever reads it next (``..``, ``//``, a backslash) goes
   nowhere;
 - the model is in the body, as JSON or in a form, or in the query; who names none means any.
@@ -15,6 +17,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from urllib.parse import parse_qs
+
+from router.http.errors import RequestError
 
 # Prefixes, by whole segments, and their names for metrics.
 FAMILIES = {
@@ -41,17 +45,20 @@ METHODS = frozenset(("GET", "POST", "DELETE"))
 # How names begin of what is done to an engine: vLLM's load_lora_adapter, sleep and
 # update_weights, SGLang's loads and get_server_info, and so on. Resources of an API are nouns.
 _DONE = re.compile(
-    r"/v\d+/(un)?load|/v\d+/(abort|collective|configure|continue|flush|freeze|get|init|internal|is|"
-    r"pause|prepare|release|reset|resume|rl|scale|send|server|set|shutdown|sleep|start|stop|update|"
-    r"wake)(_|/|$)",
+    r"/v\d+/(un)?load|/v\d+/(abort|admin|cache|collective|configure|continue|debug|flush|freeze|get|"
+    r"init|internal|is|kv|pause|prepare|release|reset|resume|rl|scale|send|server|set|shutdown|"
+    r"sleep|start|stop|update|wake)(_|/|$)",
     re.IGNORECASE,
 )
 _UNCLEAR = re.compile(r"//|\\|/\.{1,2}(/|$)|[\x00-\x1f\x7f]")
-_FORM = re.compile(rb'multipart/form-data\s*;.*?\bboundary="?([^";]{1,200})', re.IGNORECASE)
-_NAMED_MODEL = re.compile(
-    rb'content-disposition:[^\r\n]*;\s*name="?model"?\s*(;|\r\n|$)', re.IGNORECASE
+# What engines make of a request and keep nothing of, and in `/v1/responses/ID` what they have kept,
+# which the gateway knows whose it is.
+_FOR_ANY_KEY = re.compile(
+    r"/(classify|detokenize|pooling|rerank|score|tokenize)"
+    r"|/v1/(classify|embeddings|moderations|pooling|rerank|score)|/v2/rerank"
+    r"|/v1/audio/(speech|transcriptions|translations)|/v1/images/(edits|generations|variations)"
+    r"|/v1/messages/count_tokens"
 )
-MOST_HEAD = 1024  # of one field of a form
 
 
 def family_of(method: str, path: str, others: Sequence[str] = ()) -> str | None:
@@ -74,27 +81,28 @@ def response_id(path: str) -> str | None:
     return parts[3] if parts[1:3] == ["v1", "responses"] and parts[3:] and parts[3] else None
 
 
-def boundary_of(content_type: bytes | None) -> bytes | None:
-    """What parts a form's fields, if it is a form."""
-    found = _FORM.match(content_type.strip()) if content_type else None
-    return None if found is None else b"--" + found[1].strip()
-
-
-def form_model(body: bytes, boundary: bytes) -> tuple[int, int] | None:
-    """From where to where in a form the value of its field ``model`` is."""
-    at = body.find(boundary)
-    while at >= 0:
-        begin = at + len(boundary) + 2
-        end_of_head = body.find(b"\r\n\r\n", begin, begin + MOST_HEAD)
-        at = body.find(b"\r\n" + boundary, begin)
-        if at < 0:
-            return None
-        if 0 <= end_of_head < at and _NAMED_MODEL.search(body, begin, end_of_head + 2):
-            return end_of_head + 4, at
-        at += 2
-    return None
+def is_for_any_key(method: str, path: str, others: Sequence[str] = ()) -> bool:
+    """Whether it is an engine's work for whoever asks, and no business of its operators."""
+    at = path.rstrip("/")
+    if (method == "POST" and _FOR_ANY_KEY.fullmatch(at)) or response_id(path) is not None:
+        return True
+    return any(at == other or at.startswith(other + "/") for other in others)
 
 
 def query_model(query: bytes) -> str:
-    """The model that a query names; empty if it names none."""
-    return parse_qs(query.decode("latin-1")).get("model", [""])[0] if b"model=" in query else ""
+    """The model that a query names; empty if it names none.
+
+    Raises:
+        RequestError: if it names several.
+    """
+    named = set(parse_qs(query.decode("latin-1")).get("model", ())) if b"model" in query else set()
+    if len(named) > 1:
+        raise ambiguous_model()
+    return named.pop() if named else ""
+
+
+def ambiguous_model() -> RequestError:
+    """Two places of a request name two models."""
+    return RequestError(
+        "The request names more than one model.", param="model", code="ambiguous_model"
+    )

@@ -11,6 +11,7 @@ HOP_BY_HOP = frozenset(
         b"trailer", b"transfer-encoding", b"upgrade", b"host", b"content-length", b"expect",
     )
 )  # fmt: skip
+LIMITS = b"x-ratelimit-"
 _NOT_RETURNED = frozenset((b"server", b"date"))
 # What is left out of an answer with nothing unusual about it; of one with a body its length is not.
 _LEFT_OUT = HOP_BY_HOP | _NOT_RETURNED
@@ -46,6 +47,22 @@ class ReplyHead:
         self.is_stream = kind.partition(b";")[0].strip().lower() == b"text/event-stream"
         if self.is_stream:  # it may get an error event more
             self.headers = [pair for pair in self.headers if pair[0] != b"content-length"]
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether it is, though nobody has asked for that: nothing of it can be read."""
+        return (self.header(b"content-encoding") or b"identity").lower() != b"identity"
+
+    def with_own(self, own: Headers) -> Headers:
+        """Its headers with others' in their place: of limits it tells none beside the gateway's."""
+        names = {name for name, _ in own}
+        limited = any(name.startswith(LIMITS) for name in names)
+        kept = [
+            (name, value)
+            for name, value in self.headers
+            if name not in names and not (limited and name.startswith(LIMITS))
+        ]
+        return kept + own
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that name (lower case)."""

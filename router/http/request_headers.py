@@ -19,15 +19,17 @@ from router.wire import (
     TPOT_MS,
     TTFT_MS,
 )
-from solver.batching.priority import Priority
+from solver.batching.priority import WEIGHT, Priority
 from solver.batching.targets import NO_TARGETS, Targets
 
-# By which clients tell their keys, OpenAI's and Anthropic's.
+# By which clients tell their keys, OpenAI's and Anthropic's; others' name it otherwise.
 AUTHORIZATION, API_KEY = b"authorization", b"x-api-key"
-KEY_HEADERS = frozenset((AUTHORIZATION, API_KEY))
+KEY_HEADERS = frozenset((AUTHORIZATION, API_KEY, b"api-key", b"x-goog-api-key"))
 # No clock here tells less apart than a microsecond, and nobody waits for longer than a week.
 LEAST_TARGET_MS = 0.001
 LONGEST_MS = 7 * 86_400_000
+# No proxy closes what is silent for less; each comment costs some CPU.
+LEAST_KEEPALIVE_S, LONGEST_KEEPALIVE_S = 0.1, 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +55,34 @@ def read_urgency(
     scope: Scope,
     defaults: Mapping[Priority, Targets] | None = None,
     usual: Priority = Priority.DEFAULT,
+    highest: Priority = Priority.INTERACTIVE,
 ) -> Urgency:
     """Priority, deadline and targets; `defaults` hold for what has no target of its own.
 
-    `usual` is its priority where no header says one.
+    `usual` is its priority where no header says one, `highest` what its key allows. A deadline
+    ranks as an interactive request does, so only who may be interactive has one, and who may only
+    be bulk has no targets of its own: bulk work waits for whoever has some.
 
     Raises:
         RequestError: naming the header that is wrong.
     """
+    usual = _lower(usual, highest)
     if _URGENT.isdisjoint(fields(scope)):
         return _USUAL if defaults is None else Urgency(usual, targets=defaults[usual])
-    priority = _priority(header(scope, PRIORITY), usual)
-    deadline = header(scope, DEADLINE_MS)
+    priority = _lower(_priority(header(scope, PRIORITY), usual), highest)
     standard = NO_TARGETS if defaults is None else defaults[priority]
     targets = Targets(
         _target_s(scope, (TTFT_MS, SLO_TTFT_MS), standard.ttft_s),
         _target_s(scope, (TPOT_MS, SLO_TPOT_MS), standard.tpot_s),
     )
-    return Urgency(priority, inf if deadline is None else _deadline_s(deadline), targets)
+    deadline_s = _milliseconds(scope, DEADLINE_MS, "leave it out for none")
+    if deadline_s is None or highest is not Priority.INTERACTIVE:
+        deadline_s = inf
+    return Urgency(priority, deadline_s, standard if highest is Priority.BULK else targets)
+
+
+def _lower(asked: Priority, highest: Priority) -> Priority:
+    return highest if WEIGHT[asked] > WEIGHT[highest] else asked
 
 
 def read_tenant(scope: Scope) -> str:
@@ -94,14 +106,28 @@ def read_keepalive(scope: Scope, default_s: float) -> float:
         RequestError: if the header is no number of seconds.
     """
     value = header(scope, KEEPALIVE_S)
-    if value is None:
-        return default_s
-    seconds = 0.0 if value.strip() in (b"0", b"0.0") else _number(value)
-    if seconds < 0 or (not seconds and value.strip() not in (b"0", b"0.0")) or seconds > 3600:
-        name = KEEPALIVE_S.decode()
-        message = f"The header '{name}' must be a number of seconds up to 3600, or 0 for none."
-        raise RequestError(message, param=name)
-    return seconds
+    if value is None or value.strip() in (b"0", b"0.0"):
+        return default_s if value is None else 0.0
+    least, most = LEAST_KEEPALIVE_S, LONGEST_KEEPALIVE_S
+    what = f"a number of seconds from {least:g} to {most}, or 0 for none"
+    return read_number(KEEPALIVE_S, value, least, most, what)
+
+
+def read_number(name: bytes, value: bytes, least: float, most: float, what: str) -> float:
+    """A header's number, within bounds that `what` tells: never one that is infinite, or none.
+
+    Python alone would take ``1_000`` for one.
+
+    Raises:
+        RequestError: if it is none of those.
+    """
+    try:
+        number = least - 1.0 if b"_" in value else float(value)
+    except ValueError:
+        number = least - 1.0
+    if not least <= number <= most:
+        raise RequestError(f"The header '{name.decode()}' must be {what}.", param=name.decode())
+    return number
 
 
 def _priority(value: bytes | None, usual: Priority) -> Priority:
@@ -115,35 +141,18 @@ def _priority(value: bytes | None, usual: Priority) -> Priority:
         raise RequestError(message, param=name) from error
 
 
-def _deadline_s(value: bytes) -> float:
-    number = _number(value)
-    if not 0 < number <= LONGEST_MS:
-        name = DEADLINE_MS.decode()
-        message = f"The header '{name}' must be a number of milliseconds above 0, at most a week."
-        raise RequestError(message, param=name)
-    return number / 1000
-
-
 def _target_s(scope: Scope, names: tuple[bytes, ...], default_s: float) -> float:
     """By the first of the headers that is there."""
-    for name in names:
-        value = header(scope, name)
-        if value is None:
-            continue
-        number = _number(value)
-        if not LEAST_TARGET_MS <= number <= LONGEST_MS:
-            raise RequestError(
-                f"The header '{name.decode()}' must be a number of milliseconds from "
-                f"{LEAST_TARGET_MS:g} to {LONGEST_MS} (a week); leave it out for the default.",
-                param=name.decode(),
-            )
-        return number / 1000
-    return default_s
+    found = (_milliseconds(scope, name, "leave it out for the default") for name in names)
+    return next((seconds for seconds in found if seconds is not None), default_s)
 
 
-def _number(value: bytes) -> float:
-    """Of a header; 0 where it is none. Python alone would take ``1_000`` for one."""
-    try:
-        return 0.0 if b"_" in value else float(value)
-    except ValueError:
-        return 0.0
+def _milliseconds(scope: Scope, name: bytes, otherwise: str) -> float | None:
+    """Seconds; None if it is not there."""
+    value = header(scope, name)
+    if value is None:
+        return None
+    what = (
+        f"a number of milliseconds from {LEAST_TARGET_MS:g} to {LONGEST_MS} (a week); {otherwise}"
+    )
+    return read_number(name, value, LEAST_TARGET_MS, LONGEST_MS, what) / 1000

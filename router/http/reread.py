@@ -1,6 +1,7 @@
 """Files of keys that are read again once they have changed, without a restart.
 
-They are looked at every `LOOK_S`. What makes no sense changes nothing, and is one line of the log.
+They are looked at every `LOOK_S`. What makes no sense, however it does not, changes nothing, and is
+one line of the log.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ class Reread(Generic[T]):
 
     async def _again(self) -> None:
         try:
-            found = await asyncio.to_thread(self._read)
-        except BadSettings as error:
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                log.error("the %s stay as they were", self._what, extra={"why": self._complaint})
+            number = self._take(await asyncio.to_thread(self._read))
+        except Exception as error:
+            why = str(error) if isinstance(error, BadSettings) else repr(error)
+            if why != self._complaint:
+                self._complaint = why
+                log.error("the %s stay as they were", self._what, extra={"why": why})
             return
         self._complaint = ""
-        number = self._take(found)
         log.info("the %s have been read again", self._what, extra={"keys": number})
 
     def _stamps(self) -> list[tuple[int, ...]]:

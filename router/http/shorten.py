@@ -6,7 +6,7 @@ each list of numbers; how much was left out is counted. That is still JSON, with
 and small. What has too much structure to be that is refused. Two strings that are no text, images
 say, stay different: a checksum of what was left out ends them.
 
-Whether a byte is inside a string is told of a whole slice at once: no byte costs a step of Python.
+What a request is routed by is not cut (`_NAMES`), up to a length that no name has.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.http.errors import RequestError
+from router.http.json_slices import Marks, look, slices
 
 # Smaller ones are read as they are, whatever is in them, in some milliseconds.
 SMALL = 64 << 10
@@ -27,8 +28,8 @@ SMALL = 64 << 10
 KEPT = 256 << 10
 # Bytes that are kept of each string or list of numbers after that.
 STUB = 64
-# A slice takes about a millisecond.
-SLICE = 64 << 10
+# Bytes that are kept of the outermost object's names: all of those that are looked at.
+NAME_STUB = 8 << 10
 # Quotes, and each brace or bracket as as many of them: what makes objects takes time and memory.
 MOST_UNITS, BRACE_UNITS = 320_000, 6
 
@@ -41,6 +42,7 @@ _KEY = re.compile(rb'"(\w{1,32})"\s{0,32}:\s{0,32}["\[]$')
 _TEXT = frozenset(
     (b"content", b"text", b"prompt", b"input", b"instructions", b"system", b"output", b"arguments")
 )
+_NAMES = frozenset((b"model", b"previous_response_id", b"prompt_cache_key", b"service_tier"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +61,8 @@ async def shorten(body: bytes) -> Shortened:
         RequestError: 413 if it has too much structure for that.
     """
     made = _Shortener()
-    start = 0
-    while start < len(body):
-        end = start + SLICE
-        part = body[start:end]
-        if (len(part) - len(part.rstrip(b"\\"))) % 2:  # an escape begins with its last byte
-            end += 1
-            part = body[start:end]
+    for part in slices(body):
         made.feed(part)
-        start = end
         await asyncio.sleep(0)
     return Shortened(bytes(made.out), made.text_bytes, made.token_ids)
 
@@ -83,7 +78,7 @@ class _Shortener:
         self.text_bytes = self.token_ids = 0
         self._units = 0
         self._whole = True  # so far
-        self._inside = False  # a string
+        self._inside, self._depth = False, 0  # a string; of objects and arrays
         # Of the run that has not ended yet: its bytes; those in `out`, but for spaces; whether it
         # is cut, and then whether it is of a prompt; whether what it ends with so far is a comma.
         self._run = self._kept = 0
@@ -93,12 +88,8 @@ class _Shortener:
 
     def feed(self, part: bytes) -> None:
         """One more slice."""
-        seen = np.frombuffer(part.replace(b"\\\\", b"__").replace(b'\\"', b"__"), dtype=np.uint8)
-        quotes = seen == ord('"')
-        inside = np.bitwise_xor.accumulate(quotes) ^ self._inside
-        braces = ((seen | 0x20) == ord("{")) | ((seen | 0x20) == ord("}"))
-        braces &= ~inside
-        self._units += int(quotes.sum()) + BRACE_UNITS * int(braces.sum())
+        seen = look(part, inside=self._inside, depth=self._depth)
+        self._units += int(seen.quotes.sum()) + BRACE_UNITS * int(seen.braces.sum())
         if self._units > MOST_UNITS:
             raise RequestError(
                 "The request's body has too many strings, arrays or objects to be routed: "
@@ -107,14 +98,14 @@ class _Shortener:
                 code="request_too_large",
                 status=413,
             )
-        marks = np.flatnonzero(quotes | braces)
+        marks, string = np.flatnonzero(seen.quotes | seen.braces), bool(seen.inside[-1])
         self._whole = self._whole and len(self.out) + len(part) <= KEPT
         if self._whole:
             self.out += part
-            self._go_on(part, marks, string=bool(inside[-1]))
+            self._go_on(part, marks, string=string)
         else:
-            self._cut(part, marks, inside)
-        self._inside = bool(inside[-1])
+            self._cut(part, marks, seen)
+        self._inside, self._depth = string, int(seen.depth[-1])
 
     def _go_on(self, part: bytes, marks: NDArray[np.intp], *, string: bool) -> None:
         """The last run of a slice may go on in the next; it is in `out`."""
@@ -131,7 +122,7 @@ class _Shortener:
         end = run[-STUB:].rstrip(_SPACE) or run.rstrip(_SPACE)
         self._comma = end.endswith(b",") if end else self._comma
 
-    def _cut(self, part: bytes, marks: NDArray[np.intp], inside: NDArray[np.bool_]) -> None:
+    def _cut(self, part: bytes, marks: NDArray[np.intp], seen: Marks) -> None:
         starts = np.concatenate(([0], marks + 1))
         ends = np.concatenate((marks, [len(part)]))
         lengths = ends - starts
@@ -144,28 +135,34 @@ class _Shortener:
             if k:
                 self._begin, self._kept = len(self.out), 0
                 self._is_cut = self._comma = False
-            string = bool(inside[marks[k - 1]]) if k else self._inside
-            self._stub(part[start:end], string=string, ends=k < len(marks))
+            string = bool(seen.inside[marks[k - 1]]) if k else self._inside
+            outermost = (int(seen.depth[marks[k - 1]]) if k else self._depth) == 1
+            self._stub(part[start:end], string=string, named=outermost, ends=k < len(marks))
             position = end
         self.out += part[position:]
         if long and long[-1] == len(marks):
             self._run = int(lengths[-1])
         else:
-            self._go_on(part, marks, string=bool(inside[-1]))
+            self._go_on(part, marks, string=bool(seen.inside[-1]))
 
-    def _stub(self, run: bytes, *, string: bool, ends: bool) -> None:
-        """Keep the first bytes of a run, or of its rest; whether it `ends` here."""
+    def _stub(self, run: bytes, *, string: bool, named: bool, ends: bool) -> None:
+        """Keep the first bytes of a run, or of its rest; whether it `ends` here.
+
+        `named`: it is the outermost object's.
+        """
         if not string:
             self._see_comma(run)
             run = run.translate(None, _SPACE)
         if not self._is_cut:
-            room = max(0, STUB - self._kept)
+            begin = self._begin
+            key = _KEY.search(self.out, max(0, begin - 100), begin)
+            kept_whole = string and named and key is not None and key[1] in _NAMES
+            room = max(0, (NAME_STUB if kept_whole else STUB) - self._kept)
             self.out += run[:room]
             self._kept += len(run[:room])
             if len(run) <= room:
                 return
-            begin, run = self._begin, run[room:]
-            key = _KEY.search(self.out, max(0, begin - 100), begin)
+            run = run[room:]
             self._is_cut, self._counts = True, key is None or key[1] in _TEXT
             self._left = 0
             if string:

@@ -10,16 +10,19 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from router.http.json_field import JsonField
+
 # The events that end a stream (last token, usage, [DONE]) fit into this; so does a JSON answer's
 # usage object, which engines put last.
 TAIL_BYTES = 4096
-# Beyond that size, or so many objects and arrays, only the end of an answer is looked at: a body of
-# any shape is read in milliseconds.
+# Beyond that size, or so many objects and arrays, an answer is only searched: one of any shape
+# costs milliseconds.
 MOST_JSON_BYTES, MOST_PARTS = 128 << 10, 5_000
-# An engine that counts more has miscounted.
+# An engine that counts more has miscounted, whatever was asked for.
 MOST_TOKENS = 1 << 30
 # Of messages' prompts, what their input tokens are without.
 _BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
+_EVENT = b"\ndata:"
 # By its first bytes an answer says what it is.
 HEAD_BYTES = 512
 _ID = re.compile(rb'"id"\s*:\s*"([\w.:-]{1,200})"')
@@ -36,6 +39,15 @@ class Usage(NamedTuple):
     def tokens(self) -> int:
         """Of prompt and answer."""
         return self.prompt_tokens + self.completion_tokens
+
+    def within(self, most: Usage) -> Usage:
+        """The same, or as much of it as there can be: an engine that tells more has miscounted."""
+        prompt = min(self.prompt_tokens, most.prompt_tokens)
+        output = min(self.completion_tokens, most.completion_tokens)
+        return Usage(prompt, output, min(self.cached_tokens, prompt))
+
+
+MOST = Usage(MOST_TOKENS, MOST_TOKENS, MOST_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +70,14 @@ class StreamMeter:
     def __init__(self, read: Reading | None = None) -> None:
         self._reading = read or read_usage
         self.events = 0
+        self._before = b"\n"  # of the event that may begin there
         self._last: list[bytes] = []
         self._size = 0
 
     def feed(self, chunk: bytes) -> int:
-        """Events in `chunk`."""
-        new = chunk.count(b"\ndata:") + chunk.startswith(b"data:")
+        """Events that begin in `chunk`, however the stream is cut."""
+        text = self._before + chunk
+        new, self._before = text.count(_EVENT), text[1 - len(_EVENT) :]
         self.events += new
         self._last.append(chunk)
         self._size += len(chunk)
@@ -124,14 +138,15 @@ class StreamMeter:
 
 
 class JsonMeter:
-    """Gathers a JSON answer for its usage object: up to a size all of it, then its end."""
+    """Looks into a JSON answer for its usage object: up to a size into all of it, as it is."""
 
     sequence = -1
 
     def __init__(self, read: Reading | None = None) -> None:
         self._reading = read or read_usage
         self._parts: list[bytes] = []
-        self._size = self._kept = 0
+        self._size = 0
+        self._large: JsonField | None = None  # looks for it where that is too much
         self._head = b""
 
     @property
@@ -141,35 +156,43 @@ class JsonMeter:
         return None if found is None else found[1].decode()
 
     def feed(self, chunk: bytes) -> int:
-        """Keeps `chunk`; no tokens can be told from it alone."""
+        """More of it; no tokens can be told from it alone."""
         if len(self._head) < HEAD_BYTES:
             self._head += chunk[:HEAD_BYTES]
+        if self._large is not None:
+            self._large.feed(chunk)
+            return 0
         self._parts.append(chunk)
         self._size += len(chunk)
-        self._kept += len(chunk)
-        if self._kept > MOST_JSON_BYTES:
-            self._parts = [b"".join(self._parts)[-TAIL_BYTES:]]
-            self._kept = len(self._parts[0])
+        if self._size > MOST_JSON_BYTES:
+            self._look()
         return 0
 
-    def _read(self) -> tuple[bytes, bool]:
-        """What is kept, and whether it is the whole, and may be read."""
+    def _look(self) -> JsonField:
+        if self._large is None:
+            self._large = JsonField("usage")
+            self._large.feed(b"".join(self._parts))
+            self._parts.clear()
+        return self._large
+
+    def _whole(self) -> bytes | None:
+        """All of it, if it may be read."""
         text = b"".join(self._parts)
-        whole = self._kept == self._size
-        return text, whole and text.count(b"{") + text.count(b"[") <= MOST_PARTS
+        small = self._large is None and text.count(b"{") + text.count(b"[") <= MOST_PARTS
+        return text if small else None
 
     def usage(self) -> Usage | None:
         """The answer's usage object, if it has one."""
-        text, whole = self._read()
-        if whole:
+        text = self._whole()
+        if text is not None:
             return _usage(text, self._reading)
-        usage = usage_at_end(text[-TAIL_BYTES:])
+        usage = self._look().value()
         return None if usage is None else self._reading({"usage": usage})
 
     def response_info(self) -> ResponseInfo:
         """What the answer says."""
-        text, whole = self._read()
-        answer = _read(text) if whole else None
+        text = self._whole()
+        answer = None if text is None else _read(text)
         return _response_info([] if answer is None else [answer])
 
     def tokens(self, usage: Usage | None) -> int | None:

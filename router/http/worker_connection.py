@@ -24,7 +24,7 @@ from router.http.worker_reply import Reply
 # A head beyond this is none: answers of engines have a few hundred bytes. Nor is as much that says
 # nothing, in the extensions of chunks or in trailers.
 MOST_HEAD_BYTES = 65_536
-LARGEST_STATUS = 599
+LEAST_STATUS, LARGEST_STATUS = 100, 599
 
 
 class _LargeHead(WorkerFailed):
@@ -170,11 +170,11 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Part of `httptools`."""
         status = self._parser.get_status_code()
+        if not LEAST_STATUS <= status <= LARGEST_STATUS:
+            raise BadAnswer(f"the answer's status is {status}")
         if status < 200:  # says that the answer is yet to come
             self._headers = []
             return
-        if status > LARGEST_STATUS:
-            raise BadAnswer(f"the answer's status is {status}")
         self._in_head, self._reusable = False, self._parser.should_keep_alive()
         names = {name for name, _ in self._headers}
         self._framed = not names.isdisjoint(

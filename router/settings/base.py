@@ -6,8 +6,10 @@ variables, flags. A value that is unknown or wrong stops the process and names i
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -112,6 +114,7 @@ def _slots(text: str) -> str:
     return f"{url}={slots}"
 
 
+MOST_FILE_BYTES = 16 << 20  # some ten thousands of keys
 MOST_SLOTS = 1 << 20  # no engine has more
 Comma = BeforeValidator(_split)
 Url = Annotated[str, BeforeValidator(base_url)]
@@ -133,6 +136,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX,
         frozen=True,
         extra="forbid",
+        allow_inf_nan=False,
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_hide_none_type=True,
@@ -170,3 +174,18 @@ def read_tables() -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadSettings(f"{CONFIG}: {path}: {error}") from error
+
+
+def read_regular(path: Path) -> bytes:
+    """All of a file that may be read again while a gateway runs: nothing that it could wait for.
+
+    Raises:
+        OSError: if it cannot be read, or is none: a pipe, a device, a folder, or far too large.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        if found.st_size > MOST_FILE_BYTES:
+            raise OSError(errno.EFBIG, f"it has over {MOST_FILE_BYTES} bytes")
+        return file.read(MOST_FILE_BYTES)

@@ -17,7 +17,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import CliPositionalArg
 
-from router.settings.base import BadSettings, Names
+from router.settings.base import BadSettings, Names, read_regular
 from router.settings.offline import Offline
 from solver.batching.priority import Priority
 
@@ -25,8 +25,9 @@ from solver.batching.priority import Priority
 MARK = "mk-"
 LONGEST_TENANT = 128
 Tenant = Annotated[str, Field(min_length=1, max_length=LONGEST_TENANT, pattern=r"^[\x20-\x7e]+$")]
-Weight = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
-Limit = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
+# Of a minute; the least is one a day.
+Limit = Annotated[float, Field(ge=1 / 1440, le=1e12, allow_inf_nan=False)]
 
 
 class Key(BaseModel):
@@ -81,11 +82,11 @@ def read_keys(path: Path) -> tuple[Key, ...]:
         BadSettings: naming the file, and the line where something is wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path).decode("utf-8")
         tables = tomllib.loads(text)
     except OSError as error:
         raise BadSettings(f"keys: {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not only TOML's: of long numbers, or deep lists
         raise BadSettings(f"keys: {path}: {error}") from error
     entries = tables.pop("key", [])
     if tables or not isinstance(entries, list) or not entries:

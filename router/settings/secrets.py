@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from router.settings.addresses import base_url
-from router.settings.base import BadSettings
+from router.settings.base import BadSettings, read_regular
 
 # Of printable characters; what a person makes up is shorter.
 LEAST_SECRET = 16
@@ -97,7 +97,7 @@ def read_key(path: Path, setting: str) -> str:
         BadSettings: if there is none, or it could go into no header.
     """
     try:
-        key = path.read_bytes().strip().partition(b"\n")[0].strip()
+        key = read_regular(path).strip().partition(b"\n")[0].strip()
     except OSError as error:
         raise BadSettings(f"{setting}: {path}: {error.strerror}") from error
     if not key or not key.isascii() or not key.decode().isprintable():

@@ -171,6 +171,17 @@ class WorkerLoad:
         request = self._requests.get(key)
         return 0 if request is None else request.made
 
+    def made_unseen(self, key: Hashable, cost: CostModel, slots: int, elapsed_s: float) -> int:
+        """Output tokens that a request should have made so long after it was sent.
+
+        Whatever was expected of it: after a prefill, one of each sequence a round.
+        """
+        request = self._requests.get(key)
+        if request is None:
+            return 0
+        decoding_s = elapsed_s - cost.prefill_s(request.prompt_tokens)
+        return max(0, int(decoding_s / self._round_s(cost, slots))) * request.sequences
+
     def progress(self, key: Hashable, tokens: int) -> None:
         """`tokens` more output tokens of a request that streams have been seen."""
         request = self._requests.get(key)
@@ -242,8 +253,7 @@ class WorkerLoad:
             self._new.clear()
         if not self._due or self._due[0][0] > now:
             return
-        occupancy = self.occupancy(slots, 0)
-        round_s = max(1e-6, cost.decode_s(occupancy) * max(occupancy, self.sequences) / occupancy)
+        round_s = self._round_s(cost, slots)
         while self._due and self._due[0][0] <= now:
             due_s, _, key = heapq.heappop(self._due)
             request = self._requests.get(key)
@@ -255,6 +265,11 @@ class WorkerLoad:
                 continue  # it is about to end
             self._count(request, max(1, min(rounds, most)) * request.sequences)
             self._schedule(due_s + REPREDICT_TOKENS * round_s, key)
+
+    def _round_s(self, cost: CostModel, slots: int) -> float:
+        """Seconds between two tokens of a sequence, one of which may wait for a slot."""
+        occupancy = self.occupancy(slots, 0)
+        return max(1e-6, cost.decode_s(occupancy) * max(occupancy, self.sequences) / occupancy)
 
     def _schedule(self, due_s: float, key: Hashable) -> None:
         self._serial += 1

@@ -46,13 +46,22 @@ class Size:
     `least_tokens` is what its longest choice needs at least, prompt and the output it asks for: a
     prompt of text counts as one token there, since the gateway only estimates its length, and an
     estimate is no ground to refuse a request. The engine counts. `again` predicts it anew, or says
-    None where too little has been learnt since the last time. `kind` is its prompt's.
+    None where too little has been learnt since the last time. `kind` is its prompt's. `most` is
+    what there can be of it, whatever its worker says.
     """
 
     job: Job
     least_tokens: int
     again: Callable[[], Job | None]
     kind: str
+    most: Usage
+
+
+def _most(request: CompletionRequest, context: int | None) -> Usage:
+    """Servers differ in what they make where no limit is asked for."""
+    longest = UNLIMITED if context is None else context
+    limit = longest if request.max_tokens is None else min(longest, request.max_tokens)
+    return Usage(longest * request.choices, limit * request.choices)
 
 
 def _nothing_new() -> None:
@@ -145,7 +154,7 @@ class Accounts:
         else:
             job = _job(given, said)
         certain = max([prompt.token_ids or 1 for prompt in request.prompts])
-        return Size(job, certain + (request.max_tokens or 1), again, kind)
+        return Size(job, certain + (request.max_tokens or 1), again, kind, _most(request, context))
 
     def lengths(
         self, model: str, prompt_tokens: int, limit: int, tenant: str

@@ -16,7 +16,6 @@ import time
 from base64 import b64decode
 from binascii import Error as NoBase64
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -24,15 +23,15 @@ from typing import NoReturn
 
 from router.http.asgi import Scope
 from router.http.errors import ForbiddenError, Headers, OverLimitError, UnauthorizedError
-from router.http.request_headers import API_KEY, AUTHORIZATION, Urgency
+from router.http.relayed import is_for_any_key
+from router.http.reply import LIMITS
+from router.http.request_headers import API_KEY, AUTHORIZATION
 from router.http.reread import Reread
 from router.settings.keys import Key, hash_of, read_keys
-from solver.batching.priority import WEIGHT
 from solver.routing.quota import Level, Quota
 
 # In a request's scope, what its key allows; none where the gateway has no keys.
 GRANT = "makespan.grant"
-LIMITS = b"x-ratelimit-"
 
 
 class Grant:
@@ -58,32 +57,32 @@ class Grant:
         requests, tokens = (inf if n is None else n / self._processes for n in limits)
         return requests, tokens
 
-    def check_model(self, model: str, alias: str | None = None) -> None:
-        """Whether it may use one, by its own name or by the one that it was asked for by.
+    def check_model(self, *names: str) -> None:
+        """Whether it may use one, by any of its names; the first is what errors call it.
 
         Raises:
             ForbiddenError: if not.
         """
-        if not (self.allows(model) or (alias and self.allows(alias))):
-            model = alias or model
-            message = f"This key may not use the model '{model}'; GET /v1/models lists those."
+        if not any(map(self.allows, names)):
+            message = f"This key may not use the model '{names[0]}'; GET /v1/models lists those."
             raise ForbiddenError(message, param="model", code="model_not_allowed")
+
+    def check_path(self, method: str, path: str, others: Sequence[str]) -> None:
+        """Whether it may ask for what is relayed as it is; `others`: what operators name.
+
+        Raises:
+            ForbiddenError: if not.
+        """
+        if not self.key.admin and not is_for_any_key(method, path, others):
+            raise ForbiddenError(
+                f"{path} wants a key with the right 'admin', which this one has not, or to be "
+                "named by the gateway's setting 'relay'.",
+                code="admin_only",
+            )
 
     def allows(self, model: str) -> bool:
         """Whether it may use a model."""
         return self.key.models is None or model in self.key.models
-
-    def limited(self, urgency: Urgency) -> Urgency:
-        """Of what a request asks for, what the key allows.
-
-        A deadline ranks as an interactive request does, so only who may be interactive has one.
-        """
-        highest, asked = self.key.priority, urgency.priority
-        if WEIGHT[asked] > WEIGHT[highest]:
-            urgency = replace(urgency, priority=highest)
-        if urgency.deadline_s < inf and WEIGHT[highest] < max(WEIGHT.values()):
-            urgency = replace(urgency, deadline_s=inf)
-        return urgency
 
     def reserve(self, tokens: float) -> Reservation:
         """A request of so many tokens, as predicted.
@@ -145,8 +144,8 @@ class Keys:
         """Of a tenant's share; 1 if no key is its."""
         return self._weights.get(tenant, 1.0)
 
-    def find(self, scope: Scope, *, browser: bool = False) -> tuple[Grant | None, bool]:
-        """What a request's key allows, and whether it has one at all.
+    def find(self, scope: Scope, *, browser: bool = False) -> tuple[Grant | None, list[bytes]]:
+        """What a request's key allows, and that key; without one, what it says that its key is.
 
         `browser`: the password that a person has told theirs is a key, too.
         """
@@ -155,8 +154,8 @@ class Keys:
             found = hash_of(key)
             grant = self._grants.get(found)
             if grant is not None and hmac.compare_digest(grant.key.sha256, found):
-                return grant, True
-        return None, bool(given)
+                return grant, [key]
+        return None, given
 
     def grant_of(self, sha256: str, tenant: str) -> Grant:
         """What a key allows, by its hash; if it is known no more, what another of its tenant does.
@@ -211,10 +210,11 @@ def _password(told: bytes) -> bytes:
 
 
 def _told(name: str, level: Level) -> Headers:
-    """OpenAI's three headers of a limit."""
+    """OpenAI's three headers of a limit; of less than one a minute, the fraction."""
+    digits = ".0f" if level.limit >= 1 else ".3g"
     said = {
-        "limit": f"{level.limit:.0f}",
-        "remaining": f"{level.remaining:.0f}",
+        "limit": f"{level.limit:{digits}}",
+        "remaining": f"{level.remaining:{digits}}",
         "reset": _duration(level.reset_s),
     }
     return [(LIMITS + f"{what}-{name}".encode(), text.encode()) for what, text in said.items()]

@@ -131,7 +131,7 @@ def _row(
 ) -> dict[str, Any]:
     """Seconds after its arrival are given as such; targets by the names that traces have."""
     begun, ended, targets = record.first_token_s, record.ended_s, record.targets
-    prompt = record.used_prompt_tokens
+    prompt = record.used_prompt_tokens or record.prompt_tokens
     return {
         "arrival_s": record.received_s,
         "request": record.id,
@@ -139,7 +139,7 @@ def _row(
         "tenant": record.tenant,
         "path": path,
         "priority": record.priority,
-        "prompt_tokens": record.prompt_tokens if prompt is None else prompt,
+        "prompt_tokens": prompt,
         "output_tokens": made if record.output_tokens is None else record.output_tokens,
         "cached_tokens": record.cached_tokens,
         "choices": record.choices,

@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +18,7 @@ from math import inf
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.slo import Felt
+from router.gateway.admission.billing import Billing, note_unseen
 from router.gateway.admission.headers import for_worker, named_for_cache
 from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.admission.retries import Retries, Tries, least_patience_s, patience_s
@@ -30,7 +32,7 @@ from router.gateway.forwarding.continuation import Continuation, Diverged, is_de
 from router.gateway.forwarding.exchange import Exchange
 from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.forwarding.verdict import Verdict, verdict, wait_s
-from router.gateway.planning.dispatcher import NOTHING, Dispatcher, Spent
+from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.ticket import Placement, Ticket
 from router.http.errors import (
     ModelNotFoundError,
@@ -50,7 +52,6 @@ from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
 from router.wire import FULL, RECALLED
 from solver.cost.model import span_s
-from solver.routing.fair import slot_seconds
 
 # Gaps between a stream's tokens that tell how fast its worker makes them; a time that has a prefill
 # and perhaps a queue in it tells less.
@@ -82,7 +83,7 @@ class Attempts:
         self._retries, self._continues = Retries(tuning, dispatcher), tuning.continue_streams
         self._conditions, self._dispatcher, self._shedding = conditions, dispatcher, shedding
         self._forwarder, self._accounts, self._metrics = forwarder, accounts, metrics
-        self._kept = kept
+        self._kept, self._billing = kept, Billing(dispatcher, accounts)
 
     async def run(self, exchange: Exchange, ticket: Ticket) -> Outcome:
         """Send it from worker to worker until one answers.
@@ -113,28 +114,14 @@ class Attempts:
                 if not going.error.untouched:
                     failure = going.error
                 self._leave(exchange, ticket, worker, going.error)
+            except asyncio.CancelledError:
+                note_unseen(exchange, ticket, worker)
+                raise
             finally:
                 self._shedding.left(ticket, worker)
-                self._dispatcher.release(ticket, worker, self._bill(exchange, ticket, worker))
-
-    def _bill(self, exchange: Exchange, ticket: Ticket, worker: Worker) -> Spent:
-        """What the worker that it leaves has done for it; counted only where there are tenants.
-
-        Of its answer in full, if that has come, else of what it has made so far.
-        """
-        if not self._dispatcher.has_tenants:
-            return NOTHING
-        record = exchange.record
-        made = worker.load.made(ticket) if record.output_tokens is None else record.output_tokens
-        if not made:
-            return NOTHING
-        cached, prompt = record.cached_tokens, ticket.job.prompt_tokens
-        uncached = ticket.uncached if cached is None else max(0.0, prompt - cached)
-        if record.tenant:
-            n = ticket.job.sequences
-            slot_s = slot_seconds(worker.cost, worker.slots, uncached, float(made), n)
-            self._accounts.served(record, slot_s)
-        return uncached, float(made)
+                self._dispatcher.release(
+                    ticket, worker, self._billing.bill(exchange, ticket, worker)
+                )
 
     def _leave(
         self, exchange: Exchange, ticket: Ticket, worker: Worker, error: WorkerUnreachable
@@ -269,13 +256,15 @@ class Attempts:
 
         Raises:
             RecalledError, _GoOn: if this is not to be the request's answer.
+            WorkerFailed: if it cannot be read.
         """
+        if reply.is_compressed:
+            raise WorkerFailed("Its answer is compressed, which nobody has asked for.")
         status = reply.status
         kind = verdict(status, has_deadline=ticket.due_s != inf)
-        if status == 401 and is_challenge(status, reply.header(CHALLENGE[0])):
+        challenged = is_challenge(status, reply.header(CHALLENGE[0]))
+        if status == 401 and (challenged or self._forwarder.has_key(worker)):
             kind = Verdict.FAILED  # it is the gateway that it does not know, not the client
-        if status == 401 and self._forwarder.has_key(worker):
-            kind = Verdict.FAILED  # likewise
         if kind is Verdict.ANSWER:
             return True
         if status == 503 and ticket.recall_pending and reply.has(RECALLED):

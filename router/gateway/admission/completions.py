@@ -15,6 +15,7 @@ from math import inf
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.admission.attempts import Attempts
+from router.gateway.admission.billing import used
 from router.gateway.admission.headers import read_hint, request_id, session_of
 from router.gateway.admission.keepalive import kept_alive
 from router.gateway.admission.kept_answers import KeptAnswers
@@ -58,6 +59,7 @@ from router.observe.logs import bind_request
 from router.observe.tracing import Tracing
 from router.settings.gateway import GatewayTuning
 from router.wire import EXPECTED_TOKENS, WHY
+from solver.batching.priority import Priority
 from solver.cost.estimators import BYTES_PER_TOKEN
 
 _NOTHING = nullcontext()
@@ -111,7 +113,7 @@ class Completions:
         finally:
             held.let_go()
             if exchange.reservation is not None:
-                exchange.reservation.settle(_used(exchange))
+                exchange.reservation.settle(used(exchange))
             record.outcome = outcome
             self._accounts.end(record, outcome, exchange.timing(), exchange.blocks, exchange.made())
             if trace is not None and trace.recorded:
@@ -120,7 +122,10 @@ class Completions:
     async def _serve(
         self, scope: Scope, receive: Receive, exchange: Exchange, held: Held
     ) -> Outcome:
-        urgency, told = read_urgency(scope, self._targets), fields(scope)
+        grant: Grant | None = scope.get(GRANT)
+        highest = Priority.INTERACTIVE if grant is None else grant.key.priority
+        urgency = read_urgency(scope, self._targets, highest=highest)
+        told = fields(scope)
         exchange.record.targets = urgency.targets  # who is refused has missed them
         if BODY not in scope:
             self._check_room()
@@ -132,21 +137,20 @@ class Completions:
         self._accounts.begin(exchange.record)
         exchange.request = await self._bodies.outline(exchange.body, self._api)
         if exchange.request.tier in TIERS:
-            urgency = read_urgency(scope, self._targets, TIERS[exchange.request.tier])
+            urgency = read_urgency(scope, self._targets, TIERS[exchange.request.tier], highest)
             exchange.record.targets, exchange.tell_priority = urgency.targets, True
-        grant: Grant | None = scope.get(GRANT)
         only, carried = None, 0
         if exchange.request.previous:
             only, carried = await self._go_on(exchange, grant)
-        if not self._names.is_plain(exchange.request.model):
+        asked = exchange.request.model
+        if not self._names.is_plain(asked):
             await self._name(exchange, scope, only)
         hint = read_hint(told.get(EXPECTED_TOKENS))
         if grant is None:
             exchange.record.tenant = read_tenant(scope)
         else:
             exchange.record.tenant, exchange.more = grant.key.tenant, grant.headers
-            grant.check_model(exchange.request.model, exchange.record.alias)
-            urgency = grant.limited(urgency)
+            grant.check_model(*self._names.names_of(exchange.request.model, asked))
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
         ticket.only, ticket.carried, ticket.near = only, carried, scope.get(NEAR)
         session = session_of(scope) or exchange.request.session
@@ -233,7 +237,7 @@ class Completions:
                 code="context_length_exceeded",
             )
         record.prompt_tokens, record.kind = size.job.prompt_tokens, size.kind
-        record.expected_tokens = size.job.expected_tokens
+        record.expected_tokens, exchange.most = size.job.expected_tokens, size.most
         prompt, block_tokens = hashed(request, size.job.prompt_tokens)
         exchange.blocks = prompt.blocks
         return Ticket(
@@ -249,14 +253,3 @@ class Completions:
             block_tokens,
             again=size.again,
         )
-
-
-def _used(exchange: Exchange) -> float | None:
-    """Tokens that a request has used; None if it broke off and nobody can tell."""
-    record, usage = exchange.record, exchange.usage
-    if usage is not None:
-        return usage.prompt_tokens + (record.output_tokens or 0)
-    if exchange.first_byte is None or record.status != 200:
-        return 0.0
-    output = exchange.made() if record.output_tokens is None else record.output_tokens
-    return None if output is None else float(record.prompt_tokens + output)

@@ -2,12 +2,13 @@
 
 Rules:
 - a request's key is looked at here and nowhere else. What it allows goes along in the request's
-  scope (`GRANT`); the key itself is taken off, so that neither workers nor logs ever have it;
+  scope (`GRANT`); the key itself is taken off, in whichever headers it stands, so that neither
+  workers nor logs ever have it;
 - `OPEN` is open to all: load balancers and Kubernetes's probes have no keys, and it says whether
   this gateway serves, nothing of requests;
 - the gateway's own pages (`is_own`) want a key with the right `admin`, metrics among them, as they
   tell of all tenants. In a browser it is the password, whatever the name;
-- everything else is the engines' API, for any key;
+- everything else is the engines' API: what of that is for any key says `router.http.relayed`;
 - who is refused here is counted, and not remembered: that costs strangers' requests no room.
 """
 
@@ -63,11 +64,15 @@ class Door:
         own = is_own(scope["path"])
         grant, given = self._keys.find(scope, browser=own)
         if grant is None:
-            raise UnauthorizedError(given=given, browser=own)
+            raise UnauthorizedError(given=bool(given), browser=own)
         if own and not grant.key.admin:
             message = f"{scope['path']} wants a key with the right 'admin'; this one has it not."
             raise ForbiddenError(message, code="admin_only")
-        headers = [pair for pair in scope["headers"] if pair[0] not in KEY_HEADERS]
+        headers = [
+            (name, value)
+            for name, value in scope["headers"]
+            if name not in KEY_HEADERS and given[0] not in value
+        ]
         scope = {**scope, "headers": headers, GRANT: grant}
         scope.pop(FIELDS, None)  # they may have been looked at before the door
         return scope

@@ -10,8 +10,10 @@ from random import getrandbits
 from router.gateway.fleet.kv.caches import WorkerCache
 from router.gateway.planning.ticket import Ticket
 from router.http.asgi import Scope, fields, header
-from router.http.errors import Headers, RequestError
+from router.http.errors import Headers
 from router.http.model_field import with_field
+from router.http.outline import LONGEST_SESSION, short_session
+from router.http.request_headers import read_number
 from router.kv_wire import FULL, REPORT_MODE, SESSION, XARGS, session_name
 from router.wire import (
     ATTEMPT,
@@ -27,7 +29,6 @@ from router.wire import (
 )
 from solver.batching.priority import Priority
 
-LONGEST_SESSION = 256
 _GOOD_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -106,7 +107,7 @@ def session_of(scope: Scope) -> str:
     for name in SESSIONS:
         value = found.get(name)
         if value:
-            return value[:LONGEST_SESSION].decode("latin-1")
+            return short_session(value.decode("latin-1"))
     return ""
 
 
@@ -118,13 +119,4 @@ def read_hint(value: bytes | None) -> float | None:
     """
     if value is None:
         return None
-    name = EXPECTED_TOKENS.decode()
-    try:
-        tokens = float(value)
-    except ValueError:
-        tokens = 0.0
-    if not 1 <= tokens < 1e9:
-        raise RequestError(
-            f"The header '{name}' must be a number of tokens from 1 to 10^9.", param=name
-        )
-    return tokens
+    return read_number(EXPECTED_TOKENS, value, 1, 1e9, "a number of tokens from 1 to 10^9")

@@ -40,7 +40,13 @@ class KeptAnswers:
         self._kept: OrderedDict[str, Kept] = OrderedDict()
 
     def remember(self, name: str, worker: Worker, tenant: str, tokens: int = 0) -> None:
-        """The worker has begun, or ended, the answer of that name."""
+        """The worker has begun, or ended, the answer of that name.
+
+        Engines let clients name answers: what is one tenant's never becomes another's.
+        """
+        before = self._kept.get(name)
+        if before is not None and before.tenant != tenant:
+            return
         self._kept[name] = Kept(worker.place, tenant, tokens)
         self._kept.move_to_end(name)
         while len(self._kept) > self._most:
@@ -80,7 +86,9 @@ class KeptAnswers:
         Raises:
             RequestError: 404 if nobody is known to have it; `param` is to blame.
         """
-        kept = self._kept.get(name) or await self._ask(name)
+        kept = self._kept.get(name)
+        if kept is None or tenant not in (None, kept.tenant):
+            kept = await self._ask(name, tenant) or kept
         if kept is not None and tenant in (None, kept.tenant):
             there = [one for one in self._workers if one.url == kept.place.partition("#")[0]]
             for worker in sorted(there, key=lambda one: one.place != kept.place):
@@ -96,9 +104,9 @@ class KeptAnswers:
             status=404,
         )
 
-    async def _ask(self, name: str) -> Kept | None:
+    async def _ask(self, name: str, tenant: str | None) -> Kept | None:
         if self._siblings is None:
             return None
-        for told in (await self._siblings.ask(KEPT + quote(name, safe=""))).values():
-            return Kept(**orjson.loads(told))
-        return None
+        told = (await self._siblings.ask(KEPT + quote(name, safe=""))).values()
+        found = [Kept(**orjson.loads(one)) for one in told]
+        return next((one for one in found if tenant in (None, one.tenant)), None)

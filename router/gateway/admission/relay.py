@@ -24,6 +24,7 @@ from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.admission.headers import request_id, session_of
 from router.gateway.admission.kept_answers import KeptAnswers
+from router.gateway.admission.relayed_model import Named, read_model
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.worker import Worker
@@ -41,7 +42,7 @@ from router.http.asgi import (
     header,
     read_body,
 )
-from router.http.bodies import BodyMemory, BodyReader, Held, check_type, is_json
+from router.http.bodies import BodyMemory, BodyReader, Held, check_type
 from router.http.browsers import is_own
 from router.http.drain import Drain
 from router.http.encodings import HEADER as CONTENT_ENCODING
@@ -56,12 +57,16 @@ from router.http.errors import (
     WorkerUnreachable,
     outcome_of_status,
 )
-from router.http.relayed import boundary_of, family_of, form_model, query_model, response_id
+from router.http.relayed import family_of, response_id
 from router.http.request_headers import read_tenant
+from router.http.usage import Usage
 from router.observe.logs import bind_request
 from router.settings.gateway import GatewayTuning
 
 log = logging.getLogger(__name__)
+
+# Of one of many inputs, as in `["a","b"]`; each may fill a context.
+LEAST_INPUT_BYTES = 4
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -123,6 +128,9 @@ class Relay:
     async def _serve(
         self, scope: Scope, receive: Receive, passing: Passing, held: Held, record: RequestRecord
     ) -> Outcome:
+        grant: Grant | None = scope.get(GRANT)
+        if grant is not None:
+            grant.check_path(scope["method"], scope["path"], self._tuning.relay)
         self._check_room()
         if scope["method"] != "GET" and not is_own(scope, self._tuning.allowed_origins):
             check_type(scope)
@@ -133,19 +141,24 @@ class Relay:
         if encoding:
             body = await self._bodies.decode(body, encoding, held)
             headers = [pair for pair in headers if pair[0] != CONTENT_ENCODING]
-        only, grant = None, scope.get(GRANT)
+        only = None
         record.tenant = read_tenant(scope) if grant is None else grant.key.tenant
         if (name := response_id(scope["path"])) is not None:
             only, _ = await self._kept.find(name, None if grant is None else grant.key.tenant)
-        model, body, asked = await self._model(scope, body, passing.name)
+        limited = grant is not None and grant.key.models is not None
+        named = await read_model(scope, body, self._bodies, limited=limited)
+        model, body = await self._resolved(named, scope, body, passing.name)
         if grant is not None:
             passing.more = grant.headers
             if scope["method"] == "POST":
-                self._check(grant, model, asked)
+                self._check(grant, model, named.model, kept=name is not None)
                 passing.reservation = grant.reserve(0.0)  # its answer tells how many tokens
         record.model = model
         if model:
-            self._workers.context(model)  # whether anybody serves it
+            context, _ = self._workers.context(model)
+            if context is not None:
+                most = context * (1 + len(body) // LEAST_INPUT_BYTES)
+                passing.most = Usage(most, most)
         with DisconnectWatch(receive, passing.send):
             outcome = await self._run(scope, headers, body, model, only, passing, record)
             await passing.out.drain()
@@ -153,41 +166,34 @@ class Relay:
             self._kept.forget(name)
         return outcome
 
-    def _check(self, grant: Grant, model: str, alias: str) -> None:
-        """Whether a key may use it; one that is not named may be any.
+    def _check(self, grant: Grant, model: str, asked: str, *, kept: bool) -> None:
+        """Whether a key may use it; one that is not named may be any, unless it is `kept` already.
 
         Raises:
             ForbiddenError: if not.
         """
-        for name in [model] if model else list(self._workers.models()):
-            grant.check_model(name, alias)
+        if model:
+            grant.check_model(*self._names.names_of(model, asked))
+        elif not kept:
+            for name in self._workers.models():
+                grant.check_model(name)
 
     def _check_room(self) -> None:
         self._drain.check()
         self._dispatcher.room.check_requests(self._accounts.all_running)
 
-    async def _model(self, scope: Scope, body: bytes, name: str) -> tuple[str, bytes, str]:
-        """The model that it means, the body with it, and what it calls it; empty: any worker.
+    async def _resolved(
+        self, named: Named, scope: Scope, body: bytes, name: str
+    ) -> tuple[str, bytes]:
+        """The model that it means, and the body with it; empty: any worker.
 
         Raises:
             RequestError: if it makes something, and it is not told by which of several.
         """
-        kind, where = header(scope, b"content-type"), None
-        boundary, asked = boundary_of(kind), ""
-        if boundary is not None:
-            where = form_model(body, boundary)
-            asked = "" if where is None else body[slice(*where)].decode("utf-8", "replace")
-        elif body and is_json(kind):
-            asked = await self._bodies.model(body)
-        asked = asked or query_model(scope["query_string"])
-        if self._names.is_plain(asked) or not (asked or _makes(scope)):
-            return asked, body, asked
-        model, says = self._names.resolve(asked, session_of(scope) or name)
-        if says and where is not None:
-            body = body[: where[0]] + model.encode() + body[where[1] :]
-        elif says and body and boundary is None and is_json(kind):
-            body = await self._bodies.with_model(body, model, named=bool(asked))
-        return model, body, asked
+        if self._names.is_plain(named.model) or not (named.model or _makes(scope)):
+            return named.model, body
+        model, says = self._names.resolve(named.model, session_of(scope) or name)
+        return model, await named.become(model, body, self._bodies) if says else body
 
     async def _run(
         self,

@@ -9,8 +9,8 @@ from math import inf
 from router.gateway.batches.checking import FileCheck
 from router.gateway.batches.database import StoreLost
 from router.gateway.batches.files import CHUNK, Files, Found
-from router.gateway.batches.multipart import Form, Part, boundary_of
 from router.http.errors import RequestError
+from router.http.forms import Form, Part, boundary_of
 
 LONGEST_FIELD = 1024  # bytes
 LONGEST_NAME = 255
@@ -36,7 +36,15 @@ class Upload:
             RequestError: if it is no form, or no file of requests; nothing of it is kept then.
             StoreLost: if it cannot be kept.
         """
-        form = Form(boundary_of(content_type))
+        boundary = boundary_of(content_type.encode("latin-1"))
+        if boundary is None:
+            raise RequestError(
+                "A file is uploaded as a form: 'content-type: multipart/form-data' with a "
+                "boundary, as OpenAI's clients and `curl -F` send it.",
+                code="unsupported_media_type",
+                status=415,
+            )
+        form = Form(boundary)
         try:
             async for data in body:
                 for part, piece in form.feed(data):

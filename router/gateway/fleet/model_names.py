@@ -54,6 +54,16 @@ class ModelNames:
         """Whether it means itself."""
         return bool(name) and name not in self._aliases
 
+    def names_of(self, model: str, asked: str) -> tuple[str, ...]:
+        """All that it may be called by who has `asked` for it: a key for one of them is enough.
+
+        Who has named none may mean any name of it.
+        """
+        if asked:
+            return asked, model
+        aliases = (one for one, shares in self._aliases.items() if model in dict(shares))
+        return (model, *aliases)
+
     def listed(self) -> dict[str, dict[str, Any]]:
         """All names, with what ``/v1/models`` says of them; aliases of what somebody serves."""
         served = self._workers.models()

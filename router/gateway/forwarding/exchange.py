@@ -17,7 +17,7 @@ from router.http.asgi import Responder, Send, respond, responder
 from router.http.errors import Headers, RequestError, RouterError, WorkerFailed, shortened
 from router.http.event_meter import EventMeter
 from router.http.schemas import CompletionRequest
-from router.http.usage import JsonMeter, ResponseInfo, StreamMeter, Usage, said_in
+from router.http.usage import MOST, JsonMeter, ResponseInfo, StreamMeter, Usage, said_in
 from router.http.worker_reply import Reply
 from router.observe.spans import TraceContext
 from router.wire import MODEL, OVERHEAD_MS, PRIORITY, REQUEST_ID, WHY, WORKER
@@ -46,7 +46,9 @@ class Exchange:
         failed: the worker itself has told the client, in its stream, that the request has failed.
         trace_context: its place in a trace, if it has one; `attempts` and `response_info` are noted
             if it is recorded.
-        usage, response_info: what its answer said.
+        usage, response_info: what its answer said, of tokens no more than `most`.
+        unseen: output tokens that should have been made of an answer that does not stream, and
+            whose client has left.
         out: where its response goes.
         continuation: by which another worker may go on with its stream, if one may.
         more: what its answer's head says besides, of the client's key.
@@ -74,6 +76,8 @@ class Exchange:
     trace_context: TraceContext | None = None
     attempts: list[Attempt] = field(default_factory=list)
     usage: Usage | None = None
+    most: Usage = MOST
+    unseen: int | None = None
     response_info: ResponseInfo | None = None
     continuation: Continuation | None = None
     more: Callable[[], Headers] | None = None
@@ -121,10 +125,18 @@ class Exchange:
         return Timing(self.received, self.sent, self.first_byte, self.first_token, now)
 
     def made(self) -> int | None:
-        """Output tokens that have come of a stream that broke off; None of any other answer."""
-        if self.record.output_tokens is not None or not self.streaming:
+        """Output tokens that were made of an answer that broke off, as far as one can tell."""
+        if self.record.output_tokens is not None:
             return None
-        return None if self.meter is None else self.meter.tokens(None)
+        if not self.streaming or self.meter is None:
+            return self.unseen
+        return self._output(None)
+
+    def _output(self, usage: Usage | None) -> int | None:
+        """Output tokens, as the engine has told or as they came; no more than there can be."""
+        assert self.meter is not None
+        tokens = self.meter.tokens(usage)
+        return tokens and min(tokens, self.most.completion_tokens)
 
     @property
     def may_go_on(self) -> bool:
@@ -175,9 +187,10 @@ class Exchange:
         if again is not None:
             out.write(again.flush())
         out.end()
-        self.usage = usage = meter.usage()
+        usage = meter.usage()
+        self.usage = usage = usage and usage.within(self.most)
         if reply.status == 200:
-            self.record.output_tokens = meter.tokens(usage)
+            self.record.output_tokens = self._output(usage)
             self.response_info = meter.response_info() if self.recorded else None
         return usage
 
@@ -244,10 +257,8 @@ class Exchange:
             own[PRIORITY] = self.record.priority.encode()
         if self.why and self.record.choice is not None:
             own[WHY] = self.record.choice.line().encode()
-        headers = [(name, value) for name, value in reply.headers if name not in own]
-        headers += own.items()
-        if self.more is not None:
-            headers += self.more()
+        more = [] if self.more is None else self.more()
+        headers = reply.with_own([*own.items(), *more])
         self.first_byte, self.record.first_token_s = time.monotonic(), time.time()
         self.record.status = reply.status
         self.out.start(reply.status, headers)

@@ -47,7 +47,8 @@ MOST_LINES = 4096  # of workers that come and go
 _AUTHORIZATION = f"{AUTHORIZATION.decode()}: "
 _RANK = frozenset((RANK,))  # a client's own is of no server that has been chosen for it
 _AT_FAULT = (400, 422)  # with what a server says that a rank is none
-_NOT_RELAYED = frozenset((*_SET_ANEW, SECRET))
+# What of an answer is read is read as it is.
+_NOT_RELAYED = frozenset((*_SET_ANEW, b"accept-encoding", SECRET))
 
 
 class Forwarder:
@@ -111,7 +112,7 @@ class Forwarder:
     async def relay(
         self, method: str, url: str, headers: Headers, name: str, body: bytes, worker: Worker
     ) -> Reply:
-        """Send what is not planned, called `name`, as it is.
+        """Send what is not planned, called `name`, as it is, for an answer that is not compressed.
 
         Raises:
             WorkerUnreachable, WorkerFailed: as `send`.

@@ -12,7 +12,7 @@ from router.gateway.accounting.keys import Reservation
 from router.http.apis import form_of
 from router.http.asgi import Responder, Scope, Send, respond, responder
 from router.http.errors import Headers, RouterError
-from router.http.usage import JsonMeter, StreamMeter, Usage, read_any_usage
+from router.http.usage import MOST, JsonMeter, StreamMeter, Usage, read_any_usage
 from router.http.worker_reply import Reply
 from router.wire import REQUEST_ID, WORKER
 
@@ -30,6 +30,7 @@ class Passing:
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         self.target = (path + query).decode("latin-1")
         self.reservation: Reservation | None = None  # of that key's tokens
+        self.most = MOST  # tokens that there can be
         self._api = form_of(scope["path"])
         self._meter: StreamMeter | JsonMeter | None = None
 
@@ -51,15 +52,13 @@ class Passing:
 
     def usage(self) -> Usage | None:
         """Tokens that it has taken, if its answer has told."""
-        return None if self._meter is None else self._meter.usage()
+        usage = None if self._meter is None else self._meter.usage()
+        return usage and usage.within(self.most)
 
     def _start(self, reply: Reply, worker: str) -> None:
         own: Headers = [(REQUEST_ID, self.name.encode()), (WORKER, worker.encode())]
-        names = {name for name, _ in own}
         self.begun = True
-        self.out.start(
-            reply.status, [*(h for h in reply.headers if h[0] not in names), *own, *self.more()]
-        )
+        self.out.start(reply.status, reply.with_own([*own, *self.more()]))
 
     async def send_error(self, error: RouterError) -> None:
         """The error as a response; one that has begun ends with its connection."""

@@ -18,7 +18,7 @@ OUTPUT = ("output_tokens", "output_length", "GeneratedTokens", "Response tokens"
 ARRIVAL = ("arrival_s", "timestamp", "TIMESTAMP", "Timestamp")
 HASHES = "hash_ids"
 PRIORITY, DEADLINE, TENANT = "priority", "deadline_s", "tenant"
-OUTCOME, NO_OUTPUT = "outcome", "no output"
+OUTCOME, NO_OUTPUT, NO_PROMPT = "outcome", "no output", "no prompt"
 PATH, RELAYED = "path", "relayed"  # of what a gateway has passed on as it is
 TTFT = ("ttft_s", "x-slo-ttft-ms")
 TPOT = ("tpot_s", "x-slo-tpot-ms")
@@ -79,7 +79,7 @@ class Columns:
         if self.outcome and output in (None, ""):
             return str(row[OUTCOME])
         if output not in (0, "0", 0.0) or isinstance(output, bool):
-            return None
+            return NO_PROMPT if self.outcome and row.get(self.prompt) in (0, None) else None
         return str(row[OUTCOME]) if self.outcome else NO_OUTPUT
 
     def request(self, row: Row, number: int) -> Request:

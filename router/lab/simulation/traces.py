@@ -13,6 +13,8 @@ Rules:
 - a gateway's traffic log is a trace: its rows have an ``outcome``;
 - a row without output is left out and counted: what was refused, or failed before its first token,
   has made no work;
+- a log may have been cut where a machine or its disk failed: lines of it that are no JSON are left
+  out and counted, too, and so is a row whose worker has counted no prompt;
 - any other row that is wrong is refused by file, line and column, never repaired or left out.
 """
 
@@ -35,7 +37,7 @@ from typing import BinaryIO, TextIO, cast
 
 import orjson
 
-from router.lab.simulation.columns import REST, USUAL, BadRow, Columns, Row
+from router.lab.simulation.columns import OUTCOME, REST, USUAL, BadRow, Columns, Row
 from router.lab.simulation.documents import Length, by_bytes, is_document, rows_of
 from router.lab.simulation.times import EPOCH
 from router.settings.base import DATASETS as FOLDER
@@ -45,6 +47,9 @@ from solver.sim.request import Request
 from solver.sim.workload import WORKLOADS
 
 GZIP = b"\x1f\x8b"
+# Of a log, what stands for a line that is no row, and how many may come before the first that is.
+BROKEN: Row = {OUTCOME: "broken line"}
+MOST_BROKEN = 100
 NOTHING: Mapping[str, str] = {}
 
 
@@ -127,7 +132,7 @@ def read_trace(
                 trace = _trace(islice(_rows(lines, length), most), limits, columns)
             except (BadRow, csv.Error) as error:
                 raise BadSettings(f"{path}:{lines.number}: {error}") from error
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeError) as error:
         raise BadSettings(f"{path}: {error}") from error
     if not trace.requests:
         why = "".join(
@@ -143,7 +148,9 @@ def _opened(path: Path) -> Iterator[TextIO]:
         zipped = file.read(len(GZIP)) == GZIP
         file.seek(0)
         plain = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if zipped else file
-        with io.TextIOWrapper(plain, encoding="utf-8-sig", newline="") as text:
+        with io.TextIOWrapper(
+            plain, encoding="utf-8-sig", errors="surrogateescape", newline=""
+        ) as text:
             yield text
 
 
@@ -161,9 +168,9 @@ class _Lines:
 
     def starts_with(self, mark: str) -> bool:
         """Whether the first that is not blank begins with `mark`."""
-        start = next((line for line in self._text if line.strip()), "")
+        start = next((line for line in self._text if _bare(line)), "")
         self._text.seek(0)
-        return start.lstrip().startswith(mark)
+        return _bare(start).startswith(mark)
 
     def document(self) -> object:
         """All of it, if it is one document that has many requests in it; None if it has lines."""
@@ -186,8 +193,43 @@ def _rows(lines: _Lines, length: Length) -> Iterable[Row]:
         found = lines.document()
         if found is not None:
             return _of_document(found, length)
-        return (_object(line) for line in lines if line.strip())
-    return csv.DictReader(lines, restkey=REST, skipinitialspace=True)
+        return _objects(lines)
+    return csv.DictReader(map(_text, lines), restkey=REST, skipinitialspace=True)
+
+
+def _bare(line: str) -> str:
+    """Without what is around it; a disk that failed leaves zeros."""
+    return line.strip("\0 \t\r\n")
+
+
+def _text(line: str) -> str:
+    if not line.isascii():
+        line.encode()  # what was no text is not let by
+    return line
+
+
+def _objects(lines: _Lines) -> Iterator[Row]:
+    """A row for each line; of a log a line that is broken tells no more than that."""
+    broken: list[tuple[int, BadRow]] = []
+    logged: bool | None = None  # by its first row that is one
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            row = _object(_bare(line))
+        except BadRow as error:
+            broken.append((lines.number, error))
+        else:
+            logged = OUTCOME in row if logged is None else logged
+            yield row
+        if broken and logged:
+            yield from (BROKEN for _ in broken)
+            broken.clear()
+        elif broken and (logged is False or len(broken) > MOST_BROKEN):
+            break
+    if broken:
+        lines.number, complaint = broken[0]
+        raise complaint
 
 
 def _of_document(found: object, length: Length) -> Iterator[Row]:

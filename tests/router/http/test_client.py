@@ -168,6 +168,7 @@ LARGE = "a head without end"
 BROKEN: dict[str, tuple[bytes, bool]] = {
     "closes at once": (b"", True),
     "a status of its own": (b"HTTP/1.1 999 Odd\r\ncontent-length: 0\r\n\r\n", False),
+    "none of any status": (b"HTTP/1.1 000 \r\ncontent-length: 0\r\n\r\n", False),
     "no HTTP": (b"SSH-2.0-OpenSSH\r\n\r\n", False),
     "closes within its head": (OK + b"content-le", True),
     LARGE: (OK + b"x-a: " + b"a" * 2 * MOST_HEAD_BYTES, False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 import sys
 from collections.abc import Callable
 
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.http.encodings import ENCODINGS, decoded, encoding_of
+from router.http.encodings import ENCODINGS, MOST_PARTS, decoded, encoding_of
 from router.http.errors import RequestError
+from tests.linear import TIMES, assert_linear
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -49,6 +51,24 @@ def test_what_is_broken_is_said_to_be(encoding: str) -> None:
         with pytest.raises(RequestError, match=f"not {encoding}") as error:
             decoded(body, encoding, LIMIT)
         assert error.value.code == "invalid_content_encoding"
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_what_it_costs_is_linear_in_its_size_however_many_parts_it_has(encoding: str) -> None:
+    """Empty ones give nothing that the limit would be over; up to a number they are taken."""
+    empty, whole = COMPRESS[encoding](b""), b"{}" * 1000
+    one = COMPRESS[encoding](whole)
+    assert decoded(empty * (MOST_PARTS - 1) + one, encoding, LIMIT) == whole
+
+    def refused(body: bytes) -> None:
+        with pytest.raises(RequestError, match=f"over {MOST_PARTS} parts"):
+            decoded(body, encoding, LIMIT)
+
+    many = empty * MOST_PARTS * 64
+    assert_linear(refused, many, many * TIMES)
+    long = empty * (MOST_PARTS - 1) + COMPRESS[encoding](random.Random(0).randbytes(1 << 20))
+    longer = empty * (MOST_PARTS - 1) + COMPRESS[encoding](random.Random(0).randbytes(4 << 20))
+    assert_linear(lambda body: decoded(body, encoding, 8 << 20), long, longer)
 
 
 def test_a_window_that_takes_memory_is_refused() -> None:

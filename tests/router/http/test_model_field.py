@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.http.model_field import with_model
+from tests.linear import TIMES, assert_linear
 
 TEXTS = st.sampled_from(["model", '"model": "old"', "old", 'a\\"', "{", "}", "é", "\\", ""])
 VALUES = st.recursive(
@@ -40,7 +41,9 @@ def test_only_the_model_changes(body: dict[str, Any], seed: int, old: str) -> No
 @pytest.mark.parametrize(
     ("body", "made"),
     [
-        (b'{"model":"a","model" : "b"}', b'{"model":"a","model" : "new"}'),
+        (rb'{"mod\u0065l" : "b"}', rb'{"mod\u0065l" : "new"}'),
+        (b'{"x": "model", "model" : "b"}', b'{"x": "model", "model" : "new"}'),
+        (rb'{"x": "\"model", "model":"model"}', rb'{"x": "\"model", "model":"new"}'),
         (b' { "prompt": 1.0e5 }', b' { "model":"new","prompt": 1.0e5 }'),
         (b"{ }", b'{ "model":"new"}'),
         (b'{"model": null, "x":1}', b'{"model": "new", "x":1}'),
@@ -48,4 +51,17 @@ def test_only_the_model_changes(body: dict[str, Any], seed: int, old: str) -> No
     ],
 )
 def test_bytes_stay(body: bytes, made: bytes) -> None:
-    assert with_model(body, "new", named=b'"a","model"' in body) == made
+    assert with_model(body, "new", named=b'"b"' in body or b'"model":"' in body) == made
+
+
+@pytest.mark.parametrize(
+    "unit", [rb"\\\\", rb"\"", rb"\"model\":", "é".encode(), b" ", rb"\u006"], ids=repr
+)
+@pytest.mark.parametrize("begin", [b'{"model":"a","x":{"model":"a"},"y":"', b'{"model":"a","y":"'])
+def test_what_it_costs_is_linear_in_its_size(begin: bytes, unit: bytes) -> None:
+    one = unit * ((1 << 20) // len(unit))
+
+    def change(text: bytes) -> None:
+        assert with_model(begin + text + b'"}', "new", named=True).startswith(b'{"model":"new"')
+
+    assert_linear(change, one, one * TIMES)

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
-from router.http import apis
+from router.http import apis, json_slices
 from router.http import shorten as module
 from router.http.bodies import BodyReader
 from router.http.errors import RequestError
@@ -121,7 +121,7 @@ def test_what_is_shortened_is_json_of_the_same_structure(monkeypatch: pytest.Mon
         whole = {"model": "m", "x": random_json(rng), "prompt": random_json(rng)}
         text = json.dumps(whole, ensure_ascii=rng.random() < 0.5, indent=rng.choice((None, 1, 9)))
         monkeypatch.setattr(module, "KEPT", rng.choice((0, 50, 500)))
-        monkeypatch.setattr(module, "SLICE", rng.choice((1, 7, 64, 1000)))
+        monkeypatch.setattr(json_slices, "SLICE", rng.choice((1, 7, 64, 1000)))
         found = asyncio.run(shorten(text.encode()))
         assert same_structure(orjson.loads(found.body), whole), text
 
@@ -154,6 +154,70 @@ def test_the_size_of_long_prompts_is_known_to_the_token() -> None:
     assert (late.max_tokens, late.model) == (7, "m")
 
 
+NAMES = {"model": "m/é", "previous_response_id": "resp_", "prompt_cache_key": "key-",
+         "service_tier": "flex-"}  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [10, 63, 64, 65, 200, 256, 257, 1024, 1025, 5_000, 300_000])
+@pytest.mark.parametrize("spaces", [(",", ":"), (" ,  ", " :  ")])
+def test_what_it_is_routed_by_is_the_same_in_a_large_body(
+    length: int, spaces: tuple[str, str]
+) -> None:
+    """Up to 1,365 characters, whatever escapes have made of them; sessions of any length."""
+    told = {name: (begin * length)[:length] for name, begin in NAMES.items()}
+    nested = {"metadata": dict.fromkeys(NAMES, "x" * 1000)}
+    small = outline(orjson.dumps({"input": "hi", **told}), apis.RESPONSES)
+    text = json.dumps({**nested, "input": "a" * KEPT, **told}, separators=spaces)
+    raw = text.encode()
+    found = asyncio.run(shorten(raw))
+    assert len(found.body) < KEPT + len(NAMES) * min(6 * length, 9_000) + 2_000
+    large = outline_shortened(found, len(raw), apis.RESPONSES)
+    assert large.session == small.session
+    assert len(small.session) <= 256
+    if length <= 1_365:
+        assert (large.model, large.previous, large.tier) == tuple(
+            told[name] for name in ("model", "previous_response_id", "service_tier")
+        )
+        assert (small.model, small.previous, small.tier) == (
+            large.model, large.previous, large.tier,
+        )  # fmt: skip
+
+
+def test_sessions_that_differ_only_late_stay_apart() -> None:
+    names = ["a" * 256, "a" * 256 + "b", "a" * 256 + "c", "a" * 1000 + "b", "\ud83d" * 300]
+    bodies = (json.dumps({**TEXT, "prompt_cache_key": name}).encode() for name in names[:-1])
+    assert len({outline(body, apis.COMPLETIONS).session for body in bodies}) == len(names) - 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    ['"model":"m","model":"m"', '"model":"m","x":1,"model" : null', r'"mod\u0065l":"m","model":"x"',
+     r'"\u006dodel":"m", "\u006Dodel":"m"', '"Model":"m"', '"model":"m","MODEL":"x"'],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 1 << 17, 1 << 20])
+def test_two_models_are_none(fields: str, size: int) -> None:
+    """Engines differ in which of two counts, and in whether capitals do."""
+    for order in (f'{{{fields},"prompt":"{"a" * size}"}}', f'{{"prompt":"{"a" * size}",{fields}}}'):
+        for read in (
+            BodyReader(1 << 30).outline(order.encode(), apis.COMPLETIONS),
+            BodyReader(1 << 30).model(order.encode()),
+        ):
+            with pytest.raises(RequestError) as refused:
+                asyncio.run(read)
+            assert (refused.value.status, refused.value.code) == (400, "ambiguous_model")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    ['"x":{"model":"a","model":"b"}', '"x":"model","y":"model"', r'"x":"\u0065 \"model\":\"b\""',
+     '"models":["model"]', '"x":[{"Model":"a"}]'],
+)  # fmt: skip
+def test_what_is_no_second_model_is_let_by(fields: str) -> None:
+    for size in (1, 1 << 17):
+        body = f'{{"model":"m",{fields},"prompt":"{"a" * size}"}}'.encode()
+        assert asyncio.run(BodyReader(1 << 30).model(body)) == "m"
+
+
 @pytest.mark.parametrize(
     "part", [b"[1],", b"[],", b'"",', b'{"a":1},', b'[["', b'{"a":' * 9, b"[[[[", b'"a":"b",']
 )
@@ -167,7 +231,7 @@ def test_numbers_and_escapes_without_end_leave_stubs() -> None:
     for part in (b"1", b"1,", b"\\\\", b'\\"', b"\\u00e9", "中".encode(), b" ", b"\x00", b"\xff"):
         for head in (b'{"prompt":"', b'{"prompt":[', b'{"prompt":'):
             found = asyncio.run(shorten(head + part * (3_000_000 // len(part))))
-            assert len(found.body) <= KEPT + module.SLICE + 2 * STUB
+            assert len(found.body) <= KEPT + json_slices.SLICE + 2 * STUB
 
 
 # Of 32 MiB each; of each, the largest turn of the event loop.

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import uvicorn
@@ -22,7 +23,8 @@ from router.http.asgi import (
     respond,
 )
 from router.http.hosts import Hosts, hosts_of
-from router.http.protocol import HEAD_BYTES, MOST_AHEAD, MOST_FIELDS, SLICE, bounded_protocol
+from router.http.protocol import MOST_AHEAD, SLICE, bounded_protocol
+from router.http.refusals import HEAD_BYTES, MOST_FIELDS
 from tests.waiting import until
 
 NEVER_S = 600.0
@@ -154,6 +156,21 @@ async def test_heads_are_bounded_and_refused_in_the_form_of_all_errors() -> None
                 head, _, body = answer.partition(b"\r\n\r\n")
                 assert b"connection: close" in head, kind
                 assert json.loads(body)["error"]["type"] == "invalid_request_error", kind
+
+
+async def test_what_comes_after_a_request_takes_nothing_from_its_answer() -> None:
+    """A body that is longer than it is said to be, for one: the rest is refused as what it is."""
+    head, bodies = b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n", b"x" * 10
+    rests = (b"m" * 20, b"\x16\x03", b"GET / HTTP/1.1\r\nx: " + b"a" * HEAD_BYTES)
+    async with server() as (echo, port):
+        for path, times, rest in product((b"/", b"/stream", b"/wait"), (1, 3), rests):
+            sent = [head % path + bodies] * times + [rest]
+            for parts in (sent, [b"".join(sent)]):
+                echo.go.clear()
+                asyncio.get_running_loop().call_later(0.01, echo.go.set)
+                answers = (await talk(port, *parts)).split(b"HTTP/1.1 ")[1:]
+                assert [one[:3] for one in answers[:-1]] == [b"200"] * times
+                assert answers[-1][:3] in (b"400", b"431")
 
 
 async def test_whatever_is_half_sent_ends_in_time_and_reaches_nobody() -> None:

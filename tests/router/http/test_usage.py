@@ -26,10 +26,7 @@ def test_streams(tokens: int, with_usage: bool, cuts: list[int]) -> None:
     assert meter.finished
     usage = meter.usage()
     assert usage == (Usage(7, 40) if with_usage else None)
-    if with_usage:
-        assert meter.tokens(usage) == 40
-    else:
-        assert tokens - len(cuts) <= meter.tokens(usage) <= tokens
+    assert meter.tokens(usage) == (40 if with_usage else tokens)
 
 
 @pytest.mark.parametrize(
@@ -96,9 +93,32 @@ def test_of_a_large_answer_the_end_tells(end: bytes, usage: Usage | None) -> Non
     meter = JsonMeter()
     for start in range(0, len(text), 50_000):
         meter.feed(text[start : start + 50_000])
-    assert sum(map(len, meter._parts)) <= MOST_JSON_BYTES
+    assert not meter._parts
     assert meter.usage() == usage
     assert meter.response_info().finish_reasons == ()
+
+
+@pytest.mark.parametrize("padding", [0, 1000, MOST_JSON_BYTES, 1 << 20])
+@pytest.mark.parametrize("place", ["first", "middle", "last", "twice"])
+@pytest.mark.parametrize("cut", [1 << 20, 65_536, 9_999])
+def test_it_is_found_wherever_it_stands(padding: int, place: str, cut: int) -> None:
+    """Not what has its name within other objects, or in text."""
+    wrong = {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+    data = {"object": "usage", "data": [wrong, "x" * padding, json.dumps(wrong), '"usage'] * 2}
+    told = {"usage": {"prompt_tokens": 7, "completion_tokens": 40}}
+    answer = {
+        "first": told | data,
+        "middle": {"id": "a"} | told | data,
+        "last": data | told,
+        "twice": wrong | data | told,
+    }[place]
+    text = json.dumps(answer).encode()
+    if place == "twice":
+        text = b'{"usage":{"prompt_tokens":2,"completion_tokens":2},' + text[1:]
+    meter = JsonMeter()
+    for start in range(0, len(text), cut):
+        meter.feed(text[start : start + cut])
+    assert meter.usage() == Usage(7, 40)
 
 
 def test_answers_without_usage() -> None:

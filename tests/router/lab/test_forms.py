@@ -151,6 +151,40 @@ def test_a_log_s_rows_are_left_out_by_how_they_ended(tmp_path: Path) -> None:
     assert found.left_out == {"rejected_no_capacity": 1, "failed": 1}
 
 
+LOGGED = '{"arrival_s":%d,"prompt_tokens":3,"output_tokens":4,"tenant":"é","outcome":"completed"}'
+CUTS = {
+    "half a line": b'{"arrival_s":1,"prom\n',
+    "half a character": '{"tenant":"é'.encode()[:-1] + b"\n",
+    "half a line and the next": b'{"arrival_s":1,"prom' + (LOGGED % 7).encode() + b"\n",
+    "zeros": bytes(4096) + b"\n",
+    "no prompt": (LOGGED % 7).replace('tokens":3', 'tokens":0').encode() + b"\n",
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_what_a_fault_has_left_of_a_log_is_left_out_and_counted(
+    tmp_path: Path, cut: str, place: int
+) -> None:
+    lines = [(LOGGED % k).encode() + b"\n" for k in range(3)]
+    lines.insert(place, CUTS[cut])
+    path = tmp_path / "log"
+    path.write_bytes(b"".join(lines))
+    found = read_trace(path)
+    assert [one.arrival_s for one in found.requests] == [0.0, 1.0, 2.0]
+    assert sum(found.left_out.values()) == 1
+    path.write_bytes(bytes(10) + b"".join(lines[:place] + lines[place + 1 :]))
+    assert len(read_trace(path).requests) == 3  # zeros before a row that is whole
+
+
+def test_of_what_is_no_log_no_line_may_be_broken(tmp_path: Path) -> None:
+    path, row = tmp_path / "trace", b'{"prompt_tokens":3,"output_tokens":4}\n'
+    for text, number in ((row + b"{\n" + row, 2), (b"{\n" + row, 1), (b"{\n" * 1000, 1)):
+        path.write_bytes(text)
+        with pytest.raises(BadSettings, match=rf":{number}: no JSON"):
+            read_trace(path)
+
+
 def test_columns_of_any_name_are_told(tmp_path: Path) -> None:
     path = tmp_path / "trace"
     path.write_text("when,who,in,out\n2.5,a,3,4\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -73,6 +74,13 @@ WRONG = {
     entry(weight="nan"): "keys.toml:1: weight",
     entry() + entry(OTHER, tokens_per_minute="-1"): "keys.toml:4: tokens_per_minute",
     entry(requests_per_minute="0"): "keys.toml:1: requests_per_minute",
+    entry(requests_per_minute="1e-320"): "keys.toml:1: requests_per_minute",
+    entry(tokens_per_minute="0.0001"): "keys.toml:1: tokens_per_minute",
+    entry(tokens_per_minute="1e400"): "keys.toml:1: tokens_per_minute",
+    entry(weight="1e-320"): "keys.toml:1: weight",
+    entry(weight="9" * 5000): "keys.toml: ",
+    entry(models="[" * 100_000): "keys.toml: ",
+    "\0": "keys.toml: ",
     entry(priority='"urgent"'): "keys.toml:1: priority",
     entry(models='"a"'): "keys.toml:1: models",
     entry(rights='"all"'): "keys.toml:1: rights",
@@ -97,3 +105,14 @@ def test_a_key_where_its_hash_belongs_is_not_told(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadSettings, match=r"keys: .*none\.toml: No such file"):
         read_keys(tmp_path / "none.toml")
+
+
+def test_what_could_be_waited_for_is_not_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path, Path("/dev/zero")):
+        with pytest.raises(BadSettings, match=r"no regular file|Is a directory"):
+            read_keys(path)
+    link = tmp_path / "link"
+    link.symlink_to(written(tmp_path, entry()))
+    assert len(read_keys(link)) == 1

@@ -138,6 +138,21 @@ def test_bad_flags_name_themselves(
         load(command, flags)
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400"])
+def test_every_number_is_finite(value: str) -> None:
+    """Of all commands that have one; a number that is none would pass any comparison, or none."""
+    seen = 0
+    for settings in all_settings():
+        for name, field in settings.model_fields.items():
+            if field.annotation in (float, float | None):
+                with pytest.raises(ValidationError) as refused:
+                    settings(**{name: value})
+                found = [one["type"] for one in refused.value.errors() if one["loc"] == (name,)]
+                assert found, f"{settings.table}: {name}"
+                seen += 1
+    assert seen > 20
+
+
 def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAKESPAN_PROT", "1")
     with pytest.raises(BadSettings, match="MAKESPAN_PROT: unknown environment variable"):

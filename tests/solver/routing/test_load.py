@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solver.routing.load import WorkerLoad
+from solver.cost.model import CostModel
+from solver.routing.load import REPREDICT_TOKENS, WorkerLoad
 from solver.routing.problem import Job
 
 STEPS = st.lists(
@@ -40,3 +41,20 @@ def test_bulk_work_is_added_up_as_it_comes_runs_and_goes(
         assert load.bulk.prompt_tokens == waiting
         cached = sum(job.prompt_tokens + load.made(key) for key, job in begun.items())
         assert load.bulk.kv_tokens == cached
+
+
+@given(
+    st.integers(1, 4000), st.integers(1, 4), st.integers(1, 64), st.floats(0, 200, allow_nan=False)
+)
+def test_what_is_not_seen_is_counted_alike_while_it_runs_and_when_it_is_left(
+    prompt: int, sequences: int, slots: int, elapsed_s: float
+) -> None:
+    """Within the tokens that are counted at once; whatever was expected of it."""
+    cost = CostModel(0.01, 0.0001, 0.02, 0.0001)
+    left, running = WorkerLoad(), WorkerLoad()
+    left.add(0, Job(prompt, 1.0 * sequences, sequences), 0.0, streamed=False)
+    running.add(0, Job(prompt, 1e9, sequences), 0.0, streamed=False)
+    running.advance(cost, slots, elapsed_s)
+    made = left.made_unseen(0, cost, slots, elapsed_s)
+    assert abs(made - running.made(0)) <= (REPREDICT_TOKENS + 1) * sequences
+    assert left.made_unseen(0, cost, slots, 0.0) == left.made_unseen(1, cost, slots, 9.0) == 0
