@@ -42,6 +42,7 @@ from router.gateway.routes import add_routes
 from router.gateway.siblings.ask import Siblings
 from router.gateway.siblings.board import Board
 from router.gateway.siblings.folder import Folder
+from router.gateway.siblings.tally import Tally
 from router.gateway.siblings.together import Alone, Together
 from router.http.apis import APIS, Api
 from router.http.bodies import BodyMemory, BodyReader
@@ -75,9 +76,10 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     Raises:
         BadSettings: if its workers could never be found, or a file of secrets is wrong.
     """
-    keys = None if settings.keys is None else Keys(settings.keys, settings.processes)
-    settings = settings.share()
     folder = None if settings.siblings is None else Folder(settings.siblings)
+    tally = None if folder is None else Tally(folder.tally)
+    keys = None if settings.keys is None else Keys(settings.keys, tally)
+    settings = settings.share()
     discovery = Discovery(sources(settings.worker))
     metrics = GatewayMetrics()
     connections = Connections(

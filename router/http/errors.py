@@ -162,15 +162,17 @@ class ForbiddenError(RequestError):
 
 
 class OverLimitError(RouterError):
-    """Its key has had its `what`, requests or tokens, of this minute."""
+    """Its key has not enough of its `what`, requests or tokens, left in this minute."""
 
     status = 429
     outcome = Outcome.REJECTED_OVER_SHARE
 
-    def __init__(self, what: str, limit: float, retry_after_s: float) -> None:
+    def __init__(
+        self, what: str, limit: float, left: float, asked: float, retry_after_s: float
+    ) -> None:
         super().__init__(
-            f"This key may have {limit:g} {what} a minute, and has had them; come again in "
-            f"{max(1, ceil(retry_after_s))} s.",
+            f"This key may have {limit:g} {what} a minute; {left:.0f} are left, and this request "
+            f"may take {asked:.0f}. Come again in {max(1, ceil(retry_after_s))} s.",
             code="rate_limit_exceeded",
         )
         self.type, self.retry_after_s = what, retry_after_s
