@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from math import ceil, inf
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
@@ -250,14 +250,15 @@ class RecalledError(RouterError):
 
 
 class WorkerError(RouterError):
-    """The worker that had the request failed."""
+    """The worker that had the request failed; `reason`: what is wrong with it, if that is known."""
 
     status = 502
     type = "server_error"
     outcome = Outcome.FAILED
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message, code="worker_failed")
+        self.reason = reason or str(self)
 
 
 class WorkerUnreachable(WorkerError):
@@ -268,9 +269,14 @@ class WorkerUnreachable(WorkerError):
 
     untouched = False
 
-    def __init__(self, message: str, why: str = "unreachable") -> None:
-        super().__init__(message)
+    def __init__(self, message: str, why: str = "unreachable", reason: str = "") -> None:
+        super().__init__(message, reason)
         self.why = why
+
+    @classmethod
+    def of(cls, worker: str, reason: str) -> Self:
+        """That a worker of this name has not answered."""
+        return cls(f"The worker {worker} has not answered: {reason}.", reason=reason)
 
 
 class WorkerUnconnected(WorkerUnreachable):

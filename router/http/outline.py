@@ -67,7 +67,7 @@ def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
         stop_tokens=bool(data.get("stop_token_ids")),
         session=_name(data.get("prompt_cache_key")),
         tier=_name(data.get("service_tier")),
-        previous=_name(data.get("previous_response_id")) if api.kept else "",
+        previous=previous_of(data) if api.kept else "",
         apart=_apart(data),
     )
 
@@ -82,6 +82,11 @@ def model_of(data: dict[str, Any]) -> str:
     if model is not None and not isinstance(model, str):
         raise RequestError("'model' must be a string.", param="model", code="invalid_type")
     return model or ""
+
+
+def previous_of(data: dict[str, Any]) -> str:
+    """The answer that a body goes on from; empty if it names none."""
+    return _name(data.get("previous_response_id"))
 
 
 def _apart(data: dict[str, Any]) -> str:

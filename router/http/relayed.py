@@ -68,10 +68,13 @@ def family_of(method: str, path: str, others: Sequence[str] = ()) -> str | None:
     return None
 
 
-def response_id(path: str) -> str | None:
-    """Of ``/v1/responses/ID`` and what is below it, the id."""
-    parts = path.split("/")
-    return parts[3] if parts[1:3] == ["v1", "responses"] and parts[3:] and parts[3] else None
+def response_id(method: str, path: str) -> str | None:
+    """Of ``/v1/responses/ID`` and what is below it, the id.
+
+    Nothing is posted to an answer itself: ``POST /v1/responses/compact`` makes something new.
+    """
+    root, *rest = path.rstrip("/").split("/")[2:] if path.startswith("/v1/responses/") else [""]
+    return rest[0] if root and rest and not (method == "POST" and len(rest) == 1) else None
 
 
 def boundary_of(content_type: bytes | None) -> bytes | None:

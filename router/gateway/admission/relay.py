@@ -6,7 +6,8 @@ Rules:
   one, `retries` times; then what the last one said is the answer, an unknown path's 404 as well;
 - that a worker cannot be reached counts against its health; what it answers does not: it may only
   lack the path;
-- an answer that a worker keeps (``/v1/responses/ID``) is asked of that worker alone;
+- an answer that a worker keeps (``/v1/responses/ID``) is asked of that worker alone, and what goes
+  on from one is asked there;
 - what is made counts for its tenant: a request as it comes, tokens once its answer has told them.
 """
 
@@ -18,6 +19,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from router.gateway.accounting.accounts import Accounts
@@ -64,6 +66,16 @@ from router.settings.gateway import GatewayTuning
 log = logging.getLogger(__name__)
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What a request names: a model, where in a form, and an answer to go on from."""
+
+    model: str
+    previous: str
+    where: tuple[int, int] | None
+    is_form: bool  # or something else that is no JSON
 
 
 class Relay:
@@ -133,15 +145,20 @@ class Relay:
         if encoding:
             body = await self._bodies.decode(body, encoding, held)
             headers = [pair for pair in headers if pair[0] != CONTENT_ENCODING]
-        only, grant = None, scope.get(GRANT)
+        grant: Grant | None = scope.get(GRANT)
         record.tenant = read_tenant(scope) if grant is None else grant.key.tenant
-        if (name := response_id(scope["path"])) is not None:
-            only, _ = await self._kept.find(name, None if grant is None else grant.key.tenant)
-        model, body, asked = await self._model(scope, body, passing.name)
+        name, only = response_id(scope["method"], scope["path"]), None
+        named = await self._named(scope, body)
+        if name is not None or named.previous:
+            tenant = None if grant is None else grant.key.tenant
+            param = "previous_response_id" if name is None else None
+            only, _ = await self._kept.find(name or named.previous, tenant, param)
+        model, body = await self._model(scope, body, passing.name, named, only)
+        passing.model = model if named.model and model != named.model else ""
         if grant is not None:
             passing.more = grant.headers
             if scope["method"] == "POST":
-                self._check(grant, model, asked)
+                self._check(grant, model, named.model)
                 passing.reservation = grant.reserve(0.0)  # its answer tells how many tokens
         record.model = model
         if model:
@@ -166,28 +183,34 @@ class Relay:
         self._drain.check()
         self._dispatcher.room.check_requests(self._accounts.all_running)
 
-    async def _model(self, scope: Scope, body: bytes, name: str) -> tuple[str, bytes, str]:
-        """The model that it means, the body with it, and what it calls it; empty: any worker.
+    async def _named(self, scope: Scope, body: bytes) -> _Named:
+        kind, where = header(scope, b"content-type"), None
+        boundary, model, previous = boundary_of(kind), "", ""
+        if boundary is not None:
+            where = form_model(body, boundary)
+            model = "" if where is None else body[slice(*where)].decode("utf-8", "replace")
+        elif body and is_json(kind):
+            model, previous = await self._bodies.names(body)
+        is_form = boundary is not None or not is_json(kind)
+        return _Named(model or query_model(scope["query_string"]), previous, where, is_form)
+
+    async def _model(
+        self, scope: Scope, body: bytes, name: str, named: _Named, only: Worker | None
+    ) -> tuple[str, bytes]:
+        """The model that it means, and the body with it; empty: any worker.
 
         Raises:
             RequestError: if it makes something, and it is not told by which of several.
         """
-        kind, where = header(scope, b"content-type"), None
-        boundary, asked = boundary_of(kind), ""
-        if boundary is not None:
-            where = form_model(body, boundary)
-            asked = "" if where is None else body[slice(*where)].decode("utf-8", "replace")
-        elif body and is_json(kind):
-            asked = await self._bodies.model(body)
-        asked = asked or query_model(scope["query_string"])
-        if self._names.is_plain(asked) or not (asked or _makes(scope)):
-            return asked, body, asked
-        model, says = self._names.resolve(asked, session_of(scope) or name)
-        if says and where is not None:
-            body = body[: where[0]] + model.encode() + body[where[1] :]
-        elif says and body and boundary is None and is_json(kind):
-            body = await self._bodies.with_model(body, model, named=bool(asked))
-        return model, body, asked
+        if self._names.is_plain(named.model) or not (named.model or _makes(scope)):
+            return named.model, body
+        among = None if only is None else only.models
+        model, says = self._names.resolve(named.model, session_of(scope) or name, among)
+        if says and named.where is not None:
+            body = body[: named.where[0]] + model.encode() + body[named.where[1] :]
+        elif says and body and not named.is_form:
+            body = await self._bodies.with_model(body, model, named=bool(named.model))
+        return model, body
 
     async def _run(
         self,
@@ -264,10 +287,10 @@ class Relay:
                 scope["method"], url, headers, passing.name, body, worker
             )
         except WorkerRefused as error:
-            self._workers.conditions.lost(worker, str(error))
+            self._workers.conditions.lost(worker, error.reason)
             raise
         except WorkerUnreachable as error:
-            self._workers.conditions.failed(worker, str(error), trial=False)
+            self._workers.conditions.failed(worker, error.reason, trial=False)
             raise
         try:
             if verdict(reply.status) is not Verdict.ANSWER and not last:
@@ -284,4 +307,4 @@ class Relay:
 
 def _makes(scope: Scope) -> bool:
     """Whether it asks for something to be made, and not for what there is."""
-    return scope["method"] == "POST" and response_id(scope["path"]) is None
+    return scope["method"] == "POST" and response_id("POST", scope["path"]) is None
