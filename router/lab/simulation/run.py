@@ -76,11 +76,11 @@ def _tell(traffic: Traffic, found: Trace) -> None:
     said = [f"{number} rows left out: {why}" for why, number in sorted(found.left_out.items())]
     if traffic.arrivals == "trace":
         said += found.said
-    if "cost" not in traffic.model_fields_set:
+    if found.logged and "cost" not in traffic.model_fields_set:
         slots, speeds = setting(traffic, ()).slots, ", ".join(f"{x:g}" for x in traffic.speed)
         said.append(
-            f"simulated on {traffic.cost}, {slots} slots a worker, speed {speeds}, whatever it "
-            "came from; --cost, --slots and --speed say otherwise"
+            f"what it came from is not known: workers are taken for {traffic.cost} of {slots} "
+            f"slots and speed {speeds}; --cost, --slots and --speed say otherwise"
         )
     for line in said:
         print(f"{traffic.requests}: {line}", file=sys.stderr)

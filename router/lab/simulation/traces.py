@@ -94,11 +94,13 @@ class Trace:
     Attributes:
         left_out: why others were left out, and how many.
         said: what was taken for granted, a line each.
+        logged: by a gateway, of a fleet that there was.
     """
 
     requests: list[Request]
     left_out: Mapping[str, int]
     said: Sequence[str] = ()
+    logged: bool = False
 
 
 def read(path: Path, limits: Limits = USUAL, *, most: int | None = None) -> list[Request]:
@@ -199,7 +201,8 @@ class _Reader:
                 raise BadSettings(self._first_bad)
             why = "".join(f"; {number} rows left out: {name}" for name, number in left_out.items())
             raise BadSettings(f"{self._path}: there are no requests in it{why}")
-        return Trace(found, left_out, said)
+        logged = self._columns is not None and self._columns.logged
+        return Trace(found, left_out, said, logged)
 
     def _timed(self) -> tuple[list[Request], list[str]]:
         """The requests, at seconds since the trace began, and what is to be said of that."""
