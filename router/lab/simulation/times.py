@@ -32,8 +32,11 @@ _UNIT = re.compile(
 )
 # Whose name tells no unit, but whose publisher does.
 _KNOWN = {("Timestamp", "Request tokens"): "s"}
+# Mooncake's are milliseconds, but others write seconds by its names.
+_MOSTLY_MS = ("timestamp", "input_length")
 # Whole numbers are of the first unit whose own these are not: the mean time between two requests,
-# and from the first to the last. A trace has one in ten seconds or more, and goes on for a second.
+# and from the first to the last. A trace has one in ten seconds or more, and goes on for a second,
+# unless it is the beginning of one of Mooncake's.
 _GAP, _SPAN = {"s": 10.0, "ms": 1e5, "us": 1e8}, {"s": 1e3, "ms": 1e6, "us": 1e9}
 # Unix times of one trace are within five years.
 _NEAR = 0.1
@@ -85,7 +88,8 @@ def clock(numbers: Sequence[float], name: str, beside: str, *, dates: bool) -> C
     if told:
         return Clock(unix=False, unit=told)
     whole = not any(number % 1 for number in numbers)
-    unit = _by_gap(sorted(numbers)) if whole else "s"
+    long = (name, beside) != _MOSTLY_MS
+    unit = _by_gap(sorted(numbers), long=long) if whole else "s"
     return Clock(unix=False, unit=unit, guessed=min(numbers) < max(numbers))
 
 
@@ -95,12 +99,12 @@ def _are_unix(numbers: Sequence[float], a_second: float) -> bool:
     return middle >= EPOCH * a_second and 2 * near >= len(numbers)
 
 
-def _by_gap(numbers: Sequence[float]) -> str:
+def _by_gap(numbers: Sequence[float], *, long: bool) -> str:
     """By the half of them that is neither early nor late, where strays are."""
     aside = (len(numbers) - 1) // 4
     inner = numbers[aside : len(numbers) - aside]
     span, gaps = inner[-1] - inner[0] or inner[0], len(inner) - 1 or 1
-    small = (unit for unit in _GAP if span < _SPAN[unit] or span < _GAP[unit] * gaps)
+    small = (u for u in _GAP if span < _GAP[u] * gaps or (long and span < _SPAN[u]))
     return next(small, "ns")
 
 

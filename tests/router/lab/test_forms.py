@@ -191,6 +191,17 @@ def test_a_column_of_times_is_read_in_its_unit_whatever_the_form(
         assert not any("taken" in line for line in told.said)
 
 
+def test_the_beginning_of_mooncake_s_is_read_as_all_of_it(tmp_path: Path) -> None:
+    """Its own first rows."""
+    path, times = tmp_path / "trace.jsonl", [0, 0, 40, 277, 471, 529, 734, 937]
+    path.write_text("\n".join(
+        f'{{"timestamp": {t}, "input_length": 3, "output_length": 4}}' for t in times
+    ))  # fmt: skip
+    for most in range(2, 9):
+        found = [one.arrival_s for one in read_trace(path, most=most).requests]
+        assert found == [t / 1000 for t in times[:most]]
+
+
 def test_burstgpt_s_seconds_are_known(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     path.write_text("Timestamp,Request tokens,Response tokens\n5,3,4\n2105,5,6\n")
