@@ -56,6 +56,7 @@ from router.http.reread import Reread
 from router.http.serving import Beside
 from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import open_tracing
+from router.settings.base import BadSettings
 from router.settings.gateway import GatewaySettings
 from router.settings.secrets import key_file, read_keys, read_secrets, trusted
 from solver.routing.fair import alike
@@ -74,7 +75,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     """A gateway; ``app.state.drain`` makes it finish up.
 
     Raises:
-        BadSettings: if its workers could never be found, or a file of secrets is wrong.
+        BadSettings: if its workers could never be found, a file of secrets is wrong, or the traffic
+            log cannot be written.
     """
     folder = None if settings.siblings is None else Folder(settings.siblings)
     tally = None if folder is None else Tally(folder.tally)
@@ -223,7 +225,13 @@ def _worker_keys(
 
 def _traffic_log(settings: GatewaySettings, metrics: GatewayMetrics) -> TrafficLog | None:
     path = settings.traffic_log
-    return None if path is None else TrafficLog(path, settings.traffic_log_bytes, metrics)
+    if path is None:
+        return None
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise BadSettings(f"traffic_log: {path}: {error.strerror}") from error
+    return TrafficLog(path, settings.traffic_log_bytes, metrics)
 
 
 def _answer_for_all(app: FastAPI, folder: Folder | None, frames: Frames, kept: KeptAnswers) -> None:

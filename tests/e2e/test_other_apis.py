@@ -123,9 +123,12 @@ def test_what_goes_on_from_an_answer_goes_to_the_worker_that_has_it(fleet: Fleet
         ):
             assert gone.status_code == 404
             assert f"'{name}'" in gone.json()["error"]["message"]
-    unknown = gateway.ask("/v1/responses", {**RESPONSE, "previous_response_id": "resp_x"}).json()
-    assert unknown["error"]["code"] == "previous_response_not_found"
-    assert unknown["error"]["param"] == "previous_response_id"
+    unknown = gateway.ask("/v1/responses", {**RESPONSE, "previous_response_id": "resp_x"})
+    error = unknown.json()["error"]
+    assert error["code"] == "previous_response_not_found"
+    assert error["param"] == "previous_response_id"
+    why = f"/makespan/v1/requests/{unknown.headers['x-request-id']}"
+    assert gateway.ask(why, method="GET").json()["model"] == "m"
 
 
 @pytest.mark.parametrize("path", MADE)

@@ -75,7 +75,7 @@ WRONG = {
     entry(requests_per_minute="0"): "keys.toml:1: requests_per_minute",
     entry(priority='"urgent"'): "keys.toml:1: priority",
     entry(models='"a"'): "keys.toml:1: models",
-    entry(rights='"all"'): "keys.toml:1: rights",
+    entry(rights='"all"'): "keys.toml:1: rights: not known here; one of: sha256, tenant, weight, ",
 }
 
 
