@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
 
+from router.lab.simulation.blocks import block_tokens, in_our_blocks
 from router.lab.simulation.columns import ARRIVAL, USUAL, BadRow, Columns, Row
 from router.lab.simulation.documents import Length, by_bytes
 from router.lab.simulation.reading import Lines, opened, rows
@@ -32,6 +33,7 @@ from router.lab.simulation.times import A_SECOND, EPOCH, NAMED, Clock
 from router.settings.base import DATASETS as FOLDER
 from router.settings.base import BadSettings
 from router.settings.limits import Limits
+from solver.batching.kv import BLOCK_TOKENS
 from solver.sim.request import Request
 from solver.sim.workload import WORKLOADS
 
@@ -193,6 +195,11 @@ class _Reader:
             BadSettings: if nothing was, or there is a time that is none.
         """
         found, said = self._timed()
+        columns = self._columns
+        hashed = columns is not None and columns.hashes and not columns.logged
+        if hashed and (size := block_tokens(found)) != BLOCK_TOKENS:
+            found = in_our_blocks(found, size)
+            said.append(f"hash_ids are taken for those of blocks of {size} tokens")
         left_out = dict(self._left_out)
         if self._bad:
             left_out[f"they cannot be read, the first is {self._first_bad}"] = self._bad
@@ -201,8 +208,7 @@ class _Reader:
                 raise BadSettings(self._first_bad)
             why = "".join(f"; {number} rows left out: {name}" for name, number in left_out.items())
             raise BadSettings(f"{self._path}: there are no requests in it{why}")
-        logged = self._columns is not None and self._columns.logged
-        return Trace(found, left_out, said, logged)
+        return Trace(found, left_out, said, columns is not None and columns.logged)
 
     def _timed(self) -> tuple[list[Request], list[str]]:
         """The requests, at seconds since the trace began, and what is to be said of that."""

@@ -202,6 +202,21 @@ def test_the_beginning_of_mooncake_s_is_read_as_all_of_it(tmp_path: Path) -> Non
         assert found == [t / 1000 for t in times[:most]]
 
 
+@pytest.mark.parametrize("size", [16, 64, 512])
+def test_hashes_of_smaller_blocks_share_what_they_share(tmp_path: Path, size: int) -> None:
+    """The first 1,100 tokens are the same: two blocks of 512, whatever was hashed."""
+    path, same = tmp_path / "trace.jsonl", 1100 // size
+    rows = []
+    for first in (0, 10_000):
+        hashes = [*range(same), *range(first + same, first + -(-2100 // size))]
+        rows.append({"prompt_tokens": 2100, "output_tokens": 1, "hash_ids": hashes})
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = read_trace(path)
+    one, other = (request.hash_ids for request in found.requests)
+    assert [a == b for a, b in zip(one, other, strict=True)][:4] == [True, True, False, False]
+    assert any(f"blocks of {size} tokens" in line for line in found.said) == (size < 512)
+
+
 def test_burstgpt_s_seconds_are_known(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     path.write_text("Timestamp,Request tokens,Response tokens\n5,3,4\n2105,5,6\n")
