@@ -32,6 +32,7 @@ HASHES = "hash_ids"
 PRIORITY, DEADLINE, TENANT = "priority", "deadline_s", "tenant"
 OUTCOME, DONE = "outcome", "completed"
 NO_PROMPT, NO_OUTPUT = "no prompt", "no output"
+WORKER, ENDED = "worker", "ended_after_s"  # of a log
 PATH, RELAYED = "path", "relayed"  # of what a gateway has passed on as it is
 TTFT = ("ttft_s", "x-slo-ttft-ms")
 TPOT = ("tpot_s", "x-slo-tpot-ms")

@@ -76,11 +76,12 @@ def _tell(traffic: Traffic, found: Trace) -> None:
     said = [f"{number} rows left out: {why}" for why, number in sorted(found.left_out.items())]
     if traffic.arrivals == "trace":
         said += found.said
-    if found.logged and "cost" not in traffic.model_fields_set:
+    if found.logged is not None and "cost" not in traffic.model_fields_set:
         slots, speeds = setting(traffic, ()).slots, ", ".join(f"{x:g}" for x in traffic.speed)
         said.append(
-            f"what it came from is not known: workers are taken for {traffic.cost} of {slots} "
-            f"slots and speed {speeds}; --cost, --slots and --speed say otherwise"
+            f"{found.logged.workers} workers served it, half of it within "
+            f"{found.logged.median_s:.3g} s each; simulated are workers like {traffic.cost}, of "
+            f"{slots} slots and speed {speeds}: --cost, --slots and --speed say otherwise"
         )
     for line in said:
         print(f"{traffic.requests}: {line}", file=sys.stderr)

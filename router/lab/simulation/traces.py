@@ -24,12 +24,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
+from statistics import median
 
 from router.lab.simulation.blocks import block_tokens, in_our_blocks
-from router.lab.simulation.columns import ARRIVAL, USUAL, BadRow, Columns, Row
+from router.lab.simulation.columns import ARRIVAL, ENDED, USUAL, WORKER, BadRow, Columns, Row
 from router.lab.simulation.documents import Length, by_bytes
 from router.lab.simulation.reading import Lines, opened, rows
-from router.lab.simulation.times import A_SECOND, EPOCH, NAMED, Clock
+from router.lab.simulation.times import A_SECOND, EPOCH, NAMED, Clock, number_of
 from router.settings.base import DATASETS as FOLDER
 from router.settings.base import BadSettings
 from router.settings.limits import Limits
@@ -90,19 +91,27 @@ def dataset(name: str, seed: int = 0, *, most: int | None = None) -> tuple[list[
 
 
 @dataclass(frozen=True, slots=True)
+class Logged:
+    """What a log tells of the fleet that it is of: how many served, and how soon half was done."""
+
+    workers: int
+    median_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """Requests in the file's order.
 
     Attributes:
         left_out: why others were left out, and how many.
         said: what was taken for granted, a line each.
-        logged: by a gateway, of a fleet that there was.
+        logged: what a gateway's log tells beside them; None of any other trace.
     """
 
     requests: list[Request]
     left_out: Mapping[str, int]
     said: Sequence[str] = ()
-    logged: bool = False
+    logged: Logged | None = None
 
 
 def read(path: Path, limits: Limits = USUAL, *, most: int | None = None) -> list[Request]:
@@ -148,6 +157,7 @@ class _Reader:
         self._lines: list[int] = []
         self._left_out: Counter[str] = Counter()
         self._bad, self._first_bad = 0, ""
+        self._workers, self._took_s = set[str](), list[float]()
 
     def take(self, row: Row | BadRow, number: int, line: int) -> None:
         """The next row, the last line of which is `line`."""
@@ -171,6 +181,9 @@ class _Reader:
             raise BadRow(f"id: {request.id!r} is there twice")
         self._requests[request.id] = request
         self._lines.append(line)
+        if columns.logged:
+            self._workers.add(str(row.get(WORKER)))
+            self._took_s.append(number_of(row.get(ENDED)) or 0.0)
 
     def _refuse(self, error: BadRow, line: int) -> None:
         self._bad += 1
@@ -208,7 +221,8 @@ class _Reader:
                 raise BadSettings(self._first_bad)
             why = "".join(f"; {number} rows left out: {name}" for name, number in left_out.items())
             raise BadSettings(f"{self._path}: there are no requests in it{why}")
-        return Trace(found, left_out, said, columns is not None and columns.logged)
+        logged = Logged(len(self._workers), median(self._took_s)) if self._took_s else None
+        return Trace(found, left_out, said, logged)
 
     def _timed(self) -> tuple[list[Request], list[str]]:
         """The requests, at seconds since the trace began, and what is to be said of that."""
