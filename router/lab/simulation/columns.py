@@ -155,7 +155,7 @@ class Columns:
 
 def _arrival(row: Row, names: Mapping[str, str]) -> str | None:
     """What the arrivals are called in a row: as it was told, else by `ARRIVALS`."""
-    found = {_stem(name): name for name in row if isinstance(name, str)}
+    found = {_stem(name): name for name in reversed(list(row)) if isinstance(name, str)}
     found |= {_stem(name): name for name in names}
     return next((found[stem] for stem in ARRIVALS if stem in found), None)
 

@@ -219,6 +219,7 @@ def test_errors_have_the_form_of_their_path(api: Api, error: RouterError, kind: 
     last = orjson.loads(api.last_event(error, 7, "req-1").partition(b"data: ")[2])
     assert last["error"] == body["error"]
     if api is MESSAGES:
+        assert last["request_id"] == "req-1"
         assert body == {"type": "error", "request_id": "req-1", "error": body["error"]}
         assert body["error"]["type"] == kind
     else:
