@@ -73,8 +73,10 @@ def response_id(method: str, path: str) -> str | None:
 
     Nothing is posted to an answer itself: ``POST /v1/responses/compact`` makes something new.
     """
-    root, *rest = path.rstrip("/").split("/")[2:] if path.startswith("/v1/responses/") else [""]
-    return rest[0] if root and rest and not (method == "POST" and len(rest) == 1) else None
+    parts = path.strip("/").split("/")
+    if parts[:2] != ["v1", "responses"] or len(parts) < 3 or (method == "POST" and len(parts) == 3):
+        return None
+    return parts[2]
 
 
 def boundary_of(content_type: bytes | None) -> bytes | None:

@@ -9,7 +9,7 @@ from pydantic import (
     model_validator,
 )
 
-from router.settings.agent import AgentTuning
+from router.settings.agent import ENGINE, AgentTuning
 from router.settings.base import Port, Speeds
 from router.settings.gateway import GatewayTuning
 
@@ -19,11 +19,7 @@ class UpSettings(GatewayTuning, AgentTuning):
 
     table: ClassVar[str] = "up"
 
-    engine: Literal["emulated", "transformers"] = Field(
-        "emulated",
-        description="What runs the model: emulated (nothing does) or transformers (in the agents). "
-        "Others' servers are started by themselves.",
-    )
+    engine: Literal["emulated", "transformers"] = Field("emulated", description=ENGINE)
     port: Port = Field(8000, description="Port of the gateway; 0 takes a free one.")
     agents: int = Field(2, ge=1, le=64, description="How many agents.")
     agent_port: Port = Field(

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from router.http.relayed import family_of, form_model
+from router.http.relayed import family_of, form_model, response_id
 from router.settings.keys import Key, hash_of
 from tests import http
 from tests.engine_server import MADE, RANKED, EngineServer
@@ -338,6 +338,25 @@ def test_who_cannot_be_reached_is_left_for_another(fails: int) -> None:
 )
 def test_families(method: str, path: str, others: tuple[str, ...], family: str | None) -> None:
     assert family_of(method, path, others) == family
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("GET", "/v1/responses/resp_1", "resp_1"),
+        ("DELETE", "/v1/responses/resp_1/", "resp_1"),
+        ("GET", "/v1/responses/resp_1/input_items", "resp_1"),
+        ("POST", "/v1/responses/resp_1/cancel", "resp_1"),
+        ("POST", "/v1/responses/input_tokens", None),
+        ("POST", "/v1/responses/compact/", None),
+        ("GET", "/v1/responses/", None),
+        ("GET", "/v1/responses", None),
+        ("GET", "/v1/responsesx/a", None),
+        ("POST", "/v1/embeddings", None),
+    ],
+)
+def test_which_answer_a_path_is_about(method: str, path: str, name: str | None) -> None:
+    assert response_id(method, path) == name
 
 
 @pytest.mark.parametrize(
