@@ -182,7 +182,7 @@ class _Reader:
         self._requests[request.id] = request
         self._lines.append(line)
         if columns.logged:
-            self._workers.add(str(row.get(WORKER)))
+            self._workers.update(name for name in (row.get(WORKER),) if isinstance(name, str))
             self._took_s.append(number_of(row.get(ENDED)) or 0.0)
 
     def _refuse(self, error: BadRow, line: int) -> None:
@@ -249,7 +249,7 @@ def _guess(clock: Clock, name: str, found: Sequence[Request]) -> str:
     first, *others = (f"arrival_{unit}" for unit in A_SECOND if unit != clock.unit)
     return (
         f"{name} is taken for {NAMED[clock.unit]}, the last request coming after "
-        f"{max(one.arrival_s for one in found):,.4g} s; if it is none, say --columns "
+        f"{max(one.arrival_s for one in found):,.4g} s; if that is wrong, say --columns "
         f"{first}={name} (or {', '.join(others)})"
     )
 
