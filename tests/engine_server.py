@@ -20,6 +20,8 @@ TOOL = {"name": "weather", "arguments": '{"city": "Rome"}'}
 RANKED = {"results": [{"index": 0}], "usage": {"total_tokens": 9}}
 # What gateways look at, of which it has none.
 LOOKS = ("/health", "/metrics", "/makespan/v1/state")
+# Beside the answers that it keeps.
+MADE = ("/v1/responses/input_tokens", "/v1/responses/compact")
 Event = tuple[str, dict[str, Any]]
 
 
@@ -110,7 +112,7 @@ class EngineServer(FaultyServer):
         if self.fails:
             self.fails -= 1
             return call.reset()
-        if call.path.startswith("/v1/responses/"):
+        if call.path.startswith("/v1/responses/") and call.path not in MADE:
             return await self._of_kept(call)
         if call.path == "/v1/audio/transcriptions":
             digest = hashlib.sha256(call.body).hexdigest()
@@ -119,6 +121,8 @@ class EngineServer(FaultyServer):
             "/v1/responses": self._responses,
             "/v1/messages": self._messages,
             "/v1/messages/count_tokens": lambda call, _: self._json(call, {"input_tokens": 5}),
+            MADE[0]: lambda call, _: self._json(call, {"input_tokens": 5}),
+            MADE[1]: lambda call, _: self._json(call, {"object": "response.compaction"}),
             "/v1/embeddings": self._embeddings,
             "/v1/rerank": lambda call, _: self._json(call, RANKED),
             "/v1/score": lambda call, _: self._json(call, {"data": [{"score": 0.5}]}),

@@ -220,7 +220,8 @@ class Completions:
                 if not started:
                     raise
                 trace.error = str(error)
-                last = self._api.last_event(error, made)
+                name = (header(scope, REQUEST_ID) or b"").decode("latin-1")
+                last = self._api.last_event(error, made, name)
                 await send({"type": "http.response.body", "body": last})
                 return error.outcome
             if not started:
@@ -284,5 +285,5 @@ class Completions:
         headers = [(WORKER, self._settings.name.encode())]
         request_id = header(scope, REQUEST_ID)
         if request_id is not None:
-            headers.append((REQUEST_ID, request_id))
+            headers += self._api.named(request_id.decode("latin-1"))
         return headers

@@ -42,6 +42,7 @@ from router.gateway.routes import add_routes
 from router.gateway.siblings.ask import Siblings
 from router.gateway.siblings.board import Board
 from router.gateway.siblings.folder import Folder
+from router.gateway.siblings.tally import Tally
 from router.gateway.siblings.together import Alone, Together
 from router.http.apis import APIS, Api
 from router.http.bodies import BodyMemory, BodyReader
@@ -55,6 +56,7 @@ from router.http.reread import Reread
 from router.http.serving import Beside
 from router.observe.metrics import GatewayMetrics
 from router.observe.tracing import open_tracing
+from router.settings.base import BadSettings
 from router.settings.gateway import GatewaySettings
 from router.settings.secrets import key_file, read_keys, read_secrets, trusted
 from solver.routing.fair import alike
@@ -73,11 +75,13 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     """A gateway; ``app.state.drain`` makes it finish up.
 
     Raises:
-        BadSettings: if its workers could never be found, or a file of secrets is wrong.
+        BadSettings: if its workers could never be found, a file of secrets is wrong, or the traffic
+            log cannot be written.
     """
-    keys = None if settings.keys is None else Keys(settings.keys, settings.processes)
-    settings = settings.share()
     folder = None if settings.siblings is None else Folder(settings.siblings)
+    tally = None if folder is None else Tally(folder.tally)
+    keys = None if settings.keys is None else Keys(settings.keys, tally)
+    settings = settings.share()
     discovery = Discovery(sources(settings.worker))
     metrics = GatewayMetrics()
     connections = Connections(
@@ -221,7 +225,13 @@ def _worker_keys(
 
 def _traffic_log(settings: GatewaySettings, metrics: GatewayMetrics) -> TrafficLog | None:
     path = settings.traffic_log
-    return None if path is None else TrafficLog(path, settings.traffic_log_bytes, metrics)
+    if path is None:
+        return None
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise BadSettings(f"traffic_log: {path}: {error.strerror}") from error
+    return TrafficLog(path, settings.traffic_log_bytes, metrics)
 
 
 def _answer_for_all(app: FastAPI, folder: Folder | None, frames: Frames, kept: KeptAnswers) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from router.http.errors import NoCapacityError, RouterError, error_body, sse_error
+from router.http.errors import Headers, NoCapacityError, RouterError, error_body, sse_error
 from router.http.event_meter import EventMeter
 from router.http.prompts import (
     chat_prompts,
@@ -23,6 +23,7 @@ from router.http.prompts import (
 )
 from router.http.schemas import Prompt
 from router.http.usage import StreamMeter
+from router.wire import REQUEST_ID
 
 # Anthropic's types of errors, by status; of others by whose fault they are.
 _TYPES = {
@@ -50,6 +51,7 @@ class Api:
         meter: counts a stream.
         error: an error's body; `name` is the request's.
         last_event: an error as the end of a stream that has begun; `number` is that of the event.
+        names: headers of an answer that tell the request's name.
         continues: another worker may go on with its stream.
         kept: answers have names by which they can be asked for, and gone on from.
     """
@@ -63,9 +65,14 @@ class Api:
     choices: bool = False
     meter: Callable[[], StreamMeter | EventMeter] = EventMeter
     error: Callable[[RouterError, str], bytes] = lambda error, _: error.body()
-    last_event: Callable[[RouterError, int], bytes] = lambda error, _: sse_error(error)
+    last_event: Callable[[RouterError, int, str], bytes] = lambda error, *_: sse_error(error)
+    names: tuple[bytes, ...] = (REQUEST_ID,)
     continues: bool = False
     kept: bool = False
+
+    def named(self, name: str) -> Headers:
+        """What an answer's head says of the request's name."""
+        return [(header, name.encode()) for header in self.names]
 
 
 def messages_error(error: RouterError, name: str) -> bytes:
@@ -79,11 +86,11 @@ def messages_error(error: RouterError, name: str) -> bytes:
     return orjson.dumps({"type": "error", "error": told, "request_id": name})
 
 
-def _messages_event(error: RouterError, _: int) -> bytes:
-    return b"\n\nevent: error\ndata: " + messages_error(error, "") + b"\n\n"
+def _messages_event(error: RouterError, _: int, name: str) -> bytes:
+    return b"\n\nevent: error\ndata: " + messages_error(error, name) + b"\n\n"
 
 
-def _responses_event(error: RouterError, number: int) -> bytes:
+def _responses_event(error: RouterError, number: int, _: str) -> bytes:
     """With an error's object beside its fields: clients raise it by that."""
     body = orjson.loads(error_body(str(error), error.type, error.param, error.code))
     fields = {"code": error.code, "message": str(error), "param": error.param}
@@ -129,6 +136,7 @@ MESSAGES = Api(
     stop="stop_sequences",
     error=messages_error,
     last_event=_messages_event,
+    names=(REQUEST_ID, b"request-id"),
 )
 APIS = (COMPLETIONS, CHAT, RESPONSES, MESSAGES)
 

@@ -11,7 +11,7 @@ from router.http.asgi import Receive, Scope, header, read_body
 from router.http.encodings import HEADER, decoded, encoding_of
 from router.http.errors import RequestError, RouterError
 from router.http.model_field import require_one_model, with_model
-from router.http.outline import model_of, outline, outline_shortened
+from router.http.outline import model_of, outline, outline_shortened, previous_of
 from router.http.schemas import CompletionRequest, load
 from router.http.shorten import SMALL, Shortened, shorten
 
@@ -147,8 +147,8 @@ class BodyReader:
         held.take(max(0, len(whole) - len(body)))
         return whole
 
-    async def model(self, body: bytes) -> str:
-        """The model that a body names; empty if it names none.
+    async def names(self, body: bytes) -> tuple[str, str]:
+        """The model that a body names, and the answer that it goes on from; empty if none.
 
         Raises:
             RequestError: if it is no JSON object, or its model is no name.
@@ -158,7 +158,8 @@ class BodyReader:
                 body = (await self._shortened(body)).body
         else:
             require_one_model(body)
-        return model_of(load(body))
+        found = load(body)
+        return model_of(found), previous_of(found)
 
     async def with_model(self, body: bytes, model: str, *, named: bool) -> bytes:
         """The same body with this model in the place of its own, or of none; it has one at most."""

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from math import ceil, inf
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
@@ -164,15 +164,17 @@ class ForbiddenError(RequestError):
 
 
 class OverLimitError(RouterError):
-    """Its key has had its `what`, requests or tokens, of this minute."""
+    """Its key has not enough of its `what`, requests or tokens, left in this minute."""
 
     status = 429
     outcome = Outcome.REJECTED_OVER_SHARE
 
-    def __init__(self, what: str, limit: float, retry_after_s: float) -> None:
+    def __init__(
+        self, what: str, limit: float, left: float, asked: float, retry_after_s: float
+    ) -> None:
         super().__init__(
-            f"This key may have {limit:g} {what} a minute, and has had them; come again in "
-            f"{max(1, ceil(retry_after_s))} s.",
+            f"This key may have {limit:g} {what} a minute; {left:.0f} are left, and this request "
+            f"may take {asked:.0f}. Come again in {max(1, ceil(retry_after_s))} s.",
             code="rate_limit_exceeded",
         )
         self.type, self.retry_after_s = what, retry_after_s
@@ -250,14 +252,15 @@ class RecalledError(RouterError):
 
 
 class WorkerError(RouterError):
-    """The worker that had the request failed."""
+    """The worker that had the request failed; `reason`: what is wrong with it, if that is known."""
 
     status = 502
     type = "server_error"
     outcome = Outcome.FAILED
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message, code="worker_failed")
+        self.reason = reason or str(self)
 
 
 class WorkerUnreachable(WorkerError):
@@ -268,9 +271,14 @@ class WorkerUnreachable(WorkerError):
 
     untouched = False
 
-    def __init__(self, message: str, why: str = "unreachable") -> None:
-        super().__init__(message)
+    def __init__(self, message: str, why: str = "unreachable", reason: str = "") -> None:
+        super().__init__(message, reason)
         self.why = why
+
+    @classmethod
+    def of(cls, worker: str, reason: str) -> Self:
+        """That a worker of this name has not answered."""
+        return cls(f"The worker {worker} has not answered: {reason}.", reason=reason)
 
 
 class WorkerUnconnected(WorkerUnreachable):

@@ -71,7 +71,7 @@ def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
         stop_tokens=bool(data.get("stop_token_ids")),
         session=short_session(_name(data.get("prompt_cache_key"))),
         tier=_name(data.get("service_tier")),
-        previous=_name(data.get("previous_response_id")) if api.kept else "",
+        previous=previous_of(data) if api.kept else "",
         apart=_apart(data),
     )
 
@@ -98,6 +98,11 @@ def short_session(told: str) -> str:
         return told
     beginning = told[:MOST_OF_SESSION].encode("utf-8", "surrogatepass")
     return blake2b(beginning, digest_size=16).hexdigest()
+
+
+def previous_of(data: dict[str, Any]) -> str:
+    """The answer that a body goes on from; empty if it names none."""
+    return _name(data.get("previous_response_id"))
 
 
 def _apart(data: dict[str, Any]) -> str:

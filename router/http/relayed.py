@@ -57,7 +57,7 @@ _FOR_ANY_KEY = re.compile(
     r"/(classify|detokenize|pooling|rerank|score|tokenize)"
     r"|/v1/(classify|embeddings|moderations|pooling|rerank|score)|/v2/rerank"
     r"|/v1/audio/(speech|transcriptions|translations)|/v1/images/(edits|generations|variations)"
-    r"|/v1/messages/count_tokens"
+    r"|/v1/messages/count_tokens|/v1/responses/(input_tokens|compact)"
 )
 
 
@@ -75,16 +75,21 @@ def family_of(method: str, path: str, others: Sequence[str] = ()) -> str | None:
     return None
 
 
-def response_id(path: str) -> str | None:
-    """Of ``/v1/responses/ID`` and what is below it, the id."""
-    parts = path.split("/")
-    return parts[3] if parts[1:3] == ["v1", "responses"] and parts[3:] and parts[3] else None
+def response_id(method: str, path: str) -> str | None:
+    """Of ``/v1/responses/ID`` and what is below it, the id.
+
+    Nothing is posted to an answer itself: ``POST /v1/responses/compact`` makes something new.
+    """
+    parts = path.strip("/").split("/")
+    if parts[:2] != ["v1", "responses"] or len(parts) < 3 or (method == "POST" and len(parts) == 3):
+        return None
+    return parts[2]
 
 
 def is_for_any_key(method: str, path: str, others: Sequence[str] = ()) -> bool:
     """Whether it is an engine's work for whoever asks, and no business of its operators."""
     at = path.rstrip("/")
-    if (method == "POST" and _FOR_ANY_KEY.fullmatch(at)) or response_id(path) is not None:
+    if (method == "POST" and _FOR_ANY_KEY.fullmatch(at)) or response_id(method, path) is not None:
         return True
     return any(at == other or at.startswith(other + "/") for other in others)
 

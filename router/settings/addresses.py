@@ -75,6 +75,8 @@ def base_url(text: str) -> str:
     Raises:
         ValueError: if it is none, or says more than where a server is.
     """
+    if "://" not in text:
+        raise ValueError(f"{text} is not like http://10.0.0.5:8000")
     url = AnyHttpUrl(text)
     if url.query or url.fragment or url.username:
         raise ValueError("a base URL has no query, no fragment and no user")

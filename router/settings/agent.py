@@ -20,13 +20,18 @@ from solver.cost.profiles import PROFILES
 PAPER = PROFILES["llama-65b-ascend"]
 
 
+ENGINE = (
+    "What runs the model: emulated (nothing does) or transformers (in the agent); of an agent that "
+    "is started by itself openai (any server at --upstream) or vllm (the same, with our scheduler "
+    "inside), too."
+)
+
+
 class AgentTuning(Live):
     """An engine and its policy."""
 
     engine: Literal["emulated", "transformers", "openai", "vllm"] = Field(
-        "emulated",
-        description="What runs the model: emulated (nothing does), transformers (in this process), "
-        "openai (any server at --upstream) or vllm (the same, with our scheduler inside).",
+        "emulated", description=ENGINE
     )
     model: str = Field(
         PAPER.model,

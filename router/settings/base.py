@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import tomllib
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -64,8 +65,10 @@ def read_alias(text: str) -> tuple[str, tuple[tuple[str, float], ...]]:
 def _share(text: str) -> tuple[str, float]:
     """A name may have colons itself: what comes after the last one is a share if it is a number."""
     model, colon, share = text.rpartition(":")
-    if not colon or not re.fullmatch(r"\d*\.?\d+", share):
+    if not colon or not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", share):
         return text, 1.0
+    if not model or not 0 <= float(share) < inf:
+        raise ValueError(f"{text}: a share is a number of at least 0")
     return model, float(share)
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from argparse import Action, ArgumentParser
+from collections.abc import Mapping
 from pkgutil import resolve_name
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource, SettingsError
 
 from router.settings.base import CONFIG, DATASETS, PREFIX, BadSettings, Settings, read_tables
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Command = TypeVar("Command", bound=Settings)
 
@@ -74,15 +78,30 @@ def load(command: type[Command], arguments: list[str]) -> Command:
         source: dict[str, Any] = {"_cli_settings_source": flags}
         return command(**source)
     except ValidationError as error:
-        found = {e["loc"]: e["msg"].removeprefix("Value error, ") for e in error.errors()}
+        found = {e["loc"]: _what(e) for e in error.errors()}
+        table = read_tables().get(command.table, {})
+        in_file = {(e["loc"][0],) for e in error.errors() if e["loc"] and _is_in(table, e)}
+        file = f"{os.environ.get(CONFIG)}: [{command.table}] "
         problems = [
-            f"{_where(place)}: {what}"
+            f"{file if place[:1] in in_file else ''}{_where(place)}: {what}"
             for place, what in found.items()
             if not any(place == other[: len(place)] != other for other in found)  # its part's
         ]
         raise BadSettings("; ".join(problems)) from error
     except SettingsError as error:
         raise BadSettings(str(error)) from error
+
+
+def _what(error: ErrorDetails) -> str:
+    if error["type"] == "extra_forbidden":
+        return "not known; `makespan COMMAND --help` lists what is"
+    return error["msg"].removeprefix("Value error, ")
+
+
+def _is_in(table: Mapping[str, object], error: ErrorDetails) -> bool:
+    """Whether what is wrong came from the file, and not from what goes before that."""
+    name = error["loc"][0]
+    return name in table and (len(error["loc"]) > 1 or table[str(name)] == error["input"])
 
 
 def _add_argument(parser: ArgumentParser, *flags: str, **options: Any) -> Action:  # noqa: ANN401

@@ -152,7 +152,7 @@ class GatewayTuning(Live):
         None,
         description="File of clients' keys (`makespan key new` makes one): whose each is, its "
         "limits and rights; read again when it changes. With it nobody without a key gets in. "
-        "Limits are shared out among processes.",
+        "Limits hold for all processes together.",
     )
     traffic_log: Path | None = Field(
         None,

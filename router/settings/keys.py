@@ -102,8 +102,10 @@ def _key(path: Path, line: int, entry: Any) -> tuple[int, Key]:  # noqa: ANN401
         return line, Key.model_validate(entry)
     except ValidationError as error:
         first = error.errors(include_input=False)[0]  # what is there may be a key
-        where = ".".join(map(str, first["loc"])) or "key"
-        raise BadSettings(f"keys: {path}:{line}: {where}: {first['msg']}") from None
+        where, what = ".".join(map(str, first["loc"])) or "key", first["msg"]
+        if first["type"] == "extra_forbidden":
+            what = f"not known here; one of: {', '.join(Key.model_fields)}"
+        raise BadSettings(f"keys: {path}:{line}: {where}: {what}") from None
 
 
 def _consistent(path: Path, keys: list[tuple[int, Key]]) -> tuple[Key, ...]:

@@ -79,7 +79,10 @@ def _weight(text: str) -> str:
 
 
 # Columns of a trace by our names.
-COLUMNS = ("prompt_tokens", "output_tokens", "arrival_s", "id", "hash_ids", "priority", "tenant")
+COLUMNS = (
+    *("prompt_tokens", "output_tokens", "arrival_s", "arrival_ms", "arrival_us", "arrival_ns"),
+    *("id", "hash_ids", "priority", "tenant", "deadline_s", "ttft_s", "tpot_s"),
+)
 
 
 def read_column(text: str) -> tuple[str, str]:
@@ -124,13 +127,13 @@ class Traffic(Offline):
     requests: Path = Field(
         description="Trace: CSV or JSON lines, gzip or not, of prompt_tokens, output_tokens and "
         "optionally arrival_s, id, priority, deadline_s, ttft_s, tpot_s, tenant, hash_ids; a "
-        "gateway's traffic log; Azure's, BurstGPT's, Mooncake's, ShareGPT's, vLLM's or GuideLLM's "
-        "own; or sample: 1,000 requests as of a chat service."
+        "gateway's traffic log; Azure's, BurstGPT's, Mooncake's, ServeGen's, ShareGPT's, vLLM's or "
+        "GuideLLM's own; or sample: 1,000 requests as of a chat service."
     )
     columns: Columns = Field(
         (),
         description="What the trace calls its columns, by comma: "
-        "prompt_tokens=in,output_tokens=out,arrival_s=time.",
+        "prompt_tokens=in,output_tokens=out,arrival_s=time (or arrival_ms, _us, _ns).",
     )
     tokenizer: Path | None = Field(
         None,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import (
     Field,
     model_validator,
 )
 
-from router.settings.agent import AgentTuning
+from router.settings.agent import ENGINE, AgentTuning
 from router.settings.base import Port, Speeds
 from router.settings.gateway import GatewayTuning
 
@@ -19,6 +19,7 @@ class UpSettings(GatewayTuning, AgentTuning):
 
     table: ClassVar[str] = "up"
 
+    engine: Literal["emulated", "transformers"] = Field("emulated", description=ENGINE)
     port: Port = Field(8000, description="Port of the gateway; 0 takes a free one.")
     agents: int = Field(2, ge=1, le=64, description="How many agents.")
     agent_port: Port = Field(
@@ -32,12 +33,6 @@ class UpSettings(GatewayTuning, AgentTuning):
     drain_s: float = Field(
         2.0, ge=0, le=86_400, description="Seconds that running requests get to end at shutdown."
     )
-
-    @model_validator(mode="after")
-    def _embedded(self) -> Self:
-        if self.engine in ("openai", "vllm"):
-            raise ValueError(f"engine: `up` cannot start {self.engine}; start its server yourself")
-        return self
 
     @model_validator(mode="after")
     def _ports(self) -> Self:

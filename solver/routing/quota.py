@@ -29,43 +29,45 @@ class Level:
 
 
 class Bucket:
-    """So many of something a minute; infinite: as many as one likes."""
+    """So many of something a minute; infinite: as many as one likes.
+
+    Attributes:
+        limit: what it holds.
+        taken: what was missing from it at `at_s`, which has come back by and by since.
+    """
 
     def __init__(self, limit: float) -> None:
-        self._limit = self._level = limit
-        self._at_s = -inf
+        self.limit, self.taken, self.at_s = limit, 0.0, -inf
 
     def change(self, limit: float) -> None:
         """From now on it is so many; what was taken stays taken."""
-        if limit != self._limit:
-            taken = self._limit - self._level if self._limit < inf else 0.0
-            self._limit, self._level = limit, limit - taken
+        self.limit = limit
 
     def wait_s(self, amount: float, now: float) -> float:
         """Seconds until so many can be taken; 0: at once."""
-        if self._limit == inf:
+        if self.limit == inf:
             return 0.0
         self._fill(now)
-        missing = min(amount, self._limit) - self._level
-        return max(0.0, missing * MINUTE_S / self._limit)
+        missing = min(amount, self.limit) - (self.limit - self.taken)
+        return max(0.0, missing * MINUTE_S / self.limit)
 
     def take(self, amount: float) -> None:
         """Whether or not there are so many; below 0 they come back."""
-        if self._limit < inf:
-            self._level = min(self._limit, self._level - amount)
+        if self.limit < inf:
+            self.taken = max(0.0, self.taken + amount)
 
     def level(self, now: float) -> Level | None:
         """What there is; None without a limit."""
-        if self._limit == inf:
+        if self.limit == inf:
             return None
         self._fill(now)
-        missing = self._limit - self._level
-        return Level(self._limit, max(0.0, self._level), missing * MINUTE_S / self._limit)
+        remaining = max(0.0, self.limit - self.taken)
+        return Level(self.limit, remaining, self.taken * MINUTE_S / self.limit)
 
     def _fill(self, now: float) -> None:
-        if now > self._at_s:
-            more = (now - self._at_s) * self._limit / MINUTE_S
-            self._level, self._at_s = min(self._limit, self._level + more), now
+        if now > self.at_s:
+            back = (now - self.at_s) * self.limit / MINUTE_S
+            self.taken, self.at_s = max(0.0, self.taken - back), now
 
 
 class Quota:
@@ -73,6 +75,11 @@ class Quota:
 
     def __init__(self, requests: float = inf, tokens: float = inf) -> None:
         self.requests, self.tokens = Bucket(requests), Bucket(tokens)
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is anything to count."""
+        return min(self.requests.limit, self.tokens.limit) < inf
 
     def take(self, tokens: float, now: float) -> tuple[float, float]:
         """A request of so many tokens, if it may come: then (0, 0).

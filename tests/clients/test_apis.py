@@ -14,6 +14,7 @@ import pytest
 from anthropic import Anthropic
 from openai import OpenAI
 
+from tests import http
 from tests.clients.conftest import all_up
 from tests.e2e.test_gateway import MODEL
 from tests.e2e.test_other_apis import Gateway
@@ -98,6 +99,9 @@ def test_messages_of_agents(fleet: Fleet) -> None:
             model=MODEL, system="Be brief.", messages=[{"role": "user", "content": "hi"}]
         )
         assert counted.input_tokens == message.usage.input_tokens
+        assert message._request_id is not None
+        why = f"{fleet.url}/makespan/v1/requests/{message._request_id}"
+        assert http.get(why).json()["model"] == MODEL
 
 
 def test_streams_of_messages_of_agents(fleet: Fleet) -> None:

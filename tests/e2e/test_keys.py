@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,8 @@ from tests.waiting import eventually
 TEXT: dict[str, Any] = {"model": MODEL, "prompt": "How many clips?", "max_tokens": 8}
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "How many?"}]}
 KEYS = {
-    name: f"mk-{name}-{'x' * 40}" for name in ("admin", "plain", "fast", "one", "few", "elsewhere")
+    name: f"mk-{name}-{'x' * 40}"
+    for name in ("admin", "plain", "fast", "one", "few", "ten", "elsewhere")
 }
 PRIORITY = "x-makespan-priority"
 HINT = {"x-makespan-expected-tokens": "8"}
@@ -40,6 +42,7 @@ ENTRIES = {
     "fast": Key(sha256=hash_of(KEYS["fast"]), tenant="chat", priority=Priority.INTERACTIVE),
     "one": Key(sha256=hash_of(KEYS["one"]), tenant="lone", requests_per_minute=1),
     "few": Key(sha256=hash_of(KEYS["few"]), tenant="few", tokens_per_minute=600),
+    "ten": Key(sha256=hash_of(KEYS["ten"]), tenant="ten", requests_per_minute=10),
     "elsewhere": Key(sha256=hash_of(KEYS["elsewhere"]), tenant="e", models=("another",)),
 }
 
@@ -329,8 +332,23 @@ def test_processes_share_a_key_s_limits_and_answer_its_owner_together(tmp_path: 
         total = sum(float(line.split()[-1]) for line in served if '"completed"' in line)
         assert total == counted == 4
         answer = made.post("few", TEXT, HINT)
-        assert answer.headers["x-ratelimit-limit-tokens"] == "300"
+        assert answer.headers["x-ratelimit-limit-tokens"] == "600"
         assert made.post(None).status_code == 401
+
+
+def test_a_key_s_limits_hold_for_all_processes_together(tmp_path: Path) -> None:
+    """All of it over one connection, and no more over many, but for what comes back meanwhile."""
+    with guarded(tmp_path, "--processes", "3") as made:
+        begun, limit = time.monotonic(), "x-ratelimit-limit-requests"
+        with http.Client(base_url=made.url, headers=bearer("ten")) as client:
+            answers = [client.post("/v1/completions", json=TEXT) for _ in range(10)]
+        assert {answer.status_code for answer in answers} == {200}
+        answers += [made.post("ten") for _ in range(20)]
+        back = (time.monotonic() - begun) / 6
+        assert 10 <= sum(answer.status_code == 200 for answer in answers) <= 10 + back
+        served = [answer for answer in answers if answer.status_code == 200]
+        assert {answer.headers[limit] for answer in served} == {"10"}
+        assert "may have 10 requests a minute; 0 are left" in answers[-1].text
 
 
 def test_a_gateway_does_not_start_with_keys_that_make_no_sense(tmp_path: Path) -> None:

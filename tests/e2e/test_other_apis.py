@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from router.http.relayed import family_of
+from router.http.relayed import family_of, response_id
 from router.settings.keys import Key, hash_of
 from tests import http
-from tests.engine_server import RANKED, EngineServer
+from tests.engine_server import MADE, RANKED, EngineServer
 from tests.helpers import Process, scrape
 from tests.waiting import eventually
 
@@ -123,9 +123,63 @@ def test_what_goes_on_from_an_answer_goes_to_the_worker_that_has_it(fleet: Fleet
         ):
             assert gone.status_code == 404
             assert f"'{name}'" in gone.json()["error"]["message"]
-    unknown = gateway.ask("/v1/responses", {**RESPONSE, "previous_response_id": "resp_x"}).json()
-    assert unknown["error"]["code"] == "previous_response_not_found"
-    assert unknown["error"]["param"] == "previous_response_id"
+    unknown = gateway.ask("/v1/responses", {**RESPONSE, "previous_response_id": "resp_x"})
+    error = unknown.json()["error"]
+    assert error["code"] == "previous_response_not_found"
+    assert error["param"] == "previous_response_id"
+    why = f"/makespan/v1/requests/{unknown.headers['x-request-id']}"
+    assert gateway.ask(why, method="GET").json()["model"] == "m"
+
+
+@pytest.mark.parametrize("path", MADE)
+def test_what_is_beside_the_answers_is_no_answer(fleet: Fleet, path: str) -> None:
+    """It goes to any worker, and to the one that has what it goes on from."""
+    gateway, servers = fleet
+    before = [len(server.told) for server in servers]
+    for _ in range(4):
+        assert gateway.ask(path, RESPONSE).status_code == 200
+    assert [len(server.told) - n for server, n in zip(servers, before, strict=True)] == [2, 2]
+    first = gateway.ask("/v1/responses", RESPONSE)
+    for _ in range(3):
+        more = gateway.ask(path, {**RESPONSE, "previous_response_id": first.json()["id"]})
+        assert more.headers["x-makespan-worker"] == first.headers["x-makespan-worker"]
+    unknown = gateway.ask(path, {**RESPONSE, "previous_response_id": "resp_x"})
+    assert unknown.json()["error"]["code"] == "previous_response_not_found"
+
+
+def test_whose_worker_is_down_is_told_that_it_is() -> None:
+    """And not that nobody serves its model, which another worker does."""
+    with ExitStack() as stack:
+        servers = [EngineServer(number=k) for k in range(2)]
+        running = [stack.enter_context(ExitStack()) for _ in servers]
+        for server, own in zip(servers, running, strict=True):
+            own.enter_context(server)
+        gateway = stack.enter_context(Gateway(*servers, flags=("--wait-for-worker-s", "0")))
+        made = gateway.ask("/v1/responses", RESPONSE)
+        name, worker = made.json()["id"], made.headers["x-makespan-worker"]
+        running[next(k for k, one in enumerate(servers) if one.url.endswith(worker))].close()
+        asked = gateway.ask(f"/v1/responses/{name}", method="GET")
+        assert asked.status_code == 502
+        assert asked.json()["error"]["message"].startswith(f"The worker {worker} has not answered")
+        more = gateway.ask("/v1/responses", {**RESPONSE, "previous_response_id": name})
+        assert more.status_code == 503
+        assert f"what this goes on from, {worker}, is down" in more.json()["error"]["message"]
+        assert gateway.ask("/v1/responses", RESPONSE).status_code == 200
+
+
+def test_anthropic_s_paths_tell_a_request_s_name_as_anthropic_does(fleet: Fleet) -> None:
+    gateway, _ = fleet
+    named = {"x-request-id": "r-7"}
+    for path, body in (
+        ("/v1/messages", MESSAGES),
+        ("/v1/messages", {**MESSAGES, "stream": True}),
+        ("/v1/messages", {**MESSAGES, "model": "none"}),
+        ("/v1/messages/count_tokens", MESSAGES),
+        ("/v1/messages/count_tokens", {**MESSAGES, "model": "none"}),
+    ):
+        answer = gateway.ask(path, body, headers=named)
+        assert answer.headers["request-id"] == answer.headers["x-request-id"] == "r-7"
+    assert "request-id" not in gateway.ask("/v1/responses", RESPONSE, headers=named).headers
 
 
 @pytest.mark.parametrize(
@@ -286,6 +340,25 @@ def test_families(method: str, path: str, others: tuple[str, ...], family: str |
     assert family_of(method, path, others) == family
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("GET", "/v1/responses/resp_1", "resp_1"),
+        ("DELETE", "/v1/responses/resp_1/", "resp_1"),
+        ("GET", "/v1/responses/resp_1/input_items", "resp_1"),
+        ("POST", "/v1/responses/resp_1/cancel", "resp_1"),
+        ("POST", "/v1/responses/input_tokens", None),
+        ("POST", "/v1/responses/compact/", None),
+        ("GET", "/v1/responses/", None),
+        ("GET", "/v1/responses", None),
+        ("GET", "/v1/responsesx/a", None),
+        ("POST", "/v1/embeddings", None),
+    ],
+)
+def test_which_answer_a_path_is_about(method: str, path: str, name: str | None) -> None:
+    assert response_id(method, path) == name
+
+
 def test_other_names_and_a_default() -> None:
     """Workers get the name that they know; the rest of a body stays as it came."""
     with ExitStack() as stack:
@@ -311,6 +384,7 @@ def test_other_names_and_a_default() -> None:
                 headers = {"x-session-id": f"s-{k % 12}"}
                 answer = gateway.ask(path, {**asked, "model": "chat"}, headers=headers)
                 found.add(f"{k % 12} {answer.json()['model']}")
+                assert answer.headers["x-makespan-model"] == answer.json()["model"]
             assert len(found) == 12, "each session on one side"
             assert len({one.split()[1] for one in found}) == 2
         first = gateway.ask("/v1/responses", {**RESPONSE, "model": "chat"}).json()

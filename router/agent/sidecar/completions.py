@@ -86,16 +86,21 @@ class _ClientResponse:
         """The body is complete."""
         await self.send({"type": "http.response.body", "body": b""})
 
+    @property
+    def name(self) -> str:
+        """The request's, as its answer tells it; empty if it has none."""
+        found = next((value for name, value in self.own if name == REQUEST_ID), b"")
+        return found.decode("latin-1")
+
     async def send_error(self, error: RouterError) -> None:
         """The error as a response, or at the end of a stream that has begun."""
         if not self.begun:
             recalled = [(RECALLED, b"1")] if error.outcome is Outcome.RECALLED else []
             headers = [*error.headers(), *recalled, *self.own]
-            name = next((value for name, value in self.own if name == REQUEST_ID), b"")
-            body = self.api.error(error, name.decode("latin-1"))
+            body = self.api.error(error, self.name)
             await respond(self.send, error.status, headers, body)
         elif self.streaming:
-            event = self.api.last_event(error, 0)
+            event = self.api.last_event(error, 0, self.name)
             await self.send({"type": "http.response.body", "body": event})
         else:
             log.warning("answer cut short")
@@ -285,5 +290,5 @@ class Completions:
         headers = [(WORKER, self._name.encode())]
         request_id = header(scope, REQUEST_ID)
         if request_id is not None:
-            headers.append((REQUEST_ID, request_id))
+            headers += self._api.named(request_id.decode("latin-1"))
         return headers

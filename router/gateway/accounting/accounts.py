@@ -255,6 +255,8 @@ class Accounts:
         self.log.end(record)
         if self._traffic is not None:
             self._traffic.note(record, blocks, made)
+        if record.output_tokens is None:
+            record.output_tokens = made
         self.tenants.end(record, outcome)
         metrics, model = self._metrics, record.label
         metrics.requests.labels(model, outcome).inc()

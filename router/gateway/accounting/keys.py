@@ -6,7 +6,7 @@ Rules:
 - once the file has changed (`router.http.reread`), what it says holds for whoever comes
   then. Requests under way go on, and what a key has had of its minute stays had. A file that makes
   no sense changes nothing, and is one line of the log;
-- several processes of one gateway each get their part of a key's limits, as of all limits.
+- what a key has had counts in all processes of a gateway together (`Tally`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import time
 from base64 import b64decode
 from binascii import Error as NoBase64
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import NoReturn
 
+from router.gateway.siblings.tally import Tally
 from router.http.asgi import Scope
 from router.http.errors import ForbiddenError, Headers, OverLimitError, UnauthorizedError
 from router.http.relayed import is_for_any_key
@@ -41,21 +42,22 @@ class Grant:
         key: what the file says.
     """
 
-    def __init__(self, key: Key, processes: int) -> None:
-        self.key, self._processes = key, processes
-        self._quota = Quota(*self._limits(key))
+    def __init__(self, key: Key, tally: Tally | None = None) -> None:
+        self._quota, self._tally = Quota(), tally
+        self.become(key)
 
     def become(self, key: Key) -> None:
         """The file says something else of the same key."""
         self.key = key
-        requests, tokens = self._limits(key)
-        self._quota.requests.change(requests)
-        self._quota.tokens.change(tokens)
-
-    def _limits(self, key: Key) -> tuple[float, float]:
         limits = key.requests_per_minute, key.tokens_per_minute
-        requests, tokens = (inf if n is None else n / self._processes for n in limits)
-        return requests, tokens
+        for bucket, limit in zip((self._quota.requests, self._quota.tokens), limits, strict=True):
+            bucket.change(inf if limit is None else limit)
+
+    def counting(self) -> AbstractContextManager[Quota]:
+        """What it has had of its minute, everywhere, to look at and to change."""
+        if self._tally is None or not self._quota.limited:
+            return nullcontext(self._quota)
+        return self._tally.counting(self.key.sha256, self._quota)
 
     def check_model(self, *names: str) -> None:
         """Whether it may use one, by any of its names; the first is what errors call it.
@@ -90,22 +92,24 @@ class Grant:
         Raises:
             OverLimitError: if it has to wait for its minute.
         """
-        waits_s = self._quota.take(tokens, time.monotonic())
-        if max(waits_s) > 0:
-            self._refuse(waits_s)
-        return Reservation(self._quota, tokens)
-
-    def _refuse(self, waits_s: tuple[float, float]) -> NoReturn:
-        limits = self.key.requests_per_minute, self.key.tokens_per_minute
+        now = time.monotonic()
+        with self.counting() as quota:
+            waits_s = quota.take(tokens, now)
+            levels = quota.requests.level(now), quota.tokens.level(now)
         at = 0 if waits_s[0] >= waits_s[1] else 1
-        raise OverLimitError(("requests", "tokens")[at], limits[at] or 0.0, waits_s[at])
+        level = levels[at]
+        if level is not None and waits_s[at] > 0:
+            what, asked = (("requests", 1.0), ("tokens", tokens))[at]
+            raise OverLimitError(what, level.limit, level.remaining, asked, waits_s[at])
+        return Reservation(self, tokens)
 
     def headers(self) -> Headers:
         """What is left of its minute, as OpenAI tells it; nothing where there are no limits."""
         now = time.monotonic()
+        with self.counting() as quota:
+            levels = quota.requests.level(now), quota.tokens.level(now)
         found = Headers()
-        for name, bucket in (("requests", self._quota.requests), ("tokens", self._quota.tokens)):
-            level = bucket.level(now)
+        for name, level in zip(("requests", "tokens"), levels, strict=True):
             if level is not None:
                 found += _told(name, level)
         return found
@@ -114,27 +118,28 @@ class Grant:
 class Reservation:
     """The tokens that a request has been let in with."""
 
-    def __init__(self, quota: Quota, tokens: float) -> None:
-        self._quota, self._tokens = quota, tokens
+    def __init__(self, grant: Grant, tokens: float) -> None:
+        self._grant, self._tokens = grant, tokens
 
     def settle(self, used: float | None) -> None:
         """It has ended, and has used so many; None: nobody knows, so it is taken at its word."""
         if used is not None:
-            self._quota.settle(self._tokens, used)
+            with self._grant.counting() as quota:
+                quota.settle(self._tokens, used)
 
 
 class Keys:
     """All keys of a file."""
 
-    def __init__(self, path: Path, processes: int = 1) -> None:
-        """Read them.
+    def __init__(self, path: Path, tally: Tally | None = None) -> None:
+        """Read them; `tally`: what they have had of all processes of the gateway.
 
         Raises:
             BadSettings: if the file makes no sense.
         """
-        self._processes = processes
+        self._tally = tally
         self._reread = Reread([path], "keys", partial(read_keys, path), self._take)
-        self._grants = {key.sha256: Grant(key, processes) for key in read_keys(path)}
+        self._grants = {key.sha256: Grant(key, tally) for key in read_keys(path)}
         self._weights = self._weighed()
 
     def _weighed(self) -> dict[str, float]:
@@ -180,7 +185,7 @@ class Keys:
         for key in keys:
             grant = self._grants.get(key.sha256)
             if grant is None:
-                grant = Grant(key, self._processes)
+                grant = Grant(key, self._tally)
             elif grant.key != key:
                 grant.become(key)
             grants[key.sha256] = grant

@@ -178,7 +178,7 @@ class Attempts:
                 raise
             raise _GoOn(error) from error
         except (WorkerUnreachable, WorkerFailed) as error:
-            self._conditions.failed(worker, str(error), trial=ticket.trial)
+            self._conditions.failed(worker, error.reason, trial=ticket.trial)
             if not exchange.may_go_on:
                 raise
             failure = WorkerUnreachable(str(error), "broken_off")
@@ -192,9 +192,9 @@ class Attempts:
     def _not_reached(self, ticket: Ticket, worker: Worker, error: WorkerUnconnected) -> None:
         """Whether nobody listens there is soon seen; a host that says nothing costs its time."""
         if isinstance(error, WorkerRefused):
-            self._conditions.lost(worker, str(error))
+            self._conditions.lost(worker, error.reason)
             return
-        self._conditions.failed(worker, str(error), trial=ticket.trial)
+        self._conditions.failed(worker, error.reason, trial=ticket.trial)
         if self._dispatcher.others(ticket, worker):
             self._dispatcher.exclude(ticket, worker)
 

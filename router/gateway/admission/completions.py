@@ -203,6 +203,8 @@ class Completions:
         assert exchange.request is not None
         tenant = None if grant is None else grant.key.tenant
         request, param = exchange.request, "previous_response_id"
+        if self._names.is_plain(request.model) and self._workers.context(request.model)[1]:
+            exchange.record.model = exchange.record.label = request.model
         worker, tokens = await self._kept.find(request.previous, tenant, param)
         (prompt,) = request.prompts
         longer = prompt.more_bytes + int(tokens * BYTES_PER_TOKEN)

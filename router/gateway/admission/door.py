@@ -23,7 +23,6 @@ from router.http.apis import form_of
 from router.http.asgi import FIELDS, Receive, Scope, Send, respond
 from router.http.errors import ForbiddenError, RouterError, UnauthorizedError
 from router.http.request_headers import KEY_HEADERS
-from router.wire import REQUEST_ID
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -80,5 +79,5 @@ class Door:
 
 async def _refuse(scope: Scope, send: Send, error: RouterError) -> None:
     name = request_id(scope)
-    headers = [*error.headers(), (REQUEST_ID, name.encode())]
-    await respond(send, error.status, headers, form_of(scope["path"]).error(error, name))
+    api = form_of(scope["path"])
+    await respond(send, error.status, [*error.headers(), *api.named(name)], api.error(error, name))

@@ -6,7 +6,8 @@ Rules:
   one, `retries` times; then what the last one said is the answer, an unknown path's 404 as well;
 - that a worker cannot be reached counts against its health; what it answers does not: it may only
   lack the path;
-- an answer that a worker keeps (``/v1/responses/ID``) is asked of that worker alone;
+- an answer that a worker keeps (``/v1/responses/ID``) is asked of that worker alone, and what goes
+  on from one is asked there;
 - what is made counts for its tenant: a request as it comes, tokens once its answer has told them.
 """
 
@@ -18,6 +19,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from router.gateway.accounting.accounts import Accounts
@@ -69,6 +71,16 @@ log = logging.getLogger(__name__)
 LEAST_INPUT_BYTES = 4
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What a request names: a model, where in a form, and an answer to go on from."""
+
+    model: str
+    previous: str
+    where: tuple[int, int] | None
+    is_form: bool  # or something else that is no JSON
 
 
 class Relay:
@@ -143,15 +155,19 @@ class Relay:
             headers = [pair for pair in headers if pair[0] != CONTENT_ENCODING]
         only = None
         record.tenant = read_tenant(scope) if grant is None else grant.key.tenant
-        if (name := response_id(scope["path"])) is not None:
-            only, _ = await self._kept.find(name, None if grant is None else grant.key.tenant)
         limited = grant is not None and grant.key.models is not None
         named = await read_model(scope, body, self._bodies, limited=limited)
-        model, body = await self._resolved(named, scope, body, passing.name)
+        name = response_id(scope["method"], scope["path"])
+        if name is not None or named.previous:
+            tenant = None if grant is None else grant.key.tenant
+            param = "previous_response_id" if name is None else None
+            only, _ = await self._kept.find(name or named.previous, tenant, param)
+        model, body = await self._resolved(named, scope, body, passing.name, only)
+        passing.model = model if named.model and model != named.model else ""
         if grant is not None:
             passing.more = grant.headers
             if scope["method"] == "POST":
-                self._check(grant, model, named.model, kept=name is not None)
+                self._check(grant, model, named.model, kept=only is not None)
                 passing.reservation = grant.reserve(0.0)  # its answer tells how many tokens
         record.model = model
         if model:
@@ -183,7 +199,7 @@ class Relay:
         self._dispatcher.room.check_requests(self._accounts.all_running)
 
     async def _resolved(
-        self, named: Named, scope: Scope, body: bytes, name: str
+        self, named: Named, scope: Scope, body: bytes, name: str, only: Worker | None
     ) -> tuple[str, bytes]:
         """The model that it means, and the body with it; empty: any worker.
 
@@ -192,7 +208,8 @@ class Relay:
         """
         if self._names.is_plain(named.model) or not (named.model or _makes(scope)):
             return named.model, body
-        model, says = self._names.resolve(named.model, session_of(scope) or name)
+        among = None if only is None else only.models
+        model, says = self._names.resolve(named.model, session_of(scope) or name, among)
         return model, await named.become(model, body, self._bodies) if says else body
 
     async def _run(
@@ -270,10 +287,10 @@ class Relay:
                 scope["method"], url, headers, passing.name, body, worker
             )
         except WorkerRefused as error:
-            self._workers.conditions.lost(worker, str(error))
+            self._workers.conditions.lost(worker, error.reason)
             raise
         except WorkerUnreachable as error:
-            self._workers.conditions.failed(worker, str(error), trial=False)
+            self._workers.conditions.failed(worker, error.reason, trial=False)
             raise
         try:
             if verdict(reply.status) is not Verdict.ANSWER and not last:
@@ -290,4 +307,4 @@ class Relay:
 
 def _makes(scope: Scope) -> bool:
     """Whether it asks for something to be made, and not for what there is."""
-    return scope["method"] == "POST" and response_id(scope["path"]) is None
+    return scope["method"] == "POST" and response_id("POST", scope["path"]) is None

@@ -25,13 +25,15 @@ KIND = b"content-type"
 class Named(NamedTuple):
     """What a request calls its model, empty if it names none.
 
-    `at`: where in a form; `json`: its body is JSON, `within`: and has it.
+    `at`: where in a form; `json`: its body is JSON, `within`: and has it; `previous`: the answer
+    that it goes on from.
     """
 
     model: str
     at: tuple[int, int] | None = None
     json: bool = False
     within: bool = False
+    previous: str = ""
 
     async def become(self, model: str, body: bytes, bodies: BodyReader) -> bytes:
         """The body with another model in its place."""
@@ -70,8 +72,8 @@ async def _in_body(kind: bytes | None, body: bytes, bodies: BodyReader, *, limit
             at = await asyncio.to_thread(field_at, body, boundary, "model")
         return Named("" if at is None else body[slice(*at)].decode("utf-8", "replace"), at)
     if is_json(kind):
-        model = await bodies.model(body)
-        return Named(model, json=True, within=bool(model))
+        model, previous = await bodies.names(body)
+        return Named(model, json=True, within=bool(model), previous=previous)
     if limited:
         raise RequestError(
             "This key may use some models only, so its request's body must be JSON or a form, and "

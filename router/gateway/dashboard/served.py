@@ -48,14 +48,14 @@ class Bin:
         self.tokens += record.output_tokens or 0
         if record.slot_s:
             self.slot_s[record.tenant] += record.slot_s  # type: ignore[assignment]
+        if record.ttft_s is not None:  # whatever became of it then
+            self.ttft[_class(record.ttft_s)] += 1
         if record.outcome != "completed":
             self.not_completed += 1
             return
         self.completed += 1
         assert record.ended_s is not None
         self.e2e[_class(record.ended_s - record.received_s)] += 1
-        if record.ttft_s is not None:
-            self.ttft[_class(record.ttft_s)] += 1
 
     def to_json(self) -> Frame:
         """Plain data."""

@@ -4,6 +4,7 @@ Rules:
 - an alias counts before a model of its name, and is no alias of an alias;
 - of an alias with several models each gets its share of the sessions, and a session stays with one
   for as long as the shares stay: which, is drawn by its name; who names no session is one alone;
+- a session whose model no worker serves just now goes with the others for so long;
 - who goes on from an answer goes on with a model that the answer's worker serves;
 - who names no model means the default one, or the only one that there is.
 """
@@ -48,7 +49,11 @@ class ModelNames:
             shares = tuple(one for one in shares if one[0] in among)
             if not shares:
                 raise ModelNotFoundError(asked)
-        return _drawn(shares, f"{asked}\0{session}"), True
+        drawn = _drawn(shares, session := f"{asked}\0{session}")
+        if len(shares) > 1 and not self._workers.serving(drawn):
+            others = tuple(one for one in shares if self._workers.serving(one[0]))
+            drawn = _drawn(others, f"{session}\0") if sum(share for _, share in others) else drawn
+        return drawn, True
 
     def is_plain(self, name: str) -> bool:
         """Whether it means itself."""

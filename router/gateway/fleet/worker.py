@@ -356,9 +356,9 @@ class Worker:
 
     @property
     def wants_metrics(self) -> bool:
-        """Whether its engine's metrics would tell of slots or adapters: it has something to do."""
-        wanted = self.plain_slots.known is not Known.SET or bool(self.adapters)
-        return wanted and len(self.load) > 0
+        """Whether its engine's metrics would tell of adapters, or, while it works, of slots."""
+        slots = self.plain_slots.known is not Known.SET and len(self.load) > 0
+        return slots or bool(self.adapters)
 
     def update_plain(self, look: PlainLook, now: float) -> None:
         """It answers without an agent, if there ever was one."""

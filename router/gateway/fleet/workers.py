@@ -91,6 +91,10 @@ class Workers:
         """Models that somebody serves, or would if it were up."""
         return {name: entry for worker in self._all for name, entry in worker.models.items()}
 
+    def serving(self, model: str) -> bool:
+        """Whether somebody serves it now."""
+        return any(worker.available and model in worker.models for worker in self._all)
+
     def lack(self, model: str) -> bool:
         """Whether it is certain that nobody serves `model`: all have told what they serve."""
         return all(worker.models and model not in worker.models for worker in self._all) and bool(

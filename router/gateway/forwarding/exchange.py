@@ -20,7 +20,7 @@ from router.http.schemas import CompletionRequest
 from router.http.usage import MOST, JsonMeter, ResponseInfo, StreamMeter, Usage, said_in
 from router.http.worker_reply import Reply
 from router.observe.spans import TraceContext
-from router.wire import MODEL, OVERHEAD_MS, PRIORITY, REQUEST_ID, WHY, WORKER
+from router.wire import MODEL, OVERHEAD_MS, PRIORITY, WHY, WORKER
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +205,7 @@ class Exchange:
         await reply.relay(take, self.out)
         self._start(reply, worker)
         error = RequestError(said_in(bytes(told)), status=reply.status)
-        self.out.write(self.api.last_event(error, 0))
+        self.out.write(self.api.last_event(error, 0, self.record.id))
         self.out.end()
 
     def _continued(self, reply: Reply) -> Continuation | None:
@@ -232,10 +232,9 @@ class Exchange:
         """
         if not self.kept_alive:
             self.kept_alive = self.streaming = True
-            name = self.record.id.encode()
             self.record.status = 200
             more = [] if self.more is None else self.more()
-            self.out.start(200, [*_STREAM, (REQUEST_ID, name), *more])
+            self.out.start(200, [*_STREAM, *self._meant(), *more])
         self.out.write(b": waiting\n\n")
         return self.out.drain() if self.out.paused else None
 
@@ -247,14 +246,10 @@ class Exchange:
             return
         sent = self.received if self.sent is None else self.sent
         own = {
-            REQUEST_ID: self.record.id.encode(),
+            **dict(self._meant()),
             WORKER: worker.encode(),
             OVERHEAD_MS: f"{(sent - self.received) * 1000:.3f}".encode(),
         }
-        if self.record.alias is not None:
-            own[MODEL] = self.record.model.encode("utf-8", "replace")
-        if self.tell_priority:
-            own[PRIORITY] = self.record.priority.encode()
         if self.why and self.record.choice is not None:
             own[WHY] = self.record.choice.line().encode()
         more = [] if self.more is None else self.more()
@@ -263,17 +258,26 @@ class Exchange:
         self.record.status = reply.status
         self.out.start(reply.status, headers)
 
+    def _meant(self) -> Headers:
+        """What the request is called, and what it was taken for."""
+        found = self.api.named(self.record.id)
+        if self.record.alias is not None:
+            found.append((MODEL, self.record.model.encode("utf-8", "replace")))
+        if self.tell_priority:
+            found.append((PRIORITY, self.record.priority.encode()))
+        return found
+
     async def send_error(self, error: RouterError) -> None:
         """The error as a response, or at the end of one that has begun."""
         self.record.error = str(error)
         if self.first_byte is None and not self.kept_alive:
             self.record.status = error.status
-            headers = [*error.headers(), (REQUEST_ID, self.record.id.encode())]
+            headers = [*error.headers(), *self.api.named(self.record.id)]
             headers += [] if self.more is None else self.more()
             await respond(self.send, error.status, headers, self.api.error(error, self.record.id))
         elif self.streaming:
             number = 0 if self.meter is None else self.meter.sequence + 1
-            self.out.write(self.api.last_event(error, number))
+            self.out.write(self.api.last_event(error, number, self.record.id))
             self.out.end()
             await self.out.drain()
         else:

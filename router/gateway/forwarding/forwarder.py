@@ -163,8 +163,8 @@ class Forwarder:
                 method=method.encode(),
             )
         except NotConnected as error:
-            raise WorkerRefused(complaint(error)) from error
+            raise WorkerRefused.of(worker.name, complaint(error)) from error
         except ConnectTimeout as error:
-            raise WorkerUnconnected(complaint(error, self._connect_s)) from error
+            raise WorkerUnconnected.of(worker.name, complaint(error, self._connect_s)) from error
         except (TimeoutError, OSError) as error:
-            raise WorkerUnreachable(complaint(error, self._silence_s)) from error
+            raise WorkerUnreachable.of(worker.name, complaint(error, self._silence_s)) from error

@@ -14,7 +14,7 @@ from router.http.asgi import Responder, Scope, Send, respond, responder
 from router.http.errors import Headers, RouterError
 from router.http.usage import MOST, JsonMeter, StreamMeter, Usage, read_any_usage
 from router.http.worker_reply import Reply
-from router.wire import REQUEST_ID, WORKER
+from router.wire import MODEL, WORKER
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ class Passing:
 
     def __init__(self, scope: Scope, send: Send, name: str) -> None:
         self.send, self.name, self.begun = send, name, False
+        self.model = ""  # that an alias stands for
         self.more: Callable[[], Headers] = list  # what its answer's head says of the client's key
         self.out: Responder = responder(send)
         path = scope.get("raw_path") or scope["path"].encode()
@@ -56,7 +57,9 @@ class Passing:
         return usage and usage.within(self.most)
 
     def _start(self, reply: Reply, worker: str) -> None:
-        own: Headers = [(REQUEST_ID, self.name.encode()), (WORKER, worker.encode())]
+        own: Headers = [*self._api.named(self.name), (WORKER, worker.encode())]
+        if self.model:
+            own.append((MODEL, self.model.encode("utf-8", "replace")))
         self.begun = True
         self.out.start(reply.status, reply.with_own([*own, *self.more()]))
 
@@ -65,5 +68,5 @@ class Passing:
         if self.begun:
             log.warning("answer cut short", extra={"request": self.name})
             raise error
-        headers = [*error.headers(), (REQUEST_ID, self.name.encode()), *self.more()]
+        headers = [*error.headers(), *self._api.named(self.name), *self.more()]
         await respond(self.send, error.status, headers, self._api.error(error, self.name))

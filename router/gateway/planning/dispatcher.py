@@ -308,6 +308,10 @@ class Dispatcher:
             self._reject(ticket, ModelNotFoundError(model))
         elif not any(ticket.is_eligible_for(one) for one in self._workers if one.ready):
             message = f"No worker that serves '{model}' is up."
+            if ticket.only is not None:
+                message = (
+                    f"The worker that has what this goes on from, {ticket.only.name}, is down."
+                )
             again_s = self.room.retry_after_s(ticket, self._workers.back_s(time.monotonic()))
             self._reject(ticket, NoCapacityError(message, again_s))
 

@@ -39,6 +39,11 @@ class Folder:
         """The file of `router.gateway.siblings.board`."""
         return self.path / "board"
 
+    @property
+    def tally(self) -> Path:
+        """The file of `router.gateway.siblings.tally`."""
+        return self.path / "tally"
+
     def others(self) -> list[int]:
         """The other processes that may answer."""
         pids = {int(one.stem) for one in self.path.glob("*.sock")}

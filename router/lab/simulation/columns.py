@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Self
 
-from router.lab.simulation.times import number_of, seconds
+from router.lab.simulation.times import (
+    A_SECOND,
+    Clock,
+    clock,
+    is_date,
+    number_of,
+    read_time,
+    unit_of,
+)
 from router.settings.limits import Limits
 from solver.batching.priority import Priority
 from solver.batching.targets import Targets
 from solver.sim.request import Request
 
-PROMPT = ("prompt_tokens", "input_length", "ContextTokens", "Request tokens")
+PROMPT = ("prompt_tokens", "input_length", "input_tokens", "ContextTokens", "Request tokens")
 OUTPUT = ("output_tokens", "output_length", "GeneratedTokens", "Response tokens")
-ARRIVAL = ("arrival_s", "timestamp", "TIMESTAMP", "Timestamp")
+# What a column of arrivals is called, but for its unit (`times`); the first of them that is there.
+ARRIVALS = ("arrival", "arrival_time", "arrived_at", "timestamp", "time", "start_time")
+ARRIVAL = "arrival_s"
+_APART = re.compile(r"[^a-z0-9µμ]+")
 HASHES = "hash_ids"
 PRIORITY, DEADLINE, TENANT = "priority", "deadline_s", "tenant"
-OUTCOME, NO_OUTPUT, NO_PROMPT = "outcome", "no output", "no prompt"
+OUTCOME, DONE = "outcome", "completed"
+NO_PROMPT, NO_OUTPUT = "no prompt", "no output"
+WORKER, ENDED = "worker", "ended_after_s"  # of a log
 PATH, RELAYED = "path", "relayed"  # of what a gateway has passed on as it is
 TTFT = ("ttft_s", "x-slo-ttft-ms")
 TPOT = ("tpot_s", "x-slo-tpot-ms")
-IN_MS = frozenset({"timestamp", TTFT[1], TPOT[1]})
 USUAL = Limits()
 # All rows have those of these that the first row has; an id may be missing anywhere.
-COLUMNS = frozenset({*PROMPT, *OUTPUT, *ARRIVAL, HASHES, PRIORITY, DEADLINE, TENANT, *TTFT, *TPOT})
+COLUMNS = frozenset({*PROMPT, *OUTPUT, HASHES, PRIORITY, DEADLINE, TENANT, *TTFT, *TPOT})
+NO_NUMBERS = (0, "0", "0.0")
+NOTHING = (None, "", *NO_NUMBERS)  # as a log tells it
 
 REST = "cells beyond the header"
 
@@ -40,51 +55,66 @@ class BadRow(Exception):
 class Columns:
     """Where a trace has what; the first row decides."""
 
+    known: frozenset[str]
     present: frozenset[str]
     prompt: str
     output: str
     arrival: str | None
+    dates: bool  # arrivals are
     ttft: str | None
     tpot: str | None
     hashes: bool
-    outcome: bool
+    logged: bool
     limits: Limits | None  # None: its priority's targets are each request's
 
     @classmethod
-    def of(cls, row: Row, limits: Limits, told: Row) -> Self:
-        """The columns of a trace that begins with `row`, of which the file has `told`."""
-        present = COLUMNS & row.keys()
+    def of(cls, row: Row, limits: Limits, names: Mapping[str, str]) -> Self:
+        """The columns of a trace that begins with `row`, `names` being what it calls ours."""
+        arrival = _arrival(row, names)
+        known = COLUMNS | {arrival or ARRIVAL}
+        present = known & row.keys()
 
-        def one(names: tuple[str, ...]) -> str | None:
-            return next((name for name in names if name in present), None)
+        def one(ours: tuple[str, ...]) -> str | None:
+            return next((name for name in ours if name in present), None)
 
         prompt, output = one(PROMPT), one(OUTPUT)
         if prompt is None or output is None:
             missing = (PROMPT if prompt is None else OUTPUT)[0]
-            there = ", ".join(map(str, told))
+            there = ", ".join(str(name) for name in row if name not in names)
             raise BadRow(
                 f"{missing}: no such column; there are: {there}; say which is which by "
-                f"--columns {PROMPT[0]}=NAME,{OUTPUT[0]}=NAME,{ARRIVAL[0]}=NAME"
+                f"--columns {PROMPT[0]}=NAME,{OUTPUT[0]}=NAME,{ARRIVAL}=NAME"
             )
         ttft, tpot, hashes = one(TTFT), one(TPOT), HASHES in present
         asked = limits if ttft or tpot or limits != USUAL else None
-        logged = OUTCOME in row
-        return cls(present, prompt, output, one(ARRIVAL), ttft, tpot, hashes, logged, asked)
+        dates, logged = arrival is not None and is_date(row[arrival]), OUTCOME in row
+        return cls(
+            known, present, prompt, output, arrival, dates, ttft, tpot, hashes, logged, asked
+        )
 
     def nothing_to_do(self, row: Row) -> str | None:
         """Why a row is left out, if it is."""
-        if self.outcome and row.get(PATH):
+        if self.logged and row.get(PATH):
             return RELAYED
-        output = row.get(self.output)
-        if self.outcome and output in (None, ""):
-            return str(row[OUTCOME])
-        if output not in (0, "0", 0.0) or isinstance(output, bool):
-            return NO_PROMPT if self.outcome and row.get(self.prompt) in (0, None) else None
-        return str(row[OUTCOME]) if self.outcome else NO_OUTPUT
+        prompt, output = row.get(self.prompt), row.get(self.output)
+        none = NOTHING if self.logged else NO_NUMBERS
+        if output in none and not isinstance(output, bool):
+            why = NO_OUTPUT
+        elif prompt in none and not isinstance(prompt, bool):
+            why = NO_PROMPT
+        else:
+            return None
+        ended = row.get(OUTCOME, DONE)
+        return why if ended == DONE else str(ended)
+
+    def clock(self, numbers: list[float]) -> Clock:
+        """Of its arrivals, as `request` has read them."""
+        return clock(numbers, self.arrival or "", self.prompt, dates=self.dates)
 
     def request(self, row: Row, number: int) -> Request:
-        """The request of a row."""
-        for name in sorted(self.present ^ (COLUMNS & row.keys())):
+        """The request of a row; its arrival is a number that `clock` understands."""
+        if self.present != self.known & row.keys():
+            name = min(self.present ^ (self.known & row.keys()))
             raise BadRow(f"{name}: not in every row")
         if row.get(REST):
             raise BadRow(f"{REST}: {', '.join(row[REST])}")
@@ -94,13 +124,23 @@ class Columns:
             id=str(number if key in (None, "") else key),
             prompt_tokens=prompt,
             output_tokens=_tokens(row, self.output),
-            arrival_s=_seconds(row, self.arrival) if self.arrival else 0.0,
+            arrival_s=self._time(row) if self.arrival else 0.0,
             hash_ids=_hashes(row) if self.hashes else (),
             priority=priority,
             deadline_s=_limit(row, DEADLINE, inf) if DEADLINE in self.present else inf,
             wanted=self._wanted(row, priority, prompt),
             tenant=str(row[TENANT] or "") if TENANT in self.present else "",
         )
+
+    def _time(self, row: Row) -> float:
+        name = self.arrival or ""
+        found = read_time(row[name], date=self.dates)
+        if found < 0:
+            wanted = (
+                "a date, as the first has" if self.dates else "a number of at least 0, or a date"
+            )
+            raise BadRow(f"{name}: expected {wanted}, not {row[name]!r}")
+        return found
 
     def _wanted(self, row: Row, priority: Priority, prompt_tokens: int) -> Targets | None:
         """Its targets, if they are not just its priority's."""
@@ -113,18 +153,25 @@ class Columns:
         )
 
 
+def _arrival(row: Row, names: Mapping[str, str]) -> str | None:
+    """What the arrivals are called in a row: as it was told, else by `ARRIVALS`."""
+    found = {_stem(name): name for name in reversed(list(row)) if isinstance(name, str)}
+    found |= {_stem(name): name for name in names}
+    return next((found[stem] for stem in ARRIVALS if stem in found), None)
+
+
+def _stem(name: str) -> str:
+    """A name without case, unit and what is between its words."""
+    plain = _APART.sub("_", name.lower()).strip("_")
+    unit = unit_of(plain.replace("_", " "))
+    return plain if unit is None else plain.rpartition("_")[0]
+
+
 def _tokens(row: Row, name: str) -> int:
     number = _number(row[name])
     if number < 1 or not number.is_integer():
         raise BadRow(f"{name}: expected a whole number of at least 1, not {row[name]!r}")
     return int(number)
-
-
-def _seconds(row: Row, name: str) -> float:
-    found = seconds(row[name], in_ms=name in IN_MS)
-    if found < 0:
-        raise BadRow(f"{name}: expected a number of at least 0, or a date, not {row[name]!r}")
-    return found
 
 
 def _priority(row: Row) -> Priority:
@@ -142,7 +189,7 @@ def _limit(row: Row, name: str, default: float) -> float:
     number = _number(row[name])
     if number <= 0:
         raise BadRow(f"{name}: expected a number above 0, not {row[name]!r}")
-    return number / 1000 if name in IN_MS else number
+    return number / A_SECOND[unit_of(name) or "s"]
 
 
 def _number(value: object) -> float:

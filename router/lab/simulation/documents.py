@@ -25,14 +25,14 @@ Length = Callable[[str], float]  # tokens of a text
 ANSWERERS = frozenset(("gpt", "assistant", "chatgpt", "bing", "bard"))
 # GuideLLM has changed names between its versions.
 _PROMPT = ("prompt_tokens", "input_tokens")
+# What only documents have: GuideLLM's, and vLLM's with and without each request's own figures.
+_DOCUMENTS = frozenset(("benchmarks", "input_lens", "total_input_tokens"))
 _BEGIN = ("request_start_time", "start_time")
 
 
 def is_document(found: object) -> bool:
     """Whether it has many requests in it, and is not one itself."""
-    return isinstance(found, list) or (
-        isinstance(found, dict) and bool({"input_lens", "benchmarks"} & found.keys())
-    )
+    return isinstance(found, list) or (isinstance(found, dict) and bool(_DOCUMENTS & found.keys()))
 
 
 def by_bytes(text: str) -> float:
@@ -68,11 +68,16 @@ def rows_of(found: Any, length: Length = by_bytes) -> Iterator[Row]:  # noqa: AN
         for number, one in enumerate(found):
             if not isinstance(one, dict):
                 raise ValueError(f"[{number}]: expected a conversation or a request, an object")
-            yield from _conversation(one, length) if _turns(one) is not None else [one]
-    elif "input_lens" in found:
+            yield from rows_of_one(one, length)
+    elif "benchmarks" not in found:
         yield from _vllm(found)
     else:
         yield from _guidellm(found)
+
+
+def rows_of_one(one: Row, length: Length = by_bytes) -> Iterator[Row]:
+    """The rows of an object, which is one itself unless it is a conversation."""
+    return iter((one,)) if _turns(one) is None else _conversation(one, length)
 
 
 def _turns(one: Row) -> Sequence[Any] | None:
@@ -99,9 +104,10 @@ def _tokens(size: float) -> int:
 
 
 def _vllm(found: Row) -> Iterator[Row]:
-    prompts, outputs = found["input_lens"], found.get("output_lens")
+    prompts, outputs = found.get("input_lens"), found.get("output_lens")
     if not isinstance(prompts, list) or not isinstance(outputs, list):
-        raise ValueError("output_lens: not there; vllm bench serve writes it by --save-detailed")
+        missing = "output_lens" if isinstance(prompts, list) else "input_lens"
+        raise ValueError(f"{missing}: not there; vllm bench serve writes it by --save-detailed")
     times = found.get("start_times")
     first = min(times) if isinstance(times, list) and times else 0.0
     for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=False)):

@@ -10,7 +10,7 @@ from itertools import cycle, islice
 
 from router.lab.simulation.documents import by_bytes, by_tokenizer
 from router.lab.simulation.loads import requests_per_s, stretched
-from router.lab.simulation.traces import read_trace
+from router.lab.simulation.traces import Trace, read_trace
 from router.settings.hardware import hardware
 from router.settings.offline import Traffic
 from solver.batching.policies import POLICIES
@@ -53,7 +53,7 @@ def _is_sample(traffic: Traffic) -> bool:
 
 
 def load(traffic: Traffic, *, tell: bool = False) -> list[Request]:
-    """The requests, arriving as the settings say; `tell`: say what is left out, and why."""
+    """The requests, arriving as the settings say; `tell`: say what is left out or assumed."""
     if _is_sample(traffic):
         requests = azure_conv(SAMPLED, random.Random(SAMPLE_SEED))
     else:
@@ -61,8 +61,8 @@ def load(traffic: Traffic, *, tell: bool = False) -> list[Request]:
         names = traffic.names
         found = read_trace(traffic.requests, traffic.limits, columns=names, length=length)
         requests = found.requests
-        for why, number in sorted(found.left_out.items()) if tell else ():
-            print(f"{traffic.requests}: {number} rows left out: {why}", file=sys.stderr)
+        if tell:
+            _tell(traffic, found)
     requests = requests[: traffic.limit]
     kind, _, rate = traffic.arrivals.partition(":")
     if kind == "all-at-once":
@@ -70,6 +70,21 @@ def load(traffic: Traffic, *, tell: bool = False) -> list[Request]:
     if kind == "poisson":
         return poisson(requests, float(rate), random.Random(f"{traffic.seed}/arrivals"))
     return requests
+
+
+def _tell(traffic: Traffic, found: Trace) -> None:
+    said = [f"{number} rows left out: {why}" for why, number in sorted(found.left_out.items())]
+    if traffic.arrivals == "trace":
+        said += found.said
+    if found.logged is not None and "cost" not in traffic.model_fields_set:
+        slots, speeds = setting(traffic, ()).slots, ", ".join(f"{x:g}" for x in traffic.speed)
+        said.append(
+            f"{found.logged.workers} workers served it, half of it within "
+            f"{found.logged.median_s:.3g} s each; simulated are workers like {traffic.cost}, of "
+            f"{slots} slots and speed {speeds}: --cost, --slots and --speed say otherwise"
+        )
+    for line in said:
+        print(f"{traffic.requests}: {line}", file=sys.stderr)
 
 
 def load_at(traffic: Traffic, choice: Choice) -> list[Request]:

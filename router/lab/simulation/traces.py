@@ -2,55 +2,50 @@
 
 Rules:
 
-- a trace is CSV with a header, JSON lines, or one JSON document (`documents`), gzip or not; its
-  content says which, not its name;
-- its columns are ``prompt_tokens`` and ``output_tokens``, and optionally ``arrival_s`` (`times`),
-  ``id``, ``tenant``, ``priority``, ``deadline_s`` (seconds after the arrival; empty: none),
-  ``ttft_s`` and ``tpot_s`` (targets: seconds to the first token and for each after it; empty: the
-  usual ones) and ``hash_ids`` (in CSV: numbers with spaces or commas between them). What others
-  call them does as well: Mooncake, Azure, BurstGPT, the gateway's headers ``x-slo-ttft-ms`` and
-  ``x-slo-tpot-ms``; others yet are told by `columns`, and the rest is ignored;
+- a trace's columns are ``prompt_tokens`` and ``output_tokens``, and optionally ``arrival_s``
+  (`times`), ``id``, ``tenant``, ``priority``, ``deadline_s`` (seconds after the arrival; empty:
+  none), ``ttft_s`` and ``tpot_s`` (targets: seconds to the first token and for each after it;
+  empty: the usual ones) and ``hash_ids`` (in CSV: numbers with spaces or commas between them). What
+  others call them does as well (`columns`), others yet are told, and the rest is ignored;
 - a gateway's traffic log is a trace: its rows have an ``outcome``;
-- a row without output is left out and counted: what was refused, or failed before its first token,
-  has made no work;
-- a log may have been cut where a machine or its disk failed: lines of it that are no JSON are left
-  out and counted, too, and so is a row whose worker has counted no prompt;
-- any other row that is wrong is refused by file, line and column, never repaired or left out.
+- a row without output or prompt is left out and counted: what was refused, or failed before its
+  first token, has made no work;
+- any other row that is wrong is refused by file, line and column, never repaired. Of a log it is
+  left out and counted, too: one that has broken off is read up to there;
+- what was taken for granted is said.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import os
 import random
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-from math import inf
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from statistics import median
 
-import orjson
-
-from router.lab.simulation.columns import OUTCOME, REST, USUAL, BadRow, Columns, Row
-from router.lab.simulation.documents import Length, by_bytes, is_document, rows_of
-from router.lab.simulation.times import EPOCH
+from router.lab.simulation.blocks import block_tokens, in_our_blocks
+from router.lab.simulation.columns import ARRIVAL, ENDED, USUAL, WORKER, BadRow, Columns, Row
+from router.lab.simulation.documents import Length, by_bytes
+from router.lab.simulation.reading import Lines, opened, rows
+from router.lab.simulation.times import A_SECOND, EPOCH, NAMED, Clock, number_of
 from router.settings.base import DATASETS as FOLDER
 from router.settings.base import BadSettings
 from router.settings.limits import Limits
+from solver.batching.kv import BLOCK_TOKENS
 from solver.sim.request import Request
 from solver.sim.workload import WORKLOADS
 
-GZIP = b"\x1f\x8b"
-# Of a log, what stands for a line that is no row, and how many may come before the first that is.
-BROKEN: Row = {OUTCOME: "broken line"}
-MOST_BROKEN = 100
 NOTHING: Mapping[str, str] = {}
+# So many lines that say nothing before the first that does: this is no log with a bad beginning.
+MOST_BAD = 1000
+# A silence is told of if it is this long, and this many times all the rest.
+LONG_S, LONELY = 3600.0, 10.0
+NO_TIMES = (
+    f"no arrivals are known, so all come at once; --columns {ARRIVAL}=NAME says which they are"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +91,27 @@ def dataset(name: str, seed: int = 0, *, most: int | None = None) -> tuple[list[
 
 
 @dataclass(frozen=True, slots=True)
+class Logged:
+    """What a log tells of the fleet that it is of: how many served, and how soon half was done."""
+
+    workers: int
+    median_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
-    """Requests in the file's order, and why others were left out, and how many."""
+    """Requests in the file's order.
+
+    Attributes:
+        left_out: why others were left out, and how many.
+        said: what was taken for granted, a line each.
+        logged: what a gateway's log tells beside them; None of any other trace.
+    """
 
     requests: list[Request]
     left_out: Mapping[str, int]
+    said: Sequence[str] = ()
+    logged: Logged | None = None
 
 
 def read(path: Path, limits: Limits = USUAL, *, most: int | None = None) -> list[Request]:
@@ -125,150 +136,133 @@ def read_trace(
     Raises:
         BadSettings: naming the file, and the line and column that are wrong.
     """
+    reader = _Reader(path, limits, columns)
     try:
-        with _opened(path) as text:
-            lines = _Lines(text)
-            try:
-                trace = _trace(islice(_rows(lines, length), most), limits, columns)
-            except (BadRow, csv.Error) as error:
-                raise BadSettings(f"{path}:{lines.number}: {error}") from error
-    except (OSError, EOFError, zlib.error, UnicodeError) as error:
+        with opened(path) as text:
+            lines = Lines(text)
+            for number, row in enumerate(islice(rows(lines, length), most)):
+                reader.take(row, number, lines.number)
+    except (OSError, EOFError) as error:
         raise BadSettings(f"{path}: {error}") from error
-    if not trace.requests:
-        why = "".join(
-            f"; {number} rows left out: {name}" for name, number in trace.left_out.items()
-        )
-        raise BadSettings(f"{path}: there are no requests in it{why}")
-    return trace
+    return reader.trace()
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    with path.open("rb") as file:
-        zipped = file.read(len(GZIP)) == GZIP
-        file.seek(0)
-        plain = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if zipped else file
-        with io.TextIOWrapper(
-            plain, encoding="utf-8-sig", errors="surrogateescape", newline=""
-        ) as text:
-            yield text
+class _Reader:
+    """Makes a trace of rows."""
 
+    def __init__(self, path: Path, limits: Limits, names: Mapping[str, str]) -> None:
+        self._path, self._limits, self._names = path, limits, names
+        self._columns: Columns | None = None
+        self._requests: dict[str, Request] = {}
+        self._lines: list[int] = []
+        self._left_out: Counter[str] = Counter()
+        self._bad, self._first_bad = 0, ""
+        self._workers, self._took_s = set[str](), list[float]()
 
-class _Lines:
-    """The lines of a file; `number` is the one that was read last, from 1."""
-
-    def __init__(self, text: TextIO) -> None:
-        self.number = 0
-        self._text = text
-
-    def __iter__(self) -> Iterator[str]:
-        for line in self._text:
-            self.number += 1
-            yield line
-
-    def starts_with(self, mark: str) -> bool:
-        """Whether the first that is not blank begins with `mark`."""
-        start = next((line for line in self._text if _bare(line)), "")
-        self._text.seek(0)
-        return _bare(start).startswith(mark)
-
-    def document(self) -> object:
-        """All of it, if it is one document that has many requests in it; None if it has lines."""
-        first = next((line for line in self._text if line.strip()), "")
-        self._text.seek(0)
+    def take(self, row: Row | BadRow, number: int, line: int) -> None:
+        """The next row, the last line of which is `line`."""
         try:
-            found = orjson.loads(first)
-        except orjson.JSONDecodeError:  # it may go on in the next line
-            try:
-                found = orjson.loads(self._text.read())
-            except orjson.JSONDecodeError:
-                return None
-            finally:
-                self._text.seek(0)
-        return found if is_document(found) else None
-
-
-def _rows(lines: _Lines, length: Length) -> Iterable[Row]:
-    if lines.starts_with("[") or lines.starts_with("{"):
-        found = lines.document()
-        if found is not None:
-            return _of_document(found, length)
-        return _objects(lines)
-    return csv.DictReader(map(_text, lines), restkey=REST, skipinitialspace=True)
-
-
-def _bare(line: str) -> str:
-    """Without what is around it; a disk that failed leaves zeros."""
-    return line.strip("\0 \t\r\n")
-
-
-def _text(line: str) -> str:
-    if not line.isascii():
-        line.encode()  # what was no text is not let by
-    return line
-
-
-def _objects(lines: _Lines) -> Iterator[Row]:
-    """A row for each line; of a log a line that is broken tells no more than that."""
-    broken: list[tuple[int, BadRow]] = []
-    logged: bool | None = None  # by its first row that is one
-    for line in lines:
-        if not line.strip():
-            continue
-        try:
-            row = _object(_bare(line))
+            if isinstance(row, BadRow):
+                raise row
+            self._take(_called(row, self._names) if self._names else row, number, line)
         except BadRow as error:
-            broken.append((lines.number, error))
-        else:
-            logged = OUTCOME in row if logged is None else logged
-            yield row
-        if broken and logged:
-            yield from (BROKEN for _ in broken)
-            broken.clear()
-        elif broken and (logged is False or len(broken) > MOST_BROKEN):
-            break
-    if broken:
-        lines.number, complaint = broken[0]
-        raise complaint
+            self._refuse(error, line)
 
-
-def _of_document(found: object, length: Length) -> Iterator[Row]:
-    try:
-        yield from rows_of(found, length)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadRow(str(error)) from error
-
-
-def _object(line: str) -> Row:
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise BadRow(f"no JSON from character {error.pos + 1} on: {error.msg}") from error
-    if not isinstance(row, dict):
-        raise BadRow('expected {"prompt_tokens": N, "output_tokens": N, ...}')
-    return row
-
-
-def _trace(rows: Iterable[Row], limits: Limits, names: Mapping[str, str]) -> Trace:
-    columns: Columns | None = None
-    requests: dict[str, Request] = {}
-    left_out: Counter[str] = Counter()
-    earliest = inf
-    for number, told in enumerate(rows):
-        row = _called(told, names) if names else told
-        columns = columns or Columns.of(row, limits, told)
+    def _take(self, row: Row, number: int, line: int) -> None:
+        columns = self._columns
+        if columns is None:
+            columns = self._columns = Columns.of(row, self._limits, self._names)
+            self._unless_logged()
         if (why := columns.nothing_to_do(row)) is not None:
-            left_out[why] += 1
-            continue
+            self._left_out[why] += 1
+            return
         request = columns.request(row, number)
-        if request.id in requests:
+        if request.id in self._requests:
             raise BadRow(f"id: {request.id!r} is there twice")
-        requests[request.id] = request
-        earliest = min(earliest, request.arrival_s)
-    found = list(requests.values())
-    if EPOCH <= earliest < inf:
-        found = [replace(one, arrival_s=one.arrival_s - earliest) for one in found]
-    return Trace(found, left_out)
+        self._requests[request.id] = request
+        self._lines.append(line)
+        if columns.logged:
+            self._workers.update(name for name in (row.get(WORKER),) if isinstance(name, str))
+            self._took_s.append(number_of(row.get(ENDED)) or 0.0)
+
+    def _refuse(self, error: BadRow, line: int) -> None:
+        self._bad += 1
+        where = f"{self._path}:{line}" if line else self._path  # a document has no lines
+        self._first_bad = self._first_bad or f"{where}: {error}"
+        self._unless_logged()
+
+    def _unless_logged(self) -> None:
+        """A log goes on without what is wrong in it; what is no log, or not known to be, may not.
+
+        Raises:
+            BadSettings: the first that was wrong.
+        """
+        logged = self._columns is not None and self._columns.logged
+        if self._bad and not logged and (self._columns is not None or self._bad >= MOST_BAD):
+            raise BadSettings(self._first_bad)
+
+    def trace(self) -> Trace:
+        """Of all that was taken.
+
+        Raises:
+            BadSettings: if nothing was, or there is a time that is none.
+        """
+        found, said = self._timed()
+        columns = self._columns
+        hashed = columns is not None and columns.hashes and not columns.logged
+        if hashed and (size := block_tokens(found)) != BLOCK_TOKENS:
+            found = in_our_blocks(found, size)
+            said.append(f"hash_ids are taken for those of blocks of {size} tokens")
+        left_out = dict(self._left_out)
+        if self._bad:
+            left_out[f"they cannot be read, the first is {self._first_bad}"] = self._bad
+        if not found:
+            if self._bad:
+                raise BadSettings(self._first_bad)
+            why = "".join(f"; {number} rows left out: {name}" for name, number in left_out.items())
+            raise BadSettings(f"{self._path}: there are no requests in it{why}")
+        logged = Logged(len(self._workers), median(self._took_s)) if self._took_s else None
+        return Trace(found, left_out, said, logged)
+
+    def _timed(self) -> tuple[list[Request], list[str]]:
+        """The requests, at seconds since the trace began, and what is to be said of that."""
+        columns, found = self._columns, list(self._requests.values())
+        if columns is None or columns.arrival is None:
+            return found, [] if columns is None else [NO_TIMES]
+        clock = columns.clock([one.arrival_s for one in found])
+        if not clock.plain or any(one.arrival_s >= EPOCH for one in found):
+            found = list(self._by(clock, columns.arrival, found))
+        said = [_guess(clock, columns.arrival, found)] if clock.guessed else []
+        return found, [*said, *_alone(found)]
+
+    def _by(self, clock: Clock, name: str, found: Iterable[Request]) -> Iterable[Request]:
+        for one, line in zip(found, self._lines, strict=True):
+            arrival_s = clock.seconds(one.arrival_s)
+            if arrival_s >= 0:
+                yield replace(one, arrival_s=arrival_s)
+                continue
+            kind = "no Unix time, but most are" if clock.unix else "a Unix time, but most are none"
+            self._refuse(BadRow(f"{name}: {one.arrival_s:g} is {kind}"), line)
+
+
+def _guess(clock: Clock, name: str, found: Sequence[Request]) -> str:
+    first, *others = (f"arrival_{unit}" for unit in A_SECOND if unit != clock.unit)
+    return (
+        f"{name} is taken for {NAMED[clock.unit]}, the last request coming after "
+        f"{max(one.arrival_s for one in found):,.4g} s; if that is wrong, say --columns "
+        f"{first}={name} (or {', '.join(others)})"
+    )
+
+
+def _alone(found: Sequence[Request]) -> list[str]:
+    """A word of a silence that makes the rest of a trace a moment of it."""
+    if not found:
+        return []
+    times = sorted(one.arrival_s for one in found)
+    gap, at = max((b - a, k) for k, (a, b) in enumerate(pairwise((0.0, *times))))
+    if gap < LONG_S or gap < LONELY * (times[-1] - gap):
+        return []
+    return [f"nothing comes for {gap:,.0f} s after {at:,} of {len(times):,}; is a time wrong?"]
 
 
 def _called(row: Row, names: Mapping[str, str]) -> Row:

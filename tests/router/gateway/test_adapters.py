@@ -12,6 +12,7 @@ from router.gateway.fleet.reports import PlainLook
 from router.gateway.fleet.worker import Worker
 from router.observe.engine_metrics import Signals, read_signals
 from solver.routing.problem import Job
+from solver.routing.slots import Known, PlainSlots
 from tests.router.gateway.fleet import COST, Half, half, ticket
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -50,6 +51,14 @@ def plain(made: Half) -> list[Worker]:
         worker.update_plain(PlainLook(MODELS), 0.0)
         made.workers._mark_up(worker)
     return list(made.workers)
+
+
+def test_metrics_of_who_has_adapters_are_read_before_it_has_work() -> None:
+    made = Worker("http://a", PlainSlots(4, known=Known.SET), COST)
+    before = made.wants_metrics
+    made.update_plain(PlainLook(MODELS, Signals(adapters=("a",), most_adapters=2)), 0.0)
+    assert (before, made.wants_metrics) == (False, True)
+    assert not made.adapters.lacks("a")
 
 
 async def test_a_plan_sends_it_where_it_is_loaded_unless_that_takes_longer() -> None:

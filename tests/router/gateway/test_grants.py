@@ -14,12 +14,9 @@ LEAST, MOST = 1 / 1440, 1e12
 
 
 @pytest.mark.parametrize("limit", [LEAST, 0.5, 1.0, 60.0, MOST])
-@pytest.mark.parametrize("processes", [1, 8])
-def test_of_any_limit_that_a_file_may_have_finite_numbers_are_told(
-    limit: float, processes: int
-) -> None:
+def test_of_any_limit_that_a_file_may_have_finite_numbers_are_told(limit: float) -> None:
     key = Key(sha256=hash_of("a"), tenant="t", requests_per_minute=limit, tokens_per_minute=limit)
-    grant = Grant(key, processes)
+    grant = Grant(key)
     waits = [1]
     for _ in range(3):
         try:

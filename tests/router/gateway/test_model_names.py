@@ -27,6 +27,9 @@ class Serving:
     def models(self) -> dict[str, Any]:
         return self._models
 
+    def serving(self, model: str) -> bool:
+        return model in self._models
+
 
 def names(
     *models: str, aliases: Mapping[str, Shares] | None = None, default: str = ""
@@ -43,6 +46,19 @@ def test_two_thousand_sessions_are_shared_out_and_each_stays_on_its_side() -> No
     later = [more.resolve("chat", f"session-{k}")[0] for k in range(2000)]
     moved = [(a, b) for a, b in zip(sides, later, strict=True) if a != b]
     assert {a for a, _ in moved} == {"old"}, "who was on the new side stays there"
+
+
+def test_sessions_of_a_side_that_is_down_go_with_the_others_until_it_is_back() -> None:
+    shares: dict[str, Shares] = {"chat": (("new", 0.2), ("old", 0.5), ("older", 0.3))}
+    sides = [
+        names("new", "old", "older", aliases=shares).resolve("chat", str(k)) for k in range(300)
+    ]
+    down = [names("old", "older", aliases=shares).resolve("chat", str(k)) for k in range(300)]
+    moved = [(a[0], b[0]) for a, b in zip(sides, down, strict=True) if a != b]
+    assert {a for a, _ in moved} == {"new"}, "nobody else has moved"
+    assert {b for _, b in moved} == {"old", "older"}
+    nobody = [names(aliases=shares).resolve("chat", str(k)) for k in range(300)]
+    assert nobody == sides, "it may come up"
 
 
 def test_which_model_is_meant() -> None:
@@ -82,7 +98,7 @@ def test_settings(text: object, aliases: object) -> None:
     assert settings.aliases() == aliases
 
 
-@pytest.mark.parametrize("text", ["a", "=b", "a=", "a=b:0", "a=b,a=c"])
+@pytest.mark.parametrize("text", ["a", "=b", "a=", "a=b:0", "a=b,a=c", "a=b:-1", "a=b:1e999,c"])
 def test_wrong_settings_are_named(text: str) -> None:
     with pytest.raises(ValidationError, match=r"alias\n"):
         GatewaySettings(worker="http://a", alias=text)  # type: ignore[arg-type,call-arg]

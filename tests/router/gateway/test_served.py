@@ -96,6 +96,8 @@ def test_quantiles_are_those_of_the_requests() -> None:
     ):  # fmt: skip
         assert told == pytest.approx(sorted(of)[ceil(share * len(of)) - 1], rel=0.6 * STEP)
     assert rows(seen(ended("a", 1.0, ttft_s=None)))[-1][4:6] == [None, None]
+    left = rows(seen(ended("a", 1.0, ttft_s=0.5, outcome="cancelled", output_tokens=8)))[-1]
+    assert left[4:] == [pytest.approx(0.5, rel=STEP), pytest.approx(0.5, rel=STEP), None, None]
 
 
 def test_processes_add_up() -> None:

@@ -114,3 +114,13 @@ def test_each_request_is_counted_once_and_remembers_what_it_kept() -> None:
     }
     assert two.explain()["slo"]["ttft"] == {"target_s": 2.0, "actual_s": 3.0, "met": False}
     assert three.explain()["slo"]["tpot"] == {"target_s": None, "actual_s": 0.05, "met": None}
+
+
+def test_tokens_of_a_stream_that_its_client_left_are_its_tenant_s() -> None:
+    accounts = Accounts(GatewayMetrics(), 10)
+    for k, made in enumerate((7, None)):
+        record = RequestRecord(f"r{k}", "m", True, 0.0, prompt_tokens=3, tenant="t")
+        accounts.begin(record)
+        accounts.end(record, Outcome.CANCELLED, Timing(0.0, 0.0, 0.5, 0.6, 1.0), made=made)
+    (row,) = accounts.tenants.rows([], 9)
+    assert (row["prompt_tokens"], row["output_tokens"]) == (6, 7)

@@ -12,9 +12,13 @@ import pytest
 
 from router.gateway.accounting import traffic_log
 from router.gateway.accounting.traffic_log import BLOCKS, KEPT, TrafficLog
+from router.gateway.app import create_app
 from router.gateway.explanations.request_record import RequestRecord
 from router.lab.simulation.traces import read_trace
 from router.observe.metrics import GatewayMetrics
+from router.settings.base import BadSettings
+from router.settings.commands import load
+from router.settings.gateway import GatewaySettings
 from solver.batching.kv import BLOCK_TOKENS
 from solver.batching.targets import Targets
 from tests.waiting import PATIENCE_S, until
@@ -47,6 +51,13 @@ def test_a_line_is_a_row_of_a_trace(tmp_path: Path) -> None:
     assert found.requests[1].deadline_s == 60.0
     assert found.left_out == {"failed": 1, "rejected_no_capacity": 1, "relayed": 1}
     assert BLOCKS * 128 == BLOCK_TOKENS
+
+
+def test_a_file_that_cannot_be_written_is_named_at_the_start(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "no" / "traffic.jsonl"):
+        settings = load(GatewaySettings, ["--worker", "http://a:1", "--traffic-log", str(path)])
+        with pytest.raises(BadSettings, match=f"traffic_log: {path}: "):
+            create_app(settings)
 
 
 def test_files_are_bounded_and_the_oldest_goes(tmp_path: Path) -> None:

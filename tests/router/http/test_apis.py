@@ -216,9 +216,10 @@ def test_usage_of_all_forms() -> None:
 def test_errors_have_the_form_of_their_path(api: Api, error: RouterError, kind: str) -> None:
     body = orjson.loads(api.error(error, "req-1"))
     assert body["error"]["message"] == "no"
-    last = orjson.loads(api.last_event(error, 7).partition(b"data: ")[2])
+    last = orjson.loads(api.last_event(error, 7, "req-1").partition(b"data: ")[2])
     assert last["error"] == body["error"]
     if api is MESSAGES:
+        assert last["request_id"] == "req-1"
         assert body == {"type": "error", "request_id": "req-1", "error": body["error"]}
         assert body["error"]["type"] == kind
     else:

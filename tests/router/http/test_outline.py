@@ -200,7 +200,7 @@ def test_two_models_are_none(fields: str, size: int) -> None:
     for order in (f'{{{fields},"prompt":"{"a" * size}"}}', f'{{"prompt":"{"a" * size}",{fields}}}'):
         for read in (
             BodyReader(1 << 30).outline(order.encode(), apis.COMPLETIONS),
-            BodyReader(1 << 30).model(order.encode()),
+            BodyReader(1 << 30).names(order.encode()),
         ):
             with pytest.raises(RequestError) as refused:
                 asyncio.run(read)
@@ -215,7 +215,7 @@ def test_two_models_are_none(fields: str, size: int) -> None:
 def test_what_is_no_second_model_is_let_by(fields: str) -> None:
     for size in (1, 1 << 17):
         body = f'{{"model":"m",{fields},"prompt":"{"a" * size}"}}'.encode()
-        assert asyncio.run(BodyReader(1 << 30).model(body)) == "m"
+        assert asyncio.run(BodyReader(1 << 30).names(body)) == ("m", "")
 
 
 @pytest.mark.parametrize(

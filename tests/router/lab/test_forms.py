@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from router.lab.simulation.documents import by_tokenizer
+from router.lab.simulation.times import A_SECOND, NAMED
 from router.lab.simulation.traces import read_trace
 from router.settings.base import BadSettings
 from solver.cost.estimators import BYTES_PER_TOKEN
@@ -47,6 +49,10 @@ FORMS: dict[str, tuple[str, list[Request]]] = {
         '{"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47]}\n',
         [Request("0", 6955, 52, 27.482, (46, 47))],
     ),
+    "servegen": (
+        "request_id,timestamp,input_tokens,output_tokens\n0,0.5,10,20\n1,60.25,15,25\n",
+        [Request("0", 10, 20, 0.5), Request("1", 15, 25, 60.25)],
+    ),
     "unix seconds": (
         "prompt_tokens,output_tokens,arrival_s\n3,4,1700000005.25\n5,6,1700000000\n",
         [Request("0", 3, 4, 5.25), Request("1", 5, 6)],
@@ -79,6 +85,10 @@ FORMS: dict[str, tuple[str, list[Request]]] = {
         json.dumps([{"messages": [{"role": "user", "content": "x" * 8},
                                   {"role": "assistant", "content": "y" * 8}]}]),
         [Request("0", round(8 / BYTES_PER_TOKEN), round(8 / BYTES_PER_TOKEN))],
+    ),
+    "conversations, one a line": (
+        json.dumps({"conversations": TURNS}) + "\n" + json.dumps({"messages": TURNS[:2]}),
+        [Request("0", 100, 50), Request("1", 160, 20), Request("2", 100, 50)],
     ),
     "vllm": (
         json.dumps({"backend": "vllm", "completed": 2, "input_lens": [3, 5, 7],
@@ -125,12 +135,132 @@ def test_each_form_is_read_as_it_comes(tmp_path: Path, form: str) -> None:
     close(read_trace(path).requests, wanted)
 
 
+# A column's name, what it has in seconds and units of one, what it is read as and whether that is
+# said. Sparse: one in five seconds; busy: five a second, for a minute.
+SPARSE, BUSY = [0.0, 4.0, 9.0, 15.0, 20.0], [k / 5 for k in range(300)]
+UNIX = 1.7e9
+UNITS: dict[str, tuple[str, list[float], float, bool]] = {
+    "s": ("arrival_s", SPARSE, 1, False),
+    "s of a name that says none": ("timestamp", SPARSE, 1, True),
+    "s with fractions": ("timestamp", BUSY, 1, True),
+    "s of fractions, and rare": ("time", [0.25, 4000.5, 9000.25], 1, True),
+    "ms": ("arrival_ms", SPARSE, 1e3, False),
+    "ms in words": ("Time (milliseconds)", SPARSE, 1e3, False),
+    "ms of a name that says none": ("timestamp", BUSY, 1e3, True),
+    "us": ("start-time-us", SPARSE, 1e6, False),
+    "us of a name that says none": ("timestamp", BUSY, 1e6, True),
+    "ns": ("Arrival Time [ns]", SPARSE, 1e9, False),
+    "ns of a name that says none": ("timestamp", BUSY, 1e9, True),
+    "nothing to tell": ("timestamp", [0, 0, 0], 1, False),
+    **{
+        f"unix {unit} in {name}": (name, [UNIX + t for t in SPARSE], a_second, False)
+        for unit, a_second in A_SECOND.items()
+        for name in ("timestamp", "arrival_s", f"time_{unit}")
+    },
+}
+# What each form calls its lengths, beside what comes of a time.
+LENGTHS = (
+    ("prompt_tokens", "output_tokens"),
+    ("input_length", "output_length"),
+    ("input_tokens", "output_tokens"),
+    ("ContextTokens", "GeneratedTokens"),
+    ("Request tokens", "Response tokens"),
+)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_a_column_of_times_is_read_in_its_unit_whatever_the_form(
+    tmp_path: Path, lengths: tuple[str, str], unit: str
+) -> None:
+    name, times, a_second, guessed = UNITS[unit]
+    path = tmp_path / "trace.csv"
+    cells = [repr(round(t * a_second) if a_second > 1 or t % 1 == 0 else t) for t in times]
+    path.write_text("\n".join([",".join((name, *lengths)), *(f"{c},3,4" for c in cells)]))
+    found = read_trace(path)
+    begin = min(times) if times[0] >= UNIX else 0.0
+    assert [one.arrival_s for one in found.requests] == pytest.approx(
+        [t - begin for t in times], abs=1e-5
+    )
+    said = f"{name} is taken for {NAMED[next(u for u in A_SECOND if A_SECOND[u] == a_second)]}, "
+    assert any(line.startswith(said) for line in found.said) == guessed
+    ours = f"arrival_{unit[:2].strip()}"
+    if guessed:  # and can be said, to nobody's surprise
+        told = read_trace(path, columns={ours: name})
+        assert told.requests == found.requests
+        assert not any("taken" in line for line in told.said)
+
+
+def test_the_beginning_of_mooncake_s_is_read_as_all_of_it(tmp_path: Path) -> None:
+    """Its own first rows."""
+    path, times = tmp_path / "trace.jsonl", [0, 0, 40, 277, 471, 529, 734, 937]
+    path.write_text("\n".join(
+        f'{{"timestamp": {t}, "input_length": 3, "output_length": 4}}' for t in times
+    ))  # fmt: skip
+    for most in range(2, 9):
+        found = [one.arrival_s for one in read_trace(path, most=most).requests]
+        assert found == [t / 1000 for t in times[:most]]
+
+
+@pytest.mark.parametrize("size", [16, 64, 512])
+def test_hashes_of_smaller_blocks_share_what_they_share(tmp_path: Path, size: int) -> None:
+    """The first 1,100 tokens are the same: two blocks of 512, whatever was hashed."""
+    path, same = tmp_path / "trace.jsonl", 1100 // size
+    rows = []
+    for first in (0, 10_000):
+        hashes = [*range(same), *range(first + same, first + -(-2100 // size))]
+        rows.append({"prompt_tokens": 2100, "output_tokens": 1, "hash_ids": hashes})
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = read_trace(path)
+    one, other = (request.hash_ids for request in found.requests)
+    assert [a == b for a, b in zip(one, other, strict=True)][:4] == [True, True, False, False]
+    assert any(f"blocks of {size} tokens" in line for line in found.said) == (size < 512)
+
+
+def test_burstgpt_s_seconds_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("Timestamp,Request tokens,Response tokens\n5,3,4\n2105,5,6\n")
+    found = read_trace(path)
+    assert ([one.arrival_s for one in found.requests], found.said) == ([5.0, 2105.0], [])
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (
+            ("0", "3", "7", "9", "1800000000"),
+            r":6: timestamp: 1\.8e\+09 is a Unix time, but most are",
+        ),
+        (("1700000000", "0", "1700000009"), ":3: timestamp: 0 is no Unix time, but most are"),
+        (("2024-05-10", "7"), ":3: timestamp: expected a date, as the first has, not '7'"),
+    ],
+)
+def test_a_time_of_another_kind_than_the_rest_is_refused(
+    tmp_path: Path, times: tuple[str, ...], said: str
+) -> None:
+    path = tmp_path / "trace.csv"
+    rows = "".join(f"{time},3,4\n" for time in times)
+    path.write_text(f"timestamp,prompt_tokens,output_tokens\n{rows}")
+    with pytest.raises(BadSettings, match=said):
+        read_trace(path)
+
+
+def test_a_time_far_from_the_rest_and_times_that_nobody_knows_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    for times in ([0, 3, 7, 4000], [4000, 4001, 4002], [1.7e9, 1.8e9, 1.8e9 + 9]):
+        rows = "".join(f"{time},3,4\n" for time in times)
+        path.write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}")
+        assert "is a time wrong?" in read_trace(path).said[0]
+    path.write_text("created,prompt_tokens,output_tokens\n5,3,4\n")
+    assert "no arrivals are known" in read_trace(path).said[0]
+
+
 def test_what_made_nothing_is_left_out_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "trace"
-    path.write_text("prompt_tokens,output_tokens\n3,4\n3,0\n0,0\n5,6\n")
+    path.write_text("prompt_tokens,output_tokens\n3,4\n3,0\n0,0\n0,7\n5,6\n")
     found = read_trace(path)
     assert len(found.requests) == 2
-    assert found.left_out == {"no output": 2}
+    assert found.left_out == {"no output": 2, "no prompt": 1}
     path.write_text("prompt_tokens,output_tokens\n3,0\n")
     with pytest.raises(BadSettings, match="no requests in it; 1 rows left out: no output"):
         read_trace(path)
@@ -151,38 +281,38 @@ def test_a_log_s_rows_are_left_out_by_how_they_ended(tmp_path: Path) -> None:
     assert found.left_out == {"rejected_no_capacity": 1, "failed": 1}
 
 
-LOGGED = '{"arrival_s":%d,"prompt_tokens":3,"output_tokens":4,"tenant":"é","outcome":"completed"}'
-CUTS = {
-    "half a line": b'{"arrival_s":1,"prom\n',
-    "half a character": '{"tenant":"é'.encode()[:-1] + b"\n",
-    "half a line and the next": b'{"arrival_s":1,"prom' + (LOGGED % 7).encode() + b"\n",
-    "zeros": bytes(4096) + b"\n",
-    "no prompt": (LOGGED % 7).replace('tokens":3', 'tokens":0').encode() + b"\n",
+ROW = '{"outcome": "completed", "prompt_tokens": 3, "output_tokens": 4, "arrival_s": %d}\n'
+LOG = "".join(ROW % (1_700_000_000 + k) for k in range(40))
+CUTS: dict[str, tuple[bytes, int, int]] = {  # a log's bytes, its requests, and what is no line
+    "the last line": (LOG[:-9].encode(), 39, 1),
+    "a line amidst": ((LOG + ROW[:30] + LOG).encode(), 79, 1),
+    "the first line": (("}\n" + LOG).encode(), 40, 1),
+    "by a disk": ((LOG + "\0" * 512 + "\n" + LOG).encode(), 80, 0),
+    "bytes of no letter": (LOG.encode() + b'{"outcome": \xff\xfe\n' + LOG.encode(), 80, 1),
+    "what is no row": ((LOG + "[1]\n{}\n" + LOG).encode(), 80, 1),
+    "no number": ((LOG + ROW.replace("3", '"x"') % 1_700_000_000).encode(), 40, 1),
+    "no such time": ((LOG + ROW % 7).encode(), 40, 1),
+    "a zipped one": (gzip.compress((LOG * 3).encode(), mtime=0)[:-9], 120, 1),
 }
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("place", [0, 1, 3])
-def test_what_a_fault_has_left_of_a_log_is_left_out_and_counted(
-    tmp_path: Path, cut: str, place: int
-) -> None:
-    lines = [(LOGGED % k).encode() + b"\n" for k in range(3)]
-    lines.insert(place, CUTS[cut])
-    path = tmp_path / "log"
-    path.write_bytes(b"".join(lines))
+def test_a_log_is_read_without_what_cannot_be(tmp_path: Path, cut: str) -> None:
+    data, requests, bad = CUTS[cut]
+    path = tmp_path / "traffic.jsonl"
+    path.write_bytes(data)
     found = read_trace(path)
-    assert [one.arrival_s for one in found.requests] == [0.0, 1.0, 2.0]
-    assert sum(found.left_out.values()) == 1
-    path.write_bytes(bytes(10) + b"".join(lines[:place] + lines[place + 1 :]))
-    assert len(read_trace(path).requests) == 3  # zeros before a row that is whole
+    assert len(found.requests) == requests
+    told = {why: count for why, count in found.left_out.items() if "cannot be read" in why}
+    assert list(told.values()) == [bad] * bool(bad)
+    assert all(f"the first is {path}:" in why for why in told)
 
 
-def test_of_what_is_no_log_no_line_may_be_broken(tmp_path: Path) -> None:
-    path, row = tmp_path / "trace", b'{"prompt_tokens":3,"output_tokens":4}\n'
-    for text, number in ((row + b"{\n" + row, 2), (b"{\n" + row, 1), (b"{\n" * 1000, 1)):
-        path.write_bytes(text)
-        with pytest.raises(BadSettings, match=rf":{number}: no JSON"):
-            read_trace(path)
+def test_a_log_of_which_nothing_can_be_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "traffic.jsonl"
+    path.write_text(LOG[:60])
+    with pytest.raises(BadSettings, match=r"traffic\.jsonl:1: no JSON from"):
+        read_trace(path)
 
 
 def test_columns_of_any_name_are_told(tmp_path: Path) -> None:
@@ -201,6 +331,7 @@ def test_columns_of_any_name_are_told(tmp_path: Path) -> None:
 BROKEN = {
     "[1, 2]": r"\[0\]: expected a conversation or a request",
     '{"input_lens": [3]}': "output_lens: not there; vllm bench serve writes it by",
+    '{"backend": "vllm", "total_input_tokens": 7}': "input_lens: not there; .* --save-detailed",
     '{"benchmarks": []}': "requests.successful",
     '[{"in": 3}]': "prompt_tokens: no such column; there are: in",
     '{"benchmarks": [{"requests": {"successful": [{"output_tokens": 3}]}}]}': "prompt_tokens",

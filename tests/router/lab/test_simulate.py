@@ -67,6 +67,22 @@ def read(path: Path) -> Rows:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def test_what_a_log_does_not_tell_of_its_fleet_is_told(simulate: Simulate, tmp_path: Path) -> None:
+    """And no more once it is said; of a trace there was no fleet that is known."""
+    path = tmp_path / "traffic.jsonl"
+    row = {"outcome": "completed", "prompt_tokens": 3, "output_tokens": 4, "arrival_s": 1.7e9}
+    row |= {"worker": "agent-0", "ended_after_s": 0.25}
+    path.write_text(json.dumps(row))
+    asked = ("--requests", str(path), "--json")
+    _, out, said = simulate(*asked)
+    assert json.loads(out)["requests"] == 1
+    assert said.count("\n") == 1
+    assert "1 workers served it, half of it within 0.25 s each; simulated are workers like" in said
+    assert "llama-65b-ascend, of 200 slots and speed 1: --cost, --slots and --speed" in said
+    assert "of 7 slots and speed 2" in simulate(*asked, "--slots", "7", "--speed", "2")[2]
+    assert simulate(*asked, "--cost", "llama-2-70b-a100-tp4")[2] == ""
+
+
 def test_json_is_one_object_and_nothing_else(trace: str) -> None:
     """As a process, whose standard output is piped into another."""
     command = [*MAKESPAN, "simulate", "--requests", trace, "--json", "--seed", "7"]

@@ -83,7 +83,7 @@ WRONG = {
     "\0": "keys.toml: ",
     entry(priority='"urgent"'): "keys.toml:1: priority",
     entry(models='"a"'): "keys.toml:1: models",
-    entry(rights='"all"'): "keys.toml:1: rights",
+    entry(rights='"all"'): "keys.toml:1: rights: not known here; one of: sha256, tenant, weight, ",
 }
 
 

@@ -79,7 +79,8 @@ def test_speeds_are_dealt_out() -> None:
     [
         (GatewaySettings, ["--port", "70000"], "port"),
         (GatewaySettings, ["--port", "x"], "port"),
-        (GatewaySettings, ["--worker", "no-url"], "worker"),
+        (GatewaySettings, ["--worker", "no-url"], "no-url is not like http://10.0.0.5:8000"),
+        (GatewaySettings, ["--worker", "10.0.0.5:81"], "10.0.0.5:81 is not like http://10.0"),
         (GatewaySettings, ["--window-max-size", "0"], "window_max_size"),
         (GatewaySettings, [], "worker"),
         (GatewaySettings, ["--worker", ""], "worker"),
@@ -113,6 +114,7 @@ def test_speeds_are_dealt_out() -> None:
         (AgentSettings, ["--name", "no spaces"], "name"),
         (AgentSettings, ["--max-model-len", "9000", "--kv-tokens", "100"], "max_model_len"),
         (UpSettings, ["--speed", ""], "speed"),
+        (UpSettings, ["--engine", "vllm"], "engine: .*'emulated' or 'transformers'"),
         (UpSettings, ["--speed", "-1"], "speed"),
         (UpSettings, ["--agents", "0"], "agents"),
         (UpSettings, [*REAL, "--speed", "1"], "speed: the engine transformers"),
@@ -162,7 +164,9 @@ def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("[gateway]\nprot = 1\n", "prot"),
+        ("[gateway]\nprot = 1\n", r"^\S+/makespan.toml: \[gateway\] prot: not known; "),
+        ("[gateway]\nport = 'x'\n", r"^\S+/makespan.toml: \[gateway\] port: "),
+        ("[gateway]\nretries = 1\ndrain_s = -1\n", r"^\S+ \[gateway\] drain_s: .* or equal to 0"),
         ("[gatway]\nport = 1\n", "gatway: not one of the tables"),
         ("port = 1\n", "port: not one of the tables"),
         ("[gateway\n", "MAKESPAN_CONFIG"),
@@ -172,6 +176,12 @@ def test_a_bad_file_is_named(config: Path, text: str, complaint: str) -> None:
     config.write_text(text)
     with pytest.raises(BadSettings, match=complaint):
         load(GatewaySettings, ONE)
+
+
+def test_a_flag_that_is_wrong_is_not_the_file_s(config: Path) -> None:
+    config.write_text("[gateway]\nport = 1\n")
+    with pytest.raises(BadSettings, match=r"^port: "):
+        load(GatewaySettings, [*ONE, "--port", "70000"])
 
 
 def test_a_missing_file_is_named(config: Path) -> None:

@@ -1,0 +1,116 @@
+"""A trace's file as rows: CSV with a header, JSON lines or one JSON document, gzip or not.
+
+Rules:
+- the content says which it is, not its name;
+- what is wrong with a row stands in its place, as the error that it is, and the next is read; so
+  does what ends a file too early, as its last row;
+- what is no UTF-8 is taken as letters that nobody knows.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, TextIO, cast
+
+import orjson
+
+from router.lab.simulation.columns import REST, BadRow, Row
+from router.lab.simulation.documents import Length, is_document, rows_of, rows_of_one
+
+GZIP = b"\x1f\x8b"
+# What a disk that lost its power may leave counts as nothing.
+BLANK = " \t\r\n\0"
+_CUT = (EOFError, zlib.error)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[TextIO]:
+    """The text of a file."""
+    with path.open("rb") as file:
+        zipped = file.read(len(GZIP)) == GZIP
+        file.seek(0)
+        plain = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if zipped else file
+        with io.TextIOWrapper(plain, encoding="utf-8-sig", errors="replace", newline="") as text:
+            yield text
+
+
+class Lines:
+    """The lines of a file; `number` is the one that was read last, from 1."""
+
+    def __init__(self, text: TextIO) -> None:
+        self.number = 0
+        self._text = text
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._text:
+            self.number += 1
+            yield line
+
+    def are_json(self) -> bool:
+        """Whether they begin as JSON does, or the second does and the first has lost its own."""
+        first, second, *_ = (*self._first(2), "", "")
+        return first.startswith(("[", "{")) or second.startswith("{")
+
+    def document(self) -> object:
+        """All of it, if it is one document that has many requests in it; None if it has lines."""
+        try:
+            found = orjson.loads("".join(self._first(1)))
+        except orjson.JSONDecodeError:  # it may go on in the next line
+            try:
+                found = orjson.loads(self._text.read())
+            except (orjson.JSONDecodeError, *_CUT):
+                return None
+            finally:
+                self._text.seek(0)
+        return found if is_document(found) else None
+
+    def _first(self, most: int) -> list[str]:
+        """The first lines that are not blank."""
+        lines = (line.strip(BLANK) for line in self._text)
+        found = list(islice(filter(None, lines), most))
+        self._text.seek(0)
+        return found
+
+
+def rows(lines: Lines, length: Length) -> Iterator[Row | BadRow]:
+    """All of them; `length` tells the tokens of texts."""
+    try:
+        yield from _rows(lines, length)
+    except (csv.Error, *_CUT) as error:
+        yield BadRow(str(error))
+
+
+def _rows(lines: Lines, length: Length) -> Iterable[Row | BadRow]:
+    if not lines.are_json():
+        return csv.DictReader(lines, restkey=REST, skipinitialspace=True)
+    found = lines.document()
+    if found is not None:
+        return _made(rows_of(found, length))
+    return _of_lines(lines, length)
+
+
+def _of_lines(lines: Lines, length: Length) -> Iterator[Row | BadRow]:
+    for line in filter(None, (line.strip(BLANK) for line in lines)):
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            yield BadRow(f"no JSON from character {error.pos + 1} on: {error.msg}")
+            continue
+        if isinstance(row, dict):
+            yield from _made(rows_of_one(row, length))
+        else:
+            yield BadRow('expected {"prompt_tokens": N, "output_tokens": N, ...}')
+
+
+def _made(rows: Iterator[Row]) -> Iterator[Row | BadRow]:
+    try:
+        yield from rows
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        yield BadRow(str(error))
