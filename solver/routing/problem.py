@@ -14,6 +14,7 @@ from math import ceil, inf
 import numpy as np
 
 from solver.arrays import LARGEST, BoolArray, FloatArray
+from solver.batching.sequence import SPARE_ROUNDS
 from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.model import CostColumns, CostModel, request_s, span_s
 from solver.lengths.distribution import LengthDistribution
@@ -64,7 +65,7 @@ class WorkerView:
         running: of these, those that decode.
         left_tokens: expected tokens still to come of one in flight, on average; 0: nothing is.
         kv_tokens: cached tokens now.
-        kv_now: cached tokens for which there is room now; infinite: no known limit.
+        kv_now: cached tokens for which there is room now, as `room_now`; infinite: no known limit.
         room: sequences that it may be sent now.
         backlog_s: engine seconds at full slots that those still take.
         prefill_s: seconds of it that are prefills yet to come.
@@ -101,6 +102,15 @@ class WorkerView:
             yielding=sequences,
         )
         return replace(self, online=online)
+
+
+def room_now(kv_tokens: float, held: float, awaited: int, left_tokens: float) -> float:
+    """Cached tokens for which there is room now where `held` of `kv_tokens` are taken.
+
+    Engines keep some rounds free for each of those in flight whom somebody waits for, of whom each
+    is to make `left_tokens` more (`SPARE_ROUNDS`): who comes before they have them waits.
+    """
+    return kv_tokens - held - awaited * min(SPARE_ROUNDS, left_tokens)
 
 
 def sequences_a_worker(jobs: Sequence[Job], workers: int) -> int:

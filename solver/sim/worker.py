@@ -21,7 +21,7 @@ from solver.cost.model import CostModel
 from solver.lengths.distribution import LengthDistribution
 from solver.routing.dispatchers.base import Arrival
 from solver.routing.fair import Turn
-from solver.routing.problem import WorkerView
+from solver.routing.problem import WorkerView, room_now
 from solver.routing.rolling import lead
 from solver.sim.cache_views import CacheView, cache_view
 from solver.sim.decoding import Decoding, Running
@@ -226,6 +226,8 @@ class Worker:
             )
         prefilling = self._stage is not None and self._stage.prefill
         known, limit = self._estimate, self.setting.kv_tokens
+        bulk = self._bulk()
+        awaited = self.in_flight - bulk.sequences
         view = WorkerView(
             cost=self.cost,
             slots=self.setting.slots,
@@ -236,10 +238,9 @@ class Worker:
             running=self.batcher.decoding,
             left_tokens=known.left_tokens,
             kv_tokens=self.batcher.kv_held,
-            kv_now=limit - self.tokens,
+            kv_now=room_now(limit, self.tokens, awaited, known.left_tokens),
             room=self.room,
         )
-        bulk = self._bulk()
         if not bulk.sequences:
             return view
         prefill_s = self.cost.beta_p_s * bulk.to_prefill

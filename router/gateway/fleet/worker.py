@@ -23,7 +23,7 @@ from router.wire import MOST_CONTEXT, AgentState
 from solver.cost.estimators import SpeedEstimator
 from solver.cost.model import CostModel
 from solver.routing.load import WorkerLoad
-from solver.routing.problem import Job, WorkerView
+from solver.routing.problem import Job, WorkerView, room_now
 from solver.routing.rolling import lead
 from solver.routing.share import Share
 from solver.routing.slots import Expected, Known, PlainSlots
@@ -300,6 +300,7 @@ class Worker:
         load, cost, slots = self.load, self.cost, self.slots
         kv = None if self.state is None else self.state.kv_tokens
         backlog = load.backlog_s(cost, slots, slots, now)
+        awaited = load.sequences - load.bulk_sequences
         view = WorkerView(
             cost=cost,
             slots=slots,
@@ -310,7 +311,7 @@ class Worker:
             running=min(slots, load.running),
             left_tokens=load.left_tokens,
             kv_tokens=load.kv_cached,
-            kv_now=inf if kv is None else kv - load.kv_tokens,
+            kv_now=inf if kv is None else room_now(kv, load.kv_tokens, awaited, load.left_tokens),
             room=self.room,
         )
         if not self._yielding:
