@@ -32,6 +32,8 @@ class _InFlight:
     remaining: float
     streamed: bool
     bulk: bool
+    yielding: int  # of its sequences
+    yielding_prompt: int
     made: int = 0
     predicted_at: int = 0
 
@@ -58,14 +60,15 @@ class WorkerLoad:
         others: what others have in flight there.
         changes: counts them, so that what follows from a load is computed once.
         bulk_sequences: of one's own, those of bulk work.
+        paced_sequences: of one's own other ones, those that let pass whoever comes after them.
     """
 
     def __init__(self) -> None:
         self.changes = 0
         self.others = NOTHING
-        self.bulk_sequences = 0
+        self.bulk_sequences = self.paced_sequences = 0
         self._requests: dict[Hashable, _InFlight] = {}
-        self._bulk_prompt_tokens = self._bulk_kv_tokens = 0
+        self._yielding_prompt_tokens = self._yielding_kv_tokens = 0
         # Those that do not stream: when the next tokens of each are due; and those not looked at.
         self._due: list[tuple[float, int, Hashable]] = []
         self._new: list[tuple[float, Hashable]] = []
@@ -86,10 +89,11 @@ class WorkerLoad:
         return self._sums() - self.others
 
     @property
-    def bulk(self) -> LoadSums:
-        """Of one's own, sequences, new prompts and cached tokens of bulk work."""
-        prompts, cached = self._bulk_prompt_tokens, self._bulk_kv_tokens
-        return LoadSums(self.bulk_sequences, prompt_tokens=prompts, kv_tokens=cached)
+    def yielding(self) -> LoadSums:
+        """Of one's own, sequences, new prompts and cached tokens of what is in nobody's way."""
+        sequences = self.bulk_sequences + self.paced_sequences
+        prompts, cached = self._yielding_prompt_tokens, self._yielding_kv_tokens
+        return LoadSums(sequences, prompt_tokens=prompts, kv_tokens=cached)
 
     def _sums(self) -> LoadSums:
         return LoadSums(
@@ -144,8 +148,11 @@ class WorkerLoad:
         """Cached tokens that the requests in flight will hold at their ends, as predicted."""
         return self._kv_reserved
 
-    def add(self, key: Hashable, job: Job, now: float, *, streamed: bool) -> None:
-        """A request has been sent, `key` is its own; `streamed`: `progress` will tell of tokens."""
+    def add(self, key: Hashable, job: Job, now: float, *, streamed: bool, paced: int = 0) -> None:
+        """A request has been sent, `key` is its own; `streamed`: `progress` will tell of tokens.
+
+        So many of its sequences as are `paced` let pass whoever comes after them.
+        """
         remaining = max(LEAST_REMAINING, job.expected_tokens)
         request = _InFlight(
             job.prompt_tokens,
@@ -155,11 +162,12 @@ class WorkerLoad:
             remaining,
             streamed,
             job.bulk,
+            job.sequences if job.bulk else paced,
+            job.prompt_tokens if job.bulk else job.prompt_tokens * paced // job.sequences,
         )
         self._requests[key] = request
-        if job.bulk:
-            self.bulk_sequences += job.sequences
-            self._bulk_prompt_tokens += job.prompt_tokens
+        self._yield(request, 1)
+        self._yielding_prompt_tokens += request.yielding_prompt
         self.changes += 1
         if not streamed:
             self._new.append((now, key))
@@ -174,6 +182,11 @@ class WorkerLoad:
         request = self._requests.get(key)
         return 0 if request is None else request.made
 
+    def seen(self, key: Hashable) -> int | None:
+        """Those that have been seen; None where that cannot be."""
+        request = self._requests.get(key)
+        return None if request is None or not request.streamed else request.made
+
     def progress(self, key: Hashable, tokens: int) -> None:
         """`tokens` more output tokens of a request that streams have been seen."""
         request = self._requests.get(key)
@@ -185,10 +198,10 @@ class WorkerLoad:
             self._prefills -= request.sequences
             self._prompt_tokens -= request.prompt_tokens
             self._kv_tokens += request.prompt_tokens
-        if request.bulk:
-            begins = request.prompt_tokens if request.made == 0 else 0
-            self._bulk_prompt_tokens -= begins
-            self._bulk_kv_tokens += begins + tokens
+        if request.yielding:
+            begins = request.yielding_prompt if request.made == 0 else 0
+            self._yielding_prompt_tokens -= begins
+            self._yielding_kv_tokens += begins + (tokens if request.bulk else 0)
         self.changes += 1
         before = request.remaining
         request.make(tokens)
@@ -209,12 +222,12 @@ class WorkerLoad:
         if request is None:
             return
         self.changes += 1
-        if request.bulk:
-            self.bulk_sequences -= request.sequences
-            if request.made == 0:
-                self._bulk_prompt_tokens -= request.prompt_tokens
-            else:
-                self._bulk_kv_tokens -= request.prompt_tokens + request.made
+        self._yield(request, -1)
+        if request.made == 0:
+            self._yielding_prompt_tokens -= request.yielding_prompt
+        else:
+            made = request.made if request.bulk else 0
+            self._yielding_kv_tokens -= request.yielding_prompt + made
         self._sequences -= request.sequences
         if request.made == 0:
             self._prefills -= request.sequences
@@ -227,6 +240,12 @@ class WorkerLoad:
             self._put(self.others)
             self._due.clear()
             self._new.clear()
+
+    def _yield(self, request: _InFlight, sign: int) -> None:
+        if request.bulk:
+            self.bulk_sequences += sign * request.yielding
+        else:
+            self.paced_sequences += sign * request.yielding
 
     def is_due(self, now: float) -> bool:
         """Whether `advance` would count anything."""

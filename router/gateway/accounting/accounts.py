@@ -6,7 +6,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router.gateway.accounting.slo import Felt, Timing, kept
 from router.gateway.accounting.tenants import Tenants
@@ -134,16 +134,21 @@ class Accounts:
         left = UNLIMITED if context is None else max(1, context - max(prompts))
         limit = min(UNLIMITED, request.output_limit(left))
         total, due_s = sum(prompts) * request.n, time.monotonic() + urgency.deadline_s
-        said, choices = self._said(request, limit, hint), request.choices
+        certain_tokens, choices = self._certain(request, limit), request.choices
         kind = kind_of(request.prompts[0].text)
         given = total, choices, urgency.priority, due_s, urgency.targets, tenant
         again: Callable[[], Job | None] = _nothing_new
-        if said is None:
+        if certain_tokens is None:
             features = Features(request.model, total // choices, limit, tenant, kind)
-            again = _Again(self._lengths, features, given)
-            job = again.job()
+            predicted = _Again(self._lengths, features, given)
+            job = predicted.job()
+            if hint is None:
+                again = predicted
+            else:  # it orders and plans, and is no price
+                unhinted = job.expected_tokens
+                job = replace(_job(given, min(hint, float(limit))), unhinted_tokens=unhinted)
         else:
-            job = _job(given, said)
+            job = _job(given, certain_tokens)
         certain = max(prompt.token_ids or 1 for prompt in request.prompts)
         return Size(job, certain + (request.max_tokens or 1), again, kind)
 
@@ -160,10 +165,8 @@ class Accounts:
         return self._lengths.learned
 
     @staticmethod
-    def _said(request: CompletionRequest, limit: int, hint: float | None) -> float | None:
-        """The output tokens of one choice, where the client says them."""
-        if hint is not None:
-            return min(hint, float(limit))
+    def _certain(request: CompletionRequest, limit: int) -> float | None:
+        """The output tokens of one choice, where they are what the client asks for."""
         if request.ignore_eos and request.max_tokens is not None:
             return float(limit)
         return None

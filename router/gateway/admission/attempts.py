@@ -50,7 +50,7 @@ from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
 from router.wire import FULL, RECALLED
 from solver.cost.model import span_s
-from solver.routing.fair import slot_seconds
+from solver.routing.charges import slot_seconds
 
 # Gaps between a stream's tokens that tell how fast its worker makes them; a time that has a prefill
 # and perhaps a queue in it tells less.

@@ -153,7 +153,7 @@ class Completions:
         if session:
             ticket.session = f"{exchange.record.tenant}\0{session}"
         if grant is not None:
-            exchange.reservation = grant.reserve(ticket.job.kv_tokens)
+            exchange.reservation = grant.reserve(ticket.job.reserved_tokens)
         self._dispatcher.room.check(ticket)
         keeping: AbstractContextManager[None] = _NOTHING
         if ticket.streamed and (every_s := read_keepalive(scope, self._tuning.sse_keepalive_s)):

@@ -17,6 +17,7 @@ from router.wire import (
     ATTEMPT,
     DEADLINE_MS,
     EXPECTED_TOKENS,
+    PACE,
     PRIORITY,
     REQUEST_ID,
     SESSIONS,
@@ -44,6 +45,7 @@ _LINES = {
         (TTFT_MS, "%.1f"),
         (TPOT_MS, "%g"),
         (TURN, "%g"),
+        (PACE, "%g"),
     )
 }
 _ALWAYS = "content-type: application/json\r\n" + "".join(
@@ -61,6 +63,8 @@ def for_worker(ticket: Ticket, gateway: str) -> str:
         lines += _LINES[PRIORITY] % ticket.priority.value
     if ticket.ahead_s is not None:
         lines += _LINES[TURN] % ticket.ahead_s
+    if ticket.pace_s:
+        lines += _LINES[PACE] % ticket.pace_s
     if ticket.due_s != inf:
         lines += _LINES[DEADLINE_MS] % _left_ms(ticket.due_s - now)
     if targets.ttft_s != inf:

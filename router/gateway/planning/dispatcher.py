@@ -46,6 +46,7 @@ from router.http.errors import (
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
 from solver.arrays import FloatArray
+from solver.routing.charges import Size
 from solver.routing.fair import FairShares, Weight, alike
 from solver.routing.rolling import RollingHorizon, Selection
 from solver.routing.sums import Backlog
@@ -84,6 +85,7 @@ class Dispatcher:
             hold_back=True,
             eligible=self._eligible.among,
             cached=self._saved,
+            made=lambda ticket, worker: worker.load.seen(ticket),
             weight=weight,
         )
         self._unsent = Unsent()
@@ -373,9 +375,11 @@ class Dispatcher:
                 assert ticket.placed is not None
                 i = index[ticket]
                 uncached = selection.asked.uncached(i, record.plan.workers[i])
-                ticket.uncached = uncached
-                worker.sent(ticket, ticket.job, uncached, now, streamed=ticket.streamed)
-                ticket.trial, ticket.ahead_s = worker.health.sent(), selection.ahead_s
+                ticket.uncached, ticket.ahead_s = uncached, selection.ahead_s
+                paced = self._pace(ticket, worker)
+                streamed = ticket.streamed
+                worker.sent(ticket, ticket.job, uncached, now, streamed=streamed, paced=paced)
+                ticket.trial = worker.health.sent()
                 if selection.ahead_s is not None:
                     over_s = self._rolling.shares.over_s(ticket.job.tenant, now)
                     ticket.over_share_s = over_s
@@ -384,3 +388,18 @@ class Dispatcher:
                 worker.adapters.use(ticket.model)
                 ticket.placed.set_result(Placement(worker, record, i))
                 yield ticket
+
+    def _pace(self, ticket: Ticket, worker: Worker) -> int:
+        """Where there are tenants, one request's answers take turns with what others send later.
+
+        Their turns come as their tenant's share of the worker lets them; how many of them, beyond
+        that share, are in nobody's way there.
+        """
+        ticket.pace_s, n = 0.0, ticket.job.sequences
+        if n == 1 or not self.has_tenants:
+            return 0
+        places = max(1, int(worker.slots * self.shares.part(ticket.job.tenant)))
+        tokens = ticket.job.charged_tokens / n
+        one = Size(worker.cost, worker.slots, ticket.uncached / n, tokens)
+        ticket.ahead_s, ticket.pace_s = ticket.ahead_s or 0.0, one.lasts_s / places
+        return max(0, n - places)

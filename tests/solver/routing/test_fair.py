@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from solver.batching.priority import Priority
 from solver.cost.model import CostModel
+from solver.routing.charges import Size
 from solver.routing.elsewhere import Elsewhere
 from solver.routing.fair import (
     BACK_S,
@@ -21,7 +22,6 @@ from solver.routing.fair import (
     MOST,
     OTHERS,
     FairShares,
-    Size,
     TenantsQueue,
     Turn,
 )
@@ -77,6 +77,7 @@ class Served:
             self.queue.discard(ask)
             self.shares.leave(ask)
             self.shares.charge(ask, ask.tenant, sized(ask.slot_s), self.now)
+            self.shares.settle(ask, 0.0, ask.slot_s, self.now)
             self.had[ask.tenant] += ask.slot_s  # type: ignore[assignment]
         return chosen
 

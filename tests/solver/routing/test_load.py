@@ -35,8 +35,8 @@ def test_bulk_work_is_added_up_as_it_comes_runs_and_goes(
             jobs.pop(key, None)
         own = {key: job for key, job in jobs.items() if job.bulk}
         begun = {key: job for key, job in own.items() if load.made(key)}
-        assert load.bulk.sequences == sum(job.sequences for job in own.values())
+        assert load.yielding.sequences == sum(job.sequences for job in own.values())
         waiting = sum(job.prompt_tokens for key, job in own.items() if key not in begun)
-        assert load.bulk.prompt_tokens == waiting
+        assert load.yielding.prompt_tokens == waiting
         cached = sum(job.prompt_tokens + load.made(key) for key, job in begun.items())
-        assert load.bulk.kv_tokens == cached
+        assert load.yielding.kv_tokens == cached

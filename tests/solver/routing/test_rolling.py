@@ -63,6 +63,10 @@ class Place:
     def online_room(self) -> int:
         return self.room
 
+    @property
+    def large_room(self) -> int:
+        return self.room
+
     def view(self, _: float) -> WorkerView:
         flying = self.busy + len(self.got)
         return WorkerView(

@@ -12,8 +12,8 @@ import pytest
 
 from solver.batching.policies import POLICIES
 from solver.cost.profiles import PROFILES
+from solver.routing.charges import slot_seconds
 from solver.routing.dispatchers import FOR_TENANTS, dispatcher
-from solver.routing.fair import slot_seconds
 from solver.sim.fairness import fairness
 from solver.sim.fleet import Fleet
 from solver.sim.forecast import length_forecaster
