@@ -23,6 +23,7 @@ from solver.batching.targets import Targets
 from solver.cost.estimators import TokenEstimator
 from solver.lengths.distribution import LengthDistribution
 from solver.lengths.predictor import Features, LengthPredictor, kind_of, worth_again
+from solver.routing.portions import Portions
 from solver.routing.problem import Job
 
 log = logging.getLogger(__name__)
@@ -91,13 +92,17 @@ def _job(given: _Given, tokens: float, known: LengthDistribution | None = None) 
 
 
 class Accounts:
-    """Predicts, remembers, learns and counts."""
+    """Predicts, remembers, learns and counts.
+
+    Attributes:
+        here: planned requests, and those that are relayed: what `max_requests` is of, by tenant.
+    """
 
     def __init__(
         self, metrics: GatewayMetrics, remember: int, traffic: TrafficLog | None = None
     ) -> None:
         self._metrics, self._traffic = metrics, traffic
-        self.log, self.relayed = RequestLog(remember), 0
+        self.log, self.here = RequestLog(remember), Portions()
         self.tenants = Tenants()
         self._estimators: defaultdict[str, TokenEstimator] = defaultdict(TokenEstimator)
         self._lengths = LengthPredictor()
@@ -107,11 +112,6 @@ class Accounts:
     def running(self) -> int:
         """Planned requests in the gateway now."""
         return self.log.running
-
-    @property
-    def all_running(self) -> int:
-        """Those, and those that are relayed as they are: what `max_requests` is of."""
-        return self.log.running + self.relayed
 
     def size(
         self,
@@ -180,6 +180,7 @@ class Accounts:
     def begin(self, record: RequestRecord) -> None:
         """A request has come in."""
         self.log.begin(record)
+        self.here.add(record.tenant, 1)
 
     def learn(self, request: CompletionRequest, record: RequestRecord, usage: Usage | None) -> None:
         """A request has been answered in full."""
@@ -246,7 +247,8 @@ class Accounts:
         felt = Felt.of(timing, record.output_tokens, record.choices)
         record.ended_s, record.ttft_s, record.tpot_s = time.time(), felt.ttft_s, felt.tpot_s
         record.kept = kept(record.targets, outcome, felt)
-        self.log.end(record)
+        if self.log.end(record):
+            self.here.add(record.tenant, -1)
         if self._traffic is not None:
             self._traffic.note(record, blocks, made)
         self.tenants.end(record, outcome)

@@ -7,11 +7,13 @@ import time
 from math import inf
 from random import getrandbits
 
+from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.fleet.kv.caches import WorkerCache
 from router.gateway.planning.ticket import Ticket
 from router.http.asgi import Scope, fields, header
 from router.http.errors import Headers, RequestError
 from router.http.model_field import with_field
+from router.http.request_headers import read_tenant
 from router.kv_wire import FULL, REPORT_MODE, SESSION, XARGS, session_name
 from router.wire import (
     ATTEMPT,
@@ -112,6 +114,16 @@ def session_of(scope: Scope) -> str:
         if value:
             return value[:LONGEST_SESSION].decode("latin-1")
     return ""
+
+
+def tenant_of(scope: Scope) -> str:
+    """Whose request it is, by its key or, where there are no keys, by its own word.
+
+    Raises:
+        RequestError: if that is too long.
+    """
+    grant: Grant | None = scope.get(GRANT)
+    return read_tenant(scope) if grant is None else grant.key.tenant
 
 
 def read_hint(value: bytes | None) -> float | None:

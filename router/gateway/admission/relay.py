@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Grant
-from router.gateway.admission.headers import request_id, session_of
+from router.gateway.admission.headers import request_id, session_of, tenant_of
 from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.model_names import ModelNames
@@ -57,7 +57,6 @@ from router.http.errors import (
     outcome_of_status,
 )
 from router.http.relayed import boundary_of, family_of, form_model, query_model, response_id
-from router.http.request_headers import read_tenant
 from router.observe.logs import bind_request
 from router.settings.gateway import GatewayTuning
 
@@ -123,18 +122,18 @@ class Relay:
     async def _serve(
         self, scope: Scope, receive: Receive, passing: Passing, held: Held, record: RequestRecord
     ) -> Outcome:
-        self._check_room()
+        tenant = record.tenant = held.tenant = tenant_of(scope)
+        self._check_room(tenant)
         if scope["method"] != "GET" and not is_own(scope, self._tuning.allowed_origins):
             check_type(scope)
         body = await read_body(scope, receive, self._tuning.max_body_bytes, held.take)
-        self._check_room()
+        self._check_room(tenant)
         headers: Headers = scope["headers"]
         encoding = encoding_of(header(scope, CONTENT_ENCODING))
         if encoding:
             body = await self._bodies.decode(body, encoding, held)
             headers = [pair for pair in headers if pair[0] != CONTENT_ENCODING]
         only, grant = None, scope.get(GRANT)
-        record.tenant = read_tenant(scope) if grant is None else grant.key.tenant
         if (name := response_id(scope["path"])) is not None:
             only, _ = await self._kept.find(name, None if grant is None else grant.key.tenant)
         model, body, asked = await self._model(scope, body, passing.name)
@@ -162,9 +161,9 @@ class Relay:
         for name in [model] if model else list(self._workers.models()):
             grant.check_model(name, alias)
 
-    def _check_room(self) -> None:
+    def _check_room(self, tenant: str) -> None:
         self._drain.check()
-        self._dispatcher.room.check_requests(self._accounts.all_running)
+        self._dispatcher.room.check_requests(self._accounts.here, tenant)
 
     async def _model(self, scope: Scope, body: bytes, name: str) -> tuple[str, bytes, str]:
         """The model that it means, the body with it, and what it calls it; empty: any worker.
@@ -209,7 +208,7 @@ class Relay:
             record.worker = worker.name
             last = len(tried) > self._tuning.retries or self._choose(model, only, tried) is None
             self._at[worker] += 1
-            self._accounts.relayed += 1
+            self._accounts.here.add(record.tenant, 1)
             self._turns[worker] = next(self._turn)
             try:
                 return await self._attempt(scope, headers, body, worker, passing, last=last)
@@ -218,7 +217,7 @@ class Relay:
                 if last:
                     raise
             finally:
-                self._accounts.relayed -= 1
+                self._accounts.here.add(record.tenant, -1)
                 self._at[worker] -= 1
                 if not self._at[worker]:
                     del self._at[worker]
