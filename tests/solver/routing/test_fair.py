@@ -172,6 +172,35 @@ def test_who_was_served_alone_owes_nobody_when_others_come() -> None:
     assert then == {"first": 30, "second": 30}
 
 
+def test_who_comes_begins_at_what_others_have_had_without_what_is_still_to_come() -> None:
+    """So it has as much under way as they have before they get more."""
+    served = Served()
+    served.come(*(Ask(name) for _ in range(50) for name in "ab"))
+    for k in range(10):
+        for name in "ab":
+            served.shares.charge((name, k), name, sized(8.0), 0.0)
+    served.now = 2.0
+    served.order(1)  # a quarter of it has been made by now
+    served.come(*(Ask("idle", 8.0) for _ in range(20)))
+    assert served.shares.levels(2.0)["idle"] == pytest.approx(20.0 * 2 ** (-2 / 60), rel=0.1)
+    under_way = Counter(ask.tenant for ask in served.order(12))
+    assert under_way["idle"] >= 6
+    served.shares.join("again", "a")
+    assert served.shares.levels(2.0)["a"] == pytest.approx(80.0, rel=0.1), "it has no such start"
+
+
+@pytest.mark.parametrize(("made", "level"), [(1.0, 10.0), (10.0, 15.0), (40.0, 60.0), (None, 10.0)])
+def test_a_request_that_makes_more_than_was_expected_is_charged_for_it(
+    made: float | None, level: float
+) -> None:
+    shares: FairShares[Ask] = FairShares()
+    shares.charge("x", "a", sized(10.0), 0.0, 10.0, lambda: made)
+    shares.charge("y", "a", sized(0.0), 10.0)
+    assert shares.levels(10.0)["a"] == pytest.approx(level, rel=0.15)
+    shares.settle("x", 0.0, 3.0, 10.0)
+    assert shares.levels(10.0)["a"] == pytest.approx(3.0, abs=1.5), "in the end it is what it was"
+
+
 def test_over_and_under_shares_add_up_to_nothing() -> None:
     served = Served({"a": 3.0, "b": 1.0})
     served.come(*[Ask(name) for name in "ab" for _ in range(99)])

@@ -19,6 +19,21 @@ STEPS = st.lists(
 )
 
 
+@given(st.integers(2, 600), st.integers(1, 64), st.integers(1, 100))
+def test_what_is_paced_is_in_nobodys_way_until_it_has_ended(n: int, places: int, each: int) -> None:
+    load, paced = WorkerLoad(), max(0, n - places)
+    load.add("x", Job(n * each, 50.0 * n, n), 0.0, streamed=True, paced=paced)
+    assert load.sequences == n
+    assert load.yielding.sequences == load.paced_sequences == paced
+    assert load.yielding.prompt_tokens == paced * each
+    load.progress("x", 3)
+    sums = load.yielding
+    assert (sums.prompt_tokens, sums.kv_tokens) == (0, paced * each), "what is made is held"
+    load.remove("x")
+    assert load.yielding == WorkerLoad().yielding
+    assert load.paced_sequences == 0
+
+
 @given(STEPS)
 def test_bulk_work_is_added_up_as_it_comes_runs_and_goes(
     steps: list[tuple[str, int, int, bool]],
