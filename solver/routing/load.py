@@ -9,6 +9,7 @@ counted on when these tokens are due.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ class _InFlight:
     bulk: bool
     yielding: int  # of its sequences
     yielding_prompt: int
+    tenant: str
     made: int = 0
     predicted_at: int = 0
 
@@ -67,6 +69,7 @@ class WorkerLoad:
         self.changes = 0
         self.others = NOTHING
         self.bulk_sequences = self.paced_sequences = 0
+        self._paced: Counter[str] = Counter()  # requests of each tenant
         self._requests: dict[Hashable, _InFlight] = {}
         self._yielding_prompt_tokens = self._yielding_kv_tokens = 0
         # Those that do not stream: when the next tokens of each are due; and those not looked at.
@@ -94,6 +97,10 @@ class WorkerLoad:
         sequences = self.bulk_sequences + self.paced_sequences
         prompts, cached = self._yielding_prompt_tokens, self._yielding_kv_tokens
         return LoadSums(sequences, prompt_tokens=prompts, kv_tokens=cached)
+
+    def paces(self, tenant: str) -> bool:
+        """Whether a request of its is paced."""
+        return self._paced[tenant] > 0
 
     def _sums(self) -> LoadSums:
         return LoadSums(
@@ -163,7 +170,8 @@ class WorkerLoad:
             streamed,
             job.bulk,
             job.sequences if job.bulk else paced,
-            job.prompt_tokens if job.bulk else job.prompt_tokens * paced // job.sequences,
+            job.prompt_tokens if job.bulk or paced else 0,
+            job.tenant,
         )
         self._requests[key] = request
         self._yield(request, 1)
@@ -246,6 +254,7 @@ class WorkerLoad:
             self.bulk_sequences += sign * request.yielding
         else:
             self.paced_sequences += sign * request.yielding
+            self._paced[request.tenant] += sign * bool(request.yielding)
 
     def is_due(self, now: float) -> bool:
         """Whether `advance` would count anything."""

@@ -41,7 +41,7 @@ from solver.routing.fleet import Fleet
 from solver.routing.grouped_queue import Entry, Members, merged
 from solver.routing.held import Held, placed_by
 from solver.routing.order import Late, Timed, Unsent, place_in_order
-from solver.routing.problem import WorkerView
+from solver.routing.problem import Job, WorkerView
 from solver.routing.sums import Backlog
 from solver.routing.window import Window, WindowPolicy
 
@@ -80,9 +80,8 @@ class Target(Timed, Hashable, Protocol):
         """The same of requests for which bulk work, and what is paced, steps back there."""
         ...
 
-    @property
-    def large_room(self) -> int:
-        """The same of requests of several answers, for which only bulk work does."""
+    def room_for(self, job: Job) -> int:
+        """The same of one request; one of several answers may wait for its tenant's last."""
         ...
 
     def view(self, now: float) -> WorkerView:
@@ -301,10 +300,20 @@ class RollingHorizon(Generic[R, W]):
         lines = {key: groups[key][: min(counts[key.members], most)] for key in keys}
         if not self.shares.contended:
             return merged(list(lines.values()))
-        if not (bulk or any(worker.large_room > 0 for worker in self._fleet.workers)):
-            lines = {key: _alone(entries) for key, entries in lines.items()}
+        lines = {key: self._not_behind_their_own(line) for key, line in lines.items()}
         each = {members: min(count, most) for members, count in counts.items()}
         return self.shares.in_turn(lines, each, self._slot_s, now)
+
+    def _not_behind_their_own(self, line: list[Entry[R]]) -> list[Entry[R]]:
+        """Without those of several answers that nobody has room for: they are in nobody's way."""
+        if all(entry[2].job.sequences == 1 for entry in line):
+            return line
+        return [
+            entry
+            for entry in line
+            if entry[2].job.sequences == 1
+            or any(worker.room_for(entry[2].job) > 0 for worker in self._fleet.workers)
+        ]
 
     def _slot_s(self, request: R) -> float:
         """What it is expected to take."""
@@ -370,7 +379,7 @@ class RollingHorizon(Generic[R, W]):
                 continue
             worker, seconds = selection.workers[j], selection.asked.prefill_s(i, j)
             kept, bulk = closed[j] if closed else 0, request.job.bulk
-            room = worker.room if bulk else _room(worker, request)
+            room = worker.room_for(request.job)
             if selection.single_worker or (plan.go[i] and room > kept):
                 if self.shares.several:
                     self._charge(request, selection, (i, j), now)
@@ -392,16 +401,6 @@ class RollingHorizon(Generic[R, W]):
         lasts_s = _size(view, request, uncached).lasts_s
         made = partial(self._made, request, worker)
         self.shares.charge(request, request.job.tenant, size, now, lasts_s, made)
-
-
-def _alone(entries: Sequence[Entry[R]]) -> list[Entry[R]]:
-    """Those of one answer; of others none goes, so they are in nobody's way."""
-    return [entry for entry in entries if entry[2].job.sequences == 1]
-
-
-def _room(worker: Target, request: Unsent) -> int:
-    """Of one that somebody waits for."""
-    return worker.online_room if request.job.sequences == 1 else worker.large_room
 
 
 def _size(view: WorkerView, request: Unsent, uncached: float | None = None) -> Size:

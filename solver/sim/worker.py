@@ -21,7 +21,7 @@ from solver.cost.model import CostModel
 from solver.lengths.distribution import LengthDistribution
 from solver.routing.dispatchers.base import Arrival
 from solver.routing.fair import Turn
-from solver.routing.problem import WorkerView
+from solver.routing.problem import Job, WorkerView
 from solver.routing.rolling import lead
 from solver.sim.cache_views import CacheView, cache_view
 from solver.sim.decoding import NOT_DECODING, Decoding, Running
@@ -194,10 +194,9 @@ class Worker:
             return 0
         return self.setting.slots + lead(self.setting.slots) - self.in_flight + bulk.sequences
 
-    @property
-    def large_room(self) -> int:
-        """The same of requests of several answers, of which there are none here."""
-        return self.online_room
+    def room_for(self, job: Job) -> int:
+        """The same of one request."""
+        return self.room if job.bulk else self.online_room
 
     def made(self, arrival: Arrival) -> int:
         """Output tokens of a request that is here, since it decodes; 0: none."""

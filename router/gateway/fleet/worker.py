@@ -185,27 +185,28 @@ class Worker:
 
         Where other gateways send, too, the agent lets nobody in beyond slots and lead.
         """
-        return self._room_beside(self.load.yielding.sequences)
+        if not self._yielding:
+            return self.room
+        yielding, places = self.load.yielding, self.slots + lead(self.slots, 1)
+        full = yielding.kv_tokens + yielding.prompt_tokens + self.kv_free <= 0
+        return 0 if full else self._open_places(places + yielding.sequences)
+
+    def room_for(self, job: Job) -> int:
+        """The same of one request; one of several answers waits until its tenant's last is done."""
+        if job.bulk:
+            return self.room
+        waits = job.sequences > 1 and self.load.paces(job.tenant)
+        return 0 if waits else self.online_room
 
     @property
-    def large_room(self) -> int:
-        """The same of requests of several answers: these do not pass what is paced."""
-        return self._room_beside(self.load.bulk_sequences)
-
-    def _room_beside(self, sequences: int) -> int:
-        if not (sequences and self._yielding):
-            return self.room
-        yielding = self.load.yielding
-        full = yielding.kv_tokens + yielding.prompt_tokens + self.kv_free <= 0
-        return 0 if full else self._open_places(self.slots + lead(self.slots, 1) + sequences)
+    def divides(self) -> bool:
+        """Whether its agent orders single answers, and bulk work steps back in its engine."""
+        return self.state is not None and self.state.steps_back
 
     @property
     def _yielding(self) -> bool:
         """Whether there is work that lets others pass, in the agent's queue or its slots."""
-        state = self.state
-        if state is None or not state.steps_back or self.is_shared:
-            return False
-        return self.load.yielding.sequences > 0
+        return self.divides and not self.is_shared and self.load.yielding.sequences > 0
 
     def _places(self, capacity: int) -> int:
         full = self.state is not None and self.load.kv_tokens >= self.state.kv_tokens

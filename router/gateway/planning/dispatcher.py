@@ -396,7 +396,7 @@ class Dispatcher:
         that share, are in nobody's way there.
         """
         ticket.pace_s, n = 0.0, ticket.job.sequences
-        if n == 1 or not self.has_tenants:
+        if n == 1 or not (self.has_tenants and worker.divides):
             return 0
         places = max(1, int(worker.slots * self.shares.part(ticket.job.tenant)))
         tokens = ticket.job.charged_tokens / n

@@ -36,7 +36,7 @@ def test_nobody_runs_for_nothing_and_what_is_to_come_is_part_of_what_is_charged(
     for k, (tenant, expected, _, _, seen) in enumerate(requests):
         one = size(expected)
         told = (lambda k=k: made[k]) if seen else (lambda: None)
-        charges.add(k, tenant, one, now, one.lasts_s, told)  # type: ignore[misc]
+        charges.add(k, tenant, one, now, one.lasts_s, told)
         charged[tenant] += one.slot_s
     for step_s in steps_s:
         now += step_s

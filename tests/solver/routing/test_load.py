@@ -25,13 +25,16 @@ def test_what_is_paced_is_in_nobodys_way_until_it_has_ended(n: int, places: int,
     load.add("x", Job(n * each, 50.0 * n, n), 0.0, streamed=True, paced=paced)
     assert load.sequences == n
     assert load.yielding.sequences == load.paced_sequences == paced
-    assert load.yielding.prompt_tokens == paced * each
+    waiting = n * each if paced else 0
+    assert load.yielding.prompt_tokens == waiting
+    assert load.paces("") == bool(paced)
     load.progress("x", 3)
     sums = load.yielding
-    assert (sums.prompt_tokens, sums.kv_tokens) == (0, paced * each), "what is made is held"
+    assert (sums.prompt_tokens, sums.kv_tokens) == (0, waiting), "what is made is held"
     load.remove("x")
     assert load.yielding == WorkerLoad().yielding
     assert load.paced_sequences == 0
+    assert not load.paces("")
 
 
 @given(STEPS)

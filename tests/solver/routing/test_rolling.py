@@ -63,8 +63,7 @@ class Place:
     def online_room(self) -> int:
         return self.room
 
-    @property
-    def large_room(self) -> int:
+    def room_for(self, _: Job) -> int:
         return self.room
 
     def view(self, _: float) -> WorkerView:
