@@ -2,7 +2,8 @@
 
 Rules:
 - what a tenant has had is engine time: the slot-seconds that its requests take by a cost model, as
-  expected, and once they have ended, as they were. The model is that of the first worker that may
+  expected, or as made where that is more (`solver.routing.charges`), and once they have ended, as
+  they were. The model is that of the first worker that may
   serve a request, wherever it goes: so a second on a fast worker is worth more than one on a slow
   one, and nobody pays for having been sent there. It fades with a half-life of `HALF_LIFE_S`, and
   divided by the tenant's weight it is its *level*;
@@ -11,8 +12,10 @@ Rules:
   costs together (`solver.routing.objective`), so caches, speeds and the makespan count as before;
 - who is more urgent goes before as ever: among the first of all tenants, the one of least rank
   names the priority whose turn it is;
-- a tenant that had nothing waiting begins at the least level of those that have: it is next, and
-  what it did not use is not saved up, nor is it owed to those who used it;
+- a tenant that had nothing waiting begins at the least level of those that have, without what they
+  have been charged and is still to come: it is next until as much is under way of its own, and what
+  it did not use is not saved up, nor is it owed to those who used it. So levels of answers that
+  turn out shorter, as those that end first do, are no debt of whoever comes meanwhile;
 - a request whose tenant has nothing else waiting, and has had no more than any that has, *comes
   back*: for `FIRST_S` it goes before its equals, may be sent ahead where others may not while turns
   are taken (`solver.routing.rolling`), ranks in a worker's queue as if its turn had come `BACK_S`
