@@ -33,8 +33,7 @@ class _InFlight:
     remaining: float
     streamed: bool
     bulk: bool
-    yielding: int  # of its sequences
-    yielding_prompt: int
+    yields: bool
     tenant: str
     made: int = 0
     predicted_at: int = 0
@@ -155,10 +154,12 @@ class WorkerLoad:
         """Cached tokens that the requests in flight will hold at their ends, as predicted."""
         return self._kv_reserved
 
-    def add(self, key: Hashable, job: Job, now: float, *, streamed: bool, paced: int = 0) -> None:
+    def add(
+        self, key: Hashable, job: Job, now: float, *, streamed: bool, paced: bool = False
+    ) -> None:
         """A request has been sent, `key` is its own; `streamed`: `progress` will tell of tokens.
 
-        So many of its sequences as are `paced` let pass whoever comes after them.
+        If it is `paced`, its sequences let pass whoever comes after them.
         """
         remaining = max(LEAST_REMAINING, job.expected_tokens)
         request = _InFlight(
@@ -169,13 +170,11 @@ class WorkerLoad:
             remaining,
             streamed,
             job.bulk,
-            job.sequences if job.bulk else paced,
-            job.prompt_tokens if job.bulk or paced else 0,
+            job.bulk or paced,
             job.tenant,
         )
         self._requests[key] = request
         self._yield(request, 1)
-        self._yielding_prompt_tokens += request.yielding_prompt
         self.changes += 1
         if not streamed:
             self._new.append((now, key))
@@ -206,8 +205,8 @@ class WorkerLoad:
             self._prefills -= request.sequences
             self._prompt_tokens -= request.prompt_tokens
             self._kv_tokens += request.prompt_tokens
-        if request.yielding:
-            begins = request.yielding_prompt if request.made == 0 else 0
+        if request.yields:
+            begins = request.prompt_tokens if request.made == 0 else 0
             self._yielding_prompt_tokens -= begins
             self._yielding_kv_tokens += begins + (tokens if request.bulk else 0)
         self.changes += 1
@@ -231,11 +230,6 @@ class WorkerLoad:
             return
         self.changes += 1
         self._yield(request, -1)
-        if request.made == 0:
-            self._yielding_prompt_tokens -= request.yielding_prompt
-        else:
-            made = request.made if request.bulk else 0
-            self._yielding_kv_tokens -= request.yielding_prompt + made
         self._sequences -= request.sequences
         if request.made == 0:
             self._prefills -= request.sequences
@@ -250,11 +244,19 @@ class WorkerLoad:
             self._new.clear()
 
     def _yield(self, request: _InFlight, sign: int) -> None:
+        """It has come, or goes, if that is in nobody's way here."""
+        if not request.yields:
+            return
         if request.bulk:
-            self.bulk_sequences += sign * request.yielding
+            self.bulk_sequences += sign * request.sequences
         else:
-            self.paced_sequences += sign * request.yielding
-            self._paced[request.tenant] += sign * bool(request.yielding)
+            self.paced_sequences += sign * request.sequences
+            self._paced[request.tenant] += sign
+        if request.made == 0:
+            self._yielding_prompt_tokens += sign * request.prompt_tokens
+        else:
+            made = request.made if request.bulk else 0
+            self._yielding_kv_tokens += sign * (request.prompt_tokens + made)
 
     def is_due(self, now: float) -> bool:
         """Whether `advance` would count anything."""

@@ -144,6 +144,42 @@ def test_no_large_request_takes_a_worker_from_others(tmp_path: Path, kind: str) 
     assert max(passed) <= 2 * SLOTS, passed
 
 
+async def many_beside_a_large_one(url: str) -> Counter[str]:
+    """Whose answers end, while one asks for all at once and another for one after the other."""
+    ended = Counter[str]()
+    session = aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0))
+
+    async def read(tenant: str, more: dict[str, object]) -> None:
+        headers = {"authorization": f"Bearer {KEYS[tenant]}"}
+        body = BODY | {"stream": True} | more
+        async with session.post("/v1/completions", json=body, headers=headers) as answer:
+            async for line in answer.content:
+                ended[tenant] += line.count(b'"finish_reason":"length"')
+
+    async def again_and_again() -> None:
+        while True:
+            await read("late", {})
+
+    async with session:
+        tasks = [asyncio.create_task(read("one", {"prompt": ["How many?"] * 400}))]
+        while not ended["one"]:
+            await asyncio.sleep(0.01)
+        tasks += [asyncio.create_task(again_and_again()) for _ in range(2 * SLOTS)]
+        while ended.total() < 20 * SLOTS:
+            await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return ended
+
+
+def test_who_sends_single_requests_has_its_share_beside_a_large_one(tmp_path: Path) -> None:
+    with shared(tmp_path) as (url, _):
+        ended = asyncio.run(many_beside_a_large_one(url))
+    assert ended["late"] > ended["one"] / 2, ended
+    assert ended["one"] > ended["late"] / 2, "nor is the large one put off"
+
+
 def test_engine_time_is_billed(run: tuple[list[str], str, Path]) -> None:
     lines = [line for line in run[1].splitlines() if line.startswith("makespan_tenant_slot_s")]
     spent = {line.split('"')[1]: float(line.split()[-1]) for line in lines}

@@ -337,11 +337,11 @@ class Worker:
         now: float,
         *,
         streamed: bool,
-        paced: int = 0,
+        paced: bool = False,
     ) -> None:
         """It is sent a request, `key` is its own; `uncached`: prompt tokens to be prefilled.
 
-        So many of its sequences as are `paced` let pass whoever comes after them.
+        If it is `paced`, its sequences let pass whoever comes after them.
         """
         self.load.add(key, job, now, streamed=streamed, paced=paced)
         self.share.sent(job.sequences)

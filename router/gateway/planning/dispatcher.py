@@ -389,17 +389,17 @@ class Dispatcher:
                 ticket.placed.set_result(Placement(worker, record, i))
                 yield ticket
 
-    def _pace(self, ticket: Ticket, worker: Worker) -> int:
+    def _pace(self, ticket: Ticket, worker: Worker) -> bool:
         """Where there are tenants, one request's answers take turns with what others send later.
 
-        Their turns come as their tenant's share of the worker lets them; how many of them, beyond
-        that share, are in nobody's way there.
+        Their turns come as their tenant's share of the worker lets them. Whether they are more than
+        that share, and so in nobody's way there: others may have all of its slots in their turns.
         """
         ticket.pace_s, n = 0.0, ticket.job.sequences
         if n == 1 or not (self.has_tenants and worker.divides):
-            return 0
+            return False
         places = max(1, int(worker.slots * self.shares.part(ticket.job.tenant)))
         tokens = ticket.job.charged_tokens / n
         one = Size(worker.cost, worker.slots, ticket.uncached / n, tokens)
         ticket.ahead_s, ticket.pace_s = ticket.ahead_s or 0.0, one.lasts_s / places
-        return max(0, n - places)
+        return n > places
