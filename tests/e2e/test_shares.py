@@ -162,10 +162,10 @@ async def many_beside_a_large_one(url: str) -> Counter[str]:
 
     async with session:
         tasks = [asyncio.create_task(read("one", {"prompt": ["How many?"] * 400}))]
-        while not ended["one"]:
+        while not ended["one"]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         tasks += [asyncio.create_task(again_and_again()) for _ in range(2 * SLOTS)]
-        while ended.total() < 20 * SLOTS:
+        while ended.total() < 20 * SLOTS:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         for task in tasks:
             task.cancel()
