@@ -3,7 +3,8 @@
 Rules:
 - as long as nobody has a name, all of it may be held;
 - else one may come to hold `TIMES` times what is free then, and no more: alone seven eighths of
-  it, of two that want all of it each seven fifteenths, and so on. Whoever holds little finds room,
+  it, of two that come together each seven fifteenths, of one that comes after another has filled
+  it seven eighths of what that left. Whoever holds little finds room,
   whatever the others want, and nobody has to be known before it comes;
 - who holds nothing may have half of what is free, and the last place.
 

@@ -19,8 +19,8 @@ def test_who_holds_nothing_finds_room_whatever_others_want(
         if held.total + more <= most and held.may_have(name, more, most):
             held.add(name, more)
     free = most - held.total
-    assert free >= most // (1 + TIMES * 3) // 2
-    assert held.may_have("idle", max(1, free // 2), most)
+    assert free >= most // (1 + TIMES) ** 3  # each of the three has filled what it may
+    assert free == 0 or held.may_have("idle", max(1, free // 2), most)
     for _ in range(3):  # and so do those that come after it
         free = most - held.total
         name = f"more {free}"
