@@ -68,6 +68,8 @@ ATTEMPT = b"x-makespan-attempt"
 WAITED_MS = b"x-makespan-waited-ms"
 # The same, where tenants take turns: who was sent before goes before, as if so many seconds sooner.
 TURN = b"x-makespan-turn"
+# Of a request of several answers then, seconds from the turn of one of them to that of the next.
+PACE = b"x-makespan-pace"
 RECALLED = b"x-makespan-recalled"
 FULL = b"x-makespan-full"
 GATEWAY = b"x-makespan-gateway"

@@ -199,7 +199,7 @@ class EngineLoop:
                 now + position.deadline_s,
                 None,
                 position.targets,
-                *position.turn(now),
+                *position.turn(now, choice),
             )
             self.batcher.add(sequence, now)
             ids.append(key)

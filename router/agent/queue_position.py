@@ -7,7 +7,7 @@ from math import inf
 
 from router.http.asgi import Scope, header
 from router.http.request_headers import read_urgency
-from router.wire import EXPECTED_TOKENS, TURN, WAITED_MS
+from router.wire import EXPECTED_TOKENS, PACE, TURN, WAITED_MS
 from solver.batching.priority import Priority
 from solver.batching.targets import NO_TARGETS, Targets
 from solver.routing.fair import Turn
@@ -18,7 +18,8 @@ class QueuePosition:
     """A job's place in the queue: how long it has waited elsewhere, and how urgent it is.
 
     `ahead_s`: it was sent in its tenant's turn, and keeps its place among those sent so, as if it
-    had come so much sooner; None: tenants do not take turns.
+    had come so much sooner; None: tenants do not take turns. `pace_s`: the turn of each of its
+    answers is so much later than that of the one before.
     Its targets, as all of it, count from when it came to the gateway; its deadline from now.
     """
 
@@ -27,10 +28,11 @@ class QueuePosition:
     deadline_s: float = inf
     targets: Targets = NO_TARGETS
     ahead_s: float | None = None
+    pace_s: float = 0.0
 
-    def turn(self, now: float) -> Turn:
-        """Its tenant's turn, if it comes now."""
-        return Turn.of(self.ahead_s, now)
+    def turn(self, now: float, index: int = 0) -> Turn:
+        """Its tenant's turn, if it comes now, for that one of its answers."""
+        return Turn.of(self.ahead_s, now, index * self.pace_s)
 
 
 DEFAULT_POSITION = QueuePosition()
@@ -46,7 +48,8 @@ def read_queue_position(scope: Scope) -> QueuePosition:
     waited_s = (_number(header(scope, WAITED_MS), 0.0) or 0.0) / 1000
     targets = Targets(urgency.targets.ttft_s + waited_s, urgency.targets.tpot_s)
     ahead_s = _number(header(scope, TURN), 0.0)
-    return QueuePosition(waited_s, urgency.priority, urgency.deadline_s, targets, ahead_s)
+    pace_s = _number(header(scope, PACE), 0.0) or 0.0
+    return QueuePosition(waited_s, urgency.priority, urgency.deadline_s, targets, ahead_s, pace_s)
 
 
 def read_hint(scope: Scope) -> float | None:

@@ -14,6 +14,7 @@ from router.http.model_field import require_one_model, with_model
 from router.http.outline import model_of, outline, outline_shortened, previous_of
 from router.http.schemas import CompletionRequest, load
 from router.http.shorten import SMALL, Shortened, shorten
+from solver.routing.portions import Portions
 
 _USUAL = b"application/json"
 _JSON = re.compile(rb"\s*application/([\w.-]+\+)?json\s*(;.*)?", re.IGNORECASE)
@@ -64,30 +65,46 @@ def check_type(scope: Scope) -> None:
 
 
 class BodyMemory:
-    """Counts the bytes of all bodies that are held; beyond `limit`, `full` makes the error."""
+    """Counts the bytes of all bodies that are held, by tenant.
 
-    def __init__(self, limit: int, full: Callable[[], RouterError]) -> None:
-        self._limit, self._full = limit, full
-        self.held = 0
+    Beyond `limit`, or a tenant's portion of it, `full` makes the error that the tenant gets.
+    """
 
-    def take(self, count: int) -> None:
+    def __init__(self, limit: int, full: Callable[[str], RouterError]) -> None:
+        self._limit, self._full, self._portions = limit, full, Portions()
+
+    @property
+    def held(self) -> int:
+        """Bytes."""
+        return self._portions.total
+
+    def take(self, tenant: str, count: int) -> None:
         """More has come.
 
         Raises:
             RouterError: if there is no room for it.
         """
-        if self.held + count > self._limit:
-            raise self._full()
-        self.held += count
+        full = self.held + count > self._limit
+        if full or not self._portions.may_have(tenant, count, self._limit):
+            raise self._full(tenant)
+        self._portions.add(tenant, count)
+
+    def let_go(self, tenant: str, count: int) -> None:
+        """So much is held no longer."""
+        self._portions.add(tenant, -count)
 
 
 class Held:
-    """What one request holds of it, from the first byte of its body on until it is let go."""
+    """What one request holds of it, from the first byte of its body on until it is let go.
 
-    __slots__ = ("_count", "_memory")
+    Attributes:
+        tenant: whose it is, from before its body comes.
+    """
 
-    def __init__(self, memory: BodyMemory) -> None:
-        self._memory, self._count = memory, 0
+    __slots__ = ("_count", "_memory", "tenant")
+
+    def __init__(self, memory: BodyMemory, tenant: str = "") -> None:
+        self._memory, self._count, self.tenant = memory, 0, tenant
 
     def take(self, count: int) -> None:
         """More of its body has come.
@@ -95,12 +112,12 @@ class Held:
         Raises:
             RouterError: if there is no room for it.
         """
-        self._memory.take(count)
+        self._memory.take(self.tenant, count)
         self._count += count
 
     def let_go(self) -> None:
         """The request has ended."""
-        self._memory.held -= self._count
+        self._memory.let_go(self.tenant, self._count)
         self._count = 0
 
 

@@ -34,7 +34,8 @@ import numpy as np
 from solver.lengths.predictor import worth_again
 from solver.packing.problem import TOLERANCE
 from solver.routing.bulk_plan import Asked, BulkPlan, Outlook, plan_of
-from solver.routing.fair import FairShares, Size, Weight, alike
+from solver.routing.charges import Size
+from solver.routing.fair import FairShares, Weight, alike
 from solver.routing.kinds import Eligible, Expected, Kind, Length, Members
 from solver.routing.pieces import Piece, allowed
 from solver.routing.problem import WorkerView

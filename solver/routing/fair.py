@@ -2,7 +2,8 @@
 
 Rules:
 - what a tenant has had is engine time: the slot-seconds that its requests take by a cost model, as
-  expected, and once they have ended, as they were. The model is that of the first worker that may
+  expected, or as made where that is more (`solver.routing.charges`), and once they have ended, as
+  they were. The model is that of the first worker that may
   serve a request, wherever it goes: so a second on a fast worker is worth more than one on a slow
   one, and nobody pays for having been sent there. It fades with a half-life of `HALF_LIFE_S`, and
   divided by the tenant's weight it is its *level*;
@@ -11,8 +12,10 @@ Rules:
   costs together (`solver.routing.objective`), so caches, speeds and the makespan count as before;
 - who is more urgent goes before as ever: among the first of all tenants, the one of least rank
   names the priority whose turn it is;
-- a tenant that had nothing waiting begins at the least level of those that have: it is next, and
-  what it did not use is not saved up, nor is it owed to those who used it;
+- a tenant that had nothing waiting begins at the least level of those that have, without what they
+  have been charged and is still to come: it is next until as much is under way of its own, and what
+  it did not use is not saved up, nor is it owed to those who used it. So levels of answers that
+  turn out shorter, as those that end first do, are no debt of whoever comes meanwhile;
 - a request whose tenant has nothing else waiting, and has had no more than any that has, *comes
   back*: for `FIRST_S` it goes before its equals, may be sent ahead where others may not while turns
   are taken (`solver.routing.rolling`), ranks in a worker's queue as if its turn had come `BACK_S`
@@ -38,7 +41,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from math import inf
 from typing import Generic, NamedTuple, TypeVar
 
-from solver.cost.model import CostModel, request_s
+from solver.routing.charges import Charges, Size
 from solver.routing.elsewhere import Elsewhere, Tenant
 from solver.routing.grouped_queue import Entry, GroupedQueue, Members
 from solver.routing.lines import Group, Lines, Urgent
@@ -69,10 +72,12 @@ class Turn(NamedTuple):
     hurry_s: float
 
     @classmethod
-    def of(cls, ahead_s: float | None, now: float) -> Turn:
-        """Of one that comes now, as if it were so much sooner."""
+    def of(cls, ahead_s: float | None, now: float, later_s: float = 0.0) -> Turn:
+        """Of one that comes now, as if it were so much sooner; `later_s`: after its request's."""
         if ahead_s is None:
             return cls(None, inf)
+        if later_s > 0:
+            return cls(now + later_s, inf)
         return cls(now - min(ahead_s, BACK_S), now + COMPANY_S if ahead_s else inf)
 
 
@@ -83,33 +88,6 @@ Weight = Callable[[str], float]
 def alike(_: str) -> float:
     """All tenants have the same weight."""
     return 1.0
-
-
-def slot_seconds(cost: CostModel, slots: int, prompt: float, output: float, n: int = 1) -> float:
-    """Slot-seconds that a request of so many uncached prompt and output tokens takes, in n answers.
-
-    Engine seconds at full slots, times these: a prefill stalls them all, a decode round is shared.
-    """
-    return n * slots * request_s(cost, prompt / n, output / n, slots)
-
-
-class Size(NamedTuple):
-    """A request as shares count it: uncached prompt and output tokens, in so many answers."""
-
-    cost: CostModel
-    slots: int
-    prompt: float
-    output: float
-    answers: int = 1
-
-    @property
-    def slot_s(self) -> float:
-        """See `slot_seconds`."""
-        return slot_seconds(*self)
-
-    def become(self, prompt: float, output: float) -> Size:
-        """It turned out otherwise."""
-        return self._replace(prompt=prompt, output=output)
 
 
 class FairShares(Generic[R]):
@@ -123,12 +101,13 @@ class FairShares(Generic[R]):
         self.weight = weight
         self._had: dict[str, float] = {}  # in slot-seconds of `_since_s`, and twice that one
         self._since_s = 0.0  # half-life later, and so on
+        self._at_s = 0.0  # as of when anything was counted last
         self._waiting: dict[str, int] = {}  # how many of each
         self._back: dict[Hashable, float] = {}  # until when they go before their equals
         self._elsewhere, self._others = Elsewhere(), dict[str, float]()  # in units as `_had`
         self._names: dict[Hashable, str] = {}  # of those that wait
         self._contended_s = -inf  # when turns were taken last
-        self._charged: dict[Hashable, tuple[str, Size]] = {}
+        self._charges = Charges()
 
     @property
     def several(self) -> bool:
@@ -173,9 +152,9 @@ class FairShares(Generic[R]):
         """One more of its requests waits."""
         name = self._names[request] = self.see(tenant)
         if name not in (waiting := self._all_waiting) and waiting:
-            least = min(map(self._level, waiting))
-            if self._level(name) <= least:
+            if self._level(name) <= min(map(self._level, waiting)):
                 self._back[request] = inf
+            least = min(map(self._served, waiting))
             begins = least * self.weight(name) - self._others.get(name, 0.0)
             self._had[name] = max(self._had[name], begins)
         self._waiting[name] = self._waiting.get(name, 0) + 1
@@ -203,16 +182,26 @@ class FairShares(Generic[R]):
         if not self._waiting[name]:
             del self._waiting[name]
 
-    def charge(self, request: Hashable, tenant: str, size: Size, now: float) -> None:
-        """A request is sent, and is expected to be so large."""
+    def charge(
+        self,
+        request: Hashable,
+        tenant: str,
+        size: Size,
+        now: float,
+        lasts_s: float | None = None,
+        made: Callable[[], float | None] = lambda: 0.0,
+    ) -> None:
+        """A request is sent, and is expected to be so large; see `Charges.add`."""
         name = self.see(tenant)
-        self._charged[request] = name, size
+        lasts_s = size.lasts_s if lasts_s is None else lasts_s
+        self._charges.add(request, name, size, now, lasts_s, made)
         self._add(name, size.slot_s, now)
 
     def settle(self, request: Hashable, prompt: float, output: float, now: float) -> None:
         """It has left its worker after so many uncached prompt and output tokens."""
-        name, size = self._charged.pop(request, ("", None))
-        if size is not None and name in self._had:
+        charged = self._charges.pop(request)
+        if charged is not None and charged[0] in self._had:
+            name, size = charged
             self._add(name, size.become(prompt, output).slot_s - size.slot_s, now)
 
     def least(self, tenants: Iterable[str]) -> str:
@@ -237,6 +226,12 @@ class FairShares(Generic[R]):
         share = self._weight(name) / sum(map(self._weight, among))
         fade = 2.0 ** ((self._since_s - now) / HALF_LIFE_S)
         return float((had[name] - share * sum(had.values())) * fade)
+
+    def part(self, tenant: str) -> float:
+        """Of what those have who wait, its part by weight, as if at least one other waited."""
+        name, own = tenant if tenant in self._had else OTHERS, self._weight(tenant)
+        others = sum(self._weight(each) for each in self._all_waiting if each != name)
+        return own / (own + max(own, others))
 
     def told(self, now: float) -> list[Tenant]:
         """What other processes are to know."""
@@ -297,16 +292,29 @@ class FairShares(Generic[R]):
         had = self._had.get(name, 0.0) + self._others.get(name, 0.0)
         return had / self._weight(name)
 
+    def _served(self, name: str) -> float:
+        """Its level, without what it has been charged and not had yet."""
+        grown: float = 2.0 ** ((self._at_s - self._since_s) / HALF_LIFE_S)
+        to_come = self._charges.to_come(name, self._at_s) * grown
+        return max(0.0, self._level(name) - to_come / self._weight(name))
+
     def _weight(self, name: str) -> float:
         return self.weight(name) if name in self._had else self._elsewhere.weights.get(name, 1.0)
 
     def _add(self, name: str, slot_s: float, now: float) -> None:
         self._renew(now)
+        self._count(name, slot_s, now)
+
+    def _count(self, name: str, slot_s: float, now: float) -> None:
         more = slot_s * 2.0 ** ((now - self._since_s) / HALF_LIFE_S)
         self._had[name] = max(0.0, self._had[name] + more)
 
     def _renew(self, now: float) -> None:
-        """Before numbers grow too large, begin units anew."""
+        """Charge those that run longer than expected; before numbers grow too large, begin anew."""
+        self._at_s = now
+        for name, more in self._charges.outlived(now):
+            if name in self._had:
+                self._count(name, more, now)
         doublings = (now - self._since_s) / HALF_LIFE_S
         if doublings > MOST_DOUBLINGS:
             fade = 2.0**-doublings

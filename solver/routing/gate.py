@@ -9,14 +9,16 @@ Rules:
   before the next of them comes; while they come, everybody joins who will be in time at all;
 - of a bound on all that is here, the last `RESERVED` is kept for those who come back, too;
 - by plan: the work of those that wait and go before it, over what the fleet has lately done in a
-  second of what its cost models say (`Pace`).
+  second of what its cost models say (`Pace`);
+- where tenants take turns, each has a line of its own, and before who joins it go of each other
+  line as much as of its own: nobody waits behind another's line, or is told to come after it.
 
 Work is in seconds of the whole fleet (`solver.routing.speed`). Must not know: clocks, workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from math import exp, inf
 from typing import Generic, TypeVar
@@ -54,6 +56,9 @@ class Fleet:
     speed: FleetSpeed
     beyond: int
     full: bool
+
+
+NO_FLEET = Fleet(FleetSpeed(), 0, full=False)
 
 
 @dataclass(slots=True)
@@ -96,20 +101,31 @@ class Pace:
 
 
 class Gate(Generic[K]):
-    """Before one fleet; see the module."""
+    """Before one fleet; see the module.
 
-    def __init__(self) -> None:
+    Where several tenants take turns each has one: `beside` are all of these, of the same `pace`.
+    """
+
+    def __init__(
+        self, pace: Pace | None = None, beside: Callable[[], Iterable[Gate[K]]] = lambda: ()
+    ) -> None:
         self._waiting: dict[K, tuple[Priority, float]] = {}
         self._lines = _EMPTY.copy()
         self._crowds: dict[Priority, _Crowd] = {}
-        self._fleet = Fleet(FleetSpeed(), 0, full=False)
+        self._fleet = NO_FLEET
+        self._used_s = -inf
         self._sequence_s = 0.0
-        self._pace, self._returns = Pace(), Returns()
+        self._pace, self._returns = pace or Pace(), Returns()
+        self._beside = beside
 
     def look(self, fleet: Fleet, now: float) -> None:
         """How its workers are now."""
         self._fleet = fleet
         self._pace.look(now, full=fleet.full)
+
+    def is_used(self, now: float) -> bool:
+        """Whether somebody waits, was told to come back, or came lately."""
+        return bool(self._waiting) or self._returns.next_s(now) < inf or now < self._used_s + CALM_S
 
     def work_s(self, sequences: float, prompt_tokens: float, output_tokens: float) -> float:
         """The fleet's seconds for a request, by its cost models."""
@@ -137,11 +153,18 @@ class Gate(Generic[K]):
 
     def wait_s(self, priority: Priority) -> float:
         """Seconds until somebody new would begin."""
-        work_s = self._fleet.beyond * self._sequence_s
-        for other, waiting_s in self._lines.items():
-            if HEAD_START_S[other] >= HEAD_START_S[priority]:
-                work_s += waiting_s
+        own_s = self.line_s(priority)
+        work_s = self._fleet.beyond * self._sequence_s + own_s
+        for other in self._beside():
+            if other is not self:  # before it comes what is due to others in their turns
+                work_s += min(other.line_s(priority), own_s)
         return max(0.0, work_s) / self._pace.factor
+
+    def line_s(self, priority: Priority) -> float:
+        """The work of those that go before somebody new."""
+        start_s = HEAD_START_S[priority]
+        before = (own for other, own in self._lines.items() if HEAD_START_S[other] >= start_s)
+        return max(0.0, sum(before))
 
     def has_place(self, there: float, most: float, now: float) -> bool:
         """Whether one more may come to those that are there, of which `most` are allowed."""
@@ -150,6 +173,7 @@ class Gate(Generic[K]):
 
     def came(self, work_s: float, now: float) -> None:
         """One has come, whether it may stay or not."""
+        self._used_s = now
         self._returns.came(now, work_s / self._pace.factor)
 
     def joins(self, priority: Priority, work_s: float, target_s: float, now: float) -> bool:

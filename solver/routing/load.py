@@ -9,6 +9,7 @@ counted on when these tokens are due.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ class _InFlight:
     remaining: float
     streamed: bool
     bulk: bool
+    yields: bool
+    tenant: str
     made: int = 0
     predicted_at: int = 0
 
@@ -60,14 +63,16 @@ class WorkerLoad:
         sequences: slots that the requests in flight take, or wait for: one for each of their
             choices.
         bulk_sequences: of one's own, those of bulk work.
+        paced_sequences: of one's own other ones, those that let pass whoever comes after them.
     """
 
     def __init__(self) -> None:
         self.changes = 0
         self.others = NOTHING
-        self.bulk_sequences = 0
+        self.bulk_sequences = self.paced_sequences = 0
+        self._paced: Counter[str] = Counter()  # requests of each tenant
         self._requests: dict[Hashable, _InFlight] = {}
-        self._bulk_prompt_tokens = self._bulk_kv_tokens = 0
+        self._yielding_prompt_tokens = self._yielding_kv_tokens = 0
         # Those that do not stream: when the next tokens of each are due; and those not looked at.
         self._due: list[tuple[float, int, Hashable]] = []
         self._new: list[tuple[float, Hashable]] = []
@@ -88,10 +93,15 @@ class WorkerLoad:
         return self._sums() - self.others
 
     @property
-    def bulk(self) -> LoadSums:
-        """Of one's own, sequences, new prompts and cached tokens of bulk work."""
-        prompts, cached = self._bulk_prompt_tokens, self._bulk_kv_tokens
-        return LoadSums(self.bulk_sequences, prompt_tokens=prompts, kv_tokens=cached)
+    def yielding(self) -> LoadSums:
+        """Of one's own, sequences, new prompts and cached tokens of what is in nobody's way."""
+        sequences = self.bulk_sequences + self.paced_sequences
+        prompts, cached = self._yielding_prompt_tokens, self._yielding_kv_tokens
+        return LoadSums(sequences, prompt_tokens=prompts, kv_tokens=cached)
+
+    def paces(self, tenant: str) -> bool:
+        """Whether a request of its is paced."""
+        return self._paced[tenant] > 0
 
     def _sums(self) -> LoadSums:
         return LoadSums(
@@ -141,8 +151,13 @@ class WorkerLoad:
         """Cached tokens that the requests in flight will hold at their ends, as predicted."""
         return self._kv_reserved
 
-    def add(self, key: Hashable, job: Job, now: float, *, streamed: bool) -> None:
-        """A request has been sent, `key` is its own; `streamed`: `progress` will tell of tokens."""
+    def add(
+        self, key: Hashable, job: Job, now: float, *, streamed: bool, paced: bool = False
+    ) -> None:
+        """A request has been sent, `key` is its own; `streamed`: `progress` will tell of tokens.
+
+        If it is `paced`, its sequences let pass whoever comes after them.
+        """
         remaining = max(LEAST_REMAINING, job.expected_tokens)
         request = _InFlight(
             job.prompt_tokens,
@@ -152,11 +167,11 @@ class WorkerLoad:
             remaining,
             streamed,
             job.bulk,
+            job.bulk or paced,
+            job.tenant,
         )
         self._requests[key] = request
-        if job.bulk:
-            self.bulk_sequences += job.sequences
-            self._bulk_prompt_tokens += job.prompt_tokens
+        self._yield(request, 1)
         self.changes += 1
         if not streamed:
             self._new.append((now, key))
@@ -182,6 +197,11 @@ class WorkerLoad:
         decoding_s = elapsed_s - cost.prefill_s(request.prompt_tokens)
         return max(0, int(decoding_s / self._round_s(cost, slots))) * request.sequences
 
+    def seen(self, key: Hashable) -> int | None:
+        """Those that have been seen; None where that cannot be."""
+        request = self._requests.get(key)
+        return None if request is None or not request.streamed else request.made
+
     def progress(self, key: Hashable, tokens: int) -> None:
         """`tokens` more output tokens of a request that streams have been seen."""
         request = self._requests.get(key)
@@ -193,10 +213,10 @@ class WorkerLoad:
             self._prefills -= request.sequences
             self._prompt_tokens -= request.prompt_tokens
             self._kv_tokens += request.prompt_tokens
-        if request.bulk:
+        if request.yields:
             begins = request.prompt_tokens if request.made == 0 else 0
-            self._bulk_prompt_tokens -= begins
-            self._bulk_kv_tokens += begins + tokens
+            self._yielding_prompt_tokens -= begins
+            self._yielding_kv_tokens += begins + (tokens if request.bulk else 0)
         self.changes += 1
         before = request.remaining
         request.make(tokens)
@@ -217,12 +237,7 @@ class WorkerLoad:
         if request is None:
             return
         self.changes += 1
-        if request.bulk:
-            self.bulk_sequences -= request.sequences
-            if request.made == 0:
-                self._bulk_prompt_tokens -= request.prompt_tokens
-            else:
-                self._bulk_kv_tokens -= request.prompt_tokens + request.made
+        self._yield(request, -1)
         self.sequences -= request.sequences
         if request.made == 0:
             self._prefills -= request.sequences
@@ -235,6 +250,21 @@ class WorkerLoad:
             self._put(self.others)
             self._due.clear()
             self._new.clear()
+
+    def _yield(self, request: _InFlight, sign: int) -> None:
+        """It has come, or goes, if that is in nobody's way here."""
+        if not request.yields:
+            return
+        if request.bulk:
+            self.bulk_sequences += sign * request.sequences
+        else:
+            self.paced_sequences += sign * request.sequences
+            self._paced[request.tenant] += sign
+        if request.made == 0:
+            self._yielding_prompt_tokens += sign * request.prompt_tokens
+        else:
+            made = request.made if request.bulk else 0
+            self._yielding_kv_tokens += sign * (request.prompt_tokens + made)
 
     def is_due(self, now: float) -> bool:
         """Whether `advance` would count anything."""

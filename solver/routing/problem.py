@@ -35,6 +35,8 @@ class Job:
         targets: limits on its times to the first token and between tokens.
         tenant: whose it is.
         bulk: nobody waits for it, so engines let it step back for all other.
+        unhinted_tokens: what would be expected if its client had said nothing, over all sequences;
+            0: as much as is expected.
     """
 
     prompt_tokens: int
@@ -47,6 +49,17 @@ class Job:
     targets: Targets = NO_TARGETS
     tenant: str = ""
     bulk: bool = False
+    unhinted_tokens: float = 0.0
+
+    @property
+    def charged_tokens(self) -> float:
+        """Output tokens that it is charged for until it has ended: no hint makes it cheaper."""
+        return max(self.expected_tokens, self.unhinted_tokens)
+
+    @property
+    def reserved_tokens(self) -> float:
+        """Of prompt and output, what limits and bounds count of it until it has ended."""
+        return self.prompt_tokens + self.charged_tokens
 
     @property
     def kv_tokens(self) -> float:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from math import inf
 from typing import Generic, Protocol, TypeVar
@@ -34,13 +35,14 @@ from typing import Generic, Protocol, TypeVar
 from solver.arrays import FloatArray
 from solver.routing.asked import Asked
 from solver.routing.assign import Assignment
+from solver.routing.charges import Size
 from solver.routing.columns import Load, Requests, row_of
-from solver.routing.fair import BACK_S, FairShares, Size, TenantsQueue, Weight, alike
+from solver.routing.fair import BACK_S, FairShares, TenantsQueue, Weight, alike
 from solver.routing.fleet import Fleet
-from solver.routing.grouped_queue import Members, merged
+from solver.routing.grouped_queue import Entry, Members, merged
 from solver.routing.held import Held, placed_by
 from solver.routing.order import Late, Timed, Unsent, place_in_order
-from solver.routing.problem import WorkerView
+from solver.routing.problem import Job, WorkerView
 from solver.routing.sums import Backlog
 from solver.routing.window import CloseReason, Window, WindowPolicy
 
@@ -76,7 +78,11 @@ class Target(Timed, Hashable, Protocol):
 
     @property
     def online_room(self) -> int:
-        """The same of requests for which bulk work steps back there."""
+        """The same of requests for which bulk work, and what is paced, steps back there."""
+        ...
+
+    def room_for(self, job: Job) -> int:
+        """The same of one request; one of several answers may wait for its tenant's last."""
         ...
 
     def view(self, now: float) -> WorkerView:
@@ -90,6 +96,9 @@ W = TypeVar("W", bound=Target)
 Eligible = Callable[[R, Sequence[W]], Members]
 # (n, m) prompt tokens of each request that each worker holds in its prefix cache.
 Cached = Callable[[Sequence[R], Sequence[W]], FloatArray | None]
+
+# Output tokens that a worker has made of a request by now; None: nobody sees them.
+Made = Callable[[R, W], float | None]
 
 
 @dataclass(slots=True, eq=False)
@@ -140,11 +149,13 @@ class RollingHorizon(Generic[R, W]):
         hold_back: bool = False,
         eligible: Eligible[R, W] = lambda _, __: None,
         cached: Cached[R, W] = lambda _, __: None,
+        made: Made[R, W] = lambda _, __: None,
         weight: Weight = alike,
     ) -> None:
         self.elsewhere = Backlog()
         self.shares: FairShares[R] = FairShares(weight)
         self._hold_back, self._eligible, self._cached = hold_back, eligible, cached
+        self._made = made
         self._windows: WindowPolicy[R] = WindowPolicy(max_wait_s, max_size)
         self._unsent: TenantsQueue[R] = TenantsQueue(self.shares)
         self._stale = False
@@ -325,8 +336,20 @@ class RollingHorizon(Generic[R, W]):
         lines = {key: groups[key][: min(counts[key.members], most)] for key in keys}
         if not self.shares.contended:
             return merged(list(lines.values()))
+        lines = {key: self._not_behind_their_own(line) for key, line in lines.items()}
         each = {members: min(count, most) for members, count in counts.items()}
         return self.shares.in_turn(lines, each, self._slot_s, now)
+
+    def _not_behind_their_own(self, line: list[Entry[R]]) -> list[Entry[R]]:
+        """Without those of several answers that nobody has room for: they are in nobody's way."""
+        if all(entry[2].job.sequences == 1 for entry in line):
+            return line
+        return [
+            entry
+            for entry in line
+            if entry[2].job.sequences == 1
+            or any(worker.room_for(entry[2].job) > 0 for worker in self._fleet.workers)
+        ]
 
     def _slot_s(self, request: R) -> float:
         """What it is expected to take."""
@@ -401,11 +424,10 @@ class RollingHorizon(Generic[R, W]):
                 continue
             worker, seconds = selection.workers[j], selection.asked.prefill_s(i, j)
             kept, bulk = closed[j] if closed else 0, request.job.bulk
-            room = worker.room if bulk else worker.online_room
+            room = worker.room_for(request.job)
             if selection.single_worker or (plan.go[i] and room > kept):
                 if self.shares.several:
-                    size = _size(self._typical(request), request, selection.asked.uncached(i, j))
-                    self.shares.charge(request, request.job.tenant, size, now)
+                    self._charge(request, selection, (i, j), now)
                 self.discard(request)
                 self._fleet.sent(j, seconds, now)
                 yield request, worker
@@ -414,9 +436,20 @@ class RollingHorizon(Generic[R, W]):
                 self._unsent.discard(request)
                 self._held[bulk].put(request, rank, worker, seconds, now)
 
+    def _charge(
+        self, request: R, selection: Selection[R, W], at: tuple[int, int], now: float
+    ) -> None:
+        """It is sent to the worker that is `at` that row and column."""
+        worker, view = selection.workers[at[1]], selection.views[at[1]]
+        uncached = selection.asked.uncached(*at)
+        size = _size(self._typical(request), request, uncached)
+        lasts_s = _size(view, request, uncached).lasts_s
+        made = partial(self._made, request, worker)
+        self.shares.charge(request, request.job.tenant, size, now, lasts_s, made)
+
 
 def _size(view: WorkerView, request: Unsent, uncached: float | None = None) -> Size:
-    """As expected; `uncached` tokens of its prompt, if that is known."""
+    """As it is charged; `uncached` tokens of its prompt, if that is known."""
     job = request.job
     prompt = float(job.prompt_tokens if uncached is None else uncached)
-    return Size(view.cost, view.slots, prompt, job.expected_tokens, job.sequences)
+    return Size(view.cost, view.slots, prompt, job.charged_tokens, job.sequences)

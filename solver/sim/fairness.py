@@ -15,7 +15,8 @@ from itertools import combinations
 import numpy as np
 
 from solver.arrays import BoolArray, FloatArray
-from solver.routing.fair import Weight, alike, slot_seconds
+from solver.routing.charges import slot_seconds
+from solver.routing.fair import Weight, alike
 from solver.sim.fleet import Fleet
 
 # Moments at which services are compared: of a trace of an hour every four seconds.

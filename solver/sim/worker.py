@@ -21,10 +21,10 @@ from solver.cost.model import CostModel
 from solver.lengths.distribution import LengthDistribution
 from solver.routing.dispatchers.base import Arrival
 from solver.routing.fair import Turn
-from solver.routing.problem import WorkerView, room_now
+from solver.routing.problem import Job, WorkerView, room_now
 from solver.routing.rolling import lead
 from solver.sim.cache_views import CacheView, cache_view
-from solver.sim.decoding import Decoding, Running
+from solver.sim.decoding import NOT_DECODING, Decoding, Running
 from solver.sim.request import Request
 from solver.sim.schedule import ScheduleLine, StageKind
 from solver.sim.stage_rounds import rounds_by
@@ -120,6 +120,7 @@ class Worker:
         self.queued_tokens = 0
         self._record = record
         self._requests: dict[str, Running] = {}
+        self._by_number: dict[int, Running] = {}
         self._stage: Stage | None = None
         self._rounds = 0
         self._start_s = 0.0
@@ -193,6 +194,17 @@ class Worker:
             return 0
         return self.setting.slots + lead(self.setting.slots) - self.in_flight + bulk.sequences
 
+    def room_for(self, job: Job) -> int:
+        """The same of one request."""
+        return self.room if job.bulk else self.online_room
+
+    def made(self, arrival: Arrival) -> int:
+        """Output tokens of a request that is here, since it decodes; 0: none."""
+        running = self._by_number.get(arrival.number)
+        if running is None or running.since == NOT_DECODING:
+            return 0
+        return self.batcher.progress.rounds + self._rounds_over() - running.since + 1
+
     def _bulk(self) -> BulkLoad:
         """What bulk work comes to, as of the last change."""
         if self._bulk_seen[0] != self.changed:
@@ -265,7 +277,7 @@ class Worker:
         if self._cache_view is not None:
             self._cache_view.sent(request.hash_ids, request.prompt_tokens)
         running = Running(request, number, self._uncached(request))
-        self._requests[request.id] = running
+        self._requests[request.id] = self._by_number[number] = running
         self.queued_tokens += running.uncached
         sequence = Sequence(
             request.id,
@@ -346,6 +358,7 @@ class Worker:
         self.changed += 1
         gone = [self._requests.pop(sequence.id) for sequence in ended]
         for running in gone:
+            del self._by_number[running.number]
             self._decoding.pause(running)
         return gone
 

@@ -1,8 +1,9 @@
 """Shares of tenants: ours beside VTC and D2LPM, two heavy and eight light tenants on two traces.
 
 Each tenant has the same weight; the heavy two send five sixths of the requests, at 130 % of what
-the fleet can do in all. Then first tokens of a tenant that asks now and then, while two others have
-lines. In virtual time, so that it prints the same everywhere::
+the fleet can do in all. Then as many tenants of traffic that is drawn, on fleets of several sizes,
+and first tokens of a tenant that asks now and then, while two others have lines. In virtual
+time, so that it prints the same everywhere::
 
     python -m tests.bench.bench_tenants
 """
@@ -20,8 +21,9 @@ from router.lab.simulation.loads import requests_per_s
 from router.lab.simulation.run import Choice, assembled
 from router.lab.simulation.traces import dataset
 from solver.cost.profiles import PROFILES
+from solver.routing.dispatchers import FOR_TENANTS
 from solver.sim.fleet import Fleet
-from solver.sim.report import report, time_to_first_token
+from solver.sim.report import Report, report, time_to_first_token
 from solver.sim.request import Request
 from solver.sim.worker import WorkerSetting
 from solver.sim.workload import poisson
@@ -31,6 +33,10 @@ HEAVY_SHARE, LOAD, WORKERS, SLOTS = 5 / 6, 1.3, 4, 64
 DISPATCHERS = ("makespan", "vtc", "dlpm", "least-requests")
 TRACES = ("azure-conv", "mooncake")
 # Slots of a worker, and seconds that its answers take on average.
+# Of drawn traffic: workers, slots of each, and how they prefill; and what it is as long as.
+DRAWN = tuple((m, n, by) for by in ("adaptive", "mixed") for m, n in ((2, 16), (2, 32), (4, 16)))
+SEEDS = 4
+LENGTHS = ((50, 900), (20, 300), (100, 1500))
 CROWDED = ((64, 5.0), (64, 10.0), (64, 20.0), (128, 10.0), (128, 20.0))
 
 
@@ -57,6 +63,42 @@ def row(name: str, requests: Sequence[Request]) -> str:
         f"{found.generation_tokens_per_s:>10.0f}{found.cache_hit_ratio:>8.1%}"
         f"{found.makespan_s:>10.1f}{np.percentile(first_s[light], 50):>9.2f}"
         f"{np.percentile(first_s[light], 99):>9.2f}{found.e2e_s['mean']:>10.1f}"
+    )
+
+
+def drawn(seed: int, workers: int, slots: int) -> list[Request]:
+    """Tenants of which two send most, at 160 % of what the fleet can do, with lengths by lot."""
+    rng, cost, now = random.Random(seed), PROFILES["llama-65b-ascend"].cost, 0.0
+    prompt, output, heavy = rng.choice(LENGTHS), rng.choice(LENGTHS), rng.uniform(0.6, 0.85)
+    takes_s = sum(output) / 2 * cost.decode_s(slots) + slots * cost.prefill_s(sum(prompt) / 2)
+    made = list[Request]()
+    for k in range(10 * workers * slots):
+        now += rng.expovariate(1.6 * workers * slots / takes_s)
+        tenant = rng.choice(HEAVY if rng.random() < heavy else LIGHT)
+        sizes = rng.randint(*prompt), rng.randint(*output)
+        made.append(Request(str(k), *sizes, now, tenant=tenant))
+    return made
+
+
+def drawn_row(workers: int, slots: int, policy: str) -> str:
+    """Ours over the best rival's, of each seed."""
+    cost, differences, rates = PROFILES["llama-65b-ascend"].cost, list[float](), list[float]()
+    for seed in range(SEEDS):
+        requests, found = drawn(seed, workers, slots), list[Report]()
+        for name in ("makespan", *sorted(FOR_TENANTS)):
+            choice = Choice(policy, name, workers)
+            fleet = assembled(requests, [cost] * workers, WorkerSetting(slots), choice)
+            fleet.run()
+            found.append(report(fleet))
+        ours, *rivals = found
+        least = min(one.largest_difference_slot_s for one in rivals)
+        differences.append(ours.largest_difference_slot_s / least)
+        most = max(one.generation_tokens_per_s for one in rivals)
+        rates.append(ours.generation_tokens_per_s / most)
+    mean = float(np.exp(np.log(differences).mean()))
+    return (
+        f"{workers:>7}{slots:>6}  {policy:<10}{mean:>11.2f}{max(differences):>8.2f}"
+        f"{np.mean(rates):>10.3f}{min(rates):>8.3f}"
     )
 
 
@@ -108,6 +150,9 @@ def main() -> None:
         )
         for name in DISPATCHERS:
             print(row(name, requests), flush=True)
+    print(f"workers slots  {'':<10}{'difference':>11}{'worst':>8}{'tokens/s':>10}{'worst':>8}")
+    for workers, slots, policy in DRAWN:
+        print(drawn_row(workers, slots, policy), flush=True)
     print(f"slots{'answers':>11}{'ends/s':>13}{'first p50':>10}{'most':>9}{'tokens/s':>10}")
     for slots, answer_s in CROWDED:
         print(crowded_row(slots, answer_s), flush=True)

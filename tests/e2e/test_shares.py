@@ -96,6 +96,90 @@ def test_who_comes_late_is_next(run: tuple[list[str], str, Path]) -> None:
     assert Counter(ended[ended.index("late") :])["one"] > EACH / 4
 
 
+LARGE: dict[str, dict[str, object]] = {
+    "many prompts": {"prompt": ["How many?"] * 96},
+    "many answers": {"n": 96},
+    "many of both": {"prompt": ["How many?"] * 12, "n": 8},
+}
+
+
+async def beside_a_large_one(url: str, large: dict[str, object]) -> list[int]:
+    """Answers of one request that end while another tenant's, one after the other, wait."""
+    ended, passed = 0, list[int]()
+    connector = aiohttp.TCPConnector(limit=0)
+
+    def headers(tenant: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {KEYS[tenant]}"}
+
+    async def read(session: aiohttp.ClientSession) -> None:
+        nonlocal ended
+        body = BODY | {"stream": True} | large
+        async with session.post("/v1/completions", json=body, headers=headers("one")) as answer:
+            async for line in answer.content:
+                ended += line.count(b'"finish_reason":"length"')
+
+    async with aiohttp.ClientSession(url, connector=connector) as session:
+        task = asyncio.create_task(read(session))
+        for _ in range(3):
+            before = ended + SLOTS
+            while ended < before and not task.done():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            came = ended
+            body = BODY | {"max_tokens": 1, "stream": True}
+            url_ = "/v1/completions"
+            async with session.post(url_, json=body, headers=headers("late")) as answer:
+                await answer.content.readuntil(b"\n\n")
+                assert answer.status == 200
+            passed.append(ended - came)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    return passed
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_no_large_request_takes_a_worker_from_others(tmp_path: Path, kind: str) -> None:
+    """Who comes gets a slot of the next that fall free, whatever of the large one still waits."""
+    with shared(tmp_path) as (url, _):
+        passed = asyncio.run(beside_a_large_one(url, LARGE[kind]))
+    assert max(passed) <= 2 * SLOTS, passed
+
+
+async def many_beside_a_large_one(url: str) -> Counter[str]:
+    """Whose answers end, while one asks for all at once and another for one after the other."""
+    ended = Counter[str]()
+    session = aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0))
+
+    async def read(tenant: str, more: dict[str, object]) -> None:
+        headers = {"authorization": f"Bearer {KEYS[tenant]}"}
+        body = BODY | {"stream": True} | more
+        async with session.post("/v1/completions", json=body, headers=headers) as answer:
+            async for line in answer.content:
+                ended[tenant] += line.count(b'"finish_reason":"length"')
+
+    async def again_and_again() -> None:
+        while True:
+            await read("late", {})
+
+    async with session:
+        tasks = [asyncio.create_task(read("one", {"prompt": ["How many?"] * 400}))]
+        while not ended["one"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        tasks += [asyncio.create_task(again_and_again()) for _ in range(2 * SLOTS)]
+        while ended.total() < 20 * SLOTS:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return ended
+
+
+def test_who_sends_single_requests_has_its_share_beside_a_large_one(tmp_path: Path) -> None:
+    with shared(tmp_path) as (url, _):
+        ended = asyncio.run(many_beside_a_large_one(url))
+    assert ended["late"] > ended["one"] / 2, ended
+    assert ended["one"] > ended["late"] / 2, "nor is the large one put off"
+
+
 def test_engine_time_is_billed(run: tuple[list[str], str, Path]) -> None:
     lines = [line for line in run[1].splitlines() if line.startswith("makespan_tenant_slot_s")]
     spent = {line.split('"')[1]: float(line.split()[-1]) for line in lines}

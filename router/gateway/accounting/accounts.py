@@ -6,7 +6,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router.gateway.accounting.slo import Felt, Timing, kept
 from router.gateway.accounting.tenants import Tenants
@@ -23,6 +23,7 @@ from solver.batching.targets import Targets
 from solver.cost.estimators import TokenEstimator
 from solver.lengths.distribution import LengthDistribution
 from solver.lengths.predictor import Features, LengthPredictor, kind_of, worth_again
+from solver.routing.portions import Portions
 from solver.routing.problem import Job
 
 log = logging.getLogger(__name__)
@@ -100,13 +101,17 @@ def _job(given: _Given, tokens: float, known: LengthDistribution | None = None) 
 
 
 class Accounts:
-    """Predicts, remembers, learns and counts."""
+    """Predicts, remembers, learns and counts.
+
+    Attributes:
+        here: planned requests, and those that are relayed: what `max_requests` is of, by tenant.
+    """
 
     def __init__(
         self, metrics: GatewayMetrics, remember: int, traffic: TrafficLog | None = None
     ) -> None:
         self._metrics, self._traffic = metrics, traffic
-        self.log, self.relayed = RequestLog(remember), 0
+        self.log, self.here = RequestLog(remember), Portions()
         self.tenants = Tenants()
         self._estimators: defaultdict[str, TokenEstimator] = defaultdict(TokenEstimator)
         self._lengths = LengthPredictor()
@@ -116,11 +121,6 @@ class Accounts:
     def running(self) -> int:
         """Planned requests in the gateway now."""
         return self.log.running
-
-    @property
-    def all_running(self) -> int:
-        """Those, and those that are relayed as they are: what `max_requests` is of."""
-        return self.log.running + self.relayed
 
     def size(
         self,
@@ -143,16 +143,21 @@ class Accounts:
         left = UNLIMITED if context is None else max(1, context - max(prompts))
         limit = min(UNLIMITED, request.output_limit(left))
         total, due_s = sum(prompts) * request.n, time.monotonic() + urgency.deadline_s
-        said, choices = self._said(request, limit, hint), request.choices
+        certain_tokens, choices = self._certain(request, limit), request.choices
         kind = kind_of(request.prompts[0].text)
         given = total, choices, urgency.priority, due_s, urgency.targets, tenant
         again: Callable[[], Job | None] = _nothing_new
-        if said is None:
+        if certain_tokens is None:
             features = Features(request.model, total // choices, limit, tenant, kind)
-            again = _Again(self._lengths, features, given)
-            job = again.job()
+            predicted = _Again(self._lengths, features, given)
+            job = predicted.job()
+            if hint is None:
+                again = predicted
+            else:  # it orders and plans, and is no price
+                unhinted = job.expected_tokens
+                job = replace(_job(given, min(hint, float(limit))), unhinted_tokens=unhinted)
         else:
-            job = _job(given, said)
+            job = _job(given, certain_tokens)
         certain = max([prompt.token_ids or 1 for prompt in request.prompts])
         return Size(job, certain + (request.max_tokens or 1), again, kind, _most(request, context))
 
@@ -169,10 +174,8 @@ class Accounts:
         return self._lengths.learned
 
     @staticmethod
-    def _said(request: CompletionRequest, limit: int, hint: float | None) -> float | None:
-        """The output tokens of one choice, where the client says them."""
-        if hint is not None:
-            return min(hint, float(limit))
+    def _certain(request: CompletionRequest, limit: int) -> float | None:
+        """The output tokens of one choice, where they are what the client asks for."""
         if request.ignore_eos and request.max_tokens is not None:
             return float(limit)
         return None
@@ -186,6 +189,7 @@ class Accounts:
     def begin(self, record: RequestRecord) -> None:
         """A request has come in."""
         self.log.begin(record)
+        self.here.add(record.tenant, 1)
 
     def learn(self, request: CompletionRequest, record: RequestRecord, usage: Usage | None) -> None:
         """A request has been answered in full."""
@@ -252,7 +256,8 @@ class Accounts:
         felt = Felt.of(timing, record.output_tokens, record.choices)
         record.ended_s, record.ttft_s, record.tpot_s = time.time(), felt.ttft_s, felt.tpot_s
         record.kept = kept(record.targets, outcome, felt)
-        self.log.end(record)
+        if self.log.end(record):
+            self.here.add(record.tenant, -1)
         if self._traffic is not None:
             self._traffic.note(record, blocks, made)
         if record.output_tokens is None:

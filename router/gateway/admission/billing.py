@@ -16,7 +16,7 @@ from router.gateway.fleet.worker import Worker
 from router.gateway.forwarding.exchange import Exchange
 from router.gateway.planning.dispatcher import NOTHING, Dispatcher, Spent
 from router.gateway.planning.ticket import Ticket
-from solver.routing.fair import slot_seconds
+from solver.routing.charges import slot_seconds
 
 
 class Billing:

@@ -16,7 +16,7 @@ from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.admission.attempts import Attempts
 from router.gateway.admission.billing import used
-from router.gateway.admission.headers import read_hint, request_id, session_of
+from router.gateway.admission.headers import read_hint, request_id, session_of, tenant_of
 from router.gateway.admission.keepalive import kept_alive
 from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.explanations.request_record import RequestRecord
@@ -51,7 +51,6 @@ from router.http.request_headers import (
     TIERS,
     Urgency,
     read_keepalive,
-    read_tenant,
     read_urgency,
 )
 from router.http.schemas import CompletionRequest
@@ -127,13 +126,14 @@ class Completions:
         urgency = read_urgency(scope, self._targets, highest=highest)
         told = fields(scope)
         exchange.record.targets = urgency.targets  # who is refused has missed them
+        tenant = exchange.record.tenant = held.tenant = tenant_of(scope)
         if BODY not in scope:
-            self._check_room()
+            self._check_room(tenant)
         exchange.body = await self._bodies.read(scope, receive, held)
         if CONTENT_ENCODING in told:  # it goes on as it was before
             exchange.headers = [pair for pair in exchange.headers if pair[0] != CONTENT_ENCODING]
         exchange.received = time.monotonic()  # how long the client took to send it is its own
-        self._check_room()
+        self._check_room(tenant)
         self._accounts.begin(exchange.record)
         exchange.request = await self._bodies.outline(exchange.body, self._api)
         if exchange.request.tier in TIERS:
@@ -146,18 +146,16 @@ class Completions:
         if not self._names.is_plain(asked):
             await self._name(exchange, scope, only)
         hint = read_hint(told.get(EXPECTED_TOKENS))
-        if grant is None:
-            exchange.record.tenant = read_tenant(scope)
-        else:
-            exchange.record.tenant, exchange.more = grant.key.tenant, grant.headers
+        if grant is not None:
+            exchange.more = grant.headers
             grant.check_model(*self._names.names_of(exchange.request.model, asked))
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
         ticket.only, ticket.carried, ticket.near = only, carried, scope.get(NEAR)
         session = session_of(scope) or exchange.request.session
         if session:
-            ticket.session = f"{exchange.record.tenant}\0{session}"
+            ticket.session = f"{tenant}\0{session}"
         if grant is not None:
-            exchange.reservation = grant.reserve(ticket.job.kv_tokens)
+            exchange.reservation = grant.reserve(ticket.job.reserved_tokens)
         self._dispatcher.room.check(ticket)
         keeping: AbstractContextManager[None] = _NOTHING
         if ticket.streamed and (every_s := read_keepalive(scope, self._tuning.sse_keepalive_s)):
@@ -168,14 +166,14 @@ class Completions:
             await exchange.out.drain()
             return outcome
 
-    def _check_room(self) -> None:
+    def _check_room(self, tenant: str) -> None:
         """Who has not sent its body yet takes no place.
 
         Raises:
             NoCapacityError: if nothing more is taken in.
         """
         self._drain.check()
-        self._dispatcher.room.check_requests(self._accounts.all_running)
+        self._dispatcher.room.check_requests(self._accounts.here, tenant)
 
     async def _name(self, exchange: Exchange, scope: Scope, only: Worker | None) -> None:
         """It names none, or by another name: its worker gets the name that it knows.

@@ -7,18 +7,20 @@ import time
 from math import inf
 from random import getrandbits
 
+from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.fleet.kv.caches import WorkerCache
 from router.gateway.planning.ticket import Ticket
 from router.http.asgi import Scope, fields, header
 from router.http.errors import Headers
 from router.http.model_field import with_field
 from router.http.outline import LONGEST_SESSION, short_session
-from router.http.request_headers import read_number
+from router.http.request_headers import read_number, read_tenant
 from router.kv_wire import FULL, REPORT_MODE, SESSION, XARGS, session_name
 from router.wire import (
     ATTEMPT,
     DEADLINE_MS,
     EXPECTED_TOKENS,
+    PACE,
     PRIORITY,
     REQUEST_ID,
     SESSIONS,
@@ -45,6 +47,7 @@ _LINES = {
         (TTFT_MS, "%.1f"),
         (TPOT_MS, "%g"),
         (TURN, "%g"),
+        (PACE, "%g"),
     )
 }
 _ALWAYS = "content-type: application/json\r\n" + "".join(
@@ -62,6 +65,8 @@ def for_worker(ticket: Ticket, gateway: str) -> str:
         lines += _LINES[PRIORITY] % ticket.priority.value
     if ticket.ahead_s is not None:
         lines += _LINES[TURN] % ticket.ahead_s
+    if ticket.pace_s:
+        lines += _LINES[PACE] % ticket.pace_s
     if ticket.due_s != inf:
         lines += _LINES[DEADLINE_MS] % _left_ms(ticket.due_s - now)
     if targets.ttft_s != inf:
@@ -109,6 +114,16 @@ def session_of(scope: Scope) -> str:
         if value:
             return short_session(value.decode("latin-1"))
     return ""
+
+
+def tenant_of(scope: Scope) -> str:
+    """Whose request it is, by its key or, where there are no keys, by its own word.
+
+    Raises:
+        RequestError: if that is too long.
+    """
+    grant: Grant | None = scope.get(GRANT)
+    return read_tenant(scope) if grant is None else grant.key.tenant
 
 
 def read_hint(value: bytes | None) -> float | None:

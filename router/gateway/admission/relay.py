@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Grant
-from router.gateway.admission.headers import request_id, session_of
+from router.gateway.admission.headers import request_id, session_of, tenant_of
 from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.admission.relayed_model import Named, read_model
 from router.gateway.explanations.request_record import RequestRecord
@@ -60,7 +60,6 @@ from router.http.errors import (
     outcome_of_status,
 )
 from router.http.relayed import family_of, response_id
-from router.http.request_headers import read_tenant
 from router.http.usage import Usage
 from router.observe.logs import bind_request
 from router.settings.gateway import GatewayTuning
@@ -143,25 +142,25 @@ class Relay:
         grant: Grant | None = scope.get(GRANT)
         if grant is not None:
             grant.check_path(scope["method"], scope["path"], self._tuning.relay)
-        self._check_room()
+        tenant = record.tenant = held.tenant = tenant_of(scope)
+        self._check_room(tenant)
         if scope["method"] != "GET" and not is_own(scope, self._tuning.allowed_origins):
             check_type(scope)
         body = await read_body(scope, receive, self._tuning.max_body_bytes, held.take)
-        self._check_room()
+        self._check_room(tenant)
         headers: Headers = scope["headers"]
         encoding = encoding_of(header(scope, CONTENT_ENCODING))
         if encoding:
             body = await self._bodies.decode(body, encoding, held)
             headers = [pair for pair in headers if pair[0] != CONTENT_ENCODING]
         only = None
-        record.tenant = read_tenant(scope) if grant is None else grant.key.tenant
         limited = grant is not None and grant.key.models is not None
         named = await read_model(scope, body, self._bodies, limited=limited)
         name = response_id(scope["method"], scope["path"])
         if name is not None or named.previous:
-            tenant = None if grant is None else grant.key.tenant
+            whose = None if grant is None else tenant
             param = "previous_response_id" if name is None else None
-            only, _ = await self._kept.find(name or named.previous, tenant, param)
+            only, _ = await self._kept.find(name or named.previous, whose, param)
         model, body = await self._resolved(named, scope, body, passing.name, only)
         passing.model = model if named.model and model != named.model else ""
         if grant is not None:
@@ -194,9 +193,9 @@ class Relay:
             for name in self._workers.models():
                 grant.check_model(name)
 
-    def _check_room(self) -> None:
+    def _check_room(self, tenant: str) -> None:
         self._drain.check()
-        self._dispatcher.room.check_requests(self._accounts.all_running)
+        self._dispatcher.room.check_requests(self._accounts.here, tenant)
 
     async def _resolved(
         self, named: Named, scope: Scope, body: bytes, name: str, only: Worker | None
@@ -232,7 +231,7 @@ class Relay:
             record.worker = worker.name
             last = len(tried) > self._tuning.retries or self._choose(model, only, tried) is None
             self._at[worker] += 1
-            self._accounts.relayed += 1
+            self._accounts.here.add(record.tenant, 1)
             self._turns[worker] = next(self._turn)
             try:
                 return await self._attempt(scope, headers, body, worker, passing, last=last)
@@ -241,7 +240,7 @@ class Relay:
                 if last:
                     raise
             finally:
-                self._accounts.relayed -= 1
+                self._accounts.here.add(record.tenant, -1)
                 self._at[worker] -= 1
                 if not self._at[worker]:
                     del self._at[worker]

@@ -32,9 +32,10 @@ class RequestLog:
         self._begun.add(record)
         self._running[record.id] = record
 
-    def end(self, record: RequestRecord) -> None:
-        """It has ended, or was refused before it began."""
+    def end(self, record: RequestRecord) -> bool:
+        """It has ended, or was refused before it began; whether it had begun."""
         self.ended += 1
+        begun = record in self._begun
         self._begun.discard(record)
         if self._running.get(record.id) is record:
             del self._running[record.id]
@@ -42,6 +43,7 @@ class RequestLog:
         self._ended.move_to_end(record.id)
         while len(self._ended) > self._remember:
             self._ended.popitem(last=False)
+        return begun
 
     def latest_ended(self) -> Iterable[RequestRecord]:
         """Those that are remembered, the last to end first."""

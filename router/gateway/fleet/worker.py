@@ -183,23 +183,32 @@ class Worker:
 
     @property
     def online_room(self) -> int:
-        """The same of requests for which bulk work steps back there.
+        """The same of requests for which bulk work, and what is paced, steps back there.
 
         Where other gateways send, too, the agent lets nobody in beyond slots and lead.
         """
         if not self._yielding:
             return self.room
-        bulk = self.load.bulk
-        full = bulk.kv_tokens + bulk.prompt_tokens + self.kv_free <= 0
-        return 0 if full else self._open_places(self.slots + lead(self.slots, 1) + bulk.sequences)
+        yielding, places = self.load.yielding, self.slots + lead(self.slots, 1)
+        full = yielding.kv_tokens + yielding.prompt_tokens + self.kv_free <= 0
+        return 0 if full else self._open_places(places + yielding.sequences)
+
+    def room_for(self, job: Job) -> int:
+        """The same of one request; one of several answers waits until its tenant's last is done."""
+        if job.bulk:
+            return self.room
+        waits = job.sequences > 1 and self.load.paces(job.tenant)
+        return 0 if waits else self.online_room
+
+    @property
+    def divides(self) -> bool:
+        """Whether its agent orders single answers, and bulk work steps back in its engine."""
+        return self.state is not None and self.state.steps_back
 
     @property
     def _yielding(self) -> bool:
-        """Whether there is bulk work there that steps back."""
-        state = self.state
-        if state is None or not state.steps_back or self.is_shared:
-            return False
-        return self.load.bulk_sequences > 0
+        """Whether there is work that lets others pass, in the agent's queue or its slots."""
+        return self.divides and not self.is_shared and self.load.yielding.sequences > 0
 
     def _places(self, capacity: int) -> int:
         full = self.state is not None and self.load.kv_tokens >= self.state.kv_tokens
@@ -316,14 +325,28 @@ class Worker:
         )
         if not self._yielding:
             return view
-        bulk = load.bulk
-        prefill_s = cost.beta_p_s * bulk.prompt_tokens
-        tokens = bulk.kv_tokens + bulk.prompt_tokens
-        return view.yields(bulk.sequences, prefill_s, tokens, self.online_room)
+        yielding, bulk = load.yielding, load.bulk_sequences
+        prefill_s = cost.beta_p_s * yielding.prompt_tokens
+        tokens = yielding.kv_tokens + yielding.prompt_tokens
+        # What is paced leaves no slot before it has ended.
+        queued = min(load.paced_sequences, max(0, load.sequences - bulk - slots))
+        return view.yields(bulk + queued, prefill_s, tokens, self.online_room)
 
-    def sent(self, key: Hashable, job: Job, uncached: float, now: float, *, streamed: bool) -> None:
-        """It is sent a request, `key` is its own; `uncached`: prompt tokens to be prefilled."""
-        self.load.add(key, job, now, streamed=streamed)
+    def sent(
+        self,
+        key: Hashable,
+        job: Job,
+        uncached: float,
+        now: float,
+        *,
+        streamed: bool,
+        paced: bool = False,
+    ) -> None:
+        """It is sent a request, `key` is its own; `uncached`: prompt tokens to be prefilled.
+
+        If it is `paced`, its sequences let pass whoever comes after them.
+        """
+        self.load.add(key, job, now, streamed=streamed, paced=paced)
         self.share.sent(job.sequences)
         self.tell_siblings()
         # Of several processes none sees what keeps its requests waiting there.

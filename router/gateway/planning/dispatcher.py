@@ -46,6 +46,7 @@ from router.http.errors import (
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
 from solver.arrays import FloatArray
+from solver.routing.charges import Size
 from solver.routing.fair import FairShares, Weight, alike
 from solver.routing.rolling import RollingHorizon, Selection
 from solver.routing.sums import Backlog
@@ -84,6 +85,7 @@ class Dispatcher:
             hold_back=True,
             eligible=self._eligible.among,
             cached=self._saved,
+            made=lambda ticket, worker: worker.load.seen(ticket),
             weight=weight,
         )
         self._unsent = Unsent()
@@ -393,11 +395,28 @@ class Dispatcher:
         ticket = selection.requests[i]
         assert ticket.placed is not None
         ticket.uncached = uncached = selection.asked.uncached(i, record.plan.workers[i])
-        worker.sent(ticket, ticket.job, uncached, now, streamed=ticket.streamed)
-        ticket.trial, ticket.ahead_s = worker.health.sent(), selection.ahead_s
+        ticket.ahead_s = selection.ahead_s
+        paced = self._pace(ticket, worker)
+        worker.sent(ticket, ticket.job, uncached, now, streamed=ticket.streamed, paced=paced)
+        ticket.trial = worker.health.sent()
         if selection.ahead_s is not None:
             ticket.over_share_s = self._rolling.shares.over_s(ticket.job.tenant, now)
         self._stranded.served(ticket)
         self._workers.prefixes.sent(ticket, worker)
         worker.adapters.use(ticket.model)
         ticket.placed.set_result(Placement(worker, record, i))
+
+    def _pace(self, ticket: Ticket, worker: Worker) -> bool:
+        """Where there are tenants, one request's answers take turns with what others send later.
+
+        Their turns come as their tenant's share of the worker lets them. Whether they are more than
+        that share, and so in nobody's way there: others may have all of its slots in their turns.
+        """
+        ticket.pace_s, n = 0.0, ticket.job.sequences
+        if n == 1 or not (self.has_tenants and worker.divides):
+            return False
+        places = max(1, int(worker.slots * self.shares.part(ticket.job.tenant)))
+        tokens = ticket.job.charged_tokens / n
+        one = Size(worker.cost, worker.slots, ticket.uncached / n, tokens)
+        ticket.ahead_s, ticket.pace_s = ticket.ahead_s or 0.0, one.lasts_s / places
+        return n > places

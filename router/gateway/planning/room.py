@@ -1,15 +1,16 @@
 """Whether there is room for one more request, and when to come back if not.
 
-Bounded is what is in the gateway, by requests, and what waits in it, by tokens; and by
-`solver.routing.gate`, so that whoever waits is in time. Here are the clock, and the fleet: each
-part of it that serves the same models has a gate, and is looked at again every `LOOK_S`, so that it
-costs a request nothing.
+Bounded is what is in the gateway, by requests and by bytes of their bodies, and what waits in it,
+by tokens, each tenant's portion of these (`solver.routing.portions`); and by `solver.routing.gate`,
+so that whoever waits is in time. Here are the clock, and the fleet: each part of it that serves the
+same models has a gate for each tenant, and is looked at again every `LOOK_S`, so that it costs a
+request nothing.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 from router.gateway.fleet.worker import Worker
@@ -18,7 +19,9 @@ from router.gateway.planning.ticket import Ticket
 from router.gateway.planning.unsent import Unsent
 from router.http.errors import NoCapacityError
 from router.settings.gateway import GatewayTuning
-from solver.routing.gate import Fleet, Gate
+from solver.routing.fair import MOST, OTHERS
+from solver.routing.gate import NO_FLEET, Fleet, Gate, Pace
+from solver.routing.portions import Portions
 from solver.routing.speed import FleetSpeed
 
 LOOK_S = 0.1
@@ -26,20 +29,35 @@ LOOK_S = 0.1
 
 @dataclass(slots=True)
 class _Part:
-    """Workers that models have in common, those models, and the gate before them."""
+    """Workers that models have in common, those models, and the gates before them, by tenant."""
 
     models: frozenset[str]
     workers: list[Worker]
-    gate: Gate[Ticket]
+    gates: dict[str, Gate[Ticket]] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
+    fleet: Fleet = NO_FLEET
 
     def look(self, now: float) -> None:
-        loads = [(worker.load.sequences, worker.slots) for worker in self.workers]
-        fleet = Fleet(
+        # What is paced there lets pass whoever comes.
+        loads = [(one.load.sequences - one.load.paced_sequences, one.slots) for one in self.workers]
+        self.fleet = Fleet(
             FleetSpeed.of((worker.cost, worker.slots) for worker in self.workers),
             sum(max(0, held - slots) for held, slots in loads),
             all(held >= slots for held, slots in loads),
         )
-        self.gate.look(fleet, now)
+        for name in [one for one, gate in self.gates.items() if one and not gate.is_used(now)]:
+            del self.gates[name]
+        for gate in self.gates.values():
+            gate.look(self.fleet, now)
+
+    def gate(self, tenant: str, now: float) -> Gate[Ticket]:
+        """A tenant's; those beyond `MOST` at once have one together."""
+        if tenant not in self.gates and len(self.gates) >= MOST:
+            tenant = OTHERS
+        if tenant not in self.gates:
+            self.gates[tenant] = Gate(self.pace, self.gates.values)
+            self.gates[tenant].look(self.fleet, now)
+        return self.gates[tenant]
 
 
 class Room:
@@ -50,25 +68,27 @@ class Room:
         self._gates: dict[Ticket, Gate[Ticket]] = {}
         self._parts: list[_Part] = []
         self._served: tuple[object, ...] = ()
-        self._nobody: Gate[Ticket] = Gate()  # before no worker
+        self._nobody = _Part(frozenset(), [])
         self._looked_s = -inf
 
-    def check_requests(self, running: int) -> None:
-        """Whether one more may come to so many requests.
+    def check_requests(self, here: Portions, tenant: str) -> None:
+        """Whether one more of a tenant's may come to the requests that are here.
 
         Raises:
             NoCapacityError: if it may not, and when it should come again.
         """
         most, now = self._tuning.max_requests, time.monotonic()
-        gate = self._gate(None, now)
-        if not gate.has_place(running, most, now):
+        gate = self._gate(None, tenant, now)
+        own = not here.may_have(tenant, 1, most)
+        if own or not gate.has_place(here.total, most, now):
             gate.came(gate.sequence_s, now)
-            raise _refusal("has too many requests", gate.again_s(0.0, gate.sequence_s, now))
+            again_s = gate.again_s(0.0, gate.sequence_s, now)
+            raise _refusal("has too many requests", again_s, own=own)
 
-    def bodies_full(self) -> NoCapacityError:
+    def bodies_full(self, tenant: str) -> NoCapacityError:
         """The refusal of one for whose body there is no memory."""
         now = time.monotonic()
-        gate = self._gate(None, now)
+        gate = self._gate(None, tenant, now)
         return _refusal("holds too large bodies", gate.again_s(0.0, gate.sequence_s, now))
 
     def check(self, ticket: Ticket) -> None:
@@ -78,12 +98,15 @@ class Room:
             NoCapacityError: if it may not, and when it should come again.
         """
         now, job, priority = time.monotonic(), ticket.job, ticket.priority
-        gate = self._gate(ticket.model, now)
+        gate = self._gate(ticket.model, job.tenant, now)
         work_s = gate.work_s(job.sequences, job.prompt_tokens, job.expected_tokens)
-        tokens, most = self._unsent.tokens, self._tuning.max_unsent_tokens
-        if tokens and not gate.has_place(tokens + job.kv_tokens, most, now):
+        waiting, most = self._unsent.tokens, self._tuning.max_unsent_tokens
+        more = job.reserved_tokens
+        own = not waiting.may_have(job.tenant, int(more), most)
+        if waiting.total and (own or not gate.has_place(waiting.total + more, most, now)):
             gate.came(work_s, now)
-            raise _refusal("has too many tokens waiting", gate.again_s(0.0, work_s, now))
+            again_s = gate.again_s(0.0, work_s, now)
+            raise _refusal("has too many tokens waiting", again_s, own=own)
         target_s = inf if self._tuning.admission == "queue" else job.targets.ttft_s
         if not gate.joins(priority, work_s, target_s, now):
             again_s = gate.again_s(gate.wait_s(priority), work_s, now, target_s)
@@ -92,7 +115,7 @@ class Room:
     def add(self, ticket: Ticket) -> None:
         """It waits."""
         job = ticket.job
-        gate = self._gates[ticket] = self._gate(ticket.model, time.monotonic())
+        gate = self._gates[ticket] = self._gate(ticket.model, job.tenant, time.monotonic())
         work_s = gate.work_s(job.sequences, job.prompt_tokens, job.expected_tokens)
         gate.add(ticket, ticket.priority, work_s, job.sequences)
 
@@ -103,30 +126,31 @@ class Room:
     def retry_after_s(self, ticket: Ticket, least_s: float = 0.0) -> int:
         """Whole seconds, not before `least_s`, after which one that is refused finds a place."""
         now, job = time.monotonic(), ticket.job
-        gate = self._gate(ticket.model, now)
+        gate = self._gate(ticket.model, job.tenant, now)
         work_s = gate.work_s(job.sequences, job.prompt_tokens, job.expected_tokens)
         return gate.again_s(max(least_s, gate.wait_s(ticket.priority)), work_s, now)
 
-    def _gate(self, model: str | None, now: float) -> Gate[Ticket]:
-        """That of a model, or of any; as of a moment ago."""
+    def _gate(self, model: str | None, tenant: str, now: float) -> Gate[Ticket]:
+        """A tenant's before a model, or any; as of a moment ago."""
         if now - self._looked_s > LOOK_S:
             self._looked_s = now
             self._look(now)
         for part in self._parts:
             if model is None or model in part.models:
-                return part.gate
-        return self._nobody
+                return part.gate(tenant, now)
+        return self._nobody.gate("", now)
 
     def _look(self, now: float) -> None:
         workers = self._workers.available()
         served = tuple((worker, worker.served) for worker in workers)
         if served != self._served:
             self._served = served
-            before = {part.models: part.gate for part in self._parts}
-            self._parts = [
-                _Part(models, having, before.get(models) or Gate())
-                for models, having in _parts(workers)
-            ]
+            before = {part.models: part for part in self._parts}
+            self._parts = []
+            for models, having in _parts(workers):
+                part = before.get(models) or _Part(models, having)
+                part.workers = having
+                self._parts.append(part)
         for part in self._parts:
             part.look(now)
 
@@ -146,5 +170,7 @@ def _parts(workers: list[Worker]) -> list[tuple[frozenset[str], list[Worker]]]:
     return parts
 
 
-def _refusal(why: str, again_s: int) -> NoCapacityError:
-    return NoCapacityError(f"This gateway {why}; please try again.", again_s)
+def _refusal(why: str, again_s: int, *, own: bool = False) -> NoCapacityError:
+    """`own`: it would have room for other tenants."""
+    whose = ", as many as one tenant may have" if own else ""
+    return NoCapacityError(f"This gateway {why}{whose}; please try again.", again_s)

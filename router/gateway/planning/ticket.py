@@ -55,6 +55,7 @@ class Ticket:
         attempt: its name at the worker that it is sent to.
         uncached: prompt tokens that its worker's cache is not known to hold.
         ahead_s: tenants took turns when it was sent, and its own counts as so much sooner.
+        pace_s: seconds from the turn of one of its answers to that of the next, if it has several.
         over_share_s: then, slot-seconds that its tenant was over its share; below 0: under.
         trial: its answer shows whether the worker that it is sent to is well again.
         recall_pending: that worker has been asked to give it back.
@@ -81,6 +82,7 @@ class Ticket:
     attempt: str = ""
     uncached: float = 0.0
     ahead_s: float | None = None
+    pace_s: float = 0.0
     over_share_s: float | None = None
     trial: bool = False
     recall_pending: bool = False

@@ -6,17 +6,23 @@ from collections.abc import Sequence
 
 from router.gateway.fleet.worker import Worker
 from router.gateway.planning.ticket import Ticket
+from solver.routing.portions import Portions
 from solver.routing.problem import Job
 from solver.routing.speed import FleetSpeed
 from solver.routing.sums import Backlog
 
 
 class Unsent:
-    """Counts requests, prompt tokens and expected output tokens."""
+    """Counts requests, prompt tokens and expected output tokens.
+
+    Attributes:
+        tokens: of all that wait, as `max_unsent_tokens` counts them, by tenant.
+    """
 
     def __init__(self) -> None:
         # As large as each was when it came, whatever is predicted of it later.
         self._jobs: dict[Ticket, Job] = {}
+        self.tokens = Portions()
         self._prompt_tokens, self._output_tokens = 0, 0.0
 
     @property
@@ -34,10 +40,12 @@ class Unsent:
         job = self._jobs[ticket] = ticket.job
         self._prompt_tokens += job.prompt_tokens
         self._output_tokens += job.expected_tokens
+        self.tokens.add(job.tenant, int(job.reserved_tokens))
 
     def remove(self, ticket: Ticket) -> None:
         """It waits no longer."""
         job = self._jobs.pop(ticket)
+        self.tokens.add(job.tenant, -int(job.reserved_tokens))
         self._prompt_tokens -= job.prompt_tokens
         self._output_tokens -= job.expected_tokens
         if not self._jobs:
@@ -47,11 +55,6 @@ class Unsent:
     def backlog(self) -> Backlog:
         """All of it."""
         return Backlog(self.requests, self._prompt_tokens, max(0.0, self._output_tokens))
-
-    @property
-    def tokens(self) -> float:
-        """Prompt and expected output tokens of all that wait."""
-        return self._prompt_tokens + max(0.0, self._output_tokens)
 
     def seconds(self, workers: Sequence[Worker]) -> float:
         """Until `workers`, with nothing else to do, would have done it all."""

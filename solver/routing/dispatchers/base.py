@@ -160,6 +160,10 @@ class Load(Protocol):
 class Target(Load, rolling.Target, Protocol):
     """What a dispatcher sees of a worker."""
 
+    def made(self, arrival: Arrival) -> int:
+        """Output tokens that have come of a request that is there."""
+        ...
+
 
 Placement = tuple[Arrival, int]
 

@@ -57,7 +57,7 @@ class Makespan:
 
     def __init__(self, weight: Weight = alike) -> None:
         self._rolling: RollingHorizon[Arrival, Target] = RollingHorizon(
-            cached=_cached, weight=weight
+            cached=_cached, made=lambda arrival, worker: worker.made(arrival), weight=weight
         )
         self._sent: dict[int, Arrival] = {}
 

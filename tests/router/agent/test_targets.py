@@ -16,7 +16,7 @@ from router.http.apis import COMPLETIONS
 from router.http.asgi import Scope
 from router.http.outline import outline
 from router.observe.metrics import AgentMetrics
-from router.wire import TURN
+from router.wire import PACE, TURN
 from solver.batching.batcher import Batcher
 from solver.batching.policies import POLICIES
 from solver.batching.queue import SortedQueue
@@ -30,15 +30,18 @@ NOW = 100.0
 BODY = json.dumps({"model": "m", "prompt": "a", "max_tokens": 8}).encode()
 
 
-def inside(position: QueuePosition) -> Sequence:
-    """As the loop of an engine in this process queues it."""
+def an_engine() -> tuple[EngineLoop, Batcher]:
     waiting = SortedQueue(lambda sequence: sequence.arrival_s)
     batcher = Batcher(4, inf, COST, POLICIES["adaptive"](), NOW, waiting=waiting)
-    engine = EmulatedEngine(COST, {}, 0)
-    answers = engine.answers(outline(BODY, COMPLETIONS), {}, lambda _: 8)
-    loop = EngineLoop(batcher, engine, AgentMetrics())
+    return EngineLoop(batcher, EmulatedEngine(COST, {}, 0), AgentMetrics()), batcher
+
+
+def inside(position: QueuePosition) -> Sequence:
+    """As the loop of an engine in this process queues it."""
+    loop, batcher = an_engine()
+    answers = loop.engine.answers(outline(BODY, COMPLETIONS), {}, lambda _: 8)
     loop.submit(EngineRequest(answers, 1), None, NOW, position)
-    (sequence,) = waiting.head([0], batcher.progress.remaining)
+    (sequence,) = batcher._queue.head([0], batcher.progress.remaining)
     return sequence
 
 
@@ -67,6 +70,26 @@ def test_targets_count_from_when_the_request_came_to_its_gateway(
     assert sequence.targets == targets
     waited_s = float(headers.get("x-makespan-waited-ms", 0)) / 1000
     assert sequence.arrival_s == NOW - waited_s
+
+
+@pytest.mark.parametrize("kind", [{"n": 5}, {"prompt": ["a"] * 5}, {"prompt": ["a", "b"], "n": 2}])
+@pytest.mark.parametrize("ahead_s", [0.0, 600.0])
+def test_answers_of_one_request_have_their_turns_one_after_the_other(
+    kind: dict[str, object], ahead_s: float
+) -> None:
+    headers = [(TURN, b"%g" % ahead_s), (PACE, b"1.5")]
+    loop, batcher = an_engine()
+    body = json.dumps({"model": "m", "prompt": "a", "max_tokens": 8} | kind).encode()
+    answers = loop.engine.answers(outline(body, COMPLETIONS), {}, lambda _: 8)
+    position = read_queue_position({"headers": headers})
+    loop.submit(EngineRequest(answers, 1), None, NOW, position)
+    queued = batcher._queue.head(list(range(9)), batcher.progress.remaining)
+    turns = [NOW - ahead_s, *(NOW + 1.5 * k for k in range(1, len(answers)))]
+    assert [one.turn_s for one in queued] == turns
+    other = QueuePosition(ahead_s=0.0)
+    loop.submit(EngineRequest(answers[:1], 1), None, NOW + 2.0, other)
+    (_, _, next_one, *_) = batcher._queue.head(list(range(9)), batcher.progress.remaining)
+    assert next_one.turn_s == NOW + 2.0, "whoever comes is before those whose turn comes later"
 
 
 @pytest.mark.parametrize("queue", [inside, before])

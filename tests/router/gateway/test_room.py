@@ -12,9 +12,12 @@ import pytest
 from router.gateway.planning import room as rooms
 from router.gateway.planning.room import Room
 from router.gateway.planning.ticket import Placement, Ticket
+from router.http.bodies import BodyMemory, Held
 from router.http.errors import NoCapacityError
 from solver.batching.priority import Priority
 from solver.batching.targets import NO_TARGETS, Targets
+from solver.routing.portions import Portions
+from solver.routing.problem import Job
 from tests.router.gateway.fleet import Half, half, state, ticket
 from tests.waiting import until
 
@@ -81,7 +84,7 @@ async def test_by_admission_queue_they_wait() -> None:
 
 async def test_what_waits_is_bounded_by_tokens() -> None:
     async with crowded(admission="queue", max_unsent_tokens=8_000) as (made, room):
-        assert made.dispatcher._unsent.tokens == 20 * 370
+        assert made.dispatcher._unsent.tokens.total == 20 * 370
         room.check(wanting("a"))
         assert "too many tokens" in str(refused(room, wanting("b", job=ticket("", 1000.0).job)))
 
@@ -94,10 +97,12 @@ async def test_a_request_larger_than_the_bound_may_be_the_only_one() -> None:
 
 async def test_what_is_in_the_gateway_is_bounded_by_requests() -> None:
     async with half(1, max_requests=10) as made:
-        room = room_of(made)
-        room.check_requests(9)
+        room, here = room_of(made), Portions()
+        here.add("", 9)
+        room.check_requests(here, "")
+        here.add("", 1)
         with pytest.raises(NoCapacityError, match="too many requests") as error:
-            room.check_requests(10)
+            room.check_requests(here, "")
         assert error.value.retry_after_s >= 1
 
 
@@ -117,3 +122,76 @@ async def test_models_on_workers_of_their_own_wait_for_themselves(
         assert {part.models for part in room._parts} == {
             frozenset(one.models), frozenset(other.models),
         }  # fmt: skip
+
+
+MOST = 10_000
+
+
+class Bound:
+    """One of the bounds on what is here, as a tenant comes upon it with so much at a time."""
+
+    def __init__(self, made: Half, room: Room) -> None:
+        self.made, self.room = made, room
+        self.here = Portions()
+        self.memory = BodyMemory(MOST, room.bodies_full)
+
+    def requests(self, tenant: str, more: int) -> None:
+        for _ in range(more):
+            self.room.check_requests(self.here, tenant)
+            self.here.add(tenant, 1)
+
+    def tokens(self, tenant: str, more: int) -> None:
+        one = wanting(tenant, NO_TARGETS, job=Job(1, more - 1.0, tenant=tenant))
+        self.room.check(one)
+        self.made.dispatcher._unsent.add(one)
+
+    def bodies(self, tenant: str, more: int) -> None:
+        Held(self.memory, tenant).take(more)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["requests", "tokens", "bodies"])
+@pytest.mark.parametrize("floods", [1, 2, 5])
+@pytest.mark.parametrize("at_a_time", [MOST // 100, MOST // 20])
+async def test_no_tenant_fills_what_others_want_a_little_of(
+    kind: str, floods: int, at_a_time: int
+) -> None:
+    bounds = {"max_requests": MOST, "max_unsent_tokens": MOST}
+    async with half(1, admission="queue", **bounds) as made:
+        come = getattr(Bound(made, room_of(made)), kind)
+        had, refusals = dict.fromkeys(map(str, range(floods)), 0), list[NoCapacityError]()
+        for _ in range(200):
+            for tenant in had:
+                try:
+                    come(tenant, at_a_time)
+                    had[tenant] += at_a_time
+                except NoCapacityError as error:
+                    refusals.append(error)
+        assert refusals, "it is full for them"
+        if kind != "requests":  # of which those that fit are let in
+            assert max(had.values()) - min(had.values()) <= at_a_time
+        assert sum(had.values()) >= MOST / 2, "nor is much of it kept empty"
+        told_s = max(one.retry_after_s for one in refusals)
+        come("idle", MOST // 500)
+        with pytest.raises(NoCapacityError) as refused_too:
+            come("idle", MOST)
+        again_s = refused_too.value.retry_after_s
+        assert again_s <= max(2, told_s / 10), "what others were told is no matter"
+
+
+async def test_who_waits_behind_nobody_of_its_own_is_not_late_by_what_others_have() -> None:
+    """By `timely`, of each other tenant's line counts what is as long as its own."""
+    async with crowded() as (made, room):
+        room.check(wanting("a"))
+        await asyncio.sleep(0.01)
+        refused(room, wanting("b"))
+        idle = wanting("c", job=replace(wanting("").job, tenant="idle"))
+        room.check(idle)
+        place = asyncio.create_task(made.dispatcher.place(idle))
+        await until(lambda: made.dispatcher.unsent == 21)
+        room.check(wanting("d", job=idle.job))  # a burst of its own
+        await asyncio.sleep(0.01)
+        later = refused(room, wanting("e", job=idle.job))
+        assert later.retry_after_s < refused(room, wanting("f")).retry_after_s
+        place.cancel()
+        await asyncio.gather(place, return_exceptions=True)

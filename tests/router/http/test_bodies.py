@@ -37,7 +37,7 @@ async def read(parts: list[int], held: Held, *, leaves: bool = False) -> int:
 def test_what_is_held_is_what_has_come_and_not_been_let_go(
     bodies: list[tuple[list[int], bool, bool]],
 ) -> None:
-    memory = BodyMemory(MOST, lambda: NoCapacityError("full", 1.0))
+    memory = BodyMemory(MOST, lambda _: NoCapacityError("full", 1.0))
     kept: list[tuple[Held, int]] = []
 
     async def run() -> None:
@@ -67,7 +67,7 @@ def test_what_is_held_is_what_has_come_and_not_been_let_go(
 
 
 def test_one_too_many_is_refused_as_it_is_told_to_be() -> None:
-    memory = BodyMemory(MOST, lambda: NoCapacityError("full", 7.0))
+    memory = BodyMemory(MOST, lambda _: NoCapacityError("full", 7.0))
     held = Held(memory)
     held.take(MOST)
     with pytest.raises(NoCapacityError) as error:

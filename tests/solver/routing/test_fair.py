@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from solver.batching.priority import Priority
 from solver.cost.model import CostModel
+from solver.routing.charges import Size
 from solver.routing.elsewhere import Elsewhere
 from solver.routing.fair import (
     BACK_S,
@@ -21,7 +22,6 @@ from solver.routing.fair import (
     MOST,
     OTHERS,
     FairShares,
-    Size,
     TenantsQueue,
     Turn,
 )
@@ -77,6 +77,7 @@ class Served:
             self.queue.discard(ask)
             self.shares.leave(ask)
             self.shares.charge(ask, ask.tenant, sized(ask.slot_s), self.now)
+            self.shares.settle(ask, 0.0, ask.slot_s, self.now)
             self.had[ask.tenant] += ask.slot_s  # type: ignore[assignment]
         return chosen
 
@@ -169,6 +170,35 @@ def test_who_was_served_alone_owes_nobody_when_others_come() -> None:
     served.come(*(Ask("second") for _ in range(100)))
     then = Counter(ask.tenant for ask in served.serve(60))
     assert then == {"first": 30, "second": 30}
+
+
+def test_who_comes_begins_at_what_others_have_had_without_what_is_still_to_come() -> None:
+    """So it has as much under way as they have before they get more."""
+    served = Served()
+    served.come(*(Ask(name) for _ in range(50) for name in "ab"))
+    for k in range(10):
+        for name in "ab":
+            served.shares.charge((name, k), name, sized(8.0), 0.0)
+    served.now = 2.0
+    served.order(1)  # a quarter of it has been made by now
+    served.come(*(Ask("idle", 8.0) for _ in range(20)))
+    assert served.shares.levels(2.0)["idle"] == pytest.approx(20.0 * 2 ** (-2 / 60), rel=0.1)
+    under_way = Counter(ask.tenant for ask in served.order(12))
+    assert under_way["idle"] >= 6
+    served.shares.join("again", "a")
+    assert served.shares.levels(2.0)["a"] == pytest.approx(80.0, rel=0.1), "it has no such start"
+
+
+@pytest.mark.parametrize(("made", "level"), [(1.0, 10.0), (10.0, 15.0), (40.0, 60.0), (None, 10.0)])
+def test_a_request_that_makes_more_than_was_expected_is_charged_for_it(
+    made: float | None, level: float
+) -> None:
+    shares: FairShares[Ask] = FairShares()
+    shares.charge("x", "a", sized(10.0), 0.0, 10.0, lambda: made)
+    shares.charge("y", "a", sized(0.0), 10.0)
+    assert shares.levels(10.0)["a"] == pytest.approx(level, rel=0.15)
+    shares.settle("x", 0.0, 3.0, 10.0)
+    assert shares.levels(10.0)["a"] == pytest.approx(3.0, abs=1.5), "in the end it is what it was"
 
 
 def test_over_and_under_shares_add_up_to_nothing() -> None:

@@ -20,6 +20,24 @@ STEPS = st.lists(
 )
 
 
+@given(st.integers(2, 600), st.booleans(), st.integers(1, 100))
+def test_what_is_paced_is_in_nobodys_way_until_it_has_ended(n: int, paced: bool, each: int) -> None:
+    load = WorkerLoad()
+    load.add("x", Job(n * each, 50.0 * n, n), 0.0, streamed=True, paced=paced)
+    assert load.sequences == n
+    assert load.yielding.sequences == load.paced_sequences == (n if paced else 0)
+    waiting = n * each if paced else 0
+    assert load.yielding.prompt_tokens == waiting
+    assert load.paces("") == paced
+    load.progress("x", 3)
+    sums = load.yielding
+    assert (sums.prompt_tokens, sums.kv_tokens) == (0, waiting), "what is made is held"
+    load.remove("x")
+    assert load.yielding == WorkerLoad().yielding
+    assert load.paced_sequences == 0
+    assert not load.paces("")
+
+
 @given(STEPS)
 def test_bulk_work_is_added_up_as_it_comes_runs_and_goes(
     steps: list[tuple[str, int, int, bool]],
@@ -36,11 +54,11 @@ def test_bulk_work_is_added_up_as_it_comes_runs_and_goes(
             jobs.pop(key, None)
         own = {key: job for key, job in jobs.items() if job.bulk}
         begun = {key: job for key, job in own.items() if load.made(key)}
-        assert load.bulk.sequences == sum(job.sequences for job in own.values())
+        assert load.yielding.sequences == sum(job.sequences for job in own.values())
         waiting = sum(job.prompt_tokens for key, job in own.items() if key not in begun)
-        assert load.bulk.prompt_tokens == waiting
+        assert load.yielding.prompt_tokens == waiting
         cached = sum(job.prompt_tokens + load.made(key) for key, job in begun.items())
-        assert load.bulk.kv_tokens == cached
+        assert load.yielding.kv_tokens == cached
 
 
 @given(

@@ -65,6 +65,9 @@ class Place:
     def online_room(self) -> int:
         return self.room
 
+    def room_for(self, _: Job) -> int:
+        return self.room
+
     def view(self, _: float) -> WorkerView:
         flying = self.busy + len(self.got)
         return WorkerView(

@@ -1,0 +1,91 @@
+"""One request of many answers is in nobody's way at a worker whose agent orders single answers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from router.gateway.admission.headers import for_worker
+from router.gateway.planning.ticket import Ticket
+from solver.routing.problem import Job
+from tests.router.gateway.fleet import Half, half, state, ticket
+from tests.waiting import until
+
+SLOTS = 16
+
+
+def of(tenant: str, sequences: int = 1, prompt: int = 70) -> Ticket:
+    made = ticket(tenant)
+    made.job = Job(prompt * sequences, 300.0 * sequences, sequences, tenant=tenant)
+    return made
+
+
+def agents(made: Half, *, steps_back: bool = True) -> None:
+    for worker in made.workers:
+        told = state(worker.name, slots=SLOTS)
+        worker.update_state(replace(told, steps_back=steps_back, kv_tokens=20_000))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("sequences", "prompt"), [(SLOTS, 70), (64, 70), (512, 1), (64, 5000)])
+async def test_others_have_room_beside_a_large_one_and_further_large_ones_wait(
+    sequences: int, prompt: int
+) -> None:
+    async with half(1, slots=SLOTS) as made:
+        agents(made)
+        (worker,) = made.workers
+        place = made.dispatcher.place
+        large = of("bob", sequences, prompt)
+        await asyncio.wait_for(place(large), timeout=60)
+        assert "x-makespan-pace: " in for_worker(large, "gw")
+        more = asyncio.create_task(place(of("bob", 64)))
+        for _ in range(SLOTS // 2):
+            await asyncio.wait_for(place(of("alice")), timeout=60)
+        await asyncio.wait_for(place(of("carol")), timeout=60)
+        assert worker.load.sequences == sequences + SLOTS // 2 + 1
+        assert not more.done()
+        many = of("dave", 2)  # what has several answers is in the way of its own tenant's alone
+        worker.load.remove(next(iter(worker.load._requests.keys() - {large})))
+        await asyncio.wait_for(place(many), timeout=60)
+        more.cancel()
+        await asyncio.gather(more, return_exceptions=True)
+        made.dispatcher.release(large, worker)
+        assert worker.load.paced_sequences == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("steps_back", "tenant"), [(False, "bob"), (True, "")])
+async def test_it_counts_in_full_where_nobody_orders_answers_or_there_are_no_tenants(
+    steps_back: bool, tenant: str
+) -> None:
+    async with half(1, slots=SLOTS) as made:
+        agents(made, steps_back=steps_back)
+        (worker,) = made.workers
+        large = of(tenant, 64)
+        await asyncio.wait_for(made.dispatcher.place(large), timeout=60)
+        assert "x-makespan-pace" not in for_worker(large, "gw")
+        assert worker.online_room == worker.room == 0
+        behind = asyncio.create_task(made.dispatcher.place(of(tenant)))
+        await until(lambda: made.dispatcher.unsent == 1)
+        made.dispatcher.release(large, worker)
+        await asyncio.wait_for(behind, timeout=60)
+
+
+@pytest.mark.anyio
+async def test_its_turns_come_as_its_tenants_share_of_the_worker_lets_them() -> None:
+    paces = []
+    for weight in (1.0, 3.0):
+        async with half(1, slots=SLOTS) as made:
+            agents(made)
+            (worker,) = made.workers
+            made.dispatcher.shares.weight = lambda name, own=weight: own if name == "bob" else 1.0  # type: ignore[misc]
+            large = of("bob", 64)
+            await asyncio.wait_for(made.dispatcher.place(large), timeout=60)
+            paces.append(large.pace_s)
+            for hinted in (1.0, 9000.0):
+                large.job = replace(large.job, expected_tokens=hinted, unhinted_tokens=64 * 300.0)
+                made.dispatcher._pace(large, worker)
+            assert large.pace_s >= paces[-1] * 0.99, "no hint makes its turns come sooner"
+    assert 0 < paces[0] == pytest.approx(paces[1])  # a tenant has at most half, as others may come

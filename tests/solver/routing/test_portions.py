@@ -1,0 +1,55 @@
+"""Portions of a bound: nobody keeps the others out, and little is kept empty."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from solver.routing.portions import TIMES, Portions
+
+WANTS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 200)), max_size=300)
+
+
+@given(WANTS, st.integers(200, 5000))
+def test_who_holds_nothing_finds_room_whatever_others_want(
+    wants: list[tuple[str, int]], most: int
+) -> None:
+    held = Portions()
+    for name, more in wants:
+        if held.total + more <= most and held.may_have(name, more, most):
+            held.add(name, more)
+    free = most - held.total
+    assert free >= most // (1 + TIMES) ** 3  # each of the three has filled what it may
+    assert free == 0 or held.may_have("idle", max(1, free // 2), most)
+    for _ in range(3):  # and so do those that come after it
+        free = most - held.total
+        name = f"more {free}"
+        assert free == 0 or held.may_have(name, 1, most)
+        held.add(name, min(1, free))
+
+
+@given(st.integers(1, 10_000), st.integers(1, 100))
+def test_all_of_it_is_for_those_without_names(most: int, more: int) -> None:
+    held = Portions()
+    while held.total + more <= most:
+        assert held.may_have("", more, most)
+        held.add("", more)
+
+
+@given(st.integers(1, 6))
+def test_those_that_flood_it_have_as_much_each_and_most_of_it(floods: int) -> None:
+    held, most = Portions(), 100_000
+    had = dict.fromkeys(map(str, range(floods)), 0)
+    for _ in range(most):
+        taken = [name for name in had if held.may_have(name, 10, most)]
+        for name in taken:
+            held.add(name, 10)
+            had[name] += 10
+        if not taken:
+            break
+    assert max(had.values()) - min(had.values()) <= 10
+    share = TIMES / (1 + TIMES * floods)
+    assert abs(held.total / most - floods * share) < 0.01
+    for name, amount in had.items():
+        held.add(name, -amount)
+    assert held.total == 0
