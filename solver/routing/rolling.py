@@ -242,7 +242,8 @@ class RollingHorizon(Generic[R, W]):
         """
         shares, job, more = self.shares, request.job, self.elsewhere
         shares.see(job.tenant)
-        if self._stale or job.bulk or shares.several or shares.in_turns(now) or len(self):
+        weighed = job.bulk or job.sequences > 1 or shares.several or shares.in_turns(now)
+        if self._stale or weighed or len(self):
             return None
         self._fleet.look(workers, now)
         self._fleet.closed = ()
