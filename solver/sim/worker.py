@@ -239,7 +239,7 @@ class Worker:
         prefilling = self._stage is not None and self._stage.prefill
         known, limit = self._estimate, self.setting.kv_tokens
         bulk = self._bulk()
-        awaited = self.in_flight - bulk.sequences
+        awaited = min(self.setting.slots, self.in_flight - bulk.sequences)
         view = WorkerView(
             cost=self.cost,
             slots=self.setting.slots,

@@ -309,7 +309,7 @@ class Worker:
         load, cost, slots = self.load, self.cost, self.slots
         kv = None if self.state is None else self.state.kv_tokens
         backlog = load.backlog_s(cost, slots, slots, now)
-        awaited = load.sequences - load.bulk_sequences
+        awaited = min(slots, load.sequences - load.yielding.sequences)
         view = WorkerView(
             cost=cost,
             slots=slots,
