@@ -232,6 +232,12 @@ class Where:
         self.more += 1
         return True
 
+    def has_any(self, blocks: Iterable[int | None], node: Node) -> bool:
+        """Whether one of them, which are at another node, is at this one, too."""
+        if not self.more:
+            return False
+        return any(node in self.all(block) for block in blocks if block is not None)
+
     def move(self, blocks: Iterable[int | None], old: Node, new: Node) -> None:
         """They are at another node instead."""
         for block in blocks:

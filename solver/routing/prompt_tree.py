@@ -133,7 +133,7 @@ class PromptTree:
         """Block `number` and all before it are this prompt's, too, whosever they were."""
         at = self._at(number, 0, path)
         now = self.where.all(parent)
-        if any(one in path for one in now) or self._share(number, now, path, at):
+        if any(one in path for one in now) or self._share(parent, number, path, at):
             return
         chain, node = list[Node](), now[0]
         while node not in path and node.parent is not None:
@@ -259,7 +259,7 @@ class PromptTree:
     def _put(self, block: int, number: int, at: int, path: Path) -> int:
         """Put it to one of a path's nodes, from `at` on; to which: what follows is not before it."""
         now = self.where.all(block)
-        if now and (any(one in path for one in now) or self._share(number, now, path, at)):
+        if now and (any(one in path for one in now) or self._share(block, number, path, at)):
             return at
         while path[at].has(number):  # whose is it, as it is not this prompt's?
             if path[at].is_tail:
@@ -269,6 +269,8 @@ class PromptTree:
             at = self._at(number, at + 1, path)
         node = path[at]
         begins = not node.blocks
+        if node in self.where.all(block):
+            return at
         if not node.put(number, block):
             self.partial = True
         elif not self.where.add(block, node):
@@ -278,21 +280,24 @@ class PromptTree:
             self._learn(node, path.prompt)
         return at
 
-    def _share(self, number: int, nodes: Sequence[Node], path: Path, at: int) -> bool:
+    def _share(self, block: int, number: int, path: Path, at: int) -> bool:
         """A block that is known of other prompts is this one's, too, and so are all before it.
 
         Whether they are so for all that begin as these do.
         """
-        common, now = max(
-            ((_common(one, path), one) for one in nodes[:FEW]), key=lambda pair: pair[0].end
-        )
+        nodes = self.where.all(block)[:FEW]
+        common, now = max(((_common(one, path), one) for one in nodes), key=lambda pair: pair[0].end)
         goes_on = now.is_tail and not path[at].is_tail  # from what was an answer
         node, first = path[at] if goes_on else common, now.first
-        if number < first or (node.blocks and node.first + len(node.blocks) != first):
+        if now.number_of(block) != number:
+            return False
+        if node.blocks and node.first + len(node.blocks) != first:
             return False
         if not goes_on and number >= self._most_before(common, path.prompt):
             return False
         if len(node.blocks) + number + 1 - first > MOST_AT_A_NODE:
+            return False
+        if self.where.has_any(now.blocks[: number + 1 - first], node):
             return False
         own = now.take_first(number + 1 - first)
         node.extend(first, own)
@@ -315,6 +320,8 @@ class PromptTree:
         if len(others) != 1:
             return  # it is several others', who part later
         (other,) = others
+        if self.where.has_any(node.blocks[number - node.first :], other):
+            return
         if not other.blocks or other.first == node.first + len(node.blocks):
             own = node.take_from(number)
             other.put_first(number, own)
