@@ -17,6 +17,8 @@ MOST_AT_A_NODE = 1 << 12
 # A dictionary that grows is copied in one go, of a million blocks for more than 50 ms: beyond so
 # many it is split into parts, a power of two, that grow one by one.
 MOST_IN_ONE, PARTS = 1 << 17, 16
+# By so much the name of one answer's tail differs from the next one's.
+ANSWER = 1 << 65
 # Nodes that have one block beside the first: all are gone through when it goes.
 MOST_NODES = 1 << 13
 # Children that are looked at for what they have in common.
@@ -67,6 +69,10 @@ class Node:
     def is_tail(self) -> bool:
         """Whether it is what is behind a prompt's last mark."""
         return isinstance(self.key, int)
+
+    def is_tail_of(self, name: int) -> bool:
+        """Whether it is one of an attempt's: behind its prompt, several answers may be."""
+        return isinstance(self.key, int) and self.key % ANSWER == name % ANSWER
 
     @property
     def begin(self) -> int:

@@ -22,7 +22,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from sys import maxsize
 
-from solver.routing.block_tree import FEW, MOST_AT_A_NODE, Node, Where
+from solver.routing.block_tree import ANSWER, FEW, MOST_AT_A_NODE, Node, Where
 from solver.routing.marks import MARKS, NAME_BYTES, Beginnings, Partings, common_marks
 
 # A block may end so much after a mark, in a router's blocks, about three tokens: one that ends *at*
@@ -30,12 +30,10 @@ from solver.routing.marks import MARKS, NAME_BYTES, Beginnings, Partings, common
 LATE = 0.02
 # A prompt's beginning may have so many times the tokens that it has by the prompt's length.
 DENSEST = 2.0
-# Of a tail's name, what tells several answers to one prompt apart.
-ANSWER = 1 << 65
 
 
 class Path(list[Node]):
-    """Where a prompt goes along, as far as there are nodes, and the first block behind those told."""
+    """Where a prompt goes along, as far as there are nodes; `behind` the blocks that are told."""
 
     def __init__(self, root: Node, prompt: Beginnings, behind: int) -> None:
         super().__init__((root,))
@@ -121,9 +119,7 @@ class PromptTree:
             at += len(child.names)
             node = child
         before = None if parent is None else self.where.get(parent)
-        if before is None or not before.is_tail or before.parent is not node:
-            before = node.child(prompt.tail)
-        elif int(before.key) % ANSWER != prompt.tail % ANSWER:
+        if before is None or before.parent is not node or not before.is_tail_of(prompt.tail):
             before = node.child(prompt.tail)
         if before is not None:
             path.append(before)
@@ -152,7 +148,7 @@ class PromptTree:
         return Node(key, names, parent, end, until, pace)
 
     def _at(self, number: int, at: int, path: Path) -> int:
-        """Which of a path's nodes, from `at` on, block `number` is of; a new one if it is of none."""
+        """Which of a path's nodes, from `at` on, block `number` is of: a new one, if of none."""
         while at == len(path) or path[at].until <= number:
             if at == len(path):
                 path.append(self._further(path))
@@ -180,7 +176,7 @@ class PromptTree:
         """Another one: what is behind a prompt's last mark, of several answers each by itself."""
         if node.is_tail:
             assert node.parent is not None
-            name, node = int(node.key) + ANSWER, node.parent
+            name, node = name + ANSWER, node.parent
         while (found := node.child(name)) is not None and found.blocks:
             name += ANSWER
         return found or self._new(name, b"", node, node.end, maxsize, node.pace)
@@ -257,7 +253,7 @@ class PromptTree:
         self._last, self._prompt = path[at], path.prompt
 
     def _put(self, block: int, number: int, at: int, path: Path) -> int:
-        """Put it to one of a path's nodes, from `at` on; to which: what follows is not before it."""
+        """Put it to one of a path's nodes, from `at` on; where what follows it may be."""
         now = self.where.all(block)
         if now and (any(one in path for one in now) or self._share(block, number, path, at)):
             return at
@@ -286,7 +282,9 @@ class PromptTree:
         Whether they are so for all that begin as these do.
         """
         nodes = self.where.all(block)[:FEW]
-        common, now = max(((_common(one, path), one) for one in nodes), key=lambda pair: pair[0].end)
+        common, now = max(
+            ((_common(one, path), one) for one in nodes), key=lambda pair: pair[0].end
+        )
         goes_on = now.is_tail and not path[at].is_tail  # from what was an answer
         node, first = path[at] if goes_on else common, now.first
         if now.number_of(block) != number:

@@ -281,7 +281,7 @@ class PlainSlots:
         """It tells nothing, or nothing any more: then first tokens do."""
         if self.known is Known.ENGINE:
             self.known, self._told = Known.LEARNT, None
-            self._limit.untold()
+            self.limit.untold()
 
     def _begin(self, one: _Sent) -> None:
         one.begun = True

@@ -123,7 +123,7 @@ def dialogue(rng: random.Random, size: int) -> tuple[CachedBlocks, set[int], flo
     predicted = found = 0.0
     for number in range(40):
         text = rng.choice(documents)[: rng.choice((10**6, 900))]
-        text += "".join(rng.choices(words, k=rng.randint(40, 150)))
+        text += "".join(rng.choices(words, k=rng.randint(0, 150)))
         tokens = tokenizer.tokens(text)
         blocks = [hash(tokens[:end]) >> 4 for end in range(size, len(tokens) + 1, size)]
         pace = len(tokens) / len(text) * TEXT_BYTES * rng.uniform(0.9, 1.1)
@@ -167,7 +167,7 @@ def test_each_answer_to_a_prompt_is_kept() -> None:
 
 
 def test_tiers_count_what_is_there_where_prompts_overlap() -> None:
-    """The sixth block of the first, on a disk as all are, is not the second's, which has its own."""
+    """What the first has behind the last common mark is not the second's, which has its own."""
     text = "".join(random.Random(1).choices("abcdefghij ", k=3000))
     cache = CachedBlocks(100)
     one, other = named(text[:1400]), named(text[:900] + text[2000:2500])
