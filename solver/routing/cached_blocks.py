@@ -130,7 +130,7 @@ class CachedBlocks:
     @property
     def _is_full(self) -> bool:
         where = self._where
-        return len(where) + where.more + NODE_BLOCKS * self._tree.nodes > self._most
+        return len(where) + where.more + NODE_BLOCKS * self._tree.paths.nodes > self._most
 
     def _bound(self) -> None:
         while self._is_full:
@@ -145,7 +145,7 @@ class CachedBlocks:
         With a `tail`: and of what followed the prompt that had it, if all before is there.
         """
         runs, number = list[tuple[Node, int]](), 0
-        for node, until in self._tree.along(marks, tail):
+        for node, until in self._tree.paths.along(marks, tail):
             if not node.blocks:
                 continue
             if node.first > number:

@@ -68,7 +68,7 @@ def test_blocks_of_two_prompts_that_share_no_mark_are_each_ones_own(*, reports: 
     cache.remove([2])
     assert cache.held_tokens(one.marks) == cache.held_tokens(other.marks) == SIZE
     cache.remove([1, 3, 4, 5])
-    assert (len(cache), cache._tree.nodes, cache._where.more) == (0, 0, 0)
+    assert (len(cache), cache._tree.paths.nodes, cache._where.more) == (0, 0, 0)
 
 
 def test_that_is_not_remembered_either() -> None:
