@@ -116,7 +116,7 @@ def test_an_image_parts_prompts_where_it_stands(fleet: tuple[list[str], list[Pro
         messages = [{"role": "user", "content": content}]
         found.append(ask(gateways[0], f"image-{k}", None, messages=messages))
         eventually(lambda: told(gateways[0]) == told(gateways[1]))
-    assert found[0] == (0, 0)
+    assert max(found[0]) == 0
     assert all(predicted == cached for predicted, cached in found)
     assert found[1][1] > found[2][1] == 256
 
