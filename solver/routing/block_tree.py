@@ -19,8 +19,9 @@ MOST_AT_A_NODE = 1 << 12
 MOST_IN_ONE, PARTS = 1 << 17, 16
 # By so much the name of one answer's tail differs from the next one's.
 ANSWER = 1 << 65
-# Nodes that have one block beside the first: all are gone through when it goes.
-MOST_NODES = 1 << 13
+# Nodes that have one block beside the first: all are gone through when it goes. Of a prompt's first
+# blocks, as a template puts before all of them, many.
+MOST_NODES, FIRST, MOST_OF_FIRST = 16, 4, 1 << 10
 # Children that are looked at for what they have in common.
 FEW = 8
 
@@ -226,13 +227,13 @@ class Where:
             return parts[0].keys().isdisjoint(blocks)
         return not any(block in parts[block & last] for block in blocks)
 
-    def add(self, block: int, node: Node) -> bool:
-        """It is there, too, if it is somewhere; whether there is room for that."""
+    def add(self, block: int, number: int, node: Node) -> bool:
+        """It is there, too, if it is somewhere, as block `number`; whether there is room."""
         if block not in self:
             self.put((block,), node)
             return True
         also = self._also.setdefault(block, {})
-        if len(also) == MOST_NODES:
+        if len(also) >= (MOST_OF_FIRST if number < FIRST else MOST_NODES):
             return False
         also[node] = None
         self.more += 1
@@ -243,6 +244,23 @@ class Where:
         if not self.more:
             return False
         return any(node in self.all(block) for block in blocks if block is not None)
+
+    def has_own(self, node: Node) -> bool:
+        """Whether it has blocks that are not others' first, too; it has none at all then.
+
+        Those are never evicted, and outlive all that a prompt has of its own.
+        """
+        blocks = node.blocks
+        if not blocks or not self.more or len(blocks) > FIRST:
+            return bool(blocks)
+        kept = [block for block in blocks if block is not None]
+        if any(self.get(block) is node for block in kept):
+            return True
+        for block in kept:
+            del self._also[block][node]
+            self.more -= 1
+            node.take(block)
+        return False
 
     def move(self, blocks: Iterable[int | None], old: Node, new: Node) -> None:
         """They are at another node instead."""

@@ -118,7 +118,7 @@ class Paths:
         node.end, node.until = end, until
         return True
 
-    def shrink(self, node: Node) -> None:
+    def _shrink(self, node: Node) -> None:
         """What a node knows of prompts is little more than it has blocks of."""
         behind = node.first + len(node.blocks)
         if node.until <= 2 * behind or node.children or node.is_tail or node.parent is None:
@@ -151,16 +151,16 @@ class Paths:
         assert node.parent is not None, "all prompts have the root's marks"
         return max(node.parent.until, min(_before(end, node.pace), node.until))
 
-    def prune(self, node: Node) -> None:
+    def prune(self, node: Node, upto: Node | None = None) -> None:
         """It, if nothing is there any more, and those before that are there for nothing else."""
-        if node.blocks or node.children:
-            return
-        while not node.blocks and not node.children and node.parent is not None:
+        while node is not upto and not node.children and node.parent is not None:
+            if self.where.has_own(node):
+                break
             self.nodes -= 1
             parent = node.leave()
             assert parent is not None
             node = parent
-        self.shrink(node)
+        self._shrink(node)
 
     def along(self, marks: bytes, tail: int | None) -> Iterator[tuple[Node, int]]:
         """Where a prompt goes along, and the first block of each that it does not share."""

@@ -53,10 +53,7 @@ class PromptTree:
         nodes = self.where.pop(block)
         for node in nodes:
             node.take(block)
-            if node.blocks:
-                self.paths.shrink(node)
-            else:
-                self.paths.prune(node)
+            self.paths.prune(node)
         return bool(nodes)
 
     def _goes_on(self, blocks: Sequence[int], parent: int | None, prompt: Beginnings) -> bool:
@@ -146,7 +143,7 @@ class PromptTree:
             return at
         if not node.put(number, block):
             self.partial = True
-        elif not self.where.add(block, node):
+        elif not self.where.add(block, number, node):
             node.take(block)
             self.partial = True
         elif begins:
@@ -179,7 +176,7 @@ class PromptTree:
         self.where.move(own, now, node)
         node.missing += own.count(None)
         node.until = max(node.until, number + 1)
-        self.paths.prune(now)
+        self.paths.prune(now, common)
         return True
 
     def _most_before(self, node: Node, prompt: Beginnings) -> float:

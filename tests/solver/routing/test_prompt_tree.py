@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from solver.routing import block_tree
 from solver.routing.cached_blocks import CachedBlocks
 from solver.routing.marks import NAME_BYTES, Beginnings, Partings, hash_text
 from solver.routing.prefixes import TEXT_BYTES
@@ -93,6 +94,30 @@ def test_what_prompts_share_beyond_what_they_begin_with_alike_is_of_no_third() -
     for k in range(2):
         assert cache.held_tokens(named(head + f"{k}" * 2000).marks) == 320
     assert cache.held_tokens(named(head + "2" * 2000).marks) <= 2 * 40
+
+
+def test_what_a_template_puts_before_all_prompts_outlives_none_of_them() -> None:
+    """Its block is never evicted; of prompts that are, nothing is left to keep later ones out."""
+    cache, most = CachedBlocks(10**6), 2 * block_tree.MOST_OF_FIRST
+    for k in range(most):
+        text, own = f"{k:028d}" * 40, [10 * k + 1, 10 * k + 2]
+        cache.store([0, *own], None, 128, named(text, k))
+        assert (cache.held_tokens(named(text).marks), cache.partial) == (2 * 128, False)
+        if k % 3:
+            cache.remove(reversed(own))
+            assert cache.held_tokens(named(text).marks) == 0
+    assert cache._where.more < most / 2
+
+
+def test_a_block_of_more_prompts_than_can_be_gone_through_is_not_all_of_theirs() -> None:
+    cache, most = CachedBlocks(10**6), 2 * block_tree.MOST_NODES
+    blocks = list(range(8))
+    for k in range(most):
+        cache.store(blocks, None, 64, named(f"{k:028d}" * 80, k))
+    assert (cache.partial, len(cache)) == (True, 8)
+    assert cache._where.more <= block_tree.MOST_NODES * 4 + block_tree.MOST_OF_FIRST * 4
+    assert cache.remove(blocks) == 8
+    assert not cache._tree.paths.nodes
 
 
 class Tokenizer:
