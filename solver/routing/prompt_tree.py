@@ -131,6 +131,9 @@ class PromptTree:
         now = self.where.all(block)
         if now and (any(one in path for one in now) or self._share(block, number, path, at)):
             return at
+        if now and now[0].number_of(block) != number:  # no engine has a block at two places
+            self.partial = True
+            return at
         while path[at].has(number):  # whose is it, as it is not this prompt's?
             if path[at].is_tail:
                 path[at] = self.paths.tail(path[at], path.prompt.tail)
