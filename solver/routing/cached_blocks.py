@@ -8,8 +8,9 @@ the engine's blocks is put where it ends in its prompt (`solver.routing.prompt_t
 Rules:
 - what was removed is not there, and nothing behind it counts; one hash counts once: an engine that
   stores a block twice and drops it once may still have it, and nobody says so;
-- blocks of prompts that nobody has named are not kept, and beyond `most` the oldest go: less is
-  known then than the engine has, never more;
+- blocks of prompts that nobody has named are not kept, and beyond what `most` take in memory, with
+  the places where prompts part (`NODE_BLOCKS`), the oldest go: less is known then than the engine
+  has, never more;
 - all blocks that are kept have as many tokens, or they could not be counted: those of another size
   are passed over until as many of them were told in a row as are kept, which go then.
 
