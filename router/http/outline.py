@@ -8,6 +8,7 @@ nowhere: no JSON object, or a model that is no name. Engines of our own read str
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -19,9 +20,22 @@ from router.http.errors import RequestError
 from router.http.schemas import MOST_TOKENS, CompletionRequest, load, require_few_answers
 from router.http.shorten import Shortened
 
-# Salts and adapters of vLLM and SGLang, and what comes before or is done to a prompt: two requests
-# that differ in one of them share no block. (vLLM's adapters are models.)
-_APART = ("cache_salt", "extra_key", "lora_path", "prompt_embeds", "mm_processor_kwargs")
+# Fields beside the prompt that decide which blocks an engine has of it: two requests that differ in
+# one share no block. Names are vLLM's (0.32), and SGLang's where that has others. An engine that
+# passes one over tells by its events that it has the same blocks for both.
+_APART = (
+    *("cache_salt", "extra_key"),
+    *("prompt_embeds", "lora_path"),  # vLLM's adapters are models
+    # what a template makes of a conversation
+    *("chat_template", "chat_template_kwargs", "documents", "reasoning_effort", "reasoning"),
+    "add_special_tokens",
+    *("mm_processor_kwargs", "media_io_kwargs"),
+)
+# With these nothing is found, or nobody knows what: a prompt's probabilities are not in a cache,
+# and of one that is cut at its begin nobody knows where it begins.
+_UNKNOWN = ("prompt_logprobs", "truncate_prompt_tokens")
+# An answer that begins with its prompt has that one's probabilities, too, if it has any.
+_ECHOED = ("logprobs", "top_logprobs", "logprob_token_ids")
 
 _MODEL_LETTERS = len("model")
 # Of longer names, a hash of so many characters: as many as are kept of one in a large body.
@@ -72,7 +86,8 @@ def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
         session=short_session(_name(data.get("prompt_cache_key"))),
         tier=_name(data.get("service_tier")),
         previous=previous_of(data) if api.kept else "",
-        apart=_apart(data),
+        apart=apart(data),
+        unknown=_is_unknown(data),
     )
 
 
@@ -105,10 +120,20 @@ def previous_of(data: dict[str, Any]) -> str:
     return _name(data.get("previous_response_id"))
 
 
-def _apart(data: dict[str, Any]) -> str:
-    """What of it makes an engine share nothing with the same prompt without it."""
+def apart(data: Mapping[str, Any]) -> str:
+    """What of a body makes an engine share nothing with the same prompt without it."""
     found = {name: value for name in _APART if (value := data.get(name)) is not None}
-    return blake2b(orjson.dumps(found), digest_size=8).hexdigest() if found else ""
+    return (
+        blake2b(orjson.dumps(found, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
+        if found
+        else ""
+    )
+
+
+def _is_unknown(data: dict[str, Any]) -> bool:
+    """Whether nobody knows what of its prompt an engine finds in its cache."""
+    names = _UNKNOWN + _ECHOED if data.get("echo") is True else _UNKNOWN
+    return any(data.get(name) is not None for name in names)
 
 
 def _name(value: object) -> str:

@@ -59,6 +59,7 @@ class CompletionRequest:
     `stop_tokens`: it may stop at tokens that it names. `previous`: the answer that it goes on
     from, by its name. `session`: the conversation that it belongs to, if its body says so. `tier`:
     its ``service_tier``. `apart`: by what else than its prompt its engine tells caches apart.
+    `unknown`: nobody knows what of its prompt an engine finds in its cache.
     """
 
     chat: bool
@@ -75,6 +76,7 @@ class CompletionRequest:
     session: str = ""
     tier: str = ""
     apart: str = ""
+    unknown: bool = False
 
     @property
     def choices(self) -> int:

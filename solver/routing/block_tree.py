@@ -6,7 +6,7 @@ last mark of a prompt, its answer too, is a node of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from solver.routing.marks import NAME_BYTES
@@ -17,6 +17,11 @@ MOST_AT_A_NODE = 1 << 12
 # A dictionary that grows is copied in one go, of a million blocks for more than 50 ms: beyond so
 # many it is split into parts, a power of two, that grow one by one.
 MOST_IN_ONE, PARTS = 1 << 17, 16
+# By so much the name of one answer's tail differs from the next one's.
+ANSWER = 1 << 65
+# Nodes that have one block beside the first: all are gone through when it goes. Of a prompt's first
+# blocks, as a template puts before all of them, many.
+MOST_NODES, FIRST, MOST_OF_FIRST = 16, 4, 1 << 10
 # Children that are looked at for what they have in common.
 FEW = 8
 
@@ -66,20 +71,27 @@ class Node:
         """Whether it is what is behind a prompt's last mark."""
         return isinstance(self.key, int)
 
+    def is_tail_of(self, name: int) -> bool:
+        """Whether it is one of an attempt's: behind its prompt, several answers may be."""
+        return isinstance(self.key, int) and self.key % ANSWER == name % ANSWER
+
     @property
     def begin(self) -> int:
         """How many marks its prompts have before its own."""
         return self.end - len(self.names) // NAME_BYTES
 
     def put(self, number: int, block: int) -> bool:
-        """Block `number` of its prompts; whether there is a place for it."""
+        """Block `number` of its prompts; whether there is a place for it, and room."""
         if not self.blocks:
             self.first = number
-        at = number - self.first
-        if at == len(self.blocks) < MOST_AT_A_NODE:
-            self.blocks.append(block)
-        elif 0 <= at < len(self.blocks) and self.blocks[at] is None:
-            self.blocks[at] = block
+        at, blocks = number - self.first, self.blocks
+        if at < 0 and len(blocks) - at <= MOST_AT_A_NODE:
+            self.put_first(number, [block, *[None] * (-1 - at)])
+        elif len(blocks) <= at < MOST_AT_A_NODE:
+            self.missing += at - len(blocks)
+            blocks += *[None] * (at - len(blocks)), block
+        elif 0 <= at < len(blocks) and blocks[at] is None:
+            blocks[at] = block
             self.missing -= 1
         else:
             return False
@@ -172,11 +184,16 @@ class Node:
 
 
 class Where:
-    """At which node each block is: a dictionary, or many where one would take too long to grow."""
+    """At which node each block is: a dictionary, or many where one would take too long to grow.
+
+    A few are at several nodes: those of prompts that have them in common, and no mark before them.
+    """
 
     def __init__(self) -> None:
         self._parts: list[dict[int, Node]] = [{}]
         self._last = 0  # of the parts; a block is in the one that its last bits name
+        self._also: dict[int, dict[Node, None]] = {}  # the other nodes of those at several
+        self.more = 0  # of these
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))
@@ -185,12 +202,23 @@ class Where:
         return block in self._parts[block & self._last]
 
     def get(self, block: int) -> Node | None:
-        """Where it is."""
+        """Where it is, or one of its nodes."""
         return self._parts[block & self._last].get(block)
 
-    def pop(self, block: int) -> Node | None:
+    def all(self, block: int) -> tuple[Node, ...]:
+        """Where it is, everywhere."""
+        node = self.get(block)
+        return () if node is None else (node, *self._also.get(block, ()))
+
+    def pop(self, block: int) -> tuple[Node, ...]:
         """Where it was: it is there no more."""
-        return self._parts[block & self._last].pop(block, None)
+        if not self._also:  # as nearly always
+            node = self._parts[block & self._last].pop(block, None)
+            return () if node is None else (node,)
+        found = self.all(block)
+        self._parts[block & self._last].pop(block, None)
+        self.more -= len(self._also.pop(block, ()))
+        return found
 
     def lacks(self, blocks: Sequence[int]) -> bool:
         """Whether none of them is there."""
@@ -199,8 +227,56 @@ class Where:
             return parts[0].keys().isdisjoint(blocks)
         return not any(block in parts[block & last] for block in blocks)
 
+    def add(self, block: int, number: int, node: Node) -> bool:
+        """It is there, too, if it is somewhere, as block `number`; whether there is room."""
+        if block not in self:
+            self.put((block,), node)
+            return True
+        also = self._also.setdefault(block, {})
+        if len(also) >= (MOST_OF_FIRST if number < FIRST else MOST_NODES):
+            return False
+        also[node] = None
+        self.more += 1
+        return True
+
+    def has_any(self, blocks: Iterable[int | None], node: Node) -> bool:
+        """Whether one of them, which are at another node, is at this one, too."""
+        if not self.more:
+            return False
+        return any(node in self.all(block) for block in blocks if block is not None)
+
+    def has_own(self, node: Node) -> bool:
+        """Whether it has blocks that are not others' first, too; it has none at all then.
+
+        Those are never evicted, and outlive all that a prompt has of its own.
+        """
+        blocks = node.blocks
+        if not blocks or not self.more or len(blocks) > FIRST:
+            return bool(blocks)
+        kept = [block for block in blocks if block is not None]
+        if any(self.get(block) is node for block in kept):
+            return True
+        for block in kept:
+            del self._also[block][node]
+            self.more -= 1
+            node.take(block)
+        return False
+
+    def move(self, blocks: Iterable[int | None], old: Node, new: Node) -> None:
+        """They are at another node instead."""
+        for block in blocks:
+            if block is None:
+                continue
+            part = self._parts[block & self._last]
+            if part[block] is old:
+                part[block] = new
+            else:
+                also = self._also[block]
+                del also[old]
+                also[new] = None
+
     def put(self, blocks: Sequence[int], node: Node) -> None:
-        """They are all there."""
+        """They are all there, and nowhere else."""
         parts, last = self._parts, self._last
         if last:
             for block in blocks:

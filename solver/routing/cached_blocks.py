@@ -8,8 +8,9 @@ the engine's blocks is put where it ends in its prompt (`solver.routing.prompt_t
 Rules:
 - what was removed is not there, and nothing behind it counts; one hash counts once: an engine that
   stores a block twice and drops it once may still have it, and nobody says so;
-- blocks of prompts that nobody has named are not kept, and beyond `most` the oldest go: less is
-  known then than the engine has, never more;
+- blocks of prompts that nobody has named are not kept, and beyond what `most` take in memory, with
+  the places where prompts part (`NODE_BLOCKS`), the oldest go: less is known then than the engine
+  has, never more;
 - all blocks that are kept have as many tokens, or they could not be counted: those of another size
   are passed over until as many of them were told in a row as are kept, which go then.
 
@@ -21,12 +22,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from solver.routing.block_tree import Node
 from solver.routing.marks import Beginnings, Partings
 from solver.routing.prompt_tree import PromptTree
 from solver.routing.tiers import Tier, Tiers
 
 # Of the oldest, what goes at once where there are too many: a few milliseconds each time.
 DROPPED_SHARE = 1 / 512
+# What a place where prompts part takes in memory, in blocks.
+NODE_BLOCKS = 4
 
 
 class CachedBlocks:
@@ -34,7 +38,6 @@ class CachedBlocks:
 
     Attributes:
         unknown: blocks told of that nobody's prompt was named for, so far.
-        partial: of a prompt that is known more was told than is kept.
     """
 
     def __init__(self, most: int, partings: Partings | None = None) -> None:
@@ -48,11 +51,11 @@ class CachedBlocks:
 
     def _begin(self, block_tokens: int) -> None:
         self._tiers = Tiers()
-        self._tree = PromptTree(self._partings, self._tiers, block_tokens)
+        self._tree = PromptTree(self._partings, block_tokens)
         self._where = self._tree.where
         # Of those that count, and how many of another size were the last that were told.
         self._block_tokens, self._others = block_tokens, 0
-        self.partial = False
+        self._partial = False
 
     def __len__(self) -> int:
         return len(self._where)
@@ -93,13 +96,18 @@ class CachedBlocks:
     def _take_size(self, block_tokens: int, count: int) -> bool:
         """So many blocks are of another size: whether that is the one that counts from now on."""
         if self._where:
-            self.partial, self._others = True, self._others + count
+            self._partial, self._others = True, self._others + count
             if self._others < len(self._where):
                 return False
         partial = self.partial
         self._begin(block_tokens)
-        self.partial = partial
+        self._partial = partial
         return True
+
+    @property
+    def partial(self) -> bool:
+        """Whether of a prompt that is known more was told than is kept."""
+        return self._partial or self._tree.partial
 
     def _kept(self, blocks: Iterable[int]) -> list[int]:
         return [block for block in blocks if block in self._where]
@@ -122,11 +130,12 @@ class CachedBlocks:
 
     @property
     def _is_full(self) -> bool:
-        return len(self._where) > self._most or self._tree.nodes > self._most
+        where = self._where
+        return len(where) + where.more + NODE_BLOCKS * self._tree.paths.nodes > self._most
 
     def _bound(self) -> None:
         while self._is_full:
-            self.partial = True
+            self._partial = True
             count = max(1, int(self._most * DROPPED_SHARE))
             for block in self._where.oldest(count):
                 self._forget(block)
@@ -136,17 +145,22 @@ class CachedBlocks:
 
         With a `tail`: and of what followed the prompt that had it, if all before is there.
         """
-        saved, number = 0.0, 0
-        for node, until in self._tree.along(marks, tail):
+        runs, number = list[tuple[Node, int]](), 0
+        for node, until in self._tree.paths.along(marks, tail):
             if not node.blocks:
                 continue
             if node.first > number:
                 break
+            # What others share behind the mark before is not of this prompt, which has its own.
+            while number > node.first:
+                before, count = runs.pop()
+                number = max(before.first, min(node.first, before.first + count))
+                if number > before.first:
+                    runs.append((before, number - before.first))
             count = node.blocks.index(None) if node.missing else len(node.blocks)
             count = min(count, until - node.first)
-            # What others share behind the mark before is not of this prompt, which has its own.
-            saved += self._tiers.saved(node.blocks, count) - (number - node.first)
+            runs.append((node, count))
             number = node.first + count
             if node.missing:
                 break
-        return saved * self._block_tokens
+        return sum(self._tiers.saved(one.blocks, count) for one, count in runs) * self._block_tokens

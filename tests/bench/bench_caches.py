@@ -34,6 +34,7 @@ from router.lab.simulation.traces import dataset
 from solver.batching.kv import BLOCK_TOKENS as SIMULATED
 from solver.cost.profiles import PROFILES
 from solver.routing import formulas
+from solver.routing.cached_blocks import CachedBlocks
 from solver.routing.marks import NAME_BYTES, PARTS, Beginnings
 from solver.sim.report import report
 from solver.sim.request import Request
@@ -113,6 +114,22 @@ def events(_: argparse.Namespace) -> None:
         list(stream.live(number, one))
     held = tracemalloc.get_traced_memory()[0] - before
     print(f"{held / len(stream.cache):.0f} bytes a block in memory, of {len(stream.cache)}")
+    for what, marks, kept, told in (
+        ("four blocks a prompt", 64, 4, 4),
+        ("one of eight blocks kept", 64, 1, 8),
+        ("one block of 128,000 tokens told", 576, 1, 1),
+    ):
+        print(f"{what}: {in_memory(marks, kept, told, rng):.0f} bytes a block")
+
+
+def in_memory(marks: int, kept: int, told: int, rng: random.Random) -> float:
+    """Bytes a block of prompts that begin unlike each other, of which so many blocks are kept."""
+    before, cache = tracemalloc.get_traced_memory()[0], CachedBlocks(1 << 20)
+    for first in range(0, told * 20_000, told):
+        prompt = Beginnings(rng.randbytes(NAME_BYTES * marks), 128.0, first)
+        cache.store(range(first, first + told), None, 128, prompt)
+        cache.remove(range(first + told - 1, first + kept - 1, -1))
+    return (tracemalloc.get_traced_memory()[0] - before) / len(cache)
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,12 @@ def letters(rng: random.Random, count: int) -> str:
     return "".join(rng.choices("abcdefghij klmnop", k=count))
 
 
-def ask(gateway: str, name: str, prompt: str) -> tuple[float, int]:
+def ask(gateway: str, name: str, prompt: str | None, **more: object) -> tuple[float, int]:
     """Prompt tokens that were taken to be cached where it went, and that were."""
-    body = {"model": "llama-65b", "prompt": prompt, "max_tokens": 2, "ignore_eos": True}
-    answer = http.post(gateway + "/v1/completions", json=body, headers={"x-request-id": name})
+    body = {"model": "llama-65b", "max_tokens": 2, "ignore_eos": True, **more}
+    body |= {} if prompt is None else {"prompt": prompt}
+    path = "/v1/chat/completions" if prompt is None else "/v1/completions"
+    answer = http.post(gateway + path, json=body, headers={"x-request-id": name})
     cached = answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
     choice = http.get(f"{gateway}/makespan/v1/requests/{name}").json()["choice"]
     (chosen,) = (one for one in choice["candidates"] if one["chosen"])
@@ -81,6 +83,54 @@ def test_what_is_predicted_is_what_engines_find(fleet: tuple[list[str], list[Pro
     text = http.get(gateways[0] + "/metrics").text
     assert 'makespan_worker_cache_knowledge{knowledge="exact",worker="a0"} 1.0' in text
     assert 'makespan_cache_events_total{what="told"}' in text
+
+
+@pytest.mark.parametrize("field", ["cache_salt", "extra_key", "mm_processor_kwargs"])
+def test_the_same_text_of_another_name_is_not_there(
+    fleet: tuple[list[str], list[Process]], field: str
+) -> None:
+    """And makes no other prompt be there, either."""
+    gateways, _ = fleet
+    eventually(lambda: all_exact(gateways))
+    rng = random.Random(field)
+    prompt, others = letters(rng, 1500), [letters(rng, 1500) for _ in range(3)]
+    assert ask(gateways[0], f"{field}-plain", prompt) == (0, 0)
+    assert ask(gateways[0], f"{field}-own", prompt, **{field: {"x": 1}}) == (0, 0)
+    for k, other in enumerate(others):
+        eventually(lambda: told(gateways[0]) == told(gateways[1]))
+        assert ask(gateways[k % 2], f"{field}-{k}", other) == (0, 0)
+
+
+def image(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def test_an_image_parts_prompts_where_it_stands(fleet: tuple[list[str], list[Process]]) -> None:
+    gateways, _ = fleet
+    eventually(lambda: all_exact(gateways))
+    rng = random.Random(8)
+    halves = [{"type": "text", "text": letters(rng, 2 * 448)} for _ in range(2)]
+    found = list[tuple[float, int]]()
+    for k, name in enumerate("112"):
+        content = [halves[0], image(f"data:image/png;base64,{name}"), halves[1]]
+        messages = [{"role": "user", "content": content}]
+        found.append(ask(gateways[0], f"image-{k}", None, messages=messages))
+        eventually(lambda: told(gateways[0]) == told(gateways[1]))
+    assert max(found[0]) == 0
+    assert all(predicted == cached for predicted, cached in found)
+    assert found[1][1] > found[2][1] == 256
+
+
+def test_a_prompt_of_several_answers_is_predicted_once_as_it_is_counted(
+    fleet: tuple[list[str], list[Process]],
+) -> None:
+    gateways, _ = fleet
+    eventually(lambda: all_exact(gateways))
+    prompt = letters(random.Random(9), 1500)
+    ask(gateways[0], "one", prompt)
+    eventually(lambda: told(gateways[0]) == told(gateways[1]))
+    predicted, found = ask(gateways[0], "four", prompt, n=4)
+    assert predicted == found > 0
 
 
 def test_an_agent_that_restarts_is_known_to_hold_nothing(

@@ -138,7 +138,8 @@ class Attempts:
     def _begin(self, exchange: Exchange, ticket: Ticket, placement: Placement) -> Worker:
         """The request goes to the worker that its plan says."""
         record, worker = exchange.record, placement.worker
-        record.choice, record.worker = Choice(placement.plan.seen, placement.index), worker.name
+        record.choice = Choice(placement.plan.seen, placement.index, record.choices)
+        record.worker = worker.name
         record.label = record.model
         record.planned, record.over_share_s = ticket.planned, ticket.over_share_s
         exchange.sent, record.sent_s = time.monotonic(), time.time()

@@ -17,10 +17,11 @@ from solver.routing.objective import TERMS, Term
 
 @dataclass(eq=False)
 class Choice:
-    """What each of m workers would have meant for request `index` of a plan."""
+    """What each of m workers would have meant for request `index` of a plan, of so many answers."""
 
     seen: Seen
     index: int
+    answers: int = 1
 
     @property
     def workers(self) -> tuple[str, ...]:
@@ -49,15 +50,20 @@ class Choice:
 
     @property
     def cached_tokens(self) -> FloatArray:
-        """(m,) of its prompt, what is in each worker's cache."""
+        """(m,) of its prompt, what is in each worker's cache: once, as engines' usage counts it.
+
+        A plan counts it for each of its answers.
+        """
         cached = self.seen.asked.cached
-        return np.zeros(len(self.workers)) if cached is None else cached[self.index]
+        if cached is None:
+            return np.zeros(len(self.workers))
+        found = np.maximum(cached[self.index], 0.0) / self.answers
+        return np.asarray(found, dtype=np.float64)
 
     @property
     def predicted_cached(self) -> float:
         """Of its prompt, what is in the cache of the worker that it goes to."""
-        cached = self.seen.asked.cached
-        return 0.0 if cached is None else max(0.0, float(cached[self.index, self.chosen]))
+        return float(self.cached_tokens[self.chosen])
 
     @property
     def finish_s(self) -> float:
@@ -85,7 +91,7 @@ class Choice:
                     "cost_s": float(cost[j]),
                     "terms_s": dict(zip(TERMS, self.terms[:, j].tolist(), strict=True)),
                     "finish_s": float(self.ends_s[j]),
-                    "cached_tokens": max(0.0, float(self.cached_tokens[j])),
+                    "cached_tokens": float(self.cached_tokens[j]),
                 }
             rows.append(row)
         return rows

@@ -205,10 +205,10 @@ class Prefixes:
 def hashed(request: CompletionRequest, prompt_tokens: int) -> tuple[Hashed, float]:
     """A request's prompt as far as caches go, and tokens in each block, over all its choices.
 
-    Several prompts in one request are taken to share nothing with others, and what goes on from an
-    answer begins with what is not in it.
+    Several prompts in one request are taken to share nothing with others, what goes on from an
+    answer begins with what is not in it, and of some nobody knows what an engine finds.
     """
-    if len(request.prompts) > 1 or request.previous:
+    if len(request.prompts) > 1 or request.previous or request.unknown:
         return Hashed(), 0.0
     prompt, salt = request.prompts[0], request.model + request.apart
     if prompt.token_ids is not None:

@@ -68,6 +68,18 @@ TABLE = [
     ("a salt that is none", apis.COMPLETIONS, plain(), plain(cache_salt=None), ALL),
     ("a key (SGLang)", apis.COMPLETIONS, plain(extra_key=["a"]), plain(extra_key=["b"]), NOTHING),
     ("embeddings", apis.COMPLETIONS, plain(prompt_embeds="AA"), plain(prompt_embeds="BB"), NOTHING),
+    ("a template", apis.CHAT, chat(words(TEXT)), chat(words(TEXT), chat_template="x"), NOTHING),
+    ("what a template is told", apis.CHAT, chat(words(TEXT), chat_template_kwargs={"a": 1}),
+     chat(words(TEXT), chat_template_kwargs={"a": 2}), NOTHING),
+    ("the same in another order", apis.CHAT,
+     chat(words(TEXT), chat_template_kwargs={"a": 1, "b": 2}),
+     chat(words(TEXT), chat_template_kwargs={"b": 2, "a": 1}), ALL),
+    ("documents", apis.CHAT, chat(words(TEXT)), chat(words(TEXT), documents=[{"text": "x"}]),
+     NOTHING),
+    ("an effort", apis.CHAT, chat(words(TEXT)), chat(words(TEXT), reasoning_effort="low"), NOTHING),
+    ("an effort in responses", apis.RESPONSES, response(words(TEXT)),
+     {**response(words(TEXT)), "reasoning": {"effort": "low"}}, NOTHING),
+    ("no first token", apis.COMPLETIONS, plain(), plain(add_special_tokens=False), NOTHING),
     ("an image first", apis.CHAT, chat(image("1"), words(TEXT)), chat(image("2"), words(TEXT)),
      NOTHING),
     ("the same image first", apis.CHAT, chat(image("1"), words(TEXT)),
@@ -109,3 +121,22 @@ def test_what_two_requests_share(
     # A mark is at most 28 bytes before where they part, and a name takes some.
     assert alike == pytest.approx(len(TEXT) * shared, abs=64)
     assert (first == second) is (shared == ALL)
+
+
+# Of these an engine finds nothing in its cache, or another part than a prompt's begin.
+UNKNOWN: list[dict[str, Any]] = [
+    {"prompt_logprobs": 0},
+    {"truncate_prompt_tokens": 100},
+    {"echo": True, "logprobs": 1},
+    {"prompt": [TEXT, TEXT]},
+]
+
+
+@pytest.mark.parametrize("more", UNKNOWN, ids=str)
+def test_of_some_prompts_nothing_is_predicted(more: dict[str, Any]) -> None:
+    assert not marks(apis.COMPLETIONS, plain(**more))
+
+
+@pytest.mark.parametrize("more", [{"prompt_logprobs": None}, {"echo": True}, {"logprobs": 1}])
+def test_what_asks_for_no_probabilities_of_a_prompt_hides_nothing(more: dict[str, Any]) -> None:
+    assert marks(apis.COMPLETIONS, plain(**more)) == marks(apis.COMPLETIONS, plain())

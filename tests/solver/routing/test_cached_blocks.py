@@ -227,7 +227,7 @@ def test_it_keeps_no_more_than_it_may(most: int, prompts: list[Prompt]) -> None:
         assert cache.partial or len(cache) <= len(engine.holds)
     cache.remove(list(engine.holds))
     assert len(cache) == 0
-    assert not cache._tree.nodes, "nodes go with their blocks"
+    assert not cache._tree.paths.nodes, "nodes go with their blocks"
 
 
 @settings(max_examples=30)

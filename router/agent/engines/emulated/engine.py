@@ -24,10 +24,12 @@ from router.agent.engines.emulated.text import (
     digest,
 )
 from router.http.errors import RequestError
+from router.http.outline import apart
+from router.http.prompts import chat_prompts
 from router.http.schemas import CompletionRequest, Prompt
 from solver.batching.sequence import Stage
 from solver.cost.model import CostModel
-from solver.routing.prefixes import id_blocks, text_blocks
+from solver.routing.prefixes import TEXT_BYTES, id_blocks, text_blocks
 from solver.sim.workload import gsm8k_output
 
 log = logging.getLogger(__name__)
@@ -72,17 +74,25 @@ class EmulatedEngine:
         self._free_s = 0.0
         self._complained_s = float("-inf")
 
-    def answers(self, request: CompletionRequest, body: Body, limit: Limit) -> list[Answer]:  # noqa: ARG002
+    def answers(self, request: CompletionRequest, body: Body, limit: Limit) -> list[Answer]:
         """See `Engine`."""
         found: list[Answer] = []
         for prompt in request.prompts:
             tokens = count_tokens(prompt.text) if prompt.token_ids is None else prompt.token_ids
-            most = limit(tokens)
-            found += (self._answer(request, prompt, k, tokens, most) for k in range(request.n))
+            most, blocks = limit(tokens), _blocks(prompt, body)
+            found += (
+                self._answer(request, prompt, k, tokens, most, blocks) for k in range(request.n)
+            )
         return found
 
     def _answer(
-        self, request: CompletionRequest, prompt: Prompt, choice: int, tokens: int, limit: int
+        self,
+        request: CompletionRequest,
+        prompt: Prompt,
+        choice: int,
+        tokens: int,
+        limit: int,
+        blocks: tuple[int, ...],
     ) -> EmulatedAnswer:
         key = digest(prompt.text)
         rng = random.Random(f"{self._seed}/{key}/{prompt.token_ids}/{choice}")
@@ -98,7 +108,7 @@ class EmulatedEngine:
         return EmulatedAnswer(
             prompt_tokens=tokens,
             limit=limit,
-            blocks=_blocks(prompt),
+            blocks=blocks,
             tokens=min(length, limit),
             finish_reason=reason,
             words=Words(rng),
@@ -155,5 +165,11 @@ class EmulatedEngine:
             log.warning("this machine is too slow for the emulated engine's speed: it runs slower")
 
 
-def _blocks(prompt: Prompt) -> tuple[int, ...]:
-    return text_blocks(prompt.text) if prompt.token_ids is None else id_blocks(prompt.ids)
+def _blocks(prompt: Prompt, body: Body) -> tuple[int, ...]:
+    """Hashes of a prompt's blocks: with its salts, and its images where they stand."""
+    if prompt.token_ids is not None:
+        return id_blocks(prompt.ids, apart(body))
+    named = prompt.text
+    if "messages" in body:
+        named = chat_prompts({"messages": body["messages"]}, 0)[0].named or named
+    return text_blocks(named, apart(body))[: prompt.text_bytes // TEXT_BYTES]

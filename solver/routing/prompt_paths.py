@@ -1,0 +1,194 @@
+"""Where prompts go along in a tree of their marks: nodes are made, grow, part and go.
+
+Rules:
+- what prompts begin with alike is one node up to their last common mark, and then each has its own;
+- marks are kept little further than there are blocks: a node that nothing follows grows with what
+  is told, and shrinks with what goes;
+- where a block ends in a prompt is reckoned by the tokens in each of the prompt's own blocks, or as
+  was learnt (`Partings`).
+
+Must not know: whose blocks are whose (`solver.routing.prompt_tree`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from sys import maxsize
+
+from solver.routing.block_tree import ANSWER, MOST_AT_A_NODE, Node, Where
+from solver.routing.marks import MARKS, NAME_BYTES, Beginnings, Partings, common_marks
+
+# A block may end so much after a mark, in a router's blocks, about three tokens: one that ends *at*
+# a mark counts there, though how many tokens a text has is rounded.
+LATE = 0.02
+# Of one that is told piece by piece, marks are kept for so many times the blocks so far.
+AHEAD = 1.5
+
+
+class Path(list[Node]):
+    """Where a prompt goes along, as far as there are nodes; `behind` the blocks that are told."""
+
+    def __init__(self, root: Node, prompt: Beginnings, behind: int) -> None:
+        super().__init__((root,))
+        self.prompt, self.behind = prompt, behind
+
+
+class Paths:
+    """Of an engine's prompts, with blocks of so many tokens; see the module.
+
+    Attributes:
+        where: each block, and at which nodes it is.
+        nodes: how many there are beside the root.
+    """
+
+    def __init__(self, partings: Partings, block_tokens: int) -> None:
+        self._partings, self._block_tokens = partings, block_tokens
+        self._root, self.nodes = Node(b"", b"", None, 0, 0, 0.0), 0
+        self.where = Where()
+
+    def path(self, prompt: Beginnings, behind: int, parent: int | None) -> Path:
+        """The nodes that a prompt goes along; of its tails, the one that has `parent`."""
+        node, marks, at = self._root, prompt.marks, 0
+        path = Path(node, prompt, behind)
+        while at < len(marks):
+            child = node.child(marks[at : at + NAME_BYTES])
+            if child is None or not marks.startswith(child.names, at):
+                return path
+            path.append(child)
+            at += len(child.names)
+            node = child
+        before = None if parent is None else self.where.get(parent)
+        if before is None or before.parent is not node or not before.is_tail_of(prompt.tail):
+            before = node.child(prompt.tail)
+        if before is not None:
+            path.append(before)
+        return path
+
+    def at(self, number: int, at: int, path: Path) -> int:
+        """Which of a path's nodes, from `at` on, block `number` is of: a new one, if of none."""
+        while at == len(path) or path[at].until <= number:
+            if at == len(path):
+                path.append(self._further(path))
+            elif at + 1 < len(path) or not self._grow(path[at], path):
+                at += 1
+        return at
+
+    def _further(self, path: Path) -> Node:
+        """What a prompt goes along behind a path."""
+        node, marks = path[-1], path.prompt.marks
+        at = node.end * NAME_BYTES
+        if node.is_tail or at >= len(marks):
+            return self.tail(node, path.prompt.tail)
+        key = marks[at : at + NAME_BYTES]
+        child = node.child(key)
+        if child is None:
+            pace = path.prompt.block_tokens / self._block_tokens
+            end, until = _reach(node.end + 1, node.until, pace, path.behind, marks)
+            return self._new(key, marks[at : end * NAME_BYTES], node, end, until, pace)
+        if not marks.startswith(child.names, at):
+            self._split(child, marks, common_marks(child.names, marks, at))
+        return child
+
+    def tail(self, node: Node, name: int) -> Node:
+        """Another one: what is behind a prompt's last mark, of several answers each by itself."""
+        if node.is_tail:
+            assert node.parent is not None
+            name, node = name + ANSWER, node.parent
+        while (found := node.child(name)) is not None and found.blocks:
+            name += ANSWER
+        return found or self._new(name, b"", node, node.end, maxsize, node.pace)
+
+    def _new(
+        self, key: bytes | int, names: bytes, parent: Node, end: int, until: int, pace: float
+    ) -> Node:
+        self.nodes += 1
+        return Node(key, names, parent, end, until, pace)
+
+    def _grow(self, node: Node, path: Path) -> bool:
+        """A node that nothing follows goes on as a prompt does; whether it can."""
+        marks = path.prompt.marks
+        if node.children or node.is_tail or node.parent is None:
+            return False
+        behind = path.behind * AHEAD
+        end, until = _reach(node.end, node.first, node.pace, behind, marks)
+        if end <= node.end or until <= node.until:
+            return False
+        node.names += marks[node.end * NAME_BYTES : end * NAME_BYTES]
+        node.end, node.until = end, until
+        return True
+
+    def _shrink(self, node: Node) -> None:
+        """What a node knows of prompts is little more than it has blocks of."""
+        behind = node.first + len(node.blocks)
+        if node.until <= 2 * behind or node.children or node.is_tail or node.parent is None:
+            return
+        end = max(node.begin + 1, bisect_left(MARKS, behind / node.pace - LATE) + 1)
+        if end < node.end:
+            node.names = node.names[: (end - node.begin) * NAME_BYTES]
+            node.end, node.until = end, max(behind, _before(end, node.pace))
+
+    def _split(self, node: Node, marks: bytes, count: int) -> None:
+        """A prompt of these `marks` parts from its prompts behind its first `count`."""
+        cut, names = self._cut(node, marks, node.begin + count), node.names
+        own, children, first = node.take_from(cut), node.children, max(cut, node.first)
+        end, until, node.until = node.end, node.until, cut
+        node.end, node.names, node.children = node.begin + count, names[: count * NAME_BYTES], None
+        if not own and not children:
+            return
+        rest = names[len(node.names) :]
+        lower = self._new(rest[:NAME_BYTES], rest, node, end, until, node.pace)
+        for child in (children or {}).values():
+            lower.adopt(child)
+        lower.put_first(first, own)
+        self.where.move(own, node, lower)
+
+    def _cut(self, node: Node, marks: bytes, end: int) -> int:
+        """How many blocks end before a node's mark, the one numbered `end` of these."""
+        known = self._partings.shared(marks[: end * NAME_BYTES], self._block_tokens)
+        if known is not None:
+            return known
+        assert node.parent is not None, "all prompts have the root's marks"
+        return max(node.parent.until, min(_before(end, node.pace), node.until))
+
+    def prune(self, node: Node, upto: Node | None = None) -> None:
+        """It, if nothing is there any more, and those before that are there for nothing else."""
+        while node is not upto and not node.children and node.parent is not None:
+            if self.where.has_own(node):
+                break
+            self.nodes -= 1
+            parent = node.leave()
+            assert parent is not None
+            node = parent
+        self._shrink(node)
+
+    def along(self, marks: bytes, tail: int | None) -> Iterator[tuple[Node, int]]:
+        """Where a prompt goes along, and the first block of each that it does not share."""
+        node: Node | None = self._root
+        at = 0
+        while at < len(marks):
+            assert node is not None
+            node = node.child(marks[at : at + NAME_BYTES])
+            if node is None:
+                return
+            if not marks.startswith(node.names, at):
+                end = node.begin + common_marks(node.names, marks, at)
+                yield node, max(node.first, self._cut(node, marks, end))
+                return
+            yield node, maxsize
+            at += len(node.names)
+        if tail is not None and node is not None and (node := node.child(tail)) is not None:
+            yield node, maxsize
+
+
+def _reach(end: int, first: int, pace: float, behind: float, marks: bytes) -> tuple[int, int]:
+    """At which mark a node ends, `end` or later, whose first block is `first`, and until which."""
+    far = bisect_right(MARKS, (first + MOST_AT_A_NODE) / pace - LATE)
+    wanted = bisect_left(MARKS, behind / pace - LATE) + 1
+    end = max(end, min(far, wanted, len(marks) // NAME_BYTES))
+    return end, max(first, _before(end, pace))
+
+
+def _before(end: int, pace: float) -> int:
+    """How many blocks end before the mark numbered `end`, as well as is known."""
+    return int((MARKS[end - 1] + LATE) * pace)
