@@ -373,6 +373,16 @@ def session_name(client: str, attempt: str, prompt: Beginnings) -> str:
     return f"{client}|{attempt}|{prompt.block_tokens:.2f}|{marks}"
 
 
+def apart_from_names(session: bytes) -> bytes:
+    """A client's session as engines hear of it: no request's name, alone or after another's."""
+    return session.replace(b"|", b"/")
+
+
+def may_be_name(session: str) -> bool:
+    """Whether a session could be read as a request's name, whoever has made it up."""
+    return session.count("|") >= 3
+
+
 def read_session(name: str) -> Beginnings | None:
     """The prompt that a request named so has; None if no gateway has named it."""
     return _read_session(name[-_LONGEST_NAME:])

@@ -11,9 +11,15 @@ from router.http.asgi import Receive, Scope, header, read_body
 from router.http.encodings import HEADER, decoded, encoding_of
 from router.http.errors import RequestError, RouterError
 from router.http.model_field import with_model
-from router.http.outline import model_of, outline, outline_shortened
+from router.http.outline import (
+    LONGEST_SESSION,
+    check_session,
+    model_of,
+    outline,
+    outline_shortened,
+)
 from router.http.schemas import CompletionRequest, load
-from router.http.shorten import SMALL, shorten
+from router.http.shorten import SMALL, STUB, shorten
 
 _USUAL = b"application/json"
 _JSON = re.compile(rb"\s*application/([\w.-]+\+)?json\s*(;.*)?", re.IGNORECASE)
@@ -153,10 +159,14 @@ class BodyReader:
         Raises:
             RequestError: if it is no JSON object, or its model is no name.
         """
+        longest = LONGEST_SESSION
         if len(body) > SMALL:
+            longest = STUB
             async with self._one:
                 body = (await shorten(body)).body
-        return model_of(load(body))
+        data = load(body)
+        check_session(data, longest)
+        return model_of(data)
 
     async def with_model(self, body: bytes, model: str, *, named: bool) -> bytes:
         """The same body with this model in the place of its own, or of none."""
