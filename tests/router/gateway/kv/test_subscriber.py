@@ -16,9 +16,10 @@ import zmq
 import zmq.asyncio
 
 from router.gateway.fleet.kv import subscriber
+from router.gateway.fleet.kv.contents import EVENT, MESSAGE, SLICE
 from router.gateway.fleet.kv.frames import DROPPED_AT_ONCE, DROPPED_BYTES, Frames
 from router.gateway.fleet.kv.sources import Source
-from router.gateway.fleet.kv.stream import EVENT, MESSAGE, SLICE, Knowledge, Stream
+from router.gateway.fleet.kv.stream import Knowledge, Stream
 from router.gateway.fleet.kv.subscriber import Subscriber, _Left, hear_loads
 from router.gateway.fleet.kv.turns import Turns
 from router.kv_wire import END, MOST_BYTES, MOST_FRAMES, Load, WireError, write_batch
@@ -244,14 +245,14 @@ def test_replays_without_end_keep_nobody_from_its_own(
                     sockets = Sockets(context, endless=True)
                     bad.append(following(sockets, context, of_worker))
             endless = [await stack.enter_async_context(one) for one in bad]
-            await until(lambda: sum(one._last > 0 for one in endless) >= 2)
+            await until(lambda: sum(one.reached > 0 for one in endless) >= 2)
             sockets = Sockets(context)
             sockets.engine.change(1)
             good = following(sockets, context, turns.of_worker())
             stream = await stack.enter_async_context(good)
             await until(lambda: stream.knowledge is EXACT and known(stream) == {1})
-            began = [one._last for one in endless]
-            await until(lambda: all(one._last > b for one, b in zip(endless, began, strict=True)))
+            began = [one.reached for one in endless]
+            await until(lambda: all(one.reached > b for one, b in zip(endless, began, strict=True)))
             assert all(one.knowledge is not EXACT and not one.restarts for one in endless)
         context.destroy(linger=0)
 
@@ -268,7 +269,7 @@ def test_a_replay_that_is_larger_than_any_is_broken_off(
         context = zmq.asyncio.Context()
         async with following(Sockets(context, endless=True), context, Turns()) as stream:
             await until(lambda: any("no replay" in one.message for one in caplog.records))
-            assert 0 < stream._last < 100
+            assert 0 < stream.reached < 100
             assert stream.knowledge is not EXACT
         context.destroy(linger=0)
 
