@@ -48,7 +48,7 @@ class Contents:
         cache: the blocks.
         lacks: why they are not all; empty if they are, as of the last message.
         cleared: the last message has said that there are no others than it tells of.
-        gone: blocks that early messages have removed, each with its tier.
+        gone: blocks, each with its tier, that an early message has removed: its number.
         blocks, garbage: counted since its begin; `wrong` is what was wrong with the last garbage.
     """
 
@@ -64,7 +64,7 @@ class Contents:
     def forget(self) -> None:
         """It may hold anything."""
         self.cache.clear()
-        self.lacks, self.cleared, self.gone = NOT_BEGUN, False, set[int]()
+        self.lacks, self.cleared, self.gone = NOT_BEGUN, False, dict[int, int]()
         # Whether it names sessions, and how often it has told of what is of no use without.
         self._names, self._useless = False, 0
         self._whole, self._windows = set[int](), set[int]()  # groups of layers
@@ -84,8 +84,8 @@ class Contents:
         self._done = more if pauses else self._done + more
         return pauses
 
-    def take(self, payload: bytes, *, early: bool) -> Iterator[None]:
-        """The events of a message; `early`: older ones were missed."""
+    def take(self, number: int, payload: bytes, *, early: bool) -> Iterator[None]:
+        """The events of message `number`; `early`: older ones were missed."""
         self.cleared = False
         try:
             for event in read_batch(payload):
@@ -100,7 +100,7 @@ class Contents:
                 elif isinstance(event, PassedOver):
                     self._pass_over(event.why)
                 elif self._counts(event):
-                    yield from self._change(event, early=early)
+                    yield from self._change(event, number, early=early)
         except WireError as error:
             self.unread(str(error))
             self.lacks = str(error)
@@ -128,7 +128,9 @@ class Contents:
             self.lacks = "several groups of layers are taken as one"
         return whole
 
-    def _change(self, event: Stored | Copied | Removed, *, early: bool) -> Iterator[None]:
+    def _change(
+        self, event: Stored | Copied | Removed, number: int, *, early: bool
+    ) -> Iterator[None]:
         hashes, tier = event.blocks, event.tier
         for start in range(0, len(hashes), SLICE):
             part = numbers(hashes[start : start + SLICE])
@@ -138,7 +140,7 @@ class Contents:
             if isinstance(event, Removed):
                 self.cache.remove(part, tier)
                 if early:
-                    self.gone.update(_at(part, tier))
+                    self.gone.update(dict.fromkeys(_at(part, tier), number))
                 continue
             if isinstance(event, Copied):
                 self.cache.store(part, None, 0, None, tier)
@@ -146,10 +148,12 @@ class Contents:
                 before = hashes[start - 1] if start else event.parent
                 self._store(event, part, before)
             if early:
-                self.gone.difference_update(_at(part, tier))
+                for at in _at(part, tier):
+                    self.gone.pop(at, None)
             elif self.gone:
-                gone = zip(part, _at(part, tier), strict=True)
-                self.cache.remove([one for one, at in gone if at in self.gone], tier)
+                places = zip(part, _at(part, tier), strict=True)
+                gone = [one for one, at in places if self.gone.get(at, number) > number]
+                self.cache.remove(gone, tier)
 
     def _store(self, event: Stored, part: list[int], before: Hash | None) -> None:
         self._names = self._names or event.session is not None

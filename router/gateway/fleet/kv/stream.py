@@ -37,7 +37,7 @@ from solver.routing.marks import Partings
 # beside its own: a replay that ends before them is asked for again.
 MOST_HELD_BYTES, HELD_BYTES = 16 << 20, 128
 # Blocks that are removed meanwhile; beyond them a gap is one for good.
-MOST_GONE = 1 << 18
+MOST_GONE = 1 << 17
 COPIES = 256
 
 
@@ -207,7 +207,7 @@ class Stream:
 
     def _early(self, number: int, payload: bytes) -> Iterator[None]:
         self._hold(number, payload)
-        yield from self._contents.take(payload, early=True)
+        yield from self._contents.take(number, payload, early=True)
         self._note(number, payload)
         if self._contents.cleared:
             self._catch_up()
@@ -219,7 +219,7 @@ class Stream:
     def _in_order(self, number: int, payload: bytes) -> Iterator[None]:
         if number == 0:
             self._contents.lacks = ""
-        yield from self._contents.take(payload, early=False)
+        yield from self._contents.take(number, payload, early=False)
         self._note(number, payload)
         self.reached, self._echo = number, hash(payload)
         if number == self._seen:
