@@ -35,11 +35,14 @@ log = logging.getLogger(__name__)
 class Sockets:
     """What a publisher is heard by, on ports of its own that it keeps over a restart.
 
-    `endless`: whoever asks for a replay is sent messages of nothing for ever.
+    `endless`: whoever asks for a replay is sent messages of nothing for ever; `most`: so many
+    messages of each replay come, and of those behind every second one, but not its end.
     """
 
-    def __init__(self, context: zmq.asyncio.Context, *, endless: bool = False) -> None:
-        self._context, self.ports = context, [0, 0]
+    def __init__(
+        self, context: zmq.asyncio.Context, *, endless: bool = False, most: int = 1 << 30
+    ) -> None:
+        self._context, self.ports, self.most, self.asked = context, [0, 0], most, 0
         self.engine, self.endless = Publisher(), endless
         self.open()
 
@@ -65,12 +68,14 @@ class Sockets:
                 begun = asyncio.create_task(self._go_on(name, int.from_bytes(start)))
                 self._begun.append(begun)
                 continue
-            for number, payload in list(self.engine.buffer):
-                if number >= int.from_bytes(start):
+            self.asked += 1
+            first = int.from_bytes(start)
+            messages = [one for one in self.engine.buffer if one[0] >= first] + [(END, b"")]
+            for k, (number, payload) in enumerate(messages):
+                odd = (k - self.most) % 2 and number != END
+                if k < self.most or (self.most and odd):
                     frames = [name, b"", b"", number.to_bytes(8), payload]
                     await self._sockets[1].send_multipart(frames)
-            end = END.to_bytes(8)
-            await self._sockets[1].send_multipart([name, b"", b"", end, b""])
 
     async def _go_on(self, name: bytes, number: int) -> None:
         while True:
@@ -274,6 +279,51 @@ def test_a_replay_that_is_larger_than_any_is_broken_off(
         context.destroy(linger=0)
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize("count", [21, 30])
+def test_a_replay_that_loses_messages_or_its_end_is_asked_for_again(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriber, "IDLE_S", 0.2)
+
+    async def check() -> None:
+        context = zmq.asyncio.Context()
+        sockets = Sockets(context, most=5)
+        for k in range(count):
+            sockets.engine.change(k % 7)
+        async with following(sockets, context, Turns()) as stream:
+            await until(lambda: stream.knowledge is EXACT)
+            assert known(stream) == sockets.engine.held
+            assert (stream.gaps, stream.restarts) == (0, 0)
+            assert sockets.asked > count // 5
+        context.destroy(linger=0)
+
+    asyncio.run(check())
+
+
+def test_what_comes_counts_though_no_replay_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscriber, "IDLE_S", 0.2)
+    monkeypatch.setattr(subscriber, "PAUSES_S", (0.02,))
+
+    async def check(sockets: Sockets, stream: Stream) -> None:
+        for document in (1, 2):
+            await sockets.change(document)
+        await until(lambda: known(stream) == {1, 2})
+        sockets.most = 0
+        sockets.engine.change(3)  # lost
+        await sockets.change(1)
+        await until(lambda: known(stream) == {2})
+        await sockets.change(4)
+        await until(lambda: known(stream) == {2, 4})
+        asked = sockets.asked
+        await until(lambda: sockets.asked > asked + 1)
+        assert (stream.knowledge, known(stream), stream.gaps) == (DEGRADED, {2, 4}, 1)
+        sockets.most = 1 << 30
+        await until(lambda: stream.knowledge is EXACT)
+        assert known(stream) == {2, 3, 4}
+
+    run(check)
 
 
 @dataclass
