@@ -180,10 +180,11 @@ class Subscriber:
                 async with asyncio.timeout(believed_s):
                     told = await recv_monitor_message(monitor)
             except TimeoutError:
-                self.stream.forget()
+                async with self._one:
+                    self.stream.forget()
                 self._tell()
                 raise _Unreachable from None
-            else:
+            async with self._one:  # not in the middle of a message
                 if told["event"] == zmq.EVENT_DISCONNECTED:
                     believed_s = BELIEVED_S
                     self.stream.lost()
