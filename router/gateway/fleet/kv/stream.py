@@ -8,8 +8,9 @@ Rules:
   a replay then tells is taken in order from the gap on, and what is held after it
   (`contents`: nothing that was removed meanwhile comes back);
 - a replay begins with the last message before the gap: if it is not the same, or there is none, the
-  engine has begun anew. One with a hole is asked for again from there, as long as it comes further;
-  if it does not, what is missing cannot be had, and is a gap for good;
+  engine has begun anew. One with a hole is asked for again from there, as long as it comes further,
+  and so is one behind which something may be missing; if it comes no further, what is missing
+  cannot be had, and is a gap for good;
 - who can be reached again, and has no answer to that, may be another: what was known is forgotten;
 - an event that cannot be read would be the same in a replay. What has not even a number stands for
   no message: if one is missing, the next one's number, or a replay from the last one on, will tell;
@@ -302,6 +303,8 @@ class Stream:
         if nothing and fresh:
             self._contents.lacks = ""
         further = self.reached > self._asked
+        if further and not self._held:
+            return  # its last messages may be missing: the next one tells, or a live one has
         yield from self._take_held(further=further)
         if self._seen > self.reached:
             if further:

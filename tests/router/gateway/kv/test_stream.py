@@ -334,7 +334,7 @@ def test_who_replays_nothing_though_messages_have_come_is_not_believed() -> None
 def test_a_replay_with_holes_is_asked_for_again_while_it_comes_further(
     count: int, parts: list[int], hole: int
 ) -> None:
-    """Each time other messages are lost of it, but never the first two, and the last."""
+    """Each time other messages are lost of it, its last ones too, but never the first two."""
     publisher = Publisher()
     for k in range(count):
         publisher.change(k % 7)
@@ -345,14 +345,15 @@ def test_a_replay_with_holes_is_asked_for_again_while_it_comes_further(
         part, asked, lost = parts[asked % len(parts)] + 1, asked + 1, False
         stream.ask()
         for k, message in enumerate(messages):
-            if k % (part + hole) < part or k == len(messages) - 1:
+            if k % (part + hole) < part:
                 list(stream.replayed(*message))
             else:
                 lost = True
         list(stream.replay_ended())
         holes += lost
     assert (stream.knowledge, known(stream)) == (EXACT, publisher.held)
-    assert (asked, stream.gaps, stream.restarts) == (holes + 1, 0, 0)
+    assert (stream.gaps, stream.restarts) == (0, 0)
+    assert holes < asked <= count + 2
 
 
 def test_what_no_replay_has_is_a_gap_that_is_told() -> None:

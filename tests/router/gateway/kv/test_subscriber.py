@@ -36,7 +36,7 @@ class Sockets:
     """What a publisher is heard by, on ports of its own that it keeps over a restart.
 
     `endless`: whoever asks for a replay is sent messages of nothing for ever; `most`: so many
-    messages of each replay come, and of those behind every second one, but not its end.
+    messages of each replay come, and of those behind, its end among them, every second one.
     """
 
     def __init__(
@@ -72,8 +72,7 @@ class Sockets:
             first = int.from_bytes(start)
             messages = [one for one in self.engine.buffer if one[0] >= first] + [(END, b"")]
             for k, (number, payload) in enumerate(messages):
-                odd = (k - self.most) % 2 and number != END
-                if k < self.most or (self.most and odd):
+                if k < self.most or (self.most and (k - self.most) % 2):
                     frames = [name, b"", b"", number.to_bytes(8), payload]
                     await self._sockets[1].send_multipart(frames)
 
