@@ -46,13 +46,18 @@ _LONGEST_NAME = 4096
 MOST_FRAMES = 4
 # Of a block of text, whose tokens have at least a byte.
 _MOST_TEXT_TOKENS = TEXT_BYTES
+# As any version of vLLM or SGLang calls them, in capitals.
 _TIERS = {
-    None: Tier.GPU,
+    "": Tier.GPU,
     "GPU": Tier.GPU,
     "CPU": Tier.CPU,
     "CPU_PINNED": Tier.CPU,
+    "CPU_TIER1": Tier.CPU,
+    "CPU_TIER2": Tier.CPU,
     "STORAGE": Tier.DISK,
     "DISK": Tier.DISK,
+    "FS": Tier.DISK,
+    "OBJ": Tier.DISK,
     "EXTERNAL": Tier.DISK,
 }
 # Groups of layers whose blocks decide what can be reused; windows and states do not.
@@ -180,8 +185,22 @@ class Removed(msgspec.Struct):
     group: int = 0
 
 
+class Copied(msgspec.Struct):
+    """Blocks that are in this tier, too; whose they are, and of what size, was told before."""
+
+    blocks: list[Hash]
+    tier: Tier
+    group: int = 0
+
+
 class Cleared(msgspec.Struct):
     """All of them."""
+
+
+class PassedOver(msgspec.Struct):
+    """An event that may count, and of a kind that nobody knows here; says which."""
+
+    why: str
 
 
 class Unreadable(msgspec.Struct):
@@ -190,11 +209,11 @@ class Unreadable(msgspec.Struct):
     why: str
 
 
-Event = Stored | Removed | Cleared | Unreadable
+Event = Stored | Copied | Removed | Cleared | PassedOver | Unreadable
 
 
-def read_batch(payload: bytes) -> Iterator[Event | None]:
-    """The events of a message, one by one; None for each of a kind that nobody knows here.
+def read_batch(payload: bytes) -> Iterator[Event]:
+    """The events of a message, one by one.
 
     Those that go on from the one before are one with it: SGLang tells of each page by itself.
 
@@ -203,8 +222,7 @@ def read_batch(payload: bytes) -> Iterator[Event | None]:
     """
     if len(payload) > MOST_BYTES:
         raise WireError(f"{len(payload)} bytes are more than {MOST_BYTES}")
-    for one in _joined(_structs(payload)):
-        yield None if one is None else _event(one)
+    return map(_event, _joined(_structs(payload)))
 
 
 def _joined(structs: Iterable[Any]) -> Iterator[Any]:
@@ -255,11 +273,15 @@ def _short(error: Exception) -> str:
     return str(error)[:200]
 
 
+_SHORT = 40  # of a name that is told, so much
+
+
 def _read_one(raw: msgspec.Raw) -> Any:  # noqa: ANN401
     as_row = bytes(memoryview(raw)[:1]) in _ARRAYS
     try:
-        if _TYPES[as_row].decode(raw).type not in _KNOWN:
-            return None
+        kind = _TYPES[as_row].decode(raw).type
+        if kind not in _KNOWN:
+            return PassedOver(f"an event of type {kind[:_SHORT]!r} is not known")
         return (_ROW if as_row else _MAP).decode(raw)
     except _UNREADABLE as error:
         return Unreadable(f"not an event: {_short(error)}")
@@ -269,17 +291,22 @@ def _read_one(raw: msgspec.Raw) -> Any:  # noqa: ANN401
 _ARRAYS = frozenset(bytes([b]) for b in (*range(0x90, 0xA0), 0xDC, 0xDD))
 
 
-def _event(one: Any) -> Event | None:  # noqa: ANN401
-    """None: of a medium that nobody knows here."""
+def _event(one: Any) -> Event:  # noqa: ANN401
     if isinstance(one, (_Cleared, _ClearedRow)):
         return Cleared()
-    if isinstance(one, Unreadable):
+    if isinstance(one, (Unreadable, PassedOver)):
         return one
-    tier, group = _TIERS.get(one.medium), one.group_idx or 0
+    tier, group = _TIERS.get((one.medium or "").upper()), one.group_idx or 0
     if tier is None:
-        return None
+        return PassedOver(f"a medium {one.medium[:_SHORT]!r} is not known")
     if isinstance(one, (_Removed, _RemovedRow)):
         return Removed(one.block_hashes, tier, group)
+    return _stored(one, tier, group)
+
+
+def _stored(one: _Stored | _StoredRow, tier: Tier, group: int) -> Stored | Copied | Unreadable:
+    if not one.block_size and one.parent_block_hash is None and tier is not Tier.GPU:
+        return Copied(one.block_hashes, tier, group)  # vLLM's offloading, unless it describes them
     if not 1 <= one.block_size <= MOST_BLOCK_TOKENS:
         return Unreadable(f"block_size: {one.block_size} is not from 1 to {MOST_BLOCK_TOKENS}")
     kind = one.kv_cache_spec_kind
@@ -371,6 +398,16 @@ def session_name(client: str, attempt: str, prompt: Beginnings) -> str:
     """What a request is called as a session: by its client, its attempt, and its prompt's marks."""
     marks = urlsafe_b64encode(prompt.marks).decode()
     return f"{client}|{attempt}|{prompt.block_tokens:.2f}|{marks}"
+
+
+def apart_from_names(session: bytes) -> bytes:
+    """A client's session as engines hear of it: no request's name, alone or after another's."""
+    return session.replace(b"|", b"/")
+
+
+def may_be_name(session: str) -> bool:
+    """Whether a session could be read as a request's name, whoever has made it up."""
+    return session.count("|") >= 3
 
 
 def read_session(name: str) -> Beginnings | None:

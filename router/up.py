@@ -160,6 +160,10 @@ def _arguments(settings: UpSettings, *kinds: type[Settings]) -> list[str]:
 
 def agent_arguments(settings: UpSettings, index: int) -> list[str]:
     """The command line of one agent."""
+    if settings.kv_events is not None:
+        host, _, port = settings.kv_events.rpartition(":")
+        own = f"{host}:{int(port) and int(port) + index}"
+        settings = settings.model_copy(update={"kv_events": own})
     arguments = ["agent", *_arguments(settings, AgentTuning), "--name", _name(index)]
     if settings.engine == "emulated":
         arguments += ["--speed", str(settings.speed[index % len(settings.speed)])]

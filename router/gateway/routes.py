@@ -122,6 +122,7 @@ def _worker(worker: Worker, now: float) -> dict[str, Any]:
         "slots_known": worker.slots_known,
         "cache": {
             "knowledge": worker.knowledge.value,
+            "why": None if worker.cache is None else worker.cache.why or None,
             "blocks": None if worker.cache is None else worker.cache.count(),
         },
         "in_flight": len(worker.load),

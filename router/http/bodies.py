@@ -11,9 +11,16 @@ from router.http.asgi import Receive, Scope, header, read_body
 from router.http.encodings import HEADER, decoded, encoding_of
 from router.http.errors import RequestError, RouterError
 from router.http.model_field import require_one_model, with_model
-from router.http.outline import model_of, outline, outline_shortened, previous_of
+from router.http.outline import (
+    LONGEST_SESSION,
+    check_session,
+    model_of,
+    outline,
+    outline_shortened,
+    previous_of,
+)
 from router.http.schemas import CompletionRequest, load
-from router.http.shorten import SMALL, Shortened, shorten
+from router.http.shorten import SMALL, STUB, Shortened, shorten
 from solver.routing.portions import Portions
 
 _USUAL = b"application/json"
@@ -170,12 +177,15 @@ class BodyReader:
         Raises:
             RequestError: if it is no JSON object, or its model is no name.
         """
+        longest = LONGEST_SESSION
         if len(body) > SMALL:
+            longest = STUB
             async with self._one:
                 body = (await self._shortened(body)).body
         else:
             require_one_model(body)
         found = load(body)
+        check_session(found, longest)
         return model_of(found), previous_of(found)
 
     async def with_model(self, body: bytes, model: str, *, named: bool) -> bytes:

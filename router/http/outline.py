@@ -18,7 +18,8 @@ import orjson
 from router.http.apis import Api
 from router.http.errors import RequestError
 from router.http.schemas import MOST_TOKENS, CompletionRequest, load, require_few_answers
-from router.http.shorten import Shortened
+from router.http.shorten import STUB, Shortened
+from router.kv_wire import XARGS, may_be_name
 
 # Fields beside the prompt that decide which blocks an engine has of it: two requests that differ in
 # one share no block. Names are vLLM's (0.32), and SGLang's where that has others. An engine that
@@ -50,12 +51,16 @@ def outline(body: bytes, api: Api) -> CompletionRequest:
     Raises:
         RequestError: if it cannot be routed.
     """
-    return _outline(load(body), len(body), api)
+    data = load(body)
+    check_session(data)
+    return _outline(data, len(body), api)
 
 
 def outline_shortened(found: Shortened, size: int, api: Api) -> CompletionRequest:
     """The same of a body of `size` bytes, of which not everything was looked at."""
-    request = _outline(load(found.body), size, api)
+    data = load(found.body)
+    check_session(data, STUB)
+    request = _outline(data, size, api)
     each = found.token_ids // len(request.prompts)
     prompts = [
         prompt if prompt.token_ids is None else replace(prompt, token_ids=prompt.token_ids + each)
@@ -118,6 +123,22 @@ def short_session(told: str) -> str:
 def previous_of(data: dict[str, Any]) -> str:
     """The answer that a body goes on from; empty if it names none."""
     return _name(data.get("previous_response_id"))
+
+
+def check_session(data: dict[str, Any], longest: int = LONGEST_SESSION) -> None:
+    """Whoever asks names no request as gateways do: vLLM takes a body's session before a header's.
+
+    Raises:
+        RequestError: if it does, or has a session that is too long to be sure.
+    """
+    xargs = data.get(XARGS)
+    for told in (data, xargs if isinstance(xargs, dict) else {}):
+        session = told.get("session_id")
+        if isinstance(session, str) and (len(session) > longest or may_be_name(session)):
+            raise RequestError(
+                f"'session_id' must have at most {longest} characters, and less than three '|'.",
+                param="session_id",
+            )
 
 
 def apart(data: Mapping[str, Any]) -> str:

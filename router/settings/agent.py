@@ -82,8 +82,9 @@ class AgentTuning(Live):
         None,
         pattern=r"^tcp://(\*|[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}$",
         description="Publish what the prefix cache stores and drops, as vLLM does, at "
-        "tcp://HOST:PORT; * is every address of this host, port 0 takes a free one. Gateways "
-        "find it by themselves. A server of its own publishes by itself.",
+        "tcp://HOST:PORT; * is every address of this host, port 0 takes a free one; of several "
+        "agents (`up`) each takes the next. Gateways find it by themselves. A server of its own "
+        "publishes by itself.",
     )
     policy: Literal[tuple(POLICIES)] = Field(  # type: ignore[valid-type]
         "adaptive", description="Decides prefill or decode at each iteration."

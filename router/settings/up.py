@@ -40,4 +40,7 @@ class UpSettings(GatewayTuning, AgentTuning):
             raise ValueError(
                 f"agent_port: {self.agents} agents from {self.agent_port} on pass 65535"
             )
+        first = int(self.kv_events.rpartition(":")[2]) if self.kv_events else 0
+        if first and first + self.agents > 65_536:
+            raise ValueError(f"kv_events: {self.agents} agents from {first} on pass 65535")
         return self

@@ -17,7 +17,9 @@ from router.kv_wire import (
     MOST_EVENTS,
     MOST_JOINED,
     Cleared,
+    Copied,
     Event,
+    PassedOver,
     Removed,
     Stored,
     Unreadable,
@@ -77,7 +79,13 @@ def read(*events: object, more: tuple[Any, ...] = (0,)) -> list[Event | None]:
             {**MAP, "kv_cache_spec_kind": "mamba"},
             Stored(HASHES, None, 16, Tier.GPU, "one", 2, False),
         ),
+        ({**MAP, "medium": "fs"}, Stored(HASHES, None, 16, Tier.DISK, "one", 2, True)),
+        ({**MAP, "medium": "CPU", "block_size": 0}, Copied(HASHES, Tier.CPU, 2)),
         ({"type": "BlockRemoved", "block_hashes": HASHES}, Removed(HASHES, Tier.GPU)),
+        (
+            {"type": "BlockRemoved", "block_hashes": HASHES, "medium": "gpu"},
+            Removed(HASHES, Tier.GPU),
+        ),
         (["BlockRemoved", HASHES, "STORAGE", 1], Removed(HASHES, Tier.DISK, 1)),
         (["AllBlocksCleared"], Cleared()),
         ({"type": "AllBlocksCleared"}, Cleared()),
@@ -96,7 +104,8 @@ def test_a_long_message_is_read_event_by_event_and_is_the_same() -> None:
 
 @pytest.mark.parametrize("unknown", [{"type": "BlockMoved", "to": 3}, ["BlockMoved", 3]])
 def test_events_of_other_types_are_passed_over(unknown: object) -> None:
-    assert read(unknown, ROW, MAP) == [None, *read(ROW), STORED]
+    why = "an event of type 'BlockMoved' is not known"
+    assert read(unknown, ROW, MAP) == [PassedOver(why), *read(ROW), STORED]
 
 
 def pages(count: int, first: int = 0, **more: object) -> list[dict[str, Any]]:
@@ -140,7 +149,7 @@ def test_and_those_that_differ_in_anything_are_not(other: dict[str, object]) -> 
 
 @pytest.mark.parametrize("medium", ["TAPE"])
 def test_where_nobody_knows_a_medium_nothing_is_known(medium: str) -> None:
-    assert read({**MAP, "medium": medium}) == [None]
+    assert read({**MAP, "medium": medium}) == [PassedOver(f"a medium {medium!r} is not known")]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The forwarding path: one request to one worker, and its answer back, unchanged.
 
-This is the one seam behind which bytes move. Everything else of the gateway sees a `Reply`.
+This is the one seam behind which bytes move. Everything else of the gateway sees a `Reply`. So
+here, for all paths, a client's session is kept apart from the names that engines tell requests by.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from router.http.reply import HOP_BY_HOP, hop_by_hop
 from router.http.request_headers import AUTHORIZATION, KEY_HEADERS
 from router.http.secret import SECRET
 from router.http.worker_reply import Reply
+from router.kv_wire import SESSION, apart_from_names
 from router.settings.gateway import GatewayTuning
 from router.wire import (
     ATTEMPT,
@@ -152,7 +154,11 @@ class Forwarder:
             extra += own
             if _AUTHORIZATION in own:
                 left_out = left_out | KEY_HEADERS
-        kept = [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in left_out]
+        kept = [
+            b"%b: %b\r\n" % (name, apart_from_names(value) if name == SESSION else value)
+            for name, value in headers
+            if name not in left_out
+        ]
         try:
             return await self._client.post(
                 url,

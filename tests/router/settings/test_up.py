@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from router.settings.agent import AgentSettings
+from router.settings.base import BadSettings
 from router.settings.commands import load
 from router.settings.up import UpSettings
 from router.up import agent_arguments
@@ -26,3 +29,21 @@ def test_agents_know_what_was_given_from_what_was_not() -> None:
     assert not {"kv_tokens", "max_model_len", "slots"} & agent_of().model_fields_set
     assert "kv_tokens" in agent_of("--kv-tokens", "131072").model_fields_set
     assert agent_of().drain_s == 2.0  # another default than an agent's own
+
+
+@pytest.mark.parametrize(
+    ("given", "each"),
+    [
+        ("tcp://*:24800", ["tcp://*:24800", "tcp://*:24801"]),
+        ("tcp://[::1]:24800", ["tcp://[::1]:24800", "tcp://[::1]:24801"]),
+        ("tcp://127.0.0.1:0", ["tcp://127.0.0.1:0", "tcp://127.0.0.1:0"]),
+    ],
+)
+def test_agents_publish_at_ports_of_their_own(given: str, each: list[str]) -> None:
+    assert [agent_of("--kv-events", given, index=k).kv_events for k in range(2)] == each
+
+
+def test_no_agent_publishes_beyond_the_last_port() -> None:
+    with pytest.raises(BadSettings, match="kv_events: 3 agents from 65534"):
+        agent_of("--agents", "3", "--kv-events", "tcp://*:65534")
+    assert agent_of("--agents", "2", "--kv-events", "tcp://*:65534", index=1)

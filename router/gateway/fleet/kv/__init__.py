@@ -2,6 +2,6 @@
 
 `sources` finds an engine's publishers, `frames` reads their messages within bounds, `subscriber`
 has the clock, `turns` says whose replay goes on, `stream` decides what a message means by its
-number, and `caches` is what a worker's publishers come to.
+number, `contents` what its events do, and `caches` is what a worker's publishers come to.
 What they send is read by `router.kv_wire`, and kept by `solver.routing.cached_blocks`.
 """

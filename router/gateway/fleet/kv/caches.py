@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Protocol
 
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 # Blocks of one publisher that are kept, some 100 bytes each: 16 million tokens in blocks of 16.
 MOST_BLOCKS = 1 << 20
 AGAIN_S = 5.0  # after which one that broke down is followed anew
+# How often a page is looked at again that has not answered, and one that tells of publishers.
+UNANSWERED_S, ANSWERED_S = 2.0, 10.0
 _WORST = (Knowledge.ESTIMATED, Knowledge.DEGRADED, Knowledge.EXACT)
 
 
@@ -41,6 +44,11 @@ class WorkerCache:
     def knowledge(self) -> Knowledge:
         """As of the rank of which least is known."""
         return min((one.knowledge for one in self.streams), key=_WORST.index)
+
+    @property
+    def why(self) -> str:
+        """Why it is no better; empty if it is exact."""
+        return min(self.streams, key=lambda one: _WORST.index(one.knowledge)).why
 
     @property
     def told(self) -> bool:
@@ -96,6 +104,7 @@ class Caches:
         self._turns, self._said = Turns(), Repeats(log)
         self._partings = Partings()
         self._tasks: dict[Publishing, asyncio.Task[None]] = {}
+        self._at: defaultdict[str, list[Stream]] = defaultdict(list)  # whose it is, by endpoint
 
     def follow(self, address: Publishing, *, agent: bool) -> None:
         """The server at this address has come up; it gets what it publishes, if it does."""
@@ -118,25 +127,84 @@ class Caches:
             self._context.destroy(linger=0)
 
     async def _follow(self, address: Publishing, *, agent: bool) -> None:
-        url = address.url
-        sources = await find_sources(self._connections, url, agent=agent)
+        """Until it says that it has no publishers: they may be others after a while."""
+        followed, task = list[Source](), None
+        try:
+            while True:
+                found = await find_sources(self._connections, address.url, agent=agent)
+                if found is None and task is None:
+                    self._unanswered(address.url)
+                elif found is not None and (found != followed or not found):
+                    if task is not None:
+                        await _cancel(task)
+                    followed = found
+                    task = self._begin(address, found)
+                if task is None and found is not None:
+                    return
+                await asyncio.sleep(UNANSWERED_S if task is None else ANSWERED_S)
+        finally:
+            if task is not None:
+                await _cancel(task)
+
+    def _begin(self, address: Publishing, sources: Sequence[Source]) -> asyncio.Task[None] | None:
         if not sources:
-            return
-        log.info("its engine tells of its cache", extra={"worker": url, "ranks": len(sources)})
-        held_bytes, turns = MOST_HELD_BYTES // len(sources), self._turns.of_worker()
+            address.hear_caches({}, reports=False)
+            return None
+        log.info(
+            "its engine tells of its cache", extra={"worker": address.url, "ranks": len(sources)}
+        )
+        held_bytes = MOST_HELD_BYTES // len(sources)
         streams = [
-            Stream(MOST_BLOCKS, self._partings, replays=one.replay is not None, held=held_bytes)
+            Stream(
+                MOST_BLOCKS,
+                self._partings,
+                replays=one.replay is not None,
+                keeps=one.keeps,
+                held=held_bytes,
+            )
             for one in sources
         ]
         by_rank = {one.rank: stream for one, stream in zip(sources, streams, strict=True)}
         address.hear_caches(by_rank, reports=all(one.reports for one in sources))
+        return asyncio.create_task(self._hear_all(address, sources, streams))
+
+    async def _hear_all(
+        self, address: Publishing, sources: Sequence[Source], streams: Sequence[Stream]
+    ) -> None:
         if self._context is None:
             self._context = zmq.asyncio.Context()
-        async with asyncio.TaskGroup() as group:
-            for one, stream in zip(sources, streams, strict=True):
-                group.create_task(self._keep(one, stream, turns))
-                if one.load is not None:
-                    group.create_task(self._hear(one, address))
+        turns = self._turns.of_worker()
+        pairs = list(zip(sources, streams, strict=True))
+        for one, stream in pairs:
+            self._share(one.endpoint, [*self._at[one.endpoint], stream])
+        try:
+            async with asyncio.TaskGroup() as group:
+                for one, stream in pairs:
+                    group.create_task(self._keep(one, stream, turns))
+                    if one.load is not None:
+                        group.create_task(self._hear(one, address))
+        finally:
+            for one, stream in pairs:
+                left = [other for other in self._at[one.endpoint] if other is not stream]
+                self._share(one.endpoint, left)
+
+    def _share(self, endpoint: str, streams: list[Stream]) -> None:
+        """These follow one publisher: nobody knows whose it is, if they are several."""
+        self._at[endpoint] = streams
+        if not streams:
+            del self._at[endpoint]
+        shared = len(streams) > 1
+        for stream in streams:
+            stream.shared = shared
+        if shared:
+            extra: dict[str, object] = {"publisher": endpoint, "workers": len(streams)}
+            self._said.say(
+                logging.WARNING, "several workers tell of one publisher", endpoint, extra
+            )
+
+    def _unanswered(self, url: str) -> None:
+        what = "it does not answer whether its engine tells of its cache"
+        self._said.say(logging.WARNING, what, url, {"worker": url})
 
     async def _keep(self, source: Source, stream: Stream, turns: Turns) -> None:
         assert self._context is not None
@@ -162,3 +230,8 @@ class Caches:
 
     def _fails(self, what: str, publisher: str) -> None:
         self._said.say(logging.ERROR, what, publisher, {"publisher": publisher}, trace=True)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

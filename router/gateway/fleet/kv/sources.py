@@ -6,7 +6,8 @@ Only ports are taken from what a worker says: it must not make a gateway connect
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,7 +30,8 @@ LONGEST_TOPIC = 512
 class Source:
     """A publisher: of which of the address's ranks, where it publishes, and where it replays.
 
-    `reports`: it tells of blocks that a request finds, if that asks for it.
+    `reports`: it tells of blocks that a request finds, if that asks for it. `keeps`: it says that
+    it keeps what it has sent for replays.
     """
 
     rank: int
@@ -38,37 +40,61 @@ class Source:
     topic: str = ""
     load: str | None = None
     reports: bool = False
+    keeps: bool = False
 
 
-async def find_sources(connections: Connections, url: str, agent: bool) -> list[Source]:
-    """What the worker at `url` tells; none if it tells nothing that can be understood."""
-    told = connections.to_agent(url) if agent else connections.to_worker(url)
+async def find_sources(connections: Connections, url: str, agent: bool) -> list[Source] | None:
+    """What the worker at `url` tells, none if it tells nothing that can be understood.
+
+    None: it has not answered, and is to be asked again.
+    """
+    told, answered = connections.to_agent(url) if agent else connections.to_worker(url), True
     for path, read in ((SOURCES_PATH, read_vllm), (SERVER_INFO_PATH, read_sglang)):
-        page = await _page(connections, url + path, told)
-        found = [] if page is None else read(page, urlsplit(url).hostname or "")
-        if found or agent:
-            return found
-    return []
+        try:
+            page = await _page(connections, url + path, told)
+        except _NO_ANSWER:
+            answered = False
+        else:
+            if found := read(page, urlsplit(url).hostname or ""):
+                return found
+        if agent:
+            break
+    return [] if answered else None
+
+
+class _Failed(Exception):
+    """It cannot answer now."""
+
+
+_NO_ANSWER = (_Failed, aiohttp.ClientError, TimeoutError, OSError)
 
 
 async def _page(connections: Connections, url: str, headers: dict[str, str]) -> Any:  # noqa: ANN401
+    """What a page says; None: there is none that can be read.
+
+    Raises:
+        _Failed, aiohttp.ClientError, TimeoutError, OSError: without an answer.
+    """
     timeout = aiohttp.ClientTimeout(total=ASK_S)
-    try:
-        async with connections.session.get(
-            url, timeout=timeout, allow_redirects=False, headers=headers
-        ) as response:
-            text = await read_bounded(response, MOST_PAGE_BYTES)
+    async with connections.session.get(
+        url, timeout=timeout, allow_redirects=False, headers=headers
+    ) as response:
+        if response.status == 429 or response.status >= 500:
+            raise _Failed
+        text = await read_bounded(response, MOST_PAGE_BYTES)
+        try:
             return orjson.loads(text) if response.status == 200 and text else None
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-        return None
+        except ValueError:
+            return None
 
 
 async def count_ranks(connections: Connections, url: str) -> int:
     """Data-parallel ranks of the server at `url`, as its pages tell; 0 if they do not."""
     for path, count in ((SOURCES_PATH, count_vllm), (SERVER_INFO_PATH, count_sglang)):
-        page = await _page(connections, url + path, connections.to_worker(url))
-        if isinstance(page, dict) and (found := count(page)):
-            return min(found, MOST_RANKS)
+        with suppress(*_NO_ANSWER):
+            page = await _page(connections, url + path, connections.to_worker(url))
+            if isinstance(page, dict) and (found := count(page)):
+                return min(found, MOST_RANKS)
     return 0
 
 
@@ -104,8 +130,9 @@ def read_vllm(page: Any, host: str) -> list[Source]:  # noqa: ANN401
         endpoint = _at(host, _port(config.get("endpoint")))
         if endpoint is None or not config.get("enable_kv_cache_events"):
             continue
-        replay = _at(host, _port(config.get("replay_endpoint"))) if _keeps(config) else None
-        found.append(Source(rank, endpoint, replay, _topic(config), reports=True))
+        replay = _at(host, _port(config.get("replay_endpoint")))
+        source = Source(rank, endpoint, replay, _topic(config), reports=True)
+        found.append(_replayed(source, config))
     return found
 
 
@@ -124,14 +151,16 @@ def read_sglang(page: Any, host: str) -> list[Source]:  # noqa: ANN401
         ]
         endpoint, replay, load = (_at(host, port) for port in ports)
         if endpoint is not None:
-            kept = replay if _keeps(told) else None
-            found.append(Source(rank, endpoint, kept, _topic(told), load))
+            found.append(_replayed(Source(rank, endpoint, replay, _topic(told), load), told))
     return found
 
 
-def _keeps(config: dict[str, Any]) -> bool:
-    """Whether it can replay anything: one that keeps nothing answers as if it had sent nothing."""
-    return config.get("buffer_steps") != 0
+def _replayed(source: Source, config: dict[str, Any]) -> Source:
+    """One that keeps nothing answers as if it had sent nothing; not all say whether they do."""
+    steps = config.get("buffer_steps")
+    if steps == 0:
+        return replace(source, replay=None)
+    return replace(source, keeps=type(steps) is int)
 
 
 def _topic(config: dict[str, Any]) -> str:

@@ -2,50 +2,43 @@
 
 Rules:
 - messages are numbered from 0; the next one counts, a copy of one that has been counted does not
-  (the latest `COPIES` are remembered, and the first), and beyond a gap they are held until what is
-  missing has been replayed;
-- the last message is asked for again with what follows it: if it is not the same, or there is none
-  of that number, the engine has restarted, and all that was known of it is nothing;
-- an event that cannot be read, or a message of nothing else, costs what it would have told: what
-  was known before stays, and is not certain any more. It would be the same in a replay. What has
-  not even a number stands for no message: if one is missing, the next one's number, or a replay
-  from the last one on, will tell;
+  (the latest `COPIES` are remembered, and the first), and one of a lower number is of an engine
+  that has begun anew: all that was known of it is nothing;
+- beyond a gap, and while a replay is awaited, what comes counts *early*, at once, and is held: what
+  a replay then tells is taken in order from the gap on, and what is held after it
+  (`contents`: nothing that was removed meanwhile comes back);
+- a replay begins with the last message before the gap: if it is not the same, or there is none, the
+  engine has begun anew. One with a hole is asked for again from there, as long as it comes further,
+  and so is one behind which something may be missing; if it comes no further, what is missing
+  cannot be had, and is a gap for good;
+- who can be reached again, and has no answer to that, may be another: what was known is forgotten;
+- an event that cannot be read would be the same in a replay. What has not even a number stands for
+  no message: if one is missing, the next one's number, or a replay from the last one on, will tell;
 - nothing is known for certain that does not go back, without a gap and all of it read and kept, to
   message 0 or to when the engine cleared its cache: else it is degraded, until it clears that, has
   restarted, or, after a gap, until what was missing has been replayed;
-- one that does not say whose any of its blocks are tells nothing of prompts;
-- a publisher that cannot be reached is believed for a moment, and then forgotten.
+- what two workers tell of as theirs is of neither; a publisher that cannot be reached is believed
+  for a moment, and then forgotten.
 
-Must not know: sockets, clocks. Who calls takes all that is yielded, and pauses at each: so much has
-been done since the one before, in this message or in several.
+Must not know: sockets, clocks. Who calls takes all that is yielded, and pauses at each.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from enum import StrEnum
 from itertools import islice
 
-from router.kv_wire import (
-    Cleared,
-    Hash,
-    Removed,
-    Stored,
-    Unreadable,
-    WireError,
-    numbers,
-    read_batch,
-    read_session,
-)
+from router.gateway.fleet.kv.contents import MESSAGE, Contents
 from solver.routing.cached_blocks import CachedBlocks
-from solver.routing.marks import Beginnings, Partings
+from solver.routing.marks import Partings
 
-# Blocks that are gone through at once, about half a millisecond; and of how many an event, and a
-# message, take the time beside their blocks.
-SLICE, EVENT, MESSAGE = 512, 8, 64
-# Bytes of a worker's messages that wait for what is missing before them, and what one takes beside
-# its own; what comes then is missed, too.
+# Bytes of a worker's latest messages that wait for what is missing before them, and what one takes
+# beside its own: a replay that ends before them is asked for again.
 MOST_HELD_BYTES, HELD_BYTES = 16 << 20, 128
+# Blocks that are removed meanwhile; beyond them a gap is one for good.
+MOST_GONE = 1 << 17
 COPIES = 256
 
 
@@ -61,10 +54,10 @@ class Stream:
     """See the module.
 
     Attributes:
-        cache: what the engine holds.
-        wanted: from which message on a replay is wanted; None: from none.
-        blocks, gaps, restarts, garbage: counted since its begin.
-        why: what was wrong with the last garbage.
+        gaps, restarts: counted since its begin.
+        shared: another worker tells of the same publisher as its own.
+        void: nothing more of the replay under way counts.
+        reached: the last message that counts, with all before it.
     """
 
     def __init__(
@@ -73,52 +66,101 @@ class Stream:
         partings: Partings | None = None,
         *,
         replays: bool,
+        keeps: bool = True,
         held: int = MOST_HELD_BYTES,
     ) -> None:
-        """Of messages that wait, `held` bytes are kept."""
-        self.cache = CachedBlocks(most_blocks, partings)
-        self._replays, self._most_held = replays, held
-        self._linked = self._known = self._behind = False
-        # Of the replay under way: whether nothing of it has come, and whether it is another's.
-        self._first, self._stale = True, False
-        self._odd = False  # the last one ended before messages that had come
+        """Of messages that wait, `held` bytes are kept.
+
+        `keeps`: who replays nothing has sent nothing, and not just kept nothing of it.
+        """
+        self._contents = Contents(most_blocks, partings)
+        self._replays, self._keeps, self._most_held = replays, keeps, held
+        self._linked = self._known = self._behind = self._wants = False
         self._heard = False  # a message, since it could be reached
-        self._held: list[tuple[int, bytes]] = []
-        self._held_bytes = self._group = 0
-        self._done = 0  # since the last pause, in blocks
-        # The last request that was told of by its name, and its prompt.
-        self._session: str | None = None
-        self._prompt: Beginnings | None = None
-        self.wanted: int | None = None
-        self.blocks = self.gaps = self.restarts = self.garbage = 0
-        self.why = ""
+        self._unsure = False  # whether it is still who it was
+        self._silent = False  # it has not answered the last time
+        # Of the replay under way: the last message before it, and whether nothing of it has come.
+        self._asked, self._first = -1, True
+        self._held: deque[tuple[int, bytes]] = deque()
+        self.shared, self.gaps, self.restarts = False, 0, 0
         self._reset()
 
     def _reset(self) -> None:
-        self.cache.clear()
-        self._whole = False
-        self._last = -1  # of the messages that count
+        self._contents.forget()
+        self.reached = self._seen = -1  # and the last that has come
+        self._echo = 0  # what is in the message that was reached
         self._prints: dict[int, int] = {}  # what is in these
-        self._names, self._nameless = False, 0  # whether it names sessions, and blocks of none
+        self._missing = False  # a gap that has been counted
+        self._unsure = False
+        self.void = True
+        self._drop_held()
+
+    def _drop_held(self) -> None:
+        self._held.clear()
+        self._held_bytes = 0
+
+    @property
+    def cache(self) -> CachedBlocks:
+        """What the engine holds."""
+        return self._contents.cache
+
+    @property
+    def blocks(self) -> int:
+        """Told of since its begin."""
+        return self._contents.blocks
+
+    @property
+    def garbage(self) -> int:
+        """Events and messages that could not be read."""
+        return self._contents.garbage
+
+    @property
+    def wrong(self) -> str:
+        """What was wrong with the last garbage."""
+        return self._contents.wrong
+
+    @property
+    def wanted(self) -> int | None:
+        """From which message on a replay is wanted; None: from none."""
+        return max(0, self.reached) if self._wants else None
 
     @property
     def knowledge(self) -> Knowledge:
         """Never better than it is."""
-        if not self._known or (self._nameless and not self._names):
-            return Knowledge.ESTIMATED
-        late = self._behind or self._held
-        exact = self._linked and self._whole and not late and not self.cache.partial
-        return Knowledge.EXACT if exact else Knowledge.DEGRADED
+        return self._judged()[0]
+
+    @property
+    def why(self) -> str:
+        """Why it is no better; empty if it is exact."""
+        return self._judged()[1]
+
+    def _judged(self) -> tuple[Knowledge, str]:
+        told, lacks = self._contents, self._contents.lacks
+        late = self._behind or self._seen > self.reached
+        for holds, known, why in (
+            (self.shared, Knowledge.ESTIMATED, "another worker tells of the same publisher"),
+            (not self._known, Knowledge.ESTIMATED, "nothing has been heard of it"),
+            (told.useless, Knowledge.ESTIMATED, lacks or "it does not say whose its blocks are"),
+            (not self._linked, Knowledge.DEGRADED, "it cannot be reached"),
+            (lacks, Knowledge.DEGRADED, lacks),
+            (late, Knowledge.DEGRADED, "what may have been missed was not told again yet"),
+            (self.cache.partial, Knowledge.DEGRADED, "not all blocks are kept, or of one size"),
+        ):
+            if holds:
+                return known, why
+        return Knowledge.EXACT, ""
 
     def linked(self) -> None:
         """It can be reached: again, perhaps, and it may be another one."""
-        self._linked, self._odd, self._heard = True, False, False
-        self._let_go()
-        if self._replays:
-            self._behind = True
-            self.check()
-        else:
+        self._linked, self._heard = True, False
+        self._drop_held()
+        if not self._replays:
             self.forget()
+            return
+        if self.reached < 0:  # by nothing it could be known again
+            self._reset()
+        self._unsure = self.reached >= 0
+        self._behind = self._wants = self.void = True
 
     def lost(self) -> None:
         """It cannot be reached."""
@@ -131,164 +173,164 @@ class Stream:
 
     def check(self) -> None:
         """Ask for what may have been missed, where that can be asked for."""
-        if self._replays and self.wanted is None:
-            self._want()
-
-    def _want(self) -> None:
-        self.wanted, self._first, self._stale = max(0, self._last), True, False
+        self._wants = self._replays
 
     def broken(self, why: str) -> None:
         """What came was no message: perhaps one is missing now."""
-        self.garbage, self.why, self._behind = self.garbage + 1, why, True
+        self._contents.unread(why)
+        self._behind = True
         self.check()
 
     def live(self, number: int, payload: bytes) -> Iterator[None]:
         """A message has come."""
-        if self._pauses(MESSAGE):
+        if self._contents.pauses(MESSAGE):
             yield
         self._heard = True
-        if self.wanted is not None:
-            self._hold(number, payload)
+        if self._prints.get(number) == hash(payload):
             return
-        if not self._known:
-            self._known, self._whole, self._last = True, number == 0, number - 1
-        self._whole |= number == 0 and self._last < 0
-        if self._counted(number, payload):
-            return
-        if number != self._last + 1:
-            self.gaps += number > self._last
+        joins = not self._known
+        self._known |= self._silent or not self._wants
+        if number <= self._seen:
+            joins = True
+            self._is_another()
+        if number > self._seen + 1:
+            if not joins:
+                self._miss()
             if self._replays:
-                self._behind = True
-                self.check()
-                self._hold(number, payload)
-                return
-            self._jump(number)
-        yield from self._apply(number, payload)
-        self._behind = False
-
-    def _counted(self, number: int, payload: bytes) -> bool:
-        return self._prints.get(number) == hash(payload)
-
-    def _jump(self, number: int) -> None:
-        """What is before it cannot be had."""
-        if number <= self._last:
-            self.restarts += 1
-            self._reset()
-            self._whole = number == 0
-        else:
-            self._whole = False
-        self._last = number - 1
-
-    def _hold(self, number: int, payload: bytes) -> None:
-        size = HELD_BYTES + len(payload)
-        if self._held_bytes + size <= self._most_held:
-            self._held_bytes += size
-            self._held.append((number, payload))
-
-    def replayed(self, number: int, payload: bytes) -> Iterator[None]:
-        """A message of the replay that was wanted."""
-        if self._pauses(MESSAGE):
-            yield
-        if self._stale:
-            return
-        first, self._first = self._first, False
-        if first and self._last >= 0:
-            self._stale = number != self._last or not self._counted(number, payload)
-            return
-        if first:
-            self._whole, self._last = number == 0, number - 1
-        if number <= self._last:
-            return
-        if number > self._last + 1:
-            self._jump(number)
-        yield from self._apply(number, payload)
-
-    def replay_ended(self) -> Iterator[None]:
-        """All of it has come; those that were held are next."""
-        nothing = self._first
-        if self._stale or (nothing and self._last >= 0):
-            self.restarts += 1
-            self._reset()
-            self._behind = True
-            self._want()
-            return
-        if nothing:  # it has not sent anything yet: who has, and does not say so, is not believed
-            self._whole = not self._heard or bool(self._held and self._held[0][0] == 0)
-        self.wanted, self._known, self._behind = None, True, True
-        for number, payload in self._let_go():
-            if number <= self._last:
-                continue
-            if number > self._last + 1 and not self._odd:  # another engine's, before it restarted
-                self._odd = self._behind = True
-                self._reset()
-                self.check()
-                return
-            if number > self._last + 1:
+                self._behind = self._wants = True
+            else:
                 self._jump(number)
-            yield from self._apply(number, payload)
-        self._odd = self._behind = False
+        if self._wants:
+            yield from self._early(number, payload)
+        else:
+            yield from self._in_order(number, payload)
+            self._behind = False
 
-    def _let_go(self) -> list[tuple[int, bytes]]:
-        held, self._held, self._held_bytes = self._held, [], 0
-        return held
+    def _early(self, number: int, payload: bytes) -> Iterator[None]:
+        self._hold(number, payload)
+        yield from self._contents.take(number, payload, early=True)
+        self._note(number, payload)
+        if self._contents.cleared:
+            self._catch_up()
+        elif len(self._contents.gone) > MOST_GONE:
+            self._miss()
+            self._jump(number + 1)
+            self._catch_up()
 
-    def replay_failed(self) -> None:
-        """It broke off, or never came: it is to be asked for again."""
-        self._behind = True
-        self._want()
+    def _in_order(self, number: int, payload: bytes) -> Iterator[None]:
+        if number == 0:
+            self._contents.lacks = ""
+        yield from self._contents.take(number, payload, early=False)
+        self._note(number, payload)
+        self.reached, self._echo = number, hash(payload)
+        if number == self._seen:
+            self._missing = False
+            self._contents.gone.clear()
 
-    def _apply(self, number: int, payload: bytes) -> Iterator[None]:
-        self._last = number
+    def _note(self, number: int, payload: bytes) -> None:
+        self._seen = max(self._seen, number)
         self._prints[number] = hash(payload)
         if len(self._prints) > COPIES:
             first, second = islice(self._prints, 2)
             del self._prints[first or second]
-        try:
-            for event in read_batch(payload):
-                if self._pauses(EVENT):
-                    yield
-                if isinstance(event, Cleared):
-                    self.cache.clear()
-                    self._whole = True
-                elif isinstance(event, Unreadable):
-                    self._unread(event.why)
-                elif event is not None and self._counts(event):
-                    yield from self._take(event)
-        except WireError as error:
-            self._unread(str(error))
 
-    def _unread(self, why: str) -> None:
-        self.garbage, self.why, self._whole = self.garbage + 1, why, False
+    def _hold(self, number: int, payload: bytes) -> None:
+        self._held.append((number, payload))
+        self._held_bytes += HELD_BYTES + len(payload)
+        while self._held_bytes > self._most_held:
+            self._held_bytes -= HELD_BYTES + len(self._held.popleft()[1])
 
-    def _pauses(self, more: int) -> bool:
-        """So much more is done; whether it is time for a pause before it."""
-        pauses = self._done + more > SLICE
-        self._done = more if pauses else self._done + more
-        return pauses
+    def _miss(self) -> None:
+        """What is before a message has not come; as long as that is so it is one gap."""
+        self.gaps += not self._missing
+        self._missing = True
 
-    def _counts(self, event: Stored | Removed) -> bool:
-        """Whether what can be reused depends on it."""
-        if isinstance(event, Stored) and event.whole:
-            self._group = event.group
-        return event.group == self._group and not (
-            isinstance(event, Stored) and event.whole is False
-        )
+    def _jump(self, number: int) -> None:
+        """What is before it cannot be had."""
+        self._contents.lacks = f"messages {self.reached + 1} to {number - 1} cannot be had"
+        self.reached = number - 1
 
-    def _take(self, event: Stored | Removed) -> Iterator[None]:
-        hashes = event.blocks
-        for start in range(0, len(hashes), SLICE):
-            part = numbers(hashes[start : start + SLICE])
-            if self._pauses(len(part)):
-                yield
-            self.blocks += len(part)
-            if isinstance(event, Removed):
-                self.cache.remove(part, event.tier)
-                continue
-            self._names = self._names or event.session is not None
-            self._nameless += event.session is None
-            if event.session != self._session:
-                self._session = event.session
-                self._prompt = None if event.session is None else read_session(event.session)
-            before: Hash | None = hashes[start - 1] if start else event.parent
-            parent = None if before is None else numbers((before,))[0]
-            self.cache.store(part, parent, event.block_tokens, self._prompt, event.tier)
+    def _catch_up(self) -> None:
+        """What was missed is of no use any more, or given up."""
+        self.reached, self._echo = self._seen, self._prints[self._seen]
+        self._wants = self._behind = self._missing = self._unsure = False
+        self.void = True
+        self._contents.gone.clear()
+        self._drop_held()
+
+    def _is_another(self) -> None:
+        self.restarts += 1
+        self._reset()
+        self._behind = self._wants = self._replays
+
+    def ask(self) -> int:
+        """A replay is asked for now: from which message on."""
+        self._asked, self._first, self.void = self.reached, True, False
+        return max(0, self.reached)
+
+    def replayed(self, number: int, payload: bytes) -> Iterator[None]:
+        """A message of the replay that was asked for."""
+        if self._contents.pauses(MESSAGE):
+            yield
+        if self.void:
+            return
+        first, self._first = self._first, False
+        if first and self._asked >= 0:
+            if number != self._asked or hash(payload) != self._echo:
+                self._is_another()
+            return
+        if number <= self.reached:
+            return
+        if number > self.reached + 1:
+            if self.reached > self._asked:
+                self.void = True
+                return
+            self._miss()
+            self._jump(number)
+        yield from self._in_order(number, payload)
+
+    def replay_ended(self) -> Iterator[None]:
+        """All of it has come; those that are held are next."""
+        if self.void:
+            return
+        nothing = self._first
+        if nothing and self._asked >= 0:
+            self._is_another()
+            return
+        self._silent = self._unsure = False
+        # Who has sent something, and does not say so, is not believed.
+        fresh = self._keeps and not self._heard
+        if nothing and fresh:
+            self._contents.lacks = ""
+        further = self.reached > self._asked
+        if further and not self._held:
+            return  # its last messages may be missing: the next one tells, or a live one has
+        yield from self._take_held(further=further)
+        if self._seen > self.reached:
+            if further:
+                return  # it is wanted again, from there on
+            self._miss()
+            self._jump(self._seen + 1)
+        self._known |= fresh or not nothing or self._heard
+        self._wants = self._behind = self._missing = False
+        self._contents.gone.clear()
+        self._drop_held()
+
+    def _take_held(self, *, further: bool) -> Iterator[None]:
+        """What follows the replay; `further`: it may go on to what is missing before that."""
+        for number, payload in list(self._held):
+            if number > self.reached + 1:
+                if further:
+                    return
+                self._miss()
+                self._jump(number)
+            if number > self.reached:
+                yield from self._in_order(number, payload)
+
+    def replay_failed(self) -> None:
+        """It broke off, or never came: it is to be asked for again."""
+        if self._unsure:
+            self._reset()
+        self._behind, self._silent = True, True
+        self._known |= self._heard
+        self._wants = self._replays

@@ -1,7 +1,8 @@
 """The clock of one publisher's stream, and its sockets (`frames`); what it means is `stream`'s.
 
 What is missing is asked for with limits, for a publisher may be slow, gone or wrong: in turns with
-others (`turns`), so long and so much for one replay, and longer and longer pauses between them.
+others (`turns`), so long and so much for one replay, however often it must be asked for to come to
+its end, and longer and longer pauses between those that come no further.
 """
 
 from __future__ import annotations
@@ -75,9 +76,14 @@ class _Left:
     seconds: float = REPLAY_S
     bytes: int = MOST_REPLAY_BYTES
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether it may take no more."""
+        return self.seconds <= 0 or self.bytes < 0
 
-class _MadeWay(Exception):
-    """Others wait for their turn; it goes on later."""
+
+class _GoesOn(Exception):
+    """Others wait for their turn, or something of it is missing: it goes on from where it is."""
 
 
 class _Unreachable(Exception):
@@ -154,11 +160,12 @@ class Subscriber:
             self._asks.set()
         if self.stream.garbage != self._garbage:
             self._garbage = self.stream.garbage
-            self._say(logging.WARNING, "not an engine's event", why=self.stream.why)
+            self._say(logging.WARNING, "not an engine's event", why=self.stream.wrong)
         known = self.stream.knowledge
         if known is not self._told:
             level = logging.INFO if known is Knowledge.EXACT else logging.WARNING
-            self._say(level, f"cache is {known.value}", most=MOST_CHANGES)
+            why = {"why": self.stream.why} if self.stream.why else {}
+            self._say(level, f"cache is {known.value}", most=MOST_CHANGES, **why)
             self._told = known
             self._changed()
 
@@ -173,10 +180,11 @@ class Subscriber:
                 async with asyncio.timeout(believed_s):
                     told = await recv_monitor_message(monitor)
             except TimeoutError:
-                self.stream.forget()
+                async with self._one:
+                    self.stream.forget()
                 self._tell()
                 raise _Unreachable from None
-            else:
+            async with self._one:  # not in the middle of a message
                 if told["event"] == zmq.EVENT_DISCONNECTED:
                     believed_s = BELIEVED_S
                     self.stream.lost()
@@ -209,41 +217,45 @@ class Subscriber:
                 self._tell()
 
     async def _replay(self, left: _Left) -> bool:
-        """In as many turns as it takes; whether it came to its end."""
+        """In as many turns, and as many times, as it takes; whether it came to its end."""
         while True:
             async with self._turns:
-                start = self.stream.wanted
-                if start is None:
+                if self.stream.wanted is None:
                     return True
+                before = self.stream.reached
                 try:
-                    await self._turn(start, left)
-                except _MadeWay:
-                    self.stream.replay_failed()
+                    await self._turn(left)
+                except _GoesOn:
+                    pass
                 except (TimeoutError, WireError, zmq.ZMQError) as error:
-                    self._say(logging.INFO, "no replay", why=str(error) or "it is silent")
-                    self.stream.replay_failed()
-                    return False
+                    if left.is_spent or self.stream.reached <= before:
+                        self._say(logging.INFO, "no replay", why=str(error) or "it is silent")
+                        self.stream.replay_failed()
+                        return False
                 else:
                     return True
+            await asyncio.sleep(PAUSES_S[0])
 
-    async def _turn(self, start: int, left: _Left) -> None:
-        """Ask for what there is from message `start` on."""
+    async def _turn(self, left: _Left) -> None:
+        """Ask for what there is from where it is wanted; what comes live meanwhile goes on."""
         assert self.source.replay is not None
         loop = asyncio.get_running_loop()
         socket = open_socket(self._context, zmq.DEALER, MOST_BYTES)
         try:
             socket.connect(self.source.replay)
             messages = Frames.of(socket, MOST_BYTES)
-            async with self._one, asyncio.timeout(left.seconds):
+            async with asyncio.timeout(left.seconds):
                 began_s = loop.time()
                 try:
-                    await socket.send_multipart(replay_request(start))
+                    await socket.send_multipart(replay_request(self.stream.ask()))
                     while await self._replayed(messages, left):
-                        if loop.time() - began_s > TURN_S and self._turns.waited_for:
-                            raise _MadeWay
+                        over = loop.time() - began_s > TURN_S and self._turns.waited_for
+                        if self.stream.void or over:
+                            raise _GoesOn
                 finally:
                     left.seconds -= loop.time() - began_s
-                await self._go_through(self.stream.replay_ended())
+                async with self._one:
+                    await self._go_through(self.stream.replay_ended())
         finally:
             socket.close()
 
@@ -257,5 +269,6 @@ class Subscriber:
         number, payload = read_message(frames)
         if number == END:
             return False
-        await self._go_through(self.stream.replayed(number, payload))
+        async with self._one:
+            await self._go_through(self.stream.replayed(number, payload))
         return True

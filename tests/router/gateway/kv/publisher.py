@@ -82,7 +82,7 @@ class Publisher:
         for _ in range(5):
             if stream.wanted is None:
                 return
-            start = stream.wanted
+            start = stream.ask()
             for number, payload in list(self.buffer):
                 if number >= start:
                     list(stream.replayed(number, payload))

@@ -30,6 +30,7 @@ def lines() -> Iterator[dict[str, Any]]:
 def joined() -> Stream:
     stream = Stream(1 << 20, replays=True)
     stream.linked()
+    stream.ask()
     list(stream.replay_ended())
     return stream
 
@@ -83,7 +84,7 @@ def test_a_loss_is_seen_and_made_good(lost: int) -> None:
             list(stream.live(number, payload))
     known: list[Knowledge] = [stream.knowledge]
     while stream.wanted is not None:
-        for number, payload in told[stream.wanted :]:
+        for number, payload in told[stream.ask() :]:
             list(stream.replayed(number, payload))
         list(stream.replay_ended())
     assert [*known, stream.knowledge] == [Knowledge.DEGRADED, Knowledge.EXACT]

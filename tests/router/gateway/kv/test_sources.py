@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -11,9 +13,12 @@ from router.gateway.fleet.kv.sources import (
     Source,
     count_sglang,
     count_vllm,
+    find_sources,
     read_sglang,
     read_vllm,
 )
+from router.http.connections import Connections
+from tests.faulty_server import Call, FaultyServer, good
 
 VLLM = {
     "enable_kv_cache_events": True,
@@ -38,8 +43,8 @@ SGLANG = {
 def test_each_rank_of_vllm() -> None:
     page = {"1": {**VLLM, "endpoint": "tcp://*:5559", "replay_endpoint": None}, "0": VLLM}
     assert read_vllm(page, "10.0.0.5") == [
-        Source(0, "tcp://10.0.0.5:5557", "tcp://10.0.0.5:5558", "kv@pod", reports=True),
-        Source(1, "tcp://10.0.0.5:5559", None, "kv@pod", reports=True),
+        Source(0, "tcp://10.0.0.5:5557", "tcp://10.0.0.5:5558", "kv@pod", reports=True, keeps=True),
+        Source(1, "tcp://10.0.0.5:5559", None, "kv@pod", reports=True, keeps=True),
     ]
 
 
@@ -48,6 +53,48 @@ def test_who_keeps_nothing_replays_nothing() -> None:
     (vllm,) = read_vllm({"0": {**VLLM, "buffer_steps": 0}}, "10.0.0.5")
     sglang = read_sglang({"kv_events": {**SGLANG, "buffer_steps": 0}}, "10.0.0.5")
     assert {one.replay for one in (vllm, *sglang)} == {None}
+
+
+@pytest.mark.parametrize(("steps", "keeps"), [(10_000, True), (None, False), ("many", False)])
+def test_who_does_not_say_that_it_keeps_something_may_keep_nothing(
+    steps: object, keeps: bool
+) -> None:
+    (vllm,) = read_vllm({"0": {**VLLM, "buffer_steps": steps}}, "10.0.0.5")
+    sglang = read_sglang({"kv_events": {**SGLANG, "buffer_steps": steps}}, "10.0.0.5")
+    assert {(one.replay is not None, one.keeps) for one in (vllm, *sglang)} == {(True, keeps)}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "found"),
+    [
+        ({}, []),
+        ({"/kv_event_sources": 503}, None),
+        ({"/kv_event_sources": 429}, None),
+        ({"/server_info": 500}, None),
+        ({"/kv_event_sources": 401, "/server_info": 403}, []),
+        ({"/kv_event_sources": 200}, [read_vllm({"0": VLLM}, "127.0.0.1")[0]]),
+        ({"/kv_event_sources": 200, "/server_info": 500}, [read_vllm({"0": VLLM}, "127.0.0.1")[0]]),
+    ],
+)
+def test_who_cannot_answer_now_is_told_from_who_has_none(
+    statuses: dict[str, int], found: list[Source] | None
+) -> None:
+    async def others(call: Call) -> None:
+        status = statuses.get(call.path, 404)
+        page = json.dumps({"0": VLLM}).encode() if status == 200 else b""
+        await call.answer(status, page, content_type="application/json")
+
+    async def look(url: str) -> list[Source] | None:
+        connections = Connections()
+        connections.open()
+        try:
+            return await find_sources(connections, url, agent=False)
+        finally:
+            await connections.close()
+
+    with FaultyServer(good, others=others) as server:
+        assert asyncio.run(look(server.url)) == found
+    assert asyncio.run(look(server.url)) is None, "nobody is there"
 
 
 def test_ranks_are_counted_from_the_first_at_each_address() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.gateway.fleet.kv import stream as kv_stream
 from router.gateway.fleet.kv.stream import COPIES, Knowledge, Stream
 from router.kv_wire import write_batch
 from tests.router.gateway.kv.publisher import (
@@ -322,3 +324,221 @@ def test_who_replays_nothing_though_messages_have_come_is_not_believed() -> None
     for _ in range(3):
         list(stream.replay_ended())
         assert stream.knowledge is not EXACT
+
+
+@given(
+    st.integers(1, 40),
+    st.lists(st.integers(1, 6), min_size=1, max_size=8),
+    st.integers(1, 5),
+)
+def test_a_replay_with_holes_is_asked_for_again_while_it_comes_further(
+    count: int, parts: list[int], hole: int
+) -> None:
+    """Each time other messages are lost of it, its last ones too, but never the first two."""
+    publisher = Publisher()
+    for k in range(count):
+        publisher.change(k % 7)
+    stream, asked, holes = Stream(MOST, replays=True), 0, 0
+    stream.linked()
+    while stream.wanted is not None:
+        messages = [one for one in publisher.buffer if one[0] >= stream.wanted]
+        part, asked, lost = parts[asked % len(parts)] + 1, asked + 1, False
+        stream.ask()
+        for k, message in enumerate(messages):
+            if k % (part + hole) < part:
+                list(stream.replayed(*message))
+            else:
+                lost = True
+        list(stream.replay_ended())
+        holes += lost
+    assert (stream.knowledge, known(stream)) == (EXACT, publisher.held)
+    assert (stream.gaps, stream.restarts) == (0, 0)
+    assert holes < asked <= count + 2
+
+
+def test_what_no_replay_has_is_a_gap_that_is_told() -> None:
+    publisher = Publisher()
+    for document in (1, 2, 3, 4):
+        publisher.change(document)
+    lost = publisher.buffer[2]
+    publisher.buffer.remove(lost)
+    stream = joined(publisher)
+    assert (stream.knowledge, known(stream), stream.gaps) == (DEGRADED, {1, 2, 4}, 1)
+    assert (stream.wanted, stream.why) == (None, "messages 2 to 2 cannot be had")
+    tell(stream, publisher.clear())
+    assert (stream.knowledge, stream.why) == (EXACT, "")
+
+
+def test_who_never_replays_is_known_by_what_it_tells() -> None:
+    publisher = Publisher()
+    publisher.change(9)
+    stream = Stream(MOST, replays=True)
+    stream.linked()
+    stream.ask()
+    stream.replay_failed()
+    for document in (1, 2, 1):
+        tell(stream, publisher.change(document))
+    assert (stream.knowledge, known(stream)) == (DEGRADED, {2})
+    publisher.replay(stream)
+    assert (stream.knowledge, known(stream)) == (EXACT, {2, 9})
+
+
+@given(
+    st.integers(0, 6),
+    st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=25),
+    st.integers(0, 40),
+)
+def test_what_is_heard_to_be_removed_is_not_known_however_far_a_replay_comes(
+    before: int, changes: list[tuple[bool, int]], until: int
+) -> None:
+    publisher = Publisher()
+    for document in range(before):
+        publisher.change(document)
+    stream = joined(publisher)
+    publisher.change(9)  # lost
+    removed_at = dict[int, int]()
+    for lost, document in changes:
+        message = publisher.change(document)
+        if not lost:
+            tell(stream, message)
+            removed_at.pop(document, None)
+            if document not in publisher.held:
+                removed_at[document] = message[0]
+            assert not known(stream) & set(removed_at)
+    if stream.wanted is not None:
+        start = stream.ask()
+        for message in list(publisher.buffer)[start : start + until]:
+            list(stream.replayed(*message))
+            gone = {one for one, number in removed_at.items() if number >= stream.reached}
+            assert not known(stream) & gone
+        stream.replay_failed()
+        assert stream.knowledge is DEGRADED
+    stream.check()
+    publisher.replay(stream)
+    assert (stream.knowledge, known(stream)) == (EXACT, publisher.held)
+
+
+def test_who_is_back_and_does_not_say_who_it_is_holds_nothing_for_certain() -> None:
+    publisher = Publisher()
+    stream = joined(publisher)
+    tell(stream, publisher.change(1))
+    stream.lost()
+    stream.linked()
+    stream.ask()
+    stream.replay_failed()
+    assert (stream.knowledge is EXACT, known(stream)) == (False, set())
+    tell(stream, publisher.change(2))
+    assert (stream.knowledge, known(stream)) == (DEGRADED, {2})
+    publisher.replay(stream)
+    assert (stream.knowledge, known(stream)) == (EXACT, {1, 2})
+
+
+def test_more_is_removed_while_a_replay_is_awaited_than_is_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kv_stream, "MOST_GONE", 5)
+    publisher = Publisher()
+    for document in (1, 2, 3):
+        publisher.change(document)
+    stream = joined(publisher)
+    publisher.change(4)
+    for document in (1, 2, 5):
+        tell(stream, publisher.change(document))
+    assert (stream.knowledge, known(stream), stream.gaps) == (DEGRADED, {3, 5}, 1)
+    assert stream.wanted is None
+    assert "cannot be had" in stream.why
+
+
+def test_a_replay_of_nothing_is_believed_only_of_who_keeps_something() -> None:
+    publisher = Publisher()
+    told = []
+    for keeps in (True, False):
+        stream = Stream(MOST, replays=True, keeps=keeps)
+        stream.linked()
+        publisher.replay(stream)
+        told.append(stream.knowledge)
+    assert told == [EXACT, ESTIMATED]
+    tell(stream, publisher.change(1))
+    assert (stream.knowledge, known(stream)) == (EXACT, {1})
+
+
+def test_what_two_workers_tell_of_is_of_neither() -> None:
+    publisher = Publisher()
+    stream = joined(publisher)
+    tell(stream, publisher.change(1))
+    stream.shared = True
+    assert stream.knowledge is ESTIMATED
+    assert "another worker" in stream.why
+    stream.shared = False
+    assert stream.knowledge is EXACT
+
+
+def offloaded(document: int, medium: str = "CPU") -> list[dict[str, Any]]:
+    """As vLLM tells of it by default: a block each, of no size, of nobody."""
+    return [
+        {**stored(document), "block_hashes": [block], "block_size": 0, "session_id": None}
+        | {"medium": medium, "group_idx": 0}
+        for block in stored(document)["block_hashes"]
+    ]
+
+
+def test_blocks_that_are_offloaded_are_known_where_they_are() -> None:
+    stream = joined(Publisher())
+    events = [*offloaded(7), stored(1), *offloaded(1)]
+    tell(stream, (0, write_batch(0.0, events)))
+    assert (stream.knowledge, stream.garbage, held(stream, 1)) == (EXACT, 0, 512)
+    tell(stream, (1, write_batch(1.0, [removed(1)])))
+    assert held(stream, 1) == pytest.approx(0.9 * 512)
+    tell(stream, (2, write_batch(2.0, [{**removed(1), "medium": "CPU"}])))
+    assert (stream.knowledge, held(stream, 1)) == (EXACT, 0)
+
+
+PASSED: dict[str, dict[str, Any]] = {
+    "medium": {"medium": "TAPE"},
+    "kind": {"kv_cache_spec_kind": "unknown"},
+    "new kind": {"kv_cache_spec_kind": "holographic"},
+    "window": {"kv_cache_spec_kind": "sliding_window", "group_idx": 1},
+    "group": {"group_idx": 1},
+    "type": {"type": "BlockMoved"},
+}
+
+
+@pytest.mark.parametrize("what", PASSED)
+def test_what_is_passed_over_is_not_exact(what: str) -> None:
+    """And if there is nothing else, plans go by what was sent."""
+    odd = {**stored(1), **PASSED[what]}
+    alone, beside = joined(Publisher()), joined(Publisher())
+    tell(alone, (0, write_batch(0.0, [odd])))
+    assert (alone.knowledge, known(alone)) == (ESTIMATED, set())
+    tell(beside, (0, write_batch(0.0, [stored(2), odd])))
+    assert (beside.knowledge, known(beside)) == (DEGRADED, {2})
+    assert alone.why == beside.why
+    assert "known" in beside.why
+
+
+@pytest.mark.parametrize("medium", ["gpu", "Gpu", "GPU", None])
+def test_media_are_the_same_in_any_spelling(medium: str | None) -> None:
+    stream = joined(Publisher())
+    tell(stream, (0, write_batch(0.0, [{**stored(1), "medium": medium}, stored(2)])))
+    tell(stream, (1, write_batch(1.0, [{**removed(2), "medium": medium}])))
+    assert (stream.knowledge, known(stream)) == (EXACT, {1})
+
+
+def test_a_block_of_several_groups_is_gone_when_any_has_dropped_it() -> None:
+    stream = joined(Publisher())
+    second = {**stored(1), "group_idx": 1, "kv_cache_spec_kind": "full_attention"}
+    tell(stream, (0, write_batch(0.0, [stored(1), second, stored(2)])))
+    assert (stream.knowledge, known(stream)) == (DEGRADED, {1, 2})
+    tell(stream, (1, write_batch(1.0, [{**removed(1), "group_idx": 0}])))
+    assert known(stream) == {2}
+
+
+def test_what_windows_drop_is_still_there_for_all_else() -> None:
+    stream = joined(Publisher())
+    window = {**stored(1), "group_idx": 0, "kv_cache_spec_kind": "sliding_window"}
+    whole = {**stored(1), "group_idx": 1, "kv_cache_spec_kind": "full_attention"}
+    tell(stream, (0, write_batch(0.0, [window, whole])))
+    tell(stream, (1, write_batch(1.0, [{**removed(1), "group_idx": 0}])))
+    assert (stream.knowledge, known(stream)) == (DEGRADED, {1})
+    tell(stream, (2, write_batch(2.0, [{**removed(1), "group_idx": 1}])))
+    assert known(stream) == set()

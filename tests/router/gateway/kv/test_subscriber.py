@@ -16,9 +16,10 @@ import zmq
 import zmq.asyncio
 
 from router.gateway.fleet.kv import subscriber
+from router.gateway.fleet.kv.contents import EVENT, MESSAGE, SLICE
 from router.gateway.fleet.kv.frames import DROPPED_AT_ONCE, DROPPED_BYTES, Frames
 from router.gateway.fleet.kv.sources import Source
-from router.gateway.fleet.kv.stream import EVENT, MESSAGE, SLICE, Knowledge, Stream
+from router.gateway.fleet.kv.stream import Knowledge, Stream
 from router.gateway.fleet.kv.subscriber import Subscriber, _Left, hear_loads
 from router.gateway.fleet.kv.turns import Turns
 from router.kv_wire import END, MOST_BYTES, MOST_FRAMES, Load, WireError, write_batch
@@ -34,11 +35,14 @@ log = logging.getLogger(__name__)
 class Sockets:
     """What a publisher is heard by, on ports of its own that it keeps over a restart.
 
-    `endless`: whoever asks for a replay is sent messages of nothing for ever.
+    `endless`: whoever asks for a replay is sent messages of nothing for ever; `most`: so many
+    messages of each replay come, and of those behind, its end among them, every second one.
     """
 
-    def __init__(self, context: zmq.asyncio.Context, *, endless: bool = False) -> None:
-        self._context, self.ports = context, [0, 0]
+    def __init__(
+        self, context: zmq.asyncio.Context, *, endless: bool = False, most: int = 1 << 30
+    ) -> None:
+        self._context, self.ports, self.most, self.asked = context, [0, 0], most, 0
         self.engine, self.endless = Publisher(), endless
         self.open()
 
@@ -64,12 +68,13 @@ class Sockets:
                 begun = asyncio.create_task(self._go_on(name, int.from_bytes(start)))
                 self._begun.append(begun)
                 continue
-            for number, payload in list(self.engine.buffer):
-                if number >= int.from_bytes(start):
+            self.asked += 1
+            first = int.from_bytes(start)
+            messages = [one for one in self.engine.buffer if one[0] >= first] + [(END, b"")]
+            for k, (number, payload) in enumerate(messages):
+                if k < self.most or (self.most and (k - self.most) % 2):
                     frames = [name, b"", b"", number.to_bytes(8), payload]
                     await self._sockets[1].send_multipart(frames)
-            end = END.to_bytes(8)
-            await self._sockets[1].send_multipart([name, b"", b"", end, b""])
 
     async def _go_on(self, name: bytes, number: int) -> None:
         while True:
@@ -244,14 +249,14 @@ def test_replays_without_end_keep_nobody_from_its_own(
                     sockets = Sockets(context, endless=True)
                     bad.append(following(sockets, context, of_worker))
             endless = [await stack.enter_async_context(one) for one in bad]
-            await until(lambda: sum(one._last > 0 for one in endless) >= 2)
+            await until(lambda: sum(one.reached > 0 for one in endless) >= 2)
             sockets = Sockets(context)
             sockets.engine.change(1)
             good = following(sockets, context, turns.of_worker())
             stream = await stack.enter_async_context(good)
             await until(lambda: stream.knowledge is EXACT and known(stream) == {1})
-            began = [one._last for one in endless]
-            await until(lambda: all(one._last > b for one, b in zip(endless, began, strict=True)))
+            began = [one.reached for one in endless]
+            await until(lambda: all(one.reached > b for one, b in zip(endless, began, strict=True)))
             assert all(one.knowledge is not EXACT and not one.restarts for one in endless)
         context.destroy(linger=0)
 
@@ -268,11 +273,56 @@ def test_a_replay_that_is_larger_than_any_is_broken_off(
         context = zmq.asyncio.Context()
         async with following(Sockets(context, endless=True), context, Turns()) as stream:
             await until(lambda: any("no replay" in one.message for one in caplog.records))
-            assert 0 < stream._last < 100
+            assert 0 < stream.reached < 100
             assert stream.knowledge is not EXACT
         context.destroy(linger=0)
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize("count", [21, 30])
+def test_a_replay_that_loses_messages_or_its_end_is_asked_for_again(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriber, "IDLE_S", 0.2)
+
+    async def check() -> None:
+        context = zmq.asyncio.Context()
+        sockets = Sockets(context, most=5)
+        for k in range(count):
+            sockets.engine.change(k % 7)
+        async with following(sockets, context, Turns()) as stream:
+            await until(lambda: stream.knowledge is EXACT)
+            assert known(stream) == sockets.engine.held
+            assert (stream.gaps, stream.restarts) == (0, 0)
+            assert sockets.asked > count // 5
+        context.destroy(linger=0)
+
+    asyncio.run(check())
+
+
+def test_what_comes_counts_though_no_replay_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscriber, "IDLE_S", 0.2)
+    monkeypatch.setattr(subscriber, "PAUSES_S", (0.02,))
+
+    async def check(sockets: Sockets, stream: Stream) -> None:
+        for document in (1, 2):
+            await sockets.change(document)
+        await until(lambda: known(stream) == {1, 2})
+        sockets.most = 0
+        sockets.engine.change(3)  # lost
+        await sockets.change(1)
+        await until(lambda: known(stream) == {2})
+        await sockets.change(4)
+        await until(lambda: known(stream) == {2, 4})
+        asked = sockets.asked
+        await until(lambda: sockets.asked > asked + 1)
+        assert (stream.knowledge, known(stream), stream.gaps) == (DEGRADED, {2, 4}, 1)
+        sockets.most = 1 << 30
+        await until(lambda: stream.knowledge is EXACT)
+        assert known(stream) == {2, 3, 4}
+
+    run(check)
 
 
 @dataclass
