@@ -4,8 +4,8 @@ Rules:
 - in the order given, each request is planned on the worker where it costs least (`objective`),
   with all that was placed before it there;
 - a request whose first token is awaited does not wait for somebody's end while another worker has
-  a free slot and keeps its targets, or at least begins it soon: when answers end is known least of
-  all;
+  a free slot and keeps its targets, or begins it soon while waiting would miss them all the same:
+  when answers end is known least of all, and a target that nobody keeps is worth no wait;
 - a request waits for a worker that has no room only if the cheapest that has room costs clearly
   more, as costs are predictions: by `DOUBT`, and more, if it is awaited, the less is known of its
   length; while it waits it counts as planned there, so that those behind it see the queue;
@@ -258,9 +258,19 @@ def _choose(
     if would_wait:
         free = [k for k in may if not pairs.waits(k, placed(k))]
         k = min(free, key=costs.__getitem__, default=wish)
-        if k != wish and pairs.is_soon(i, k, placed(k)):
+        if k != wish and need_not_wait(pairs, i, (k, placed(k)), (wish, placed(wish))):
             return k, True
         if able[wish]:
             return wish, True
     k = min(may, key=costs.__getitem__, default=wish)
     return (wish, False) if k == wish or clearly_more(costs[k], costs[wish], most) else (k, True)
+
+
+def need_not_wait(
+    pairs: Pairs | FewPairs, i: int, free: tuple[int, Figures], wish: tuple[int, Figures]
+) -> bool:
+    """Whether request i goes to a worker with a free slot rather than wait for its wish.
+
+    It does where it keeps its targets, and where it begins soon and would miss them at its wish.
+    """
+    return pairs.in_time(i, *free) or (pairs.is_soon(i, *free) and not pairs.in_time(i, *wish))

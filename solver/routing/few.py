@@ -124,6 +124,12 @@ class FewPairs:
         """Whether one more finds no free slot on a worker."""
         return bool(formulas.waits(self._workers[j], placed))
 
+    def in_time(self, i: int, j: int, placed: tuple[float, float, float]) -> bool:
+        """Whether a request keeps its targets on a worker, as expected."""
+        request, own_s = self._requests[i], self._pairs[i][j][0]
+        felt = formulas.seconds(self._workers[j], request[0], own_s, placed, NUMBERS)
+        return bool(formulas.late_s(request, felt, NUMBERS) <= 0.0)
+
     def is_soon(self, i: int, j: int, placed: tuple[float, float, float]) -> bool:
         """Whether its first token comes in time on a worker, or as soon as people expect it."""
         request, own_s = self._requests[i], self._pairs[i][j][0]

@@ -163,6 +163,11 @@ class Pairs:
         """Whether one more finds no free slot on a worker."""
         return bool(formulas.waits(self._workers[:, j], placed))
 
+    def in_time(self, i: int, j: int, placed: FloatArray) -> bool:
+        """Whether a request keeps its targets on a worker, as expected."""
+        felt = self._seconds(i, j, placed)
+        return bool(formulas.late_s(self._requests[:, i], felt, ARRAYS) <= 0.0)
+
     def is_soon(self, i: int, j: int, placed: FloatArray) -> bool:
         """Whether its first token comes in time on a worker, or as soon as people expect it."""
         _, first, _ = self._seconds(i, j, placed)

@@ -166,7 +166,7 @@ def test_nobody_is_held_back_unnoticed(asked: Question) -> None:
         (Targets(2.0, 1.0), 0.0, 1),  # the free one is in time
         (Targets(0.01, 1.0), 0.0, 1),  # nobody is, and the free one begins soon
         (Targets(0.01, 1.0), 60.0, 0),  # it is too late for that
-        (Targets(2.0, 0.05), 0.0, 1),  # only the full one keeps both, if an end comes soon
+        (Targets(2.0, 0.05), 0.0, 0),  # only the full one is in time
         (NO_TARGETS, 0.0, 0),  # nobody waits for it
     ],
 )
