@@ -154,7 +154,7 @@ def test_nobody_is_held_back_unnoticed(asked: Question) -> None:
     plan = assign(asked.requests, asked.load)
     waiting = replace(plan, go=(False,) * len(plan.go))
     if any(plan.go):
-        with pytest.raises(InvalidPlan, match="is held back|it waits for worker"):
+        with pytest.raises(InvalidPlan, match=r"is held back|it waits for worker"):
             checked(asked, waiting)
     else:
         checked(asked, waiting)
