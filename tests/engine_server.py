@@ -20,6 +20,8 @@ TOOL = {"name": "weather", "arguments": '{"city": "Rome"}'}
 RANKED = {"results": [{"index": 0}], "usage": {"total_tokens": 9}}
 # What gateways look at, of which it has none.
 LOOKS = ("/health", "/metrics", "/makespan/v1/state")
+# Likewise, again and again; but whatever a client asks for has a name, wherever it goes.
+PAGES, NAMED = ("/kv_event_sources", "/server_info"), "\r\nx-request-id:"
 # Beside the answers that it keeps.
 MADE = ("/v1/responses/input_tokens", "/v1/responses/compact")
 Event = tuple[str, dict[str, Any]]
@@ -106,7 +108,8 @@ class EngineServer(FaultyServer):
         return None
 
     async def _others(self, call: Call) -> None:
-        if call.method == "GET" and call.path in LOOKS:
+        look = call.path in LOOKS or (call.path in PAGES and NAMED not in call.head)
+        if call.method == "GET" and look:
             return await self._refuse(call, 404, "Not Found")
         self.told.append(call)
         if self.fails:

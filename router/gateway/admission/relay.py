@@ -19,7 +19,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from router.gateway.accounting.accounts import Accounts
@@ -70,16 +69,6 @@ log = logging.getLogger(__name__)
 LEAST_INPUT_BYTES = 4
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """What a request names: a model, where in a form, and an answer to go on from."""
-
-    model: str
-    previous: str
-    where: tuple[int, int] | None
-    is_form: bool  # or something else that is no JSON
 
 
 class Relay:
@@ -166,7 +155,7 @@ class Relay:
         if grant is not None:
             passing.more = grant.headers
             if scope["method"] == "POST":
-                self._check(grant, model, named.model, kept=only is not None)
+                self._check(grant, model, named.model, kept=name is not None)
                 passing.reservation = grant.reserve(0.0)  # its answer tells how many tokens
         record.model = model
         if model:
