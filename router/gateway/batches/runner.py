@@ -30,7 +30,7 @@ from router.gateway.batches.jobs import Jobs
 from router.gateway.batches.lines import BEAT_S, Counts
 from router.gateway.batches.order import Order
 from router.gateway.batches.tables import Line, Status
-from router.gateway.batches.under_way import UnderWay
+from router.gateway.batches.under_way import UnderWay, end
 from router.http.drain import Drain
 from router.http.errors import RequestError
 from router.observe.metrics import GatewayMetrics
@@ -292,7 +292,7 @@ class Runner:
                     await asyncio.wait(self._under_way.running.values())
         tasks = [*self._under_way.running.values(), *self._jobs.values()]
         for task in tasks:
-            task.cancel()
+            end(task)
         self._over = True  # the loop ends by itself: not in the midst of a transaction
         self._wake.set()
         await asyncio.gather(*tasks, *filter(None, [self._task]), return_exceptions=True)
