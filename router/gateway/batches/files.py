@@ -22,7 +22,8 @@ from router.gateway.batches.tables import OPEN, Line, batches, chunks, files, li
 from router.http.errors import RequestError
 
 CHUNK = 256 << 10  # bytes
-PAGE = 256  # results read at once
+# Results read at once: so many bytes of them, or one; and no more than so many.
+PIECE, PAGE = 1 << 20, 256
 # Chunks of input files that are kept at hand: lines are sent one by one, and mostly in order.
 KEPT = 32
 # Of lines whose results a batch's two files have.
@@ -109,7 +110,7 @@ class Files:
             RequestError: 404 if it has none of that name.
         """
         async with self._database.read() as connection:
-            return await _find(connection, files, name, tenant)
+            return await find(connection, files, name, tenant)
 
     async def list(
         self, tenant: str, after: str | None, limit: int, purpose: str | None, *, ascending: bool
@@ -128,7 +129,7 @@ class Files:
             RequestError: if the tenant has none of that name, or a batch needs it.
         """
         async with self._database.write() as connection:
-            found = await _find(connection, files, name, tenant)
+            found = await find(connection, files, name, tenant, lock=True)
             used = select(batches.c.id).where(
                 batches.c.input_file == name, batches.c.status.in_(OPEN)
             )
@@ -150,22 +151,22 @@ class Files:
 
     async def content(self, found: Found) -> AsyncIterator[bytes]:
         """All of it, in pieces; each is read when it is asked for, so no transaction lasts."""
-        last = -1
-        column, number = (
-            (chunks.c.data, chunks.c.number)
+        data, number, where = (
+            (chunks.c.data, chunks.c.number, [chunks.c.file == found.id])
             if found.batch is None
-            else (lines.c.result, lines.c.number)
+            else (lines.c.result, lines.c.number, _results(found))
         )
-        where = [chunks.c.file == found.id] if found.batch is None else _results(found)
-        limit = 1 if found.batch is None else PAGE
-        while True:
-            asked = select(number, column).where(*where, number > last)
+        last: int | None = -1
+        while last is not None:
+            left = select(number, func.length(data)).where(*where, number > last)
             async with self._database.read() as connection:
-                rows = (await connection.execute(asked.order_by(number).limit(limit))).all()
-            if not rows:
-                return
-            last = rows[-1][0]
-            yield b"".join(row[1] for row in rows)
+                sizes = await connection.execute(left.order_by(number).limit(PAGE))
+                first, last = last, _piece_end([(row[0], row[1]) for row in sizes])
+                if last is None:
+                    return
+                asked = select(data).where(*where, number > first, number <= last)
+                rows = (await connection.execute(asked.order_by(number))).scalars().all()
+            yield b"".join(rows)
 
     async def read(self, name: str, offset: int, length: int) -> bytes:
         """Some bytes of an input file."""
@@ -187,6 +188,17 @@ class Files:
         return data
 
 
+def _piece_end(sizes: Sequence[tuple[int, int]]) -> int | None:
+    """Of rows' numbers and sizes, up to which number they make up a piece; None: there are none."""
+    last, total = None, 0
+    for number, size in sizes:
+        total += size
+        if last is not None and total > PIECE:
+            break
+        last = number
+    return last
+
+
 def _results(found: Found) -> list[ColumnElement[bool]]:
     return [
         lines.c.batch == found.batch,
@@ -195,8 +207,17 @@ def _results(found: Found) -> list[ColumnElement[bool]]:
     ]
 
 
-async def _find(connection: AsyncConnection, table: Table, name: str, tenant: str) -> Found:
+async def find(
+    connection: AsyncConnection, table: Table, name: str, tenant: str, *, lock: bool = False
+) -> Found:
+    """A tenant's file or batch; `lock`: nobody removes it or adds to it before this one ends.
+
+    Raises:
+        RequestError: 404 if it has none of that name.
+    """
     asked = select(table).where(table.c.id == name, table.c.tenant == tenant)
+    if lock:
+        asked = asked.with_for_update()
     if table is files:
         asked = asked.where(files.c.ready == 1)
     found = (await connection.execute(asked)).one_or_none()
@@ -229,7 +250,7 @@ async def page(
     at = tuple_(table.c.created_at, table.c.id)
     asked = select(table).where(table.c.tenant == tenant, *also)
     if after is not None:
-        found = await _find(connection, table, after, tenant)
+        found = await find(connection, table, after, tenant)
         last = tuple_(found.created_at, found.id)
         asked = asked.where(at > last if ascending else at < last)
     columns = (table.c.created_at, table.c.id)

@@ -119,7 +119,7 @@ class Planned(Generic[W]):
         self._plan_found: BulkPlan | None = None
         self._backlog: Backlog[_Line] = Backlog(weight)
         self._prefixes: dict[str, set[int]] = {}
-        self._kinds: dict[tuple[str, int, int | None, int], Kind] = {}
+        self._kinds: dict[tuple[str, str, int, int | None, int], Kind] = {}
         self._workers: list[W] = []
         self._at: dict[tuple[str, int], tuple[W, _Line]] = {}  # lines given, and to whom
         self._given: Counter[int] = Counter()  # by worker, by its identity
@@ -242,12 +242,12 @@ class Planned(Generic[W]):
         tokens = max(1, (line.length - AROUND_BYTES) / BYTES_PER_TOKEN)
         size, prefix = int(A_OCTAVE * log2(tokens)), self._beginning(line)
         limit = 0 if not line.tokens else EDGES[bin_of(line.tokens)]
-        key = line.batch, size, prefix, limit
+        key = line.batch, line.model, size, prefix, limit
         if key not in self._kinds and len(self._kinds) >= MOST_KINDS:
-            key = line.batch, A_OCTAVE * int(log2(tokens)), None, 0  # roughly, then
+            key = line.batch, line.model, A_OCTAVE * int(log2(tokens)), None, 0  # roughly, then
         kind = self._kinds.get(key)
         if kind is None:
-            kind = self._kinds[key] = self._new_kind(line, *key[1:])
+            kind = self._kinds[key] = self._new_kind(line, *key[2:])
         return kind
 
     def _new_kind(self, line: Waiting, size: int, prefix: int | None, limit: int) -> Kind:
