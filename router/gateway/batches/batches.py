@@ -187,7 +187,7 @@ class Batches:
 
     async def expire(self, batch: Found) -> int:
         """Give some of those left of an expired one their error; how many: `TOGETHER`, or all."""
-        left = lines.c.state.in_((Line.WAITING, Line.RUNNING))
+        left = lines.c.state < Line.DONE
         asked = (
             select(lines.c.number, lines.c.custom_id)
             .where(lines.c.batch == batch.id, left)
