@@ -150,23 +150,29 @@ class Files:
             await connection.execute(delete(files).where(files.c.id == name, files.c.ready == 0))
 
     async def content(self, found: Found) -> AsyncIterator[bytes]:
-        """All of it, in pieces; each is read when it is asked for, so no transaction lasts."""
+        """All of it, in pieces; each is read when it is asked for, so no transaction lasts.
+
+        Raises:
+            RequestError: 404 if it is deleted meanwhile.
+        """
         data, number, where = (
             (chunks.c.data, chunks.c.number, [chunks.c.file == found.id])
             if found.batch is None
             else (lines.c.result, lines.c.number, _results(found))
         )
-        last: int | None = -1
-        while last is not None:
-            left = select(number, func.length(data)).where(*where, number > last)
+        last, left = -1, found.bytes
+        while left > 0:
+            next_ones = select(number, func.length(data)).where(*where, number > last)
             async with self._database.read() as connection:
-                sizes = await connection.execute(left.order_by(number).limit(PAGE))
-                first, last = last, _piece_end([(row[0], row[1]) for row in sizes])
-                if last is None:
-                    return
-                asked = select(data).where(*where, number > first, number <= last)
+                sizes = await connection.execute(next_ones.order_by(number).limit(PAGE))
+                end = _piece_end([(row[0], row[1]) for row in sizes])
+                if end is None:
+                    raise not_found(files, found.id)
+                asked = select(data).where(*where, number > last, number <= end)
                 rows = (await connection.execute(asked.order_by(number))).scalars().all()
-            yield b"".join(rows)
+            piece = b"".join(rows)
+            last, left = end, left - len(piece)
+            yield piece
 
     async def read(self, name: str, offset: int, length: int) -> bytes:
         """Some bytes of an input file."""
