@@ -112,7 +112,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     endpoints: dict[str, Endpoint] = {}  # of lines of batches, by path
     watches = Watches(workers, connections)
-    batches = batch_service(settings, endpoints, keys, workers, accounts, drain, metrics)
+    batches = batch_service(settings, endpoints, keys, workers, names, accounts, drain, metrics)
     frames = Frames(
         workers,
         watches,

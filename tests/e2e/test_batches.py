@@ -264,6 +264,22 @@ def test_one_whose_database_is_of_a_later_version_ends_and_says_so(
         assert process.process.returncode == 1
 
 
+def test_lines_for_another_name_of_a_model_are_planned_too(
+    workers: list[str], tmp_path: Path
+) -> None:
+    with Gateway(workers, str(tmp_path), "--alias", f"chat={MODEL}") as gateway:
+        body = line(0, tokens=1500)["body"] | {"model": "chat"}
+        name = gateway.create([line(k, body=body) for k in range(2000)])
+
+        def planned() -> bool:
+            told = http.get(f"{gateway.url}/v1/batches/{name}").json()["makespan"]
+            return "planned_finish_s" in told
+
+        eventually(planned, "a plan")
+        gateway.client.batches.cancel(name)
+        assert gateway.ended(name).status == "cancelled"
+
+
 def test_what_is_stored_is_bounded_and_what_has_ended_goes_with_time(
     workers: list[str], tmp_path: Path
 ) -> None:
