@@ -171,10 +171,10 @@ class Gateway:
         return client.done() and client.result() is None
 
     async def _client(self) -> None:
-        found, _ = await self._files.list(self._tenant, None, 9, "batch", ascending=True)
+        found, _ = await self._files.list(self._tenant, None, 9, None, ascending=True)
         if not found:
             await Upload(self._files, self._tenant, 1 << 20).run(FORM, _form())
-            found, _ = await self._files.list(self._tenant, None, 9, "batch", ascending=True)
+            found, _ = await self._files.list(self._tenant, None, 9, None, ascending=True)
         assert await read(self._files, found[0]) == CONTENT
         made, _ = await self._batches.list(self._tenant, None, 9)
         if made:
