@@ -123,7 +123,7 @@ class Planned(Generic[W]):
         self._workers: list[W] = []
         self._at: dict[tuple[str, int], tuple[W, _Line]] = {}  # lines given, and to whom
         self._given: Counter[int] = Counter()  # by worker, by its identity
-        self._offset_s = time.time() - clock()  # from the clock to Unix time
+        self._due: dict[str, float] = {}  # by batch, when it ends, by the clock
 
     def add(self, lines: Sequence[Waiting]) -> None:
         """Part of `Order`."""
@@ -171,6 +171,7 @@ class Planned(Generic[W]):
         """Part of `Order`."""
         self._backlog.drop(batch)
         self._prefixes.pop(batch, None)
+        self._due.pop(batch, None)
         self._kinds = {key: kind for key, kind in self._kinds.items() if kind.batch != batch}
 
     def waiting(self, batch: str) -> int:
@@ -253,7 +254,8 @@ class Planned(Generic[W]):
     def _new_kind(self, line: Waiting, size: int, prefix: int | None, limit: int) -> Kind:
         about = max(1, round(2 ** ((size + 0.5) / A_OCTAVE)))
         shared = 0 if prefix is None else min(BLOCK_TOKENS, about - 1)
-        due_s = line.expires_s - self._offset_s
+        # By what the time is when it comes: clocks are set, and machines sleep.
+        due_s = self._due.setdefault(line.batch, line.expires_s - time.time() + self._clock())
         label = Label(size, limit)
         return Kind(line.batch, about, due_s, prefix, shared, line.model, line.tenant, label)
 

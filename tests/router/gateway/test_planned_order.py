@@ -6,6 +6,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from router.gateway.batches.lines import Waiting
 from router.gateway.batches.planned import MOST_KINDS, MOST_PREFIXES, Planned, Seen
 from router.gateway.planning.eligible import Eligible
@@ -127,6 +129,17 @@ def test_a_model_that_nobody_has_goes_out_to_be_refused_and_holds_up_nobody() ->
     taken = planned.take(12)
     assert [line.batch for line in taken].count("odd") == 3
     assert all(planned.worker(line) is None for line in taken if line.batch == "odd")
+
+
+def test_a_batch_is_due_by_the_time_that_it_is_when_it_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planned, now_s = order(Fleet()), time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s + 8 * 3600)  # it has slept
+    planned.add(lines(20_000))
+    planned.take(10)
+    told = planned.outlook("b")
+    assert told["late_s"] == pytest.approx(told["planned_finish_s"] - 3600, abs=1)
 
 
 def test_a_batch_for_several_models_is_planned_for_those_who_have_each() -> None:
