@@ -124,7 +124,8 @@ def _watch(name: str, client: BatchClient, *, json: bool) -> int:
                 bar.set_postfix_str(str(error))
     _show(batch, _line(batch), json=json)
     for wrong in ((batch.get("errors") or {}).get("data") or [])[:5]:
-        print(f"line {wrong['line']}: {wrong['message']}", file=sys.stderr)
+        where = "" if wrong["line"] is None else f"line {wrong['line']}: "
+        print(where + wrong["message"], file=sys.stderr)
     if batch["error_file_id"] is not None:
         print(f"makespan batch results {name} --errors has what failed", file=sys.stderr)
     return int(batch["status"] != "completed")

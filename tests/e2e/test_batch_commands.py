@@ -73,6 +73,16 @@ def test_submitted_and_watched_until_it_fails(
     assert "has no answers: it is failed" in capsys.readouterr().err
 
 
+def test_one_without_lines_fails_and_says_so(
+    gateway: Gateway, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text("\ufeff\n")
+    submit = ("submit", str(file), "--endpoint", "/v1/completions", "--watch")
+    assert status(gateway, *submit) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert "The file has no lines: it must have a request in each." in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
