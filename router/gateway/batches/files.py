@@ -91,6 +91,8 @@ class Files:
             RequestError: 413 if its tenant has not so many bytes left.
         """
         async with self._database.write() as connection:
+            if self._most_bytes:
+                await self._database.alone(connection, tenant)
             await self._check_quota(connection, tenant, size)
             now = await self._database.now(connection)
             values = {

@@ -82,6 +82,17 @@ async def test_a_result_that_comes_as_its_batch_expires_stays(database: Database
         assert (await connection.execute(select(table.c.result))).scalar() == b"good"
 
 
+async def test_files_that_end_at_once_do_not_go_beyond_what_a_tenant_may_store(
+    database: Database,
+) -> None:
+    store = Files(database, most_bytes=10)
+    names = [await store.begin("t", "in.jsonl") for _ in range(6)]
+    ends = (store.finish(name, "t", "batch", 6, None) for name in names)
+    told = await asyncio.gather(*ends, return_exceptions=True)
+    assert sum(isinstance(one, RequestError) for one in told) == len(names) - 1
+    await store.finish(await store.begin("other", "in.jsonl"), "other", "batch", 6, None)
+
+
 async def test_no_batch_is_made_of_a_file_that_is_just_deleted(database: Database) -> None:
     name, store = await batch(database), Batches(database)
     found, _ = await store.get(name, "t")
