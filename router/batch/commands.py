@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -99,7 +100,7 @@ def _endpoint(path: Path) -> str:
         with path.open("rb") as file:
             for _, line in zip(range(100), file, strict=False):
                 try:
-                    url = orjson.loads(line)["url"]
+                    url = orjson.loads(line.removeprefix(BOM_UTF8))["url"]
                 except (orjson.JSONDecodeError, KeyError, TypeError):
                     continue
                 if isinstance(url, str):

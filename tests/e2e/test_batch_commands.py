@@ -65,7 +65,7 @@ def test_from_a_file_to_its_answers(
 def test_submitted_and_watched_until_it_fails(
     gateway: Gateway, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file.write_text(json.dumps(line(0, custom_id="")))
+    file.write_text("\ufeff" + json.dumps(line(0, custom_id="")))
     assert status(gateway, "submit", str(file), "--watch", "--json") == 1
     batch = json.loads(capsys.readouterr().out)
     assert batch["status"] == "failed"
