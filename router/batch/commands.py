@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -99,7 +100,7 @@ def _endpoint(path: Path) -> str:
         with path.open("rb") as file:
             for _, line in zip(range(100), file, strict=False):
                 try:
-                    url = orjson.loads(line)["url"]
+                    url = orjson.loads(line.removeprefix(BOM_UTF8))["url"]
                 except (orjson.JSONDecodeError, KeyError, TypeError):
                     continue
                 if isinstance(url, str):
@@ -124,7 +125,8 @@ def _watch(name: str, client: BatchClient, *, json: bool) -> int:
                 bar.set_postfix_str(str(error))
     _show(batch, _line(batch), json=json)
     for wrong in ((batch.get("errors") or {}).get("data") or [])[:5]:
-        print(f"line {wrong['line']}: {wrong['message']}", file=sys.stderr)
+        where = "" if wrong["line"] is None else f"line {wrong['line']}: "
+        print(where + wrong["message"], file=sys.stderr)
     if batch["error_file_id"] is not None:
         print(f"makespan batch results {name} --errors has what failed", file=sys.stderr)
     return int(batch["status"] != "completed")

@@ -112,7 +112,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     endpoints: dict[str, Endpoint] = {}  # of lines of batches, by path
     watches = Watches(workers, connections)
-    batches = batch_service(settings, endpoints, keys, workers, accounts, drain, metrics)
+    batches = batch_service(settings, endpoints, keys, workers, names, accounts, drain, metrics)
     frames = Frames(
         workers,
         watches,
@@ -290,7 +290,11 @@ def _lifespan(
         gc.freeze()  # what was imported will not be garbage: collections need not look at it
         gc.set_threshold(GC_ALLOCATIONS, 20, 50)
         if batches is not None:
-            await batches.start()
+            try:
+                await batches.start()
+            except BadSettings as error:
+                log.critical("batches cannot be kept so", extra={"why": str(error)})
+                drain.fail()
         yield
         events.stop()
         if batches is not None:

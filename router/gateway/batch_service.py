@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from starlette.responses import Response
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Keys
 from router.gateway.batches.inside import Endpoint
+from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.http.drain import Drain
@@ -36,11 +38,23 @@ if TYPE_CHECKING:
 LINES_AHEAD = 0.25
 
 
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What a worker may be asked for, by all names."""
+
+    worker: Worker
+    names: ModelNames
+
+    def __contains__(self, name: object) -> bool:
+        return any(model in self.worker.models for model in self.names.meant(str(name)))
+
+
 def batch_service(
     settings: GatewaySettings,
     endpoints: Mapping[str, Endpoint],
     keys: Keys | None,
     workers: Workers,
+    names: ModelNames,
     accounts: Accounts,
     drain: Drain,
     metrics: GatewayMetrics,
@@ -67,17 +81,17 @@ def batch_service(
     def seconds(work: Work) -> float:
         made, each = work.made, int(work.prompt_tokens / work.requests)
         if made is None:
-            made = accounts.lengths(work.model, each, work.limit, work.tenant).mean
-        able = [worker for worker in workers.available() if work.model in worker.models]
+            made = lengths(work.model, each, work.limit, work.tenant).tokens
+        able = [worker for worker in workers.available() if work.model in _Served(worker, names)]
         speed = FleetSpeed.of((worker.cost, worker.slots) for worker in able)
         return speed.seconds(work.requests, work.prompt_tokens, work.requests * made)
 
     def see() -> Seen[Worker]:
         able, now = workers.available(), time.monotonic()
-        return Seen(able, [one.view(now) for one in able], [one.models for one in able])
+        return Seen(able, [one.view(now) for one in able], [_Served(one, names) for one in able])
 
     def lengths(model: str, prompt_tokens: int, limit: int, tenant: str) -> Length:
-        found = accounts.lengths(model, prompt_tokens, limit, tenant)
+        found = accounts.lengths(names.meant(model)[0], prompt_tokens, limit, tenant)
         return Length(found.mean, found.overrun)
 
     return Service(

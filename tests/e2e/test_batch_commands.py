@@ -65,12 +65,22 @@ def test_from_a_file_to_its_answers(
 def test_submitted_and_watched_until_it_fails(
     gateway: Gateway, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file.write_text(json.dumps(line(0, custom_id="")))
+    file.write_text("\ufeff" + json.dumps(line(0, custom_id="")))
     assert status(gateway, "submit", str(file), "--watch", "--json") == 1
     batch = json.loads(capsys.readouterr().out)
     assert batch["status"] == "failed"
     assert status(gateway, "results", batch["id"]) == 1
     assert "has no answers: it is failed" in capsys.readouterr().err
+
+
+def test_one_without_lines_fails_and_says_so(
+    gateway: Gateway, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text("\ufeff\n")
+    submit = ("submit", str(file), "--endpoint", "/v1/completions", "--watch")
+    assert status(gateway, *submit) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert "The file has no lines: it must have a request in each." in told
 
 
 @pytest.mark.parametrize(

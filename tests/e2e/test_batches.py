@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
+from router.gateway.batches.database import FILE
 from router.settings.keys import Key, hash_of
 from tests import http
 from tests.e2e.batch_gateway import ENDPOINT, MODEL, Gateway, agents, check, line
@@ -245,6 +248,36 @@ def test_a_gateway_without_them_says_how_to_have_them(workers: list[str]) -> Non
             answer = http.get(url + path)
             assert answer.status_code == 404
             assert "--data DIR" in answer.json()["error"]["message"]
+
+
+def test_one_whose_database_is_of_a_later_version_ends_and_says_so(
+    workers: list[str], tmp_path: Path
+) -> None:
+    with Gateway(workers, str(tmp_path)):
+        pass
+    with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as later:
+        later.execute("UPDATE alembic_version SET version_num = '9999'")
+    flags = ("--worker", workers[0], "--port", "0", "--data", str(tmp_path))
+    with Process("gateway", *flags) as process:
+        process.wait_for(r"(of a later version)")
+        eventually(lambda: process.process.poll() is not None)
+        assert process.process.returncode == 1
+
+
+def test_lines_for_another_name_of_a_model_are_planned_too(
+    workers: list[str], tmp_path: Path
+) -> None:
+    with Gateway(workers, str(tmp_path), "--alias", f"chat={MODEL}") as gateway:
+        body = line(0, tokens=1500)["body"] | {"model": "chat"}
+        name = gateway.create([line(k, body=body) for k in range(2000)])
+
+        def planned() -> bool:
+            told = http.get(f"{gateway.url}/v1/batches/{name}").json()["makespan"]
+            return "planned_finish_s" in told
+
+        eventually(planned, "a plan")
+        gateway.client.batches.cancel(name)
+        assert gateway.ended(name).status == "cancelled"
 
 
 def test_what_is_stored_is_bounded_and_what_has_ended_goes_with_time(

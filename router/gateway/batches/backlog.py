@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 from sqlalchemy import func, select
 
@@ -33,7 +34,7 @@ CLEAN_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Lines of one batch that are left, and their prompts' tokens.
+    """Lines of one batch and model that are left, and their prompts' tokens.
 
     Attributes:
         made: output tokens of one line of it that has ended, in the mean; None: none has.
@@ -93,6 +94,7 @@ class Backlog:
         asked = (
             select(
                 lines.c.batch,
+                lines.c.model,
                 lines.c.state,
                 func.count(),
                 func.sum(lines.c.length),
@@ -100,20 +102,25 @@ class Backlog:
                 func.sum(lines.c.output_tokens),
             )
             .where(lines.c.batch.in_(list(self._runner.open)))
-            .group_by(lines.c.batch, lines.c.state)
+            .group_by(lines.c.batch, lines.c.model, lines.c.state)
         )
         async with self._database.read() as connection:
             rows = (await connection.execute(asked)).all()
+        found: dict[tuple[str, str | None], dict[int, list[Any]]] = {}
+        for name, model, state, *figures in rows:
+            found.setdefault((name, model), {})[state] = figures
         works = []
-        for name, batch in self._runner.open.items():
-            mine = {state: figures for of, state, *figures in rows if of == name}
+        for (name, model), mine in found.items():
+            batch = self._runner.open.get(name)
             left = [mine[state] for state in (Line.WAITING, Line.RUNNING) if state in mine]
             n = sum(figures[0] for figures in left)
-            if not n:
+            if not n or batch is None:
                 continue
             prompt_tokens = sum(int(figures[1]) for figures in left) / BYTES_PER_TOKEN
             limit = sum(int(figures[2]) for figures in left) // n
             done = mine.get(Line.DONE)
             made = int(done[3]) / done[0] if done else None
-            works.append(Work(batch.model or "", batch.tenant, n, prompt_tokens, made, limit))
+            works.append(
+                Work(model or batch.model or "", batch.tenant, n, prompt_tokens, made, limit)
+            )
         return works

@@ -22,7 +22,7 @@ from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.gateway.batches.database import Database
-from router.gateway.batches.files import STATES, Found, not_found, page
+from router.gateway.batches.files import STATES, Found, find, not_found, page
 from router.gateway.batches.lines import TOGETHER, Counts, count
 from router.gateway.batches.results import Problem, failed_line
 from router.gateway.batches.tables import OPEN, Line, Status, batches, files, lines
@@ -48,8 +48,13 @@ class Batches:
         window: tuple[str, float],
         metadata: dict[str, str] | None,
     ) -> Found:
-        """A new one; `window` is how long it may take, as it was said and in seconds."""
+        """A new one; `window` is how long it may take, as it was said and in seconds.
+
+        Raises:
+            RequestError: 404 if its tenant has no such file.
+        """
         async with self._database.write() as connection:
+            await find(connection, files, file, tenant, lock=True)
             now = await self._database.now(connection)
             row: dict[str, Any] = {
                 "id": f"batch_{secrets.token_hex(12)}",
@@ -182,13 +187,15 @@ class Batches:
 
     async def expire(self, batch: Found) -> int:
         """Give some of those left of an expired one their error; how many: `TOGETHER`, or all."""
+        left = lines.c.state < Line.DONE
         asked = (
             select(lines.c.number, lines.c.custom_id)
-            .where(lines.c.batch == batch.id, lines.c.state.in_((Line.WAITING, Line.RUNNING)))
+            .where(lines.c.batch == batch.id, left)
             .limit(TOGETHER)
         )
         one = update(lines).where(lines.c.batch == batch.id, lines.c.number == bindparam("at"))
-        over = one.values(state=Line.EXPIRED, owner=None, result=bindparam("told"))
+        # Some may have ended since they were looked at: their results stay.
+        over = one.where(left).values(state=Line.EXPIRED, owner=None, result=bindparam("told"))
         async with self._database.write() as connection:
             rows = [
                 {"at": n, "told": failed_line(batch.id, n, custom_id, EXPIRED)}

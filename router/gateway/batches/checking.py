@@ -2,7 +2,8 @@
 
 Rules:
 - a file that is no lines of text is refused as it comes (`FileCheck`), with the line where it ends
-  to be one; nothing of it is kept;
+  to be one; nothing of it is kept. Blank lines count for nothing, however many there are, nor does
+  a byte order mark at the beginning;
 - a line that is no request of the batch's endpoint (`LineCheck`) is one error of the error file,
   under its number, and all the others are run;
 - neither holds up the event loop: a file is looked at as it comes, lines some hundred at a time in
@@ -12,7 +13,8 @@ Rules:
 from __future__ import annotations
 
 import codecs
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -29,6 +31,12 @@ from solver.routing.prefixes import id_blocks, text_blocks
 MOST_LINES = 50_000
 MOST_BYTES = 200 << 20
 LONGEST_ID = 512
+# Of a batch that are told apart in plans; lines of others are planned for its first.
+MOST_MODELS = 16
+# Of a line that is not blank, from its first character on.
+_FILLED = re.compile(rb"\S[^\n]*")
+# A line's number in its file, its place there in bytes, and itself.
+Raw = tuple[int, int, bytes]
 # By endpoint, how its prompts are read; of what is not planned nobody reads them.
 ENDPOINTS: Mapping[str, Api | None] = {
     **{api.path: api for api in APIS if api.path != "/v1/messages"},
@@ -56,12 +64,14 @@ class FileCheck:
         if self.size > MOST_BYTES:
             _refuse(f"The file is over the limit of {MOST_BYTES >> 20} MiB.", "file_too_large", 413)
         self._look(data, last)
-        first, *others = data.split(b"\n")
+        first, newline, others = data.partition(b"\n")
         self._grow(first)
-        for part in others:
+        if newline:
             self._end()
-            self._number, self._length, self._filled = self._number + 1, 0, False
-            self._grow(part)
+            whole, newline, rest = others.rpartition(b"\n")
+            if newline:
+                self._add(whole)
+            self._grow(rest)
         if last:
             self._end()
             if not self.lines:
@@ -86,9 +96,33 @@ class FileCheck:
             _refuse(message, "line_too_long", 413)
 
     def _end(self) -> None:
-        self.lines += self._filled
+        self._number, self._length = self._number + 1, 0
+        self._count(self._filled)
+        self._filled = False
+
+    def _add(self, whole: bytes) -> None:
+        """Lines that begin and end here, all at once: there may be as many as bytes."""
+        if len(whole) > self._most_line:
+            for line in whole.split(b"\n"):
+                self._grow(line)
+                self._end()
+            return
+        self._number += whole.count(b"\n") + 1
+        self._count(len(_FILLED.findall(whole)))
+
+    def _count(self, more: int) -> None:
+        self.lines += more
         if self.lines > MOST_LINES:
             _refuse(f"The file has more than {MOST_LINES} lines.", "too_many_lines", 413)
+
+
+def filled(text: bytes, number: int, offset: int) -> Iterator[Raw]:
+    """The lines of a part of a file that are not blank; its first has this number and place."""
+    at = 0 if offset or not text.startswith(codecs.BOM_UTF8) else len(codecs.BOM_UTF8)
+    for found in _FILLED.finditer(text, at):
+        number += text.count(b"\n", at, found.start())
+        at = found.start()
+        yield number, offset + at, found[0]
 
 
 def _refuse(message: str, code: str, status: int = 400) -> None:
@@ -104,16 +138,20 @@ class Checked:
     """A line that has been looked at: as a row of `lines`, and what is wrong with it, if it is."""
 
     row: dict[str, Any]
-    model: str
     problem: Problem | None
 
 
 class LineCheck:
-    """Of one batch: no two of its lines have the same custom id."""
+    """Of one batch: no two of its lines have the same custom id.
+
+    Attributes:
+        models: those of its lines that are good, the first `MOST_MODELS` of them.
+    """
 
     def __init__(self, batch: str, endpoint: str) -> None:
         self._batch, self._endpoint = batch, endpoint
         self._ids: set[str] = set()
+        self.models: list[str] = []
 
     def check(self, number: int, offset: int, length: int, raw: bytes) -> Checked:
         """One line, with its place in the file; of a large one, what is short of it."""
@@ -125,6 +163,7 @@ class LineCheck:
             "prefix": 0,
             "tokens": 0,
             "custom_id": "",
+            "model": None,
             "state": Line.WAITING,
             "owner": None,
             "result": None,
@@ -144,9 +183,9 @@ class LineCheck:
             self._ids.add(custom_id)
         if problem is not None:
             told = failed_line(self._batch, number, row["custom_id"] or None, problem)
-            return Checked(row | {"state": Line.FAILED, "result": told}, "", problem)
+            return Checked(row | {"state": Line.FAILED, "result": told}, problem)
         row |= self._outline(data["body"], length)
-        return Checked(row, data["body"]["model"], None)
+        return Checked(row | {"model": self._other(data["body"]["model"])}, None)
 
     def _problem(self, data: Any) -> Problem | None:  # noqa: ANN401
         """The first that is wrong with a line."""
@@ -185,6 +224,12 @@ class LineCheck:
             if not good:
                 return Problem(code, f"'{field}' {what}.", field)
         return None
+
+    def _other(self, model: str) -> str | None:
+        """What it is planned for, if that is not the batch's own."""
+        if model not in self.models and len(self.models) < MOST_MODELS:
+            self.models.append(model)
+        return model if model in self.models[1:] else None
 
     def _outline(self, body: dict[str, Any], size: int) -> dict[str, int]:
         """How its prompt begins, and how much it asks for."""

@@ -123,6 +123,12 @@ class Database:
         if not self.opened:
             raise StoreLost("it has not been reached yet")
 
+    async def alone(self, connection: AsyncConnection, name: str) -> None:
+        """Nobody else who asks for this name goes on before this transaction ends."""
+        if not self.is_sqlite:  # there only one writes at a time
+            key = func.hashtextextended(name, _LOCK)
+            await connection.execute(select(func.pg_advisory_xact_lock(key)))
+
     async def now(self, connection: AsyncConnection) -> float:
         """Unix time in seconds."""
         if self.is_sqlite:

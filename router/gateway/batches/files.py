@@ -22,7 +22,8 @@ from router.gateway.batches.tables import OPEN, Line, batches, chunks, files, li
 from router.http.errors import RequestError
 
 CHUNK = 256 << 10  # bytes
-PAGE = 256  # results read at once
+# Results read at once: so many bytes of them, or one; and no more than so many.
+PIECE, PAGE = 1 << 20, 256
 # Chunks of input files that are kept at hand: lines are sent one by one, and mostly in order.
 KEPT = 32
 # Of lines whose results a batch's two files have.
@@ -90,6 +91,8 @@ class Files:
             RequestError: 413 if its tenant has not so many bytes left.
         """
         async with self._database.write() as connection:
+            if self._most_bytes:
+                await self._database.alone(connection, tenant)
             await self._check_quota(connection, tenant, size)
             now = await self._database.now(connection)
             values = {
@@ -109,7 +112,7 @@ class Files:
             RequestError: 404 if it has none of that name.
         """
         async with self._database.read() as connection:
-            return await _find(connection, files, name, tenant)
+            return await find(connection, files, name, tenant)
 
     async def list(
         self, tenant: str, after: str | None, limit: int, purpose: str | None, *, ascending: bool
@@ -128,7 +131,7 @@ class Files:
             RequestError: if the tenant has none of that name, or a batch needs it.
         """
         async with self._database.write() as connection:
-            found = await _find(connection, files, name, tenant)
+            found = await find(connection, files, name, tenant, lock=True)
             used = select(batches.c.id).where(
                 batches.c.input_file == name, batches.c.status.in_(OPEN)
             )
@@ -149,23 +152,29 @@ class Files:
             await connection.execute(delete(files).where(files.c.id == name, files.c.ready == 0))
 
     async def content(self, found: Found) -> AsyncIterator[bytes]:
-        """All of it, in pieces; each is read when it is asked for, so no transaction lasts."""
-        last = -1
-        column, number = (
-            (chunks.c.data, chunks.c.number)
+        """All of it, in pieces; each is read when it is asked for, so no transaction lasts.
+
+        Raises:
+            RequestError: 404 if it is deleted meanwhile.
+        """
+        data, number, where = (
+            (chunks.c.data, chunks.c.number, [chunks.c.file == found.id])
             if found.batch is None
-            else (lines.c.result, lines.c.number)
+            else (lines.c.result, lines.c.number, _results(found))
         )
-        where = [chunks.c.file == found.id] if found.batch is None else _results(found)
-        limit = 1 if found.batch is None else PAGE
-        while True:
-            asked = select(number, column).where(*where, number > last)
+        last, left = -1, found.bytes
+        while left > 0:
+            next_ones = select(number, func.length(data)).where(*where, number > last)
             async with self._database.read() as connection:
-                rows = (await connection.execute(asked.order_by(number).limit(limit))).all()
-            if not rows:
-                return
-            last = rows[-1][0]
-            yield b"".join(row[1] for row in rows)
+                sizes = await connection.execute(next_ones.order_by(number).limit(PAGE))
+                end = _piece_end([(row[0], row[1]) for row in sizes])
+                if end is None:
+                    raise not_found(files, found.id)
+                asked = select(data).where(*where, number > last, number <= end)
+                rows = (await connection.execute(asked.order_by(number))).scalars().all()
+            piece = b"".join(rows)
+            last, left = end, left - len(piece)
+            yield piece
 
     async def read(self, name: str, offset: int, length: int) -> bytes:
         """Some bytes of an input file."""
@@ -187,6 +196,17 @@ class Files:
         return data
 
 
+def _piece_end(sizes: Sequence[tuple[int, int]]) -> int | None:
+    """Of rows' numbers and sizes, up to which number they make up a piece; None: there are none."""
+    last, total = None, 0
+    for number, size in sizes:
+        total += size
+        if last is not None and total > PIECE:
+            break
+        last = number
+    return last
+
+
 def _results(found: Found) -> list[ColumnElement[bool]]:
     return [
         lines.c.batch == found.batch,
@@ -195,8 +215,17 @@ def _results(found: Found) -> list[ColumnElement[bool]]:
     ]
 
 
-async def _find(connection: AsyncConnection, table: Table, name: str, tenant: str) -> Found:
+async def find(
+    connection: AsyncConnection, table: Table, name: str, tenant: str, *, lock: bool = False
+) -> Found:
+    """A tenant's file or batch; `lock`: nobody removes it or adds to it before this one ends.
+
+    Raises:
+        RequestError: 404 if it has none of that name.
+    """
     asked = select(table).where(table.c.id == name, table.c.tenant == tenant)
+    if lock:
+        asked = asked.with_for_update()
     if table is files:
         asked = asked.where(files.c.ready == 1)
     found = (await connection.execute(asked)).one_or_none()
@@ -229,7 +258,7 @@ async def page(
     at = tuple_(table.c.created_at, table.c.id)
     asked = select(table).where(table.c.tenant == tenant, *also)
     if after is not None:
-        found = await _find(connection, table, after, tenant)
+        found = await find(connection, table, after, tenant)
         last = tuple_(found.created_at, found.id)
         asked = asked.where(at > last if ascending else at < last)
     columns = (table.c.created_at, table.c.id)

@@ -5,7 +5,9 @@ So they are admitted, planned, tried again, accounted and explained like all oth
 
 - 408, 429 and 503 say "not now": the line asks again, once `Retry-After` is over, as long as its
   batch lasts;
-- 500, 502 and 504 are asked again `TRIES` times in all, as a request may be what breaks an engine;
+- 500, 502 and 504, and a 2xx that is no JSON object, are asked again, `TRIES` times in all, as a
+  request may be what breaks an engine;
+- one that goes on after `MOST_ANSWER` bytes is read no further: it is an error;
 - everything else is the line's answer.
 """
 
@@ -18,8 +20,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from router.gateway.batches.results import read
 from router.http.asgi import BODY, Direct, Message, Receive, Scope, Send
-from router.http.errors import Headers, RouterError, error_body
+from router.http.errors import Headers, RequestError, RouterError, error_body
 from router.wire import PRIORITY, REQUEST_ID, TENANT
 from solver.batching.priority import Priority
 
@@ -28,6 +31,8 @@ log = logging.getLogger(__name__)
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 TRIES = 3
+# Databases take a gigabyte, and it is in memory some times over until it is there.
+MOST_ANSWER = 128 << 20
 NOT_NOW = frozenset((408, 429, 503))
 BROKEN = frozenset((500, 502, 504))
 # Before the next try, seconds: what nobody has said, and the most that somebody may.
@@ -53,12 +58,17 @@ class Asked:
 
 
 class Answer(Direct):
-    """Takes an answer in, in the place of a client's connection."""
+    """Takes an answer in, in the place of a client's connection.
+
+    Attributes:
+        told: what it says, once all of it is there; None: it is no JSON object.
+    """
 
     def __init__(self) -> None:
         self.status, self.headers, self.body = 0, Headers(), bytearray()
+        self.told: dict[str, Any] | None = None
         self._callback: Callable[[], None] | None = None
-        self._left = False
+        self._left = self.too_large = False
 
     def start(self, status: int, headers: Headers) -> None:
         """Part of `Responder`."""
@@ -66,7 +76,12 @@ class Answer(Direct):
 
     def write(self, data: bytes) -> None:
         """Part of `Responder`."""
+        if self._left:
+            return
         self.body += data
+        if len(self.body) > MOST_ANSWER:
+            self.too_large = True
+            self.leave()
 
     def end(self) -> None:
         """Part of `Responder`."""
@@ -94,6 +109,12 @@ class Answer(Direct):
         if callback is not None:
             callback()
 
+    def is_broken(self) -> bool:
+        """Whether it says that its engine is, or says nothing."""
+        if 200 <= self.status < 300:
+            return self.told is None
+        return self.status in BROKEN or not self.status
+
     def pause_s(self) -> float:
         """Until the next try."""
         told = next((value for name, value in self.headers if name == b"retry-after"), b"")
@@ -102,13 +123,21 @@ class Answer(Direct):
 
 
 async def ask(endpoint: Endpoint, asked: Asked) -> Answer:
-    """Ask until it is answered."""
+    """Ask until it is answered.
+
+    Raises:
+        RequestError: if its answer is too large.
+    """
     tries = 0
     while True:
         answer = await _ask_once(endpoint, asked)
-        tries += answer.status in BROKEN or not answer.status
-        again = answer.status in NOT_NOW or (answer.status in BROKEN and tries < TRIES)
-        if not again:
+        if answer.too_large:
+            message = f"The answer is over the limit of {MOST_ANSWER >> 20} MiB."
+            raise RequestError(message, code="answer_too_large")
+        answer.told = read(answer.body)
+        broken = answer.is_broken()
+        tries += broken
+        if not (answer.status in NOT_NOW or (broken and tries < TRIES)):
             return answer
         await asyncio.sleep(answer.pause_s())
 

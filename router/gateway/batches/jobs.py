@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from router.gateway.batches.batches import MOST_ERRORS, Batches
-from router.gateway.batches.checking import Checked, LineCheck
+from router.gateway.batches.checking import Checked, LineCheck, Raw, filled
 from router.gateway.batches.database import Database
 from router.gateway.batches.files import Files, Found
 from router.gateway.batches.lines import TOGETHER
@@ -19,8 +19,6 @@ from router.observe.metrics import GatewayMetrics
 
 # Of lines looked at in one go in a thread, bytes: while it is in one line, the loop waits for it.
 SLICE = 128 << 10
-# A line's number in its file, its place there in bytes, and itself.
-Raw = tuple[int, int, bytes]
 
 
 class Jobs:
@@ -36,18 +34,20 @@ class Jobs:
         """Look at all of its lines."""
         if not await self._batches.restart(batch.id, owner):
             return
-        looks, total, model = LineCheck(batch.id, batch.endpoint), 0, ""
+        looks, total = LineCheck(batch.id, batch.endpoint), 0
         errors: list[dict[str, Any]] = []
         async for slice_ in slices(self._lines(batch)):
             found = await look(looks, batch.id, slice_)
             if not await self._batches.add(batch.id, owner, [one.row for one in found]):
                 return
             total += len(found)
-            model = model or next((one.model for one in found if one.model), "")
             errors += [_told(one) for one in found if one.problem][: MOST_ERRORS - len(errors)]
             bad = sum(one.problem is not None for one in found)
             self._metrics.batch_lines.labels("waiting").inc(len(found) - bad)
             self._metrics.batch_lines.labels("failed").inc(bad)
+        if not total:
+            raise RequestError("The file has no lines: it must have a request in each.")
+        model = looks.models[0] if looks.models else ""
         await self._batches.checked(batch.id, owner, total, model, errors)
 
     async def finish(self, batch: Found) -> None:
@@ -63,15 +63,24 @@ class Jobs:
     async def _lines(self, batch: Found) -> AsyncIterator[Raw]:
         """Those of its file that are not blank."""
         found = await self._files.get(batch.input_file, batch.tenant)
-        number, offset, rest = 1, 0, b""
-        async for data in self._files.content(found):
-            *ended, rest = (rest + data).split(b"\n")
-            for line in ended:
-                if line.strip():
-                    yield number, offset, line
-                number, offset = number + 1, offset + len(line) + 1
-        if rest.strip():
-            yield number, offset, rest
+        async for line in lines_of(self._files.content(found)):
+            yield line
+
+
+async def lines_of(content: AsyncIterator[bytes]) -> AsyncIterator[Raw]:
+    """The lines of a file that are not blank, however its content comes."""
+    number, offset, held = 1, 0, list[bytes]()  # of a line that has not ended
+    async for data in content:
+        whole, newline, rest = data.rpartition(b"\n")
+        if newline:
+            text = b"".join((*held, whole))
+            for line in filled(text, number, offset):
+                yield line
+            number, offset = number + text.count(b"\n") + 1, offset + len(text) + 1
+            held = []
+        held.append(rest)
+    for line in filled(b"".join(held), number, offset):
+        yield line
 
 
 async def slices(lines: AsyncIterator[Raw]) -> AsyncIterator[list[Raw]]:
@@ -101,7 +110,7 @@ async def look(looks: LineCheck, batch: str, slice_: list[Raw]) -> list[Checked]
         problem = Problem(error.code or "request_too_large", str(error))
         row = looks.check(number, at, len(raw), b"null").row
         told = failed_line(batch, number, None, problem)
-        return [Checked(row | {"state": Line.FAILED, "result": told}, "", problem)]
+        return [Checked(row | {"state": Line.FAILED, "result": told}, problem)]
     return [looks.check(number, at, len(raw), short)]
 
 

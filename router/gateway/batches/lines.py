@@ -4,7 +4,9 @@ Rules:
 - a line is run by whoever has claimed it, and its result counts only as long as it still has it: so
   each has one result, whoever dies or is late;
 - whoever runs lines is heard of every `BEAT_S`; who has not been for `LEASE_S` loses them to the
-  first who looks.
+  first who looks, also when the clock has been set back meanwhile;
+- of a batch that is not in progress nothing is claimed, and it stays in progress while somebody
+  claims: so nothing of one that has ended is running.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.gateway.batches.tables import Line, Status, batches, lines, runners
@@ -35,7 +37,7 @@ class Waiting:
         prefix: the same for lines whose prompts begin alike; 0: like nobody else's.
         tokens: most output tokens that it asks for; 0: unlimited.
         expires_s: Unix time at which its batch ends.
-        model, tenant: what its batch asks for, and for whom.
+        model, tenant: what it asks for, and for whom.
     """
 
     batch: str
@@ -92,12 +94,14 @@ async def join(connection: AsyncConnection, owner: str, now: float) -> None:
 
 async def take_over(connection: AsyncConnection, now: float) -> int:
     """Lines of those who have not been heard of wait again; how many."""
-    living = select(runners.c.id).where(runners.c.until > now)
+    # Nobody's lease is longer than one: what seems so was given before the clock was set back.
+    lives = and_(runners.c.until > now, runners.c.until <= now + 2 * LEASE_S)
+    living = select(runners.c.id).where(lives)
     lost = update(lines).where(lines.c.owner.is_not(None), lines.c.owner.not_in(living))
     found = (await connection.execute(lost.values(state=Line.WAITING, owner=None))).rowcount
     gone = update(batches).where(batches.c.owner.is_not(None), batches.c.owner.not_in(living))
     await connection.execute(gone.values(owner=None))
-    await connection.execute(delete(runners).where(runners.c.until <= now))
+    await connection.execute(delete(runners).where(~lives))
     return found
 
 
@@ -116,11 +120,15 @@ async def claim(
     got: dict[tuple[str, int], str] = {}
     for batch in dict.fromkeys(one.batch for one in wanted):
         numbers = [one.number for one in wanted if one.batch == batch]
-        runs = exists().where(batches.c.id == batch, batches.c.status == Status.IN_PROGRESS)
+        runs = select(batches.c.id).where(
+            batches.c.id == batch, batches.c.status == Status.IN_PROGRESS
+        )
+        if (await connection.execute(runs.with_for_update(read=True))).scalar() is None:
+            continue
         free = (
             select(lines.c.number)
             .where(lines.c.batch == batch, lines.c.number.in_(numbers))
-            .where(lines.c.state == Line.WAITING, runs)
+            .where(lines.c.state == Line.WAITING)
             .with_for_update(skip_locked=True)  # others are claiming those; SQLite has no such
         )
         mine = (await connection.execute(free)).scalars().all()
@@ -202,16 +210,21 @@ async def waiting(
     model: str = "",
     tenant: str = "",
 ) -> list[Waiting]:
-    """The next lines of a batch that wait, by their numbers; at most `TOGETHER`."""
-    more = expires_s, model, tenant
+    """The next lines of a batch that wait, by their numbers; at most `TOGETHER`.
+
+    `model` is that of those that have none of their own.
+    """
     columns = (lines.c.number, lines.c.offset, lines.c.length, lines.c.prefix, lines.c.tokens)
     asked = (
-        select(*columns)
+        select(*columns, lines.c.model)
         .where(lines.c.batch == batch, lines.c.state == Line.WAITING, lines.c.number > after)
         .order_by(lines.c.number)
         .limit(TOGETHER)
     )
-    return [Waiting(batch, *row, *more) for row in await connection.execute(asked)]
+    return [
+        Waiting(batch, *row[:5], expires_s, row.model or model, tenant)
+        for row in await connection.execute(asked)
+    ]
 
 
 async def count(connection: AsyncConnection, names: Sequence[str]) -> dict[str, Counts]:

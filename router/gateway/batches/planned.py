@@ -119,11 +119,11 @@ class Planned(Generic[W]):
         self._plan_found: BulkPlan | None = None
         self._backlog: Backlog[_Line] = Backlog(weight)
         self._prefixes: dict[str, set[int]] = {}
-        self._kinds: dict[tuple[str, int, int | None, int], Kind] = {}
+        self._kinds: dict[tuple[str, str, int, int | None, int], Kind] = {}
         self._workers: list[W] = []
         self._at: dict[tuple[str, int], tuple[W, _Line]] = {}  # lines given, and to whom
         self._given: Counter[int] = Counter()  # by worker, by its identity
-        self._offset_s = time.time() - clock()  # from the clock to Unix time
+        self._due: dict[str, float] = {}  # by batch, when it ends, by the clock
 
     def add(self, lines: Sequence[Waiting]) -> None:
         """Part of `Order`."""
@@ -171,6 +171,7 @@ class Planned(Generic[W]):
         """Part of `Order`."""
         self._backlog.drop(batch)
         self._prefixes.pop(batch, None)
+        self._due.pop(batch, None)
         self._kinds = {key: kind for key, kind in self._kinds.items() if kind.batch != batch}
 
     def waiting(self, batch: str) -> int:
@@ -242,18 +243,19 @@ class Planned(Generic[W]):
         tokens = max(1, (line.length - AROUND_BYTES) / BYTES_PER_TOKEN)
         size, prefix = int(A_OCTAVE * log2(tokens)), self._beginning(line)
         limit = 0 if not line.tokens else EDGES[bin_of(line.tokens)]
-        key = line.batch, size, prefix, limit
+        key = line.batch, line.model, size, prefix, limit
         if key not in self._kinds and len(self._kinds) >= MOST_KINDS:
-            key = line.batch, A_OCTAVE * int(log2(tokens)), None, 0  # roughly, then
+            key = line.batch, line.model, A_OCTAVE * int(log2(tokens)), None, 0  # roughly, then
         kind = self._kinds.get(key)
         if kind is None:
-            kind = self._kinds[key] = self._new_kind(line, *key[1:])
+            kind = self._kinds[key] = self._new_kind(line, *key[2:])
         return kind
 
     def _new_kind(self, line: Waiting, size: int, prefix: int | None, limit: int) -> Kind:
         about = max(1, round(2 ** ((size + 0.5) / A_OCTAVE)))
         shared = 0 if prefix is None else min(BLOCK_TOKENS, about - 1)
-        due_s = line.expires_s - self._offset_s
+        # By what the time is when it comes: clocks are set, and machines sleep.
+        due_s = self._due.setdefault(line.batch, line.expires_s - time.time() + self._clock())
         label = Label(size, limit)
         return Kind(line.batch, about, due_s, prefix, shared, line.model, line.tenant, label)
 

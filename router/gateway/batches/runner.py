@@ -30,10 +30,11 @@ from router.gateway.batches.jobs import Jobs
 from router.gateway.batches.lines import BEAT_S, Counts
 from router.gateway.batches.order import Order
 from router.gateway.batches.tables import Line, Status
-from router.gateway.batches.under_way import UnderWay
+from router.gateway.batches.under_way import UnderWay, end
 from router.http.drain import Drain
 from router.http.errors import RequestError
 from router.observe.metrics import GatewayMetrics
+from router.settings.base import BadSettings
 
 log = logging.getLogger(__name__)
 
@@ -128,12 +129,14 @@ class Runner:
 
     def _pause(self, error: Exception) -> None:
         if self.paused is None:
-            if isinstance(error, StoreLost):
-                log.warning("batches pause", extra={"why": error.why})
+            if isinstance(error, StoreLost | BadSettings):
+                why = error.why if isinstance(error, StoreLost) else str(error)
+                log.warning("batches pause", extra={"why": why})
             else:
                 log.error("batches pause, by a defect", exc_info=error)
             self._metrics.batch_paused.set(1)
-        self.paused = str(error) if isinstance(error, StoreLost) else "internal error; see the log"
+        known = isinstance(error, StoreLost)
+        self.paused = str(error) if known else "This gateway cannot run them; its log says why."
 
     async def _turn(self) -> None:
         self._wake.clear()
@@ -292,7 +295,7 @@ class Runner:
                     await asyncio.wait(self._under_way.running.values())
         tasks = [*self._under_way.running.values(), *self._jobs.values()]
         for task in tasks:
-            task.cancel()
+            end(task)
         self._over = True  # the loop ends by itself: not in the midst of a transaction
         self._wake.set()
         await asyncio.gather(*tasks, *filter(None, [self._task]), return_exceptions=True)

@@ -121,6 +121,7 @@ lines = Table(
     Column("prefix", BigInteger, nullable=False),  # the same where prompts begin alike
     Column("tokens", Integer, nullable=False),  # most output tokens that it asks for, 0: unlimited
     Column("custom_id", Text, nullable=False),
+    Column("model", Text),  # that it is planned for, where it is not its batch's
     Column("state", Integer, nullable=False),
     Column("owner", String(64)),  # the runner that has it
     Column("result", LargeBinary),  # a line of the output or error file

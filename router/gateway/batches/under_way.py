@@ -25,6 +25,12 @@ PAUSE_S = 0.5
 Place = tuple[str, int]
 
 
+def end(task: asyncio.Task[None]) -> None:
+    """Cancel it once: whoever is told again does not end what it has begun in good order."""
+    if not task.cancelling():
+        task.cancel()
+
+
 class UnderWay:
     """See the module; `ended` hears of each end, `lost` of a database that is lost meanwhile.
 
@@ -62,7 +68,7 @@ class UnderWay:
         """End those of a batch, without a result."""
         for place, task in self.running.items():
             if place[0] == batch:
-                task.cancel()
+                end(task)
 
     def _end(self, line: Waiting, task: asyncio.Task[None]) -> None:
         self._order.lost(line)  # if it was cancelled: it has not ended
@@ -88,10 +94,11 @@ class UnderWay:
             body = body_of(await self._raw(line, batch))
             scope = self._rights(batch.key, tenant) | {NEAR: self._order.worker(line)}
             asked = Asked(name, batch.endpoint, body, tenant, scope)
+            answer = await ask(self._endpoint(batch.endpoint), asked)
         except RequestError as error:
             return refused(line.batch, line.number, custom_id, error)
-        answer = await ask(self._endpoint(batch.endpoint), asked)
-        return answered(line.batch, line.number, custom_id, answer.status, name, bytes(answer.body))
+        body = bytes(answer.body)
+        return answered(line.batch, line.number, custom_id, answer.status, name, body, answer.told)
 
     async def _raw(self, line: Waiting, batch: Found) -> bytes:
         while True:

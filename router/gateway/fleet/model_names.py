@@ -55,6 +55,10 @@ class ModelNames:
             drawn = _drawn(others, f"{session}\0") if sum(share for _, share in others) else drawn
         return drawn, True
 
+    def meant(self, name: str) -> tuple[str, ...]:
+        """The models that a name may mean: its own, if it is no alias."""
+        return tuple(model for model, _ in self._aliases.get(name, ((name, 1.0),)))
+
     def is_plain(self, name: str) -> bool:
         """Whether it means itself."""
         return bool(name) and name not in self._aliases

@@ -5,6 +5,7 @@ Prompt tokens are counted from bytes, as the gateway does until it has learnt be
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def read_batch(path: Path, advanced: Callable[[int], None] = lambda _: None) -> 
             for number, raw in enumerate(file, 1):
                 if raw.strip():
                     try:
-                        lines.append(_line(raw))
+                        lines.append(_line(raw.removeprefix(BOM_UTF8)))
                     except (orjson.JSONDecodeError, RequestError, ValueError) as error:
                         wrong[number] = str(error)
                 advanced(file.tell() if number % 256 == 0 else 0)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from router.gateway.batches.lines import Waiting
 from router.gateway.batches.planned import MOST_KINDS, MOST_PREFIXES, Planned, Seen
@@ -126,6 +129,30 @@ def test_a_model_that_nobody_has_goes_out_to_be_refused_and_holds_up_nobody() ->
     taken = planned.take(12)
     assert [line.batch for line in taken].count("odd") == 3
     assert all(planned.worker(line) is None for line in taken if line.batch == "odd")
+
+
+def test_a_batch_is_due_by_the_time_that_it_is_when_it_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planned, now_s = order(Fleet()), time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s + 8 * 3600)  # it has slept
+    planned.add(lines(20_000))
+    planned.take(10)
+    told = planned.outlook("b")
+    assert told["late_s"] == pytest.approx(told["planned_finish_s"] - 3600, abs=1)
+
+
+def test_a_batch_for_several_models_is_planned_for_those_who_have_each() -> None:
+    fleet = Fleet()
+    fleet.models = [{"m": 1}, {"other": 1}]
+    both = order(fleet)
+    both.add(lines(50) + [replace(one, number=50 + one.number) for one in lines(20, model="other")])
+    for line in both.take(1000):
+        assert both.worker(line) == ("fast" if line.model == "m" else "slow")
+    alone = order(fleet)
+    alone.add(lines(70))
+    alone.take(1000)
+    assert both.outlook("b")["lower_bound_s"] < alone.outlook("b")["lower_bound_s"]
 
 
 def test_a_worker_gets_only_models_that_it_has_and_another_fleet_another_plan() -> None:

@@ -94,6 +94,13 @@ def test_a_line_that_is_no_request_is_left_out_and_named(
     assert BROKEN[broken] in err
 
 
+def test_a_byte_order_mark_costs_no_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = told(capsys, written(tmp_path, ["\ufeff" + line(0, "a"), line(1, "b")]))
+    assert (found["lines"], found["left_out"]) == (2, 0)
+
+
 def test_a_file_without_requests_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,16 +16,20 @@ from router.gateway.batches.checking import (
     ENDPOINTS,
     LONGEST_ID,
     MOST_LINES,
+    MOST_MODELS,
     Checked,
     FileCheck,
     LineCheck,
+    Raw,
     body_of,
 )
-from router.gateway.batches.jobs import SLICE, Raw, look, slices
+from router.gateway.batches.files import CHUNK
+from router.gateway.batches.jobs import SLICE, lines_of, look, slices
 from router.gateway.batches.lines import TOGETHER
 from router.gateway.batches.tables import Line
 from router.http.errors import RequestError
 from router.http.shorten import SMALL
+from tests.helpers import calls
 
 CHAT = "/v1/chat/completions"
 
@@ -79,6 +83,36 @@ def test_any_lines_of_text_pass_however_they_come(texts: list[str], size: int) -
     check = checked(data, size, 10**6)
     assert check.size == len(data)
     assert check.lines == 1 + sum(bool(text.encode().strip()) for text in texts)
+
+
+@pytest.mark.parametrize("text", [b"\n", b" \r\n", b"x\n" * 9 + b"\n" * 9_000])
+def test_blank_lines_cost_no_more_than_others_bytes(text: bytes) -> None:
+    data = text * (CHUNK // len(text))
+    assert calls(lambda: FileCheck(1 << 20).feed(data)) < 30
+
+
+@given(
+    st.lists(st.binary(max_size=9).map(lambda text: text.replace(b"\n", b"")), max_size=9),
+    st.integers(1, 12),
+    st.booleans(),
+)
+def test_lines_have_their_number_and_their_place_however_they_come(
+    texts: list[bytes], size: int, marked: bool
+) -> None:
+    mark = "\ufeff".encode() if marked else b""
+    data = mark + b"\n".join([b"{}", *texts])
+
+    async def content() -> AsyncIterator[bytes]:
+        for piece in pieces(data, max(size, len(mark))):
+            yield piece
+
+    async def read() -> list[Raw]:
+        return [one async for one in lines_of(content())]
+
+    expected = [(k, one.strip()) for k, one in enumerate([b"{}", *texts], 1) if one.strip()]
+    found = asyncio.run(read())
+    assert [(number, raw.strip()) for number, _, raw in found] == expected
+    assert all(data[at : at + len(raw)] == raw for _, at, raw in found)
 
 
 def test_files_over_200_mib_are_refused() -> None:
@@ -168,6 +202,16 @@ def test_lines_that_begin_alike_have_the_same_prefix_by_model() -> None:
     chats = [{"messages": [{"role": "system", "content": long}, {"role": "user", "content": t}]}
              for t in "ab"]  # fmt: skip
     assert prefix(CHAT, chats[0]) == prefix(CHAT, chats[1]) != 0
+
+
+def test_lines_are_planned_for_their_own_models_as_long_as_those_are_few() -> None:
+    looks, names = LineCheck("batch_1", CHAT), ["m", "n", "m", *map(str, range(99)), "n", "98"]
+    told = []
+    for k, name in enumerate(names):
+        raw = orjson.dumps(line(custom_id=f"{k}", body={"model": name}))
+        told.append(looks.check(1, 0, len(raw), raw).row["model"])
+    assert looks.models == ["m", "n", *map(str, range(MOST_MODELS - 2))]
+    assert told == [name if name in looks.models[1:] else None for name in names]
 
 
 def test_every_endpoint_takes_a_line_of_its_own() -> None:

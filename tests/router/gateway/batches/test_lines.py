@@ -13,6 +13,7 @@ from sqlalchemy import Connection, func, insert, select
 from router.gateway.batches import lines
 from router.gateway.batches.batches import Batches
 from router.gateway.batches.database import FILE, Database, StoreLost
+from router.gateway.batches.files import Files
 from router.gateway.batches.lines import LEASE_S, Result, Waiting
 from router.gateway.batches.order import InOrder
 from router.gateway.batches.tables import Line, Status, metadata
@@ -32,10 +33,10 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 async def batch(database: Database) -> str:
     """One whose lines wait."""
-    store = Batches(database)
-    name: str = (
-        await store.create("", "", "/v1/completions", "file-1", ("24h", 86_400.0), None)
-    ).id
+    store, files = Batches(database), Files(database)
+    file = await files.begin("", "in.jsonl")
+    await files.finish(file, "", "batch", 0, None)
+    name: str = (await store.create("", "", "/v1/completions", file, ("24h", 86_400.0), None)).id
     row = dict.fromkeys(
         ("offset", "length", "prefix", "tokens", "input_tokens", "cached_tokens", "output_tokens",
          "reasoning_tokens"), 0,
@@ -97,6 +98,19 @@ async def test_who_is_not_heard_of_loses_its_lines_and_its_late_results(
         assert len(await lines.held(connection, "living")) == 7
         asked = select(table.c.result).where(table.c.number == 1)
         assert (await connection.execute(asked)).scalar() == b"in time"
+
+
+async def test_a_clock_that_is_set_back_keeps_nothing_for_the_dead(database: Database) -> None:
+    name, back_s = await batch(database), 86_400.0
+    all_of_it = await waiting(database, name)
+    async with database.write() as connection:
+        for owner, some in (("dead", all_of_it[:5]), ("living", all_of_it[5:8])):
+            await lines.join(connection, owner, back_s)
+            await lines.claim(connection, owner, some)
+        assert await lines.take_over(connection, back_s - LEASE_S / 2) == 0  # it is no news
+        assert await lines.beat(connection, "living", 0.0)
+        assert await lines.take_over(connection, 0.0) == 5
+        assert len(await lines.held(connection, "living")) == 3
 
 
 async def test_nobody_seen_late_keeps_what_it_has(database: Database) -> None:
