@@ -88,7 +88,7 @@ class FewPairs:
         self._at_first.append(
             [
                 formulas.seconds(worker, prompt, own_s, NOTHING, NUMBERS)
-                for worker, (own_s, _, _) in zip(self._workers, self._pairs[i], strict=True)
+                for worker, (own_s, _, _, _) in zip(self._workers, self._pairs[i], strict=True)
             ]
         )
 

@@ -20,6 +20,10 @@ from solver.batching.targets import DEFAULT_TARGETS
 
 # A second without a first token counts as three: one as any other, two as it is waited blindly.
 FIRST_TOKEN = 2.0
+# Who misses a target has lost more than the second by which he misses it: with so much of its price
+# at the limit, a stall of an eighth of an answer's time costs the answer. The same of answers that
+# others wait for; while their tokens come sooner than they are asked for, a stall counts half.
+LATE, IN_TIME = 8.0, 0.5
 # That all is done holds nobody up in a stream, and everybody in a batch; half is enough for
 # the batch, as the term is zero for all but the few who end last.
 MAKESPAN = 0.5
@@ -152,17 +156,17 @@ def pair_figures(
     output: Number,
     at: Calculus,
 ) -> Figures:
-    """Seconds of its prefill there, by which that stalls others, and by which its tokens do.
+    """Seconds of its prefill there; by which that stalls others, its tokens do, and who asks again.
 
     `twice` of its uncached tokens another worker has.
     """
     beta_p, beta_d, gamma, slots, running = load[1], load[3], load[4], load[6], load[7]
     prefill_s, again_s = beta_p * uncached, TWICE * beta_p * twice
     stalled = at.minimum(running, slots - 1.0)
-    stalls_s = stalled * (prefill_s + again_s) + (1.0 + FIRST_TOKEN) * again_s
+    stalls_s = stalled * (prefill_s + again_s)
     side_by_side = output * left / (output + left)
     step_s = (beta_d + gamma * (prompt + output / 2)) * side_by_side
-    return prefill_s, stalls_s, step_s
+    return prefill_s, stalls_s, step_s, (1.0 + FIRST_TOKEN) * again_s
 
 
 def rooms(load: Figures, at: Calculus) -> Figures:
@@ -198,11 +202,23 @@ def seconds(
     return wait, wait + (prefill_s + (queued_s + placed[1])), rest
 
 
-def others_s(worker: Figures, pair: Figures, placed: Figures, in_flight: Number) -> Number:
-    """What those who run there, `in_flight`, and those who come behind it lose."""
-    prefill_s, stalls_s, step_s = pair
+def others_s(
+    worker: Figures,
+    pair: Figures,
+    placed: Figures,
+    in_flight: Number,
+    felt: tuple[Number, Number],
+    at: Calculus,
+) -> Number:
+    """What those who run there, `in_flight`, and those who come behind it lose.
+
+    `felt` are seconds from token to token there, and those that are asked for.
+    """
+    (prefill_s, stalls_s, step_s, again_s), (rest, tpot_s) = pair, felt
     behind_s = worker[9] * prefill_s * (worker[2] + placed[1] + prefill_s / 2)
-    return stalls_s + in_flight * step_s + behind_s
+    spent = at.minimum(1.0, rest / tpot_s)
+    price = at.where(tpot_s < inf, IN_TIME + LATE * spent * spent, 1.0)
+    return price * (stalls_s + in_flight * step_s) + again_s + behind_s
 
 
 def waits(worker: Figures, placed: Figures) -> Number:
@@ -227,12 +243,12 @@ def cost_s(
 ) -> Number:
     """The sum of the terms; `request` has its level and tail's weight before its variance."""
     _, first, rest = felt
-    _, output, long, weight, _, _, last, tail, variance = request
+    _, output, long, weight, _, tpot_s, last, tail, variance = request
     in_flight = worker[0] + placed[0]
     full = at.minimum(1.0, in_flight / worker[1])
     own, late = first + output * rest, late_s(request, felt, at)
-    total = others_s(worker, pair, placed, in_flight)
-    total = total + weight * (own + FIRST_TOKEN * first + late)
+    total = others_s(worker, pair, placed, in_flight, (rest, tpot_s), at)
+    total = total + weight * (own + FIRST_TOKEN * first + LATE * late)
     total = total + tail * (own * own + variance * rest * rest) + full * full * own
     return total + MAKESPAN * at.maximum(0.0, first + long * rest - last)
 

@@ -11,13 +11,15 @@ it and added up (`TERMS`), so that one can be traded for another and a choice be
   T + T * T / (2 S) weighs the slowest answers and not only the mean; and as E[T * T] is E[T]^2 and
   the variance, who may become long is drawn to where tokens come fast;
 - others: what it takes from those who run there: its prefill stalls them, and its tokens make the
-  rounds longer that both run in; and from who comes behind it: with u seconds of its own prefill, q
+  rounds longer that both run in, which counts the more, the less is left of what they have from
+  token to token; and from who comes behind it: with u seconds of its own prefill, q
   queued there and r requests a second, r (q + u / 2) / (1 - share) of them wait u longer (the rest
   of a busy period of an M/G/1 queue); and from who asks for what its prompt pushes out of that
   worker's cache, as much as for what of it another worker has, which will be held twice;
 - slot: what holding a slot for T seconds takes from who comes next: T times the chance that none
   is free;
-- late: seconds beyond its targets, of the first token and of all that follow it;
+- late: seconds beyond its targets, of the first token and of all that follow it, `LATE` times, as
+  an answer that comes too late has lost more than these;
 - makespan: a share of the seconds by which it would outlast all else that the fleet has to do, its
   length taken at a high quantile.
 
@@ -41,7 +43,7 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.routing import formulas
 from solver.routing.columns import Load, Requests
-from solver.routing.formulas import ARRAYS, FIRST_TOKEN, MAKESPAN, Figures
+from solver.routing.formulas import ARRAYS, FIRST_TOKEN, LATE, MAKESPAN, Figures
 
 # Rows of what is known of requests that are worked out last.
 LAST, TAIL = 6, 7
@@ -107,7 +109,7 @@ class Pairs:
         last = np.zeros((self.n, 1))  # to be worked out, and so is the weight of the tail
         self._requests = np.array((*asked[:LAST], last, requests.weight, asked[LAST]))[:, :, 0]
         self.prefill_s: FloatArray
-        self.prefill_s, self._stalls_s, self._step_s = formulas.pair_figures(
+        self.prefill_s, *self._others_s = formulas.pair_figures(
             known,
             left,
             requests.uncached,
@@ -173,8 +175,8 @@ class Pairs:
         _, first, _ = self._seconds(i, j, placed)
         return bool(first <= self._soon_s[i])
 
-    def _pair(self, i: Index, j: Index) -> tuple[FloatArray, FloatArray, FloatArray]:
-        return self.prefill_s[i, j], self._stalls_s[i, j], self._step_s[i, j]
+    def _pair(self, i: Index, j: Index) -> Figures:
+        return self.prefill_s[i, j], *(seconds[i, j] for seconds in self._others_s)
 
     def _seconds(self, i: Index, j: Index, placed: FloatArray) -> Figures:
         prompt, own_s = _rows(self._requests[0], i, j), self.prefill_s[i, j]
@@ -190,21 +192,22 @@ class Pairs:
         wait, first, rest = seconds
         in_flight, slots = self._workers[:2, j]
         request = _rows(self._requests, i, j)
-        _, output, long, weight, _, _, last, tail, variance = request
+        _, output, long, weight, _, tpot_s, last, tail, variance = request
         in_flight = in_flight + placed[0]
         full = np.minimum(1.0, in_flight / slots)
         decode = output * rest
         own = first + decode
         blind = (1.0 + FIRST_TOKEN) * weight
         late = formulas.late_s(request, seconds, ARRAYS)
+        seen = self._workers[:, j], self._pair(i, j), placed, in_flight
         return (
             blind * wait,
             blind * (first - wait),
             weight * decode,
             tail * (own * own + variance * rest * rest),
-            formulas.others_s(self._workers[:, j], self._pair(i, j), placed, in_flight),
+            formulas.others_s(*seen, (rest, tpot_s), ARRAYS),
             full * full * own,
-            weight * late,
+            LATE * weight * late,
             MAKESPAN * np.maximum(0.0, first + long * rest - last),
         )
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solver.batching.targets import Targets
+from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.profiles import PROFILES
 from solver.errors import ProblemError
 from solver.routing.columns import Load, Requests
-from solver.routing.formulas import FIRST_TOKEN
+from solver.routing.formulas import FIRST_TOKEN, IN_TIME, LATE
 from solver.routing.objective import ALL, TERMS, Pairs, Term
 from solver.routing.problem import Job, WorkerView
 
@@ -176,11 +176,27 @@ def test_every_term_has_a_name_and_a_line_in_the_module() -> None:
     assert all(f"- {name}:" in objective.__doc__ for name in TERMS)
 
 
+@given(VIEWS, JOBS, st.floats(0.001, 1.0))
+def test_what_others_lose_counts_the_more_the_less_is_left_of_their_time(
+    view: WorkerView, job: Job, tpot_s: float
+) -> None:
+    here, nothing = load(view), np.zeros((3, 1))
+    free, asked = (
+        Pairs(Requests.of([replace(job, targets=targets)], [0.0], 1), here)
+        for targets in (NO_TARGETS, Targets(tpot_s=tpot_s))
+    )
+    terms, other = free.terms(0, ALL, nothing), asked.terms(0, ALL, nothing)
+    rest_s = terms[Term.DECODE] / (job.weight * job.expected_tokens / job.sequences)
+    price = IN_TIME + LATE * np.minimum(1.0, rest_s / tpot_s) ** 2
+    assert other[Term.OTHERS] == pytest.approx(price * terms[Term.OTHERS], rel=1e-6, abs=1e-9)
+
+
 @given(st.lists(VIEWS, min_size=2, max_size=4), JOBS, st.data())
 def test_what_another_worker_has_costs_others_its_prefill_once_more(
     views: list[WorkerView], job: Job, data: st.DataObject
 ) -> None:
     """As much as if it were longer by that, but for its own time."""
+    job = replace(job, targets=NO_TARGETS)
     share = st.floats(0, 1)
     cached = np.array([[data.draw(share) * job.prompt_tokens for _ in views]])
     there = load(*views)
