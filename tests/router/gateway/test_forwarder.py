@@ -39,7 +39,7 @@ class Asked(dict[bytes, bytes]):
         super().__init__(dict.fromkeys((*TOLD, b"x-other"), b"1"))
         self.names = set[bytes]()
 
-    def get(self, name: bytes, _: object = None) -> bytes:  # type: ignore[override]
+    def get(self, name: bytes, _: object = None) -> bytes:
         self.names.add(name)
         return b"bulk" if name.endswith(b"priority") else b"1"
 
