@@ -1,5 +1,7 @@
 """Completion bodies as a router reads them: what it needs to place them, and nothing refused.
 
+Numbers are read as leniently as engines read them, so that no way to write one makes it cheaper.
+
 Engines differ in what they take, and the body reaches them as it came. So what is not understood
 here is of unknown size, no error: the engine says what is wrong with it. Refused is what could go
 nowhere: no JSON object, or a model that is no name. Engines of our own read strictly, by
@@ -11,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import blake2b
+from math import ceil, isfinite
 from typing import Any
 
 import orjson
@@ -39,6 +42,15 @@ _UNKNOWN = ("prompt_logprobs", "truncate_prompt_tokens")
 _ECHOED = ("logprobs", "top_logprobs", "logprob_token_ids")
 
 _MODEL_LETTERS = len("model")
+_LONGEST_NUMBER = 32
+# What some engine takes for a limit on its output: llama.cpp takes its own before OpenAI's.
+_LIMITS = (
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "max_new_tokens",
+    "n_predict",
+)
 # Of longer names, a hash of so many characters: as many as are kept of one in a large body.
 LONGEST_SESSION, MOST_OF_SESSION = 256, 1024
 
@@ -72,16 +84,15 @@ def outline_shortened(found: Shortened, size: int, api: Api) -> CompletionReques
 
 
 def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
-    options, n = data.get("stream_options"), data.get("n") if api.choices else None
-    limits = [limit for name in api.limits if (limit := _limit(data, name)) is not None]
-    prompts = api.prompts(data, size)
-    n = n if type(n) is int and n > 0 else 1
+    options, prompts = data.get("stream_options"), api.prompts(data, size)
+    n = max((_count(data.get(name)) or 0 for name in api.choices), default=1) or 1
     require_few_answers(len(prompts), n)
     return CompletionRequest(
         chat=api.chat,
         model=model_of(data),
         prompts=prompts,
-        max_tokens=limits[0] if limits else None,
+        max_tokens=limit_of(data, api),
+        other_limit=_most_asked(data),
         n=n,
         stream=data.get("stream") is True,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
@@ -161,10 +172,34 @@ def _name(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _limit(data: dict[str, Any], name: str) -> int | None:
+def limit_of(data: Mapping[str, Any], api: Api) -> int | None:
+    """Most output tokens of one answer; None: it asks for no limit."""
+    limits = (_limit(data, name) for name in api.limits)
+    return next((limit for limit in limits if limit is not None), None)
+
+
+def _limit(data: Mapping[str, Any], name: str) -> int | None:
     """Output tokens; engines that take 0 make none, and below it stands for no limit."""
-    value = data.get(name)
-    return max(1, min(value, MOST_TOKENS)) if type(value) is int and value >= 0 else None
+    value = _count(data.get(name))
+    return None if value is None or value < 0 else max(1, min(value, MOST_TOKENS))
+
+
+def _most_asked(data: Mapping[str, Any]) -> int:
+    """By whichever name; below 0 there is no limit."""
+    asked = [count for name in _LIMITS if (count := _count(data.get(name))) is not None]
+    return MOST_TOKENS if any(count < 0 for count in asked) else max(asked, default=0)
+
+
+def _count(value: object) -> int | None:
+    """A number, also as a string or with a fraction, as vLLM and llama.cpp take it; else None."""
+    if isinstance(value, str) and len(value) <= _LONGEST_NUMBER:
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, float):
+        return ceil(value) if isfinite(value) else None
+    return int(value) if isinstance(value, int) else None
 
 
 def _stop(value: object) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ class Prompt:
 class CompletionRequest:
     """What is known of a request. `max_tokens` None: none was asked for.
 
+    `other_limit`: what it asks for by all names that some engine has for that, at most.
     `stop_tokens`: it may stop at tokens that it names. `previous`: the answer that it goes on
     from, by its name. `session`: the conversation that it belongs to, if its body says so. `tier`:
     its ``service_tier``. `apart`: by what else than its prompt its engine tells caches apart.
@@ -77,6 +78,7 @@ class CompletionRequest:
     tier: str = ""
     apart: str = ""
     unknown: bool = False
+    other_limit: int = 0
 
     @property
     def choices(self) -> int:
