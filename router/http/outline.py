@@ -20,16 +20,24 @@ import orjson
 
 from router.http.apis import Api
 from router.http.errors import RequestError
-from router.http.schemas import MOST_TOKENS, CompletionRequest, load, require_few_answers
+from router.http.schemas import (
+    MOST_TOKENS,
+    NO_CLAIMS,
+    Claims,
+    CompletionRequest,
+    load,
+    require_few_answers,
+)
 from router.http.shorten import STUB, Shortened
 from router.kv_wire import XARGS, may_be_name
 
+_ADAPTERS = "lora_path"
 # Fields beside the prompt that decide which blocks an engine has of it: two requests that differ in
 # one share no block. Names are vLLM's (0.32), and SGLang's where that has others. An engine that
 # passes one over tells by its events that it has the same blocks for both.
 _APART = (
     *("cache_salt", "extra_key"),
-    *("prompt_embeds", "lora_path"),  # vLLM's adapters are models
+    *("prompt_embeds", _ADAPTERS),  # vLLM's adapters are models
     # what a template makes of a conversation
     *("chat_template", "chat_template_kwargs", "documents", "reasoning_effort", "reasoning"),
     "add_special_tokens",
@@ -104,6 +112,7 @@ def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
         previous=previous_of(data) if api.kept else "",
         apart=apart(data),
         unknown=_is_unknown(data),
+        claims=claims_of(data),
     )
 
 
@@ -134,6 +143,15 @@ def short_session(told: str) -> str:
 def previous_of(data: dict[str, Any]) -> str:
     """The answer that a body goes on from; empty if it names none."""
     return _name(data.get("previous_response_id"))
+
+
+def claims_of(data: Mapping[str, Any]) -> Claims:
+    """What of a body keys may not allow: SGLang takes adapters by a field of their own."""
+    told, rank = data.get(_ADAPTERS), data.get("priority")
+    if told is None and rank is None:
+        return NO_CLAIMS
+    adapters = told if isinstance(told, list) else [told]
+    return Claims(tuple(one for one in adapters if isinstance(one, str)), rank)
 
 
 def check_session(data: dict[str, Any], longest: int = LONGEST_SESSION) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -52,6 +52,19 @@ class Prompt:
             return cls("", len(ids))
 
 
+class Claims(NamedTuple):
+    """What a body asks of an engine that its sender's key may not allow.
+
+    `adapters`: beside the model's name; `rank`: the engine's own priority, None if it has none.
+    """
+
+    adapters: tuple[str, ...] = ()
+    rank: object = None
+
+
+NO_CLAIMS = Claims()
+
+
 @dataclass(slots=True)
 class CompletionRequest:
     """What is known of a request. `max_tokens` None: none was asked for.
@@ -79,6 +92,7 @@ class CompletionRequest:
     apart: str = ""
     unknown: bool = False
     other_limit: int = 0
+    claims: Claims = NO_CLAIMS
 
     @property
     def choices(self) -> int:

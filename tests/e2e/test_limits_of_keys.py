@@ -11,18 +11,24 @@ import pytest
 
 from router.http.relayed import is_for_any_key
 from router.settings.keys import Key, hash_of
+from solver.batching.priority import Priority
 from tests import http
 from tests.e2e.test_other_apis import RESPONSE, Gateway
 from tests.engine_server import EngineServer
 from tests.faulty_server import Call
 
-SECRETS = {name: f"mk-{name}-{'x' * 40}" for name in ("some", "admin", "alias", "first", "last")}
+SECRETS = {
+    name: f"mk-{name}-{'x' * 40}"
+    for name in ("some", "admin", "alias", "first", "last", "bulk", "urgent")
+}
 KEYS = (
     Key(sha256=hash_of(SECRETS["some"]), tenant="some", models=("m",)),
     Key(sha256=hash_of(SECRETS["admin"]), tenant="ops", admin=True),
     Key(sha256=hash_of(SECRETS["alias"]), tenant="alias", models=("gpt",)),
     Key(sha256=hash_of(SECRETS["first"]), tenant="first", tokens_per_minute=5000),
     Key(sha256=hash_of(SECRETS["last"]), tenant="last", tokens_per_minute=5000),
+    Key(sha256=hash_of(SECRETS["bulk"]), tenant="bulk", priority=Priority.BULK),
+    Key(sha256=hash_of(SECRETS["urgent"]), tenant="urgent", priority=Priority.INTERACTIVE),
 )
 FORM, TEXT, WWW = (
     "multipart/form-data; boundary=B",
@@ -91,6 +97,9 @@ WAYS: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
     "capitals": ("/v1/embeddings", b'{"model":"m","MODEL":"other"}', ("application/json",)),
     "UTF-16": ("/v1/embeddings?model=m", OTHER.decode().encode("utf-16"), ("application/json",)),
     "planned": ("/v1/chat/completions", b'{"model":"m","model":"other"}', ("application/json",)),
+    "an adapter": ("/v1/embeddings", b'{"model":"m","lora_path":"other"}', ("application/json",)),
+    "adapters": ("/v1/chat/completions", b'{"model":"m","lora_path":[null,"other"]}',
+                 ("application/json",)),
     "two fields": (AUDIO, form('name="model" = m', "name=model = other"), (FORM,)),
     "a file's name": (
         AUDIO, form('name="f"; filename="x; name=model" = m', 'name="model" = other'), (FORM,),
@@ -195,6 +204,26 @@ def test_a_key_for_a_name_may_leave_it_out_where_it_is_the_default(
     assert ask(gateway, "alias", path, {**body, "model": "gpt"}).status_code == 200
     for model in ("m", "other"):
         assert ask(gateway, "alias", path, {**body, "model": model}).status_code == 403
+
+
+RANKS: dict[str, tuple[object, ...]] = {
+    "urgent": (None, 0, -5, 5, "-5"), "admin": (None, 0), "some": (None, 0), "bulk": (None,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/chat/completions"])
+@pytest.mark.parametrize("name", RANKS)
+def test_an_engines_own_priority_is_for_keys_that_may_be_interactive(
+    gateway: Gateway, engine: Engine, path: str, name: str
+) -> None:
+    """Whichever way round the engine counts."""
+    for rank in (None, 0, -5, 5, "-5", [1]):
+        body = {"model": "m", "input": "a", "messages": [], "priority": rank}
+        before = len(engine.told)
+        allowed = rank in RANKS[name] or name == "urgent"
+        told = ask(gateway, name, path, body)
+        assert (told.status_code == 200, len(engine.told) > before) == (allowed, allowed), rank
+        assert allowed or told.json()["error"]["code"] == "priority_not_allowed"
 
 
 @pytest.mark.parametrize("name", ["api-key", "cookie", "x-goog-api-key", "x-anything"])

@@ -156,6 +156,7 @@ class Relay:
             passing.more = grant.headers
             if scope["method"] == "POST":
                 self._check(grant, model, named.model, kept=name is not None)
+                grant.check_claims(named.claims)
                 passing.reservation = grant.reserve(0.0)  # its answer tells how many tokens
         record.model = model
         if model:

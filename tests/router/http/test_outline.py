@@ -19,7 +19,7 @@ from router.http import shorten as module
 from router.http.bodies import BodyReader
 from router.http.errors import RequestError
 from router.http.outline import outline, outline_shortened
-from router.http.schemas import MOST_TOKENS, Prompt
+from router.http.schemas import MOST_TOKENS, NO_CLAIMS, Prompt
 from router.http.shorten import KEPT, MOST_UNITS, STUB, shorten
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -228,7 +228,7 @@ def test_two_models_are_none(fields: str, size: int) -> None:
 def test_what_is_no_second_model_is_let_by(fields: str) -> None:
     for size in (1, 1 << 17):
         body = f'{{"model":"m",{fields},"prompt":"{"a" * size}"}}'.encode()
-        assert asyncio.run(BodyReader(1 << 30).names(body)) == ("m", "")
+        assert asyncio.run(BodyReader(1 << 30).names(body)) == ("m", "", NO_CLAIMS)
 
 
 @pytest.mark.parametrize(
