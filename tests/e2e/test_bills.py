@@ -119,13 +119,17 @@ def test_nobody_pays_for_a_worker_that_fails(gateway: Gateway, server: FaultySer
     eventually(lambda: gateway.ask("again") == 200)
 
 
-WAYS = [{"n": 4}, {"n": "4"}, {"n": 4.0}, {"n_cmpl": 4}, {"n_predict": 4 * TOKENS},
-        {"max_completion_tokens": str(4 * TOKENS)}, {"n_predict": -1}]  # fmt: skip
+WAYS: list[dict[str, Any]] = [
+    *({"n": four} for four in (4, "4", 4.0)),
+    {"n_cmpl": 4},
+    *({"n_predict": most} for most in (4 * TOKENS, -1)),
+    {"max_completion_tokens": str(4 * TOKENS)},
+]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_no_way_to_ask_for_more_makes_it_cheaper(
-    gateway: Gateway, server: FaultyServer, way: dict[str, object]
+    gateway: Gateway, server: FaultyServer, way: dict[str, Any]
 ) -> None:
     server.answer = lying(TOKENS, 4 * TOKENS)
     name = f"way-{WAYS.index(way)}"

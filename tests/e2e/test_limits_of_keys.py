@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +17,11 @@ from tests import http
 from tests.e2e.test_other_apis import RESPONSE, Gateway
 from tests.engine_server import EngineServer
 from tests.faulty_server import Call
+from tests.waiting import eventually
 
 SECRETS = {
     name: f"mk-{name}-{'x' * 40}"
-    for name in ("some", "admin", "alias", "first", "last", "bulk", "urgent")
+    for name in ("some", "admin", "alias", "first", "last", "bulk", "urgent", "leaver")
 }
 KEYS = (
     Key(sha256=hash_of(SECRETS["some"]), tenant="some", models=("m",)),
@@ -27,6 +29,7 @@ KEYS = (
     Key(sha256=hash_of(SECRETS["alias"]), tenant="alias", models=("gpt",)),
     Key(sha256=hash_of(SECRETS["first"]), tenant="first", tokens_per_minute=5000),
     Key(sha256=hash_of(SECRETS["last"]), tenant="last", tokens_per_minute=5000),
+    Key(sha256=hash_of(SECRETS["leaver"]), tenant="leaver", tokens_per_minute=5000),
     Key(sha256=hash_of(SECRETS["bulk"]), tenant="bulk", priority=Priority.BULK),
     Key(sha256=hash_of(SECRETS["urgent"]), tenant="urgent", priority=Priority.INTERACTIVE),
 )
@@ -193,6 +196,34 @@ def test_tokens_count_wherever_an_answer_tells_them(
     assert told.content.index(b"usage") < 100 or place == "last"
     assert "accept-encoding" not in engine.told[before].head.lower()
     assert ask(gateway, place, "/v1/embeddings", asked).status_code == 429
+
+
+def test_many_at_once_have_no_more_than_their_minute_and_who_leaves_pays(
+    gateway: Gateway, engine: Engine
+) -> None:
+    """What an answer costs, it tells only later, or never."""
+    long = {"model": "m", "input": "words of it " * 1500}
+    for _ in range(3):
+        assert ask(gateway, "leaver", "/tokenize", long).status_code == 200  # its answer tells none
+    engine.holds = True
+    held, url, body = engine.held, httpx.URL(gateway.url), json.dumps(long).encode()
+    with socket.create_connection((url.host, url.port or 80)) as client:
+        key = SECRETS["leaver"]
+        lines = (
+            "POST /v1/embeddings HTTP/1.1", "host: 127.0.0.1", "content-type: application/json",
+            f"authorization: Bearer {key}", f"content-length: {len(body)}", "", "",
+        )  # fmt: skip
+        client.sendall("\r\n".join(lines).encode() + body)
+        eventually(lambda: engine.held > held)
+        assert ask(gateway, "leaver", "/v1/embeddings", long).status_code == 429
+    eventually(lambda: 'outcome="cancelled",path="embeddings"' in metrics(gateway))
+    engine.holds = False
+    assert ask(gateway, "leaver", "/v1/embeddings", long).status_code == 429
+
+
+def metrics(gateway: Gateway) -> str:
+    headers = {"authorization": f"Bearer {SECRETS['admin']}"}
+    return http.get(f"{gateway.url}/metrics", headers=headers).text
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/chat/completions"])

@@ -8,7 +8,9 @@ Rules:
   lack the path;
 - an answer that a worker keeps (``/v1/responses/ID``) is asked of that worker alone, and what goes
   on from one is asked there;
-- what is made counts for its tenant: a request as it comes, tokens once its answer has told them.
+- what is made counts for its tenant: a request as it comes, with the tokens that its body may be,
+  of one input at most; once its answer has told them, its tokens. Whose answer tells none pays for
+  none, but who leaves before it comes pays for what was thought.
 """
 
 from __future__ import annotations
@@ -62,6 +64,7 @@ from router.http.relayed import family_of, response_id
 from router.http.usage import Usage
 from router.observe.logs import bind_request
 from router.settings.gateway import GatewayTuning
+from solver.cost.estimators import BYTES_PER_TOKEN
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +123,10 @@ class Relay:
         finally:
             held.let_go()
             usage = passing.usage() if _makes(scope) else None
-            if passing.reservation is not None and usage is not None:
-                passing.reservation.settle(usage.tokens)
+            if passing.reservation is not None:
+                left = outcome is Outcome.CANCELLED and record.worker is not None
+                used = None if left else 0.0
+                passing.reservation.settle(used if usage is None else usage.tokens)
             self._accounts.end_relayed(record, outcome, family, usage)
             log.debug("relayed", extra={"family": family, "outcome": outcome.value})
 
@@ -157,13 +162,14 @@ class Relay:
             if scope["method"] == "POST":
                 self._check(grant, model, named.model, kept=name is not None)
                 grant.check_claims(named.claims)
-                passing.reservation = grant.reserve(0.0)  # its answer tells how many tokens
         record.model = model
-        if model:
-            context, _ = self._workers.context(model)
-            if context is not None:
-                most = context * (1 + len(body) // LEAST_INPUT_BYTES)
-                passing.most = Usage(most, most)
+        context = self._workers.context(model)[0] if model else None
+        if context is not None:
+            most = context * (1 + len(body) // LEAST_INPUT_BYTES)
+            passing.most = Usage(most, most)
+        if grant is not None and scope["method"] == "POST":
+            text = len(body) / BYTES_PER_TOKEN if named.json else 0.0
+            passing.reservation = grant.reserve(text if context is None else min(text, context))
         with DisconnectWatch(receive, passing.send):
             outcome = await self._run(scope, headers, body, model, only, passing, record)
             await passing.out.drain()
