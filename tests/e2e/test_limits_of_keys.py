@@ -63,7 +63,7 @@ def engine() -> Iterator[Engine]:
 def gateway(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     file = tmp_path_factory.mktemp("keys") / "keys.toml"
     file.write_text("\n".join(key.to_toml() for key in KEYS))
-    flags = ("--keys", str(file), "--alias", "gpt=m", "--default-model", "gpt",
+    flags = ("--keys", str(file), "--alias", "gpt=m,both=m,other", "--default-model", "gpt",
              "--relay", "/v1/skills,/generate")  # fmt: skip
     with Gateway(engine, flags=flags) as made:
         yield made
@@ -235,6 +235,16 @@ def test_a_key_for_a_name_may_leave_it_out_where_it_is_the_default(
     assert ask(gateway, "alias", path, {**body, "model": "gpt"}).status_code == 200
     for model in ("m", "other"):
         assert ask(gateway, "alias", path, {**body, "model": model}).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/chat/completions"])
+def test_of_an_alias_a_key_has_the_models_that_it_may_use(gateway: Gateway, path: str) -> None:
+    """Whichever it would have drawn."""
+    body = {"model": "both", "input": "a", "messages": [{"role": "user", "content": "hi"}]}
+    for name, models in (("some", {"m"}), ("admin", {"m", "other"}), ("alias", {None})):
+        told = [ask(gateway, name, path, body, ("x-session-id", str(k))) for k in range(16)]
+        assert {one.headers.get("x-makespan-model") for one in told} == models
+        assert {one.status_code for one in told} == ({403} if name == "alias" else {200})
 
 
 RANKS: dict[str, tuple[object, ...]] = {

@@ -148,14 +148,14 @@ class Relay:
             body = await self._bodies.decode(body, encoding, held)
             headers = [pair for pair in headers if pair[0] != CONTENT_ENCODING]
         only = None
-        limited = grant is not None and grant.key.models is not None
-        named = await read_model(scope, body, self._bodies, limited=limited)
+        allowed = None if grant is None else grant.key.models
+        named = await read_model(scope, body, self._bodies, limited=allowed is not None)
         name = response_id(scope["method"], scope["path"])
         if name is not None or named.previous:
             whose = None if grant is None else tenant
             param = "previous_response_id" if name is None else None
             only, _ = await self._kept.find(name or named.previous, whose, param)
-        model, body = await self._resolved(named, scope, body, passing.name, only)
+        model, body = await self._resolved(named, scope, body, passing.name, only, allowed)
         passing.model = model if named.model and model != named.model else ""
         if grant is not None:
             passing.more = grant.headers
@@ -194,7 +194,13 @@ class Relay:
         self._dispatcher.room.check_requests(self._accounts.here, tenant)
 
     async def _resolved(
-        self, named: Named, scope: Scope, body: bytes, name: str, only: Worker | None
+        self,
+        named: Named,
+        scope: Scope,
+        body: bytes,
+        name: str,
+        only: Worker | None,
+        allowed: Collection[str] | None,
     ) -> tuple[str, bytes]:
         """The model that it means, and the body with it; empty: any worker.
 
@@ -204,7 +210,8 @@ class Relay:
         if self._names.is_plain(named.model) or not (named.model or _makes(scope)):
             return named.model, body
         among = None if only is None else only.models
-        model, says = self._names.resolve(named.model, session_of(scope) or name, among)
+        session = session_of(scope) or name
+        model, says = self._names.resolve(named.model, session, among, allowed)
         return model, await named.become(model, body, self._bodies) if says else body
 
     async def _run(
