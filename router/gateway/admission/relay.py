@@ -61,15 +61,10 @@ from router.http.errors import (
     outcome_of_status,
 )
 from router.http.relayed import family_of, response_id
-from router.http.usage import Usage
 from router.observe.logs import bind_request
 from router.settings.gateway import GatewayTuning
-from solver.cost.estimators import BYTES_PER_TOKEN
 
 log = logging.getLogger(__name__)
-
-# Of one of many inputs, as in `["a","b"]`; each may fill a context.
-LEAST_INPUT_BYTES = 4
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -123,10 +118,7 @@ class Relay:
         finally:
             held.let_go()
             usage = passing.usage() if _makes(scope) else None
-            if passing.reservation is not None:
-                left = outcome is Outcome.CANCELLED and record.worker is not None
-                used = None if left else 0.0
-                passing.reservation.settle(used if usage is None else usage.tokens)
+            passing.settle(usage, left=outcome is Outcome.CANCELLED and record.worker is not None)
             self._accounts.end_relayed(record, outcome, family, usage)
             log.debug("relayed", extra={"family": family, "outcome": outcome.value})
 
@@ -164,12 +156,8 @@ class Relay:
                 grant.check_claims(named.claims)
         record.model = model
         context = self._workers.context(model)[0] if model else None
-        if context is not None:
-            most = context * (1 + len(body) // LEAST_INPUT_BYTES)
-            passing.most = Usage(most, most)
-        if grant is not None and scope["method"] == "POST":
-            text = len(body) / BYTES_PER_TOKEN if named.json else 0.0
-            passing.reservation = grant.reserve(text if context is None else min(text, context))
+        making = grant if scope["method"] == "POST" else None
+        passing.expect(len(body), context, making, json=named.json)
         with DisconnectWatch(receive, passing.send):
             outcome = await self._run(scope, headers, body, model, only, passing, record)
             await passing.out.drain()
