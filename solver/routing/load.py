@@ -62,7 +62,7 @@ class WorkerLoad:
         changes: counts them, so that what follows from a load is computed once.
         sequences: slots that the requests in flight take, or wait for: one for each of their
             choices.
-        bulk_sequences: of one's own, those of bulk work.
+        bulk_sequences: of these, those of bulk work.
         paced_sequences: of all others, those that let pass whoever comes after them.
     """
 
@@ -111,6 +111,7 @@ class WorkerLoad:
             self._output_tokens,
             self._kv_tokens,
             self._kv_reserved,
+            self.bulk_sequences,
             self.paced_sequences,
         )
 
@@ -126,7 +127,7 @@ class WorkerLoad:
         self.sequences, self._prefills = sums.sequences, sums.prefills
         self._prompt_tokens, self._output_tokens = sums.prompt_tokens, sums.output_tokens
         self._kv_tokens, self._kv_reserved = sums.kv_tokens, sums.kv_reserved
-        self.paced_sequences = sums.paced
+        self.bulk_sequences, self.paced_sequences = sums.bulk, sums.paced
 
     @property
     def running(self) -> int:

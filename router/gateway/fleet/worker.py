@@ -191,7 +191,8 @@ class Worker:
             return self.room
         yielding, places = self.load.yielding, self.slots + lead(self.slots, 1)
         full = yielding.kv_tokens + yielding.prompt_tokens + self.kv_free <= 0
-        return 0 if full else self._open_places(places + yielding.sequences)
+        own = self.own_sequences - self.load.own.bulk
+        return 0 if full else self._open_places(places + yielding.sequences, own)
 
     def firm(self, sums: LoadSums) -> int:
         """Sequences that keep others from a place there."""
@@ -216,14 +217,14 @@ class Worker:
 
     def _places(self, capacity: int) -> int:
         full = self.state is not None and self.load.kv_tokens >= self.state.kv_tokens
-        return 0 if full else self._open_places(capacity)
+        return 0 if full else self._open_places(capacity, self.own_sequences)
 
-    def _open_places(self, capacity: int) -> int:
+    def _open_places(self, capacity: int, own: int) -> int:
         if not self.available:
             return 0
         self.see_others()
         free = max(0, capacity - self.load.sequences)
-        return int(min(free, self.health.places, self.share.room(self.own_sequences)))
+        return int(min(free, self.health.places, self.share.room(own)))
 
     @property
     def own_sequences(self) -> int:

@@ -29,8 +29,9 @@ def path(tmp_path: Path) -> Path:
 
 
 def _sums(sequences: int) -> LoadSums:
-    """Of which each third lets others pass."""
-    return LoadSums(3 * sequences, output_tokens=2.0 * sequences, paced=sequences)
+    """Of which three in four let others pass."""
+    tokens = 2.0 * sequences
+    return LoadSums(4 * sequences, output_tokens=tokens, bulk=sequences, paced=2 * sequences)
 
 
 told = st.tuples(st.integers(0, 2), st.sampled_from(URLS), st.integers(0, 5))
@@ -60,7 +61,7 @@ def test_each_reads_the_sum_of_what_the_others_have_told_last(
                 held = sum(known.get((other, url), 0) for other in others)
                 content = sum(known.get((other, url), 0) for other in others - waiting)
                 assert one.held(url) == _sums(held)
-                assert one.content(url) == 2 * content
+                assert one.content(url) == content
 
 
 def test_tenants_are_told_by_name_fade_and_go_with_their_process(path: Path) -> None:
