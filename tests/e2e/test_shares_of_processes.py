@@ -57,7 +57,8 @@ async def connected(gateway: Gateway) -> AsyncIterator[dict[int, list[aiohttp.Cl
     async with AsyncExitStack() as stack:
         while min(map(len, found.values())) < CLIENTS:
             (own,) = free_ports(1)
-            connector = aiohttp.TCPConnector(limit=1, local_addr=("127.0.0.1", own))
+            local = ("127.0.0.1", own)  # once only: it stays busy for a minute after its end
+            connector = aiohttp.TCPConnector(limit=1, local_addr=local, keepalive_timeout=600)
             session = aiohttp.ClientSession(gateway.url, connector=connector)
             await stack.enter_async_context(session)
             async with session.get("/health") as answer:
