@@ -85,8 +85,9 @@ def start(arguments: Sequence[str], fd: int) -> subprocess.Popen[bytes]:
 
 
 def flags(settings: Settings, names: Collection[str]) -> list[str]:
-    """The flags by which a child is told these settings."""
-    values = settings.model_dump(mode="json", include=set(names), exclude_none=True)
+    """The flags by which a child is told these settings, and not by the file that they are of."""
+    told = set(names) - {"config"}
+    values = settings.model_dump(mode="json", include=told, exclude_none=True)
     return [part for name, value in sorted(values.items()) for part in _flag(name, value)]
 
 

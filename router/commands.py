@@ -58,8 +58,8 @@ commands:
 {commands}
 
 `makespan COMMAND --help` lists a command's options. Each is also a variable (--window-max-size is
-MAKESPAN_WINDOW_MAX_SIZE) and a key of the command's table in the TOML file that MAKESPAN_CONFIG
-names; flags win over variables, variables over the file.
+MAKESPAN_WINDOW_MAX_SIZE) and a key of the command's table in the TOML file that --config names;
+flags win over variables, variables over the file.
 """
 
 

@@ -70,6 +70,13 @@ WAITED_MS = b"x-makespan-waited-ms"
 TURN = b"x-makespan-turn"
 # Of a request of several answers then, seconds from the turn of one of them to that of the next.
 PACE = b"x-makespan-pace"
+# All that agents go by: a gateway says it, and of a client none goes on, or that would come first.
+TOLD = frozenset(
+    (
+        *(EXPECTED_TOKENS, PRIORITY, DEADLINE_MS, TTFT_MS, SLO_TTFT_MS, TPOT_MS, SLO_TPOT_MS),
+        *(ATTEMPT, WAITED_MS, TURN, PACE),
+    )
+)
 RECALLED = b"x-makespan-recalled"
 FULL = b"x-makespan-full"
 GATEWAY = b"x-makespan-gateway"

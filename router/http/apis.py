@@ -36,6 +36,10 @@ _TYPES = {
 }
 
 
+# OpenAI's, and llama.cpp's own; of `best_of` engines make so many and answer with some.
+CHOICES = ("n", "best_of", "n_cmpl")
+
+
 @dataclass(frozen=True, slots=True)
 class Api:
     """One path.
@@ -47,7 +51,7 @@ class Api:
         prompts: reads the prompts from a body's object and size.
         limits: fields of the most output tokens; the first that is there counts.
         stop: field of stop strings.
-        choices: whether ``n`` asks for several.
+        choices: fields that ask for several answers; the most that any of them asks for counts.
         meter: counts a stream.
         error: an error's body; `name` is the request's.
         last_event: an error as the end of a stream that has begun; `number` is that of the event.
@@ -62,7 +66,7 @@ class Api:
     prompts: Callable[[dict[str, Any], int], tuple[Prompt, ...]]
     limits: tuple[str, ...]
     stop: str = "stop"
-    choices: bool = False
+    choices: tuple[str, ...] = ()
     meter: Callable[[], StreamMeter | EventMeter] = EventMeter
     error: Callable[[RouterError, str], bytes] = lambda error, _: error.body()
     last_event: Callable[[RouterError, int, str], bytes] = lambda error, *_: sse_error(error)
@@ -104,7 +108,7 @@ COMPLETIONS = Api(
     field="prompt",
     prompts=completion_prompts,
     limits=("max_tokens",),
-    choices=True,
+    choices=CHOICES,
     meter=StreamMeter,
     continues=True,
 )
@@ -114,7 +118,7 @@ CHAT = Api(
     field="messages",
     prompts=chat_prompts,
     limits=("max_completion_tokens", "max_tokens"),
-    choices=True,
+    choices=CHOICES,
     meter=StreamMeter,
     continues=True,
 )

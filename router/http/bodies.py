@@ -14,12 +14,13 @@ from router.http.model_field import require_one_model, with_model
 from router.http.outline import (
     LONGEST_SESSION,
     check_session,
+    claims_of,
     model_of,
     outline,
     outline_shortened,
     previous_of,
 )
-from router.http.schemas import CompletionRequest, load
+from router.http.schemas import Claims, CompletionRequest, load
 from router.http.shorten import SMALL, STUB, Shortened, shorten
 from solver.routing.portions import Portions
 
@@ -171,8 +172,10 @@ class BodyReader:
         held.take(max(0, len(whole) - len(body)))
         return whole
 
-    async def names(self, body: bytes) -> tuple[str, str]:
-        """The model that a body names, and the answer that it goes on from; empty if none.
+    async def names(self, body: bytes) -> tuple[str, str, Claims]:
+        """The model that a body names, the answer that it goes on from, and what else it claims.
+
+        The first two are empty if it names none.
 
         Raises:
             RequestError: if it is no JSON object, or its model is no name.
@@ -186,7 +189,7 @@ class BodyReader:
             require_one_model(body)
         found = load(body)
         check_session(found, longest)
-        return model_of(found), previous_of(found)
+        return model_of(found), previous_of(found), claims_of(found)
 
     async def with_model(self, body: bytes, model: str, *, named: bool) -> bytes:
         """The same body with this model in the place of its own, or of none; it has one at most."""

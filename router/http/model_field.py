@@ -6,6 +6,7 @@ What it costs is linear in the body's size, and of a large one others get their 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import orjson
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from router.http.errors import RequestError
 from router.http.json_slices import look, slices
+from router.http.shorten import SMALL
 
 _MODEL = b'"model"'
 # As none of its letters could be written without this, if any is written as an escape.
@@ -49,9 +51,18 @@ def with_model(body: bytes, model: str, *, named: bool) -> bytes:
 
 
 def with_field(body: bytes, name: str, value: object) -> bytes:
-    """The JSON object with this field; one that may have it already stays as it is."""
+    """The JSON object with this field; one that has it stays as it is, or a large one that may."""
     quoted = orjson.dumps(name)
-    return body if quoted in body else _put_first(body, quoted + b":" + orjson.dumps(value))
+    if quoted in body and (len(body) > SMALL or any(_fields(body, quoted))):
+        return body
+    return _put_first(body, quoted + b":" + orjson.dumps(value))
+
+
+def _fields(body: bytes, quoted: bytes) -> Iterator[bool]:
+    """For each of the outermost strings of that name, whether it is that of a field."""
+    strings = _outermost_strings(body)
+    for start, end in strings[strings[:, 1] - strings[:, 0] == len(quoted)].tolist():
+        yield body[start:end] == quoted and _COLON.match(body, end) is not None
 
 
 def _put_first(body: bytes, field: bytes) -> bytes:

@@ -1,5 +1,7 @@
 """Completion bodies as a router reads them: what it needs to place them, and nothing refused.
 
+Numbers are read as leniently as engines read them, so that no way to write one makes it cheaper.
+
 Engines differ in what they take, and the body reaches them as it came. So what is not understood
 here is of unknown size, no error: the engine says what is wrong with it. Refused is what could go
 nowhere: no JSON object, or a model that is no name. Engines of our own read strictly, by
@@ -11,22 +13,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import blake2b
+from math import ceil, isfinite
 from typing import Any
 
 import orjson
 
 from router.http.apis import Api
 from router.http.errors import RequestError
-from router.http.schemas import MOST_TOKENS, CompletionRequest, load, require_few_answers
+from router.http.schemas import (
+    MOST_TOKENS,
+    NO_CLAIMS,
+    Claims,
+    CompletionRequest,
+    load,
+    require_few_answers,
+)
 from router.http.shorten import STUB, Shortened
 from router.kv_wire import XARGS, may_be_name
 
+_ADAPTERS = "lora_path"
 # Fields beside the prompt that decide which blocks an engine has of it: two requests that differ in
 # one share no block. Names are vLLM's (0.32), and SGLang's where that has others. An engine that
 # passes one over tells by its events that it has the same blocks for both.
 _APART = (
     *("cache_salt", "extra_key"),
-    *("prompt_embeds", "lora_path"),  # vLLM's adapters are models
+    *("prompt_embeds", _ADAPTERS),  # vLLM's adapters are models
     # what a template makes of a conversation
     *("chat_template", "chat_template_kwargs", "documents", "reasoning_effort", "reasoning"),
     "add_special_tokens",
@@ -39,6 +50,15 @@ _UNKNOWN = ("prompt_logprobs", "truncate_prompt_tokens")
 _ECHOED = ("logprobs", "top_logprobs", "logprob_token_ids")
 
 _MODEL_LETTERS = len("model")
+_LONGEST_NUMBER = 32
+# What some engine takes for a limit on its output: llama.cpp takes its own before OpenAI's.
+_LIMITS = (
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "max_new_tokens",
+    "n_predict",
+)
 # Of longer names, a hash of so many characters: as many as are kept of one in a large body.
 LONGEST_SESSION, MOST_OF_SESSION = 256, 1024
 
@@ -72,16 +92,15 @@ def outline_shortened(found: Shortened, size: int, api: Api) -> CompletionReques
 
 
 def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
-    options, n = data.get("stream_options"), data.get("n") if api.choices else None
-    limits = [limit for name in api.limits if (limit := _limit(data, name)) is not None]
-    prompts = api.prompts(data, size)
-    n = n if type(n) is int and n > 0 else 1
+    options, prompts = data.get("stream_options"), api.prompts(data, size)
+    n = max((_count(data.get(name)) or 0 for name in api.choices), default=1) or 1
     require_few_answers(len(prompts), n)
     return CompletionRequest(
         chat=api.chat,
         model=model_of(data),
         prompts=prompts,
-        max_tokens=limits[0] if limits else None,
+        max_tokens=limit_of(data, api),
+        other_limit=_most_asked(data),
         n=n,
         stream=data.get("stream") is True,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
@@ -93,6 +112,7 @@ def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
         previous=previous_of(data) if api.kept else "",
         apart=apart(data),
         unknown=_is_unknown(data),
+        claims=claims_of(data),
     )
 
 
@@ -123,6 +143,15 @@ def short_session(told: str) -> str:
 def previous_of(data: dict[str, Any]) -> str:
     """The answer that a body goes on from; empty if it names none."""
     return _name(data.get("previous_response_id"))
+
+
+def claims_of(data: Mapping[str, Any]) -> Claims:
+    """What of a body keys may not allow: SGLang takes adapters by a field of their own."""
+    told, rank = data.get(_ADAPTERS), data.get("priority")
+    if told is None and rank is None:
+        return NO_CLAIMS
+    adapters = told if isinstance(told, list) else [told]
+    return Claims(tuple(one for one in adapters if isinstance(one, str)), rank)
 
 
 def check_session(data: dict[str, Any], longest: int = LONGEST_SESSION) -> None:
@@ -161,10 +190,34 @@ def _name(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _limit(data: dict[str, Any], name: str) -> int | None:
+def limit_of(data: Mapping[str, Any], api: Api) -> int | None:
+    """Most output tokens of one answer; None: it asks for no limit."""
+    limits = (_limit(data, name) for name in api.limits)
+    return next((limit for limit in limits if limit is not None), None)
+
+
+def _limit(data: Mapping[str, Any], name: str) -> int | None:
     """Output tokens; engines that take 0 make none, and below it stands for no limit."""
-    value = data.get(name)
-    return max(1, min(value, MOST_TOKENS)) if type(value) is int and value >= 0 else None
+    value = _count(data.get(name))
+    return None if value is None or value < 0 else max(1, min(value, MOST_TOKENS))
+
+
+def _most_asked(data: Mapping[str, Any]) -> int:
+    """By whichever name; below 0 there is no limit."""
+    asked = [count for name in _LIMITS if (count := _count(data.get(name))) is not None]
+    return MOST_TOKENS if any(count < 0 for count in asked) else max(asked, default=0)
+
+
+def _count(value: object) -> int | None:
+    """A number, also as a string or with a fraction, as vLLM and llama.cpp take it; else None."""
+    if isinstance(value, str) and len(value) <= _LONGEST_NUMBER:
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, float):
+        return ceil(value) if isfinite(value) else None
+    return int(value) if isinstance(value, int) else None
 
 
 def _stop(value: object) -> tuple[str, ...]:

@@ -1,6 +1,9 @@
 """HTTP/1 as clients may send it, whoever they are: uvicorn's protocol, and its bounds.
 
 - A head has at most `HEAD_BYTES` and `MOST_FIELDS`: else 431, and the connection ends.
+- What comes after a head is none of it: the fields of a trailer (RFC 9110 section 6.5) are dropped,
+  as whoever stands before this server has looked at heads alone; and what is neither head nor body
+  has at most `HEAD_BYTES`, too.
 - A head must be in within the client's time limit, a body too, or come at `LEAST_RATE`: else 408.
 - An upgrade to what nobody here speaks is ignored, and the body read (RFC 9110 section 7.8); Java's
   client asks for h2c by default.
@@ -78,7 +81,7 @@ class BoundedProtocol(HotProtocol):
         super().__init__(*args, **kwargs)
         self._limit_s, self._hosts = client_timeout_s, hosts
         self._in_head = self._in_body = False
-        self._head_bytes = self._body_bytes = 0
+        self._head_bytes = self._body_bytes = self._aside_bytes = 0
         self._began_s = 0.0
         self._timer: TimerHandle | None = None
         self._late = False  # its time is over, and it is looked at once more
@@ -175,6 +178,7 @@ class BoundedProtocol(HotProtocol):
 
     def _feed(self, data: bytes) -> bool:
         """Parse a slice; whether anything may follow it."""
+        before = self._body_bytes
         while data:
             try:
                 self.parser.feed_data(data)
@@ -189,6 +193,11 @@ class BoundedProtocol(HotProtocol):
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
+                self._refuse(431)
+        elif self._in_body:
+            none = self._body_bytes == before
+            self._aside_bytes = self._aside_bytes + len(data) if none else 0
+            if self._aside_bytes > HEAD_BYTES:
                 self._refuse(431)
         return not self._refused
 
@@ -221,8 +230,8 @@ class BoundedProtocol(HotProtocol):
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One field."""
-        if not self._resumed:
+        """One field, of a head or of what comes after its body."""
+        if self._in_head and not self._resumed:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -238,7 +247,7 @@ class BoundedProtocol(HotProtocol):
             self._status = 403
             raise _Refused
         super().on_headers_complete()
-        self._in_body, self._body_bytes = True, 0
+        self._in_body, self._body_bytes, self._aside_bytes = True, 0, 0
         if "http_version" in self.scope and self.scope["http_version"] == "1.0":
             self.cycle.__class__ = _Unframed
 

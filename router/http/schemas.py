@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -52,10 +52,24 @@ class Prompt:
             return cls("", len(ids))
 
 
+class Claims(NamedTuple):
+    """What a body asks of an engine that its sender's key may not allow.
+
+    `adapters`: beside the model's name; `rank`: the engine's own priority, None if it has none.
+    """
+
+    adapters: tuple[str, ...] = ()
+    rank: object = None
+
+
+NO_CLAIMS = Claims()
+
+
 @dataclass(slots=True)
 class CompletionRequest:
     """What is known of a request. `max_tokens` None: none was asked for.
 
+    `other_limit`: what it asks for by all names that some engine has for that, at most.
     `stop_tokens`: it may stop at tokens that it names. `previous`: the answer that it goes on
     from, by its name. `session`: the conversation that it belongs to, if its body says so. `tier`:
     its ``service_tier``. `apart`: by what else than its prompt its engine tells caches apart.
@@ -77,6 +91,8 @@ class CompletionRequest:
     tier: str = ""
     apart: str = ""
     unknown: bool = False
+    other_limit: int = 0
+    claims: Claims = NO_CLAIMS
 
     @property
     def choices(self) -> int:

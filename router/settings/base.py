@@ -1,7 +1,8 @@
 """Settings of every process: one frozen object, from a TOML file, the environment and flags.
 
-In rising order: the file named by ``MAKESPAN_CONFIG`` (one table per command), ``MAKESPAN_*``
-variables, flags. A value that is unknown or wrong stops the process and names itself.
+In rising order: the file that ``--config`` or ``MAKESPAN_CONFIG`` names (one table per command),
+``MAKESPAN_*`` variables, flags. A value that is unknown or wrong stops the process and names
+itself.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from pydantic import (
     BeforeValidator,
     Field,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
-    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -31,7 +32,6 @@ from pydantic_settings import (
 from router.settings.addresses import base_url, parse
 
 PREFIX = "MAKESPAN_"
-CONFIG = PREFIX + "CONFIG"
 DATASETS = PREFIX + "DATASETS"  # where the benches look for public data sets
 
 
@@ -147,6 +147,12 @@ class Settings(BaseSettings):
     )
     table: ClassVar[str]
 
+    config: Path | None = Field(
+        None,
+        description="TOML file of these settings, in a table for each command; flags and variables "
+        "win over it.",
+    )
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -157,26 +163,41 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags come first (pydantic-settings puts them there), then environment, then file."""
-        return (
-            init_settings,
-            env_settings,
-            InitSettingsSource(settings_cls, dict(read_tables().get(cls.table, {}))),
-        )
+        return init_settings, env_settings, _File(settings_cls, cls.table)
 
 
-def read_tables() -> dict[str, Any]:
-    """The tables of the settings file, if one is named.
+class _File(PydanticBaseSettingsSource):
+    """A table of the file that flags or environment name."""
+
+    def __init__(self, settings_cls: type[BaseSettings], table: str) -> None:
+        super().__init__(settings_cls)
+        self._table = table
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Part of the interface; all are told at once."""
+        raise NotImplementedError
+
+    def __call__(self) -> dict[str, Any]:
+        """Its settings."""
+        return dict(read_tables(self.current_state.get("config")).get(self._table, {}))
+
+
+def read_tables(path: str | Path | None) -> dict[str, Any]:
+    """The tables of a settings file, if one is named.
 
     Raises:
-        BadSettings: if the file cannot be read.
+        BadSettings: if the file cannot be read, or names another one.
     """
-    path = os.environ.get(CONFIG)
     if not path:
         return {}
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadSettings(f"{CONFIG}: {path}: {error}") from error
+        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadSettings(f"config: {path}: {error}") from error
+    for name, table in found.items():
+        if isinstance(table, dict) and "config" in table:
+            raise BadSettings(f"{path}: [{name}] config: it is this file that is read")
+    return found
 
 
 def read_regular(path: Path) -> bytes:

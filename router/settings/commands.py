@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource, SettingsError
 
-from router.settings.base import CONFIG, DATASETS, PREFIX, BadSettings, Settings, read_tables
+from router.settings.base import DATASETS, PREFIX, BadSettings, Settings, read_tables
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -66,7 +66,7 @@ def load(command: type[Command], arguments: list[str]) -> Command:
         BadSettings: naming the setting that is unknown or wrong.
     """
     check_environment(command)
-    check_tables()
+    file: str | None = None
     try:
         flags: CliSettingsSource[ArgumentParser] = CliSettingsSource(
             command,
@@ -75,15 +75,17 @@ def load(command: type[Command], arguments: list[str]) -> Command:
             cli_show_env_vars=True,
             add_argument_method=_add_argument,
         )
+        file = flags().get("config") or os.environ.get(f"{PREFIX}CONFIG")
+        check_tables(file)
         source: dict[str, Any] = {"_cli_settings_source": flags}
         return command(**source)
     except ValidationError as error:
         found = {e["loc"]: _what(e) for e in error.errors()}
-        table = read_tables().get(command.table, {})
+        table = read_tables(file).get(command.table, {})
         in_file = {(e["loc"][0],) for e in error.errors() if e["loc"] and _is_in(table, e)}
-        file = f"{os.environ.get(CONFIG)}: [{command.table}] "
+        where = f"{file}: [{command.table}] "
         problems = [
-            f"{file if place[:1] in in_file else ''}{_where(place)}: {what}"
+            f"{where if place[:1] in in_file else ''}{_where(place)}: {what}"
             for place, what in found.items()
             if not any(place == other[: len(place)] != other for other in found)  # its part's
         ]
@@ -120,7 +122,7 @@ def _where(location: tuple[int | str, ...]) -> str:
 
 def known_environment() -> frozenset[str]:
     """Every variable that some command reads."""
-    return frozenset({CONFIG, DATASETS}.union(*map(_variables, all_settings())))
+    return frozenset({DATASETS}.union(*map(_variables, all_settings())))
 
 
 def _variables(command: type[Settings]) -> set[str]:
@@ -134,18 +136,17 @@ def check_environment(command: type[Settings]) -> None:
         BadSettings: naming the first that neither this command reads nor any other.
     """
     given = {name for name in os.environ if name.startswith(PREFIX)}
-    others = given - _variables(command) - {CONFIG, DATASETS}
+    others = given - _variables(command) - {DATASETS}
     for name in sorted(others and others - known_environment()):
         raise BadSettings(f"{name}: unknown environment variable; see `makespan --help`")
 
 
-def check_tables() -> None:
-    """Refuse a table of the settings file that no command reads.
+def check_tables(path: str | None) -> None:
+    """Refuse a table of a settings file that no command reads.
 
     Raises:
         BadSettings: naming it, or the file if it cannot be read.
     """
-    for name, value in read_tables().items():
+    for name, value in read_tables(path).items():
         if name not in SETTINGS or not isinstance(value, dict):
-            path = os.environ[CONFIG]
             raise BadSettings(f"{path}: {name}: not one of the tables {', '.join(SETTINGS)}")

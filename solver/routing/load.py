@@ -62,8 +62,8 @@ class WorkerLoad:
         changes: counts them, so that what follows from a load is computed once.
         sequences: slots that the requests in flight take, or wait for: one for each of their
             choices.
-        bulk_sequences: of one's own, those of bulk work.
-        paced_sequences: of one's own other ones, those that let pass whoever comes after them.
+        bulk_sequences: of these, those of bulk work.
+        paced_sequences: of all others, those that let pass whoever comes after them.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class WorkerLoad:
 
     @property
     def yielding(self) -> LoadSums:
-        """Of one's own, sequences, new prompts and cached tokens of what is in nobody's way."""
+        """What is in nobody's way: sequences, and of one's own new prompts and cached tokens."""
         sequences = self.bulk_sequences + self.paced_sequences
         prompts, cached = self._yielding_prompt_tokens, self._yielding_kv_tokens
         return LoadSums(sequences, prompt_tokens=prompts, kv_tokens=cached)
@@ -111,6 +111,8 @@ class WorkerLoad:
             self._output_tokens,
             self._kv_tokens,
             self._kv_reserved,
+            self.bulk_sequences,
+            self.paced_sequences,
         )
 
     def tell_others(self, others: LoadSums) -> None:
@@ -125,6 +127,7 @@ class WorkerLoad:
         self.sequences, self._prefills = sums.sequences, sums.prefills
         self._prompt_tokens, self._output_tokens = sums.prompt_tokens, sums.output_tokens
         self._kv_tokens, self._kv_reserved = sums.kv_tokens, sums.kv_reserved
+        self.bulk_sequences, self.paced_sequences = sums.bulk, sums.paced
 
     @property
     def running(self) -> int:

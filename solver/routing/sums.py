@@ -15,6 +15,8 @@ class LoadSums:
     output_tokens: float = 0.0
     kv_tokens: float = 0.0
     kv_reserved: float = 0.0
+    bulk: int = 0  # of the sequences, those of bulk work
+    paced: int = 0  # of the others, those that let pass whoever comes after them
 
     def __add__(self, other: LoadSums) -> LoadSums:
         return LoadSums(
@@ -24,6 +26,8 @@ class LoadSums:
             self.output_tokens + other.output_tokens,
             self.kv_tokens + other.kv_tokens,
             self.kv_reserved + other.kv_reserved,
+            self.bulk + other.bulk,
+            self.paced + other.paced,
         )
 
     def __sub__(self, other: LoadSums) -> LoadSums:
@@ -34,6 +38,8 @@ class LoadSums:
             max(0.0, self.output_tokens - other.output_tokens),
             max(0.0, self.kv_tokens - other.kv_tokens),
             max(0.0, self.kv_reserved - other.kv_reserved),
+            self.bulk - other.bulk,
+            self.paced - other.paced,
         )
 
 

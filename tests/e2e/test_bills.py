@@ -119,6 +119,24 @@ def test_nobody_pays_for_a_worker_that_fails(gateway: Gateway, server: FaultySer
     eventually(lambda: gateway.ask("again") == 200)
 
 
+WAYS: list[dict[str, Any]] = [
+    *({"n": four} for four in (4, "4", 4.0)),
+    {"n_cmpl": 4},
+    *({"n_predict": most} for most in (4 * TOKENS, -1)),
+    {"max_completion_tokens": str(4 * TOKENS)},
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_no_way_to_ask_for_more_makes_it_cheaper(
+    gateway: Gateway, server: FaultyServer, way: dict[str, Any]
+) -> None:
+    server.answer = lying(TOKENS, 4 * TOKENS)
+    name = f"way-{WAYS.index(way)}"
+    assert gateway.ask(name, **way) == 200
+    assert gateway.why(name)["output_tokens"] == 4 * TOKENS
+
+
 def lying(prompt: int, output: int, cached: int = 0) -> Answer:
     """It counts so many tokens, as an answer in one piece or as a stream."""
     usage = {"prompt_tokens": prompt, "completion_tokens": output,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,18 +12,26 @@ import pytest
 
 from router.http.relayed import is_for_any_key
 from router.settings.keys import Key, hash_of
+from solver.batching.priority import Priority
 from tests import http
 from tests.e2e.test_other_apis import RESPONSE, Gateway
 from tests.engine_server import EngineServer
 from tests.faulty_server import Call
+from tests.waiting import eventually
 
-SECRETS = {name: f"mk-{name}-{'x' * 40}" for name in ("some", "admin", "alias", "first", "last")}
+SECRETS = {
+    name: f"mk-{name}-{'x' * 40}"
+    for name in ("some", "admin", "alias", "first", "last", "bulk", "urgent", "leaver")
+}
 KEYS = (
     Key(sha256=hash_of(SECRETS["some"]), tenant="some", models=("m",)),
     Key(sha256=hash_of(SECRETS["admin"]), tenant="ops", admin=True),
     Key(sha256=hash_of(SECRETS["alias"]), tenant="alias", models=("gpt",)),
     Key(sha256=hash_of(SECRETS["first"]), tenant="first", tokens_per_minute=5000),
     Key(sha256=hash_of(SECRETS["last"]), tenant="last", tokens_per_minute=5000),
+    Key(sha256=hash_of(SECRETS["leaver"]), tenant="leaver", tokens_per_minute=5000),
+    Key(sha256=hash_of(SECRETS["bulk"]), tenant="bulk", priority=Priority.BULK),
+    Key(sha256=hash_of(SECRETS["urgent"]), tenant="urgent", priority=Priority.INTERACTIVE),
 )
 FORM, TEXT, WWW = (
     "multipart/form-data; boundary=B",
@@ -54,7 +63,7 @@ def engine() -> Iterator[Engine]:
 def gateway(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     file = tmp_path_factory.mktemp("keys") / "keys.toml"
     file.write_text("\n".join(key.to_toml() for key in KEYS))
-    flags = ("--keys", str(file), "--alias", "gpt=m", "--default-model", "gpt",
+    flags = ("--keys", str(file), "--alias", "gpt=m,both=m,other", "--default-model", "gpt",
              "--relay", "/v1/skills,/generate")  # fmt: skip
     with Gateway(engine, flags=flags) as made:
         yield made
@@ -91,6 +100,9 @@ WAYS: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
     "capitals": ("/v1/embeddings", b'{"model":"m","MODEL":"other"}', ("application/json",)),
     "UTF-16": ("/v1/embeddings?model=m", OTHER.decode().encode("utf-16"), ("application/json",)),
     "planned": ("/v1/chat/completions", b'{"model":"m","model":"other"}', ("application/json",)),
+    "an adapter": ("/v1/embeddings", b'{"model":"m","lora_path":"other"}', ("application/json",)),
+    "adapters": ("/v1/chat/completions", b'{"model":"m","lora_path":[null,"other"]}',
+                 ("application/json",)),
     "two fields": (AUDIO, form('name="model" = m', "name=model = other"), (FORM,)),
     "a file's name": (
         AUDIO, form('name="f"; filename="x; name=model" = m', 'name="model" = other'), (FORM,),
@@ -186,6 +198,34 @@ def test_tokens_count_wherever_an_answer_tells_them(
     assert ask(gateway, place, "/v1/embeddings", asked).status_code == 429
 
 
+def test_many_at_once_have_no_more_than_their_minute_and_who_leaves_pays(
+    gateway: Gateway, engine: Engine
+) -> None:
+    """What an answer costs, it tells only later, or never."""
+    long = {"model": "m", "input": "words of it " * 1500}
+    for _ in range(3):
+        assert ask(gateway, "leaver", "/tokenize", long).status_code == 200  # its answer tells none
+    engine.holds = True
+    held, url, body = engine.held, httpx.URL(gateway.url), json.dumps(long).encode()
+    with socket.create_connection((url.host, url.port or 80)) as client:
+        key = SECRETS["leaver"]
+        lines = (
+            "POST /v1/embeddings HTTP/1.1", "host: 127.0.0.1", "content-type: application/json",
+            f"authorization: Bearer {key}", f"content-length: {len(body)}", "", "",
+        )  # fmt: skip
+        client.sendall("\r\n".join(lines).encode() + body)
+        eventually(lambda: engine.held > held)
+        assert ask(gateway, "leaver", "/v1/embeddings", long).status_code == 429
+    eventually(lambda: 'outcome="cancelled",path="embeddings"' in metrics(gateway))
+    engine.holds = False
+    assert ask(gateway, "leaver", "/v1/embeddings", long).status_code == 429
+
+
+def metrics(gateway: Gateway) -> str:
+    headers = {"authorization": f"Bearer {SECRETS['admin']}"}
+    return http.get(f"{gateway.url}/metrics", headers=headers).text
+
+
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/chat/completions"])
 def test_a_key_for_a_name_may_leave_it_out_where_it_is_the_default(
     gateway: Gateway, path: str
@@ -195,6 +235,36 @@ def test_a_key_for_a_name_may_leave_it_out_where_it_is_the_default(
     assert ask(gateway, "alias", path, {**body, "model": "gpt"}).status_code == 200
     for model in ("m", "other"):
         assert ask(gateway, "alias", path, {**body, "model": model}).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/chat/completions"])
+def test_of_an_alias_a_key_has_the_models_that_it_may_use(gateway: Gateway, path: str) -> None:
+    """Whichever it would have drawn."""
+    body = {"model": "both", "input": "a", "messages": [{"role": "user", "content": "hi"}]}
+    for name, models in (("some", {"m"}), ("admin", {"m", "other"}), ("alias", {None})):
+        told = [ask(gateway, name, path, body, ("x-session-id", str(k))) for k in range(16)]
+        assert {one.headers.get("x-makespan-model") for one in told} == models
+        assert {one.status_code for one in told} == ({403} if name == "alias" else {200})
+
+
+RANKS: dict[str, tuple[object, ...]] = {
+    "urgent": (None, 0, -5, 5, "-5"), "admin": (None, 0), "some": (None, 0), "bulk": (None,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/chat/completions"])
+@pytest.mark.parametrize("name", RANKS)
+def test_an_engines_own_priority_is_for_keys_that_may_be_interactive(
+    gateway: Gateway, engine: Engine, path: str, name: str
+) -> None:
+    """Whichever way round the engine counts."""
+    for rank in (None, 0, -5, 5, "-5", [1]):
+        body = {"model": "m", "input": "a", "messages": [], "priority": rank}
+        before = len(engine.told)
+        allowed = rank in RANKS[name] or name == "urgent"
+        told = ask(gateway, name, path, body)
+        assert (told.status_code == 200, len(engine.told) > before) == (allowed, allowed), rank
+        assert allowed or told.json()["error"]["code"] == "priority_not_allowed"
 
 
 @pytest.mark.parametrize("name", ["api-key", "cookie", "x-goog-api-key", "x-anything"])

@@ -16,6 +16,7 @@ from tests.e2e.test_processes import Gateway
 from tests.helpers import Process, free_ports
 
 SLOTS, CLIENTS, EACH = 8, 24, 200
+MANY = 64  # answers of one request
 KEYS = {name: f"mk-{name}-{'x' * 40}" for name in ("three", "one")}
 BODY = {"model": "llama-65b", "prompt": "How many?", "max_tokens": 40, "ignore_eos": True}
 
@@ -56,7 +57,8 @@ async def connected(gateway: Gateway) -> AsyncIterator[dict[int, list[aiohttp.Cl
     async with AsyncExitStack() as stack:
         while min(map(len, found.values())) < CLIENTS:
             (own,) = free_ports(1)
-            connector = aiohttp.TCPConnector(limit=1, local_addr=("127.0.0.1", own))
+            local = ("127.0.0.1", own)  # once only: it stays busy for a minute after its end
+            connector = aiohttp.TCPConnector(limit=1, local_addr=local, keepalive_timeout=600)
             session = aiohttp.ClientSession(gateway.url, connector=connector)
             await stack.enter_async_context(session)
             async with session.get("/health") as answer:
@@ -65,23 +67,33 @@ async def connected(gateway: Gateway) -> AsyncIterator[dict[int, list[aiohttp.Cl
         yield found
 
 
-async def shares_of(gateway: Gateway) -> Counter[str]:
-    """Whose requests were answered, once both tenants have lines; each has a process to itself."""
+async def shares_of(gateway: Gateway, *, large: bool = False) -> Counter[str]:
+    """Whose answers were made, once both tenants have lines; each has a process to itself.
+
+    `large`: of the last one a few requests ask for all.
+    """
     ended: list[str] = []
 
-    async def ask(session: aiohttp.ClientSession, tenant: str) -> None:
+    async def ask(session: aiohttp.ClientSession, tenant: str, n: int) -> None:
         headers = {"authorization": f"Bearer {KEYS[tenant]}"}
         while len(ended) < EACH:
-            async with session.post("/v1/completions", json=BODY, headers=headers) as answer:
+            body = {**BODY, "n": n}
+            async with session.post("/v1/completions", json=body, headers=headers) as answer:
                 await answer.read()
                 assert answer.status == 200
-            ended.append(tenant)
+            ended.extend([tenant] * n)
 
     async with connected(gateway) as found, asyncio.TaskGroup() as group:
         for tenant, sessions in zip(KEYS, found.values(), strict=True):
-            for session in sessions[:CLIENTS]:
-                group.create_task(ask(session, tenant))
+            n = MANY if large and tenant == "one" else 1
+            for session in sessions[: CLIENTS if n == 1 else 2]:
+                group.create_task(ask(session, tenant, n))
     return Counter(ended[4 * SLOTS : EACH])
+
+
+def test_one_request_of_many_answers_keeps_no_process_out(gateway: Gateway) -> None:
+    shares = asyncio.run(shares_of(gateway, large=True))
+    assert shares["three"] / shares.total() > 0.5
 
 
 def test_tenants_of_two_processes_are_served_by_weight(gateway: Gateway) -> None:

@@ -61,7 +61,8 @@ class Size:
 def _most(request: CompletionRequest, context: int | None) -> Usage:
     """Servers differ in what they make where no limit is asked for."""
     longest = UNLIMITED if context is None else context
-    limit = longest if request.max_tokens is None else min(longest, request.max_tokens)
+    asked = longest if request.max_tokens is None else max(request.max_tokens, request.other_limit)
+    limit = min(longest, asked)
     return Usage(longest * request.choices, limit * request.choices)
 
 

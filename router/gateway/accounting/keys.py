@@ -18,7 +18,7 @@ from binascii import Error as NoBase64
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from math import inf
+from math import floor, inf
 from pathlib import Path
 
 from router.gateway.siblings.tally import Tally
@@ -28,9 +28,12 @@ from router.http.relayed import is_for_any_key
 from router.http.reply import LIMITS
 from router.http.request_headers import API_KEY, AUTHORIZATION
 from router.http.reread import Reread
+from router.http.schemas import Claims
 from router.settings.keys import Key, hash_of, read_keys
+from solver.batching.priority import Priority
 from solver.routing.quota import Level, Quota
 
+_ROUNDING = 1e-6  # of what has come back
 # In a request's scope, what its key allows; none where the gateway has no keys.
 GRANT = "makespan.grant"
 
@@ -80,6 +83,26 @@ class Grant:
                 f"{path} wants a key with the right 'admin', which this one has not, or to be "
                 "named by the gateway's setting 'relay'.",
                 code="admin_only",
+            )
+
+    def check_claims(self, claims: Claims) -> None:
+        """Whether it may say so in a body.
+
+        Engines differ in which numbers go first, and one that is 0 may go before bulk work.
+
+        Raises:
+            ForbiddenError: if not.
+        """
+        for name in claims.adapters:
+            self.check_model(name)
+        highest, rank = self.key.priority, claims.rank
+        usual = rank is None or (rank == 0 and highest is Priority.DEFAULT)
+        if not usual and highest is not Priority.INTERACTIVE:
+            raise ForbiddenError(
+                "This key may not set the engine's own 'priority'; it wants one that may be "
+                "'interactive'.",
+                param="priority",
+                code="priority_not_allowed",
             )
 
     def allows(self, model: str) -> bool:
@@ -215,14 +238,18 @@ def _password(told: bytes) -> bytes:
 
 
 def _told(name: str, level: Level) -> Headers:
-    """OpenAI's three headers of a limit; of less than one a minute, the fraction."""
-    digits = ".0f" if level.limit >= 1 else ".3g"
+    """OpenAI's three headers of a limit."""
     said = {
-        "limit": f"{level.limit:{digits}}",
-        "remaining": f"{level.remaining:{digits}}",
+        "limit": _amount(level.limit, level.limit),
+        "remaining": _amount(level.remaining, level.limit),
         "reset": _duration(level.reset_s),
     }
     return [(LIMITS + f"{what}-{name}".encode(), text.encode()) for what, text in said.items()]
+
+
+def _amount(count: float, limit: float) -> str:
+    """As many whole ones as may be had at once; of less than one a minute, the fraction."""
+    return f"{floor(count + _ROUNDING):d}" if limit >= 1 else f"{count:.3g}"
 
 
 def _duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from math import inf
@@ -144,11 +145,12 @@ class Completions:
             only, carried = await self._go_on(exchange, grant)
         asked = exchange.request.model
         if not self._names.is_plain(asked):
-            await self._name(exchange, scope, only)
+            await self._name(exchange, scope, only, None if grant is None else grant.key.models)
         hint = read_hint(told.get(EXPECTED_TOKENS))
         if grant is not None:
             exchange.more = grant.headers
             grant.check_model(*self._names.names_of(exchange.request.model, asked))
+            grant.check_claims(exchange.request.claims)
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
         ticket.only, ticket.carried, ticket.near = only, carried, scope.get(NEAR)
         session = session_of(scope) or exchange.request.session
@@ -175,7 +177,13 @@ class Completions:
         self._drain.check()
         self._dispatcher.room.check_requests(self._accounts.here, tenant)
 
-    async def _name(self, exchange: Exchange, scope: Scope, only: Worker | None) -> None:
+    async def _name(
+        self,
+        exchange: Exchange,
+        scope: Scope,
+        only: Worker | None,
+        allowed: Collection[str] | None,
+    ) -> None:
         """It names none, or by another name: its worker gets the name that it knows.
 
         Raises:
@@ -185,7 +193,7 @@ class Completions:
         assert request is not None
         session = session_of(scope) or request.session or record.id
         among = None if only is None else only.models
-        model, says = self._names.resolve(request.model, session, among)
+        model, says = self._names.resolve(request.model, session, among, allowed)
         if says:
             record.alias = request.model or None
             named = bool(request.model)

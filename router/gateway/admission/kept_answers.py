@@ -1,6 +1,7 @@
 """Which worker keeps which answer of ``/v1/responses``: who goes on from one must go there.
 
-What is known is that of this process, up to a number of answers; of several processes the others
+What is known is that of this process, up to a number of answers, of which each tenant has its
+portion (`solver.routing.portions`): who makes many forgets its own. Of several processes the others
 are asked.
 """
 
@@ -18,6 +19,7 @@ from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.exchange import Exchange
 from router.gateway.siblings.ask import KEPT, Siblings
 from router.http.errors import RequestError
+from solver.routing.portions import Portions
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class KeptAnswers:
     def __init__(self, workers: Workers, most: int, siblings: Siblings | None) -> None:
         self._workers, self._most, self._siblings = workers, max(1, most), siblings
         self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._names: dict[str, OrderedDict[str, None]] = {}  # of each tenant, the oldest first
+        self._portions = Portions()
 
     def remember(self, name: str, worker: Worker, tenant: str, tokens: int = 0) -> None:
         """The worker has begun, or ended, the answer of that name.
@@ -47,10 +51,14 @@ class KeptAnswers:
         before = self._kept.get(name)
         if before is not None and before.tenant != tenant:
             return
+        self.forget(name)
+        if tenant in self._names and not self._portions.may_have(tenant, 1, self._most):
+            self.forget(next(iter(self._names[tenant])))
+        if len(self._kept) >= self._most:
+            self.forget(next(iter(self._kept)))
         self._kept[name] = Kept(worker.place, tenant, tokens)
-        self._kept.move_to_end(name)
-        while len(self._kept) > self._most:
-            self._kept.popitem(last=False)
+        self._names.setdefault(tenant, OrderedDict())[name] = None
+        self._portions.add(tenant, 1)
 
     def noting(
         self, exchange: Exchange, worker: Worker, progress: Callable[[int], None]
@@ -68,8 +76,15 @@ class KeptAnswers:
         return note
 
     def forget(self, name: str) -> None:
-        """It has been deleted."""
-        self._kept.pop(name, None)
+        """It has been deleted; unknown ones are ignored."""
+        kept = self._kept.pop(name, None)
+        if kept is None:
+            return
+        self._portions.add(kept.tenant, -1)
+        own = self._names[kept.tenant]
+        del own[name]
+        if not own:
+            del self._names[kept.tenant]
 
     def page(self, name: str) -> bytes | None:
         """What this process tells the others of it."""

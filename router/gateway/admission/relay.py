@@ -8,7 +8,9 @@ Rules:
   lack the path;
 - an answer that a worker keeps (``/v1/responses/ID``) is asked of that worker alone, and what goes
   on from one is asked there;
-- what is made counts for its tenant: a request as it comes, tokens once its answer has told them.
+- what is made counts for its tenant: a request as it comes, with the tokens that its body may be,
+  of one input at most; once its answer has told them, its tokens. Whose answer tells none pays for
+  none, but who leaves before it comes pays for what was thought.
 """
 
 from __future__ import annotations
@@ -59,14 +61,10 @@ from router.http.errors import (
     outcome_of_status,
 )
 from router.http.relayed import family_of, response_id
-from router.http.usage import Usage
 from router.observe.logs import bind_request
 from router.settings.gateway import GatewayTuning
 
 log = logging.getLogger(__name__)
-
-# Of one of many inputs, as in `["a","b"]`; each may fill a context.
-LEAST_INPUT_BYTES = 4
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -120,8 +118,7 @@ class Relay:
         finally:
             held.let_go()
             usage = passing.usage() if _makes(scope) else None
-            if passing.reservation is not None and usage is not None:
-                passing.reservation.settle(usage.tokens)
+            passing.settle(usage, left=outcome is Outcome.CANCELLED and record.worker is not None)
             self._accounts.end_relayed(record, outcome, family, usage)
             log.debug("relayed", extra={"family": family, "outcome": outcome.value})
 
@@ -143,26 +140,24 @@ class Relay:
             body = await self._bodies.decode(body, encoding, held)
             headers = [pair for pair in headers if pair[0] != CONTENT_ENCODING]
         only = None
-        limited = grant is not None and grant.key.models is not None
-        named = await read_model(scope, body, self._bodies, limited=limited)
+        allowed = None if grant is None else grant.key.models
+        named = await read_model(scope, body, self._bodies, limited=allowed is not None)
         name = response_id(scope["method"], scope["path"])
         if name is not None or named.previous:
             whose = None if grant is None else tenant
             param = "previous_response_id" if name is None else None
             only, _ = await self._kept.find(name or named.previous, whose, param)
-        model, body = await self._resolved(named, scope, body, passing.name, only)
+        model, body = await self._resolved(named, scope, body, passing.name, only, allowed)
         passing.model = model if named.model and model != named.model else ""
         if grant is not None:
             passing.more = grant.headers
             if scope["method"] == "POST":
                 self._check(grant, model, named.model, kept=name is not None)
-                passing.reservation = grant.reserve(0.0)  # its answer tells how many tokens
+                grant.check_claims(named.claims)
         record.model = model
-        if model:
-            context, _ = self._workers.context(model)
-            if context is not None:
-                most = context * (1 + len(body) // LEAST_INPUT_BYTES)
-                passing.most = Usage(most, most)
+        context = self._workers.context(model)[0] if model else None
+        making = grant if scope["method"] == "POST" else None
+        passing.expect(len(body), context, making, json=named.json)
         with DisconnectWatch(receive, passing.send):
             outcome = await self._run(scope, headers, body, model, only, passing, record)
             await passing.out.drain()
@@ -187,7 +182,13 @@ class Relay:
         self._dispatcher.room.check_requests(self._accounts.here, tenant)
 
     async def _resolved(
-        self, named: Named, scope: Scope, body: bytes, name: str, only: Worker | None
+        self,
+        named: Named,
+        scope: Scope,
+        body: bytes,
+        name: str,
+        only: Worker | None,
+        allowed: Collection[str] | None,
     ) -> tuple[str, bytes]:
         """The model that it means, and the body with it; empty: any worker.
 
@@ -197,7 +198,8 @@ class Relay:
         if self._names.is_plain(named.model) or not (named.model or _makes(scope)):
             return named.model, body
         among = None if only is None else only.models
-        model, says = self._names.resolve(named.model, session_of(scope) or name, among)
+        session = session_of(scope) or name
+        model, says = self._names.resolve(named.model, session, among, allowed)
         return model, await named.become(model, body, self._bodies) if says else body
 
     async def _run(

@@ -17,6 +17,7 @@ from router.http.bodies import BodyReader, is_json
 from router.http.errors import RequestError
 from router.http.forms import boundary_of, field_at
 from router.http.relayed import ambiguous_model, query_model
+from router.http.schemas import NO_CLAIMS, Claims
 from router.http.shorten import SMALL
 
 KIND = b"content-type"
@@ -26,7 +27,7 @@ class Named(NamedTuple):
     """What a request calls its model, empty if it names none.
 
     `at`: where in a form; `json`: its body is JSON, `within`: and has it; `previous`: the answer
-    that it goes on from.
+    that it goes on from; `claims`: what else keys may not allow.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Named(NamedTuple):
     json: bool = False
     within: bool = False
     previous: str = ""
+    claims: Claims = NO_CLAIMS
 
     async def become(self, model: str, body: bytes, bodies: BodyReader) -> bytes:
         """The body with another model in its place."""
@@ -72,8 +74,8 @@ async def _in_body(kind: bytes | None, body: bytes, bodies: BodyReader, *, limit
             at = await asyncio.to_thread(field_at, body, boundary, "model")
         return Named("" if at is None else body[slice(*at)].decode("utf-8", "replace"), at)
     if is_json(kind):
-        model, previous = await bodies.names(body)
-        return Named(model, json=True, within=bool(model), previous=previous)
+        model, previous, claims = await bodies.names(body)
+        return Named(model, None, True, bool(model), previous, claims)
     if limited:
         raise RequestError(
             "This key may use some models only, so its request's body must be JSON or a form, and "

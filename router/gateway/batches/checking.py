@@ -25,6 +25,7 @@ from router.gateway.batches.results import Problem, failed_line
 from router.gateway.batches.tables import Line
 from router.http.apis import APIS, Api
 from router.http.errors import RequestError
+from router.http.outline import limit_of
 from router.http.schemas import Prompt
 from solver.routing.prefixes import id_blocks, text_blocks
 
@@ -236,9 +237,10 @@ class LineCheck:
         api = ENDPOINTS[self._endpoint]
         if api is None:
             return {}
-        limits = (body.get(name) for name in api.limits)
-        tokens = next((n for n in limits if type(n) is int and 0 < n < 1 << 31), 0)
-        return {"tokens": tokens, "prefix": _begins(api.prompts(body, size), body["model"])}
+        return {
+            "tokens": limit_of(body, api) or 0,
+            "prefix": _begins(api.prompts(body, size), body["model"]),
+        }
 
 
 def _is_text(value: object) -> TypeGuard[str]:

@@ -6,6 +6,7 @@ Rules:
   for as long as the shares stay: which, is drawn by its name; who names no session is one alone;
 - a session whose model no worker serves just now goes with the others for so long;
 - who goes on from an answer goes on with a model that the answer's worker serves;
+- whose key allows some of an alias's models, and not the alias, has its share of those alone;
 - who names no model means the default one, or the only one that there is.
 """
 
@@ -28,9 +29,15 @@ class ModelNames:
         self._workers, self._aliases, self._default = workers, dict(aliases), default
 
     def resolve(
-        self, name: str, session: str, among: Collection[str] | None = None
+        self,
+        name: str,
+        session: str,
+        among: Collection[str] | None = None,
+        allowed: Collection[str] | None = None,
     ) -> tuple[str, bool]:
         """The model that is meant, of those `among` which it must be, and whether to say so.
+
+        `allowed`: what its key may use; if it may use none of them, whichever is meant.
 
         Raises:
             RequestError: if none is named and there is no default.
@@ -49,6 +56,8 @@ class ModelNames:
             shares = tuple(one for one in shares if one[0] in among)
             if not shares:
                 raise ModelNotFoundError(asked)
+        if allowed is not None and asked not in allowed:
+            shares = tuple(one for one in shares if one[0] in allowed) or shares
         drawn = _drawn(shares, session := f"{asked}\0{session}")
         if len(shares) > 1 and not self._workers.serving(drawn):
             others = tuple(one for one in shares if self._workers.serving(one[0]))

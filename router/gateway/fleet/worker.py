@@ -191,7 +191,12 @@ class Worker:
             return self.room
         yielding, places = self.load.yielding, self.slots + lead(self.slots, 1)
         full = yielding.kv_tokens + yielding.prompt_tokens + self.kv_free <= 0
-        return 0 if full else self._open_places(places + yielding.sequences)
+        own = self.own_sequences - self.load.own.bulk
+        return 0 if full else self._open_places(places + yielding.sequences, own)
+
+    def firm(self, sums: LoadSums) -> int:
+        """Sequences that keep others from a place there."""
+        return sums.sequences - (0 if self.is_shared else sums.paced)
 
     def room_for(self, job: Job) -> int:
         """The same of one request; one of several answers waits until its tenant's last is done."""
@@ -212,19 +217,19 @@ class Worker:
 
     def _places(self, capacity: int) -> int:
         full = self.state is not None and self.load.kv_tokens >= self.state.kv_tokens
-        return 0 if full else self._open_places(capacity)
+        return 0 if full else self._open_places(capacity, self.own_sequences)
 
-    def _open_places(self, capacity: int) -> int:
+    def _open_places(self, capacity: int, own: int) -> int:
         if not self.available:
             return 0
         self.see_others()
         free = max(0, capacity - self.load.sequences)
-        return int(min(free, self.health.places, self.share.room(self.own_sequences)))
+        return int(min(free, self.health.places, self.share.room(own)))
 
     @property
     def own_sequences(self) -> int:
-        """Those that this process has sent it."""
-        return self.load.sequences - self.load.others.sequences
+        """Those that this process has sent it, and that keep others from a place."""
+        return self.firm(self.load.own)
 
     @property
     def is_shared(self) -> bool:
@@ -347,7 +352,7 @@ class Worker:
         If it is `paced`, its sequences let pass whoever comes after them.
         """
         self.load.add(key, job, now, streamed=streamed, paced=paced)
-        self.share.sent(job.sequences)
+        self.share.sent(0 if paced else job.sequences)
         self.tell_siblings()
         # Of several processes none sees what keeps its requests waiting there.
         if self.state is None and self.siblings is None:
@@ -372,10 +377,10 @@ class Worker:
 
     def ended(self, key: Hashable) -> None:
         """A request has left it, however; unknown ones are ignored."""
-        before = self.load.sequences
+        before = self.own_sequences
         self.load.remove(key)
         self.plain_slots.ended(key)
-        self.share.left(before - self.load.sequences)
+        self.share.left(before - self.own_sequences)
         self.tell_siblings()
 
     @property

@@ -20,37 +20,17 @@ from router.http.secret import SECRET
 from router.http.worker_reply import Reply
 from router.kv_wire import SESSION, apart_from_names
 from router.settings.gateway import GatewayTuning
-from router.wire import (
-    ATTEMPT,
-    DEADLINE_MS,
-    EXPECTED_TOKENS,
-    PRIORITY,
-    REQUEST_ID,
-    TPOT_MS,
-    TTFT_MS,
-    TURN,
-    WAITED_MS,
-)
+from router.wire import REQUEST_ID, TOLD
 
-_SET_ANEW = {
-    REQUEST_ID,
-    EXPECTED_TOKENS,
-    ATTEMPT,
-    WAITED_MS,
-    PRIORITY,
-    DEADLINE_MS,
-    TTFT_MS,
-    TPOT_MS,
-    TURN,
-}
-_NOT_SENT = frozenset((*_SET_ANEW, b"accept-encoding", b"content-type", SECRET))
+_SET_ANEW = TOLD | {REQUEST_ID}
+_NOT_SENT = _SET_ANEW | {b"accept-encoding", b"content-type", SECRET}
 _LEFT_OUT = _NOT_SENT | HOP_BY_HOP
 MOST_LINES = 4096  # of workers that come and go
 _AUTHORIZATION = f"{AUTHORIZATION.decode()}: "
 _RANK = frozenset((RANK,))  # a client's own is of no server that has been chosen for it
 _AT_FAULT = (400, 422)  # with what a server says that a rank is none
 # What of an answer is read is read as it is.
-_NOT_RELAYED = frozenset((*_SET_ANEW, b"accept-encoding", SECRET))
+_NOT_RELAYED = _SET_ANEW | {b"accept-encoding", SECRET}
 
 
 class Forwarder:

@@ -8,15 +8,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from router.gateway.accounting.keys import Reservation
+from router.gateway.accounting.keys import Grant, Reservation
 from router.http.apis import form_of
 from router.http.asgi import Responder, Scope, Send, respond, responder
 from router.http.errors import Headers, RouterError
 from router.http.usage import MOST, JsonMeter, StreamMeter, Usage, read_any_usage
 from router.http.worker_reply import Reply
 from router.wire import MODEL, WORKER
+from solver.cost.estimators import BYTES_PER_TOKEN
 
 log = logging.getLogger(__name__)
+
+# Of one of many inputs, as in `["a","b"]`; each may fill a context.
+LEAST_INPUT_BYTES = 4
 
 
 class Passing:
@@ -30,10 +34,29 @@ class Passing:
         path = scope.get("raw_path") or scope["path"].encode()
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         self.target = (path + query).decode("latin-1")
-        self.reservation: Reservation | None = None  # of that key's tokens
-        self.most = MOST  # tokens that there can be
+        self._reservation: Reservation | None = None  # of that key's tokens
+        self._most = MOST  # tokens that there can be
         self._api = form_of(scope["path"])
         self._meter: StreamMeter | JsonMeter | None = None
+
+    def expect(self, size: int, context: int | None, grant: Grant | None, *, json: bool) -> None:
+        """Tokens that there may be of a body of so many bytes, of its key, too, if that pays.
+
+        Raises:
+            OverLimitError: if the key has to wait.
+        """
+        if context is not None:
+            most = context * (1 + size // LEAST_INPUT_BYTES)
+            self._most = Usage(most, most)
+        if grant is not None:
+            text = size / BYTES_PER_TOKEN if json else 0.0
+            self._reservation = grant.reserve(text if context is None else min(text, context))
+
+    def settle(self, usage: Usage | None, *, left: bool) -> None:
+        """It has ended; `left`: its client has, while a worker had it."""
+        if self._reservation is not None:
+            used = None if left else 0.0
+            self._reservation.settle(used if usage is None else usage.tokens)
 
     async def relay(self, reply: Reply, worker: str) -> None:
         """The answer, as it comes."""
@@ -54,7 +77,7 @@ class Passing:
     def usage(self) -> Usage | None:
         """Tokens that it has taken, if its answer has told."""
         usage = None if self._meter is None else self._meter.usage()
-        return usage and usage.within(self.most)
+        return usage and usage.within(self._most)
 
     def _start(self, reply: Reply, worker: str) -> None:
         own: Headers = [*self._api.named(self.name), (WORKER, worker.encode())]

@@ -100,7 +100,7 @@ class Sharing:
         siblings_wanting = 0 if self._siblings is None else self._siblings.wanting()
         for worker in self._workers:
             self._look_at(worker, siblings_wanting, now)
-            self._rooms[worker] = worker.room
+            self._rooms[worker] = worker.online_room
             if mine.requests and worker.far.sequences and not self._rooms[worker]:
                 self._want(worker, mine + others, now)
         far = max(
@@ -124,7 +124,7 @@ class Sharing:
     def _look_at(self, worker: Worker, siblings_wanting: int, now: float) -> None:
         worker.see_others()
         worker.tell_siblings()
-        others, wanting = worker.load.others.sequences, worker.far_wanting
+        others, wanting = worker.firm(worker.load.others), worker.far_wanting
         content = 0 if wanting else worker.far.sequences
         if self._siblings is not None:
             wanting += siblings_wanting

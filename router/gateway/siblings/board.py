@@ -28,7 +28,7 @@ from solver.routing.sums import NOTHING, Backlog, LoadSums
 
 # Of a row: its process, how often its places have been given anew, how many are used, and what
 # waits for room there; and of a place: its worker, and the sums of what is there.
-_HEAD, _PLACE = struct.Struct("=qqqqdd"), struct.Struct("=Qqqqddd")
+_HEAD, _PLACE = struct.Struct("=qqqqdd"), struct.Struct("=Qqqqdddqq")
 # Workers that a row has places for; of those beyond, the others hear nothing.
 PLACES = 1024
 # How many tenants a row tells of, as of when; and of each what it has had, its weight, and whether
@@ -130,7 +130,8 @@ class Board:
         figures = own.sequences, own.prefills, own.prompt_tokens
         tokens = own.output_tokens, own.kv_tokens, own.kv_reserved
         at = self._mine * _ROW + _HEAD.size + place * _PLACE.size
-        _PLACE.pack_into(self._memory, at, _name(url), *figures, *tokens)
+        yielding = own.bulk, own.paced
+        _PLACE.pack_into(self._memory, at, _name(url), *figures, *tokens, *yielding)
         if new:
             self.wait(self._waiting)
         if own == NOTHING:  # the place may be another worker's next
@@ -174,9 +175,9 @@ class Board:
         return sum((row.waiting for row in self._others), Backlog())
 
     def content(self, url: str) -> int:
-        """Sequences at a worker of those whose requests do not wait."""
-        name = _name(url)
-        return sum(row.sums(name).sequences for row in self._others if not row.waiting.requests)
+        """Sequences at a worker of those whose requests do not wait, in others' way there."""
+        sums = [row.sums(_name(url)) for row in self._others if not row.waiting.requests]
+        return sum(one.sequences - one.bulk - one.paced for one in sums)
 
     def close(self) -> None:
         """This process has nothing in flight any more; what it still tells, nobody hears."""

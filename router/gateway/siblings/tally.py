@@ -3,9 +3,9 @@
 Rules:
 - a key has a place of its own, found by a hash of its name, and keeps it; what is there is what
   `solver.routing.quota` counts by, and no limit: each process knows those from the file of keys;
-- whoever counts has the lock of the place for as long as that takes, some microseconds. Should the
-  one who has it be stopped in the midst of that, the others go on without: a request too many is
-  better than none;
+- whoever counts has the lock of the place for as long as that takes, some microseconds, or until it
+  has a core again. Should the one who has it be stopped in the midst of that, the others go on
+  without: a request too many is better than none;
 - clocks are one, as the processes are on one machine (`time.monotonic`).
 """
 
@@ -15,6 +15,7 @@ import fcntl
 import mmap
 import os
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -26,8 +27,8 @@ from solver.routing.quota import Quota
 _PLACE = struct.Struct("=Qdddd")
 # Most of the file is never written, and takes no memory then.
 PLACES = 1 << 16
-# Looks at a lock before one goes on without; each takes a microsecond.
-_LOOKS = 200
+# For so long one looks at a lock before one goes on without: some turns of a busy core.
+PATIENCE_S = 0.01
 
 
 class Tally:
@@ -87,13 +88,16 @@ class Tally:
                 fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
 
     def _lock(self, place: int) -> bool:
-        for _ in range(_LOOKS):
+        until_s = time.monotonic() + PATIENCE_S
+        while True:
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
             except OSError:
-                continue
-            return True
-        return False
+                if time.monotonic() >= until_s:
+                    return False
+                time.sleep(0)  # whoever has it may want this core
+            else:
+                return True
 
 
 def _name(key: str) -> int:

@@ -23,11 +23,17 @@ from solver.batching.targets import Targets
 from solver.sim.request import Request
 
 PROMPT = ("prompt_tokens", "input_length", "input_tokens", "ContextTokens", "Request tokens")
-OUTPUT = ("output_tokens", "output_length", "GeneratedTokens", "Response tokens")
+OUTPUT = (
+    *("output_tokens", "output_length", "completion_tokens"),
+    *("GeneratedTokens", "Response tokens"),
+)
 # What a column of arrivals is called, but for its unit (`times`); the first of them that is there.
 ARRIVALS = ("arrival", "arrival_time", "arrived_at", "timestamp", "time", "start_time")
 ARRIVAL = "arrival_s"
 _APART = re.compile(r"[^a-z0-9µμ]+")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")  # of startTime
+# No request has more tokens: what says so has another meaning.
+MOST_TOKENS = 10**9
 HASHES = "hash_ids"
 PRIORITY, DEADLINE, TENANT = "priority", "deadline_s", "tenant"
 OUTCOME, DONE = "outcome", "completed"
@@ -162,15 +168,15 @@ def _arrival(row: Row, names: Mapping[str, str]) -> str | None:
 
 def _stem(name: str) -> str:
     """A name without case, unit and what is between its words."""
-    plain = _APART.sub("_", name.lower()).strip("_")
+    plain = _APART.sub("_", _HUMP.sub("_", name).lower()).strip("_")
     unit = unit_of(plain.replace("_", " "))
     return plain if unit is None else plain.rpartition("_")[0]
 
 
 def _tokens(row: Row, name: str) -> int:
     number = _number(row[name])
-    if number < 1 or not number.is_integer():
-        raise BadRow(f"{name}: expected a whole number of at least 1, not {row[name]!r}")
+    if not 1 <= number <= MOST_TOKENS or not number.is_integer():
+        raise BadRow(f"{name}: expected a whole number from 1 to 10^9, not {row[name]!r}")
     return int(number)
 
 

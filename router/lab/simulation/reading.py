@@ -1,7 +1,9 @@
 """A trace's file as rows: CSV with a header, JSON lines or one JSON document, gzip or not.
 
 Rules:
-- the content says which it is, not its name;
+- the content says which it is, not its name: JSON by how it begins, of CSV what parts its columns
+  (commas, semicolons or tabs) by the header; UTF-16 and UTF-8 by their marks;
+- what is no text is refused, as it is no trace;
 - what is wrong with a row stands in its place, as the error that it is, and the next is read; so
   does what ends a file too early, as its last row;
 - what is no UTF-8 is taken as letters that nobody knows.
@@ -9,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -23,8 +26,14 @@ import orjson
 
 from router.lab.simulation.columns import REST, BadRow, Row
 from router.lab.simulation.documents import Length, is_document, rows_of, rows_of_one
+from router.settings.base import BadSettings
 
 GZIP = b"\x1f\x8b"
+# Of others that press together or tabulate, which may look like letters: zstd, zip, xz, Parquet.
+NO_TEXTS = (b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"\xfd7zXZ", b"PAR1")
+LOOK = 64
+NO_LETTERS = frozenset(range(32)) - frozenset(b"\0\t\n\v\f\r\x1a\x1b")
+SEPARATORS = ",;\t"
 # What a disk that lost its power may leave counts as nothing.
 BLANK = " \t\r\n\0"
 _CUT = (EOFError, zlib.error)
@@ -37,8 +46,23 @@ def opened(path: Path) -> Iterator[TextIO]:
         zipped = file.read(len(GZIP)) == GZIP
         file.seek(0)
         plain = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if zipped else file
-        with io.TextIOWrapper(plain, encoding="utf-8-sig", errors="replace", newline="") as text:
+        begins = plain.read(LOOK)
+        plain.seek(0)
+        with io.TextIOWrapper(plain, _encoding(path, begins), "replace", newline="") as text:
             yield text
+
+
+def _encoding(path: Path, begins: bytes) -> str:
+    """Of a text that begins so.
+
+    Raises:
+        BadSettings: if it is none.
+    """
+    if begins.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if begins.startswith(NO_TEXTS) or set(begins.strip(b"\0")) & NO_LETTERS:
+        raise BadSettings(f"{path}: it is no text; traces are CSV or JSON, plain or by gzip")
+    return "utf-8-sig"
 
 
 class Lines:
@@ -57,6 +81,11 @@ class Lines:
         """Whether they begin as JSON does, or the second does and the first has lost its own."""
         first, second, *_ = (*self._first(2), "", "")
         return first.startswith(("[", "{")) or second.startswith("{")
+
+    def separator(self) -> str:
+        """What parts the columns of the first one: most of what might."""
+        header = "".join(self._first(1))
+        return max(SEPARATORS, key=header.count)
 
     def document(self) -> object:
         """All of it, if it is one document that has many requests in it; None if it has lines."""
@@ -89,7 +118,11 @@ def rows(lines: Lines, length: Length) -> Iterator[Row | BadRow]:
 
 def _rows(lines: Lines, length: Length) -> Iterable[Row | BadRow]:
     if not lines.are_json():
-        return csv.DictReader(lines, restkey=REST, skipinitialspace=True)
+        parted = csv.DictReader(
+            lines, restkey=REST, skipinitialspace=True, delimiter=lines.separator()
+        )
+        parted.fieldnames = [name.strip() for name in parted.fieldnames or ()]
+        return parted
     found = lines.document()
     if found is not None:
         return _made(rows_of(found, length))

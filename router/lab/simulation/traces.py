@@ -41,6 +41,7 @@ from solver.sim.workload import WORKLOADS
 NOTHING: Mapping[str, str] = {}
 # So many lines that say nothing before the first that does: this is no log with a bad beginning.
 MOST_BAD = 1000
+MOST_SHOWN = 1000  # characters of what is wrong
 # A silence is told of if it is this long, and this many times all the rest.
 LONG_S, LONELY = 3600.0, 10.0
 NO_TIMES = (
@@ -188,7 +189,7 @@ class _Reader:
     def _refuse(self, error: BadRow, line: int) -> None:
         self._bad += 1
         where = f"{self._path}:{line}" if line else self._path  # a document has no lines
-        self._first_bad = self._first_bad or f"{where}: {error}"
+        self._first_bad = self._first_bad or _shown(f"{where}: {error}")
         self._unless_logged()
 
     def _unless_logged(self) -> None:
@@ -243,6 +244,12 @@ class _Reader:
                 continue
             kind = "no Unix time, but most are" if clock.unix else "a Unix time, but most are none"
             self._refuse(BadRow(f"{name}: {one.arrival_s:g} is {kind}"), line)
+
+
+def _shown(text: str) -> str:
+    """As a terminal may show it, whatever a file has in it."""
+    short = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in short)
 
 
 def _guess(clock: Clock, name: str, found: Sequence[Request]) -> str:

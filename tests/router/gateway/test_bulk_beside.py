@@ -56,3 +56,19 @@ async def test_beside_other_gateways_an_agent_lets_in_no_more_than_it_has_room_f
         (worker,) = made.workers
         worker.far = LoadSums(sequences=1)
         assert worker.online_room == 0
+
+
+async def test_bulk_work_of_another_process_leaves_room_too() -> None:
+    """Whoever has it, and as if it had none itself."""
+    async with half(1) as made:
+        (worker,) = made.workers
+        worker.update_state(replace(state(worker.name), steps_back=True))
+        empty = worker.online_room
+        worker.load.tell_others(LoadSums(empty, bulk=empty))
+        assert (worker.room, worker.online_room) == (0, empty)
+        for _ in range(2):  # the other one wants more
+            worker.share.look(empty, worker.own_sequences, 0, 1, worker.firm(worker.load.others))
+        assert worker.online_room == empty // 2
+        worker.load.tell_others(LoadSums())
+        fill(made, BULK, steps_back=True)
+        assert (worker.room, worker.online_room) == (0, empty // 2)

@@ -32,3 +32,16 @@ def test_of_any_limit_that_a_file_may_have_finite_numbers_are_told(limit: float)
                 assert isfinite(float(value))
         assert float(told["x-ratelimit-limit-requests"]) > 0
     assert min(waits) >= 1
+
+
+@pytest.mark.parametrize("limit", [1.0, 1.5, 5.0, 60.0])
+def test_as_many_as_are_left_may_be_had_at_once(limit: float) -> None:
+    """And not one more, whenever one asks."""
+    grant = Grant(Key(sha256=hash_of("a"), tenant="t", requests_per_minute=limit))
+    told = dict(grant.headers())
+    assert int(told[b"x-ratelimit-limit-requests"]) == int(limit)
+    while left := int(dict(grant.headers())[b"x-ratelimit-remaining-requests"]):
+        grant.reserve(1.0)
+        assert left <= limit
+    with pytest.raises(OverLimitError):
+        grant.reserve(1.0)

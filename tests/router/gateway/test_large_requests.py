@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from router.gateway.admission.headers import for_worker
 from router.gateway.planning.ticket import Ticket
 from solver.routing.problem import Job
+from solver.routing.sums import LoadSums
 from tests.router.gateway.fleet import Half, half, state, ticket
 from tests.waiting import until
 
@@ -89,3 +91,27 @@ async def test_its_turns_come_as_its_tenants_share_of_the_worker_lets_them() -> 
                 made.dispatcher._pace(large, worker)
             assert large.pace_s >= paces[-1] * 0.99, "no hint makes its turns come sooner"
     assert 0 < paces[0] == pytest.approx(paces[1])  # a tenant has at most half, as others may come
+
+
+@pytest.mark.anyio
+async def test_what_another_process_has_sent_so_leaves_room_too() -> None:
+    """But not what gateways elsewhere have: agents let nobody in beyond their room then."""
+    async with half(1, slots=SLOTS) as made:
+        agents(made)
+        (worker,) = made.workers
+        empty = worker.online_room
+        others = LoadSums(64 + 2, prompt_tokens=70 * 64, paced=64)
+        worker.load.tell_others(others)
+        assert (worker.online_room, worker.room) == (empty - 2, 0)
+        assert worker.firm(others) == 2
+        for _ in range(2):  # the other one wants more, and has not taken it
+            worker.share.look(empty, worker.own_sequences, 0, 1, worker.firm(others))
+        assert worker.online_room == empty - 2
+        now = time.monotonic()
+        worker.sent(1, of("bob", 64).job, 70.0, now, streamed=True, paced=True)
+        assert worker.online_room == empty - 2
+        worker.ended(1)
+        assert worker.online_room == empty - 2
+        worker.far = LoadSums(1)
+        worker.load.tell_others(others + worker.far)
+        assert worker.online_room == 0

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.http.model_field import with_model
+from router.http.model_field import with_field, with_model
 from tests.linear import TIMES, assert_linear
 
 TEXTS = st.sampled_from(["model", '"model": "old"', "old", 'a\\"', "{", "}", "é", "\\", ""])
@@ -52,6 +52,15 @@ def test_only_the_model_changes(body: dict[str, Any], seed: int, old: str) -> No
 )
 def test_bytes_stay(body: bytes, made: bytes) -> None:
     assert with_model(body, "new", named=b'"b"' in body or b'"model":"' in body) == made
+
+
+@given(st.dictionaries(TEXTS | st.just("priority"), VALUES | st.just("priority"), max_size=4))
+def test_a_field_is_put_where_there_is_none(body: dict[str, Any]) -> None:
+    """Whatever is called so within other fields, as in tools, or has that value."""
+    found = orjson.loads(
+        with_field(json.dumps({**body, "x": {"priority": 1}}).encode(), "priority", 7)
+    )
+    assert found == {"priority": 7, **body, "x": {"priority": 1}}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from router.http import shorten as module
 from router.http.bodies import BodyReader
 from router.http.errors import RequestError
 from router.http.outline import outline, outline_shortened
-from router.http.schemas import MOST_TOKENS, Prompt
+from router.http.schemas import MOST_TOKENS, NO_CLAIMS, Prompt
 from router.http.shorten import KEPT, MOST_UNITS, STUB, shorten
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -28,9 +28,22 @@ TEXT = {"model": "m", "prompt": "hi"}
 # What some engine takes, and what is known of it then.
 TAKEN: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     (TEXT, {"max_tokens": 0, "echo": True}, {"max_tokens": 1}),
-    (TEXT, {"max_tokens": "16"}, {"max_tokens": None}),
-    (TEXT, {"max_tokens": 16.0}, {"max_tokens": None}),
+    (TEXT, {"max_tokens": "16"}, {"max_tokens": 16}),
+    (TEXT, {"max_tokens": " 16.0 "}, {"max_tokens": 16}),
+    (TEXT, {"max_tokens": 16.0}, {"max_tokens": 16}),
+    (TEXT, {"max_tokens": "many"}, {"max_tokens": None}),
+    (TEXT, {"max_tokens": "1e999"}, {"max_tokens": None}),
     (TEXT, {"max_tokens": -1}, {"max_tokens": None}),
+    (TEXT, {"max_tokens": 4, "n_predict": 400}, {"max_tokens": 4, "other_limit": 400}),
+    (TEXT, {"max_tokens": 4, "n_predict": 399.5}, {"other_limit": 400}),
+    (TEXT, {"max_tokens": 4, "n_predict": -1}, {"other_limit": MOST_TOKENS}),
+    (CHAT, {"max_completion_tokens": 4, "max_tokens": "400"}, {"other_limit": 400}),
+    (TEXT, {"n": "128"}, {"n": 128}),
+    (TEXT, {"n": 128.0}, {"n": 128}),
+    (TEXT, {"n": "x"}, {"n": 1}),
+    (TEXT, {"n": -3}, {"n": 1}),
+    (TEXT, {"n": 1, "best_of": 8}, {"n": 8}),
+    (CHAT, {"n_cmpl": "8"}, {"n": 8}),
     (TEXT, {"max_tokens": 1 << 62}, {"max_tokens": MOST_TOKENS}),
     (TEXT, {"n": 200}, {"n": 200}),
     (TEXT, {"n": 0}, {"n": 1}),
@@ -215,7 +228,7 @@ def test_two_models_are_none(fields: str, size: int) -> None:
 def test_what_is_no_second_model_is_let_by(fields: str) -> None:
     for size in (1, 1 << 17):
         body = f'{{"model":"m",{fields},"prompt":"{"a" * size}"}}'.encode()
-        assert asyncio.run(BodyReader(1 << 30).names(body)) == ("m", "")
+        assert asyncio.run(BodyReader(1 << 30).names(body)) == ("m", "", NO_CLAIMS)
 
 
 @pytest.mark.parametrize(

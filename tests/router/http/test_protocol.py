@@ -37,6 +37,7 @@ MUCH = b"x" * (3 << 20)  # less than a connection keeps, more than sockets do
 class Echo:
     """Answers with the size of a body, ``/stream`` in parts, ``/wait`` once it is told to.
 
+    ``/fields`` with the names of the fields that it has by then.
     ``/much`` answers with `MUCH`, ``/endless`` with that again and again until nobody is there.
     """
 
@@ -53,19 +54,20 @@ class Echo:
             body = await read_body(scope, receive, 1 << 20)
         except ClientDisconnected:
             self.left += 1
-            return
+            return None
         if scope["path"] == "/wait":
             await self.go.wait()
+        if scope["path"] == "/fields":
+            return await respond(send, 200, [], b" ".join(name for name, _ in scope["headers"]))
         if scope["path"] in ("/much", "/endless"):
-            await self._talk(receive, send, endless=scope["path"] == "/endless")
-            return
+            return await self._talk(receive, send, endless=scope["path"] == "/endless")
         if scope["path"] != "/stream":
-            await respond(send, 200, [], b"%d" % len(body))
-            return
+            return await respond(send, 200, [], b"%d" % len(body))
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for part in (b"first ", b"second"):
             await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+        return None
 
     async def _talk(self, receive: Receive, send: Send, *, endless: bool) -> None:
         try:
@@ -171,6 +173,39 @@ async def test_what_comes_after_a_request_takes_nothing_from_its_answer() -> Non
                 answers = (await talk(port, *parts)).split(b"HTTP/1.1 ")[1:]
                 assert [one[:3] for one in answers[:-1]] == [b"200"] * times
                 assert answers[-1][:3] in (b"400", b"431")
+
+
+CHUNKED = b"POST /fields HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nx-a: b\r\n"
+LAST_CHUNK = b"\r\n1\r\na\r\n0\r\n"
+
+
+async def test_what_comes_after_a_body_is_none_of_its_head() -> None:
+    """A key or a tenant there would pass whoever looks at heads on the way."""
+    late = b"authorization: Bearer k\r\nx-makespan-tenant: t\r\n\r\n"
+    async with server() as (_, port):
+        head, body = CHUNKED + CLOSE + b"\r\n", LAST_CHUNK + late
+        for parts in ((head + body,), (head, body), (head, LAST_CHUNK, late)):
+            answer = await talk(port, *parts)
+            assert answer.startswith(b"HTTP/1.1 200 "), answer
+            assert answer.endswith(b"\r\n\r\nhost transfer-encoding x-a connection"), answer
+
+
+ASIDE = {
+    "one large field": (LAST_CHUNK + b"x: " + b"a" * (4 << 20), 431),
+    "small fields without end": (LAST_CHUNK + b"a: b\r\n" * 100_000, 431),
+    "an extension of megabytes": (b"\r\n1;" + b"a" * (4 << 20), 431),
+    "little of each": (
+        b"\r\n" + b"1;%b\r\na\r\n" % (b"e" * 30_000) * 9 + b"0\r\na: b\r\n\r\n",
+        200,
+    ),
+}
+
+
+async def test_what_is_neither_head_nor_body_is_bounded() -> None:
+    async with server() as (_, port):
+        for kind, (sent, status) in ASIDE.items():
+            answer = await talk(port, CHUNKED + CLOSE + b"\r\n" + sent)
+            assert answer.startswith(b"HTTP/1.1 %d " % status), (kind, answer[:200])
 
 
 async def test_whatever_is_half_sent_ends_in_time_and_reaches_nobody() -> None:

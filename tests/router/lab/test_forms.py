@@ -53,6 +53,17 @@ FORMS: dict[str, tuple[str, list[Request]]] = {
         "request_id,timestamp,input_tokens,output_tokens\n0,0.5,10,20\n1,60.25,15,25\n",
         [Request("0", 10, 20, 0.5), Request("1", 15, 25, 60.25)],
     ),
+    "semicolons": (
+        "arrival_s;prompt_tokens ; output_tokens\n0.5;3;4\n",
+        [Request("0", 3, 4, 0.5)],
+    ),
+    "tabs": ("when\tTIMESTAMP\tContextTokens\tGeneratedTokens\na,b\t0.5\t3\t4\n",
+             [Request("0", 3, 4, 0.5)]),
+    "spend logs": (
+        '{"startTime": "2026-01-01T00:00:02Z", "prompt_tokens": 3, "completion_tokens": 4}\n'
+        '{"startTime": "2026-01-01T00:00:00Z", "prompt_tokens": 5, "completion_tokens": 6}\n',
+        [Request("0", 3, 4, 2.0), Request("1", 5, 6)],
+    ),
     "unix seconds": (
         "prompt_tokens,output_tokens,arrival_s\n3,4,1700000005.25\n5,6,1700000000\n",
         [Request("0", 3, 4, 5.25), Request("1", 5, 6)],
@@ -347,6 +358,36 @@ def test_what_is_none_of_them_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(BadSettings, match=BROKEN[text]) as told:
         read_trace(path)
     assert str(told.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("mark", ["utf-8-sig", "utf-16"])
+def test_a_text_is_read_by_its_mark(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "trace.csv"
+    text, wanted = FORMS["azure"]
+    path.write_bytes(text.encode(mark))
+    close(read_trace(path).requests, wanted)
+    path.write_bytes(gzip.compress(text.encode(mark)))
+    close(read_trace(path).requests, wanted)
+
+
+@pytest.mark.parametrize(
+    "data", [b"PAR1\x15\x04", b"\x28\xb5\x2f\xfdabc", b"PK\x03\x04", b"\x7fELF\x02\x01", b"a\x01b"]
+)
+def test_what_is_no_text_is_no_trace(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "trace"
+    path.write_bytes(data + bytes(range(256)))
+    with pytest.raises(BadSettings, match="trace: it is no text; traces are CSV or JSON"):
+        read_trace(path)
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "\u202etxt", "n" * 100_000])
+def test_what_is_told_of_a_file_is_fit_for_a_terminal(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(f"{name},x\n1,2\n")
+    with pytest.raises(BadSettings, match="prompt_tokens: no such column") as told:
+        read_trace(path)
+    assert str(told.value).isprintable()
+    assert len(str(told.value)) < 2000
 
 
 def test_texts_are_measured_as_told(tmp_path: Path) -> None:

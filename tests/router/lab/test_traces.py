@@ -116,7 +116,10 @@ def test_hashes_in_one_cell(path: Path, cell: str) -> None:
         ("prompt_tokens,output_tokens\n", "no requests"),
         ("prompt_tokens,answer_tokens\n3,4\n", "output_tokens: no such column; there are: prompt"),
         ("3,4\n5,6\n", "prompt_tokens: no such column"),
-        ("prompt_tokens,output_tokens\n3,4\n3,-1\n", ":3: output_tokens: .* at least 1, not '-1'"),
+        (
+            "prompt_tokens,output_tokens\n3,4\n3,-1\n",
+            ":3: output_tokens: .* from 1 to .*, not '-1'",
+        ),
         ("prompt_tokens,output_tokens\n3,4\nx,4\n", ":3: prompt_tokens: .* not 'x'"),
         ("prompt_tokens,output_tokens\n3.5,4\n", ":2: prompt_tokens: .* not '3.5'"),
         ("prompt_tokens,output_tokens\n3\n", ":2: output_tokens: .* not None"),

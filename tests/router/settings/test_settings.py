@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from router.agent.engines.emulated.lengths import read_lengths
+from router.children import flags
 from router.settings.agent import AgentSettings
 from router.settings.base import BadSettings, Settings
 from router.settings.calibrate import CalibrateSettings
@@ -37,6 +38,26 @@ def test_flags_over_environment_over_file(config: Path, monkeypatch: pytest.Monk
     settings = load(GatewaySettings, [*ONE, "--port", "3"])
     assert (settings.port, settings.retries, settings.remember) == (3, 2, 1)
     assert settings.window_max_wait_s == 0.02
+
+
+def test_a_flag_names_the_file_and_wins_over_the_variable(config: Path, tmp_path: Path) -> None:
+    """Children are told what was in it, and read none themselves."""
+    config.write_text("[gateway]\nport = 1\n")
+    other = tmp_path / "other.toml"
+    other.write_text(
+        "[gateway]\nworker = ['http://a:1']\nport = 2\nremember = 2\n[agent]\nport = 9\n"
+    )
+    for way in (["--config", str(other)], [f"--config={other}"]):
+        settings = load(GatewaySettings, [*way, "--remember", "3"])
+        assert (settings.worker, settings.port, settings.remember) == (("http://a:1",), 2, 3)
+    told = flags(settings, settings.model_fields_set)
+    assert load(GatewaySettings, told).port == 2
+    assert "--config" not in told
+    other.write_text("[gateway]\nprot = 1\n")
+    with pytest.raises(BadSettings, match=r"^\S+/other.toml: \[gateway\] prot: not known; "):
+        load(GatewaySettings, [*ONE, "--config", str(other)])
+    with pytest.raises(BadSettings, match="nowhere"):
+        load(GatewaySettings, [*ONE, "--config", "nowhere"])
 
 
 def test_several_workers_by_comma_or_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +169,7 @@ def test_every_number_is_finite(value: str) -> None:
         for name, field in settings.model_fields.items():
             if field.annotation in (float, float | None):
                 with pytest.raises(ValidationError) as refused:
-                    settings(**{name: value})
+                    settings(**{name: value})  # type: ignore[arg-type]
                 found = [one["type"] for one in refused.value.errors() if one["loc"] == (name,)]
                 assert found, f"{settings.table}: {name}"
                 seen += 1
@@ -169,7 +190,9 @@ def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         ("[gateway]\nretries = 1\ndrain_s = -1\n", r"^\S+ \[gateway\] drain_s: .* or equal to 0"),
         ("[gatway]\nport = 1\n", "gatway: not one of the tables"),
         ("port = 1\n", "port: not one of the tables"),
-        ("[gateway\n", "MAKESPAN_CONFIG"),
+        ("[gateway\n", r"^config: \S+/makespan.toml: "),
+        ("[gateway]\nconfig = 'x'\n", r"makespan.toml: \[gateway\] config: "),
+        ("x = " + "[" * 5000, r"^config: \S+/makespan.toml: "),
     ],
 )
 def test_a_bad_file_is_named(config: Path, text: str, complaint: str) -> None:
