@@ -93,9 +93,14 @@ class WorkerLoad:
         return self._sums() - self.others
 
     @property
+    def yielding_sequences(self) -> int:
+        """Of one's own, those that are in nobody's way."""
+        return self.bulk_sequences + self.paced_sequences
+
+    @property
     def yielding(self) -> LoadSums:
         """Of one's own, sequences, new prompts and cached tokens of what is in nobody's way."""
-        sequences = self.bulk_sequences + self.paced_sequences
+        sequences = self.yielding_sequences
         prompts, cached = self._yielding_prompt_tokens, self._yielding_kv_tokens
         return LoadSums(sequences, prompt_tokens=prompts, kv_tokens=cached)
 

@@ -263,9 +263,10 @@ class Attempts:
             raise WorkerFailed("Its answer is compressed, which nobody has asked for.")
         status = reply.status
         kind = verdict(status, has_deadline=ticket.due_s != inf)
-        challenged = is_challenge(status, reply.header(CHALLENGE[0]))
-        if status == 401 and (challenged or self._forwarder.has_key(worker)):
-            kind = Verdict.FAILED  # it is the gateway that it does not know, not the client
+        if status == 401:
+            challenged = is_challenge(status, reply.header(CHALLENGE[0]))
+            if challenged or self._forwarder.has_key(worker):
+                kind = Verdict.FAILED  # it is the gateway that it does not know, not the client
         if kind is Verdict.ANSWER:
             return True
         if status == 503 and ticket.recall_pending and reply.has(RECALLED):

@@ -163,7 +163,8 @@ class Completions:
         exchange.why = WHY in told
         with DisconnectWatch(receive, exchange.send), keeping:
             outcome = await self._attempts.run(exchange, ticket)
-            await exchange.out.drain()
+            if exchange.out.paused:
+                await exchange.out.drain()
             return outcome
 
     def _check_room(self, tenant: str) -> None:

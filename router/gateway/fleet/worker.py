@@ -208,7 +208,7 @@ class Worker:
     @property
     def _yielding(self) -> bool:
         """Whether there is work that lets others pass, in the agent's queue or its slots."""
-        return self.divides and not self.is_shared and self.load.yielding.sequences > 0
+        return self.load.yielding_sequences > 0 and self.divides and not self.is_shared
 
     def _places(self, capacity: int) -> int:
         full = self.state is not None and self.load.kv_tokens >= self.state.kv_tokens
@@ -309,7 +309,7 @@ class Worker:
         load, cost, slots = self.load, self.cost, self.slots
         kv = None if self.state is None else self.state.kv_tokens
         backlog = load.backlog_s(cost, slots, slots, now)
-        awaited = min(slots, load.sequences - load.yielding.sequences)
+        awaited = min(slots, load.sequences - load.yielding_sequences)
         view = WorkerView(
             cost=cost,
             slots=slots,
