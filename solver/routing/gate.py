@@ -100,6 +100,11 @@ class Pace:
         self._full, self._new_s, self._new = full, 0.0, 0
 
 
+def surely_has_place(there: float, most: float) -> bool:
+    """Whether one more may come to those that are there, whoever was told to come back."""
+    return there < most - int(most * RESERVED)
+
+
 class Gate(Generic[K]):
     """Before one fleet; see the module.
 
@@ -179,8 +184,9 @@ class Gate(Generic[K]):
 
     def has_place(self, there: float, most: float, now: float) -> bool:
         """Whether one more may come to those that are there, of which `most` are allowed."""
-        kept = most * RESERVED if 0 < self._returns.next_s(now) < inf else 0
-        return there < most - int(kept)
+        if surely_has_place(there, most):
+            return True
+        return there < most and not 0 < self._returns.next_s(now) < inf
 
     def came(self, work_s: float, now: float) -> None:
         """One has come, whether it may stay or not."""

@@ -296,10 +296,11 @@ class Worker:
         """What the planner sees of it; the same as before until something has changed."""
         self.see_others()
         load, slots = self.load, self.slots
+        cost = self.cost
         if load.is_due(now):
-            load.advance(self.cost, slots, now)
+            load.advance(cost, slots, now)
         health = self.health
-        known = load.changes, self.state, self.speed.factors, slots
+        known = load.changes, self.state, cost, slots
         seen = *known, health.open, health.places, self.leaving, self.share.most
         if self._view is None or self._view[0] != seen:
             self._view = seen, self._new_view(now)

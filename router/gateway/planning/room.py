@@ -20,7 +20,7 @@ from router.gateway.planning.unsent import Unsent
 from router.http.errors import NoCapacityError
 from router.settings.gateway import GatewayTuning
 from solver.routing.fair import MOST, OTHERS
-from solver.routing.gate import NO_FLEET, Fleet, Gate, Pace
+from solver.routing.gate import NO_FLEET, Fleet, Gate, Pace, surely_has_place
 from solver.routing.portions import Portions
 from solver.routing.speed import FleetSpeed
 
@@ -79,9 +79,12 @@ class Room:
         Raises:
             NoCapacityError: if it may not, and when it should come again.
         """
-        most, now = self._tuning.max_requests, time.monotonic()
-        gate = self._gate(None, tenant, now)
+        most = self._tuning.max_requests
         own = not here.may_have(tenant, 1, most)
+        if not own and surely_has_place(here.total, most):
+            return
+        now = time.monotonic()
+        gate = self._gate(None, tenant, now)
         if own or not gate.has_place(here.total, most, now):
             gate.came(gate.sequence_s, now)
             again_s = gate.again_s(0.0, gate.sequence_s, now)
