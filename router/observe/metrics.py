@@ -9,8 +9,7 @@ one process, and tests read samples back.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter as Counted
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from itertools import product
@@ -82,9 +81,12 @@ class Observed(Histogram):
     def _count(self) -> None:
         amounts, self._uncounted = self._uncounted, []
         self._sum.inc(sum(amounts))
-        places = Counted(bisect_left(self._upper_bounds, amount) for amount in amounts)
-        for place, count in places.items():
-            self._buckets[place].inc(count)
+        amounts.sort()
+        before = 0
+        for bucket, bound in zip(self._buckets, self._upper_bounds, strict=True):
+            within = bisect_right(amounts, bound)
+            bucket.inc(within - before)
+            before = within
 
     def _child_samples(self) -> Iterable[Sample]:
         self._count()

@@ -217,8 +217,8 @@ class Accounts:
         told = bool(record.output_tokens) and not request.ignore_eos
         limit, text_bytes = request.output_limit(UNLIMITED) if told else None, 0
         if usage is not None:
-            if all(prompt.token_ids is None for prompt in request.prompts):
-                text_bytes = sum([prompt.text_bytes for prompt in request.prompts])
+            texts = [one.text_bytes for one in request.prompts if one.token_ids is None]
+            text_bytes = sum(texts) if len(texts) == len(request.prompts) else 0
             record.cached_tokens = usage.cached_tokens
             record.used_prompt_tokens = usage.prompt_tokens
         self._answered.append((record, limit, text_bytes, usage))

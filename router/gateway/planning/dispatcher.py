@@ -328,9 +328,10 @@ class Dispatcher:
                 if cached is None:
                     cached = np.zeros((len(tickets), len(workers)))
                 cached[i, workers.index(only)] = ticket.carried
-        if not any(worker.adapters for worker in workers):
-            return cached
-        return with_loading([ticket.model for ticket in tickets], workers, cached)
+        for worker in workers:
+            if worker.adapters:
+                return with_loading([ticket.model for ticket in tickets], workers, cached)
+        return cached
 
     async def _handle(self, selection: TicketSelection) -> bool:
         """Plan and send; whether to go on at once with those who were not in this plan."""
