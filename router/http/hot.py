@@ -90,7 +90,8 @@ class Cycle(RequestResponseCycle, Direct):
 
     async def drain(self) -> None:
         """Part of `Responder`."""
-        await self.flow.drain()
+        if self.flow.write_paused:
+            await self.flow.drain()
 
     def start(self, status: int, headers: Headers) -> None:
         """Part of `Responder`; the head goes with what comes first after it."""

@@ -339,6 +339,4 @@ class WorkerLoad:
 
     def occupancy(self, slots: int, more: int) -> float:
         """Sequences that run at once when `more` join, and share an iteration's fixed cost."""
-        running = self.sequences + more
-        running = running if running > 1 else 1
-        return float(running if running < slots else slots)
+        return float(min(slots, max(1, self.sequences + more)))

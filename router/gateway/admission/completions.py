@@ -163,8 +163,7 @@ class Completions:
         exchange.why = WHY in told
         with DisconnectWatch(receive, exchange.send), keeping:
             outcome = await self._attempts.run(exchange, ticket)
-            if exchange.out.paused:
-                await exchange.out.drain()
+            await exchange.out.drain()
             return outcome
 
     def _check_room(self, tenant: str) -> None:
