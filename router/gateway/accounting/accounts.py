@@ -227,6 +227,8 @@ class Accounts:
         """Count those that have ended, and learn from those that were answered."""
         answered, self._answered = self._answered, []
         ended, self._ended = self._ended, []
+        for end in ended:
+            self._count(*end)
         lengths: list[tuple[Features, int]] = []
         for record, limit, text_bytes, usage in answered:
             if limit is not None:
@@ -234,8 +236,6 @@ class Accounts:
             self._learn(record, text_bytes, usage)
         if lengths:
             self._lengths.observe_all(lengths)
-        for end in ended:
-            self._count(*end)
 
     def _learn(self, record: RequestRecord, text_bytes: int, usage: Usage | None) -> None:
         metrics = self._metrics
