@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     RequestResponseCycle,
@@ -59,6 +60,8 @@ class Cycle(RequestResponseCycle, Direct):
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer it; a body that is all there is at hand."""
+        if self.body or not self.more_body:
+            self.message_event.set()
         if not self.more_body:
             self.scope[BODY] = bytes(self.body)  # type: ignore[literal-required]
         self._task = loop.create_task(self.run_asgi(self.endpoint))
@@ -87,7 +90,8 @@ class Cycle(RequestResponseCycle, Direct):
 
     async def drain(self) -> None:
         """Part of `Responder`."""
-        await self.flow.drain()
+        if self.flow.write_paused:
+            await self.flow.drain()
 
     def start(self, status: int, headers: Headers) -> None:
         """Part of `Responder`; the head goes with what comes first after it."""
@@ -187,6 +191,26 @@ class HotProtocol(SlowReaders):
         self.scope[FIELDS] = dict(reversed(self.headers))  # type: ignore[literal-required]
         self.event.clear()
         self.cycle = self._hot_cycle = self._new = Cycle(self, endpoint)
+
+    def on_body(self, body: bytes) -> None:
+        """As uvicorn's; of a request that has not begun nobody waits for it."""
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        if cycle is not self._new:
+            cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """As uvicorn's, likewise."""
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.more_body = False
+        if cycle is not self._new:
+            cycle.message_event.set()
 
     def begin(self) -> None:
         """What has come in one read is parsed: begin with a request that was in it."""

@@ -35,19 +35,19 @@ _ADAPTERS = "lora_path"
 # Fields beside the prompt that decide which blocks an engine has of it: two requests that differ in
 # one share no block. Names are vLLM's (0.32), and SGLang's where that has others. An engine that
 # passes one over tells by its events that it has the same blocks for both.
-_APART = (
+_APART = frozenset((
     *("cache_salt", "extra_key"),
     *("prompt_embeds", _ADAPTERS),  # vLLM's adapters are models
     # what a template makes of a conversation
     *("chat_template", "chat_template_kwargs", "documents", "reasoning_effort", "reasoning"),
     "add_special_tokens",
     *("mm_processor_kwargs", "media_io_kwargs"),
-)
+))  # fmt: skip
 # With these nothing is found, or nobody knows what: a prompt's probabilities are not in a cache,
 # and of one that is cut at its begin nobody knows where it begins.
-_UNKNOWN = ("prompt_logprobs", "truncate_prompt_tokens")
+_UNKNOWN = frozenset(("prompt_logprobs", "truncate_prompt_tokens"))
 # An answer that begins with its prompt has that one's probabilities, too, if it has any.
-_ECHOED = ("logprobs", "top_logprobs", "logprob_token_ids")
+_ECHOED = frozenset(("logprobs", "top_logprobs", "logprob_token_ids"))
 
 _MODEL_LETTERS = len("model")
 _LONGEST_NUMBER = 32
@@ -172,6 +172,8 @@ def check_session(data: dict[str, Any], longest: int = LONGEST_SESSION) -> None:
 
 def apart(data: Mapping[str, Any]) -> str:
     """What of a body makes an engine share nothing with the same prompt without it."""
+    if _APART.isdisjoint(data):
+        return ""
     found = {name: value for name in _APART if (value := data.get(name)) is not None}
     return (
         blake2b(orjson.dumps(found, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
@@ -182,8 +184,8 @@ def apart(data: Mapping[str, Any]) -> str:
 
 def _is_unknown(data: dict[str, Any]) -> bool:
     """Whether nobody knows what of its prompt an engine finds in its cache."""
-    names = _UNKNOWN + _ECHOED if data.get("echo") is True else _UNKNOWN
-    return any(data.get(name) is not None for name in names)
+    names = _UNKNOWN | _ECHOED if data.get("echo") is True else _UNKNOWN
+    return not names.isdisjoint(data) and any(data.get(name) is not None for name in names)
 
 
 def _name(value: object) -> str:

@@ -227,12 +227,16 @@ class BoundedProtocol(HotProtocol):
     def on_url(self, url: bytes) -> None:
         """A part of its target."""
         if not self._resumed:
-            super().on_url(url)
+            self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field, of a head or of what comes after its body."""
-        if self._in_head and not self._resumed:
-            super().on_header(name, value)
+        if not self._in_head or self._resumed:
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Its head is there."""

@@ -55,8 +55,10 @@ class ReplyHead:
 
     def with_own(self, own: Headers) -> Headers:
         """Its headers with others' in their place: of limits it tells none beside the gateway's."""
-        names = {name for name, _ in own}
-        limited = any(name.startswith(LIMITS) for name in names)
+        names, limited = set(), False
+        for name, _ in own:
+            names.add(name)
+            limited = limited or name.startswith(LIMITS)
         kept = [
             (name, value)
             for name, value in self.headers

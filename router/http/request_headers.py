@@ -32,7 +32,7 @@ LONGEST_MS = 7 * 86_400_000
 LEAST_KEEPALIVE_S, LONGEST_KEEPALIVE_S = 0.1, 3600
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Urgency:
     """How urgent a request is; `deadline_s` and the first token's target count from its arrival."""
 

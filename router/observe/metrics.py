@@ -9,9 +9,8 @@ one process, and tests read samples back.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter as Counted
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from itertools import product
 from typing import Generic, Literal, TypeGuard, TypeVar
@@ -25,6 +24,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
 from solver.batching.ledger import STATES
@@ -49,8 +49,23 @@ RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.33, 2, 4, 10)
 MOST_UNCOUNTED = 1024
 
 
+def _nothing() -> None:
+    """Nobody has anything to tell."""
+
+
 class Observed(Histogram):
-    """A histogram that only keeps what it is told, and counts it when somebody looks."""
+    """A histogram that only keeps what it is told, and counts it when somebody looks.
+
+    Attributes:
+        settle: called before somebody looks.
+    """
+
+    settle: Callable[[], None] = staticmethod(_nothing)
+
+    def collect(self) -> Iterable[Metric]:
+        """Somebody looks."""
+        self.settle()
+        return super().collect()
 
     def _metric_init(self) -> None:
         super()._metric_init()
@@ -66,9 +81,12 @@ class Observed(Histogram):
     def _count(self) -> None:
         amounts, self._uncounted = self._uncounted, []
         self._sum.inc(sum(amounts))
-        places = Counted(bisect_left(self._upper_bounds, amount) for amount in amounts)
-        for place, count in places.items():
-            self._buckets[place].inc(count)
+        amounts.sort()
+        before = 0
+        for bucket, bound in zip(self._buckets, self._upper_bounds, strict=True):
+            within = bisect_right(amounts, bound)
+            bucket.inc(within - before)
+            before = within
 
     def _child_samples(self) -> Iterable[Sample]:
         self._count()
@@ -76,7 +94,18 @@ class Observed(Histogram):
 
 
 class Counting(Counter):
-    """A counter that adds up what it is told without a lock: one thread tells it, and looks."""
+    """A counter that adds up what it is told without a lock: one thread tells it, and looks.
+
+    Attributes:
+        settle: called before somebody looks.
+    """
+
+    settle: Callable[[], None] = staticmethod(_nothing)
+
+    def collect(self) -> Iterable[Metric]:
+        """Somebody looks."""
+        self.settle()
+        return super().collect()
 
     def _metric_init(self) -> None:
         super()._metric_init()
@@ -130,15 +159,25 @@ def histogram(
 
 
 class _Metrics:
-    """Makes a table's metrics, in a registry of its own."""
+    """Makes a table's metrics, in a registry of its own.
+
+    Attributes:
+        settle: tells counters and histograms what they have not been told yet, before somebody
+            looks at them.
+    """
 
     def __init__(self) -> None:
+        self.settle: Callable[[], None] = _nothing
         self.registry = CollectorRegistry()
         for attribute, row in vars(type(self)).items():
             if isinstance(row, _Row):
                 made = vars(self)[attribute] = row.make(registry=self.registry)
                 if isinstance(made, Counter | Observed):  # whose labels stay once they are there
                     vars(made)["labels"] = cache(made.labels)
+                    vars(made)["settle"] = self._settle
+
+    def _settle(self) -> None:
+        self.settle()
 
     def render(self) -> bytes:
         """All metrics in Prometheus's text format."""

@@ -68,10 +68,13 @@ class Tracing:
 
 def read_traceparent(headers: Headers) -> TraceContext | None:
     """What the client says of its trace; None if it says nothing, or no sense."""
-    found = [value for name, value in headers if name == b"traceparent"]
-    if len(found) != 1:
+    found, count = b"", 0
+    for name, value in headers:
+        if name == b"traceparent":
+            found, count = value, count + 1
+    if count != 1:
         return None
-    match = _TRACEPARENT.fullmatch(found[0])
+    match = _TRACEPARENT.fullmatch(found)
     if match is None or (match[1] == b"00" and match[5] is not None):
         return None
     trace_id, parent_id, flags = match[2].decode(), match[3].decode(), int(match[4], 16)

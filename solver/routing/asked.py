@@ -17,8 +17,9 @@ from solver.arrays import FloatArray
 from solver.routing.columns import BETA_P, PROMPT, Load, Requests
 from solver.routing.formulas import Figures
 
-# Beyond so many pairs of a request and a worker, or so many workers, arrays are quicker.
-MOST_PAIRS, MOST_WORKERS = 32, 16
+# Arrays take about as long for a request on any number of workers, numbers for a pair of both:
+# beyond so many pairs, and pairs times workers, arrays are quicker; and of workers alone.
+MOST_PAIRS, MOST_WEIGHED, MOST_WORKERS = 128, 512, 16
 
 
 @dataclass(eq=False)
@@ -48,7 +49,8 @@ class Asked:
     def few(self) -> bool:
         """Whether plain numbers are quicker."""
         m = len(self.known)
-        return m <= MOST_WORKERS and 0 < len(self.rows) * m <= MOST_PAIRS
+        pairs = len(self.rows) * m
+        return 0 < pairs <= MOST_PAIRS and pairs * m <= MOST_WEIGHED
 
     @cached_property
     def requests(self) -> Requests:

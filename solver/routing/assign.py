@@ -129,7 +129,7 @@ def _assign_few(pairs: FewPairs) -> Assignment:
             found = costs, able, placed.__getitem__
             j, go[i] = _choose(pairs, i, j, found, pairs.patience[i])
         chosen[i], cost_s[i] = j, costs[j]
-        if i < planned:
+        if i < planned and i + 1 < n:
             sequences, prefill_s, prompt = placed[j]
             more = pairs.sizes(i, j)
             placed[j] = sequences + more[0], prefill_s + more[1], prompt + more[2]

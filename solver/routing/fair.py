@@ -112,7 +112,8 @@ class FairShares(Generic[R]):
     @property
     def several(self) -> bool:
         """Whether there has been more than one tenant."""
-        return len(self._had) > 1 or bool(self._others.keys() - self._had.keys())
+        had, others = self._had, self._others
+        return len(had) > 1 or bool(others and others.keys() - had.keys())
 
     @property
     def named(self) -> bool:

@@ -100,6 +100,11 @@ class Pace:
         self._full, self._new_s, self._new = full, 0.0, 0
 
 
+def surely_has_place(there: float, most: float) -> bool:
+    """Whether one more may come to those that are there, whoever was told to come back."""
+    return there < most - int(most * RESERVED)
+
+
 class Gate(Generic[K]):
     """Before one fleet; see the module.
 
@@ -140,6 +145,14 @@ class Gate(Generic[K]):
         """One more waits."""
         self._waiting[key] = priority, work_s
         self._lines[priority] += work_s
+        self._see(work_s, sequences)
+
+    def passed(self, work_s: float, sequences: int) -> None:
+        """One has begun that had not to wait."""
+        self._see(work_s, sequences)
+        self._pace.began(work_s)
+
+    def _see(self, work_s: float, sequences: int) -> None:
         self._sequence_s += (work_s / max(1, sequences) - self._sequence_s) / MEMORY
 
     def remove(self, key: K, *, began: bool) -> None:
@@ -155,21 +168,25 @@ class Gate(Generic[K]):
         """Seconds until somebody new would begin."""
         own_s = self.line_s(priority)
         work_s = self._fleet.beyond * self._sequence_s + own_s
-        for other in self._beside():
-            if other is not self:  # before it comes what is due to others in their turns
-                work_s += min(other.line_s(priority), own_s)
+        if own_s:
+            for other in self._beside():
+                if other is not self:  # before it comes what is due to others in their turns
+                    work_s += min(other.line_s(priority), own_s)
         return max(0.0, work_s) / self._pace.factor
 
     def line_s(self, priority: Priority) -> float:
         """The work of those that go before somebody new."""
+        if not self._waiting:
+            return 0.0
         start_s = HEAD_START_S[priority]
         before = (own for other, own in self._lines.items() if HEAD_START_S[other] >= start_s)
         return max(0.0, sum(before))
 
     def has_place(self, there: float, most: float, now: float) -> bool:
         """Whether one more may come to those that are there, of which `most` are allowed."""
-        kept = most * RESERVED if 0 < self._returns.next_s(now) < inf else 0
-        return there < most - int(kept)
+        if surely_has_place(there, most):
+            return True
+        return there < most and not 0 < self._returns.next_s(now) < inf
 
     def came(self, work_s: float, now: float) -> None:
         """One has come, whether it may stay or not."""

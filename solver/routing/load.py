@@ -93,9 +93,14 @@ class WorkerLoad:
         return self._sums() - self.others
 
     @property
+    def yielding_sequences(self) -> int:
+        """Those that are in nobody's way."""
+        return self.bulk_sequences + self.paced_sequences
+
+    @property
     def yielding(self) -> LoadSums:
         """What is in nobody's way: sequences, and of one's own new prompts and cached tokens."""
-        sequences = self.bulk_sequences + self.paced_sequences
+        sequences = self.yielding_sequences
         prompts, cached = self._yielding_prompt_tokens, self._yielding_kv_tokens
         return LoadSums(sequences, prompt_tokens=prompts, kv_tokens=cached)
 

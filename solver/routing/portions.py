@@ -14,8 +14,6 @@ what is held, or why.
 
 from __future__ import annotations
 
-from collections import Counter
-
 TIMES = 7
 
 
@@ -28,20 +26,22 @@ class Portions:
 
     def __init__(self) -> None:
         self.total = 0
-        self._held: Counter[str] = Counter()
+        self._held: dict[str, int] = {}
         self._named = False
 
     def add(self, name: str, amount: int) -> None:
         """It holds so much more, or less if that is below 0."""
         self._named = self._named or bool(name)
         self.total += amount
-        self._held[name] += amount
-        if not self._held[name]:
-            del self._held[name]
+        held = self._held.get(name, 0) + amount
+        if held:
+            self._held[name] = held
+        else:
+            self._held.pop(name, None)
 
     def may_have(self, name: str, more: int, most: int) -> bool:
         """Whether it may hold so much more of `most`; whether there is so much is not asked."""
         if not (name or self._named):
             return True
-        held, free = self._held[name], most - self.total
+        held, free = self._held.get(name, 0), most - self.total
         return held + more <= TIMES * (free - more) or (not held and 2 * more <= free + 1)

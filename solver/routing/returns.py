@@ -73,7 +73,8 @@ class Returns:
 
     def next_s(self, now: float) -> float:
         """Seconds until it opens, or 0; infinite: nobody has been told to come back."""
-        self._pass(now)
+        if self._openings:
+            self._pass(now)
         return max(0.0, self._openings[0].from_s - now) if self._openings else inf
 
     def came(self, now: float, work_s: float) -> None:

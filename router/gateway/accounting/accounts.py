@@ -36,7 +36,7 @@ _LEVELS = {
 }
 # Stands for "no limit" where neither request nor worker names one; nothing longer is planned for.
 UNLIMITED = 1 << 20
-# Ends that are learnt from together: a sixteenth of those so far, and so many at most.
+# Ends that are counted and learnt from together: a sixteenth of those so far, and so many at most.
 TOGETHER, MOST_TOGETHER = 1 / 16, 64
 
 
@@ -101,8 +101,21 @@ def _job(given: _Given, tokens: float, known: LengthDistribution | None = None) 
     return Job(total, tokens, choices, weight, due_s, known, overrun, targets, tenant, bulk)
 
 
+# Of one that has ended: it, its times, and hashes of its prompt's blocks and the tokens that were
+# made of it, as its line in the traffic log tells.
+_End = tuple[RequestRecord, Outcome, Timing, Sequence[int], int | None]
+# Of one that was answered in full: it, its output limit if its length tells something, bytes of its
+# prompt if that is text alone, and what the engine counted.
+_Answer = tuple[RequestRecord, int | None, int, Usage | None]
+
+
 class Accounts:
     """Predicts, remembers, learns and counts.
+
+    Rules:
+    - an end is counted, and learnt from, with some others, or when somebody looks: until then, what
+      has been predicted for one holds for its like;
+    - each is looked through once, in `settle`.
 
     Attributes:
         here: planned requests, and those that are relayed: what `max_requests` is of, by tenant.
@@ -112,16 +125,24 @@ class Accounts:
         self, metrics: GatewayMetrics, remember: int, traffic: TrafficLog | None = None
     ) -> None:
         self._metrics, self._traffic = metrics, traffic
-        self.log, self.here = RequestLog(remember), Portions()
-        self.tenants = Tenants()
+        self.log, self.here = RequestLog(remember, self.settle), Portions()
+        self._tenants = Tenants()
         self._estimators: defaultdict[str, TokenEstimator] = defaultdict(TokenEstimator)
         self._lengths = LengthPredictor()
-        self._ended: list[tuple[Features, int]] = []  # and not learnt from yet
+        self._ended: list[_End] = []  # and not counted yet
+        self._answered: list[_Answer] = []  # and not learnt from yet
+        metrics.settle = self.settle
 
     @property
     def running(self) -> int:
         """Planned requests in the gateway now."""
         return self.log.running
+
+    @property
+    def tenants(self) -> Tenants:
+        """What each has had."""
+        self.settle()
+        return self._tenants
 
     def size(
         self,
@@ -184,7 +205,7 @@ class Accounts:
     def served(self, record: RequestRecord, slot_s: float) -> None:
         """A worker has spent so much on a request, whether or not that was all of it."""
         record.slot_s += slot_s
-        label = self.tenants.spend(record.tenant, slot_s)
+        label = self._tenants.spend(record.tenant, slot_s)
         self._metrics.tenant_slot_seconds.labels(label).inc(slot_s)
 
     def begin(self, record: RequestRecord) -> None:
@@ -194,35 +215,41 @@ class Accounts:
 
     def learn(self, request: CompletionRequest, record: RequestRecord, usage: Usage | None) -> None:
         """A request has been answered in full."""
-        if record.output_tokens:
-            if not request.ignore_eos:
-                self._learn_length(request, record, record.output_tokens // record.choices)
-            ratio = record.expected_tokens / record.output_tokens
-            self._metrics.predicted_tokens_error.observe(ratio)
+        told = bool(record.output_tokens) and not request.ignore_eos
+        limit, text_bytes = request.output_limit(UNLIMITED) if told else None, 0
         if usage is not None:
-            sizes = [prompt.text_bytes for prompt in request.prompts if prompt.token_ids is None]
-            if len(sizes) == len(request.prompts):
-                self._estimators[request.model].observe(sum(sizes), usage.prompt_tokens)
+            texts = [one.text_bytes for one in request.prompts if one.token_ids is None]
+            text_bytes = sum(texts) if len(texts) == len(request.prompts) else 0
             record.cached_tokens = usage.cached_tokens
             record.used_prompt_tokens = usage.prompt_tokens
-            if record.choice is not None:
-                self._metrics.predicted_cached_tokens.inc(record.choice.predicted_cached)
-            if usage.cached_tokens:
-                self._metrics.cached_prompt_tokens.inc(usage.cached_tokens)
+        self._answered.append((record, limit, text_bytes, usage))
 
-    def _learn_length(self, request: CompletionRequest, record: RequestRecord, tokens: int) -> None:
-        """A few ends together: until then, what has been predicted for one holds for its like."""
-        features = Features(
-            request.model,
-            record.prompt_tokens // record.choices,
-            request.output_limit(UNLIMITED),
-            record.tenant,
-            record.kind,
-        )
-        self._ended.append((features, tokens))
-        if len(self._ended) >= min(MOST_TOGETHER, 1 + int(TOGETHER * self._lengths.learned)):
-            self._lengths.observe_all(self._ended)
-            self._ended.clear()
+    def settle(self) -> None:
+        """Count those that have ended, and learn from those that were answered."""
+        answered, self._answered = self._answered, []
+        ended, self._ended = self._ended, []
+        for end in ended:
+            self._count(*end)
+        lengths: list[tuple[Features, int]] = []
+        for record, limit, text_bytes, usage in answered:
+            if limit is not None:
+                lengths.append(_length(record, limit))
+            self._learn(record, text_bytes, usage)
+        if lengths:
+            self._lengths.observe_all(lengths)
+
+    def _learn(self, record: RequestRecord, text_bytes: int, usage: Usage | None) -> None:
+        metrics = self._metrics
+        if record.output_tokens:
+            metrics.predicted_tokens_error.observe(record.expected_tokens / record.output_tokens)
+        if usage is None:
+            return
+        if text_bytes:
+            self._estimators[record.model].observe(text_bytes, usage.prompt_tokens)
+        if record.choice is not None:
+            metrics.predicted_cached_tokens.inc(record.choice.predicted_cached)
+        if usage.cached_tokens:
+            metrics.cached_prompt_tokens.inc(usage.cached_tokens)
 
     def end_relayed(
         self, record: RequestRecord, outcome: Outcome, family: str, usage: Usage | None
@@ -239,7 +266,7 @@ class Accounts:
                 metrics.relayed_tokens.labels(family, kind).inc(tokens)
             if self._traffic is not None:
                 self._traffic.note(record, path=family)
-        self.tenants.end(record, outcome)
+        self._tenants.end(record, outcome)
 
     def end(
         self,
@@ -254,16 +281,34 @@ class Accounts:
         For the traffic log are hashes of its prompt's `blocks`, and the output tokens that were
         `made` until it broke off.
         """
-        felt = Felt.of(timing, record.output_tokens, record.choices)
-        record.ended_s, record.ttft_s, record.tpot_s = time.time(), felt.ttft_s, felt.tpot_s
-        record.kept = kept(record.targets, outcome, felt)
+        record.ended_s = time.time()
         if self.log.end(record):
             self.here.add(record.tenant, -1)
+        self._ended.append((record, outcome, timing, blocks, made))
+        together = min(MOST_TOGETHER, 1 + int(TOGETHER * self._lengths.learned))
+        level = _LEVELS.get(outcome, logging.DEBUG)
+        told = log.isEnabledFor(level)
+        if told or self._traffic is not None or len(self._ended) >= together:
+            self.settle()
+        if told:
+            log.log(level, "request ended", extra=record.summary())
+
+    def _count(
+        self,
+        record: RequestRecord,
+        outcome: Outcome,
+        timing: Timing,
+        blocks: Sequence[int],
+        made: int | None,
+    ) -> None:
+        felt = Felt.of(timing, record.output_tokens, record.choices)
+        record.ttft_s, record.tpot_s = felt.ttft_s, felt.tpot_s
+        record.kept = kept(record.targets, outcome, felt)
         if self._traffic is not None:
             self._traffic.note(record, blocks, made)
         if record.output_tokens is None:
             record.output_tokens = made
-        self.tenants.end(record, outcome)
+        self._tenants.end(record, outcome)
         metrics, model = self._metrics, record.label
         metrics.requests.labels(model, outcome).inc()
         until = timing.ended if timing.sent is None else timing.sent
@@ -278,6 +323,11 @@ class Accounts:
                 metrics.time_to_first_token.labels(model).observe(felt.ttft_s)
                 if felt.tpot_s:
                     metrics.time_per_output_token.labels(model).observe(felt.tpot_s)
-        level = _LEVELS.get(outcome, logging.DEBUG)
-        if log.isEnabledFor(level):
-            log.log(level, "request ended", extra=record.summary())
+
+
+def _length(record: RequestRecord, limit: int) -> tuple[Features, int]:
+    """What is learnt from one: how long an answer of its like is."""
+    assert record.output_tokens is not None
+    prompt_tokens = record.prompt_tokens // record.choices
+    features = Features(record.model, prompt_tokens, limit, record.tenant, record.kind)
+    return features, record.output_tokens // record.choices

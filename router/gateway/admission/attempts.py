@@ -263,9 +263,8 @@ class Attempts:
             raise WorkerFailed("Its answer is compressed, which nobody has asked for.")
         status = reply.status
         kind = verdict(status, has_deadline=ticket.due_s != inf)
-        challenged = is_challenge(status, reply.header(CHALLENGE[0]))
-        if status == 401 and (challenged or self._forwarder.has_key(worker)):
-            kind = Verdict.FAILED  # it is the gateway that it does not know, not the client
+        if status == 401 and self._knows_not_us(reply, worker):
+            kind = Verdict.FAILED
         if kind is Verdict.ANSWER:
             return True
         if status == 503 and ticket.recall_pending and reply.has(RECALLED):
@@ -290,6 +289,11 @@ class Attempts:
             raise _GoOn(WorkerBusy(f"The worker {said}.", "busy"))
         reply.retry_after(self._dispatcher.room.retry_after_s(ticket))
         return False
+
+    def _knows_not_us(self, reply: Reply, worker: Worker) -> bool:
+        """Whether it is the gateway that a worker answers so, and not the client."""
+        challenged = is_challenge(reply.status, reply.header(CHALLENGE[0]))
+        return challenged or self._forwarder.has_key(worker)
 
     def _learn(self, worker: Worker, exchange: Exchange, ticket: Ticket, occupancy: float) -> None:
         """Correct the scale of a worker whose cost model is only assumed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain, islice
 
 from router.gateway.explanations.request_record import RequestRecord
@@ -13,11 +13,11 @@ class RequestLog:
     """The latest requests by id, running ones always, finished ones up to a number.
 
     `running` counts the requests in the gateway now: those whose bodies are in; `ended` all that
-    have ended.
+    have ended. `settle` is called before anybody reads a record.
     """
 
-    def __init__(self, remember: int) -> None:
-        self._remember, self.ended = remember, 0
+    def __init__(self, remember: int, settle: Callable[[], None] = lambda: None) -> None:
+        self._remember, self._settle, self.ended = remember, settle, 0
         self._begun: set[RequestRecord] = set()
         self._running: dict[str, RequestRecord] = {}
         self._ended: OrderedDict[str, RequestRecord] = OrderedDict()
@@ -47,6 +47,7 @@ class RequestLog:
 
     def latest_ended(self) -> Iterable[RequestRecord]:
         """Those that are remembered, the last to end first."""
+        self._settle()
         return reversed(self._ended.values())
 
     def in_flight(self) -> Iterable[RequestRecord]:
@@ -58,6 +59,7 @@ class RequestLog:
 
         However many wait, there is something to see of those that have gone somewhere.
         """
+        self._settle()
         running = self._running.values()
         waiting = (record for record in reversed(running) if record.worker is None)
         placed = (record for record in reversed(running) if record.worker is not None)
@@ -70,4 +72,5 @@ class RequestLog:
 
     def find(self, request_id: str) -> RequestRecord | None:
         """The request with this id, if it is still remembered."""
+        self._settle()
         return self._running.get(request_id) or self._ended.get(request_id)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from math import inf
 from typing import Protocol
 
@@ -56,6 +56,32 @@ class HashedRequest(Hashable, InSession, Protocol):
         ...
 
 
+# Blocks, and how many requests have brought each.
+Brought = dict[int, int]
+
+
+def _bring(brought: Brought, blocks: Iterable[int]) -> None:
+    """One more request brings these."""
+    for block in blocks:
+        brought[block] = brought.get(block, 0) + 1
+
+
+def _take(brought: Brought, blocks: Iterable[int]) -> list[int]:
+    """One request fewer does; those that nobody brings any more.
+
+    What is not there is known to be in a cache: somebody's first token has come.
+    """
+    gone = list[int]()
+    for block in blocks:
+        count = brought.get(block, 0)
+        if count > 1:
+            brought[block] = count - 1
+        elif count:
+            del brought[block]
+            gone.append(block)
+    return gone
+
+
 class UnderWay:
     """What is on its way to workers: nobody has told of it, and those who come together share it.
 
@@ -64,26 +90,21 @@ class UnderWay:
 
     def __init__(self) -> None:
         self._index: PrefixIndex[CachingWorker] = PrefixIndex()
-        self._brought: defaultdict[CachingWorker, Counter[int]] = defaultdict(Counter)
+        self._brought: defaultdict[CachingWorker, Brought] = defaultdict(dict)
         self._where: dict[HashedRequest, CachingWorker] = {}
 
     def add(self, request: HashedRequest, worker: CachingWorker) -> None:
         """It has been sent there."""
         self._where[request] = worker
-        self._brought[worker].update(request.blocks)
+        _bring(self._brought[worker], request.blocks)
         self._index.store(worker, request.blocks, inf)
 
     def remove(self, request: HashedRequest) -> None:
         """It has begun there, or left; unknown ones are ignored."""
         if (worker := self._where.pop(request, None)) is None:
             return
-        brought, gone = self._brought[worker], list[int]()
-        for block in request.blocks:
-            brought[block] -= 1
-            if not brought[block]:
-                del brought[block]
-                gone.append(block)
-        self._index.withdraw(worker, gone)
+        brought = self._brought[worker]
+        self._index.withdraw(worker, _take(brought, request.blocks))
         if not brought:
             del self._brought[worker]
             self._index.forget(worker)
@@ -111,7 +132,7 @@ class Prefixes:
         self._under_way = UnderWay()
         self._sessions = Sessions()
         # Blocks that no first token has shown to be there: how many have brought them; and theirs.
-        self._unproven: defaultdict[CachingWorker, Counter[int]] = defaultdict(Counter)
+        self._unproven: defaultdict[CachingWorker, Brought] = defaultdict(dict)
         self._waiting: dict[HashedRequest, tuple[CachingWorker, tuple[int, ...]]] = {}
 
     def sent(self, request: HashedRequest, worker: CachingWorker) -> None:
@@ -124,7 +145,7 @@ class Prefixes:
         unproven = self._unproven[worker]
         brought = *(b for b in request.blocks[:held] if b in unproven), *request.blocks[held:]
         if brought:
-            unproven.update(brought)
+            _bring(unproven, brought)
             self._waiting[request] = worker, brought
         self._index.store(worker, request.blocks, worker.kv_free)
 
@@ -147,14 +168,7 @@ class Prefixes:
         if (brought := self._waiting.pop(request, None)) is None:
             return
         worker, blocks = brought
-        unproven, gone = self._unproven[worker], list[int]()
-        for block in blocks:
-            if block in unproven:  # else somebody else's first token has come
-                unproven[block] -= 1
-                if not unproven[block]:
-                    del unproven[block]
-                    gone.append(block)
-        self._index.withdraw(worker, gone)
+        self._index.withdraw(worker, _take(self._unproven[worker], blocks))
 
     def forget(self, worker: CachingWorker) -> None:
         """It is down: when it comes back, its memory is empty."""

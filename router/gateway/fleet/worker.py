@@ -213,7 +213,7 @@ class Worker:
     @property
     def _yielding(self) -> bool:
         """Whether there is work that lets others pass, in the agent's queue or its slots."""
-        return self.divides and not self.is_shared and self.load.yielding.sequences > 0
+        return self.load.yielding_sequences > 0 and self.divides and not self.is_shared
 
     def _places(self, capacity: int) -> int:
         full = self.state is not None and self.load.kv_tokens >= self.state.kv_tokens
@@ -301,10 +301,11 @@ class Worker:
         """What the planner sees of it; the same as before until something has changed."""
         self.see_others()
         load, slots = self.load, self.slots
+        cost = self.cost
         if load.is_due(now):
-            load.advance(self.cost, slots, now)
+            load.advance(cost, slots, now)
         health = self.health
-        known = load.changes, self.state, self.speed.factors, slots
+        known = load.changes, self.state, cost, slots
         seen = *known, health.open, health.places, self.leaving, self.share.most
         if self._view is None or self._view[0] != seen:
             self._view = seen, self._new_view(now)
@@ -314,7 +315,7 @@ class Worker:
         load, cost, slots = self.load, self.cost, self.slots
         kv = None if self.state is None else self.state.kv_tokens
         backlog = load.backlog_s(cost, slots, slots, now)
-        awaited = min(slots, load.sequences - load.yielding.sequences)
+        awaited = min(slots, load.sequences - load.yielding_sequences)
         view = WorkerView(
             cost=cost,
             slots=slots,

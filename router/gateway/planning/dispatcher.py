@@ -140,16 +140,17 @@ class Dispatcher:
         """
         check_size(ticket.job)
         loop = asyncio.get_running_loop()
+        alone = self._plans.of_one and not (self._rushed or self._busy or self._unsent.requests)
+        if alone and (placement := self._place_alone(ticket, loop)) is not None:
+            return placement
         placed: asyncio.Future[Placement] = loop.create_future()
         ticket.placed = placed
-        alone = self._plans.of_one and not (self._rushed or self._busy or self._unsent.requests)
         self._unsent.add(ticket)
         self.room.add(ticket)
-        if not (alone and self._plan_alone(ticket, loop)):
-            self._rolling.add(ticket, time.monotonic())
-            self._wake.set()
+        self._rolling.add(ticket, time.monotonic())
+        self._wake.set()
         alarm = None
-        if ticket.due_s != inf and not placed.done():
+        if ticket.due_s != inf:
             alarm = loop.call_later(ticket.due_s - time.monotonic(), self._expire, ticket)
         try:
             return await placed
@@ -246,25 +247,26 @@ class Dispatcher:
         except Exception:  # whoever listens is not to stop the gateway
             log.exception("a defect after planning")
 
-    def _plan_alone(self, ticket: Ticket, loop: asyncio.AbstractEventLoop) -> bool:
-        """Plan the only one that waits, and send it; whether it has gone."""
+    def _place_alone(self, ticket: Ticket, loop: asyncio.AbstractEventLoop) -> Placement | None:
+        """Plan the only one there is, and send it; None: it is to wait."""
         self._rushed = True
         loop.call_soon(self._rest)
         try:
             now = time.monotonic()
             selection = self._rolling.select_alone(ticket, now, self._able())
             if selection is None:
-                return False
+                return None
             planned = self._planner.plan_alone(selection.asked)
             worker = self._rolling.bind_alone(selection, planned.assignment, now)
             if worker is None:
-                return False
+                return None
             record = self._plans.record(selection, planned, time.monotonic() - now)
             ticket.planned += 1
-            self._carry_out(selection, record, 0, worker, now)
+            self.room.passed(ticket)
+            return self._carry_out(selection, record, 0, worker, now)
         except Exception:  # the task comes upon it as well, and finds out whose it is
             log.debug("a request could not be planned alone", exc_info=True)
-        return not ticket.waiting
+        return None
 
     def _rest(self) -> None:
         """Whoever comes from now on has not come with the one before, which is on its way."""
@@ -326,9 +328,10 @@ class Dispatcher:
                 if cached is None:
                     cached = np.zeros((len(tickets), len(workers)))
                 cached[i, workers.index(only)] = ticket.carried
-        if not any(worker.adapters for worker in workers):
-            return cached
-        return with_loading([ticket.model for ticket in tickets], workers, cached)
+        for worker in workers:
+            if worker.adapters:
+                return with_loading([ticket.model for ticket in tickets], workers, cached)
+        return cached
 
     async def _handle(self, selection: TicketSelection) -> bool:
         """Plan and send; whether to go on at once with those who were not in this plan."""
@@ -385,15 +388,16 @@ class Dispatcher:
             ticket.planned += 1
         for ticket, worker in self._rolling.bind(selection, record.plan, now):
             if ticket.waiting:
-                self._carry_out(selection, record, index[ticket], worker, now)
+                placement = self._carry_out(selection, record, index[ticket], worker, now)
+                assert ticket.placed is not None  # it waits
+                ticket.placed.set_result(placement)
                 yield ticket
 
     def _carry_out(
         self, selection: TicketSelection, record: PlanRecord, i: int, worker: Worker, now: float
-    ) -> None:
+    ) -> Placement:
         """One of them is sent there."""
         ticket = selection.requests[i]
-        assert ticket.placed is not None
         ticket.uncached = uncached = selection.asked.uncached(i, record.plan.workers[i])
         ticket.ahead_s = selection.ahead_s
         paced = self._pace(ticket, worker)
@@ -404,7 +408,7 @@ class Dispatcher:
         self._stranded.served(ticket)
         self._workers.prefixes.sent(ticket, worker)
         worker.adapters.use(ticket.model)
-        ticket.placed.set_result(Placement(worker, record, i))
+        return Placement(worker, record, i)
 
     def _pace(self, ticket: Ticket, worker: Worker) -> bool:
         """Where there are tenants, one request's answers take turns with what others send later.

@@ -49,8 +49,11 @@ class Recaller:
 
     def maybe_recall(self) -> None:
         """Ask for requests back, if it is time: somebody leaves, or somebody else has room."""
-        now, holding = time.monotonic(), [worker for worker in self._workers if worker.queued]
-        if now < self._next_s or not holding:
+        now = time.monotonic()
+        if now < self._next_s:
+            return
+        holding = [worker for worker in self._workers if worker.state is not None and worker.queued]
+        if not holding:
             return
         workers = self._workers.preferred()
         asked = {

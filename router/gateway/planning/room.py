@@ -20,7 +20,7 @@ from router.gateway.planning.unsent import Unsent
 from router.http.errors import NoCapacityError
 from router.settings.gateway import GatewayTuning
 from solver.routing.fair import MOST, OTHERS
-from solver.routing.gate import NO_FLEET, Fleet, Gate, Pace
+from solver.routing.gate import NO_FLEET, Fleet, Gate, Pace, surely_has_place
 from solver.routing.portions import Portions
 from solver.routing.speed import FleetSpeed
 
@@ -66,6 +66,8 @@ class Room:
     def __init__(self, tuning: GatewayTuning, workers: Workers, unsent: Unsent) -> None:
         self._tuning, self._workers, self._unsent = tuning, workers, unsent
         self._gates: dict[Ticket, Gate[Ticket]] = {}
+        # Of who was checked last: what has been found out of it.
+        self._checked: tuple[Ticket, Gate[Ticket], float] | None = None
         self._parts: list[_Part] = []
         self._served: tuple[object, ...] = ()
         self._nobody = _Part(frozenset(), [])
@@ -77,9 +79,12 @@ class Room:
         Raises:
             NoCapacityError: if it may not, and when it should come again.
         """
-        most, now = self._tuning.max_requests, time.monotonic()
-        gate = self._gate(None, tenant, now)
+        most = self._tuning.max_requests
         own = not here.may_have(tenant, 1, most)
+        if not own and surely_has_place(here.total, most):
+            return
+        now = time.monotonic()
+        gate = self._gate(None, tenant, now)
         if own or not gate.has_place(here.total, most, now):
             gate.came(gate.sequence_s, now)
             again_s = gate.again_s(0.0, gate.sequence_s, now)
@@ -98,15 +103,16 @@ class Room:
             NoCapacityError: if it may not, and when it should come again.
         """
         now, job, priority = time.monotonic(), ticket.job, ticket.priority
-        gate = self._gate(ticket.model, job.tenant, now)
-        work_s = gate.work_s(job.sequences, job.prompt_tokens, job.expected_tokens)
+        gate, work_s = self._line_of(ticket, now)
+        self._checked = ticket, gate, work_s
         waiting, most = self._unsent.tokens, self._tuning.max_unsent_tokens
-        more = job.reserved_tokens
-        own = not waiting.may_have(job.tenant, int(more), most)
-        if waiting.total and (own or not gate.has_place(waiting.total + more, most, now)):
-            gate.came(work_s, now)
-            again_s = gate.again_s(0.0, work_s, now)
-            raise _refusal("has too many tokens waiting", again_s, own=own)
+        if waiting.total:
+            more = job.reserved_tokens
+            own = not waiting.may_have(job.tenant, int(more), most)
+            if own or not gate.has_place(waiting.total + more, most, now):
+                gate.came(work_s, now)
+                again_s = gate.again_s(0.0, work_s, now)
+                raise _refusal("has too many tokens waiting", again_s, own=own)
         target_s = inf if self._tuning.admission == "queue" else job.targets.ttft_s
         if not gate.joins(priority, work_s, target_s, now):
             again_s = gate.again_s(gate.wait_s(priority), work_s, now, target_s)
@@ -114,10 +120,14 @@ class Room:
 
     def add(self, ticket: Ticket) -> None:
         """It waits."""
-        job = ticket.job
-        gate = self._gates[ticket] = self._gate(ticket.model, job.tenant, time.monotonic())
-        work_s = gate.work_s(job.sequences, job.prompt_tokens, job.expected_tokens)
-        gate.add(ticket, ticket.priority, work_s, job.sequences)
+        gate, work_s = self._found(ticket)
+        self._gates[ticket] = gate
+        gate.add(ticket, ticket.priority, work_s, ticket.job.sequences)
+
+    def passed(self, ticket: Ticket) -> None:
+        """It has begun without having waited."""
+        gate, work_s = self._found(ticket)
+        gate.passed(work_s, ticket.job.sequences)
 
     def remove(self, ticket: Ticket, *, began: bool) -> None:
         """It waits no longer; `began`: as a worker has room for it."""
@@ -125,10 +135,22 @@ class Room:
 
     def retry_after_s(self, ticket: Ticket, least_s: float = 0.0) -> int:
         """Whole seconds, not before `least_s`, after which one that is refused finds a place."""
-        now, job = time.monotonic(), ticket.job
-        gate = self._gate(ticket.model, job.tenant, now)
-        work_s = gate.work_s(job.sequences, job.prompt_tokens, job.expected_tokens)
+        now = time.monotonic()
+        gate, work_s = self._line_of(ticket, now)
         return gate.again_s(max(least_s, gate.wait_s(ticket.priority)), work_s, now)
+
+    def _found(self, ticket: Ticket) -> tuple[Gate[Ticket], float]:
+        """As `_line_of`; who has just been checked is known."""
+        checked, self._checked = self._checked, None
+        if checked is not None and checked[0] is ticket:
+            return checked[1:]
+        return self._line_of(ticket, time.monotonic())
+
+    def _line_of(self, ticket: Ticket, now: float) -> tuple[Gate[Ticket], float]:
+        """The gate that a request comes to, and its work there."""
+        job = ticket.job
+        gate = self._gate(ticket.model, job.tenant, now)
+        return gate, gate.work_s(job.sequences, job.prompt_tokens, job.expected_tokens)
 
     def _gate(self, model: str | None, tenant: str, now: float) -> Gate[Ticket]:
         """A tenant's before a model, or any; as of a moment ago."""

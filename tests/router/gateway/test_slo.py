@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from math import inf
 
 import pytest
@@ -12,6 +14,8 @@ from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.slo import Felt, Timing, kept
 from router.gateway.explanations.request_record import RequestRecord
 from router.http.errors import Outcome
+from router.http.schemas import read
+from router.http.usage import Usage
 from router.observe.metrics import GatewayMetrics
 from solver.batching.targets import NO_TARGETS, Targets
 
@@ -114,6 +118,60 @@ def test_each_request_is_counted_once_and_remembers_what_it_kept() -> None:
     }
     assert two.explain()["slo"]["ttft"] == {"target_s": 2.0, "actual_s": 3.0, "met": False}
     assert three.explain()["slo"]["tpot"] == {"target_s": None, "actual_s": 0.05, "met": None}
+
+
+def ended(accounts: Accounts, count: int) -> None:
+    """So many are answered, and keep both targets."""
+    for k in range(count):
+        record = RequestRecord(f"r{k}", "m", False, 0.0, targets=BOTH, output_tokens=11)
+        accounts.begin(record)
+        asked = read({"model": "m", "prompt": "How many?", "max_tokens": 20}, chat=False)
+        accounts.learn(asked, record, Usage(7, 11))
+        accounts.end(record, Outcome.COMPLETED, Timing(0.0, 0.0, 0.5, None, 0.9))
+
+
+def kept_by(record: RequestRecord | None) -> bool:
+    assert record is not None
+    return record.kept["both"]
+
+
+@pytest.mark.parametrize("count", [1, 40, 233, 400])
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda accounts, _: accounts.tenants.rows([], 9)[0]["completed"],
+        lambda _, metrics: metrics.outcomes()["completed"],
+        lambda _, metrics: metrics.kept_both()[0],
+        lambda _, metrics: int(
+            re.findall(rb"makespan_gateway_overhead_seconds_count (\d+)", metrics.render())[0]
+        ),
+        lambda accounts, _: sum(map(kept_by, accounts.log.latest_ended())),
+        lambda accounts, _: sum(map(kept_by, accounts.log.latest(1000))),
+        lambda accounts, _: sum(
+            kept_by(accounts.log.find(f"r{k}")) for k in range(accounts.log.ended)
+        ),
+    ],
+)
+def test_whoever_looks_finds_all_that_have_ended(
+    look: Callable[[Accounts, GatewayMetrics], int], count: int
+) -> None:
+    metrics = GatewayMetrics()
+    accounts = Accounts(metrics, 1000)
+    ended(accounts, count)
+    assert look(accounts, metrics) == count
+    assert accounts.learned == count
+
+
+def test_ends_are_looked_through_in_fewer_goes_than_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    goes: list[None] = []
+    settle = Accounts.settle
+    monkeypatch.setattr(Accounts, "settle", lambda accounts: goes.append(settle(accounts)))
+    accounts = Accounts(GatewayMetrics(), 1000)
+    ended(accounts, 1000)
+    assert len(goes) < 100
+    assert accounts.learned > 900
 
 
 def test_tokens_of_a_stream_that_its_client_left_are_its_tenant_s() -> None:

@@ -14,9 +14,11 @@ from solver.routing.few import NOTHING, FewPairs
 from solver.routing.objective import ALL, Pairs
 from tests.solver.routing.windows import window
 
-# Those that are decided on in plain numbers: one request, or a handful.
-FEW = st.builds(window, st.just(1), st.integers(1, MOST_WORKERS), st.integers(0, 1 << 32)) | (
-    st.builds(window, st.integers(1, 16), st.integers(1, 2), st.integers(0, 1 << 32))
+# Those that are decided on in plain numbers: one request, a handful, or many on two workers.
+FEW = (
+    st.builds(window, st.just(1), st.integers(1, MOST_WORKERS), st.integers(0, 1 << 32))
+    | st.builds(window, st.integers(1, 8), st.integers(3, 8), st.integers(0, 1 << 32))
+    | st.builds(window, st.integers(1, 64), st.integers(1, 2), st.integers(0, 1 << 32))
 )
 
 

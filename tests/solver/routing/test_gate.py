@@ -144,6 +144,24 @@ def test_only_what_goes_before_it_is_waited_for() -> None:
     assert gate.wait_s(DEFAULT) == pytest.approx(6.0 + 6 * gate.sequence_s)
 
 
+def test_who_passes_without_having_waited_counts_as_one_that_waited_for_nothing() -> None:
+    """Of what a request takes, and of the pace, which is of what begins while all is full."""
+    found = []
+    for passes in (True, False):
+        gate: Gate[int] = Gate()
+        for k in range(50):
+            work_s = 0.1 + 0.01 * (k % 7)
+            if passes:
+                gate.passed(work_s, 1 + k % 2)
+            else:
+                gate.add(k, Priority.DEFAULT, work_s, 1 + k % 2)
+                gate.remove(k, began=True)
+            gate.look(Fleet(FleetSpeed(), 3, full=True), float(k))
+        found.append((gate.sequence_s, gate.wait_s(Priority.DEFAULT)))
+    assert found[0] == found[1]
+    assert found[0][1] > 0
+
+
 @pytest.mark.parametrize("factor", [0.1, 1.0, 10.0])
 def test_the_pace_is_learnt_while_all_slots_are_held(factor: float) -> None:
     pace = Pace()
