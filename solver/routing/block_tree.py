@@ -113,6 +113,11 @@ class Node:
         at = number - self.first
         return 0 <= at < len(self.blocks) and self.blocks[at] is not None
 
+    def is_number(self, block: int, number: int) -> bool:
+        """Whether that is its block of that number."""
+        at = number - self.first
+        return 0 <= at < len(self.blocks) and self.blocks[at] == block
+
     def number_of(self, block: int) -> int:
         """Which block of its prompts one of its own is."""
         blocks = self.blocks
@@ -205,20 +210,30 @@ class Where:
         """Where it is, or one of its nodes."""
         return self._parts[block & self._last].get(block)
 
-    def all(self, block: int) -> tuple[Node, ...]:
-        """Where it is, everywhere."""
+    def few(self, block: int) -> tuple[Node, ...]:
+        """Some of the nodes where it is."""
         node = self.get(block)
-        return () if node is None else (node, *self._also.get(block, ()))
+        return () if node is None else (node, *islice(self._also.get(block, ()), FEW - 1))
+
+    def is_at(self, block: int, node: Node) -> bool:
+        """Whether it is there, too."""
+        return self.get(block) is node or node in self._also.get(block, ())
+
+    def is_along(self, block: int, path: Sequence[Node]) -> bool:
+        """Whether it is at one of these."""
+        node, also = self.get(block), self._also.get(block)
+        if node is None or node in path:
+            return node is not None
+        return also is not None and any(one in also for one in path)
 
     def pop(self, block: int) -> tuple[Node, ...]:
         """Where it was: it is there no more."""
         if not self._also:  # as nearly always
             node = self._parts[block & self._last].pop(block, None)
             return () if node is None else (node,)
-        found = self.all(block)
-        self._parts[block & self._last].pop(block, None)
-        self.more -= len(self._also.pop(block, ()))
-        return found
+        node, also = self._parts[block & self._last].pop(block, None), self._also.pop(block, ())
+        self.more -= len(also)
+        return () if node is None else (node, *also)
 
     def lacks(self, blocks: Sequence[int]) -> bool:
         """Whether none of them is there."""
@@ -227,23 +242,24 @@ class Where:
             return parts[0].keys().isdisjoint(blocks)
         return not any(block in parts[block & last] for block in blocks)
 
-    def add(self, block: int, number: int, node: Node) -> bool:
-        """It is there, too, if it is somewhere, as block `number`; whether there is room."""
+    def has_room(self, block: int, number: int) -> bool:
+        """Whether it may be at one node more, as block `number`."""
+        most = MOST_OF_FIRST if number < FIRST else MOST_NODES
+        return len(self._also.get(block, ())) < most
+
+    def add(self, block: int, node: Node) -> None:
+        """It is there, too, if it is somewhere."""
         if block not in self:
             self.put((block,), node)
-            return True
-        also = self._also.setdefault(block, {})
-        if len(also) >= (MOST_OF_FIRST if number < FIRST else MOST_NODES):
-            return False
-        also[node] = None
+            return
+        self._also.setdefault(block, {})[node] = None
         self.more += 1
-        return True
 
     def has_any(self, blocks: Iterable[int | None], node: Node) -> bool:
         """Whether one of them, which are at another node, is at this one, too."""
         if not self.more:
             return False
-        return any(node in self.all(block) for block in blocks if block is not None)
+        return any(self.is_at(block, node) for block in blocks if block is not None)
 
     def has_own(self, node: Node) -> bool:
         """Whether it has blocks that are not others' first, too; it has none at all then.

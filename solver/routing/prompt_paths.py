@@ -27,11 +27,15 @@ AHEAD = 1.5
 
 
 class Path(list[Node]):
-    """Where a prompt goes along, as far as there are nodes; `behind` the blocks that are told."""
+    """Where a prompt goes along, as far as there are nodes; `behind` the blocks that are told.
+
+    `overlaps`: of these nodes the second has blocks of the first, too.
+    """
 
     def __init__(self, root: Node, prompt: Beginnings, behind: int) -> None:
         super().__init__((root,))
         self.prompt, self.behind = prompt, behind
+        self.overlaps = set[tuple[Node, Node]]()
 
 
 class Paths:
@@ -44,7 +48,7 @@ class Paths:
 
     def __init__(self, partings: Partings, block_tokens: int) -> None:
         self._partings, self._block_tokens = partings, block_tokens
-        self._root, self.nodes = Node(b"", b"", None, 0, 0, 0.0), 0
+        self._root, self.nodes, self._answers = Node(b"", b"", None, 0, 0, 0.0), 0, 0
         self.where = Where()
 
     def path(self, prompt: Beginnings, behind: int, parent: int | None) -> Path:
@@ -94,10 +98,14 @@ class Paths:
         """Another one: what is behind a prompt's last mark, of several answers each by itself."""
         if node.is_tail:
             assert node.parent is not None
-            name, node = name + ANSWER, node.parent
-        while (found := node.child(name)) is not None and found.blocks:
-            name += ANSWER
-        return found or self._new(name, b"", node, node.end, maxsize, node.pace)
+            node = node.parent
+        found = node.child(name)
+        if found is not None and not found.blocks:
+            return found
+        if found is not None:
+            self._answers += 1
+            name += ANSWER * self._answers
+        return self._new(name, b"", node, node.end, maxsize, node.pace)
 
     def _new(
         self, key: bytes | int, names: bytes, parent: Node, end: int, until: int, pace: float

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from solver.routing.block_tree import FEW, MOST_AT_A_NODE, Node
+from solver.routing.block_tree import MOST_AT_A_NODE, Node
 from solver.routing.marks import MARKS, NAME_BYTES, Beginnings, Partings
 from solver.routing.prompt_paths import Path, Paths
 
@@ -34,12 +34,13 @@ class PromptTree:
         paths: of the prompts.
         where: each block, and at which nodes it is.
         partial: for some of what was told there was no place.
+        copied: blocks gone through beside those that were told, until somebody has counted them.
     """
 
     def __init__(self, partings: Partings, block_tokens: int) -> None:
         self._partings, self._block_tokens = partings, block_tokens
         self.paths = Paths(partings, block_tokens)
-        self.where, self.partial = self.paths.where, False
+        self.where, self.partial, self.copied = self.paths.where, False, 0
         # Where the last blocks that were told were put, and whose they were.
         self._last: Node | None = None
         self._prompt: Beginnings | None = None
@@ -53,6 +54,7 @@ class PromptTree:
         nodes = self.where.pop(block)
         for node in nodes:
             node.take(block)
+        for node in nodes:  # one may be another's parent
             self.paths.prune(node)
         return bool(nodes)
 
@@ -94,10 +96,12 @@ class PromptTree:
     def _take_before(self, parent: int, number: int, path: Path) -> None:
         """Block `number` and all before it are this prompt's, too, whosever they were."""
         at = self.paths.at(number, 0, path)
-        now = self.where.all(parent)
-        if any(one in path for one in now) or self._share(parent, number, path, at):
+        if self.where.is_along(parent, path) or self._share(parent, number, path, at):
             return
-        chain, node = list[Node](), now[0]
+        if number >= MOST_AT_A_NODE:
+            self.partial = True
+            return
+        chain, node = list[Node](), self.where.few(parent)[0]
         while node not in path and node.parent is not None:
             chain.append(node)
             node = node.parent
@@ -105,6 +109,7 @@ class PromptTree:
         for one in reversed(chain):
             for n, block in enumerate(tuple(one.blocks[: number + 1 - one.first]), one.first):
                 if block is not None:
+                    self.copied += 1
                     at = self._put(block, n, self.paths.at(n, at, path), path)
 
     def _lay(self, blocks: Sequence[int], begin: int, path: Path) -> None:
@@ -128,28 +133,30 @@ class PromptTree:
 
     def _put(self, block: int, number: int, at: int, path: Path) -> int:
         """Put it to one of a path's nodes, from `at` on; where what follows it may be."""
-        now = self.where.all(block)
-        if now and (any(one in path for one in now) or self._share(block, number, path, at)):
+        where = self.where
+        if where.is_along(block, path):
             return at
-        if now and now[0].number_of(block) != number:  # no engine has a block at two places
+        now = where.get(block)
+        if now is not None and self._share(block, number, path, at):
+            return at
+        if now is not None and not now.is_number(block, number):  # no engine has it at two places
             self.partial = True
             return at
         while path[at].has(number):  # whose is it, as it is not this prompt's?
             if path[at].is_tail:
                 path[at] = self.paths.tail(path[at], path.prompt.tail)
                 continue
-            self._part(path[at], number, path[at + 1] if at + 1 < len(path) else None)
+            self._part(number, at, path)
             at = self.paths.at(number, at + 1, path)
         node = path[at]
         begins = not node.blocks
-        if node in self.where.all(block):
+        if where.is_at(block, node):
             return at
-        if not node.put(number, block):
+        if not where.has_room(block, number) or not node.put(number, block):
             self.partial = True
-        elif not self.where.add(block, number, node):
-            node.take(block)
-            self.partial = True
-        elif begins:
+            return at
+        where.add(block, node)
+        if begins:
             self._learn(node, path.prompt)
         return at
 
@@ -158,13 +165,13 @@ class PromptTree:
 
         Whether they are so for all that begin as these do.
         """
-        nodes = self.where.all(block)[:FEW]
         common, now = max(
-            ((_common(one, path), one) for one in nodes), key=lambda pair: pair[0].end
+            ((_common(one, path), one) for one in self.where.few(block)),
+            key=lambda pair: pair[0].end,
         )
         goes_on = now.is_tail and not path[at].is_tail  # from what was an answer
         node, first = path[at] if goes_on else common, now.first
-        if now.number_of(block) != number:
+        if not now.is_number(block, number):
             return False
         if node.blocks and node.first + len(node.blocks) != first:
             return False
@@ -172,7 +179,7 @@ class PromptTree:
             return False
         if len(node.blocks) + number + 1 - first > MOST_AT_A_NODE:
             return False
-        if self.where.has_any(now.blocks[: number + 1 - first], node):
+        if self._overlap(now.blocks[: number + 1 - first], now, node, path):
             return False
         own = now.take_first(number + 1 - first)
         node.extend(first, own)
@@ -189,15 +196,22 @@ class PromptTree:
         next_mark = MARKS[min(node.end, len(MARKS) - 1)]
         return DENSEST * next_mark * prompt.block_tokens / self._block_tokens
 
-    def _part(self, node: Node, number: int, child: Node | None) -> None:
-        """Prompts that go on by `child` have another block `number` than those that `node` has."""
-        others = node.others(child)
+    def _overlap(self, blocks: Sequence[int | None], node: Node, other: Node, path: Path) -> bool:
+        """Whether one of a node's blocks is another's, too: it stays so while they are gone through."""
+        if (node, other) not in path.overlaps and self.where.has_any(blocks, other):
+            path.overlaps.add((node, other))
+        return (node, other) in path.overlaps
+
+    def _part(self, number: int, at: int, path: Path) -> None:
+        """A prompt has another block `number` than those that its node there has it of."""
+        node = path[at]
+        others = node.others(path[at + 1] if at + 1 < len(path) else None)
         if len(others) != 1:
             return  # it is several others', who part later
         (other,) = others
-        if self.where.has_any(node.blocks[number - node.first :], other):
+        if other.blocks and other.first != node.first + len(node.blocks):
             return
-        if not other.blocks or other.first == node.first + len(node.blocks):
+        if not self._overlap(node.blocks[number - node.first :], node, other, path):
             own = node.take_from(number)
             other.put_first(number, own)
             self.where.move(own, node, other)
