@@ -197,7 +197,7 @@ class PromptTree:
         return DENSEST * next_mark * prompt.block_tokens / self._block_tokens
 
     def _overlap(self, blocks: Sequence[int | None], node: Node, other: Node, path: Path) -> bool:
-        """Whether one of a node's blocks is another's, too: it stays so while they are gone through."""
+        """Whether one of a node's blocks is another's, too; asked once where it is so."""
         if (node, other) not in path.overlaps and self.where.has_any(blocks, other):
             path.overlaps.add((node, other))
         return (node, other) in path.overlaps
