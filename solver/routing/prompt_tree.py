@@ -23,6 +23,8 @@ from solver.routing.block_tree import MOST_AT_A_NODE, Node
 from solver.routing.marks import MARKS, NAME_BYTES, Beginnings, Partings
 from solver.routing.prompt_paths import Path, Paths
 
+# Behind a mark, what is of a prompt of which no further mark is known; no attempt is called so.
+NOBODYS = 1
 # A prompt's beginning may have so many times the tokens that it has by the prompt's length.
 DENSEST = 2.0
 
@@ -203,12 +205,15 @@ class PromptTree:
         return (node, other) in path.overlaps
 
     def _part(self, number: int, at: int, path: Path) -> None:
-        """A prompt has another block `number` than those that its node there has it of."""
+        """A prompt has another block `number` than those that its node there has it of.
+
+        From there on they are not what all have that come by: who goes on so has them, if anybody.
+        """
         node = path[at]
         others = node.others(path[at + 1] if at + 1 < len(path) else None)
-        if len(others) != 1:
+        if len(others) > 1:
             return  # it is several others', who part later
-        (other,) = others
+        other = others[0] if others else self.paths.tail(node, NOBODYS)
         if other.blocks and other.first != node.first + len(node.blocks):
             return
         if not self._overlap(node.blocks[number - node.first :], node, other, path):

@@ -174,6 +174,23 @@ def test_what_was_taken_to_be_shared_and_is_not_goes_back_to_whom_it_is_of() -> 
     assert cache.held_tokens(third.marks) == 300
 
 
+def test_what_ends_behind_where_the_next_one_parts_is_of_no_third() -> None:
+    """By its length all of the first prompt's blocks end before that; they are known again to it
+    alone, once it is told of again.
+    """
+    cache, document = CachedBlocks(100), tuple(range(420))
+    first, second, third = (prompt_of((*document, *[k] * 60)) for k in (1000, 2000, 3000))
+    dense = Beginnings(first.marks, 2 * first.block_tokens)
+    cache.store([11, 12, 13, 14, 15, 16, 17], None, 64, dense)
+    cache.store([11, 12, 13, 14, 15, 16, 27], None, 64, second)
+    assert cache.held_tokens(third.marks) == 6 * 64
+    assert cache.held_tokens(second.marks) == 7 * 64
+    cache.store([11, 12, 13, 14, 15, 16, 17], None, 64, dense)
+    assert cache.held_tokens(third.marks) == 6 * 64
+    assert cache.held_tokens(first.marks) == 7 * 64
+    assert len(cache) == 8
+
+
 def test_what_two_share_behind_a_mark_hides_nothing_of_a_third() -> None:
     """Of all three that begin alike, two go on alike for a block; then each on its own."""
     cache = CachedBlocks(100)
