@@ -29,12 +29,13 @@ AHEAD = 1.5
 class Path(list[Node]):
     """Where a prompt goes along, as far as there are nodes; `behind` the blocks that are told.
 
-    `overlaps`: of these nodes the second has blocks of the first, too.
+    `overlaps`: of these nodes the second has blocks of the first, too. `pace`: the engine's
+    blocks in each of a router's, by its length or as has been seen where it parts.
     """
 
-    def __init__(self, root: Node, prompt: Beginnings, behind: int) -> None:
+    def __init__(self, root: Node, prompt: Beginnings, behind: int, pace: float) -> None:
         super().__init__((root,))
-        self.prompt, self.behind = prompt, behind
+        self.prompt, self.behind, self.pace = prompt, behind, pace
         self.overlaps = set[tuple[Node, Node]]()
 
 
@@ -54,7 +55,7 @@ class Paths:
     def path(self, prompt: Beginnings, behind: int, parent: int | None) -> Path:
         """The nodes that a prompt goes along; of its tails, the one that has `parent`."""
         node, marks, at = self._root, prompt.marks, 0
-        path = Path(node, prompt, behind)
+        path = Path(node, prompt, behind, prompt.block_tokens / self._block_tokens)
         while at < len(marks):
             child = node.child(marks[at : at + NAME_BYTES])
             if child is None or not marks.startswith(child.names, at):
@@ -87,12 +88,16 @@ class Paths:
         key = marks[at : at + NAME_BYTES]
         child = node.child(key)
         if child is None:
-            pace = path.prompt.block_tokens / self._block_tokens
-            end, until = _reach(node.end + 1, node.until, pace, path.behind, marks)
-            return self._new(key, marks[at : end * NAME_BYTES], node, end, until, pace)
+            end, until = _reach(node.end + 1, node.until, path.pace, path.behind, marks)
+            return self._new(key, marks[at : end * NAME_BYTES], node, end, until, path.pace)
         if not marks.startswith(child.names, at):
             self._split(child, marks, common_marks(child.names, marks, at))
         return child
+
+    def has_less(self, path: Path, end: int, most: int) -> None:
+        """A prompt has at most so many blocks up to its mark numbered `end`."""
+        if end:
+            path.pace = min(path.pace, most / MARKS[end - 1])
 
     def tail(self, node: Node, name: int) -> Node:
         """Another one: what is behind a prompt's last mark, of several answers each by itself."""

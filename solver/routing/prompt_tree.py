@@ -220,6 +220,7 @@ class PromptTree:
             own = node.take_from(number)
             other.put_first(number, own)
             self.where.move(own, node, other)
+            self.paths.has_less(path, node.end, number + 1)
             node.until = number
 
     def _learn(self, node: Node, prompt: Beginnings) -> None:
