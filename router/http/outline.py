@@ -142,8 +142,14 @@ def check_session(data: dict[str, Any], longest: int = LONGEST_SESSION) -> None:
 
 
 def apart(data: Mapping[str, Any]) -> str:
-    """What of a body makes an engine share nothing with the same prompt without it."""
+    """What of a body makes an engine share nothing with the same prompt without it.
+
+    Who says the first message is of that: a template begins with it.
+    """
     found = {name: value for name in _APART if (value := data.get(name)) is not None}
+    match data.get("messages"):
+        case [{"role": str(role)}, *_] if role != "user":
+            found["role"] = role  # a template puts it before all
     return (
         blake2b(orjson.dumps(found, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
         if found

@@ -213,6 +213,8 @@ class PromptTree:
         others = node.others(path[at + 1] if at + 1 < len(path) else None)
         if len(others) > 1:
             return  # it is several others', who part later
+        if not others and DENSEST * number < node.until:
+            return  # no text is that dense: an engine tells apart what a router does not
         other = others[0] if others else self.paths.tail(node, NOBODYS)
         if other.blocks and other.first != node.first + len(node.blocks):
             return

@@ -58,6 +58,10 @@ def turns(call: str, **more: object) -> dict[str, Any]:
     return {"model": "m", "messages": [said[0], called, said[1]]}
 
 
+def by(role: str, text: str) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": role, "content": text}]}
+
+
 def plain(**more: object) -> dict[str, Any]:
     return {"model": "m", "prompt": TEXT, **more}
 
@@ -100,6 +104,8 @@ TABLE = [
      chat(words(HALF), image("2", BIG), words(HALF)), BEFORE),
     ("the same large one", apis.CHAT, chat(words(TEXT), image("1", BIG)),
      chat(words(TEXT), image("1", BIG)), ALL),
+    ("another who begins", apis.CHAT, by("system", HALF), by("user", HALF), NOTHING),
+    ("the same who begins", apis.CHAT, by("system", TEXT), by("system", TEXT), ALL),
     ("a tool's arguments", apis.CHAT, turns("there"), turns("here"), BEFORE),
     ("the same call by another id", apis.CHAT, turns("there", id="1"), turns("there", id="2"), ALL),
     ("Anthropic's images", apis.MESSAGES, anthropic(words(HALF), source("1"), words(HALF)),

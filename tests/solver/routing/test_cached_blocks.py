@@ -190,6 +190,15 @@ def test_what_ends_behind_where_the_next_one_parts_is_of_no_third() -> None:
     assert len(cache) == 8
 
 
+def test_of_blocks_that_a_text_has_twice_over_one_kind_is_known() -> None:
+    """An engine tells apart what a router does not: it finds either, and no less is predicted."""
+    cache, prompt = CachedBlocks(100), prompt_of(tuple(range(600)), tail=7 << 64)
+    for blocks in ([11, 12, 13, 14], [21, 22, 23, 24], [11, 12, 13, 14]):
+        cache.store(blocks, None, 128, prompt)
+        assert cache.held_tokens(prompt.marks) == 4 * 128
+    assert len(cache) == 8
+
+
 def test_what_two_share_behind_a_mark_hides_nothing_of_a_third() -> None:
     """Of all three that begin alike, two go on alike for a block; then each on its own."""
     cache = CachedBlocks(100)
