@@ -130,10 +130,17 @@ class Node:
         if blocks[-1] == block:  # vLLM's begin with a prompt's end, SGLang's with a node's begin
             blocks.pop()
         else:
-            self.taken = at if at < len(blocks) and blocks[at] == block else blocks.index(block)
-            blocks[self.taken] = None
+            self.taken = at = self._index(block, at)
+            blocks[at] = None
             self.missing += 1
         self._trim()
+
+    def _index(self, block: int, at: int) -> int:
+        """Where it is; most are a little behind the last one that went."""
+        try:
+            return self.blocks.index(block, at)
+        except ValueError:
+            return self.blocks.index(block)
 
     def take_first(self, count: int) -> list[int | None]:
         """The first ones belong elsewhere."""
