@@ -21,7 +21,7 @@ MOST_IN_ONE, PARTS = 1 << 17, 16
 ANSWER = 1 << 65
 # Nodes that have one block beside the first: all are gone through when it goes. Of a prompt's first
 # blocks, as a template puts before all of them, many.
-MOST_NODES, FIRST, MOST_OF_FIRST = 16, 4, 1 << 10
+MOST_NODES, FIRST, MOST_OF_FIRST = 16, 4, 1 << 14
 # Children that are looked at for what they have in common.
 FEW = 8
 

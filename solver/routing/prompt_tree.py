@@ -76,6 +76,16 @@ class PromptTree:
     def _are_new(self, blocks: Sequence[int]) -> bool:
         return len(set(blocks)) == len(blocks) and self.where.lacks(blocks)
 
+    def _known_first(self, blocks: Sequence[int]) -> int:
+        """Behind how many of them there are only new ones."""
+        if self._are_new(blocks):
+            return 0
+        count = len(blocks)
+        if len(set(blocks)) == count:
+            while blocks[count - 1] not in self.where:
+                count -= 1
+        return count
+
     def _place(self, blocks: Sequence[int], parent: int | None, prompt: Beginnings) -> bool:
         """Put them where they are in a prompt; whether that is known."""
         begin = self._number_after(parent)
@@ -110,31 +120,40 @@ class PromptTree:
         at = 0
         for one in reversed(chain):
             for n, block in enumerate(tuple(one.blocks[: number + 1 - one.first]), one.first):
-                if block is not None:
-                    self.copied += 1
-                    at = self._put(block, n, self.paths.at(n, at, path), path)
+                if block is None:
+                    continue
+                self.copied += 1
+                further = self._put(block, n, self.paths.at(n, at, path), path)
+                if further is None:
+                    return
+                at = further
 
     def _lay(self, blocks: Sequence[int], begin: int, path: Path) -> None:
-        """Put them to a prompt's nodes: all of a node's at once where they are new."""
+        """Put them to a prompt's nodes: all of a node's at once where only new ones follow."""
         at, number, behind = 0, begin, begin + len(blocks)
-        new = self._are_new(blocks)
+        new = begin + self._known_first(blocks)
         while number < behind:
             at = self.paths.at(number, at, path)
             node = path[at]
             part = blocks[number - begin : node.until - begin]
             begins = not node.blocks
-            if new and node.extend(number, part):
+            if number >= new and node.extend(number, part):
                 self.where.put(part, node)
                 if begins:
                     self._learn(node, path.prompt)
                 number += len(part)
             else:
-                at = self._put(part[0], number, at, path)
-                number += 1
+                further = self._put(part[0], number, at, path)
+                if further is None:
+                    break
+                at, number = further, number + 1
         self._last, self._prompt = path[at], path.prompt
 
-    def _put(self, block: int, number: int, at: int, path: Path) -> int:
-        """Put it to one of a path's nodes, from `at` on; where what follows it may be."""
+    def _put(self, block: int, number: int, at: int, path: Path) -> int | None:
+        """Put it to one of a path's nodes, from `at` on; where what follows it may be.
+
+        None: it is at too many others, and what follows it would count for nothing.
+        """
         where = self.where
         if where.is_along(block, path):
             return at
@@ -154,7 +173,10 @@ class PromptTree:
         begins = not node.blocks
         if where.is_at(block, node):
             return at
-        if not where.has_room(block, number) or not node.put(number, block):
+        if not where.has_room(block, number):
+            self.partial = True
+            return None
+        if not node.put(number, block):
             self.partial = True
             return at
         where.add(block, node)
