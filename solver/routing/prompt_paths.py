@@ -16,7 +16,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from sys import maxsize
 
-from solver.routing.block_tree import ANSWER, MOST_AT_A_NODE, Node, Where
+from solver.routing.block_places import Where
+from solver.routing.block_tree import ANSWER, MOST_AT_A_NODE, Node
 from solver.routing.marks import MARKS, NAME_BYTES, Beginnings, Partings, common_marks
 
 # A block may end so much after a mark, in a router's blocks, about three tokens: one that ends *at*

@@ -163,6 +163,11 @@ class PromptTree:
         if now is not None and not now.is_number(block, number):  # no engine has it at two places
             self.partial = True
             return at
+        return self._add(block, number, at, path)
+
+    def _add(self, block: int, number: int, at: int, path: Path) -> int | None:
+        """Put it where no other is, of other prompts that may have that place."""
+        where = self.where
         while path[at].has(number):  # whose is it, as it is not this prompt's?
             if path[at].is_tail:
                 path[at] = self.paths.tail(path[at], path.prompt.tail)
@@ -170,19 +175,16 @@ class PromptTree:
             self._part(number, at, path)
             at = self.paths.at(number, at + 1, path)
         node = path[at]
-        begins = not node.blocks
         if where.is_at(block, node):
             return at
-        if not where.has_room(block, number):
+        has_room, begins = where.has_room(block, number), not node.blocks
+        if has_room and node.put(number, block):
+            where.add(block, node)
+            if begins:
+                self._learn(node, path.prompt)
+        else:
             self.partial = True
-            return None
-        if not node.put(number, block):
-            self.partial = True
-            return at
-        where.add(block, node)
-        if begins:
-            self._learn(node, path.prompt)
-        return at
+        return at if has_room else None
 
     def _share(self, block: int, number: int, path: Path, at: int) -> bool:
         """A block that is known of other prompts is this one's, too, and so are all before it.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solver.routing import block_tree
+from solver.routing import block_places
 from solver.routing.cached_blocks import CachedBlocks
 from solver.routing.marks import MARKS, Beginnings, Partings, common_marks, hash_ids, hash_text
 from solver.routing.prefixes import BLOCK_TOKENS, ID_BYTES, MOST_BLOCKS, TEXT_BYTES
@@ -264,7 +264,7 @@ def test_many_blocks_are_kept_in_parts_and_known_as_few_are(
 
     def after(most_in_one: int) -> tuple[int, list[float]]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(block_tree, "MOST_IN_ONE", most_in_one)
+            patch.setattr(block_places, "MOST_IN_ONE", most_in_one)
             cache = CachedBlocks(1000)
             engine = Engine(size, cache)
             for prompt, keep in steps:
@@ -278,13 +278,13 @@ def test_many_blocks_are_kept_in_parts_and_known_as_few_are(
 def test_a_dictionary_grows_no_larger_than_can_be_copied_in_one_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(block_tree, "MOST_IN_ONE", 64)
+    monkeypatch.setattr(block_places, "MOST_IN_ONE", 64)
     cache = CachedBlocks(10_000)
     engine = Engine(BLOCK_TOKENS, cache)
     for number in range(100):
         engine.serve(tokens_of((0, 128, 9 * 128), number))
     assert len(cache) == len(engine.holds) == 901
-    assert max(map(len, cache._where._parts)) <= 2 * len(cache) / block_tree.PARTS
+    assert max(map(len, cache._where._parts)) <= 2 * len(cache) / block_places.PARTS
 
 
 def test_blocks_of_nobody_are_counted_and_not_kept() -> None:
