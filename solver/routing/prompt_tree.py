@@ -92,11 +92,11 @@ class PromptTree:
         if begin is None:
             return False
         path = self.paths.path(prompt, begin + len(blocks), parent)
-        if parent is not None:
-            self._take_before(parent, begin - 1, path)
-        self._lay(blocks, begin, path)
+        known = parent is None or self._take_before(parent, begin - 1, path)
+        if known:
+            self._lay(blocks, begin, path)
         self.paths.prune(path[-1])
-        return True
+        return known
 
     def _number_after(self, parent: int | None) -> int | None:
         """Which block of its prompt the one after `parent` is."""
@@ -105,14 +105,17 @@ class PromptTree:
         node = self.where.get(parent)
         return None if node is None else node.number_of(parent) + 1
 
-    def _take_before(self, parent: int, number: int, path: Path) -> None:
-        """Block `number` and all before it are this prompt's, too, whosever they were."""
+    def _take_before(self, parent: int, number: int, path: Path) -> bool:
+        """Block `number` and all before it are this prompt's, too, whosever they were.
+
+        Whether they are: if not, what follows would count for nothing, behind what is missing.
+        """
         at = self.paths.at(number, 0, path)
         if self.where.is_along(parent, path) or self._share(parent, number, path, at):
-            return
-        if number >= MOST_AT_A_NODE:
+            return True
+        if number >= MOST_AT_A_NODE or not self.where.has_room(parent, number):
             self.partial = True
-            return
+            return False
         chain, node = list[Node](), self.where.few(parent)[0]
         while node not in path and node.parent is not None:
             chain.append(node)
@@ -125,8 +128,9 @@ class PromptTree:
                 self.copied += 1
                 further = self._put(block, n, self.paths.at(n, at, path), path)
                 if further is None:
-                    return
+                    return False
                 at = further
+        return True
 
     def _lay(self, blocks: Sequence[int], begin: int, path: Path) -> None:
         """Put them to a prompt's nodes: all of a node's at once where only new ones follow."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import time
+import tracemalloc
 from collections import defaultdict
 from collections.abc import Callable
 from types import FrameType
@@ -197,3 +198,21 @@ def test_the_oldest_go_as_fast_as_the_latest() -> None:
     last_first = list(range(count))[::-1]
     in_parts = [block for part in range(parts) for block in range(part, count, parts)]
     assert removal_s(in_parts) < 8 * removal_s(last_first)
+
+
+def test_what_follows_missing_blocks_takes_no_room() -> None:
+    """Of more prompts than may have them all, each tells of one block far behind another's."""
+    rng, cache, far = random.Random(1), CachedBlocks(1 << 20), 3000
+    cache.store(range(far), None, SIZE, unlike(rng, 0))
+    tracemalloc.start()
+    try:
+        for number in range(1, 200):
+            cache.store([10_000 + number], far - 1, SIZE, unlike(rng, number))
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    copies = cache._where.more
+    assert cache.partial
+    assert held < 70 * copies + 1000 * 200
+    cache.remove([*range(far), *range(10_000, 10_200)])
+    assert (len(cache), cache._tree.paths.nodes) == (0, 0)
