@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from solver.routing.block_tree import Node
 from solver.routing.cached_blocks import CachedBlocks
-from solver.routing.marks import NAME_BYTES, Beginnings, hash_text
+from solver.routing.marks import MARKS, NAME_BYTES, Beginnings, hash_text
 from solver.routing.prefixes import TEXT_BYTES
 from solver.routing.tiers import Tier
 
@@ -95,7 +95,7 @@ Shape = Callable[[CachedBlocks, random.Random], int]
 
 def unlike(rng: random.Random, number: int) -> Beginnings:
     """A long prompt that begins like no other."""
-    return Beginnings(rng.randbytes(NAME_BYTES * 400), 128.0, number | 1 << 64)
+    return Beginnings(rng.randbytes(NAME_BYTES * len(MARKS)), 128.0, number | 1 << 64)
 
 
 def all_of_many_prompts(cache: CachedBlocks, rng: random.Random) -> int:
