@@ -93,7 +93,7 @@ def outline_shortened(found: Shortened, size: int, api: Api) -> CompletionReques
 
 def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
     options, prompts = data.get("stream_options"), api.prompts(data, size)
-    n = max((_count(data.get(name)) or 0 for name in api.choices), default=1) or 1
+    n = max(1, 1, *(_count(data.get(name)) or 1 for name in api.choices))
     require_few_answers(len(prompts), n)
     return CompletionRequest(
         chat=api.chat,
@@ -171,10 +171,16 @@ def check_session(data: dict[str, Any], longest: int = LONGEST_SESSION) -> None:
 
 
 def apart(data: Mapping[str, Any]) -> str:
-    """What of a body makes an engine share nothing with the same prompt without it."""
-    if _APART.isdisjoint(data):
-        return ""
-    found = {name: value for name in _APART if (value := data.get(name)) is not None}
+    """What of a body makes an engine share nothing with the same prompt without it.
+
+    Who says the first message is of that: a template begins with it.
+    """
+    found: dict[str, Any] = {}
+    if not _APART.isdisjoint(data):
+        found = {name: value for name in _APART if (value := data.get(name)) is not None}
+    match data.get("messages"):
+        case [{"role": str(role)}, *_] if role != "user":
+            found["role"] = role  # a template puts it before all
     return (
         blake2b(orjson.dumps(found, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
         if found

@@ -82,10 +82,23 @@ def _prompt(value: object, size: int) -> Prompt:
 
 
 def _message(message: object) -> str:
-    content = message.get("content") if isinstance(message, dict) else message
+    """What is said in it, and the tools that it calls."""
+    if not isinstance(message, dict):
+        return _content(message)
+    said, calls = _content(message.get("content")), message.get("tool_calls")
+    return "\n".join((said, *map(_call, calls))) if isinstance(calls, list) else said
+
+
+def _content(content: object) -> str:
     if isinstance(content, list):
         return "\n".join(map(_part, content))
     return content if isinstance(content, str) else ""
+
+
+def _call(call: object) -> str:
+    """Name and arguments; templates leave out by what name its result comes back."""
+    function = call.get("function") if isinstance(call, dict) else None
+    return orjson.dumps(function, option=orjson.OPT_NON_STR_KEYS).decode() if function else ""
 
 
 def _part(part: object) -> str:

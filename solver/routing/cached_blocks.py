@@ -109,6 +109,11 @@ class CachedBlocks:
         """Whether of a prompt that is known more was told than is kept."""
         return self._partial or self._tree.partial
 
+    def take_copied(self) -> int:
+        """How many blocks were gone through beside those that were told, since this was asked."""
+        copied, self._tree.copied = self._tree.copied, 0
+        return copied
+
     def _kept(self, blocks: Iterable[int]) -> list[int]:
         return [block for block in blocks if block in self._where]
 

@@ -51,7 +51,7 @@ MARKS = tuple(
 
 
 class Hashed(NamedTuple):
-    """A prompt's blocks by their hashes, and the names of its marks; none where it has no block."""
+    """A prompt's blocks by their hashes, and the names of its marks; of a short one only these."""
 
     blocks: tuple[int, ...] = ()
     marks: bytes = b""
@@ -69,7 +69,7 @@ def hash_ids(ids: bytes, salt: str = "") -> Hashed:
 
 def _hash(data: bytes, block_bytes: int, salt: str) -> Hashed:
     blocks = chain(data, block_bytes, salt)
-    return Hashed(blocks, _marks(data, block_bytes, blocks, salt)) if blocks else Hashed()
+    return Hashed(blocks, _marks(data, block_bytes, blocks, salt))
 
 
 def _marks(data: bytes, block_bytes: int, blocks: Sequence[int], salt: str) -> bytes:

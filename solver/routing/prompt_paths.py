@@ -16,7 +16,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from sys import maxsize
 
-from solver.routing.block_tree import ANSWER, MOST_AT_A_NODE, Node, Where
+from solver.routing.block_places import Where
+from solver.routing.block_tree import ANSWER, MOST_AT_A_NODE, Node
 from solver.routing.marks import MARKS, NAME_BYTES, Beginnings, Partings, common_marks
 
 # A block may end so much after a mark, in a router's blocks, about three tokens: one that ends *at*
@@ -27,11 +28,16 @@ AHEAD = 1.5
 
 
 class Path(list[Node]):
-    """Where a prompt goes along, as far as there are nodes; `behind` the blocks that are told."""
+    """Where a prompt goes along, as far as there are nodes; `behind` the blocks that are told.
 
-    def __init__(self, root: Node, prompt: Beginnings, behind: int) -> None:
+    `overlaps`: of these nodes the second has blocks of the first, too. `pace`: the engine's
+    blocks in each of a router's, by its length or as has been seen where it parts.
+    """
+
+    def __init__(self, root: Node, prompt: Beginnings, behind: int, pace: float) -> None:
         super().__init__((root,))
-        self.prompt, self.behind = prompt, behind
+        self.prompt, self.behind, self.pace = prompt, behind, pace
+        self.overlaps = set[tuple[Node, Node]]()
 
 
 class Paths:
@@ -44,13 +50,13 @@ class Paths:
 
     def __init__(self, partings: Partings, block_tokens: int) -> None:
         self._partings, self._block_tokens = partings, block_tokens
-        self._root, self.nodes = Node(b"", b"", None, 0, 0, 0.0), 0
+        self._root, self.nodes, self._answers = Node(b"", b"", None, 0, 0, 0.0), 0, 0
         self.where = Where()
 
     def path(self, prompt: Beginnings, behind: int, parent: int | None) -> Path:
         """The nodes that a prompt goes along; of its tails, the one that has `parent`."""
         node, marks, at = self._root, prompt.marks, 0
-        path = Path(node, prompt, behind)
+        path = Path(node, prompt, behind, prompt.block_tokens / self._block_tokens)
         while at < len(marks):
             child = node.child(marks[at : at + NAME_BYTES])
             if child is None or not marks.startswith(child.names, at):
@@ -83,21 +89,29 @@ class Paths:
         key = marks[at : at + NAME_BYTES]
         child = node.child(key)
         if child is None:
-            pace = path.prompt.block_tokens / self._block_tokens
-            end, until = _reach(node.end + 1, node.until, pace, path.behind, marks)
-            return self._new(key, marks[at : end * NAME_BYTES], node, end, until, pace)
+            end, until = _reach(node.end + 1, node.until, path.pace, path.behind, marks)
+            return self._new(key, marks[at : end * NAME_BYTES], node, end, until, path.pace)
         if not marks.startswith(child.names, at):
             self._split(child, marks, common_marks(child.names, marks, at))
         return child
+
+    def has_less(self, path: Path, end: int, most: int) -> None:
+        """A prompt has at most so many blocks up to its mark numbered `end`."""
+        if end:
+            path.pace = min(path.pace, most / MARKS[end - 1])
 
     def tail(self, node: Node, name: int) -> Node:
         """Another one: what is behind a prompt's last mark, of several answers each by itself."""
         if node.is_tail:
             assert node.parent is not None
-            name, node = name + ANSWER, node.parent
-        while (found := node.child(name)) is not None and found.blocks:
-            name += ANSWER
-        return found or self._new(name, b"", node, node.end, maxsize, node.pace)
+            node = node.parent
+        found = node.child(name)
+        if found is not None and not found.blocks:
+            return found
+        if found is not None:
+            self._answers += 1
+            name += ANSWER * self._answers
+        return self._new(name, b"", node, node.end, maxsize, node.pace)
 
     def _new(
         self, key: bytes | int, names: bytes, parent: Node, end: int, until: int, pace: float

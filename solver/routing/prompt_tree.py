@@ -19,10 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from solver.routing.block_tree import FEW, MOST_AT_A_NODE, Node
+from solver.routing.block_tree import MOST_AT_A_NODE, Node
 from solver.routing.marks import MARKS, NAME_BYTES, Beginnings, Partings
 from solver.routing.prompt_paths import Path, Paths
 
+# Behind a mark, what is of a prompt of which no further mark is known; no attempt is called so.
+NOBODYS = 1
 # A prompt's beginning may have so many times the tokens that it has by the prompt's length.
 DENSEST = 2.0
 
@@ -34,12 +36,13 @@ class PromptTree:
         paths: of the prompts.
         where: each block, and at which nodes it is.
         partial: for some of what was told there was no place.
+        copied: blocks gone through beside those that were told, until somebody has counted them.
     """
 
     def __init__(self, partings: Partings, block_tokens: int) -> None:
         self._partings, self._block_tokens = partings, block_tokens
         self.paths = Paths(partings, block_tokens)
-        self.where, self.partial = self.paths.where, False
+        self.where, self.partial, self.copied = self.paths.where, False, 0
         # Where the last blocks that were told were put, and whose they were.
         self._last: Node | None = None
         self._prompt: Beginnings | None = None
@@ -53,6 +56,7 @@ class PromptTree:
         nodes = self.where.pop(block)
         for node in nodes:
             node.take(block)
+        for node in nodes:  # one may be another's parent
             self.paths.prune(node)
         return bool(nodes)
 
@@ -72,17 +76,27 @@ class PromptTree:
     def _are_new(self, blocks: Sequence[int]) -> bool:
         return len(set(blocks)) == len(blocks) and self.where.lacks(blocks)
 
+    def _known_first(self, blocks: Sequence[int]) -> int:
+        """Behind how many of them there are only new ones."""
+        if self._are_new(blocks):
+            return 0
+        count = len(blocks)
+        if len(set(blocks)) == count:
+            while blocks[count - 1] not in self.where:
+                count -= 1
+        return count
+
     def _place(self, blocks: Sequence[int], parent: int | None, prompt: Beginnings) -> bool:
         """Put them where they are in a prompt; whether that is known."""
         begin = self._number_after(parent)
         if begin is None:
             return False
         path = self.paths.path(prompt, begin + len(blocks), parent)
-        if parent is not None:
-            self._take_before(parent, begin - 1, path)
-        self._lay(blocks, begin, path)
+        known = parent is None or self._take_before(parent, begin - 1, path)
+        if known:
+            self._lay(blocks, begin, path)
         self.paths.prune(path[-1])
-        return True
+        return known
 
     def _number_after(self, parent: int | None) -> int | None:
         """Which block of its prompt the one after `parent` is."""
@@ -91,80 +105,103 @@ class PromptTree:
         node = self.where.get(parent)
         return None if node is None else node.number_of(parent) + 1
 
-    def _take_before(self, parent: int, number: int, path: Path) -> None:
-        """Block `number` and all before it are this prompt's, too, whosever they were."""
+    def _take_before(self, parent: int, number: int, path: Path) -> bool:
+        """Block `number` and all before it are this prompt's, too, whosever they were.
+
+        Whether they are: if not, what follows would count for nothing, behind what is missing.
+        """
         at = self.paths.at(number, 0, path)
-        now = self.where.all(parent)
-        if any(one in path for one in now) or self._share(parent, number, path, at):
-            return
-        chain, node = list[Node](), now[0]
+        if self.where.is_along(parent, path) or self._share(parent, number, path, at):
+            return True
+        if number >= MOST_AT_A_NODE or not self.where.has_room(parent, number):
+            self.partial = True
+            return False
+        chain, node = list[Node](), self.where.few(parent)[0]
         while node not in path and node.parent is not None:
             chain.append(node)
             node = node.parent
         at = 0
         for one in reversed(chain):
             for n, block in enumerate(tuple(one.blocks[: number + 1 - one.first]), one.first):
-                if block is not None:
-                    at = self._put(block, n, self.paths.at(n, at, path), path)
+                if block is None:
+                    continue
+                self.copied += 1
+                further = self._put(block, n, self.paths.at(n, at, path), path)
+                if further is None:
+                    return False
+                at = further
+        return True
 
     def _lay(self, blocks: Sequence[int], begin: int, path: Path) -> None:
-        """Put them to a prompt's nodes: all of a node's at once where they are new."""
+        """Put them to a prompt's nodes: all of a node's at once where only new ones follow."""
         at, number, behind = 0, begin, begin + len(blocks)
-        new = self._are_new(blocks)
+        new = begin + self._known_first(blocks)
         while number < behind:
             at = self.paths.at(number, at, path)
             node = path[at]
             part = blocks[number - begin : node.until - begin]
             begins = not node.blocks
-            if new and node.extend(number, part):
+            if number >= new and node.extend(number, part):
                 self.where.put(part, node)
                 if begins:
                     self._learn(node, path.prompt)
                 number += len(part)
             else:
-                at = self._put(part[0], number, at, path)
-                number += 1
+                further = self._put(part[0], number, at, path)
+                if further is None:
+                    break
+                at, number = further, number + 1
         self._last, self._prompt = path[at], path.prompt
 
-    def _put(self, block: int, number: int, at: int, path: Path) -> int:
-        """Put it to one of a path's nodes, from `at` on; where what follows it may be."""
-        now = self.where.all(block)
-        if now and (any(one in path for one in now) or self._share(block, number, path, at)):
+    def _put(self, block: int, number: int, at: int, path: Path) -> int | None:
+        """Put it to one of a path's nodes, from `at` on; where what follows it may be.
+
+        None: it is at too many others, and what follows it would count for nothing.
+        """
+        where = self.where
+        if where.is_along(block, path):
             return at
-        if now and now[0].number_of(block) != number:  # no engine has a block at two places
+        now = where.get(block)
+        if now is not None and self._share(block, number, path, at):
+            return at
+        if now is not None and not now.is_number(block, number):  # no engine has it at two places
             self.partial = True
             return at
+        return self._add(block, number, at, path)
+
+    def _add(self, block: int, number: int, at: int, path: Path) -> int | None:
+        """Put it where no other is, of other prompts that may have that place."""
+        where = self.where
         while path[at].has(number):  # whose is it, as it is not this prompt's?
             if path[at].is_tail:
                 path[at] = self.paths.tail(path[at], path.prompt.tail)
                 continue
-            self._part(path[at], number, path[at + 1] if at + 1 < len(path) else None)
+            self._part(number, at, path)
             at = self.paths.at(number, at + 1, path)
         node = path[at]
-        begins = not node.blocks
-        if node in self.where.all(block):
+        if where.is_at(block, node):
             return at
-        if not node.put(number, block):
+        has_room, begins = where.has_room(block, number), not node.blocks
+        if has_room and node.put(number, block):
+            where.add(block, node)
+            if begins:
+                self._learn(node, path.prompt)
+        else:
             self.partial = True
-        elif not self.where.add(block, number, node):
-            node.take(block)
-            self.partial = True
-        elif begins:
-            self._learn(node, path.prompt)
-        return at
+        return at if has_room else None
 
     def _share(self, block: int, number: int, path: Path, at: int) -> bool:
         """A block that is known of other prompts is this one's, too, and so are all before it.
 
         Whether they are so for all that begin as these do.
         """
-        nodes = self.where.all(block)[:FEW]
         common, now = max(
-            ((_common(one, path), one) for one in nodes), key=lambda pair: pair[0].end
+            ((_common(one, path), one) for one in self.where.few(block)),
+            key=lambda pair: pair[0].end,
         )
         goes_on = now.is_tail and not path[at].is_tail  # from what was an answer
         node, first = path[at] if goes_on else common, now.first
-        if now.number_of(block) != number:
+        if not now.is_number(block, number):
             return False
         if node.blocks and node.first + len(node.blocks) != first:
             return False
@@ -172,7 +209,7 @@ class PromptTree:
             return False
         if len(node.blocks) + number + 1 - first > MOST_AT_A_NODE:
             return False
-        if self.where.has_any(now.blocks[: number + 1 - first], node):
+        if self._overlap(now.blocks[: number + 1 - first], now, node, path):
             return False
         own = now.take_first(number + 1 - first)
         node.extend(first, own)
@@ -189,18 +226,31 @@ class PromptTree:
         next_mark = MARKS[min(node.end, len(MARKS) - 1)]
         return DENSEST * next_mark * prompt.block_tokens / self._block_tokens
 
-    def _part(self, node: Node, number: int, child: Node | None) -> None:
-        """Prompts that go on by `child` have another block `number` than those that `node` has."""
-        others = node.others(child)
-        if len(others) != 1:
+    def _overlap(self, blocks: Sequence[int | None], node: Node, other: Node, path: Path) -> bool:
+        """Whether one of a node's blocks is another's, too; asked once where it is so."""
+        if (node, other) not in path.overlaps and self.where.has_any(blocks, other):
+            path.overlaps.add((node, other))
+        return (node, other) in path.overlaps
+
+    def _part(self, number: int, at: int, path: Path) -> None:
+        """A prompt has another block `number` than those that its node there has it of.
+
+        From there on they are not what all have that come by: who goes on so has them, if anybody.
+        """
+        node = path[at]
+        others = node.others(path[at + 1] if at + 1 < len(path) else None)
+        if len(others) > 1:
             return  # it is several others', who part later
-        (other,) = others
-        if self.where.has_any(node.blocks[number - node.first :], other):
+        if not others and DENSEST * number < node.until:
+            return  # no text is that dense: an engine tells apart what a router does not
+        other = others[0] if others else self.paths.tail(node, NOBODYS)
+        if other.blocks and other.first != node.first + len(node.blocks):
             return
-        if not other.blocks or other.first == node.first + len(node.blocks):
+        if not self._overlap(node.blocks[number - node.first :], node, other, path):
             own = node.take_from(number)
             other.put_first(number, own)
             self.where.move(own, node, other)
+            self.paths.has_less(path, node.end, number + 1)
             node.until = number
 
     def _learn(self, node: Node, prompt: Beginnings) -> None:

@@ -211,7 +211,7 @@ class Attempts:
         url = worker.url + exchange.target
         extra = for_worker(ticket, self._forwarder.gateway) + exchange.outgoing()
         headers, body = exchange.headers, exchange.body
-        if worker.cache is not None and ticket.blocks:
+        if worker.cache is not None and ticket.marks:
             headers, more, body = named_for_cache(ticket, worker.cache, headers, body)
             extra += more
         reply = await self._forwarder.send(url, headers, extra, body, worker=worker)

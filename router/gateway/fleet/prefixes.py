@@ -185,7 +185,7 @@ class Prefixes:
         found: FloatArray | None = None
         tell = {j: told for j, one in enumerate(workers) if (told := one.told_cache) is not None}
         for i, request in enumerate(requests):
-            if not request.blocks:
+            if not request.marks:
                 continue
             held = self._index.held(request.blocks, workers)
             if any(held) or tell:

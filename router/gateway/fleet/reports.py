@@ -24,7 +24,9 @@ from router.observe.engine_metrics import Signals, read_ranks
 from router.wire import GATEWAY, LINE_S, STATE_PATH, STATE_TIMEOUT_S, AgentState, is_name
 
 PROBE_INTERVAL_S = 1.0  # between probes of a worker without an agent
-RANKS_EVERY = 10  # of these its pages are asked for its ranks, if they have told of any
+# Of so many looks one asks its pages for its ranks, if they have told of any, and if they have not:
+# another server may have come there between two looks.
+RANKS_EVERY, NO_RANKS_EVERY = 10, 60
 # Of looks at metrics without what is looked for one in so many is made: an engine that has just
 # begun, or fails for a moment, tells later.
 MUTE_EVERY = 10
@@ -114,7 +116,7 @@ async def reports(
             yield PlainLook(models, signals, probe.ranks, probe.each, asked_s)
         else:
             yield PlainLook(models, None, probe.ranks)
-        if looks == 0 or (looks % RANKS_EVERY == 0 and probe.tells_ranks):
+        if looks % (RANKS_EVERY if probe.tells_ranks else NO_RANKS_EVERY) == 0:
             before = probe.ranks
             await probe.count_ranks(await count_ranks(connections, url))
             if probe.ranks not in (1, before):  # sooner than at the next look

@@ -49,6 +49,19 @@ def response(*parts: dict[str, Any]) -> dict[str, Any]:
     return {"model": "m", "input": [{"role": "user", "content": list(parts)}]}
 
 
+def turns(call: str, **more: object) -> dict[str, Any]:
+    """A tool is called in the midst of a conversation, and nothing is said there."""
+    function = {"name": "look", "arguments": call}
+    calls = [{"type": "function", "function": function, **more}]
+    called = {"role": "assistant", "content": None, "tool_calls": calls}
+    said = [{"role": role, "content": HALF} for role in ("user", "tool")]
+    return {"model": "m", "messages": [said[0], called, said[1]]}
+
+
+def by(role: str, text: str) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": role, "content": text}]}
+
+
 def plain(**more: object) -> dict[str, Any]:
     return {"model": "m", "prompt": TEXT, **more}
 
@@ -91,6 +104,10 @@ TABLE = [
      chat(words(HALF), image("2", BIG), words(HALF)), BEFORE),
     ("the same large one", apis.CHAT, chat(words(TEXT), image("1", BIG)),
      chat(words(TEXT), image("1", BIG)), ALL),
+    ("another who begins", apis.CHAT, by("system", HALF), by("user", HALF), NOTHING),
+    ("the same who begins", apis.CHAT, by("system", TEXT), by("system", TEXT), ALL),
+    ("a tool's arguments", apis.CHAT, turns("there"), turns("here"), BEFORE),
+    ("the same call by another id", apis.CHAT, turns("there", id="1"), turns("there", id="2"), ALL),
     ("Anthropic's images", apis.MESSAGES, anthropic(words(HALF), source("1"), words(HALF)),
      anthropic(words(HALF), source("2"), words(HALF)), BEFORE),
     ("images in responses", apis.RESPONSES,

@@ -98,6 +98,19 @@ def test_ranks_are_what_pages_tell_and_else_what_metrics_do(answer: Answer, rank
     assert [one.ranks for one in found] == [None, ranks, ranks]
 
 
+def test_a_server_that_another_has_followed_unseen_may_have_ranks() -> None:
+    asked = list[str]()
+
+    async def later(call: Call) -> None:
+        if call.path == "/server_info":
+            asked.append(call.path)
+        await (info(call) if len(asked) > 1 else call.answer(404))
+
+    with FaultyServer(others=later) as server:
+        found = asyncio.run(looks_at(server.url, looks.NO_RANKS_EVERY + 2, wants=False))
+    assert (found[-3].ranks, found[-1].ranks, len(asked)) == (1, 3, 2)
+
+
 def telling(*pages: bytes) -> tuple[Answer, list[bytes]]:
     """Answers these pages, the last one again and again, and those that it has answered."""
     answered = list[bytes]()

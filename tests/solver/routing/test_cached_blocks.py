@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solver.routing import block_tree
+from solver.routing import block_places
 from solver.routing.cached_blocks import CachedBlocks
 from solver.routing.marks import MARKS, Beginnings, Partings, common_marks, hash_ids, hash_text
 from solver.routing.prefixes import BLOCK_TOKENS, ID_BYTES, MOST_BLOCKS, TEXT_BYTES
@@ -16,7 +16,7 @@ from solver.routing.tiers import Tier
 
 # A prompt: a document and how many tokens of it, and how many follow it.
 Prompt = tuple[int, int, int]
-PROMPTS = st.tuples(st.integers(0, 3), st.integers(1, 3000), st.integers(BLOCK_TOKENS, 800))
+PROMPTS = st.tuples(st.integers(0, 3), st.integers(1, 3000), st.integers(8, 800))
 
 
 def tokens_of(prompt: Prompt, number: int = 0) -> tuple[int, ...]:
@@ -119,8 +119,7 @@ def test_marks_are_common_up_to_where_prompts_part(head: str, one: str, other: s
         (k for k, (a, b) in enumerate(zip(*data, strict=False)) if a != b),
         min(map(len, data)),
     )
-    long_enough = min(map(len, data)) >= TEXT_BYTES
-    wanted = sum(mark * TEXT_BYTES <= alike for mark in MARKS) if long_enough else 0
+    wanted = sum(mark * TEXT_BYTES <= alike for mark in MARKS)
     assert common_marks(marks[0], marks[1]) == wanted
 
 
@@ -172,6 +171,32 @@ def test_what_was_taken_to_be_shared_and_is_not_goes_back_to_whom_it_is_of() -> 
     cache.store([11, 12, 13, 24, 25], None, 100, second)
     assert cache.held_tokens(first.marks) == cache.held_tokens(second.marks) == 500
     assert cache.held_tokens(third.marks) == 300
+
+
+def test_what_ends_behind_where_the_next_one_parts_is_of_no_third() -> None:
+    """By its length all of the first prompt's blocks end before that; they are known again to it
+    alone, once it is told of again.
+    """
+    cache, document = CachedBlocks(100), tuple(range(420))
+    first, second, third = (prompt_of((*document, *[k] * 60)) for k in (1000, 2000, 3000))
+    dense = Beginnings(first.marks, 2 * first.block_tokens)
+    cache.store([11, 12, 13, 14, 15, 16, 17], None, 64, dense)
+    cache.store([11, 12, 13, 14, 15, 16, 27], None, 64, second)
+    assert cache.held_tokens(third.marks) == 6 * 64
+    assert cache.held_tokens(second.marks) == 7 * 64
+    cache.store([11, 12, 13, 14, 15, 16, 17], None, 64, dense)
+    assert cache.held_tokens(third.marks) == 6 * 64
+    assert cache.held_tokens(first.marks) == 7 * 64
+    assert len(cache) == 8
+
+
+def test_of_blocks_that_a_text_has_twice_over_one_kind_is_known() -> None:
+    """An engine tells apart what a router does not: it finds either, and no less is predicted."""
+    cache, prompt = CachedBlocks(100), prompt_of(tuple(range(600)), tail=7 << 64)
+    for blocks in ([11, 12, 13, 14], [21, 22, 23, 24], [11, 12, 13, 14]):
+        cache.store(blocks, None, 128, prompt)
+        assert cache.held_tokens(prompt.marks) == 4 * 128
+    assert len(cache) == 8
 
 
 def test_what_two_share_behind_a_mark_hides_nothing_of_a_third() -> None:
@@ -239,7 +264,7 @@ def test_many_blocks_are_kept_in_parts_and_known_as_few_are(
 
     def after(most_in_one: int) -> tuple[int, list[float]]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(block_tree, "MOST_IN_ONE", most_in_one)
+            patch.setattr(block_places, "MOST_IN_ONE", most_in_one)
             cache = CachedBlocks(1000)
             engine = Engine(size, cache)
             for prompt, keep in steps:
@@ -253,13 +278,13 @@ def test_many_blocks_are_kept_in_parts_and_known_as_few_are(
 def test_a_dictionary_grows_no_larger_than_can_be_copied_in_one_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(block_tree, "MOST_IN_ONE", 64)
+    monkeypatch.setattr(block_places, "MOST_IN_ONE", 64)
     cache = CachedBlocks(10_000)
     engine = Engine(BLOCK_TOKENS, cache)
     for number in range(100):
         engine.serve(tokens_of((0, 128, 9 * 128), number))
     assert len(cache) == len(engine.holds) == 901
-    assert max(map(len, cache._where._parts)) <= 2 * len(cache) / block_tree.PARTS
+    assert max(map(len, cache._where._parts)) <= 2 * len(cache) / block_places.PARTS
 
 
 def test_blocks_of_nobody_are_counted_and_not_kept() -> None:

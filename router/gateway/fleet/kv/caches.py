@@ -24,8 +24,9 @@ log = logging.getLogger(__name__)
 # Blocks of one publisher that are kept, some 100 bytes each: 16 million tokens in blocks of 16.
 MOST_BLOCKS = 1 << 20
 AGAIN_S = 5.0  # after which one that broke down is followed anew
-# How often a page is looked at again that has not answered, and one that tells of publishers.
-UNANSWERED_S, ANSWERED_S = 2.0, 10.0
+# How often pages are looked at again that have not answered, that tell of publishers, and that tell
+# of none: another server may have come there between two looks.
+UNANSWERED_S, ANSWERED_S, NONE_S = 2.0, 10.0, 60.0
 _WORST = (Knowledge.ESTIMATED, Knowledge.DEGRADED, Knowledge.EXACT)
 
 
@@ -127,7 +128,7 @@ class Caches:
             self._context.destroy(linger=0)
 
     async def _follow(self, address: Publishing, *, agent: bool) -> None:
-        """Until it says that it has no publishers: they may be others after a while."""
+        """Until cancelled: its publishers may be others after a while."""
         followed, task = list[Source](), None
         try:
             while True:
@@ -139,9 +140,10 @@ class Caches:
                         await _cancel(task)
                     followed = found
                     task = self._begin(address, found)
-                if task is None and found is not None:
-                    return
-                await asyncio.sleep(UNANSWERED_S if task is None else ANSWERED_S)
+                if task is not None:
+                    await asyncio.sleep(ANSWERED_S)
+                else:
+                    await asyncio.sleep(UNANSWERED_S if found is None else NONE_S)
         finally:
             if task is not None:
                 await _cancel(task)

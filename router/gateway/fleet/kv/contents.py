@@ -163,6 +163,7 @@ class Contents:
             self._prompt = None if event.session is None else read_session(event.session)
         parent = None if before is None else numbers((before,))[0]
         self.cache.store(part, parent, event.block_tokens, self._prompt, event.tier)
+        self._done += self.cache.take_copied()
 
 
 def _at(blocks: list[int], tier: Tier) -> list[int]:

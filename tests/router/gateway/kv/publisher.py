@@ -62,14 +62,15 @@ class Publisher:
         """It is stored, or dropped if it was there; the message, `spoilt` or not."""
         was = document in self.held
         self.held ^= {document}
-        return self._send([removed(document) if was else stored(document)], spoilt)
+        return self.send([removed(document) if was else stored(document)], spoilt)
 
     def clear(self) -> tuple[int, bytes]:
         """All are dropped; the message."""
         self.held.clear()
-        return self._send([{"type": "AllBlocksCleared"}])
+        return self.send([{"type": "AllBlocksCleared"}])
 
-    def _send(self, events: list[dict[str, Any]], spoilt: bytes | None = None) -> tuple[int, bytes]:
+    def send(self, events: list[dict[str, Any]], spoilt: bytes | None = None) -> tuple[int, bytes]:
+        """These are told; the message, `spoilt` or not."""
         when = float(self.next) + 1e6 * self.starts
         payload = write_batch(when, events) if spoilt is None else spoilt + str(when).encode()
         message = self.next, payload

@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.gateway.fleet.kv import stream as kv_stream
+from router.gateway.fleet.kv.contents import SLICE
 from router.gateway.fleet.kv.stream import COPIES, Knowledge, Stream
-from router.kv_wire import write_batch
+from router.kv_wire import session_name, write_batch
+from solver.routing.marks import NAME_BYTES, Beginnings
 from tests.router.gateway.kv.publisher import (
     BLOCK_TOKENS,
     Publisher,
+    block_stored,
     held,
     known,
     removed,
@@ -542,3 +545,23 @@ def test_what_windows_drop_is_still_there_for_all_else() -> None:
     assert (stream.knowledge, known(stream)) == (DEGRADED, {1})
     tell(stream, (2, write_batch(2.0, [{**removed(1), "group_idx": 1}])))
     assert known(stream) == set()
+
+
+def test_blocks_that_are_gone_through_for_others_count_as_work() -> None:
+    """Each event tells of one, and is far behind what another prompt has."""
+    stream, publisher = Stream(MOST, replays=False), Publisher()
+    names = [
+        session_name("", f"attempt-{k}", Beginnings(bytes([k]) * 100 * NAME_BYTES, 128.0))
+        for k in range(8)
+    ]
+    first = block_stored(list(range(500)), names[0])
+    others = [
+        block_stored([1000 + k], name) | {"parent_block_hash": 400}
+        for k, name in enumerate(names[1:])
+    ]
+    for event in (first, *others):
+        event["block_size"] = 16
+    stream.linked()
+    tell(stream, publisher.send([first]))
+    pauses = len(list(stream.live(*publisher.send(others))))
+    assert pauses >= len(others) * 400 // (SLICE + 400)
