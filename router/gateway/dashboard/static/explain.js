@@ -14,7 +14,7 @@ const PARTS = {
   tail: "more for what is slow",
   others: "taken from who runs there",
   slot: "its slot, from who comes next",
-  late: "beyond its targets",
+  late: "beyond its targets, eight times",
   makespan: "outlasting the fleet",
 };
 
