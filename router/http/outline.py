@@ -93,7 +93,7 @@ def outline_shortened(found: Shortened, size: int, api: Api) -> CompletionReques
 
 def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
     options, prompts = data.get("stream_options"), api.prompts(data, size)
-    n = max(1, 1, *(_count(data.get(name)) or 1 for name in api.choices))
+    n = max([1, *(_count(data.get(name)) or 1 for name in api.choices)])
     require_few_answers(len(prompts), n)
     return CompletionRequest(
         chat=api.chat,

@@ -24,6 +24,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
@@ -53,11 +54,11 @@ def _nothing() -> None:
     """Nobody has anything to tell."""
 
 
-class Observed(Histogram):
-    """A histogram that only keeps what it is told, and counts it when somebody looks.
+class _Settled(MetricWrapperBase):
+    """What is not up to date before somebody looks.
 
     Attributes:
-        settle: called before somebody looks.
+        settle: called then.
     """
 
     settle: Callable[[], None] = staticmethod(_nothing)
@@ -66,6 +67,10 @@ class Observed(Histogram):
         """Somebody looks."""
         self.settle()
         return super().collect()
+
+
+class Observed(_Settled, Histogram):
+    """A histogram that only keeps what it is told, and counts it when somebody looks."""
 
     def _metric_init(self) -> None:
         super()._metric_init()
@@ -93,19 +98,8 @@ class Observed(Histogram):
         return super()._child_samples()
 
 
-class Counting(Counter):
-    """A counter that adds up what it is told without a lock: one thread tells it, and looks.
-
-    Attributes:
-        settle: called before somebody looks.
-    """
-
-    settle: Callable[[], None] = staticmethod(_nothing)
-
-    def collect(self) -> Iterable[Metric]:
-        """Somebody looks."""
-        self.settle()
-        return super().collect()
+class Counting(_Settled, Counter):
+    """A counter that adds up what it is told without a lock: one thread tells it, and looks."""
 
     def _metric_init(self) -> None:
         super()._metric_init()
@@ -172,7 +166,7 @@ class _Metrics:
         for attribute, row in vars(type(self)).items():
             if isinstance(row, _Row):
                 made = vars(self)[attribute] = row.make(registry=self.registry)
-                if isinstance(made, Counter | Observed):  # whose labels stay once they are there
+                if isinstance(made, _Settled):  # whose labels stay once they are there
                     vars(made)["labels"] = cache(made.labels)
                     vars(made)["settle"] = self._settle
 

@@ -20,9 +20,9 @@ from solver.batching.targets import DEFAULT_TARGETS
 
 # A second without a first token counts as three: one as any other, two as it is waited blindly.
 FIRST_TOKEN = 2.0
-# Who misses a target has lost more than the second by which he misses it: with so much of its price
-# at the limit, a stall of an eighth of an answer's time costs the answer. The same of answers that
-# others wait for; while their tokens come sooner than they are asked for, a stall counts half.
+# A target that is missed by a second has cost its user more than a second: counted eight times, an
+# answer is lost once it is late by an eighth of its time. What others lose counts as much where
+# their tokens come at the limit, and half where they come much sooner.
 LATE, IN_TIME = 8.0, 0.5
 # That all is done holds nobody up in a stream, and everybody in a batch; half is enough for
 # the batch, as the term is zero for all but the few who end last.
@@ -223,14 +223,14 @@ def others_s(
     pair: Figures,
     placed: Figures,
     in_flight: Number,
-    felt: tuple[Number, Number],
+    pace: tuple[Number, Number],
     at: Calculus,
 ) -> Number:
     """What those who run there, `in_flight`, and those who come behind it lose.
 
-    `felt` are seconds from token to token there, and those that are asked for.
+    `pace` are seconds from token to token there, and those that are asked for.
     """
-    (prefill_s, stalls_s, step_s, again_s), (rest, tpot_s) = pair, felt
+    (prefill_s, stalls_s, step_s, again_s), (rest, tpot_s) = pair, pace
     behind_s = worker[9] * prefill_s * (worker[2] + placed[1] + prefill_s / 2)
     spent = at.minimum(1.0, rest / tpot_s)
     price = at.where(tpot_s < inf, IN_TIME + LATE * spent * spent, 1.0)

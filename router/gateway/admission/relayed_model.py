@@ -75,7 +75,7 @@ async def _in_body(kind: bytes | None, body: bytes, bodies: BodyReader, *, limit
         return Named("" if at is None else body[slice(*at)].decode("utf-8", "replace"), at)
     if is_json(kind):
         model, previous, claims = await bodies.names(body)
-        return Named(model, None, True, bool(model), previous, claims)
+        return Named(model, json=True, within=bool(model), previous=previous, claims=claims)
     if limited:
         raise RequestError(
             "This key may use some models only, so its request's body must be JSON or a form, and "

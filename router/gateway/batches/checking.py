@@ -26,7 +26,7 @@ from router.gateway.batches.tables import Line
 from router.http.apis import APIS, Api
 from router.http.errors import RequestError
 from router.http.outline import limit_of
-from router.http.schemas import Prompt
+from router.http.schemas import MOST_TOKENS, Prompt
 from solver.routing.prefixes import id_blocks, text_blocks
 
 MOST_LINES = 50_000
@@ -237,8 +237,9 @@ class LineCheck:
         api = ENDPOINTS[self._endpoint]
         if api is None:
             return {}
+        limit = limit_of(body, api)
         return {
-            "tokens": limit_of(body, api) or 0,
+            "tokens": 0 if limit is None or limit >= MOST_TOKENS else limit,
             "prefix": _begins(api.prompts(body, size), body["model"]),
         }
 

@@ -43,6 +43,23 @@ def pieces(data: bytes, size: int) -> list[bytes]:
     return [data[k : k + size] for k in range(0, len(data), size)] or [b""]
 
 
+@pytest.mark.parametrize(
+    ("limit", "tokens"),
+    [
+        *[(7, 7), ("7", 7), (6.5, 7), ((1 << 31) - 1, (1 << 31) - 1)],
+        *[(limit, 0) for limit in (None, -1, 1 << 31, 1 << 80, 1e30, "9" * 30, "many", [7])],
+    ],
+)
+def test_a_limit_that_is_none_or_beyond_all_columns_is_none(limit: object, tokens: int) -> None:
+    body = line()["body"] | {"max_tokens": limit}
+    raw = orjson.dumps(line(body={**body, "max_tokens": None})).replace(
+        b'"max_tokens":null', b'"max_tokens":' + json.dumps(limit).encode()
+    )
+    found = LineCheck("batch_1", CHAT).check(1, 0, len(raw), raw)
+    assert found.problem is None
+    assert found.row["tokens"] == tokens
+
+
 def checked(data: bytes, size: int, most_line: int = 1000) -> FileCheck:
     check = FileCheck(most_line)
     for piece in pieces(data, size):

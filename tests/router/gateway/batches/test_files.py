@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import insert, update
@@ -15,17 +14,13 @@ from router.gateway.batches.database import Database
 from router.gateway.batches.files import Files, Found
 from router.gateway.batches.tables import Line, Status, batches, lines
 from router.http.errors import RequestError
-
-NAMES = ("offset", "length", "prefix", "tokens", "input_tokens", "cached_tokens", "output_tokens",
-         "reasoning_tokens")  # fmt: skip
+from tests.router.gateway.batches.stores import NOTHING, opened
 
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    made = Database(tmp_path, None)
-    await made.open()
-    yield made
-    await made.close()
+    async with opened(tmp_path) as found:
+        yield found
 
 
 async def answers(database: Database, sizes: list[int]) -> Found:
@@ -34,7 +29,7 @@ async def answers(database: Database, sizes: list[int]) -> Found:
     file = await files.begin("t", "in.jsonl")
     await files.finish(file, "t", "batch", 0, None)
     name = (await store.create("t", "", "/v1/completions", file, ("1h", 3600.0), None)).id
-    row: dict[str, Any] = dict.fromkeys(NAMES, 0) | {"batch": name, "state": Line.DONE}
+    row = {**NOTHING, "batch": name, "state": Line.DONE}
     rows = [
         row | {"number": k, "custom_id": f"{k}", "result": b"x" * size}
         for k, size in enumerate(sizes)

@@ -19,16 +19,15 @@ from router.gateway.batches.order import InOrder
 from router.gateway.batches.tables import Line, Status, metadata
 from router.gateway.batches.tables import lines as table
 from router.settings.base import BadSettings
+from tests.router.gateway.batches.stores import NOTHING, opened
 
 COUNT = 20
 
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    made = Database(tmp_path, None)
-    await made.open()
-    yield made
-    await made.close()
+    async with opened(tmp_path) as found:
+        yield found
 
 
 async def batch(database: Database) -> str:
@@ -37,12 +36,8 @@ async def batch(database: Database) -> str:
     file = await files.begin("", "in.jsonl")
     await files.finish(file, "", "batch", 0, None)
     name: str = (await store.create("", "", "/v1/completions", file, ("24h", 86_400.0), None)).id
-    row = dict.fromkeys(
-        ("offset", "length", "prefix", "tokens", "input_tokens", "cached_tokens", "output_tokens",
-         "reasoning_tokens"), 0,
-    )  # fmt: skip
     rows = [
-        {"batch": name, "number": k + 1, "custom_id": f"id-{k}", "state": Line.WAITING, **row}
+        {"batch": name, "number": k + 1, "custom_id": f"id-{k}", "state": Line.WAITING, **NOTHING}
         for k in range(COUNT)
     ]
     async with database.write() as connection:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import func, insert, select, update
@@ -18,6 +17,7 @@ from router.gateway.batches.removal import UPLOAD_S, Removal
 from router.gateway.batches.tables import Line, Status, batches, chunks, files, lines
 from router.http.errors import RequestError
 from tests.postgres import Postgres, postgres
+from tests.router.gateway.batches.stores import NOTHING, opened
 
 pytestmark = pytest.mark.anyio  # here already, as the fixtures are in several forms
 DAY_S = 86_400.0
@@ -40,10 +40,8 @@ def url(request: pytest.FixtureRequest) -> str | None:
 
 @pytest.fixture
 async def database(url: str | None, tmp_path: Path) -> AsyncIterator[Database]:
-    made = Database(None if url else tmp_path, url)
-    await made.open()
-    yield made
-    await made.close()
+    async with opened(None if url else tmp_path, url) as found:
+        yield found
 
 
 async def sent(database: Database, age_s: float, lasts_s: float | None = None) -> str:
@@ -67,10 +65,7 @@ async def ended(database: Database, file: str, age_s: float) -> str:
     """A batch that ended so long ago, with an answer for each line."""
     store = Batches(database)
     made = await store.create("t", "", "/v1/completions", file, ("24h", DAY_S), None)
-    names = ("offset", "length", "prefix", "tokens", "input_tokens", "cached_tokens",
-             "output_tokens", "reasoning_tokens")  # fmt: skip
-    row: dict[str, Any] = dict.fromkeys(names, 0) | {"batch": made.id, "custom_id": "a"}
-    row |= {"state": Line.DONE, "result": b"{}\n"}
+    row = {**NOTHING, "batch": made.id, "custom_id": "a", "state": Line.DONE, "result": b"{}\n"}
     async with database.write() as connection:
         await connection.execute(insert(lines), [row | {"number": k} for k in range(COUNT)])
         now = await database.now(connection)

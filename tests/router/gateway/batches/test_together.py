@@ -18,6 +18,7 @@ from router.gateway.batches.tables import Line, Status, batches, files
 from router.gateway.batches.tables import lines as table
 from router.http.errors import RequestError
 from tests.postgres import Postgres, postgres
+from tests.router.gateway.batches.stores import NOTHING, opened
 
 pytestmark = pytest.mark.anyio  # here already, as the fixtures are in several forms
 
@@ -30,10 +31,8 @@ def server() -> Iterator[Postgres]:
 
 @pytest.fixture
 async def database(server: Postgres) -> AsyncIterator[Database]:
-    made = Database(None, server.database())
-    await made.open()
-    yield made
-    await made.close()
+    async with opened(None, server.database()) as found:
+        yield found
 
 
 async def batch(database: Database) -> str:
@@ -42,11 +41,9 @@ async def batch(database: Database) -> str:
     file = await sent.begin("t", "in.jsonl")
     await sent.finish(file, "t", "batch", 0, None)
     made = await store.create("t", "", "/v1/completions", file, ("1h", 3600.0), None)
-    names = ("offset", "length", "prefix", "tokens", "input_tokens", "cached_tokens",
-             "output_tokens", "reasoning_tokens")  # fmt: skip
-    row: dict[str, Any] = dict.fromkeys(names, 0) | {"batch": made.id, "number": 1}
+    row = {**NOTHING, "batch": made.id, "number": 1, "custom_id": "a", "state": Line.WAITING}
     async with database.write() as connection:
-        await connection.execute(insert(table), row | {"custom_id": "a", "state": Line.WAITING})
+        await connection.execute(insert(table), row)
         await connection.execute(update(batches).values(status=Status.IN_PROGRESS))
     return str(made.id)
 
