@@ -85,6 +85,7 @@ class Pairs:
         requests, load: of what.
         allowed: (n, m) where they may go.
         prefill_s: (n, m) seconds of each one's own prompt.
+        soon_s: (n,) as `formulas.soon_s`.
         scale_s: S of the tail; that of a larger plan, if these are a part of it.
     """
 
@@ -98,7 +99,7 @@ class Pairs:
         figures, left = formulas.worker_figures(known, typical, ARRAYS)
         self._workers = np.array(figures)
         slack_s = requests.ttft_s - requests.waited_s
-        self._soon_s = formulas.soon_s(requests.ttft_s, requests.waited_s, ARRAYS)[:, 0]
+        self.soon_s = formulas.soon_s(requests.ttft_s, requests.waited_s, ARRAYS)[:, 0]
         asked = formulas.request_figures(
             (
                 *(requests.prompt, requests.output, requests.overrun, requests.weight),
@@ -108,17 +109,21 @@ class Pairs:
         )
         last = np.zeros((self.n, 1))  # to be worked out, and so is the weight of the tail
         self._requests = np.array((*asked[:LAST], last, requests.weight, asked[LAST]))[:, :, 0]
-        self.prefill_s: FloatArray
-        self.prefill_s, *self._others_s = formulas.pair_figures(
-            known,
-            left,
-            requests.uncached,
-            requests.twice,
-            requests.prompt,
-            requests.output,
-            ARRAYS,
+        self._pairs = np.stack(
+            formulas.pair_figures(
+                known,
+                left,
+                requests.uncached,
+                requests.twice,
+                requests.prompt,
+                requests.output,
+                ARRAYS,
+            )
         )
+        self.prefill_s: FloatArray = self._pairs[0]
         self._rooms = np.array(formulas.rooms(known, ARRAYS))
+        self._nothing = np.zeros((3, self.m))
+        self._at_first = self._seconds(ALL, ALL, self._nothing)
         expected, long = self._at_best_s()
         if scale_s is None:
             in_flight, expected_s = fsum(load.in_flight.tolist()), fsum(expected.tolist())
@@ -129,7 +134,7 @@ class Pairs:
 
     def _at_best_s(self) -> tuple[FloatArray, FloatArray]:
         """(n,) seconds until each would end where that is soonest: expected, at a high quantile."""
-        _, first, rest = self._seconds(ALL, ALL, np.zeros((3, self.m)))
+        _, first, rest = self._at_first
         ends = first + self._requests[1:3, :, None] * rest
         if self.allowed is not None:
             ends[:, ~self.allowed] = np.inf
@@ -150,9 +155,15 @@ class Pairs:
 
         Summed up by what they share, as a decision waits for it.
         """
-        worker, felt = self._workers[:, j], self._seconds(i, j, placed)
-        request, pair = _rows(self._requests, i, j), self._pair(i, j)
-        total = formulas.cost_s(worker, request, pair, placed, felt, ARRAYS)
+        return self._costs(i, j, placed, self._seconds(i, j, placed))
+
+    def costs_at_first(self) -> FloatArray:
+        """(n, m) those with nothing placed."""
+        return self._costs(ALL, ALL, self._nothing, self._at_first)
+
+    def _costs(self, i: Index, j: Index, placed: FloatArray, felt: Figures) -> FloatArray:
+        worker, request = _at(self._workers, j), _rows(self._requests, i, j)
+        total = formulas.cost_s(worker, request, self._pair(i, j), placed, felt, ARRAYS)
         if self.allowed is not None:
             total = np.where(self.allowed[i, j], total, np.inf)
         return np.asarray(total)
@@ -161,26 +172,23 @@ class Pairs:
         """Whether workers may be sent something."""
         return np.asarray(formulas.is_open(self._rooms[:, j], placed))
 
-    def waits(self, j: int, placed: FloatArray) -> bool:
-        """Whether one more finds no free slot on a worker."""
-        return bool(formulas.waits(self._workers[:, j], placed))
+    def waits(self, j: Index, placed: FloatArray) -> BoolArray:
+        """Whether one more finds no free slot on workers."""
+        return np.asarray(formulas.waits(self._workers[:, j], placed))
 
-    def in_time(self, i: int, j: int, placed: FloatArray) -> bool:
-        """Whether a request keeps its targets on a worker, as expected."""
-        felt = self._seconds(i, j, placed)
-        return bool(formulas.late_s(self._requests[:, i], felt, ARRAYS) <= 0.0)
+    @property
+    def figures(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Of workers (..., m), their rooms, requests (..., n), and pairs (..., n, m)."""
+        return self._workers, self._rooms, self._requests, self._pairs
 
-    def is_soon(self, i: int, j: int, placed: FloatArray) -> bool:
-        """Whether its first token comes in time on a worker, or as soon as people expect it."""
-        _, first, _ = self._seconds(i, j, placed)
-        return bool(first <= self._soon_s[i])
-
-    def _pair(self, i: Index, j: Index) -> Figures:
-        return self.prefill_s[i, j], *(seconds[i, j] for seconds in self._others_s)
+    def _pair(self, i: Index, j: Index) -> FloatArray:
+        if isinstance(i, int | slice) or isinstance(j, int | slice):
+            return self._pairs[:, i, j]
+        return self._pairs.reshape(len(self._pairs), -1).take(i * self.m + j, axis=1)
 
     def _seconds(self, i: Index, j: Index, placed: FloatArray) -> Figures:
         prompt, own_s = _rows(self._requests[0], i, j), self.prefill_s[i, j]
-        return formulas.seconds(self._workers[:, j], prompt, own_s, placed, ARRAYS)
+        return formulas.seconds(_at(self._workers, j), prompt, own_s, placed, ARRAYS)
 
     def _terms(
         self,
@@ -212,7 +220,12 @@ class Pairs:
         )
 
 
+def _at(values: FloatArray, k: Index) -> FloatArray:
+    """Of values (..., n), those at k."""
+    return values[..., k] if isinstance(k, int | slice) else values.take(k, axis=-1)
+
+
 def _rows(values: FloatArray, i: Index, j: Index) -> FloatArray:
     """Of requests i, values (..., n): as a column for all combinations with several workers."""
-    found = values[..., i]
+    found = _at(values, i)
     return found[..., None] if isinstance(i, slice) and isinstance(j, slice) else found

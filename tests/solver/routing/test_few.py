@@ -27,7 +27,7 @@ FEW = (
 def test_plain_numbers_are_those_of_the_arrays_to_the_last_bit(asked: Asked) -> None:
     few, pairs = FewPairs(asked), Pairs(asked.requests, asked.load)
     nothing = np.zeros((3, pairs.m))
-    found = [few.costs(i, [NOTHING] * pairs.m) for i in range(pairs.n)]
+    found = [few.at_first(i) for i in range(pairs.n)]
     assert found == pairs.costs(ALL, ALL, nothing).tolist()
     may = pairs.is_open(ALL, nothing).tolist()
     assert [few.is_open(j, NOTHING) for j in range(pairs.m)] == may
