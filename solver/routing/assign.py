@@ -231,4 +231,7 @@ def need_not_wait(
 
     It does where it keeps its targets, and where it begins soon and would miss them at its wish.
     """
-    return pairs.in_time(i, *free) or (pairs.is_soon(i, *free) and not pairs.in_time(i, *wish))
+    felt = pairs.seconds(i, *free)
+    if pairs.in_time(i, felt):
+        return True
+    return pairs.is_soon(i, felt) and not pairs.in_time(i, pairs.seconds(i, *wish))

@@ -63,22 +63,22 @@ class OneByOne:
         """Whether one more finds no free slot on a worker."""
         return bool(formulas.waits(self._workers[j], placed))
 
-    def in_time(self, i: int, j: int, placed: Placed) -> bool:
-        """Whether a request keeps its targets on a worker, as expected."""
-        request = self._requests[i]
-        return bool(formulas.late_s(request, self._seconds(i, j, placed), NUMBERS) <= 0.0)
+    def seconds(self, i: int, j: int, placed: Placed) -> Figures:
+        """What a request is expected to feel on a worker, as `formulas.seconds`."""
+        request, own_s = self._requests[i], self._pair(i, j)[0]
+        return formulas.seconds(self._workers[j], request[0], own_s, placed, NUMBERS)
 
-    def is_soon(self, i: int, j: int, placed: Placed) -> bool:
-        """Whether its first token comes in time on a worker, or as soon as people expect it."""
-        return bool(self._seconds(i, j, placed)[1] <= self._soon_s[i])
+    def in_time(self, i: int, felt: Figures) -> bool:
+        """Whether a request that feels so keeps its targets."""
+        return bool(formulas.late_s(self._requests[i], felt, NUMBERS) <= 0.0)
+
+    def is_soon(self, i: int, felt: Figures) -> bool:
+        """Whether its first token comes in time then, or as soon as people expect it."""
+        return bool(felt[1] <= self._soon_s[i])
 
     def is_open(self, j: int, placed: Placed) -> bool:
         """Whether a worker may be sent something."""
         return bool(formulas.is_open(self._rooms[j], placed))
-
-    def _seconds(self, i: int, j: int, placed: Placed) -> Figures:
-        request, own_s = self._requests[i], self._pair(i, j)[0]
-        return formulas.seconds(self._workers[j], request[0], own_s, placed, NUMBERS)
 
 
 class _Columns(dict[int, Figures]):

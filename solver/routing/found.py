@@ -152,13 +152,13 @@ class ManyInTurn(InTurn):
 
     def __init__(self, pairs: Pairs) -> None:
         super().__init__(SomePairs(pairs))
-        nothing, self._arrays = np.zeros((3, pairs.m)), pairs
+        self._arrays, self._sums = pairs, np.zeros((3, pairs.m))
         self._costs: FloatArray = pairs.costs_at_first()
         self.first_s = self._costs.min(axis=1).tolist()
-        is_open = pairs.is_open(ALL, nothing)
+        is_open = pairs.is_open(ALL, self._sums)
         self.shut = np.where(is_open, 0.0, inf)
         self.open = int(is_open.sum())
-        self._full = np.where(pairs.waits(ALL, nothing), inf, self.shut)
+        self._full = np.where(pairs.waits(ALL, self._sums), inf, self.shut)
         # Those that have been placed on, and up to where costs have been looked at.
         self._used: dict[int, None] = {}
         self._until = pairs.n
@@ -166,12 +166,6 @@ class ManyInTurn(InTurn):
     def full(self) -> FloatArray:
         """(m,) infinite where that is so, or where it finds no free slot, else 0."""
         return self._full
-
-    def place(self, i: int, j: int) -> None:
-        """Request i is placed on worker j, and those after it come next."""
-        super().place(i, j)
-        if self.shut[j] or self.pairs.waits(j, self.placed[j]):
-            self._full[j] = inf
 
     def _least_known(self, i: int, shut: Numbers | None) -> Cost:
         if i == self._until:  # nobody is placed any more
@@ -183,7 +177,10 @@ class ManyInTurn(InTurn):
         return costs.item(j), j
 
     def _doubt(self, start: int, j: int) -> None:
-        self._used[j] = None
+        placed, self._used[j] = self.placed[j], None
+        self._sums[:, j] = placed
+        if self.shut[j] or self.pairs.waits(j, placed):
+            self._full[j] = inf
         if self._looks >= LOOKS:
             self._look_ahead(start)
         elif j not in self._before:
@@ -193,10 +190,10 @@ class ManyInTurn(InTurn):
 
     def _look_ahead(self, start: int) -> None:
         """At what the next ones cost where something has been placed."""
-        self._until = min(self._arrays.n, start + AHEAD)
+        m, self._until = self._arrays.m, min(self._arrays.n, start + AHEAD)
         rows, workers = np.arange(start, self._until), np.array(list(self._used))
-        i, j = rows.repeat(len(workers)), np.tile(workers, len(rows))
-        placed = np.tile(np.array([self.placed[j] for j in self._used]).T, len(rows))
-        self._costs[i, j] = self._arrays.costs(i, j, placed)
+        cells = (rows[:, None] * m + workers).ravel()
+        i, j = np.divmod(cells, m)
+        self._costs.put(cells, self._arrays.costs(i, j, self._sums.take(j, axis=1)))
         self._before.clear()
         self._looks = 0
