@@ -17,9 +17,8 @@ from solver.arrays import FloatArray
 from solver.routing.columns import BETA_P, PROMPT, Load, Requests
 from solver.routing.formulas import Figures
 
-# Arrays take about as long for a request on any number of workers, numbers for a pair of both:
-# beyond so many pairs, and pairs times workers, arrays are quicker; and of workers alone.
-MOST_PAIRS, MOST_WEIGHED, MOST_WORKERS = 128, 512, 16
+# Beyond so many pairs of both arrays are quicker; and of workers alone.
+MOST_PAIRS, MOST_WORKERS = 48, 16
 
 
 @dataclass(eq=False)
@@ -48,9 +47,7 @@ class Asked:
     @property
     def few(self) -> bool:
         """Whether plain numbers are quicker."""
-        m = len(self.known)
-        pairs = len(self.rows) * m
-        return 0 < pairs <= MOST_PAIRS and pairs * m <= MOST_WEIGHED
+        return 0 < len(self.rows) * len(self.known) <= MOST_PAIRS
 
     @cached_property
     def requests(self) -> Requests:

@@ -35,6 +35,7 @@ class OneByOne:
     _requests: Sequence[Figures] | Mapping[int, Figures]
     _sequences: Sequence[float]
     _soon_s: Sequence[float]
+    _known: Sequence[tuple[float, float, float]]  # as `formulas.patience` asks
 
     def _pair(self, i: int, j: int) -> Figures:
         """As `formulas.pair_figures`."""
@@ -42,11 +43,11 @@ class OneByOne:
 
     def is_awaited(self, i: int) -> bool:
         """Whether somebody waits for its first token."""
-        raise NotImplementedError
+        return self._known[i][0] < inf
 
     def patience(self, i: int) -> float:
         """As `formulas.patience`."""
-        raise NotImplementedError
+        return float(formulas.patience(*self._known[i], NUMBERS))
 
     def sizes(self, i: int, j: int) -> Placed:
         """What a request adds to a worker: sequences, seconds of prefill, prompt tokens."""
@@ -96,32 +97,23 @@ class SomePairs(OneByOne):
     """Those of arrays that are looked at."""
 
     def __init__(self, pairs: Pairs) -> None:
-        self.n, self.m, self._asked = pairs.n, pairs.m, pairs.requests
+        self.n, self.m, asked = pairs.n, pairs.m, pairs.requests
         *columns, self._pairs = pairs.figures
         self._workers, self._rooms, self._requests = map(_Columns, columns)
-        self._sequences = pairs.requests.sequences[:, 0].tolist()
+        self._sequences = asked.sequences[:, 0].tolist()
         self._soon_s = pairs.soon_s.tolist()
+        known = (asked.ttft_s, asked.overrun, asked.output)
+        self._known = list(zip(*(column[:, 0].tolist() for column in known), strict=True))
 
     def _pair(self, i: int, j: int) -> Figures:
         return self._pairs[:, i, j].tolist()
-
-    def is_awaited(self, i: int) -> bool:
-        """Whether somebody waits for its first token."""
-        return self._asked.ttft_s.item(i) < inf
-
-    def patience(self, i: int) -> float:
-        """As `formulas.patience`."""
-        asked = self._asked.ttft_s, self._asked.overrun, self._asked.output
-        ttft_s, overrun, output = (column.item(i) for column in asked)
-        return float(formulas.patience(ttft_s, overrun, output, NUMBERS))
 
 
 class FewPairs(OneByOne):
     """All pairs of a few requests and workers."""
 
     def __init__(self, asked: Asked) -> None:
-        rows = self._rows = asked.rows
-        self._eligible = asked.eligible
+        rows, self._eligible = asked.rows, asked.eligible
         self.n, self.m = len(rows), len(asked.known)
         self._workers: list[Figures] = []
         self._rooms: list[Figures] = []
@@ -135,6 +127,7 @@ class FewPairs(OneByOne):
             each.append((load, left))
             all_s.append(ahead_s)
         self._pairs = [self._pair_figures(asked, i, each) for i in range(self.n)]
+        self._known = [(row[TTFT], row[OVERRUN], row[OUTPUT]) for row in rows]
         self._sequences: list[float] = []
         self._requests: list[Figures] = []
         self._at_first: list[list[Figures]] = []
@@ -187,36 +180,26 @@ class FewPairs(OneByOne):
     def _at_best_s(self, i: int) -> tuple[float, float]:
         """Seconds until it would end where that is soonest: expected, at a high quantile."""
         _, output, long = self._requests[i][:3]
-        expected_s = long_s = inf
-        for j, (_, first, rest) in enumerate(self._at_first[i]):
-            if self._may(i, j):
-                expected_s = min(expected_s, first + output * rest)
-                long_s = min(long_s, first + long * rest)
-        return expected_s, long_s
+        felt = self._at_first[i]
+        if self._eligible is not None:
+            felt = [felt[j] for j in self._eligible[i]]
+        expected_s = min([first + output * rest for _, first, rest in felt])
+        return expected_s, min([first + long * rest for _, first, rest in felt])
 
     def _pair(self, i: int, j: int) -> Figures:
         return self._pairs[i][j]
 
-    def is_awaited(self, i: int) -> bool:
-        """Whether somebody waits for its first token."""
-        return bool(self._rows[i][TTFT] < inf)
-
-    def patience(self, i: int) -> float:
-        """As `formulas.patience`."""
-        row = self._rows[i]
-        return float(formulas.patience(row[TTFT], row[OVERRUN], row[OUTPUT], NUMBERS))
-
-    def _may(self, i: int, j: int) -> bool:
-        """Whether a request may go to a worker."""
-        return self._eligible is None or j in self._eligible[i]
-
-    def at_first(self, i: int) -> list[float]:
-        """(m,) what a request costs on each worker with nothing placed."""
-        return [
-            float(formulas.cost_s(worker, self._requests[i], pair, NOTHING, felt, NUMBERS))
-            if self._may(i, j)
-            else inf
-            for j, (worker, pair, felt) in enumerate(
-                zip(self._workers, self._pairs[i], self._at_first[i], strict=True)
-            )
+    def costs_at_first(self, i: int) -> list[float]:
+        """(m,) what a request costs on each worker with nothing placed; infinite: it must not."""
+        request, found = (
+            self._requests[i],
+            zip(self._workers, self._pairs[i], self._at_first[i], strict=True),
+        )
+        costs: list[float] = [
+            formulas.cost_s(worker, request, pair, NOTHING, felt, NUMBERS)
+            for worker, pair, felt in found
         ]
+        if self._eligible is None:
+            return costs
+        may = self._eligible[i]
+        return [cost if j in may else inf for j, cost in enumerate(costs)]

@@ -24,7 +24,7 @@ from solver.routing.few import NOTHING, FewPairs, OneByOne, Placed, SomePairs
 from solver.routing.objective import ALL, Pairs
 
 # So many requests are valued in arrays at once; so many pairs, one by one, take as long.
-AHEAD, LOOKS = 16, 24
+AHEAD, LOOKS = 16, 32
 # (m,) numbers, and rows of them: arrays, or lists where they are few.
 Numbers = Any
 # Request-seconds, and at which worker.
@@ -78,7 +78,7 @@ class InTurn(Found):
         best = self._least_known(i, shut)
         if not self._before:
             return best
-        least_s = best[0]
+        least_s, costs = best[0], self._costs[i]
         doubtful = [
             (before_s, j)
             for j, column in self._before.items()
@@ -89,7 +89,10 @@ class InTurn(Found):
                 break
             j = before[1]
             if shut is None or not shut[j]:
-                best = min(best, (self._look(i, j), j))
+                costs[j] = cost_s = self.pairs.cost(i, j, self.placed[j])
+                self._before[j][i] = inf
+                self._looks += 1
+                best = min(best, (cost_s, j))
         return best
 
     def place(self, i: int, j: int) -> None:
@@ -101,13 +104,6 @@ class InTurn(Found):
             self.shut[j] = inf
             self.open -= 1
         self._doubt(i + 1, j)
-
-    def _look(self, i: int, j: int) -> float:
-        """What it costs there now."""
-        cost_s = self.pairs.cost(i, j, self.placed[j])
-        self._costs[i][j], self._before[j][i] = cost_s, inf
-        self._looks += 1
-        return cost_s
 
     def _least_known(self, i: int, shut: Numbers | None) -> Cost:
         """The least of `_costs`."""
@@ -123,7 +119,7 @@ class FewInTurn(InTurn):
 
     def __init__(self, pairs: FewPairs) -> None:
         super().__init__(pairs)
-        self._costs = [pairs.at_first(i) for i in range(pairs.n)]
+        self._costs = [pairs.costs_at_first(i) for i in range(pairs.n)]
         self.first_s = [min(costs) for costs in self._costs]
         self.shut = [0.0 if pairs.is_open(j, NOTHING) else inf for j in range(pairs.m)]
         self.open = self.shut.count(0.0)
@@ -159,7 +155,7 @@ class ManyInTurn(InTurn):
         self.shut = np.where(is_open, 0.0, inf)
         self.open = int(is_open.sum())
         self._full = np.where(pairs.waits(ALL, self._sums), inf, self.shut)
-        # Those that have been placed on, and up to where costs have been looked at.
+        # Those that have been placed on, and up to where costs there have been looked at.
         self._used: dict[int, None] = {}
         self._until = pairs.n
 
@@ -168,7 +164,7 @@ class ManyInTurn(InTurn):
         return self._full
 
     def _least_known(self, i: int, shut: Numbers | None) -> Cost:
-        if i == self._until:  # nobody is placed any more
+        if i == self._until:
             self._look_ahead(i)
         costs = self._costs[i]
         if shut is not None:
@@ -193,7 +189,8 @@ class ManyInTurn(InTurn):
         m, self._until = self._arrays.m, min(self._arrays.n, start + AHEAD)
         rows, workers = np.arange(start, self._until), np.array(list(self._used))
         cells = (rows[:, None] * m + workers).ravel()
-        i, j = np.divmod(cells, m)
-        self._costs.put(cells, self._arrays.costs(i, j, self._sums.take(j, axis=1)))
+        i, on = np.divmod(cells, m)
+        placed = np.take(self._sums, on, axis=1)
+        self._costs.put(cells, self._arrays.costs(i, on, placed))
         self._before.clear()
         self._looks = 0

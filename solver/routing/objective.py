@@ -43,7 +43,7 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.routing import formulas
 from solver.routing.columns import Load, Requests
-from solver.routing.formulas import ARRAYS, FIRST_TOKEN, LATE, MAKESPAN, Figures
+from solver.routing.formulas import ARRAYS, FIRST_TOKEN, LATE, MAKESPAN
 
 # Rows of what is known of requests that are worked out last.
 LAST, TAIL = 6, 7
@@ -123,7 +123,8 @@ class Pairs:
         self.prefill_s: FloatArray = self._pairs[0]
         self._rooms = np.array(formulas.rooms(known, ARRAYS))
         self._nothing = np.zeros((3, self.m))
-        self._at_first = self._seconds(ALL, ALL, self._nothing)
+        worker, request, pair = self._figures(ALL, ALL)
+        self._at_first = formulas.seconds(worker, request[0], pair[0], self._nothing, ARRAYS)
         expected, long = self._at_best_s()
         if scale_s is None:
             in_flight, expected_s = fsum(load.in_flight.tolist()), fsum(expected.tolist())
@@ -148,25 +149,49 @@ class Pairs:
 
     def terms(self, i: Index, j: Index, placed: FloatArray) -> tuple[FloatArray, ...]:
         """The terms, in the order of `Term`."""
-        return self._terms(i, j, placed, self._seconds(i, j, placed))
+        worker, request, pair = self._figures(i, j)
+        seconds = formulas.seconds(worker, request[0], pair[0], placed, ARRAYS)
+        wait, first, rest = seconds
+        in_flight, slots = worker[:2]
+        _, output, long, weight, _, tpot_s, last, tail, variance = request
+        in_flight = in_flight + placed[0]
+        full = np.minimum(1.0, in_flight / slots)
+        decode = output * rest
+        own = first + decode
+        blind = (1.0 + FIRST_TOKEN) * weight
+        late = formulas.late_s(request, seconds, ARRAYS)
+        seen = worker, pair, placed, in_flight
+        return (
+            blind * wait,
+            blind * (first - wait),
+            weight * decode,
+            tail * (own * own + variance * rest * rest),
+            formulas.others_s(*seen, (rest, tpot_s), ARRAYS),
+            full * full * own,
+            LATE * weight * late,
+            MAKESPAN * np.maximum(0.0, first + long * rest - last),
+        )
 
     def costs(self, i: Index, j: Index, placed: FloatArray) -> FloatArray:
         """The sum of the terms, infinite where it must not be.
 
         Summed up by what they share, as a decision waits for it.
         """
-        return self._costs(i, j, placed, self._seconds(i, j, placed))
+        worker, request, pair = self._figures(i, j)
+        felt = formulas.seconds(worker, request[0], pair[0], placed, ARRAYS)
+        return self._where_allowed(
+            i, j, formulas.cost_s(worker, request, pair, placed, felt, ARRAYS)
+        )
 
     def costs_at_first(self) -> FloatArray:
         """(n, m) those with nothing placed."""
-        return self._costs(ALL, ALL, self._nothing, self._at_first)
+        total = formulas.cost_s(*self._figures(ALL, ALL), self._nothing, self._at_first, ARRAYS)
+        return self._where_allowed(ALL, ALL, total)
 
-    def _costs(self, i: Index, j: Index, placed: FloatArray, felt: Figures) -> FloatArray:
-        worker, request = _at(self._workers, j), _rows(self._requests, i, j)
-        total = formulas.cost_s(worker, request, self._pair(i, j), placed, felt, ARRAYS)
-        if self.allowed is not None:
-            total = np.where(self.allowed[i, j], total, np.inf)
-        return np.asarray(total)
+    def _where_allowed(self, i: Index, j: Index, costs: FloatArray) -> FloatArray:
+        if self.allowed is None:
+            return np.asarray(costs)
+        return np.where(self.allowed[i, j], costs, np.inf)
 
     def is_open(self, j: Index, placed: FloatArray) -> BoolArray:
         """Whether workers may be sent something."""
@@ -181,51 +206,16 @@ class Pairs:
         """Of workers (..., m), their rooms, requests (..., n), and pairs (..., n, m)."""
         return self._workers, self._rooms, self._requests, self._pairs
 
-    def _pair(self, i: Index, j: Index) -> FloatArray:
+    def _figures(self, i: Index, j: Index) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What formulas ask of workers, requests and pairs."""
         if isinstance(i, int | slice) or isinstance(j, int | slice):
-            return self._pairs[:, i, j]
-        return self._pairs.reshape(len(self._pairs), -1).take(i * self.m + j, axis=1)
-
-    def _seconds(self, i: Index, j: Index, placed: FloatArray) -> Figures:
-        prompt, own_s = _rows(self._requests[0], i, j), self.prefill_s[i, j]
-        return formulas.seconds(_at(self._workers, j), prompt, own_s, placed, ARRAYS)
-
-    def _terms(
-        self,
-        i: Index,
-        j: Index,
-        placed: FloatArray,
-        seconds: Figures,
-    ) -> tuple[FloatArray, ...]:
-        wait, first, rest = seconds
-        in_flight, slots = self._workers[:2, j]
-        request = _rows(self._requests, i, j)
-        _, output, long, weight, _, tpot_s, last, tail, variance = request
-        in_flight = in_flight + placed[0]
-        full = np.minimum(1.0, in_flight / slots)
-        decode = output * rest
-        own = first + decode
-        blind = (1.0 + FIRST_TOKEN) * weight
-        late = formulas.late_s(request, seconds, ARRAYS)
-        seen = self._workers[:, j], self._pair(i, j), placed, in_flight
+            request = self._requests[:, i]
+            if isinstance(i, slice) and isinstance(j, slice):
+                request = request[..., None]
+            return self._workers[:, j], request, self._pairs[:, i, j]
+        pairs = self._pairs.reshape(len(self._pairs), -1)  # it is quicker to take than to index
         return (
-            blind * wait,
-            blind * (first - wait),
-            weight * decode,
-            tail * (own * own + variance * rest * rest),
-            formulas.others_s(*seen, (rest, tpot_s), ARRAYS),
-            full * full * own,
-            LATE * weight * late,
-            MAKESPAN * np.maximum(0.0, first + long * rest - last),
+            self._workers.take(j, axis=1),
+            self._requests.take(i, axis=1),
+            pairs.take(i * self.m + j, axis=1),
         )
-
-
-def _at(values: FloatArray, k: Index) -> FloatArray:
-    """Of values (..., n), those at k."""
-    return values[..., k] if isinstance(k, int | slice) else values.take(k, axis=-1)
-
-
-def _rows(values: FloatArray, i: Index, j: Index) -> FloatArray:
-    """Of requests i, values (..., n): as a column for all combinations with several workers."""
-    found = _at(values, i)
-    return found[..., None] if isinstance(i, slice) and isinstance(j, slice) else found
