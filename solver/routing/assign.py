@@ -12,9 +12,9 @@ Rules:
 - a worker is closed once its slots and its lead are taken, its memory is full, or more than
   `QUEUED_S` of prefill are queued there: what would only queue there is better bound later.
 
-Work is O(n m) and does not depend on what waits behind the n, or runs. Whoever knows a better plan
-(`solver.routing.joint`) wishes requests elsewhere than where each is cheapest now; the other rules
-are the same.
+Work is O(n m) and does not depend on what waits behind the n, or runs; most pairs are valued once
+(`solver.routing.found`). Whoever knows a better plan (`solver.routing.joint`) wishes requests
+elsewhere than where each is cheapest now; the other rules are the same.
 """
 
 from __future__ import annotations
@@ -105,17 +105,18 @@ class Settled:
 def plan_in_turn(asked: Asked) -> Assignment:
     """The plan; see the module. Each request must be allowed somewhere."""
     if asked.few:
-        return _assign(FewInTurn(FewPairs(asked)))
+        return in_turn(FewInTurn(FewPairs(asked)))
     return assign(asked.requests, asked.load)
 
 
 def assign(requests: Requests, load: Load) -> Assignment:
     """The same plan, by arrays."""
-    return _assign(ManyInTurn(Pairs(requests, load)))
+    return in_turn(ManyInTurn(Pairs(requests, load)))
 
 
-def _assign(found: InTurn) -> Assignment:
-    choices, planned = _in_turn(found, [])
+def in_turn(found: InTurn) -> Assignment:
+    """The same plan, by what requests find."""
+    choices, planned = _choices(found, [])
     return _plan(choices, planned, fsum(found.first_s[:planned]))
 
 
@@ -126,7 +127,8 @@ def follow(requests: Requests, load: Load, settled: Settled, bound_s: float) -> 
     """
     found, workers = ManyInTurn(Pairs(requests, load)), settled.workers.tolist()
     costs_s = settled.costs[np.arange(len(workers)), workers].tolist()
-    choices, _ = _in_turn(found, list(zip(costs_s, workers, settled.go.tolist(), strict=True)))
+    before = list(zip(costs_s, workers, settled.go.tolist(), strict=True))
+    choices, _ = _choices(found, before)
     return _plan(choices, len(workers), bound_s)
 
 
@@ -183,11 +185,12 @@ class _Seen(Found):
         return costs.item(j), j
 
 
-def _in_turn(found: InTurn, choices: list[Choice]) -> tuple[list[Choice], int]:
-    """These, and what is chosen for those after them; and how many until nobody is open."""
-    for i, (_, j, _) in enumerate(choices):
+def _choices(found: InTurn, before: Sequence[Choice]) -> tuple[list[Choice], int]:
+    """Those before, and what is chosen for all after them; and how many until nobody is open."""
+    for i, (_, j, _) in enumerate(before):
         found.place(i, j)
-    n = planned = found.pairs.n
+    choices, n = list(before), found.pairs.n
+    planned = n
     for i in range(len(choices), n):
         wish = found.least(i)
         if found.open:
