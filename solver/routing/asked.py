@@ -14,8 +14,9 @@ from functools import cached_property
 import numpy as np
 
 from solver.arrays import FloatArray
+from solver.routing import formulas
 from solver.routing.columns import BETA_P, PROMPT, Load, Requests
-from solver.routing.formulas import Figures
+from solver.routing.formulas import ARRAYS, Figures
 
 # Beyond so many pairs of both arrays are quicker; and of workers alone.
 MOST_PAIRS, MOST_WORKERS = 48, 16
@@ -59,6 +60,12 @@ class Asked:
         """As arrays."""
         known, lately = np.array(self.known, dtype=np.float64).T, np.array(self.lately).T
         return Load.from_numbers(known, lately, self.level_s, self.placed)
+
+    @property
+    def open(self) -> bool:
+        """Whether any worker may be sent something; else there is nothing to plan."""
+        rooms = formulas.rooms(formulas.load_figures(self.load), ARRAYS)
+        return bool(np.any(formulas.is_open(rooms, (0.0, 0.0, 0.0))))
 
     def uncached(self, i: int, j: int) -> float:
         """Prompt tokens of a request that a worker would have to prefill."""

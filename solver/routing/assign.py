@@ -190,17 +190,13 @@ def _choices(found: InTurn, before: Sequence[Choice]) -> tuple[list[Choice], int
     for i, (_, j, _) in enumerate(before):
         found.place(i, j)
     choices, n = list(before), found.pairs.n
-    planned = n
     for i in range(len(choices), n):
-        wish = found.least(i)
-        if found.open:
-            choice = _choose(found, i, wish)
-            if i + 1 < n:
-                found.place(i, choice[1])
-        else:
-            choice, planned = (*wish, False), min(planned, i)
+        if not found.open:
+            return [*choices, *((*cost, False) for cost in found.rest(i))], i
+        choice = _choose(found, i, found.least(i))
         choices.append(choice)
-    return choices, planned
+        found.place(i, choice[1])
+    return choices, n
 
 
 def _plan(choices: Sequence[Choice], planned: int, bound_s: float) -> Assignment:

@@ -97,6 +97,8 @@ class InTurn(Found):
 
     def place(self, i: int, j: int) -> None:
         """Request i is placed on worker j, and those after it come next."""
+        if i + 1 == self.pairs.n:
+            return
         sequences, prefill_s, prompt = self.placed[j]
         more = self.pairs.sizes(i, j)
         placed = self.placed[j] = sequences + more[0], prefill_s + more[1], prompt + more[2]
@@ -104,6 +106,10 @@ class InTurn(Found):
             self.shut[j] = inf
             self.open -= 1
         self._doubt(i + 1, j)
+
+    def rest(self, start: int) -> list[Cost]:
+        """What all from `start` on cost where that is least, if nobody is placed any more."""
+        return [self.least(i) for i in range(start, self.pairs.n)]
 
     def _least_known(self, i: int, shut: Numbers | None) -> Cost:
         """The least of `_costs`."""
@@ -164,8 +170,6 @@ class ManyInTurn(InTurn):
         return self._full
 
     def _least_known(self, i: int, shut: Numbers | None) -> Cost:
-        if i == self._until:
-            self._look_ahead(i)
         costs = self._costs[i]
         if shut is not None:
             costs = costs + shut
@@ -177,16 +181,23 @@ class ManyInTurn(InTurn):
         self._sums[:, j] = placed
         if self.shut[j] or self.pairs.waits(j, placed):
             self._full[j] = inf
-        if self._looks >= LOOKS:
-            self._look_ahead(start)
+        if self._looks >= LOOKS or start == self._until:
+            self._look_ahead(start, AHEAD)
         elif j not in self._before:
             costs = self._costs[: self._until, j]
             self._before[j] = costs.tolist()
             costs[start:] = inf
 
-    def _look_ahead(self, start: int) -> None:
-        """At what the next ones cost where something has been placed."""
-        m, self._until = self._arrays.m, min(self._arrays.n, start + AHEAD)
+    def rest(self, start: int) -> list[Cost]:
+        """What all from `start` on cost where that is least, if nobody is placed any more."""
+        if self._used:
+            self._look_ahead(start, self._arrays.n)
+        costs = self._costs[start:]
+        return list(zip(costs.min(axis=1).tolist(), costs.argmin(axis=1).tolist(), strict=True))
+
+    def _look_ahead(self, start: int, count: int) -> None:
+        """At what so many cost where something has been placed."""
+        m, self._until = self._arrays.m, min(self._arrays.n, start + count)
         rows, workers = np.arange(start, self._until), np.array(list(self._used))
         cells = (rows[:, None] * m + workers).ravel()
         i, on = np.divmod(cells, m)
