@@ -66,6 +66,12 @@ def test_in_plain_numbers_too_however_many_they_are(asked: Asked) -> None:
     assert told(in_turn(FewInTurn(FewPairs(asked)))) == plain
 
 
+@given(ANY)
+@settings(max_examples=60)
+def test_nothing_is_planned_where_nobody_is_open_and_only_there(asked: Asked) -> None:
+    assert asked.open == (plan_in_turn(asked).planned > 0)
+
+
 @given(ANY, st.data())
 @settings(max_examples=60)
 def test_nobody_costs_less_where_more_is_placed_by_not_one_bit(
