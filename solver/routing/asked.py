@@ -1,8 +1,8 @@
 """A window as plain numbers, and as arrays for whoever wants these.
 
 At low load most windows hold one request, and arrays of two or three numbers cost more than what is
-done with them: `solver.routing.few` decides on the numbers, whoever explains or improves a plan on
-the arrays.
+done with them: few pairs are valued in numbers (`solver.routing.few`), many, and those of whoever
+explains or improves a plan, in arrays.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from solver.routing import formulas
 from solver.routing.columns import BETA_P, PROMPT, Load, Requests
 from solver.routing.formulas import ARRAYS, Figures
 
-# Beyond so many pairs of both arrays are quicker; and of workers alone.
+# Arrays are quicker beyond so many pairs of a request and a worker; and beyond so many workers,
+# where these alone are looked at.
 MOST_PAIRS, MOST_WORKERS = 48, 16
 
 
