@@ -33,6 +33,10 @@ _NO_BODY = frozenset((204, 304))
 CLOSE = (b"connection", b"close")
 
 
+def _nothing() -> None:
+    """Its response is no longer waited for."""
+
+
 class Cycle(RequestResponseCycle, Direct):
     """One request on a hot route and its response, on the connection that they came on.
 
@@ -70,8 +74,17 @@ class Cycle(RequestResponseCycle, Direct):
     async def run_asgi(self, app: Any) -> None:  # noqa: ANN401
         """As uvicorn's; a callback for its end would be one more turn of the loop."""
         try:
-            await super().run_asgi(app)
+            await app(self.scope, self.receive, self)
+            if not (self.response_complete or self.disconnected):
+                raise RuntimeError("the endpoint has ended without a whole response")
+        except BaseException as error:
+            self.logger.error("Exception in ASGI application\n", exc_info=error)
+            if self.response_started:
+                self.transport.close()
+            else:
+                await self.send_500_response()
         finally:
+            self.on_response = _nothing  # what it belongs to knows it: a circle is garbage
             self._tasks.discard(self._task)
 
     async def __call__(self, message: Message) -> None:

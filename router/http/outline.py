@@ -93,7 +93,10 @@ def outline_shortened(found: Shortened, size: int, api: Api) -> CompletionReques
 
 def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
     options, prompts = data.get("stream_options"), api.prompts(data, size)
-    n = max([1, *(_count(data.get(name)) or 1 for name in api.choices)])
+    n = 1
+    for name in api.choices:
+        if name in data:
+            n = max(n, _count(data[name]) or 1)
     require_few_answers(len(prompts), n)
     return CompletionRequest(
         chat=api.chat,
@@ -160,6 +163,8 @@ def check_session(data: dict[str, Any], longest: int = LONGEST_SESSION) -> None:
     Raises:
         RequestError: if it does, or has a session that is too long to be sure.
     """
+    if "session_id" not in data and XARGS not in data:
+        return
     xargs = data.get(XARGS)
     for told in (data, xargs if isinstance(xargs, dict) else {}):
         session = told.get("session_id")
@@ -178,9 +183,11 @@ def apart(data: Mapping[str, Any]) -> str:
     found: dict[str, Any] = {}
     if not _APART.isdisjoint(data):
         found = {name: value for name in _APART if (value := data.get(name)) is not None}
-    match data.get("messages"):
-        case [{"role": str(role)}, *_] if role != "user":
-            found["role"] = role  # a template puts it before all
+    messages = data.get("messages")
+    first = messages[0] if isinstance(messages, list) and messages else None
+    role = first.get("role") if isinstance(first, dict) else None
+    if isinstance(role, str) and role != "user":
+        found["role"] = role  # a template puts it before all
     return (
         blake2b(orjson.dumps(found, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
         if found
@@ -200,24 +207,28 @@ def _name(value: object) -> str:
 
 def limit_of(data: Mapping[str, Any], api: Api) -> int | None:
     """Most output tokens of one answer; None: it asks for no limit."""
-    limits = (_limit(data, name) for name in api.limits)
-    return next((limit for limit in limits if limit is not None), None)
-
-
-def _limit(data: Mapping[str, Any], name: str) -> int | None:
-    """Output tokens; engines that take 0 make none, and below it stands for no limit."""
-    value = _count(data.get(name))
-    return None if value is None or value < 0 else max(1, min(value, MOST_TOKENS))
+    for name in api.limits:
+        value = _count(data[name]) if name in data else None
+        if value is not None and value >= 0:  # engines that take 0 make none, and below it no limit
+            return max(1, min(value, MOST_TOKENS))
+    return None
 
 
 def _most_asked(data: Mapping[str, Any]) -> int:
     """By whichever name; below 0 there is no limit."""
-    asked = [count for name in _LIMITS if (count := _count(data.get(name))) is not None]
-    return MOST_TOKENS if any(count < 0 for count in asked) else max(asked, default=0)
+    most = 0
+    for name in _LIMITS:
+        asked = _count(data[name]) if name in data else None
+        if asked is not None and asked < 0:
+            return MOST_TOKENS
+        most = max(most, asked or 0)
+    return most
 
 
 def _count(value: object) -> int | None:
     """A number, also as a string or with a fraction, as vLLM and llama.cpp take it; else None."""
+    if type(value) is int:
+        return value
     if isinstance(value, str) and len(value) <= _LONGEST_NUMBER:
         try:
             value = float(value)

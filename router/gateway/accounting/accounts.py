@@ -40,7 +40,7 @@ UNLIMITED = 1 << 20
 TOGETHER, MOST_TOGETHER = 1 / 16, 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Size:
     """A request's size in tokens.
 

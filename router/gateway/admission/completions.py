@@ -256,8 +256,7 @@ class Completions:
             request.stream,
             exchange.received,
             urgency.priority,
-            prompt.blocks,
-            prompt.marks,
+            prompt,
             block_tokens,
             again=size.again,
         )

@@ -191,7 +191,7 @@ class Worker:
             return self.room
         yielding, places = self.load.yielding, self.slots + lead(self.slots, 1)
         full = yielding.kv_tokens + yielding.prompt_tokens + self.kv_free <= 0
-        own = self.own_sequences - self.load.own.bulk
+        own = self.own_sequences - (self.load.bulk_sequences - self.load.others.bulk)
         return 0 if full else self._open_places(places + yielding.sequences, own)
 
     def firm(self, sums: LoadSums) -> int:
@@ -229,7 +229,9 @@ class Worker:
     @property
     def own_sequences(self) -> int:
         """Those that this process has sent it, and that keep others from a place."""
-        return self.firm(self.load.own)
+        load, others = self.load, self.load.others  # asked for often: no sums of all figures
+        paced = 0 if self.is_shared else load.paced_sequences - others.paced
+        return load.sequences - others.sequences - paced
 
     @property
     def is_shared(self) -> bool:
