@@ -151,6 +151,8 @@ class Prefixes:
 
     def begun(self, request: HashedRequest) -> None:
         """Its first token has come: its prompt is there."""
+        if not request.blocks:
+            return
         self._under_way.remove(request)
         if (brought := self._waiting.pop(request, None)) is not None:
             worker, blocks = brought
@@ -164,6 +166,8 @@ class Prefixes:
 
     def left(self, request: HashedRequest) -> None:
         """It has left its worker; perhaps it had not begun."""
+        if not request.blocks:
+            return
         self._under_way.remove(request)
         if (brought := self._waiting.pop(request, None)) is None:
             return

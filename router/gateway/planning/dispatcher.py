@@ -186,8 +186,8 @@ class Dispatcher:
             worker.begun(ticket, time.monotonic())
 
     def answered(self, ticket: Ticket, worker: Worker, tokens: int) -> None:
-        """Its answer has ended well; with its prompt it has so many tokens."""
-        if ticket.session and ticket.job.sequences == 1:
+        """Its answer, in a session, has ended well; with its prompt it has so many tokens."""
+        if ticket.job.sequences == 1:
             self._workers.prefixes.answered(ticket, worker, tokens)
 
     def release(self, ticket: Ticket, worker: Worker, spent: Spent = NOTHING) -> None:
@@ -196,7 +196,8 @@ class Dispatcher:
             self._rolling.shares.settle(ticket, *spent, time.monotonic())
         worker.ended(ticket)
         self._workers.prefixes.left(ticket)
-        self._workers.conditions.left(worker, trial=ticket.trial)
+        if ticket.trial:
+            self._workers.conditions.left(worker)
         if worker.leaving:  # log lines of that are not about the request
             Context().run(self._workers.forget_if_drained, worker)
         if self._unsent.requests or worker.state is not None:  # an agent's queue may be recalled
