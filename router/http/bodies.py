@@ -92,10 +92,10 @@ class BodyMemory:
         Raises:
             RouterError: if there is no room for it.
         """
-        full = self.held + count > self._limit
-        if full or not self._portions.may_have(tenant, count, self._limit):
+        portions, most = self._portions, self._limit
+        if portions.total + count > most or not portions.may_have(tenant, count, most):
             raise self._full(tenant)
-        self._portions.add(tenant, count)
+        portions.add(tenant, count)
 
     def let_go(self, tenant: str, count: int) -> None:
         """So much is held no longer."""

@@ -149,9 +149,9 @@ class Dispatcher:
         self.room.add(ticket)
         self._rolling.add(ticket, time.monotonic())
         self._wake.set()
-        alarm = None
-        if ticket.due_s != inf:
-            alarm = loop.call_later(ticket.due_s - time.monotonic(), self._expire, ticket)
+        alarm, due_s = None, ticket.job.due_s
+        if due_s != inf:
+            alarm = loop.call_later(due_s - time.monotonic(), self._expire, ticket)
         try:
             return await placed
         except asyncio.CancelledError:
