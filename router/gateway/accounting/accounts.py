@@ -239,8 +239,8 @@ class Accounts:
             return
         if text_bytes:
             self._estimators[record.model].observe(text_bytes, usage.prompt_tokens)
-        if record.choice is not None:
-            metrics.predicted_cached_tokens.inc(record.choice.predicted_cached)
+        if record.choice is not None and (cached := record.choice.predicted_cached):
+            metrics.predicted_cached_tokens.inc(cached)
         if usage.cached_tokens:
             metrics.cached_prompt_tokens.inc(usage.cached_tokens)
 

@@ -119,7 +119,8 @@ class Attempts:
                 note_unseen(exchange, ticket, worker)
                 raise
             finally:
-                self._shedding.left(ticket, worker)
+                if self._shedding.on:
+                    self._shedding.left(ticket, worker)
                 self._dispatcher.release(
                     ticket, worker, self._billing.bill(exchange, ticket, worker)
                 )
@@ -132,7 +133,7 @@ class Attempts:
         exchange.end_attempt(str(error), failed=not busy)
         self._metrics.retries.labels(error.why).inc()
         if not busy:
-            exchange.record.failed_workers.append(worker.name)
+            exchange.record.failed_workers += (worker.name,)
         if not error.untouched:
             self._dispatcher.exclude(ticket, worker)
 
@@ -145,7 +146,7 @@ class Attempts:
         record.planned, record.over_share_s = ticket.planned, ticket.over_share_s
         exchange.sent, record.sent_s = time.monotonic(), time.time()
         if exchange.recorded:
-            exchange.attempts.append(begin_attempt(placement, record.choice))
+            exchange.attempts += (begin_attempt(placement, record.choice),)
         return worker
 
     async def _attempt(
@@ -170,7 +171,7 @@ class Attempts:
         except WorkerStalled as error:
             if not exchange.may_go_on:
                 raise WorkerFailed("The worker has fallen silent.") from error
-            tries.left.update(worker.address.workers)
+            tries.left |= set(worker.address.workers)
             failure = WorkerUnreachable("The worker has fallen silent.", "silent")
         except Diverged:
             raise

@@ -74,7 +74,7 @@ class Exchange:
     failed: bool = False
     api: Api = COMPLETIONS
     trace_context: TraceContext | None = None
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: tuple[Attempt, ...] = ()
     usage: Usage | None = None
     most: Usage = MOST
     unseen: int | None = None

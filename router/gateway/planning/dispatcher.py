@@ -401,7 +401,8 @@ class Dispatcher:
         ticket = selection.requests[i]
         ticket.uncached = uncached = selection.asked.uncached(i, record.plan.workers[i])
         ticket.ahead_s = selection.ahead_s
-        paced = self._pace(ticket, worker)
+        ticket.pace_s = 0.0
+        paced = ticket.job.sequences > 1 and self._pace(ticket, worker)
         worker.sent(ticket, ticket.job, uncached, now, streamed=ticket.streamed, paced=paced)
         ticket.trial = worker.health.sent()
         if selection.ahead_s is not None:
@@ -417,9 +418,9 @@ class Dispatcher:
         Their turns come as their tenant's share of the worker lets them. Whether they are more than
         that share, and so in nobody's way there: others may have all of its slots in their turns.
         """
-        ticket.pace_s, n = 0.0, ticket.job.sequences
-        if n == 1 or not (self.has_tenants and worker.divides):
+        if not (self.has_tenants and worker.divides):
             return False
+        n = ticket.job.sequences
         places = max(1, int(worker.slots * self.shares.part(ticket.job.tenant)))
         tokens = ticket.job.charged_tokens / n
         one = Size(worker.cost, worker.slots, ticket.uncached / n, tokens)
