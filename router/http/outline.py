@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from router.http.apis import Api
+from router.http.apis import CHOICES, Api
 from router.http.errors import RequestError
 from router.http.schemas import (
     MOST_TOKENS,
@@ -48,6 +48,13 @@ _APART = frozenset((
 _UNKNOWN = frozenset(("prompt_logprobs", "truncate_prompt_tokens"))
 # An answer that begins with its prompt has that one's probabilities, too, if it has any.
 _ECHOED = frozenset(("logprobs", "top_logprobs", "logprob_token_ids"))
+
+# What few bodies have.
+_RARE = _UNKNOWN | frozenset((
+    *CHOICES,
+    *("stop", "stop_sequences", "stop_token_ids", "ignore_eos", "stream_options", "echo"),
+    *("prompt_cache_key", "service_tier", "previous_response_id", "priority", _ADAPTERS),
+))  # fmt: skip
 
 _MODEL_LETTERS = len("model")
 _LONGEST_NUMBER = 32
@@ -92,31 +99,38 @@ def outline_shortened(found: Shortened, size: int, api: Api) -> CompletionReques
 
 
 def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
-    options, prompts = data.get("stream_options"), api.prompts(data, size)
-    n = 1
-    for name in api.choices:
-        if name in data:
-            n = max(n, _count(data[name]) or 1)
+    prompts, rare = api.prompts(data, size), not _RARE.isdisjoint(data)
+    n = max((1, *(_count(data.get(name)) or 1 for name in api.choices))) if rare else 1
     require_few_answers(len(prompts), n)
-    return CompletionRequest(
+    request = CompletionRequest(
         chat=api.chat,
         model=model_of(data),
         prompts=prompts,
         max_tokens=limit_of(data, api),
-        other_limit=_most_asked(data),
         n=n,
         stream=data.get("stream") is True,
-        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        ignore_eos=data.get("ignore_eos") is True,
-        stop=_stop(data.get(api.stop)),
-        stop_tokens=bool(data.get("stop_token_ids")),
-        session=short_session(_name(data.get("prompt_cache_key"))),
-        tier=_name(data.get("service_tier")),
-        previous=previous_of(data) if api.kept else "",
+        include_usage=False,
+        ignore_eos=False,
+        stop=(),
         apart=apart(data),
-        unknown=_is_unknown(data),
-        claims=claims_of(data),
+        other_limit=_most_asked(data),
     )
+    if rare:
+        _add_rare(request, data, api)
+    return request
+
+
+def _add_rare(request: CompletionRequest, data: dict[str, Any], api: Api) -> None:
+    """What only `_RARE` fields say."""
+    options = data.get("stream_options")
+    request.include_usage = isinstance(options, dict) and options.get("include_usage") is True
+    request.ignore_eos = data.get("ignore_eos") is True
+    request.stop = _stop(data.get(api.stop))
+    request.stop_tokens = bool(data.get("stop_token_ids"))
+    request.session = short_session(_name(data.get("prompt_cache_key")))
+    request.tier = _name(data.get("service_tier"))
+    request.previous = previous_of(data) if api.kept else ""
+    request.unknown, request.claims = _is_unknown(data), claims_of(data)
 
 
 def model_of(data: dict[str, Any]) -> str:

@@ -195,7 +195,8 @@ class Gate(Generic[K]):
     def came(self, work_s: float, now: float) -> None:
         """One has come, whether it may stay or not."""
         self._used_s = now
-        self._returns.came(now, work_s / self._pace.factor)
+        if self._returns.openings:
+            self._returns.came(now, work_s / self._pace.factor)
 
     def joins(self, priority: Priority, work_s: float, target_s: float, now: float) -> bool:
         """Whether one that has come joins those that wait; `target_s`: when it should begin."""
