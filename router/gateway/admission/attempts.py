@@ -145,7 +145,7 @@ class Attempts:
         record.label = record.model
         record.planned, record.over_share_s = ticket.planned, ticket.over_share_s
         exchange.sent, record.sent_s = time.monotonic(), time.time()
-        if exchange.recorded:
+        if exchange.trace_context is not None and exchange.recorded:
             exchange.attempts += (begin_attempt(placement, record.choice),)
         return worker
 
