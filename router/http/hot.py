@@ -184,6 +184,10 @@ class HotProtocol(SlowReaders):
         self._new: Cycle | None = None  # and not begun
         self.event = asyncio.Event()  # of one request after the other
 
+    def on_message_begin(self) -> None:
+        """A request begins; which scope it needs is not known yet."""
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+
     def on_headers_complete(self) -> None:
         """A request's head has come."""
         path, _, query = self.url.partition(b"?")
@@ -192,18 +196,29 @@ class HotProtocol(SlowReaders):
         version = self.parser.get_http_version()
         unusual = busy or version != "1.1" or b"#" in query
         if endpoint is None or unusual or self.parser.get_method() != b"POST":
+            self._take_usual_scope()
             super().on_headers_complete()
             return
-        self.scope |= {
+        scope: Any = {
+            "type": "http",
             "method": "POST",
             "http_version": version,
             "path": path.decode(),
             "raw_path": path,
             "query_string": query,
+            "headers": self.headers,
+            FIELDS: dict(reversed(self.headers)),
         }
-        self.scope[FIELDS] = dict(reversed(self.headers))  # type: ignore[literal-required]
+        self.scope = scope
         self.event.clear()
         self.cycle = self._hot_cycle = self._new = Cycle(self, endpoint)
+
+    def _take_usual_scope(self) -> None:
+        """That which frameworks ask for."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.headers.extend(headers)
+        self.url, self.expect_100_continue = url, expects
 
     def on_body(self, body: bytes) -> None:
         """As uvicorn's; of a request that has not begun nobody waits for it."""
