@@ -57,31 +57,35 @@ class Hashed:
 
     __slots__ = ("_made_of", "_marks", "blocks")
 
-    def __init__(self, data: bytes = b"", block_bytes: int = TEXT_BYTES, salt: str = "") -> None:
-        self.blocks = chain(data, block_bytes, salt)
-        self._made_of = data, block_bytes, salt
+    def __init__(self, prompt: str | bytes = "", salt: str = "") -> None:
+        self.blocks = chain(*_data(prompt), salt)
+        self._made_of = prompt, salt  # as its request has it: no copy
         self._marks: bytes | None = None
 
     @property
     def marks(self) -> bytes:
         """The names of its marks, one after the other."""
         if self._marks is None:
-            data, block_bytes, salt = self._made_of
-            self._marks = _names_of(data, block_bytes, self.blocks, salt)
+            prompt, salt = self._made_of
+            self._marks = _names_of(*_data(prompt), self.blocks, salt)
         return self._marks
-
-
-NO_PROMPT = Hashed()  # that a cache could have
 
 
 def hash_text(text: str, salt: str = "") -> Hashed:
     """A prompt of text; prompts of different `salt` share nothing."""
-    return Hashed(text_data(text), TEXT_BYTES, salt)
+    return Hashed(text, salt)
 
 
 def hash_ids(ids: bytes, salt: str = "") -> Hashed:
     """A prompt of token ids, four bytes each."""
-    return Hashed(ids, ID_BLOCK_BYTES, salt)
+    return Hashed(ids, salt)
+
+
+def _data(prompt: str | bytes) -> tuple[bytes, int]:
+    """What of a prompt is looked at, and bytes of it in a block."""
+    if isinstance(prompt, str):
+        return text_data(prompt), TEXT_BYTES
+    return prompt, ID_BLOCK_BYTES
 
 
 def _names_of(data: bytes, block_bytes: int, blocks: Sequence[int], salt: str) -> bytes:
@@ -109,6 +113,9 @@ def _names(numbers: list[int]) -> bytes:
     found = bytearray(names.tobytes())
     del found[:: names.itemsize]
     return bytes(found)
+
+
+NO_PROMPT = Hashed()  # that a cache could have
 
 
 def common_marks(one: bytes, other: bytes, start: int = 0) -> int:
