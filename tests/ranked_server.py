@@ -38,7 +38,8 @@ class Rank:
 
     def store(self, prompt: str) -> int:
         """It has got this prompt, from nobody that the gateway knows; its blocks."""
-        blocks, marks = hash_text(prompt, MODEL)
+        hashed = hash_text(prompt, MODEL)
+        blocks, marks = hashed.blocks, hashed.marks
         named = Beginnings(marks, float(BLOCK_TOKENS))
         hashes = [self._blocks + k for k in range(len(blocks))]
         self._blocks += len(blocks)

@@ -180,22 +180,22 @@ class DisconnectWatch:
     """
 
     def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive, self._send = receive, send
-        self._left = False
+        self._receive, self._left = receive, False
+        self._direct = send if isinstance(send, Direct) else None
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        if isinstance(self._send, Direct):
-            self._send.when_gone(self._leave)
+        if self._direct is not None:
+            self._direct.when_gone(self._leave)
         else:
             self._watcher = asyncio.create_task(self._watch())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if isinstance(self._send, Direct):
-            self._send.when_gone(None)
+        if self._direct is not None:
+            self._direct.when_gone(None)
         else:
             self._watcher.cancel()
             del self._watcher  # it knows who watches: a circle is garbage

@@ -73,33 +73,18 @@ def check_type(scope: Scope) -> None:
 
 
 class BodyMemory:
-    """Counts the bytes of all bodies that are held, by tenant.
+    """Counts the bytes of all bodies that are held, by tenant, in `portions` of `limit`.
 
-    Beyond `limit`, or a tenant's portion of it, `full` makes the error that the tenant gets.
+    Beyond that, or a tenant's portion of it, `full` makes the error that the tenant gets.
     """
 
     def __init__(self, limit: int, full: Callable[[str], RouterError]) -> None:
-        self._limit, self._full, self._portions = limit, full, Portions()
+        self.limit, self.full, self.portions = limit, full, Portions()
 
     @property
     def held(self) -> int:
         """Bytes."""
-        return self._portions.total
-
-    def take(self, tenant: str, count: int) -> None:
-        """More has come.
-
-        Raises:
-            RouterError: if there is no room for it.
-        """
-        full = self.held + count > self._limit
-        if full or not self._portions.may_have(tenant, count, self._limit):
-            raise self._full(tenant)
-        self._portions.add(tenant, count)
-
-    def let_go(self, tenant: str, count: int) -> None:
-        """So much is held no longer."""
-        self._portions.add(tenant, -count)
+        return self.portions.total
 
 
 class Held:
@@ -120,13 +105,18 @@ class Held:
         Raises:
             RouterError: if there is no room for it.
         """
-        self._memory.take(self.tenant, count)
+        portions, most = self._memory.portions, self._memory.limit
+        full = portions.total + count > most
+        if full or not portions.may_have(self.tenant, count, most):
+            raise self._memory.full(self.tenant)
+        portions.add(self.tenant, count)
         self._count += count
 
     def let_go(self) -> None:
         """The request has ended."""
-        self._memory.let_go(self.tenant, self._count)
-        self._count = 0
+        if self._count:
+            self._memory.portions.add(self.tenant, -self._count)
+            self._count = 0
 
 
 class BodyReader:

@@ -77,27 +77,23 @@ class Client:
                 head, b"content-length: ", str(len(body)).encode(), b"\r\n\r\n", body,
             )
         )  # fmt: skip
-        connection = self._kept(origin)
-        if connection is not None:
+        kept = self._kept(origin)
+        while True:
+            connection = kept or await self._connect(origin, connect_s)
+            asked = connection.request(request, silence_s)
             try:
-                return await self._ask(connection, request, silence_s)
+                return await asked
+            except asyncio.CancelledError:
+                connection.leave(asked)
+                raise
             except OSError:
                 # Closed while it was idle, which says nothing of the worker: once more, on a new
                 # one. A worker that has said anything, or taken its time, is not asked twice.
-                if not connection.closed_unheard:
+                if kept is None or not kept.closed_unheard:
                     raise
-        return await self._ask(await self._connect(origin, connect_s), request, silence_s)
-
-    @staticmethod
-    async def _ask(connection: Connection, request: bytes, silence_s: float) -> Reply:
-        asked = connection.request(request, silence_s)
-        try:
-            return await asked
-        except asyncio.CancelledError:
-            connection.leave(asked)
-            raise
-        finally:
-            del asked  # it holds its error, whose frames hold it: a circle is garbage
+                kept = None
+            finally:
+                del asked  # it holds its error, whose frames hold it: a circle is garbage
 
     def _origin(self, url: str) -> _Origin:
         found = self._origins.get(url)

@@ -33,6 +33,10 @@ _NO_BODY = frozenset((204, 304))
 CLOSE = (b"connection", b"close")
 
 
+def _nothing() -> None:
+    """Its response is no longer waited for."""
+
+
 class Cycle(RequestResponseCycle, Direct):
     """One request on a hot route and its response, on the connection that they came on.
 
@@ -70,8 +74,17 @@ class Cycle(RequestResponseCycle, Direct):
     async def run_asgi(self, app: Any) -> None:  # noqa: ANN401
         """As uvicorn's; a callback for its end would be one more turn of the loop."""
         try:
-            await super().run_asgi(app)
+            await app(self.scope, self.receive, self)
+            if not (self.response_complete or self.disconnected):
+                raise RuntimeError("the endpoint has ended without a whole response")
+        except BaseException as error:
+            self.logger.error("Exception in ASGI application\n", exc_info=error)
+            if self.response_started:
+                self.transport.close()
+            else:
+                await self.send_500_response()
         finally:
+            self.on_response = _nothing  # what it belongs to knows it: a circle is garbage
             self._tasks.discard(self._task)
 
     async def __call__(self, message: Message) -> None:
@@ -171,6 +184,10 @@ class HotProtocol(SlowReaders):
         self._new: Cycle | None = None  # and not begun
         self.event = asyncio.Event()  # of one request after the other
 
+    def on_message_begin(self) -> None:
+        """A request begins; which scope it needs is not known yet."""
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+
     def on_headers_complete(self) -> None:
         """A request's head has come."""
         path, _, query = self.url.partition(b"?")
@@ -179,18 +196,29 @@ class HotProtocol(SlowReaders):
         version = self.parser.get_http_version()
         unusual = busy or version != "1.1" or b"#" in query
         if endpoint is None or unusual or self.parser.get_method() != b"POST":
+            self._take_usual_scope()
             super().on_headers_complete()
             return
-        self.scope |= {
+        scope: Any = {
+            "type": "http",
             "method": "POST",
             "http_version": version,
             "path": path.decode(),
             "raw_path": path,
             "query_string": query,
+            "headers": self.headers,
+            FIELDS: dict(reversed(self.headers)),
         }
-        self.scope[FIELDS] = dict(reversed(self.headers))  # type: ignore[literal-required]
+        self.scope = scope
         self.event.clear()
         self.cycle = self._hot_cycle = self._new = Cycle(self, endpoint)
+
+    def _take_usual_scope(self) -> None:
+        """That which frameworks ask for."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.headers.extend(headers)
+        self.url, self.expect_100_continue = url, expects
 
     def on_body(self, body: bytes) -> None:
         """As uvicorn's; of a request that has not begun nobody waits for it."""

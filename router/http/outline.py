@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from router.http.apis import Api
+from router.http.apis import CHOICES, Api
 from router.http.errors import RequestError
 from router.http.schemas import (
     MOST_TOKENS,
@@ -48,6 +48,13 @@ _APART = frozenset((
 _UNKNOWN = frozenset(("prompt_logprobs", "truncate_prompt_tokens"))
 # An answer that begins with its prompt has that one's probabilities, too, if it has any.
 _ECHOED = frozenset(("logprobs", "top_logprobs", "logprob_token_ids"))
+
+# What few bodies have.
+_RARE = _UNKNOWN | frozenset((
+    *CHOICES,
+    *("stop", "stop_sequences", "stop_token_ids", "ignore_eos", "stream_options", "echo"),
+    *("prompt_cache_key", "service_tier", "previous_response_id", "priority", _ADAPTERS),
+))  # fmt: skip
 
 _MODEL_LETTERS = len("model")
 _LONGEST_NUMBER = 32
@@ -92,28 +99,38 @@ def outline_shortened(found: Shortened, size: int, api: Api) -> CompletionReques
 
 
 def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
-    options, prompts = data.get("stream_options"), api.prompts(data, size)
-    n = max([1, *(_count(data.get(name)) or 1 for name in api.choices)])
+    prompts, rare = api.prompts(data, size), not _RARE.isdisjoint(data)
+    n = max((1, *(_count(data.get(name)) or 1 for name in api.choices))) if rare else 1
     require_few_answers(len(prompts), n)
-    return CompletionRequest(
+    request = CompletionRequest(
         chat=api.chat,
         model=model_of(data),
         prompts=prompts,
         max_tokens=limit_of(data, api),
-        other_limit=_most_asked(data),
         n=n,
         stream=data.get("stream") is True,
-        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        ignore_eos=data.get("ignore_eos") is True,
-        stop=_stop(data.get(api.stop)),
-        stop_tokens=bool(data.get("stop_token_ids")),
-        session=short_session(_name(data.get("prompt_cache_key"))),
-        tier=_name(data.get("service_tier")),
-        previous=previous_of(data) if api.kept else "",
+        include_usage=False,
+        ignore_eos=False,
+        stop=(),
         apart=apart(data),
-        unknown=_is_unknown(data),
-        claims=claims_of(data),
+        other_limit=_most_asked(data),
     )
+    if rare:
+        _add_rare(request, data, api)
+    return request
+
+
+def _add_rare(request: CompletionRequest, data: dict[str, Any], api: Api) -> None:
+    """What only `_RARE` fields say."""
+    options = data.get("stream_options")
+    request.include_usage = isinstance(options, dict) and options.get("include_usage") is True
+    request.ignore_eos = data.get("ignore_eos") is True
+    request.stop = _stop(data.get(api.stop))
+    request.stop_tokens = bool(data.get("stop_token_ids"))
+    request.session = short_session(_name(data.get("prompt_cache_key")))
+    request.tier = _name(data.get("service_tier"))
+    request.previous = previous_of(data) if api.kept else ""
+    request.unknown, request.claims = _is_unknown(data), claims_of(data)
 
 
 def model_of(data: dict[str, Any]) -> str:
@@ -160,6 +177,8 @@ def check_session(data: dict[str, Any], longest: int = LONGEST_SESSION) -> None:
     Raises:
         RequestError: if it does, or has a session that is too long to be sure.
     """
+    if "session_id" not in data and XARGS not in data:
+        return
     xargs = data.get(XARGS)
     for told in (data, xargs if isinstance(xargs, dict) else {}):
         session = told.get("session_id")
@@ -178,9 +197,11 @@ def apart(data: Mapping[str, Any]) -> str:
     found: dict[str, Any] = {}
     if not _APART.isdisjoint(data):
         found = {name: value for name in _APART if (value := data.get(name)) is not None}
-    match data.get("messages"):
-        case [{"role": str(role)}, *_] if role != "user":
-            found["role"] = role  # a template puts it before all
+    messages = data.get("messages")
+    first = messages[0] if isinstance(messages, list) and messages else None
+    role = first.get("role") if isinstance(first, dict) else None
+    if isinstance(role, str) and role != "user":
+        found["role"] = role  # a template puts it before all
     return (
         blake2b(orjson.dumps(found, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
         if found
@@ -200,24 +221,28 @@ def _name(value: object) -> str:
 
 def limit_of(data: Mapping[str, Any], api: Api) -> int | None:
     """Most output tokens of one answer; None: it asks for no limit."""
-    limits = (_limit(data, name) for name in api.limits)
-    return next((limit for limit in limits if limit is not None), None)
-
-
-def _limit(data: Mapping[str, Any], name: str) -> int | None:
-    """Output tokens; engines that take 0 make none, and below it stands for no limit."""
-    value = _count(data.get(name))
-    return None if value is None or value < 0 else max(1, min(value, MOST_TOKENS))
+    for name in api.limits:
+        value = _count(data[name]) if name in data else None
+        if value is not None and value >= 0:  # engines that take 0 make none, and below it no limit
+            return max(1, min(value, MOST_TOKENS))
+    return None
 
 
 def _most_asked(data: Mapping[str, Any]) -> int:
     """By whichever name; below 0 there is no limit."""
-    asked = [count for name in _LIMITS if (count := _count(data.get(name))) is not None]
-    return MOST_TOKENS if any(count < 0 for count in asked) else max(asked, default=0)
+    most = 0
+    for name in _LIMITS:
+        asked = _count(data[name]) if name in data else None
+        if asked is not None and asked < 0:
+            return MOST_TOKENS
+        most = max(most, asked or 0)
+    return most
 
 
 def _count(value: object) -> int | None:
     """A number, also as a string or with a fraction, as vLLM and llama.cpp take it; else None."""
+    if type(value) is int:
+        return value
     if isinstance(value, str) and len(value) <= _LONGEST_NUMBER:
         try:
             value = float(value)

@@ -133,7 +133,8 @@ class BoundedProtocol(HotProtocol):
             self.server_state.total_requests += 1
             if self.transport.is_closing():
                 return
-            self.flow.resume_reading()
+            if self.flow.read_paused:
+                self.flow.resume_reading()
             self._idle_since_s = self.loop.time()
             if self.timeout_keep_alive_task is None:
                 self._await_request(self.timeout_keep_alive)
@@ -276,7 +277,8 @@ class BoundedProtocol(HotProtocol):
         """What has begun has to end in time."""
         idle = self.cycle is None or self.cycle.response_complete
         if not (self._in_head or self._in_body or idle):
-            self._stop_timer()
+            if self._timer is not None:
+                self._stop_timer()
         elif self._timer is None and not self._ahead:
             self._began_s, self._late = self.loop.time(), False
             self._timer = self.loop.call_later(self._limit_s, self._check_time)

@@ -55,15 +55,10 @@ class ReplyHead:
 
     def with_own(self, own: Headers) -> Headers:
         """Its headers with others' in their place: of limits it tells none beside the gateway's."""
-        names, limited = set(), False
-        for name, _ in own:
-            names.add(name)
-            limited = limited or name.startswith(LIMITS)
-        kept = [
-            (name, value)
-            for name, value in self.headers
-            if name not in names and not (limited and name.startswith(LIMITS))
-        ]
+        names = {name for name, _ in own}
+        kept = [pair for pair in self.headers if pair[0] not in names]
+        if b"\n" + LIMITS in b"\n".join((b"", *names)):
+            kept = [pair for pair in kept if not pair[0].startswith(LIMITS)]
         return kept + own
 
     def header(self, name: bytes) -> bytes | None:

@@ -91,7 +91,10 @@ def read_tenant(scope: Scope) -> str:
     Raises:
         RequestError: if the name is too long.
     """
-    tenant = (header(scope, TENANT) or b"").decode("latin-1")
+    value = header(scope, TENANT)
+    if value is None:
+        return ""
+    tenant = value.decode("latin-1")
     if len(tenant) > LONGEST_TENANT:
         name = TENANT.decode()
         message = f"The header '{name}' must have at most {LONGEST_TENANT} characters."

@@ -21,7 +21,7 @@ MOST_ANSWERS = 2048  # prompts times choices of one request
 MOST_TOKENS = 1 << 31  # output tokens of one choice
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prompt:
     """One prompt: its text, or the number of token ids that came instead of text.
 

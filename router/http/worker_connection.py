@@ -102,14 +102,10 @@ class Connection(asyncio.Protocol):
         left_s = self._heard_s + self._limit_s - self._loop.time()
         if left_s > 0 or self._paused:
             self._set_alarm(max(left_s, 0.001) if not self._paused else self._limit_s)
-        elif self._busy:
+        elif self._answered is not None or self._reply is not None:
             self._fail(TimeoutError(f"nothing came for {self._limit_s:g} s"))
         else:
             self.abort()
-
-    @property
-    def _busy(self) -> bool:
-        return self._answered is not None or self._reply is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Part of `asyncio.Protocol`."""
@@ -130,7 +126,7 @@ class Connection(asyncio.Protocol):
         self._heard_s = self._loop.time()
         self._bare_bytes += len(data)
         try:
-            if not self._busy:
+            if self._answered is None and self._reply is None:
                 raise BadAnswer("it sent what nobody asked for")
             self._parser.feed_data(data)
             if self._body:
@@ -201,7 +197,8 @@ class Connection(asyncio.Protocol):
         self._reply = self._asked = None
         good = self._framed and self._complete and self._reusable
         self._new_head()
-        self.resume()
+        if self._paused:
+            self.resume()
         if good and transport is not None and not transport.is_closing():
             self._watch(self._keep_alive_s)
             self._idle.append(self)

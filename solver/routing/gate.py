@@ -166,8 +166,10 @@ class Gate(Generic[K]):
 
     def wait_s(self, priority: Priority) -> float:
         """Seconds until somebody new would begin."""
-        own_s = self.line_s(priority)
-        work_s = self._fleet.beyond * self._sequence_s + own_s
+        own_s, beyond = self.line_s(priority), self._fleet.beyond
+        if not (own_s or beyond):
+            return 0.0
+        work_s = beyond * self._sequence_s + own_s
         if own_s:
             for other in self._beside():
                 if other is not self:  # before it comes what is due to others in their turns
@@ -178,9 +180,11 @@ class Gate(Generic[K]):
         """The work of those that go before somebody new."""
         if not self._waiting:
             return 0.0
-        start_s = HEAD_START_S[priority]
-        before = (own for other, own in self._lines.items() if HEAD_START_S[other] >= start_s)
-        return max(0.0, sum(before))
+        start_s, before_s = HEAD_START_S[priority], 0.0
+        for other, own_s in self._lines.items():
+            if own_s and HEAD_START_S[other] >= start_s:
+                before_s += own_s
+        return max(0.0, before_s)
 
     def has_place(self, there: float, most: float, now: float) -> bool:
         """Whether one more may come to those that are there, of which `most` are allowed."""
@@ -191,7 +195,8 @@ class Gate(Generic[K]):
     def came(self, work_s: float, now: float) -> None:
         """One has come, whether it may stay or not."""
         self._used_s = now
-        self._returns.came(now, work_s / self._pace.factor)
+        if self._returns.openings:
+            self._returns.came(now, work_s / self._pace.factor)
 
     def joins(self, priority: Priority, work_s: float, target_s: float, now: float) -> bool:
         """Whether one that has come joins those that wait; `target_s`: when it should begin."""

@@ -179,7 +179,8 @@ class WorkerLoad:
             job.tenant,
         )
         self._requests[key] = request
-        self._yield(request, 1)
+        if request.yields:
+            self._yield(request, 1)
         self.changes += 1
         if not streamed:
             self._new.append((now, key))
@@ -245,7 +246,8 @@ class WorkerLoad:
         if request is None:
             return
         self.changes += 1
-        self._yield(request, -1)
+        if request.yields:
+            self._yield(request, -1)
         self.sequences -= request.sequences
         if request.made == 0:
             self._prefills -= request.sequences
@@ -260,9 +262,7 @@ class WorkerLoad:
             self._new.clear()
 
     def _yield(self, request: _InFlight, sign: int) -> None:
-        """It has come, or goes, if that is in nobody's way here."""
-        if not request.yields:
-            return
+        """It has come, or goes, and is in nobody's way here."""
         if request.bulk:
             self.bulk_sequences += sign * request.sequences
         else:

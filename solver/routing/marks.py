@@ -17,7 +17,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from sys import byteorder
-from typing import NamedTuple
 from zlib import crc32
 
 from solver.routing.prefixes import ID_BLOCK_BYTES, MOST_BLOCKS, TEXT_BYTES, chain, text_data
@@ -50,29 +49,46 @@ MARKS = tuple(
 )
 
 
-class Hashed(NamedTuple):
-    """A prompt's blocks by their hashes, and the names of its marks; of a short one only these."""
+class Hashed:
+    """A prompt's blocks by their hashes, and the names of its marks; of a short one only these.
 
-    blocks: tuple[int, ...] = ()
-    marks: bytes = b""
+    The names are worked out when somebody asks: only engines that tell of their caches need them.
+    """
+
+    __slots__ = ("_made_of", "_marks", "blocks")
+
+    def __init__(self, prompt: str | bytes = "", salt: str = "") -> None:
+        self.blocks = chain(*_data(prompt), salt)
+        self._made_of = prompt, salt  # as its request has it: no copy
+        self._marks: bytes | None = None
+
+    @property
+    def marks(self) -> bytes:
+        """The names of its marks, one after the other."""
+        if self._marks is None:
+            prompt, salt = self._made_of
+            self._marks = _names_of(*_data(prompt), self.blocks, salt)
+        return self._marks
 
 
 def hash_text(text: str, salt: str = "") -> Hashed:
     """A prompt of text; prompts of different `salt` share nothing."""
-    return _hash(text_data(text), TEXT_BYTES, salt)
+    return Hashed(text, salt)
 
 
 def hash_ids(ids: bytes, salt: str = "") -> Hashed:
     """A prompt of token ids, four bytes each."""
-    return _hash(ids, ID_BLOCK_BYTES, salt)
+    return Hashed(ids, salt)
 
 
-def _hash(data: bytes, block_bytes: int, salt: str) -> Hashed:
-    blocks = chain(data, block_bytes, salt)
-    return Hashed(blocks, _marks(data, block_bytes, blocks, salt))
+def _data(prompt: str | bytes) -> tuple[bytes, int]:
+    """What of a prompt is looked at, and bytes of it in a block."""
+    if isinstance(prompt, str):
+        return text_data(prompt), TEXT_BYTES
+    return prompt, ID_BLOCK_BYTES
 
 
-def _marks(data: bytes, block_bytes: int, blocks: Sequence[int], salt: str) -> bytes:
+def _names_of(data: bytes, block_bytes: int, blocks: Sequence[int], salt: str) -> bytes:
     """The names of a prompt's marks, one after the other, from its bytes and its blocks' hashes."""
     size, last = block_bytes // PARTS, crc32(salt.encode("utf-8", "surrogatepass"))
     found, end = list[int](), len(data) - len(data) % size
@@ -97,6 +113,9 @@ def _names(numbers: list[int]) -> bytes:
     found = bytearray(names.tobytes())
     del found[:: names.itemsize]
     return bytes(found)
+
+
+NO_PROMPT = Hashed()  # that a cache could have
 
 
 def common_marks(one: bytes, other: bytes, start: int = 0) -> int:

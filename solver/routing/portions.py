@@ -26,13 +26,16 @@ class Portions:
 
     def __init__(self) -> None:
         self.total = 0
-        self._held: dict[str, int] = {}
+        self._held: dict[str, int] = {}  # of each, once somebody has had a name
         self._named = False
 
     def add(self, name: str, amount: int) -> None:
         """It holds so much more, or less if that is below 0."""
-        self._named = self._named or bool(name)
+        if name and not self._named:
+            self._named, self._held[""] = True, self.total
         self.total += amount
+        if not self._named:
+            return
         held = self._held.get(name, 0) + amount
         if held:
             self._held[name] = held

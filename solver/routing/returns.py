@@ -51,10 +51,14 @@ class Opening:
 
 
 class Returns:
-    """The openings that are still to come."""
+    """The openings that are still to come.
+
+    Attributes:
+        openings: these, the next one first.
+    """
 
     def __init__(self) -> None:
-        self._openings: list[Opening] = []
+        self.openings: list[Opening] = []
         self._booked_s = self._at_s = 0.0
         # Work that came, and for how long, while it was open and while not; work told for then.
         self._open_work = self._told_work = self._shut_work = self._shut_s = 1.0
@@ -73,9 +77,9 @@ class Returns:
 
     def next_s(self, now: float) -> float:
         """Seconds until it opens, or 0; infinite: nobody has been told to come back."""
-        if self._openings:
+        if self.openings:
             self._pass(now)
-        return max(0.0, self._openings[0].from_s - now) if self._openings else inf
+        return max(0.0, self.openings[0].from_s - now) if self.openings else inf
 
     def came(self, now: float, work_s: float) -> None:
         """Somebody has come, told to or not."""
@@ -101,7 +105,7 @@ class Returns:
         return seconds
 
     def _joined(self, now: float, least_s: float, work_s: float) -> tuple[Opening, int] | None:
-        for opening in self._openings:
+        for opening in self.openings:
             seconds = max(1, ceil(opening.from_s - now))
             joins = seconds <= opening.from_s + JOIN_S - now and seconds >= least_s
             if joins and opening.left_s >= self.share * work_s:
@@ -112,18 +116,18 @@ class Returns:
         most_s = max(MOST_AT_ONCE_S, self.share * work_s)
         cost_s = most_s + self.strangers * (JOIN_S + COME_S)
         wait_s = max(0.0, least_s + cost_s) + self._booked_s
-        if wait_s > LONGEST_S or len(self._openings) >= MOST_OPENINGS:
+        if wait_s > LONGEST_S or len(self.openings) >= MOST_OPENINGS:
             return None
         seconds = max(1, ceil(wait_s))
         from_s = now + seconds
         opening = Opening(from_s, from_s + JOIN_S + COME_S, 0.0, most_s, cost_s)
-        insort(self._openings, opening, key=lambda one: one.from_s)
+        insort(self.openings, opening, key=lambda one: one.from_s)
         self._booked_s += cost_s
         return opening, seconds
 
     def _pass(self, now: float) -> None:
         """Time has passed: what is over is learnt from."""
-        if not self._openings:
+        if not self.openings:
             self._at_s = now
             return
         passed_s, self._at_s = max(0.0, now - self._at_s), max(now, self._at_s)
@@ -131,12 +135,12 @@ class Returns:
         self._open_work *= kept
         self._told_work *= kept
         self._shut_work *= kept
-        while self._openings and self._openings[0].until_s <= now:
-            over = self._openings.pop(0)
+        while self.openings and self.openings[0].until_s <= now:
+            over = self.openings.pop(0)
             opened_s += over.until_s - over.from_s
             self._told_work += over.told_s
             self._booked_s = max(0.0, self._booked_s - over.cost_s)
         self._open_s = self._open_s * kept + opened_s
         self._shut_s = max(LEAST_S, self._shut_s * kept + passed_s - opened_s)
-        if not self._openings:
+        if not self.openings:
             self._booked_s = 0.0

@@ -36,7 +36,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import exp, log
 from statistics import median_low
-from typing import NamedTuple
 
 from solver.batching.outside.slots import SlotLimit
 
@@ -63,7 +62,8 @@ class Known(StrEnum):
     ASSUMED = "assumed"
 
 
-class Expected(NamedTuple):
+@dataclass(slots=True)
+class Expected:
     """What a first token takes: a stage's fixed part and the prompt, `times` so much, and a round.
 
     All but `times` in seconds.

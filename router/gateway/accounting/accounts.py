@@ -40,7 +40,7 @@ UNLIMITED = 1 << 20
 TOGETHER, MOST_TOGETHER = 1 / 16, 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Size:
     """A request's size in tokens.
 
@@ -58,12 +58,11 @@ class Size:
     most: Usage
 
 
-def _most(request: CompletionRequest, context: int | None) -> Usage:
+def _most(request: CompletionRequest, context: int | None, choices: int) -> Usage:
     """Servers differ in what they make where no limit is asked for."""
     longest = UNLIMITED if context is None else context
     asked = longest if request.max_tokens is None else max(request.max_tokens, request.other_limit)
-    limit = min(longest, asked)
-    return Usage(longest * request.choices, limit * request.choices)
+    return Usage(longest * choices, min(longest, asked) * choices)
 
 
 def _nothing_new() -> None:
@@ -165,11 +164,11 @@ class Accounts:
         left = UNLIMITED if context is None else max(1, context - max(prompts))
         limit = min(UNLIMITED, request.output_limit(left))
         total, due_s = sum(prompts) * request.n, time.monotonic() + urgency.deadline_s
-        certain_tokens, choices = self._certain(request, limit), request.choices
+        choices, is_certain = request.choices, request.ignore_eos and request.max_tokens is not None
         kind = kind_of(request.prompts[0].text)
         given = total, choices, urgency.priority, due_s, urgency.targets, tenant
         again: Callable[[], Job | None] = _nothing_new
-        if certain_tokens is None:
+        if not is_certain:
             features = Features(request.model, total // choices, limit, tenant, kind)
             predicted = _Again(self._lengths, features, given)
             job = predicted.job()
@@ -179,9 +178,10 @@ class Accounts:
                 unhinted = job.expected_tokens
                 job = replace(_job(given, min(hint, float(limit))), unhinted_tokens=unhinted)
         else:
-            job = _job(given, certain_tokens)
+            job = _job(given, float(limit))  # what its client asks for
         certain = max([prompt.token_ids or 1 for prompt in request.prompts])
-        return Size(job, certain + (request.max_tokens or 1), again, kind, _most(request, context))
+        most = _most(request, context, choices)
+        return Size(job, certain + (request.max_tokens or 1), again, kind, most)
 
     def lengths(
         self, model: str, prompt_tokens: int, limit: int, tenant: str
@@ -194,13 +194,6 @@ class Accounts:
     def learned(self) -> int:
         """How many ends it is predicted from."""
         return self._lengths.learned
-
-    @staticmethod
-    def _certain(request: CompletionRequest, limit: int) -> float | None:
-        """The output tokens of one choice, where they are what the client asks for."""
-        if request.ignore_eos and request.max_tokens is not None:
-            return float(limit)
-        return None
 
     def served(self, record: RequestRecord, slot_s: float) -> None:
         """A worker has spent so much on a request, whether or not that was all of it."""
@@ -246,8 +239,8 @@ class Accounts:
             return
         if text_bytes:
             self._estimators[record.model].observe(text_bytes, usage.prompt_tokens)
-        if record.choice is not None:
-            metrics.predicted_cached_tokens.inc(record.choice.predicted_cached)
+        if record.choice is not None and (cached := record.choice.predicted_cached):
+            metrics.predicted_cached_tokens.inc(cached)
         if usage.cached_tokens:
             metrics.cached_prompt_tokens.inc(usage.cached_tokens)
 

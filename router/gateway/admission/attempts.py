@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from math import inf
 
@@ -47,6 +47,7 @@ from router.http.errors import (
     outcome_of_status,
 )
 from router.http.secret import CHALLENGE, is_challenge
+from router.http.usage import Usage
 from router.http.worker_reply import Reply
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
@@ -118,7 +119,8 @@ class Attempts:
                 note_unseen(exchange, ticket, worker)
                 raise
             finally:
-                self._shedding.left(ticket, worker)
+                if self._shedding.on:
+                    self._shedding.left(ticket, worker)
                 self._dispatcher.release(
                     ticket, worker, self._billing.bill(exchange, ticket, worker)
                 )
@@ -131,7 +133,7 @@ class Attempts:
         exchange.end_attempt(str(error), failed=not busy)
         self._metrics.retries.labels(error.why).inc()
         if not busy:
-            exchange.record.failed_workers.append(worker.name)
+            exchange.record.failed_workers += (worker.name,)
         if not error.untouched:
             self._dispatcher.exclude(ticket, worker)
 
@@ -143,8 +145,8 @@ class Attempts:
         record.label = record.model
         record.planned, record.over_share_s = ticket.planned, ticket.over_share_s
         exchange.sent, record.sent_s = time.monotonic(), time.time()
-        if exchange.recorded:
-            exchange.attempts.append(begin_attempt(placement, record.choice))
+        if exchange.trace_context is not None and exchange.recorded:
+            exchange.attempts += (begin_attempt(placement, record.choice),)
         return worker
 
     async def _attempt(
@@ -169,7 +171,7 @@ class Attempts:
         except WorkerStalled as error:
             if not exchange.may_go_on:
                 raise WorkerFailed("The worker has fallen silent.") from error
-            tries.left.update(worker.address.workers)
+            tries.left |= set(worker.address.workers)
             failure = WorkerUnreachable("The worker has fallen silent.", "silent")
         except Diverged:
             raise
@@ -207,14 +209,7 @@ class Attempts:
         tries: Tries,
         on_progress: Callable[[], None],
     ) -> Outcome:
-        assert exchange.request is not None
-        url = worker.url + exchange.target
-        extra = for_worker(ticket, self._forwarder.gateway) + exchange.outgoing()
-        headers, body = exchange.headers, exchange.body
-        if worker.cache is not None and ticket.marks:
-            headers, more, body = named_for_cache(ticket, worker.cache, headers, body)
-            extra += more
-        reply = await self._forwarder.send(url, headers, extra, body, worker=worker)
+        reply = await self._send(exchange, ticket, worker)
         try:
             good = self._judge(reply, ticket, worker, tries)
             occupancy = worker.load.occupancy(worker.slots, 0)
@@ -223,7 +218,8 @@ class Attempts:
             def progress(events: int) -> None:
                 nonlocal good, begun
                 on_progress()
-                worker.load.progress(ticket, events)
+                if events:
+                    worker.load.progress(ticket, events)
                 if not begun and (events or not streams):
                     begun = True
                     self._dispatcher.begun(ticket, worker, streams=streams)
@@ -236,21 +232,44 @@ class Attempts:
             if exchange.failed:
                 return Outcome.FAILED
             if reply.status == 200:
-                self._accounts.learn(exchange.request, exchange.record, usage)
-                tokens = 0 if usage is None else usage.tokens
-                if tokens:
-                    self._dispatcher.answered(ticket, worker, tokens)
-                if tokens and exchange.answer_id is not None:
-                    tenant = exchange.record.tenant
-                    self._kept.remember(exchange.answer_id, worker, tenant, tokens)
-                self._learn(worker, exchange, ticket, occupancy)
-                if self._shedding.on:
-                    record = exchange.record
-                    felt = Felt.of(exchange.timing(), record.output_tokens, record.choices)
-                    self._shedding.saw(worker, felt)
+                self._answered(exchange, ticket, worker, usage, occupancy)
             return outcome_of_status(reply.status)
         finally:
             reply.close()
+
+    def _send(self, exchange: Exchange, ticket: Ticket, worker: Worker) -> Awaitable[Reply]:
+        """Until its answer begins."""
+        extra = for_worker(ticket, self._forwarder.gateway)
+        if exchange.trace_context is not None:
+            extra += exchange.outgoing()
+        headers, body = exchange.headers, exchange.body
+        if worker.cache is not None and ticket.marks:
+            headers, more, body = named_for_cache(ticket, worker.cache, headers, body)
+            extra += more
+        url = worker.url + exchange.target
+        return self._forwarder.send(url, headers, extra, body, worker=worker)
+
+    def _answered(
+        self,
+        exchange: Exchange,
+        ticket: Ticket,
+        worker: Worker,
+        usage: Usage | None,
+        occupancy: float,
+    ) -> None:
+        """The worker, which was taken to that `occupancy` then, has answered it in full."""
+        assert exchange.request is not None
+        record = exchange.record
+        self._accounts.learn(exchange.request, record, usage)
+        if usage is not None and usage.tokens:
+            if ticket.session:
+                self._dispatcher.answered(ticket, worker, usage.tokens)
+            if exchange.answer_id is not None:
+                self._kept.remember(exchange.answer_id, worker, record.tenant, usage.tokens)
+        self._learn(worker, exchange, ticket, occupancy)
+        if self._shedding.on:
+            felt = Felt.of(exchange.timing(), record.output_tokens, record.choices)
+            self._shedding.saw(worker, felt)
 
     def _judge(self, reply: Reply, ticket: Ticket, worker: Worker, tries: Tries) -> bool:
         """Whether its status says that the worker serves; it is the request's answer anyway.

@@ -92,7 +92,9 @@ class Completions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it whatever happens."""
         record = RequestRecord(request_id(scope), "other", False, time.time())
-        target = self._api.path + ("?" + scope["query_string"].decode("latin-1")).rstrip("?")
+        target, query = self._api.path, scope["query_string"]
+        if query:
+            target += ("?" + query.decode("latin-1")).rstrip("?")
         exchange = Exchange(send, record, target, scope["headers"], api=self._api)
         trace = self._tracing.begin(exchange.headers)
         if trace is not None:
@@ -256,8 +258,7 @@ class Completions:
             request.stream,
             exchange.received,
             urgency.priority,
-            prompt.blocks,
-            prompt.marks,
+            prompt,
             block_tokens,
             again=size.again,
         )

@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 
 from router.gateway.explanations.choice import Choice
@@ -66,7 +66,7 @@ class Tries:
     """
 
     failures: int = 0
-    left: set[Worker] = field(default_factory=set)
+    left: frozenset[Worker] = frozenset()
     full_since_s: float | None = None
 
 

@@ -109,8 +109,6 @@ class Shedding:
 
     def left(self, ticket: Ticket, worker: Worker) -> None:
         """A request has left its worker, however it ended."""
-        if not self.on:
-            return
         self._lasting.get(worker, {}).pop(ticket, None)
         if (alarm := self._alarms.pop(ticket, None)) is not None:
             alarm.cancel()

@@ -63,6 +63,8 @@ class Choice:
     @property
     def predicted_cached(self) -> float:
         """Of its prompt, what is in the cache of the worker that it goes to."""
+        if self.seen.asked.cached is None:
+            return 0.0
         return float(self.cached_tokens[self.chosen])
 
     @property

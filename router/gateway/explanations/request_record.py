@@ -40,7 +40,7 @@ class RequestRecord:
     status: int | None = None
     error: str | None = None
     worker: str | None = None
-    failed_workers: list[str] = field(default_factory=list)
+    failed_workers: tuple[str, ...] = ()
     tenant: str = ""
     priority: str = Priority.DEFAULT.value
     deadline_s: float | None = None
@@ -96,7 +96,7 @@ class RequestRecord:
             "status": self.status,
             "error": self.error,
             "worker": self.worker,
-            "failed_workers": self.failed_workers,
+            "failed_workers": list(self.failed_workers),
             "tenant": self.tenant,
             "priority": self.priority,
             "deadline_s": self.deadline_s,

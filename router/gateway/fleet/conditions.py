@@ -80,11 +80,10 @@ class Conditions:
         now = time.monotonic()
         self._tell(worker, lambda health: health.busy(now, why, for_s, trial=trial))
 
-    def left(self, worker: Worker, *, trial: bool) -> None:
-        """A request has left it."""
-        if trial:
-            now = time.monotonic()
-            self._tell(worker, lambda health: health.left(now, trial=True))
+    def left(self, worker: Worker) -> None:
+        """A request that was to show whether it is well again has left it."""
+        now = time.monotonic()
+        self._tell(worker, lambda health: health.left(now, trial=True))
 
     def watch(self, worker: Worker, now: float) -> None:
         """Whether requests wait there for too long; those that another may serve go there."""

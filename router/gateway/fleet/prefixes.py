@@ -14,7 +14,7 @@ from router.gateway.fleet.sessions import InSession, Sessions
 from router.http.schemas import CompletionRequest
 from router.kv_wire import tail_of
 from solver.arrays import FloatArray
-from solver.routing.marks import Hashed, hash_ids, hash_text
+from solver.routing.marks import NO_PROMPT, Hashed, hash_ids, hash_text
 from solver.routing.prefixes import BLOCK_TOKENS, TEXT_BYTES, PrefixIndex
 
 
@@ -151,6 +151,8 @@ class Prefixes:
 
     def begun(self, request: HashedRequest) -> None:
         """Its first token has come: its prompt is there."""
+        if not request.blocks:
+            return
         self._under_way.remove(request)
         if (brought := self._waiting.pop(request, None)) is not None:
             worker, blocks = brought
@@ -164,6 +166,8 @@ class Prefixes:
 
     def left(self, request: HashedRequest) -> None:
         """It has left its worker; perhaps it had not begun."""
+        if not request.blocks:
+            return
         self._under_way.remove(request)
         if (brought := self._waiting.pop(request, None)) is None:
             return
@@ -185,9 +189,10 @@ class Prefixes:
         found: FloatArray | None = None
         tell = {j: told for j, one in enumerate(workers) if (told := one.told_cache) is not None}
         for i, request in enumerate(requests):
-            if not request.marks:
+            blocks = request.blocks
+            if not (blocks or (tell and request.marks)):
                 continue
-            held = self._index.held(request.blocks, workers)
+            held = self._index.held(blocks, workers)
             if any(held) or tell:
                 found = np.zeros((len(requests), len(workers))) if found is None else found
                 found[i] = np.array(held) * request.block_tokens
@@ -223,7 +228,7 @@ def hashed(request: CompletionRequest, prompt_tokens: int) -> tuple[Hashed, floa
     answer begins with what is not in it, and of some nobody knows what an engine finds.
     """
     if len(request.prompts) > 1 or request.previous or request.unknown:
-        return Hashed(), 0.0
+        return NO_PROMPT, 0.0
     prompt, salt = request.prompts[0], request.model + request.apart
     if prompt.token_ids is not None:
         found, share = hash_ids(prompt.ids, salt), BLOCK_TOKENS / prompt.token_ids

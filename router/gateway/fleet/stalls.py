@@ -64,8 +64,10 @@ class Watched:
     def __enter__(self) -> Callable[[], None]:
         self._task = task = asyncio.current_task()
         self._others = 0 if task is None else task.cancelling()
-        self._guard.begin(self)
-        return self._heard
+        self._guard.watched.add(self)
+        if self._guard.armed:
+            self.limit(STALL_TIMEOUT_S)
+        return self.heard
 
     def __exit__(
         self,
@@ -73,17 +75,20 @@ class Watched:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._guard.end(self)
-        self.limit(None)
+        self._guard.watched.discard(self)
+        if self._alarm is not None:
+            self.limit(None)
         if not self._given_up or self._task is None:
             return
         if self._task.uncancel() <= self._others and kind is asyncio.CancelledError:
             raise WorkerStalled from error
 
-    def _heard(self) -> None:
+    def heard(self) -> None:
         """A byte has come for it."""
-        self.begun = True
-        self._guard.heard(self)
+        guard, self.begun = self._guard, True
+        guard.heard_s = time.monotonic()
+        if guard.armed:
+            self.limit(STALL_TIMEOUT_S)
 
     def give_up(self) -> None:
         """It is taken from its worker."""
@@ -105,40 +110,37 @@ class StallGuard:
 
     Attributes:
         heard_s: when the worker sent its last byte for any request, on the monotonic clock.
+        watched: its requests.
+        armed: each of them has `STALL_TIMEOUT_S` from then on, or from its last byte.
     """
 
     def __init__(self) -> None:
         self.heard_s = -inf
-        self._watched: set[Watched] = set()
-        self._armed = False
-
-    @property
-    def watches(self) -> bool:
-        """Whether it has requests."""
-        return bool(self._watched)
+        self.watched: set[Watched] = set()
+        self.armed = False
 
     def arm(self) -> None:
-        """The agent is silent: each request has `STALL_TIMEOUT_S` from now, or its last byte."""
-        if not self._armed:
-            self._armed = True
+        """The agent is silent."""
+        if not self.armed:
+            self.armed = True
             self._set_all()
 
     def disarm(self) -> None:
         """It is back."""
-        if self._armed:
-            self._armed = False
+        if self.armed:
+            self.armed = False
             self._set_all()
 
     def overdue(self, now: float) -> Iterator[tuple[Watched, float]]:
         """Those that wait for their first byte beyond their patience, and for how long."""
-        for one in tuple(self._watched):
+        for one in tuple(self.watched):
             silent_s = now - max(one.sent_s, self.heard_s)
             if not one.begun and silent_s > one.least_s and silent_s > one.patience():
                 yield one, silent_s
 
     def stalled_s(self, now: float) -> float:
         """For how long nothing has come, though some answer has begun and not ended."""
-        return now - self.heard_s if any(one.begun for one in self._watched) else 0.0
+        return now - self.heard_s if any(one.begun for one in self.watched) else 0.0
 
     def watch(
         self,
@@ -151,22 +153,6 @@ class StallGuard:
         """For as long as one request is at the worker; what it gives is called at its bytes."""
         return Watched(self, least_s, patience, may_leave, trial=trial)
 
-    def begin(self, one: Watched) -> None:
-        """A request has been sent."""
-        self._watched.add(one)
-        if self._armed:
-            one.limit(STALL_TIMEOUT_S)
-
-    def heard(self, one: Watched) -> None:
-        """Something has come for it."""
-        self.heard_s = time.monotonic()
-        if self._armed:
-            one.limit(STALL_TIMEOUT_S)
-
-    def end(self, one: Watched) -> None:
-        """It has left."""
-        self._watched.discard(one)
-
     def _set_all(self) -> None:
-        for one in self._watched:
-            one.limit(STALL_TIMEOUT_S if self._armed else None)
+        for one in self.watched:
+            one.limit(STALL_TIMEOUT_S if self.armed else None)

@@ -191,8 +191,8 @@ class Worker:
             return self.room
         yielding, places = self.load.yielding, self.slots + lead(self.slots, 1)
         full = yielding.kv_tokens + yielding.prompt_tokens + self.kv_free <= 0
-        own = self.own_sequences - self.load.own.bulk
-        return 0 if full else self._open_places(places + yielding.sequences, own)
+        bulk = self.load.bulk_sequences - self.load.others.bulk
+        return 0 if full else self._open_places(places + yielding.sequences, bulk)
 
     def firm(self, sums: LoadSums) -> int:
         """Sequences that keep others from a place there."""
@@ -200,7 +200,7 @@ class Worker:
 
     def room_for(self, job: Job) -> int:
         """The same of one request; one of several answers waits until its tenant's last is done."""
-        if job.bulk:
+        if job.bulk or not (job.sequences > 1 or self.load.yielding_sequences):
             return self.room
         waits = job.sequences > 1 and self.load.paces(job.tenant)
         return 0 if waits else self.online_room
@@ -217,19 +217,24 @@ class Worker:
 
     def _places(self, capacity: int) -> int:
         full = self.state is not None and self.load.kv_tokens >= self.state.kv_tokens
-        return 0 if full else self._open_places(capacity, self.own_sequences)
+        return 0 if full else self._open_places(capacity)
 
-    def _open_places(self, capacity: int, own: int) -> int:
+    def _open_places(self, capacity: int, beside: int = 0) -> int:
+        """Of its own, those `beside` count for nothing in this process's share."""
         if not self.available:
             return 0
         self.see_others()
-        free = max(0, capacity - self.load.sequences)
-        return int(min(free, self.health.places, self.share.room(own)))
+        places = min(max(0, capacity - self.load.sequences), self.health.places)
+        if self.share.most < inf:
+            places = min(places, self.share.room(self.own_sequences - beside))
+        return int(places)
 
     @property
     def own_sequences(self) -> int:
         """Those that this process has sent it, and that keep others from a place."""
-        return self.firm(self.load.own)
+        load, others = self.load, self.load.others  # asked for often: no sums of all figures
+        paced = 0 if self.is_shared else load.paced_sequences - others.paced
+        return load.sequences - others.sequences - paced
 
     @property
     def is_shared(self) -> bool:
@@ -378,10 +383,12 @@ class Worker:
 
     def ended(self, key: Hashable) -> None:
         """A request has left it, however; unknown ones are ignored."""
-        before = self.own_sequences
+        bounded = self.share.most < inf
+        before = self.own_sequences if bounded else 0
         self.load.remove(key)
         self.plain_slots.ended(key)
-        self.share.left(before - self.own_sequences)
+        if bounded:
+            self.share.left(before - self.own_sequences)
         self.tell_siblings()
 
     @property

@@ -179,7 +179,7 @@ class Workers:
     def _watch_s(self) -> float:
         """Until the next look; where nobody waits, nobody's patience can end before this."""
         for address in self._addresses.values():
-            if address.stall_guard.watches or address.health.standing is Standing.SUSPECT:
+            if address.stall_guard.watched or address.health.standing is Standing.SUSPECT:
                 return WATCH_S
         return LEAST_PATIENCE_S
 

@@ -74,7 +74,7 @@ class Exchange:
     failed: bool = False
     api: Api = COMPLETIONS
     trace_context: TraceContext | None = None
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: tuple[Attempt, ...] = ()
     usage: Usage | None = None
     most: Usage = MOST
     unseen: int | None = None
@@ -113,8 +113,7 @@ class Exchange:
 
     def outgoing(self) -> str:
         """The header lines of its trace, for the worker that it is sent to now."""
-        if self.trace_context is None:
-            return ""
+        assert self.trace_context is not None
         last = self.attempts[-1].id if self.attempts else None
         own = self.trace_context.outgoing(last)
         return "".join(f"{name}: {value}\r\n" for name, value in own.items())
@@ -245,15 +244,14 @@ class Exchange:
             self.record.status = reply.status
             return
         sent = self.received if self.sent is None else self.sent
-        own = {
-            **dict(self._meant()),
-            WORKER: worker.encode(),
-            OVERHEAD_MS: f"{(sent - self.received) * 1000:.3f}".encode(),
-        }
+        own = self._meant()
+        own.append((WORKER, worker.encode()))
+        own.append((OVERHEAD_MS, b"%.3f" % ((sent - self.received) * 1000)))
         if self.why and self.record.choice is not None:
-            own[WHY] = self.record.choice.line().encode()
-        more = [] if self.more is None else self.more()
-        headers = reply.with_own([*own.items(), *more])
+            own.append((WHY, self.record.choice.line().encode()))
+        if self.more is not None:
+            own += self.more()
+        headers = reply.with_own(own)
         self.first_byte, self.record.first_token_s = time.monotonic(), time.time()
         self.record.status = reply.status
         self.out.start(reply.status, headers)

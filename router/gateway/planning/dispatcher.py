@@ -149,9 +149,9 @@ class Dispatcher:
         self.room.add(ticket)
         self._rolling.add(ticket, time.monotonic())
         self._wake.set()
-        alarm = None
-        if ticket.due_s != inf:
-            alarm = loop.call_later(ticket.due_s - time.monotonic(), self._expire, ticket)
+        alarm, due_s = None, ticket.job.due_s
+        if due_s != inf:
+            alarm = loop.call_later(due_s - time.monotonic(), self._expire, ticket)
         try:
             return await placed
         except asyncio.CancelledError:
@@ -186,8 +186,8 @@ class Dispatcher:
             worker.begun(ticket, time.monotonic())
 
     def answered(self, ticket: Ticket, worker: Worker, tokens: int) -> None:
-        """Its answer has ended well; with its prompt it has so many tokens."""
-        if ticket.session and ticket.job.sequences == 1:
+        """Its answer, in a session, has ended well; with its prompt it has so many tokens."""
+        if ticket.job.sequences == 1:
             self._workers.prefixes.answered(ticket, worker, tokens)
 
     def release(self, ticket: Ticket, worker: Worker, spent: Spent = NOTHING) -> None:
@@ -196,7 +196,8 @@ class Dispatcher:
             self._rolling.shares.settle(ticket, *spent, time.monotonic())
         worker.ended(ticket)
         self._workers.prefixes.left(ticket)
-        self._workers.conditions.left(worker, trial=ticket.trial)
+        if ticket.trial:
+            self._workers.conditions.left(worker)
         if worker.leaving:  # log lines of that are not about the request
             Context().run(self._workers.forget_if_drained, worker)
         if self._unsent.requests or worker.state is not None:  # an agent's queue may be recalled
@@ -400,7 +401,8 @@ class Dispatcher:
         ticket = selection.requests[i]
         ticket.uncached = uncached = selection.asked.uncached(i, record.plan.workers[i])
         ticket.ahead_s = selection.ahead_s
-        paced = self._pace(ticket, worker)
+        ticket.pace_s = 0.0
+        paced = ticket.job.sequences > 1 and self._pace(ticket, worker)
         worker.sent(ticket, ticket.job, uncached, now, streamed=ticket.streamed, paced=paced)
         ticket.trial = worker.health.sent()
         if selection.ahead_s is not None:
@@ -416,9 +418,9 @@ class Dispatcher:
         Their turns come as their tenant's share of the worker lets them. Whether they are more than
         that share, and so in nobody's way there: others may have all of its slots in their turns.
         """
-        ticket.pace_s, n = 0.0, ticket.job.sequences
-        if n == 1 or not (self.has_tenants and worker.divides):
+        if not (self.has_tenants and worker.divides):
             return False
+        n = ticket.job.sequences
         places = max(1, int(worker.slots * self.shares.part(ticket.job.tenant)))
         tokens = ticket.job.charged_tokens / n
         one = Size(worker.cost, worker.slots, ticket.uncached / n, tokens)

@@ -52,12 +52,14 @@ class _Part:
 
     def gate(self, tenant: str, now: float) -> Gate[Ticket]:
         """A tenant's; those beyond `MOST` at once have one together."""
-        if tenant not in self.gates and len(self.gates) >= MOST:
+        found = self.gates.get(tenant)
+        if found is None and len(self.gates) >= MOST:
             tenant = OTHERS
-        if tenant not in self.gates:
-            self.gates[tenant] = Gate(self.pace, self.gates.values)
-            self.gates[tenant].look(self.fleet, now)
-        return self.gates[tenant]
+            found = self.gates.get(tenant)
+        if found is None:
+            found = self.gates[tenant] = Gate(self.pace, self.gates.values)
+            found.look(self.fleet, now)
+        return found
 
 
 class Room:

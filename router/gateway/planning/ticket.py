@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from router.gateway.explanations.plan_record import PlanRecord
 from router.gateway.fleet.worker import Worker
 from solver.batching.priority import Priority
-from solver.routing.marks import Beginnings
+from solver.routing.marks import NO_PROMPT, Beginnings, Hashed
 from solver.routing.problem import Job
 
 # In a request's scope: the worker that a plan of bulk work means it for.
@@ -42,8 +42,8 @@ class Ticket:
         streamed: its tokens can be counted as they come.
         arrival_s: when it came, on the monotonic clock.
         priority: its head start in queues.
-        blocks: hashes of its prompt's blocks, where they are worth looking for in caches.
-        marks: names of its prompt's marks, as engines are to tell of it.
+        prompt: as far as caches go: hashes of its blocks, where they are worth looking for, and
+            names of its marks, as engines are to tell of it.
         block_tokens: tokens in each block, over all its sequences.
         excluded: workers that have failed it.
         session: the conversation that it belongs to, by a name of its tenant's.
@@ -69,8 +69,7 @@ class Ticket:
     streamed: bool
     arrival_s: float = field(default_factory=time.monotonic)
     priority: Priority = Priority.DEFAULT
-    blocks: tuple[int, ...] = ()
-    marks: bytes = b""
+    prompt: Hashed = NO_PROMPT
     block_tokens: float = 0.0
     excluded: set[Worker] = field(default_factory=set)
     session: str = ""
@@ -93,6 +92,16 @@ class Ticket:
     def sequences(self) -> int:
         """Its choices, of all its prompts."""
         return self.job.sequences
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Hashes of its prompt's blocks."""
+        return self.prompt.blocks
+
+    @property
+    def marks(self) -> bytes:
+        """Names of its prompt's marks."""
+        return self.prompt.marks
 
     @property
     def beginnings(self) -> Beginnings:

@@ -49,6 +49,26 @@ def test_who_comes_with_others_goes_with_them_and_takes_along_what_it_alone_has_
     assert held(prefixes, worker) == 3
 
 
+def test_nobody_names_the_marks_of_prompts_where_no_engine_tells_of_its_cache() -> None:
+    class Unnamed(Request):
+        @property
+        def marks(self) -> bytes:
+            raise AssertionError("they are worked out for nobody")
+
+        @marks.setter
+        def marks(self, _: bytes) -> None: ...
+
+    prefixes, worker = Prefixes(), Caching()
+    first = Unnamed(3)
+    prefixes.sent(first, worker)
+    assert held(prefixes, worker) == 3
+    found = prefixes.cached_tokens([Unnamed(0), Unnamed(5)], [worker])
+    assert found is not None
+    assert found.tolist() == [[0.0], [3.0]]
+    prefixes.begun(first)
+    prefixes.left(first)
+
+
 def test_what_a_first_token_has_shown_stays_whoever_leaves() -> None:
     prefixes, worker = Prefixes(), Caching()
     shown, recalled = Request(4), Request(4)

@@ -86,6 +86,23 @@ UNROUTABLE = [b"", b"{", b"[1]", b"null", b'"x"', b'{"model": 7}', b'{"model": "
               orjson.dumps({**TEXT, "prompt": [[1]] * 3000})]  # fmt: skip
 
 
+FIELDS = (
+    *("n", "best_of", "n_cmpl", "stop", "stop_sequences", "stop_token_ids", "ignore_eos"),
+    *("stream", "stream_options", "prompt_cache_key", "service_tier", "previous_response_id"),
+    *("priority", "lora_path", "prompt_logprobs", "truncate_prompt_tokens", "cache_salt"),
+)
+VALUES = (None, 1, -1, 2.5, "7", "x", True, False, [1], ["a"], {"include_usage": True})
+
+
+@pytest.mark.parametrize("api", apis.APIS, ids=lambda api: api.path)
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_rare_field_says_alone_what_it_says_beside_others(api: apis.Api, field: str) -> None:
+    for value in VALUES:
+        body = {**CHAT, **TEXT, "input": "hi", field: value}
+        beside = {**body, "echo": False, "priority": body.get("priority")}  # say nothing
+        assert outline(orjson.dumps(body), api) == outline(orjson.dumps(beside), api)
+
+
 @pytest.mark.parametrize("raw", UNROUTABLE)
 @pytest.mark.parametrize("api", apis.APIS, ids=lambda api: api.path)
 def test_only_what_cannot_be_routed_is_refused(raw: bytes, api: apis.Api) -> None:
