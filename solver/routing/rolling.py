@@ -11,8 +11,9 @@ Rules:
   as they find different workers where engines let bulk work step back (`WorkerView.online`);
 - they are looked at in the order of `solver.routing.order`; nobody who could start stands behind
   those who cannot: each group of requests that the same workers may serve takes part with its own
-  first; where several tenants wait, they take turns (`solver.routing.fair`), and who comes back is
-  planned before the others, on workers that have any room;
+  first; where several tenants wait, they take turns (`solver.routing.fair`), each with who finds
+  its prompt in a cache first (`solver.routing.warm`), and who comes back is planned before the
+  others, on workers that have any room;
 - a single worker gets everything, as there is nothing to decide; live, where it may die or others
   may join, it does not (`hold_back`).
 
@@ -44,6 +45,7 @@ from solver.routing.held import Held, placed_by
 from solver.routing.order import Late, Timed, Unsent, place_in_order
 from solver.routing.problem import Job, WorkerView
 from solver.routing.sums import Backlog
+from solver.routing.warm import Warm
 from solver.routing.window import CloseReason, Window, WindowPolicy
 
 # Windows as the gateway has them by default.
@@ -163,6 +165,7 @@ class RollingHorizon(Generic[R, W]):
         self._fleet: Fleet[W] = Fleet()
         self._held: dict[bool, Held[R, W]] = {False: Held(), True: Held()}  # of bulk work, or not
         self._late: Late[R] = Late()
+        self._warm: Warm[R] = Warm()
 
     def __len__(self) -> int:
         """Requests that have not been sent."""
@@ -185,6 +188,7 @@ class RollingHorizon(Generic[R, W]):
     def discard(self, request: R) -> None:
         """Its client has left; unknown ones are ignored."""
         self._late.forget((request,))
+        self._warm.forget((request,))
         self.shares.leave(request)
         held = self._held[request.job.bulk]
         if not (self._unsent.discard(request) or held.discard(request)):
@@ -206,6 +210,7 @@ class RollingHorizon(Generic[R, W]):
         for request in gone:
             self.shares.leave(request)
         self._late.forget(gone)
+        self._warm.forget(gone)
         return gone
 
     def select(self, now: float, workers: Sequence[W]) -> Selection[R, W] | None:
@@ -334,12 +339,19 @@ class RollingHorizon(Generic[R, W]):
         for key in keys:
             self._late.let_pass(self._unsent, groups[key][:WINDOW], now)
         most = max(1, WINDOW // max(1, len(counts)))
-        lines = {key: groups[key][: min(counts[key.members], most)] for key in keys}
-        if not self.shares.contended:
-            return merged(list(lines.values()))
-        lines = {key: self._not_behind_their_own(line) for key, line in lines.items()}
         each = {members: min(count, most) for members, count in counts.items()}
+        if not self.shares.contended:
+            return merged([groups[key][: each[key.members]] for key in keys])
+        lines = {
+            key: self._not_behind_their_own(
+                self._warm.first(groups[key], each[key.members], self._held_tokens, now)
+            )
+            for key in keys
+        }
         return self.shares.in_turn(lines, each, self._slot_s, now)
+
+    def _held_tokens(self, requests: Sequence[R]) -> FloatArray | None:
+        return self._cached(requests, self._fleet.workers)
 
     def _not_behind_their_own(self, line: list[Entry[R]]) -> list[Entry[R]]:
         """Without those of several answers that nobody has room for: they are in nobody's way."""

@@ -31,7 +31,7 @@ from solver.sim.workload import poisson
 HEAVY, LIGHT = ("heavy-1", "heavy-2"), tuple(f"light-{k}" for k in range(1, 9))
 HEAVY_SHARE, LOAD, WORKERS, SLOTS = 5 / 6, 1.3, 4, 64
 DISPATCHERS = ("makespan", "vtc", "dlpm", "least-requests")
-TRACES = ("azure-conv", "mooncake")
+TRACES = ("azure-conv", "mooncake", "servegen-m-large")
 # Slots of a worker, and seconds that its answers take on average.
 # Of drawn traffic: workers, slots of each, and how they prefill; and what it is as long as.
 DRAWN = tuple((m, n, by) for by in ("adaptive", "mixed") for m, n in ((2, 16), (2, 32), (4, 16)))
