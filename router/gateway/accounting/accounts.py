@@ -23,6 +23,7 @@ from solver.batching.targets import Targets
 from solver.cost.estimators import TokenEstimator
 from solver.lengths.distribution import LengthDistribution
 from solver.lengths.predictor import Features, LengthPredictor, kind_of, worth_again
+from solver.routing.fair import Weight, alike
 from solver.routing.portions import Portions
 from solver.routing.problem import Job
 
@@ -122,10 +123,14 @@ class Accounts:
     """
 
     def __init__(
-        self, metrics: GatewayMetrics, remember: int, traffic: TrafficLog | None = None
+        self,
+        metrics: GatewayMetrics,
+        remember: int,
+        traffic: TrafficLog | None = None,
+        weight: Weight = alike,
     ) -> None:
         self._metrics, self._traffic = metrics, traffic
-        self.log, self.here = RequestLog(remember, self.settle), Portions()
+        self.log, self.here = RequestLog(remember, self.settle), Portions(weight)
         self._tenants = Tenants()
         self._estimators: defaultdict[str, TokenEstimator] = defaultdict(TokenEstimator)
         self._lengths = LengthPredictor()

@@ -19,6 +19,7 @@ from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.exchange import Exchange
 from router.gateway.siblings.ask import KEPT, Siblings
 from router.http.errors import RequestError
+from solver.routing.fair import Weight, alike
 from solver.routing.portions import Portions
 
 
@@ -37,11 +38,17 @@ class Kept:
 class KeptAnswers:
     """See the module."""
 
-    def __init__(self, workers: Workers, most: int, siblings: Siblings | None) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        most: int,
+        siblings: Siblings | None,
+        weight: Weight = alike,
+    ) -> None:
         self._workers, self._most, self._siblings = workers, max(1, most), siblings
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._names: dict[str, OrderedDict[str, None]] = {}  # of each tenant, the oldest first
-        self._portions = Portions()
+        self._portions = Portions(weight)
 
     def remember(self, name: str, worker: Worker, tenant: str, tokens: int = 0) -> None:
         """The worker has begun, or ended, the answer of that name.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solver.routing.portions import TIMES, Portions
@@ -34,6 +34,41 @@ def test_all_of_it_is_for_those_without_names(most: int, more: int) -> None:
     while held.total + more <= most:
         assert held.may_have("", more, most)
         held.add("", more)
+
+
+WEIGHTS = st.dictionaries(st.sampled_from("abcde"), st.floats(0.01, 100), min_size=1)
+
+
+@settings(max_examples=20)
+@given(WEIGHTS, WEIGHTS)
+def test_those_that_flood_it_have_it_by_their_weights(
+    weights: dict[str, float], later: dict[str, float]
+) -> None:
+    """As they were when they came; whoever comes next finds room, however little it weighs."""
+    known, most, each = dict(weights), 10_000, 5
+    held, had = Portions(lambda name: known.get(name, 0.001)), dict.fromkeys(weights, 0)
+    for name in had:
+        held.add(name, 1)
+        had[name] = 1
+    known |= later
+    for _ in range(400):
+        for name, amount in had.items():  # a hundredth of it ends, and they ask again
+            held.add(name, -(amount // 100))
+            had[name] -= amount // 100
+        while taken := [name for name in had if held.may_have(name, each, most)]:
+            for name in taken:
+                held.add(name, each)
+                had[name] += each
+    heaviest = max(weights.values())
+    share = TIMES / (1 + TIMES * sum(weights.values()) / heaviest)
+    for name, weight in weights.items():
+        assert abs(had[name] / most - share * weight / heaviest) < 0.03
+    assert held.may_have("next", (most - held.total) // 2, most)
+    for name, amount in had.items():
+        held.add(name, -amount)
+    assert held.total == 0
+    alone = Portions(lambda _: 0.001)
+    assert alone.may_have("next", most * TIMES // (TIMES + 1), most)
 
 
 @given(st.integers(1, 6))
