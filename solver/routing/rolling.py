@@ -83,6 +83,11 @@ class Target(Timed, Hashable, Protocol):
         """The same of requests for which bulk work, and what is paced, steps back there."""
         ...
 
+    @property
+    def divides(self) -> bool:
+        """Whether the answers of one request take turns there with others'."""
+        ...
+
     def room_for(self, job: Job) -> int:
         """The same of one request; one of several answers may wait for its tenant's last."""
         ...
@@ -309,8 +314,10 @@ class RollingHorizon(Generic[R, W]):
             self._closed = window
             for request in window.items:
                 rank = place_in_order(request, prompt_s, round_s) if workers else now
-                self.shares.join(request, request.job.tenant)
-                self._unsent.put_for(request, rank, self._eligible(request, workers))
+                members = self._eligible(request, workers)
+                whole = self._is_whole(request, members, workers)
+                self.shares.join(request, request.job.tenant, whole=whole)
+                self._unsent.put_for(request, rank, members)
 
     def _release(self, now: float, workers: Sequence[W], *, bulk: bool) -> None:
         """Who was held back, and may go now or should look around again."""
@@ -348,7 +355,9 @@ class RollingHorizon(Generic[R, W]):
             )
             for key in keys
         }
-        return self.shares.in_turn(lines, each, self._slot_s, now)
+        return self.shares.in_turn(
+            lines, each, self._slot_s, now, lambda request: self._at_once_s(request, now)
+        )
 
     def _held_tokens(self, requests: Sequence[R]) -> FloatArray | None:
         return self._cached(requests, self._fleet.workers)
@@ -367,6 +376,27 @@ class RollingHorizon(Generic[R, W]):
     def _slot_s(self, request: R) -> float:
         """What it is expected to take."""
         return _size(self._typical(request), request).slot_s
+
+    def _at_once_s(self, request: R, now: float) -> float:
+        """What comes of it beyond a first answer before anybody else's, if it goes now.
+
+        For as long as it would keep others waiting they may go before; then it has waited enough.
+        """
+        members = self._unsent.key(request).members
+        if not self._is_whole(request, members, self._fleet.workers):
+            return 0.0
+        size = _size(self._typical(request), request)
+        if now > request.came_s + size.lasts_s:
+            return 0.0
+        return size.slot_s * (1 - 1 / size.answers)
+
+    @staticmethod
+    def _is_whole(request: R, members: Members, workers: Sequence[W]) -> bool:
+        """Whether it has several answers, and nobody who may serve it can divide them."""
+        if request.job.sequences == 1:
+            return False
+        able = workers if members is None else [workers[j] for j in members]
+        return not any(worker.divides for worker in able)
 
     def _typical(self, request: R) -> WorkerView:
         """The first worker that may serve it: by it is counted what the request takes."""
