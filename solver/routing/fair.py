@@ -209,6 +209,10 @@ class FairShares(Generic[R]):
             name, size = charged
             self._add(name, size.become(prompt, output).slot_s - size.slot_s, now)
 
+    def spend(self, tenant: str, slot_s: float, now: float) -> None:
+        """It has had so much of what was not charged before."""
+        self._add(self.see(tenant), slot_s, now)
+
     def least(self, tenants: Iterable[str]) -> str:
         """Of these, who is next."""
         return min(tenants, key=lambda tenant: self._level(self.see(tenant)))

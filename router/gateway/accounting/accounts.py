@@ -210,7 +210,11 @@ class Accounts:
     def served(self, record: RequestRecord, slot_s: float) -> None:
         """A worker has spent so much on a request, whether or not that was all of it."""
         record.slot_s += slot_s
-        label = self._tenants.spend(record.tenant, slot_s)
+        self.spend(record.tenant, slot_s)
+
+    def spend(self, tenant: str, slot_s: float) -> None:
+        """So much of the workers' time was a tenant's."""
+        label = self._tenants.spend(tenant, slot_s)
         self._metrics.tenant_slot_seconds.labels(label).inc(slot_s)
 
     def begin(self, record: RequestRecord) -> None:
