@@ -148,10 +148,11 @@ def previous_of(data: dict[str, Any]) -> str:
 def claims_of(data: Mapping[str, Any]) -> Claims:
     """What of a body keys may not allow: SGLang takes adapters by a field of their own."""
     told, rank = data.get(_ADAPTERS), data.get("priority")
-    if told is None and rank is None:
+    kept = data.get("conversation") is not None
+    if told is None and rank is None and not kept:
         return NO_CLAIMS
     adapters = told if isinstance(told, list) else [told]
-    return Claims(tuple(one for one in adapters if isinstance(one, str)), rank)
+    return Claims(tuple(one for one in adapters if isinstance(one, str)), rank, kept)
 
 
 def check_session(data: dict[str, Any], longest: int = LONGEST_SESSION) -> None:

@@ -150,7 +150,7 @@ class Relay:
             passing.more = grant.headers
             if scope["method"] == "POST":
                 self._check(grant, model, named.model, kept=name is not None)
-                grant.check_claims(named.claims)
+                grant.check_claims(named.claims, self._tuning.relay)
         record.model = model
         context = self._workers.context(model)[0] if model else None
         making = grant if scope["method"] == "POST" else None
