@@ -6,8 +6,9 @@ Rules:
   it, of two that come together each seven fifteenths, of one that comes after another has filled
   it seven eighths of what that left. Whoever holds little finds room,
   whatever the others want, and nobody has to be known before it comes;
-- of those that hold some, the one of the greatest weight may hold so much, and others as much less
-  as they weigh less: those that fill it together have it by their weights;
+- of those that hold some, the one of the least weight may hold so much, and others as much more as
+  they weigh more, up to `MOST_MORE` times: those that fill it together have it by their weights,
+  and what the heavier leave is for the lighter;
 - who holds nothing may have half of what is free, and the last place.
 
 Thresholds that move with what is free: Choudhury, Hahne, IEEE/ACM ToN 6(2), 1998. Must not know:
@@ -21,6 +22,8 @@ from collections import Counter
 from solver.routing.fair import Weight, alike
 
 TIMES = 7
+# Of two thousand places 31 are free then, whoever floods them.
+MOST_MORE = 8.0
 
 
 class Portions:
@@ -60,12 +63,12 @@ class Portions:
         if not (name or self._named):
             return True
         held, free = self._held.get(name, 0), most - self.total
-        times = TIMES * self._part(name)
+        times = TIMES * self._more(name)
         return held + more <= times * (free - more) or (not held and 2 * more <= free + 1)
 
-    def _part(self, name: str) -> float:
-        """Its weight, over the greatest of those that hold some and its own."""
+    def _more(self, name: str) -> float:
+        """Its weight, over the least of those that hold some and its own."""
         own = self._weighs.get(name)
         if own is None:
             own = self._weight(name)
-        return own / max((own, *self._weights))
+        return min(MOST_MORE, own / min((own, *self._weights)))

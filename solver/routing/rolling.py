@@ -42,6 +42,7 @@ from solver.routing.fair import BACK_S, FairShares, TenantsQueue, Weight, alike
 from solver.routing.fleet import Fleet
 from solver.routing.grouped_queue import Entry, Members, merged
 from solver.routing.held import Held, placed_by
+from solver.routing.lines import Group
 from solver.routing.order import Late, Timed, Unsent, place_in_order
 from solver.routing.problem import Job, WorkerView
 from solver.routing.sums import Backlog
@@ -170,7 +171,7 @@ class RollingHorizon(Generic[R, W]):
         self._fleet: Fleet[W] = Fleet()
         self._held: dict[bool, Held[R, W]] = {False: Held(), True: Held()}  # of bulk work, or not
         self._late: Late[R] = Late()
-        self._warm: Warm[R] = Warm()
+        self._warm: Warm[R, Group] = Warm()
 
     def __len__(self) -> int:
         """Requests that have not been sent."""
@@ -351,7 +352,7 @@ class RollingHorizon(Generic[R, W]):
             return merged([groups[key][: each[key.members]] for key in keys])
         lines = {
             key: self._not_behind_their_own(
-                self._warm.first(groups[key], each[key.members], self._held_tokens, now)
+                self._warm.first(key, groups[key], each[key.members], self._held_tokens, now)
             )
             for key in keys
         }

@@ -7,7 +7,7 @@ Rules:
   for longer, and tenants' turns are as they were;
 - whether that worker has room now is not asked: where it goes is the plan's to say;
 - more urgent ones are not passed, and the places that it takes keep their ranks;
-- looked at are the first `LOOK` of a line, each again after `AGAIN_S`: thousands may wait.
+- looked at are the first `LOOK` of a line, and again after `AGAIN_S`: thousands may wait.
 
 Only where several tenants take turns, as lines then last: with one tenant, bursts of prompts that
 all begin alike came out worse.
@@ -15,7 +15,7 @@ all begin alike came out worse.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from solver.arrays import FloatArray
@@ -27,49 +27,56 @@ from solver.routing.lines import Urgent
 # and memory is full of others' after one. Half of it finds a fifth less.
 WARM_S = 120.0
 LOOK, AGAIN_S = 64, 1.0
+# Of so many it is kept when they were looked at.
+MOST_LINES = 1024
 
 R = TypeVar("R", bound=Urgent)
+K = TypeVar("K", bound=Hashable)
 # (n, m) prompt tokens of requests that workers hold; None: nothing of any.
 Cached = Callable[[Sequence[R]], FloatArray | None]
 
 
-class Warm(Generic[R]):
-    """See the module."""
+class Warm(Generic[R, K]):
+    """See the module; lines are told by their keys."""
 
     def __init__(self) -> None:
-        # When each is to be looked at again, and by how much it is taken to have come sooner.
-        self._known: dict[R, tuple[float, float]] = {}
+        self._due: dict[K, float] = {}  # when each line is to be looked at again
+        self._sooner: dict[R, float] = {}  # by how much each counts as having come sooner; none: 0
 
     def forget(self, requests: Iterable[R]) -> None:
         """They wait no longer; unknown ones are ignored."""
         for request in requests:
-            self._known.pop(request, None)
+            self._sooner.pop(request, None)
 
     def first(
-        self, line: Sequence[Entry[R]], most: int, cached: Cached[R], now: float
+        self, key: K, line: Sequence[Entry[R]], most: int, cached: Cached[R], now: float
     ) -> list[Entry[R]]:
         """The first so many of a line, by who finds most."""
-        head = list(line[: max(LOOK, most)])
-        if len(head) < 2:
-            return head
-        self._look([entry[2] for entry in head[:LOOK]], cached, now)
-        sooner_s = [self._known.get(entry[2], (0.0, 0.0))[1] for entry in head]
-        if not any(sooner_s):
-            return head[:most]
-        ranks = [entry[0] - more for entry, more in zip(head, sooner_s, strict=True)]
+        if len(line) < 2:
+            return list(line)
+        if self._due.get(key, now) <= now:
+            if len(self._due) >= MOST_LINES:
+                self._due.clear()
+            self._due[key] = now + AGAIN_S
+            self._look([entry[2] for entry in line[:LOOK]], cached)
+        if not self._sooner:
+            return list(line[:most])
+        head = line[: max(LOOK, most)]
+        ranks = [entry[0] - self._sooner.get(entry[2], 0.0) for entry in head]
         places: dict[Priority, list[int]] = {}
         for k, entry in enumerate(head):
             places.setdefault(entry[2].priority, []).append(k)
-        found = head.copy()
+        found = list(head)
         for mine in places.values():
             for k, turn in zip(mine, sorted(mine, key=ranks.__getitem__), strict=True):
                 found[k] = (*head[k][:2], head[turn][2])
         return found[:most]
 
-    def _look(self, requests: Sequence[R], cached: Cached[R], now: float) -> None:
-        due = [one for one in requests if self._known.get(one, (now, 0.0))[0] <= now]
-        found = cached(due) if due else None
-        for i, one in enumerate(due):
+    def _look(self, requests: Sequence[R], cached: Cached[R]) -> None:
+        found = cached(requests)
+        for i, one in enumerate(requests):
             held = 0.0 if found is None else float(found[i].max(initial=0.0))
-            share = min(1.0, held / max(1, one.job.prompt_tokens))
-            self._known[one] = now + AGAIN_S, WARM_S * share
+            if held > 0:
+                self._sooner[one] = WARM_S * min(1.0, held / max(1, one.job.prompt_tokens))
+            else:
+                self._sooner.pop(one, None)

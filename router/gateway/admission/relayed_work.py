@@ -34,6 +34,14 @@ from solver.routing.rolling import lead
 LOOK_S = 0.5
 
 
+class _Line(NamedTuple):
+    """Those that wait alike; `tenant`: its name among shares."""
+
+    tenant: str
+    model: str
+    only: Worker | None
+
+
 class Work:
     """One request: whose it is, what it asks for, and the prompt tokens that it may have.
 
@@ -45,20 +53,13 @@ class Work:
         self.worker: Worker | None = None  # that it is charged at
         self.sent_s = 0.0
         self.turn: asyncio.Future[Worker | None] | None = None
+        self.line: _Line | None = None  # in which it waits
 
     @property
     def size(self) -> Size | None:
         """As expected; None: it has not been sent."""
         worker = self.worker
         return None if worker is None else Size(worker.cost, worker.slots, self.tokens, 0.0)
-
-
-class _Line(NamedTuple):
-    """Those that wait alike."""
-
-    tenant: str
-    model: str
-    only: Worker | None
 
 
 class RelayedWork:
@@ -95,7 +96,9 @@ class RelayedWork:
             return worker
         work.turn = asyncio.get_running_loop().create_future()
         self._shares.join(work, work.tenant)
-        self._lines.setdefault(_Line(work.tenant, work.model, work.only), deque()).append(work)
+        name = self._shares.name(work)  # of which there are not many, whatever clients say
+        work.line = _Line(name, work.model, work.only)
+        self._lines.setdefault(work.line, deque()).append(work)
         self._go_on()
         try:
             return await work.turn
@@ -177,15 +180,13 @@ class RelayedWork:
         levels = shares.levels(time.monotonic())
 
         def turn(line: _Line) -> tuple[bool, float]:
-            return not shares.is_back(self._lines[line][0]), levels.get(
-                shares.name(self._lines[line][0]), 0.0
-            )
+            return not shares.is_back(self._lines[line][0]), levels.get(line.tenant, 0.0)
 
         for line in sorted(self._lines, key=turn):
             worker = line.only or self._choose(line.model, room=True)
             if worker is not None and not self._is_full(worker):
                 work = self._lines[line][0]
-                self._drop(line, work)
+                self._drop(work)
                 self._send(work, worker)
                 assert work.turn is not None
                 work.turn.set_result(worker)
@@ -197,7 +198,7 @@ class RelayedWork:
         self._alarm = None
         for line in [one for one in self._lines if not (one.only or self._choose(one.model))]:
             for work in list(self._lines[line]):
-                self._drop(line, work)
+                self._drop(work)
                 assert work.turn is not None
                 work.turn.set_result(None)
         self._go_on()
@@ -206,13 +207,14 @@ class RelayedWork:
         """Its client has left."""
         assert work.turn is not None
         if work.turn.cancelled():
-            self._drop(_Line(work.tenant, work.model, work.only), work)
+            self._drop(work)
         elif (worker := work.turn.result()) is not None:
             self.left(worker)
 
-    def _drop(self, line: _Line, work: Work) -> None:
+    def _drop(self, work: Work) -> None:
         self._shares.leave(work)
-        mine = self._lines[line]
+        assert work.line is not None
+        mine = self._lines[work.line]
         mine.remove(work)
         if not mine:
-            del self._lines[line]
+            del self._lines[work.line]

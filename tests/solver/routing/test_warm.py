@@ -33,7 +33,7 @@ def held(asks: Sequence[Ask]) -> FloatArray:
 
 
 def firsts(entries: Sequence[Entry[Ask]], most: int, now: float = 0.0) -> list[Ask]:
-    return [ask for _, _, ask in Warm[Ask]().first(entries, most, held, now)]
+    return [ask for _, _, ask in Warm[Ask, int]().first(0, entries, most, held, now)]
 
 
 def test_whose_prompt_is_held_goes_first_and_no_further_than_it_may() -> None:
@@ -60,7 +60,7 @@ def test_places_keep_ranks_and_priorities(
     entries = [
         (at_s, k, ask) for k, (ask, (_, _, at_s)) in enumerate(zip(asks, drawn, strict=True))
     ]
-    found = Warm[Ask]().first(entries, len(entries), held, 0.0)
+    found = Warm[Ask, int]().first(0, entries, len(entries), held, 0.0)
     assert [one[:2] for one in found] == [one[:2] for one in entries]
     assert [one[2].priority for one in found] == [one[2].priority for one in entries]
     assert {id(one[2]) for one in found} == {id(ask) for ask in asks}
@@ -70,21 +70,21 @@ def test_places_keep_ranks_and_priorities(
         for late in asks[k + 1 :]:
             if place[late] < place[early] and late.priority is early.priority:
                 assert came_s[late] - came_s[early] <= WARM_S * late.held / 100
-    assert Warm[Ask]().first(entries, most, held, 0.0) == found[:most]
+    assert Warm[Ask, int]().first(0, entries, most, held, 0.0) == found[:most]
 
 
 def test_caches_are_asked_seldom_and_of_few() -> None:
     asks = [Ask() for _ in range(5000)]
-    entries, asked, warm = line(asks), [0], Warm[Ask]()
+    entries, asked, warm = line(asks), [0], Warm[Ask, int]()
 
     def count(some: Sequence[Ask]) -> FloatArray:
         asked[0] += len(some)
         return held(some)
 
     for k in range(100):
-        warm.first(entries, 4, count, k * AGAIN_S / 200)
+        warm.first(0, entries, 4, count, k * AGAIN_S / 200)
     assert asked[0] == LOOK
     asks[3].held = 100.0
-    assert warm.first(entries, 4, count, 2 * AGAIN_S)[0][2] is asks[3]
+    assert warm.first(0, entries, 4, count, 2 * AGAIN_S)[0][2] is asks[3]
     warm.forget(asks)
-    assert not warm._known
+    assert not warm._sooner
