@@ -187,9 +187,10 @@ class RelayedWork:
             if worker is not None and not self._is_full(worker):
                 work = self._lines[line][0]
                 self._drop(work)
-                self._send(work, worker)
                 assert work.turn is not None
-                work.turn.set_result(worker)
+                if not work.turn.cancelled():  # else its client has left a moment ago
+                    self._send(work, worker)
+                    work.turn.set_result(worker)
                 return True
         return False
 
@@ -200,15 +201,16 @@ class RelayedWork:
             for work in list(self._lines[line]):
                 self._drop(work)
                 assert work.turn is not None
-                work.turn.set_result(None)
+                if not work.turn.cancelled():
+                    work.turn.set_result(None)
         self._go_on()
 
     def _withdraw(self, work: Work) -> None:
         """Its client has left."""
         assert work.turn is not None
-        if work.turn.cancelled():
+        if work.line is not None:
             self._drop(work)
-        elif (worker := work.turn.result()) is not None:
+        elif not work.turn.cancelled() and (worker := work.turn.result()) is not None:
             self.left(worker)
 
     def _drop(self, work: Work) -> None:
@@ -218,3 +220,4 @@ class RelayedWork:
         mine.remove(work)
         if not mine:
             del self._lines[work.line]
+        work.line = None

@@ -130,9 +130,19 @@ async def test_who_leaves_while_it_waits_leaves_nothing_and_whom_nobody_serves_h
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
         one.end(one.there[0])
-        one.end(one.there[0])
         assert (await stays) is not None
+        many = one.asks(["d"] * 20)
+        await until(lambda: one.waiting == 20)
+        for task in many:  # and before it hears of it others end
+            task.cancel()
+        for work in list(one.there):
+            one.end(work)
+        await asyncio.gather(*many, return_exceptions=True)
+        assert (one.waiting, one.work._at.total()) == (0, 0)
+        await asyncio.gather(*one.asks(["a"] * one.places))
         leaves = one.asks(["d"] * 2)
+        await until(lambda: one.waiting == 2)
+        one.end(one.there[0])
         await asyncio.sleep(0)  # its turn has come, and it has not heard of it
         leaves[0].cancel()
         await until(lambda: one.waiting == 1)
