@@ -112,7 +112,7 @@ def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
         previous=previous_of(data) if api.kept else "",
         apart=apart(data),
         unknown=_is_unknown(data),
-        claims=claims_of(data),
+        claims=claims_of(data, keeps=api.kept),
     )
 
 
@@ -145,10 +145,13 @@ def previous_of(data: dict[str, Any]) -> str:
     return _name(data.get("previous_response_id"))
 
 
-def claims_of(data: Mapping[str, Any]) -> Claims:
-    """What of a body keys may not allow: SGLang takes adapters by a field of their own."""
+def claims_of(data: Mapping[str, Any], *, keeps: bool = True) -> Claims:
+    """What of a body keys may not allow: SGLang takes adapters by a field of their own.
+
+    `keeps`: engines may keep conversations there.
+    """
     told, rank = data.get(_ADAPTERS), data.get("priority")
-    kept = data.get("conversation") is not None
+    kept = keeps and data.get("conversation") is not None
     if told is None and rank is None and not kept:
         return NO_CLAIMS
     adapters = told if isinstance(told, list) else [told]

@@ -149,6 +149,8 @@ def test_no_key_names_a_conversation_that_may_be_anothers(
     assert len(engine.told) == before
     assert ask(gateway, "some", path, {**body, "conversation": None}).status_code == 200
     assert ask(gateway, "admin", path, body).status_code == 200
+    chat = {"model": "m", "messages": [{"role": "user", "content": "a"}], "conversation": told}
+    assert ask(gateway, "some", "/v1/chat/completions", chat).status_code == 200
 
 
 def test_conversations_are_for_every_key_where_operators_say_so(
