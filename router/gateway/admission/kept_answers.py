@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from urllib.parse import quote
 
 import orjson
@@ -33,6 +33,12 @@ class Kept:
     place: str
     tenant: str
     tokens: int = 0
+
+    @classmethod
+    def read(cls, page: bytes) -> Kept:
+        """As another process tells of it, which may be of a version that tells more."""
+        told = orjson.loads(page)
+        return cls(**{one.name: told[one.name] for one in fields(cls) if one.name in told})
 
 
 class KeptAnswers:
@@ -130,5 +136,5 @@ class KeptAnswers:
         if self._siblings is None:
             return None
         told = (await self._siblings.ask(KEPT + quote(name, safe=""))).values()
-        found = [Kept(**orjson.loads(one)) for one in told]
+        found = [Kept.read(one) for one in told]
         return next((one for one in found if tenant in (None, one.tenant)), None)
