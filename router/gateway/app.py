@@ -59,7 +59,7 @@ from router.observe.tracing import open_tracing
 from router.settings.base import BadSettings
 from router.settings.gateway import GatewaySettings
 from router.settings.secrets import key_file, read_keys, read_secrets, trusted
-from solver.routing.fair import alike
+from solver.routing.fair import Weight, alike
 
 if TYPE_CHECKING:
     from router.gateway.batches.service import Service
@@ -90,25 +90,23 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         None if folder is None else folder.name,
     )
     board = None if folder is None else Board(folder.board, 2 * settings.processes)
-    workers = Workers(settings, connections, metrics, board)
+    workers, weight = Workers(settings, connections, metrics, board), _weight(keys)
     planner = Planner(settings.plan_deadline_s, metrics)
-    dispatcher = Dispatcher(
-        settings, workers, planner, metrics, alike if keys is None else keys.weight
-    )
+    dispatcher = Dispatcher(settings, workers, planner, metrics, weight)
     sharing = Sharing(workers, dispatcher, connections, board)
     recaller = Recaller(workers, connections)
     dispatcher.after_dispatch = recaller.maybe_recall
-    accounts = Accounts(metrics, settings.remember, traffic := _traffic_log(settings, metrics))
-    forwarder = Forwarder(settings, connections)
+    traffic, forwarder = _traffic_log(settings, metrics), Forwarder(settings, connections)
+    accounts = Accounts(metrics, settings.remember, traffic, weight)
     shedding = Shedding(settings, workers, dispatcher, recaller)
     siblings = None if folder is None else Siblings(folder)
-    kept = KeptAnswers(workers, settings.remember, siblings)
+    kept = KeptAnswers(workers, settings.remember, siblings, weight)
     names = ModelNames(workers, settings.aliases(), settings.default_model)
     attempts = Attempts(
         settings, workers.conditions, dispatcher, shedding, forwarder, accounts, kept, metrics
     )
     bodies = BodyReader(settings.max_body_bytes, decodes=True)
-    memory = BodyMemory(settings.max_bodies_bytes, dispatcher.room.bodies_full)
+    memory = BodyMemory(settings.max_bodies_bytes, dispatcher.room.bodies_full, weight)
     drain, tracing = Drain(), open_tracing(settings, "gateway")
     endpoints: dict[str, Endpoint] = {}  # of lines of batches, by path
     watches = Watches(workers, connections)
@@ -208,6 +206,11 @@ def _add_pages(app: FastAPI, events: Events, *, docs: bool) -> None:
     add_page(app)
     if docs:
         add_docs(app, {api.path: "A completion, by the worker that the plan says." for api in APIS})
+
+
+def _weight(keys: Keys | None) -> Weight:
+    """Of each tenant; without keys all are alike."""
+    return alike if keys is None else keys.weight
 
 
 def _worker_keys(

@@ -22,6 +22,7 @@ from router.http.outline import (
 )
 from router.http.schemas import Claims, CompletionRequest, load
 from router.http.shorten import SMALL, STUB, Shortened, shorten
+from solver.routing.fair import Weight, alike
 from solver.routing.portions import Portions
 
 _USUAL = b"application/json"
@@ -78,8 +79,10 @@ class BodyMemory:
     Beyond that, or a tenant's portion of it, `full` makes the error that the tenant gets.
     """
 
-    def __init__(self, limit: int, full: Callable[[str], RouterError]) -> None:
-        self.limit, self.full, self.portions = limit, full, Portions()
+    def __init__(
+        self, limit: int, full: Callable[[str], RouterError], weight: Weight = alike
+    ) -> None:
+        self.limit, self.full, self.portions = limit, full, Portions(weight)
 
     @property
     def held(self) -> int:

@@ -53,7 +53,8 @@ _ECHOED = frozenset(("logprobs", "top_logprobs", "logprob_token_ids"))
 _RARE = _UNKNOWN | frozenset((
     *CHOICES,
     *("stop", "stop_sequences", "stop_token_ids", "ignore_eos", "stream_options", "echo"),
-    *("prompt_cache_key", "service_tier", "previous_response_id", "priority", _ADAPTERS),
+    *("prompt_cache_key", "service_tier", "previous_response_id", "conversation", "priority"),
+    _ADAPTERS,
 ))  # fmt: skip
 
 _MODEL_LETTERS = len("model")
@@ -130,7 +131,8 @@ def _add_rare(request: CompletionRequest, data: dict[str, Any], api: Api) -> Non
     request.session = short_session(_name(data.get("prompt_cache_key")))
     request.tier = _name(data.get("service_tier"))
     request.previous = previous_of(data) if api.kept else ""
-    request.unknown, request.claims = _is_unknown(data), claims_of(data)
+    request.unknown = _is_unknown(data)
+    request.claims = claims_of(data, keeps=api.kept)
 
 
 def model_of(data: dict[str, Any]) -> str:
@@ -162,13 +164,17 @@ def previous_of(data: dict[str, Any]) -> str:
     return _name(data.get("previous_response_id"))
 
 
-def claims_of(data: Mapping[str, Any]) -> Claims:
-    """What of a body keys may not allow: SGLang takes adapters by a field of their own."""
+def claims_of(data: Mapping[str, Any], *, keeps: bool = True) -> Claims:
+    """What of a body keys may not allow: SGLang takes adapters by a field of their own.
+
+    `keeps`: engines may keep conversations there.
+    """
     told, rank = data.get(_ADAPTERS), data.get("priority")
-    if told is None and rank is None:
+    kept = keeps and data.get("conversation") is not None
+    if told is None and rank is None and not kept:
         return NO_CLAIMS
     adapters = told if isinstance(told, list) else [told]
-    return Claims(tuple(one for one in adapters if isinstance(one, str)), rank)
+    return Claims(tuple(one for one in adapters if isinstance(one, str)), rank, kept)
 
 
 def check_session(data: dict[str, Any], longest: int = LONGEST_SESSION) -> None:

@@ -11,6 +11,7 @@
 - Who sends requests ahead of their answers is read on as these are taken: `MOST_AHEAD` wait, and
   what comes in one read from the socket.
 - HTTP/1.0 knows no chunks: an answer of unknown length ends with its connection.
+- A request has one host (RFC 9112 section 3.2): else 400.
 - Where only this machine can connect, a request names this machine as its host, or one that is
   allowed: else 403. A web page may make any name lead here, and would be let in as of that origin.
 """
@@ -248,6 +249,8 @@ class BoundedProtocol(HotProtocol):
         if len(self.headers) > MOST_FIELDS or self._head_size() > HEAD_BYTES:
             self._status = 431
             raise _Refused
+        if sum(name == b"host" for name, _ in self.headers) > 1:
+            raise _Refused  # those who read it next may take either
         if not self._hosts.allows(self.headers):
             self._status = 403
             raise _Refused

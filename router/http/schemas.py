@@ -55,11 +55,13 @@ class Prompt:
 class Claims(NamedTuple):
     """What a body asks of an engine that its sender's key may not allow.
 
-    `adapters`: beside the model's name; `rank`: the engine's own priority, None if it has none.
+    `adapters`: beside the model's name; `rank`: the engine's own priority, None if it has none;
+    `kept`: a conversation that the engine keeps for somebody.
     """
 
     adapters: tuple[str, ...] = ()
     rank: object = None
+    kept: bool = False
 
 
 NO_CLAIMS = Claims()

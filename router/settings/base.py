@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import tomllib
+from codecs import BOM_UTF8
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -191,7 +192,7 @@ def read_tables(path: str | Path | None) -> dict[str, Any]:
     if not path:
         return {}
     try:
-        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        found = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise BadSettings(f"config: {path}: {error}") from error
     for name, table in found.items():
@@ -203,6 +204,8 @@ def read_tables(path: str | Path | None) -> dict[str, Any]:
 def read_regular(path: Path) -> bytes:
     """All of a file that may be read again while a gateway runs: nothing that it could wait for.
 
+    But for a byte order mark, which some editors put before what one writes.
+
     Raises:
         OSError: if it cannot be read, or is none: a pipe, a device, a folder, or far too large.
     """
@@ -212,4 +215,4 @@ def read_regular(path: Path) -> bytes:
             raise OSError(errno.EINVAL, "it is no regular file")
         if found.st_size > MOST_FILE_BYTES:
             raise OSError(errno.EFBIG, f"it has over {MOST_FILE_BYTES} bytes")
-        return file.read(MOST_FILE_BYTES)
+        return file.read(MOST_FILE_BYTES).removeprefix(BOM_UTF8)

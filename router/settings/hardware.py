@@ -67,7 +67,7 @@ def _model(terms: object) -> CostModel:
 
 def _file(path: Path) -> Hardware:
     try:
-        profile = json.loads(path.read_text(encoding="utf-8"))
+        profile = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"profile {path}: {error}") from error
     if not isinstance(profile, dict):

@@ -6,6 +6,7 @@ They are files, as flags and variables are seen by others of the machine and end
 from __future__ import annotations
 
 import ssl
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,7 +27,11 @@ def read_secrets(path: Path | None) -> tuple[bytes, ...]:
     if path is None:
         return ()
     try:
-        lines = [line.strip() for line in path.read_bytes().splitlines() if line.strip()]
+        lines = [
+            line.strip()
+            for line in path.read_bytes().removeprefix(BOM_UTF8).splitlines()
+            if line.strip()
+        ]
     except OSError as error:
         raise BadSettings(f"secret_file: {path}: {error.strerror}") from error
     if not lines:

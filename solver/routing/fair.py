@@ -21,6 +21,10 @@ Rules:
   are taken (`solver.routing.rolling`), ranks in a worker's queue as if its turn had come `BACK_S`
   sooner, and waits there for company no longer than `COMPANY_S`. So it waits for the next slot that
   falls free, and not for those who were sent ahead: nothing is kept for it;
+- a request of several answers that goes to a server whole, as nobody there can let others pass
+  between them, counts as if its tenant had had all but one of them already, for as long as they
+  would keep others waiting: who asks for less has its first answers before; and it never comes
+  back;
 - where only one tenant waits, nothing changes, and nothing is computed;
 - where several processes send to the same workers, they tell each other what tenants have had and
   who waits (`solver.routing.elsewhere`): levels are those of all together.
@@ -149,11 +153,11 @@ class FairShares(Generic[R]):
         self._had.setdefault(name, 0.0)
         return name
 
-    def join(self, request: Hashable, tenant: str) -> None:
-        """One more of its requests waits."""
+    def join(self, request: Hashable, tenant: str, *, whole: bool = False) -> None:
+        """One more of its requests waits; of one that is sent `whole` much comes at once."""
         name = self._names[request] = self.see(tenant)
         if name not in (waiting := self._all_waiting) and waiting:
-            if self._level(name) <= min(map(self._level, waiting)):
+            if not whole and self._level(name) <= min(map(self._level, waiting)):
                 self._back[request] = inf
             least = min(map(self._served, waiting))
             begins = least * self.weight(name) - self._others.get(name, 0.0)
@@ -204,6 +208,10 @@ class FairShares(Generic[R]):
         if charged is not None and charged[0] in self._had:
             name, size = charged
             self._add(name, size.become(prompt, output).slot_s - size.slot_s, now)
+
+    def spend(self, tenant: str, slot_s: float, now: float) -> None:
+        """It has had so much of what was not charged before."""
+        self._add(self.see(tenant), slot_s, now)
 
     def least(self, tenants: Iterable[str]) -> str:
         """Of these, who is next."""
@@ -269,17 +277,24 @@ class FairShares(Generic[R]):
         most: Mapping[Members, int],
         slot_s: Callable[[R], float],
         now: float,
+        at_once_s: Callable[[R], float] = lambda _: 0.0,
     ) -> list[R]:
         """Of requests that wait, at most so many that the same workers may serve, who is next.
 
-        `slot_s` is what each is expected to take, on a worker like any; ranks order each line.
+        `slot_s` is what each is expected to take, on a worker like any, and `at_once_s` by how much
+        its tenant's level counts as higher for what would come with it; ranks order each line.
         """
         self._renew(now)
         grown = 2.0 ** ((now - self._since_s) / HALF_LIFE_S)
         levels = {key.tenant: self._level(key.tenant) for key in lines}
         for request, until_s in self._back.items():
             self._back[request] = min(until_s, now + FIRST_S)
-        turns = Lines(lines, levels, {one for one, at_s in self._back.items() if now < at_s})
+        back = {one for one, at_s in self._back.items() if now < at_s}
+
+        def above(key: Group, request: R) -> float:
+            return float(at_once_s(request) * grown / self.weight(key.tenant))
+
+        turns = Lines(lines, levels, back, above)
         left, found = dict(most), list[R]()
         while (taken := turns.next()) is not None:
             key, request = taken

@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -40,15 +40,19 @@ _Place = tuple[float, int]  # rank and serial number
 
 
 class Lines(Generic[R]):
-    """See the module; `back` are those who come back."""
+    """See the module; `back` are those who come back.
+
+    `above`: by how much the level of a line counts as higher while a request is its first.
+    """
 
     def __init__(
         self,
         lines: Mapping[Group, Sequence[Entry[R]]],
         levels: dict[str, float],
         back: Container[Hashable],
+        above: Callable[[Group, R], float],
     ) -> None:
-        self._lines, self._levels, self._back = lines, levels, back
+        self._lines, self._levels, self._back, self._above = lines, levels, back, above
         self._at = dict.fromkeys(lines, 0)
         self._ended: set[Members] = set()
         self._by_rank: dict[Priority, list[tuple[_Place, Group, int]]] = {}
@@ -66,11 +70,12 @@ class Lines(Generic[R]):
             later, level, place, key, at = heappop(heap)
             if self._is_over(key, at):
                 continue
-            if level != self._levels[key.tenant]:
-                heappush(heap, (later, self._levels[key.tenant], place, key, at))
+            request = self._lines[key][at][2]
+            if level != (now := self._level(key, request)):
+                heappush(heap, (later, now, place, key, at))
                 continue
             self._at[key] += 1
-            return key, self._lines[key][at][2]
+            return key, request
 
     def served(self, key: Group, more: float, *, ended: bool) -> None:
         """The one that was next rises so far; `ended`: nobody of its group is wanted any more."""
@@ -88,7 +93,10 @@ class Lines(Generic[R]):
             heappush(self._by_rank.setdefault(priority, []), (place, key, at))
             by_level = self._by_level.setdefault(priority, [])
             later = request not in self._back
-            heappush(by_level, (later, self._levels[key.tenant], place, key, at))
+            heappush(by_level, (later, self._level(key, request), place, key, at))
+
+    def _level(self, key: Group, request: R) -> float:
+        return self._levels[key.tenant] + self._above(key, request)
 
     def _turn(self) -> Priority | None:
         """The priority of the least rank."""

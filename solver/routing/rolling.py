@@ -11,8 +11,9 @@ Rules:
   as they find different workers where engines let bulk work step back (`WorkerView.online`);
 - they are looked at in the order of `solver.routing.order`; nobody who could start stands behind
   those who cannot: each group of requests that the same workers may serve takes part with its own
-  first; where several tenants wait, they take turns (`solver.routing.fair`), and who comes back is
-  planned before the others, on workers that have any room;
+  first; where several tenants wait, they take turns (`solver.routing.fair`), each with who finds
+  its prompt in a cache first (`solver.routing.warm`), and who comes back is planned before the
+  others, on workers that have any room;
 - a single worker gets everything, as there is nothing to decide; live, where it may die or others
   may join, it does not (`hold_back`).
 
@@ -41,9 +42,11 @@ from solver.routing.fair import BACK_S, FairShares, TenantsQueue, Weight, alike
 from solver.routing.fleet import Fleet
 from solver.routing.grouped_queue import Entry, Members, merged
 from solver.routing.held import Held, placed_by
+from solver.routing.lines import Group
 from solver.routing.order import Late, Timed, Unsent, place_in_order
 from solver.routing.problem import Job, WorkerView
 from solver.routing.sums import Backlog
+from solver.routing.warm import Warm
 from solver.routing.window import CloseReason, Window, WindowPolicy
 
 # Windows as the gateway has them by default.
@@ -79,6 +82,11 @@ class Target(Timed, Hashable, Protocol):
     @property
     def online_room(self) -> int:
         """The same of requests for which bulk work, and what is paced, steps back there."""
+        ...
+
+    @property
+    def divides(self) -> bool:
+        """Whether the answers of one request take turns there with others'."""
         ...
 
     def room_for(self, job: Job) -> int:
@@ -163,6 +171,7 @@ class RollingHorizon(Generic[R, W]):
         self._fleet: Fleet[W] = Fleet()
         self._held: dict[bool, Held[R, W]] = {False: Held(), True: Held()}  # of bulk work, or not
         self._late: Late[R] = Late()
+        self._warm: Warm[R, Group] = Warm()
 
     def __len__(self) -> int:
         """Requests that have not been sent."""
@@ -185,6 +194,7 @@ class RollingHorizon(Generic[R, W]):
     def discard(self, request: R) -> None:
         """Its client has left; unknown ones are ignored."""
         self._late.forget((request,))
+        self._warm.forget((request,))
         self.shares.leave(request)
         held = self._held[request.job.bulk]
         if not (self._unsent.discard(request) or held.discard(request)):
@@ -206,6 +216,7 @@ class RollingHorizon(Generic[R, W]):
         for request in gone:
             self.shares.leave(request)
         self._late.forget(gone)
+        self._warm.forget(gone)
         return gone
 
     def select(self, now: float, workers: Sequence[W]) -> Selection[R, W] | None:
@@ -304,8 +315,10 @@ class RollingHorizon(Generic[R, W]):
             self._closed = window
             for request in window.items:
                 rank = place_in_order(request, prompt_s, round_s) if workers else now
-                self.shares.join(request, request.job.tenant)
-                self._unsent.put_for(request, rank, self._eligible(request, workers))
+                members = self._eligible(request, workers)
+                whole = self._is_whole(request, members, workers)
+                self.shares.join(request, request.job.tenant, whole=whole)
+                self._unsent.put_for(request, rank, members)
 
     def _release(self, now: float, workers: Sequence[W], *, bulk: bool) -> None:
         """Who was held back, and may go now or should look around again."""
@@ -334,12 +347,21 @@ class RollingHorizon(Generic[R, W]):
         for key in keys:
             self._late.let_pass(self._unsent, groups[key][:WINDOW], now)
         most = max(1, WINDOW // max(1, len(counts)))
-        lines = {key: groups[key][: min(counts[key.members], most)] for key in keys}
-        if not self.shares.contended:
-            return merged(list(lines.values()))
-        lines = {key: self._not_behind_their_own(line) for key, line in lines.items()}
         each = {members: min(count, most) for members, count in counts.items()}
-        return self.shares.in_turn(lines, each, self._slot_s, now)
+        if not self.shares.contended:
+            return merged([groups[key][: each[key.members]] for key in keys])
+        lines = {
+            key: self._not_behind_their_own(
+                self._warm.first(key, groups[key], each[key.members], self._held_tokens, now)
+            )
+            for key in keys
+        }
+        return self.shares.in_turn(
+            lines, each, self._slot_s, now, lambda request: self._at_once_s(request, now)
+        )
+
+    def _held_tokens(self, requests: Sequence[R]) -> FloatArray | None:
+        return self._cached(requests, self._fleet.workers)
 
     def _not_behind_their_own(self, line: list[Entry[R]]) -> list[Entry[R]]:
         """Without those of several answers that nobody has room for: they are in nobody's way."""
@@ -355,6 +377,27 @@ class RollingHorizon(Generic[R, W]):
     def _slot_s(self, request: R) -> float:
         """What it is expected to take."""
         return _size(self._typical(request), request).slot_s
+
+    def _at_once_s(self, request: R, now: float) -> float:
+        """What comes of it beyond a first answer before anybody else's, if it goes now.
+
+        For as long as it would keep others waiting they may go before; then it has waited enough.
+        """
+        members = self._unsent.key(request).members
+        if not self._is_whole(request, members, self._fleet.workers):
+            return 0.0
+        size = _size(self._typical(request), request)
+        if now > request.came_s + size.lasts_s:
+            return 0.0
+        return size.slot_s * (1 - 1 / size.answers)
+
+    @staticmethod
+    def _is_whole(request: R, members: Members, workers: Sequence[W]) -> bool:
+        """Whether it has several answers, and nobody who may serve it can divide them."""
+        if request.job.sequences == 1:
+            return False
+        able = workers if members is None else [workers[j] for j in members]
+        return not any(worker.divides for worker in able)
 
     def _typical(self, request: R) -> WorkerView:
         """The first worker that may serve it: by it is counted what the request takes."""

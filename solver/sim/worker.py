@@ -197,6 +197,11 @@ class Worker:
             return 0
         return self._most - self.in_flight + bulk.sequences
 
+    @property
+    def divides(self) -> bool:
+        """Whether answers of one request take turns: here each has one."""
+        return True
+
     def room_for(self, job: Job) -> int:
         """The same of one request."""
         return self.room if job.bulk else self.online_room

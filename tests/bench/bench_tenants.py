@@ -1,4 +1,4 @@
-"""Shares of tenants: ours beside VTC and D2LPM, two heavy and eight light tenants on two traces.
+"""Shares of tenants: ours beside VTC and D2LPM, two heavy and eight light tenants on three traces.
 
 Each tenant has the same weight; the heavy two send five sixths of the requests, at 130 % of what
 the fleet can do in all. Then as many tenants of traffic that is drawn, on fleets of several sizes,
@@ -31,7 +31,7 @@ from solver.sim.workload import poisson
 HEAVY, LIGHT = ("heavy-1", "heavy-2"), tuple(f"light-{k}" for k in range(1, 9))
 HEAVY_SHARE, LOAD, WORKERS, SLOTS = 5 / 6, 1.3, 4, 64
 DISPATCHERS = ("makespan", "vtc", "dlpm", "least-requests")
-TRACES = ("azure-conv", "mooncake")
+TRACES = ("azure-conv", "mooncake", "servegen-m-large")
 # Slots of a worker, and seconds that its answers take on average.
 # Of drawn traffic: workers, slots of each, and how they prefill; and what it is as long as.
 DRAWN = tuple((m, n, by) for by in ("adaptive", "mixed") for m, n in ((2, 16), (2, 32), (4, 16)))
@@ -139,10 +139,10 @@ def crowded_row(slots: int, answer_s: float) -> str:
 
 
 def main() -> None:
-    """Print a table a trace; how many requests each has may be said."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1500
+    """Print a table a trace; how many requests each has may be said, and the seed of their lots."""
+    count, seed = (*map(int, sys.argv[1:3]), *(1500, 0)[len(sys.argv) - 1 :])
     for trace in TRACES:
-        requests = traffic(trace, count, seed=0)
+        requests = traffic(trace, count, seed)
         print(f"{trace}, {len(requests)} requests, {WORKERS} workers of {SLOTS} slots")
         print(
             f"{'':<16}{'difference':>11}{'Jain':>8}{'tokens/s':>10}{'cached':>8}{'makespan':>10}"

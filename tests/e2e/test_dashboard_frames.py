@@ -145,6 +145,20 @@ def test_what_was_served_is_told_in_figures_and_lines(told: Told) -> None:
     expect(told.page.locator("#ttft")).to_have_attribute("aria-label", f"p50 {NONE}, p99 {NONE}")
 
 
+@pytest.mark.parametrize("width", [390, 1440])
+def test_each_line_has_its_mark_beside_its_figure(told: Told, width: int) -> None:
+    told.page.set_viewport_size({"width": width, "height": 844})
+    rows = [
+        [told.at - 5 * k, 12.7, 1.31, 1873.0, 0.816, 10.7, 5.81, 19.6] for k in range(20, 0, -1)
+    ]
+    told.lists(served=rows)
+    expect(told.page.locator(".served .legend").nth(2)).to_contain_text("0.816 s")
+    expect(told.page.locator(".served .legend i:visible")).to_have_count(7)
+    cut = """() => [...document.querySelectorAll(".served .legend")]
+        .filter((one) => one.scrollWidth > one.clientWidth).length"""
+    assert told.page.evaluate(cut) == 0
+
+
 def test_shares_show_where_there_are_several_tenants(told: Told) -> None:
     place = told.page.locator("#tenant-shares")
     rows = [[told.at - 5, 0, 0, 0], [told.at, 0.5, 0.3, 0.2]]
@@ -287,6 +301,16 @@ def test_an_explanations_parts_add_up_to_the_cost_that_decides(told: Told) -> No
             done,
         )
         assert dialog.locator("tbody tr").nth(line).locator(".counts").inner_text() == cost
+    beyond = """() => {
+        const right = (one) => one.getBoundingClientRect().right;
+        const words = document.querySelectorAll("dialog[open] :is(p, h2, dt, dd)");
+        return [...words].filter((one) => right(one) > right(one.closest("dialog"))).length;
+    }"""
+    for width in (390, 1440):
+        told.page.set_viewport_size({"width": width, "height": 900})
+        assert told.page.evaluate(beyond) == 0, "words can be read without scrolling"
+    table = dialog.locator(".wide")
+    assert table.evaluate("one => one.scrollWidth <= one.clientWidth"), "and on a desk all figures"
 
 
 def test_long_names_leave_every_outcome_readable(told: Told) -> None:

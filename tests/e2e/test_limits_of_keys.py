@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -133,6 +134,33 @@ def test_no_way_to_say_it_gets_another_model(gateway: Gateway, engine: Engine, w
         (AUDIO, good, FORM),
     ):
         assert ask(gateway, "some", path, body, ("content-type", kind)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/compact"])
+@pytest.mark.parametrize("told", ["conv_x", {"id": "conv_x"}, {"id": None}, 7])
+def test_no_key_names_a_conversation_that_may_be_anothers(
+    gateway: Gateway, engine: Engine, path: str, told: object
+) -> None:
+    """As it may not ask for one by its path: engines know no tenants."""
+    before = len(engine.told)
+    body = {"model": "m", "input": "a", "conversation": told}
+    refused = ask(gateway, "some", path, body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "admin_only")
+    assert len(engine.told) == before
+    assert ask(gateway, "some", path, {**body, "conversation": None}).status_code == 200
+    assert ask(gateway, "admin", path, body).status_code == 200
+    chat = {"model": "m", "messages": [{"role": "user", "content": "a"}], "conversation": told}
+    assert ask(gateway, "some", "/v1/chat/completions", chat).status_code == 200
+
+
+def test_conversations_are_for_every_key_where_operators_say_so(
+    engine: Engine, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text(KEYS[0].to_toml())
+    with Gateway(engine, flags=("--keys", str(file), "--relay", "/v1/conversations")) as opened:
+        body = {"model": "m", "input": "a", "conversation": "conv_x"}
+        assert ask(opened, "some", "/v1/responses", body).status_code == 200
 
 
 KEPT = ["/v1/conversations/x", "/v1/chat/completions/x", "/v1/vector_stores", "/v1/vector_stores/x",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -249,6 +250,9 @@ def test_tokens_of_what_is_relayed_count_for_who_asked(tmp_path: Path) -> None:
             name = "makespan_relayed_tokens_total"
             assert f'{name}{{kind="prompt",path="{path}"}} {tokens}.0' in metrics
             assert f'{name}{{kind="output",path="{path}"}} 0.0' in metrics
+        billed = re.search(r'tenant_slot_seconds_total\{tenant="search"\} (\S+)', metrics)
+        assert billed
+        assert float(billed[1]) > 1.0  # what so many tokens take of any engine
         eventually(lambda: log.exists() and len(log.read_text().splitlines()) == 2)
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(row["tenant"], row["path"], row["prompt_tokens"]) for row in rows] == [

@@ -23,6 +23,7 @@ from solver.batching.targets import Targets
 from solver.cost.estimators import TokenEstimator
 from solver.lengths.distribution import LengthDistribution
 from solver.lengths.predictor import Features, LengthPredictor, kind_of, worth_again
+from solver.routing.fair import Weight, alike
 from solver.routing.portions import Portions
 from solver.routing.problem import Job
 
@@ -121,10 +122,14 @@ class Accounts:
     """
 
     def __init__(
-        self, metrics: GatewayMetrics, remember: int, traffic: TrafficLog | None = None
+        self,
+        metrics: GatewayMetrics,
+        remember: int,
+        traffic: TrafficLog | None = None,
+        weight: Weight = alike,
     ) -> None:
         self._metrics, self._traffic = metrics, traffic
-        self.log, self.here = RequestLog(remember, self.settle), Portions()
+        self.log, self.here = RequestLog(remember, self.settle), Portions(weight)
         self._tenants = Tenants()
         self._estimators: defaultdict[str, TokenEstimator] = defaultdict(TokenEstimator)
         self._lengths = LengthPredictor()
@@ -198,7 +203,11 @@ class Accounts:
     def served(self, record: RequestRecord, slot_s: float) -> None:
         """A worker has spent so much on a request, whether or not that was all of it."""
         record.slot_s += slot_s
-        label = self._tenants.spend(record.tenant, slot_s)
+        self.spend(record.tenant, slot_s)
+
+    def spend(self, tenant: str, slot_s: float) -> None:
+        """So much of the workers' time was a tenant's."""
+        label = self._tenants.spend(tenant, slot_s)
         self._metrics.tenant_slot_seconds.labels(label).inc(slot_s)
 
     def begin(self, record: RequestRecord) -> None:

@@ -34,6 +34,8 @@ from solver.batching.priority import Priority
 from solver.routing.quota import Level, Quota
 
 _ROUNDING = 1e-6  # of what has come back
+# Where engines keep conversations, and who may make them may name them.
+CONVERSATIONS = "/v1/conversations"
 # In a request's scope, what its key allows; none where the gateway has no keys.
 GRANT = "makespan.grant"
 
@@ -85,16 +87,19 @@ class Grant:
                 code="admin_only",
             )
 
-    def check_claims(self, claims: Claims) -> None:
-        """Whether it may say so in a body.
+    def check_claims(self, claims: Claims, others: Sequence[str]) -> None:
+        """Whether it may say so in a body; `others`: paths that operators name.
 
-        Engines differ in which numbers go first, and one that is 0 may go before bulk work.
+        Engines differ in which numbers go first, and one that is 0 may go before bulk work. Whose a
+        conversation is that they keep, they do not know.
 
         Raises:
             ForbiddenError: if not.
         """
         for name in claims.adapters:
             self.check_model(name)
+        if claims.kept:
+            self.check_path("POST", CONVERSATIONS, others)
         highest, rank = self.key.priority, claims.rank
         usual = rank is None or (rank == 0 and highest is Priority.DEFAULT)
         if not usual and highest is not Priority.INTERACTIVE:

@@ -152,7 +152,7 @@ class Completions:
         if grant is not None:
             exchange.more = grant.headers
             grant.check_model(*self._names.names_of(exchange.request.model, asked))
-            grant.check_claims(exchange.request.claims)
+            grant.check_claims(exchange.request.claims, self._tuning.relay)
         ticket = self._ticket(exchange, exchange.request, hint, urgency)
         ticket.only, ticket.carried, ticket.near = only, carried, scope.get(NEAR)
         session = session_of(scope) or exchange.request.session

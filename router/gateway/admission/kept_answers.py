@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from urllib.parse import quote
 
 import orjson
@@ -19,6 +19,7 @@ from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.exchange import Exchange
 from router.gateway.siblings.ask import KEPT, Siblings
 from router.http.errors import RequestError
+from solver.routing.fair import Weight, alike
 from solver.routing.portions import Portions
 
 
@@ -33,15 +34,27 @@ class Kept:
     tenant: str
     tokens: int = 0
 
+    @classmethod
+    def read(cls, page: bytes) -> Kept:
+        """As another process tells of it, which may be of a version that tells more."""
+        told = orjson.loads(page)
+        return cls(**{one.name: told[one.name] for one in fields(cls) if one.name in told})
+
 
 class KeptAnswers:
     """See the module."""
 
-    def __init__(self, workers: Workers, most: int, siblings: Siblings | None) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        most: int,
+        siblings: Siblings | None,
+        weight: Weight = alike,
+    ) -> None:
         self._workers, self._most, self._siblings = workers, max(1, most), siblings
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._names: dict[str, OrderedDict[str, None]] = {}  # of each tenant, the oldest first
-        self._portions = Portions()
+        self._portions = Portions(weight)
 
     def remember(self, name: str, worker: Worker, tenant: str, tokens: int = 0) -> None:
         """The worker has begun, or ended, the answer of that name.
@@ -123,5 +136,5 @@ class KeptAnswers:
         if self._siblings is None:
             return None
         told = (await self._siblings.ask(KEPT + quote(name, safe=""))).values()
-        found = [Kept(**orjson.loads(one)) for one in told]
+        found = [Kept.read(one) for one in told]
         return next((one for one in found if tenant in (None, one.tenant)), None)

@@ -8,7 +8,8 @@ Rules:
   lack the path;
 - an answer that a worker keeps (``/v1/responses/ID``) is asked of that worker alone, and what goes
   on from one is asked there;
-- what is made counts for its tenant: a request as it comes, with the tokens that its body may be,
+- what is made waits for its tenant's turn, and takes of its share (`relayed_work`);
+- what is made counts for its key: a request as it comes, with the tokens that its body may be,
   of one input at most; once its answer has told them, its tokens. Whose answer tells none pays for
   none, but who leaves before it comes pays for what was thought.
 """
@@ -16,18 +17,16 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
-from weakref import WeakKeyDictionary
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.admission.headers import request_id, session_of, tenant_of
 from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.admission.relayed_model import Named, read_model
+from router.gateway.admission.relayed_work import RelayedWork, Work
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.worker import Worker
@@ -90,9 +89,7 @@ class Relay:
         self._forwarder, self._accounts, self._kept = forwarder, accounts, kept
         self._bodies, self._memory, self._drain = bodies, memory, drain
         self._unknown, self._names = unknown, names
-        self._at: Counter[Worker] = Counter()  # under way, by worker
-        self._turns: WeakKeyDictionary[Worker, int] = WeakKeyDictionary()  # when it was last asked
-        self._turn = itertools.count(1)
+        self._work = RelayedWork(workers, dispatcher.shares, accounts.spend)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -153,14 +150,23 @@ class Relay:
             passing.more = grant.headers
             if scope["method"] == "POST":
                 self._check(grant, model, named.model, kept=name is not None)
-                grant.check_claims(named.claims)
+                grant.check_claims(named.claims, self._tuning.relay)
         record.model = model
         context = self._workers.context(model)[0] if model else None
         making = grant if scope["method"] == "POST" else None
         passing.expect(len(body), context, making, json=named.json)
-        with DisconnectWatch(receive, passing.send):
-            outcome = await self._run(scope, headers, body, model, only, passing, record)
-            await passing.out.drain()
+        work = Work(tenant, model, only, passing.expected_tokens)
+        outcome = Outcome.CANCELLED
+        try:
+            with DisconnectWatch(receive, passing.send):
+                outcome = await self._run(scope, headers, body, work, passing, record)
+                await passing.out.drain()
+        except RouterError as error:
+            outcome = error.outcome
+            raise
+        finally:
+            served = outcome in (Outcome.COMPLETED, Outcome.CANCELLED)
+            self._work.end(work, passing.usage(), served=served)
         if name is not None and scope["method"] == "DELETE" and outcome is Outcome.COMPLETED:
             self._kept.forget(name)
         return outcome
@@ -207,49 +213,32 @@ class Relay:
         scope: Scope,
         headers: Headers,
         body: bytes,
-        model: str,
-        only: Worker | None,
+        work: Work,
         passing: Passing,
         record: RequestRecord,
     ) -> Outcome:
-        tried: list[Worker] = []
-        failure: RouterError | None = None
-        while True:
-            worker = only if only is not None and not tried else self._choose(model, only, tried)
+        self._accounts.here.add(record.tenant, 1)
+        try:
+            worker = await self._work.place(work, waits=_makes(scope))
             if worker is None:
-                raise failure or self._nobody(model)
-            tried.append(worker)
-            record.worker = worker.name
-            last = len(tried) > self._tuning.retries or self._choose(model, only, tried) is None
-            self._at[worker] += 1
-            self._accounts.here.add(record.tenant, 1)
-            self._turns[worker] = next(self._turn)
-            try:
-                return await self._attempt(scope, headers, body, worker, passing, last=last)
-            except WorkerUnreachable as error:
-                failure = error
-                if last:
-                    raise
-            finally:
-                self._accounts.here.add(record.tenant, -1)
-                self._at[worker] -= 1
-                if not self._at[worker]:
-                    del self._at[worker]
-
-    def _choose(self, model: str, only: Worker | None, tried: Collection[Worker]) -> Worker | None:
-        """The least loaded of those in the best health that serve it; of equals, each in turn."""
-        if only is not None:
-            return None
-        able = [
-            worker
-            for worker in self._workers.available()
-            if worker not in tried and (not model or model in worker.models)
-        ]
-        return min(able, key=self._rank, default=None)
-
-    def _rank(self, worker: Worker) -> tuple[int, float, int]:
-        load = (self._at[worker] + worker.load.sequences) / worker.slots
-        return worker.health.rank, load, self._turns.get(worker, 0)
+                raise self._nobody(work.model)
+            tried = [worker]
+            while True:
+                record.worker = worker.name
+                last = len(tried) > self._tuning.retries or self._work.another(work, tried) is None
+                try:
+                    return await self._attempt(scope, headers, body, worker, passing, last=last)
+                except WorkerUnreachable:
+                    other = self._work.another(work, tried)
+                    if last or other is None:
+                        raise
+                finally:
+                    self._work.left(worker)
+                worker = other
+                tried.append(worker)
+                self._work.begin(worker)
+        finally:
+            self._accounts.here.add(record.tenant, -1)
 
     def _nobody(self, model: str) -> RouterError:
         what = f"No worker that serves '{model}' is up." if model else "No worker is up."

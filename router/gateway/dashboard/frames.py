@@ -18,7 +18,7 @@ from router.gateway.planning.dispatcher import Dispatcher
 from router.observe.metrics import GatewayMetrics
 from router.wire import SlotReport
 
-MOST_PLANS = 10
+MOST_PLANS = 6
 MOST_SHOWN = 24  # requests of a plan that are named, and requests in the list
 MOST_TENANTS = 12
 DIGITS = 4  # of seconds and shares: more than a picture shows

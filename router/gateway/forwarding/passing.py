@@ -29,6 +29,7 @@ class Passing:
     def __init__(self, scope: Scope, send: Send, name: str) -> None:
         self.send, self.name, self.begun = send, name, False
         self.model = ""  # that an alias stands for
+        self.expected_tokens = 0.0  # of its prompt, as far as that can be told
         self.more: Callable[[], Headers] = list  # what its answer's head says of the client's key
         self.out: Responder = responder(send)
         path = scope.get("raw_path") or scope["path"].encode()
@@ -48,9 +49,10 @@ class Passing:
         if context is not None:
             most = context * (1 + size // LEAST_INPUT_BYTES)
             self._most = Usage(most, most)
+        text = size / BYTES_PER_TOKEN if json else 0.0
+        self.expected_tokens = text if context is None else min(text, context)
         if grant is not None:
-            text = size / BYTES_PER_TOKEN if json else 0.0
-            self._reservation = grant.reserve(text if context is None else min(text, context))
+            self._reservation = grant.reserve(self.expected_tokens)
 
     def settle(self, usage: Usage | None, *, left: bool) -> None:
         """It has ended; `left`: its client has, while a worker had it."""

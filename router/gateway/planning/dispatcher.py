@@ -88,7 +88,7 @@ class Dispatcher:
             made=lambda ticket, worker: worker.load.seen(ticket),
             weight=weight,
         )
-        self._unsent = Unsent()
+        self._unsent = Unsent(weight)
         self.room = Room(tuning, workers, self._unsent)
         self._stranded = Stranded(
             tuning.wait_for_worker_s, tuning.wait_for_worker_requests, self._give_up

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from router.gateway.fleet.worker import Worker
 from router.gateway.planning.ticket import Ticket
+from solver.routing.fair import Weight, alike
 from solver.routing.portions import Portions
 from solver.routing.problem import Job
 from solver.routing.speed import FleetSpeed
@@ -19,10 +20,10 @@ class Unsent:
         tokens: of all that wait, as `max_unsent_tokens` counts them, by tenant.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, weight: Weight = alike) -> None:
         # As large as each was when it came, whatever is predicted of it later.
         self._jobs: dict[Ticket, Job] = {}
-        self.tokens = Portions()
+        self.tokens = Portions(weight)
         self._prompt_tokens, self._output_tokens = 0, 0.0
 
     @property

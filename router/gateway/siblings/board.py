@@ -22,6 +22,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 
+from router.gateway.siblings.layout import layout_of
 from solver.routing.elsewhere import Elsewhere, Tenant
 from solver.routing.fair import HALF_LIFE_S, MOST
 from solver.routing.sums import NOTHING, Backlog, LoadSums
@@ -37,6 +38,7 @@ _COUNT, _TENANT = struct.Struct("=qd"), struct.Struct("=Qddq")
 _TENANTS = _HEAD.size + PLACES * _PLACE.size
 MOST_TENANTS = MOST + 1  # the others have a name of their own
 _ROW = _TENANTS + _COUNT.size + MOST_TENANTS * _TENANT.size
+LAYOUT = layout_of(_HEAD, _PLACE, PLACES, _COUNT, _TENANT, MOST_TENANTS, meaning=1)
 
 
 @lru_cache(maxsize=PLACES)

@@ -3,7 +3,9 @@
 For each process, by its id: a Unix socket on which it answers for itself alone, and the metrics
 that it has last told anybody, so that no counter falls back when it ends. What has ended is added
 up by the supervisor in one file, which begins with the ids of those that are in it: whoever reads
-that file first counts nobody twice.
+that file first counts nobody twice. What they share in memory, those do that lay it out alike
+(`layout`): the processes of two versions, while one takes the other's place, do not read each
+other's.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from contextlib import suppress
 from hashlib import blake2s
 from pathlib import Path
 
+from router.gateway.siblings import board, tally
 from router.observe.merged import merge
 
 _ENDED = "ended.metrics"
@@ -37,12 +40,12 @@ class Folder:
     @property
     def board(self) -> Path:
         """The file of `router.gateway.siblings.board`."""
-        return self.path / "board"
+        return self.path / f"board-{board.LAYOUT}"
 
     @property
     def tally(self) -> Path:
         """The file of `router.gateway.siblings.tally`."""
-        return self.path / "tally"
+        return self.path / f"tally-{tally.LAYOUT}"
 
     def others(self) -> list[int]:
         """The other processes that may answer."""

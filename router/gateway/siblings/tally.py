@@ -21,12 +21,14 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 
+from router.gateway.siblings.layout import layout_of
 from solver.routing.quota import Quota
 
 # Of a place: whose it is, and of its requests and its tokens what was missing, and when.
 _PLACE = struct.Struct("=Qdddd")
 # Most of the file is never written, and takes no memory then.
 PLACES = 1 << 16
+LAYOUT = layout_of(_PLACE, PLACES, meaning=1)
 # For so long one looks at a lock before one goes on without: some turns of a busy core.
 PATIENCE_S = 0.01
 

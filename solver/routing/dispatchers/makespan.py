@@ -27,6 +27,8 @@ Parameters:
   waits for another.
 - `solver.routing.fair.HALF_LIFE_S`: 60 s, after which engine time that a tenant has had counts
   half, where several wait and take turns by what they have had for their weights.
+- `solver.routing.warm.WARM_S`: 120 s, by which who finds all of its prompt in a cache goes before
+  others of its tenant's line.
 
 Trade-off: the best or nearly the best in what users feel on all traffic measured, most of all on
 workers of unequal speed: see the judge (`makespan bench judge`). It needs cost models and

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+import orjson
 import pytest
 
-from router.gateway.admission.kept_answers import KeptAnswers
+from router.gateway.admission.kept_answers import Kept, KeptAnswers
 from router.http.errors import RequestError
 from tests.router.gateway.fleet import half
 
@@ -57,3 +58,14 @@ async def test_of_one_tenant_all_that_there_is_room_for_are_known() -> None:
         assert await known(kept, names, None) == MOST - 1
         with pytest.raises(RequestError):
             await kept.find(names[0])
+
+
+@pytest.mark.anyio
+async def test_what_a_process_of_another_version_tells_is_understood() -> None:
+    async with half(1) as made:
+        (worker,), kept = made.workers, KeptAnswers(made.workers, MOST, None)
+        kept.remember("one", worker, "a", 7)
+        page = orjson.loads(kept.page("one") or b"")
+        assert Kept.read(orjson.dumps(page | {"more": 1})) == Kept(worker.place, "a", 7)
+        del page["tokens"]
+        assert Kept.read(orjson.dumps(page)) == Kept(worker.place, "a")

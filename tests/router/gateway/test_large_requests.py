@@ -76,6 +76,45 @@ async def test_it_counts_in_full_where_nobody_orders_answers_or_there_are_no_ten
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("plain", [True, False])
+async def test_before_who_takes_it_whole_others_have_their_first_answers_first(
+    plain: bool,
+) -> None:
+    """A plain server, or a sidecar: who waits as it comes goes first, and nothing is kept empty."""
+    async with half(1, slots=SLOTS) as made:
+        if not plain:
+            agents(made, steps_back=False)
+        (worker,) = made.workers
+        place = made.dispatcher.place
+        first = [of("erin") for _ in range(worker.room)]
+        for one in first:
+            await asyncio.wait_for(place(one), timeout=60)
+        order: list[str] = []
+
+        async def wait(one: Ticket) -> None:
+            await place(one)
+            order.append(one.job.tenant)
+
+        asks = [of("bob", 128), of("bob", 128), *(of(name) for name in ("alice", "carol") * 3)]
+        tasks = [asyncio.create_task(wait(one)) for one in asks]
+        await until(lambda: made.dispatcher.unsent == len(asks))
+        for one in first:
+            made.dispatcher.release(one, worker)
+        await until(lambda: "bob" in order)
+        assert order == [*("alice", "carol") * 3, "bob"]
+        assert made.dispatcher.unsent == 1
+        assert worker.load.sequences == 128 + 6
+        late = asyncio.create_task(wait(of("dave")))
+        await until(lambda: made.dispatcher.unsent == 2)
+        made.dispatcher.release(asks[0], worker)
+        await until(lambda: len(order) == 9)
+        assert order[7:] == ["dave", "bob"], "who has had less comes before its next"
+        for task in (*tasks, late):
+            task.cancel()
+        await asyncio.gather(*tasks, late, return_exceptions=True)
+
+
+@pytest.mark.anyio
 async def test_its_turns_come_as_its_tenants_share_of_the_worker_lets_them() -> None:
     paces = []
     for weight in (1.0, 3.0):

@@ -6,14 +6,20 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from router.gateway.admission.relay import Relay
+from router.gateway.app import create_app
 from router.gateway.planning import room as rooms
 from router.gateway.planning.room import Room
 from router.gateway.planning.ticket import Placement, Ticket
 from router.http.bodies import BodyMemory, Held
 from router.http.errors import NoCapacityError
+from router.settings.commands import load
+from router.settings.gateway import GatewaySettings
+from router.settings.keys import Key, hash_of
 from solver.batching.priority import Priority
 from solver.batching.targets import NO_TARGETS, Targets
 from solver.routing.portions import Portions
@@ -195,3 +201,29 @@ async def test_who_waits_behind_nobody_of_its_own_is_not_late_by_what_others_hav
         assert later.retry_after_s < refused(room, wanting("f")).retry_after_s
         place.cancel()
         await asyncio.gather(place, return_exceptions=True)
+
+
+def test_every_bound_goes_by_the_weights_of_keys(tmp_path: Path) -> None:
+    """As they are when somebody comes, of whatever the gateway bounds."""
+    file = tmp_path / "keys.toml"
+    tenants = {"three": 3.0, "one": 1.0}
+    keys = [Key(sha256=hash_of(name), tenant=name, weight=w) for name, w in tenants.items()]
+    file.write_text("\n".join(key.to_toml() for key in keys))
+    told = load(GatewaySettings, ["--worker", "http://w:1", "--keys", str(file)])
+    relay = create_app(told).router.default
+    assert isinstance(relay, Relay)
+    bounds = {
+        "requests": relay._accounts.here,
+        "tokens": relay._dispatcher.room._unsent.tokens,
+        "bodies": relay._memory._portions,
+        "answers": relay._kept._portions,
+    }
+    for name, held in bounds.items():
+        found = dict.fromkeys(tenants, 0)
+        for tenant in ("one", "three"):
+            held.add(tenant, 1)
+        for tenant in tenants:
+            while held.may_have(tenant, found[tenant] + 1, 8000):
+                found[tenant] += 1
+        ratio = {tenant: more / (8000 - more) for tenant, more in found.items()}
+        assert ratio["three"] == pytest.approx(3 * ratio["one"], rel=0.01), name

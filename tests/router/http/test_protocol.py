@@ -306,6 +306,14 @@ async def test_only_this_machine_and_allowed_names_are_served() -> None:
         assert answer.startswith(b"HTTP/1.1 200 ")
 
 
+async def test_a_request_has_one_host() -> None:
+    for restricted, version in product((True, False), (b"1.0", b"1.1")):
+        async with server(hosts=Hosts(restricted=restricted)) as (_, port):
+            for hosts in ((b"a", b"a"), (b"127.0.0.1", b"evil.example"), (b"", b"a")):
+                asked = b"GET / HTTP/%s\r\nhost: %s\r\nHost: %s\r\n\r\n" % (version, *hosts)
+                assert (await talk(port, asked)).startswith(b"HTTP/1.1 400 ")
+
+
 def test_where_other_machines_connect_any_name_will_do_unless_some_are_named() -> None:
     evil = [(b"host", b"evil.example")]
     for address, allowed, let_in in (

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import tomllib
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import pytest
 
-from router.settings.base import BadSettings
+from router.settings.base import BadSettings, read_tables
 from router.settings.commands import load
 from router.settings.keys import Key, KeySettings, hash_of, read_keys
+from router.settings.secrets import read_key, read_secrets
 from solver.batching.priority import Priority
 
 HASH, OTHER = hash_of("one"), hash_of("other")
@@ -116,3 +118,16 @@ def test_what_could_be_waited_for_is_not_read(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(written(tmp_path, entry()))
     assert len(read_keys(link)) == 1
+
+
+def test_files_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As some editors write it: files of keys, settings, secrets and workers' keys."""
+    entry = Key(sha256=HASH, tenant="a")
+    path = written(tmp_path, "\ufeff" + entry.to_toml())
+    assert read_keys(path) == (entry,)
+    path.write_text("\ufeff[gateway]\nport = 4321\n")
+    assert read_tables(path) == {"gateway": {"port": 4321}}
+    secret = b"s" * 40
+    path.write_bytes(BOM_UTF8 + secret + b"\n")
+    assert read_secrets(path) == (secret,)
+    assert read_key(path, "worker_key_file") == secret.decode()

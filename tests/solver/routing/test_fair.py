@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -67,12 +68,12 @@ class Served:
             self.shares.join(ask, ask.tenant)
             self.queue.put_for(ask, self._rank, None)
 
-    def order(self, count: int) -> list[Ask]:
+    def order(self, count: int, at_once_s: Callable[[Ask], float] = lambda _: 0.0) -> list[Ask]:
         lines = {key: line for key, line in self.queue.groups.items() if line}
-        return self.shares.in_turn(lines, {None: count}, size, self.now)
+        return self.shares.in_turn(lines, {None: count}, size, self.now, at_once_s)
 
-    def serve(self, count: int = 1) -> list[Ask]:
-        chosen = self.order(count)
+    def serve(self, count: int = 1, at_once_s: Callable[[Ask], float] = lambda _: 0.0) -> list[Ask]:
+        chosen = self.order(count, at_once_s)
         for ask in chosen:
             self.queue.discard(ask)
             self.shares.leave(ask)
@@ -113,6 +114,23 @@ def test_a_window_is_the_order_that_one_by_one_would_have_been(
             one.come(Ask("abc"[k % 3], taken))
     whole = [(ask.tenant, ask.slot_s) for ask in together.order(window)]
     assert whole == [(ask.tenant, ask.slot_s) for _ in range(window) for ask in single.serve()]
+
+
+@given(st.integers(2, 64), st.integers(1, 16), st.sampled_from([0.5, 1.0, 2.0]))
+def test_what_comes_at_once_lets_those_pass_who_ask_for_less(
+    answers: int, window: int, weight: float
+) -> None:
+    """Until they have had as much, and they still come out even; without, it goes first."""
+    for lets, before in ((1.0, round(answers / weight)), (0.0, 1)):
+        served = Served({"large": weight})
+        served.come(*(Ask("large", float(answers)) for _ in range(10)))
+        served.come(*(Ask("small", 1.0) for _ in range(10 * answers)))
+        order = list[str]()
+        while len(order) < 3 * answers:
+            some = served.serve(window, lambda one, part=lets: part * (one.slot_s - 1.0))  # type: ignore[misc]
+            order += [one.tenant for one in some]
+        assert order.index("large") == pytest.approx(before, abs=2)
+        assert abs(served.had["large"] / weight - served.had["small"]) <= answers / weight + window
 
 
 def test_who_was_idle_is_next_and_has_nothing_saved_up() -> None:

@@ -65,6 +65,10 @@ class Place:
     def online_room(self) -> int:
         return self.room
 
+    @property
+    def divides(self) -> bool:
+        return False
+
     def room_for(self, _: Job) -> int:
         return self.room
 

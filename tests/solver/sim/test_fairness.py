@@ -177,6 +177,42 @@ def test_heavy_ones_and_light_ones_are_no_further_apart_than_by_counting_tokens(
     assert ours.generation_tokens_per_s >= 0.97 * theirs.generation_tokens_per_s
 
 
+def conversations(seed: int) -> list[Request]:
+    """Two heavy tenants and three light ones; each turn begins with all of the one before."""
+    rng, now, made, open_ones = random.Random(seed), 0.0, list[Request](), list[Request]()
+    while len(made) < 400:
+        now += rng.expovariate(2.5)
+        if len(open_ones) > 40 or (open_ones and rng.random() < 0.6):
+            last = open_ones.pop(rng.randrange(len(open_ones)))
+            name, blocks = last.tenant, last.hash_ids
+        else:
+            name, blocks = rng.choice(("h1", "h1", "h2", "h2", f"l{rng.randint(1, 3)}")), ()
+        more = tuple(len(made) << 8 | k for k in range(rng.randint(2, 6)))
+        tokens = 512 * len(blocks + more)
+        one = Request(str(len(made)), tokens, rng.randint(20, 120), now, blocks + more, tenant=name)
+        made.append(one)
+        if len(one.hash_ids) < 20:
+            open_ones.append(one)
+    return made
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_prompts_find_their_beginnings_in_long_lines(seed: int) -> None:
+    """No less of them than by the rival that goes by that first of all, and shares are kept."""
+    setting = WorkerSetting(16, 150_000, prefill_budget=2048, prefix_cache=True)
+    found = []
+    for name in ("makespan", "dlpm"):
+        workers = [Worker(f"w{j}", COST, setting, POLICIES["mixed"]()) for j in range(2)]
+        by = dispatcher(name, random.Random(0), weight)
+        fleet = Fleet(conversations(seed), workers, by, length_forecaster("predicted", 0))
+        fleet.run()
+        found.append(report(fleet))
+    ours, theirs = found
+    assert ours.cache_hit_ratio >= theirs.cache_hit_ratio
+    assert ours.generation_tokens_per_s >= 0.99 * theirs.generation_tokens_per_s
+    assert ours.largest_difference_slot_s <= theirs.largest_difference_slot_s
+
+
 def test_services_add_up_and_one_tenant_differs_from_nobody() -> None:
     fleet = contended()
     fair = fairness(fleet, weight)

@@ -132,16 +132,21 @@ function candidates(choice) {
   const parts = Object.entries(PARTS).map(([part, about]) => [make("i", { class: `part-${part}`, title: about }), part]);
   const heads = [["worker"], ...parts, ["cost"], ["done in"], ["cached tokens"], ["cost, by parts"]];
   const left = choice.candidates.length - shown.length;
-  return make(
+  const table = make(
     "div",
     { class: "wide", role: "region", tabindex: "0", "aria-label": "What each worker would have meant" },
     make(
       "table",
       {},
-      make("caption", {}, ABOUT),
       make("thead", {}, make("tr", {}, ...heads.map((head, index) => make("th", { scope: "col", class: index && index < heads.length - 1 ? "number" : null }, ...head)))),
       make("tbody", {}, ...shown.map((one) => candidate(one, longest))),
     ),
+  );
+  return make(
+    "div",
+    {},
+    make("p", { class: "note" }, ABOUT),
+    table,
     left > 0 ? make("p", { class: "note" }, `${count(left)} more workers would have cost more, or could not take it.`) : "",
   );
 }

@@ -79,8 +79,8 @@ export class Lists {
       details.append(make("p", { class: "note" }, `and ${count(plan.requests - plan.who.length)} more`));
     }
     const what = `makespan ${seconds(plan.makespan_s)}, bound ${seconds(plan.lower_bound_s)}, gap ${percent(plan.gap_ratio ?? NaN)}`;
-    const how = `${clock(plan.at)}, ${CLOSED[plan.closed_by] ?? plan.closed_by} after `
-      + `${milliseconds(plan.wait_s)}, ${plan.method} ${milliseconds(plan.plan_s)}`;
+    const how = `${clock(plan.at)}: ${CLOSED[plan.closed_by] ?? plan.closed_by} after ${milliseconds(plan.wait_s)}, `
+      + `planned ${plan.method === "joint" ? "jointly " : ""}in ${milliseconds(plan.plan_s)}`;
     return make("li", {}, details, make("p", {}, what), make("p", { class: "note" }, how));
   }
 }
