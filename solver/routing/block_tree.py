@@ -33,6 +33,7 @@ class Node:
         missing: how many are.
         taken: at which place in `blocks` the last one was that went.
         pace: of the prompt that it was made for: the engine's blocks in each of a router's.
+        older, newer: those that were used before it and after it; a tree's root is behind the last.
     """
 
     __slots__ = (
@@ -43,6 +44,8 @@ class Node:
         "key",
         "missing",
         "names",
+        "newer",
+        "older",
         "pace",
         "parent",
         "taken",
@@ -57,8 +60,19 @@ class Node:
         self.first = self.missing = self.taken = 0
         self.blocks: list[int | None] = []
         self.children: dict[bytes | int, Node] | None = None
+        self.older: Node = self if parent is None else parent
+        self.newer: Node = self.older
         if parent is not None:
             parent.adopt(self)
+
+    def use_before(self, other: Node) -> None:
+        """It was used just before another one."""
+        self.older, self.newer = other.older, other
+        self.older.newer = other.older = self
+
+    def unlink(self) -> None:
+        """It is no more among those that were used."""
+        self.older.newer, self.newer.older = self.newer, self.older
 
     @property
     def is_tail(self) -> bool:

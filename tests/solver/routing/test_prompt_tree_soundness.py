@@ -52,6 +52,12 @@ def nodes_of(cache: CachedBlocks) -> list[Node]:
 def check(cache: CachedBlocks) -> None:
     """What nodes have is where it is said to be, and nothing is there for nothing."""
     root, *nodes = nodes_of(cache)
+    used = [root]
+    while (node := used[-1].newer) is not root:
+        assert node.older is used[-1]
+        used.append(node)
+    assert set(used) == {root, *nodes}
+    assert len(used) == 1 + len(nodes)
     where, at = cache._where, defaultdict[int, set[Node]](set)
     for node in (root, *nodes):
         for block in node.blocks:

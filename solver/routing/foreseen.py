@@ -1,0 +1,127 @@
+"""Prompts on their way to an engine that tells of its cache: what they bring there, and need.
+
+An engine tells of a prompt only once it has prefilled it. Until then its router, which has sent it,
+foresees that those behind it will find it, and that it will push out what was used least lately.
+
+Rules:
+- a prompt needs room from when it is sent until its engine first tells of it: then that has taken
+  the room, and has told of what had to go (of one that is prefilled in pieces, for the first);
+- it is there for others until it has been told of, and its first token has come: either may be
+  first, as an engine's events may be late;
+- who leaves before its first token brings nothing; who was told of nothing, though its first token
+  came before a prompt was sent that was told of, never will be;
+- where an engine does not tell of what a prompt finds, a first token counts as told.
+
+Must not know: workers, clocks, and who else sends there.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+
+from solver.routing.marks import common_marks
+
+
+class Coming:
+    """One prompt on its way: its marks, and tokens that it needs room for.
+
+    `sure`: its engine will tell of it. `sent` and `begun` say when, in turns; `told`: that has been
+    told; `over`: it is foreseen no more.
+    """
+
+    __slots__ = ("begun", "marks", "need", "over", "sent", "sure", "told")
+
+    def __init__(self, marks: bytes, need: int, sent: int, *, sure: bool) -> None:
+        self.marks, self.need, self.sent, self.sure = marks, need, sent, sure
+        self.begun: int | None = None
+        self.told = self.over = False
+
+
+class Foreseen:
+    """Of one engine; see the module.
+
+    Attributes:
+        need: tokens that all of them need room for.
+    """
+
+    def __init__(self) -> None:
+        self._turn = self.need = 0
+        self._by_marks: dict[bytes, list[Coming]] = {}
+        self._marks: list[bytes] = []  # of all, in order
+        self._untold: dict[Coming, None] = {}  # that have begun, in that order
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    def sent(self, marks: bytes, need: int, *, sure: bool) -> Coming:
+        """A prompt goes there, and needs room for so many tokens that are not there.
+
+        `sure`: the engine will tell of it, be it that all of it is there.
+        """
+        self._turn += 1
+        coming = Coming(marks, need, self._turn, sure=sure)
+        self._by_marks.setdefault(marks, []).append(coming)
+        insort(self._marks, marks)
+        self.need += need
+        return coming
+
+    def begun(self, coming: Coming) -> None:
+        """Its first token has come."""
+        if coming.over or coming.begun is not None:
+            return
+        self._turn += 1
+        coming.begun = self._turn
+        if coming.told or not coming.sure:
+            self._remove(coming)
+        else:
+            self._untold[coming] = None
+
+    def left(self, coming: Coming) -> None:
+        """It has left; perhaps it had not begun."""
+        if coming.begun is None and not coming.over:
+            self._remove(coming)
+
+    def told(self, marks: bytes) -> Coming | None:
+        """The engine tells of a prompt of these marks: of which, if of one of these."""
+        there = self._by_marks.get(marks)
+        if there is None:
+            return None
+        first = next((one for one in there if not one.told), None)
+        if first is None:
+            return there[-1]
+        first.told = True
+        self._take_need(first)
+        if first.begun is not None:
+            self._remove(first)
+        for one in list(self._untold):
+            assert one.begun is not None
+            if one.begun > first.sent:
+                break
+            self._remove(one)
+        return first
+
+    def clear(self) -> None:
+        """The engine has nothing, or is another."""
+        for comings in list(self._by_marks.values()):
+            for one in list(comings):
+                self._remove(one)
+
+    def common(self, marks: bytes) -> int:
+        """How many marks, from the first on, these share with a prompt on its way, at most."""
+        at = bisect_left(self._marks, marks)
+        beside = self._marks[max(0, at - 1) : at + 1]
+        return max((common_marks(one, marks) for one in beside), default=0)
+
+    def _take_need(self, coming: Coming) -> None:
+        self.need -= coming.need
+        coming.need = 0
+
+    def _remove(self, coming: Coming) -> None:
+        self._take_need(coming)
+        coming.over = True
+        comings = self._by_marks[coming.marks]
+        comings.remove(coming)
+        if not comings:
+            del self._by_marks[coming.marks]
+        del self._marks[bisect_left(self._marks, coming.marks)]
+        self._untold.pop(coming, None)
