@@ -9,8 +9,8 @@ Rules:
 - what was removed is not there, and nothing behind it counts; one hash counts once: an engine that
   stores a block twice and drops it once may still have it, and nobody says so;
 - blocks of prompts that nobody has named are not kept, and beyond what `most` take in memory, with
-  the places where prompts part (`NODE_BLOCKS`), the oldest go: less is known then than the engine
-  has, never more;
+  the places where prompts part and of blocks that are missing, the oldest go: less is known then
+  than the engine has, never more;
 - all blocks that are kept have as many tokens, or they could not be counted: those of another size
   are passed over until as many of them were told in a row as are kept, which go then;
 - what is foreseen of prompts on their way (`solver.routing.foreseen`) counts as there, and what
@@ -35,6 +35,8 @@ from solver.routing.tiers import Tier, Tiers
 DROPPED_SHARE = 1 / 512
 # What a place where prompts part takes in memory, in blocks.
 NODE_BLOCKS = 4
+# So many places for blocks that are missing take what a block takes.
+HOLES_A_BLOCK = 12
 
 
 class CachedBlocks:
@@ -156,8 +158,9 @@ class CachedBlocks:
 
     @property
     def _is_full(self) -> bool:
-        where = self._where
-        return len(where) + where.more + NODE_BLOCKS * self._tree.paths.nodes > self._most
+        where, paths = self._where, self._tree.paths
+        places = NODE_BLOCKS * paths.nodes + paths.holes.count // HOLES_A_BLOCK
+        return len(where) + where.more + places > self._most
 
     def _bound(self) -> None:
         while self._is_full:

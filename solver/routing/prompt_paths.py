@@ -48,12 +48,13 @@ class Paths:
     Attributes:
         where: each block, and at which nodes it is.
         nodes: how many there are beside the root.
+        holes: blocks that are missing in all of them.
     """
 
     def __init__(self, partings: Partings, block_tokens: int) -> None:
         self._partings, self._block_tokens = partings, block_tokens
         self._root, self.nodes, self._answers = Node(b"", b"", None, 0, 0, 0.0), 0, 0
-        self.where = Where()
+        self.where, self.holes = Where(), self._root.holes
 
     def path(self, prompt: Beginnings, behind: int, parent: int | None) -> Path:
         """The nodes that a prompt goes along; of its tails, the one that has `parent`."""

@@ -216,7 +216,7 @@ class PromptTree:
         own = now.take_first(number + 1 - first)
         node.extend(first, own)
         self.where.move(own, now, node)
-        node.missing += own.count(None)
+        node.miss(own.count(None))
         node.until = max(node.until, number + 1)
         self.paths.prune(now, common)
         return True
