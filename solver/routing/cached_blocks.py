@@ -70,8 +70,8 @@ class CachedBlocks:
         # Of those that count, and how many of another size were the last that were told.
         self._block_tokens, self._others = block_tokens, 0
         self._partial = False
-        # Whose blocks will be pushed out, and for how many that was found; none since a change.
-        self._kept_of: tuple[int, dict[Node, int]] | None = None
+        # Who will lose blocks, and of what need and room that holds; none since a change.
+        self._kept_of: tuple[tuple[int, float], dict[Node, int]] | None = None
 
     def __len__(self) -> int:
         return len(self._where)
@@ -172,9 +172,9 @@ class CachedBlocks:
     def expect(self, prompt: Beginnings, tokens: int, room: float, *, sure: bool) -> Coming:
         """A prompt of so many tokens is sent there; see `held_tokens` and `Foreseen.sent`."""
         size = max(1, self._block_tokens)
-        held = int(self.held_tokens(prompt.marks, None, prompt.block_tokens, room))
-        need = max(0, -(-tokens // size) * size - held)
         runs = self._runs(prompt.marks, None, room)
+        held = max(self._saved(runs), self._coming_tokens(prompt.marks, prompt.block_tokens))
+        need = max(0, -(-tokens // size) * size - int(held))
         coming = self.foreseen.sent(prompt.marks, need, sure=sure)
         self._live[coming] = runs[-1][0] if runs else None
         self._kept_of = None
@@ -201,9 +201,12 @@ class CachedBlocks:
         With a `tail`: and of what followed the prompt that had it, if all before is there. With its
         `block_tokens`: and of what is on its way. `room`: tokens that the engine has in all.
         """
-        runs = self._runs(marks, tail, room)
-        there = sum(self._tiers.saved(one.blocks, count) for one, count in runs)
-        return max(there * self._block_tokens, self._coming_tokens(marks, block_tokens))
+        there = self._saved(self._runs(marks, tail, room))
+        return max(there, self._coming_tokens(marks, block_tokens)) if block_tokens else there
+
+    def _saved(self, runs: list[tuple[Node, int]]) -> float:
+        saved = self._tiers.saved
+        return sum([saved(one.blocks, count) for one, count in runs]) * self._block_tokens
 
     def _runs(self, marks: bytes, tail: int | None, room: float) -> list[tuple[Node, int]]:
         """Where a prompt's first blocks are that are there, and how many at each."""
@@ -237,17 +240,18 @@ class CachedBlocks:
 
     def _pushed_out(self, room: float) -> dict[Node, int]:
         """Whose blocks those on their way will push out, and how many of each stay."""
-        size = max(1, self._block_tokens)
-        free = max(0, int(room) // size - len(self._where))
-        count = max(0, self.foreseen.need // size - free)
-        if self._kept_of is None or self._kept_of[0] != count:
+        need = self.foreseen.need
+        if self._kept_of is None or self._kept_of[0] != (need, room):
+            size = max(1, self._block_tokens)
+            free = max(0, int(room) // size - len(self._where))
             busy = {one for one in self._live.values() if one is not None}
-            self._kept_of = count, self._tree.paths.pushed_out(count, busy)
+            kept_of = self._tree.paths.pushed_out(need // size - free, busy)
+            self._kept_of = (need, room), kept_of
         return self._kept_of[1]
 
     def _coming_tokens(self, marks: bytes, block_tokens: float) -> float:
         """Of a prompt with so many tokens in each of a router's blocks, those on their way."""
-        end = self.foreseen.common(marks) if self.foreseen and block_tokens else 0
+        end = self.foreseen.common(marks)
         if not end:
             return 0.0
         if not self._block_tokens:  # of none it is known how long they are

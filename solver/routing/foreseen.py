@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
-from solver.routing.marks import common_marks
+from solver.routing.marks import NAME_BYTES, common_marks
 
 
 class Coming:
@@ -108,9 +108,9 @@ class Foreseen:
 
     def common(self, marks: bytes) -> int:
         """How many marks, from the first on, these share with a prompt on its way, at most."""
-        at = bisect_left(self._marks, marks)
+        at, first = bisect_left(self._marks, marks), marks[:NAME_BYTES]
         beside = self._marks[max(0, at - 1) : at + 1]
-        return max((common_marks(one, marks) for one in beside), default=0)
+        return max([common_marks(one, marks) for one in beside if one.startswith(first)], default=0)
 
     def _take_need(self, coming: Coming) -> None:
         self.need -= coming.need
