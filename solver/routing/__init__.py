@@ -3,7 +3,7 @@
 Decides placements, from what a router can see: requests with predicted lengths, each worker's cost
 model, what it was given and what has come back (`load`), and the prefixes it is likely to hold
 (`prefixes`), or its engine says that it holds (`cached_blocks`, in `tiers`, of prompts by their
-`marks` in a `prompt_tree`, along `prompt_paths` of a `block_tree`).
+`marks` in a `prompt_tree`, along `prompt_paths` of a `block_tree`), or that is `foreseen`.
 `objective` says what a placement costs, `assign` places a window, `joint` betters that where there
 is time (with `turns`, `places`, `moves`) and `check` judges it; `window` says when one closes,
 `rolling` plans what is unsent again and again and sends late (with `fleet`, `held`), `recall` says
