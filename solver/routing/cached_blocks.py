@@ -175,7 +175,7 @@ class CachedBlocks:
         runs = self._runs(prompt.marks, None, room)
         held = max(self._saved(runs), self._coming_tokens(prompt.marks, prompt.block_tokens))
         need = max(0, -(-tokens // size) * size - int(held))
-        coming = self.foreseen.sent(prompt.marks, need, sure=sure)
+        coming = self.foreseen.sent(prompt.marks, need, sure=sure and tokens >= size)
         self._live[coming] = runs[-1][0] if runs else None
         self._kept_of = None
         return coming

@@ -9,7 +9,7 @@ Rules:
 - it is there for others until it has been told of, and its first token has come: either may be
   first, as an engine's events may be late;
 - who leaves before its first token brings nothing; who was told of nothing, though its first token
-  came before a prompt was sent that was told of, never will be;
+  came before a prompt was sent that was told of, never will be, and nor will the oldest of many;
 - where an engine does not tell of what a prompt finds, a first token counts as told.
 
 Must not know: workers, clocks, and who else sends there.
@@ -20,6 +20,10 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 
 from solver.routing.marks import NAME_BYTES, common_marks
+
+# Who has answered so many more prompts since will not tell of one: it may tell of it by another
+# name.
+MOST_UNTOLD = 64
 
 
 class Coming:
@@ -75,6 +79,8 @@ class Foreseen:
             self._remove(coming)
         else:
             self._untold[coming] = None
+            if len(self._untold) > MOST_UNTOLD:
+                self._remove(next(iter(self._untold)))
 
     def left(self, coming: Coming) -> None:
         """It has left; perhaps it had not begun."""

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solver.routing.cached_blocks import CachedBlocks
-from solver.routing.foreseen import Coming, Foreseen
+from solver.routing.foreseen import MOST_UNTOLD, Coming, Foreseen
 from solver.routing.marks import Beginnings, hash_ids
 from solver.routing.prefixes import BLOCK_TOKENS, ID_BYTES
 
@@ -193,6 +193,10 @@ def test_what_no_event_can_tell_of_is_not_waited_for() -> None:
     foreseen = Foreseen()
     foreseen.begun(foreseen.sent(b"abc", 64, sure=False))
     assert len(foreseen) == 0, "it does not tell of what is found"
+    cache = CachedBlocks(1 << 20)
+    cache.store([1], None, SIZE, prompt_of((9,) * 32))
+    cache.foreseen.begun(cache.expect(prompt_of((1,) * 12), 12, inf, sure=True))
+    assert len(cache.foreseen) == 0, "it fills no block"
     mute = foreseen.sent(b"abc", 64, sure=True)
     before = foreseen.sent(b"def", 64, sure=True)
     foreseen.begun(mute)
@@ -235,3 +239,12 @@ def test_room_is_needed_by_those_on_their_way_alone(
         foreseen.left(one)
         foreseen.told(one.marks)
     assert (len(foreseen), foreseen.need) == (0, 0)
+
+
+def test_who_is_never_told_of_is_forgotten_behind_many_others() -> None:
+    foreseen = Foreseen()
+    all_sent = [foreseen.sent(b"%06d" % k, 16, sure=True) for k in range(3 * MOST_UNTOLD)]
+    for one in all_sent:
+        foreseen.begun(one)
+    assert [one.over for one in all_sent] == 2 * MOST_UNTOLD * [True] + MOST_UNTOLD * [False]
+    assert foreseen.need == 16 * MOST_UNTOLD
