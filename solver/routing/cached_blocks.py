@@ -175,8 +175,9 @@ class CachedBlocks:
         runs = self._runs(prompt.marks, None, room)
         held = max(self._saved(runs), self._coming_tokens(prompt.marks, prompt.block_tokens))
         need = max(0, -(-tokens // size) * size - int(held))
-        coming = self.foreseen.sent(prompt.marks, need, sure=sure and tokens >= size)
+        coming = self.foreseen.sent(prompt.marks, tokens, need, sure=sure and tokens >= size)
         self._live[coming] = runs[-1][0] if runs else None
+        self.foreseen.fit(room)
         self._kept_of = None
         return coming
 

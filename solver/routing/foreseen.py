@@ -8,6 +8,8 @@ Rules:
   the room, and has told of what had to go (of one that is prefilled in pieces, for the first);
 - it is there for others until it has been told of, and its first token has come: either may be
   first, as an engine's events may be late;
+- all together have no more room than the engine: of those that have begun the oldest were pushed
+  out by the others, whatever has been told;
 - who leaves before its first token brings nothing; who was told of nothing, though its first token
   came before a prompt was sent that was told of, never will be, and nor will the oldest of many;
 - where an engine does not tell of what a prompt finds, a first token counts as told.
@@ -27,16 +29,16 @@ MOST_UNTOLD = 64
 
 
 class Coming:
-    """One prompt on its way: its marks, and tokens that it needs room for.
+    """One prompt on its way: its marks, its tokens, and those that it needs room for.
 
     `sure`: its engine will tell of it. `sent` and `begun` say when, in turns; `told`: that has been
     told; `over`: it is foreseen no more.
     """
 
-    __slots__ = ("begun", "marks", "need", "over", "sent", "sure", "told")
+    __slots__ = ("begun", "marks", "need", "over", "sent", "sure", "tokens", "told")
 
-    def __init__(self, marks: bytes, need: int, sent: int, *, sure: bool) -> None:
-        self.marks, self.need, self.sent, self.sure = marks, need, sent, sure
+    def __init__(self, marks: bytes, tokens: int, need: int, sent: int, *, sure: bool) -> None:
+        self.marks, self.tokens, self.need, self.sent, self.sure = marks, tokens, need, sent, sure
         self.begun: int | None = None
         self.told = self.over = False
 
@@ -45,11 +47,12 @@ class Foreseen:
     """Of one engine; see the module.
 
     Attributes:
-        need: tokens that all of them need room for.
+        tokens: of all of them.
+        need: those of them that need room.
     """
 
     def __init__(self) -> None:
-        self._turn = self.need = 0
+        self._turn = self.tokens = self.need = 0
         self._by_marks: dict[bytes, list[Coming]] = {}
         self._marks: list[bytes] = []  # of all, in order
         self._untold: dict[Coming, None] = {}  # that have begun, in that order
@@ -57,17 +60,23 @@ class Foreseen:
     def __len__(self) -> int:
         return len(self._marks)
 
-    def sent(self, marks: bytes, need: int, *, sure: bool) -> Coming:
-        """A prompt goes there, and needs room for so many tokens that are not there.
+    def sent(self, marks: bytes, tokens: int, need: int, *, sure: bool) -> Coming:
+        """A prompt of so many tokens goes there, and needs room for those that are not there.
 
         `sure`: the engine will tell of it, be it that all of it is there.
         """
         self._turn += 1
-        coming = Coming(marks, need, self._turn, sure=sure)
+        coming = Coming(marks, tokens, need, self._turn, sure=sure)
         self._by_marks.setdefault(marks, []).append(coming)
         insort(self._marks, marks)
         self.need += need
+        self.tokens += tokens
         return coming
+
+    def fit(self, room: float) -> None:
+        """They have so much room."""
+        while self.tokens > room and self._untold:
+            self._remove(next(iter(self._untold)))
 
     def begun(self, coming: Coming) -> None:
         """Its first token has come."""
@@ -125,6 +134,7 @@ class Foreseen:
     def _remove(self, coming: Coming) -> None:
         self._take_need(coming)
         coming.over = True
+        self.tokens -= coming.tokens
         comings = self._by_marks[coming.marks]
         comings.remove(coming)
         if not comings:

@@ -172,7 +172,7 @@ def test_who_is_on_its_way_is_found_as_far_as_others_begin_like_it() -> None:
 def test_first_tokens_and_events_may_come_in_either_order() -> None:
     for first, then in (("begun", "told"), ("told", "begun")):
         foreseen = Foreseen()
-        coming = foreseen.sent(b"abcdef", 64, sure=True)
+        coming = foreseen.sent(b"abcdef", 99, 64, sure=True)
         for what in (first, then):
             assert foreseen.common(b"abcxyz") == 1
             getattr(foreseen, what)(coming if what == "begun" else b"abcdef")
@@ -181,7 +181,7 @@ def test_first_tokens_and_events_may_come_in_either_order() -> None:
 
 def test_who_leaves_before_its_first_token_brings_nothing() -> None:
     foreseen = Foreseen()
-    left, begun = (foreseen.sent(b"abc", 64, sure=True) for _ in range(2))
+    left, begun = (foreseen.sent(b"abc", 99, 64, sure=True) for _ in range(2))
     foreseen.begun(begun)
     for one in (left, begun, left):
         foreseen.left(one)
@@ -191,16 +191,16 @@ def test_who_leaves_before_its_first_token_brings_nothing() -> None:
 def test_what_no_event_can_tell_of_is_not_waited_for() -> None:
     """An engine tells in order: what came before a prompt was sent is told before that."""
     foreseen = Foreseen()
-    foreseen.begun(foreseen.sent(b"abc", 64, sure=False))
+    foreseen.begun(foreseen.sent(b"abc", 99, 64, sure=False))
     assert len(foreseen) == 0, "it does not tell of what is found"
     cache = CachedBlocks(1 << 20)
     cache.store([1], None, SIZE, prompt_of((9,) * 32))
     cache.foreseen.begun(cache.expect(prompt_of((1,) * 12), 12, inf, sure=True))
     assert len(cache.foreseen) == 0, "it fills no block"
-    mute = foreseen.sent(b"abc", 64, sure=True)
-    before = foreseen.sent(b"def", 64, sure=True)
+    mute = foreseen.sent(b"abc", 99, 64, sure=True)
+    before = foreseen.sent(b"def", 99, 64, sure=True)
     foreseen.begun(mute)
-    foreseen.sent(b"ghi", 64, sure=True)
+    foreseen.sent(b"ghi", 99, 64, sure=True)
     foreseen.told(b"def")
     assert not mute.over, "that was sent before its first token"
     foreseen.told(b"ghi")
@@ -222,7 +222,7 @@ def test_room_is_needed_by_those_on_their_way_alone(
     foreseen, all_sent = Foreseen(), list[Coming]()
     for what, which in doings:
         if what == "sent":
-            all_sent.append(foreseen.sent(b"%03d" % (which % 3), 1 + which, sure=sure))
+            all_sent.append(foreseen.sent(b"%03d" % (which % 3), 99, 1 + which, sure=sure))
         elif what == "clear":
             foreseen.clear()
         elif what == "told":
@@ -243,8 +243,22 @@ def test_room_is_needed_by_those_on_their_way_alone(
 
 def test_who_is_never_told_of_is_forgotten_behind_many_others() -> None:
     foreseen = Foreseen()
-    all_sent = [foreseen.sent(b"%06d" % k, 16, sure=True) for k in range(3 * MOST_UNTOLD)]
+    all_sent = [foreseen.sent(b"%06d" % k, 99, 16, sure=True) for k in range(3 * MOST_UNTOLD)]
     for one in all_sent:
         foreseen.begun(one)
     assert [one.over for one in all_sent] == 2 * MOST_UNTOLD * [True] + MOST_UNTOLD * [False]
     assert foreseen.need == 16 * MOST_UNTOLD
+
+
+def test_who_has_begun_and_was_pushed_out_by_others_is_not_there_however_late_events_are() -> None:
+    foreseen = Foreseen()
+    all_sent = [foreseen.sent(b"%06d" % k, 100, 10, sure=True) for k in range(6)]
+    for one in all_sent[:4]:
+        foreseen.begun(one)
+    foreseen.fit(inf)
+    assert not any(one.over for one in all_sent)
+    foreseen.fit(400.0)
+    assert [one.over for one in all_sent] == [True, True, False, False, False, False]
+    foreseen.fit(100.0)
+    assert [one.over for one in all_sent] == [True] * 4 + [False] * 2, "those are still to come"
+    assert (foreseen.tokens, foreseen.need) == (200, 20)
