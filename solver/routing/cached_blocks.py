@@ -97,7 +97,7 @@ class CachedBlocks:
             return
         if prompt is not self._prompt:
             self._prompt = prompt
-            self._coming = self.foreseen.told(prompt.marks) if self.foreseen else None
+            self._coming = self.foreseen.told(prompt.marks)
         if block_tokens != self._block_tokens and not self._take_size(block_tokens, len(blocks)):
             self.unknown += len(blocks)
             return

@@ -9,7 +9,7 @@ Rules:
 - it is there for others until it has been told of, and its first token has come: either may be
   first, as an engine's events may be late;
 - all together have no more room than the engine: of those that have begun the oldest were pushed
-  out by the others, whatever has been told;
+  out by the others, and are found no more, though nothing has been told;
 - who leaves before its first token brings nothing; who was told of nothing, though its first token
   came before a prompt was sent that was told of, never will be, and nor will the oldest of many;
 - where an engine does not tell of what a prompt finds, a first token counts as told.
@@ -29,7 +29,7 @@ MOST_UNTOLD = 64
 
 
 class Coming:
-    """One prompt on its way: its marks, its tokens, and those that it needs room for.
+    """One prompt on its way: its marks, its tokens if they are found, and how many need room.
 
     `sure`: its engine will tell of it. `sent` and `begun` say when, in turns; `told`: that has been
     told; `over`: it is foreseen no more.
@@ -47,8 +47,8 @@ class Foreseen:
     """Of one engine; see the module.
 
     Attributes:
-        tokens: of all of them.
-        need: those of them that need room.
+        tokens: of all that are found there.
+        need: those for which room is needed, of all.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Foreseen:
         self._untold: dict[Coming, None] = {}  # that have begun, in that order
 
     def __len__(self) -> int:
-        return len(self._marks)
+        return sum(map(len, self._by_marks.values()))
 
     def sent(self, marks: bytes, tokens: int, need: int, *, sure: bool) -> Coming:
         """A prompt of so many tokens goes there, and needs room for those that are not there.
@@ -66,17 +66,19 @@ class Foreseen:
         `sure`: the engine will tell of it, be it that all of it is there.
         """
         self._turn += 1
-        coming = Coming(marks, tokens, need, self._turn, sure=sure)
+        coming = Coming(marks, max(1, tokens), need, self._turn, sure=sure)
         self._by_marks.setdefault(marks, []).append(coming)
         insort(self._marks, marks)
         self.need += need
-        self.tokens += tokens
+        self.tokens += coming.tokens
         return coming
 
     def fit(self, room: float) -> None:
         """They have so much room."""
-        while self.tokens > room and self._untold:
-            self._remove(next(iter(self._untold)))
+        for one in self._untold if self.tokens > room else ():
+            if self.tokens <= room:
+                break
+            self._hide(one)
 
     def begun(self, coming: Coming) -> None:
         """Its first token has come."""
@@ -134,10 +136,16 @@ class Foreseen:
     def _remove(self, coming: Coming) -> None:
         self._take_need(coming)
         coming.over = True
-        self.tokens -= coming.tokens
+        self._hide(coming)
         comings = self._by_marks[coming.marks]
         comings.remove(coming)
         if not comings:
             del self._by_marks[coming.marks]
-        del self._marks[bisect_left(self._marks, coming.marks)]
         self._untold.pop(coming, None)
+
+    def _hide(self, coming: Coming) -> None:
+        """Nobody finds it there."""
+        if coming.tokens:
+            self.tokens -= coming.tokens
+            coming.tokens = 0
+            del self._marks[bisect_left(self._marks, coming.marks)]
