@@ -20,6 +20,15 @@ ANSWER = 1 << 65
 FEW = 8
 
 
+class Holes:
+    """How many blocks are missing in all of a tree: there is a place for each."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class Node:
     """See the module.
 
@@ -30,9 +39,10 @@ class Node:
         first: which block of its prompts is the first of its own.
         until: which is the first behind it, as well as is known.
         blocks: in order; None where one is missing.
-        missing: how many are.
+        missing: how many are; `holes`: and in all of its tree.
         taken: at which place in `blocks` the last one was that went.
         pace: of the prompt that it was made for: the engine's blocks in each of a router's.
+        older, newer: those that were used before it and after it; a tree's root is behind the last.
     """
 
     __slots__ = (
@@ -40,9 +50,12 @@ class Node:
         "children",
         "end",
         "first",
+        "holes",
         "key",
         "missing",
         "names",
+        "newer",
+        "older",
         "pace",
         "parent",
         "taken",
@@ -55,10 +68,22 @@ class Node:
         self.key, self.names, self.parent = key, names, parent
         self.end, self.until, self.pace = end, until, pace
         self.first = self.missing = self.taken = 0
+        self.holes: Holes = Holes() if parent is None else parent.holes
         self.blocks: list[int | None] = []
         self.children: dict[bytes | int, Node] | None = None
+        self.older: Node = self if parent is None else parent
+        self.newer: Node = self.older
         if parent is not None:
             parent.adopt(self)
+
+    def use_before(self, other: Node) -> None:
+        """It was used just before another one."""
+        self.older, self.newer = other.older, other
+        self.older.newer = other.older = self
+
+    def unlink(self) -> None:
+        """It is no more among those that were used."""
+        self.older.newer, self.newer.older = self.newer, self.older
 
     @property
     def is_tail(self) -> bool:
@@ -74,6 +99,11 @@ class Node:
         """How many marks its prompts have before its own."""
         return self.end - len(self.names) // NAME_BYTES
 
+    def miss(self, count: int) -> None:
+        """So many more are missing."""
+        self.missing += count
+        self.holes.count += count
+
     def put(self, number: int, block: int) -> bool:
         """Block `number` of its prompts; whether there is a place for it, and room."""
         if not self.blocks:
@@ -82,11 +112,11 @@ class Node:
         if at < 0 and len(blocks) - at <= MOST_AT_A_NODE:
             self.put_first(number, [block, *[None] * (-1 - at)])
         elif len(blocks) <= at < MOST_AT_A_NODE:
-            self.missing += at - len(blocks)
+            self.miss(at - len(blocks))
             blocks += *[None] * (at - len(blocks)), block
         elif 0 <= at < len(blocks) and blocks[at] is None:
             blocks[at] = block
-            self.missing -= 1
+            self.miss(-1)
         else:
             return False
         return True
@@ -126,7 +156,7 @@ class Node:
         else:
             self.taken = at = self._index(block, at)
             blocks[at] = None
-            self.missing += 1
+            self.miss(1)
         self._trim()
 
     def _index(self, block: int, at: int) -> int:
@@ -140,10 +170,12 @@ class Node:
         """The first ones belong elsewhere."""
         taken = self.blocks[:count]
         del self.blocks[:count]
-        self.first, self.missing = self.first + len(taken), self.missing - taken.count(None)
+        self.first += len(taken)
+        self.miss(-taken.count(None))
         while self.blocks and self.blocks[0] is None:
             del self.blocks[0]
-            self.first, self.missing = self.first + 1, self.missing - 1
+            self.first += 1
+            self.miss(-1)
         return taken
 
     def take_from(self, number: int) -> list[int | None]:
@@ -151,19 +183,20 @@ class Node:
         at = max(0, number - self.first)
         taken = self.blocks[at:]
         del self.blocks[at:]
-        self.missing -= taken.count(None)
+        self.miss(-taken.count(None))
         self._trim()
         return taken
 
     def _trim(self) -> None:
         while self.blocks and self.blocks[-1] is None:
             self.blocks.pop()
-            self.missing -= 1
+            self.miss(-1)
 
     def put_first(self, number: int, blocks: list[int | None]) -> None:
         """Those from block `number` of its prompts on, up to where its own begin."""
         self.blocks[:0] = blocks
-        self.first, self.missing = number, self.missing + blocks.count(None)
+        self.first = number
+        self.miss(blocks.count(None))
 
     def child(self, key: bytes | int) -> Node | None:
         """Where prompts go on so."""

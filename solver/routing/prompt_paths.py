@@ -4,6 +4,8 @@ Rules:
 - what prompts begin with alike is one node up to their last common mark, and then each has its own;
 - marks are kept little further than there are blocks: a node that nothing follows grows with what
   is told, and shrinks with what goes;
+- prompts are used when they are told of, their beginnings last: an engine that needs room takes
+  first what was used least lately, and of that the ends;
 - where a block ends in a prompt is reckoned by the tokens in each of the prompt's own blocks, or as
   was learnt (`Partings`).
 
@@ -13,7 +15,7 @@ Must not know: whose blocks are whose (`solver.routing.prompt_tree`).
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from sys import maxsize
 
 from solver.routing.block_places import Where
@@ -46,12 +48,13 @@ class Paths:
     Attributes:
         where: each block, and at which nodes it is.
         nodes: how many there are beside the root.
+        holes: blocks that are missing in all of them.
     """
 
     def __init__(self, partings: Partings, block_tokens: int) -> None:
         self._partings, self._block_tokens = partings, block_tokens
         self._root, self.nodes, self._answers = Node(b"", b"", None, 0, 0, 0.0), 0, 0
-        self.where = Where()
+        self.where, self.holes = Where(), self._root.holes
 
     def path(self, prompt: Beginnings, behind: int, parent: int | None) -> Path:
         """The nodes that a prompt goes along; of its tails, the one that has `parent`."""
@@ -117,7 +120,9 @@ class Paths:
         self, key: bytes | int, names: bytes, parent: Node, end: int, until: int, pace: float
     ) -> Node:
         self.nodes += 1
-        return Node(key, names, parent, end, until, pace)
+        node = Node(key, names, parent, end, until, pace)
+        node.use_before(self._root)
+        return node
 
     def _grow(self, node: Node, path: Path) -> bool:
         """A node that nothing follows goes on as a prompt does; whether it can."""
@@ -156,6 +161,8 @@ class Paths:
             lower.adopt(child)
         lower.put_first(first, own)
         self.where.move(own, node, lower)
+        lower.unlink()
+        lower.use_before(node)
 
     def _cut(self, node: Node, marks: bytes, end: int) -> int:
         """How many blocks end before a node's mark, the one numbered `end` of these."""
@@ -171,10 +178,48 @@ class Paths:
             if self.where.has_own(node):
                 break
             self.nodes -= 1
+            node.unlink()
             parent = node.leave()
             assert parent is not None
             node = parent
         self._shrink(node)
+
+    def use(self, node: Node) -> None:
+        """A prompt that has it, and all before it, is used."""
+        root, one = self._root, node
+        while one is not root and one.newer is one.parent:
+            one = one.newer
+        if one is root:
+            return  # it was the last one that was
+        while node is not root:
+            assert node.parent is not None
+            node.unlink()
+            node.use_before(root)
+            node = node.parent
+
+    def pushed_out(self, count: int, busy: Iterable[Node]) -> dict[Node, int]:
+        """Who loses so many blocks that are used least lately, and how many each keeps.
+
+        Not who is `busy`, nor what is before that.
+        """
+        kept, node, held = dict[Node, int](), self._root.newer, set[Node]()
+        for one in busy:
+            before: Node | None = one
+            while before is not None and before not in held:
+                held.add(before)
+                before = before.parent
+        while count > 0 and node is not self._root:
+            there = len(node.blocks) - node.missing
+            if there and node not in held:
+                kept[node] = max(0, there - count)
+                count -= there
+            node = node.newer
+        return kept
+
+    def ends_before(self, marks: bytes, pace: float) -> int:
+        """How many blocks end before the last of these marks, as well as is known."""
+        known = self._partings.shared(marks, self._block_tokens)
+        return _before(len(marks) // NAME_BYTES, pace) if known is None else known
 
     def along(self, marks: bytes, tail: int | None) -> Iterator[tuple[Node, int]]:
         """Where a prompt goes along, and the first block of each that it does not share."""

@@ -37,15 +37,15 @@ class PromptTree:
         where: each block, and at which nodes it is.
         partial: for some of what was told there was no place.
         copied: blocks gone through beside those that were told, until somebody has counted them.
+        last: where the last blocks that were told were put.
     """
 
     def __init__(self, partings: Partings, block_tokens: int) -> None:
         self._partings, self._block_tokens = partings, block_tokens
         self.paths = Paths(partings, block_tokens)
         self.where, self.partial, self.copied = self.paths.where, False, 0
-        # Where the last blocks that were told were put, and whose they were.
-        self._last: Node | None = None
-        self._prompt: Beginnings | None = None
+        self.last: Node | None = None
+        self._prompt: Beginnings | None = None  # whose those were
 
     def put(self, blocks: Sequence[int], parent: int | None, prompt: Beginnings) -> bool:
         """They follow `parent` in a prompt, or begin it; whether it is known where that is."""
@@ -62,7 +62,7 @@ class PromptTree:
 
     def _goes_on(self, blocks: Sequence[int], parent: int | None, prompt: Beginnings) -> bool:
         """Whether they have their place behind those that were told last, as most have."""
-        node = self._last
+        node = self.last
         if node is None or prompt is not self._prompt or not node.blocks:
             return False
         number = node.first + len(node.blocks)
@@ -71,6 +71,7 @@ class PromptTree:
         if not self._are_new(blocks) or not node.extend(number, blocks):
             return False
         self.where.put(blocks, node)
+        self.paths.use(node)
         return True
 
     def _are_new(self, blocks: Sequence[int]) -> bool:
@@ -95,6 +96,7 @@ class PromptTree:
         known = parent is None or self._take_before(parent, begin - 1, path)
         if known:
             self._lay(blocks, begin, path)
+            self.paths.use(path[-1])
         self.paths.prune(path[-1])
         return known
 
@@ -151,7 +153,7 @@ class PromptTree:
                 if further is None:
                     break
                 at, number = further, number + 1
-        self._last, self._prompt = path[at], path.prompt
+        self.last, self._prompt = path[at], path.prompt
 
     def _put(self, block: int, number: int, at: int, path: Path) -> int | None:
         """Put it to one of a path's nodes, from `at` on; where what follows it may be.
@@ -214,7 +216,7 @@ class PromptTree:
         own = now.take_first(number + 1 - first)
         node.extend(first, own)
         self.where.move(own, now, node)
-        node.missing += own.count(None)
+        node.miss(own.count(None))
         node.until = max(node.until, number + 1)
         self.paths.prune(now, common)
         return True

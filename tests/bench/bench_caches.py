@@ -6,8 +6,9 @@
     .venv/bin/python -m tests.bench.bench_caches mooncake   # simulated: hit rates and first tokens
     .venv/bin/python -m tests.bench.bench_caches conversations   # the same of drawn ones
 
-`fleet` and `vllm` set what two gateways predicted of caches beside what engines found, of emulated
-agents that publish and that do not, and of a vLLM with a tiny model and little memory.
+`fleet` and `vllm` set what two gateways, or so many `--gateways`, predicted of caches beside what
+engines found, of emulated agents that publish and that do not, and of a vLLM with a tiny model and
+little memory.
 """
 
 from __future__ import annotations
@@ -157,13 +158,13 @@ def agents(options: argparse.Namespace, *, publish: bool) -> Iterator[list[str]]
 
 
 @contextmanager
-def gateways(workers: list[str], *more: str, publish: bool) -> Iterator[list[str]]:
-    """Two gateways before the same workers."""
+def gateways(workers: list[str], count: int, *more: str, publish: bool) -> Iterator[list[str]]:
+    """So many gateways before the same workers."""
     with ExitStack() as stack:
         flags = ["--port", "0", "--worker", ",".join(workers), *more]
         flags += [] if publish else ["--no-cache-events"]
-        both = [stack.enter_context(Process("gateway", *flags)) for _ in range(2)]
-        found = [one.wait_for(r"listening url=(\S+)") for one in both]
+        each = [stack.enter_context(Process("gateway", *flags)) for _ in range(count)]
+        found = [one.wait_for(r"listening url=(\S+)") for one in each]
         wanted = "exact" if publish else "estimated"
         while not all(knowledge(url) == {wanted} for url in found):
             time.sleep(0.1)
@@ -196,10 +197,10 @@ Body = Callable[[int], dict[str, Any]]
 
 
 def compare(urls: list[str], body: Body, options: argparse.Namespace, title: str) -> None:
-    """So many requests, to one gateway and the other in turn: predicted and found."""
+    """So many requests, to one gateway after the other in turn: predicted and found."""
     numbers = range(options.requests)
     with ThreadPoolExecutor(options.clients) as pool:
-        where, names = [urls[k % 2] for k in numbers], [f"q{k}" for k in numbers]
+        where, names = [urls[k % len(urls)] for k in numbers], [f"q{k}" for k in numbers]
         answers = list(pool.map(ask, where, names, map(body, numbers)))
     predicted = sum(one.predicted for one in answers)
     found, prompt = sum(one.found for one in answers), sum(one.prompt for one in answers)
@@ -225,7 +226,7 @@ def fleet(options: argparse.Namespace) -> None:
     for publish in (True, False):
         with (
             agents(options, publish=publish) as workers,
-            gateways(workers, publish=publish) as urls,
+            gateways(workers, options.gateways, publish=publish) as urls,
         ):
             compare(urls, body, options, "exact" if publish else "estimated")
 
@@ -241,7 +242,10 @@ def vllm(options: argparse.Namespace) -> None:
         return {"model": "tiny", "prompt": prompt, "max_tokens": 8, "ignore_eos": True}
 
     flags = ["--plain-slots", str(SLOTS)]
-    with serving(options.ranks) as worker, gateways([worker], *flags, publish=True) as urls:
+    with (
+        serving(options.ranks) as worker,
+        gateways([worker], options.gateways, *flags, publish=True) as urls,
+    ):
         compare(urls, body, options, f"{options.ranks} ranks")
 
 
@@ -316,12 +320,14 @@ def main() -> None:
     live.add_argument("--clients", type=int, default=12)
     live.add_argument("--speed", type=float, default=40.0)
     live.add_argument("--kv-tokens", type=int, default=8192)
+    live.add_argument("--gateways", type=int, default=2)
     live.set_defaults(run=fleet)
     real = parts.add_parser("vllm")
     real.add_argument("--ranks", type=int, default=1)
     real.add_argument("--documents", type=int, default=12)
     real.add_argument("--requests", type=int, default=500)
     real.add_argument("--clients", type=int, default=4)
+    real.add_argument("--gateways", type=int, default=2)
     real.set_defaults(run=vllm)
     trace = parts.add_parser("mooncake")
     trace.add_argument("--kv-tokens", type=int, default=524_288)

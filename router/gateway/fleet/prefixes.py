@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
-from math import inf
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +13,8 @@ from router.gateway.fleet.sessions import InSession, Sessions
 from router.http.schemas import CompletionRequest
 from router.kv_wire import tail_of
 from solver.arrays import FloatArray
-from solver.routing.marks import NO_PROMPT, Hashed, hash_ids, hash_text
+from solver.routing.foreseen import Coming
+from solver.routing.marks import NO_PROMPT, Beginnings, Hashed, hash_ids, hash_text
 from solver.routing.prefixes import BLOCK_TOKENS, TEXT_BYTES, PrefixIndex
 
 
@@ -32,6 +32,11 @@ class CachingWorker(Hashable, Protocol):
         ...
 
     @property
+    def cache_room(self) -> float:
+        """Tokens of all of its cache, of which running requests hold theirs; infinite: unknown."""
+        ...
+
+    @property
     def told_cache(self) -> WorkerCache | None:
         """What its engine tells of its cache; None: nothing, or nothing any more."""
         ...
@@ -46,8 +51,8 @@ class HashedRequest(Hashable, InSession, Protocol):
         ...
 
     @property
-    def marks(self) -> bytes:
-        """The names of its prompt's marks."""
+    def beginnings(self) -> Beginnings:
+        """Its prompt, as engines tell of it."""
         ...
 
     @property
@@ -82,43 +87,6 @@ def _take(brought: Brought, blocks: Iterable[int]) -> list[int]:
     return gone
 
 
-class UnderWay:
-    """What is on its way to workers: nobody has told of it, and those who come together share it.
-
-    From its first token on a request's prompt is where its engine says that it is.
-    """
-
-    def __init__(self) -> None:
-        self._index: PrefixIndex[CachingWorker] = PrefixIndex()
-        self._brought: defaultdict[CachingWorker, Brought] = defaultdict(dict)
-        self._where: dict[HashedRequest, CachingWorker] = {}
-
-    def add(self, request: HashedRequest, worker: CachingWorker) -> None:
-        """It has been sent there."""
-        self._where[request] = worker
-        _bring(self._brought[worker], request.blocks)
-        self._index.store(worker, request.blocks, inf)
-
-    def remove(self, request: HashedRequest) -> None:
-        """It has begun there, or left; unknown ones are ignored."""
-        if (worker := self._where.pop(request, None)) is None:
-            return
-        brought = self._brought[worker]
-        self._index.withdraw(worker, _take(brought, request.blocks))
-        if not brought:
-            del self._brought[worker]
-            self._index.forget(worker)
-
-    def forget(self, worker: CachingWorker) -> None:
-        """It is down."""
-        for request in [one for one, at in self._where.items() if at is worker]:
-            self.remove(request)
-
-    def held(self, blocks: tuple[int, ...], workers: Sequence[CachingWorker]) -> list[int]:
-        """How many of these blocks, from the front, are on their way to each."""
-        return self._index.held(blocks, workers)
-
-
 class Prefixes:
     """Of engines that tell, what they tell; of others, what is sent to them.
 
@@ -129,18 +97,21 @@ class Prefixes:
 
     def __init__(self) -> None:
         self._index: PrefixIndex[CachingWorker] = PrefixIndex()
-        self._under_way = UnderWay()
         self._sessions = Sessions()
         # Blocks that no first token has shown to be there: how many have brought them; and theirs.
         self._unproven: defaultdict[CachingWorker, Brought] = defaultdict(dict)
         self._waiting: dict[HashedRequest, tuple[CachingWorker, tuple[int, ...]]] = {}
+        # Of engines that tell: what each request there is foreseen to bring.
+        self._told: dict[HashedRequest, tuple[WorkerCache, list[Coming]]] = {}
 
     def sent(self, request: HashedRequest, worker: CachingWorker) -> None:
         """A prompt with its blocks has gone to `worker`."""
+        told = worker.told_cache
+        if told is not None and request.marks:
+            tokens = request.prompt_tokens // request.sequences
+            self._told[request] = told, told.expect(request.beginnings, tokens, worker.cache_room)
         if not request.blocks or not worker.has_prefix_cache:
             return
-        if worker.told_cache is not None:
-            self._under_way.add(request, worker)
         held = self._index.held(request.blocks, [worker])[0]
         unproven = self._unproven[worker]
         brought = *(b for b in request.blocks[:held] if b in unproven), *request.blocks[held:]
@@ -151,9 +122,9 @@ class Prefixes:
 
     def begun(self, request: HashedRequest) -> None:
         """Its first token has come: its prompt is there."""
-        if not request.blocks:
-            return
-        self._under_way.remove(request)
+        if (there := self._told.get(request)) is not None:
+            told, coming = there
+            told.begun(coming)
         if (brought := self._waiting.pop(request, None)) is not None:
             worker, blocks = brought
             for block in blocks:
@@ -166,9 +137,9 @@ class Prefixes:
 
     def left(self, request: HashedRequest) -> None:
         """It has left its worker; perhaps it had not begun."""
-        if not request.blocks:
-            return
-        self._under_way.remove(request)
+        if (there := self._told.pop(request, None)) is not None:
+            told, coming = there
+            told.left(coming)
         if (brought := self._waiting.pop(request, None)) is None:
             return
         worker, blocks = brought
@@ -180,7 +151,6 @@ class Prefixes:
         self._unproven.pop(worker, None)
         for request in [one for one, (at, _) in self._waiting.items() if at is worker]:
             del self._waiting[request]
-        self._under_way.forget(worker)
 
     def cached_tokens(
         self, requests: Sequence[HashedRequest], workers: Sequence[CachingWorker]
@@ -210,15 +180,16 @@ class Prefixes:
     ) -> None:
         """Of those that `tell`, what they tell and what is on its way there; `cached` is (m,)."""
         marks, last = request.marks, self._sessions.last(request)
-        sent = self._under_way.held(request.blocks, workers)
+        each = request.block_tokens / request.sequences
         most = request.prompt_tokens - request.sequences  # the last token makes the answer
         for j, told in tell.items():
-            tokens = told.held_tokens(marks)
+            room = workers[j].cache_room
+            tokens = told.held_tokens(marks, None, each, room)
             if last is not None and last.worker is workers[j]:
                 before = marks[: last.marks]
-                tokens = max(tokens, told.held_tokens(before, tail_of(last.attempt)))
-            tokens = max(tokens * request.sequences, sent[j] * request.block_tokens)
-            cached[j] = max(0.0, min(tokens, most))
+                tail = tail_of(last.attempt)
+                tokens = max(tokens, told.held_tokens(before, tail, 0.0, room))
+            cached[j] = max(0.0, min(tokens * request.sequences, most))
 
 
 def hashed(request: CompletionRequest, prompt_tokens: int) -> tuple[Hashed, float]:

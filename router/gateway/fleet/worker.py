@@ -90,7 +90,8 @@ class Worker:
         self.cache: WorkerCache | None = None
         self.loads, self._pushed = Loads(), False
         self.plain_slots = slots
-        self._cost, self._prefix_cache, self._kv_tokens = cost, prefix_cache, PLAIN_KV_TOKENS
+        self._cost, self._prefix_cache = cost, prefix_cache
+        self._kv_told: int | None = None  # of a plain server's memory
         self._scaled = (1.0, 1.0), cost
         self._view: tuple[tuple[object, ...], WorkerView] | None = None
 
@@ -279,8 +280,16 @@ class Worker:
     @property
     def kv_free(self) -> float:
         """Cached tokens that it has room for beside what it has been sent."""
-        tokens = self._kv_tokens if self.state is None else self.state.kv_tokens
+        tokens = self._kv_told or PLAIN_KV_TOKENS if self.state is None else self.state.kv_tokens
         return tokens - self.load.kv_tokens
+
+    @property
+    def cache_room(self) -> float:
+        """Tokens of its prefix cache, of which what runs there holds its own; infinite: unknown.
+
+        An agent's engine may keep what runs beside that.
+        """
+        return self._kv_told or inf if self.state is None else inf
 
     def max_model_len(self, model: str) -> int | None:
         """Prompt and output tokens that a request for `model` may have; None if unknown."""
@@ -406,7 +415,7 @@ class Worker:
         if self.loads.now(now) is not None:  # it tells sooner, and of itself
             return
         if self._pushed:  # and does so no more
-            self._pushed, self._kv_tokens = False, PLAIN_KV_TOKENS
+            self._pushed, self._kv_told = False, None
             self.plain_slots.engine_is_mute()
         told = look.of(self.rank)
         if told is None:
@@ -417,7 +426,7 @@ class Worker:
             self.plain_slots.engine(told.running, told.waiting, at_s, told.slots)
         else:
             self.plain_slots.engine_is_mute()
-        self._kv_tokens = told.kv_tokens or self._kv_tokens
+        self._kv_told = told.kv_tokens or self._kv_told
 
     def push_load(self, rank: int, load: Load, now: float) -> None:
         """Its engine, which has no agent, pushes its load."""
@@ -431,7 +440,7 @@ class Worker:
         if told is not None:
             self._pushed = True
             self.plain_slots.engine(told.running, told.waiting, now, told.slots or None)
-            self._kv_tokens = told.kv_tokens or self._kv_tokens
+            self._kv_told = told.kv_tokens or self._kv_told
 
     def update_state(self, state: AgentState) -> None:
         """Its agent reports."""

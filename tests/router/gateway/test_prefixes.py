@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.gateway.fleet.kv.caches import WorkerCache
+from router.gateway.fleet.kv.stream import Stream
 from router.gateway.fleet.prefixes import Prefixes
+from solver.routing.marks import Beginnings
+from tests.router.gateway.kv.publisher import Publisher, prompt_of
 
 
 class Caching:
     """A worker with room enough."""
 
-    has_prefix_cache, kv_free, told_cache = True, 1e9, None
+    has_prefix_cache, kv_free, cache_room = True, 1e9, inf
+
+    def __init__(self, told_cache: WorkerCache | None = None) -> None:
+        self.told_cache = told_cache
 
 
 class Request:
@@ -27,6 +35,7 @@ class Request:
         self.marks = b"".join(block.to_bytes(3) for block in self.blocks)
         self.block_tokens, self.session, self.prompt_tokens = 1.0, session, tokens
         self.sequences, self.attempt = 1, ""
+        self.beginnings = Beginnings(self.marks, self.block_tokens)
 
 
 def held(prefixes: Prefixes, worker: Caching) -> float:
@@ -137,3 +146,28 @@ def test_the_next_of_a_session_finds_all_that_its_last_worker_has_of_it() -> Non
     assert saved(prefixes, Request(6, "s"), first, other) == [3.0, 20.0]
     prefixes.forget(other)
     assert saved(prefixes, Request(6, "s"), first, other) == [3.0, 0.0], "it was down"
+
+
+def test_an_engines_word_counts_from_when_it_comes_and_until_then_what_is_on_its_way() -> None:
+    """However late its events are, behind the first token too; and whoever leaves before that."""
+    publisher, stream = Publisher(), Stream(1 << 20, replays=False)
+    stream.linked()
+    list(stream.live(*publisher.change(9)))
+    prefixes, worker = Prefixes(), Caching(WorkerCache([stream], reports=True))
+    first, second, behind = (Request(0) for _ in range(3))
+    for one in (first, second, behind):
+        one.marks, one.block_tokens, one.prompt_tokens = prompt_of(1).marks, 128.0, 600
+        one.beginnings = prompt_of(1)
+    assert saved(prefixes, behind, worker) == [0.0]
+    prefixes.sent(first, worker)
+    assert saved(prefixes, behind, worker) == [512.0]
+    prefixes.left(first)
+    assert saved(prefixes, behind, worker) == [0.0], "it has not begun"
+    prefixes.sent(second, worker)
+    prefixes.begun(second)
+    prefixes.left(second)
+    assert saved(prefixes, behind, worker) == [512.0], "its events are late"
+    list(stream.live(*publisher.change(1)))
+    assert saved(prefixes, behind, worker) == [512.0]
+    list(stream.live(*publisher.change(1)))
+    assert saved(prefixes, behind, worker) == [0.0], "that is gone again"

@@ -52,6 +52,14 @@ def nodes_of(cache: CachedBlocks) -> list[Node]:
 def check(cache: CachedBlocks) -> None:
     """What nodes have is where it is said to be, and nothing is there for nothing."""
     root, *nodes = nodes_of(cache)
+    assert root.holes.count == sum(node.missing for node in nodes)
+    assert all(node.missing == node.blocks.count(None) for node in (root, *nodes))
+    used = [root]
+    while (node := used[-1].newer) is not root:
+        assert node.older is used[-1]
+        used.append(node)
+    assert set(used) == {root, *nodes}
+    assert len(used) == 1 + len(nodes)
     where, at = cache._where, defaultdict[int, set[Node]](set)
     for node in (root, *nodes):
         for block in node.blocks:
@@ -198,6 +206,23 @@ def test_the_oldest_go_as_fast_as_the_latest() -> None:
     last_first = list(range(count))[::-1]
     in_parts = [block for part in range(parts) for block in range(part, count, parts)]
     assert removal_s(in_parts) < 8 * removal_s(last_first)
+
+
+def test_places_of_missing_blocks_are_bounded_with_the_blocks() -> None:
+    """Of each of many long prompts only the first block and the last are left."""
+    rng, cache, told = random.Random(1), CachedBlocks(2000), 1500
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            first = told * number
+            cache.store(range(first, first + told), None, SIZE, unlike(rng, number))
+            cache.remove(range(first + 1, first + told - 1))
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert cache.partial
+    assert held < 2000 * 150 + 50_000
+    check(cache)
 
 
 def test_what_follows_missing_blocks_takes_no_room() -> None:

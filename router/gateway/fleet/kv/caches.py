@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from math import inf
 from typing import Protocol
 
 import zmq.asyncio
@@ -17,7 +18,8 @@ from router.gateway.fleet.kv.turns import Turns
 from router.http.connections import Connections
 from router.kv_wire import Load
 from router.observe.repeats import Repeats
-from solver.routing.marks import Partings
+from solver.routing.foreseen import Coming
+from solver.routing.marks import Beginnings, Partings
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +58,32 @@ class WorkerCache:
         """Whether what it tells is worth more than what was sent to it."""
         return self.knowledge is not Knowledge.ESTIMATED
 
-    def held_tokens(self, marks: bytes, tail: int | None = None) -> float:
-        """Tokens of a prompt that need no prefill; of several ranks nobody knows which it gets."""
-        found = [one.cache.held_tokens(marks, tail) for one in self.streams]
+    def held_tokens(
+        self, marks: bytes, tail: int | None, block_tokens: float, room: float
+    ) -> float:
+        """Tokens of a prompt that need no prefill; of several ranks nobody knows which it gets.
+
+        See `CachedBlocks.held_tokens`; what several ranks will push out is not foreseen.
+        """
+        room = room if len(self.streams) == 1 else inf
+        found = [one.cache.held_tokens(marks, tail, block_tokens, room) for one in self.streams]
         return sum(found) / len(found)
+
+    def expect(self, prompt: Beginnings, tokens: int, room: float) -> list[Coming]:
+        """A prompt of so many tokens is sent there: it is foreseen from now on."""
+        alone = len(self.streams) == 1
+        room, sure = room if alone else inf, self.reports and alone
+        return [one.cache.expect(prompt, tokens, room, sure=sure) for one in self.streams]
+
+    def begun(self, coming: Sequence[Coming]) -> None:
+        """The first token of one that was expected has come."""
+        for one, its in zip(self.streams, coming, strict=True):
+            one.cache.foreseen.begun(its)
+
+    def left(self, coming: Sequence[Coming]) -> None:
+        """It has left; perhaps it had not begun."""
+        for one, its in zip(self.streams, coming, strict=True):
+            one.cache.left(its)
 
     def count(self) -> dict[str, int]:
         """Of all its ranks: blocks known, blocks told of, and what went wrong."""
