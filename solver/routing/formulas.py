@@ -20,10 +20,13 @@ from solver.batching.targets import DEFAULT_TARGETS
 
 # A second without a first token counts as three: one as any other, two as it is waited blindly.
 FIRST_TOKEN = 2.0
-# A target that is missed by a second has cost its user more than a second: counted eight times, an
-# answer is lost once it is late by an eighth of its time. What others lose counts as much where
-# their tokens come at the limit, and half where they come much sooner.
-LATE, IN_TIME = 8.0, 0.5
+# A target that is missed by a second has cost its user more than a second: the first count eight
+# times, so that an answer is lost once it is late by an eighth of its time. What is lost cannot be
+# lost again: of what they count more, half is lost at ten seconds, and further ones are ever more
+# like any others. Where targets cannot be kept by all, those are served who still can.
+LATE, LOST_S = 8.0, 10.0
+# What others lose counts as much where their tokens come at the limit, half where much sooner.
+IN_TIME = 0.5
 # That all is done holds nobody up in a stream, and everybody in a batch; half is enough for
 # the batch, as the term is zero for all but the few who end last.
 MAKESPAN = 0.5
@@ -249,6 +252,11 @@ def late_s(request: Figures, felt: Figures, at: Calculus) -> Number:
     return at.maximum(0.0, first - slack) + output * at.maximum(0.0, rest - tpot)
 
 
+def lost_s(late_s: Number) -> Number:
+    """What is lost by so many seconds beyond targets, in request-seconds."""
+    return late_s * (1.0 + (LATE - 1.0) * LOST_S / (late_s + LOST_S))
+
+
 def soon_s(ttft_s: Number, waited_s: Number, at: Calculus) -> Number:
     """Seconds left until a first token is due, or expected by people who ask for less."""
     return at.maximum(ttft_s, EXPECTED_S) - waited_s
@@ -262,9 +270,9 @@ def cost_s(
     _, output, long, weight, _, tpot_s, last, tail, variance = request
     in_flight = worker[0] + placed[0]
     full = at.minimum(1.0, in_flight / worker[1])
-    own, late = first + output * rest, late_s(request, felt, at)
+    own, lost = first + output * rest, lost_s(late_s(request, felt, at))
     total = others_s(worker, pair, placed, in_flight, (rest, tpot_s), at)
-    total = total + weight * (own + FIRST_TOKEN * first + LATE * late)
+    total = total + weight * (own + FIRST_TOKEN * first + lost)
     total = total + tail * (own * own + variance * rest * rest) + full * full * own
     return total + MAKESPAN * at.maximum(0.0, first + long * rest - last)
 

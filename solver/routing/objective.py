@@ -18,8 +18,9 @@ it and added up (`TERMS`), so that one can be traded for another and a choice be
   worker's cache, as much as for what of it another worker has, which will be held twice;
 - slot: what holding a slot for T seconds takes from who comes next: T times the chance that none
   is free;
-- late: seconds beyond its targets, of the first token and of all that follow it, `LATE` times, as
-  an answer that comes too late has lost more than these;
+- late: seconds beyond its targets, of the first token and of all that follow it: the first count
+  `LATE` times, as an answer that comes too late has lost more than these, and the further ones
+  less, as it cannot be lost again;
 - makespan: a share of the seconds by which it would outlast all else that the fleet has to do, its
   length taken at a high quantile.
 
@@ -43,7 +44,7 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.routing import formulas
 from solver.routing.columns import Load, Requests
-from solver.routing.formulas import ARRAYS, FIRST_TOKEN, LATE, MAKESPAN, Figures
+from solver.routing.formulas import ARRAYS, FIRST_TOKEN, MAKESPAN, Figures
 
 # Rows of what is known of requests that are worked out last.
 LAST, TAIL = 6, 7
@@ -198,7 +199,7 @@ class Pairs:
         decode = output * rest
         own = first + decode
         blind = (1.0 + FIRST_TOKEN) * weight
-        late = formulas.late_s(request, seconds, ARRAYS)
+        lost = formulas.lost_s(formulas.late_s(request, seconds, ARRAYS))
         seen = self._workers[:, j], self._pair(i, j), placed, in_flight
         return (
             blind * wait,
@@ -207,7 +208,7 @@ class Pairs:
             tail * (own * own + variance * rest * rest),
             formulas.others_s(*seen, (rest, tpot_s), ARRAYS),
             full * full * own,
-            LATE * weight * late,
+            weight * lost,
             MAKESPAN * np.maximum(0.0, first + long * rest - last),
         )
 
