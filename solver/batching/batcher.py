@@ -130,10 +130,10 @@ class Batcher:
         output += sum(sequence.expected_left for sequence in still)
         return output + float(self.progress.expected_left(ahead).sum())
 
-    def backlog_s(self, ahead: int = 0) -> float:
-        """Engine seconds at full slots that it still takes, as predicted; `ahead` as above."""
+    def backlog_s(self, output: float) -> float:
+        """Engine seconds at full slots until all is done, with so much `output_to_come`."""
         prefills = len(self._waiting) + len(self._table.unprefilled)
-        prompt, output = self.prompt_to_prefill, self.output_to_come(ahead)
+        prompt = self.prompt_to_prefill
         return self.cost.backlog_s(prefills, prompt, output, self._table.kv_decoding, self.slots)
 
     def add(self, sequence: Sequence, now: float) -> None:

@@ -1,8 +1,8 @@
 """A window as plain numbers, and as arrays for whoever wants these.
 
 At low load most windows hold one request, and arrays of two or three numbers cost more than what is
-done with them: `solver.routing.few` decides on the numbers, whoever explains or improves a plan on
-the arrays.
+done with them: few pairs are valued in numbers (`solver.routing.few`), many, and those of whoever
+explains or improves a plan, in arrays.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from functools import cached_property
 import numpy as np
 
 from solver.arrays import FloatArray
+from solver.routing import formulas
 from solver.routing.columns import BETA_P, PROMPT, Load, Requests
-from solver.routing.formulas import Figures
+from solver.routing.formulas import ARRAYS, Figures
 
-# Arrays take about as long for a request on any number of workers, numbers for a pair of both:
-# beyond so many pairs, and pairs times workers, arrays are quicker; and of workers alone.
-MOST_PAIRS, MOST_WEIGHED, MOST_WORKERS = 128, 512, 16
+# Arrays are quicker beyond so many pairs of a request and a worker; and beyond so many workers,
+# where these alone are looked at.
+MOST_PAIRS, MOST_WORKERS = 48, 16
 
 
 @dataclass(eq=False)
@@ -48,9 +49,7 @@ class Asked:
     @property
     def few(self) -> bool:
         """Whether plain numbers are quicker."""
-        m = len(self.known)
-        pairs = len(self.rows) * m
-        return 0 < pairs <= MOST_PAIRS and pairs * m <= MOST_WEIGHED
+        return 0 < len(self.rows) * len(self.known) <= MOST_PAIRS
 
     @cached_property
     def requests(self) -> Requests:
@@ -62,6 +61,12 @@ class Asked:
         """As arrays."""
         known, lately = np.array(self.known, dtype=np.float64).T, np.array(self.lately).T
         return Load.from_numbers(known, lately, self.level_s, self.placed)
+
+    @property
+    def open(self) -> bool:
+        """Whether any worker may be sent something; else there is nothing to plan."""
+        rooms = formulas.rooms(formulas.load_figures(self.load), ARRAYS)
+        return bool(np.any(formulas.is_open(rooms, (0.0, 0.0, 0.0))))
 
     def uncached(self, i: int, j: int) -> float:
         """Prompt tokens of a request that a worker would have to prefill."""

@@ -12,14 +12,14 @@ Rules:
 - a worker is closed once its slots and its lead are taken, its memory is full, or more than
   `QUEUED_S` of prefill are queued there: what would only queue there is better bound later.
 
-Work is O(n m) and does not depend on what waits behind the n, or runs. Whoever knows a better plan
-(`solver.routing.joint`) wishes requests elsewhere than where each is cheapest now; the other rules
-are the same.
+Work is O(n m) and does not depend on what waits behind the n, or runs; most pairs are valued once
+(`solver.routing.found`). Whoever knows a better plan (`solver.routing.joint`) wishes requests
+elsewhere than where each is cheapest now; the other rules are the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import fsum, inf
 
@@ -28,10 +28,14 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.routing.asked import Asked
 from solver.routing.columns import Load, Requests
-from solver.routing.few import NOTHING, FewPairs
-from solver.routing.formulas import ARRAYS, Figures, clearly_more, patience
-from solver.routing.objective import ALL, Pairs
+from solver.routing.few import FewPairs, OneByOne, Placed, SomePairs
+from solver.routing.formulas import clearly_more
+from solver.routing.found import Cost, FewInTurn, Found, InTurn, ManyInTurn
+from solver.routing.objective import Pairs
 from solver.routing.turns import Turns
+
+# Of a request: what it costs, on which worker, and whether it goes there now.
+Choice = tuple[float, int, bool]
 
 
 @dataclass(slots=True, eq=False)
@@ -101,41 +105,19 @@ class Settled:
 def plan_in_turn(asked: Asked) -> Assignment:
     """The plan; see the module. Each request must be allowed somewhere."""
     if asked.few:
-        return _assign_few(FewPairs(asked))
+        return in_turn(FewInTurn(FewPairs(asked)))
     return assign(asked.requests, asked.load)
 
 
 def assign(requests: Requests, load: Load) -> Assignment:
     """The same plan, by arrays."""
-    planning = _Planning(Pairs(requests, load))
-    least = planning.costs.min(axis=1)
-    planned = planning.go_on(0)
-    return planning.plan(planned, fsum(least[:planned].tolist()))
+    return in_turn(ManyInTurn(Pairs(requests, load)))
 
 
-def _assign_few(pairs: FewPairs) -> Assignment:
-    """In plain numbers what `_Planning` does in arrays."""
-    n, m = pairs.n, pairs.m
-    placed: list[Figures] = [NOTHING] * m
-    at_first = [pairs.costs(i, placed) for i in range(n)]
-    able = [pairs.is_open(j, NOTHING) for j in range(m)]
-    chosen, go, cost_s, planned = [0] * n, [False] * n, [0.0] * n, n
-    for i in range(n):
-        costs = pairs.costs(i, placed) if i else at_first[0]
-        j = costs.index(min(costs))
-        if not any(able):
-            planned = min(planned, i)
-        else:
-            found = costs, able, placed.__getitem__
-            j, go[i] = _choose(pairs, i, j, found, pairs.patience[i])
-        chosen[i], cost_s[i] = j, costs[j]
-        if i < planned and i + 1 < n:
-            sequences, prefill_s, prompt = placed[j]
-            more = pairs.sizes(i, j)
-            placed[j] = sequences + more[0], prefill_s + more[1], prompt + more[2]
-            able[j] = pairs.is_open(j, placed[j])
-    bound_s = fsum(min(costs) for costs in at_first[:planned])
-    return Assignment(tuple(chosen), tuple(go), np.array(cost_s), planned, bound_s)
+def in_turn(found: InTurn) -> Assignment:
+    """The same plan, by what requests find."""
+    choices, planned = _choices(found, [])
+    return _plan(choices, planned, fsum(found.first_s[:planned]))
 
 
 def follow(requests: Requests, load: Load, settled: Settled, bound_s: float) -> Assignment:
@@ -143,11 +125,11 @@ def follow(requests: Requests, load: Load, settled: Settled, bound_s: float) -> 
 
     The plan is about these k, and so is `bound_s`.
     """
-    planning = _Planning(Pairs(requests, load))
-    planning.take(settled)
-    k = len(settled.workers)
-    planning.go_on(k)
-    return planning.plan(k, bound_s)
+    found, workers = ManyInTurn(Pairs(requests, load)), settled.workers.tolist()
+    costs_s = settled.costs[np.arange(len(workers)), workers].tolist()
+    before = list(zip(costs_s, workers, settled.go.tolist(), strict=True))
+    choices, _ = _choices(found, before)
+    return _plan(choices, len(workers), bound_s)
 
 
 def settle(turns: Turns, wishes: IntArray, near: Settled | None = None) -> Settled:
@@ -160,13 +142,13 @@ def settle(turns: Turns, wishes: IntArray, near: Settled | None = None) -> Settl
         plan, different = near.copy(), np.flatnonzero(near.workers != wishes)
         changed = np.unique([near.workers[different], wishes[different]])
     plan.workers[:] = wishes
-    patiences = _patiences(turns.requests)
+    pairs = SomePairs(turns)
     while True:
         _see(turns, plan, changed)
         for i in range(start, turns.n):
             wish = int(wishes[i])
-            found = plan.costs[i], plan.open[i], plan.before[:, i].T.__getitem__
-            to, plan.go[i] = _choose(turns, i, wish, found, patiences[i])
+            seen, cost_s = _Seen(pairs, plan, i), plan.costs.item(i, wish)
+            _, to, plan.go[i] = _choose(seen, i, (cost_s, wish))
             if to != wish:  # those after it find something else
                 plan.workers[i], changed, start = to, np.array((wish, to)), i + 1
                 break
@@ -183,94 +165,72 @@ def _see(turns: Turns, plan: Settled, changed: IntArray) -> None:
     plan.open[i, j] = turns.is_open(j, placed) & np.isfinite(plan.costs[i, j])
 
 
-class _Planning:
-    """A plan in the making: `costs` (n, m) are those on what the next request finds."""
+class _Seen(Found):
+    """What request i finds where all who come before it have been planned."""
 
-    def __init__(self, pairs: Pairs) -> None:
-        self._pairs, self._placed = pairs, np.zeros((3, pairs.m))
-        self._chosen, self._go = [-1] * pairs.n, [False] * pairs.n
-        self.costs = pairs.costs(ALL, ALL, self._placed)
-        self._able = pairs.is_open(ALL, self._placed)
-        self._patience = _patiences(pairs.requests)
+    def __init__(self, pairs: OneByOne, plan: Settled, i: int) -> None:
+        self.pairs, self._costs = pairs, plan.costs[i]
+        self.shut = np.where(plan.open[i], 0.0, inf)
+        self.placed = list(map(tuple, plan.before[:, i].T.tolist()))
 
-    def plan(self, planned: int, bound_s: float) -> Assignment:
-        """What has been decided."""
-        cost_s = self.costs[np.arange(self._pairs.n), self._chosen]
-        return Assignment(tuple(self._chosen), tuple(self._go), cost_s, planned, bound_s)
+    def full(self) -> FloatArray:
+        """(m,) infinite where that is so, or where it finds no free slot, else 0."""
+        waits = map(self.pairs.waits, range(self.pairs.m), self.placed)
+        return np.where(np.fromiter(waits, dtype=np.bool_), inf, self.shut)
 
-    def take(self, settled: Settled) -> None:
-        """The first k have been planned already."""
-        k = len(settled.workers)
-        self._chosen[:k], self._go[:k] = settled.workers.tolist(), settled.go.tolist()
-        for i, j in enumerate(self._chosen[:k]):
-            self._placed[:, j] += self._pairs.sizes(i, j)
-        for j in set(self._chosen[:k]):
-            self._see(k, j)
-        self.costs[:k] = settled.costs
-
-    def go_on(self, start: int) -> int:
-        """Plan the others; where it ended, as nobody is open any more."""
-        pairs, able = self._pairs, self._able
-        for i in range(start, pairs.n):
-            if not able.any():
-                self._chosen[i:] = self.costs[i:].argmin(axis=1).tolist()
-                return i
-            costs = self.costs[i]
-            found = costs, able, self._placed.T.__getitem__
-            j, self._go[i] = _choose(pairs, i, int(costs.argmin()), found, self._patience[i])
-            self._chosen[i] = j
-            self._placed[:, j] += pairs.sizes(i, j)
-            if i + 1 < pairs.n:
-                self._see(i + 1, j)
-        return pairs.n
-
-    def _see(self, start: int, j: int) -> None:
-        """What all from `start` on find on worker j."""
-        rows, placed = slice(start, None), self._placed[:, j]
-        self.costs[rows, j] = self._pairs.costs(rows, j, placed)
-        self._able[j] = self._pairs.is_open(j, placed)
+    def least(self, i: int, shut: FloatArray | None = None) -> Cost:  # noqa: ARG002
+        """What it costs where that is least, and not `shut`; infinite: there is nobody."""
+        costs = self._costs if shut is None else self._costs + shut
+        j = int(costs.argmin())
+        return costs.item(j), j
 
 
-def _patiences(requests: Requests) -> list[tuple[bool, float]]:
-    """(n,) whether somebody waits for its first token, and `formulas.patience`."""
-    awaited = np.isfinite(requests.ttft_s)
-    doubts = patience(requests.ttft_s, requests.overrun, requests.output, ARRAYS)
-    return list(zip(awaited[:, 0].tolist(), doubts[:, 0].tolist(), strict=True))
+def _choices(found: InTurn, before: Sequence[Choice]) -> tuple[list[Choice], int]:
+    """Those before, and what is chosen for all after them; and how many until nobody is open."""
+    for i, (_, j, _) in enumerate(before):
+        found.place(i, j)
+    choices, n = list(before), found.pairs.n
+    for i in range(len(choices), n):
+        if not found.open:
+            return [*choices, *((*cost, False) for cost in found.rest(i))], i
+        choice = _choose(found, i, found.least(i))
+        choices.append(choice)
+        found.place(i, choice[1])
+    return choices, n
 
 
-def _choose(
-    pairs: Pairs | FewPairs,
-    i: int,
-    wish: int,
-    found: tuple[Figures, Figures, Callable[[int], Figures]],
-    waits: tuple[bool, float],
-) -> tuple[int, bool]:
-    """(worker, whether it goes there now) for request i, which would like to go to `wish`.
+def _plan(choices: Sequence[Choice], planned: int, bound_s: float) -> Assignment:
+    costs_s, workers, go = zip(*choices, strict=True)
+    return Assignment(workers, go, np.array(costs_s), planned, bound_s)
 
-    `found` is what it finds: (m,) costs, (m,) who is open, and what is placed on each; `waits`
-    as in `_patiences`.
-    """
-    (costs, able, placed), (awaited, most) = found, waits
-    would_wait = awaited and pairs.waits(wish, placed(wish))
-    if able[wish] and not would_wait:
-        return wish, True
-    may = [k for k, is_able in enumerate(able) if is_able and costs[k] < inf]
+
+def _choose(found: Found, i: int, wish: Cost) -> Choice:
+    """For request i, which would like to go to `wish`."""
+    pairs, (wish_s, j) = found.pairs, wish
+    would_wait = pairs.is_awaited(i) and pairs.waits(j, found.placed[j])
+    if not (found.shut[j] or would_wait):
+        return wish_s, j, True
     if would_wait:
-        free = [k for k in may if not pairs.waits(k, placed(k))]
-        k = min(free, key=costs.__getitem__, default=wish)
-        if k != wish and need_not_wait(pairs, i, (k, placed(k)), (wish, placed(wish))):
-            return k, True
-        if able[wish]:
-            return wish, True
-    k = min(may, key=costs.__getitem__, default=wish)
-    return (wish, False) if k == wish or clearly_more(costs[k], costs[wish], most) else (k, True)
+        cost_s, k = found.least(i, found.full())
+        there, wished = (k, found.placed[k]), (j, found.placed[j])
+        if cost_s < inf and need_not_wait(pairs, i, there, wished):
+            return cost_s, k, True
+        if not found.shut[j]:
+            return wish_s, j, True
+    cost_s, k = found.least(i, found.shut)
+    if cost_s == inf or clearly_more(cost_s, wish_s, pairs.patience(i)):
+        return wish_s, j, False
+    return cost_s, k, True
 
 
 def need_not_wait(
-    pairs: Pairs | FewPairs, i: int, free: tuple[int, Figures], wish: tuple[int, Figures]
+    pairs: OneByOne, i: int, free: tuple[int, Placed], wish: tuple[int, Placed]
 ) -> bool:
     """Whether request i goes to a worker with a free slot rather than wait for its wish.
 
     It does where it keeps its targets, and where it begins soon and would miss them at its wish.
     """
-    return pairs.in_time(i, *free) or (pairs.is_soon(i, *free) and not pairs.in_time(i, *wish))
+    felt = pairs.seconds(i, *free)
+    if pairs.in_time(i, felt):
+        return True
+    return pairs.is_soon(i, felt) and not pairs.in_time(i, pairs.seconds(i, *wish))

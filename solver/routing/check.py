@@ -14,6 +14,7 @@ from solver.arrays import BoolArray, FloatArray
 from solver.errors import InvalidPlan
 from solver.packing.problem import TOLERANCE
 from solver.routing.assign import Assignment, need_not_wait
+from solver.routing.few import SomePairs
 from solver.routing.formulas import DOUBT
 from solver.routing.joint import Question
 from solver.routing.objective import ALL
@@ -27,6 +28,7 @@ def check(question: Question, plan: Assignment) -> None:
         InvalidPlan: naming the first thing that is wrong.
     """
     turns = Turns(question.requests, question.load)
+    pairs = SomePairs(turns)
     _require_allowed(turns, plan)
     placed, found = np.zeros((3, turns.m)), np.zeros((3, turns.n))  # on all, and on its own worker
     able = turns.is_open(ALL, placed)
@@ -37,7 +39,8 @@ def check(question: Question, plan: Assignment) -> None:
         if plan.go[i] and not able[j]:
             raise InvalidPlan(f"request {i}: worker {j} is closed")
         costs = turns.costs(i, ALL, placed)
-        _require_no_free_slot(turns, costs, able, placed, i, j)
+        free = able & np.isfinite(costs) & ~turns.waits(ALL, placed)
+        _require_no_free_slot(pairs, np.where(free, costs, np.inf), placed, i, j)
         if not plan.go[i]:
             _require_worth_waiting(costs, able, i, j)
         found[:, i] = placed[:, j]
@@ -60,15 +63,16 @@ def _require_allowed(turns: Turns, plan: Assignment) -> None:
 
 
 def _require_no_free_slot(
-    turns: Turns, costs: FloatArray, able: BoolArray, placed: FloatArray, i: int, j: int
+    pairs: SomePairs, free_s: FloatArray, placed: FloatArray, i: int, j: int
 ) -> None:
-    """Who is awaited waits for nobody's end where the cheapest free slot will do."""
-    if not np.isfinite(turns.requests.ttft_s[i, 0]) or not turns.waits(j, placed[:, j]):
-        return
-    may = np.flatnonzero(able & np.isfinite(costs)).tolist()
-    free = [k for k in may if not turns.waits(k, placed[:, k])]
-    k = min(free, key=costs.__getitem__, default=None)
-    if k is not None and need_not_wait(turns, i, (k, placed[:, k]), (j, placed[:, j])):
+    """Who is awaited waits for nobody's end where the cheapest free slot will do.
+
+    `free_s` are costs on those that have one, infinite elsewhere.
+    """
+    k = int(free_s.argmin())
+    here, there = ((one, tuple(placed[:, one].tolist())) for one in (j, k))
+    waits = pairs.is_awaited(i) and pairs.waits(*here) and free_s[k] < np.inf
+    if waits and need_not_wait(pairs, i, there, here):
         raise InvalidPlan(f"request {i}: it waits for worker {j}, and {k} has a free slot in time")
 
 

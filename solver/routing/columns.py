@@ -110,7 +110,7 @@ def row_of(job: Job, waited_s: float) -> Figures:
     )
 
 
-PROMPT, WEIGHT = 0, 4  # places in a row
+PROMPT, OUTPUT, OVERRUN, WEIGHT, TTFT = 0, 1, 2, 4, 6  # places in a row
 PAIRS = ("uncached", "twice")
 # Of each request, whatever the worker.
 COLUMNS = tuple(f.name for f in fields(Requests) if f.name not in {*PAIRS, "forbidden"})

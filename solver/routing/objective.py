@@ -44,7 +44,7 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.routing import formulas
 from solver.routing.columns import Load, Requests
-from solver.routing.formulas import ARRAYS, FIRST_TOKEN, MAKESPAN, Figures
+from solver.routing.formulas import ARRAYS, FIRST_TOKEN, MAKESPAN
 
 # Rows of what is known of requests that are worked out last.
 LAST, TAIL = 6, 7
@@ -86,6 +86,7 @@ class Pairs:
         requests, load: of what.
         allowed: (n, m) where they may go.
         prefill_s: (n, m) seconds of each one's own prompt.
+        soon_s: (n,) as `formulas.soon_s`.
         scale_s: S of the tail; that of a larger plan, if these are a part of it.
     """
 
@@ -99,7 +100,7 @@ class Pairs:
         figures, left = formulas.worker_figures(known, typical, ARRAYS)
         self._workers = np.array(figures)
         slack_s = requests.ttft_s - requests.waited_s
-        self._soon_s = formulas.soon_s(requests.ttft_s, requests.waited_s, ARRAYS)[:, 0]
+        self.soon_s = formulas.soon_s(requests.ttft_s, requests.waited_s, ARRAYS)[:, 0]
         asked = formulas.request_figures(
             (
                 *(requests.prompt, requests.output, requests.overrun, requests.weight),
@@ -109,17 +110,22 @@ class Pairs:
         )
         last = np.zeros((self.n, 1))  # to be worked out, and so is the weight of the tail
         self._requests = np.array((*asked[:LAST], last, requests.weight, asked[LAST]))[:, :, 0]
-        self.prefill_s: FloatArray
-        self.prefill_s, *self._others_s = formulas.pair_figures(
-            known,
-            left,
-            requests.uncached,
-            requests.twice,
-            requests.prompt,
-            requests.output,
-            ARRAYS,
+        self._pairs = np.stack(
+            formulas.pair_figures(
+                known,
+                left,
+                requests.uncached,
+                requests.twice,
+                requests.prompt,
+                requests.output,
+                ARRAYS,
+            )
         )
+        self.prefill_s: FloatArray = self._pairs[0]
         self._rooms = np.array(formulas.rooms(known, ARRAYS))
+        self._nothing = np.zeros((3, self.m))
+        worker, request, pair = self._figures(ALL, ALL)
+        self._at_first = formulas.seconds(worker, request[0], pair[0], self._nothing, ARRAYS)
         expected, long = self._at_best_s()
         if scale_s is None:
             in_flight, expected_s = fsum(load.in_flight.tolist()), fsum(expected.tolist())
@@ -130,7 +136,7 @@ class Pairs:
 
     def _at_best_s(self) -> tuple[FloatArray, FloatArray]:
         """(n,) seconds until each would end where that is soonest: expected, at a high quantile."""
-        _, first, rest = self._seconds(ALL, ALL, np.zeros((3, self.m)))
+        _, first, rest = self._at_first
         ends = first + self._requests[1:3, :, None] * rest
         if self.allowed is not None:
             ends[:, ~self.allowed] = np.inf
@@ -144,55 +150,10 @@ class Pairs:
 
     def terms(self, i: Index, j: Index, placed: FloatArray) -> tuple[FloatArray, ...]:
         """The terms, in the order of `Term`."""
-        return self._terms(i, j, placed, self._seconds(i, j, placed))
-
-    def costs(self, i: Index, j: Index, placed: FloatArray) -> FloatArray:
-        """The sum of the terms, infinite where it must not be.
-
-        Summed up by what they share, as a decision waits for it.
-        """
-        worker, felt = self._workers[:, j], self._seconds(i, j, placed)
-        request, pair = _rows(self._requests, i, j), self._pair(i, j)
-        total = formulas.cost_s(worker, request, pair, placed, felt, ARRAYS)
-        if self.allowed is not None:
-            total = np.where(self.allowed[i, j], total, np.inf)
-        return np.asarray(total)
-
-    def is_open(self, j: Index, placed: FloatArray) -> BoolArray:
-        """Whether workers may be sent something."""
-        return np.asarray(formulas.is_open(self._rooms[:, j], placed))
-
-    def waits(self, j: int, placed: FloatArray) -> bool:
-        """Whether one more finds no free slot on a worker."""
-        return bool(formulas.waits(self._workers[:, j], placed))
-
-    def in_time(self, i: int, j: int, placed: FloatArray) -> bool:
-        """Whether a request keeps its targets on a worker, as expected."""
-        felt = self._seconds(i, j, placed)
-        return bool(formulas.late_s(self._requests[:, i], felt, ARRAYS) <= 0.0)
-
-    def is_soon(self, i: int, j: int, placed: FloatArray) -> bool:
-        """Whether its first token comes in time on a worker, or as soon as people expect it."""
-        _, first, _ = self._seconds(i, j, placed)
-        return bool(first <= self._soon_s[i])
-
-    def _pair(self, i: Index, j: Index) -> Figures:
-        return self.prefill_s[i, j], *(seconds[i, j] for seconds in self._others_s)
-
-    def _seconds(self, i: Index, j: Index, placed: FloatArray) -> Figures:
-        prompt, own_s = _rows(self._requests[0], i, j), self.prefill_s[i, j]
-        return formulas.seconds(self._workers[:, j], prompt, own_s, placed, ARRAYS)
-
-    def _terms(
-        self,
-        i: Index,
-        j: Index,
-        placed: FloatArray,
-        seconds: Figures,
-    ) -> tuple[FloatArray, ...]:
+        worker, request, pair = self._figures(i, j)
+        seconds = formulas.seconds(worker, request[0], pair[0], placed, ARRAYS)
         wait, first, rest = seconds
-        in_flight, slots = self._workers[:2, j]
-        request = _rows(self._requests, i, j)
+        in_flight, slots = worker[:2]
         _, output, long, weight, _, tpot_s, last, tail, variance = request
         in_flight = in_flight + placed[0]
         full = np.minimum(1.0, in_flight / slots)
@@ -200,7 +161,7 @@ class Pairs:
         own = first + decode
         blind = (1.0 + FIRST_TOKEN) * weight
         lost = formulas.lost_s(formulas.late_s(request, seconds, ARRAYS))
-        seen = self._workers[:, j], self._pair(i, j), placed, in_flight
+        seen = worker, pair, placed, in_flight
         return (
             blind * wait,
             blind * (first - wait),
@@ -212,8 +173,50 @@ class Pairs:
             MAKESPAN * np.maximum(0.0, first + long * rest - last),
         )
 
+    def costs(self, i: Index, j: Index, placed: FloatArray) -> FloatArray:
+        """The sum of the terms, infinite where it must not be.
 
-def _rows(values: FloatArray, i: Index, j: Index) -> FloatArray:
-    """Of requests i, values (..., n): as a column for all combinations with several workers."""
-    found = values[..., i]
-    return found[..., None] if isinstance(i, slice) and isinstance(j, slice) else found
+        Summed up by what they share, as a decision waits for it.
+        """
+        worker, request, pair = self._figures(i, j)
+        felt = formulas.seconds(worker, request[0], pair[0], placed, ARRAYS)
+        return self._where_allowed(
+            i, j, formulas.cost_s(worker, request, pair, placed, felt, ARRAYS)
+        )
+
+    def costs_at_first(self) -> FloatArray:
+        """(n, m) those with nothing placed."""
+        total = formulas.cost_s(*self._figures(ALL, ALL), self._nothing, self._at_first, ARRAYS)
+        return self._where_allowed(ALL, ALL, total)
+
+    def _where_allowed(self, i: Index, j: Index, costs: FloatArray) -> FloatArray:
+        if self.allowed is None:
+            return np.asarray(costs)
+        return np.where(self.allowed[i, j], costs, np.inf)
+
+    def is_open(self, j: Index, placed: FloatArray) -> BoolArray:
+        """Whether workers may be sent something."""
+        return np.asarray(formulas.is_open(self._rooms[:, j], placed))
+
+    def waits(self, j: Index, placed: FloatArray) -> BoolArray:
+        """Whether one more finds no free slot on workers."""
+        return np.asarray(formulas.waits(self._workers[:, j], placed))
+
+    @property
+    def figures(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Of workers (..., m), their rooms, requests (..., n), and pairs (..., n, m)."""
+        return self._workers, self._rooms, self._requests, self._pairs
+
+    def _figures(self, i: Index, j: Index) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What formulas ask of workers, requests and pairs."""
+        if isinstance(i, int | slice) or isinstance(j, int | slice):
+            request = self._requests[:, i]
+            if isinstance(i, slice) and isinstance(j, slice):
+                request = request[..., None]
+            return self._workers[:, j], request, self._pairs[:, i, j]
+        pairs = self._pairs.reshape(len(self._pairs), -1)  # it is quicker to take than to index
+        return (
+            self._workers.take(j, axis=1),
+            self._requests.take(i, axis=1),
+            pairs.take(i * self.m + j, axis=1),
+        )

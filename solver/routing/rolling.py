@@ -421,21 +421,22 @@ class RollingHorizon(Generic[R, W]):
         """
         closed = self._fleet.closed
         for i, (request, j) in enumerate(zip(selection.requests, plan.workers, strict=True)):
-            if request not in self._unsent:
+            goes = selection.single_worker or plan.go[i]
+            if not (goes or i < plan.planned) or request not in self._unsent:
                 continue
             worker, seconds = selection.workers[j], selection.asked.prefill_s(i, j)
-            kept, bulk = closed[j] if closed else 0, request.job.bulk
-            room = worker.room_for(request.job)
-            if selection.single_worker or (plan.go[i] and room > kept):
+            if not goes:
+                rank = self._unsent.rank(request)
+                self._unsent.discard(request)
+                self._held[request.job.bulk].put(request, rank, worker, seconds, now)
+                continue
+            kept = closed[j] if closed else 0
+            if selection.single_worker or worker.room_for(request.job) > kept:
                 if self.shares.several:
                     self._charge(request, selection, (i, j), now)
                 self.discard(request)
                 self._fleet.sent(j, seconds, now)
                 yield request, worker
-            elif i < plan.planned and not plan.go[i]:
-                rank = self._unsent.rank(request)
-                self._unsent.discard(request)
-                self._held[bulk].put(request, rank, worker, seconds, now)
 
     def _charge(
         self, request: R, selection: Selection[R, W], at: tuple[int, int], now: float

@@ -95,6 +95,7 @@ class Worker:
     ) -> None:
         self.name, self.cost, self.setting = name, cost, setting
         self.round_s = cost.decode_s(setting.slots)
+        self._most = setting.slots + lead(setting.slots)
         self.batcher = Batcher(
             setting.slots,
             setting.kv_tokens,
@@ -180,9 +181,11 @@ class Worker:
     @property
     def room(self) -> int:
         """Requests that it could start soon: free slots and a lead, 0 where memory is full."""
-        if self.tokens >= self.setting.kv_tokens:
-            return 0
-        return self.setting.slots + lead(self.setting.slots) - self.in_flight
+        return self._room(self.tokens)
+
+    def _room(self, tokens: int) -> int:
+        """The same where it holds so many."""
+        return 0 if tokens >= self.setting.kv_tokens else self._most - len(self._requests)
 
     @property
     def online_room(self) -> int:
@@ -192,7 +195,7 @@ class Worker:
             return self.room
         if self.tokens - bulk.tokens >= self.setting.kv_tokens:
             return 0
-        return self.setting.slots + lead(self.setting.slots) - self.in_flight + bulk.sequences
+        return self._most - self.in_flight + bulk.sequences
 
     def room_for(self, job: Job) -> int:
         """The same of one request."""
@@ -228,16 +231,17 @@ class Worker:
         self.now_s = now
         rounds = self._rounds_over()
         if self._estimate.version != self.changed or rounds >= self._estimate.rounds + ROUNDS:
+            output = self.batcher.output_to_come(rounds)
             self._estimate = Estimate(
                 self.changed,
                 rounds,
                 now,
-                self.batcher.backlog_s(rounds),
+                self.batcher.backlog_s(output),
                 self.cost.beta_p_s * self.batcher.prompt_to_prefill,
-                self.batcher.output_to_come(rounds) / max(1, self.in_flight),
+                output / max(1, self.in_flight),
             )
         prefilling = self._stage is not None and self._stage.prefill
-        known, limit = self._estimate, self.setting.kv_tokens
+        known, limit, tokens = self._estimate, self.setting.kv_tokens, self.tokens
         bulk = self._bulk()
         awaited = min(self.setting.slots, self.in_flight - bulk.sequences)
         view = WorkerView(
@@ -246,12 +250,12 @@ class Worker:
             in_flight=len(self._requests),
             backlog_s=max(0.0, known.backlog_s - (now - known.at_s)),
             prefill_s=max(0.0, known.prefill_s - (now - known.at_s if prefilling else 0.0)),
-            kv_free=None if limit == inf else limit - self.tokens,
+            kv_free=None if limit == inf else limit - tokens,
             running=self.batcher.decoding,
             left_tokens=known.left_tokens,
             kv_tokens=self.batcher.kv_held,
-            kv_now=room_now(limit, self.tokens, awaited, known.left_tokens),
-            room=self.room,
+            kv_now=room_now(limit, tokens, awaited, known.left_tokens),
+            room=self._room(tokens),
         )
         if not bulk.sequences:
             return view

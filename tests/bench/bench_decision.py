@@ -1,7 +1,12 @@
-"""How long the online decision takes: 256 slots, 10,000 waiting requests, one core.
+"""How long decisions take: what an engine does next, and which request goes to which worker.
 
-Each decision is timed in a Batcher that is kept full: `decide` alone, and all of `next_stage`. The
-paper claims under 5 ms (arXiv:2502.15763, abstract).
+Engines: 256 slots, 10,000 waiting requests, one core. Each decision is timed in a Batcher that is
+kept full: `decide` alone, and all of `next_stage`. The paper claims under 5 ms (arXiv:2502.15763,
+abstract).
+
+Workers: the plan of what waits, and all of the decision: a look at the workers, what to plan, the
+plan, and who is sent. Workers are idle, or nearly full: from two free slots to three requests that
+queue. It is CPU time, which other work on the machine lengthens, too.
 
     .venv/bin/python -m tests.bench.bench_decision
 """
@@ -9,7 +14,9 @@ paper claims under 5 ms (arXiv:2502.15763, abstract).
 from __future__ import annotations
 
 import random
+import sys
 import time
+from statistics import median
 
 import numpy as np
 
@@ -17,10 +24,19 @@ from solver.batching.batcher import Batcher
 from solver.batching.policies import POLICIES
 from solver.batching.policy import Decision, EngineView, IterationPolicy
 from solver.batching.sequence import Sequence
+from solver.batching.targets import Targets
 from solver.cost.model import CostModel
 from solver.cost.profiles import PROFILES
+from solver.routing.assign import plan_in_turn
+from solver.routing.dispatchers.base import Arrival
+from solver.routing.rolling import RollingHorizon
+from solver.sim.request import Request
+from solver.sim.worker import Worker, WorkerSetting
 
 SLOTS, WAITING, DECISIONS = 256, 10_000, 3000
+# Requests that wait, and workers.
+SIZES = ((1, 1), (1, 16), (1, 64), (1, 256), (64, 4), (64, 16), (64, 64), (64, 256), (10_000, 256))
+SPEEDS, PLACES, REPEATS = (0.5, 1.0, 1.0, 2.0), 32, 11
 
 
 class Timed:
@@ -67,12 +83,69 @@ def measure(name: str) -> tuple[list[float], list[float]]:
     return policy.seconds, stages
 
 
-def main() -> None:
+def fleet(count: int, busy: bool, rng: random.Random) -> list[Worker]:
+    """Workers of speeds 1/2, 1, 1 and 2."""
+    cost, workers = PROFILES["llama-65b-ascend"].cost, []
+    for j in range(count):
+        setting, speed = WorkerSetting(PLACES), SPEEDS[j % len(SPEEDS)]
+        worker = Worker(f"w{j}", cost.scaled(1 / speed), setting, POLICIES["adaptive"]())
+        for k in range(rng.randint(PLACES - 2, PLACES + 3) if busy else 0):
+            worker.submit(Request(str(k), rng.randint(20, 1500), 300), k, 300.0, 0.0)
+        while worker.start(worker.now_s) and worker.batcher.decoding < worker.in_flight - 3:
+            worker.now_s = worker.stage_end_s
+            worker.finish()
+        workers.append(worker)
+    return workers
+
+
+def placement(waiting: int, count: int, busy: bool, seed: int) -> tuple[float, float]:
+    """CPU seconds of one plan, and of its whole decision."""
+    rng = random.Random(seed)
+    workers, targets = fleet(count, busy, rng), Targets(2.0, 0.1)
+    rolling: RollingHorizon[Arrival, Worker] = RollingHorizon(hold_back=True)
+    now = max(worker.now_s for worker in workers)
+    for k in range(waiting):
+        prompt, expected = rng.randint(20, 1500), rng.uniform(20.0, 500.0)
+        rolling.add(Arrival(k, now, prompt, expected, targets=targets), now)
+    rolling.select(now, workers)  # they have come; the next one decides
+    start = time.process_time()
+    selection = rolling.select(now + 0.01, workers)
+    assert selection is not None
+    asked = time.process_time()
+    plan = plan_in_turn(selection.asked)
+    planned_s = time.process_time() - asked
+    for _ in rolling.bind(selection, plan, now):
+        pass
+    return planned_s, time.process_time() - start
+
+
+def engines() -> None:
+    """What they do next."""
     print(f"{SLOTS} slots, {WAITING:,} waiting, {DECISIONS:,} decisions; microseconds")
     print(f"{'policy':<15}{'decide p50':>12}{'p99':>8}{'next_stage p50':>17}{'p99':>8}")
     for name in POLICIES:
         decide, stage = (np.percentile(s, (50, 99)) * 1e6 for s in measure(name))
         print(f"{name:<15}{decide[0]:>12.1f}{decide[1]:>8.1f}{stage[0]:>17.1f}{stage[1]:>8.1f}")
+
+
+def workers() -> None:
+    """Who goes where."""
+    print(f"\nwaiting x workers, {PLACES} slots each, {REPEATS} decisions; CPU microseconds")
+    print(f"{'':<15}{'plan, idle':>12}{'nearly full':>13}{'all, idle':>13}{'nearly full':>13}")
+    for waiting, count in SIZES:
+        cells = ""
+        for column in range(2):
+            for busy in (False, True):
+                found = [placement(waiting, count, busy, seed)[column] for seed in range(REPEATS)]
+                cells += f"{median(found) * 1e6:>13.0f}"
+        print(f"{f'{waiting:,} x {count}':<15}{cells[1:]}")
+
+
+def main() -> None:
+    """Print both tables, or the one that is named."""
+    for table in (engines, workers):
+        if not sys.argv[1:] or table.__name__ in sys.argv[1:]:
+            table()
 
 
 if __name__ == "__main__":

@@ -75,6 +75,8 @@ class Makespan:
         rolling = self._rolling
         before = rolling.unplanned
         while (selection := rolling.select(now, workers)) is not None:
+            if not (selection.asked.few or selection.single_worker or selection.asked.open):
+                return
             plan, sent = plan_in_turn(selection.asked), 0
             for arrival, worker in rolling.bind(selection, plan, now):
                 sent += 1

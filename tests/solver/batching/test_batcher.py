@@ -51,7 +51,7 @@ def test_slot_time_adds_up_and_the_bound_holds(
         0,
         None,
     )
-    assert batcher.backlog_s() == 0
+    assert batcher.backlog_s(batcher.output_to_come()) == 0
 
 
 def closed_loop(policy: str, slots: int, clients: int, *, known: bool) -> SlotLedger:

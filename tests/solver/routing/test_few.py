@@ -8,17 +8,17 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solver.routing.asked import MOST_WORKERS, Asked
+from solver.routing.asked import MOST_PAIRS, Asked
 from solver.routing.assign import assign, plan_in_turn
 from solver.routing.few import NOTHING, FewPairs
 from solver.routing.objective import ALL, Pairs
 from tests.solver.routing.windows import window
 
-# Those that are decided on in plain numbers: one request, a handful, or many on two workers.
-FEW = (
-    st.builds(window, st.just(1), st.integers(1, MOST_WORKERS), st.integers(0, 1 << 32))
-    | st.builds(window, st.integers(1, 8), st.integers(3, 8), st.integers(0, 1 << 32))
-    | st.builds(window, st.integers(1, 64), st.integers(1, 2), st.integers(0, 1 << 32))
+# Those that are decided on in plain numbers: few on few, or one on many, or many on one.
+FEW = st.integers(1, MOST_PAIRS).flatmap(
+    lambda n: st.builds(
+        window, st.just(n), st.integers(1, MOST_PAIRS // n), st.integers(0, 1 << 32)
+    )
 )
 
 
@@ -27,7 +27,7 @@ FEW = (
 def test_plain_numbers_are_those_of_the_arrays_to_the_last_bit(asked: Asked) -> None:
     few, pairs = FewPairs(asked), Pairs(asked.requests, asked.load)
     nothing = np.zeros((3, pairs.m))
-    found = [few.costs(i, [NOTHING] * pairs.m) for i in range(pairs.n)]
+    found = [few.costs_at_first(i) for i in range(pairs.n)]
     assert found == pairs.costs(ALL, ALL, nothing).tolist()
     may = pairs.is_open(ALL, nothing).tolist()
     assert [few.is_open(j, NOTHING) for j in range(pairs.m)] == may

@@ -1,0 +1,207 @@
+"""What the next request of a plan finds, and where it costs least: worked out where it matters.
+
+Rules:
+- what all cost is worked out once, with nothing placed. As every term grows, or stays, with what is
+  placed on a worker (`solver.routing.objective`), nobody costs less there later on;
+- where something has been placed since, a request's cost is worked out anew only while what is
+  known of it leaves that worker in the running for the cheapest, one by one in plain numbers;
+- when so many have been looked at that it would have been as quick to value the next requests in
+  arrays, that is done;
+- so it comes to the same as if all were valued anew in each turn, to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from operator import add
+from typing import Any
+
+import numpy as np
+
+from solver.arrays import FloatArray
+from solver.routing.few import NOTHING, FewPairs, OneByOne, Placed, SomePairs
+from solver.routing.objective import ALL, Pairs
+
+# So many requests are valued in arrays at once; so many pairs, one by one, take as long.
+AHEAD, LOOKS = 16, 32
+# (m,) numbers, and rows of them: arrays, or lists where they are few.
+Numbers = Any
+# Request-seconds, and at which worker.
+Cost = tuple[float, int]
+
+
+class Found:
+    """What n requests find on m workers.
+
+    Attributes:
+        pairs: a request and a worker at a time.
+        placed: (m,) what is placed on each worker.
+        shut: (m,) infinite where nothing may be sent to, else 0.
+    """
+
+    pairs: OneByOne
+    placed: Sequence[Placed]
+    shut: Numbers
+
+    def full(self) -> Numbers:
+        """(m,) infinite where that is so, or where it finds no free slot, else 0."""
+        raise NotImplementedError
+
+    def least(self, i: int, shut: Numbers | None = None) -> Cost:
+        """What request i costs where that is least, and not `shut`; infinite: there is nobody."""
+        raise NotImplementedError
+
+
+class InTurn(Found):
+    """The same of requests that are placed one after the other; see the module.
+
+    Attributes:
+        open: how many workers are not shut.
+        first_s: (n,) what each request costs at least, with nothing placed.
+    """
+
+    open: int
+    placed: list[Placed]
+    first_s: Sequence[float]
+    # (n, m) as they are now, infinite where they may have grown since they were worked out.
+    _costs: Numbers
+
+    def __init__(self, pairs: OneByOne) -> None:
+        self.pairs, self.placed = pairs, [NOTHING] * pairs.m
+        # Of these workers, what they were then: (n,).
+        self._before: dict[int, list[float]] = {}
+        self._looks = 0
+
+    def least(self, i: int, shut: Numbers | None = None) -> Cost:
+        """What request i costs where that is least, and not `shut`; infinite: there is nobody."""
+        best = self._least_known(i, shut)
+        if not self._before:
+            return best
+        least_s, costs = best[0], self._costs[i]
+        doubtful = [
+            (before_s, j)
+            for j, column in self._before.items()
+            if (before_s := column[i]) <= least_s and before_s < inf
+        ]
+        for before in sorted(doubtful):
+            if before > best:
+                break
+            j = before[1]
+            if shut is None or not shut[j]:
+                costs[j] = cost_s = self.pairs.cost(i, j, self.placed[j])
+                self._before[j][i] = inf
+                self._looks += 1
+                best = min(best, (cost_s, j))
+        return best
+
+    def place(self, i: int, j: int) -> None:
+        """Request i is placed on worker j, and those after it come next."""
+        if i + 1 == self.pairs.n:
+            return
+        sequences, prefill_s, prompt = self.placed[j]
+        more = self.pairs.sizes(i, j)
+        placed = self.placed[j] = sequences + more[0], prefill_s + more[1], prompt + more[2]
+        if not (self.shut[j] or self.pairs.is_open(j, placed)):
+            self.shut[j] = inf
+            self.open -= 1
+        self._doubt(i + 1, j)
+
+    def rest(self, start: int) -> list[Cost]:
+        """What all from `start` on cost where that is least, if nobody is placed any more."""
+        return [self.least(i) for i in range(start, self.pairs.n)]
+
+    def _least_known(self, i: int, shut: Numbers | None) -> Cost:
+        """The least of `_costs`."""
+        raise NotImplementedError
+
+    def _doubt(self, start: int, j: int) -> None:
+        """What all from `start` on cost there is known no more."""
+        raise NotImplementedError
+
+
+class FewInTurn(InTurn):
+    """Of few pairs."""
+
+    def __init__(self, pairs: FewPairs) -> None:
+        super().__init__(pairs)
+        self._costs = [pairs.costs_at_first(i) for i in range(pairs.n)]
+        self.first_s = [min(costs) for costs in self._costs]
+        self.shut = [0.0 if pairs.is_open(j, NOTHING) else inf for j in range(pairs.m)]
+        self.open = self.shut.count(0.0)
+
+    def full(self) -> list[float]:
+        """(m,) infinite where that is so, or where it finds no free slot, else 0."""
+        waits = map(self.pairs.waits, range(self.pairs.m), self.placed)
+        return [inf if wait else shut for shut, wait in zip(self.shut, waits, strict=True)]
+
+    def _least_known(self, i: int, shut: Numbers | None) -> Cost:
+        costs = self._costs[i]
+        if shut is not None:
+            costs = list(map(add, costs, shut))
+        least = min(costs)
+        return least, costs.index(least)
+
+    def _doubt(self, start: int, j: int) -> None:
+        if j not in self._before:
+            self._before[j] = [costs[j] for costs in self._costs]
+            for costs in self._costs[start:]:
+                costs[j] = inf
+
+
+class ManyInTurn(InTurn):
+    """Of many, in arrays."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        super().__init__(SomePairs(pairs))
+        self._arrays, self._sums = pairs, np.zeros((3, pairs.m))
+        self._costs: FloatArray = pairs.costs_at_first()
+        self.first_s = self._costs.min(axis=1).tolist()
+        is_open = pairs.is_open(ALL, self._sums)
+        self.shut = np.where(is_open, 0.0, inf)
+        self.open = int(is_open.sum())
+        self._full = np.where(pairs.waits(ALL, self._sums), inf, self.shut)
+        # Those that have been placed on, and up to where costs there have been looked at.
+        self._used: dict[int, None] = {}
+        self._until = pairs.n
+
+    def full(self) -> FloatArray:
+        """(m,) infinite where that is so, or where it finds no free slot, else 0."""
+        return self._full
+
+    def _least_known(self, i: int, shut: Numbers | None) -> Cost:
+        costs = self._costs[i]
+        if shut is not None:
+            costs = costs + shut
+        j = int(costs.argmin())
+        return costs.item(j), j
+
+    def _doubt(self, start: int, j: int) -> None:
+        placed, self._used[j] = self.placed[j], None
+        self._sums[:, j] = placed
+        if self.shut[j] or self.pairs.waits(j, placed):
+            self._full[j] = inf
+        if self._looks >= LOOKS or start == self._until:
+            self._look_ahead(start, AHEAD)
+        elif j not in self._before:
+            costs = self._costs[: self._until, j]
+            self._before[j] = costs.tolist()
+            costs[start:] = inf
+
+    def rest(self, start: int) -> list[Cost]:
+        """What all from `start` on cost where that is least, if nobody is placed any more."""
+        if self._used:
+            self._look_ahead(start, self._arrays.n)
+        costs = self._costs[start:]
+        return list(zip(costs.min(axis=1).tolist(), costs.argmin(axis=1).tolist(), strict=True))
+
+    def _look_ahead(self, start: int, count: int) -> None:
+        """At what so many cost where something has been placed."""
+        m, self._until = self._arrays.m, min(self._arrays.n, start + count)
+        rows, workers = np.arange(start, self._until), np.array(list(self._used))
+        cells = (rows[:, None] * m + workers).ravel()
+        i, on = np.divmod(cells, m)
+        placed = np.take(self._sums, on, axis=1)
+        self._costs.put(cells, self._arrays.costs(i, on, placed))
+        self._before.clear()
+        self._looks = 0
