@@ -3,14 +3,12 @@
 Rules:
 - a worker's column is made again when it gives another view than the last time, so that a decision
   costs a glance at each worker, however many there are;
-- of each it is remembered what was sent there lately, requests and seconds of prefill: over
-  `LATELY_S`, fading away.
+- of each it is remembered what was sent there lately (`solver.routing.lately`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -21,10 +19,9 @@ from solver.routing import formulas
 from solver.routing.asked import MOST_WORKERS, Asked
 from solver.routing.columns import NUMBERS, numbers, table, water_level_s
 from solver.routing.formulas import Figures
+from solver.routing.lately import Lately
 from solver.routing.problem import WorkerView
 
-# Some iterations with long prompts: what a worker gets is told of what it was sent so lately.
-LATELY_S = 3.0
 ROOM = NUMBERS.index("room")
 CLOSING = [NUMBERS.index(name) for name in ("alpha_p_s", "room", "prefill_s", "kv_now")]
 
@@ -56,8 +53,7 @@ class Fleet(Generic[W]):
         self.closed: Sequence[int] = ()
         self._room: list[int] = []
         self._known: list[Figures] = []
-        # Of each worker: requests and seconds of prefill a second, as of when.
-        self._lately: list[tuple[float, float, float]] = []
+        self._lately = Lately()
         # (`NUMBERS`, m), and the columns that are not up to date.
         self._table: FloatArray = np.zeros((len(NUMBERS), 0))
         self._stale: set[int] = set()
@@ -76,6 +72,7 @@ class Fleet(Generic[W]):
                 self._known[j] = numbers(view)
                 self._room[j] = max(0, view.room)
                 self._stale.add(j)
+        self._lately.seen(now, busy=any(view.in_flight for view in views))
 
     @property
     def room(self) -> list[int]:
@@ -100,9 +97,7 @@ class Fleet(Generic[W]):
 
     def sent(self, j: int, prefill_s: float, now: float) -> None:
         """Worker j was sent so much."""
-        rate, share, as_of_s = self._lately[j]
-        fade = exp((as_of_s - now) / LATELY_S)
-        self._lately[j] = rate * fade + 1.0 / LATELY_S, share * fade + prefill_s / LATELY_S, now
+        self._lately.sent(j, prefill_s, now)
 
     def asked(
         self,
@@ -117,10 +112,7 @@ class Fleet(Generic[W]):
 
         `waiting` requests in all, with so many prompt and output tokens together, are to come.
         """
-        lately = [
-            (rate * (fade := exp((as_of_s - now) / LATELY_S)), share * fade)
-            for rate, share, as_of_s in self._lately
-        ]
+        lately = self._lately.a_second(now)
         level_s = self._level_s(*waiting)
         return Asked(rows, self._figures(), lately, level_s, placed, cached, eligible)
 
@@ -140,8 +132,7 @@ class Fleet(Generic[W]):
     def _regroup(self, workers: Sequence[W], now: float) -> None:
         """Others are there: what is remembered of those who stay stays."""
         known = {id(worker): j for j, worker in enumerate(self.workers)}
-        before = [known.get(id(worker)) for worker in workers]
-        self._lately = [(0.0, 0.0, now) if j is None else self._lately[j] for j in before]
+        self._lately.regroup([known.get(id(worker)) for worker in workers], now)
         self.workers = list(workers)
         self.views = [worker.view(now) for worker in self.workers]
         self._known = [numbers(view) for view in self.views]

@@ -20,10 +20,14 @@ from solver.batching.targets import DEFAULT_TARGETS
 
 # A second without a first token counts as three: one as any other, two as it is waited blindly.
 FIRST_TOKEN = 2.0
-# A target that is missed by a second has cost its user more than a second: counted eight times, an
-# answer is lost once it is late by an eighth of its time. What others lose counts as much where
-# their tokens come at the limit, and half where they come much sooner.
-LATE, IN_TIME = 8.0, 0.5
+# A target that is missed by a second has cost its user more than a second: the first count eight
+# times, so that an answer is lost once it is late by an eighth of its time. What is lost cannot be
+# lost again: of what they count more, half is lost at ten seconds, and further ones are ever more
+# like any others. Where targets cannot be kept by all, those are served who still can. No first
+# token is known to the second: the price of one rises to that, the nearer it comes to its target.
+LATE, LOST_S = 8.0, 10.0
+# What others lose counts as much where their tokens come at the limit, half where much sooner.
+IN_TIME = 0.5
 # That all is done holds nobody up in a stream, and everybody in a batch; half is enough for
 # the batch, as the term is zero for all but the few who end last.
 MAKESPAN = 0.5
@@ -145,7 +149,7 @@ def worker_figures(load: Figures, typical: Number, at: Calculus) -> tuple[Figure
         (alpha_d + gamma * kv) * longer,
         beta_d * longer,
         gamma * longer,
-        rate * longer * (1.0 + FIRST_TOKEN),
+        rate * (1.0 + FIRST_TOKEN),
         slots + yielding,
     )
     return figures, left
@@ -249,6 +253,14 @@ def late_s(request: Figures, felt: Figures, at: Calculus) -> Number:
     return at.maximum(0.0, first - slack) + output * at.maximum(0.0, rest - tpot)
 
 
+def lost_s(request: Figures, felt: Figures, at: Calculus) -> Number:
+    """What is lost beyond its targets, and by what comes near to them, in request-seconds."""
+    late, slack = late_s(request, felt, at), request[4]
+    near = at.minimum(felt[1], slack)
+    lost = late * (1.0 + (LATE - 1.0) * LOST_S / (late + LOST_S))
+    return lost + LATE / 2 * near * (near / at.maximum(LEAST_S, slack))
+
+
 def soon_s(ttft_s: Number, waited_s: Number, at: Calculus) -> Number:
     """Seconds left until a first token is due, or expected by people who ask for less."""
     return at.maximum(ttft_s, EXPECTED_S) - waited_s
@@ -262,9 +274,9 @@ def cost_s(
     _, output, long, weight, _, tpot_s, last, tail, variance = request
     in_flight = worker[0] + placed[0]
     full = at.minimum(1.0, in_flight / worker[1])
-    own, late = first + output * rest, late_s(request, felt, at)
+    own, lost = first + output * rest, lost_s(request, felt, at)
     total = others_s(worker, pair, placed, in_flight, (rest, tpot_s), at)
-    total = total + weight * (own + FIRST_TOKEN * first + LATE * late)
+    total = total + weight * (own + FIRST_TOKEN * first + lost)
     total = total + tail * (own * own + variance * rest * rest) + full * full * own
     return total + MAKESPAN * at.maximum(0.0, first + long * rest - last)
 

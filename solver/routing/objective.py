@@ -13,13 +13,15 @@ it and added up (`TERMS`), so that one can be traded for another and a choice be
 - others: what it takes from those who run there: its prefill stalls them, and its tokens make the
   rounds longer that both run in, which counts the more, the less is left of what they have from
   token to token; and from who comes behind it: with u seconds of its own prefill, q
-  queued there and r requests a second, r (q + u / 2) / (1 - share) of them wait u longer (the rest
-  of a busy period of an M/G/1 queue); and from who asks for what its prompt pushes out of that
+  queued there and r requests a second, r (q + u / 2) of them come before it has had its own and
+  wait u longer; and from who asks for what its prompt pushes out of that
   worker's cache, as much as for what of it another worker has, which will be held twice;
 - slot: what holding a slot for T seconds takes from who comes next: T times the chance that none
   is free;
-- late: seconds beyond its targets, of the first token and of all that follow it, `LATE` times, as
-  an answer that comes too late has lost more than these;
+- late: seconds beyond its targets, of the first token and of all that follow it: the first count
+  `LATE` times, as an answer that comes too late has lost more than these, and the further ones
+  less, as it cannot be lost again; and those before the first token, by how near it comes to its
+  target, as when it will come is known roughly;
 - makespan: a share of the seconds by which it would outlast all else that the fleet has to do, its
   length taken at a high quantile.
 
@@ -43,7 +45,7 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.routing import formulas
 from solver.routing.columns import Load, Requests
-from solver.routing.formulas import ARRAYS, FIRST_TOKEN, LATE, MAKESPAN
+from solver.routing.formulas import ARRAYS, FIRST_TOKEN, MAKESPAN
 
 # Rows of what is known of requests that are worked out last.
 LAST, TAIL = 6, 7
@@ -159,7 +161,7 @@ class Pairs:
         decode = output * rest
         own = first + decode
         blind = (1.0 + FIRST_TOKEN) * weight
-        late = formulas.late_s(request, seconds, ARRAYS)
+        lost = formulas.lost_s(request, seconds, ARRAYS)
         seen = worker, pair, placed, in_flight
         return (
             blind * wait,
@@ -168,7 +170,7 @@ class Pairs:
             tail * (own * own + variance * rest * rest),
             formulas.others_s(*seen, (rest, tpot_s), ARRAYS),
             full * full * own,
-            LATE * weight * late,
+            weight * lost,
             MAKESPAN * np.maximum(0.0, first + long * rest - last),
         )
 
