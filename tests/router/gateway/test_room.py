@@ -215,7 +215,7 @@ def test_every_bound_goes_by_the_weights_of_keys(tmp_path: Path) -> None:
     bounds = {
         "requests": relay._accounts.here,
         "tokens": relay._dispatcher.room._unsent.tokens,
-        "bodies": relay._memory._portions,
+        "bodies": relay._memory.portions,
         "answers": relay._kept._portions,
     }
     for name, held in bounds.items():

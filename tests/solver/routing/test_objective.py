@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 import pytest
@@ -113,11 +114,11 @@ def test_a_term_tells_workers_apart_by_what_it_is_about(
     assert found[term, 1] > found[term, 0]
 
 
-def test_who_comes_behind_waits_for_its_prefill() -> None:
-    """Counted one by one: small prompts come evenly and keep the worker half busy."""
-    rate, share, queued_s = 1000.0, 0.5, 1.0
+def test_who_comes_before_it_is_done_waits_for_its_prefill() -> None:
+    """Counted one by one: requests come evenly, and each waits for what is left of it."""
+    rate, queued_s = 1000.0, 1.0
     here = view(prefill_s=queued_s)
-    lately = np.array([[rate], [share]])
+    lately = np.array([[rate], [0.5]])
     busy, idle = (Load.of([here], seen, 10.0) for seen in (lately, 0.0 * lately))
     job = Job(4000, 100.0)
     asked = requests(job, workers=1)
@@ -125,10 +126,8 @@ def test_who_comes_behind_waits_for_its_prefill() -> None:
     lost = [
         float(Pairs(asked, there).terms(0, 0, np.zeros(3))[Term.OTHERS]) for there in (busy, idle)
     ]
-    before, after, waited_s = queued_s + COST.alpha_p_s, queued_s + COST.alpha_p_s + own_s, 0.0
-    while after > 0.0:
-        waited_s += after - before
-        before, after = (max(0.0, left + share / rate - 1.0 / rate) for left in (before, after))
+    done_s = queued_s + COST.alpha_p_s + own_s
+    waited_s = sum(min(own_s, done_s - k / rate) for k in range(int(done_s * rate)))
     assert lost[1] == 0.0, "nobody runs there, and nobody comes"
     assert lost[0] == pytest.approx((1.0 + FIRST_TOKEN) * waited_s, rel=0.02)
 
@@ -213,3 +212,32 @@ def test_what_another_worker_has_costs_others_its_prefill_once_more(
     )
     own = [term for term in Term if term is not Term.OTHERS]
     assert more[own] == pytest.approx(without[own])
+
+
+def test_a_late_answer_cannot_be_lost_twice() -> None:
+    """The first seconds beyond a target are dear, further ones are seconds."""
+
+    def lost_s(late_s: float) -> float:
+        prefill_s = 2.0 + late_s - COST.prefill_s(200)
+        return float(
+            row(Job(200, 300.0, targets=Targets(2.0, 1.0)), view(prefill_s=prefill_s))[Term.LATE, 0]
+        )
+
+    at, first, later = lost_s(0.0), lost_s(0.1) - lost_s(0.0), lost_s(90.1) - lost_s(90.0)
+    assert first == pytest.approx(LATE * 0.1, rel=0.02)
+    assert 0.1 < later < 0.12
+    assert lost_s(90.0) - at == pytest.approx(90.0 + 63.0)
+
+
+def test_a_first_token_costs_the_more_the_nearer_it_comes_to_its_target() -> None:
+    """From nothing to what a second beyond it costs, and nothing where there is none."""
+
+    def near_s(queued_s: float, ttft_s: float) -> float:
+        job = Job(200, 300.0, targets=Targets(ttft_s, 1.0))
+        return float(row(job, view(prefill_s=queued_s))[Term.LATE, 0])
+
+    steps = [near_s(k / 10 + 0.1, 2.0) - near_s(k / 10, 2.0) for k in range(18)]
+    assert steps == sorted(steps)
+    assert 0.0 < steps[0] < steps[-1] < LATE * 0.1
+    assert steps[-1] == pytest.approx(LATE * 0.1, rel=0.1)
+    assert near_s(1.0, inf) == 0.0

@@ -350,7 +350,7 @@ def test_who_is_held_back_is_lost_to_nobody_and_looks_around_again() -> None:
 
     by, fast, slow = fast_and_slow(60)
     send(by, [fast, slow])
-    slow.cost, slow.round_s = COST.scaled(0.4), 0.012  # nobody said so
+    slow.cost, slow.round_s = COST.scaled(0.25), 0.01  # nobody said so
     assert send(by, [fast, slow], 1.0 + HELD_S / 2) == 0
     assert send(by, [fast, slow], 1.0 + 1.1 * HELD_S) == held
 
