@@ -35,7 +35,10 @@ class Request:
         self.marks = b"".join(block.to_bytes(3) for block in self.blocks)
         self.block_tokens, self.session, self.prompt_tokens = 1.0, session, tokens
         self.sequences, self.attempt = 1, ""
-        self.beginnings = Beginnings(self.marks, self.block_tokens)
+
+    @property
+    def beginnings(self) -> Beginnings:
+        return Beginnings(self.marks, self.block_tokens)
 
 
 def held(prefixes: Prefixes, worker: Caching) -> float:
