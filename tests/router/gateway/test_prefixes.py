@@ -160,7 +160,6 @@ def test_an_engines_word_counts_from_when_it_comes_and_until_then_what_is_on_its
     first, second, behind = (Request(0) for _ in range(3))
     for one in (first, second, behind):
         one.marks, one.block_tokens, one.prompt_tokens = prompt_of(1).marks, 128.0, 600
-        one.beginnings = prompt_of(1)
     assert saved(prefixes, behind, worker) == [0.0]
     prefixes.sent(first, worker)
     assert saved(prefixes, behind, worker) == [512.0]
