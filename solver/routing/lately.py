@@ -24,7 +24,8 @@ class Lately:
     def __init__(self) -> None:
         # Of each worker: requests, seconds of their prefill, and as of when.
         self._sent: list[tuple[float, float, float]] = []
-        self._busy_s, self._as_of_s = 0.0, 0.0
+        self._busy_s = 0.0
+        self._as_of_s: float | None = None
 
     def regroup(self, before: Sequence[int | None], now: float) -> None:
         """Others are there: of each, where it stood before, or that it is new."""
@@ -32,8 +33,9 @@ class Lately:
 
     def seen(self, now: float, *, busy: bool) -> None:
         """Whether anything is in flight; taken to have been so since the last look."""
-        fade = exp((self._as_of_s - now) / LATELY_S)
-        self._busy_s = self._busy_s * fade + (LATELY_S * (1.0 - fade) if busy else 0.0)
+        if self._as_of_s is not None:
+            fade = exp((self._as_of_s - now) / LATELY_S)
+            self._busy_s = self._busy_s * fade + (LATELY_S * (1.0 - fade) if busy else 0.0)
         self._as_of_s = now
 
     def sent(self, j: int, prefill_s: float, now: float) -> None:

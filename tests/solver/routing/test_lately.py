@@ -64,6 +64,13 @@ def test_the_first_of_all_is_as_if_it_had_come_within_what_may_be_queued(found: 
     assert found.a_second(0.0)[0] == pytest.approx((1.0 / QUEUED_S, 0.5 / QUEUED_S))
 
 
+def test_who_begins_beside_a_busy_fleet_has_not_been_there_before() -> None:
+    begins = Lately()
+    begins.regroup([None, None], 5000.0)
+    steadily(begins, since=5000.0, until=5001.5)
+    assert share(begins, 5001.5) == pytest.approx(0.2, rel=0.1)
+
+
 def test_what_was_long_ago_is_forgotten(found: Lately) -> None:
     steadily(found, since=0.0, until=3.0)
     assert share(found, 3.0 + 10 * LATELY_S) < 1e-4
