@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 # Shorter than common servers keep idle connections (uvicorn and vLLM: 5 s): who closes second meets
 # a reset.
 KEEP_ALIVE_S = 4.0
+MOST_LINES = 4096  # of workers that come and go
 
 # Whether the connection of this task's latest request had been used before.
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
@@ -83,6 +84,7 @@ class Connections:
         keys: Mapping[str, str] | None = None,
     ) -> None:
         self._tls, self.secret, self._keys = tls, secret, keys or {}
+        self._lines: dict[tuple[str, bool], str] = {}
         self.gateway = gateway or secrets.token_hex(6)
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
@@ -98,6 +100,7 @@ class Connections:
     def use_keys(self, keys: Mapping[str, str]) -> int:
         """From now on workers are told these; how many they are."""
         self._keys = keys
+        self._lines.clear()
         return len(keys)
 
     def to_agent(self, url: str) -> dict[str, str]:
@@ -108,6 +111,17 @@ class Connections:
     def to_worker(self, url: str) -> dict[str, str]:
         """Headers of whatever the worker at `url` is asked: its key, if it has one."""
         return bearer(self._keys.get(url, self._keys.get("")) if self._keys else None)
+
+    def lines(self, url: str, *, agent: bool) -> str:
+        """The same as lines of a head, kept until keys change."""
+        lines = self._lines.get((url, agent))
+        if lines is None:
+            told = self.to_agent(url) if agent else self.to_worker(url)
+            lines = "".join(f"{name}: {value}\r\n" for name, value in told.items())
+            if len(self._lines) >= MOST_LINES:
+                self._lines.clear()
+            self._lines[url, agent] = lines
+        return lines
 
     def open(self) -> None:
         """To be called inside the event loop that will use it."""

@@ -16,6 +16,7 @@ from codecs import BOM_UTF8
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -42,6 +43,13 @@ class BadSettings(Exception):
 
 def _split(value: Any) -> Any:  # noqa: ANN401
     return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+
+def _origin(value: str) -> str:
+    parts = urlsplit(value)
+    if value.rstrip("/") not in ("*", f"{parts.scheme}://{parts.netloc}"):
+        raise ValueError(f"{value} is not like https://chat.example.com: no page has that origin")
+    return value
 
 
 def _worker(value: str) -> str:
@@ -125,6 +133,7 @@ Url = Annotated[str, BeforeValidator(base_url)]
 Worker = Annotated[str, BeforeValidator(_worker)]
 FleetOf = Annotated[tuple[Worker, ...], NoDecode, Comma, AfterValidator(_distinct)]
 Names = Annotated[tuple[str, ...], NoDecode, Comma]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, Comma]
 AliasesOf = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_aliases)]
 Paths = Annotated[tuple[Annotated[str, BeforeValidator(_path)], ...], NoDecode, Comma]
 SlotsOf = Annotated[tuple[Annotated[str, BeforeValidator(_slots)], ...], NoDecode, Comma]

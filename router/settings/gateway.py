@@ -16,6 +16,7 @@ from router.settings.base import (
     AliasesOf,
     FleetOf,
     Names,
+    Origins,
     Paths,
     Port,
     SlotsOf,
@@ -165,7 +166,7 @@ class GatewayTuning(Live):
         description="Bytes at which the traffic log goes on in a new file; four older ones, FILE.1 "
         "to FILE.4, are kept.",
     )
-    allowed_origins: Names = Field(
+    allowed_origins: Origins = Field(
         (),
         description="Origins, by comma, of web pages that may call this gateway from a browser, as "
         "in https://chat.example.com; * for all. Unless given, none but its own.",
@@ -205,6 +206,19 @@ class GatewayTuning(Live):
     def _one_database(self) -> Self:
         if self.data is not None and self.database is not None:
             raise ValueError("data: batches are kept in one place; give data or database")
+        return self
+
+    @model_validator(mode="after")
+    def _models_of_aliases(self) -> Self:
+        """An alias stands for models; its own name may be one of these."""
+        found = self.aliases()
+        for name, shares in found.items():
+            for model, _ in shares:
+                if model != name and model in found and model not in dict(found[model]):
+                    raise ValueError(
+                        f"alias: {name} stands for {model}, which is no model but an "
+                        "alias, too: name the models that it stands for"
+                    )
         return self
 
     def aliases(self) -> Mapping[str, tuple[tuple[str, float], ...]]:

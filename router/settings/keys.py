@@ -11,10 +11,10 @@ import secrets
 import tomllib
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import CliPositionalArg
 
 from router.settings.base import BadSettings, Names, read_regular
@@ -148,6 +148,12 @@ class KeySettings(Offline):
     )
     models: Names = Field((), description="Models that it may use, by comma; default: all.")
     admin: bool = Field(False, description="It also opens metrics, explanations and the dashboard.")
+
+    @model_validator(mode="after")
+    def _some_model(self) -> Self:
+        if "models" in self.model_fields_set and not self.models:
+            raise ValueError("models: none are named; leave it out for all")
+        return self
 
     def make(self) -> tuple[str, Key]:
         """A new key, and what the file says of it."""

@@ -106,8 +106,9 @@ class Watched:
         """A share on the page is soon this one, rounded to a tenth of a percent."""
         eventually(lambda: abs(self.figure(name) - share) <= 0.0005001)
 
-    def tells_useful(self, share: float, row: str) -> bool:
-        """A worker's useful share is this one, rounded to a tenth of a percent."""
+    def tells_useful(self, url: str, row: str) -> bool:
+        """A worker's useful share is as its agent says now, rounded to a tenth of a percent."""
+        share = scrape(url).values["makespan_useful_ratio{}"]
         return abs(self.since_start(row)[1] - share) <= 0.0005001
 
     def since_start(self, row: str) -> tuple[float, float]:
@@ -210,9 +211,8 @@ def test_bars_move_under_load_and_figures_are_those_of_the_metrics(
     assert page.locator('[data-outcome="completed"]').inner_text().replace(",", "") == str(many)
     assert watched.figure("utilization") > 0
     for k, url in enumerate(fleet.agents):
-        row, agent = f"[data-worker=agent-{k}]", scrape(url).values
-        useful = agent["makespan_useful_ratio{}"]
-        eventually(partial(watched.tells_useful, useful, row))
+        row = f"[data-worker=agent-{k}]"
+        eventually(partial(watched.tells_useful, url, row))
         utilization = scrape(url).values["makespan_utilization_ratio{}"]  # falls while it is idle
         assert watched.since_start(row)[0] == pytest.approx(utilization, rel=0.25)
         backlog = gateway.values[f'makespan_worker_backlog_seconds{{worker="agent-{k}"}}']

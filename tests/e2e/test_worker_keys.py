@@ -83,6 +83,24 @@ def test_a_key_that_changes_holds_without_a_restart(tmp_path: Path) -> None:
         assert http.post(url + ASKED[0][0], json=CHAT).status_code == 200
 
 
+def test_a_key_that_changes_between_requests_holds_for_the_next(tmp_path: Path) -> None:
+    """For what is planned and what is relayed, at a worker that was up all along."""
+    path = written(tmp_path, "a")
+    with ExitStack() as stack:
+        server = stack.enter_context(EngineServer("m"))
+        gateway = stack.enter_context(Gateway(server, flags=("--worker-key-file", str(path))))
+        for name in "ab":
+            if name == "b":
+                written(tmp_path, name).rename(path)
+                gateway.wait_for("(workers' keys have been read again)")
+            before = len(server.told)
+            for asked, body in ASKED:
+                assert gateway.ask(asked, body, headers=CLIENTS).status_code == 200
+            heads = [call.head for call in server.told[before:]]
+            assert len(heads) >= len(ASKED)
+            assert all(f"authorization: bearer key-of-{name}" in head for head in heads)
+
+
 def test_a_sidecar_gives_its_server_the_key(tmp_path: Path) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(EngineServer("m", key="key-of-a"))

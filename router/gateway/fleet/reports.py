@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from math import inf
@@ -87,8 +87,8 @@ async def reports(
         TimeoutError: if it falls silent.
     """
     timeout = aiohttp.ClientTimeout(sock_connect=connect_s, sock_read=STATE_TIMEOUT_S)
-    session, key = connections.session, connections.to_worker(url)
-    headers = {GATEWAY.decode(): connections.gateway, **key}
+    session = connections.session
+    headers = {GATEWAY.decode(): connections.gateway, **connections.to_worker(url)}
     for told in (False, True):
         async with session.get(
             url + STATE_PATH, timeout=timeout, allow_redirects=False, headers=headers
@@ -107,7 +107,7 @@ async def reports(
                 "--secret-file"
             )
         headers |= connections.to_agent(url)
-    probe = _PlainProbe(session, url, key)
+    probe = _PlainProbe(connections, url)
     looks = 0
     while True:
         models = await probe.models()
@@ -137,8 +137,8 @@ class _PlainProbe:
         each: what its metrics have said last, of each of several ranks.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, key: Mapping[str, str]) -> None:
-        self._session, self._url, self._key = session, url, key
+    def __init__(self, connections: Connections, url: str) -> None:
+        self._connections, self._url = connections, url
         self._has_health, self._mute = False, 0
         self.ranks: int | None = None
         self.tells_ranks = False
@@ -188,8 +188,9 @@ class _PlainProbe:
 
     def _get(self, path: str) -> aiohttp.client._BaseRequestContextManager[aiohttp.ClientResponse]:
         timeout = aiohttp.ClientTimeout(total=STATE_TIMEOUT_S)
-        return self._session.get(
-            self._url + path, timeout=timeout, allow_redirects=False, headers=self._key
+        key = self._connections.to_worker(self._url)
+        return self._connections.session.get(
+            self._url + path, timeout=timeout, allow_redirects=False, headers=key
         )
 
     async def _read(self, response: aiohttp.ClientResponse) -> Models:
@@ -204,7 +205,7 @@ class _PlainProbe:
                 f"{where} answers {_named(status)}: "
                 + (
                     "it does not take the key of --worker-key-file"
-                    if self._key
+                    if self._connections.to_worker(self._url)
                     else "it asks for a key: give it by --worker-key-file"
                 )
             )

@@ -25,7 +25,6 @@ from router.wire import REQUEST_ID, TOLD
 _SET_ANEW = TOLD | {REQUEST_ID}
 _NOT_SENT = _SET_ANEW | {b"accept-encoding", b"content-type", SECRET}
 _LEFT_OUT = _NOT_SENT | HOP_BY_HOP
-MOST_LINES = 4096  # of workers that come and go
 _AUTHORIZATION = f"{AUTHORIZATION.decode()}: "
 _RANK = frozenset((RANK,))  # a client's own is of no server that has been chosen for it
 _AT_FAULT = (400, 422)  # with what a server says that a rank is none
@@ -40,7 +39,6 @@ class Forwarder:
         self._client = connections.client
         self.gateway = connections.gateway
         self._connections = connections
-        self._lines: dict[tuple[str, bool], str] = {}
         self._connect_s, self._silence_s = tuning.connect_timeout_s, tuning.silence_timeout_s
 
     def send(
@@ -109,15 +107,7 @@ class Forwarder:
 
     def _own(self, worker: Worker) -> str:
         """What a worker is told: its key if it has one, and an agent the fleet's secret."""
-        which = worker.url, worker.state is not None
-        lines = self._lines.get(which)
-        if lines is None:
-            told = self._connections.to_agent if which[1] else self._connections.to_worker
-            lines = "".join(f"{name}: {value}\r\n" for name, value in told(worker.url).items())
-            if len(self._lines) >= MOST_LINES:
-                self._lines.clear()
-            self._lines[which] = lines
-        return lines
+        return self._connections.lines(worker.url, agent=worker.state is not None)
 
     async def _send(
         self,

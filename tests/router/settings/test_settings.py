@@ -15,6 +15,7 @@ from router.settings.base import BadSettings, Settings
 from router.settings.calibrate import CalibrateSettings
 from router.settings.commands import all_settings, known_environment, load
 from router.settings.gateway import GatewaySettings
+from router.settings.keys import KeySettings
 from router.settings.targets import read_targets, write_targets
 from router.settings.up import UpSettings
 from solver.batching.priority import Priority
@@ -127,6 +128,19 @@ def test_speeds_are_dealt_out() -> None:
         (GatewaySettings, ["--targets-bulk", ""], "targets_bulk: '' are no targets"),
         (GatewaySettings, ["--targets-interactive", "tpot=1s,tpot=2s"], "has tpot twice"),
         (GatewaySettings, ["--targets-interactive", "ttft=200h"], "'200h' is longer than a week"),
+        *(
+            (GatewaySettings, [*ONE, "--allowed-origins", origin], f"allowed_origins.*{told}")
+            for origin, told in (
+                ("foo", "foo is not like https"),
+                ("https://a/chat", "https://a/chat is not like"),
+                ("https://", "https:// "),
+                ("https://a,b", "b is not like"),
+            )
+        ),
+        (GatewaySettings, [*ONE, "--alias", "a=m,b=a"], "b stands for a, which is no model"),
+        (GatewaySettings, [*ONE, "--alias", "a=b,b=a"], "a stands for b, which is no model"),
+        (KeySettings, ["new", "--tenant", "a", "--models", ""], "models: none are named"),
+        (KeySettings, ["new", "--tenant", "a", "--models", ","], "models: none are named"),
         (UpSettings, ["--agent-port", "65534", "--agents", "4"], "agent_port: 4 agents"),
         (UpSettings, ["--speed", "inf"], "speed"),
         (AgentSettings, ["--policy", "magic"], "policy"),
@@ -159,6 +173,19 @@ def test_bad_flags_name_themselves(
 ) -> None:
     with pytest.raises(BadSettings, match=complaint):
         load(command, flags)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--alias", "m=m:0.9,new:0.1,chat=m"],
+        ["--allowed-origins", "https://a.example:8443/,http://[::1]:3000,*"],
+        ["--allowed-origins", ""],
+    ],
+)
+def test_what_makes_sense_is_taken(flags: list[str]) -> None:
+    """An alias may be the name of one of its models, which others may mean."""
+    load(GatewaySettings, [*ONE, *flags])
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400"])
