@@ -82,6 +82,16 @@ class GroupedQueue(Generic[R, K]):
         """As it was put in."""
         return self._where[request][1][0]
 
+    def move(self, request: R, by: float) -> None:
+        """Its rank is higher by so much."""
+        key, (rank, _, _), _ = self._where[request]
+        self.discard(request)
+        self.put(request, rank + by, key)
+
+    def grown(self, request: R) -> float:
+        """How many more output tokens are expected of it than when it was put in."""
+        return request.job.expected_tokens - self._where[request][2]
+
     def pop(self, key: K) -> list[R]:
         """Let a whole group go."""
         requests = [entry[2] for entry in self.groups.pop(key, [])]

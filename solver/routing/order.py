@@ -18,6 +18,7 @@ from typing import Generic, Protocol, TypeVar
 from solver.batching.queue import Sized, effective_arrival_s
 from solver.cost.model import CostModel
 from solver.routing.grouped_queue import Entry, GroupedQueue, Waiting
+from solver.routing.problem import Job
 
 # Half of the way from first come first served to shortest first: typical answers come sooner, and
 # a request of a minute lets others pass for half a minute only.
@@ -26,10 +27,11 @@ SHORT_FIRST = 0.5
 LONG_FIRST = -1.0
 # Who has waited for so many times its target for a first token shows that the line is too long for
 # all to be in time; from then on whoever has waited for half of its target, as what is left is for
-# its prefill, goes behind those that came up to `LATE_S` later. Half a minute carries a rush of a
-# minute or two as well as five minutes do. What lasts longer is for admission to refuse: here it
-# would only starve those who ask one after another, of whom the lucky come again and again.
-TOO_LONG, HALF, LATE_S = 2.0, 0.5, 30.0
+# its prefill, goes behind those that came up to `LATE_S` later: for as long as an answer can be
+# lost at all (`solver.routing.formulas.LOST_S`). A longer time carries a longer rush, and starves
+# those who ask one after another, of whom the lucky come again and again: what lasts is for
+# admission to refuse.
+TOO_LONG, HALF, LATE_S = 2.0, 0.5, 10.0
 
 
 class Unsent(Sized, Waiting, Protocol):
@@ -71,8 +73,17 @@ def place_in_order(request: Unsent, prompt_s: float, round_s: float) -> float:
     job = request.job
     prefill_s = prompt_s * job.prompt_tokens / job.sequences
     takes_s = prefill_s + request.expected_tokens * round_s
-    share = SHORT_FIRST if isfinite(job.targets.ttft_s) else LONG_FIRST
-    return effective_arrival_s(request, round_s) + share * takes_s
+    return effective_arrival_s(request, round_s) + _share(job) * takes_s
+
+
+def moves_s(job: Job, tokens: float, round_s: float) -> float:
+    """By how much its rank is higher as it is expected to make so many more."""
+    return _share(job) * tokens / job.sequences * round_s
+
+
+def _share(job: Job) -> float:
+    """How many seconds later a request stands that takes a second more."""
+    return SHORT_FIRST if isfinite(job.targets.ttft_s) else LONG_FIRST
 
 
 class Late(Generic[R]):

@@ -6,7 +6,7 @@ Rules:
   workers still have to do;
 - sent is only what a worker can start soon (`solver.routing.assign`); who is held back for a better
   worker stands in a line of its own (`solver.routing.held`), and the rest stays and is planned
-  again, with its length predicted again as others end;
+  again; its length is predicted again as others end, and with it its place in the order;
 - bulk work and what somebody waits for are planned apart, whichever is first in the order first,
   as they find different workers where engines let bulk work step back (`WorkerView.online`);
 - they are looked at in the order of `solver.routing.order`; nobody who could start stands behind
@@ -26,6 +26,7 @@ can be planned without a place in any queue (`select_alone`, `bind_alone`), to t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +44,7 @@ from solver.routing.fleet import Fleet
 from solver.routing.grouped_queue import Entry, Members, merged
 from solver.routing.held import Held, placed_by
 from solver.routing.lines import Group
-from solver.routing.order import Late, Timed, Unsent, place_in_order
+from solver.routing.order import Late, Timed, Unsent, moves_s, place_in_order
 from solver.routing.problem import Job, WorkerView
 from solver.routing.sums import Backlog
 from solver.routing.warm import Warm
@@ -54,6 +55,9 @@ WINDOW_WAIT_S, WINDOW_SIZE = 0.02, 512
 # Requests planned together, and how many for each that a worker has room for: who comes later would
 # be planned again before it could go.
 WINDOW, WINDOW_ROOMS = 64, 4
+# With each plan so many of all that wait are predicted again and find their place anew: who came
+# before anything was known would else stand behind all who came later, were they alike.
+AGAIN = 8
 # Beyond its slots a worker is sent this share of them ahead, so that none falls idle and its own
 # policy sees who would join a stage.
 LEAD = 1 / 8
@@ -166,6 +170,7 @@ class RollingHorizon(Generic[R, W]):
         self._made = made
         self._windows: WindowPolicy[R] = WindowPolicy(max_wait_s, max_size)
         self._unsent: TenantsQueue[R] = TenantsQueue(self.shares)
+        self._in_turn: deque[R] = deque()  # whose place was found longest ago; some have gone
         self._stale = False
         self._closed: Window[R] | None = None
         self._fleet: Fleet[W] = Fleet()
@@ -319,6 +324,24 @@ class RollingHorizon(Generic[R, W]):
                 whole = self._is_whole(request, members, workers)
                 self.shares.join(request, request.job.tenant, whole=whole)
                 self._unsent.put_for(request, rank, members)
+                self._in_turn.append(request)
+        self._place_again(workers)
+
+    def _place_again(self, workers: Sequence[W]) -> None:
+        """The next `AGAIN` of all that wait, with what has been learnt of their lengths."""
+        if not (workers and self._in_turn):
+            return
+        round_s = workers[0].round_s
+        for _ in range(AGAIN):
+            while self._in_turn and self._in_turn[0] not in self._unsent:
+                self._in_turn.popleft()
+            if not self._in_turn:
+                return
+            self._in_turn.rotate(-1)
+            request = self._in_turn[-1]
+            request.predict_again()
+            if grown := self._unsent.grown(request):
+                self._unsent.move(request, moves_s(request.job, grown, round_s))
 
     def _release(self, now: float, workers: Sequence[W], *, bulk: bool) -> None:
         """Who was held back, and may go now or should look around again."""

@@ -17,7 +17,7 @@ Parameters:
   second of work, and one the other way for bulk work: the order of what waits.
 - `solver.routing.order.TOO_LONG`, `solver.routing.order.HALF`, `solver.routing.order.LATE_S`: once
   somebody has waited for twice its target for a first token, who has waited for half of it stands
-  behind those of the next 30 s.
+  behind those of the next 10 s.
 - `solver.routing.rolling.WINDOW`: 64 requests are planned together at most.
 - `solver.routing.rolling.WINDOW_WAIT_S`, `solver.routing.rolling.WINDOW_SIZE`: 0.02 s and 512
   requests, at which a window closes: little beside the wait for a slot under load, and at low load

@@ -186,7 +186,7 @@ def test_what_others_lose_counts_the_more_the_less_is_left_of_their_time(
     )
     terms, other = free.terms(0, ALL, nothing), asked.terms(0, ALL, nothing)
     rest_s = terms[Term.DECODE] / (job.weight * job.expected_tokens / job.sequences)
-    price = IN_TIME + LATE * np.minimum(1.0, rest_s / tpot_s) ** 2
+    price = IN_TIME + LATE * np.minimum(1.0, rest_s / tpot_s) ** 3
     assert other[Term.OTHERS] == pytest.approx(price * terms[Term.OTHERS], rel=1e-6, abs=1e-9)
 
 

@@ -271,7 +271,7 @@ def test_while_a_line_is_short_they_go_as_they_came() -> None:
     assert sent_in_order(asks, 10.0) == asks
 
 
-def test_who_is_late_waits_for_those_of_half_a_minute_and_goes_before_bulk_work() -> None:
+def test_who_is_late_waits_for_those_of_the_next_seconds_and_goes_before_bulk_work() -> None:
     late, bulk = came(0.0), Ask("a", 0.1, 0.0, Priority.BULK)
     soon, later = came(LATE_S - 1.0), came(LATE_S + 1.0)
     by, order = rolling(), []
@@ -302,7 +302,42 @@ def test_of_users_who_ask_again_and_again_the_lucky_ones_starve_nobody(users: in
         asks[user] = came(float(second))
         by.add(asks[user], float(second))
     longest = max(max(waits, default=inf) for waits in waits_s)
-    assert longest <= users + 30.0, "as first come, first served, and half a minute"
+    assert longest <= users + LATE_S, "as first come, first served, and no more"
+
+
+@dataclass(eq=False)
+class Learner(Ask):
+    """An ask whose length turns out to be `known` once that is above 0."""
+
+    known: list[float] = field(default_factory=list)
+
+    def predict_again(self) -> None:
+        self.expected_tokens = self.known[-1]
+
+
+@pytest.mark.parametrize("many", [3, 100, 300])
+@pytest.mark.parametrize(("first", "then"), [(500.0, 10.0), (10.0, 500.0)])
+def test_who_came_before_anything_was_known_of_lengths_keeps_its_turn(
+    first: float, then: float, many: int
+) -> None:
+    """All are alike, and so they go as they came, whatever was expected when they did."""
+    by, known, full = rolling(), [first], Place("a", busy=9)
+    asks = [Learner("a", k / 1000, first, targets=TTFT, known=known) for k in range(many)]
+    for ask in asks:
+        by.add(ask, ask.arrival_s)
+    assert by.select(1.0, [full]) is None
+    known.append(then)
+    asks += [Learner("a", 1.0 + k / 1000, then, targets=TTFT, known=known) for k in range(many)]
+    for ask in asks[many:]:
+        by.add(ask, ask.arrival_s)
+    order: list[Ask] = []
+    for k in range(many):  # a plan each, as others end there
+        by.select(1.5 + k / 1000, [full])
+    for _ in asks:
+        place = Place("a", busy=8)
+        assert send(by, [place], 1.9) == 1
+        order += place.got
+    assert [asks.index(ask) for ask in order] == list(range(2 * many))
 
 
 def test_who_is_late_is_put_behind_others_once() -> None:

@@ -54,8 +54,26 @@ def tight_targets(rng: random.Random) -> list[Request]:
     return found
 
 
+def opposite(rng: random.Random) -> Request:
+    """A long prompt with a short answer, or the other way round: half are each."""
+    prompt, answer = (2000, 10) if rng.random() < 0.5 else (50, 500)
+    return Request("", prompt, answer)
+
+
+def opposites_at_once(rng: random.Random) -> list[Request]:
+    """Nobody knows yet that long prompts have short answers here."""
+    return [replace(opposite(rng), id=str(k)) for k in range(160)]
+
+
+def alike_in_bursts(_: random.Random) -> list[Request]:
+    """All are the same, and come so many at a time that the first of them wait."""
+    return [Request(str(k), 128, 16, (k // 24) * 0.2) for k in range(300)]
+
+
 # What is served, and how.
 KINDS = {
+    "alike, in bursts": (alike_in_bursts, replace(EQUAL, workers=16, slots=4)),
+    "opposites at once": (opposites_at_once, EQUAL),
     "bulk beside, equal": (bulk_beside, EQUAL),
     "bulk beside, unequal": (bulk_beside, UNEQUAL),
     "tight targets, unequal": (tight_targets, replace(UNEQUAL, slots=16)),
