@@ -4,7 +4,10 @@ Rules; a column has one unit:
 - where the first is a date all are, read by ISO 8601, as of UTC if they do not say where;
 - where most of a column are as large as Unix times and near each other, they are Unix times: in
   seconds, or by their size in milli-, micro- or nanoseconds. Of these, and of dates, the earliest
-  is where the trace begins; all else is counted since then already;
+  is where the trace begins;
+- all else is counted since then already, unless the earliest is late: it comes after a minute or
+  more that is ten times as long as from one to the next of all the others. Then the trace begins
+  with it, and that is said;
 - else the column's name tells the unit (``arrival_s``, ``timestamp_ms``, ``Time (us)``), and
   BurstGPT's is known;
 - else the numbers do, and what was taken is said: with a fraction they are seconds, and whole ones
