@@ -54,6 +54,18 @@ def test_a_first_plan_is_settled_already(question: Question) -> None:
     np.testing.assert_allclose(again.cost_s, plan.cost_s)
 
 
+@given(question=questions(), count=st.integers(1, 6), placed=placed)
+def test_the_first_of_a_plan_are_valued_as_in_the_whole_of_it(
+    question: Question, count: int, placed: tuple[float, ...]
+) -> None:
+    whole = Turns(question.requests, question.load)
+    few = first(question.requests, question.load, min(count, whole.n))
+    before = np.tile(np.array(placed)[:, None], whole.m)
+    for i in range(few.n):
+        found = few.costs(i, slice(None), before)
+        np.testing.assert_allclose(found, whole.costs(i, slice(None), before))
+
+
 @given(question=questions(), seed=seeds)
 def test_a_settled_plan_stays_and_says_what_it_costs(question: Question, seed: int) -> None:
     turns = Turns(question.requests, question.load)
