@@ -56,6 +56,7 @@ LONG_S, LONELY = 3600.0, 10.0
 # And one before the first request, if it is so many times what is between two others; then it goes.
 LATE_S, LATE = 60.0, 10.0
 NO_TIMES = "no arrivals are known, so all come at once"
+UNTOLD = "when later answers were asked for is not told"
 WHICH_TIMES = f"; --columns {ARRIVAL}=NAME says which they are"
 
 
@@ -256,9 +257,9 @@ class _Reader:
         said = [_guess(clock, columns.arrival, found)] if clock.guessed else []
         if late_s := _late(found):
             found = [replace(one, arrival_s=one.arrival_s - late_s) for one in found]
-            said.append(f"the first request comes after {late_s:,.4g} s; the trace begins with it")
+            said.append(f"the first request comes after {late_s:,.0f} s; the trace begins with it")
         if self._later:
-            said.append(f"{self._later:,} requests come with the first of their conversation")
+            said.append(f"{self._later:,} come with the first of their conversation: {UNTOLD}")
         return found, [*said, *_alone(found)]
 
     def _by(self, clock: Clock, name: str, found: Iterable[Request]) -> Iterable[Request]:

@@ -12,7 +12,7 @@ import pytest
 
 from router.lab.simulation.documents import by_tokenizer
 from router.lab.simulation.times import A_SECOND, NAMED
-from router.lab.simulation.traces import NO_TIMES, WHICH_TIMES, read_trace
+from router.lab.simulation.traces import NO_TIMES, UNTOLD, WHICH_TIMES, read_trace
 from router.settings.base import BadSettings
 from solver.cost.estimators import BYTES_PER_TOKEN
 from solver.sim.request import Request
@@ -309,7 +309,7 @@ def test_a_trace_that_begins_late_begins_with_its_first_request(
     path.write_text(f"{name},prompt_tokens,output_tokens\n{rows}")
     found = read_trace(path, columns={"arrival_s": name} if name == "when" else {})
     assert [one.arrival_s for one in found.requests] == pytest.approx([t - begin for t in times])
-    said = f"the first request comes after {begin:,.4g} s; the trace begins with it"
+    said = f"the first request comes after {begin:,.0f} s; the trace begins with it"
     assert found.said == ([said] if begin else [])
 
 
@@ -320,7 +320,7 @@ def test_when_later_answers_of_a_conversation_come_is_not_known_which_is_said(
     path.write_text(json.dumps({"conversations": TURNS * 2, "arrival_s": 0}))
     found = read_trace(path)
     assert len(found.requests) == 4
-    assert found.said == ["3 requests come with the first of their conversation"]
+    assert found.said == [f"3 come with the first of their conversation: {UNTOLD}"]
     path.write_text(json.dumps({"conversations": TURNS[:2], "arrival_s": 0}))
     assert read_trace(path).said == []
 
