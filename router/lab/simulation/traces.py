@@ -22,7 +22,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -39,7 +39,15 @@ from router.lab.simulation.columns import (
 )
 from router.lab.simulation.documents import LATER, Length, by_bytes
 from router.lab.simulation.reading import Lines, opened, rows
-from router.lab.simulation.times import A_SECOND, EPOCH, NAMED, Clock, number_of
+from router.lab.simulation.times import (
+    A_SECOND,
+    EPOCH,
+    NAMED,
+    Clock,
+    late,
+    number_of,
+    silences,
+)
 from router.settings.base import DATASETS as FOLDER
 from router.settings.base import BadSettings
 from router.settings.limits import Limits
@@ -51,10 +59,6 @@ NOTHING: Mapping[str, str] = {}
 # So many lines that say nothing before the first that does: this is no log with a bad beginning.
 MOST_BAD = 1000
 MOST_SHOWN = 1000  # characters of what is wrong
-# A silence is told of if it is this long, and this many times all the rest.
-LONG_S, LONELY = 3600.0, 10.0
-# And one before the first request, if it is so many times what is between two others; then it goes.
-LATE_S, LATE = 60.0, 10.0
 NO_TIMES = "no arrivals are known, so all come at once"
 UNTOLD = "when later answers were asked for is not told"
 WHICH_TIMES = f"; --columns {ARRIVAL}=NAME says which they are"
@@ -255,12 +259,12 @@ class _Reader:
         if not clock.plain or any(one.arrival_s >= EPOCH for one in found):
             found = list(self._by(clock, columns.arrival, found))
         said = [_guess(clock, columns.arrival, found)] if clock.guessed else []
-        if late_s := _late(found):
+        if late_s := late([one.arrival_s for one in found]):
             found = [replace(one, arrival_s=one.arrival_s - late_s) for one in found]
             said.append(f"the first request comes after {late_s:,.0f} s; the trace begins with it")
         if self._later:
             said.append(f"{self._later:,} come with the first of their conversation: {UNTOLD}")
-        return found, [*said, *_alone(found)]
+        return found, [*said, *silences([one.arrival_s for one in found])]
 
     def _by(self, clock: Clock, name: str, found: Iterable[Request]) -> Iterable[Request]:
         for one, line in zip(found, self._lines, strict=True):
@@ -285,24 +289,6 @@ def _guess(clock: Clock, name: str, found: Sequence[Request]) -> str:
         f"{max(one.arrival_s for one in found):,.4g} s; if that is wrong, say --columns "
         f"{first}={name} (or {', '.join(others)})"
     )
-
-
-def _late(found: Sequence[Request]) -> float:
-    """Seconds before the first request, if they are no part of the trace; else 0."""
-    times = [one.arrival_s for one in found]
-    first = min(times, default=0.0)
-    between = (max(times, default=0.0) - first) / max(1, len(times) - 1)
-    return first if first >= LATE_S and first >= LATE * between else 0.0
-
-
-def _alone(found: Sequence[Request]) -> list[str]:
-    """A word of a silence that makes the rest of a trace a moment of it."""
-    times = sorted(one.arrival_s for one in found)
-    gaps = ((b - a, k) for k, (a, b) in enumerate(pairwise(times), start=1))
-    gap, at = max(gaps, default=(0.0, 0))
-    if gap < LONG_S or gap < LONELY * (times[-1] - gap):
-        return []
-    return [f"nothing comes for {gap:,.0f} s after {at:,} of {len(times):,}; is a time wrong?"]
 
 
 def _called(row: Row, names: Mapping[str, str]) -> Row:
