@@ -58,7 +58,7 @@ bench: .venv/.dev
 	$(BIN)/makespan bench paper --out $$(mktemp -d)
 	@for bench in dispatch rolling quantile stall window decision predict fleet loop sidecar tracing; do echo "\n== $$bench"; $(BIN)/python -m tests.bench.bench_$$bench || exit 1; done
 
-# Half an hour.
+# Half an hour, with faults: memory and descriptors stay flat.
 soak: .venv/.dev
 	$(BIN)/python -m tests.bench.soak
 

@@ -17,7 +17,7 @@ import pytest
 
 from router.settings.commands import all_settings
 from tests import http
-from tests.helpers import ROOT, Fleet, Process, free_ports
+from tests.helpers import ROOT, Fleet, Process
 from tests.pages import (
     NEEDS,
     PAGES,
@@ -32,6 +32,7 @@ from tests.pages import (
     prose,
     python_examples,
 )
+from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, eventually
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]

@@ -82,7 +82,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     tally = None if folder is None else Tally(folder.tally)
     keys = None if settings.keys is None else Keys(settings.keys, tally)
     settings = settings.share()
-    discovery = Discovery(sources(settings.worker))
+    discovery = Discovery(sources(settings.worker), settings.named_workers())
     metrics = GatewayMetrics()
     connections = Connections(
         trusted(settings.worker_ca),

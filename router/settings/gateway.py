@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from router.settings.base import (
     MOST_SLOTS,
@@ -25,6 +22,7 @@ from router.settings.base import (
 )
 from router.settings.hardware import Cost
 from router.settings.live import Live, Served
+from router.settings.secrets import key_file
 from router.settings.targets import TargetsText, read_targets, write_targets
 from solver.batching.priority import Priority
 from solver.batching.targets import DEFAULT_TARGETS, Targets
@@ -297,6 +295,13 @@ class GatewaySettings(GatewayTuning, Served):
         True, description="A worker without an agent is taken to keep prompts' prefixes."
     )
 
+    @field_validator("worker_key_file")
+    @classmethod
+    def _keyed(cls, files: Sequence[str]) -> Sequence[str]:
+        for one in files:
+            key_file(one)
+        return files
+
     @model_validator(mode="after")
     def _supervised(self) -> Self:
         if self.processes > 1 and (self.fd is None) != (self.siblings is None):
@@ -310,6 +315,14 @@ class GatewaySettings(GatewayTuning, Served):
         """What one of its processes gets of what is bounded for all; at least one of each."""
         shared = {name: -(-getattr(self, name) // self.processes) for name in SHARED}
         return self.model_copy(update=shared)
+
+    def named_workers(self) -> dict[str, list[str]]:
+        """URLs of workers of which a setting says something, by that setting."""
+        keys, slots = map(key_file, self.worker_key_file), map(read_slots, self.plain_slots_of)
+        return {
+            "worker_key_file": [url for url, _ in keys if url],
+            "plain_slots_of": [url for url, _ in slots],
+        }
 
     def slots_of(self, url: str) -> PlainSlots:
         """Requests that the worker there runs at once, if it has no agent."""

@@ -158,7 +158,7 @@ class CostModel:
 
     def prefill_tokens(self, seconds: float) -> float:
         """Prompt tokens of the prefill stage that lasts so long; 0 if none is so short."""
-        return _root(seconds - self.alpha_p_s, self.beta_p_s, self.delta_s)
+        return root(seconds - self.alpha_p_s, self.beta_p_s, self.delta_s)
 
     def mixed_tokens(self, seconds: float, batch: float, kv_tokens: float = 0.0) -> float:
         """Prompt tokens of the mixed iteration that lasts so long; 0 if none is so short.
@@ -168,7 +168,7 @@ class CostModel:
         """
         rest_s = seconds - self.mixed_s(0.0, batch, kv_tokens)
         slope = (self.beta_mp_s or 0.0) + self.delta_s * (batch + kv_tokens)
-        return _root(rest_s, slope, self.delta_s)
+        return root(rest_s, slope, self.delta_s)
 
     def backlog_s(
         self, prefills: float, prompt: float, output: float, kv_tokens: float, occupancy: float
@@ -185,8 +185,11 @@ class CostModel:
         )
 
 
-def _root(value: float, slope: float, curve: float) -> float:
-    """The x >= 0 at which ``slope * x + curve * x * x`` is `value`; infinite if it never is."""
+def root(value: float, slope: float, curve: float) -> float:
+    """The x >= 0 at which ``slope * x + curve * x * x`` is `value`; infinite if it never is.
+
+    In the form in which nothing cancels out, however small `curve` is.
+    """
     if not 0 < value < inf:
         return max(0.0, value)
     below = slope + sqrt(slope * slope + 4 * curve * value)

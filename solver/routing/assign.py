@@ -220,7 +220,7 @@ def _choose(found: Found, i: int, wish: Cost) -> Choice:
     cost_s, k = found.least(i, found.shut)
     if cost_s == inf or clearly_more(cost_s, wish_s, pairs.patience(i)):
         return wish_s, j, False
-    return cost_s, k, True
+    return _choose(found, i, (cost_s, k))  # it is open, but may have no free slot
 
 
 def need_not_wait(

@@ -381,7 +381,10 @@ class Backlog(Generic[L]):
         return [piece for piece in own if piece.kinds and piece.stage < before]
 
     def _unplanned(self, j: int) -> L | None:
-        """One that no plan knows yet: of the tenant that is next, and of what is due first."""
+        """One that no plan knows yet: of the tenant that is next, and of what is due first.
+
+        Of those that are alike in this, of the kind that has waited first.
+        """
         if self._planned_to == self._added:
             return None
         found = [
@@ -391,7 +394,7 @@ class Backlog(Generic[L]):
         ]
         if not found:
             return None
-        tenant = self.shares.least({kind.tenant for kind in found})
+        tenant = self.shares.least(dict.fromkeys(kind.tenant for kind in found))
         return self._pop(min((k for k in found if k.tenant == tenant), key=_due))
 
     def _pop(self, kind: Kind) -> L | None:

@@ -214,7 +214,7 @@ class FairShares(Generic[R]):
         self._add(self.see(tenant), slot_s, now)
 
     def least(self, tenants: Iterable[str]) -> str:
-        """Of these, who is next."""
+        """Of these, who is next; of those that have had alike, the first of them."""
         return min(tenants, key=lambda tenant: self._level(self.see(tenant)))
 
     def levels(self, now: float) -> dict[str, float]:

@@ -88,17 +88,23 @@ class Pairs:
         allowed: (n, m) where they may go.
         prefill_s: (n, m) seconds of each one's own prompt.
         soon_s: (n,) as `formulas.soon_s`.
-        scale_s: S of the tail; that of a larger plan, if these are a part of it.
+        typical: output tokens of one of them, on average.
+        scale_s: S of the tail.
+
+    Both are those of the `whole`, if these are a part of a larger plan.
     """
 
-    def __init__(self, requests: Requests, load: Load, scale_s: float | None = None) -> None:
+    def __init__(self, requests: Requests, load: Load, whole: Pairs | None = None) -> None:
         self.requests, self.load = requests, load
         self.n, self.m = map(int, requests.uncached.shape)
         self.allowed: BoolArray | None = None if requests.forbidden is None else ~requests.forbidden
         # Where nothing is in flight yet, those who will be before it are like these.
-        typical = fsum(requests.output[:, 0].tolist()) / self.n if self.n else 1.0
+        if whole is not None:
+            self.typical: float = whole.typical
+        else:
+            self.typical = fsum(requests.output[:, 0].tolist()) / self.n if self.n else 1.0
         known = formulas.load_figures(load)
-        figures, left = formulas.worker_figures(known, typical, ARRAYS)
+        figures, left = formulas.worker_figures(known, self.typical, ARRAYS)
         self._workers = np.array(figures)
         slack_s = requests.ttft_s - requests.waited_s
         self.soon_s = formulas.soon_s(requests.ttft_s, requests.waited_s, ARRAYS)[:, 0]
@@ -128,12 +134,13 @@ class Pairs:
         worker, request, pair = self._figures(ALL, ALL)
         self._at_first = formulas.seconds(worker, request[0], pair[0], self._nothing, ARRAYS)
         expected, long = self._at_best_s()
-        if scale_s is None:
+        if whole is not None:
+            self.scale_s: float = whole.scale_s
+        else:
             in_flight, expected_s = fsum(load.in_flight.tolist()), fsum(expected.tolist())
-            scale_s = formulas.tail_scale_s(load.left_s, expected_s, in_flight, self.n)
-        self.scale_s = scale_s
+            self.scale_s = formulas.tail_scale_s(load.left_s, expected_s, in_flight, self.n)
         self._requests[LAST] = np.maximum(load.level_s, long)
-        self._requests[TAIL] /= 2.0 * scale_s
+        self._requests[TAIL] /= 2.0 * self.scale_s
 
     def _at_best_s(self) -> tuple[FloatArray, FloatArray]:
         """(n,) seconds until each would end where that is soonest: expected, at a high quantile."""

@@ -24,8 +24,8 @@ class Turns(Pairs):
         added: (3, n, m) what each adds to each worker, as `Pairs.sizes`.
     """
 
-    def __init__(self, requests: Requests, load: Load, scale_s: float | None = None) -> None:
-        super().__init__(requests, load, scale_s)
+    def __init__(self, requests: Requests, load: Load, whole: Pairs | None = None) -> None:
+        super().__init__(requests, load, whole)
         self.added: FloatArray = np.stack(
             np.broadcast_arrays(requests.sequences, self.prefill_s, requests.prompt)
         )
@@ -52,4 +52,4 @@ def first(requests: Requests, load: Load, count: int) -> Turns:
     columns = {name: getattr(requests, name)[:count] for name in (*COLUMNS, *PAIRS)}
     forbidden = None if requests.forbidden is None else requests.forbidden[:count]
     few = replace(requests, **columns, forbidden=forbidden)
-    return Turns(few, load, Pairs(requests, load).scale_s)
+    return Turns(few, load, Pairs(requests, load))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from math import sqrt
-
 from solver.batching.sequence import Stage
-from solver.cost.model import CostModel
+from solver.cost.model import CostModel, root
 
 
 def rounds_by(stage: Stage, cost: CostModel, passed_s: float) -> tuple[int, int]:
     """Rounds that are over `passed_s` after a stage began, and that are over or have begun."""
     grows = cost.gamma_d_s * len(stage.decode) / 2  # a round, over half the one before
     first = stage.duration_s(cost, 1) - grows
-    exact = passed_s / first
-    if grows:
-        exact = (sqrt(first**2 + 4 * grows * passed_s) - first) / (2 * grows)
+    exact = root(passed_s, first, grows)
     begun = max(1, round(exact))
     if stage.duration_s(cost, begun) < passed_s:  # it has been rounded down
         begun += 1

@@ -30,7 +30,8 @@ from solver.cost.estimators import BYTES_PER_TOKEN
 from solver.sim.workload import gsm8k
 from tests import http
 from tests.bench.bench_dashboard import cpu_s
-from tests.helpers import Process, free_ports, write_lengths
+from tests.helpers import Process, write_lengths
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 SPEEDS, SLOTS, RATE, SEED = (1.0, 1.0, 0.75, 1.5), 16, 100.0, 20261129

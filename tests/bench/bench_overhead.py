@@ -28,7 +28,7 @@ import httpx
 from tests import http
 from tests.bench.peers import packages
 from tests.bench.peers.routers import OURS, ROUTERS, started
-from tests.helpers import free_ports
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 SOURCES = Path(__file__).parent / "overhead"

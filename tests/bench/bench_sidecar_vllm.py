@@ -27,7 +27,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.engines.tiny_model import make_tiny_model
 from tests.engines.vllm_runs import BUDGET, ENVIRONMENT, SLOTS
-from tests.helpers import ROOT, Process, free_ports
+from tests.helpers import ROOT, Process
+from tests.ports import free_ports
 
 VLLM = ROOT / ".venv-vllm/bin/python"
 # Prompt and output tokens from and to, and how many requests.

@@ -1,6 +1,9 @@
 """Half an hour at four fifths of a fleet's capacity, with faults: memory and descriptors stay flat.
 
 python -m tests.bench.soak [minutes]
+
+Looked at are the gateway, the supervisor and the largest of the agents, which die and are started
+again; what the log says of engines that were asked to break down is no fault.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -25,8 +30,10 @@ BODY = {"model": "llama-65b", "max_tokens": 512}
 # Of a thousand requests: a slow start, an error, silence, a broken engine, a process that dies.
 FAULTS = {"latency=1": 20, "status=500": 20, "stall": 2, "break=20": 1, "crash=20": 1}
 LEAVE, STREAM = 0.05, 0.7
-# What may be added in the second half: of memory, a twentieth and 8 MiB; some connections.
+BREAKDOWN = "InjectedBreakdown"
+# What may be added in the last third: of memory, a twentieth and 8 MiB; some connections.
 MOST_SHARE, MOST_MIB, MOST_FILES = 0.05, 8.0, 24
+LEAST_SERVED = 0.8
 
 
 async def ask(session: aiohttp.ClientSession, url: str, rng: random.Random) -> str:
@@ -56,9 +63,44 @@ def files(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-async def soak(url: str, pid: int, span_s: float) -> tuple[list[tuple[float, int]], Counter[str]]:
-    """Memory and descriptors over time, and what came of the requests."""
-    rng, came, samples = random.Random(7), Counter[str](), list[tuple[float, int]]()
+Sample = dict[str, tuple[float, float]]
+
+
+def looked_at(supervisor: int, gateway: int) -> Sample:
+    """Memory in MiB and descriptors now, by whose they are."""
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    agents = list[tuple[float, float]]()
+    for pid in {*map(int, children)} - {gateway}:
+        with suppress(OSError):  # it has just died
+            agents.append((rss_mib(pid), files(pid)))
+    found = {"gateway": gateway, "supervisor": supervisor}
+    most = tuple(max(column) for column in zip(*agents, strict=True)) or (0.0, 0.0)
+    own: Sample = {name: (rss_mib(pid), files(pid)) for name, pid in found.items()}
+    return own | {"an agent": (most[0], most[1])}
+
+
+def faults(lines: Sequence[str]) -> Iterator[str]:
+    """Records of the log that tell of what should not be."""
+    records, broken, stopped = list[str](), 0, 0
+    for line in lines:
+        if line.startswith("  ") and records:
+            records[-1] += "\n" + line
+        else:
+            records.append(line)
+    for record in records:
+        stops = "could not go on" in record
+        broken, stopped = broken + record.endswith(BREAKDOWN), stopped + stops
+        if ("Traceback" in record or "CRITICAL" in record) and not (
+            stops or record.endswith(BREAKDOWN)
+        ):
+            yield record
+    if stopped > broken:
+        yield f"{stopped} processes could not go on, but {broken} engines were to break down"
+
+
+async def soak(url: str, pids: tuple[int, int], span_s: float) -> tuple[list[Sample], Counter[str]]:
+    """What is looked at over time, and what came of the requests."""
+    rng, came, samples = random.Random(7), Counter[str](), list[Sample]()
     running, begun = set[asyncio.Task[str]](), time.monotonic()
     connector, patience = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(connector=connector, timeout=patience) as session:
@@ -68,7 +110,7 @@ async def soak(url: str, pid: int, span_s: float) -> tuple[list[tuple[float, int
             task.add_done_callback(running.discard)
             task.add_done_callback(lambda done: came.update([done.result()]))
             if now >= SAMPLE_S * len(samples):
-                samples.append((rss_mib(pid), files(pid)))
+                samples.append(looked_at(*pids))
             await asyncio.sleep(rng.expovariate(RATE))
         await asyncio.gather(*running)
     return samples, came
@@ -83,23 +125,30 @@ def main() -> None:
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
     with Fleet(*FLEET) as fleet:
         pid = gateway_pid(fleet)
-        samples, came = asyncio.run(soak(fleet.url, pid, 60 * minutes))
-        wrong = [line for line in fleet.lines if "Traceback" in line or "CRITICAL" in line]
+        samples, came = asyncio.run(soak(fleet.url, (fleet.process.pid, pid), 60 * minutes))
+        wrong = list(faults(fleet.lines))
         same = gateway_pid(fleet) == pid
     print("answers:", dict(came.most_common()))
-    third = max(1, len(samples) // 3)
-    print("            at first  in the middle  at the end (medians of thirds)")
-    figures = []
-    memories, opened = [mib for mib, _ in samples], [float(count) for _, count in samples]
-    for name, values in (("memory, MiB", memories), ("descriptors", opened)):
-        parts = [median(values[k * third : (k + 1) * third or None]) for k in range(3)]
-        figures.append(parts)
-        print(f"{name:12}" + "".join(f"{part:12.0f}" for part in parts))
-    (_, memory, memory_end), (_, count, count_end) = figures
-    flat = memory_end <= memory * (1 + MOST_SHARE) + MOST_MIB and count_end <= count + MOST_FILES
-    served = came["200"] >= 0.8 * came.total()
-    if not (flat and same and served) or wrong:
-        sys.exit(f"not flat, or not well: {wrong[:3]}")
+    print(f"{'':24}at first  in the middle  at the end (medians of thirds)")
+    for name in samples[0]:
+        for k, what in enumerate(("memory, MiB", "descriptors")):
+            parts = thirds([sample[name][k] for sample in samples])
+            print(f"{f'{name}: {what}':24}" + "".join(f"{part:12.0f}" for part in parts))
+            most = (parts[1] * (1 + MOST_SHARE) + MOST_MIB, parts[1] + MOST_FILES)[k]
+            if parts[2] > most:
+                wrong.append(f"{what} of the {name.split()[-1]} grows")
+    if not same:
+        wrong.append("the gateway has ended")
+    if came["200"] < LEAST_SERVED * came.total():
+        wrong.append("too few were served")
+    if wrong:
+        sys.exit("\n".join(("not well:", *wrong)))
+
+
+def thirds(values: Sequence[float]) -> list[float]:
+    """The median of each third."""
+    third = max(1, len(values) // 3)
+    return [median(values[k * third : (k + 1) * third if k < 2 else None]) for k in range(3)]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from openai import AsyncOpenAI, OpenAI, Timeout
 
 from tests.clients.conftest import all_up
 from tests.e2e.test_gateway import MODEL, agents_running, in_flight
-from tests.helpers import Fleet, Process, free_ports, scrape
+from tests.helpers import Fleet, Process, scrape
+from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, eventually
 
 EXACT = {"ignore_eos": True}  # vLLM's way to say: exactly max_tokens

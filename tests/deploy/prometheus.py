@@ -14,7 +14,8 @@ import yaml
 
 from tests import http
 from tests.deploy.support import ROOT, debian_tool
-from tests.helpers import Fleet, free_ports
+from tests.helpers import Fleet
+from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, eventually
 
 

@@ -20,7 +20,8 @@ from router.http.connections import KEEP_ALIVE_S
 from tests import http
 from tests.chaos_worker import MODEL
 from tests.e2e.clients import Ask, ask_all
-from tests.helpers import ROOT, Process, free_ports, scrape
+from tests.helpers import ROOT, Process, scrape
+from tests.ports import free_ports
 from tests.waiting import eventually, until
 
 REQUESTS, CLIENTS, SEED = 2000, 64, 20261129

@@ -20,7 +20,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests import http
 from tests.e2e.load import Ask, sending
-from tests.helpers import Process, free_ports, scrape
+from tests.helpers import Process, scrape
+from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, eventually
 
 TIMEOUT_MS = PATIENCE_S * 1000

@@ -15,7 +15,7 @@ import pytest
 
 from tests import http
 from tests.e2e.test_gateway import TEXT
-from tests.helpers import Process, certify, free_ports, scrape
+from tests.helpers import Process, certify, scrape
 from tests.k8s.api import (
     Api,
     endpoint_slice,
@@ -26,6 +26,7 @@ from tests.k8s.api import (
     pod,
     serving,
 )
+from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, eventually
 
 SLOTS = 8

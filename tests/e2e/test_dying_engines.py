@@ -13,7 +13,8 @@ import pytest
 from tests import http
 from tests.e2e.load import Ask, sending
 from tests.e2e.test_gateway import TEXT
-from tests.helpers import Process, free_ports, scrape
+from tests.helpers import Process, scrape
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 SLOTS = 16

@@ -381,7 +381,9 @@ def test_other_names_and_a_default() -> None:
         told = explained(gateway, answer.headers["x-request-id"])
         assert (told["model"], told["alias"]) == ("old", "gpt-4o")
         del body["model"]
-        assert gateway.ask("/v1/chat/completions", body).json()["model"] == "old"
+        for path, unnamed in (("/v1/chat/completions", body), ("/v1/embeddings", {"input": "a"})):
+            answer = gateway.ask(path, unnamed)
+            assert (answer.json()["model"], answer.headers["x-makespan-model"]) == ("old", "old")
         for path, asked in (("/v1/responses", RESPONSE), ("/v1/embeddings", {"input": "a"})):
             found = set[str]()
             for k in range(24):

@@ -18,7 +18,8 @@ import pytest
 from tests import http
 from tests.e2e.clients import Ask, ask_all
 from tests.e2e.test_chaos import Agent, requests, stop_agents
-from tests.helpers import MAKESPAN, Process, free_ports, scrape
+from tests.helpers import MAKESPAN, Process, scrape
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 PROCESSES, CLIENTS, SEED = 2, 16, 20261129

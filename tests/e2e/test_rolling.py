@@ -12,7 +12,8 @@ from contextlib import ExitStack
 
 from tests.e2e.clients import Ask, ask_all
 from tests.e2e.test_chaos import Agent, requests, stop_agents
-from tests.helpers import Process, free_ports
+from tests.helpers import Process
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 AGENTS, CLIENTS, SEED = 3, 16, 20261130

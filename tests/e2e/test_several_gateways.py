@@ -16,7 +16,8 @@ from tests import http
 from tests.e2e.clients import Ask, ask_all
 from tests.e2e.test_chaos import SLOTS, Agent, requests, stop_agents
 from tests.e2e.test_processes import check
-from tests.helpers import Process, free_ports, scrape
+from tests.helpers import Process, scrape
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 MOST = SLOTS + lead(SLOTS, 1)

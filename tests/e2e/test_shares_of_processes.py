@@ -13,7 +13,8 @@ import pytest
 
 from router.settings.keys import Key, hash_of
 from tests.e2e.test_processes import Gateway
-from tests.helpers import Process, free_ports
+from tests.helpers import Process
+from tests.ports import free_ports
 
 SLOTS, CLIENTS, EACH = 8, 24, 200
 MANY = 64  # answers of one request

@@ -16,7 +16,8 @@ import pytest
 
 from solver.cost.profiles import PROFILES
 from tests import http
-from tests.helpers import ROOT, Process, asking, free_ports, scrape
+from tests.helpers import ROOT, Process, asking, scrape
+from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, eventually
 
 PLAIN: dict[str, Any] = {"model": "plain", "prompt": "a", "max_tokens": 20}

@@ -15,8 +15,9 @@ import pytest
 from tests import http
 from tests.e2e.test_gateway import MODEL
 from tests.e2e.test_sidecar import PLAIN, Plain, lasting, mortal, plain, sidecar, url_of
-from tests.helpers import Fleet, Process, free_ports
+from tests.helpers import Fleet, Process
 from tests.otlp_sink import Got, Sink
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 __all__ = ["lasting", "mortal", "plain"]

@@ -9,7 +9,8 @@ from functools import partial
 
 from tests import http
 from tests.e2e.test_gateway import TEXT
-from tests.helpers import Process, free_ports
+from tests.helpers import Process
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 BODY = {**TEXT, "max_tokens": 30, "ignore_eos": True}

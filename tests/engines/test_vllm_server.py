@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ import pytest
 
 from tests.engines.tiny_model import make_tiny_model
 from tests.engines.vllm_runs import ENVIRONMENT, OURS, stop
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
@@ -57,15 +57,9 @@ def start(model: Path, port: int, log: Path, flags: Sequence[str] = ()) -> subpr
         )
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    log, port = tmp_path_factory.mktemp("server") / "vllm.log", free_port()
+    log, port = tmp_path_factory.mktemp("server") / "vllm.log", free_ports(1)[0]
     process = start(model, port, log)
     try:
         while not healthy(port):
@@ -79,7 +73,7 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 @pytest.fixture(scope="module")
 def gateway(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """In an environment of its own."""
-    port, log = free_port(), tmp_path_factory.mktemp("gateway") / "gateway.log"
+    port, log = free_ports(1)[0], tmp_path_factory.mktemp("gateway") / "gateway.log"
     command = [str(ROOT / ".venv" / "bin" / "python"), "-m", "router.cli", "gateway"]
     flags = ["--port", str(port), "--worker", server]
     with log.open("wb") as file:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests import http
-from tests.helpers import free_ports
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 IMAGE = os.environ.get("IMAGE", "")

@@ -197,7 +197,7 @@ class Completions:
         among = None if only is None else only.models
         model, says = self._names.resolve(request.model, session, among, allowed)
         if says:
-            record.alias = request.model or None
+            record.alias = self._names.alias(request.model)
             named = bool(request.model)
             exchange.body = await self._bodies.with_model(exchange.body, model, named=named)
         exchange.request = replace(request, model=model)

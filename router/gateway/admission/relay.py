@@ -145,7 +145,7 @@ class Relay:
             param = "previous_response_id" if name is None else None
             only, _ = await self._kept.find(name or named.previous, whose, param)
         model, body = await self._resolved(named, scope, body, passing.name, only, allowed)
-        passing.model = model if named.model and model != named.model else ""
+        passing.model = model if self._names.alias(named.model) else ""
         if grant is not None:
             passing.more = grant.headers
             if scope["method"] == "POST":

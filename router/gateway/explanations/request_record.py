@@ -23,8 +23,8 @@ class RequestRecord:
     engine time that it took, where it has a tenant to bill, `over_share_s` how many slot-seconds
     that was over its share when it was sent, where tenants took turns, and `used_prompt_tokens`
     what its worker has counted of its prompt. Metrics count it for `label`: its model, once
-    somebody is known to serve that. `alias` is what its client calls that, if it is another name.
-    `kind` is its prompt's.
+    somebody is known to serve that. `alias` is another name by which that was meant, its client's
+    or the default one. `kind` is its prompt's.
     """
 
     id: str

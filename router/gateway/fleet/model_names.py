@@ -7,7 +7,7 @@ Rules:
 - a session whose model no worker serves just now goes with the others for so long;
 - who goes on from an answer goes on with a model that the answer's worker serves;
 - whose key allows some of an alias's models, and not the alias, has its share of those alone;
-- who names no model means the default one, or the only one that there is.
+- who names no model means the default one, an alias or none, or the only one that there is.
 """
 
 from __future__ import annotations
@@ -67,6 +67,11 @@ class ModelNames:
     def meant(self, name: str) -> tuple[str, ...]:
         """The models that a name may mean: its own, if it is no alias."""
         return tuple(model for model, _ in self._aliases.get(name, ((name, 1.0),)))
+
+    def alias(self, name: str) -> str | None:
+        """The alias that is asked for, by its name or because none is named; None if it is none."""
+        asked = name or self._default
+        return asked if asked in self._aliases else None
 
     def is_plain(self, name: str) -> bool:
         """Whether it means itself."""

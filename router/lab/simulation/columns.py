@@ -58,6 +58,13 @@ class BadRow(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Stands for a row that a document has and that is not read, and says why."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Columns:
     """Where a trace has what; the first row decides."""
 
@@ -72,6 +79,7 @@ class Columns:
     hashes: bool
     logged: bool
     limits: Limits | None  # None: its priority's targets are each request's
+    unused: bool  # there are others, too
 
     @classmethod
     def of(cls, row: Row, limits: Limits, names: Mapping[str, str]) -> Self:
@@ -94,8 +102,10 @@ class Columns:
         ttft, tpot, hashes = one(TTFT), one(TPOT), HASHES in present
         asked = limits if ttft or tpot or limits != USUAL else None
         dates, logged = arrival is not None and is_date(row[arrival]), OUTCOME in row
+        unused = bool(row.keys() - known - {"id"})
         return cls(
-            known, present, prompt, output, arrival, dates, ttft, tpot, hashes, logged, asked
+            *(known, present, prompt, output, arrival, dates),
+            *(ttft, tpot, hashes, logged, asked, unused),
         )
 
     def nothing_to_do(self, row: Row) -> str | None:

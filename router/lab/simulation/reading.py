@@ -24,7 +24,7 @@ from typing import BinaryIO, TextIO, cast
 
 import orjson
 
-from router.lab.simulation.columns import REST, BadRow, Row
+from router.lab.simulation.columns import REST, BadRow, LeftOut, Row
 from router.lab.simulation.documents import Length, is_document, rows_of, rows_of_one
 from router.settings.base import BadSettings
 
@@ -108,7 +108,7 @@ class Lines:
         return found
 
 
-def rows(lines: Lines, length: Length) -> Iterator[Row | BadRow]:
+def rows(lines: Lines, length: Length) -> Iterator[Row | LeftOut | BadRow]:
     """All of them; `length` tells the tokens of texts."""
     try:
         yield from _rows(lines, length)
@@ -116,7 +116,7 @@ def rows(lines: Lines, length: Length) -> Iterator[Row | BadRow]:
         yield BadRow(str(error))
 
 
-def _rows(lines: Lines, length: Length) -> Iterable[Row | BadRow]:
+def _rows(lines: Lines, length: Length) -> Iterable[Row | LeftOut | BadRow]:
     if not lines.are_json():
         parted = csv.DictReader(
             lines, restkey=REST, skipinitialspace=True, delimiter=lines.separator()
@@ -129,7 +129,7 @@ def _rows(lines: Lines, length: Length) -> Iterable[Row | BadRow]:
     return _of_lines(lines, length)
 
 
-def _of_lines(lines: Lines, length: Length) -> Iterator[Row | BadRow]:
+def _of_lines(lines: Lines, length: Length) -> Iterator[Row | LeftOut | BadRow]:
     for line in filter(None, (line.strip(BLANK) for line in lines)):
         try:
             row = orjson.loads(line)
@@ -142,7 +142,7 @@ def _of_lines(lines: Lines, length: Length) -> Iterator[Row | BadRow]:
             yield BadRow('expected {"prompt_tokens": N, "output_tokens": N, ...}')
 
 
-def _made(rows: Iterator[Row]) -> Iterator[Row | BadRow]:
+def _made(rows: Iterator[Row | LeftOut]) -> Iterator[Row | LeftOut | BadRow]:
     try:
         yield from rows
     except (ValueError, TypeError, KeyError, AttributeError) as error:

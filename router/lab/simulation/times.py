@@ -4,7 +4,10 @@ Rules; a column has one unit:
 - where the first is a date all are, read by ISO 8601, as of UTC if they do not say where;
 - where most of a column are as large as Unix times and near each other, they are Unix times: in
   seconds, or by their size in milli-, micro- or nanoseconds. Of these, and of dates, the earliest
-  is where the trace begins; all else is counted since then already;
+  is where the trace begins;
+- all else is counted since then already, unless the earliest is late: it comes after a minute or
+  more that is ten times as long as from one to the next of all the others. Then the trace begins
+  with it, and that is said;
 - else the column's name tells the unit (``arrival_s``, ``timestamp_ms``, ``Time (us)``), and
   BurstGPT's is known;
 - else the numbers do, and what was taken is said: with a fraction they are seconds, and whole ones
@@ -18,6 +21,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from math import isfinite
 from statistics import median
 from typing import cast
@@ -40,6 +44,10 @@ _MOSTLY_MS = ("timestamp", "input_length")
 _GAP, _SPAN = {"s": 10.0, "ms": 1e5, "us": 1e8}, {"s": 1e3, "ms": 1e6, "us": 1e9}
 # Unix times of one trace are within five years.
 _NEAR = 0.1
+# A silence is told of if it is this long, and this many times all the rest.
+LONG_S, LONELY = 3600.0, 10.0
+# And one before the first request, if it is so many times what is between two others; then it goes.
+LATE_S, LATE = 60.0, 10.0
 
 
 def unit_of(name: str) -> str | None:
@@ -111,6 +119,23 @@ def _by_gap(numbers: Sequence[float], *, long: bool) -> str:
 def _since_1970(number: float) -> float:
     """Seconds of a Unix time in whatever unit."""
     return next((number / a for a in A_SECOND.values() if number < EPOCH * 1e3 * a), number / 1e9)
+
+
+def late(times: Sequence[float]) -> float:
+    """Seconds before the first, if they are no part of the trace; else 0."""
+    first = min(times, default=0.0)
+    between = (max(times, default=0.0) - first) / max(1, len(times) - 1)
+    return first if first >= LATE_S and first >= LATE * between else 0.0
+
+
+def silences(times: Sequence[float]) -> list[str]:
+    """A word of a silence that makes the rest of a trace a moment of it."""
+    times = sorted(times)
+    gaps = ((b - a, k) for k, (a, b) in enumerate(pairwise(times), start=1))
+    gap, at = max(gaps, default=(0.0, 0))
+    if gap < LONG_S or gap < LONELY * (times[-1] - gap):
+        return []
+    return [f"nothing comes for {gap:,.0f} s after {at:,} of {len(times):,}; is a time wrong?"]
 
 
 def read_time(value: object, *, date: bool) -> float:

@@ -22,15 +22,32 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
 from router.lab.simulation.blocks import block_tokens, in_our_blocks
-from router.lab.simulation.columns import ARRIVAL, ENDED, USUAL, WORKER, BadRow, Columns, Row
-from router.lab.simulation.documents import Length, by_bytes
+from router.lab.simulation.columns import (
+    ARRIVAL,
+    ENDED,
+    USUAL,
+    WORKER,
+    BadRow,
+    Columns,
+    LeftOut,
+    Row,
+)
+from router.lab.simulation.documents import LATER, Length, by_bytes
 from router.lab.simulation.reading import Lines, opened, rows
-from router.lab.simulation.times import A_SECOND, EPOCH, NAMED, Clock, number_of
+from router.lab.simulation.times import (
+    A_SECOND,
+    EPOCH,
+    NAMED,
+    Clock,
+    late,
+    number_of,
+    silences,
+)
 from router.settings.base import DATASETS as FOLDER
 from router.settings.base import BadSettings
 from router.settings.limits import Limits
@@ -42,11 +59,9 @@ NOTHING: Mapping[str, str] = {}
 # So many lines that say nothing before the first that does: this is no log with a bad beginning.
 MOST_BAD = 1000
 MOST_SHOWN = 1000  # characters of what is wrong
-# A silence is told of if it is this long, and this many times all the rest.
-LONG_S, LONELY = 3600.0, 10.0
-NO_TIMES = (
-    f"no arrivals are known, so all come at once; --columns {ARRIVAL}=NAME says which they are"
-)
+NO_TIMES = "no arrivals are known, so all come at once"
+UNTOLD = "when later answers were asked for is not told"
+WHICH_TIMES = f"; --columns {ARRIVAL}=NAME says which they are"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +174,22 @@ class _Reader:
         self._left_out: Counter[str] = Counter()
         self._bad, self._first_bad = 0, ""
         self._workers, self._took_s = set[str](), list[float]()
+        self._later = 0
 
-    def take(self, row: Row | BadRow, number: int, line: int) -> None:
+    def take(self, row: Row | LeftOut | BadRow, number: int, line: int) -> None:
         """The next row, the last line of which is `line`."""
         try:
-            if isinstance(row, BadRow):
-                raise row
-            self._take(_called(row, self._names) if self._names else row, number, line)
+            if isinstance(row, (BadRow, LeftOut)):
+                self._pass_over(row)
+            else:
+                self._take(_called(row, self._names) if self._names else row, number, line)
         except BadRow as error:
             self._refuse(error, line)
+
+    def _pass_over(self, row: LeftOut | BadRow) -> None:
+        if isinstance(row, BadRow):
+            raise row
+        self._left_out[row.why] += 1
 
     def _take(self, row: Row, number: int, line: int) -> None:
         columns = self._columns
@@ -181,6 +203,7 @@ class _Reader:
         if request.id in self._requests:
             raise BadRow(f"id: {request.id!r} is there twice")
         self._requests[request.id] = request
+        self._later += LATER in row
         self._lines.append(line)
         if columns.logged:
             self._workers.update(name for name in (row.get(WORKER),) if isinstance(name, str))
@@ -228,13 +251,20 @@ class _Reader:
     def _timed(self) -> tuple[list[Request], list[str]]:
         """The requests, at seconds since the trace began, and what is to be said of that."""
         columns, found = self._columns, list(self._requests.values())
-        if columns is None or columns.arrival is None:
-            return found, [] if columns is None else [NO_TIMES]
+        if columns is None:
+            return found, []
+        if columns.arrival is None:
+            return found, [NO_TIMES + (WHICH_TIMES if columns.unused else "")]
         clock = columns.clock([one.arrival_s for one in found])
         if not clock.plain or any(one.arrival_s >= EPOCH for one in found):
             found = list(self._by(clock, columns.arrival, found))
         said = [_guess(clock, columns.arrival, found)] if clock.guessed else []
-        return found, [*said, *_alone(found)]
+        if late_s := late([one.arrival_s for one in found]):
+            found = [replace(one, arrival_s=one.arrival_s - late_s) for one in found]
+            said.append(f"the first request comes after {late_s:,.0f} s; the trace begins with it")
+        if self._later:
+            said.append(f"{self._later:,} come with the first of their conversation: {UNTOLD}")
+        return found, [*said, *silences([one.arrival_s for one in found])]
 
     def _by(self, clock: Clock, name: str, found: Iterable[Request]) -> Iterable[Request]:
         for one, line in zip(found, self._lines, strict=True):
@@ -259,17 +289,6 @@ def _guess(clock: Clock, name: str, found: Sequence[Request]) -> str:
         f"{max(one.arrival_s for one in found):,.4g} s; if that is wrong, say --columns "
         f"{first}={name} (or {', '.join(others)})"
     )
-
-
-def _alone(found: Sequence[Request]) -> list[str]:
-    """A word of a silence that makes the rest of a trace a moment of it."""
-    if not found:
-        return []
-    times = sorted(one.arrival_s for one in found)
-    gap, at = max((b - a, k) for k, (a, b) in enumerate(pairwise((0.0, *times))))
-    if gap < LONG_S or gap < LONELY * (times[-1] - gap):
-        return []
-    return [f"nothing comes for {gap:,.0f} s after {at:,} of {len(times):,}; is a time wrong?"]
 
 
 def _called(row: Row, names: Mapping[str, str]) -> Row:

@@ -11,7 +11,8 @@ import httpx
 
 from tests import http
 from tests.bench.peers import packages
-from tests.helpers import MAKESPAN, Process, free_ports
+from tests.helpers import MAKESPAN, Process
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 OURS = "makespan"

@@ -18,6 +18,7 @@ from router.gateway.fleet.discovery.source import Endpoint, Endpoints, Source
 from router.gateway.fleet.discovery.sources import Discovery
 from router.gateway.fleet.discovery.static import Static
 from router.settings.addresses import DnsName, KubernetesService
+from router.settings.gateway import GatewaySettings
 from tests.k8s.api import (
     OURS,
     TOKEN,
@@ -120,8 +121,30 @@ async def test_all_sources_together_are_one_fleet() -> None:
     a, b, c = (Endpoint(f"http://{name}:1") for name in "abc")
     goes = Endpoint(a.url, draining=True)
     told: list[Endpoints] = []
-    await Discovery([Static([a.url]), Told((b, goes), (goes, c), (c,))]).run(told.append)
+    await Discovery([Static([a.url]), Told((b, goes), (goes, c), (c,))], {}).run(told.append)
     assert told == [(a,), (a, b), (a, c), (a, c)]
+
+
+async def test_what_a_setting_says_of_no_worker_is_told_once_all_are_known(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    a, b, c = (Endpoint(f"http://{name}:1") for name in "abc")
+    settings = GatewaySettings(  # type: ignore[call-arg]
+        worker=(a.url, "dns://b:1"),
+        plain_slots_of=tuple(f"{one.url}=1" for one in (a, b, c)),
+        worker_key_file=("f", f"{c.url}/v1=f"),
+    )
+    sources: list[Source] = [Static([a.url]), Told((), (b,), (b, c), ())]
+    told = list[tuple[int, object, object]]()
+
+    def publish(fleet: Endpoints) -> None:
+        told.extend((len(fleet), vars(r)["setting"], vars(r)["url"]) for r in caplog.records)
+        caplog.clear()
+
+    await Discovery(sources, settings.named_workers()).run(publish)
+    slots = [(2, "plain_slots_of", one.url) for one in (b, c)]
+    assert told == [(2, "worker_key_file", c.url), *slots], "before the fleet has two"
+    assert not caplog.records
 
 
 class Pauses(tuple[float, ...]):

@@ -73,6 +73,9 @@ def test_which_model_is_meant() -> None:
         made.resolve("chat", "", {"z"})
     assert names("m").resolve("", "") == ("m", False)
     assert names("m", "x", default="x").resolve("", "") == ("x", True)
+    asked = {name: made.alias(name) for name in ("gpt", "m", "x", "")}
+    assert asked == {"gpt": "gpt", "m": "m", "x": None, "": "gpt"}
+    assert names("m", "x", aliases=CHAT, default="x").alias("") is None
     with pytest.raises(RequestError, match="'model' is required"):
         names("m", "x").resolve("", "")
 

@@ -12,7 +12,7 @@ import pytest
 
 from router.lab.simulation.documents import by_tokenizer
 from router.lab.simulation.times import A_SECOND, NAMED
-from router.lab.simulation.traces import read_trace
+from router.lab.simulation.traces import NO_TIMES, UNTOLD, WHICH_TIMES, read_trace
 from router.settings.base import BadSettings
 from solver.cost.estimators import BYTES_PER_TOKEN
 from solver.sim.request import Request
@@ -100,6 +100,23 @@ FORMS: dict[str, tuple[str, list[Request]]] = {
     "conversations, one a line": (
         json.dumps({"conversations": TURNS}) + "\n" + json.dumps({"messages": TURNS[:2]}),
         [Request("0", 100, 50), Request("1", 160, 20), Request("2", 100, 50)],
+    ),
+    "parts of messages": (
+        json.dumps({"messages": [{"role": "user", "content": [
+            {"type": "text", "text": "x" * 40}, {"type": "image_url", "image_url": {"url": "x"}},
+            {"type": "text", "text": "z" * 40}]}, {"role": "assistant", "content": "y" * 8}]}),
+        [Request("0", round(80 / BYTES_PER_TOKEN), round(8 / BYTES_PER_TOKEN))],
+    ),
+    "messages beside lengths": (
+        '{"messages": [], "input_tokens": 3, "output_tokens": 4, "time_ms": 0}\n'
+        '{"messages": [{"role": "user"}], "input_tokens": 5, "output_tokens": 6, "time_ms": 7}\n',
+        [Request("0", 3, 4), Request("1", 5, 6, 0.007)],
+    ),
+    "what a conversation tells": (
+        json.dumps({"conversations": TURNS, "arrival_s": 0, "tenant": "a", "hash_ids": [7]}) + "\n"
+        + json.dumps({"messages": TURNS[:2], "arrival_s": 3.5, "tenant": "b", "hash_ids": []}),
+        [Request("0", 100, 50, 0.0, (7,), tenant="a"), Request("1", 160, 20, 0.0, (7,), tenant="a"),
+         Request("2", 100, 50, 3.5, tenant="b")],
     ),
     "vllm": (
         json.dumps({"backend": "vllm", "completed": 2, "input_lens": [3, 5, 7],
@@ -258,12 +275,67 @@ def test_a_time_of_another_kind_than_the_rest_is_refused(
 
 def test_a_time_far_from_the_rest_and_times_that_nobody_knows_are_told(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
-    for times in ([0, 3, 7, 4000], [4000, 4001, 4002], [1.7e9, 1.8e9, 1.8e9 + 9]):
+    for times in ([0, 3, 7, 4000], [1.7e9, 1.8e9, 1.8e9 + 9]):
         rows = "".join(f"{time},3,4\n" for time in times)
         path.write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}")
         assert "is a time wrong?" in read_trace(path).said[0]
     path.write_text("created,prompt_tokens,output_tokens\n5,3,4\n")
-    assert "no arrivals are known" in read_trace(path).said[0]
+    assert read_trace(path).said == [NO_TIMES + WHICH_TIMES]
+    assert not read_trace(path, columns={"arrival_s": "created"}).said
+    path.write_text("id,prompt_tokens,output_tokens\n5,3,4\n")
+    assert read_trace(path).said == [NO_TIMES], "no other column that could say"
+
+
+# Times, and after how many seconds the trace begins, which is told.
+LATE: dict[str, tuple[list[float], float]] = {
+    "a slice of a day": ([36_000.0 + k for k in range(60)], 36_000.0),
+    "few of them": ([4000.0, 4001.0, 4002.0], 4000.0),
+    "one": ([90.0], 90.0),
+    "in no order": ([700.5, 640.0, 650.0], 640.0),
+    "as soon as another may come": ([100.0, 120.0, 121.0], 0.0),
+    "soon": ([27.5, 27.6, 27.7], 0.0),
+    "at once": ([0.0, 0.0], 0.0),
+}
+
+
+@pytest.mark.parametrize("late", LATE)
+@pytest.mark.parametrize("name", ["arrival_s", "arrival_ms", "when"])
+def test_a_trace_that_begins_late_begins_with_its_first_request(
+    tmp_path: Path, late: str, name: str
+) -> None:
+    path, (times, begin) = tmp_path / "trace.csv", LATE[late]
+    scale = 1e3 if name == "arrival_ms" else 1
+    rows = "".join(f"{time * scale!r},3,4\n" for time in times)
+    path.write_text(f"{name},prompt_tokens,output_tokens\n{rows}")
+    found = read_trace(path, columns={"arrival_s": name} if name == "when" else {})
+    assert [one.arrival_s for one in found.requests] == pytest.approx([t - begin for t in times])
+    said = f"the first request comes after {begin:,.0f} s; the trace begins with it"
+    assert found.said == ([said] if begin else [])
+
+
+def test_when_later_answers_of_a_conversation_come_is_not_known_which_is_said(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text(json.dumps({"conversations": TURNS * 2, "arrival_s": 0}))
+    found = read_trace(path)
+    assert len(found.requests) == 4
+    assert found.said == [f"3 come with the first of their conversation: {UNTOLD}"]
+    path.write_text(json.dumps({"conversations": TURNS[:2], "arrival_s": 0}))
+    assert read_trace(path).said == []
+
+
+def test_what_a_document_has_beside_what_is_read_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "benchmarks.json"
+    runs = [{"requests": {"successful": ANSWERED[:1] * count}} for count in (3, 5)]
+    last = {"requests": {"successful": ANSWERED, "errored": [{}], "incomplete": [{}, {}]}}
+    path.write_text(json.dumps({"benchmarks": [*runs, last]}))
+    found = read_trace(path)
+    close(found.requests, FORMS["guidellm"][1])
+    of = {"of benchmark 1, as 3 is the last": 3, "of benchmark 2, as 3 is the last": 5}
+    assert found.left_out == {"errored": 1, "incomplete": 2, **of}
+    path.write_text(json.dumps([{"conversations": TURNS}, {"conversations": TURNS[:1]}]))
+    assert read_trace(path).left_out == {"no output": 1}
 
 
 def test_what_made_nothing_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -341,6 +413,9 @@ def test_columns_of_any_name_are_told(tmp_path: Path) -> None:
 
 BROKEN = {
     "[1, 2]": r"\[0\]: expected a conversation or a request",
+    '{"input_lens": [3, 4], "output_lens": [3]}': "input_lens has 2, output_lens has 1",
+    '{"input_lens": [3], "output_lens": [3], "start_times": [1, 2]}': "start_times has 2",
+    '{"input_lens": [3], "output_lens": [3], "start_times": []}': "start_times has 0",
     '{"input_lens": [3]}': "output_lens: not there; vllm bench serve writes it by",
     '{"backend": "vllm", "total_input_tokens": 7}': "input_lens: not there; .* --save-detailed",
     '{"benchmarks": []}': "requests.successful",

@@ -318,3 +318,9 @@ def test_single_plain_workers_have_slots_of_their_own_and_v1_at_the_end_is_under
 def test_slots_that_make_no_sense_are_named(wrong: str) -> None:
     with pytest.raises(ValidationError, match="plain_slots_of"):
         GatewaySettings(worker="http://b:2", plain_slots_of=wrong)  # type: ignore[arg-type,call-arg]
+
+
+@pytest.mark.parametrize("wrong", ["ftp://b=f", "http://=f", "http://b?x=f", "f,http://u@b=f"])
+def test_a_key_of_no_worker_s_url_is_named(wrong: str) -> None:
+    with pytest.raises(ValidationError, match="worker_key_file"):
+        GatewaySettings(worker="http://b:2", worker_key_file=wrong)  # type: ignore[arg-type,call-arg]

@@ -354,3 +354,17 @@ def test_tenants_take_turns_by_weight_whoever_came_first(weight: float, share: f
     assert one is not None
     assert two is not None
     assert (two.finish_s < one.finish_s) == (weight > 1)
+
+
+@given(st.permutations([f"tenant-{k}" for k in range(8)]), st.sampled_from((inf, 100.0)))
+def test_before_there_is_a_plan_lines_go_in_the_order_in_which_they_came(
+    tenants: list[str], due_s: float
+) -> None:
+    """Whatever they are called: names in sets stand in an order of chance."""
+    backlog = Backlog[Line]()
+    for k, tenant in enumerate(tenants):
+        own = Kind(f"batch-{k}", 100, due_s, tenant=tenant, label=1)
+        backlog.add([Line(k, own), Line(k, replace(own, prompt_tokens=50)), Line(k, own)])
+    taken = taken_by(0, 24, backlog, [view(slots=24)])
+    assert [line.kind.tenant for line in taken[:8]] == tenants
+    assert [line.kind.prompt_tokens for line in taken] == [100] * 16 + [50] * 8

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from solver.arrays import FloatArray, IntArray
 from solver.routing.assign import Settled, assign, follow, settle
+from solver.routing.check import check
 from solver.routing.joint import Question
 from solver.routing.objective import TERMS, Pairs
 from solver.routing.turns import Turns, first
-from tests.solver.routing.windows import questions
+from tests.solver.routing.windows import question, questions
 
 seeds = st.integers(0, 1 << 32)
 # Sequences, seconds of prefill and prompt tokens.
@@ -54,6 +55,18 @@ def test_a_first_plan_is_settled_already(question: Question) -> None:
     np.testing.assert_allclose(again.cost_s, plan.cost_s)
 
 
+@given(question=questions(), count=st.integers(1, 6), placed=placed)
+def test_the_first_of_a_plan_are_valued_as_in_the_whole_of_it(
+    question: Question, count: int, placed: tuple[float, ...]
+) -> None:
+    whole = Turns(question.requests, question.load)
+    few = first(question.requests, question.load, min(count, whole.n))
+    before = np.tile(np.array(placed)[:, None], whole.m)
+    for i in range(few.n):
+        found = few.costs(i, slice(None), before)
+        np.testing.assert_allclose(found, whole.costs(i, slice(None), before))
+
+
 @given(question=questions(), seed=seeds)
 def test_a_settled_plan_stays_and_says_what_it_costs(question: Question, seed: int) -> None:
     turns = Turns(question.requests, question.load)
@@ -61,6 +74,15 @@ def test_a_settled_plan_stays_and_says_what_it_costs(question: Question, seed: i
     alike(plan, settle(turns, plan.workers))
     assert plan.total_s == pytest.approx(one_by_one(question, plan.workers).sum())
     alike(settle(turns, drawn(turns, seed + 1)), settle(turns, drawn(turns, seed + 1), plan))
+
+
+@example(question=question(4, 3, 512), seed=1)  # who comes to have no slot was shut out elsewhere
+@example(question=question(4, 3, 601), seed=1)
+@given(question=questions(), seed=seeds)
+def test_whatever_is_wished_a_settled_plan_keeps_the_rules(question: Question, seed: int) -> None:
+    turns = Turns(question.requests, question.load)
+    plan = settle(turns, drawn(turns, seed))
+    check(question, follow(question.requests, question.load, plan, 0.0))
 
 
 def alike(plan: Settled, other: Settled) -> None:

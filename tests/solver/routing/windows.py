@@ -32,7 +32,7 @@ def worker(rng: random.Random) -> WorkerView:
         prefill_s=rng.choice([0.0, 0.3, 0.9, 1.5]),
         kv_free=None,
         running=running,
-        left_tokens=rng.uniform(0.0, 400.0),
+        left_tokens=rng.uniform(0.0, 400.0) * (in_flight > 0),
         kv_tokens=kv,
         kv_now=max(0.0, rng.choice([inf, 4000.0, 800.0]) - kv),
         room=max(0, slots + 1 - in_flight),

@@ -113,7 +113,8 @@ def test_what_another_may_have_brought_in_time_is_not_prefilled(
 
 
 terms, round_terms = st.floats(0.0, 0.003), st.floats(0.001, 0.05)
-plain = st.builds(CostModel, round_terms, terms, round_terms, terms, st.floats(0.0, 1e-5))
+context_terms = st.one_of(st.floats(0.0, 1e-5), st.sampled_from([1e-49, 1e-20, 1e-14]))
+plain = st.builds(CostModel, round_terms, terms, round_terms, terms, context_terms)
 mixing = st.builds(
     CostModel, round_terms, terms, round_terms, terms, st.just(0.0), round_terms, terms, terms
 )
