@@ -120,11 +120,15 @@ def crowded(
 
 
 def waits(fleet: Fleet) -> list[tuple[float, float]]:
-    """Of whoever asks now and then: until somebody's end, and from then to the first token."""
-    found = []
+    """Of whoever asks now and then: until somebody's end, and from then to the first token.
+
+    The slot of an end is one request's: who asks again before it has come finds the next.
+    """
+    found, next_s = [], 0.0
     for i, request in enumerate(fleet.requests):
         if request.id.startswith("idle"):
-            next_s = float(fleet.end_s[fleet.end_s > request.arrival_s].min())
+            since_s = max(request.arrival_s, next_s)
+            next_s = float(fleet.end_s[fleet.end_s > since_s].min())
             found.append((next_s - request.arrival_s, float(fleet.first_s[i]) - next_s))
     return found
 
