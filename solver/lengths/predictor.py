@@ -79,12 +79,12 @@ def _groups(features: Features) -> tuple[Key, ...]:
     )
 
 
-def worth_again(learned: int, before: int) -> bool:
-    """Whether to predict anew what was predicted from `before` ends, now that there are `learned`.
+def again_from(learned: int) -> float:
+    """From how many ends on to predict anew what was predicted from `learned`.
 
     A quarter more, and some to begin with: so whoever waits is predicted a few times, however long.
     """
-    return learned >= before * 1.25 + 8
+    return learned * 1.25 + 8
 
 
 class LengthPredictor:

@@ -120,9 +120,8 @@ class Worker:
     @property
     def available(self) -> bool:
         """Whether it takes new requests, be it as the last resort."""
-        if self.leaving or not self.health.open:
-            return False
-        return self.state is None or not self.state.draining
+        state = self.state
+        return self.health.open and not self.leaving and (state is None or not state.draining)
 
     @property
     def ready(self) -> bool:
@@ -224,8 +223,10 @@ class Worker:
         """Of its own, those `beside` count for nothing in this process's share."""
         if not self.available:
             return 0
-        self.see_others()
-        places = min(max(0, capacity - self.load.sequences), self.health.places)
+        if self.siblings is not None:
+            self.see_others()
+        free, most = capacity - self.load.sequences, self.health.places
+        places = min(free, most) if free > 0 else 0
         if self.share.most < inf:
             places = min(places, self.share.room(self.own_sequences - beside))
         return int(places)
@@ -313,14 +314,12 @@ class Worker:
 
     def view(self, now: float) -> WorkerView:
         """What the planner sees of it; the same as before until something has changed."""
-        self.see_others()
-        load, slots = self.load, self.slots
-        cost = self.cost
-        if load.is_due(now):
-            load.advance(cost, slots, now)
-        health = self.health
-        known = load.changes, self.state, cost, slots
-        seen = *known, health.open, health.places, self.leaving, self.share.most
+        if self.siblings is not None:
+            self.see_others()
+        load, slots, cost, health = self.load, self.slots, self.cost, self.health
+        load.advance(cost, slots, now)
+        of_load = load.changes, self.state, cost, slots
+        seen = of_load, health.open, health.places, self.leaving, self.share.most
         if self._view is None or self._view[0] != seen:
             self._view = seen, self._new_view(now)
         return self._view[1]
@@ -368,15 +367,15 @@ class Worker:
         """
         self.load.add(key, job, now, streamed=streamed, paced=paced)
         self.share.sent(0 if paced else job.sequences)
-        self.tell_siblings()
-        # Of several processes none sees what keeps its requests waiting there.
-        if self.state is None and self.siblings is None:
-            stage_s = self._cost.alpha_p_s
+        if self.siblings is not None:  # of several processes none sees what keeps its own waiting
+            self.tell_siblings()
+        elif self.state is None:
+            cost, own = self.cost, self._cost
             expected = Expected(
-                stage_s,
-                self._cost.prefill_s(uncached) - stage_s,
-                self.cost.decode_s(self.load.occupancy(self.slots, 0)),
-                self.speed.factors[1],
+                own.alpha_p_s,
+                own.prefill_s(uncached) - own.alpha_p_s,
+                cost.decode_s(self.load.occupancy(self.plain_slots.limit.limit, 0)),
+                self._scaled[0][1],
             )
             self.plain_slots.sent(key, job.sequences, expected, now, streamed=streamed)
 
