@@ -457,10 +457,10 @@ class RollingHorizon(Generic[R, W]):
 
     def bind(
         self, selection: Selection[R, W], plan: Assignment, now: float
-    ) -> Iterator[tuple[R, W]]:
-        """Who is sent where, one by one, as long as there is room; the rest stays.
+    ) -> Iterator[tuple[int, W]]:
+        """Who is sent, by place in the selection, and where, as long as there is room.
 
-        Each is to be carried out before the next one is asked for.
+        The rest stays. Each is to be carried out before the next one is asked for.
         """
         closed, unsent, sent = self._fleet.closed, self._unsent, list[R]()
         try:
@@ -482,7 +482,7 @@ class RollingHorizon(Generic[R, W]):
                     unsent.discard(request)
                     sent.append(request)
                     self._fleet.sent(j, seconds, now)
-                    yield request, worker
+                    yield i, worker
         finally:
             self._late.forget(sent)
             self._warm.forget(sent)

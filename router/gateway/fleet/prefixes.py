@@ -110,7 +110,7 @@ class Prefixes:
         if told is not None and request.marks:
             tokens = request.prompt_tokens // request.sequences
             self._told[request] = told, told.expect(request.beginnings, tokens, worker.cache_room)
-        if not request.blocks or not worker.has_prefix_cache:
+        if not (worker.has_prefix_cache and request.blocks):
             return
         held = self._index.held(request.blocks, [worker])[0]
         unproven = self._unproven[worker]

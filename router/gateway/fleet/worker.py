@@ -173,13 +173,18 @@ class Worker:
     @property
     def free_slots(self) -> int:
         """Sequences that it could start at once; 0 where it is down or its memory is full."""
-        return self._places(self.slots)
+        return 0 if self._memory_full else self._open_places(self.slots)
 
     @property
     def room(self) -> int:
         """Sequences that it could start soon: free slots and a lead, or this process's share."""
-        slots = self.slots
-        return self._places(slots + lead(slots, 1))
+        if self.state is None:
+            slots = self.plain_slots.limit.limit
+        elif self._memory_full:
+            return 0
+        else:
+            slots = self.state.slots
+        return self._open_places(slots + lead(slots, 1))
 
     @property
     def online_room(self) -> int:
@@ -200,7 +205,8 @@ class Worker:
 
     def room_for(self, job: Job) -> int:
         """The same of one request; one of several answers waits until its tenant's last is done."""
-        if job.bulk or not (job.sequences > 1 or self.load.yielding_sequences):
+        load = self.load
+        if job.bulk or not (job.sequences > 1 or load.bulk_sequences or load.paced_sequences):
             return self.room
         waits = job.sequences > 1 and self.load.paces(job.tenant)
         return 0 if waits else self.online_room
@@ -215,9 +221,9 @@ class Worker:
         """Whether there is work that lets others pass, in the agent's queue or its slots."""
         return self.load.yielding_sequences > 0 and self.divides and not self.is_shared
 
-    def _places(self, capacity: int) -> int:
-        full = self.state is not None and self.load.kv_tokens >= self.state.kv_tokens
-        return 0 if full else self._open_places(capacity)
+    @property
+    def _memory_full(self) -> bool:
+        return self.state is not None and self.load.kv_tokens >= self.state.kv_tokens
 
     def _open_places(self, capacity: int, beside: int = 0) -> int:
         """Of its own, those `beside` count for nothing in this process's share."""

@@ -100,8 +100,8 @@ def send(by: RollingHorizon[Ask, Place], places: Sequence[Place], now: float = 1
     count, before = 0, by.unplanned
     while (selection := by.select(now, places)) is not None:
         plan, sent = assign(selection.sizes, selection.load), 0
-        for ask, place in by.bind(selection, plan, now):
-            place.got.append(ask)
+        for i, place in by.bind(selection, plan, now):
+            place.got.append(selection.requests[i])
             sent += 1
         count += sent
         if not by.go_on(plan, sent, before):
