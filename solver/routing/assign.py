@@ -45,7 +45,7 @@ class Assignment:
     Attributes:
         workers: (n,) where each is planned.
         go: (n,) whether it is sent there now; the others wait and are planned again.
-        cost_s: (n,) request-seconds of each there, when it was its turn.
+        costs_s: (n,) request-seconds of each there, when it was its turn.
         planned: the first so many are what the plan is about. Who comes after them finds every
             worker closed and is planned again; where it would go counts for nothing.
         bound_s: request-seconds that no plan of those, in this order, can beat.
@@ -53,14 +53,14 @@ class Assignment:
 
     workers: tuple[int, ...]
     go: tuple[bool, ...]
-    cost_s: FloatArray
+    costs_s: tuple[float, ...]
     planned: int
     bound_s: float
 
     @property
     def total_s(self) -> float:
         """Request-seconds of those that are planned: what is minimised."""
-        return float(self.cost_s[: self.planned].sum())
+        return float(np.array(self.costs_s[: self.planned]).sum())
 
     @property
     def gap_s(self) -> float:
@@ -201,7 +201,7 @@ def _choices(found: InTurn, before: Sequence[Choice]) -> tuple[list[Choice], int
 
 def _plan(choices: Sequence[Choice], planned: int, bound_s: float) -> Assignment:
     costs_s, workers, go = zip(*choices, strict=True)
-    return Assignment(workers, go, np.array(costs_s), planned, bound_s)
+    return Assignment(workers, go, costs_s, planned, bound_s)
 
 
 def _choose(found: Found, i: int, wish: Cost) -> Choice:

@@ -51,7 +51,7 @@ def check(question: Question, plan: Assignment) -> None:
 
 def _require_allowed(turns: Turns, plan: Assignment) -> None:
     n, m = turns.n, turns.m
-    if (len(plan.workers), len(plan.go), len(plan.cost_s)) != (n, n, n):
+    if (len(plan.workers), len(plan.go), len(plan.costs_s)) != (n, n, n):
         raise InvalidPlan(f"it is not a plan of {n} requests on {m} workers")
     if not 0 <= plan.planned <= n:
         raise InvalidPlan(f"it is about {plan.planned} of {n} requests")

@@ -155,7 +155,7 @@ class WorkerLoad:
         If it is `paced`, its sequences let pass whoever comes after them.
         """
         prompt, expected, sequences = job.prompt_tokens, job.expected_tokens, job.sequences
-        remaining = expected if expected > LEAST_REMAINING else LEAST_REMAINING
+        remaining = max(LEAST_REMAINING, expected)
         request = self._requests[key] = _InFlight(
             prompt,
             expected,
@@ -225,7 +225,7 @@ class WorkerLoad:
             left = request.lengths.mean_after(made // request.sequences) * request.sequences
         else:
             left = before - tokens
-        request.remaining = left if left > LEAST_REMAINING else LEAST_REMAINING
+        request.remaining = max(LEAST_REMAINING, left)
         self._kv_tokens += tokens
         self._output_tokens += request.remaining - before
 
@@ -296,8 +296,8 @@ class WorkerLoad:
             most = int(request.remaining / request.sequences)
             if request.made and most <= LEAST_REMAINING:
                 continue  # it is about to end
-            tokens = most if most < rounds else rounds
-            self._count(request, (tokens if tokens > 1 else 1) * request.sequences)
+            tokens = min(rounds, most)
+            self._count(request, (max(1, tokens)) * request.sequences)
             self._schedule(due_s + again_s, key)
 
     def _round_s(self, cost: CostModel, slots: int) -> float:
@@ -339,4 +339,4 @@ class WorkerLoad:
     def occupancy(self, slots: int, more: int) -> float:
         """Sequences that run at once when `more` join, and share an iteration's fixed cost."""
         count = self.sequences + more
-        return float(slots if count > slots else count if count > 1 else 1)
+        return float(slots if count > slots else max(1, count))

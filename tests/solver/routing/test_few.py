@@ -41,7 +41,7 @@ def test_the_plan_is_the_same(asked: Asked) -> None:
     assert asked.few
     few, usual = plan_in_turn(asked), assign(asked.requests, asked.load)
     assert (few.workers, few.go, few.planned) == (usual.workers, usual.go, usual.planned)
-    assert few.cost_s.tolist() == usual.cost_s.tolist()
+    assert few.costs_s == usual.costs_s
     assert few.bound_s == usual.bound_s
 
 
