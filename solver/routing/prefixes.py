@@ -62,6 +62,10 @@ class PrefixIndex(Generic[W]):
         self._caches: dict[W, PrefixCache] = {}
         self._holders: dict[int, int] = {}
 
+    def __bool__(self) -> bool:
+        """Whether anybody is likely to hold anything."""
+        return bool(self._holders)
+
     def store(self, worker: W, blocks: tuple[int, ...], room_tokens: float) -> None:
         """`worker` is given a prompt with these blocks, and has room for `room_tokens` to keep."""
         cache = self._caches.setdefault(worker, PrefixCache(BLOCK_TOKENS))

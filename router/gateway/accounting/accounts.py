@@ -138,6 +138,11 @@ class Accounts:
         metrics.settle = self.settle
 
     @property
+    def logs(self) -> bool:
+        """Whether ends are written to a traffic log."""
+        return self._traffic is not None
+
+    @property
     def running(self) -> int:
         """Planned requests in the gateway now."""
         return self.log.running

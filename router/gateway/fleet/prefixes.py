@@ -158,6 +158,8 @@ class Prefixes:
         """(n, m) prompt tokens of each request that each worker would not have to prefill."""
         found: FloatArray | None = None
         tell = {j: told for j, one in enumerate(workers) if (told := one.told_cache) is not None}
+        if not (tell or self._index):
+            return None
         for i, request in enumerate(requests):
             blocks = request.blocks
             if not (blocks or (tell and request.marks)):
