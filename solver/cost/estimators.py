@@ -106,7 +106,8 @@ class ScaleEstimator:
     def factor(self) -> float:
         """Multiply the cost model by this."""
         fleet = self._fleet
-        if fleet.changes - self._as_of < max(1, fleet.members // UNHEARD):
+        unheard = fleet.changes - self._as_of
+        if unheard < 1 or unheard < fleet.members // UNHEARD:
             return self._factor
         self._as_of = fleet.changes
         mean, known = fleet.known()
@@ -164,19 +165,23 @@ class SpeedEstimator:
         self.rounds = ScaleEstimator(self._fleet.rounds)
         self.prefills = ScaleEstimator(self._fleet.prefills)
         self._factors, self._as_of = (1.0, 1.0), NEVER
+        self._made_of = 1.0, 1.0, 0.0
 
     @property
     def factors(self) -> tuple[float, float]:
-        """Multiply times of decode rounds, and of prefills, by these."""
-        changes = self._fleet.rounds.changes + self._fleet.prefills.changes
+        """Multiply times of decode rounds, and of prefills, by these; the same as before if so."""
+        fleet = self._fleet
+        changes = fleet.rounds.changes + fleet.prefills.changes
         if changes != self._as_of:
             self._as_of = changes
             rounds, prefills = self.rounds.factor, self.prefills.factor
-            weight = self._fleet.prefills.known()[1]
-            share = weight / (weight + PRIOR)
-            found = rounds, prefills**share * rounds ** (1.0 - share)
-            if found != self._factors:
-                self._factors = found
+            made_of = rounds, prefills, fleet.prefills.known()[1]
+            if made_of != self._made_of:
+                self._made_of, weight = made_of, made_of[2]
+                share = weight / (weight + PRIOR)
+                found = rounds, prefills**share * rounds ** (1.0 - share)
+                if found != self._factors:
+                    self._factors = found
         return self._factors
 
     def is_of(self, fleet: FleetSpeeds) -> bool:

@@ -154,7 +154,7 @@ class Worker:
         if self.state is not None:
             return self._cost
         factors = self.speed.factors
-        if self._scaled[0] != factors:
+        if self._scaled[0] is not factors:
             self._scaled = factors, self._cost.scaled(*factors)
         return self._scaled[1]
 
@@ -331,23 +331,24 @@ class Worker:
         return self._view[1]
 
     def _new_view(self, now: float) -> WorkerView:
-        load, cost, slots = self.load, self.cost, self.slots
-        kv = None if self.state is None else self.state.kv_tokens
-        backlog = load.backlog_s(cost, slots, slots, now)
-        awaited = min(slots, load.sequences - load.yielding_sequences)
+        load, cost, slots, state = self.load, self.cost, self.slots, self.state
         view = WorkerView(
             cost=cost,
             slots=slots,
             in_flight=load.sequences,
-            backlog_s=backlog,
+            backlog_s=load.backlog_s(cost, slots, slots, now),
             prefill_s=load.prefill_s(cost),
-            kv_free=None if kv is None else kv - load.kv_reserved,
+            kv_free=None,
             running=min(slots, load.running),
             left_tokens=load.left_tokens,
             kv_tokens=load.kv_cached,
-            kv_now=inf if kv is None else room_now(kv, load.kv_tokens, awaited, load.left_tokens),
             room=self.room,
         )
+        if state is None:
+            return view
+        kv, awaited = state.kv_tokens, min(slots, load.sequences - load.yielding_sequences)
+        view.kv_free = kv - load.kv_reserved
+        view.kv_now = room_now(kv, load.kv_tokens, awaited, load.left_tokens)
         if not self._yielding:
             return view
         yielding, bulk = load.yielding, load.bulk_sequences
