@@ -60,7 +60,7 @@ class Assignment:
     @property
     def total_s(self) -> float:
         """Request-seconds of those that are planned: what is minimised."""
-        return float(np.array(self.costs_s[: self.planned]).sum())
+        return fsum(self.costs_s[: self.planned])
 
     @property
     def gap_s(self) -> float:

@@ -278,9 +278,10 @@ class WorkerLoad:
         where more is in flight than runs at once. Work is shared out over their tokens.
         """
         if self._new:
+            prefills_s = cost.prefill_s(self._prompt_tokens)
             for sent_s, key in self._new:
                 if key in self._requests:
-                    self._schedule(sent_s + cost.prefill_s(self._prompt_tokens), key)
+                    self._schedule(sent_s + prefills_s, key)
             self._new.clear()
         if not self._due or self._due[0][0] > now:
             return
