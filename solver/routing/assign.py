@@ -28,7 +28,7 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.routing.asked import Asked
 from solver.routing.columns import Load, Requests
-from solver.routing.few import FewPairs, OneByOne, Placed, SomePairs
+from solver.routing.few import NOTHING, FewPairs, OneByOne, Placed, SomePairs
 from solver.routing.formulas import clearly_more
 from solver.routing.found import Cost, FewInTurn, Found, InTurn, ManyInTurn
 from solver.routing.objective import Pairs
@@ -104,9 +104,20 @@ class Settled:
 
 def plan_in_turn(asked: Asked) -> Assignment:
     """The plan; see the module. Each request must be allowed somewhere."""
-    if asked.few:
-        return in_turn(FewInTurn(FewPairs(asked)))
-    return assign(asked.requests, asked.load)
+    if not asked.few:
+        return assign(asked.requests, asked.load)
+    pairs = FewPairs(asked)
+    return (_at_once(pairs) if pairs.n == 1 else None) or in_turn(FewInTurn(pairs))
+
+
+def _at_once(pairs: FewPairs) -> Assignment | None:
+    """The plan of one request that finds a slot where it costs least; None: there is more to it."""
+    costs = pairs.costs_at_first(0)
+    least_s = min(costs)
+    j = costs.index(least_s)
+    if not pairs.is_open(j, NOTHING) or pairs.would_wait(0, j, NOTHING):
+        return None
+    return Assignment((j,), (True,), (least_s,), 1, least_s)
 
 
 def assign(requests: Requests, load: Load) -> Assignment:
@@ -207,7 +218,7 @@ def _plan(choices: Sequence[Choice], planned: int, bound_s: float) -> Assignment
 def _choose(found: Found, i: int, wish: Cost) -> Choice:
     """For request i, which would like to go to `wish`."""
     pairs, (wish_s, j) = found.pairs, wish
-    would_wait = pairs.is_awaited(i) and pairs.waits(j, found.placed[j])
+    would_wait = pairs.would_wait(i, j, found.placed[j])
     if not (found.shut[j] or would_wait):
         return wish_s, j, True
     if would_wait:

@@ -71,7 +71,7 @@ def _require_no_free_slot(
     """
     k = int(free_s.argmin())
     here, there = ((one, tuple(placed[:, one].tolist())) for one in (j, k))
-    waits = pairs.is_awaited(i) and pairs.waits(*here) and free_s[k] < np.inf
+    waits = pairs.would_wait(i, *here) and free_s[k] < np.inf
     if waits and need_not_wait(pairs, i, there, here):
         raise InvalidPlan(f"request {i}: it waits for worker {j}, and {k} has a free slot in time")
 

@@ -42,10 +42,6 @@ class OneByOne:
         """As `solver.routing.columns.row_of`."""
         raise NotImplementedError
 
-    def is_awaited(self, i: int) -> bool:
-        """Whether somebody waits for its first token."""
-        return bool(self._row(i)[TTFT] < inf)
-
     def patience(self, i: int) -> float:
         """As `formulas.patience`."""
         row = self._row(i)
@@ -61,6 +57,10 @@ class OneByOne:
         felt = formulas.seconds(worker, request[0], pair[0], placed, NUMBERS)
         cost_s: float = formulas.cost_s(worker, request, pair, placed, felt, NUMBERS)
         return cost_s
+
+    def would_wait(self, i: int, j: int, placed: Placed) -> bool:
+        """Whether somebody waits for its first token, and it would wait for somebody's end."""
+        return bool(self._row(i)[TTFT] < inf) and self.waits(j, placed)
 
     def waits(self, j: int, placed: Placed) -> bool:
         """Whether one more finds no free slot on a worker."""
