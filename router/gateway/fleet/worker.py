@@ -154,7 +154,7 @@ class Worker:
         if self.state is not None:
             return self._cost
         factors = self.speed.factors
-        if self._scaled[0] is not factors:
+        if self._scaled[0] != factors:
             self._scaled = factors, self._cost.scaled(*factors)
         return self._scaled[1]
 
