@@ -46,6 +46,8 @@ def chain(data: bytes, size: int, salt: str = "") -> tuple[int, ...]:
 
     Full blocks only: what comes after them may go on differently.
     """
+    if len(data) < size:
+        return ()
     found: list[int] = []
     last = salt.encode("utf-8", "surrogatepass")
     for start in range(0, min(len(data) - size + 1, MOST_BLOCKS * size), size):

@@ -19,6 +19,8 @@ from typing import NamedTuple
 from router.http.errors import Outcome
 from solver.batching.targets import Targets
 
+# Of an answer in one piece, by whether it has kept both.
+_BOTH: Mapping[bool, Mapping[str, bool]] = {kept: {"both": kept} for kept in (False, True)}
 _MISSED = frozenset((Outcome.FAILED, Outcome.EXPIRED, Outcome.REJECTED_NO_CAPACITY))
 
 
@@ -83,4 +85,4 @@ def kept(targets: Targets, outcome: Outcome, felt: Felt) -> Mapping[str, bool]:
 def _in_one_piece(targets: Targets, felt: Felt) -> Mapping[str, bool]:
     if felt.tokens is None or not isfinite(targets.ttft_s + targets.tpot_s):
         return {}
-    return {"both": felt.all_s <= targets.ttft_s + targets.tpot_s * max(0.0, felt.tokens - 1)}
+    return _BOTH[felt.all_s <= targets.ttft_s + targets.tpot_s * max(0.0, felt.tokens - 1)]
