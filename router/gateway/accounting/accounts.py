@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from router.gateway.accounting.counted import Ended, count
 from router.gateway.accounting.slo import Felt, Timing, kept
 from router.gateway.accounting.tenants import Tenants
 from router.gateway.accounting.traffic_log import TrafficLog
@@ -238,8 +239,8 @@ class Accounts:
         """Count those that have ended, and learn from those that were answered."""
         answered, self._answered = self._answered, []
         ended, self._ended = self._ended, []
-        for end in ended:
-            self._count(*end)
+        if ended:
+            count(self._metrics, [self._end(*end) for end in ended])
         lengths: list[tuple[Features, int]] = []
         for record, limit, text_bytes, usage in answered:
             if limit is not None:
@@ -296,25 +297,26 @@ class Accounts:
             self.here.add(record.tenant, -1)
         self._ended.append((record, outcome, timing, blocks, made))
         level = _LEVELS.get(outcome, logging.DEBUG)
-        told, count = log.isEnabledFor(level), len(self._ended)
+        told, ends = log.isEnabledFor(level), len(self._ended)
         if (
             told
             or self._traffic is not None
-            or count >= MOST_TOGETHER
-            or count >= 1 + int(TOGETHER * self._lengths.learned)
+            or ends >= MOST_TOGETHER
+            or ends >= 1 + int(TOGETHER * self._lengths.learned)
         ):
             self.settle()
         if told:
             log.log(level, "request ended", extra=record.summary())
 
-    def _count(
+    def _end(
         self,
         record: RequestRecord,
         outcome: Outcome,
         timing: Timing,
         blocks: Sequence[int],
         made: int | None,
-    ) -> None:
+    ) -> Ended:
+        """Remember, log and count for its tenant what one has come to."""
         felt = Felt.of(timing, record.output_tokens, record.choices)
         record.ttft_s, record.tpot_s = felt.ttft_s, felt.tpot_s
         record.kept = kept(record.targets, outcome, felt)
@@ -323,20 +325,7 @@ class Accounts:
         if record.output_tokens is None:
             record.output_tokens = made
         self._tenants.end(record, outcome)
-        metrics, model = self._metrics, record.label
-        metrics.requests.labels(model, outcome).inc()
-        until = timing.ended if timing.sent is None else timing.sent
-        metrics.queue.labels(outcome).observe(until - timing.received)
-        if timing.sent is not None and timing.first_byte is not None:
-            metrics.overhead.observe(timing.sent - timing.received)
-        for target, met in record.kept.items():
-            metrics.slo_requests.labels(target, "true" if met else "false").inc()
-        if outcome is Outcome.COMPLETED:
-            metrics.request_duration.labels(model).observe(felt.all_s)
-            if felt.ttft_s is not None:
-                metrics.time_to_first_token.labels(model).observe(felt.ttft_s)
-                if felt.tpot_s:
-                    metrics.time_per_output_token.labels(model).observe(felt.tpot_s)
+        return record, outcome, timing, felt
 
 
 def _length(record: RequestRecord, limit: int) -> tuple[Features, int]:
