@@ -89,14 +89,13 @@ class _Again:
         return _job(self._given, known.mean, known)
 
 
-# Of a job: prompt tokens, choices, priority, when it is due, targets and tenant.
-_Given = tuple[int, int, Priority, float, Targets, str]
+# Of a job: prompt tokens, choices, weight, when it is due, targets, tenant, and whether it is bulk.
+_Given = tuple[int, int, float, float, Targets, str, bool]
 
 
 def _job(given: _Given, tokens: float, known: LengthDistribution | None = None) -> Job:
     """`tokens` are those of one choice."""
-    total, choices, priority, due_s, targets, tenant = given
-    weight, bulk = WEIGHT[priority], priority is Priority.BULK
+    total, choices, weight, due_s, targets, tenant, bulk = given
     overrun = 0.0 if known is None else known.overrun
     tokens *= choices
     return Job(total, tokens, choices, weight, due_s, known, overrun, targets, tenant, bulk)
@@ -179,7 +178,8 @@ class Accounts:
         total, due_s = all_tokens * request.n, time.monotonic() + urgency.deadline_s
         choices, is_certain = request.choices, request.ignore_eos and request.max_tokens is not None
         kind = kind_of(request.prompts[0].text)
-        given = total, choices, urgency.priority, due_s, urgency.targets, tenant
+        weight, bulk = WEIGHT[urgency.priority], urgency.priority is Priority.BULK
+        given = total, choices, weight, due_s, urgency.targets, tenant, bulk
         again: Callable[[], Job | None] = _nothing_new
         if not is_certain:
             features = Features(request.model, total // choices, limit, tenant, kind)
