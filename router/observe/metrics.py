@@ -83,6 +83,12 @@ class Observed(_Settled, Histogram):
         if len(self._uncounted) >= MOST_UNCOUNTED:
             self._count()
 
+    def observe_all(self, amounts: Iterable[float]) -> None:
+        """Some more."""
+        self._uncounted.extend(amounts)
+        if len(self._uncounted) >= MOST_UNCOUNTED:
+            self._count()
+
     def _count(self) -> None:
         amounts, self._uncounted = self._uncounted, []
         self._sum.inc(sum(amounts))

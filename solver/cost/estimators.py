@@ -7,7 +7,7 @@ finished requests only, one observation at a time, and give the same answers for
 from __future__ import annotations
 
 import math
-from weakref import WeakSet
+from weakref import ref
 
 # LLaMA's tokenizer makes 1 token of 3.5 bytes of English text (GSM8K test questions: 239.9 bytes
 # and 68.43 tokens on average); the ratio learnt starts from here.
@@ -63,19 +63,19 @@ class FleetScale:
     """
 
     def __init__(self) -> None:
-        self._members: WeakSet[ScaleEstimator] = WeakSet()
+        self._members: set[ref[ScaleEstimator]] = set()  # those that are gone leave it
         self._total = self._weight = 0.0  # of what all have seen, as of `time`
         self.time = 0.0
         self.changes = self.members = 0
 
     def add(self, member: ScaleEstimator) -> None:
         """One more."""
-        self._members.add(member)
+        self._members.add(ref(member, self._members.discard))
         self.changes, self.members = self.changes + 1, len(self._members)
 
     def observe(self, log: float, weight: float) -> None:
         """One of them learns from a request that has ended."""
-        self.members = max(1, len(self._members))
+        self.members = len(self._members) or 1
         passed = 1.0 / self.members
         fades = math.exp(-passed / MEMORY)
         self._total = self._total * fades + weight * log
@@ -106,7 +106,8 @@ class ScaleEstimator:
     def factor(self) -> float:
         """Multiply the cost model by this."""
         fleet = self._fleet
-        if fleet.changes - self._as_of < max(1, fleet.members // UNHEARD):
+        unheard = fleet.changes - self._as_of
+        if unheard < 1 or unheard < fleet.members // UNHEARD:
             return self._factor
         self._as_of = fleet.changes
         mean, known = fleet.known()
@@ -127,18 +128,22 @@ class ScaleEstimator:
 
     def remembered(self) -> tuple[float, float]:
         """The sum of logarithms that it has seen, and their weight, as of now."""
-        fades = math.exp((self._time - self._fleet.time) / MEMORY)
+        fades = self._fades()
         return self._total * fades, self._weight * fades
+
+    def _fades(self) -> float:
+        return math.exp((self._time - self._fleet.time) / MEMORY)
 
     def observe(self, predicted_s: float, actual_s: float, weight: float = 1.0) -> None:
         """What was predicted as `predicted_s` by the unscaled model took `actual_s`."""
         if predicted_s <= 0 or actual_s <= 0:
             return
-        new = max(LEAST_LOG, min(MOST_LOG, math.log(actual_s / predicted_s)))
-        self._fleet.observe(new, weight)
-        total, known = self.remembered()
-        self._total, self._weight = total + weight * new, known + weight
-        self._time, self._as_of = self._fleet.time, NEVER
+        new, fleet = max(LEAST_LOG, min(MOST_LOG, math.log(actual_s / predicted_s))), self._fleet
+        fleet.observe(new, weight)
+        fades = self._fades()
+        self._total = self._total * fades + weight * new
+        self._weight = self._weight * fades + weight
+        self._time, self._as_of = fleet.time, NEVER
 
 
 class FleetSpeeds:
@@ -160,19 +165,23 @@ class SpeedEstimator:
         self.rounds = ScaleEstimator(self._fleet.rounds)
         self.prefills = ScaleEstimator(self._fleet.prefills)
         self._factors, self._as_of = (1.0, 1.0), NEVER
+        self._made_of = 1.0, 1.0, 0.0
 
     @property
     def factors(self) -> tuple[float, float]:
-        """Multiply times of decode rounds, and of prefills, by these."""
-        changes = self._fleet.rounds.changes + self._fleet.prefills.changes
+        """Multiply times of decode rounds, and of prefills, by these; the same as before if so."""
+        fleet = self._fleet
+        changes = fleet.rounds.changes + fleet.prefills.changes
         if changes != self._as_of:
             self._as_of = changes
             rounds, prefills = self.rounds.factor, self.prefills.factor
-            weight = self._fleet.prefills.known()[1]
-            share = weight / (weight + PRIOR)
-            found = rounds, prefills**share * rounds ** (1.0 - share)
-            if found != self._factors:
-                self._factors = found
+            made_of = rounds, prefills, fleet.prefills.known()[1]
+            if made_of != self._made_of:
+                self._made_of, weight = made_of, made_of[2]
+                share = weight / (weight + PRIOR)
+                found = rounds, prefills**share * rounds ** (1.0 - share)
+                if found != self._factors:
+                    self._factors = found
         return self._factors
 
     def is_of(self, fleet: FleetSpeeds) -> bool:

@@ -73,6 +73,17 @@ class LengthDistribution:
 
     def mean_after(self, made: int) -> float:
         """The same once `made` more have come: the mean of `remaining`."""
+        found = self._means.get(made)
+        if found is None:
+            found = self._means[made] = self._mean_after(made)
+        return found
+
+    @cached_property
+    def _means(self) -> dict[int, float]:
+        """What `mean_after` has said: all that are predicted alike ask alike."""
+        return {}
+
+    def _mean_after(self, made: int) -> float:
         made += self.made
         most = self.limit - made
         if most <= 1:

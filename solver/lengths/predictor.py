@@ -25,6 +25,7 @@ from solver.lengths.distribution import (
 )
 
 Key = tuple[Any, ...]  # its sort, and what its requests have in common
+Rows = tuple[int, ...]  # of a request's groups
 Floats = NDArray[np.float64]
 Histograms = NDArray[np.float32]  # a row a group, a column a bin
 
@@ -79,12 +80,12 @@ def _groups(features: Features) -> tuple[Key, ...]:
     )
 
 
-def worth_again(learned: int, before: int) -> bool:
-    """Whether to predict anew what was predicted from `before` ends, now that there are `learned`.
+def again_from(learned: int) -> float:
+    """From how many ends on to predict anew what was predicted from `learned`.
 
     A quarter more, and some to begin with: so whoever waits is predicted a few times, however long.
     """
-    return learned >= before * 1.25 + 8
+    return learned * 1.25 + 8
 
 
 class LengthPredictor:
@@ -122,18 +123,22 @@ class LengthPredictor:
         self._loss: dict[int, Floats] = {}
         self._shares: dict[int, list[float]] = {}
         # What has been asked for since the last end, and what the groups made of it.
-        self._mixes: dict[tuple[int, ...], Floats] = {}
-        self._made: dict[Features, LengthDistribution] = {}
+        self._mixes: dict[Rows, Floats] = {}
+        self._made: dict[Features | tuple[Rows, int | None], LengthDistribution] = {}
         self.learned = 0
 
     def predict(self, features: Features) -> LengthDistribution:
         """The distribution of the output tokens of a request."""
         found = self._made.get(features)
         if found is None:
+            rows = self._rows_of(_groups(features))
+            alike = rows, features.max_tokens  # most kinds are new: they have no row of their own
+            found = self._made.get(alike)
             if len(self._made) >= MOST_KEPT:
                 self._made.clear()
-            mix = self._mix_of(_groups(features))
-            found = self._made[features] = LengthDistribution.of(mix, features.max_tokens)
+            if found is None:
+                found = LengthDistribution.of(self._mix_of(rows), features.max_tokens)
+            self._made[features] = self._made[alike] = found
         return found
 
     def observe(self, features: Features, output_tokens: int) -> None:
@@ -190,7 +195,7 @@ class LengthPredictor:
         """Shares of the last bins, for an end at the limit; None: a length in its own bin."""
         if limit is None or tokens < limit:
             return None
-        tail = self._mix_of(groups)[bin_of(tokens) :]
+        tail = self._mix_of(self._rows_of(groups))[bin_of(tokens) :]
         shares: Floats = tail / tail.sum()
         return shares
 
@@ -217,9 +222,8 @@ class LengthPredictor:
         self._loss[model] = losses
         self._shares.pop(model, None)
 
-    def _mix_of(self, groups: tuple[Key, ...]) -> Floats:
+    def _mix_of(self, rows: Rows) -> Floats:
         """What similar requests have made, all groups together."""
-        rows = self._rows_of(groups)
         found = self._mixes.get(rows)
         if found is None:
             if len(self._mixes) >= MOST_KEPT:
@@ -227,7 +231,7 @@ class LengthPredictor:
             found = self._mixes[rows] = self._mix(rows, self._seen.take(rows, axis=0))
         return found
 
-    def _rows_of(self, groups: tuple[Key, ...]) -> tuple[int, ...]:
+    def _rows_of(self, groups: tuple[Key, ...]) -> Rows:
         known, none = self._rows, self._most
         return tuple([known.get(key, none) for key in groups])
 

@@ -20,7 +20,7 @@ from solver.routing.formulas import ARRAYS, Figures
 
 # Arrays are quicker beyond so many pairs of a request and a worker; and beyond so many workers,
 # where these alone are looked at.
-MOST_PAIRS, MOST_WORKERS = 48, 16
+MOST_PAIRS, MOST_WORKERS = 64, 16
 
 
 @dataclass(eq=False)

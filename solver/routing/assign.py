@@ -28,7 +28,7 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.routing.asked import Asked
 from solver.routing.columns import Load, Requests
-from solver.routing.few import FewPairs, OneByOne, Placed, SomePairs
+from solver.routing.few import NOTHING, FewPairs, OneByOne, Placed, SomePairs
 from solver.routing.formulas import clearly_more
 from solver.routing.found import Cost, FewInTurn, Found, InTurn, ManyInTurn
 from solver.routing.objective import Pairs
@@ -45,7 +45,7 @@ class Assignment:
     Attributes:
         workers: (n,) where each is planned.
         go: (n,) whether it is sent there now; the others wait and are planned again.
-        cost_s: (n,) request-seconds of each there, when it was its turn.
+        costs_s: (n,) request-seconds of each there, when it was its turn.
         planned: the first so many are what the plan is about. Who comes after them finds every
             worker closed and is planned again; where it would go counts for nothing.
         bound_s: request-seconds that no plan of those, in this order, can beat.
@@ -53,14 +53,14 @@ class Assignment:
 
     workers: tuple[int, ...]
     go: tuple[bool, ...]
-    cost_s: FloatArray
+    costs_s: tuple[float, ...]
     planned: int
     bound_s: float
 
     @property
     def total_s(self) -> float:
         """Request-seconds of those that are planned: what is minimised."""
-        return float(self.cost_s[: self.planned].sum())
+        return fsum(self.costs_s[: self.planned])
 
     @property
     def gap_s(self) -> float:
@@ -104,9 +104,20 @@ class Settled:
 
 def plan_in_turn(asked: Asked) -> Assignment:
     """The plan; see the module. Each request must be allowed somewhere."""
-    if asked.few:
-        return in_turn(FewInTurn(FewPairs(asked)))
-    return assign(asked.requests, asked.load)
+    if not asked.few:
+        return assign(asked.requests, asked.load)
+    pairs = FewPairs(asked)
+    return (_at_once(pairs) if pairs.n == 1 else None) or in_turn(FewInTurn(pairs))
+
+
+def _at_once(pairs: FewPairs) -> Assignment | None:
+    """The plan of one request that finds a slot where it costs least; None: there is more to it."""
+    costs = pairs.costs_at_first(0)
+    least_s = min(costs)
+    j = costs.index(least_s)
+    if not pairs.is_open(j, NOTHING) or pairs.would_wait(0, j, NOTHING):
+        return None
+    return Assignment((j,), (True,), (least_s,), 1, least_s)
 
 
 def assign(requests: Requests, load: Load) -> Assignment:
@@ -201,13 +212,13 @@ def _choices(found: InTurn, before: Sequence[Choice]) -> tuple[list[Choice], int
 
 def _plan(choices: Sequence[Choice], planned: int, bound_s: float) -> Assignment:
     costs_s, workers, go = zip(*choices, strict=True)
-    return Assignment(workers, go, np.array(costs_s), planned, bound_s)
+    return Assignment(workers, go, costs_s, planned, bound_s)
 
 
 def _choose(found: Found, i: int, wish: Cost) -> Choice:
     """For request i, which would like to go to `wish`."""
     pairs, (wish_s, j) = found.pairs, wish
-    would_wait = pairs.is_awaited(i) and pairs.waits(j, found.placed[j])
+    would_wait = pairs.would_wait(i, j, found.placed[j])
     if not (found.shut[j] or would_wait):
         return wish_s, j, True
     if would_wait:

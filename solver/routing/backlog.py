@@ -31,7 +31,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from solver.lengths.predictor import worth_again
+from solver.lengths.predictor import again_from
 from solver.packing.problem import TOLERANCE
 from solver.routing.bulk_plan import Asked, BulkPlan, Outlook, plan_of
 from solver.routing.charges import Size
@@ -127,7 +127,7 @@ class Backlog(Generic[L]):
             return False
         changed = self._changed or self._planned_to != self._added or workers != len(self._lists)
         old = now - self.planned_s >= AGAIN_S
-        return changed or old or worth_again(learned, self._learned)
+        return changed or old or learned >= again_from(self._learned)
 
     def workers_changed(self, eligible: Eligible | None = None) -> None:
         """Others are there than when it was planned, of whom these may serve a model."""

@@ -51,7 +51,7 @@ def check(question: Question, plan: Assignment) -> None:
 
 def _require_allowed(turns: Turns, plan: Assignment) -> None:
     n, m = turns.n, turns.m
-    if (len(plan.workers), len(plan.go), len(plan.cost_s)) != (n, n, n):
+    if (len(plan.workers), len(plan.go), len(plan.costs_s)) != (n, n, n):
         raise InvalidPlan(f"it is not a plan of {n} requests on {m} workers")
     if not 0 <= plan.planned <= n:
         raise InvalidPlan(f"it is about {plan.planned} of {n} requests")
@@ -71,7 +71,7 @@ def _require_no_free_slot(
     """
     k = int(free_s.argmin())
     here, there = ((one, tuple(placed[:, one].tolist())) for one in (j, k))
-    waits = pairs.is_awaited(i) and pairs.waits(*here) and free_s[k] < np.inf
+    waits = pairs.would_wait(i, *here) and free_s[k] < np.inf
     if waits and need_not_wait(pairs, i, there, here):
         raise InvalidPlan(f"request {i}: it waits for worker {j}, and {k} has a free slot in time")
 

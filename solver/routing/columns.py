@@ -110,7 +110,8 @@ def row_of(job: Job, waited_s: float) -> Figures:
     )
 
 
-PROMPT, OUTPUT, OVERRUN, WEIGHT, TTFT = 0, 1, 2, 4, 6  # places in a row
+# Places in a row.
+PROMPT, OUTPUT, OVERRUN, SEQUENCES, WEIGHT, WAITED, TTFT = 0, 1, 2, 3, 4, 5, 6
 PAIRS = ("uncached", "twice")
 # Of each request, whatever the worker.
 COLUMNS = tuple(f.name for f in fields(Requests) if f.name not in {*PAIRS, "forbidden"})

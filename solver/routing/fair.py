@@ -99,10 +99,12 @@ class FairShares(Generic[R]):
 
     Attributes:
         weight: of each tenant, by its name.
+        several: whether there has been more than one tenant.
+        named: whether there has been one with a name.
     """
 
     def __init__(self, weight: Weight = alike) -> None:
-        self.weight = weight
+        self.weight, self.several, self.named = weight, False, False
         self._had: dict[str, float] = {}  # in slot-seconds of `_since_s`, and twice that one
         self._since_s = 0.0  # half-life later, and so on
         self._at_s = 0.0  # as of when anything was counted last
@@ -113,16 +115,10 @@ class FairShares(Generic[R]):
         self._contended_s = -inf  # when turns were taken last
         self._charges = Charges()
 
-    @property
-    def several(self) -> bool:
-        """Whether there has been more than one tenant."""
-        had, others = self._had, self._others
-        return len(had) > 1 or bool(others and others.keys() - had.keys())
-
-    @property
-    def named(self) -> bool:
-        """Whether there has been one with a name."""
-        return self.several or not self._had.keys() <= {""}
+    def _look_who(self) -> None:
+        """Others have come, or are forgotten."""
+        self.several = len(self._had) > 1 or bool(self._others.keys() - self._had.keys())
+        self.named = self.several or not self._had.keys() <= {""}
 
     @property
     def contended(self) -> bool:
@@ -151,18 +147,23 @@ class FairShares(Generic[R]):
                 del self._had[name]
         name = tenant if len(self._had) < MOST else OTHERS
         self._had.setdefault(name, 0.0)
+        self._look_who()
         return name
 
     def join(self, request: Hashable, tenant: str, *, whole: bool = False) -> None:
         """One more of its requests waits; of one that is sent `whole` much comes at once."""
-        name = self._names[request] = self.see(tenant)
+        name = self._names[request] = tenant if tenant in self._had else self.see(tenant)
+        mine = self._waiting
+        if name in mine:
+            mine[name] += 1
+            return
         if name not in (waiting := self._all_waiting) and waiting:
             if not whole and self._level(name) <= min(map(self._level, waiting)):
                 self._back[request] = inf
             least = min(map(self._served, waiting))
             begins = least * self.weight(name) - self._others.get(name, 0.0)
             self._had[name] = max(self._had[name], begins)
-        self._waiting[name] = self._waiting.get(name, 0) + 1
+        mine[name] = 1
 
     def is_back(self, request: Hashable) -> bool:
         """Whether it comes back; see the module."""
@@ -180,7 +181,8 @@ class FairShares(Generic[R]):
     def leave(self, request: Hashable) -> None:
         """It waits no longer; unknown ones are ignored."""
         name = self._names.pop(request, None)
-        self._back.pop(request, None)
+        if self._back:
+            self._back.pop(request, None)
         if name is None:
             return
         self._waiting[name] -= 1
@@ -257,6 +259,7 @@ class FairShares(Generic[R]):
         grown = 2.0 ** ((now - self._since_s) / HALF_LIFE_S)
         self._elsewhere = elsewhere
         self._others = {name: had * grown for name, had in elsewhere.had.items()}
+        self._look_who()
 
     def portion(self) -> tuple[float, bool] | None:
         """Of what all tenants that wait may have, the part of those that wait here; None: nobody.

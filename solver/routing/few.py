@@ -12,7 +12,7 @@ from math import fsum, inf
 from solver.arrays import FloatArray
 from solver.routing import formulas
 from solver.routing.asked import Asked
-from solver.routing.columns import OUTPUT, OVERRUN, TTFT
+from solver.routing.columns import COLUMNS, OUTPUT, OVERRUN, SEQUENCES, TTFT, WAITED, WEIGHT
 from solver.routing.formulas import NUMBERS, Figures
 from solver.routing.objective import Pairs
 
@@ -33,25 +33,23 @@ class OneByOne:
     _workers: Sequence[Figures] | Mapping[int, Figures]
     _rooms: Sequence[Figures] | Mapping[int, Figures]
     _requests: Sequence[Figures] | Mapping[int, Figures]
-    _sequences: Sequence[float]
-    _soon_s: Sequence[float]
-    _known: Sequence[tuple[float, float, float]]  # as `formulas.patience` asks
 
     def _pair(self, i: int, j: int) -> Figures:
         """As `formulas.pair_figures`."""
         raise NotImplementedError
 
-    def is_awaited(self, i: int) -> bool:
-        """Whether somebody waits for its first token."""
-        return self._known[i][0] < inf
+    def _row(self, i: int) -> Figures:
+        """As `solver.routing.columns.row_of`."""
+        raise NotImplementedError
 
     def patience(self, i: int) -> float:
         """As `formulas.patience`."""
-        return float(formulas.patience(*self._known[i], NUMBERS))
+        row = self._row(i)
+        return float(formulas.patience(row[TTFT], row[OVERRUN], row[OUTPUT], NUMBERS))
 
     def sizes(self, i: int, j: int) -> Placed:
         """What a request adds to a worker: sequences, seconds of prefill, prompt tokens."""
-        return self._sequences[i], self._pair(i, j)[0], self._requests[i][0]
+        return self._row(i)[SEQUENCES], self._pair(i, j)[0], self._requests[i][0]
 
     def cost(self, i: int, j: int, placed: Placed) -> float:
         """What a request costs on a worker, to which it may go."""
@@ -59,6 +57,10 @@ class OneByOne:
         felt = formulas.seconds(worker, request[0], pair[0], placed, NUMBERS)
         cost_s: float = formulas.cost_s(worker, request, pair, placed, felt, NUMBERS)
         return cost_s
+
+    def would_wait(self, i: int, j: int, placed: Placed) -> bool:
+        """Whether somebody waits for its first token, and it would wait for somebody's end."""
+        return bool(self._row(i)[TTFT] < inf) and self.waits(j, placed)
 
     def waits(self, j: int, placed: Placed) -> bool:
         """Whether one more finds no free slot on a worker."""
@@ -75,7 +77,8 @@ class OneByOne:
 
     def is_soon(self, i: int, felt: Figures) -> bool:
         """Whether its first token comes in time then, or as soon as people expect it."""
-        return bool(felt[1] <= self._soon_s[i])
+        row = self._row(i)
+        return bool(felt[1] <= formulas.soon_s(row[TTFT], row[WAITED], NUMBERS))
 
     def is_open(self, j: int, placed: Placed) -> bool:
         """Whether a worker may be sent something."""
@@ -98,15 +101,16 @@ class SomePairs(OneByOne):
 
     def __init__(self, pairs: Pairs) -> None:
         self.n, self.m, asked = pairs.n, pairs.m, pairs.requests
-        *columns, self._pairs = pairs.figures
-        self._workers, self._rooms, self._requests = map(_Columns, columns)
-        self._sequences = asked.sequences[:, 0].tolist()
-        self._soon_s = pairs.soon_s.tolist()
-        known = (asked.ttft_s, asked.overrun, asked.output)
-        self._known = list(zip(*(column[:, 0].tolist() for column in known), strict=True))
+        *figures, self._pairs = pairs.figures
+        self._workers, self._rooms, self._requests = map(_Columns, figures)
+        columns = (getattr(asked, name)[:, 0].tolist() for name in COLUMNS)
+        self._rows = list(zip(*columns, strict=True))
 
     def _pair(self, i: int, j: int) -> Figures:
         return self._pairs[:, i, j].tolist()
+
+    def _row(self, i: int) -> Figures:
+        return self._rows[i]
 
 
 class FewPairs(OneByOne):
@@ -114,11 +118,12 @@ class FewPairs(OneByOne):
 
     def __init__(self, asked: Asked) -> None:
         rows, self._eligible = asked.rows, asked.eligible
-        self.n, self.m = len(rows), len(asked.known)
+        self._rows, self.n, self.m = rows, len(rows), len(asked.known)
         self._workers: list[Figures] = []
         self._rooms: list[Figures] = []
+        typical = fsum([row[OUTPUT] for row in rows]) / self.n
+        each, all_s, in_flight = [], [], []
         placed = [None] * self.m if asked.placed is None else asked.placed.T.tolist()
-        typical, each, all_s = fsum([row[1] for row in rows]) / self.n, [], []
         for known, lately, more in zip(asked.known, asked.lately, placed, strict=True):
             load, ahead_s = formulas.load_of(known, lately, more, NUMBERS)
             figures, left = formulas.worker_figures(load, typical, NUMBERS)
@@ -126,80 +131,64 @@ class FewPairs(OneByOne):
             self._rooms.append(formulas.rooms(load, NUMBERS))
             each.append((load, left))
             all_s.append(ahead_s)
-        self._pairs = [self._pair_figures(asked, i, each) for i in range(self.n)]
-        self._known = [(row[TTFT], row[OVERRUN], row[OUTPUT]) for row in rows]
-        self._sequences: list[float] = []
-        self._requests: list[Figures] = []
+            in_flight.append(figures[0])
+        self._pairs: list[list[Figures]] = []
         self._at_first: list[list[Figures]] = []
-        self._soon_s: list[float] = []
-        for i, row in enumerate(rows):
-            self._see(i, row)
-        best = [self._at_best_s(i) for i in range(self.n)]
-        scale_s = formulas.tail_scale_s(
-            fsum(all_s),
-            fsum([expected_s for expected_s, _ in best]),
-            fsum([load[5] for load, _ in each]),
-            self.n,
-        )
+        seen = [self._see(asked, i, each) for i in range(self.n)]
+        expected_s = fsum([one[1] for one in seen])
+        scale_s = formulas.tail_scale_s(fsum(all_s), expected_s, fsum(in_flight), self.n)
+        level_s, tail = asked.level_s, 2.0 * scale_s
         self._requests = [
-            (*figures, max(asked.level_s, long_s), row[4] / (2.0 * scale_s), variance)
-            for (*figures, variance), row, (_, long_s) in zip(
-                self._requests, rows, best, strict=True
-            )
+            (*figures, max(level_s, long_s), row[WEIGHT] / tail, variance)
+            for ((*figures, variance), _, long_s), row in zip(seen, rows, strict=True)
         ]
 
-    def _pair_figures(
+    def _see(
         self, asked: Asked, i: int, workers: Sequence[tuple[Figures, float]]
-    ) -> list[Figures]:
-        """Of a request and each worker, by what is known of that."""
-        prompt, output = asked.rows[i][:2]
-        if asked.cached is None:
-            uncached = [float(prompt)] * self.m
-        else:
-            uncached = [asked.uncached(i, j) for j in range(self.m)]
-        least = min(uncached)
-        return [
-            formulas.pair_figures(known, left, tokens, tokens - least, prompt, output, NUMBERS)
-            for (known, left), tokens in zip(workers, uncached, strict=True)
-        ]
+    ) -> tuple[Figures, float, float]:
+        """What terms ask of a request, what it would feel on each worker with nothing placed yet.
 
-    def _see(self, i: int, row: Figures) -> None:
-        """A request, and what it would feel on each worker where nothing is placed yet."""
-        prompt, output, overrun, sequences, weight, waited_s, ttft_s, tpot_s = row
-        asked = prompt, output, overrun, weight, ttft_s - waited_s, tpot_s
-        self._requests.append(formulas.request_figures(asked, NUMBERS))
-        self._sequences.append(sequences)
-        self._soon_s.append(formulas.soon_s(ttft_s, waited_s, NUMBERS))
-        self._at_first.append(
-            [
-                formulas.seconds(worker, prompt, own_s, NOTHING, NUMBERS)
-                for worker, (own_s, _, _, _) in zip(self._workers, self._pairs[i], strict=True)
-            ]
+        And seconds until it would end where that is soonest: expected, at a high quantile.
+        """
+        prompt, output, overrun, _, weight, waited_s, ttft_s, tpot_s = asked.rows[i]
+        request = formulas.request_figures(
+            (prompt, output, overrun, weight, ttft_s - waited_s, tpot_s), NUMBERS
         )
-
-    def _at_best_s(self, i: int) -> tuple[float, float]:
-        """Seconds until it would end where that is soonest: expected, at a high quantile."""
-        _, output, long = self._requests[i][:3]
-        felt = self._at_first[i]
-        if self._eligible is not None:
-            felt = [felt[j] for j in self._eligible[i]]
-        expected_s = min([first + output * rest for _, first, rest in felt])
-        return expected_s, min([first + long * rest for _, first, rest in felt])
+        long, may = request[2], None if self._eligible is None else self._eligible[i]
+        uncached, twice = float(prompt), 0.0
+        if asked.cached is not None:
+            tokens = [asked.uncached(i, j) for j in range(self.m)]
+            least = min(tokens)
+        pairs, all_felt, expected_s, long_s = list[Figures](), list[Figures](), inf, inf
+        for j, (known, left) in enumerate(workers):
+            if asked.cached is not None:
+                uncached, twice = tokens[j], tokens[j] - least
+            pair = formulas.pair_figures(known, left, uncached, twice, prompt, output, NUMBERS)
+            felt = formulas.seconds(self._workers[j], prompt, pair[0], NOTHING, NUMBERS)
+            pairs.append(pair)
+            all_felt.append(felt)
+            if may is None or j in may:
+                _, first, rest = felt
+                expected_s = min(expected_s, first + output * rest)
+                long_s = min(long_s, first + long * rest)
+        self._pairs.append(pairs)
+        self._at_first.append(all_felt)
+        return request, expected_s, long_s
 
     def _pair(self, i: int, j: int) -> Figures:
         return self._pairs[i][j]
 
+    def _row(self, i: int) -> Figures:
+        return self._rows[i]
+
     def costs_at_first(self, i: int) -> list[float]:
         """(m,) what a request costs on each worker with nothing placed; infinite: it must not."""
-        request, found = (
-            self._requests[i],
-            zip(self._workers, self._pairs[i], self._at_first[i], strict=True),
-        )
-        costs: list[float] = [
-            formulas.cost_s(worker, request, pair, NOTHING, felt, NUMBERS)
-            for worker, pair, felt in found
-        ]
-        if self._eligible is None:
-            return costs
-        may = self._eligible[i]
-        return [cost if j in may else inf for j, cost in enumerate(costs)]
+        request, may = self._requests[i], None if self._eligible is None else self._eligible[i]
+        found, pairs, all_felt = list[float](), self._pairs[i], self._at_first[i]
+        for j, worker in enumerate(self._workers):
+            if may is None or j in may:
+                cost = formulas.cost_s(worker, request, pairs[j], NOTHING, all_felt[j], NUMBERS)
+                found.append(cost)
+            else:
+                found.append(inf)
+        return found

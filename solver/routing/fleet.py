@@ -62,17 +62,18 @@ class Fleet(Generic[W]):
         """See what has changed since the last look, as `bulk` work finds it, or all other."""
         if self.workers != workers:
             self._regroup(workers, now)
-        views = self.views
+        views, busy = self.views, False
         for j, worker in enumerate(workers):
             view = worker.view(now)
             if not bulk and view.online is not None:
                 view = view.online
+            busy = busy or view.in_flight > 0
             if view is not views[j]:
                 views[j] = view
                 self._known[j] = numbers(view)
                 self._room[j] = max(0, view.room)
                 self._stale.add(j)
-        self._lately.seen(now, busy=any(view.in_flight for view in views))
+        self._lately.seen(now, busy=busy)
 
     @property
     def room(self) -> list[int]:

@@ -39,6 +39,11 @@ CALM_S = 10.0
 # to have done a third: nothing has ended yet, and who is told too late a time still gets in.
 MEMORY_S, MEMORY, PRIOR_S = 3.0, 16, 2.0
 _EMPTY = dict.fromkeys(Priority, 0.0)
+# Of each priority, those that go before somebody new of it.
+_BEFORE = {
+    one: tuple(other for other in Priority if HEAD_START_S[other] >= HEAD_START_S[one])
+    for one in Priority
+}
 
 K = TypeVar("K", bound=Hashable)
 
@@ -180,10 +185,9 @@ class Gate(Generic[K]):
         """The work of those that go before somebody new."""
         if not self._waiting:
             return 0.0
-        start_s, before_s = HEAD_START_S[priority], 0.0
-        for other, own_s in self._lines.items():
-            if own_s and HEAD_START_S[other] >= start_s:
-                before_s += own_s
+        before_s, lines = 0.0, self._lines
+        for other in _BEFORE[priority]:
+            before_s += lines[other]
         return max(0.0, before_s)
 
     def has_place(self, there: float, most: float, now: float) -> bool:
@@ -201,8 +205,10 @@ class Gate(Generic[K]):
     def joins(self, priority: Priority, work_s: float, target_s: float, now: float) -> bool:
         """Whether one that has come joins those that wait; `target_s`: when it should begin."""
         self.came(work_s, now)
+        if target_s == inf:
+            return True
         wait_s = self.wait_s(priority)
-        if wait_s <= 0 or target_s == inf or self._is_burst(priority, target_s, now):
+        if wait_s <= 0 or self._is_burst(priority, target_s, now):
             return True
         next_s = self._returns.next_s(now)
         if next_s <= 0:

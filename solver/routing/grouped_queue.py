@@ -63,9 +63,10 @@ class GroupedQueue(Generic[R, K]):
         if key not in self.groups:
             self.groups = {other: mine for other, mine in self.groups.items() if mine}
         insort(self.groups.setdefault(key, []), entry)
-        expected = request.job.expected_tokens
-        self._where[request] = key, entry, expected
-        self._count(request.job.prompt_tokens, expected)
+        job = request.job
+        self._where[request] = key, entry, job.expected_tokens
+        self.prompt_tokens += job.prompt_tokens
+        self.output_tokens += job.expected_tokens
 
     def discard(self, request: R) -> bool:
         """It waits no longer; whether it did."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from math import inf
 
 import numpy as np
@@ -62,7 +61,7 @@ def worth_improving(rows: Sequence[Figures], plan: Assignment, deadline_s: float
 
     `rows` are those of `solver.routing.asked.Asked`.
     """
-    waiting = sum(row[WEIGHT] for row in compress(rows, plan.go))
+    waiting = sum([row[WEIGHT] for row, goes in zip(rows, plan.go, strict=True) if goes])
     return bool(SAVED_SHARE * plan.gap_s > (1.0 + FIRST_TOKEN) * waiting * deadline_s)
 
 

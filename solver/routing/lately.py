@@ -41,7 +41,7 @@ class Lately:
     def sent(self, j: int, prefill_s: float, now: float) -> None:
         """Worker j was sent one more."""
         count, seconds, as_of_s = self._sent[j]
-        fade = exp((as_of_s - now) / LATELY_S)
+        fade = 1.0 if as_of_s == now else exp((as_of_s - now) / LATELY_S)
         self._sent[j] = count * fade + 1.0, seconds * fade + prefill_s, now
 
     def a_second(self, now: float) -> list[tuple[float, float]]:

@@ -38,18 +38,6 @@ class _InFlight:
     made: int = 0
     predicted_at: int = 0
 
-    def make(self, tokens: int) -> None:
-        """`tokens` more; now and then, what is left is predicted again from what has been made."""
-        self.made += tokens
-        if self.lengths is None:
-            left = self.expected_tokens - self.made
-        elif self.made - self.predicted_at >= REPREDICT_TOKENS * self.sequences:
-            self.predicted_at = self.made
-            left = self.lengths.mean_after(self.made // self.sequences) * self.sequences
-        else:
-            left = self.remaining - tokens
-        self.remaining = max(LEAST_REMAINING, left)
-
 
 class WorkerLoad:
     """Requests in flight at one worker and the tokens that they still need.
@@ -166,11 +154,12 @@ class WorkerLoad:
 
         If it is `paced`, its sequences let pass whoever comes after them.
         """
-        remaining = max(LEAST_REMAINING, job.expected_tokens)
-        request = _InFlight(
-            job.prompt_tokens,
-            job.expected_tokens,
-            job.sequences,
+        prompt, expected, sequences = job.prompt_tokens, job.expected_tokens, job.sequences
+        remaining = max(LEAST_REMAINING, expected)
+        request = self._requests[key] = _InFlight(
+            prompt,
+            expected,
+            sequences,
             job.lengths,
             remaining,
             streamed,
@@ -178,17 +167,16 @@ class WorkerLoad:
             job.bulk or paced,
             job.tenant,
         )
-        self._requests[key] = request
         if request.yields:
             self._yield(request, 1)
         self.changes += 1
         if not streamed:
             self._new.append((now, key))
-        self.sequences += job.sequences
-        self._prefills += job.sequences
-        self._prompt_tokens += job.prompt_tokens
-        self._output_tokens += request.remaining
-        self._kv_reserved += job.kv_tokens
+        self.sequences += sequences
+        self._prefills += sequences
+        self._prompt_tokens += prompt
+        self._output_tokens += remaining
+        self._kv_reserved += prompt + expected
 
     def made(self, key: Hashable) -> int:
         """Output tokens of a request as far as they have been seen, or should have come."""
@@ -218,17 +206,26 @@ class WorkerLoad:
             self._count(request, tokens)
 
     def _count(self, request: _InFlight, tokens: int) -> None:
+        """So many more of it; now and then, what is left is predicted again from what was made."""
+        begins = request.prompt_tokens if request.made == 0 else 0
         if request.made == 0:
             self._prefills -= request.sequences
-            self._prompt_tokens -= request.prompt_tokens
-            self._kv_tokens += request.prompt_tokens
+            self._prompt_tokens -= begins
+            self._kv_tokens += begins
         if request.yields:
-            begins = request.prompt_tokens if request.made == 0 else 0
             self._yielding_prompt_tokens -= begins
             self._yielding_kv_tokens += begins + (tokens if request.bulk else 0)
         self.changes += 1
-        before = request.remaining
-        request.make(tokens)
+        made, before = request.made + tokens, request.remaining
+        request.made = made
+        if request.lengths is None:
+            left = request.expected_tokens - made
+        elif made - request.predicted_at >= REPREDICT_TOKENS * request.sequences:
+            request.predicted_at = made
+            left = request.lengths.mean_after(made // request.sequences) * request.sequences
+        else:
+            left = before - tokens
+        request.remaining = max(LEAST_REMAINING, left)
         self._kv_tokens += tokens
         self._output_tokens += request.remaining - before
 
@@ -274,10 +271,6 @@ class WorkerLoad:
             made = request.made if request.bulk else 0
             self._yielding_kv_tokens += sign * (request.prompt_tokens + made)
 
-    def is_due(self, now: float) -> bool:
-        """Whether `advance` would count anything."""
-        return bool(self._new) or (bool(self._due) and self._due[0][0] <= now)
-
     def advance(self, cost: CostModel, slots: int, now: float) -> None:
         """Count the tokens that those who do not stream should have made by `now`.
 
@@ -285,24 +278,28 @@ class WorkerLoad:
         where more is in flight than runs at once. Work is shared out over their tokens.
         """
         if self._new:
+            prefills_s = cost.prefill_s(self._prompt_tokens)
             for sent_s, key in self._new:
                 if key in self._requests:
-                    self._schedule(sent_s + cost.prefill_s(self._prompt_tokens), key)
+                    self._schedule(sent_s + prefills_s, key)
             self._new.clear()
         if not self._due or self._due[0][0] > now:
             return
-        round_s = self._round_s(cost, slots)
-        while self._due and self._due[0][0] <= now:
-            due_s, _, key = heapq.heappop(self._due)
-            request = self._requests.get(key)
+        due, requests, again_s = self._due, self._requests, None
+        while due and due[0][0] <= now:
+            due_s, _, key = heapq.heappop(due)
+            request = requests.get(key)
             if request is None:
                 continue
+            if again_s is None:
+                again_s = REPREDICT_TOKENS * self._round_s(cost, slots)
             rounds = REPREDICT_TOKENS if request.made else 1
             most = int(request.remaining / request.sequences)
             if request.made and most <= LEAST_REMAINING:
                 continue  # it is about to end
-            self._count(request, max(1, min(rounds, most)) * request.sequences)
-            self._schedule(due_s + REPREDICT_TOKENS * round_s, key)
+            tokens = min(rounds, most)
+            self._count(request, (max(1, tokens)) * request.sequences)
+            self._schedule(due_s + again_s, key)
 
     def _round_s(self, cost: CostModel, slots: int) -> float:
         """Seconds between two tokens of a sequence, one of which may wait for a slot."""
@@ -342,4 +339,5 @@ class WorkerLoad:
 
     def occupancy(self, slots: int, more: int) -> float:
         """Sequences that run at once when `more` join, and share an iteration's fixed cost."""
-        return float(min(slots, max(1, self.sequences + more)))
+        count = self.sequences + more
+        return float(slots if count > slots else max(1, count))

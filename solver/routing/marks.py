@@ -52,15 +52,24 @@ MARKS = tuple(
 class Hashed:
     """A prompt's blocks by their hashes, and the names of its marks; of a short one only these.
 
-    The names are worked out when somebody asks: only engines that tell of their caches need them.
+    Both are worked out when somebody asks: only workers that cache prompts need the hashes, and
+    only engines that tell of their caches the names.
     """
 
-    __slots__ = ("_made_of", "_marks", "blocks")
+    __slots__ = ("_blocks", "_made_of", "_marks")
 
     def __init__(self, prompt: str | bytes = "", salt: str = "") -> None:
-        self.blocks = chain(*_data(prompt), salt)
         self._made_of = prompt, salt  # as its request has it: no copy
+        self._blocks: tuple[int, ...] | None = None
         self._marks: bytes | None = None
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The hashes of its blocks."""
+        if self._blocks is None:
+            prompt, salt = self._made_of
+            self._blocks = chain(*_data(prompt), salt)
+        return self._blocks
 
     @property
     def marks(self) -> bytes:

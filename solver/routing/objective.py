@@ -87,7 +87,6 @@ class Pairs:
         requests, load: of what.
         allowed: (n, m) where they may go.
         prefill_s: (n, m) seconds of each one's own prompt.
-        soon_s: (n,) as `formulas.soon_s`.
         typical: output tokens of one of them, on average.
         scale_s: S of the tail.
 
@@ -107,7 +106,6 @@ class Pairs:
         figures, left = formulas.worker_figures(known, self.typical, ARRAYS)
         self._workers = np.array(figures)
         slack_s = requests.ttft_s - requests.waited_s
-        self.soon_s = formulas.soon_s(requests.ttft_s, requests.waited_s, ARRAYS)[:, 0]
         asked = formulas.request_figures(
             (
                 *(requests.prompt, requests.output, requests.overrun, requests.weight),

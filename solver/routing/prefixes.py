@@ -46,6 +46,8 @@ def chain(data: bytes, size: int, salt: str = "") -> tuple[int, ...]:
 
     Full blocks only: what comes after them may go on differently.
     """
+    if len(data) < size:
+        return ()
     found: list[int] = []
     last = salt.encode("utf-8", "surrogatepass")
     for start in range(0, min(len(data) - size + 1, MOST_BLOCKS * size), size):
@@ -61,6 +63,10 @@ class PrefixIndex(Generic[W]):
         self._bits: dict[W, int] = {}
         self._caches: dict[W, PrefixCache] = {}
         self._holders: dict[int, int] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anybody is likely to hold anything."""
+        return bool(self._holders)
 
     def store(self, worker: W, blocks: tuple[int, ...], room_tokens: float) -> None:
         """`worker` is given a prompt with these blocks, and has room for `room_tokens` to keep."""

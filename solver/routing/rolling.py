@@ -480,29 +480,35 @@ class RollingHorizon(Generic[R, W]):
 
     def bind(
         self, selection: Selection[R, W], plan: Assignment, now: float
-    ) -> Iterator[tuple[R, W]]:
-        """Who is sent where, one by one, as long as there is room; the rest stays.
+    ) -> Iterator[tuple[int, W]]:
+        """Who is sent, by place in the selection, and where, as long as there is room.
 
-        Each is to be carried out before the next one is asked for.
+        The rest stays. Each is to be carried out before the next one is asked for.
         """
-        closed = self._fleet.closed
-        for i, (request, j) in enumerate(zip(selection.requests, plan.workers, strict=True)):
-            goes = selection.single_worker or plan.go[i]
-            if not (goes or i < plan.planned) or request not in self._unsent:
-                continue
-            worker, seconds = selection.workers[j], selection.asked.prefill_s(i, j)
-            if not goes:
-                rank = self._unsent.rank(request)
-                self._unsent.discard(request)
-                self._held[request.job.bulk].put(request, rank, worker, seconds, now)
-                continue
-            kept = closed[j] if closed else 0
-            if selection.single_worker or worker.room_for(request.job) > kept:
-                if self.shares.several:
-                    self._charge(request, selection, (i, j), now)
-                self.discard(request)
-                self._fleet.sent(j, seconds, now)
-                yield request, worker
+        closed, unsent, sent = self._fleet.closed, self._unsent, list[R]()
+        try:
+            for i, (request, j) in enumerate(zip(selection.requests, plan.workers, strict=True)):
+                goes = selection.single_worker or plan.go[i]
+                if not (goes or i < plan.planned) or request not in unsent:
+                    continue
+                worker, seconds = selection.workers[j], selection.asked.prefill_s(i, j)
+                if not goes:
+                    rank = unsent.rank(request)
+                    unsent.discard(request)
+                    self._held[request.job.bulk].put(request, rank, worker, seconds, now)
+                    continue
+                kept = closed[j] if closed else 0
+                if selection.single_worker or worker.room_for(request.job) > kept:
+                    if self.shares.several:
+                        self._charge(request, selection, (i, j), now)
+                    self.shares.leave(request)
+                    unsent.discard(request)
+                    sent.append(request)
+                    self._fleet.sent(j, seconds, now)
+                    yield i, worker
+        finally:
+            self._late.forget(sent)
+            self._warm.forget(sent)
 
     def _charge(
         self, request: R, selection: Selection[R, W], at: tuple[int, int], now: float

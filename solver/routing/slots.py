@@ -216,7 +216,7 @@ class PlainSlots:
             max(LEAST_S, predicted_s),
             max(LEAST_S, expected.times * all_s + expected.round_s),
             tests=self._in_flight > self._most.value,
-            beyond=self._in_flight > self.slots,
+            beyond=self._in_flight > self.limit.limit,
         )
         (self._waiting if streamed else self._unseen)[key] = one
 

@@ -13,9 +13,8 @@ again at `next_deadline`.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -28,8 +27,7 @@ class CloseReason(StrEnum):
     WAIT = "wait"
 
 
-@dataclass(frozen=True, slots=True)
-class Window(Generic[T]):
+class Window(NamedTuple, Generic[T]):
     """Requests that are planned together.
 
     `opened_s` is the arrival of the oldest, `closed_s` when the window closed.

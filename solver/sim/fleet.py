@@ -15,7 +15,7 @@ import numpy as np
 
 from solver.arrays import FloatArray
 from solver.errors import ProblemError
-from solver.lengths.predictor import worth_again
+from solver.lengths.predictor import again_from
 from solver.routing.dispatchers.base import Arrival, Dispatcher, Ended
 from solver.sim.decoding import Running
 from solver.sim.forecast import Forecast, LengthForecaster
@@ -141,7 +141,7 @@ class Fleet:
 
         def again() -> Forecast | None:
             nonlocal known
-            if not worth_again(forecaster.learned, known):
+            if forecaster.learned < again_from(known):
                 return None
             known = forecaster.learned
             return forecaster.forecast(request)

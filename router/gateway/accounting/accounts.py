@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from router.gateway.accounting.counted import Ended, count
 from router.gateway.accounting.slo import Felt, Timing, kept
 from router.gateway.accounting.tenants import Tenants
 from router.gateway.accounting.traffic_log import TrafficLog
@@ -22,7 +23,7 @@ from solver.batching.priority import WEIGHT, Priority
 from solver.batching.targets import Targets
 from solver.cost.estimators import TokenEstimator
 from solver.lengths.distribution import LengthDistribution
-from solver.lengths.predictor import Features, LengthPredictor, kind_of, worth_again
+from solver.lengths.predictor import Features, LengthPredictor, again_from, kind_of
 from solver.routing.fair import Weight, alike
 from solver.routing.portions import Portions
 from solver.routing.problem import Job
@@ -63,7 +64,7 @@ def _most(request: CompletionRequest, context: int | None, choices: int) -> Usag
     """Servers differ in what they make where no limit is asked for."""
     longest = UNLIMITED if context is None else context
     asked = longest if request.max_tokens is None else max(request.max_tokens, request.other_limit)
-    return Usage(longest * choices, min(longest, asked) * choices)
+    return Usage(longest * choices, (min(longest, asked)) * choices)
 
 
 def _nothing_new() -> None:
@@ -73,29 +74,28 @@ def _nothing_new() -> None:
 class _Again:
     """A job of predicted length; called, what it is now, or None where that has hardly changed."""
 
-    __slots__ = ("_features", "_given", "_learned", "_lengths")
+    __slots__ = ("_features", "_from", "_given", "_lengths")
 
     def __init__(self, lengths: LengthPredictor, features: Features, given: _Given) -> None:
         self._lengths, self._features, self._given = lengths, features, given
 
     def __call__(self) -> Job | None:
-        return self.job() if worth_again(self._lengths.learned, self._learned) else None
+        return self.job() if self._lengths.learned >= self._from else None
 
     def job(self) -> Job:
         """As predicted now."""
-        self._learned = self._lengths.learned
+        self._from = again_from(self._lengths.learned)
         known = self._lengths.predict(self._features)
         return _job(self._given, known.mean, known)
 
 
-# Of a job: prompt tokens, choices, priority, when it is due, targets and tenant.
-_Given = tuple[int, int, Priority, float, Targets, str]
+# Of a job: prompt tokens, choices, weight, when it is due, targets, tenant, and whether it is bulk.
+_Given = tuple[int, int, float, float, Targets, str, bool]
 
 
 def _job(given: _Given, tokens: float, known: LengthDistribution | None = None) -> Job:
     """`tokens` are those of one choice."""
-    total, choices, priority, due_s, targets, tenant = given
-    weight, bulk = WEIGHT[priority], priority is Priority.BULK
+    total, choices, weight, due_s, targets, tenant, bulk = given
     overrun = 0.0 if known is None else known.overrun
     tokens *= choices
     return Job(total, tokens, choices, weight, due_s, known, overrun, targets, tenant, bulk)
@@ -138,6 +138,11 @@ class Accounts:
         metrics.settle = self.settle
 
     @property
+    def logs(self) -> bool:
+        """Whether ends are written to a traffic log."""
+        return self._traffic is not None
+
+    @property
     def running(self) -> int:
         """Planned requests in the gateway now."""
         return self.log.running
@@ -162,16 +167,19 @@ class Accounts:
         guess at the output tokens of one choice; deadlines count from now on.
         """
         estimator = self._estimators[request.model]
-        prompts = [
-            estimator.estimate(prompt.text_bytes) if prompt.token_ids is None else prompt.token_ids
-            for prompt in request.prompts
-        ]
-        left = UNLIMITED if context is None else max(1, context - max(prompts))
+        all_tokens = longest = certain = 0
+        for prompt in request.prompts:
+            ids = prompt.token_ids
+            tokens = estimator.estimate(prompt.text_bytes) if ids is None else ids
+            all_tokens += tokens
+            longest, certain = max(longest, tokens), max(certain, ids or 1)
+        left = UNLIMITED if context is None else max(1, context - longest)
         limit = min(UNLIMITED, request.output_limit(left))
-        total, due_s = sum(prompts) * request.n, time.monotonic() + urgency.deadline_s
+        total, due_s = all_tokens * request.n, time.monotonic() + urgency.deadline_s
         choices, is_certain = request.choices, request.ignore_eos and request.max_tokens is not None
         kind = kind_of(request.prompts[0].text)
-        given = total, choices, urgency.priority, due_s, urgency.targets, tenant
+        weight, bulk = WEIGHT[urgency.priority], urgency.priority is Priority.BULK
+        given = total, choices, weight, due_s, urgency.targets, tenant, bulk
         again: Callable[[], Job | None] = _nothing_new
         if not is_certain:
             features = Features(request.model, total // choices, limit, tenant, kind)
@@ -184,7 +192,6 @@ class Accounts:
                 job = replace(_job(given, min(hint, float(limit))), unhinted_tokens=unhinted)
         else:
             job = _job(given, float(limit))  # what its client asks for
-        certain = max([prompt.token_ids or 1 for prompt in request.prompts])
         most = _most(request, context, choices)
         return Size(job, certain + (request.max_tokens or 1), again, kind, most)
 
@@ -220,18 +227,20 @@ class Accounts:
         told = bool(record.output_tokens) and not request.ignore_eos
         limit, text_bytes = request.output_limit(UNLIMITED) if told else None, 0
         if usage is not None:
-            texts = [one.text_bytes for one in request.prompts if one.token_ids is None]
-            text_bytes = sum(texts) if len(texts) == len(request.prompts) else 0
-            record.cached_tokens = usage.cached_tokens
-            record.used_prompt_tokens = usage.prompt_tokens
+            record.used_prompt_tokens, _, record.cached_tokens = usage
+            for prompt in request.prompts:
+                if prompt.token_ids is not None:
+                    text_bytes = 0
+                    break
+                text_bytes += prompt.text_bytes
         self._answered.append((record, limit, text_bytes, usage))
 
     def settle(self) -> None:
         """Count those that have ended, and learn from those that were answered."""
         answered, self._answered = self._answered, []
         ended, self._ended = self._ended, []
-        for end in ended:
-            self._count(*end)
+        if ended:
+            count(self._metrics, [self._end(*end) for end in ended])
         lengths: list[tuple[Features, int]] = []
         for record, limit, text_bytes, usage in answered:
             if limit is not None:
@@ -287,22 +296,27 @@ class Accounts:
         if self.log.end(record):
             self.here.add(record.tenant, -1)
         self._ended.append((record, outcome, timing, blocks, made))
-        together = min(MOST_TOGETHER, 1 + int(TOGETHER * self._lengths.learned))
         level = _LEVELS.get(outcome, logging.DEBUG)
-        told = log.isEnabledFor(level)
-        if told or self._traffic is not None or len(self._ended) >= together:
+        told, ends = log.isEnabledFor(level), len(self._ended)
+        if (
+            told
+            or self._traffic is not None
+            or ends >= MOST_TOGETHER
+            or ends >= 1 + int(TOGETHER * self._lengths.learned)
+        ):
             self.settle()
         if told:
             log.log(level, "request ended", extra=record.summary())
 
-    def _count(
+    def _end(
         self,
         record: RequestRecord,
         outcome: Outcome,
         timing: Timing,
         blocks: Sequence[int],
         made: int | None,
-    ) -> None:
+    ) -> Ended:
+        """Remember, log and count for its tenant what one has come to."""
         felt = Felt.of(timing, record.output_tokens, record.choices)
         record.ttft_s, record.tpot_s = felt.ttft_s, felt.tpot_s
         record.kept = kept(record.targets, outcome, felt)
@@ -311,20 +325,7 @@ class Accounts:
         if record.output_tokens is None:
             record.output_tokens = made
         self._tenants.end(record, outcome)
-        metrics, model = self._metrics, record.label
-        metrics.requests.labels(model, outcome).inc()
-        until = timing.ended if timing.sent is None else timing.sent
-        metrics.queue.labels(outcome).observe(until - timing.received)
-        if timing.sent is not None and timing.first_byte is not None:
-            metrics.overhead.observe(timing.sent - timing.received)
-        for target, met in record.kept.items():
-            metrics.slo_requests.labels(target, str(met).lower()).inc()
-        if outcome is Outcome.COMPLETED:
-            metrics.request_duration.labels(model).observe(felt.all_s)
-            if felt.ttft_s is not None:
-                metrics.time_to_first_token.labels(model).observe(felt.ttft_s)
-                if felt.tpot_s:
-                    metrics.time_per_output_token.labels(model).observe(felt.tpot_s)
+        return record, outcome, timing, felt
 
 
 def _length(record: RequestRecord, limit: int) -> tuple[Features, int]:

@@ -17,8 +17,10 @@ from math import inf, isfinite
 from typing import NamedTuple
 
 from router.http.errors import Outcome
-from solver.batching.targets import NO_TARGETS, Targets
+from solver.batching.targets import Targets
 
+# Of an answer in one piece, by whether it has kept both.
+_BOTH: Mapping[bool, Mapping[str, bool]] = {kept: {"both": kept} for kept in (False, True)}
 _MISSED = frozenset((Outcome.FAILED, Outcome.EXPIRED, Outcome.REJECTED_NO_CAPACITY))
 
 
@@ -62,8 +64,10 @@ class Felt(NamedTuple):
 
 def kept(targets: Targets, outcome: Outcome, felt: Felt) -> Mapping[str, bool]:
     """Of `ttft`, `tpot` and `both` of them, those that can be told, and whether they were kept."""
-    if targets == NO_TARGETS:
+    if targets.ttft_s == targets.tpot_s == inf:
         return {}
+    if outcome is Outcome.COMPLETED and felt.ttft_s is None:
+        return _in_one_piece(targets, felt)
     limits = {"ttft": targets.ttft_s, "tpot": targets.tpot_s}
     wanted = {name: limit for name, limit in limits.items() if limit != inf}
     if outcome in _MISSED:
@@ -73,8 +77,6 @@ def kept(targets: Targets, outcome: Outcome, felt: Felt) -> Mapping[str, bool]:
         return {"ttft": False, "both": False} if shown_s > targets.ttft_s else {}
     if outcome is not Outcome.COMPLETED:
         return {}
-    if felt.ttft_s is None:
-        return _in_one_piece(targets, felt)
     times = {"ttft": felt.ttft_s, "tpot": felt.tpot_s}
     each = {name: t <= wanted[name] for name in wanted if (t := times[name]) is not None}
     return each | ({"both": all(each.values())} if len(each) == len(wanted) else {})
@@ -83,4 +85,4 @@ def kept(targets: Targets, outcome: Outcome, felt: Felt) -> Mapping[str, bool]:
 def _in_one_piece(targets: Targets, felt: Felt) -> Mapping[str, bool]:
     if felt.tokens is None or not isfinite(targets.ttft_s + targets.tpot_s):
         return {}
-    return {"both": felt.all_s <= targets.ttft_s + targets.tpot_s * max(0.0, felt.tokens - 1)}
+    return _BOTH[felt.all_s <= targets.ttft_s + targets.tpot_s * max(0.0, felt.tokens - 1)]

@@ -47,12 +47,11 @@ class Tenants:
         return name
 
     def _tally(self, tenant: str) -> tuple[str, Tally]:
-        known = tenant in self._tallies or len(self._tallies) < MOST
-        name = tenant if known else OTHERS
-        tally = self._tallies.get(name)
-        if tally is None:
-            tally = self._tallies[name] = Tally()
-        return name, tally
+        tally = self._tallies.get(tenant)
+        if tally is not None:
+            return tenant, tally
+        name = tenant if len(self._tallies) < MOST else OTHERS
+        return name, self._tallies.setdefault(name, Tally())
 
     def rows(self, running: Iterable[RequestRecord], most: int) -> list[dict[str, Any]]:
         """Those with most tokens first, and how many requests of each are in the gateway now."""

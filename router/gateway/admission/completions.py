@@ -249,7 +249,8 @@ class Completions:
         record.prompt_tokens, record.kind = size.job.prompt_tokens, size.kind
         record.expected_tokens, exchange.most = size.job.expected_tokens, size.most
         prompt, block_tokens = hashed(request, size.job.prompt_tokens)
-        exchange.blocks = prompt.blocks
+        if self._accounts.logs:
+            exchange.blocks = prompt.blocks
         return Ticket(
             record.id,
             request.model,

@@ -110,7 +110,7 @@ class Prefixes:
         if told is not None and request.marks:
             tokens = request.prompt_tokens // request.sequences
             self._told[request] = told, told.expect(request.beginnings, tokens, worker.cache_room)
-        if not request.blocks or not worker.has_prefix_cache:
+        if not (worker.has_prefix_cache and request.blocks):
             return
         held = self._index.held(request.blocks, [worker])[0]
         unproven = self._unproven[worker]
@@ -158,6 +158,8 @@ class Prefixes:
         """(n, m) prompt tokens of each request that each worker would not have to prefill."""
         found: FloatArray | None = None
         tell = {j: told for j, one in enumerate(workers) if (told := one.told_cache) is not None}
+        if not (tell or self._index):
+            return None
         for i, request in enumerate(requests):
             blocks = request.blocks
             if not (blocks or (tell and request.marks)):

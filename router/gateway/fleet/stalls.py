@@ -138,6 +138,13 @@ class StallGuard:
             if not one.begun and silent_s > one.least_s and silent_s > one.patience():
                 yield one, silent_s
 
+    def first_s(self, now: float) -> float:
+        """Seconds until the first of them may be overdue; 0 if one has begun, and might stall."""
+        if any(one.begun for one in self.watched):
+            return 0.0
+        waits = (max(one.sent_s, self.heard_s) + one.least_s for one in self.watched)
+        return max(0.0, min(waits, default=inf) - now)
+
     def stalled_s(self, now: float) -> float:
         """For how long nothing has come, though some answer has begun and not ended."""
         return now - self.heard_s if any(one.begun for one in self.watched) else 0.0

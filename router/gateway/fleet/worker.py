@@ -120,9 +120,8 @@ class Worker:
     @property
     def available(self) -> bool:
         """Whether it takes new requests, be it as the last resort."""
-        if self.leaving or not self.health.open:
-            return False
-        return self.state is None or not self.state.draining
+        state = self.state
+        return self.health.open and not self.leaving and (state is None or not state.draining)
 
     @property
     def ready(self) -> bool:
@@ -174,13 +173,18 @@ class Worker:
     @property
     def free_slots(self) -> int:
         """Sequences that it could start at once; 0 where it is down or its memory is full."""
-        return self._places(self.slots)
+        return 0 if self._memory_full else self._open_places(self.slots)
 
     @property
     def room(self) -> int:
         """Sequences that it could start soon: free slots and a lead, or this process's share."""
-        slots = self.slots
-        return self._places(slots + lead(slots, 1))
+        if self.state is None:
+            slots = self.plain_slots.limit.limit
+        elif self._memory_full:
+            return 0
+        else:
+            slots = self.state.slots
+        return self._open_places(slots + lead(slots, 1))
 
     @property
     def online_room(self) -> int:
@@ -201,7 +205,8 @@ class Worker:
 
     def room_for(self, job: Job) -> int:
         """The same of one request; one of several answers waits until its tenant's last is done."""
-        if job.bulk or not (job.sequences > 1 or self.load.yielding_sequences):
+        load = self.load
+        if job.bulk or not (job.sequences > 1 or load.bulk_sequences or load.paced_sequences):
             return self.room
         waits = job.sequences > 1 and self.load.paces(job.tenant)
         return 0 if waits else self.online_room
@@ -216,16 +221,18 @@ class Worker:
         """Whether there is work that lets others pass, in the agent's queue or its slots."""
         return self.load.yielding_sequences > 0 and self.divides and not self.is_shared
 
-    def _places(self, capacity: int) -> int:
-        full = self.state is not None and self.load.kv_tokens >= self.state.kv_tokens
-        return 0 if full else self._open_places(capacity)
+    @property
+    def _memory_full(self) -> bool:
+        return self.state is not None and self.load.kv_tokens >= self.state.kv_tokens
 
     def _open_places(self, capacity: int, beside: int = 0) -> int:
         """Of its own, those `beside` count for nothing in this process's share."""
         if not self.available:
             return 0
-        self.see_others()
-        places = min(max(0, capacity - self.load.sequences), self.health.places)
+        if self.siblings is not None:
+            self.see_others()
+        free, most = capacity - self.load.sequences, self.health.places
+        places = min(free, most) if free > 0 else 0
         if self.share.most < inf:
             places = min(places, self.share.room(self.own_sequences - beside))
         return int(places)
@@ -313,36 +320,35 @@ class Worker:
 
     def view(self, now: float) -> WorkerView:
         """What the planner sees of it; the same as before until something has changed."""
-        self.see_others()
-        load, slots = self.load, self.slots
-        cost = self.cost
-        if load.is_due(now):
-            load.advance(cost, slots, now)
-        health = self.health
-        known = load.changes, self.state, cost, slots
-        seen = *known, health.open, health.places, self.leaving, self.share.most
+        if self.siblings is not None:
+            self.see_others()
+        load, slots, cost, health = self.load, self.slots, self.cost, self.health
+        load.advance(cost, slots, now)
+        of_load = load.changes, self.state, cost, slots
+        seen = of_load, health.open, health.places, self.leaving, self.share.most
         if self._view is None or self._view[0] != seen:
             self._view = seen, self._new_view(now)
         return self._view[1]
 
     def _new_view(self, now: float) -> WorkerView:
-        load, cost, slots = self.load, self.cost, self.slots
-        kv = None if self.state is None else self.state.kv_tokens
-        backlog = load.backlog_s(cost, slots, slots, now)
-        awaited = min(slots, load.sequences - load.yielding_sequences)
+        load, cost, slots, state = self.load, self.cost, self.slots, self.state
         view = WorkerView(
             cost=cost,
             slots=slots,
             in_flight=load.sequences,
-            backlog_s=backlog,
+            backlog_s=load.backlog_s(cost, slots, slots, now),
             prefill_s=load.prefill_s(cost),
-            kv_free=None if kv is None else kv - load.kv_reserved,
+            kv_free=None,
             running=min(slots, load.running),
             left_tokens=load.left_tokens,
             kv_tokens=load.kv_cached,
-            kv_now=inf if kv is None else room_now(kv, load.kv_tokens, awaited, load.left_tokens),
             room=self.room,
         )
+        if state is None:
+            return view
+        kv, awaited = state.kv_tokens, min(slots, load.sequences - load.yielding_sequences)
+        view.kv_free = kv - load.kv_reserved
+        view.kv_now = room_now(kv, load.kv_tokens, awaited, load.left_tokens)
         if not self._yielding:
             return view
         yielding, bulk = load.yielding, load.bulk_sequences
@@ -368,15 +374,15 @@ class Worker:
         """
         self.load.add(key, job, now, streamed=streamed, paced=paced)
         self.share.sent(0 if paced else job.sequences)
-        self.tell_siblings()
-        # Of several processes none sees what keeps its requests waiting there.
-        if self.state is None and self.siblings is None:
-            stage_s = self._cost.alpha_p_s
+        if self.siblings is not None:  # of several processes none sees what keeps its own waiting
+            self.tell_siblings()
+        elif self.state is None:
+            cost, own = self.cost, self._cost
             expected = Expected(
-                stage_s,
-                self._cost.prefill_s(uncached) - stage_s,
-                self.cost.decode_s(self.load.occupancy(self.slots, 0)),
-                self.speed.factors[1],
+                own.alpha_p_s,
+                own.prefill_s(uncached) - own.alpha_p_s,
+                cost.decode_s(self.load.occupancy(self.plain_slots.limit.limit, 0)),
+                self._scaled[0][1],
             )
             self.plain_slots.sent(key, job.sequences, expected, now, streamed=streamed)
 

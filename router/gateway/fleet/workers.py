@@ -51,7 +51,10 @@ RECONNECT_S = (0.1, 0.2, 0.5, 1.0)  # pauses between attempts to reach a worker 
 
 
 class Workers:
-    """Follows every worker while the gateway runs; `on_change` is called at each report."""
+    """Follows every worker while the gateway runs.
+
+    `on_change` is called at each report, `on_shared` at each that tells of other gateways there.
+    """
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class Workers:
         self._connections, self._metrics = connections, metrics
         self._siblings = siblings
         self.on_change: Callable[[], None] = lambda: None
+        self.on_shared: Callable[[], None] = lambda: None
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._all)
@@ -177,11 +181,13 @@ class Workers:
                     self.conditions.watch(address.first, now)
 
     def _watch_s(self) -> float:
-        """Until the next look; where nobody waits, nobody's patience can end before this."""
+        """Until the next look: nobody's patience ends before, nor that of who comes meanwhile."""
+        now, first_s = time.monotonic(), LEAST_PATIENCE_S
         for address in self._addresses.values():
-            if address.stall_guard.watched or address.health.standing is Standing.SUSPECT:
+            if address.health.standing is Standing.SUSPECT:
                 return WATCH_S
-        return LEAST_PATIENCE_S
+            first_s = min(first_s, address.stall_guard.first_s(now))
+        return max(WATCH_S, first_s)
 
     def _changed(self, worker: Worker, before: Standing) -> None:
         """Its health has changed."""
@@ -338,6 +344,8 @@ class Workers:
         for worker in address.workers:
             if isinstance(report, AgentState):
                 worker.update_state(report)
+                if worker.is_shared:
+                    self.on_shared()
             else:
                 worker.update_plain(report, time.monotonic())
                 self._compare(worker)

@@ -384,14 +384,12 @@ class Dispatcher:
     def _bind(self, selection: TicketSelection, record: PlanRecord) -> Iterator[Ticket]:
         """Those that are sent, one by one."""
         now = time.monotonic()
-        index = {ticket: i for i, ticket in enumerate(selection.requests)}
         for ticket in selection.requests:
             ticket.planned += 1
-        for ticket, worker in self._rolling.bind(selection, record.plan, now):
-            if ticket.waiting:
-                placement = self._carry_out(selection, record, index[ticket], worker, now)
-                assert ticket.placed is not None  # it waits
-                ticket.placed.set_result(placement)
+        for i, worker in self._rolling.bind(selection, record.plan, now):
+            ticket = selection.requests[i]
+            if ticket.placed is not None and not ticket.placed.done():
+                ticket.placed.set_result(self._carry_out(selection, record, i, worker, now))
                 yield ticket
 
     def _carry_out(

@@ -37,8 +37,9 @@ def check_size(job: Job) -> None:
     Raises:
         UnplannableError: if it is none, or beyond what any plan is made of.
     """
-    if not (job.prompt_tokens >= 0 and 0 <= job.kv_tokens <= LARGEST):
-        raise UnplannableError(ProblemError(f"{job.kv_tokens:g} tokens are no size"))
+    prompt, output = job.prompt_tokens, job.expected_tokens
+    if not (prompt >= 0 and 0 <= prompt + output <= LARGEST):
+        raise UnplannableError(ProblemError(f"{prompt + output:g} tokens are no size"))
 
 
 def each_alone(selection: Selection[Ticket, Worker]) -> Iterator[Selection[Ticket, Worker]]:

@@ -29,8 +29,8 @@ from solver.routing.sums import Backlog
 log = logging.getLogger(__name__)
 
 # Between looks while requests wait, and while none do: a fraction of a window, some microseconds
-# for each worker; and as long as nobody else sends anything to any of them.
-LOOK_S, IDLE_S, ALONE_S = 0.01, 0.05, 0.25
+# for each worker.
+LOOK_S, IDLE_S = 0.01, 0.05
 # Where gateways elsewhere want room: what they see is as old as an agent's latest word.
 ELSEWHERE_S = 1.5 * STATE_EVERY_S
 WANT_TIMEOUT_S = 1.0
@@ -71,6 +71,8 @@ class Sharing:
         self._workers, self._planning = workers, planning
         self._connections, self._siblings = connections, siblings
         self._shared = False  # as of the last look
+        self._others_came = asyncio.Event()
+        workers.on_shared = self._others_came.set
         self._rooms: dict[Worker, int] = {}
         self._wanted_s: dict[Worker, float] = {}
         self._calls: set[asyncio.Task[None]] = set()
@@ -80,9 +82,11 @@ class Sharing:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
+            if self._siblings is None and not self._shared:
+                await self._others_came.wait()
+                self._others_came.clear()
             crowded = self._siblings is not None and self._planning.backlog.requests > 0
-            idle_s = IDLE_S if self._shared else ALONE_S
-            await asyncio.sleep(LOOK_S if crowded else idle_s)
+            await asyncio.sleep(LOOK_S if crowded else IDLE_S)
             self.look(time.monotonic())
 
     def look(self, now: float) -> None:

@@ -8,7 +8,6 @@ from router.gateway.fleet.worker import Worker
 from router.gateway.planning.ticket import Ticket
 from solver.routing.fair import Weight, alike
 from solver.routing.portions import Portions
-from solver.routing.problem import Job
 from solver.routing.speed import FleetSpeed
 from solver.routing.sums import Backlog
 
@@ -21,35 +20,38 @@ class Unsent:
     """
 
     def __init__(self, weight: Weight = alike) -> None:
-        # As large as each was when it came, whatever is predicted of it later.
-        self._jobs: dict[Ticket, Job] = {}
+        # As large as each was when it came, whatever is predicted of it later: prompt tokens,
+        # expected output tokens, and all that is reserved for its tenant.
+        self._sizes: dict[Ticket, tuple[int, float, int]] = {}
         self.tokens = Portions(weight)
         self._prompt_tokens, self._output_tokens = 0, 0.0
 
     @property
     def requests(self) -> int:
         """How many wait."""
-        return len(self._jobs)
+        return len(self._sizes)
 
     @property
     def tickets(self) -> list[Ticket]:
         """Those that wait."""
-        return list(self._jobs)
+        return list(self._sizes)
 
     def add(self, ticket: Ticket) -> None:
         """One more waits."""
-        job = self._jobs[ticket] = ticket.job
-        self._prompt_tokens += job.prompt_tokens
-        self._output_tokens += job.expected_tokens
-        self.tokens.add(job.tenant, int(job.reserved_tokens))
+        job = ticket.job
+        prompt, output, reserved = job.prompt_tokens, job.expected_tokens, int(job.reserved_tokens)
+        self._sizes[ticket] = prompt, output, reserved
+        self._prompt_tokens += prompt
+        self._output_tokens += output
+        self.tokens.add(job.tenant, reserved)
 
     def remove(self, ticket: Ticket) -> None:
         """It waits no longer."""
-        job = self._jobs.pop(ticket)
-        self.tokens.add(job.tenant, -int(job.reserved_tokens))
-        self._prompt_tokens -= job.prompt_tokens
-        self._output_tokens -= job.expected_tokens
-        if not self._jobs:
+        prompt, output, reserved = self._sizes.pop(ticket)
+        self.tokens.add(ticket.job.tenant, -reserved)
+        self._prompt_tokens -= prompt
+        self._output_tokens -= output
+        if not self._sizes:
             self._output_tokens = 0.0  # rounding must not add up
 
     @property

@@ -80,8 +80,8 @@ class Makespan:
             if not (selection.asked.few or selection.single_worker or selection.asked.open):
                 return
             plan, sent = plan_in_turn(selection.asked), 0
-            for arrival, worker in rolling.bind(selection, plan, now):
-                sent += 1
+            for i, worker in rolling.bind(selection, plan, now):
+                arrival, sent = selection.requests[i], sent + 1
                 arrival.ahead_s = selection.ahead_s
                 if rolling.shares.several:
                     self._sent[arrival.number] = arrival

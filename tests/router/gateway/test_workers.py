@@ -149,8 +149,15 @@ async def test_it_is_looked_often_only_where_somebodys_patience_may_end() -> Non
     async with half(2) as made:
         worker = next(iter(made.workers))
         assert made.workers._watch_s() == LEAST_PATIENCE_S
-        with worker.stall_guard.watch():
+        guard = worker.stall_guard
+        with guard.watch(0.3):
+            assert WATCH_S < made.workers._watch_s() <= 0.3
+        with guard.watch(0.0):
             assert made.workers._watch_s() == WATCH_S
+        with guard.watch() as heard:
+            assert made.workers._watch_s() == LEAST_PATIENCE_S
+            heard()
+            assert made.workers._watch_s() == WATCH_S, "it might stall"
         assert made.workers._watch_s() == LEAST_PATIENCE_S
         worker.health.silent("nothing")
         assert made.workers._watch_s() == WATCH_S, "any byte clears it"

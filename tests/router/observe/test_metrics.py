@@ -24,15 +24,18 @@ def buckets(made: Histogram) -> dict[tuple[str, str], float]:
     }
 
 
-@given(st.lists(AMOUNTS, max_size=4))
+@given(st.lists(AMOUNTS, max_size=4), st.booleans())
 def test_a_histogram_comes_to_what_it_would_have_counted_one_by_one(
-    looks: Sequence[Sequence[float]],
+    looks: Sequence[Sequence[float]], together: bool
 ) -> None:
     late = Observed("a", "A.", buckets=SHORT, registry=CollectorRegistry())
     at_once = Histogram("a", "A.", buckets=SHORT, registry=CollectorRegistry())
     for amounts in looks:
+        if together:
+            late.observe_all(amounts)
         for amount in amounts:
-            late.observe(amount)
+            if not together:
+                late.observe(amount)
             at_once.observe(amount)
         assert buckets(late) == pytest.approx(buckets(at_once))
 

@@ -48,7 +48,7 @@ ANY = WINDOWS | st.builds(alike, WINDOWS, st.integers(1, 3))
 
 def told(plan: Assignment) -> tuple[object, ...]:
     """All of it."""
-    return plan.workers, plan.go, plan.cost_s.tolist(), plan.planned, plan.bound_s
+    return plan.workers, plan.go, plan.costs_s, plan.planned, plan.bound_s
 
 
 @given(ANY)

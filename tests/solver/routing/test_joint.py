@@ -136,7 +136,7 @@ BROKEN: dict[str, Callable[[Assignment], Assignment]] = {
     "no worker": lambda plan: replace(plan, workers=(3, *plan.workers[1:])),
     "may not serve": forbidden,
     "closed": lambda plan: replace(plan, go=(True,) * 6),
-    "total_s": lambda plan: replace(plan, cost_s=plan.cost_s * 0.9),
+    "total_s": lambda plan: replace(plan, costs_s=tuple(0.9 * cost_s for cost_s in plan.costs_s)),
     "beaten by the plan itself": lambda plan: replace(plan, bound_s=plan.total_s * 1.01),
 }
 
@@ -183,7 +183,7 @@ def test_nobody_queues_beside_a_free_slot_unnoticed(
     assert (plan.workers, plan.go) == ((to,), (True,))
     turns, nothing = Turns(asked.requests, asked.load), np.zeros((3, 2))
     costs = turns.costs(0, ALL, nothing)
-    to_full = replace(plan, workers=(0,), go=(True,), cost_s=costs[:1], bound_s=0.0)
+    to_full = replace(plan, workers=(0,), go=(True,), costs_s=(float(costs[0]),), bound_s=0.0)
     if to == 1:
         with pytest.raises(InvalidPlan, match="request 0: it waits for worker 0, and 1"):
             check(asked, to_full)

@@ -52,7 +52,7 @@ def test_a_first_plan_is_settled_already(question: Question) -> None:
     settled = settle(turns, np.array(plan.workers[: plan.planned], dtype=np.intp))
     again = follow(question.requests, question.load, settled, plan.bound_s)
     assert (again.workers, again.go, again.planned) == (plan.workers, plan.go, plan.planned)
-    np.testing.assert_allclose(again.cost_s, plan.cost_s)
+    np.testing.assert_allclose(again.costs_s, plan.costs_s)
 
 
 @given(question=questions(), count=st.integers(1, 6), placed=placed)
