@@ -14,8 +14,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-# In a scope, its headers by their names: a dozen are asked for; and its body, if that came with it.
-FIELDS, BODY = "makespan.fields", "makespan.body"
+# In a scope, its headers by their names: a dozen are asked for; its body, if that came with it; and
+# what an endpoint has found out of a head that may come again.
+FIELDS, BODY, SAID = "makespan.fields", "makespan.body", "makespan.said"
 
 
 class Responder:

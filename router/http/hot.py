@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from router.http.asgi import BODY, FIELDS, Direct, Message, Receive, Scope, Send, respond
 from router.http.errors import Headers, error_body
+from router.http.known_head import MOST_NEW, KnownHead
 from router.http.slow_readers import SlowReaders
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -51,15 +52,14 @@ class Cycle(RequestResponseCycle, Direct):
     _head = b""
     _task: asyncio.Task[None]
 
-    def __init__(self, protocol: HotProtocol, endpoint: Endpoint) -> None:
+    def __init__(self, protocol: HotProtocol, endpoint: Endpoint, *, keep_alive: bool) -> None:
         # In place of uvicorn's, which is told one by one what the connection knows.
         self._tasks, self.endpoint = protocol.tasks, endpoint
         self.scope, self.transport, self.flow = protocol.scope, protocol.transport, protocol.flow
         self.logger, self.default_headers = protocol.logger, protocol.server_state.default_headers
         self.message_event, self.on_response = protocol.event, protocol.on_response_complete
         self.waiting_for_100_continue = protocol.expect_100_continue
-        leaving = CLOSE in self.default_headers
-        self.keep_alive = protocol.parser.should_keep_alive() and not leaving
+        self.keep_alive = keep_alive and CLOSE not in self.default_headers
         self.body = bytearray()
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -182,6 +182,8 @@ class HotProtocol(SlowReaders):
         )
         self._hot_cycle: Cycle | None = None
         self._new: Cycle | None = None  # and not begun
+        self._known: KnownHead | None = None
+        self._new_heads = 0
         self.event = asyncio.Event()  # of one request after the other
 
     def on_message_begin(self) -> None:
@@ -211,7 +213,34 @@ class HotProtocol(SlowReaders):
         }
         self.scope = scope
         self.event.clear()
-        self.cycle = self._hot_cycle = self._new = Cycle(self, endpoint)
+        kept = self.parser.should_keep_alive()
+        self.cycle = self._hot_cycle = self._new = Cycle(self, endpoint, keep_alive=kept)
+
+    def take_known(self, data: bytes) -> bool:
+        """Begin with a request whose head has come before; whether it is one."""
+        known, cycle = self._known, self.cycle
+        if known is None or not cycle.response_complete:
+            return False
+        body = known.body_of(data)
+        if body is None:
+            return False
+        self._new_heads = 0
+        scope: Any = known.scope.copy()
+        self.scope = scope
+        self.event.clear()
+        self.cycle = self._hot_cycle = cycle = Cycle(self, known.endpoint, keep_alive=True)
+        cycle.body, cycle.more_body = bytearray(body), False
+        cycle.begin(self.loop)
+        return True
+
+    def know(self, data: bytes) -> None:
+        """Its head is to be known, if all that came in one read is one request of a hot route."""
+        cycle = self._new
+        if cycle is None or cycle is not self.cycle or cycle.more_body or not cycle.keep_alive:
+            return
+        self._new_heads += 1
+        if 1 < self._new_heads <= MOST_NEW:  # not for who asks but once
+            self._known = KnownHead.of(data, len(cycle.body), cycle.endpoint, cycle.scope)
 
     def _take_usual_scope(self) -> None:
         """That which frameworks ask for."""

@@ -114,6 +114,9 @@ class BoundedProtocol(HotProtocol):
         if self._ahead:
             self._ahead += data
             return
+        between = not (self._in_head or self._in_body)
+        if between and self._timer is None and self.take_known(data):
+            return
         for start in range(0, len(data), SLICE):
             if len(self.pipeline) >= MOST_AHEAD:
                 self._ahead = data[start:]
@@ -180,7 +183,7 @@ class BoundedProtocol(HotProtocol):
 
     def _feed(self, data: bytes) -> bool:
         """Parse a slice; whether anything may follow it."""
-        before = self._body_bytes
+        before, between = self._body_bytes, not (self._in_head or self._in_body)
         while data:
             try:
                 self.parser.feed_data(data)
@@ -191,6 +194,8 @@ class BoundedProtocol(HotProtocol):
             except httptools.HttpParserError:
                 self._refuse(self._status)
             break
+        if between:
+            self.know(data)
         self.begin()
         if self._in_head:
             self._head_bytes += len(data)
