@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import cast
+from typing import Protocol, cast
 
 import httptools
 
@@ -38,6 +38,18 @@ class BadAnswer(OSError):
     """What came is no answer to the request, or not all of one."""
 
 
+class Reader(Protocol):
+    """Whoever has sent a request."""
+
+    def answered(self, reply: Reply) -> None:
+        """Its answer has begun."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """None begins."""
+        ...
+
+
 class Connection(asyncio.Protocol):
     """One connection to a worker; `idle` is where it waits for its next request."""
 
@@ -46,8 +58,8 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
-        self._answered: asyncio.Future[Reply] | None = None
-        self._asked: asyncio.Future[Reply] | None = None  # by whom, until the answer's end
+        self._reader: Reader | None = None  # until the answer's beginning
+        self._asked: Reader | None = None  # and to its end
         self._reply: Reply | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = self._limit_s = self._heard_s = self._asked_s = 0.0
@@ -70,18 +82,17 @@ class Connection(asyncio.Protocol):
         """Whether it was closed with nothing said since its last request."""
         return self._transport is None and self._heard_s <= self._asked_s
 
-    def request(self, data: bytes, silence_s: float) -> asyncio.Future[Reply]:
-        """Send a request; the future is its answer's beginning, or what went wrong before it."""
+    def ask(self, data: bytes, silence_s: float, reader: Reader) -> None:
+        """Send a request; the reader is told of its answer, or what went wrong before it."""
         assert self._transport is not None
-        self._answered = self._asked = asked = self._loop.create_future()
+        self._reader = self._asked = reader
         self._watch(silence_s)
         self._asked_s = self._heard_s
         self._transport.write(data)
-        return asked
 
-    def leave(self, asked: asyncio.Future[Reply]) -> None:
+    def leave(self, reader: Reader) -> None:
         """Who asked wants no answer; the connection may have gone on to the next request."""
-        if self._asked is asked:
+        if self._asked is reader:
             self.abort()
 
     def _watch(self, limit_s: float) -> None:
@@ -102,7 +113,7 @@ class Connection(asyncio.Protocol):
         left_s = self._heard_s + self._limit_s - self._loop.time()
         if left_s > 0 or self._paused:
             self._set_alarm(max(left_s, 0.001) if not self._paused else self._limit_s)
-        elif self._answered is not None or self._reply is not None:
+        elif self._reader is not None or self._reply is not None:
             self._fail(TimeoutError(f"nothing came for {self._limit_s:g} s"))
         else:
             self.abort()
@@ -126,7 +137,7 @@ class Connection(asyncio.Protocol):
         self._heard_s = self._loop.time()
         self._bare_bytes += len(data)
         try:
-            if self._answered is None and self._reply is None:
+            if self._reader is None and self._reply is None:
                 raise BadAnswer("it sent what nobody asked for")
             self._parser.feed_data(data)
             if self._body:
@@ -144,7 +155,10 @@ class Connection(asyncio.Protocol):
             self._pass_on()
 
     def _pass_on(self) -> None:
-        reply = self._reply
+        reply, reader = self._reply, self._reader
+        if reply is not None and reader is not None:
+            self._reader = None
+            reader.answered(reply)
         if reply is not None and self._body:
             body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
             self._body = []
@@ -176,10 +190,7 @@ class Connection(asyncio.Protocol):
         self._framed = not names.isdisjoint(
             (b"content-length", b"transfer-encoding")
         ) or status in {204, 304}
-        answered, self._answered = self._answered, None
         self._reply = Reply(self, status, self._headers)
-        if answered is not None and not answered.done():
-            answered.set_result(self._reply)
 
     def on_body(self, data: bytes) -> None:
         """Part of `httptools`."""
@@ -207,11 +218,11 @@ class Connection(asyncio.Protocol):
         reply.end()
 
     def _fail(self, error: Exception) -> None:
-        answered, self._answered = self._answered, None
+        reader, self._reader = self._reader, None
         reply, self._reply = self._reply, None
         self.abort()
-        if answered is not None and not answered.done():
-            answered.set_exception(error)
+        if reader is not None:
+            reader.failed(error)
         if reply is not None:
             reply.end(error if isinstance(error, OSError) else BadAnswer(repr(error)))
 
@@ -230,7 +241,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close it, whatever it is doing."""
         self._stop()
-        self._reply = self._answered = self._asked = None
+        self._reply = self._reader = self._asked = None
         if self._transport is not None:
             self._transport.abort()
 

@@ -31,7 +31,11 @@ class Source(Protocol):
 
 
 class Reply(ReplyHead):
-    """An answer that has begun. Close it, or relay it to its end."""
+    """An answer that has begun. Close it, or relay it to its end.
+
+    Attributes:
+        ended: no more of it comes.
+    """
 
     def __init__(self, connection: Source, status: int, headers: Headers) -> None:
         super().__init__(status, headers)
@@ -40,8 +44,9 @@ class Reply(ReplyHead):
         self._unread_bytes = 0
         self._feed: Callable[[bytes], None] | None = None
         self._out: Responder | None = None
+        self._changed: Callable[[], None] | None = None
         self._wake: asyncio.Future[None] | None = None
-        self._ended = False
+        self.ended = False
         self._failure: Exception | None = None
 
     async def relay(self, feed: Callable[[bytes], None], out: Responder) -> None:
@@ -50,28 +55,51 @@ class Reply(ReplyHead):
         Raises:
             WorkerFailed: if it ends before its end.
         """
-        self._feed, self._out = feed, out
         try:
-            await self._pass_on(feed, out)
+            self.attach(feed, out, self._rouse)
+            while not self.ended:
+                if out.paused:
+                    await out.drain()
+                    continue  # its end may have come meanwhile
+                self.resume()
+                self._wake = asyncio.get_running_loop().create_future()
+                await self._wake
         finally:
-            self._feed = self._out = None  # who feeds knows the reply: a circle is garbage
+            self.detach()
+        self.check()
+
+    def attach(
+        self, feed: Callable[[bytes], None], out: Responder, changed: Callable[[], None]
+    ) -> None:
+        """Give `feed` the body as it arrives, what has come of it at once, until `detach`.
+
+        `changed` is called when it has ended, and when `out` does not keep up: then no more comes,
+        until `resume`.
+        """
+        self._feed, self._out, self._changed = feed, out, changed
+        if self._unread:
+            unread, self._unread = b"".join(self._unread), []
+            feed(unread)
+
+    def detach(self) -> None:
+        """Nobody reads it any more; who did knows the reply: a circle is garbage."""
+        self._feed = self._out = self._changed = None
+
+    def resume(self) -> None:
+        """More of it may come."""
+        if self._connection is not None:
+            self._connection.resume()
+
+    def check(self) -> None:
+        """Whether it has ended well.
+
+        Raises:
+            WorkerFailed: if it has ended before its end.
+        """
         if isinstance(self._failure, OSError):
             raise WorkerFailed("The worker broke off its answer.") from self._failure
         if self._failure is not None:
             raise self._failure
-
-    async def _pass_on(self, feed: Callable[[bytes], None], out: Responder) -> None:
-        if self._unread:
-            unread, self._unread = b"".join(self._unread), []
-            feed(unread)
-        while not self._ended:
-            if out.paused:
-                await out.drain()
-                continue  # its end may have come meanwhile
-            if self._connection is not None:
-                self._connection.resume()
-            self._wake = asyncio.get_running_loop().create_future()
-            await self._wake
 
     def take(self, data: bytes) -> bool:
         """More of the body has come; whether more may come now."""
@@ -86,17 +114,21 @@ class Reply(ReplyHead):
             self.close()
             return True
         if self._out.paused:
-            self._rouse()
+            self._tell()
             return False
         return True
 
     def end(self, failure: Exception | None = None) -> None:
         """That was all, or all that there will be."""
-        if not self._ended:
-            self._ended, self._failure = True, failure
+        if not self.ended:
+            self.ended, self._failure = True, failure
             if failure is None:
                 self._connection = None
-            self._rouse()
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._changed is not None:
+            self._changed()
 
     def _rouse(self) -> None:
         if self._wake is not None and not self._wake.done():

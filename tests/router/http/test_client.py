@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from router.http.asgi import Responder
-from router.http.client import Client, ConnectTimeout, NotConnected
+from router.http.client import Awaited, Client, ConnectTimeout, NotConnected
 from router.http.errors import Headers, WorkerFailed
 from router.http.reply import ReplyHead, hop_by_hop
 from router.http.worker_connection import MOST_HEAD_BYTES, Connection
@@ -295,22 +295,23 @@ async def test_who_lets_go_is_seen_by_the_worker() -> None:
 async def test_who_lets_go_as_its_answer_ends_leaves_the_connection_to_the_next() -> None:
     """Between the end of an answer and its reader's turn, somebody else may have been served."""
     async with serving(WHOLE) as worker:
-        next_one: list[asyncio.Future[Reply]] = []
+        next_one: list[Awaited] = []
 
         class Idle(deque[Connection]):
             def append(self, connection: Connection) -> None:
                 if next_one:
                     return super().append(connection)
                 request = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"
-                next_one.append(connection.request(request, PATIENCE_S))
+                next_one.append(Awaited())
+                connection.ask(request, PATIENCE_S, next_one[0])
                 first.cancel()
                 return None
 
-        worker.client._origin(worker.url).idle = Idle()
+        worker.client._at(worker.url + "/")[0].idle = Idle()
         first = asyncio.create_task(post(worker))
         with pytest.raises(asyncio.CancelledError):
             await first
-        reply, out = await asyncio.wait_for(next_one[0], PATIENCE_S), Out()
+        reply, out = await asyncio.wait_for(next_one[0].begun, PATIENCE_S), Out()
         await reply.relay(out.write, out)
         assert (bytes(out.taken), worker.connections) == (b"hello", 1)
 
