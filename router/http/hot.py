@@ -2,7 +2,8 @@
 
 Rules:
 - a POST whose path is that of a hot route goes to its endpoint, with the connection itself to
-  answer on (`router.http.asgi.Direct`);
+  answer on (`router.http.asgi.Direct`): in a task, or by the endpoint's ``begin``, if it has one
+  and the body has come;
 - everything else is uvicorn's and the application's: other routes, and what only few clients do
   (HTTP/1.0, escaped paths, requests sent before the answer to the one before). The application has
   the same endpoints, so that nothing depends on the way here.
@@ -13,7 +14,7 @@ An application names its hot routes in ``app.state.hot``, by path.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -27,7 +28,7 @@ from router.http.errors import Headers, error_body
 from router.http.known_head import MOST_NEW, KnownHead
 from router.http.slow_readers import SlowReaders
 
-Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+Endpoint = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 _NO_BODY = frozenset((204, 304))
 # Of all answers of a server that is about to go, see `router.http.serving`.
@@ -49,12 +50,15 @@ class Cycle(RequestResponseCycle, Direct):
     chunked_encoding: bool | None = None
     more_body, expected_content_length = True, 0
     _callback: Callable[[], None] | None = None
+    _stopped: Callable[[], None] | None = None
+    _drained: Callable[[], None] | None = None
     _head = b""
     _task: asyncio.Task[None]
 
     def __init__(self, protocol: HotProtocol, endpoint: Endpoint, *, keep_alive: bool) -> None:
         # In place of uvicorn's, which is told one by one what the connection knows.
-        self._tasks, self.endpoint = protocol.tasks, endpoint
+        self._tasks: set[Any] = protocol.tasks
+        self.endpoint, self._begin = endpoint, getattr(endpoint, "begin", None)
         self.scope, self.transport, self.flow = protocol.scope, protocol.transport, protocol.flow
         self.logger, self.default_headers = protocol.logger, protocol.server_state.default_headers
         self.message_event, self.on_response = protocol.event, protocol.on_response_complete
@@ -68,13 +72,24 @@ class Cycle(RequestResponseCycle, Direct):
             self.message_event.set()
         if not self.more_body:
             self.scope[BODY] = bytes(self.body)  # type: ignore[literal-required]
-        self._task = loop.create_task(self.run_asgi(self.endpoint))
+        self._loop = loop
+        scope: Any = self.scope
+        receive: Any = self.receive
+        if self._begin is None or self.more_body:
+            self.run(self.endpoint(scope, receive, self))
+        else:
+            self._begin(scope, receive, self)
+
+    def run(self, work: Coroutine[Any, Any, object]) -> None:
+        """Part of `Direct`."""
+        self._unwatch()
+        self._task = self._loop.create_task(self._answer(work))
         self._tasks.add(self._task)
 
-    async def run_asgi(self, app: Any) -> None:  # noqa: ANN401
-        """As uvicorn's; a callback for its end would be one more turn of the loop."""
+    async def _answer(self, work: Coroutine[Any, Any, object]) -> None:
+        """As uvicorn's `run_asgi`; a callback for its end would be one more turn of the loop."""
         try:
-            await app(self.scope, self.receive, self)
+            await work
             if not (self.response_complete or self.disconnected):
                 raise RuntimeError("the endpoint has ended without a whole response")
         except BaseException as error:
@@ -86,6 +101,37 @@ class Cycle(RequestResponseCycle, Direct):
         finally:
             self.on_response = _nothing  # what it belongs to knows it: a circle is garbage
             self._tasks.discard(self._task)
+
+    def watch(self, left: Callable[[], None], stopped: Callable[[], None]) -> None:
+        """Part of `Direct`."""
+        self._stopped = stopped
+        self._tasks.add(self)
+        self.when_gone(left)
+
+    def finish(self) -> None:
+        """Part of `Direct`."""
+        self._unwatch()
+        self.on_response = _nothing  # as after a task
+
+    def _unwatch(self) -> None:
+        if self._stopped is not None:
+            self._callback = self._stopped = self._drained = None
+            self._tasks.discard(self)
+
+    def cancel(self, msg: object = None) -> None:  # noqa: ARG002
+        """What uvicorn does to tasks once the time to drain is over."""
+        if self._stopped is not None:
+            self._stopped()
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Part of `Direct`."""
+        self._drained = callback
+
+    def drained(self) -> None:
+        """The client has taken enough of it, or has left."""
+        callback, self._drained = self._drained, None
+        if callback is not None:
+            callback()
 
     async def __call__(self, message: Message) -> None:
         """Part of `Direct`."""
@@ -280,3 +326,10 @@ class HotProtocol(SlowReaders):
         super().connection_lost(exc)
         if self._hot_cycle is not None:
             self._hot_cycle.gone()
+            self._hot_cycle.drained()
+
+    def resume_writing(self) -> None:
+        """The client has read much of its answer."""
+        super().resume_writing()
+        if self._hot_cycle is not None:
+            self._hot_cycle.drained()

@@ -34,6 +34,21 @@ def bind_request(request: str | None, trace_id: str | None) -> None:
     _bound_request.set((request, trace_id))
 
 
+class About:
+    """As `bind_request`, for as long as the context lasts: where many requests have their turn."""
+
+    __slots__ = ("_about", "_token")
+
+    def __init__(self, request: str | None, trace_id: str | None) -> None:
+        self._about = request, trace_id
+
+    def __enter__(self) -> None:
+        self._token = _bound_request.set(self._about)
+
+    def __exit__(self, *_: object) -> None:
+        _bound_request.reset(self._token)
+
+
 class _RequestFilter(logging.Filter):
     """Adds what the line's task is about, unless the line says so itself."""
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 
@@ -25,7 +26,7 @@ from router.gateway.admission.retries import Retries, Tries, least_patience_s, p
 from router.gateway.admission.shedding import Shedding
 from router.gateway.explanations.choice import Choice
 from router.gateway.fleet.conditions import Conditions
-from router.gateway.fleet.stalls import WorkerStalled
+from router.gateway.fleet.stalls import Watched, WorkerStalled
 from router.gateway.fleet.worker import Worker
 from router.gateway.forwarding.attempt import begin_attempt
 from router.gateway.forwarding.continuation import Continuation, Diverged, is_determined
@@ -35,6 +36,7 @@ from router.gateway.forwarding.verdict import Verdict, verdict, wait_s
 from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.ticket import Placement, Ticket
 from router.http.errors import (
+    Headers,
     ModelNotFoundError,
     NoCapacityError,
     Outcome,
@@ -48,6 +50,7 @@ from router.http.errors import (
 )
 from router.http.secret import CHALLENGE, is_challenge
 from router.http.usage import Usage
+from router.http.worker_connection import Connection, Reader
 from router.http.worker_reply import Reply
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
@@ -57,6 +60,24 @@ from solver.cost.model import span_s
 # Gaps between a stream's tokens that tell how fast its worker makes them; a time that has a prefill
 # and perhaps a queue in it tells less.
 LEAST_GAPS, WHOLE_WEIGHT = 8, 0.5
+
+
+@dataclass(slots=True)
+class Begun:
+    """A request that is at a worker, or whose attempt there has failed by `error`."""
+
+    worker: Worker
+    tries: Tries
+    error: Exception | None = None
+
+    def check(self) -> None:
+        """Raise the error, if there is one."""
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its frames would hold it: a circle is garbage
 
 
 class _GoOn(Exception):
@@ -86,27 +107,40 @@ class Attempts:
         self._forwarder, self._accounts, self._metrics = forwarder, accounts, metrics
         self._kept, self._billing = kept, Billing(dispatcher, accounts)
 
-    async def run(self, exchange: Exchange, ticket: Ticket) -> Outcome:
-        """Send it from worker to worker until one answers.
+    def is_plain(self, exchange: Exchange, ticket: Ticket) -> bool:
+        """Whether nothing but its worker and its client decides what becomes of it."""
+        return not self._shedding.on and exchange.continuation is None and ticket.due_s == inf
+
+    def begin(self, exchange: Exchange) -> Tries:
+        """A request has come."""
+        assert exchange.request is not None
+        may = self._continues and exchange.api.continues and exchange.request.stream
+        if may and is_determined(exchange.body):
+            exchange.continuation = Continuation()
+        return self._retries.begin()
+
+    async def run(
+        self, exchange: Exchange, ticket: Ticket, tries: Tries, begun: Begun | None = None
+    ) -> Outcome:
+        """Send it from worker to worker until one answers; go on with what has `begun`.
 
         Raises:
             RouterError: if none does.
         """
         assert exchange.request is not None
-        may = self._continues and exchange.api.continues and exchange.request.stream
-        if may and is_determined(exchange.body):
-            exchange.continuation = Continuation()
-        tries = self._retries.begin()
         failure: WorkerUnreachable | None = None
         while True:
+            at, begun = begun, None
+            if at is None:
+                try:
+                    placement = await self._shedding.place(ticket, exchange.request)
+                except (NoCapacityError, ModelNotFoundError) as error:
+                    raise failure or error from failure
+                at = Begun(self.sent(exchange, ticket, placement), tries)
+                del placement  # it holds on to its plan
+            worker = at.worker
             try:
-                placement = await self._shedding.place(ticket, exchange.request)
-            except (NoCapacityError, ModelNotFoundError) as error:
-                raise failure or error from failure
-            worker = self._begin(exchange, ticket, placement)
-            del placement  # it holds on to its plan
-            try:
-                return await self._attempt(exchange, ticket, worker, tries)
+                return await self._attempt(exchange, ticket, at)
             except RecalledError:
                 exchange.record.recalled = ticket.recalled = ticket.recalled + 1
                 self._metrics.recalled.inc()
@@ -119,11 +153,13 @@ class Attempts:
                 note_unseen(exchange, ticket, worker)
                 raise
             finally:
-                if self._shedding.on:
-                    self._shedding.left(ticket, worker)
-                self._dispatcher.release(
-                    ticket, worker, self._billing.bill(exchange, ticket, worker)
-                )
+                self.release(exchange, ticket, worker)
+
+    def release(self, exchange: Exchange, ticket: Ticket, worker: Worker) -> None:
+        """It has left a worker, however that has ended."""
+        if self._shedding.on:
+            self._shedding.left(ticket, worker)
+        self._dispatcher.release(ticket, worker, self._billing.bill(exchange, ticket, worker))
 
     def _leave(
         self, exchange: Exchange, ticket: Ticket, worker: Worker, error: WorkerUnreachable
@@ -137,7 +173,7 @@ class Attempts:
         if not error.untouched:
             self._dispatcher.exclude(ticket, worker)
 
-    def _begin(self, exchange: Exchange, ticket: Ticket, placement: Placement) -> Worker:
+    def sent(self, exchange: Exchange, ticket: Ticket, placement: Placement) -> Worker:
         """The request goes to the worker that its plan says."""
         record, worker = exchange.record, placement.worker
         record.choice = Choice(placement.plan.seen, placement.index, record.choices)
@@ -149,9 +185,17 @@ class Attempts:
             exchange.attempts += (begin_attempt(placement, record.choice),)
         return worker
 
-    async def _attempt(
-        self, exchange: Exchange, ticket: Ticket, worker: Worker, tries: Tries
-    ) -> Outcome:
+    def watch(self, exchange: Exchange, ticket: Ticket, worker: Worker, tries: Tries) -> Watched:
+        """For as long as it is at a worker."""
+        choice = exchange.record.choice
+        assert choice is not None
+        patience = partial(patience_s, ticket, worker, choice)
+        may_leave = partial(self._retries.after_silence, ticket, worker, tries)
+        return worker.stall_guard.watch(
+            least_patience_s(worker), patience, may_leave, trial=ticket.trial
+        )
+
+    async def _attempt(self, exchange: Exchange, ticket: Ticket, at: Begun) -> Outcome:
         """Forward to one worker.
 
         Raises:
@@ -159,14 +203,10 @@ class Attempts:
             _GoOn: if it has not begun to answer, and another is to be asked.
             WorkerError: if it has failed, and nobody else is to be asked.
         """
-        guard, choice = worker.stall_guard, exchange.record.choice
-        assert choice is not None
-        patience = partial(patience_s, ticket, worker, choice)
-        may_leave = partial(self._retries.after_silence, ticket, worker, tries)
+        worker, tries = at.worker, at.tries
         try:
-            with guard.watch(
-                least_patience_s(worker), patience, may_leave, trial=ticket.trial
-            ) as on_progress:
+            at.check()
+            with self.watch(exchange, ticket, worker, tries) as on_progress:
                 return await self._forward(exchange, ticket, worker, tries, on_progress)
         except WorkerStalled as error:
             if not exchange.may_go_on:
@@ -209,36 +249,78 @@ class Attempts:
         tries: Tries,
         on_progress: Callable[[], None],
     ) -> Outcome:
-        reply = await self._send(exchange, ticket, worker)
+        url, headers, extra, body = self._request(exchange, ticket, worker)
+        reply = await self._forwarder.send(url, headers, extra, body, worker=worker)
         try:
-            good = self._judge(reply, ticket, worker, tries)
-            occupancy = worker.load.occupancy(worker.slots, 0)
-            streams, begun = reply.is_stream, reply.status != 200
-
-            def progress(events: int) -> None:
-                nonlocal good, begun
-                on_progress()
-                if events:
-                    worker.load.progress(ticket, events)
-                if not begun and (events or not streams):
-                    begun = True
-                    self._dispatcher.begun(ticket, worker, streams=streams)
-                if good:
-                    good = False
-                    self._conditions.served(worker, trial=ticket.trial)
-
-            noted = self._kept.noting(exchange, worker, progress) if exchange.api.kept else progress
-            usage = await exchange.relay(reply, worker.name, noted)
-            if exchange.failed:
-                return Outcome.FAILED
-            if reply.status == 200:
-                self._answered(exchange, ticket, worker, usage, occupancy)
-            return outcome_of_status(reply.status)
+            feed, occupancy = self.open(exchange, ticket, worker, tries, reply, on_progress)
+            await reply.relay(feed, exchange.out)
+            return self.close(exchange, ticket, worker, reply, occupancy)
         finally:
             reply.close()
 
-    def _send(self, exchange: Exchange, ticket: Ticket, worker: Worker) -> Awaitable[Reply]:
-        """Until its answer begins."""
+    def send_at_once(
+        self, exchange: Exchange, ticket: Ticket, worker: Worker, reader: Reader
+    ) -> Connection | None:
+        """Forward it, if a connection is idle: the reader is told what becomes of it."""
+        url, headers, extra, body = self._request(exchange, ticket, worker)
+        return self._forwarder.send_at_once(url, headers, extra, body, worker=worker, reader=reader)
+
+    def failure(self, worker: Worker, error: Exception) -> Exception:
+        """What it means that no answer has begun."""
+        return self._forwarder.failure(worker, error) if isinstance(error, OSError) else error
+
+    def open(
+        self,
+        exchange: Exchange,
+        ticket: Ticket,
+        worker: Worker,
+        tries: Tries,
+        reply: Reply,
+        on_progress: Callable[[], None],
+    ) -> tuple[Callable[[bytes], None], float]:
+        """An answer has begun: what takes it as it comes, and how occupied its worker is.
+
+        Raises:
+            RecalledError, _GoOn: if this is not to be the request's answer.
+            WorkerFailed: if it cannot be read.
+        """
+        good = self._judge(reply, ticket, worker, tries)
+        streams, begun = reply.is_stream, reply.status != 200
+
+        def progress(events: int) -> None:
+            nonlocal good, begun
+            on_progress()
+            if events:
+                worker.load.progress(ticket, events)
+            if not begun and (events or not streams):
+                begun = True
+                self._dispatcher.begun(ticket, worker, streams=streams)
+            if good:
+                good = False
+                self._conditions.served(worker, trial=ticket.trial)
+
+        noted = self._kept.noting(exchange, worker, progress) if exchange.api.kept else progress
+        return exchange.open(reply, worker.name, noted), worker.load.occupancy(worker.slots, 0)
+
+    def close(
+        self, exchange: Exchange, ticket: Ticket, worker: Worker, reply: Reply, occupancy: float
+    ) -> Outcome:
+        """All of it has come, from a worker that was so occupied as it began.
+
+        Raises:
+            WorkerFailed: if that is no answer.
+        """
+        usage = exchange.close(reply, worker.name)
+        if exchange.failed:
+            return Outcome.FAILED
+        if reply.status == 200:
+            self._answered(exchange, ticket, worker, usage, occupancy)
+        return outcome_of_status(reply.status)
+
+    def _request(
+        self, exchange: Exchange, ticket: Ticket, worker: Worker
+    ) -> tuple[str, Headers, str, bytes]:
+        """What a worker is sent: where, the client's headers, lines beside them, and a body."""
         extra = for_worker(ticket, self._forwarder.gateway)
         if exchange.trace_context is not None:
             extra += exchange.outgoing()
@@ -246,8 +328,7 @@ class Attempts:
         if worker.cache is not None and ticket.marks:
             headers, more, body = named_for_cache(ticket, worker.cache, headers, body)
             extra += more
-        url = worker.url + exchange.target
-        return self._forwarder.send(url, headers, extra, body, worker=worker)
+        return worker.url + exchange.target, headers, extra, body
 
     def _answered(
         self,

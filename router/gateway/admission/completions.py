@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Collection, Coroutine
 from dataclasses import replace
 from math import inf
+from typing import Any
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Grant
-from router.gateway.admission.attempts import Attempts
+from router.gateway.admission.attempts import Attempts, Begun
 from router.gateway.admission.billing import used
 from router.gateway.admission.headers import read_hint, request_id, session_of, tenant_of
-from router.gateway.admission.keepalive import kept_alive
+from router.gateway.admission.keepalive import Comments
 from router.gateway.admission.kept_answers import KeptAnswers
+from router.gateway.admission.passage import Passage, raised
+from router.gateway.admission.retries import Tries
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.prefixes import hashed
@@ -33,6 +35,7 @@ from router.http.apis import Api
 from router.http.asgi import (
     BODY,
     ClientDisconnected,
+    Direct,
     DisconnectWatch,
     Receive,
     Scope,
@@ -55,14 +58,16 @@ from router.http.request_headers import (
     read_urgency,
 )
 from router.http.schemas import CompletionRequest
-from router.observe.logs import bind_request
+from router.observe.logs import About, bind_request
 from router.observe.tracing import Tracing
 from router.settings.gateway import GatewayTuning
 from router.wire import EXPECTED_TOKENS, WHY
 from solver.batching.priority import Priority
 from solver.cost.estimators import BYTES_PER_TOKEN
 
-_NOTHING = nullcontext()
+
+def _highest(grant: Grant | None) -> Priority:
+    return Priority.INTERACTIVE if grant is None else grant.key.priority
 
 
 class Completions:
@@ -91,19 +96,63 @@ class Completions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it whatever happens."""
+        exchange = self._open(scope, receive, send)
+        await self.conclude(exchange, self._serve(scope, exchange))
+
+    def begin(self, scope: Scope, receive: Receive, out: Direct) -> None:
+        """The same of one whose body has come, without a task as far as that goes."""
+        exchange = self._open(scope, receive, out)
+        with About(exchange.record.id, exchange.record.trace_id):
+            try:
+                work = self._begin(scope, exchange, out)
+            except Exception as error:  # as in a task
+                work = raised(error)
+        if work is not None:
+            out.run(self.conclude(exchange, work))
+
+    def _begin(
+        self, scope: Scope, exchange: Exchange, out: Direct
+    ) -> Coroutine[Any, Any, Outcome] | None:
+        """What is left for a task, if anything is.
+
+        Raises:
+            RouterError: if it is refused.
+        """
+        urgency = self._enter(scope, exchange)
+        body = self._bodies.at_once(scope, exchange.held)
+        if body is None:
+            return self._read(scope, exchange, urgency)
+        self._take(exchange, body)
+        exchange.request = request = self._bodies.outline_small(body, self._api)
+        if request.previous or not self._names.is_plain(request.model):
+            return self._find(scope, exchange, urgency)
+        ticket = self._ask(scope, exchange, urgency, request.model)
+        tries = self._attempts.begin(exchange)
+        if not self._attempts.is_plain(exchange, ticket):
+            return self.answer(exchange, ticket, tries, None)
+        way = Passage(self, self._attempts, self._dispatcher, exchange, ticket, tries, out)
+        way.begin()
+        return None
+
+    def _open(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
         record = RequestRecord(request_id(scope), "other", False, time.time())
         target, query = self._api.path, scope["query_string"]
         if query:
             target += ("?" + query.decode("latin-1")).rstrip("?")
-        exchange = Exchange(send, record, target, scope["headers"], api=self._api)
+        held = Held(self._memory)
+        exchange = Exchange(send, receive, record, target, scope["headers"], held, api=self._api)
         trace = self._tracing.begin(exchange.headers)
         if trace is not None:
             exchange.trace_context, record.trace_id = trace, trace.id
             exchange.headers = trace.keep(exchange.headers)
-        bind_request(record.id, record.trace_id)
-        outcome, held = Outcome.FAILED, Held(self._memory)
+        return exchange
+
+    async def conclude(self, exchange: Exchange, work: Awaitable[Outcome]) -> None:
+        """Do the work, whose result or error is how a request ends, and account for it."""
+        bind_request(exchange.record.id, exchange.record.trace_id)
+        outcome = Outcome.FAILED
         try:
-            outcome = await self._serve(scope, receive, exchange, held)
+            outcome = await work
         except ClientDisconnected:
             outcome = Outcome.CANCELLED
         except RouterError as error:
@@ -113,62 +162,107 @@ class Completions:
         except asyncio.CancelledError:  # the time to drain is over
             await exchange.send_error(NoCapacityError("The gateway is shutting down.", 1.0))
         finally:
-            held.let_go()
-            if exchange.reservation is not None:
-                exchange.reservation.settle(used(exchange))
-            record.outcome = outcome
-            self._accounts.end(record, outcome, exchange.timing(), exchange.blocks, exchange.made())
-            if trace is not None and trace.recorded:
-                self._tracing.end(trace, request_span(exchange, outcome))
+            self.end(exchange, outcome)
 
-    async def _serve(
-        self, scope: Scope, receive: Receive, exchange: Exchange, held: Held
-    ) -> Outcome:
+    def end(self, exchange: Exchange, outcome: Outcome) -> None:
+        """It has ended so."""
+        record, trace = exchange.record, exchange.trace_context
+        exchange.held.let_go()
+        if exchange.reservation is not None:
+            exchange.reservation.settle(used(exchange))
+        record.outcome = outcome
+        self._accounts.end(record, outcome, exchange.timing(), exchange.blocks, exchange.made())
+        if trace is not None and trace.recorded:
+            self._tracing.end(trace, request_span(exchange, outcome))
+
+    async def _serve(self, scope: Scope, exchange: Exchange) -> Outcome:
+        return await self._read(scope, exchange, self._enter(scope, exchange))
+
+    def _enter(self, scope: Scope, exchange: Exchange) -> Urgency:
+        """It may come in, as far as its head tells; how urgent it is."""
         grant: Grant | None = scope.get(GRANT)
-        highest = Priority.INTERACTIVE if grant is None else grant.key.priority
-        urgency = read_urgency(scope, self._targets, highest=highest)
-        told = fields(scope)
+        urgency = read_urgency(scope, self._targets, highest=_highest(grant))
         exchange.record.targets = urgency.targets  # who is refused has missed them
-        tenant = exchange.record.tenant = held.tenant = tenant_of(scope)
+        tenant = exchange.record.tenant = exchange.held.tenant = tenant_of(scope)
         if BODY not in scope:
             self._check_room(tenant)
-        exchange.body = await self._bodies.read(scope, receive, held)
-        if CONTENT_ENCODING in told:  # it goes on as it was before
+        return urgency
+
+    async def _read(self, scope: Scope, exchange: Exchange, urgency: Urgency) -> Outcome:
+        self._take(exchange, await self._bodies.read(scope, exchange.receive, exchange.held))
+        if CONTENT_ENCODING in fields(scope):  # it goes on as it was before
             exchange.headers = [pair for pair in exchange.headers if pair[0] != CONTENT_ENCODING]
-        exchange.received = time.monotonic()  # how long the client took to send it is its own
-        self._check_room(tenant)
-        self._accounts.begin(exchange.record)
         exchange.request = await self._bodies.outline(exchange.body, self._api)
-        if exchange.request.tier in TIERS:
-            urgency = read_urgency(scope, self._targets, TIERS[exchange.request.tier], highest)
-            exchange.record.targets, exchange.tell_priority = urgency.targets, True
+        return await self._find(scope, exchange, urgency)
+
+    def _take(self, exchange: Exchange, body: bytes) -> None:
+        """Its body is there."""
+        exchange.body = body
+        exchange.received = time.monotonic()  # how long the client took to send it is its own
+        self._check_room(exchange.record.tenant)
+        self._accounts.begin(exchange.record)
+
+    async def _find(self, scope: Scope, exchange: Exchange, urgency: Urgency) -> Outcome:
+        """Find whom it means, and ask."""
+        assert exchange.request is not None
+        grant: Grant | None = scope.get(GRANT)
         only, carried = None, 0
         if exchange.request.previous:
             only, carried = await self._go_on(exchange, grant)
         asked = exchange.request.model
         if not self._names.is_plain(asked):
             await self._name(exchange, scope, only, None if grant is None else grant.key.models)
+        ticket = self._ask(scope, exchange, urgency, asked)
+        ticket.only, ticket.carried = only, carried
+        return await self.answer(exchange, ticket, self._attempts.begin(exchange))
+
+    def _ask(self, scope: Scope, exchange: Exchange, urgency: Urgency, asked: str) -> Ticket:
+        """What is to be placed of one that asked for a model by this name.
+
+        Raises:
+            RouterError: if it is refused.
+        """
+        assert exchange.request is not None
+        grant: Grant | None = scope.get(GRANT)
+        request, record, told = exchange.request, exchange.record, fields(scope)
+        if request.tier in TIERS:
+            highest = _highest(grant)
+            urgency = read_urgency(scope, self._targets, TIERS[request.tier], highest)
+            record.targets, exchange.tell_priority = urgency.targets, True
         hint = read_hint(told.get(EXPECTED_TOKENS))
         if grant is not None:
             exchange.more = grant.headers
-            grant.check_model(*self._names.names_of(exchange.request.model, asked))
-            grant.check_claims(exchange.request.claims, self._tuning.relay)
-        ticket = self._ticket(exchange, exchange.request, hint, urgency)
-        ticket.only, ticket.carried, ticket.near = only, carried, scope.get(NEAR)
-        session = session_of(scope) or exchange.request.session
+            grant.check_model(*self._names.names_of(request.model, asked))
+            grant.check_claims(request.claims, self._tuning.relay)
+        ticket = self._ticket(exchange, request, hint, urgency)
+        ticket.near = scope.get(NEAR)
+        session = session_of(scope) or request.session
         if session:
-            ticket.session = f"{tenant}\0{session}"
+            ticket.session = f"{record.tenant}\0{session}"
         if grant is not None:
             exchange.reservation = grant.reserve(ticket.job.reserved_tokens)
         self._dispatcher.room.check(ticket)
-        keeping: AbstractContextManager[None] = _NOTHING
         if ticket.streamed and (every_s := read_keepalive(scope, self._tuning.sse_keepalive_s)):
-            keeping = kept_alive(exchange, every_s)
+            exchange.comments = Comments(exchange, every_s)
         exchange.why = WHY in told
-        with DisconnectWatch(receive, exchange.send), keeping:
-            outcome = await self._attempts.run(exchange, ticket)
-            await exchange.out.drain()
-            return outcome
+        return ticket
+
+    async def answer(
+        self, exchange: Exchange, ticket: Ticket, tries: Tries, begun: Begun | None = None
+    ) -> Outcome:
+        """Place it and forward it, or go on with what has `begun`.
+
+        Raises:
+            RouterError: if nobody answers it.
+            ClientDisconnected: if nobody waits for that.
+        """
+        try:
+            with DisconnectWatch(exchange.receive, exchange.send):
+                outcome = await self._attempts.run(exchange, ticket, tries, begun)
+                await exchange.out.drain()
+                return outcome
+        finally:
+            exchange.end_comments()
 
     def _check_room(self, tenant: str) -> None:
         """Who has not sent its body yet takes no place.

@@ -17,6 +17,7 @@ from router.http.errors import Headers, WorkerRefused, WorkerUnconnected, Worker
 from router.http.reply import HOP_BY_HOP, hop_by_hop
 from router.http.request_headers import AUTHORIZATION, KEY_HEADERS
 from router.http.secret import SECRET
+from router.http.worker_connection import Connection, Reader
 from router.http.worker_reply import Reply
 from router.kv_wire import SESSION, apart_from_names
 from router.settings.gateway import GatewayTuning
@@ -65,6 +66,24 @@ class Forwarder:
         if worker.rank is not None and not worker.address.refuses:
             return self._send_to_rank(url, headers, left_out, extra, body, worker)
         return self._send("POST", url, headers, left_out, extra, body, worker)
+
+    def send_at_once(
+        self,
+        url: str,
+        headers: Headers,
+        extra: str,
+        body: bytes,
+        *,
+        worker: Worker,
+        reader: Reader,
+    ) -> Connection | None:
+        """As `send`, if a connection is idle: the reader is told what becomes of it."""
+        if worker.rank is not None and not worker.address.refuses:
+            return None
+        hops = hop_by_hop(headers)
+        left_out = _LEFT_OUT if hops is HOP_BY_HOP else _NOT_SENT | hops
+        head = self._head(headers, left_out, extra, worker)
+        return self._client.post_at_once(url, head, body, silence_s=self._silence_s, reader=reader)
 
     async def _send_to_rank(
         self,
@@ -119,6 +138,30 @@ class Forwarder:
         body: bytes,
         worker: Worker,
     ) -> Reply:
+        try:
+            return await self._client.post(
+                url,
+                self._head(headers, left_out, extra, worker),
+                body,
+                connect_s=self._connect_s,
+                silence_s=self._silence_s,
+                method=method.encode(),
+            )
+        except OSError as error:  # a timeout is one
+            raise self.failure(worker, error) from error
+
+    def failure(self, worker: Worker, error: OSError) -> WorkerUnreachable:
+        """What it means that no answer has begun."""
+        if isinstance(error, NotConnected):
+            return WorkerRefused.of(worker.name, complaint(error))
+        if isinstance(error, ConnectTimeout):
+            return WorkerUnconnected.of(worker.name, complaint(error, self._connect_s))
+        return WorkerUnreachable.of(worker.name, complaint(error, self._silence_s))
+
+    def _head(
+        self, headers: Headers, left_out: frozenset[bytes], extra: str, worker: Worker
+    ) -> bytes:
+        """Lines of the client's headers, but for those that are left out, and of our own."""
         own = self._own(worker)
         if own:
             extra += own
@@ -129,18 +172,4 @@ class Forwarder:
             for name, value in headers
             if name not in left_out
         ]
-        try:
-            return await self._client.post(
-                url,
-                b"".join((*kept, extra.encode("latin-1"))),
-                body,
-                connect_s=self._connect_s,
-                silence_s=self._silence_s,
-                method=method.encode(),
-            )
-        except NotConnected as error:
-            raise WorkerRefused.of(worker.name, complaint(error)) from error
-        except ConnectTimeout as error:
-            raise WorkerUnconnected.of(worker.name, complaint(error, self._connect_s)) from error
-        except (TimeoutError, OSError) as error:
-            raise WorkerUnreachable.of(worker.name, complaint(error, self._silence_s)) from error
+        return b"".join((*kept, extra.encode("latin-1")))

@@ -15,6 +15,7 @@ import pytest
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.admission.attempts import Attempts
 from router.gateway.admission.kept_answers import KeptAnswers
+from router.gateway.admission.retries import Tries
 from router.gateway.admission.shedding import Shedding
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet import stalls
@@ -27,6 +28,7 @@ from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.planning.recaller import Recaller
 from router.gateway.planning.ticket import Ticket
 from router.http.apis import COMPLETIONS
+from router.http.bodies import BodyMemory, Held
 from router.http.connections import Connections
 from router.http.errors import Headers, Outcome
 from router.http.outline import outline
@@ -111,10 +113,16 @@ async def discard(_: Any) -> None:  # noqa: ANN401
     pass
 
 
+def unexpected(*_: object) -> Any:  # noqa: ANN401
+    raise AssertionError
+
+
 def exchange(one: Ticket) -> Exchange:
     body = {"model": "llama-65b", "prompt": "a", "stream": one.streamed}
     record = RequestRecord(one.request_id, "llama-65b", one.streamed, 0.0)
-    made = Exchange(discard, record, "/v1/completions", [], body=json.dumps(body).encode())
+    held = Held(BodyMemory(1, unexpected))
+    made = Exchange(discard, unexpected, record, "/v1/completions", [], held)
+    made.body = json.dumps(body).encode()
     made.request = outline(made.body, COMPLETIONS)
     return made
 
@@ -166,7 +174,7 @@ async def ask(clock: Clock, streamed: bool, known: bool) -> None:
             one = ticket(str(k))
             one.streamed, one.job = streamed, replace(one.job, lengths=WIDE)
             asked[one.request_id] = exchange(one)
-            tasks.append(asyncio.create_task(running.run(asked[one.request_id], one)))
+            tasks.append(asyncio.create_task(running.run(asked[one.request_id], one, Tries())))
         await until(lambda: sum(task.done() for task in tasks) + len(sender.waiting) == REQUESTS)
         assert 0 < len(sender.waiting) <= SLOTS + lead(SLOTS, 1)
         may_wait_s = {name: most_s(asked[name]) for name in sender.waiting}
