@@ -87,8 +87,11 @@ class Client:
         connect_s: float,
         silence_s: float,
         method: bytes = b"POST",
+        fresh: bool = False,
     ) -> Reply:
         """POST `body`, or what `method` says; `head` are header lines, but host and length.
+
+        `fresh`: over a new connection.
 
         Raises:
             NotConnected, ConnectTimeout: if nobody is reached, or not within `connect_s`.
@@ -96,7 +99,7 @@ class Client:
         """
         origin, target = self._at(url)
         request = _request(method, target, origin, head, body)
-        kept = self._kept(origin)
+        kept = None if fresh else self._kept(origin)
         while True:
             connection = kept or await self._connect(origin, connect_s)
             asked = Awaited()

@@ -64,11 +64,15 @@ LEAST_GAPS, WHOLE_WEIGHT = 8, 0.5
 
 @dataclass(slots=True)
 class Begun:
-    """A request that is at a worker, or whose attempt there has failed by `error`."""
+    """A request that is at a worker, or whose attempt there has failed by `error`.
+
+    `fresh`: a connection is to be made for it, as none was idle, or one was closed meanwhile.
+    """
 
     worker: Worker
     tries: Tries
     error: Exception | None = None
+    fresh: bool = False
 
     def check(self) -> None:
         """Raise the error, if there is one."""
@@ -207,7 +211,7 @@ class Attempts:
         try:
             at.check()
             with self.watch(exchange, ticket, worker, tries) as on_progress:
-                return await self._forward(exchange, ticket, worker, tries, on_progress)
+                return await self._forward(exchange, ticket, at, on_progress)
         except WorkerStalled as error:
             if not exchange.may_go_on:
                 raise WorkerFailed("The worker has fallen silent.") from error
@@ -245,14 +249,14 @@ class Attempts:
         self,
         exchange: Exchange,
         ticket: Ticket,
-        worker: Worker,
-        tries: Tries,
+        at: Begun,
         on_progress: Callable[[], None],
     ) -> Outcome:
+        worker = at.worker
         url, headers, extra, body = self._request(exchange, ticket, worker)
-        reply = await self._forwarder.send(url, headers, extra, body, worker=worker)
+        reply = await self._forwarder.send(url, headers, extra, body, worker=worker, fresh=at.fresh)
         try:
-            feed, occupancy = self.open(exchange, ticket, worker, tries, reply, on_progress)
+            feed, occupancy = self.open(exchange, ticket, worker, at.tries, reply, on_progress)
             await reply.relay(feed, exchange.out)
             return self.close(exchange, ticket, worker, reply, occupancy)
         finally:

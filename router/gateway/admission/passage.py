@@ -233,7 +233,7 @@ class Passage:
         if self._over or worker is None:
             self._go_over(raised(RuntimeError("nothing to go on with") if error is None else error))
             return
-        begun = Begun(worker, self._tries, error)
+        begun = Begun(worker, self._tries, error, fresh=error is None and worker.rank is None)
         self._go_over(self._whole.answer(self._exchange, self._ticket, self._tries, begun))
 
     def _go_over(self, work: Coroutine[Any, Any, Outcome]) -> None:

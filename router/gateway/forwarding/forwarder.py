@@ -50,10 +50,12 @@ class Forwarder:
         body: bytes,
         *,
         worker: Worker,
+        fresh: bool = False,
     ) -> Awaitable[Reply]:
         """POST `body` with the client's `headers` and lines of `extra`, until the answer begins.
 
-        A `worker` that has a key gets that in the place of the client's.
+        A `worker` that has a key gets that in the place of the client's. `fresh`: over a new
+        connection.
 
         Raises:
             WorkerRefused: if nobody listens there.
@@ -65,7 +67,7 @@ class Forwarder:
         left_out = _LEFT_OUT if hops is HOP_BY_HOP else _NOT_SENT | hops
         if worker.rank is not None and not worker.address.refuses:
             return self._send_to_rank(url, headers, left_out, extra, body, worker)
-        return self._send("POST", url, headers, left_out, extra, body, worker)
+        return self._send("POST", url, headers, left_out, extra, body, worker, fresh=fresh)
 
     def send_at_once(
         self,
@@ -137,6 +139,8 @@ class Forwarder:
         extra: str,
         body: bytes,
         worker: Worker,
+        *,
+        fresh: bool = False,
     ) -> Reply:
         try:
             return await self._client.post(
@@ -146,6 +150,7 @@ class Forwarder:
                 connect_s=self._connect_s,
                 silence_s=self._silence_s,
                 method=method.encode(),
+                fresh=fresh,
             )
         except OSError as error:  # a timeout is one
             raise self.failure(worker, error) from error

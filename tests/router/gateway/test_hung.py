@@ -91,6 +91,7 @@ class Sender(Forwarder):
         body: bytes,
         *,
         worker: Worker,  # noqa: ARG002
+        fresh: bool = False,  # noqa: ARG002
     ) -> Reply:
         if url.startswith(HUNG):
             name = extra.partition(f"{REQUEST_ID.decode()}: ")[2].partition("\r\n")[0]

@@ -18,7 +18,7 @@ from router.http.client import Awaited, Client, ConnectTimeout, NotConnected
 from router.http.errors import Headers, WorkerFailed
 from router.http.reply import ReplyHead, hop_by_hop
 from router.http.worker_connection import MOST_HEAD_BYTES, Connection
-from router.http.worker_reply import MOST_UNREAD_BYTES, Reply
+from router.http.worker_reply import MOST_UNREAD_BYTES
 from tests.waiting import PATIENCE_S, until
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
