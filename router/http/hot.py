@@ -156,20 +156,14 @@ class Cycle(RequestResponseCycle, Direct):
         """Part of `Responder`; the head goes with what comes first after it."""
         assert not self.response_started
         self.response_started = True
-        lines, framed = [STATUS_LINE[status]], status in _NO_BODY
-        for name, value in headers:
-            lines += (name, b": ", value, b"\r\n")
-            framed = framed or name == b"content-length"
-        self.chunked_encoding = not framed
+        lines = [b"%b: %b\r\n" % pair for pair in headers]
+        self.chunked_encoding = status not in _NO_BODY and b"content-length" not in dict(headers)
         if self.chunked_encoding:
             lines.append(b"transfer-encoding: chunked\r\n")
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        self._head = b"".join(lines)
-        if self._head.count(b"\n") != len(headers) + 2 + self.chunked_encoding + (
-            not self.keep_alive
-        ):
+        self._head = b"%b%b\r\n" % (STATUS_LINE[status], b"".join(lines))
+        if self._head.count(b"\n") != len(lines) + 2:
             raise ValueError(f"a response's header breaks its line: {headers}")
 
     def write(self, data: bytes) -> None:

@@ -19,6 +19,7 @@ from typing import Protocol, cast
 import httptools
 
 from router.http.errors import Headers, WorkerFailed
+from router.http.reply import HeadKind
 from router.http.worker_reply import Reply
 
 # A head beyond this is none: answers of engines have a few hundred bytes. Nor is as much that says
@@ -61,6 +62,7 @@ class Connection(asyncio.Protocol):
         self._reader: Reader | None = None  # until the answer's beginning
         self._asked: Reader | None = None  # and to its end
         self._reply: Reply | None = None
+        self._kind: HeadKind | None = None  # of its latest answer: the next one's is mostly that
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = self._limit_s = self._heard_s = self._asked_s = 0.0
         self._paused = self._reusable = False
@@ -68,6 +70,7 @@ class Connection(asyncio.Protocol):
 
     def _new_head(self) -> None:
         self._headers: Headers = []
+        self._length: bytes | None = None
         self._body: list[bytes] = []
         self._bare_bytes, self._in_head, self._complete, self._framed = 0, True, False, False
 
@@ -174,8 +177,13 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Part of `httptools`; trailers, which come after the body, are of no use to anybody."""
-        if self._in_head:
-            self._headers.append((name.lower(), value))
+        if not self._in_head:
+            return
+        name = name.lower()
+        if name == b"content-length":
+            self._length = value
+        elif name != b"date":  # no two heads would be of one kind, and nobody hears of it
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Part of `httptools`."""
@@ -183,14 +191,14 @@ class Connection(asyncio.Protocol):
         if not LEAST_STATUS <= status <= LARGEST_STATUS:
             raise BadAnswer(f"the answer's status is {status}")
         if status < 200:  # says that the answer is yet to come
-            self._headers = []
+            self._headers, self._length = [], None
             return
         self._in_head, self._reusable = False, self._parser.should_keep_alive()
-        names = {name for name, _ in self._headers}
-        self._framed = not names.isdisjoint(
-            (b"content-length", b"transfer-encoding")
-        ) or status in {204, 304}
-        self._reply = Reply(self, status, self._headers)
+        kind = self._kind
+        if kind is None or not kind.is_of(status, self._headers):
+            kind = self._kind = HeadKind(status, self._headers)
+        self._framed = self._length is not None or kind.ends_itself
+        self._reply = Reply(self, kind, self._length)
 
     def on_body(self, data: bytes) -> None:
         """Part of `httptools`."""

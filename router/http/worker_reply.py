@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from router.http.asgi import Responder
-from router.http.errors import Headers, WorkerFailed
-from router.http.reply import ReplyHead
+from router.http.errors import WorkerFailed
+from router.http.reply import HeadKind, ReplyHead
 
 # Of an answer that nobody has begun to read, more than this is not taken from the network.
 MOST_UNREAD_BYTES = 262_144
@@ -37,8 +37,8 @@ class Reply(ReplyHead):
         ended: no more of it comes.
     """
 
-    def __init__(self, connection: Source, status: int, headers: Headers) -> None:
-        super().__init__(status, headers)
+    def __init__(self, connection: Source, kind: HeadKind, length: bytes | None = None) -> None:
+        super().__init__(kind, length)
         self._connection: Source | None = connection
         self._unread: list[bytes] = []
         self._unread_bytes = 0

@@ -32,6 +32,7 @@ from router.http.bodies import BodyMemory, Held
 from router.http.connections import Connections
 from router.http.errors import Headers, Outcome
 from router.http.outline import outline
+from router.http.reply import HeadKind
 from router.http.worker_reply import Reply
 from router.settings.gateway import GatewaySettings
 from router.wire import REQUEST_ID
@@ -103,7 +104,7 @@ class Sender(Forwarder):
                 self.waited_s[name] = self.clock.now - self.waiting.pop(name)
         stream = json.loads(body)["stream"]
         kind = b"text/event-stream" if stream else b"application/json"
-        reply = Reply(cast(Any, None), 200, [(b"content-type", kind)])
+        reply = Reply(cast(Any, None), HeadKind(200, [(b"content-type", kind)]))
         event = b'{"choices":[{"index":0,"text":" w","finish_reason":"length"}]}'
         reply.take(b"data: " + event + b"\n\ndata: [DONE]\n\n" if stream else event)
         reply.end()

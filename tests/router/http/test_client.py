@@ -16,7 +16,7 @@ import uvloop
 from router.http.asgi import Responder
 from router.http.client import Awaited, Client, ConnectTimeout, NotConnected
 from router.http.errors import Headers, WorkerFailed
-from router.http.reply import ReplyHead, hop_by_hop
+from router.http.reply import HeadKind, ReplyHead, hop_by_hop
 from router.http.worker_connection import MOST_HEAD_BYTES, Connection
 from router.http.worker_reply import MOST_UNREAD_BYTES
 from tests.waiting import PATIENCE_S, until
@@ -353,11 +353,49 @@ NAMED: list[tuple[Headers, set[bytes]]] = [
 
 @pytest.mark.parametrize(("headers", "kept"), NAMED)
 def test_headers_that_connection_names_stay_behind(headers: Headers, kept: set[bytes]) -> None:
-    assert {name for name, _ in ReplyHead(200, headers).headers} == kept
+    assert {name for name, _ in head_of(200, headers).headers} == kept
     assert {name for name, _ in headers} - hop_by_hop(headers) == kept - {b"content-length"} | (
         {b"server"} & {name for name, _ in headers}
     )
-    assert b"content-length" not in dict(ReplyHead(304, headers).headers)
+    assert b"content-length" not in dict(head_of(304, headers).headers)
+
+
+def head_of(status: int, headers: Headers) -> ReplyHead:
+    return ReplyHead(HeadKind(status, headers), dict(headers).get(b"content-length"))
+
+
+async def test_each_answer_on_a_connection_has_its_own_head() -> None:
+    """Whatever the one before said: another status, other headers, another length, or none."""
+    day = b"date: Mon, 30 Nov 2026 00:00:0%d GMT\r\n"
+    heads = [
+        OK + day % 1 + b"x-a: 1\r\ncontent-length: 2\r\n\r\nab",
+        OK + day % 2 + b"x-a: 1\r\ncontent-length: 3\r\n\r\nabc",
+        OK + b"x-a: 2\r\ncontent-length: 3\r\n\r\nabc",
+        OK.replace(b"200", b"404") + b"x-a: 2\r\ncontent-length: 3\r\n\r\nabc",
+        OK + b"x-a: 2\r\ncontent-type: text/event-stream\r\ncontent-length: 3\r\n\r\nabc",
+        OK + b"x-a: 2\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        OK + b"x-a: 2\r\ncontent-length: 0\r\n\r\n",
+        OK + b"x-a: 1\r\ncontent-length: 2\r\n\r\nab",
+    ]
+    now = [b""]
+    async with serving(now) as worker:
+        for head in heads:
+            now[0], out = head, Out()
+            reply = await worker.client.post(
+                worker.url + "/", b"", b"", connect_s=PATIENCE_S, silence_s=PATIENCE_S
+            )
+            await reply.relay(out.write, out)
+            told = dict(
+                line.split(b": ") for line in head.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+            )
+            assert reply.status == int(head[9:12])
+            assert reply.is_stream == (b"event-stream" in head)
+            for name in (b"date", b"transfer-encoding", *[b"content-length"] * reply.is_stream):
+                told.pop(name, None)
+            assert dict(reply.headers) == told
+            own = [(b"x-a", b"3"), (b"x-own", b"4")]
+            assert dict(reply.with_own(own)) == {**dict(reply.headers), **dict(own)}
+        assert worker.connections == 1
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
