@@ -17,11 +17,12 @@ from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.admission.attempts import Attempts, Begun
 from router.gateway.admission.billing import used
-from router.gateway.admission.headers import read_hint, request_id, session_of, tenant_of
+from router.gateway.admission.headers import request_id, session_of
 from router.gateway.admission.keepalive import Comments
 from router.gateway.admission.kept_answers import KeptAnswers
 from router.gateway.admission.passage import Passage, raised
 from router.gateway.admission.retries import Tries
+from router.gateway.admission.said import Said, highest, said_in
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.prefixes import hashed
@@ -54,20 +55,13 @@ from router.http.errors import (
 from router.http.request_headers import (
     TIERS,
     Urgency,
-    read_keepalive,
     read_urgency,
 )
 from router.http.schemas import CompletionRequest
 from router.observe.logs import About, bind_request
-from router.observe.tracing import Tracing
+from router.observe.tracing import PARENT, Tracing
 from router.settings.gateway import GatewayTuning
-from router.wire import EXPECTED_TOKENS, WHY
-from solver.batching.priority import Priority
 from solver.cost.estimators import BYTES_PER_TOKEN
-
-
-def _highest(grant: Grant | None) -> Priority:
-    return Priority.INTERACTIVE if grant is None else grant.key.priority
 
 
 class Completions:
@@ -118,15 +112,15 @@ class Completions:
         Raises:
             RouterError: if it is refused.
         """
-        urgency = self._enter(scope, exchange)
+        said = self._enter(scope, exchange)
         body = self._bodies.at_once(scope, exchange.held)
         if body is None:
-            return self._read(scope, exchange, urgency)
+            return self._read(scope, exchange, said)
         self._take(exchange, body)
         exchange.request = request = self._bodies.outline_small(body, self._api)
         if request.previous or not self._names.is_plain(request.model):
-            return self._find(scope, exchange, urgency)
-        ticket = self._ask(scope, exchange, urgency, request.model)
+            return self._find(scope, exchange, said)
+        ticket = self._ask(scope, exchange, said, request.model)
         tries = self._attempts.begin(exchange)
         if not self._attempts.is_plain(exchange, ticket):
             return self.answer(exchange, ticket, tries, None)
@@ -141,7 +135,8 @@ class Completions:
             target += ("?" + query.decode("latin-1")).rstrip("?")
         held = Held(self._memory)
         exchange = Exchange(send, receive, record, target, scope["headers"], held, api=self._api)
-        trace = self._tracing.begin(exchange.headers)
+        traced = self._tracing.on or PARENT in fields(scope)
+        trace = self._tracing.begin(exchange.headers) if traced else None
         if trace is not None:
             exchange.trace_context, record.trace_id = trace, trace.id
             exchange.headers = trace.keep(exchange.headers)
@@ -178,22 +173,22 @@ class Completions:
     async def _serve(self, scope: Scope, exchange: Exchange) -> Outcome:
         return await self._read(scope, exchange, self._enter(scope, exchange))
 
-    def _enter(self, scope: Scope, exchange: Exchange) -> Urgency:
-        """It may come in, as far as its head tells; how urgent it is."""
-        grant: Grant | None = scope.get(GRANT)
-        urgency = read_urgency(scope, self._targets, highest=_highest(grant))
-        exchange.record.targets = urgency.targets  # who is refused has missed them
-        tenant = exchange.record.tenant = exchange.held.tenant = tenant_of(scope)
+    def _enter(self, scope: Scope, exchange: Exchange) -> Said:
+        """It may come in, as far as its head tells; what that says."""
+        said = said_in(scope, self._targets, self._tuning.sse_keepalive_s, exchange.record)
+        exchange.held.tenant = said.tenant
+        if exchange.trace_context is None:
+            exchange.headers = said.headers
         if BODY not in scope:
-            self._check_room(tenant)
-        return urgency
+            self._check_room(said.tenant)
+        return said
 
-    async def _read(self, scope: Scope, exchange: Exchange, urgency: Urgency) -> Outcome:
+    async def _read(self, scope: Scope, exchange: Exchange, said: Said) -> Outcome:
         self._take(exchange, await self._bodies.read(scope, exchange.receive, exchange.held))
         if CONTENT_ENCODING in fields(scope):  # it goes on as it was before
             exchange.headers = [pair for pair in exchange.headers if pair[0] != CONTENT_ENCODING]
         exchange.request = await self._bodies.outline(exchange.body, self._api)
-        return await self._find(scope, exchange, urgency)
+        return await self._find(scope, exchange, said)
 
     def _take(self, exchange: Exchange, body: bytes) -> None:
         """Its body is there."""
@@ -202,7 +197,7 @@ class Completions:
         self._check_room(exchange.record.tenant)
         self._accounts.begin(exchange.record)
 
-    async def _find(self, scope: Scope, exchange: Exchange, urgency: Urgency) -> Outcome:
+    async def _find(self, scope: Scope, exchange: Exchange, said: Said) -> Outcome:
         """Find whom it means, and ask."""
         assert exchange.request is not None
         grant: Grant | None = scope.get(GRANT)
@@ -212,11 +207,11 @@ class Completions:
         asked = exchange.request.model
         if not self._names.is_plain(asked):
             await self._name(exchange, scope, only, None if grant is None else grant.key.models)
-        ticket = self._ask(scope, exchange, urgency, asked)
+        ticket = self._ask(scope, exchange, said, asked)
         ticket.only, ticket.carried = only, carried
         return await self.answer(exchange, ticket, self._attempts.begin(exchange))
 
-    def _ask(self, scope: Scope, exchange: Exchange, urgency: Urgency, asked: str) -> Ticket:
+    def _ask(self, scope: Scope, exchange: Exchange, said: Said, asked: str) -> Ticket:
         """What is to be placed of one that asked for a model by this name.
 
         Raises:
@@ -224,27 +219,25 @@ class Completions:
         """
         assert exchange.request is not None
         grant: Grant | None = scope.get(GRANT)
-        request, record, told = exchange.request, exchange.record, fields(scope)
+        request, record, urgency = exchange.request, exchange.record, said.urgency
         if request.tier in TIERS:
-            highest = _highest(grant)
-            urgency = read_urgency(scope, self._targets, TIERS[request.tier], highest)
+            urgency = read_urgency(scope, self._targets, TIERS[request.tier], highest(grant))
             record.targets, exchange.tell_priority = urgency.targets, True
-        hint = read_hint(told.get(EXPECTED_TOKENS))
         if grant is not None:
             exchange.more = grant.headers
             grant.check_model(*self._names.names_of(request.model, asked))
             grant.check_claims(request.claims, self._tuning.relay)
-        ticket = self._ticket(exchange, request, hint, urgency)
+        ticket = self._ticket(exchange, request, said.hint, urgency)
         ticket.near = scope.get(NEAR)
-        session = session_of(scope) or request.session
+        session = said.session or request.session
         if session:
             ticket.session = f"{record.tenant}\0{session}"
         if grant is not None:
             exchange.reservation = grant.reserve(ticket.job.reserved_tokens)
         self._dispatcher.room.check(ticket)
-        if ticket.streamed and (every_s := read_keepalive(scope, self._tuning.sse_keepalive_s)):
-            exchange.comments = Comments(exchange, every_s)
-        exchange.why = WHY in told
+        if ticket.streamed and said.keepalive_s:
+            exchange.comments = Comments(exchange, said.keepalive_s)
+        exchange.why = said.why
         return ticket
 
     async def answer(

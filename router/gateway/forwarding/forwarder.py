@@ -11,15 +11,15 @@ from collections.abc import Awaitable
 from router.gateway.fleet.address import RANK
 from router.gateway.fleet.reports import complaint
 from router.gateway.fleet.worker import Worker
+from router.gateway.forwarding.remembered import Remembered, remembered
 from router.http.client import ConnectTimeout, NotConnected
 from router.http.connections import Connections
 from router.http.errors import Headers, WorkerRefused, WorkerUnconnected, WorkerUnreachable
-from router.http.reply import HOP_BY_HOP, hop_by_hop
+from router.http.reply import HOP_BY_HOP
 from router.http.request_headers import AUTHORIZATION, KEY_HEADERS
 from router.http.secret import SECRET
 from router.http.worker_connection import Connection, Reader
 from router.http.worker_reply import Reply
-from router.kv_wire import SESSION, apart_from_names
 from router.settings.gateway import GatewayTuning
 from router.wire import REQUEST_ID, TOLD
 
@@ -31,6 +31,10 @@ _RANK = frozenset((RANK,))  # a client's own is of no server that has been chose
 _AT_FAULT = (400, 422)  # with what a server says that a rank is none
 # What of an answer is read is read as it is.
 _NOT_RELAYED = _SET_ANEW | {b"accept-encoding", SECRET}
+
+
+def _left_out(headers: Remembered) -> frozenset[bytes]:
+    return _LEFT_OUT if headers.hops is HOP_BY_HOP else _NOT_SENT | headers.hops
 
 
 class Forwarder:
@@ -63,8 +67,8 @@ class Forwarder:
             WorkerUnreachable: if none begins.
             WorkerFailed: if it begins with a head that is too large: the work is done.
         """
-        hops = hop_by_hop(headers)
-        left_out = _LEFT_OUT if hops is HOP_BY_HOP else _NOT_SENT | hops
+        headers = remembered(headers)
+        left_out = _left_out(headers)
         if worker.rank is not None and not worker.address.refuses:
             return self._send_to_rank(url, headers, left_out, extra, body, worker)
         return self._send("POST", url, headers, left_out, extra, body, worker, fresh=fresh)
@@ -82,15 +86,14 @@ class Forwarder:
         """As `send`, if a connection is idle: the reader is told what becomes of it."""
         if worker.rank is not None and not worker.address.refuses:
             return None
-        hops = hop_by_hop(headers)
-        left_out = _LEFT_OUT if hops is HOP_BY_HOP else _NOT_SENT | hops
-        head = self._head(headers, left_out, extra, worker)
+        headers = remembered(headers)
+        head = self._head(headers, _left_out(headers), extra, worker)
         return self._client.post_at_once(url, head, body, silence_s=self._silence_s, reader=reader)
 
     async def _send_to_rank(
         self,
         url: str,
-        headers: Headers,
+        headers: Remembered,
         left_out: frozenset[bytes],
         extra: str,
         body: bytes,
@@ -119,7 +122,8 @@ class Forwarder:
             WorkerUnreachable, WorkerFailed: as `send`.
         """
         extra = f"{REQUEST_ID.decode()}: {name}\r\n"
-        left_out = _NOT_RELAYED | hop_by_hop(headers)
+        headers = remembered(headers)
+        left_out = _NOT_RELAYED | headers.hops
         return await self._send(method, url, headers, left_out, extra, body, worker)
 
     def has_key(self, worker: Worker) -> bool:
@@ -134,7 +138,7 @@ class Forwarder:
         self,
         method: str,
         url: str,
-        headers: Headers,
+        headers: Remembered,
         left_out: frozenset[bytes],
         extra: str,
         body: bytes,
@@ -164,7 +168,7 @@ class Forwarder:
         return WorkerUnreachable.of(worker.name, complaint(error, self._silence_s))
 
     def _head(
-        self, headers: Headers, left_out: frozenset[bytes], extra: str, worker: Worker
+        self, headers: Remembered, left_out: frozenset[bytes], extra: str, worker: Worker
     ) -> bytes:
         """Lines of the client's headers, but for those that are left out, and of our own."""
         own = self._own(worker)
@@ -172,9 +176,4 @@ class Forwarder:
             extra += own
             if _AUTHORIZATION in own:
                 left_out = left_out | KEY_HEADERS
-        kept = [
-            b"%b: %b\r\n" % (name, apart_from_names(value) if name == SESSION else value)
-            for name, value in headers
-            if name not in left_out
-        ]
-        return b"".join((*kept, extra.encode("latin-1")))
+        return headers.lines(left_out) + extra.encode("latin-1")
