@@ -68,8 +68,6 @@ class Cycle(RequestResponseCycle, Direct):
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer it; a body that is all there is at hand."""
-        if self.body or not self.more_body:
-            self.message_event.set()
         if not self.more_body:
             self.scope[BODY] = bytes(self.body)  # type: ignore[literal-required]
         self._loop = loop
@@ -83,6 +81,8 @@ class Cycle(RequestResponseCycle, Direct):
     def run(self, work: Coroutine[Any, Any, object]) -> None:
         """Part of `Direct`."""
         self._unwatch()
+        if self.body or not self.more_body:
+            self.message_event.set()
         self._task = self._loop.create_task(self._answer(work))
         self._tasks.add(self._task)
 

@@ -37,17 +37,17 @@ class Reply(ReplyHead):
         ended: no more of it comes.
     """
 
+    ended = False
+    _unread: bytearray | None = None
+    _feed: Callable[[bytes], None] | None = None
+    _out: Responder | None = None
+    _changed: Callable[[], None] | None = None
+    _wake: asyncio.Future[None] | None = None
+    _failure: Exception | None = None
+
     def __init__(self, connection: Source, kind: HeadKind, length: bytes | None = None) -> None:
         super().__init__(kind, length)
         self._connection: Source | None = connection
-        self._unread: list[bytes] = []
-        self._unread_bytes = 0
-        self._feed: Callable[[bytes], None] | None = None
-        self._out: Responder | None = None
-        self._changed: Callable[[], None] | None = None
-        self._wake: asyncio.Future[None] | None = None
-        self.ended = False
-        self._failure: Exception | None = None
 
     async def relay(self, feed: Callable[[bytes], None], out: Responder) -> None:
         """Give `feed` the body as it arrives, as fast as `out` takes what comes of it.
@@ -78,7 +78,7 @@ class Reply(ReplyHead):
         """
         self._feed, self._out, self._changed = feed, out, changed
         if self._unread:
-            unread, self._unread = b"".join(self._unread), []
+            unread, self._unread = bytes(self._unread), None
             feed(unread)
 
     def detach(self) -> None:
@@ -104,9 +104,10 @@ class Reply(ReplyHead):
     def take(self, data: bytes) -> bool:
         """More of the body has come; whether more may come now."""
         if self._feed is None or self._out is None:
-            self._unread.append(data)
-            self._unread_bytes += len(data)
-            return self._unread_bytes < MOST_UNREAD_BYTES
+            if self._unread is None:
+                self._unread = bytearray()
+            self._unread += data
+            return len(self._unread) < MOST_UNREAD_BYTES
         try:
             self._feed(data)
         except Exception as error:  # a defect of the reader's is the reader's

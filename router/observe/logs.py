@@ -34,19 +34,8 @@ def bind_request(request: str | None, trace_id: str | None) -> None:
     _bound_request.set((request, trace_id))
 
 
-class About:
-    """As `bind_request`, for as long as the context lasts: where many requests have their turn."""
-
-    __slots__ = ("_about", "_token")
-
-    def __init__(self, request: str | None, trace_id: str | None) -> None:
-        self._about = request, trace_id
-
-    def __enter__(self) -> None:
-        self._token = _bound_request.set(self._about)
-
-    def __exit__(self, *_: object) -> None:
-        _bound_request.reset(self._token)
+# For where many requests have their turns: set what lines are about, and reset it.
+set_about, reset_about = _bound_request.set, _bound_request.reset
 
 
 class _RequestFilter(logging.Filter):

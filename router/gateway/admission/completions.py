@@ -58,7 +58,7 @@ from router.http.request_headers import (
     read_urgency,
 )
 from router.http.schemas import CompletionRequest
-from router.observe.logs import About, bind_request
+from router.observe.logs import bind_request, reset_about, set_about
 from router.observe.tracing import PARENT, Tracing
 from router.settings.gateway import GatewayTuning
 from solver.cost.estimators import BYTES_PER_TOKEN
@@ -96,11 +96,13 @@ class Completions:
     def begin(self, scope: Scope, receive: Receive, out: Direct) -> None:
         """The same of one whose body has come, without a task as far as that goes."""
         exchange = self._open(scope, receive, out)
-        with About(exchange.record.id, exchange.record.trace_id):
-            try:
-                work = self._begin(scope, exchange, out)
-            except Exception as error:  # as in a task
-                work = raised(error)
+        before = set_about((exchange.record.id, exchange.record.trace_id))
+        try:
+            work = self._begin(scope, exchange, out)
+        except Exception as error:  # as in a task
+            work = raised(error)
+        finally:
+            reset_about(before)
         if work is not None:
             out.run(self.conclude(exchange, work))
 

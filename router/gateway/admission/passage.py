@@ -26,7 +26,7 @@ from router.http.asgi import Direct
 from router.http.errors import Outcome
 from router.http.worker_connection import Connection
 from router.http.worker_reply import Reply
-from router.observe.logs import About
+from router.observe.logs import reset_about, set_about
 
 
 class Whole(Protocol):
@@ -59,8 +59,8 @@ class Passage:
     """One request on its way; see the module."""
 
     __slots__ = (
-        "_attempts", "_connection", "_dispatcher", "_exchange", "_occupancy", "_out", "_outcome",
-        "_over", "_reply", "_ticket", "_tries", "_watched", "_whole", "_worker",
+        "_about", "_attempts", "_connection", "_dispatcher", "_exchange", "_occupancy", "_out",
+        "_outcome", "_over", "_reply", "_ticket", "_tries", "_watched", "_whole", "_worker",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +76,7 @@ class Passage:
         self._whole, self._attempts, self._dispatcher = whole, attempts, dispatcher
         self._exchange, self._ticket, self._tries = exchange, ticket, tries
         self._out, self._over, self._occupancy = out, False, 0.0
+        self._about = exchange.record.id, exchange.record.trace_id
         self._outcome: Outcome | None = None
         self._worker: Worker | None = None
         self._connection: Connection | None = None
@@ -94,11 +95,13 @@ class Passage:
             self._do(self._send, placement)
 
     def _do(self, step: Callable[..., None], *about: object) -> None:
-        with About(self._exchange.record.id, self._exchange.record.trace_id):
-            try:
-                step(*about)
-            except Exception as error:
-                self._hand_over(error)
+        before = set_about(self._about)
+        try:
+            step(*about)
+        except Exception as error:
+            self._hand_over(error)
+        finally:
+            reset_about(before)
 
     def done(self) -> bool:
         """Part of `Waiter`: it is told once."""

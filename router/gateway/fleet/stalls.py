@@ -45,6 +45,12 @@ class Watched:
         WorkerStalled: in place of what is inside, if the request is given up.
     """
 
+    begun = told = _given_up = False
+    _leave: Callable[[], object] | None = None
+    _task: asyncio.Task[object] | None = None
+    _others = 0  # cancellations that were asked for before
+    _alarm: asyncio.TimerHandle | None = None
+
     def __init__(
         self,
         guard: StallGuard,
@@ -54,15 +60,10 @@ class Watched:
         *,
         trial: bool,
     ) -> None:
-        self._guard, self._given_up = guard, False
-        self._leave: Callable[[], object] | None = None
-        self._task: asyncio.Task[object] | None = None
-        self._others = 0  # cancellations that were asked for before
-        self._alarm: asyncio.TimerHandle | None = None
+        self._guard = guard
         self.least_s, self.patience = least_s, patience
         self.may_leave, self.trial = may_leave, trial
         self.sent_s = time.monotonic()
-        self.begun = self.told = False
 
     def begin(self, leave: Callable[[], object]) -> None:
         """It is there from now on; `leave` takes it away."""

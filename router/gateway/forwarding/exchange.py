@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from router.gateway.accounting.keys import Reservation
@@ -14,7 +13,7 @@ from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.forwarding.attempt import Attempt
 from router.gateway.forwarding.continuation import Continuation, Diverged
 from router.http.apis import COMPLETIONS, Api
-from router.http.asgi import Receive, Responder, Send, respond, responder
+from router.http.asgi import Receive, Send, respond, responder
 from router.http.bodies import Held
 from router.http.errors import Headers, RequestError, RouterError, WorkerFailed, shortened
 from router.http.event_meter import EventMeter
@@ -41,7 +40,6 @@ class Ends(Protocol):
         ...
 
 
-@dataclass(eq=False, slots=True)
 class Exchange:
     """A request and its response.
 
@@ -71,42 +69,45 @@ class Exchange:
         comments: its client gets them while it waits.
     """
 
-    send: Send
-    receive: Receive
-    record: RequestRecord
-    target: str
-    headers: Headers
-    held: Held
-    received: float = field(default_factory=time.monotonic)
-    body: bytes = b""
+    # What most have of it; each has its own of what is set at its begin.
+    body = b""
     request: CompletionRequest | None = None
     sent: float | None = None
     first_byte: float | None = None
     first_token: float | None = None
-    why: bool = False
+    why = False
     meter: StreamMeter | EventMeter | JsonMeter | None = None
-    kept_alive: bool = False
-    streaming: bool = False
-    failed: bool = False
-    api: Api = COMPLETIONS
+    kept_alive = False
+    streaming = False
+    failed = False
     trace_context: TraceContext | None = None
     attempts: tuple[Attempt, ...] = ()
     usage: Usage | None = None
-    most: Usage = MOST
+    most = MOST
     unseen: int | None = None
     response_info: ResponseInfo | None = None
     continuation: Continuation | None = None
     more: Callable[[], Headers] | None = None
     reservation: Reservation | None = None
     blocks: Sequence[int] = ()
-    tell_priority: bool = False
+    tell_priority = False
     through: Continuation | None = None
     told: bytearray | None = None
     comments: Ends | None = None
-    out: Responder = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.out = responder(self.send)
+    def __init__(
+        self,
+        send: Send,
+        receive: Receive,
+        record: RequestRecord,
+        target: str,
+        headers: Headers,
+        held: Held,
+        api: Api = COMPLETIONS,
+    ) -> None:
+        self.send, self.receive, self.record, self.target = send, receive, record, target
+        self.headers, self.held, self.api = headers, held, api
+        self.received, self.out = time.monotonic(), responder(send)
 
     @property
     def recorded(self) -> bool:
