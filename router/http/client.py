@@ -24,6 +24,7 @@ class ConnectTimeout(TimeoutError):
     """Nor was one refused, in all the time that there was."""
 
 
+MOST_TARGETS = 1024  # that are remembered: as clients ask, a few at each worker
 # By host and port, whose certificate is to be there, if that is not the host's.
 TlsNames = dict[tuple[str, int], str]
 
@@ -76,6 +77,7 @@ class Client:
     ) -> None:
         self._keep_alive_s = keep_alive_s
         self._origins: dict[str, _Origin] = {}
+        self._targets: dict[str, tuple[_Origin, bytes]] = {}
         self._tls, self._tls_names = tls, {} if tls_names is None else tls_names
 
     async def post(
@@ -130,12 +132,17 @@ class Client:
 
     def _at(self, url: str) -> tuple[_Origin, bytes]:
         """Where it leads, and what is asked for there."""
-        slash = url.find("/", url.find("://") + 3)
-        where = url[:slash]
-        origin = self._origins.get(where)
-        if origin is None:
-            origin = self._origins[where] = _Origin(where)
-        return origin, url[slash:].encode("latin-1")
+        found = self._targets.get(url)
+        if found is None:
+            slash = url.find("/", url.find("://") + 3)
+            where = url[:slash]
+            origin = self._origins.get(where)
+            if origin is None:
+                origin = self._origins[where] = _Origin(where)
+            if len(self._targets) >= MOST_TARGETS:
+                self._targets.clear()
+            found = self._targets[url] = origin, url[slash:].encode("latin-1")
+        return found
 
     @staticmethod
     def _kept(origin: _Origin) -> Connection | None:

@@ -14,6 +14,7 @@ An application names its hot routes in ``app.state.hot``, by path.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     RequestResponseCycle,
 )
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from router.http.asgi import BODY, FIELDS, Direct, Message, Receive, Scope, Send, respond
 from router.http.errors import Headers, error_body
@@ -46,6 +48,8 @@ class Cycle(RequestResponseCycle, Direct):
         endpoint: what answers it.
     """
 
+    logger = logging.getLogger("uvicorn.error")
+    waiting_for_100_continue = False
     access_log = disconnected = response_started = response_complete = False
     chunked_encoding: bool | None = None
     more_body, expected_content_length = True, 0
@@ -60,9 +64,10 @@ class Cycle(RequestResponseCycle, Direct):
         self._tasks: set[Any] = protocol.tasks
         self.endpoint, self._begin = endpoint, getattr(endpoint, "begin", None)
         self.scope, self.transport, self.flow = protocol.scope, protocol.transport, protocol.flow
-        self.logger, self.default_headers = protocol.logger, protocol.server_state.default_headers
+        self.default_headers = protocol.server_state.default_headers
         self.message_event, self.on_response = protocol.event, protocol.on_response_complete
-        self.waiting_for_100_continue = protocol.expect_100_continue
+        if protocol.expect_100_continue:
+            self.waiting_for_100_continue = True
         self.keep_alive = keep_alive and CLOSE not in self.default_headers
         self.body = bytearray()
 
@@ -264,7 +269,7 @@ class HotProtocol(SlowReaders):
         body = known.body_of(data)
         if body is None:
             return False
-        self._new_heads = 0
+        self._new_heads, self.expect_100_continue = 0, False
         scope: Any = known.scope.copy()
         self.scope = scope
         self.event.clear()
@@ -284,6 +289,12 @@ class HotProtocol(SlowReaders):
 
     def _take_usual_scope(self) -> None:
         """That which frameworks ask for."""
+        if self.scheme is None:
+            self.server, self.client = (
+                get_local_addr(self.transport),
+                get_remote_addr(self.transport),
+            )
+            self.scheme = "https" if is_ssl(self.transport) else "http"
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.headers.extend(headers)

@@ -96,8 +96,12 @@ class BoundedProtocol(HotProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Who connects and says nothing has as long as who says nothing more."""
         super().connection_made(transport)
-        self.flow, self._idle_since_s = _Flow(transport), self.loop.time()
+        self._idle_since_s = self.loop.time()
         self._await_request(self.timeout_keep_alive)
+
+    def make_flow(self, transport: asyncio.Transport) -> _Flow:
+        """One that can be held."""
+        return _Flow(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """No timer outlives it."""
