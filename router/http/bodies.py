@@ -146,18 +146,18 @@ class BodyReader:
         return await self.decode(body, encoding, held) if encoding else body
 
     def at_once(self, scope: Scope, held: Held) -> bytes | None:
-        """A body that has come with its head, if it is small, and as it is.
+        """A body that has come with its head, if it is small; its head has been looked at.
 
         Raises:
             RequestError, RouterError: as `read`.
         """
         body: bytes = scope[BODY]
-        if len(body) > SMALL or header(scope, HEADER) is not None:
+        size = len(body)
+        if size > SMALL:
             return None
-        check_type(scope)
-        if len(body) > self._limit:
+        if size > self._limit:
             raise too_large(self._limit)
-        held.take(len(body))
+        held.take(size)
         return body
 
     def _encoding(self, scope: Scope) -> str:

@@ -33,6 +33,7 @@ from router.http.slow_readers import SlowReaders
 Endpoint = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 _NO_BODY = frozenset((204, 304))
+_LINE = b"%b: %b\r\n"
 # Of all answers of a server that is about to go, see `router.http.serving`.
 CLOSE = (b"connection", b"close")
 
@@ -161,7 +162,7 @@ class Cycle(RequestResponseCycle, Direct):
         """Part of `Responder`; the head goes with what comes first after it."""
         assert not self.response_started
         self.response_started = True
-        lines = [b"%b: %b\r\n" % pair for pair in headers]
+        lines = list(map(_LINE.__mod__, headers))
         self.chunked_encoding = status not in _NO_BODY and b"content-length" not in dict(headers)
         if self.chunked_encoding:
             lines.append(b"transfer-encoding: chunked\r\n")

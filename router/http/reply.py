@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 from router.http.errors import Headers, retry_after
 
 # Meant for one connection only (RFC 9110 section 7.6.1), or set anew for the next one.
@@ -14,7 +16,7 @@ HOP_BY_HOP = frozenset(
 LIMITS = b"x-ratelimit-"
 _NOT_RETURNED = frozenset((b"server", b"date"))
 _LEFT_OUT = HOP_BY_HOP | _NOT_RETURNED
-_LENGTH = b"content-length"
+_LENGTH, _NAME = b"content-length", itemgetter(0)
 MOST_BESIDE = 16  # sets of names, of which there are a few
 _NO_BODY = frozenset((204, 304))
 _USUAL = frozenset((b"close", b"keep-alive"))
@@ -99,7 +101,7 @@ class ReplyHead:
 
     def with_own(self, own: Headers) -> Headers:
         """Its headers with others' in their place: of limits it tells none beside the gateway's."""
-        return self._kind.beside(tuple([name for name, _ in own])) + self._more + own
+        return self._kind.beside(tuple(map(_NAME, own))) + self._more + own
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that name (lower case)."""

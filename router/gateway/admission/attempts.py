@@ -18,7 +18,7 @@ from functools import partial
 from math import inf
 
 from router.gateway.accounting.accounts import Accounts
-from router.gateway.accounting.slo import Felt
+from router.gateway.admission.answers import Answers, GoOn
 from router.gateway.admission.billing import Billing, note_unseen
 from router.gateway.admission.headers import for_worker, named_for_cache
 from router.gateway.admission.kept_answers import KeptAnswers
@@ -32,7 +32,6 @@ from router.gateway.forwarding.attempt import begin_attempt
 from router.gateway.forwarding.continuation import Continuation, Diverged, is_determined
 from router.gateway.forwarding.exchange import Exchange
 from router.gateway.forwarding.forwarder import Forwarder
-from router.gateway.forwarding.verdict import Verdict, verdict, wait_s
 from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.ticket import Placement, Ticket
 from router.http.errors import (
@@ -46,20 +45,10 @@ from router.http.errors import (
     WorkerRefused,
     WorkerUnconnected,
     WorkerUnreachable,
-    outcome_of_status,
 )
-from router.http.secret import CHALLENGE, is_challenge
-from router.http.usage import Usage
 from router.http.worker_connection import Connection, Reader
-from router.http.worker_reply import Reply
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewayTuning
-from router.wire import FULL, RECALLED
-from solver.cost.model import span_s
-
-# Gaps between a stream's tokens that tell how fast its worker makes them; a time that has a prefill
-# and perhaps a queue in it tells less.
-LEAST_GAPS, WHOLE_WEIGHT = 8, 0.5
 
 
 @dataclass(slots=True)
@@ -84,16 +73,12 @@ class Begun:
             del error  # its frames would hold it: a circle is garbage
 
 
-class _GoOn(Exception):
-    """This worker has not answered the request, which is to go on; `error` says why."""
-
-    def __init__(self, error: WorkerUnreachable) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
 class Attempts:
-    """See the module."""
+    """See the module.
+
+    Attributes:
+        answers: what becomes of those that begin.
+    """
 
     def __init__(
         self,
@@ -108,8 +93,11 @@ class Attempts:
     ) -> None:
         self._retries, self._continues = Retries(tuning, dispatcher), tuning.continue_streams
         self._conditions, self._dispatcher, self._shedding = conditions, dispatcher, shedding
-        self._forwarder, self._accounts, self._metrics = forwarder, accounts, metrics
-        self._kept, self._billing = kept, Billing(dispatcher, accounts)
+        self._forwarder, self._metrics = forwarder, metrics
+        self._billing = Billing(dispatcher, accounts)
+        self.answers = Answers(
+            self._retries, conditions, dispatcher, shedding, forwarder, accounts, kept
+        )
 
     def is_plain(self, exchange: Exchange, ticket: Ticket) -> bool:
         """Whether nothing but its worker and its client decides what becomes of it."""
@@ -149,7 +137,7 @@ class Attempts:
                 exchange.record.recalled = ticket.recalled = ticket.recalled + 1
                 self._metrics.recalled.inc()
                 exchange.end_attempt("recalled", failed=False)
-            except _GoOn as going:
+            except GoOn as going:
                 if not going.error.untouched:
                     failure = going.error
                 self._leave(exchange, ticket, worker, going.error)
@@ -204,7 +192,7 @@ class Attempts:
 
         Raises:
             RecalledError: if it has given the request back, having been asked to.
-            _GoOn: if it has not begun to answer, and another is to be asked.
+            GoOn: if it has not begun to answer, and another is to be asked.
             WorkerError: if it has failed, and nobody else is to be asked.
         """
         worker, tries = at.worker, at.tries
@@ -223,7 +211,7 @@ class Attempts:
             self._not_reached(ticket, worker, error)
             if not self._retries.while_unsent():
                 raise
-            raise _GoOn(error) from error
+            raise GoOn(error) from error
         except (WorkerUnreachable, WorkerFailed) as error:
             self._conditions.failed(worker, error.reason, trial=ticket.trial)
             if not exchange.may_go_on:
@@ -232,7 +220,7 @@ class Attempts:
         try:
             if not self._retries.after_failure(ticket, worker, tries):
                 raise failure
-            raise _GoOn(failure)
+            raise GoOn(failure)
         finally:
             del failure  # its frames would hold it: a circle is garbage
 
@@ -256,9 +244,11 @@ class Attempts:
         url, headers, extra, body = self._request(exchange, ticket, worker)
         reply = await self._forwarder.send(url, headers, extra, body, worker=worker, fresh=at.fresh)
         try:
-            feed, occupancy = self.open(exchange, ticket, worker, at.tries, reply, on_progress)
+            feed, occupancy = self.answers.open(
+                exchange, ticket, worker, at.tries, reply, on_progress
+            )
             await reply.relay(feed, exchange.out)
-            return self.close(exchange, ticket, worker, reply, occupancy)
+            return self.answers.close(exchange, ticket, worker, reply, occupancy)
         finally:
             reply.close()
 
@@ -273,54 +263,6 @@ class Attempts:
         """What it means that no answer has begun."""
         return self._forwarder.failure(worker, error) if isinstance(error, OSError) else error
 
-    def open(
-        self,
-        exchange: Exchange,
-        ticket: Ticket,
-        worker: Worker,
-        tries: Tries,
-        reply: Reply,
-        on_progress: Callable[[], None],
-    ) -> tuple[Callable[[bytes], None], float]:
-        """An answer has begun: what takes it as it comes, and how occupied its worker is.
-
-        Raises:
-            RecalledError, _GoOn: if this is not to be the request's answer.
-            WorkerFailed: if it cannot be read.
-        """
-        good = self._judge(reply, ticket, worker, tries)
-        streams, begun = reply.is_stream, reply.status != 200
-
-        def progress(events: int) -> None:
-            nonlocal good, begun
-            on_progress()
-            if events:
-                worker.load.progress(ticket, events)
-            if not begun and (events or not streams):
-                begun = True
-                self._dispatcher.begun(ticket, worker, streams=streams)
-            if good:
-                good = False
-                self._conditions.served(worker, trial=ticket.trial)
-
-        noted = self._kept.noting(exchange, worker, progress) if exchange.api.kept else progress
-        return exchange.open(reply, worker.name, noted), worker.load.occupancy(worker.slots, 0)
-
-    def close(
-        self, exchange: Exchange, ticket: Ticket, worker: Worker, reply: Reply, occupancy: float
-    ) -> Outcome:
-        """All of it has come, from a worker that was so occupied as it began.
-
-        Raises:
-            WorkerFailed: if that is no answer.
-        """
-        usage = exchange.close(reply, worker.name)
-        if exchange.failed:
-            return Outcome.FAILED
-        if reply.status == 200:
-            self._answered(exchange, ticket, worker, usage, occupancy)
-        return outcome_of_status(reply.status)
-
     def _request(
         self, exchange: Exchange, ticket: Ticket, worker: Worker
     ) -> tuple[str, Headers, str, bytes]:
@@ -333,87 +275,3 @@ class Attempts:
             headers, more, body = named_for_cache(ticket, worker.cache, headers, body)
             extra += more
         return worker.url + exchange.target, headers, extra, body
-
-    def _answered(
-        self,
-        exchange: Exchange,
-        ticket: Ticket,
-        worker: Worker,
-        usage: Usage | None,
-        occupancy: float,
-    ) -> None:
-        """The worker, which was taken to that `occupancy` then, has answered it in full."""
-        assert exchange.request is not None
-        record = exchange.record
-        self._accounts.learn(exchange.request, record, usage)
-        if usage is not None and usage.tokens:
-            if ticket.session:
-                self._dispatcher.answered(ticket, worker, usage.tokens)
-            if exchange.answer_id is not None:
-                self._kept.remember(exchange.answer_id, worker, record.tenant, usage.tokens)
-        self._learn(worker, exchange, ticket, occupancy)
-        if self._shedding.on:
-            felt = Felt.of(exchange.timing(), record.output_tokens, record.choices)
-            self._shedding.saw(worker, felt)
-
-    def _judge(self, reply: Reply, ticket: Ticket, worker: Worker, tries: Tries) -> bool:
-        """Whether its status says that the worker serves; it is the request's answer anyway.
-
-        Raises:
-            RecalledError, _GoOn: if this is not to be the request's answer.
-            WorkerFailed: if it cannot be read.
-        """
-        if reply.is_compressed:
-            raise WorkerFailed("Its answer is compressed, which nobody has asked for.")
-        status = reply.status
-        kind = verdict(status, has_deadline=ticket.due_s != inf)
-        if status == 401 and self._knows_not_us(reply, worker):
-            kind = Verdict.FAILED
-        if kind is Verdict.ANSWER:
-            return True
-        if status == 503 and ticket.recall_pending and reply.has(RECALLED):
-            raise RecalledError
-        if status == 503 and reply.has(FULL):
-            worker.filled()
-            raise _GoOn(WorkerBusy("The worker's slots are taken by other gateways.", "full"))
-        if kind is Verdict.FAILED:
-            why = f"it answered a request with {status}"
-            if status < 400:
-                to = (reply.header(b"location") or b"").decode("latin-1")
-                why = f"it redirects a request to {to[:200]}: name that server instead"
-            self._conditions.failed(worker, why, trial=ticket.trial)
-            if self._retries.after_failure(ticket, worker, tries):
-                raise _GoOn(WorkerUnreachable(f"The worker answered {status}.", f"status_{status}"))
-            return False
-        for_s = wait_s(reply.header(b"retry-after"), kind)
-        said = "is full or not ready" if kind is Verdict.FULL else "limits its requests"
-        self._conditions.busy(worker, f"it {said}: {status}", for_s, trial=ticket.trial)
-        alone = kind is Verdict.FULL
-        if self._retries.while_full(ticket, worker, tries, for_s or 0.0, alone=alone):
-            raise _GoOn(WorkerBusy(f"The worker {said}.", "busy"))
-        reply.retry_after(self._dispatcher.room.retry_after_s(ticket))
-        return False
-
-    def _knows_not_us(self, reply: Reply, worker: Worker) -> bool:
-        """Whether it is the gateway that a worker answers so, and not the client."""
-        challenged = is_challenge(reply.status, reply.header(CHALLENGE[0]))
-        return challenged or self._forwarder.has_key(worker)
-
-    def _learn(self, worker: Worker, exchange: Exchange, ticket: Ticket, occupancy: float) -> None:
-        """Correct the scale of a worker whose cost model is only assumed.
-
-        By the gaps between a stream's tokens, in which there is no queue; else by the whole time,
-        unless that may have one in it. `occupancy` is that of its begin.
-        """
-        record = exchange.record
-        if worker.state is not None or not record.output_tokens or exchange.sent is None:
-            return
-        occupancy = (occupancy + worker.load.occupancy(worker.slots, 0)) / 2.0
-        prompt, output = float(record.prompt_tokens), record.output_tokens / record.choices
-        now, cost = time.monotonic(), worker.base_cost
-        if exchange.first_token is not None and output >= LEAST_GAPS:
-            round_s = span_s(cost, prompt, output, occupancy) - cost.prefill_s(prompt)
-            worker.speed.rounds.observe(round_s * (1 - 1 / output), now - exchange.first_token)
-        elif not worker.has_queue_for(ticket):
-            predicted_s = span_s(cost, prompt, output, occupancy)
-            worker.speed.rounds.observe(predicted_s, now - exchange.sent, WHOLE_WEIGHT)

@@ -115,7 +115,7 @@ class Completions:
             RouterError: if it is refused.
         """
         said = self._enter(scope, exchange)
-        body = self._bodies.at_once(scope, exchange.held)
+        body = None if said.encoded else self._bodies.at_once(scope, exchange.held)
         if body is None:
             return self._read(scope, exchange, said)
         self._take(exchange, body)
@@ -187,7 +187,7 @@ class Completions:
 
     async def _read(self, scope: Scope, exchange: Exchange, said: Said) -> Outcome:
         self._take(exchange, await self._bodies.read(scope, exchange.receive, exchange.held))
-        if CONTENT_ENCODING in fields(scope):  # it goes on as it was before
+        if said.encoded:  # it goes on as it was before
             exchange.headers = [pair for pair in exchange.headers if pair[0] != CONTENT_ENCODING]
         exchange.request = await self._bodies.outline(exchange.body, self._api)
         return await self._find(scope, exchange, said)

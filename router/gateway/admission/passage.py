@@ -58,10 +58,12 @@ async def raised(error: BaseException) -> Outcome:
 class Passage:
     """One request on its way; see the module."""
 
-    __slots__ = (
-        "_about", "_attempts", "_connection", "_dispatcher", "_exchange", "_occupancy", "_out",
-        "_outcome", "_over", "_reply", "_ticket", "_tries", "_watched", "_whole", "_worker",
-    )  # fmt: skip
+    _over, _occupancy = False, 0.0
+    _outcome: Outcome | None = None
+    _worker: Worker | None = None
+    _connection: Connection | None = None
+    _watched: Watched | None = None
+    _reply: Reply | None = None
 
     def __init__(
         self,
@@ -75,13 +77,7 @@ class Passage:
     ) -> None:
         self._whole, self._attempts, self._dispatcher = whole, attempts, dispatcher
         self._exchange, self._ticket, self._tries = exchange, ticket, tries
-        self._out, self._over, self._occupancy = out, False, 0.0
-        self._about = exchange.record.id, exchange.record.trace_id
-        self._outcome: Outcome | None = None
-        self._worker: Worker | None = None
-        self._connection: Connection | None = None
-        self._watched: Watched | None = None
-        self._reply: Reply | None = None
+        self._out, self._about = out, (exchange.record.id, exchange.record.trace_id)
 
     def begin(self) -> None:
         """Ask for a place.
@@ -89,8 +85,8 @@ class Passage:
         Raises:
             UnplannableError: if its size is none.
         """
-        placement = self._dispatcher.ask(self._ticket, self)
         self._out.watch(self._left, self._stopped)
+        placement = None if self._over else self._dispatcher.ask(self._ticket, self)
         if placement is not None:
             self._do(self._send, placement)
 
@@ -142,7 +138,7 @@ class Passage:
     def _open(self, reply: Reply) -> None:
         assert self._worker is not None
         assert self._watched is not None
-        feed, self._occupancy = self._attempts.open(
+        feed, self._occupancy = self._attempts.answers.open(
             self._exchange, self._ticket, self._worker, self._tries, reply, self._watched.heard
         )
         reply.attach(feed, self._out, self._changed)
@@ -165,7 +161,7 @@ class Passage:
         assert self._worker is not None
         exchange, ticket, worker = self._exchange, self._ticket, self._worker
         reply.check()
-        outcome = self._attempts.close(exchange, ticket, worker, reply, self._occupancy)
+        outcome = self._attempts.answers.close(exchange, ticket, worker, reply, self._occupancy)
         self._let_go()
         self._attempts.release(exchange, ticket, worker)
         self._worker = None

@@ -10,6 +10,8 @@ from router.gateway.admission.headers import read_hint, session_of, tenant_of
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.forwarding.remembered import Remembered
 from router.http.asgi import SAID, Scope, fields
+from router.http.bodies import check_type
+from router.http.encodings import HEADER as CONTENT_ENCODING
 from router.http.request_headers import Urgency, read_keepalive, read_urgency
 from router.wire import EXPECTED_TOKENS, WHY
 from solver.batching.priority import Priority
@@ -28,6 +30,7 @@ class Said:
         why: whether their client wants to know why each went where it went.
         keepalive_s: seconds between comments of a stream that waits; 0: none.
         headers: for their workers.
+        encoded: whether their bodies are to be decoded.
     """
 
     urgency: Urgency
@@ -37,6 +40,7 @@ class Said:
     why: bool
     keepalive_s: float
     headers: Remembered
+    encoded: bool
 
 
 def highest(grant: Grant | None) -> Priority:
@@ -69,6 +73,7 @@ def _read(
     urgency = read_urgency(scope, defaults, highest=highest(grant))
     record.targets = urgency.targets
     record.tenant = tenant_of(scope)
+    check_type(scope)
     return Said(
         urgency,
         record.tenant,
@@ -77,4 +82,5 @@ def _read(
         WHY in told,
         read_keepalive(scope, keepalive_s),
         Remembered(scope["headers"]),
+        CONTENT_ENCODING in told,
     )
