@@ -109,7 +109,7 @@ async def told(
     answers: list[bytes] = []
     with FaultyServer(answer, others=elsewhere) as server:
         async with gateway(server.url) as (port, busy):
-            while f'"{MODEL}"' not in await page(port, "/v1/models"):
+            while f'"{MODEL}"' not in await page(port, "/v1/models"):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             for _ in range(REQUESTS):
