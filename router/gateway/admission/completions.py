@@ -164,6 +164,7 @@ class Completions:
     def end(self, exchange: Exchange, outcome: Outcome) -> None:
         """It has ended so."""
         record, trace = exchange.record, exchange.trace_context
+        exchange.end_comments()
         exchange.held.let_go()
         if exchange.reservation is not None:
             exchange.reservation.settle(used(exchange))
@@ -251,13 +252,10 @@ class Completions:
             RouterError: if nobody answers it.
             ClientDisconnected: if nobody waits for that.
         """
-        try:
-            with DisconnectWatch(exchange.receive, exchange.send):
-                outcome = await self._attempts.run(exchange, ticket, tries, begun)
-                await exchange.out.drain()
-                return outcome
-        finally:
-            exchange.end_comments()
+        with DisconnectWatch(exchange.receive, exchange.send):
+            outcome = await self._attempts.run(exchange, ticket, tries, begun)
+            await exchange.out.drain()
+            return outcome
 
     def _check_room(self, tenant: str) -> None:
         """Who has not sent its body yet takes no place.

@@ -178,7 +178,6 @@ class Passage:
     def _end(self, outcome: Outcome) -> None:
         self._over = True
         self._out.finish()
-        self._exchange.end_comments()
         self._whole.end(self._exchange, outcome)
 
     def _left(self) -> None:

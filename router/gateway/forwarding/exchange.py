@@ -301,6 +301,7 @@ class Exchange:
 
     async def send_error(self, error: RouterError) -> None:
         """The error as a response, or at the end of one that has begun."""
+        self.end_comments()
         self.record.error = str(error)
         if self.first_byte is None and not self.kept_alive:
             self.record.status = error.status

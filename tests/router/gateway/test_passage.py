@@ -18,6 +18,7 @@ from tests.faulty_server import (
     Answer,
     Call,
     FaultyServer,
+    after,
     chunk,
     good,
     never,
@@ -162,3 +163,30 @@ def test_it_ends_as_in_a_task_and_nothing_is_left(
         assert both[0] == both[1]
     assert both[0][2] == both[1][2] == '"in_flight":0'
     assert any("makespan_requests_total" in line for line in both[0][1])
+
+
+@pytest.mark.parametrize("answer", [status(500), never], ids=["failed", "silent"])
+def test_comments_end_with_their_stream(answer: Answer) -> None:
+    """A stream that has had some, and then an error: nothing comes after its end."""
+    asyncio.run(comments_end(answer))
+
+
+async def comments_end(answer: Answer) -> None:
+    with FaultyServer(after(0.3, answer), others=elsewhere) as server:
+        async with gateway(server.url) as (port, busy):
+            while f'"{MODEL}"' not in await page(port, "/v1/models"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(
+                asked(True).replace(b"\r\n\r\n", b"\r\nx-makespan-keepalive-s: 0.1\r\n\r\n")
+            )
+            told = await reader.readuntil(b": waiting")
+            if answer is never:
+                writer.transport.abort()
+            else:
+                told += await reader.readuntil(b"0\r\n\r\n")
+                assert b'"error"' in told
+                with pytest.raises(TimeoutError):  # longer than between comments
+                    await asyncio.wait_for(reader.read(1), 0.3)
+                writer.close()
+            await until(lambda: not busy())
