@@ -74,15 +74,15 @@ class Cycle(RequestResponseCycle, Direct):
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer it; a body that is all there is at hand."""
-        if not self.more_body:
-            self.scope[BODY] = bytes(self.body)  # type: ignore[literal-required]
-        self._loop = loop
         scope: Any = self.scope
         receive: Any = self.receive
-        if self._begin is None or self.more_body:
-            self.run(self.endpoint(scope, receive, self))
-        else:
-            self._begin(scope, receive, self)
+        self._loop = loop
+        if not self.more_body:
+            scope[BODY] = bytes(self.body)
+            if self._begin is not None:
+                self._begin(scope, receive, self)
+                return
+        self.run(self.endpoint(scope, receive, self))
 
     def run(self, work: Coroutine[Any, Any, object]) -> None:
         """Part of `Direct`."""

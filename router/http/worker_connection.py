@@ -77,8 +77,10 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether it may carry another request: who closes second meets a reset."""
-        open_ = self._transport is not None and not self._transport.is_closing()
-        return open_ and self._loop.time() - self._heard_s < self._keep_alive_s
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
+        return self._loop.time() - self._heard_s < self._keep_alive_s
 
     @property
     def closed_unheard(self) -> bool:
@@ -245,6 +247,11 @@ class Connection(asyncio.Protocol):
         if self._paused and self._transport is not None:
             self._paused, self._heard_s = False, self._loop.time()
             self._transport.resume_reading()
+
+    def drop(self) -> None:
+        """Nobody wants its answer; one that has come whole is none that would have to end."""
+        if not self._complete:
+            self.abort()
 
     def abort(self) -> None:
         """Close it, whatever it is doing."""

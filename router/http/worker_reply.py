@@ -25,7 +25,7 @@ class Source(Protocol):
         """More of it may come."""
         ...
 
-    def abort(self) -> None:
+    def drop(self) -> None:
         """Nobody wants it any more."""
         ...
 
@@ -139,4 +139,4 @@ class Reply(ReplyHead):
         """Let go of it; if it has not ended, the worker sees its client leave."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.abort()
+            connection.drop()

@@ -18,7 +18,7 @@ from router.http.client import Awaited, Client, ConnectTimeout, NotConnected
 from router.http.errors import Headers, WorkerFailed
 from router.http.reply import HeadKind, ReplyHead, hop_by_hop
 from router.http.worker_connection import MOST_HEAD_BYTES, Connection
-from router.http.worker_reply import MOST_UNREAD_BYTES
+from router.http.worker_reply import MOST_UNREAD_BYTES, Reply
 from tests.waiting import PATIENCE_S, until
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -314,6 +314,39 @@ async def test_who_lets_go_as_its_answer_ends_leaves_the_connection_to_the_next(
         reply, out = await asyncio.wait_for(next_one[0].begun, PATIENCE_S), Out()
         await reply.relay(out.write, out)
         assert (bytes(out.taken), worker.connections) == (b"hello", 1)
+
+
+class Refuser:
+    """Wants no answer, whatever it is."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def answered(self, reply: Reply) -> None:
+        self.told += 1
+        reply.close()
+
+    def failed(self, error: Exception) -> None:
+        raise AssertionError from error
+
+
+async def test_an_answer_that_has_come_whole_costs_no_connection_though_nobody_wants_it() -> None:
+    """One of which more would come does: its worker is to see it."""
+    for answer, connections in ((WHOLE, 1), (WHOLE[:-1], 2)):
+        await refuse(answer, connections)
+
+
+async def refuse(answer: bytes, connections: int) -> None:
+    now = [WHOLE]
+    async with serving(now) as worker:
+        await post(worker)
+        now[0], refuser = answer, Refuser()
+        url = worker.url + "/"
+        assert worker.client.post_at_once(url, b"", b"", silence_s=PATIENCE_S, reader=refuser)
+        await until(lambda: bool(refuser.told))
+        now[0] = WHOLE
+        assert await post(worker) == (200, b"hello")
+        assert (refuser.told, worker.connections) == (1, connections)
 
 
 async def test_a_slow_client_holds_the_worker_up_and_gets_it_all() -> None:
