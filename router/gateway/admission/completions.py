@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Collection, Coroutine
-from dataclasses import replace
+from collections.abc import Awaitable, Coroutine
 from math import inf
 from typing import Any
 
@@ -17,16 +16,16 @@ from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.admission.attempts import Attempts, Begun
 from router.gateway.admission.billing import used
-from router.gateway.admission.headers import request_id, session_of
+from router.gateway.admission.headers import request_id
 from router.gateway.admission.keepalive import Comments
 from router.gateway.admission.kept_answers import KeptAnswers
+from router.gateway.admission.meant import Meant
 from router.gateway.admission.passage import Passage, raised
 from router.gateway.admission.retries import Tries
 from router.gateway.admission.said import Said, highest, said_in
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.prefixes import hashed
-from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.exchange import Exchange
 from router.gateway.forwarding.spans import request_span
@@ -61,7 +60,6 @@ from router.http.schemas import CompletionRequest
 from router.observe.logs import bind_request, reset_about, set_about
 from router.observe.tracing import PARENT, Tracing
 from router.settings.gateway import GatewayTuning
-from solver.cost.estimators import BYTES_PER_TOKEN
 
 
 class Completions:
@@ -86,7 +84,7 @@ class Completions:
         self._attempts, self._targets = attempts, tuning.targets()
         self._accounts, self._bodies, self._api = accounts, bodies, api
         self._memory, self._drain, self._tracing = memory, drain, tracing
-        self._kept, self._names = kept, names
+        self._names, self._meant = names, Meant(workers, kept, names, bodies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it whatever happens."""
@@ -203,13 +201,8 @@ class Completions:
     async def _find(self, scope: Scope, exchange: Exchange, said: Said) -> Outcome:
         """Find whom it means, and ask."""
         assert exchange.request is not None
-        grant: Grant | None = scope.get(GRANT)
-        only, carried = None, 0
-        if exchange.request.previous:
-            only, carried = await self._go_on(exchange, grant)
         asked = exchange.request.model
-        if not self._names.is_plain(asked):
-            await self._name(exchange, scope, only, None if grant is None else grant.key.models)
+        only, carried = await self._meant.find(exchange, scope)
         ticket = self._ask(scope, exchange, said, asked)
         ticket.only, ticket.carried = only, carried
         return await self.answer(exchange, ticket, self._attempts.begin(exchange))
@@ -265,46 +258,6 @@ class Completions:
         """
         self._drain.check()
         self._dispatcher.room.check_requests(self._accounts.here, tenant)
-
-    async def _name(
-        self,
-        exchange: Exchange,
-        scope: Scope,
-        only: Worker | None,
-        allowed: Collection[str] | None,
-    ) -> None:
-        """It names none, or by another name: its worker gets the name that it knows.
-
-        Raises:
-            RequestError: if it is not told which is meant.
-        """
-        request, record = exchange.request, exchange.record
-        assert request is not None
-        session = session_of(scope) or request.session or record.id
-        among = None if only is None else only.models
-        model, says = self._names.resolve(request.model, session, among, allowed)
-        if says:
-            record.alias = request.model or None
-            named = bool(request.model)
-            exchange.body = await self._bodies.with_model(exchange.body, model, named=named)
-        exchange.request = replace(request, model=model)
-
-    async def _go_on(self, exchange: Exchange, grant: Grant | None) -> tuple[Worker, int]:
-        """The worker that has what it goes on from, and tokens of that, its prompt's first ones.
-
-        Raises:
-            RequestError: if nobody has it, or it is another tenant's.
-        """
-        assert exchange.request is not None
-        tenant = None if grant is None else grant.key.tenant
-        request, param = exchange.request, "previous_response_id"
-        if self._names.is_plain(request.model) and self._workers.context(request.model)[1]:
-            exchange.record.model = exchange.record.label = request.model
-        worker, tokens = await self._kept.find(request.previous, tenant, param)
-        (prompt,) = request.prompts
-        longer = prompt.more_bytes + int(tokens * BYTES_PER_TOKEN)
-        exchange.request = replace(request, prompts=(replace(prompt, more_bytes=longer),))
-        return worker, tokens
 
     def _ticket(
         self,
