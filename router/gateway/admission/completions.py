@@ -1,7 +1,8 @@
 """The gateway's completion endpoints, as raw ASGI: parse, place, forward, account.
 
-Every request ends in exactly one outcome, recorded in one place (`Completions.__call__`). What
-becomes of one that a worker fails, or gives back, is told in `attempts`.
+Every request ends in exactly one outcome, recorded in one place (`Completions.end`), whether it has
+a task of its own or goes without one (`passage`). What becomes of one that a worker fails, or gives
+back, is told in `attempts`.
 """
 
 from __future__ import annotations
