@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from typing import Any, Self
 
 from router.http.errors import Headers, RequestError, RouterError
@@ -14,8 +14,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-# In a scope, its headers by their names: a dozen are asked for; and its body, if that came with it.
-FIELDS, BODY = "makespan.fields", "makespan.body"
+# In a scope, its headers by their names: a dozen are asked for; its body, if that came with it; and
+# what an endpoint has found out of a head that may come again.
+FIELDS, BODY, SAID = "makespan.fields", "makespan.body", "makespan.said"
 
 
 class Responder:
@@ -53,6 +54,25 @@ class Direct(Responder):
 
     def when_gone(self, callback: Callable[[], None] | None) -> None:
         """Call it once if the client leaves before its response has ended; at once if it has."""
+        raise NotImplementedError
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Call it once the client has taken enough of it, or has left."""
+        raise NotImplementedError
+
+    def watch(self, left: Callable[[], None], stopped: Callable[[], None]) -> None:
+        """For who answers without a task: call one if the client leaves, or the server stops.
+
+        Until `finish` or `run`.
+        """
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """It is answered, or its client has left."""
+        raise NotImplementedError
+
+    def run(self, work: Coroutine[Any, Any, object]) -> None:
+        """Go on in a task."""
         raise NotImplementedError
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from router.http.apis import Api
-from router.http.asgi import Receive, Scope, header, read_body
+from router.http.asgi import BODY, Receive, Scope, header, read_body, too_large
 from router.http.encodings import HEADER, decoded, encoding_of
 from router.http.errors import RequestError, RouterError
 from router.http.model_field import require_one_model, with_model
@@ -145,6 +145,21 @@ class BodyReader:
         body = await read_body(scope, receive, self._limit, held.take)
         return await self.decode(body, encoding, held) if encoding else body
 
+    def at_once(self, scope: Scope, held: Held) -> bytes | None:
+        """A body that has come with its head, if it is small; its head has been looked at.
+
+        Raises:
+            RequestError, RouterError: as `read`.
+        """
+        body: bytes = scope[BODY]
+        size = len(body)
+        if size > SMALL:
+            return None
+        if size > self._limit:
+            raise too_large(self._limit)
+        held.take(size)
+        return body
+
     def _encoding(self, scope: Scope) -> str:
         value = header(scope, HEADER)
         if value is None:
@@ -197,10 +212,15 @@ class BodyReader:
             RequestError: if it cannot be routed.
         """
         if len(body) <= SMALL:
-            require_one_model(body)
-            return outline(body, api)
+            return self.outline_small(body, api)
         async with self._one:
             return outline_shortened(await self._shortened(body), len(body), api)
+
+    @staticmethod
+    def outline_small(body: bytes, api: Api) -> CompletionRequest:
+        """The same of a body of at most `SMALL` bytes."""
+        require_one_model(body)
+        return outline(body, api)
 
     @staticmethod
     async def _shortened(body: bytes) -> Shortened:

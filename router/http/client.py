@@ -12,7 +12,7 @@ from collections import deque
 from urllib.parse import urlsplit
 
 from router.http.timeouts import limited
-from router.http.worker_connection import Connection
+from router.http.worker_connection import Connection, Reader
 from router.http.worker_reply import Reply
 
 
@@ -24,8 +24,28 @@ class ConnectTimeout(TimeoutError):
     """Nor was one refused, in all the time that there was."""
 
 
+MOST_TARGETS = 1024  # that are remembered: as clients ask, a few at each worker
 # By host and port, whose certificate is to be there, if that is not the host's.
 TlsNames = dict[tuple[str, int], str]
+
+
+class Awaited:
+    """Reads for a task, which waits for the answer's beginning."""
+
+    __slots__ = ("begun",)
+
+    def __init__(self) -> None:
+        self.begun: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+    def answered(self, reply: Reply) -> None:
+        """Part of `Reader`."""
+        if not self.begun.done():
+            self.begun.set_result(reply)
+
+    def failed(self, error: Exception) -> None:
+        """Part of `Reader`."""
+        if not self.begun.done():
+            self.begun.set_exception(error)
 
 
 class _Origin:
@@ -40,6 +60,12 @@ class _Origin:
         self.idle: deque[Connection] = deque()
 
 
+def _request(method: bytes, target: bytes, origin: _Origin, head: bytes, body: bytes) -> bytes:
+    return b"%b %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
+        method, target, origin.host_line, head, len(body), body,
+    )  # fmt: skip
+
+
 class Client:
     """Kept connections to all workers: as many as there are requests."""
 
@@ -51,6 +77,7 @@ class Client:
     ) -> None:
         self._keep_alive_s = keep_alive_s
         self._origins: dict[str, _Origin] = {}
+        self._targets: dict[str, tuple[_Origin, bytes]] = {}
         self._tls, self._tls_names = tls, {} if tls_names is None else tls_names
 
     async def post(
@@ -62,27 +89,25 @@ class Client:
         connect_s: float,
         silence_s: float,
         method: bytes = b"POST",
+        fresh: bool = False,
     ) -> Reply:
         """POST `body`, or what `method` says; `head` are header lines, but host and length.
+
+        `fresh`: over a new connection.
 
         Raises:
             NotConnected, ConnectTimeout: if nobody is reached, or not within `connect_s`.
             OSError, TimeoutError: if no answer begins, or nothing comes for `silence_s`.
         """
-        slash = url.find("/", url.find("://") + 3)
-        origin = self._origin(url[:slash])
-        request = b"".join(
-            (
-                method, b" ", url[slash:].encode("latin-1"), b" HTTP/1.1\r\n", origin.host_line,
-                head, b"content-length: ", str(len(body)).encode(), b"\r\n\r\n", body,
-            )
-        )  # fmt: skip
-        kept = self._kept(origin)
+        origin, target = self._at(url)
+        request = _request(method, target, origin, head, body)
+        kept = None if fresh else self._kept(origin)
         while True:
             connection = kept or await self._connect(origin, connect_s)
-            asked = connection.request(request, silence_s)
+            asked = Awaited()
+            connection.ask(request, silence_s, asked)
             try:
-                return await asked
+                return await asked.begun
             except asyncio.CancelledError:
                 connection.leave(asked)
                 raise
@@ -95,10 +120,28 @@ class Client:
             finally:
                 del asked  # it holds its error, whose frames hold it: a circle is garbage
 
-    def _origin(self, url: str) -> _Origin:
-        found = self._origins.get(url)
+    def post_at_once(
+        self, url: str, head: bytes, body: bytes, *, silence_s: float, reader: Reader
+    ) -> Connection | None:
+        """POST over a kept connection, if one is idle; the reader is told what becomes of it."""
+        origin, target = self._at(url)
+        connection = self._kept(origin)
+        if connection is not None:
+            connection.ask(_request(b"POST", target, origin, head, body), silence_s, reader)
+        return connection
+
+    def _at(self, url: str) -> tuple[_Origin, bytes]:
+        """Where it leads, and what is asked for there."""
+        found = self._targets.get(url)
         if found is None:
-            found = self._origins[url] = _Origin(url)
+            slash = url.find("/", url.find("://") + 3)
+            where = url[:slash]
+            origin = self._origins.get(where)
+            if origin is None:
+                origin = self._origins[where] = _Origin(where)
+            if len(self._targets) >= MOST_TARGETS:
+                self._targets.clear()
+            found = self._targets[url] = origin, url[slash:].encode("latin-1")
         return found
 
     @staticmethod

@@ -23,7 +23,7 @@ from yarl import URL
 
 from router.http.client import Client, TlsNames
 from router.http.errors import WorkerFailed
-from router.http.reply import ReplyHead
+from router.http.reply import HeadKind, ReplyHead
 from router.http.secret import SECRET
 from router.settings.secrets import bearer
 
@@ -212,7 +212,8 @@ class Reply(ReplyHead):
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         pairs = [(name.lower(), value) for name, value in response.raw_headers]
-        super().__init__(response.status, pairs)
+        length = dict(reversed(pairs)).get(b"content-length")
+        super().__init__(HeadKind(response.status, pairs), length)
         self._response = response
 
     async def chunks(self) -> AsyncIterator[bytes]:

@@ -2,7 +2,8 @@
 
 Rules:
 - a POST whose path is that of a hot route goes to its endpoint, with the connection itself to
-  answer on (`router.http.asgi.Direct`);
+  answer on (`router.http.asgi.Direct`): in a task, or by the endpoint's ``begin``, if it has one
+  and the body has come;
 - everything else is uvicorn's and the application's: other routes, and what only few clients do
   (HTTP/1.0, escaped paths, requests sent before the answer to the one before). The application has
   the same endpoints, so that nothing depends on the way here.
@@ -13,7 +14,8 @@ An application names its hot routes in ``app.state.hot``, by path.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import logging
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -21,14 +23,17 @@ from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     RequestResponseCycle,
 )
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from router.http.asgi import BODY, FIELDS, Direct, Message, Receive, Scope, Send, respond
 from router.http.errors import Headers, error_body
+from router.http.known_head import MOST_NEW, KnownHead
 from router.http.slow_readers import SlowReaders
 
-Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+Endpoint = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 _NO_BODY = frozenset((204, 304))
+_LINE = b"%b: %b\r\n"
 # Of all answers of a server that is about to go, see `router.http.serving`.
 CLOSE = (b"connection", b"close")
 
@@ -44,37 +49,53 @@ class Cycle(RequestResponseCycle, Direct):
         endpoint: what answers it.
     """
 
+    logger = logging.getLogger("uvicorn.error")
+    waiting_for_100_continue = False
     access_log = disconnected = response_started = response_complete = False
     chunked_encoding: bool | None = None
     more_body, expected_content_length = True, 0
     _callback: Callable[[], None] | None = None
+    _stopped: Callable[[], None] | None = None
+    _drained: Callable[[], None] | None = None
     _head = b""
     _task: asyncio.Task[None]
 
-    def __init__(self, protocol: HotProtocol, endpoint: Endpoint) -> None:
+    def __init__(self, protocol: HotProtocol, endpoint: Endpoint, *, keep_alive: bool) -> None:
         # In place of uvicorn's, which is told one by one what the connection knows.
-        self._tasks, self.endpoint = protocol.tasks, endpoint
+        self._tasks: set[Any] = protocol.tasks
+        self.endpoint, self._begin = endpoint, getattr(endpoint, "begin", None)
         self.scope, self.transport, self.flow = protocol.scope, protocol.transport, protocol.flow
-        self.logger, self.default_headers = protocol.logger, protocol.server_state.default_headers
+        self.default_headers = protocol.server_state.default_headers
         self.message_event, self.on_response = protocol.event, protocol.on_response_complete
-        self.waiting_for_100_continue = protocol.expect_100_continue
-        leaving = CLOSE in self.default_headers
-        self.keep_alive = protocol.parser.should_keep_alive() and not leaving
+        if protocol.expect_100_continue:
+            self.waiting_for_100_continue = True
+        self.keep_alive = keep_alive and CLOSE not in self.default_headers
         self.body = bytearray()
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer it; a body that is all there is at hand."""
+        scope: Any = self.scope
+        receive: Any = self.receive
+        self._loop = loop
+        if not self.more_body:
+            scope[BODY] = bytes(self.body)
+            if self._begin is not None:
+                self._begin(scope, receive, self)
+                return
+        self.run(self.endpoint(scope, receive, self))
+
+    def run(self, work: Coroutine[Any, Any, object]) -> None:
+        """Part of `Direct`."""
+        self._unwatch()
         if self.body or not self.more_body:
             self.message_event.set()
-        if not self.more_body:
-            self.scope[BODY] = bytes(self.body)  # type: ignore[literal-required]
-        self._task = loop.create_task(self.run_asgi(self.endpoint))
+        self._task = self._loop.create_task(self._answer(work))
         self._tasks.add(self._task)
 
-    async def run_asgi(self, app: Any) -> None:  # noqa: ANN401
-        """As uvicorn's; a callback for its end would be one more turn of the loop."""
+    async def _answer(self, work: Coroutine[Any, Any, object]) -> None:
+        """As uvicorn's `run_asgi`; a callback for its end would be one more turn of the loop."""
         try:
-            await app(self.scope, self.receive, self)
+            await work
             if not (self.response_complete or self.disconnected):
                 raise RuntimeError("the endpoint has ended without a whole response")
         except BaseException as error:
@@ -86,6 +107,37 @@ class Cycle(RequestResponseCycle, Direct):
         finally:
             self.on_response = _nothing  # what it belongs to knows it: a circle is garbage
             self._tasks.discard(self._task)
+
+    def watch(self, left: Callable[[], None], stopped: Callable[[], None]) -> None:
+        """Part of `Direct`."""
+        self._stopped = stopped
+        self._tasks.add(self)
+        self.when_gone(left)
+
+    def finish(self) -> None:
+        """Part of `Direct`."""
+        self._unwatch()
+        self.on_response = _nothing  # as after a task
+
+    def _unwatch(self) -> None:
+        if self._stopped is not None:
+            self._callback = self._stopped = self._drained = None
+            self._tasks.discard(self)
+
+    def cancel(self, msg: object = None) -> None:  # noqa: ARG002
+        """What uvicorn does to tasks once the time to drain is over."""
+        if self._stopped is not None:
+            self._stopped()
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Part of `Direct`."""
+        self._drained = callback
+
+    def drained(self) -> None:
+        """The client has taken enough of it, or has left."""
+        callback, self._drained = self._drained, None
+        if callback is not None:
+            callback()
 
     async def __call__(self, message: Message) -> None:
         """Part of `Direct`."""
@@ -110,20 +162,14 @@ class Cycle(RequestResponseCycle, Direct):
         """Part of `Responder`; the head goes with what comes first after it."""
         assert not self.response_started
         self.response_started = True
-        lines, framed = [STATUS_LINE[status]], status in _NO_BODY
-        for name, value in headers:
-            lines += (name, b": ", value, b"\r\n")
-            framed = framed or name == b"content-length"
-        self.chunked_encoding = not framed
+        lines = list(map(_LINE.__mod__, headers))
+        self.chunked_encoding = status not in _NO_BODY and b"content-length" not in dict(headers)
         if self.chunked_encoding:
             lines.append(b"transfer-encoding: chunked\r\n")
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        self._head = b"".join(lines)
-        if self._head.count(b"\n") != len(headers) + 2 + self.chunked_encoding + (
-            not self.keep_alive
-        ):
+        self._head = b"%b%b\r\n" % (STATUS_LINE[status], b"".join(lines))
+        if self._head.count(b"\n") != len(lines) + 2:
             raise ValueError(f"a response's header breaks its line: {headers}")
 
     def write(self, data: bytes) -> None:
@@ -182,6 +228,8 @@ class HotProtocol(SlowReaders):
         )
         self._hot_cycle: Cycle | None = None
         self._new: Cycle | None = None  # and not begun
+        self._known: KnownHead | None = None
+        self._new_heads = 0
         self.event = asyncio.Event()  # of one request after the other
 
     def on_message_begin(self) -> None:
@@ -211,10 +259,43 @@ class HotProtocol(SlowReaders):
         }
         self.scope = scope
         self.event.clear()
-        self.cycle = self._hot_cycle = self._new = Cycle(self, endpoint)
+        kept = self.parser.should_keep_alive()
+        self.cycle = self._hot_cycle = self._new = Cycle(self, endpoint, keep_alive=kept)
+
+    def take_known(self, data: bytes) -> bool:
+        """Begin with a request whose head has come before; whether it is one."""
+        known, cycle = self._known, self.cycle
+        if known is None or not cycle.response_complete:
+            return False
+        body = known.body_of(data)
+        if body is None:
+            return False
+        self._new_heads, self.expect_100_continue = 0, False
+        scope: Any = known.scope.copy()
+        self.scope = scope
+        self.event.clear()
+        self.cycle = self._hot_cycle = cycle = Cycle(self, known.endpoint, keep_alive=True)
+        cycle.body, cycle.more_body = bytearray(body), False
+        cycle.begin(self.loop)
+        return True
+
+    def know(self, data: bytes) -> None:
+        """Its head is to be known, if all that came in one read is one request of a hot route."""
+        cycle = self._new
+        if cycle is None or cycle is not self.cycle or cycle.more_body or not cycle.keep_alive:
+            return
+        self._new_heads += 1
+        if 1 < self._new_heads <= MOST_NEW:  # not for who asks but once
+            self._known = KnownHead.of(data, len(cycle.body), cycle.endpoint, cycle.scope)
 
     def _take_usual_scope(self) -> None:
         """That which frameworks ask for."""
+        if self.scheme is None:
+            self.server, self.client = (
+                get_local_addr(self.transport),
+                get_remote_addr(self.transport),
+            )
+            self.scheme = "https" if is_ssl(self.transport) else "http"
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.headers.extend(headers)
@@ -251,3 +332,10 @@ class HotProtocol(SlowReaders):
         super().connection_lost(exc)
         if self._hot_cycle is not None:
             self._hot_cycle.gone()
+            self._hot_cycle.drained()
+
+    def resume_writing(self) -> None:
+        """The client has read much of its answer."""
+        super().resume_writing()
+        if self._hot_cycle is not None:
+            self._hot_cycle.drained()

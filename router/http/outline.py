@@ -57,15 +57,10 @@ _RARE = _UNKNOWN | frozenset((
     _ADAPTERS,
 ))  # fmt: skip
 
-_MODEL_LETTERS = len("model")
 _LONGEST_NUMBER = 32
 # What some engine takes for a limit on its output: llama.cpp takes its own before OpenAI's.
-_LIMITS = (
-    "max_tokens",
-    "max_completion_tokens",
-    "max_output_tokens",
-    "max_new_tokens",
-    "n_predict",
+_LIMITS = frozenset(
+    ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict")
 )
 # Of longer names, a hash of so many characters: as many as are kept of one in a large body.
 LONGEST_SESSION, MOST_OF_SESSION = 256, 1024
@@ -141,10 +136,10 @@ def model_of(data: dict[str, Any]) -> str:
     Raises:
         RequestError: if it is no name, or in a field that only some engines take for it.
     """
-    for name in data:
-        if len(name) == _MODEL_LETTERS and name != "model" and name.lower() == "model":
-            message = f"'{name}' is a model for some engines and nothing for others; say 'model'."
-            raise RequestError(message, param=name, code="ambiguous_model")
+    if list(map(str.lower, data)).count("model") > ("model" in data):
+        name = next(name for name in data if name != "model" and name.lower() == "model")
+        message = f"'{name}' is a model for some engines and nothing for others; say 'model'."
+        raise RequestError(message, param=name, code="ambiguous_model")
     model = data.get("model")
     if model is not None and not isinstance(model, str):
         raise RequestError("'model' must be a string.", param="model", code="invalid_type")
@@ -237,8 +232,8 @@ def limit_of(data: Mapping[str, Any], api: Api) -> int | None:
 def _most_asked(data: Mapping[str, Any]) -> int:
     """By whichever name; below 0 there is no limit."""
     most = 0
-    for name in _LIMITS:
-        asked = _count(data[name]) if name in data else None
+    for name in _LIMITS.intersection(data):
+        asked = _count(data[name])
         if asked is not None and asked < 0:
             return MOST_TOKENS
         most = max(most, asked or 0)

@@ -96,8 +96,12 @@ class BoundedProtocol(HotProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Who connects and says nothing has as long as who says nothing more."""
         super().connection_made(transport)
-        self.flow, self._idle_since_s = _Flow(transport), self.loop.time()
+        self._idle_since_s = self.loop.time()
         self._await_request(self.timeout_keep_alive)
+
+    def make_flow(self, transport: asyncio.Transport) -> _Flow:
+        """One that can be held."""
+        return _Flow(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """No timer outlives it."""
@@ -113,6 +117,9 @@ class BoundedProtocol(HotProtocol):
             return
         if self._ahead:
             self._ahead += data
+            return
+        between = not (self._in_head or self._in_body)
+        if between and self._timer is None and self.take_known(data):
             return
         for start in range(0, len(data), SLICE):
             if len(self.pipeline) >= MOST_AHEAD:
@@ -180,7 +187,7 @@ class BoundedProtocol(HotProtocol):
 
     def _feed(self, data: bytes) -> bool:
         """Parse a slice; whether anything may follow it."""
-        before = self._body_bytes
+        before, between = self._body_bytes, not (self._in_head or self._in_body)
         while data:
             try:
                 self.parser.feed_data(data)
@@ -191,6 +198,8 @@ class BoundedProtocol(HotProtocol):
             except httptools.HttpParserError:
                 self._refuse(self._status)
             break
+        if between:
+            self.know(data)
         self.begin()
         if self._in_head:
             self._head_bytes += len(data)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 # A long answer of several choices is 4 MB of events; with many connections each keeps less, down to
@@ -25,10 +26,15 @@ class SlowReaders(HttpToolsProtocol):
     _alarm: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has come."""
-        super().connection_made(transport)
+        """A client has come; in place of uvicorn's, which asks for addresses that few want."""
+        self.connections.add(self)
+        self.transport, self.flow = transport, self.make_flow(transport)
         fair = ALL_BYTES // len(self.connections)
         transport.set_write_buffer_limits(high=max(LEAST_BYTES, min(MOST_BYTES, fair)))
+
+    def make_flow(self, transport: asyncio.Transport) -> FlowControl:
+        """What stops either side where the other one does not keep up."""
+        return FlowControl(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import cast
+from typing import Protocol, cast
 
 import httptools
 
 from router.http.errors import Headers, WorkerFailed
+from router.http.reply import HeadKind
 from router.http.worker_reply import Reply
 
 # A head beyond this is none: answers of engines have a few hundred bytes. Nor is as much that says
@@ -38,6 +39,18 @@ class BadAnswer(OSError):
     """What came is no answer to the request, or not all of one."""
 
 
+class Reader(Protocol):
+    """Whoever has sent a request."""
+
+    def answered(self, reply: Reply) -> None:
+        """Its answer has begun."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """None begins."""
+        ...
+
+
 class Connection(asyncio.Protocol):
     """One connection to a worker; `idle` is where it waits for its next request."""
 
@@ -46,9 +59,10 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
-        self._answered: asyncio.Future[Reply] | None = None
-        self._asked: asyncio.Future[Reply] | None = None  # by whom, until the answer's end
+        self._reader: Reader | None = None  # until the answer's beginning
+        self._asked: Reader | None = None  # and to its end
         self._reply: Reply | None = None
+        self._kind: HeadKind | None = None  # of its latest answer: the next one's is mostly that
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = self._limit_s = self._heard_s = self._asked_s = 0.0
         self._paused = self._reusable = False
@@ -56,32 +70,34 @@ class Connection(asyncio.Protocol):
 
     def _new_head(self) -> None:
         self._headers: Headers = []
+        self._length: bytes | None = None
         self._body: list[bytes] = []
         self._bare_bytes, self._in_head, self._complete, self._framed = 0, True, False, False
 
     @property
     def usable(self) -> bool:
         """Whether it may carry another request: who closes second meets a reset."""
-        open_ = self._transport is not None and not self._transport.is_closing()
-        return open_ and self._loop.time() - self._heard_s < self._keep_alive_s
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
+        return self._loop.time() - self._heard_s < self._keep_alive_s
 
     @property
     def closed_unheard(self) -> bool:
         """Whether it was closed with nothing said since its last request."""
         return self._transport is None and self._heard_s <= self._asked_s
 
-    def request(self, data: bytes, silence_s: float) -> asyncio.Future[Reply]:
-        """Send a request; the future is its answer's beginning, or what went wrong before it."""
+    def ask(self, data: bytes, silence_s: float, reader: Reader) -> None:
+        """Send a request; the reader is told of its answer, or what went wrong before it."""
         assert self._transport is not None
-        self._answered = self._asked = asked = self._loop.create_future()
+        self._reader = self._asked = reader
         self._watch(silence_s)
         self._asked_s = self._heard_s
         self._transport.write(data)
-        return asked
 
-    def leave(self, asked: asyncio.Future[Reply]) -> None:
+    def leave(self, reader: Reader) -> None:
         """Who asked wants no answer; the connection may have gone on to the next request."""
-        if self._asked is asked:
+        if self._asked is reader:
             self.abort()
 
     def _watch(self, limit_s: float) -> None:
@@ -102,7 +118,7 @@ class Connection(asyncio.Protocol):
         left_s = self._heard_s + self._limit_s - self._loop.time()
         if left_s > 0 or self._paused:
             self._set_alarm(max(left_s, 0.001) if not self._paused else self._limit_s)
-        elif self._answered is not None or self._reply is not None:
+        elif self._reader is not None or self._reply is not None:
             self._fail(TimeoutError(f"nothing came for {self._limit_s:g} s"))
         else:
             self.abort()
@@ -126,7 +142,7 @@ class Connection(asyncio.Protocol):
         self._heard_s = self._loop.time()
         self._bare_bytes += len(data)
         try:
-            if self._answered is None and self._reply is None:
+            if self._reader is None and self._reply is None:
                 raise BadAnswer("it sent what nobody asked for")
             self._parser.feed_data(data)
             if self._body:
@@ -144,7 +160,10 @@ class Connection(asyncio.Protocol):
             self._pass_on()
 
     def _pass_on(self) -> None:
-        reply = self._reply
+        reply, reader = self._reply, self._reader
+        if reply is not None and reader is not None:
+            self._reader = None
+            reader.answered(reply)
         if reply is not None and self._body:
             body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
             self._body = []
@@ -160,8 +179,13 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Part of `httptools`; trailers, which come after the body, are of no use to anybody."""
-        if self._in_head:
-            self._headers.append((name.lower(), value))
+        if not self._in_head:
+            return
+        name = name.lower()
+        if name == b"content-length":
+            self._length = value
+        elif name != b"date":  # no two heads would be of one kind, and nobody hears of it
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Part of `httptools`."""
@@ -169,17 +193,14 @@ class Connection(asyncio.Protocol):
         if not LEAST_STATUS <= status <= LARGEST_STATUS:
             raise BadAnswer(f"the answer's status is {status}")
         if status < 200:  # says that the answer is yet to come
-            self._headers = []
+            self._headers, self._length = [], None
             return
         self._in_head, self._reusable = False, self._parser.should_keep_alive()
-        names = {name for name, _ in self._headers}
-        self._framed = not names.isdisjoint(
-            (b"content-length", b"transfer-encoding")
-        ) or status in {204, 304}
-        answered, self._answered = self._answered, None
-        self._reply = Reply(self, status, self._headers)
-        if answered is not None and not answered.done():
-            answered.set_result(self._reply)
+        kind = self._kind
+        if kind is None or not kind.is_of(status, self._headers):
+            kind = self._kind = HeadKind(status, self._headers)
+        self._framed = self._length is not None or kind.ends_itself
+        self._reply = Reply(self, kind, self._length)
 
     def on_body(self, data: bytes) -> None:
         """Part of `httptools`."""
@@ -207,11 +228,11 @@ class Connection(asyncio.Protocol):
         reply.end()
 
     def _fail(self, error: Exception) -> None:
-        answered, self._answered = self._answered, None
+        reader, self._reader = self._reader, None
         reply, self._reply = self._reply, None
         self.abort()
-        if answered is not None and not answered.done():
-            answered.set_exception(error)
+        if reader is not None:
+            reader.failed(error)
         if reply is not None:
             reply.end(error if isinstance(error, OSError) else BadAnswer(repr(error)))
 
@@ -227,10 +248,15 @@ class Connection(asyncio.Protocol):
             self._paused, self._heard_s = False, self._loop.time()
             self._transport.resume_reading()
 
+    def drop(self) -> None:
+        """Nobody wants its answer; one that has come whole is none that would have to end."""
+        if not self._complete:
+            self.abort()
+
     def abort(self) -> None:
         """Close it, whatever it is doing."""
         self._stop()
-        self._reply = self._answered = self._asked = None
+        self._reply = self._reader = self._asked = None
         if self._transport is not None:
             self._transport.abort()
 

@@ -34,6 +34,10 @@ def bind_request(request: str | None, trace_id: str | None) -> None:
     _bound_request.set((request, trace_id))
 
 
+# For where many requests have their turns: set what lines are about, and reset it.
+set_about, reset_about = _bound_request.set, _bound_request.reset
+
+
 class _RequestFilter(logging.Filter):
     """Adds what the line's task is about, unless the line says so itself."""
 

@@ -26,6 +26,7 @@ from router.settings.live import Live
 
 log = logging.getLogger(__name__)
 
+PARENT = b"traceparent"
 _KNOWN_FLAGS = 0x03  # sampled, and random trace id (level 2)
 # Later versions may say more after the flags; "ff" is none. Ids of nothing but zeros are none.
 _TRACEPARENT = re.compile(
@@ -35,10 +36,11 @@ INSTALL = "pip install '.[otel]' in Makespan's folder"
 
 
 class Tracing:
-    """Begins and ends the traces of one process; without a sink it is off."""
+    """Begins and ends the traces of one process; without a sink it is not `on`."""
 
     def __init__(self, sink: Sink | None = None, ratio: float = 1.0) -> None:
         self._sink, self._most = sink, ratio * 2.0**64
+        self.on = sink is not None
 
     def begin(self, headers: Headers) -> TraceContext | None:
         """The trace of a request that has come; None if it has none."""
@@ -70,7 +72,7 @@ def read_traceparent(headers: Headers) -> TraceContext | None:
     """What the client says of its trace; None if it says nothing, or no sense."""
     found, count = b"", 0
     for name, value in headers:
-        if name == b"traceparent":
+        if name == PARENT:
             found, count = value, count + 1
     if count != 1:
         return None

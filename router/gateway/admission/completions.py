@@ -1,29 +1,32 @@
 """The gateway's completion endpoints, as raw ASGI: parse, place, forward, account.
 
-Every request ends in exactly one outcome, recorded in one place (`Completions.__call__`). What
-becomes of one that a worker fails, or gives back, is told in `attempts`.
+Every request ends in exactly one outcome, recorded in one place (`Completions.end`), whether it has
+a task of its own or goes without one (`passage`). What becomes of one that a worker fails, or gives
+back, is told in `attempts`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from collections.abc import Awaitable, Coroutine
 from math import inf
+from typing import Any
 
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.accounting.keys import GRANT, Grant
-from router.gateway.admission.attempts import Attempts
+from router.gateway.admission.attempts import Attempts, Begun
 from router.gateway.admission.billing import used
-from router.gateway.admission.headers import read_hint, request_id, session_of, tenant_of
-from router.gateway.admission.keepalive import kept_alive
+from router.gateway.admission.headers import request_id
+from router.gateway.admission.keepalive import Comments
 from router.gateway.admission.kept_answers import KeptAnswers
+from router.gateway.admission.meant import Meant
+from router.gateway.admission.passage import Passage, raised
+from router.gateway.admission.retries import Tries
+from router.gateway.admission.said import Said, highest, said_in
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.prefixes import hashed
-from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.exchange import Exchange
 from router.gateway.forwarding.spans import request_span
@@ -33,6 +36,7 @@ from router.http.apis import Api
 from router.http.asgi import (
     BODY,
     ClientDisconnected,
+    Direct,
     DisconnectWatch,
     Receive,
     Scope,
@@ -51,18 +55,12 @@ from router.http.errors import (
 from router.http.request_headers import (
     TIERS,
     Urgency,
-    read_keepalive,
     read_urgency,
 )
 from router.http.schemas import CompletionRequest
-from router.observe.logs import bind_request
-from router.observe.tracing import Tracing
+from router.observe.logs import bind_request, reset_about, set_about
+from router.observe.tracing import PARENT, Tracing
 from router.settings.gateway import GatewayTuning
-from router.wire import EXPECTED_TOKENS, WHY
-from solver.batching.priority import Priority
-from solver.cost.estimators import BYTES_PER_TOKEN
-
-_NOTHING = nullcontext()
 
 
 class Completions:
@@ -87,23 +85,70 @@ class Completions:
         self._attempts, self._targets = attempts, tuning.targets()
         self._accounts, self._bodies, self._api = accounts, bodies, api
         self._memory, self._drain, self._tracing = memory, drain, tracing
-        self._kept, self._names = kept, names
+        self._names, self._meant = names, Meant(workers, kept, names, bodies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it whatever happens."""
+        exchange = self._open(scope, receive, send)
+        await self.conclude(exchange, self._serve(scope, exchange))
+
+    def begin(self, scope: Scope, receive: Receive, out: Direct) -> None:
+        """The same of one whose body has come, without a task as far as that goes."""
+        exchange = self._open(scope, receive, out)
+        before = set_about((exchange.record.id, exchange.record.trace_id))
+        try:
+            work = self._begin(scope, exchange, out)
+        except Exception as error:  # as in a task
+            work = raised(error)
+        finally:
+            reset_about(before)
+        if work is not None:
+            out.run(self.conclude(exchange, work))
+
+    def _begin(
+        self, scope: Scope, exchange: Exchange, out: Direct
+    ) -> Coroutine[Any, Any, Outcome] | None:
+        """What is left for a task, if anything is.
+
+        Raises:
+            RouterError: if it is refused.
+        """
+        said = self._enter(scope, exchange)
+        body = None if said.encoded else self._bodies.at_once(scope, exchange.held)
+        if body is None:
+            return self._read(scope, exchange, said)
+        self._take(exchange, body)
+        exchange.request = request = self._bodies.outline_small(body, self._api)
+        if request.previous or not self._names.is_plain(request.model):
+            return self._find(scope, exchange, said)
+        ticket = self._ask(scope, exchange, said, request.model)
+        tries = self._attempts.begin(exchange)
+        if not self._attempts.is_plain(exchange, ticket):
+            return self.answer(exchange, ticket, tries, None)
+        way = Passage(self, self._attempts, self._dispatcher, exchange, ticket, tries, out)
+        way.begin()
+        return None
+
+    def _open(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
         record = RequestRecord(request_id(scope), "other", False, time.time())
         target, query = self._api.path, scope["query_string"]
         if query:
             target += ("?" + query.decode("latin-1")).rstrip("?")
-        exchange = Exchange(send, record, target, scope["headers"], api=self._api)
-        trace = self._tracing.begin(exchange.headers)
+        held = Held(self._memory)
+        exchange = Exchange(send, receive, record, target, scope["headers"], held, api=self._api)
+        traced = self._tracing.on or PARENT in fields(scope)
+        trace = self._tracing.begin(exchange.headers) if traced else None
         if trace is not None:
             exchange.trace_context, record.trace_id = trace, trace.id
             exchange.headers = trace.keep(exchange.headers)
-        bind_request(record.id, record.trace_id)
-        outcome, held = Outcome.FAILED, Held(self._memory)
+        return exchange
+
+    async def conclude(self, exchange: Exchange, work: Awaitable[Outcome]) -> None:
+        """Do the work, whose result or error is how a request ends, and account for it."""
+        bind_request(exchange.record.id, exchange.record.trace_id)
+        outcome = Outcome.FAILED
         try:
-            outcome = await self._serve(scope, receive, exchange, held)
+            outcome = await work
         except ClientDisconnected:
             outcome = Outcome.CANCELLED
         except RouterError as error:
@@ -113,60 +158,96 @@ class Completions:
         except asyncio.CancelledError:  # the time to drain is over
             await exchange.send_error(NoCapacityError("The gateway is shutting down.", 1.0))
         finally:
-            held.let_go()
-            if exchange.reservation is not None:
-                exchange.reservation.settle(used(exchange))
-            record.outcome = outcome
-            self._accounts.end(record, outcome, exchange.timing(), exchange.blocks, exchange.made())
-            if trace is not None and trace.recorded:
-                self._tracing.end(trace, request_span(exchange, outcome))
+            self.end(exchange, outcome)
 
-    async def _serve(
-        self, scope: Scope, receive: Receive, exchange: Exchange, held: Held
-    ) -> Outcome:
-        grant: Grant | None = scope.get(GRANT)
-        highest = Priority.INTERACTIVE if grant is None else grant.key.priority
-        urgency = read_urgency(scope, self._targets, highest=highest)
-        told = fields(scope)
-        exchange.record.targets = urgency.targets  # who is refused has missed them
-        tenant = exchange.record.tenant = held.tenant = tenant_of(scope)
+    def end(self, exchange: Exchange, outcome: Outcome) -> None:
+        """It has ended so."""
+        record, trace = exchange.record, exchange.trace_context
+        exchange.end_comments()
+        exchange.held.let_go()
+        if exchange.reservation is not None:
+            exchange.reservation.settle(used(exchange))
+        record.outcome = outcome
+        self._accounts.end(record, outcome, exchange.timing(), exchange.blocks, exchange.made())
+        if trace is not None and trace.recorded:
+            self._tracing.end(trace, request_span(exchange, outcome))
+
+    async def _serve(self, scope: Scope, exchange: Exchange) -> Outcome:
+        return await self._read(scope, exchange, self._enter(scope, exchange))
+
+    def _enter(self, scope: Scope, exchange: Exchange) -> Said:
+        """It may come in, as far as its head tells; what that says."""
+        said = said_in(scope, self._targets, self._tuning.sse_keepalive_s, exchange.record)
+        exchange.held.tenant = said.tenant
+        if exchange.trace_context is None:
+            exchange.headers = said.headers
         if BODY not in scope:
-            self._check_room(tenant)
-        exchange.body = await self._bodies.read(scope, receive, held)
-        if CONTENT_ENCODING in told:  # it goes on as it was before
+            self._check_room(said.tenant)
+        return said
+
+    async def _read(self, scope: Scope, exchange: Exchange, said: Said) -> Outcome:
+        self._take(exchange, await self._bodies.read(scope, exchange.receive, exchange.held))
+        if said.encoded:  # it goes on as it was before
             exchange.headers = [pair for pair in exchange.headers if pair[0] != CONTENT_ENCODING]
-        exchange.received = time.monotonic()  # how long the client took to send it is its own
-        self._check_room(tenant)
-        self._accounts.begin(exchange.record)
         exchange.request = await self._bodies.outline(exchange.body, self._api)
-        if exchange.request.tier in TIERS:
-            urgency = read_urgency(scope, self._targets, TIERS[exchange.request.tier], highest)
-            exchange.record.targets, exchange.tell_priority = urgency.targets, True
-        only, carried = None, 0
-        if exchange.request.previous:
-            only, carried = await self._go_on(exchange, grant)
+        return await self._find(scope, exchange, said)
+
+    def _take(self, exchange: Exchange, body: bytes) -> None:
+        """Its body is there."""
+        exchange.body = body
+        exchange.received = time.monotonic()  # how long the client took to send it is its own
+        self._check_room(exchange.record.tenant)
+        self._accounts.begin(exchange.record)
+
+    async def _find(self, scope: Scope, exchange: Exchange, said: Said) -> Outcome:
+        """Find whom it means, and ask."""
+        assert exchange.request is not None
         asked = exchange.request.model
-        if not self._names.is_plain(asked):
-            await self._name(exchange, scope, only, None if grant is None else grant.key.models)
-        hint = read_hint(told.get(EXPECTED_TOKENS))
+        only, carried = await self._meant.find(exchange, scope)
+        ticket = self._ask(scope, exchange, said, asked)
+        ticket.only, ticket.carried = only, carried
+        return await self.answer(exchange, ticket, self._attempts.begin(exchange))
+
+    def _ask(self, scope: Scope, exchange: Exchange, said: Said, asked: str) -> Ticket:
+        """What is to be placed of one that asked for a model by this name.
+
+        Raises:
+            RouterError: if it is refused.
+        """
+        assert exchange.request is not None
+        grant: Grant | None = scope.get(GRANT)
+        request, record, urgency = exchange.request, exchange.record, said.urgency
+        if request.tier in TIERS:
+            urgency = read_urgency(scope, self._targets, TIERS[request.tier], highest(grant))
+            record.targets, exchange.tell_priority = urgency.targets, True
         if grant is not None:
             exchange.more = grant.headers
-            grant.check_model(*self._names.names_of(exchange.request.model, asked))
-            grant.check_claims(exchange.request.claims, self._tuning.relay)
-        ticket = self._ticket(exchange, exchange.request, hint, urgency)
-        ticket.only, ticket.carried, ticket.near = only, carried, scope.get(NEAR)
-        session = session_of(scope) or exchange.request.session
+            grant.check_model(*self._names.names_of(request.model, asked))
+            grant.check_claims(request.claims, self._tuning.relay)
+        ticket = self._ticket(exchange, request, said.hint, urgency)
+        ticket.near = scope.get(NEAR)
+        session = said.session or request.session
         if session:
-            ticket.session = f"{tenant}\0{session}"
+            ticket.session = f"{record.tenant}\0{session}"
         if grant is not None:
             exchange.reservation = grant.reserve(ticket.job.reserved_tokens)
         self._dispatcher.room.check(ticket)
-        keeping: AbstractContextManager[None] = _NOTHING
-        if ticket.streamed and (every_s := read_keepalive(scope, self._tuning.sse_keepalive_s)):
-            keeping = kept_alive(exchange, every_s)
-        exchange.why = WHY in told
-        with DisconnectWatch(receive, exchange.send), keeping:
-            outcome = await self._attempts.run(exchange, ticket)
+        if ticket.streamed and said.keepalive_s:
+            exchange.comments = Comments(exchange, said.keepalive_s)
+        exchange.why = said.why
+        return ticket
+
+    async def answer(
+        self, exchange: Exchange, ticket: Ticket, tries: Tries, begun: Begun | None = None
+    ) -> Outcome:
+        """Place it and forward it, or go on with what has `begun`.
+
+        Raises:
+            RouterError: if nobody answers it.
+            ClientDisconnected: if nobody waits for that.
+        """
+        with DisconnectWatch(exchange.receive, exchange.send):
+            outcome = await self._attempts.run(exchange, ticket, tries, begun)
             await exchange.out.drain()
             return outcome
 
@@ -178,46 +259,6 @@ class Completions:
         """
         self._drain.check()
         self._dispatcher.room.check_requests(self._accounts.here, tenant)
-
-    async def _name(
-        self,
-        exchange: Exchange,
-        scope: Scope,
-        only: Worker | None,
-        allowed: Collection[str] | None,
-    ) -> None:
-        """It names none, or by another name: its worker gets the name that it knows.
-
-        Raises:
-            RequestError: if it is not told which is meant.
-        """
-        request, record = exchange.request, exchange.record
-        assert request is not None
-        session = session_of(scope) or request.session or record.id
-        among = None if only is None else only.models
-        model, says = self._names.resolve(request.model, session, among, allowed)
-        if says:
-            record.alias = self._names.alias(request.model)
-            named = bool(request.model)
-            exchange.body = await self._bodies.with_model(exchange.body, model, named=named)
-        exchange.request = replace(request, model=model)
-
-    async def _go_on(self, exchange: Exchange, grant: Grant | None) -> tuple[Worker, int]:
-        """The worker that has what it goes on from, and tokens of that, its prompt's first ones.
-
-        Raises:
-            RequestError: if nobody has it, or it is another tenant's.
-        """
-        assert exchange.request is not None
-        tenant = None if grant is None else grant.key.tenant
-        request, param = exchange.request, "previous_response_id"
-        if self._names.is_plain(request.model) and self._workers.context(request.model)[1]:
-            exchange.record.model = exchange.record.label = request.model
-        worker, tokens = await self._kept.find(request.previous, tenant, param)
-        (prompt,) = request.prompts
-        longer = prompt.more_bytes + int(tokens * BYTES_PER_TOKEN)
-        exchange.request = replace(request, prompts=(replace(prompt, more_bytes=longer),))
-        return worker, tokens
 
     def _ticket(
         self,

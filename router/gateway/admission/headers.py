@@ -30,6 +30,7 @@ from router.wire import (
     WAITED_MS,
 )
 from solver.batching.priority import Priority
+from solver.batching.targets import NO_TARGETS
 
 _GOOD_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -67,8 +68,10 @@ def for_worker(ticket: Ticket, gateway: str) -> str:
         lines += _LINES[TURN] % ticket.ahead_s
     if ticket.pace_s:
         lines += _LINES[PACE] % ticket.pace_s
-    if ticket.due_s != inf:
+    if ticket.job.due_s != inf:
         lines += _LINES[DEADLINE_MS] % _left_ms(ticket.due_s - now)
+    if targets is NO_TARGETS:
+        return lines
     if targets.ttft_s != inf:
         lines += _LINES[TTFT_MS] % _left_ms(ticket.arrival_s + targets.ttft_s - now)
     if targets.tpot_s != inf:

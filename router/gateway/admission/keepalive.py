@@ -6,25 +6,14 @@ They come only while nothing of a worker's has: from then on an event may be hal
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from router.gateway.forwarding.exchange import Exchange
 
 
-@contextmanager
-def kept_alive(exchange: Exchange, every_s: float) -> Iterator[None]:
-    """A comment each `every_s` seconds until its answer begins."""
-    comments = _Comments(exchange, every_s)
-    try:
-        yield
-    finally:
-        comments.end()
-
-
-class _Comments:
-    """Those of one stream."""
+class Comments:
+    """Those of one stream, each `every_s` seconds until its answer begins."""
 
     def __init__(self, exchange: Exchange, every_s: float) -> None:
         self._exchange, self._every_s = exchange, every_s

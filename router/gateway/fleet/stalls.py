@@ -30,7 +30,7 @@ class WorkerStalled(Exception):
 
 
 class Watched:
-    """A request, for as long as it is at its worker: a context of its task.
+    """A request, for as long as it is at its worker: between `begin` and `end`, or a context.
 
     Attributes:
         least_s, patience: seconds of the worker's silence that it waits for its first byte at
@@ -39,9 +39,17 @@ class Watched:
         trial: it shows whether the worker is well again.
         told: it has counted as overdue.
 
+    A context is one of its task, which is cancelled to give it up.
+
     Raises:
         WorkerStalled: in place of what is inside, if the request is given up.
     """
+
+    begun = told = _given_up = False
+    _leave: Callable[[], object] | None = None
+    _task: asyncio.Task[object] | None = None
+    _others = 0  # cancellations that were asked for before
+    _alarm: asyncio.TimerHandle | None = None
 
     def __init__(
         self,
@@ -52,21 +60,30 @@ class Watched:
         *,
         trial: bool,
     ) -> None:
-        self._guard, self._given_up = guard, False
-        self._task: asyncio.Task[object] | None = None
-        self._others = 0  # cancellations that were asked for before
-        self._alarm: asyncio.TimerHandle | None = None
+        self._guard = guard
         self.least_s, self.patience = least_s, patience
         self.may_leave, self.trial = may_leave, trial
         self.sent_s = time.monotonic()
-        self.begun = self.told = False
 
-    def __enter__(self) -> Callable[[], None]:
-        self._task = task = asyncio.current_task()
-        self._others = 0 if task is None else task.cancelling()
+    def begin(self, leave: Callable[[], object]) -> None:
+        """It is there from now on; `leave` takes it away."""
+        self._leave = leave
         self._guard.watched.add(self)
         if self._guard.armed:
             self.limit(STALL_TIMEOUT_S)
+
+    def end(self) -> None:
+        """It is there no more."""
+        self._leave = None
+        self._guard.watched.discard(self)
+        if self._alarm is not None:
+            self.limit(None)
+
+    def __enter__(self) -> Callable[[], None]:
+        self._task = task = asyncio.current_task()
+        assert task is not None
+        self._others = task.cancelling()
+        self.begin(task.cancel)
         return self.heard
 
     def __exit__(
@@ -75,9 +92,7 @@ class Watched:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._guard.watched.discard(self)
-        if self._alarm is not None:
-            self.limit(None)
+        self.end()
         if not self._given_up or self._task is None:
             return
         if self._task.uncancel() <= self._others and kind is asyncio.CancelledError:
@@ -92,9 +107,9 @@ class Watched:
 
     def give_up(self) -> None:
         """It is taken from its worker."""
-        if not self._given_up and self._task is not None:
+        if not self._given_up and self._leave is not None:
             self._given_up = True
-            self._task.cancel()
+            self._leave()
 
     def limit(self, after_s: float | None) -> None:
         """Give it up after so many seconds; None: not by the clock."""

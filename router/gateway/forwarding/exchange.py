@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from typing import Protocol
 
 from router.gateway.accounting.keys import Reservation
 from router.gateway.accounting.slo import Timing
@@ -13,7 +13,8 @@ from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.forwarding.attempt import Attempt
 from router.gateway.forwarding.continuation import Continuation, Diverged
 from router.http.apis import COMPLETIONS, Api
-from router.http.asgi import Responder, Send, respond, responder
+from router.http.asgi import Receive, Send, respond, responder
+from router.http.bodies import Held
 from router.http.errors import Headers, RequestError, RouterError, WorkerFailed, shortened
 from router.http.event_meter import EventMeter
 from router.http.schemas import CompletionRequest
@@ -31,12 +32,20 @@ _STREAM: Headers = [
 LONGEST_ERROR = 16_384  # of what a worker says of one
 
 
-@dataclass(eq=False, slots=True)
+class Ends(Protocol):
+    """What goes on beside a request until it is ended."""
+
+    def end(self) -> None:
+        """No more of it."""
+        ...
+
+
 class Exchange:
     """A request and its response.
 
     Attributes:
         target: path and query string, for the worker as they came.
+        held: what is held of its body.
         received, sent, first_byte, first_token: seconds on the monotonic clock; when it had come,
             when a worker was asked, when the response began, when a stream's first data came.
         why: whether its client wants to know why it went where it went.
@@ -55,39 +64,50 @@ class Exchange:
         reservation: what it was let in with, of that key's tokens.
         blocks: hashes of its prompt's blocks.
         tell_priority: its client hears which priority its tier of service has become.
+        through: that, if the answer that comes now passes through it.
+        told: a worker's error, of which the client hears in the stream that it has begun to get.
+        comments: its client gets them while it waits.
     """
 
-    send: Send
-    record: RequestRecord
-    target: str
-    headers: Headers
-    received: float = field(default_factory=time.monotonic)
-    body: bytes = b""
+    # What most have of it; each has its own of what is set at its begin.
+    body = b""
     request: CompletionRequest | None = None
     sent: float | None = None
     first_byte: float | None = None
     first_token: float | None = None
-    why: bool = False
+    why = False
     meter: StreamMeter | EventMeter | JsonMeter | None = None
-    kept_alive: bool = False
-    streaming: bool = False
-    failed: bool = False
-    api: Api = COMPLETIONS
+    kept_alive = False
+    streaming = False
+    failed = False
     trace_context: TraceContext | None = None
     attempts: tuple[Attempt, ...] = ()
     usage: Usage | None = None
-    most: Usage = MOST
+    most = MOST
     unseen: int | None = None
     response_info: ResponseInfo | None = None
     continuation: Continuation | None = None
     more: Callable[[], Headers] | None = None
     reservation: Reservation | None = None
     blocks: Sequence[int] = ()
-    tell_priority: bool = False
-    out: Responder = field(init=False)
+    tell_priority = False
+    through: Continuation | None = None
+    told: bytearray | None = None
+    comments: Ends | None = None
 
-    def __post_init__(self) -> None:
-        self.out = responder(self.send)
+    def __init__(
+        self,
+        send: Send,
+        receive: Receive,
+        record: RequestRecord,
+        target: str,
+        headers: Headers,
+        held: Held,
+        api: Api = COMPLETIONS,
+    ) -> None:
+        self.send, self.receive, self.record, self.target = send, receive, record, target
+        self.headers, self.held, self.api = headers, held, api
+        self.received, self.out = time.monotonic(), responder(send)
 
     @property
     def recorded(self) -> bool:
@@ -148,21 +168,19 @@ class Exchange:
         again = self.continuation
         return again is not None and again.possible and self.streaming
 
-    async def relay(
+    def open(
         self, reply: Reply, worker: str, progress: Callable[[int], None]
-    ) -> Usage | None:
-        """Pass an answer on as it comes, its head with the first bytes of its body.
+    ) -> Callable[[bytes], None]:
+        """What takes an answer as it comes, its head with the first bytes of its body.
 
-        Once all of it is there the worker is free, whatever the client has read: `out.drain` waits
-        for that. `progress` hears of its tokens.
-
-        Raises:
-            WorkerFailed: if it breaks off.
+        Once all of it is there, and `close` has been called, the worker is free, whatever the
+        client has read: `out.drain` waits for that. `progress` hears of its tokens.
         """
         if self.kept_alive and not (reply.status == 200 and reply.is_stream):
-            await self._refused(reply, worker)
-            return None
-        again = self._continued(reply)
+            self.told = bytearray()
+            return self._take_error
+        self.told, self.through = None, self._continued(reply)
+        again = self.through
         self.streaming = reply.is_stream
         meter, out = self.api.meter() if reply.is_stream else JsonMeter(), self.out
         self.meter = meter
@@ -176,15 +194,27 @@ class Exchange:
             progress(events)
             out.write(chunk if again is None else again.feed(chunk))
 
-        await reply.relay(pass_on, out)
+        return pass_on
+
+    def close(self, reply: Reply, worker: str) -> Usage | None:
+        """All of it has come; what it says of tokens.
+
+        Raises:
+            WorkerFailed: if it has ended too soon.
+        """
+        if self.told is not None:
+            self._refuse(reply, worker, bytes(self.told))
+            return None
+        meter, out = self.meter, self.out
+        assert meter is not None
         if self.first_byte is None:
             if reply.status == 200:
                 raise WorkerFailed("The worker ended its answer before it had begun.")
             self._start(reply, worker)
         if not isinstance(meter, JsonMeter) and reply.status == 200:
             self._check_end(meter)
-        if again is not None:
-            out.write(again.flush())
+        if self.through is not None:
+            out.write(self.through.flush())
         out.end()
         usage = meter.usage()
         self.usage = usage = usage and usage.within(self.most)
@@ -193,17 +223,15 @@ class Exchange:
             self.response_info = meter.response_info() if self.recorded else None
         return usage
 
-    async def _refused(self, reply: Reply, worker: str) -> None:
+    def _take_error(self, chunk: bytes) -> None:
+        assert self.told is not None
+        if len(self.told) < LONGEST_ERROR:
+            self.told.extend(chunk)
+
+    def _refuse(self, reply: Reply, worker: str, told: bytes) -> None:
         """A worker's error for a client that has a stream's head already: its last event."""
-        told = bytearray()
-
-        def take(chunk: bytes) -> None:
-            if len(told) < LONGEST_ERROR:
-                told.extend(chunk)
-
-        await reply.relay(take, self.out)
         self._start(reply, worker)
-        error = RequestError(said_in(bytes(told)), status=reply.status)
+        error = RequestError(said_in(told), status=reply.status)
         self.out.write(self.api.last_event(error, 0, self.record.id))
         self.out.end()
 
@@ -223,6 +251,12 @@ class Exchange:
         self.failed = self.record.error is not None
         if not self.failed and not meter.finished:
             raise WorkerFailed("The worker ended its stream without saying that it was done.")
+
+    def end_comments(self) -> None:
+        """No more comments."""
+        comments, self.comments = self.comments, None  # they know it: a circle is garbage
+        if comments is not None:
+            comments.end()
 
     def keep_alive(self) -> Awaitable[None] | None:
         """A comment, that nothing on the way takes a stream that waits for a dead connection.
@@ -267,6 +301,7 @@ class Exchange:
 
     async def send_error(self, error: RouterError) -> None:
         """The error as a response, or at the end of one that has begun."""
+        self.end_comments()
         self.record.error = str(error)
         if self.first_byte is None and not self.kept_alive:
             self.record.status = error.status

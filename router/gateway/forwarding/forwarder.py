@@ -11,14 +11,15 @@ from collections.abc import Awaitable
 from router.gateway.fleet.address import RANK
 from router.gateway.fleet.reports import complaint
 from router.gateway.fleet.worker import Worker
+from router.gateway.forwarding.remembered import Remembered, remembered
 from router.http.client import ConnectTimeout, NotConnected
 from router.http.connections import Connections
 from router.http.errors import Headers, WorkerRefused, WorkerUnconnected, WorkerUnreachable
-from router.http.reply import HOP_BY_HOP, hop_by_hop
+from router.http.reply import HOP_BY_HOP
 from router.http.request_headers import AUTHORIZATION, KEY_HEADERS
 from router.http.secret import SECRET
+from router.http.worker_connection import Connection, Reader
 from router.http.worker_reply import Reply
-from router.kv_wire import SESSION, apart_from_names
 from router.settings.gateway import GatewayTuning
 from router.wire import REQUEST_ID, TOLD
 
@@ -30,6 +31,10 @@ _RANK = frozenset((RANK,))  # a client's own is of no server that has been chose
 _AT_FAULT = (400, 422)  # with what a server says that a rank is none
 # What of an answer is read is read as it is.
 _NOT_RELAYED = _SET_ANEW | {b"accept-encoding", SECRET}
+
+
+def _left_out(headers: Remembered) -> frozenset[bytes]:
+    return _LEFT_OUT if headers.hops is HOP_BY_HOP else _NOT_SENT | headers.hops
 
 
 class Forwarder:
@@ -49,10 +54,12 @@ class Forwarder:
         body: bytes,
         *,
         worker: Worker,
+        fresh: bool = False,
     ) -> Awaitable[Reply]:
         """POST `body` with the client's `headers` and lines of `extra`, until the answer begins.
 
-        A `worker` that has a key gets that in the place of the client's.
+        A `worker` that has a key gets that in the place of the client's. `fresh`: over a new
+        connection.
 
         Raises:
             WorkerRefused: if nobody listens there.
@@ -60,16 +67,33 @@ class Forwarder:
             WorkerUnreachable: if none begins.
             WorkerFailed: if it begins with a head that is too large: the work is done.
         """
-        hops = hop_by_hop(headers)
-        left_out = _LEFT_OUT if hops is HOP_BY_HOP else _NOT_SENT | hops
+        headers = remembered(headers)
+        left_out = _left_out(headers)
         if worker.rank is not None and not worker.address.refuses:
             return self._send_to_rank(url, headers, left_out, extra, body, worker)
-        return self._send("POST", url, headers, left_out, extra, body, worker)
+        return self._send("POST", url, headers, left_out, extra, body, worker, fresh=fresh)
+
+    def send_at_once(
+        self,
+        url: str,
+        headers: Headers,
+        extra: str,
+        body: bytes,
+        *,
+        worker: Worker,
+        reader: Reader,
+    ) -> Connection | None:
+        """As `send`, if a connection is idle: the reader is told what becomes of it."""
+        if worker.rank is not None and not worker.address.refuses:
+            return None
+        headers = remembered(headers)
+        head = self._head(headers, _left_out(headers), extra, worker)
+        return self._client.post_at_once(url, head, body, silence_s=self._silence_s, reader=reader)
 
     async def _send_to_rank(
         self,
         url: str,
-        headers: Headers,
+        headers: Remembered,
         left_out: frozenset[bytes],
         extra: str,
         body: bytes,
@@ -98,7 +122,8 @@ class Forwarder:
             WorkerUnreachable, WorkerFailed: as `send`.
         """
         extra = f"{REQUEST_ID.decode()}: {name}\r\n"
-        left_out = _NOT_RELAYED | hop_by_hop(headers)
+        headers = remembered(headers)
+        left_out = _NOT_RELAYED | headers.hops
         return await self._send(method, url, headers, left_out, extra, body, worker)
 
     def has_key(self, worker: Worker) -> bool:
@@ -113,34 +138,42 @@ class Forwarder:
         self,
         method: str,
         url: str,
-        headers: Headers,
+        headers: Remembered,
         left_out: frozenset[bytes],
         extra: str,
         body: bytes,
         worker: Worker,
+        *,
+        fresh: bool = False,
     ) -> Reply:
+        try:
+            return await self._client.post(
+                url,
+                self._head(headers, left_out, extra, worker),
+                body,
+                connect_s=self._connect_s,
+                silence_s=self._silence_s,
+                method=method.encode(),
+                fresh=fresh,
+            )
+        except OSError as error:  # a timeout is one
+            raise self.failure(worker, error) from error
+
+    def failure(self, worker: Worker, error: OSError) -> WorkerUnreachable:
+        """What it means that no answer has begun."""
+        if isinstance(error, NotConnected):
+            return WorkerRefused.of(worker.name, complaint(error))
+        if isinstance(error, ConnectTimeout):
+            return WorkerUnconnected.of(worker.name, complaint(error, self._connect_s))
+        return WorkerUnreachable.of(worker.name, complaint(error, self._silence_s))
+
+    def _head(
+        self, headers: Remembered, left_out: frozenset[bytes], extra: str, worker: Worker
+    ) -> bytes:
+        """Lines of the client's headers, but for those that are left out, and of our own."""
         own = self._own(worker)
         if own:
             extra += own
             if _AUTHORIZATION in own:
                 left_out = left_out | KEY_HEADERS
-        kept = [
-            b"%b: %b\r\n" % (name, apart_from_names(value) if name == SESSION else value)
-            for name, value in headers
-            if name not in left_out
-        ]
-        try:
-            return await self._client.post(
-                url,
-                b"".join((*kept, extra.encode("latin-1"))),
-                body,
-                connect_s=self._connect_s,
-                silence_s=self._silence_s,
-                method=method.encode(),
-            )
-        except NotConnected as error:
-            raise WorkerRefused.of(worker.name, complaint(error)) from error
-        except ConnectTimeout as error:
-            raise WorkerUnconnected.of(worker.name, complaint(error, self._connect_s)) from error
-        except (TimeoutError, OSError) as error:
-            raise WorkerUnreachable.of(worker.name, complaint(error, self._silence_s)) from error
+        return headers.lines(left_out) + extra.encode("latin-1")

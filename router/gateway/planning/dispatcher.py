@@ -35,7 +35,7 @@ from router.gateway.planning.planner import Planner
 from router.gateway.planning.plans import Plans
 from router.gateway.planning.room import Room
 from router.gateway.planning.stranded import Stranded
-from router.gateway.planning.ticket import Placement, Ticket
+from router.gateway.planning.ticket import Placement, Ticket, Waiter
 from router.gateway.planning.unsent import Unsent
 from router.http.errors import (
     ExpiredError,
@@ -138,44 +138,62 @@ class Dispatcher:
             UnplannableError: if its size is none, or no plan can be made of it.
             ExpiredError: if its deadline passes before.
         """
-        check_size(ticket.job)
         loop = asyncio.get_running_loop()
-        alone = self._plans.of_one and not (self._rushed or self._busy or self._unsent.requests)
-        if alone and (placement := self._place_alone(ticket, loop)) is not None:
-            return placement
         placed: asyncio.Future[Placement] = loop.create_future()
-        ticket.placed = placed
-        self._unsent.add(ticket)
-        self.room.add(ticket)
-        self._rolling.add(ticket, time.monotonic())
-        self._wake.set()
+        placement = self.ask(ticket, placed)
+        if placement is not None:
+            return placement
         alarm, due_s = None, ticket.job.due_s
         if due_s != inf:
             alarm = loop.call_later(due_s - time.monotonic(), self._expire, ticket)
         try:
             return await placed
         except asyncio.CancelledError:
-            self._rolling.discard(ticket)
-            self._stranded.served(ticket)
+            self.withdraw(ticket)
             if placed.done() and not placed.cancelled():
                 with suppress(RouterError):
                     self.release(ticket, placed.result().worker)
             raise
         finally:
-            self._unsent.remove(ticket)
             began = placed.done() and not placed.cancelled() and placed.exception() is None
-            self.room.remove(ticket, began=began)
-            ticket.placed = None  # it holds on to its plan
+            self.heard(ticket, began=began)
             if alarm is not None:
                 alarm.cancel()
+
+    def ask(self, ticket: Ticket, waiter: Waiter) -> Placement | None:
+        """Where the ticket goes at once; None: the waiter is told, and `heard` is to be called.
+
+        Raises:
+            UnplannableError: if its size is none.
+        """
+        check_size(ticket.job)
+        alone = self._plans.of_one and not (self._rushed or self._busy or self._unsent.requests)
+        if alone and (placement := self._place_alone(ticket)) is not None:
+            return placement
+        ticket.placed = waiter
+        self._unsent.add(ticket)
+        self.room.add(ticket)
+        self._rolling.add(ticket, time.monotonic())
+        self._wake.set()
+        return None
+
+    def heard(self, ticket: Ticket, *, began: bool) -> None:
+        """Whoever waited for its place waits no more; `began`: as it has one."""
+        self._unsent.remove(ticket)
+        self.room.remove(ticket, began=began)
+        ticket.placed = None  # it holds on to its plan
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """It wants no place any more."""
+        self._rolling.discard(ticket)
+        self._stranded.served(ticket)
 
     def _expire(self, ticket: Ticket) -> None:
         self._reject(ticket, ExpiredError())
 
     def _reject(self, ticket: Ticket, error: Exception) -> None:
         """Whoever still waits gets the error."""
-        self._rolling.discard(ticket)
-        self._stranded.served(ticket)
+        self.withdraw(ticket)
         if ticket.placed is not None and not ticket.placed.done():
             ticket.placed.set_exception(error)
 
@@ -248,10 +266,10 @@ class Dispatcher:
         except Exception:  # whoever listens is not to stop the gateway
             log.exception("a defect after planning")
 
-    def _place_alone(self, ticket: Ticket, loop: asyncio.AbstractEventLoop) -> Placement | None:
+    def _place_alone(self, ticket: Ticket) -> Placement | None:
         """Plan the only one there is, and send it; None: it is to wait."""
         self._rushed = True
-        loop.call_soon(self._rest)
+        asyncio.get_running_loop().call_soon(self._rest)
         try:
             now = time.monotonic()
             selection = self._rolling.select_alone(ticket, now, self._able())

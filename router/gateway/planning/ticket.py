@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from router.gateway.explanations.plan_record import PlanRecord
 from router.gateway.fleet.worker import Worker
@@ -30,6 +30,22 @@ class Placement:
     worker: Worker
     plan: PlanRecord
     index: int
+
+
+class Waiter(Protocol):
+    """Whoever waits for a place: a future, or what is told in its way."""
+
+    def done(self) -> bool:
+        """Whether it has been told."""
+        ...
+
+    def set_result(self, placement: Placement, /) -> None:
+        """There is one."""
+        ...
+
+    def set_exception(self, error: Exception, /) -> None:
+        """There will be none."""
+        ...
 
 
 @dataclass(eq=False, slots=True)
@@ -85,7 +101,7 @@ class Ticket:
     over_share_s: float | None = None
     trial: bool = False
     recall_pending: bool = False
-    placed: asyncio.Future[Placement] | None = None
+    placed: Waiter | None = None
     again: Callable[[], Job | None] = lambda: None
 
     @property

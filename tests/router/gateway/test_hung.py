@@ -15,6 +15,7 @@ import pytest
 from router.gateway.accounting.accounts import Accounts
 from router.gateway.admission.attempts import Attempts
 from router.gateway.admission.kept_answers import KeptAnswers
+from router.gateway.admission.retries import Tries
 from router.gateway.admission.shedding import Shedding
 from router.gateway.explanations.request_record import RequestRecord
 from router.gateway.fleet import stalls
@@ -27,9 +28,11 @@ from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.planning.recaller import Recaller
 from router.gateway.planning.ticket import Ticket
 from router.http.apis import COMPLETIONS
+from router.http.bodies import BodyMemory, Held
 from router.http.connections import Connections
 from router.http.errors import Headers, Outcome
 from router.http.outline import outline
+from router.http.reply import HeadKind
 from router.http.worker_reply import Reply
 from router.settings.gateway import GatewaySettings
 from router.wire import REQUEST_ID
@@ -89,6 +92,7 @@ class Sender(Forwarder):
         body: bytes,
         *,
         worker: Worker,  # noqa: ARG002
+        fresh: bool = False,  # noqa: ARG002
     ) -> Reply:
         if url.startswith(HUNG):
             name = extra.partition(f"{REQUEST_ID.decode()}: ")[2].partition("\r\n")[0]
@@ -100,7 +104,7 @@ class Sender(Forwarder):
                 self.waited_s[name] = self.clock.now - self.waiting.pop(name)
         stream = json.loads(body)["stream"]
         kind = b"text/event-stream" if stream else b"application/json"
-        reply = Reply(cast(Any, None), 200, [(b"content-type", kind)])
+        reply = Reply(cast(Any, None), HeadKind(200, [(b"content-type", kind)]))
         event = b'{"choices":[{"index":0,"text":" w","finish_reason":"length"}]}'
         reply.take(b"data: " + event + b"\n\ndata: [DONE]\n\n" if stream else event)
         reply.end()
@@ -111,10 +115,16 @@ async def discard(_: Any) -> None:  # noqa: ANN401
     pass
 
 
+def unexpected(*_: object) -> Any:  # noqa: ANN401
+    raise AssertionError
+
+
 def exchange(one: Ticket) -> Exchange:
     body = {"model": "llama-65b", "prompt": "a", "stream": one.streamed}
     record = RequestRecord(one.request_id, "llama-65b", one.streamed, 0.0)
-    made = Exchange(discard, record, "/v1/completions", [], body=json.dumps(body).encode())
+    held = Held(BodyMemory(1, unexpected))
+    made = Exchange(discard, unexpected, record, "/v1/completions", [], held)
+    made.body = json.dumps(body).encode()
     made.request = outline(made.body, COMPLETIONS)
     return made
 
@@ -166,7 +176,7 @@ async def ask(clock: Clock, streamed: bool, known: bool) -> None:
             one = ticket(str(k))
             one.streamed, one.job = streamed, replace(one.job, lengths=WIDE)
             asked[one.request_id] = exchange(one)
-            tasks.append(asyncio.create_task(running.run(asked[one.request_id], one)))
+            tasks.append(asyncio.create_task(running.run(asked[one.request_id], one, Tries())))
         await until(lambda: sum(task.done() for task in tasks) + len(sender.waiting) == REQUESTS)
         assert 0 < len(sender.waiting) <= SLOTS + lead(SLOTS, 1)
         may_wait_s = {name: most_s(asked[name]) for name in sender.waiting}

@@ -14,9 +14,9 @@ import pytest
 import uvloop
 
 from router.http.asgi import Responder
-from router.http.client import Client, ConnectTimeout, NotConnected
+from router.http.client import Awaited, Client, ConnectTimeout, NotConnected
 from router.http.errors import Headers, WorkerFailed
-from router.http.reply import ReplyHead, hop_by_hop
+from router.http.reply import HeadKind, ReplyHead, hop_by_hop
 from router.http.worker_connection import MOST_HEAD_BYTES, Connection
 from router.http.worker_reply import MOST_UNREAD_BYTES, Reply
 from tests.waiting import PATIENCE_S, until
@@ -295,24 +295,58 @@ async def test_who_lets_go_is_seen_by_the_worker() -> None:
 async def test_who_lets_go_as_its_answer_ends_leaves_the_connection_to_the_next() -> None:
     """Between the end of an answer and its reader's turn, somebody else may have been served."""
     async with serving(WHOLE) as worker:
-        next_one: list[asyncio.Future[Reply]] = []
+        next_one: list[Awaited] = []
 
         class Idle(deque[Connection]):
             def append(self, connection: Connection) -> None:
                 if next_one:
                     return super().append(connection)
                 request = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"
-                next_one.append(connection.request(request, PATIENCE_S))
+                next_one.append(Awaited())
+                connection.ask(request, PATIENCE_S, next_one[0])
                 first.cancel()
                 return None
 
-        worker.client._origin(worker.url).idle = Idle()
+        worker.client._at(worker.url + "/")[0].idle = Idle()
         first = asyncio.create_task(post(worker))
         with pytest.raises(asyncio.CancelledError):
             await first
-        reply, out = await asyncio.wait_for(next_one[0], PATIENCE_S), Out()
+        reply, out = await asyncio.wait_for(next_one[0].begun, PATIENCE_S), Out()
         await reply.relay(out.write, out)
         assert (bytes(out.taken), worker.connections) == (b"hello", 1)
+
+
+class Refuser:
+    """Wants no answer, whatever it is."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def answered(self, reply: Reply) -> None:
+        self.told += 1
+        reply.close()
+
+    def failed(self, error: Exception) -> None:
+        raise AssertionError from error
+
+
+async def test_an_answer_that_has_come_whole_costs_no_connection_though_nobody_wants_it() -> None:
+    """One of which more would come does: its worker is to see it."""
+    for answer, connections in ((WHOLE, 1), (WHOLE[:-1], 2)):
+        await refuse(answer, connections)
+
+
+async def refuse(answer: bytes, connections: int) -> None:
+    now = [WHOLE]
+    async with serving(now) as worker:
+        await post(worker)
+        now[0], refuser = answer, Refuser()
+        url = worker.url + "/"
+        assert worker.client.post_at_once(url, b"", b"", silence_s=PATIENCE_S, reader=refuser)
+        await until(lambda: bool(refuser.told))
+        now[0] = WHOLE
+        assert await post(worker) == (200, b"hello")
+        assert (refuser.told, worker.connections) == (1, connections)
 
 
 async def test_a_slow_client_holds_the_worker_up_and_gets_it_all() -> None:
@@ -352,11 +386,49 @@ NAMED: list[tuple[Headers, set[bytes]]] = [
 
 @pytest.mark.parametrize(("headers", "kept"), NAMED)
 def test_headers_that_connection_names_stay_behind(headers: Headers, kept: set[bytes]) -> None:
-    assert {name for name, _ in ReplyHead(200, headers).headers} == kept
+    assert {name for name, _ in head_of(200, headers).headers} == kept
     assert {name for name, _ in headers} - hop_by_hop(headers) == kept - {b"content-length"} | (
         {b"server"} & {name for name, _ in headers}
     )
-    assert b"content-length" not in dict(ReplyHead(304, headers).headers)
+    assert b"content-length" not in dict(head_of(304, headers).headers)
+
+
+def head_of(status: int, headers: Headers) -> ReplyHead:
+    return ReplyHead(HeadKind(status, headers), dict(headers).get(b"content-length"))
+
+
+async def test_each_answer_on_a_connection_has_its_own_head() -> None:
+    """Whatever the one before said: another status, other headers, another length, or none."""
+    day = b"date: Mon, 30 Nov 2026 00:00:0%d GMT\r\n"
+    heads = [
+        OK + day % 1 + b"x-a: 1\r\ncontent-length: 2\r\n\r\nab",
+        OK + day % 2 + b"x-a: 1\r\ncontent-length: 3\r\n\r\nabc",
+        OK + b"x-a: 2\r\ncontent-length: 3\r\n\r\nabc",
+        OK.replace(b"200", b"404") + b"x-a: 2\r\ncontent-length: 3\r\n\r\nabc",
+        OK + b"x-a: 2\r\ncontent-type: text/event-stream\r\ncontent-length: 3\r\n\r\nabc",
+        OK + b"x-a: 2\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        OK + b"x-a: 2\r\ncontent-length: 0\r\n\r\n",
+        OK + b"x-a: 1\r\ncontent-length: 2\r\n\r\nab",
+    ]
+    now = [b""]
+    async with serving(now) as worker:
+        for head in heads:
+            now[0], out = head, Out()
+            reply = await worker.client.post(
+                worker.url + "/", b"", b"", connect_s=PATIENCE_S, silence_s=PATIENCE_S
+            )
+            await reply.relay(out.write, out)
+            told = dict(
+                line.split(b": ") for line in head.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+            )
+            assert reply.status == int(head[9:12])
+            assert reply.is_stream == (b"event-stream" in head)
+            for name in (b"date", b"transfer-encoding", *[b"content-length"] * reply.is_stream):
+                told.pop(name, None)
+            assert dict(reply.headers) == told
+            own = [(b"x-a", b"3"), (b"x-own", b"4")]
+            assert dict(reply.with_own(own)) == {**dict(reply.headers), **dict(own)}
+        assert worker.connections == 1
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])

@@ -1,0 +1,182 @@
+"""A head that comes again is not parsed again, and nobody can tell, whatever else comes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import httptools
+import uvicorn
+from uvicorn.server import ServerState
+
+from router.http.asgi import Receive, Scope, Send, read_body, respond
+from router.http.hosts import Hosts
+from router.http.known_head import MOST_NEW
+from router.http.protocol import BoundedProtocol, bounded_protocol
+
+ORDERS = 1500
+
+
+class Echo:
+    """Answers a hot route with what it was asked, but for the length of the body."""
+
+    def __init__(self) -> None:
+        self.state = SimpleNamespace(hot={b"/hot": self})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_body(scope, receive, 1 << 20)
+        said = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
+        told = repr((scope["path"], scope["query_string"], said, body)).encode()
+        await respond(send, 200, [], told)
+
+
+class Written(asyncio.Transport):
+    """Keeps what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text, self.closed = b"", False
+
+    def write(self, data: Any) -> None:  # noqa: ANN401
+        self.text += bytes(data)
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None:
+        pass
+
+    resume_reading = pause_reading
+
+
+def connected() -> tuple[BoundedProtocol, Written]:
+    config = uvicorn.Config(Echo(), http=bounded_protocol(60.0, Hosts()), log_config=None)
+    config.load()
+    made: Any = config.http_protocol_class
+    protocol = made(config=config, server_state=ServerState(), app_state={})
+    transport = Written()
+    protocol.connection_made(transport)
+    return protocol, transport
+
+
+async def ask(protocol: BoundedProtocol, transport: Written, *parts: bytes) -> tuple[bytes, bool]:
+    """What is answered, and whether the connection has ended."""
+    transport.text = b""
+    for part in parts:
+        if not transport.closed:
+            protocol.data_received(part)
+    for _ in range(12):
+        await asyncio.sleep(0)
+    return transport.text, transport.closed
+
+
+def end(protocol: BoundedProtocol) -> None:
+    protocol.connection_lost(None)
+
+
+def post(body: bytes, *fields: bytes, path: bytes = b"/hot") -> bytes:
+    lines = (b"POST %b HTTP/1.1" % path, b"Host: x", *fields, b"Content-Length: %d" % len(body))
+    return b"\r\n".join((*lines, b"X-Last: one", b"", body))
+
+
+class Parsed:
+    """Counts what goes to the parser."""
+
+    def __init__(self, protocol: BoundedProtocol) -> None:
+        self.bytes, self._parser = 0, protocol.parser
+
+    def feed_data(self, data: bytes) -> None:
+        self.bytes += len(data)
+        self._parser.feed_data(data)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._parser, name)
+
+
+async def test_the_same_head_with_any_body_is_parsed_no_more() -> None:
+    protocol, transport = connected()
+    for body in (b"one", b"another"):
+        await ask(protocol, transport, post(body, b"Connection: keep-alive"))
+    counted = Parsed(protocol)
+    protocol.parser = counted  # type: ignore[assignment]
+    for body in (b"{}", b"x" * 12, b"y" * 200_000, b""):
+        answer, _ = await ask(protocol, transport, post(body, b"Connection: keep-alive"))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert repr(body).encode() in answer
+    assert not counted.bytes
+    end(protocol)
+
+
+async def test_whoever_sends_another_head_each_time_is_not_looked_at_for_long() -> None:
+    protocol, transport = connected()
+    for i in range(2 * MOST_NEW):
+        answer, _ = await ask(protocol, transport, post(b"{}", b"x-request-id: %d" % i))
+        assert b"b'%d'" % i in answer
+    known = protocol._known
+    await ask(protocol, transport, post(b"{}", b"x-request-id: again"))
+    assert protocol._known is known
+    end(protocol)
+
+
+def spoilt(text: bytes, dice: random.Random) -> list[bytes]:
+    """A request with something changed, cut, doubled or put in, in one part or in two."""
+    at, upto = sorted(dice.sample(range(len(text) + 1), 2))
+    bits = (b"\r\n", b"\n", b" ", b"0", b"1", b":", b"\r\n\r\n", b"content-length: 3\r\n", b"\x00")
+    kind = dice.randrange(6)
+    if kind == 0:
+        text = text[:at] + text[upto:]
+    elif kind == 1:
+        text = text[:at] + dice.choice(bits) + text[at:]
+    elif kind == 2:
+        text = text[:at] + bytes((dice.randrange(256),)) + text[at + 1 :]
+    elif kind == 3:
+        text += text[at:]
+    elif kind == 4:
+        return [text[:at], text[at:]]
+    return [text]
+
+
+async def test_whatever_comes_is_taken_as_by_who_knows_no_head() -> None:
+    """Seeded: each on a connection that has had its like, and on one that parses everything."""
+    dice, answered = random.Random(7), 0
+    for _ in range(ORDERS):
+        fields = dice.choice(((), (b"X: y",), (b"Transfer-Encoding: chunked",), (b"Expect: no",)))
+        like = post(b"z" * dice.choice((1, 3, 12)), *fields, path=dice.choice((b"/hot", b"/hot?a")))
+        asked = spoilt(post(b"0123456789"[: dice.randrange(11)], *fields), dice)
+        found = []
+        for knows in (True, False):
+            protocol, transport = connected()
+            for _ in range(3):
+                await ask(protocol, transport, like)
+            if not knows:
+                protocol._known = None
+            found.append(await ask(protocol, transport, *asked, post(b"after")))
+            end(protocol)
+        assert found[0] == found[1], (like, asked)
+        answered += found[0][0].count(b"HTTP/1.1 200 ")
+    assert answered > ORDERS / 2  # and not all was refused
+
+
+def test_the_parser_takes_a_length_as_it_is_taken_here() -> None:
+    """Digits alone, as many as there may be, with zeros before them or without."""
+    for digits in (b"3", b"03", b"000000003"):
+        seen: list[bytes] = []
+        parser = httptools.HttpRequestParser(SimpleNamespace(on_body=seen.append))
+        parser.feed_data(b"POST / HTTP/1.1\r\ncontent-length: %b\r\n\r\nabc" % digits)
+        assert seen == [b"abc"]
