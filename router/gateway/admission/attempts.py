@@ -163,6 +163,7 @@ class Attempts:
         assert choice is not None
         patience = partial(patience_s, ticket, worker, choice)
         may_leave = partial(self._retries.after_silence, ticket, worker, tries)
+        tries.served = False
         try:
             with guard.watch(
                 least_patience_s(worker), patience, may_leave, trial=ticket.trial
@@ -181,7 +182,7 @@ class Attempts:
                 raise
             raise _GoOn(error) from error
         except (WorkerUnreachable, WorkerFailed) as error:
-            self._conditions.failed(worker, error.reason, trial=ticket.trial)
+            self._failed(ticket, worker, tries, error.reason)
             if not exchange.may_go_on:
                 raise
             failure = WorkerUnreachable(str(error), "broken_off")
@@ -191,6 +192,9 @@ class Attempts:
             raise _GoOn(failure)
         finally:
             del failure  # its frames would hold it: a circle is garbage
+
+    def _failed(self, ticket: Ticket, worker: Worker, tries: Tries, why: str) -> None:
+        self._conditions.failed(worker, why, trial=ticket.trial, begun=tries.served)
 
     def _not_reached(self, ticket: Ticket, worker: Worker, error: WorkerUnconnected) -> None:
         """Whether nobody listens there is soon seen; a host that says nothing costs its time."""
@@ -224,14 +228,16 @@ class Attempts:
                     begun = True
                     self._dispatcher.begun(ticket, worker, streams=streams)
                 if good:
-                    good = False
+                    good, tries.served = False, True
                     self._conditions.served(worker, trial=ticket.trial)
 
             noted = self._kept.noting(exchange, worker, progress) if exchange.api.kept else progress
             usage = await exchange.relay(reply, worker.name, noted)
+            if exchange.wrong:
+                self._failed(ticket, worker, tries, exchange.wrong)
             if exchange.failed:
                 return Outcome.FAILED
-            if reply.status == 200:
+            if reply.status == 200 and not exchange.wrong:
                 self._answered(exchange, ticket, worker, usage, occupancy)
             return outcome_of_status(reply.status)
         finally:
@@ -281,7 +287,7 @@ class Attempts:
         if reply.is_compressed:
             raise WorkerFailed("Its answer is compressed, which nobody has asked for.")
         status = reply.status
-        kind = verdict(status, has_deadline=ticket.due_s != inf)
+        kind = verdict(status, has_deadline=ticket.due_s != inf, planned=True)
         if status == 401 and self._knows_not_us(reply, worker):
             kind = Verdict.FAILED
         if kind is Verdict.ANSWER:
@@ -293,7 +299,7 @@ class Attempts:
             raise _GoOn(WorkerBusy("The worker's slots are taken by other gateways.", "full"))
         if kind is Verdict.FAILED:
             why = f"it answered a request with {status}"
-            if status < 400:
+            if 300 <= status < 400:
                 to = (reply.header(b"location") or b"").decode("latin-1")
                 why = f"it redirects a request to {to[:200]}: name that server instead"
             self._conditions.failed(worker, why, trial=ticket.trial)

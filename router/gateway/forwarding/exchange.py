@@ -16,6 +16,7 @@ from router.http.apis import COMPLETIONS, Api
 from router.http.asgi import Responder, Send, respond, responder
 from router.http.errors import Headers, RequestError, RouterError, WorkerFailed, shortened
 from router.http.event_meter import EventMeter
+from router.http.said import no_answer
 from router.http.schemas import CompletionRequest
 from router.http.usage import MOST, JsonMeter, ResponseInfo, StreamMeter, Usage, said_in
 from router.http.worker_reply import Reply
@@ -44,6 +45,7 @@ class Exchange:
         kept_alive: its client has the head of a stream, and comments, but nothing of a worker's.
         streaming: server-sent events are coming, so that an error can be one more of them.
         failed: the worker itself has told the client, in its stream, that the request has failed.
+        wrong: why what it has answered is none of its good answers, if that is so.
         trace_context: its place in a trace, if it has one; `attempts` and `response_info` are noted
             if it is recorded.
         usage, response_info: what its answer said, of tokens no more than `most`.
@@ -72,6 +74,7 @@ class Exchange:
     kept_alive: bool = False
     streaming: bool = False
     failed: bool = False
+    wrong: str = ""
     api: Api = COMPLETIONS
     trace_context: TraceContext | None = None
     attempts: tuple[Attempt, ...] = ()
@@ -169,6 +172,7 @@ class Exchange:
 
         def pass_on(chunk: bytes) -> None:
             if self.first_byte is None:
+                self._check_begin(reply, chunk)
                 self._start(reply, worker)
             events = meter.feed(chunk)
             if events and self.first_token is None:
@@ -189,6 +193,7 @@ class Exchange:
         usage = meter.usage()
         self.usage = usage = usage and usage.within(self.most)
         if reply.status == 200:
+            self._check_made(meter, usage)
             self.record.output_tokens = self._output(usage)
             self.response_info = meter.response_info() if self.recorded else None
         return usage
@@ -216,6 +221,19 @@ class Exchange:
             return None
         self.continuation.restart()
         return self.continuation
+
+    @staticmethod
+    def _check_begin(reply: Reply, chunk: bytes) -> None:
+        wrong = no_answer(chunk, stream=reply.is_stream) if reply.status == 200 else None
+        if wrong is not None:
+            raise WorkerFailed(f"The worker has not answered: {wrong}.", wrong)
+
+    def _check_made(self, meter: StreamMeter | EventMeter | JsonMeter, usage: Usage | None) -> None:
+        if self.failed:
+            at_fault = not isinstance(meter, JsonMeter) and meter.at_fault
+            self.wrong = "" if at_fault else "it ended an answer with an error"
+        elif (usage is None or not usage.completion_tokens) and meter.says_nothing(usage):
+            self.wrong = "it answered a request with nothing"
 
     def _check_end(self, meter: StreamMeter | EventMeter) -> None:
         error = meter.error()
