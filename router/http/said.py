@@ -1,6 +1,8 @@
 """Whether what a worker says with a 200 is an answer: who says nothing at once must not look well.
 
 Rules:
+- spaces, and the comments of a stream, are no beginning: who sends these alone is silent, and they
+  are passed on with what comes after them;
 - by its first bytes an answer in one piece is a JSON object, and neither it nor the first event of
   a stream is an error, unless that says that the request is at fault;
 - at its end it has a choice with something in it, or the engine has counted tokens, or its limit
@@ -21,11 +23,34 @@ _ERROR = re.compile(
     rb'(\{\s*"(?:error"\s*:\s*[{"]|(?:type|object)"\s*:\s*"error").*)'
 )
 _SPACE = b" \t\r\n"
+MOST_HELD = 4096  # bytes that say nothing; earlier ones are as good as never sent
 _AT_FAULT = ("invalid_request", "BadRequest")
 _CODES = {str(code) for code in range(400, 500)} - {"408", "429"}
 # What the model has made, in one piece or as a stream's delta.
 _MADE = ("text", "content", "reasoning_content", "reasoning", "tool_calls", "function_call",
          "refusal", "audio")  # fmt: skip
+
+
+class Beginning:
+    """What has come of an answer before it says anything."""
+
+    def __init__(self, *, stream: bool) -> None:
+        self._stream, self._held = stream, b""
+
+    def take(self, chunk: bytes) -> bytes:
+        """All that has come, once that says anything; else nothing, and it is kept."""
+        came = self._held + chunk
+        text = came.lstrip(_SPACE)
+        if self._stream and text.startswith(b":"):
+            *lines, last = text.replace(b"\r", b"\n").split(b"\n")
+            silent = all(not line.strip() or line.startswith(b":") for line in (*lines, last))
+            if silent and len(came) > MOST_HELD:
+                came = b":" if last else b""
+        else:
+            silent = not text
+            came = came[-MOST_HELD:] if silent else came
+        self._held = came if silent else b""
+        return b"" if silent else came
 
 
 def no_answer(first: bytes, *, stream: bool) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -292,11 +293,27 @@ def test_who_limits_its_requests_gets_none_until_it_says_so() -> None:
             assert (answer.status_code, answer.headers["retry-after"]) == (429, "3600")
 
 
+def only(beginning: bytes) -> Answer:
+    """A head, and then nothing that says anything, for ever."""
+
+    async def answer(call: Call) -> None:
+        kind = b"event-stream" if json.loads(call.body).get("stream") else b"json"
+        await call.send(STREAM_HEAD.replace(b"event-stream", kind))
+        while True:
+            await call.send(chunk(beginning))
+            await asyncio.sleep(0.1)
+
+    return answer
+
+
 @pytest.mark.parametrize("stream", [False, True])
-def test_who_hangs_gets_nothing_new_and_keeps_nobody(stream: bool) -> None:
+@pytest.mark.parametrize("hang", [never, only(b": ping\n\n"), only(b" ")])
+def test_who_hangs_gets_nothing_new_and_keeps_nobody(hang: Answer, stream: bool) -> None:
     """It accepts and never answers; its models it tells."""
+    if hang is not never and not stream:
+        hang = only(b" ")
     with (
-        FaultyServer(never) as bad,
+        FaultyServer(hang) as bad,
         FaultyServer(after(0.05)) as sound,
         gateway(bad, sound) as made,
     ):

@@ -166,7 +166,7 @@ class Attempts:
         tries.served = False
         try:
             with guard.watch(
-                least_patience_s(worker), patience, may_leave, trial=ticket.trial
+                least_patience_s(worker), patience, may_leave, trial=ticket.trial, out=exchange.out
             ) as on_progress:
                 return await self._forward(exchange, ticket, worker, tries, on_progress)
         except WorkerStalled as error:

@@ -16,7 +16,7 @@ from router.http.apis import COMPLETIONS, Api
 from router.http.asgi import Responder, Send, respond, responder
 from router.http.errors import Headers, RequestError, RouterError, WorkerFailed, shortened
 from router.http.event_meter import EventMeter
-from router.http.said import no_answer
+from router.http.said import Beginning, no_answer
 from router.http.schemas import CompletionRequest
 from router.http.usage import MOST, JsonMeter, ResponseInfo, StreamMeter, Usage, said_in
 from router.http.worker_reply import Reply
@@ -154,7 +154,7 @@ class Exchange:
     async def relay(
         self, reply: Reply, worker: str, progress: Callable[[int], None]
     ) -> Usage | None:
-        """Pass an answer on as it comes, its head with the first bytes of its body.
+        """Pass an answer on as it comes, its head with the first bytes that say anything.
 
         Once all of it is there the worker is free, whatever the client has read: `out.drain` waits
         for that. `progress` hears of its tokens.
@@ -168,12 +168,13 @@ class Exchange:
         again = self._continued(reply)
         self.streaming = reply.is_stream
         meter, out = self.api.meter() if reply.is_stream else JsonMeter(), self.out
-        self.meter = meter
+        self.meter, beginning = meter, Beginning(stream=reply.is_stream)
 
         def pass_on(chunk: bytes) -> None:
             if self.first_byte is None:
-                self._check_begin(reply, chunk)
-                self._start(reply, worker)
+                chunk = self._begin(reply, worker, beginning, chunk)
+                if not chunk:
+                    return
             events = meter.feed(chunk)
             if events and self.first_token is None:
                 self.first_token, self.record.first_token_s = time.monotonic(), time.time()
@@ -181,22 +182,18 @@ class Exchange:
             out.write(chunk if again is None else again.feed(chunk))
 
         await reply.relay(pass_on, out)
-        if self.first_byte is None:
-            if reply.status == 200:
-                raise WorkerFailed("The worker ended its answer before it had begun.")
-            self._start(reply, worker)
-        if not isinstance(meter, JsonMeter) and reply.status == 200:
+        if reply.status == 200:
             self._check_end(meter)
+        elif self.first_byte is None:
+            self._start(reply, worker)
         if again is not None:
             out.write(again.flush())
         out.end()
         usage = meter.usage()
-        self.usage = usage = usage and usage.within(self.most)
+        self.usage = usage and usage.within(self.most)
         if reply.status == 200:
-            self._check_made(meter, usage)
-            self.record.output_tokens = self._output(usage)
-            self.response_info = meter.response_info() if self.recorded else None
-        return usage
+            self._note_end(meter, self.usage)
+        return self.usage
 
     async def _refused(self, reply: Reply, worker: str) -> None:
         """A worker's error for a client that has a stream's head already: its last event."""
@@ -222,20 +219,33 @@ class Exchange:
         self.continuation.restart()
         return self.continuation
 
-    @staticmethod
-    def _check_begin(reply: Reply, chunk: bytes) -> None:
-        wrong = no_answer(chunk, stream=reply.is_stream) if reply.status == 200 else None
-        if wrong is not None:
-            raise WorkerFailed(f"The worker has not answered: {wrong}.", wrong)
+    def _begin(self, reply: Reply, worker: str, beginning: Beginning, chunk: bytes) -> bytes:
+        """What of its body goes on, after its head; nothing, before that says anything."""
+        if reply.status == 200:
+            chunk = beginning.take(chunk)
+            if not chunk:
+                return chunk
+            wrong = no_answer(chunk, stream=reply.is_stream)
+            if wrong is not None:
+                raise WorkerFailed(f"The worker has not answered: {wrong}.", wrong)
+        self._start(reply, worker)
+        return chunk
 
-    def _check_made(self, meter: StreamMeter | EventMeter | JsonMeter, usage: Usage | None) -> None:
+    def _note_end(self, meter: StreamMeter | EventMeter | JsonMeter, usage: Usage | None) -> None:
+        """What has come of it in all, and whether that is an answer."""
+        self.record.output_tokens = self._output(usage)
+        self.response_info = meter.response_info() if self.recorded else None
         if self.failed:
             at_fault = not isinstance(meter, JsonMeter) and meter.at_fault
             self.wrong = "" if at_fault else "it ended an answer with an error"
         elif (usage is None or not usage.completion_tokens) and meter.says_nothing(usage):
             self.wrong = "it answered a request with nothing"
 
-    def _check_end(self, meter: StreamMeter | EventMeter) -> None:
+    def _check_end(self, meter: StreamMeter | EventMeter | JsonMeter) -> None:
+        if self.first_byte is None:
+            raise WorkerFailed("The worker ended its answer before it had begun.")
+        if isinstance(meter, JsonMeter):
+            return
         error = meter.error()
         self.record.error = None if error is None else shortened(error)
         self.failed = self.record.error is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router.http.event_meter import EventMeter
-from router.http.said import is_at_fault, no_answer, says_something
+from router.http.said import MOST_HELD, Beginning, is_at_fault, no_answer, says_something
 from router.http.usage import JsonMeter, StreamMeter, Usage
 
 FAILED = b'{"error": {"message": "CUDA", "code": 500}}'
@@ -39,6 +39,39 @@ REFUSED = b'{"error": {"message": "too long", "code": 400}}'
 )
 def test_by_its_first_bytes(first: bytes, stream: bool, wrong: bool) -> None:
     assert (no_answer(first, stream=stream) is not None) == wrong
+
+
+SILENT, PING = [b"", b"\n", b" \r\n"], b": ping\n\n"
+
+
+@pytest.mark.parametrize(
+    ("chunks", "stream", "came"),
+    [
+        ([*SILENT, b'{"'], False, b'\n \r\n{"'),
+        ([b"<"], False, b"<"),
+        ([PING], False, PING),
+        ([PING, b"\r", b": p", b"ong\n\nda", b"x"], True, PING + b"\r: pong\n\nda"),
+        ([*SILENT, b"event: x"], True, b"\n \r\nevent: x"),
+        ([PING] * 9999 + [b": x", b"y\n\n", b"data:"], True, None),
+        ([b": "] + [b"x" * 999] * 99 + [b"\n\ndata:"], True, None),
+        ([b" "] * 9999 + [b"{"], False, None),
+        ([PING, *SILENT], True, b""),
+    ],
+)
+def test_what_says_nothing_is_no_beginning(
+    chunks: list[bytes], stream: bool, came: bytes | None
+) -> None:
+    """`came` None: of more than is kept the end, which means the same."""
+    beginning = Beginning(stream=stream)
+    taken = [beginning.take(chunk) for chunk in chunks]
+    first = next(filter(None, taken), b"")
+    if came is not None:
+        assert first == came
+    else:
+        assert not any(taken[:-1])
+        assert len(first) <= MOST_HELD + len(chunks[-1])
+        lines = [line for line in first.split(b"\n") if line.strip()]
+        assert all(line.startswith((b":", b"data:", b" ", b"{")) for line in lines)
 
 
 @pytest.mark.parametrize(
