@@ -16,6 +16,7 @@ import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
+from router.http.drain import stop_signals
 from router.http.sockets import url_of
 from router.settings.base import PREFIX, Settings
 
@@ -100,9 +101,9 @@ def _flag(name: str, value: object) -> list[str]:
 
 
 def stop_event() -> asyncio.Event:
-    """Set at the first SIGINT or SIGTERM; to be called inside the running loop."""
+    """Set at the first signal to stop; to be called inside the running loop."""
     event = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for sig in (signal.SIGINT, signal.SIGTERM):
+    for sig in stop_signals():
         loop.add_signal_handler(sig, event.set)
     return event
