@@ -32,6 +32,7 @@ class Child:
     def __init__(self, name: str, sock: socket.socket, arguments: Sequence[str]) -> None:
         self.name, self.sock, self._arguments = name, sock, arguments
         self.process: subprocess.Popen[bytes] | None = None
+        self._told = 0  # status of one that the signal ends which it was sent
 
     @property
     def url(self) -> str:
@@ -47,8 +48,8 @@ class Child:
         return self.process is not None and self.process.poll() is None
 
     def ended_well(self) -> bool:
-        """Whether it has ended, and without a complaint."""
-        return self.process is not None and self.process.poll() == 0
+        """Whether it has ended, and without a complaint: one that was still starting has none."""
+        return self.process is not None and self.process.poll() in (0, self._told)
 
     def refused(self) -> bool:
         """Whether it ended at once, because of its settings."""
@@ -56,6 +57,7 @@ class Child:
 
     def send(self, sig: signal.Signals) -> None:
         """Send it a signal, if it lives."""
+        self._told = -sig
         if self.process is not None:
             with suppress(ProcessLookupError):
                 self.process.send_signal(sig)
