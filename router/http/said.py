@@ -23,6 +23,8 @@ _ERROR = re.compile(
     rb'(\{\s*"(?:error"\s*:\s*[{"]|(?:type|object)"\s*:\s*"error").*)'
 )
 _SPACE = b" \t\r\n"
+# With what nearly all answers begin: in one piece, and as streams.
+_USUAL: dict[bool, bytes | tuple[bytes, ...]] = {False: b"{", True: (b"data:", b"event:")}
 MOST_HELD = 4096  # bytes that say nothing; earlier ones are as good as never sent
 _AT_FAULT = ("invalid_request", "BadRequest")
 _CODES = {str(code) for code in range(400, 500)} - {"408", "429"}
@@ -34,11 +36,15 @@ _MADE = ("text", "content", "reasoning_content", "reasoning", "tool_calls", "fun
 class Beginning:
     """What has come of an answer before it says anything."""
 
+    __slots__ = ("_held", "_stream")
+
     def __init__(self, *, stream: bool) -> None:
         self._stream, self._held = stream, b""
 
     def take(self, chunk: bytes) -> bytes:
         """All that has come, once that says anything; else nothing, and it is kept."""
+        if not self._held and chunk.startswith(_USUAL[self._stream]):
+            return chunk
         came = self._held + chunk
         text = came.lstrip(_SPACE)
         if self._stream and text.startswith(b":"):
@@ -55,6 +61,8 @@ class Beginning:
 
 def no_answer(first: bytes, *, stream: bool) -> str | None:
     """What is wrong with an answer that begins so; None: nothing that another worker can mend."""
+    if first.startswith(_USUAL[stream]) and b"error" not in first[:64]:
+        return None
     text = first.lstrip(_SPACE)
     if not stream and text and not text.startswith(b"{"):
         return "what it answers is no JSON object"
