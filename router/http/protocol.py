@@ -249,8 +249,11 @@ class BoundedProtocol(HotProtocol):
         if len(self.headers) > MOST_FIELDS or self._head_size() > HEAD_BYTES:
             self._status = 431
             raise _Refused
-        if sum(name == b"host" for name, _ in self.headers) > 1:
+        names = [name for name, _ in self.headers]
+        if names.count(b"host") > 1:
             raise _Refused  # those who read it next may take either
+        if b"transfer-encoding" in names and not self._is_chunked():
+            raise _Refused  # nobody would undo what else it says
         if not self._hosts.allows(self.headers):
             self._status = 403
             raise _Refused
@@ -258,6 +261,11 @@ class BoundedProtocol(HotProtocol):
         self._in_body, self._body_bytes, self._aside_bytes = True, 0, 0
         if "http_version" in self.scope and self.scope["http_version"] == "1.0":
             self.cycle.__class__ = _Unframed
+
+    def _is_chunked(self) -> bool:
+        """Whether that is all that was done to its body on the way, by who may do it."""
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        return codings == [b"chunked"] and self.parser.get_http_version() == "1.1"
 
     def _head_size(self) -> int:
         """Bytes of the head; counted only where it may be too large."""

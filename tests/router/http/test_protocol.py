@@ -126,6 +126,12 @@ def post(path: str = "/", body: bytes = BODY, *fields: bytes, version: bytes = b
     return b"\r\n".join((first, b"host: x", length, *fields, b"", body))
 
 
+def coded(by: bytes, version: bytes = b"HTTP/1.1") -> bytes:
+    """A body in one chunk, of which its head says that."""
+    head = b"POST / %s\r\nhost: x\r\ntransfer-encoding: %s\r\n%s\r\n\r\n" % (version, by, CLOSE)
+    return head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+
+
 CLOSE = b"connection: close"
 
 # What each is answered with, by its first line and its last.
@@ -142,6 +148,10 @@ HEADS = {
     "a tunnel": (b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n", 400),
     "two lengths": (post("/", BODY, b"content-length: 5"), 400),
     "length and chunks": (post("/", BODY, b"transfer-encoding: chunked"), 400),
+    "chunks": (coded(b"CHUNKED"), 200),
+    "compressed, and chunks": (coded(b"gzip, chunked"), 400),
+    "chunks twice": (coded(b"chunked, chunked"), 400),
+    "chunks of an old client": (coded(b"chunked", b"HTTP/1.0"), 400),
     "a negative length": (b"POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n", 400),
     "a length of words": (b"POST / HTTP/1.1\r\ncontent-length: many\r\n\r\n", 400),
     "a target beyond ASCII": (b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n", 400),
