@@ -16,6 +16,7 @@ import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
+from router.http.drain import stop_signals
 from router.http.sockets import url_of
 from router.settings.base import PREFIX, Settings
 
@@ -31,6 +32,7 @@ class Child:
     def __init__(self, name: str, sock: socket.socket, arguments: Sequence[str]) -> None:
         self.name, self.sock, self._arguments = name, sock, arguments
         self.process: subprocess.Popen[bytes] | None = None
+        self._told = 0  # status of one that the signal ends which it was sent
 
     @property
     def url(self) -> str:
@@ -46,8 +48,8 @@ class Child:
         return self.process is not None and self.process.poll() is None
 
     def ended_well(self) -> bool:
-        """Whether it has ended, and without a complaint."""
-        return self.process is not None and self.process.poll() == 0
+        """Whether it has ended, and without a complaint: one that was still starting has none."""
+        return self.process is not None and self.process.poll() in (0, self._told)
 
     def refused(self) -> bool:
         """Whether it ended at once, because of its settings."""
@@ -55,6 +57,7 @@ class Child:
 
     def send(self, sig: signal.Signals) -> None:
         """Send it a signal, if it lives."""
+        self._told = -sig
         if self.process is not None:
             with suppress(ProcessLookupError):
                 self.process.send_signal(sig)
@@ -100,9 +103,9 @@ def _flag(name: str, value: object) -> list[str]:
 
 
 def stop_event() -> asyncio.Event:
-    """Set at the first SIGINT or SIGTERM; to be called inside the running loop."""
+    """Set at the first signal to stop; to be called inside the running loop."""
     event = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for sig in (signal.SIGINT, signal.SIGTERM):
+    for sig in stop_signals():
         loop.add_signal_handler(sig, event.set)
     return event

@@ -2,9 +2,10 @@
 
 Each process listens on a socket of its own at the one port (`router.http.sockets.listen_together`)
 that its supervisor holds open, so that who has connected is served by whoever comes next there. A
-process that ends is started again. At SIGHUP all are replaced, one by one: a successor starts on
-the same socket, and once it is ready its predecessor leaves (`router.http.serving`). At SIGTERM all
-stop in order. A process whose supervisor is gone stops by itself.
+process that ends is started again, and one that has stood still for long is ended. At SIGHUP all
+are replaced, one by one: a successor starts on the same socket, and once it is ready its
+predecessor leaves (`router.http.serving`). At SIGTERM all stop in order. A process whose supervisor
+is gone stops by itself.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.2  # between looks at whether all live: nobody waits for long at a socket without one
 START_S = 60.0  # for a successor to be ready, a guard; a busy machine takes some seconds
 ANSWER_S = 2.0  # for a process to say whether it is ready, or it is asked again
+# Whether it stands still it is asked so often, and in vain so many times in a row: more than half a
+# minute, in which the busiest machine lets it answer. Counted, as clocks go on while all sleep.
+ASK_S, MOST_MISSES = 2.0, 10
 # Pauses before a process is started again that has not lived for `LIVED_S`: a broken one does not
 # spin, and one that was killed is soon back.
 PAUSES_S, LIVED_S = (0.0, 0.5, 1.0, 2.0, 5.0), 60.0
@@ -114,13 +118,14 @@ class _Alone(HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def _is_ready(path: Path) -> bool:
+def _status(path: Path) -> int | None:
+    """Of a process's word on whether it is ready; None: it says nothing."""
     client = _Alone(path)
     try:
         client.request("GET", "/ready")
-        return client.getresponse().status == 200
+        return client.getresponse().status
     except (HTTPException, OSError):
-        return False
+        return None
     finally:
         client.close()
 
@@ -129,10 +134,34 @@ async def _ready(folder: Folder, child: Child) -> bool:
     assert child.process is not None
     deadline, path = time.monotonic() + START_S, folder.socket_of(child.process.pid)
     while child.running() and time.monotonic() < deadline:
-        if await asyncio.to_thread(_is_ready, path):
+        if await asyncio.to_thread(_status, path) == 200:
             return True
         await asyncio.sleep(0.05)
     return False
+
+
+async def _watch(place: _Place, folder: Folder) -> None:
+    """End its process if that stands still: the kernel goes on dealing connections to it.
+
+    Not while it starts, nor while a successor takes its place.
+    """
+    child, misses = place.child, -1  # below 0: it has not answered yet
+    while True:
+        await asyncio.sleep(ASK_S)
+        if child is not place.child or place.successor is not None:
+            child, misses = place.child, -1
+        if child.process is None or not child.running():
+            continue
+        if await asyncio.to_thread(_status, folder.socket_of(child.process.pid)) is not None:
+            misses = 0
+        elif misses >= 0:
+            misses += 1
+        if misses > MOST_MISSES and child is place.child and place.successor is None:
+            log.error(
+                "a process of the gateway stands still: ending it", extra={"child": child.name}
+            )
+            child.process.kill()
+            misses = -1
 
 
 def serve_together(settings: GatewaySettings) -> None:
@@ -157,7 +186,8 @@ async def _run(settings: GatewaySettings, folder: Folder, sockets: Sequence[sock
     stop, roll = stop_event(), asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, roll.set)
     places = [_Place(f"gateway-{k}", sock, arguments) for k, sock in enumerate(sockets)]
-    rolling = asyncio.create_task(_roll(places, folder, settings.drain_s, roll))
+    tasks = [asyncio.create_task(_roll(places, folder, settings.drain_s, roll))]
+    tasks += [asyncio.create_task(_watch(place, folder)) for place in places]
     refused = False
     while not (stop.is_set() or refused):
         for place in places:
@@ -165,7 +195,8 @@ async def _run(settings: GatewaySettings, folder: Folder, sockets: Sequence[sock
         refused = any(place.child.refused() for place in places)
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), LOOK_S)
-    rolling.cancel()
+    for task in tasks:
+        task.cancel()
     children = [child for place in places for child in place.children()]
     await asyncio.gather(*(child.stop(settings.drain_s) for child in children))
     well = all(child.ended_well() for child in children)

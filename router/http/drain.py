@@ -15,6 +15,12 @@ LEAST_S = 1.0
 LEAVE_S = 5.0
 
 
+def stop_signals() -> list[signal.Signals]:
+    """What an orderly stop begins with: a lost terminal, too, unless that is to be ignored."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as nohup has it
+    return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
+
+
 @dataclass(slots=True)
 class Drain:
     """Shared by a process's endpoints; set once, by the signal that stops it.

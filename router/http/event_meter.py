@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from router.http.said import is_at_fault
 from router.http.usage import (
     MOST_JSON_BYTES,
     TAIL_BYTES,
@@ -32,7 +33,7 @@ class Events:
 
     Attributes:
         finished: the stream has said that it is complete.
-        error: what it has said of its failure.
+        error: what it has said of its failure; `at_fault`: that it is the request's.
         id, model: what the answer says that it is.
         reason: why the model has stopped.
         sequence: the number of the last event, where they are numbered.
@@ -41,6 +42,7 @@ class Events:
     def __init__(self) -> None:
         self.finished, self.sequence = False, -1
         self.error: str | None = None
+        self.at_fault = False
         self.id: str | None = None
         self.model: str | None = None
         self.reason: str | None = None
@@ -67,7 +69,7 @@ class Events:
             self.reason = delta["stop_reason"]
         self.finished |= kind in ENDS
         if kind in FAILURES:
-            self.error = _complaint(event) or kind
+            self.error, self.at_fault = _complaint(event) or kind, is_at_fault(event)
         return 0
 
     def _see(self, told: dict[str, Any]) -> None:
@@ -160,6 +162,15 @@ class EventMeter:
     def error(self) -> str | None:
         """What the worker itself said of a failure."""
         return self._seen.error
+
+    @property
+    def at_fault(self) -> bool:
+        """Whether that failure is the request's."""
+        return self._seen.at_fault
+
+    def says_nothing(self, _: Usage | None) -> bool:
+        """Whether it has ended without any event that makes something; its end may have all."""
+        return not self.events and not self._seen.id
 
     def tokens(self, usage: Usage | None) -> int:
         """Output tokens: as the engine counted them, else the deltas."""

@@ -10,6 +10,8 @@
 - What is no request is refused, and the connection ends, once those before it have their answers.
 - Who sends requests ahead of their answers is read on as these are taken: `MOST_AHEAD` wait, and
   what comes in one read from the socket.
+- Clients have `CLIENTS_SHARE` of the files that the process may open; beyond that who connects
+  takes the place of one that waits for no answer.
 - HTTP/1.0 knows no chunks: an answer of unknown length ends with its connection.
 - A request has one host (RFC 9112 section 3.2): else 400.
 - Where only this machine can connect, a request names this machine as its host, or one that is
@@ -19,7 +21,9 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from asyncio import TimerHandle
+from itertools import islice
 from typing import Any, cast
 
 import httptools
@@ -39,6 +43,9 @@ MOST_AHEAD = 16
 # After a refusal so long what still comes is read and dropped: closing at once would reset the
 # connection, and the client might never see why.
 LINGER_S = 2.0
+# Of the files that it may open those of clients, so that workers can always be reached; and how
+# many of them are looked at for one that is idle.
+CLIENTS_SHARE, MOST_LOOKED_AT = 0.75, 100
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 
@@ -71,6 +78,7 @@ class BoundedProtocol(HotProtocol):
     """One connection; see the module."""
 
     flow: _Flow
+    most_connections = 1 << 30
 
     def __init__(
         self,
@@ -98,6 +106,17 @@ class BoundedProtocol(HotProtocol):
         super().connection_made(transport)
         self._idle_since_s = self.loop.time()
         self._await_request(self.timeout_keep_alive)
+        if len(self.connections) > self.most_connections:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Close one that waits for no answer, as it may be at any time; if there is none, this."""
+        for one in islice(cast("set[BoundedProtocol]", self.connections), MOST_LOOKED_AT):
+            idle = one.cycle is None or one.cycle.response_complete
+            if idle and one is not self and not one.transport.is_closing():
+                one.transport.close()
+                return
+        self.transport.close()
 
     def make_flow(self, transport: asyncio.Transport) -> _Flow:
         """One that can be held."""
@@ -258,8 +277,11 @@ class BoundedProtocol(HotProtocol):
         if len(self.headers) > MOST_FIELDS or self._head_size() > HEAD_BYTES:
             self._status = 431
             raise _Refused
-        if sum(name == b"host" for name, _ in self.headers) > 1:
+        names = [name for name, _ in self.headers]
+        if names.count(b"host") > 1:
             raise _Refused  # those who read it next may take either
+        if b"transfer-encoding" in names and not self._is_chunked():
+            raise _Refused  # nobody would undo what else it says
         if not self._hosts.allows(self.headers):
             self._status = 403
             raise _Refused
@@ -267,6 +289,11 @@ class BoundedProtocol(HotProtocol):
         self._in_body, self._body_bytes, self._aside_bytes = True, 0, 0
         if "http_version" in self.scope and self.scope["http_version"] == "1.0":
             self.cycle.__class__ = _Unframed
+
+    def _is_chunked(self) -> bool:
+        """Whether that is all that was done to its body on the way, by who may do it."""
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        return codings == [b"chunked"] and self.parser.get_http_version() == "1.1"
 
     def _head_size(self) -> int:
         """Bytes of the head; counted only where it may be too large."""
@@ -348,8 +375,11 @@ class BoundedProtocol(HotProtocol):
 
 def bounded_protocol(client_timeout_s: float, hosts: Hosts) -> type[asyncio.Protocol]:
     """What uvicorn is to make for each connection."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     class _Protocol(BoundedProtocol):
+        most_connections = int(soft * CLIENTS_SHARE)
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
             super().__init__(*args, client_timeout_s=client_timeout_s, hosts=hosts, **kwargs)
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from types import FrameType
@@ -29,7 +30,7 @@ import uvloop
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from router.http.drain import LEAVE_S, Drain
+from router.http.drain import LEAVE_S, Drain, stop_signals
 from router.http.errors import RouterError
 from router.http.hosts import hosts_of
 from router.http.hot import CLOSE
@@ -148,7 +149,9 @@ def serve(
     tls: tuple[Path, Path] | None = None,
     beside: Beside | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; `follow_parent`: stop, too, if the supervisor dies.
+    """Serve until SIGTERM, SIGINT or SIGHUP; `follow_parent`: stop, too, if the supervisor dies.
+
+    Under a supervisor SIGHUP means to `leave` to a successor.
 
     `tls`: a certificate and its key, checked; `beside`: served as long, on a socket of its own.
 
@@ -178,6 +181,9 @@ def serve(
         watch = asyncio.create_task(_follow(server)) if follow_parent else None
         if follow_parent:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.leave)
+        elif signal.SIGHUP in stop_signals():
+            hang_up = partial(server.handle_exit, signal.SIGHUP, None)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
         other = None if beside is None else _Beside(beside)
         answers = None if other is None else asyncio.create_task(other.serve())
         await server.serve(sockets=[sock])

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from router.http.json_field import JsonField
+from router.http.said import is_at_fault, says_something
 
 # The events that end a stream (last token, usage, [DONE]) fit into this; so does a JSON answer's
 # usage object, which engines put last.
@@ -127,10 +128,28 @@ class StreamMeter:
 
     def error(self) -> str | None:
         """What the worker itself said of a failure, in an event at the end of its stream."""
+        line = self._last_event()
+        return _error(line) if b'"error"' in line else None
+
+    @property
+    def at_fault(self) -> bool:
+        """Whether that failure is the request's."""
+        return is_at_fault(_read(self._last_event()))
+
+    def _last_event(self) -> bytes:
         for line in reversed(self._tail.split(b"\n")):
             if line.startswith(b"data:") and line[5:].strip() != b"[DONE]":
-                return _error(line[5:]) if b'"error"' in line else None
-        return None
+                return line[5:]
+        return b""
+
+    def says_nothing(self, usage: Usage | None) -> bool:
+        """Whether no event came, or none with anything in it where the engine counts no token."""
+        if self.events <= self._done:
+            return True
+        if usage is None or self._size > TAIL_BYTES:
+            return False
+        lines = (line[5:] for line in self._tail.split(b"\n") if line.startswith(b"data:"))
+        return not any(map(says_something, map(_read, lines)))
 
     def tokens(self, usage: Usage | None) -> int:
         """Output tokens: as the engine counted them, else the events but for ``[DONE]``."""
@@ -194,6 +213,11 @@ class JsonMeter:
         text = self._whole()
         answer = None if text is None else _read(text)
         return _response_info([] if answer is None else [answer])
+
+    def says_nothing(self, _: Usage | None) -> bool:
+        """Whether it has nothing in it, as far as it can be read."""
+        text = self._whole()
+        return text is not None and not says_something(_read(text))
 
     def tokens(self, usage: Usage | None) -> int | None:
         """Output tokens, if the engine told them."""

@@ -3,6 +3,8 @@
 Rules:
 - it goes back for reuse only when its answer has ended, said nothing against it, and left nothing
   behind it;
+- an answer whose framing is not known for sure is none: of transfer codings it knows ``chunked``;
+- who takes nothing of a request for `UNREAD_S` is no longer waited for;
 - a reader that cannot keep up stops the worker's sending (TCP's own flow control), so that a slow
   client costs no memory;
 - who lets go of an answer before its end closes the connection, so that the worker sees it.
@@ -26,6 +28,9 @@ from router.http.worker_reply import Reply
 # nothing, in the extensions of chunks or in trailers.
 MOST_HEAD_BYTES = 65_536
 LEAST_STATUS, LARGEST_STATUS = 100, 599
+# A server that is busy with others' prompts reads on within seconds; what it has not read yet is
+# in its kernel's buffers and ours.
+UNREAD_S = 15.0
 
 
 class _LargeHead(WorkerFailed):
@@ -94,6 +99,19 @@ class Connection(asyncio.Protocol):
         self._watch(silence_s)
         self._asked_s = self._heard_s
         self._transport.write(data)
+        if (left := self._transport.get_write_buffer_size()) > 0:
+            self._loop.call_later(UNREAD_S, self._check_taken, reader, left)
+
+    def _check_taken(self, reader: Reader, left: int) -> None:
+        """Whether the worker has taken some of a request of which there were `left` bytes left."""
+        if self._reader is not reader or self._transport is None:
+            return
+        now_left = self._transport.get_write_buffer_size()
+        if now_left >= left:
+            self._heard_s = self._loop.time()  # a fresh connection would do no better
+            self._fail(BadAnswer(f"it has taken nothing of its request for {UNREAD_S:g} s"))
+        elif now_left:
+            self._loop.call_later(UNREAD_S, self._check_taken, reader, now_left)
 
     def leave(self, reader: Reader) -> None:
         """Who asked wants no answer; the connection may have gone on to the next request."""
@@ -154,8 +172,11 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, OSError) as error:
             self._reusable = False
             self._pass_on()  # what came before it
-            no_http = BadAnswer(f"what it answers is no HTTP: {error}")
-            self._fail(error if isinstance(error, OSError) else no_http)
+            if not isinstance(error, OSError):
+                own = error.__context__  # raised by one of the parser's callbacks
+                why = own if isinstance(own, BadAnswer) else error
+                error = BadAnswer(f"what it answers is no HTTP: {why}")
+            self._fail(error)
         else:
             self._pass_on()
 
@@ -198,6 +219,9 @@ class Connection(asyncio.Protocol):
         self._in_head, self._reusable = False, self._parser.should_keep_alive()
         kind = self._kind
         if kind is None or not kind.is_of(status, self._headers):
+            codings = [value for name, value in self._headers if name == b"transfer-encoding"]
+            if codings and [value.strip().lower() for value in codings] != [b"chunked"]:
+                raise BadAnswer("it is coded by something else than 'chunked'")
             kind = self._kind = HeadKind(status, self._headers)
         self._framed = self._length is not None or kind.ends_itself
         self._reply = Reply(self, kind, self._length)

@@ -14,7 +14,8 @@ from router.settings.addresses import base_url
 from router.settings.base import BadSettings, read_regular
 
 # Of printable characters; what a person makes up is shorter.
-LEAST_SECRET = 16
+LEAST_SECRET, MOST_SECRET = 16, 1024
+MOST_KEY = 16_384  # a head has to have room for it
 MAKE_ONE = "`openssl rand -hex 32` makes one"
 
 
@@ -37,10 +38,11 @@ def read_secrets(path: Path | None) -> tuple[bytes, ...]:
     if not lines:
         raise BadSettings(f"secret_file: {path} is empty; {MAKE_ONE}")
     for number, line in enumerate(lines, 1):
-        if len(line) < LEAST_SECRET or not line.isascii() or not line.decode().isprintable():
+        fits = LEAST_SECRET <= len(line) <= MOST_SECRET
+        if not fits or not line.isascii() or not line.decode().isprintable():
             raise BadSettings(
                 f"secret_file: {path}: secret {number} is shorter than {LEAST_SECRET} characters, "
-                f"or has others than ASCII's printable ones; {MAKE_ONE}"
+                f"longer than {MOST_SECRET}, or has others than ASCII's printable ones; {MAKE_ONE}"
             )
     return tuple(lines)
 
@@ -105,8 +107,11 @@ def read_key(path: Path, setting: str) -> str:
         key = read_regular(path).strip().partition(b"\n")[0].strip()
     except OSError as error:
         raise BadSettings(f"{setting}: {path}: {error.strerror}") from error
-    if not key or not key.isascii() or not key.decode().isprintable():
-        raise BadSettings(f"{setting}: {path} has no key: one line of ASCII's printable characters")
+    if not 0 < len(key) <= MOST_KEY or not key.isascii() or not key.decode().isprintable():
+        raise BadSettings(
+            f"{setting}: {path} has no key: one line of ASCII's printable characters, at most "
+            f"{MOST_KEY}"
+        )
     return key.decode()
 
 

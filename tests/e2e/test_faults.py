@@ -31,7 +31,7 @@ def alive(pids: list[int]) -> list[int]:
     return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
-@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopping_ends_what_runs_and_leaves_no_process_behind(sig: signal.Signals) -> None:
     fleet = Fleet("--drain-s", str(PATIENCE_S))
     pids = list(children(fleet.process.pid))
@@ -45,6 +45,25 @@ def test_stopping_ends_what_runs_and_leaves_no_process_behind(sig: signal.Signal
     assert all("data: [DONE]" in answer.result().text for answer in answers[::2])
     eventually(lambda: not alive(pids))
     assert not any("Traceback" in line or "leaked" in line for line in fleet.lines)
+
+
+def test_a_gateway_by_itself_stops_in_order_whatever_tells_it_to() -> None:
+    """Each signal at once after another, and the terminal lost: none ends what runs."""
+    with Fleet("--agents", "1", "--drain-s", str(PATIENCE_S)) as fleet:
+        seen = fleet.get("/makespan/v1/workers").json()["workers"]
+        flags = ("--drain-s", str(PATIENCE_S))
+        alone = Process("gateway", "--port", "0", "--worker", seen[0]["url"], *flags)
+        url = alone.wait_for(r"listening url=(\S+)")
+        workers = url + "/makespan/v1/workers"
+        alone.wait_for(r"(worker is up)")
+        body = {**TEXT, "max_tokens": 600, "ignore_eos": True}
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(http.post, url + "/v1/completions", json=body)
+            eventually(lambda: http.get(workers).json()["workers"][0]["in_flight"] == 1)
+            for sig in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+                alone.process.send_signal(sig)
+            assert answer.result().status_code == 200
+        assert alone.stop() == 0
 
 
 def test_all_may_be_told_to_stop_at_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -94,7 +95,27 @@ async def empty_stream(call: Call) -> None:
     await call.send(STREAM_HEAD, chunk(b""))
 
 
+async def web_page(call: Call) -> None:
+    await call.answer(200, b"<html><title>It works!</title></html>", content_type="text/html")
+
+
+async def error_at_once(call: Call) -> None:
+    """With a 200, as engines tell of what went wrong once they had to begin."""
+    if json.loads(call.body).get("stream"):
+        await call.send(STREAM_HEAD, chunk(ERROR_EVENT), chunk(DONE), chunk(b""))
+    else:
+        await call.answer(200, ERROR, content_type="application/json")
+
+
+ERROR = b'{"error": {"message": "out of memory", "type": "server_error", "code": 500}}'
+ERROR_EVENT, DONE = b"data: " + ERROR + b"\n\n", b"data: [DONE]\n\n"
+WORD = b'data: {"choices": [{"index": 0, "text": " w", "finish_reason": null}]}\n\n'
+
 FAULTS: dict[str, Answer] = {
+    "204": status(204),
+    "202": status(202),
+    "page": web_page,
+    "error": error_at_once,
     "500": status(500),
     "502": status(502),
     "504": status(504),
@@ -136,6 +157,84 @@ def test_who_fails_at_once_is_ejected_and_no_client_sees_it(fault: str) -> None:
         assert made.lines("worker is ejected", worker["name"], "why=")
         name = f'makespan_worker_health{{standing="ejected",worker="{worker["name"]}"}}'
         assert scrape(made.url).values[name] == 1
+
+
+def stream(*events: bytes) -> Answer:
+    async def answer(call: Call) -> None:
+        await call.send(STREAM_HEAD, *map(chunk, events))
+
+    return answer
+
+
+def whole(body: bytes, missing: int = 0) -> Answer:
+    async def answer(call: Call) -> None:
+        length = f"content-length: {len(body) + missing}\r\n\r\n"
+        head = "HTTP/1.1 200 X\r\ncontent-type: application/json\r\n" + length
+        await call.send(head.encode(), body)
+        if missing:
+            call.reset()
+
+    return answer
+
+
+# What their clients have had some of, or all: by what it is.
+NO_ANSWERS: dict[str, Answer] = {
+    "half a body": whole(b'{"choices": [', missing=50),
+    "no choices": whole(b'{"choices": []}'),
+    "empty": whole(b'{"choices": [{"text": ""}], "usage": {"completion_tokens": 0}}'),
+    "nothing": whole(b"{}"),
+    "no events": stream(DONE, b""),
+    "half a stream": stream(WORD),
+    "ends too soon": stream(WORD, b""),
+    "error later": stream(WORD, ERROR_EVENT, DONE, b""),
+}
+
+
+@pytest.mark.parametrize("kind", NO_ANSWERS)
+def test_who_answers_nothing_does_not_draw_the_traffic(kind: str) -> None:
+    async def bad_answer(call: Call) -> None:
+        await NO_ANSWERS[kind](call)
+        call.writer.close()
+
+    with (
+        FaultyServer(bad_answer) as bad,
+        FaultyServer(after(0.05)) as sound,
+        gateway(bad, sound) as made,
+        ThreadPoolExecutor(4) as pool,
+    ):
+
+        def asked(_: int) -> bool:
+            try:
+                return made.ask(stream=True).is_success
+            except httpx.HTTPError:
+                return False
+
+        def ejected() -> bool:
+            list(pool.map(asked, range(8)))
+            return bool(made.worker(bad)["health"] == "ejected")
+
+        eventually(ejected)
+        assert bad.calls <= 16
+        assert made.worker(bad)["reason"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": {"message": "too long", "code": 400}}',
+        b'{"error": {"message": "too long", "type": "invalid_request_error"}}',
+        b'{"choices": [{"text": "", "finish_reason": "length"}]}',
+        b'{"choices": [{"text": ""}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}',
+    ],
+)
+def test_what_the_request_is_to_blame_for_passes_and_counts_against_nobody(
+    pair: tuple[Gateway, FaultyServer, FaultyServer], body: bytes
+) -> None:
+    made, *servers = pair
+    for server in servers:
+        server.answer = whole(body)
+    assert [made.ask().content for _ in range(12)] == [body] * 12
+    assert all(one["health"] == "up" for one in made.workers())
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 413, 422])
@@ -194,11 +293,27 @@ def test_who_limits_its_requests_gets_none_until_it_says_so() -> None:
             assert (answer.status_code, answer.headers["retry-after"]) == (429, "3600")
 
 
+def only(beginning: bytes) -> Answer:
+    """A head, and then nothing that says anything, for ever."""
+
+    async def answer(call: Call) -> None:
+        kind = b"event-stream" if json.loads(call.body).get("stream") else b"json"
+        await call.send(STREAM_HEAD.replace(b"event-stream", kind))
+        while True:
+            await call.send(chunk(beginning))
+            await asyncio.sleep(0.1)
+
+    return answer
+
+
 @pytest.mark.parametrize("stream", [False, True])
-def test_who_hangs_gets_nothing_new_and_keeps_nobody(stream: bool) -> None:
+@pytest.mark.parametrize("hang", [never, only(b": ping\n\n"), only(b" ")])
+def test_who_hangs_gets_nothing_new_and_keeps_nobody(hang: Answer, stream: bool) -> None:
     """It accepts and never answers; its models it tells."""
+    if hang is not never and not stream:
+        hang = only(b" ")
     with (
-        FaultyServer(never) as bad,
+        FaultyServer(hang) as bad,
         FaultyServer(after(0.05)) as sound,
         gateway(bad, sound) as made,
     ):
@@ -244,10 +359,6 @@ def test_a_slow_look_takes_nobody_down() -> None:
         eventually(lambda: server.looks >= looks + 3)
         assert [made.ask().status_code for _ in range(10)] == [200] * 10
         assert http.get(made.url + "/ready").status_code == 200
-
-
-async def web_page(call: Call) -> None:
-    await call.answer(200, b"<html><title>It works!</title></html>", content_type="text/html")
 
 
 async def unwell(call: Call) -> None:

@@ -97,14 +97,24 @@ class Answers:
                 begun = True
                 self._dispatcher.begun(ticket, worker, streams=streams)
             if good:
-                good = False
+                good, tries.served = False, True
                 self._conditions.served(worker, trial=ticket.trial)
 
         noted = self._kept.noting(exchange, worker, progress) if exchange.api.kept else progress
         return exchange.open(reply, worker.name, noted), worker.load.occupancy(worker.slots, 0)
 
+    def failed(self, ticket: Ticket, worker: Worker, tries: Tries, why: str) -> None:
+        """A worker has failed one that it may have begun to answer."""
+        self._conditions.failed(worker, why, trial=ticket.trial, begun=tries.served)
+
     def close(
-        self, exchange: Exchange, ticket: Ticket, worker: Worker, reply: Reply, occupancy: float
+        self,
+        exchange: Exchange,
+        ticket: Ticket,
+        worker: Worker,
+        tries: Tries,
+        reply: Reply,
+        occupancy: float,
     ) -> Outcome:
         """All of it has come, from a worker that was so occupied as it began.
 
@@ -112,9 +122,11 @@ class Answers:
             WorkerFailed: if that is no answer.
         """
         usage = exchange.close(reply, worker.name)
+        if exchange.wrong:
+            self.failed(ticket, worker, tries, exchange.wrong)
         if exchange.failed:
             return Outcome.FAILED
-        if reply.status == 200:
+        if reply.status == 200 and not exchange.wrong:
             self._answered(exchange, ticket, worker, usage, occupancy)
         return outcome_of_status(reply.status)
 
@@ -150,7 +162,7 @@ class Answers:
         if reply.is_compressed:
             raise WorkerFailed("Its answer is compressed, which nobody has asked for.")
         status = reply.status
-        kind = verdict(status, has_deadline=ticket.due_s != inf)
+        kind = verdict(status, has_deadline=ticket.due_s != inf, planned=True)
         if status == 401 and self._knows_not_us(reply, worker):
             kind = Verdict.FAILED
         if kind is Verdict.ANSWER:
@@ -162,7 +174,7 @@ class Answers:
             raise GoOn(WorkerBusy("The worker's slots are taken by other gateways.", "full"))
         if kind is Verdict.FAILED:
             why = f"it answered a request with {status}"
-            if status < 400:
+            if 300 <= status < 400:
                 to = (reply.header(b"location") or b"").decode("latin-1")
                 why = f"it redirects a request to {to[:200]}: name that server instead"
             self._conditions.failed(worker, why, trial=ticket.trial)

@@ -128,6 +128,7 @@ class Attempts:
                     placement = await self._shedding.place(ticket, exchange.request)
                 except (NoCapacityError, ModelNotFoundError) as error:
                     raise failure or error from failure
+                tries.served = False
                 at = Begun(self.sent(exchange, ticket, placement), tries)
                 del placement  # it holds on to its plan
             worker = at.worker
@@ -184,7 +185,7 @@ class Attempts:
         patience = partial(patience_s, ticket, worker, choice)
         may_leave = partial(self._retries.after_silence, ticket, worker, tries)
         return worker.stall_guard.watch(
-            least_patience_s(worker), patience, may_leave, trial=ticket.trial
+            least_patience_s(worker), patience, may_leave, trial=ticket.trial, out=exchange.out
         )
 
     async def _attempt(self, exchange: Exchange, ticket: Ticket, at: Begun) -> Outcome:
@@ -213,7 +214,7 @@ class Attempts:
                 raise
             raise GoOn(error) from error
         except (WorkerUnreachable, WorkerFailed) as error:
-            self._conditions.failed(worker, error.reason, trial=ticket.trial)
+            self.answers.failed(ticket, worker, tries, error.reason)
             if not exchange.may_go_on:
                 raise
             failure = WorkerUnreachable(str(error), "broken_off")
@@ -248,7 +249,7 @@ class Attempts:
                 exchange, ticket, worker, at.tries, reply, on_progress
             )
             await reply.relay(feed, exchange.out)
-            return self.answers.close(exchange, ticket, worker, reply, occupancy)
+            return self.answers.close(exchange, ticket, worker, at.tries, reply, occupancy)
         finally:
             reply.close()
 

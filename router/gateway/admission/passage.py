@@ -161,7 +161,9 @@ class Passage:
         assert self._worker is not None
         exchange, ticket, worker = self._exchange, self._ticket, self._worker
         reply.check()
-        outcome = self._attempts.answers.close(exchange, ticket, worker, reply, self._occupancy)
+        outcome = self._attempts.answers.close(
+            exchange, ticket, worker, self._tries, reply, self._occupancy
+        )
         self._let_go()
         self._attempts.release(exchange, ticket, worker)
         self._worker = None

@@ -62,12 +62,13 @@ class Tries:
     """What has come of one request: how often it failed, whom it left, and since when all are full.
 
     Who was left for its silence may have been slow only: where nobody else is left, it is asked
-    again.
+    again. `served`: the worker that it is at has begun to answer it well.
     """
 
     failures: int = 0
     left: frozenset[Worker] = frozenset()
     full_since_s: float | None = None
+    served: bool = False
 
 
 class Retries:

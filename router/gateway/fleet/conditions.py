@@ -70,10 +70,10 @@ class Conditions:
             now = time.monotonic()
             self._tell(worker, lambda health: health.served(now, trial=trial))
 
-    def failed(self, worker: Worker, why: str, *, trial: bool) -> None:
-        """A request has failed there."""
+    def failed(self, worker: Worker, why: str, *, trial: bool, begun: bool = False) -> None:
+        """A request has failed there; `begun`: it had begun to answer it well."""
         now = time.monotonic()
-        self._tell(worker, lambda health: health.failed(now, why, trial=trial))
+        self._tell(worker, lambda health: health.failed(now, why, trial=trial, begun=begun))
 
     def busy(self, worker: Worker, why: str, for_s: float | None, *, trial: bool) -> None:
         """It is full, or takes nothing for `for_s` seconds."""

@@ -13,7 +13,8 @@ Rules:
   row make it suspect and no more, so that the last worker is never taken out by them. An agent
   promises to tell its state: who has broken that promise and then does not answer, is down;
 - its answers weigh by `WEIGHT`, the latest most: five failures in a row eject it, and so does
-  whoever fails more often than not; answers that are the request's own fault are good ones;
+  whoever fails more often than not; answers that are the request's own fault are good ones. One
+  counts as good as soon as it begins; if it breaks off, that is taken back;
 - who is suspect for its silence, or ejected, is tried with one request once `FIRST_HOLD_S` is over,
   twice that the next time, and so on; a good answer to it brings it back;
 - suspects are the last resort but one, the ejected the last: where nobody else is left, a bad
@@ -34,8 +35,8 @@ from math import inf
 # (as many as Envoy takes for an outlier), where every second answer fails never more than 0.56, and
 # where every tenth does, hardly ever so much by chance.
 WEIGHT, MOST_FAILING = 0.2, 0.6
-# Who comes back is ejected again for two failures in a row.
-PROBATION = 0.4
+# Who comes back is ejected again for two failures in a row, or if its trial breaks off.
+PROBATION = 0.42
 # It has failed lately, if at all, a handful of answers ago.
 WELL = 0.1
 MISSES = 2  # the first may be the network's, or our own
@@ -168,8 +169,10 @@ class Health:
             self._hold = None
         self.spoke()
 
-    def failed(self, now: float, why: str, *, trial: bool = False) -> None:
-        """A request has failed there, and not by its own fault."""
+    def failed(self, now: float, why: str, *, trial: bool = False, begun: bool = False) -> None:
+        """A request has failed there, and not by its own fault; `begun`: it counted as served."""
+        if begun:
+            self._failing = min(1.0, self._failing / (1.0 - WEIGHT))
         self._fails(now, why, trial=trial)
 
     def overdue(self, now: float, why: str, *, trial: bool = False) -> None:

@@ -7,7 +7,8 @@ Rules:
 - any worker is to send something within the patience of a request that waits for its first byte, to
   it or to another one; a worker that works off a queue does. Who has waited for longer is overdue,
   and leaves if another worker can serve it;
-- what its client has had some bytes of stays: only the gateway's `silence_timeout_s` ends it.
+- what its client has had some bytes of stays: only the gateway's `silence_timeout_s` ends it, and
+  as long as it is the client that takes no more, the silence is not the worker's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import time
 from collections.abc import Callable, Iterator
 from math import inf
 from types import TracebackType
+
+from router.http.asgi import Responder
 
 # Beyond the silence after which an agent is suspect: long enough for a busy machine to go on, and
 # for the state stream to be opened again after a mere loss of that connection.
@@ -38,6 +41,7 @@ class Watched:
         may_leave: whether another worker can serve it.
         trial: it shows whether the worker is well again.
         told: it has counted as overdue.
+        held_s: when its client was last seen to keep its answer from coming.
 
     A context is one of its task, which is cancelled to give it up.
 
@@ -46,6 +50,7 @@ class Watched:
     """
 
     begun = told = _given_up = False
+    held_s = -inf
     _leave: Callable[[], object] | None = None
     _task: asyncio.Task[object] | None = None
     _others = 0  # cancellations that were asked for before
@@ -59,8 +64,9 @@ class Watched:
         may_leave: Callable[[], bool],
         *,
         trial: bool,
+        out: Responder | None,
     ) -> None:
-        self._guard = guard
+        self._guard, self._out = guard, out
         self.least_s, self.patience = least_s, patience
         self.may_leave, self.trial = may_leave, trial
         self.sent_s = time.monotonic()
@@ -104,6 +110,12 @@ class Watched:
         guard.heard_s = time.monotonic()
         if guard.armed:
             self.limit(STALL_TIMEOUT_S)
+
+    def silent_s(self, now: float) -> float:
+        """For how long its worker has sent nothing of an answer that it has begun."""
+        if self._out is not None and self._out.paused:
+            self.held_s = now
+        return now - max(self._guard.heard_s, self.held_s) if self.begun else 0.0
 
     def give_up(self) -> None:
         """It is taken from its worker."""
@@ -162,7 +174,7 @@ class StallGuard:
 
     def stalled_s(self, now: float) -> float:
         """For how long nothing has come, though some answer has begun and not ended."""
-        return now - self.heard_s if any(one.begun for one in self.watched) else 0.0
+        return max((one.silent_s(now) for one in self.watched), default=0.0)
 
     def watch(
         self,
@@ -171,9 +183,13 @@ class StallGuard:
         may_leave: Callable[[], bool] = lambda: False,
         *,
         trial: bool = False,
+        out: Responder | None = None,
     ) -> Watched:
-        """For as long as one request is at the worker; what it gives is called at its bytes."""
-        return Watched(self, least_s, patience, may_leave, trial=trial)
+        """For as long as one request is at the worker, and its answer goes `out`.
+
+        What it gives is called at its bytes.
+        """
+        return Watched(self, least_s, patience, may_leave, trial=trial, out=out)
 
     def _set_all(self) -> None:
         for one in self.watched:

@@ -17,6 +17,7 @@ from router.http.asgi import Receive, Send, respond, responder
 from router.http.bodies import Held
 from router.http.errors import Headers, RequestError, RouterError, WorkerFailed, shortened
 from router.http.event_meter import EventMeter
+from router.http.said import Beginning, no_answer
 from router.http.schemas import CompletionRequest
 from router.http.usage import MOST, JsonMeter, ResponseInfo, StreamMeter, Usage, said_in
 from router.http.worker_reply import Reply
@@ -53,6 +54,7 @@ class Exchange:
         kept_alive: its client has the head of a stream, and comments, but nothing of a worker's.
         streaming: server-sent events are coming, so that an error can be one more of them.
         failed: the worker itself has told the client, in its stream, that the request has failed.
+        wrong: why what it has answered is none of its good answers, if that is so.
         trace_context: its place in a trace, if it has one; `attempts` and `response_info` are noted
             if it is recorded.
         usage, response_info: what its answer said, of tokens no more than `most`.
@@ -80,6 +82,7 @@ class Exchange:
     kept_alive = False
     streaming = False
     failed = False
+    wrong = ""
     trace_context: TraceContext | None = None
     attempts: tuple[Attempt, ...] = ()
     usage: Usage | None = None
@@ -171,7 +174,7 @@ class Exchange:
     def open(
         self, reply: Reply, worker: str, progress: Callable[[int], None]
     ) -> Callable[[bytes], None]:
-        """What takes an answer as it comes, its head with the first bytes of its body.
+        """What takes an answer as it comes, its head with the first bytes that say anything.
 
         Once all of it is there, and `close` has been called, the worker is free, whatever the
         client has read: `out.drain` waits for that. `progress` hears of its tokens.
@@ -183,11 +186,13 @@ class Exchange:
         again = self.through
         self.streaming = reply.is_stream
         meter, out = self.api.meter() if reply.is_stream else JsonMeter(), self.out
-        self.meter = meter
+        self.meter, beginning = meter, Beginning(stream=reply.is_stream)
 
         def pass_on(chunk: bytes) -> None:
             if self.first_byte is None:
-                self._start(reply, worker)
+                chunk = self._begin(reply, worker, beginning, chunk)
+                if not chunk:
+                    return
             events = meter.feed(chunk)
             if events and self.first_token is None:
                 self.first_token, self.record.first_token_s = time.monotonic(), time.time()
@@ -207,21 +212,18 @@ class Exchange:
             return None
         meter, out = self.meter, self.out
         assert meter is not None
-        if self.first_byte is None:
-            if reply.status == 200:
-                raise WorkerFailed("The worker ended its answer before it had begun.")
-            self._start(reply, worker)
-        if not isinstance(meter, JsonMeter) and reply.status == 200:
+        if reply.status == 200:
             self._check_end(meter)
+        elif self.first_byte is None:
+            self._start(reply, worker)
         if self.through is not None:
             out.write(self.through.flush())
         out.end()
         usage = meter.usage()
-        self.usage = usage = usage and usage.within(self.most)
+        self.usage = usage and usage.within(self.most)
         if reply.status == 200:
-            self.record.output_tokens = self._output(usage)
-            self.response_info = meter.response_info() if self.recorded else None
-        return usage
+            self._note_end(meter, self.usage)
+        return self.usage
 
     def _take_error(self, chunk: bytes) -> None:
         assert self.told is not None
@@ -245,7 +247,33 @@ class Exchange:
         self.continuation.restart()
         return self.continuation
 
-    def _check_end(self, meter: StreamMeter | EventMeter) -> None:
+    def _begin(self, reply: Reply, worker: str, beginning: Beginning, chunk: bytes) -> bytes:
+        """What of its body goes on, after its head; nothing, before that says anything."""
+        if reply.status == 200:
+            chunk = beginning.take(chunk)
+            if not chunk:
+                return chunk
+            wrong = no_answer(chunk, stream=reply.is_stream)
+            if wrong is not None:
+                raise WorkerFailed(f"The worker has not answered: {wrong}.", wrong)
+        self._start(reply, worker)
+        return chunk
+
+    def _note_end(self, meter: StreamMeter | EventMeter | JsonMeter, usage: Usage | None) -> None:
+        """What has come of it in all, and whether that is an answer."""
+        self.record.output_tokens = self._output(usage)
+        self.response_info = meter.response_info() if self.recorded else None
+        if self.failed:
+            at_fault = not isinstance(meter, JsonMeter) and meter.at_fault
+            self.wrong = "" if at_fault else "it ended an answer with an error"
+        elif (usage is None or not usage.completion_tokens) and meter.says_nothing(usage):
+            self.wrong = "it answered a request with nothing"
+
+    def _check_end(self, meter: StreamMeter | EventMeter | JsonMeter) -> None:
+        if self.first_byte is None:
+            raise WorkerFailed("The worker ended its answer before it had begun.")
+        if isinstance(meter, JsonMeter):
+            return
         error = meter.error()
         self.record.error = None if error is None else shortened(error)
         self.failed = self.record.error is not None

@@ -2,13 +2,13 @@
 
 | status | the worker | the request |
 | --- | --- | --- |
-| 2xx | serves | is answered |
+| 200 | serves | is answered |
 | 400, 404, 413, 422 and other 4xx | serves | is at fault: that is its answer |
 | 401, 403 | serves | its client's key is wrong: that is its answer |
 | 429 | takes nothing until its Retry-After | goes elsewhere |
 | 503 | is full, loads or shuts down | is planned again |
 | 504 of a request with a deadline | serves | has expired |
-| 3xx, other 5xx | has failed | goes elsewhere |
+| 3xx, other 5xx; of what is planned other 2xx, which answer nothing | has failed | goes elsewhere |
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ class Verdict(Enum):
     FAILED = auto()
 
 
-def verdict(status: int, *, has_deadline: bool = False) -> Verdict:
+def verdict(status: int, *, has_deadline: bool = False, planned: bool = False) -> Verdict:
     """What a worker's answer of this status means."""
+    if planned and 200 < status < 300:
+        return Verdict.FAILED
     if status == 429:
         return Verdict.LIMITED
     if status == 503:

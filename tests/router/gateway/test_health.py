@@ -119,6 +119,20 @@ def test_five_failures_in_a_row_eject_and_every_second_one_does_not() -> None:
     assert (health.standing, health.reason) == (Standing.EJECTED, "it answered 500")
 
 
+def test_who_breaks_off_what_it_has_begun_is_ejected_as_soon_as_who_begins_nothing() -> None:
+    health = well()
+    for k in range(5):
+        assert health.standing is Standing.UP, k
+        health.served(0.0)
+        health.failed(0.0, "it broke off", begun=True)
+    assert health.standing is Standing.EJECTED
+    health.wake(health.until_s)
+    trial = health.sent()
+    health.served(9.0, trial=trial)
+    health.failed(9.0, "it broke off", trial=trial, begun=True)
+    assert health.standing is Standing.EJECTED, "its trial has broken off"
+
+
 @given(st.lists(st.booleans(), min_size=60, max_size=60))
 def test_who_fails_two_thirds_of_the_time_is_ejected(answers: list[bool]) -> None:
     health = well()

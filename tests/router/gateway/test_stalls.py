@@ -8,12 +8,26 @@ import pytest
 
 from router.gateway.fleet import stalls
 from router.gateway.fleet.stalls import StallGuard, WorkerStalled
+from router.http.asgi import Responder
+from router.http.errors import Headers
 
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The timeout ends with the next turn of the event loop."""
     monkeypatch.setattr(stalls, "STALL_TIMEOUT_S", 0.0)
+
+
+class Slow(Responder):
+    """A client that takes what it gets, when it likes."""
+
+    def start(self, status: int, headers: Headers) -> None: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def end(self) -> None: ...
+
+    async def drain(self) -> None: ...
 
 
 async def turns() -> None:
@@ -53,6 +67,22 @@ async def test_every_byte_counts_from_anew(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(stalls, "STALL_TIMEOUT_S", 3600.0)
         on_progress()
         await turns()
+
+
+async def test_a_client_that_takes_no_more_is_no_silence_of_the_worker() -> None:
+    stall_guard, out = StallGuard(), Slow()
+    with stall_guard.watch(out=out) as on_progress, stall_guard.watch() as of_another:
+        on_progress()
+        began = stall_guard.heard_s
+        assert stall_guard.stalled_s(began + 9.0) == 9.0
+        out.paused = True
+        assert stall_guard.stalled_s(began + 50.0) == 0.0
+        out.paused = False
+        assert stall_guard.stalled_s(began + 53.0) == 3.0, "since it was last seen to be held"
+        out.paused = True
+        of_another()
+        began = stall_guard.heard_s
+        assert stall_guard.stalled_s(began + 7.0) == 7.0, "whose client takes all there is"
 
 
 async def test_what_ends_for_another_reason_is_left_alone() -> None:

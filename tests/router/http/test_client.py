@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 import uvloop
 
+from router.http import worker_connection
 from router.http.asgi import Responder
 from router.http.client import Awaited, Client, ConnectTimeout, NotConnected
 from router.http.errors import Headers, WorkerFailed
@@ -164,6 +165,87 @@ def test_an_answer_is_read_however_it_comes(name: str, size: int) -> None:
     asyncio.run(play())
 
 
+@asynccontextmanager
+async def reading(read: Callable[[asyncio.StreamReader], Awaitable[None]]) -> AsyncIterator[str]:
+    """A server that answers what `read` has read, until that is cancelled; its URL."""
+    tasks = set[asyncio.Task[None] | None]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.current_task())
+        try:
+            while True:
+                await read(reader)
+                writer.write(WHOLE)
+        finally:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    try:
+        yield f"http://{host}:{port}/"
+    finally:
+        server.close()
+        for task in filter(None, tasks):
+            task.cancel()
+        await asyncio.gather(*filter(None, tasks), return_exceptions=True)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_who_takes_nothing_of_a_request_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    monkeypatch.setattr(worker_connection, "UNREAD_S", 0.05)
+    asked = 0
+
+    async def stuck(reader: asyncio.StreamReader) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > kept:
+            await asyncio.sleep(NEVER_S)
+        await reader.readuntil(b"{}")
+
+    async def play() -> None:
+        async with reading(stuck) as url:
+            client = Client(NEVER_S)
+            if kept:
+                reply = await client.post(
+                    url, b"", b"{}", connect_s=PATIENCE_S, silence_s=PATIENCE_S
+                )
+                await reply.relay(lambda _: None, Out())
+            with pytest.raises(OSError, match="has taken nothing"):
+                await client.post(
+                    url, b"", b"x" * (32 << 20), connect_s=PATIENCE_S, silence_s=PATIENCE_S
+                )
+            assert asked == 1 + kept, "nor is it asked again"
+            client.close()
+
+    asyncio.run(play())
+
+
+def test_who_takes_a_request_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_connection, "UNREAD_S", 0.5)
+
+    async def slow(reader: asyncio.StreamReader) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for _ in range(16):
+            await reader.readexactly(1 << 20)
+            await asyncio.sleep(0.05)
+
+    async def play() -> None:
+        async with reading(slow) as url:
+            client = Client(NEVER_S)
+            reply = await client.post(
+                url, b"", b"x" * (16 << 20), connect_s=PATIENCE_S, silence_s=PATIENCE_S
+            )
+            assert reply.status == 200
+            reply.close()
+            client.close()
+
+    asyncio.run(play())
+
+
 LARGE = "a head without end"
 BROKEN: dict[str, tuple[bytes, bool]] = {
     "closes at once": (b"", True),
@@ -173,6 +255,9 @@ BROKEN: dict[str, tuple[bytes, bool]] = {
     "closes within its head": (OK + b"content-le", True),
     LARGE: (OK + b"x-a: " + b"a" * 2 * MOST_HEAD_BYTES, False),
     "another protocol": (b"HTTP/1.1 101 No\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", True),
+    "compressed on its way": (OK + b"transfer-encoding: gzip, chunked\r\n\r\n" + CHUNKS, False),
+    "coded by two": (CHUNKED[:-2] + b"transfer-encoding: gzip\r\n\r\n" + CHUNKS + b"\r\n", False),
+    "coded by nobody knows what": (OK + b"transfer-encoding: foo\r\n\r\nhello", True),
     "two lengths": (OK + b"content-length: 5\r\ncontent-length: 6\r\n\r\nhello", False),
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+import pytest
 import uvicorn
 
 from router.http.asgi import (
@@ -126,6 +128,12 @@ def post(path: str = "/", body: bytes = BODY, *fields: bytes, version: bytes = b
     return b"\r\n".join((first, b"host: x", length, *fields, b"", body))
 
 
+def coded(by: bytes, version: bytes = b"HTTP/1.1") -> bytes:
+    """A body in one chunk, of which its head says that."""
+    head = b"POST / %s\r\nhost: x\r\ntransfer-encoding: %s\r\n%s\r\n\r\n" % (version, by, CLOSE)
+    return head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+
+
 CLOSE = b"connection: close"
 
 # What each is answered with, by its first line and its last.
@@ -142,6 +150,10 @@ HEADS = {
     "a tunnel": (b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n", 400),
     "two lengths": (post("/", BODY, b"content-length: 5"), 400),
     "length and chunks": (post("/", BODY, b"transfer-encoding: chunked"), 400),
+    "chunks": (coded(b"CHUNKED"), 200),
+    "compressed, and chunks": (coded(b"gzip, chunked"), 400),
+    "chunks twice": (coded(b"chunked, chunked"), 400),
+    "chunks of an old client": (coded(b"chunked", b"HTTP/1.0"), 400),
     "a negative length": (b"POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n", 400),
     "a length of words": (b"POST / HTTP/1.1\r\ncontent-length: many\r\n\r\n", 400),
     "a target beyond ASCII": (b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n", 400),
@@ -325,3 +337,37 @@ def test_where_other_machines_connect_any_name_will_do_unless_some_are_named() -
         with socket.socket() as sock:
             sock.bind((address, 0))
             assert hosts_of(sock, allowed).allows(evil) is let_in
+
+
+async def test_clients_leave_files_for_workers_and_who_is_idle_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (8, 8))
+    async with server() as (echo, port):
+        first = await asyncio.open_connection("127.0.0.1", port)
+        first[1].write(post("/wait", BODY))
+        await until(lambda: any(one.cycle is not None for one in echo.connections))
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+        await until(lambda: len(echo.connections) == 6)
+        assert (await talk(port, post("/", BODY, CLOSE))).startswith(b"HTTP/1.1 200 ")
+        assert len(echo.connections) <= 6
+        echo.go.set()
+        assert (await first[0].readline()).startswith(b"HTTP/1.1 200 ")
+        for _, writer in (first, *idle):
+            writer.transport.abort()
+
+
+async def test_where_nobody_is_idle_who_comes_is_not_let_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (4, 4))
+    async with server() as (echo, port):
+        busy = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        for _, writer in busy:
+            writer.write(post("/wait", BODY))
+        await until(lambda: sum(one.cycle is not None for one in echo.connections) == 3)
+        assert await talk(port) == b""
+        echo.go.set()
+        for reader, writer in busy:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+            writer.transport.abort()

@@ -7,11 +7,20 @@ from pathlib import Path
 import pytest
 
 from router.settings.base import BadSettings
-from router.settings.secrets import LEAST_SECRET, check_certificate, read_secrets, trusted
+from router.settings.secrets import (
+    LEAST_SECRET,
+    MOST_KEY,
+    MOST_SECRET,
+    check_certificate,
+    read_key,
+    read_secrets,
+    trusted,
+)
 from tests.helpers import certify
 
 SECRETS = {
     b"a" * LEAST_SECRET: 1,
+    b"a" * MOST_SECRET: 1,
     b"  two words are fine too \r\n": 1,
     b"\n\nfirst of several, one a line\n\nthe second of them, after a gap\n": 2,
 }
@@ -20,6 +29,7 @@ WRONG = {
     b" \n\n": "is empty",
     b"a" * (LEAST_SECRET - 1): "secret 1 is shorter than 16 characters",
     b"a" * 32 + b"\nshort": "secret 2 is shorter",
+    b"a" * (MOST_SECRET + 1): "longer than 1024",
     "\u00e9".encode() * 32: "printable",
     b"a\x00" * 32: "printable",
 }
@@ -42,6 +52,15 @@ def test_what_is_no_secret_is_named_and_not_told(tmp_path: Path, content: bytes)
     assert WRONG[content] in str(caught.value)
     assert "openssl rand -hex 32" in str(caught.value)
     assert "aaaa" not in str(caught.value)
+
+
+def test_a_key_has_room_in_a_head(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(b"a" * MOST_KEY + b"\nanother line")
+    assert len(read_key(path, "worker_key_file")) == MOST_KEY
+    path.write_bytes(b"a" * (MOST_KEY + 1))
+    with pytest.raises(BadSettings, match="has no key"):
+        read_key(path, "worker_key_file")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
