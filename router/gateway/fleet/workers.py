@@ -29,8 +29,8 @@ from router.gateway.fleet.health import Standing
 from router.gateway.fleet.kv.caches import Caches
 from router.gateway.fleet.kv.loads import Loads
 from router.gateway.fleet.kv.stream import Knowledge
-from router.gateway.fleet.others import Siblings
-from router.gateway.fleet.prefixes import Prefixes
+from router.gateway.fleet.others import Peers, Siblings
+from router.gateway.fleet.prefixes import Prefixes, Told
 from router.gateway.fleet.reports import PlainLook, complaint, reports
 from router.gateway.fleet.stalls import LEAST_PATIENCE_S
 from router.gateway.fleet.worker import Worker
@@ -59,7 +59,10 @@ class Workers:
         connections: Connections,
         metrics: GatewayMetrics,
         siblings: Siblings | None = None,
+        peers: Peers | None = None,
+        told: Told | None = None,
     ) -> None:
+        """`told` are those who hear what is sent here."""
         self._settings, self._cost = settings, hardware(settings.plain_cost).cost
         self._all: list[Worker] = []
         self._addresses: dict[str, Address[Worker]] = {}
@@ -67,15 +70,22 @@ class Workers:
         self._speeds: dict[tuple[str, ...], FleetSpeeds] = {}
         self._group: asyncio.TaskGroup | None = None
         self._contexts: dict[str, tuple[int | None, bool]] = {}  # of models that are served
-        self.prefixes = Prefixes()
+        self.prefixes = Prefixes(told)
         self._caches = Caches(connections, self._cache_changed)
         self.conditions = Conditions(metrics, self._changed)
         self._connections, self._metrics = connections, metrics
-        self._siblings = siblings
+        self._siblings, self._peers = siblings, peers
         self.on_change: Callable[[], None] = lambda: None
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._all)
+
+    def find(self, place: str) -> Worker | None:
+        """The one that is called so by all who send there."""
+        url = place.partition("#")[0]
+        address = self._addresses.get(url)
+        there = () if address is None else address.workers
+        return next((one for one in there if one.place == place), None)
 
     def available(self) -> list[Worker]:
         """Those that take new requests, be it as the last resort."""
@@ -224,7 +234,7 @@ class Workers:
             prefix_cache=settings.plain_prefix_cache,
             address=address,
         )
-        worker.siblings = self._siblings
+        worker.siblings, worker.peers = self._siblings, self._peers
         return worker
 
     def _start(self, address: Address[Worker]) -> None:
