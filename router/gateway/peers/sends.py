@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Hashable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Protocol
@@ -75,37 +76,37 @@ class Listener:
     def __init__(self, *, elsewhere: bool) -> None:
         self.elsewhere = elsewhere
         self._lines, self._bytes = list[bytes](), 0
-        self._lost: int | None = 0  # if all is to be told anew: how many lines were lost
+        # Whether it is to hear of all that holds, and how many lines it has lost before.
+        self._anew, self._lost = True, 0
         self._ready = asyncio.Event()
         self._ready.set()
 
     def put(self, text: bytes) -> None:
         """One more line."""
-        if self._lost is not None:
-            self._lost += 1
+        if self._anew:
+            self._lost += self._lost > 0
         elif self._bytes + len(text) > MOST_WAITING_BYTES:
-            self._lost = len(self._lines) + 1
+            self._anew, self._lost = True, len(self._lines) + 1
             self._lines.clear()
-            self._bytes = 0
         else:
             self._lines.append(text)
             self._bytes += len(text)
         self._ready.set()
 
-    async def take(self, sends: Sends) -> bytes:
-        """All that waits, or a heartbeat if nothing comes."""
-        try:
+    async def wait(self) -> bool:
+        """Until there is something to take, or a heartbeat is due: whether there is."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(HEARTBEAT_S):
                 await self._ready.wait()
-        except TimeoutError:
-            return HEARTBEAT
+        return self._ready.is_set()
+
+    def take(self, sends: Sends) -> bytes:
+        """All that waits."""
         self._ready.clear()
-        lost, self._lost = self._lost, None
-        if lost is not None:
-            return b"".join(sends.anew(lost, elsewhere=self.elsewhere))
-        text = b"".join(self._lines)
+        lines = sends.anew(self._lost, elsewhere=self.elsewhere) if self._anew else self._lines
+        text = b"".join(lines)
         self._lines.clear()
-        self._bytes = 0
+        self._anew, self._lost, self._bytes = False, 0, 0
         return text
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from fastapi import HTTPException
 
-from router.gateway.peers.sends import Listener, Sends
+from router.gateway.peers.sends import HEARTBEAT, Listener, Sends
 from router.gateway.siblings.together import ALONE
 from router.http.asgi import ClientDisconnected, DisconnectWatch, Receive, Scope, Send
 from router.http.drain import Drain
@@ -57,7 +57,7 @@ class Telling:
     async def _feed(self, listener: Listener, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": HEAD})
         while not self._over:
-            body = await listener.take(self._sends)
+            body = listener.take(self._sends) if await listener.wait() else HEARTBEAT
             async with asyncio.timeout(STUCK_S):
                 await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
