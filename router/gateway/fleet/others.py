@@ -50,9 +50,11 @@ class Peers(Protocol):
     """Gateways elsewhere, as far as they tell each other what they send.
 
     Attributes:
+        count: how many of them do.
         wanting, backlog: in how many of them requests wait for room, and how much.
     """
 
+    count: int
     wanting: int
     backlog: Backlog
 

@@ -6,7 +6,7 @@ It is a server, or one data-parallel rank of a server: see `address`.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from math import inf
+from math import ceil, inf
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -226,10 +226,22 @@ class Worker:
         if not self.available:
             return 0
         self.see_others()
-        places = min(max(0, capacity - self.load.sequences), self.health.places)
+        taken = self.load.sequences - self._over_part(capacity)
+        places = min(max(0, capacity - taken), self.health.places)
         if self.share.most < inf:
             places = min(places, self.share.room(self.own_sequences - beside))
         return int(places)
+
+    def _over_part(self, capacity: int) -> int:
+        """How many peers say to have there of what is this gateway's part of its room.
+
+        That part is its own, whatever they say: they may be wrong, and who has more than its part
+        sends nothing until others have theirs (`solver.routing.share`).
+        """
+        if self.peers is None or self.state is not None:
+            return 0
+        part = ceil(capacity / (1 + self.peers.count))
+        return max(0, self.far.sequences - (capacity - part))
 
     @property
     def own_sequences(self) -> int:

@@ -122,7 +122,7 @@ class Held(Line, frozen=True, tag="held"):
 class Waiting(Line, frozen=True, tag="waiting"):
     """What waits in a gateway for room: see `Backlog`."""
 
-    requests: _Number
+    requests: Annotated[int, Meta(ge=0, le=MOST_CONTEXT)]
     prompt_tokens: _Amount
     output_tokens: _Amount
 

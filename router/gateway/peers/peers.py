@@ -11,13 +11,14 @@ class Peers:
     """Gateways elsewhere that tell, by what they have told; what this one has, `sends` tells them.
 
     Attributes:
+        count: how many they are.
         wanting, backlog: in how many requests wait for room, and how much.
     """
 
     def __init__(self, sends: Sends) -> None:
         self._sends, self._all = sends, dict[str, Heard]()
         self._held = dict[str, LoadSums]()
-        self.wanting, self.backlog = 0, Backlog()
+        self.count, self.wanting, self.backlog = 0, 0, Backlog()
 
     def tell(self, place: str, held: LoadSums) -> None:
         """This gateway has this in flight at a worker."""
@@ -36,6 +37,7 @@ class Peers:
         if gateway in self._all:
             return None
         heard = self._all[gateway] = Heard(books, self._add_up)
+        self.look()
         return heard
 
     def leave(self, gateway: str) -> None:
@@ -44,7 +46,8 @@ class Peers:
         self.look()
 
     def look(self) -> None:
-        """What waits may be another since the last time."""
+        """They, and what waits in them, may be others since the last time."""
+        self.count = len(self._all)
         waiting = [one.waiting for one in self._all.values()]
         self.wanting = sum(one.requests > 0 for one in waiting)
         self.backlog = sum(waiting, Backlog())

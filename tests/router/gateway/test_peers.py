@@ -313,3 +313,20 @@ def test_the_longest_prompt_is_one_line() -> None:
     found = decode(text)
     assert isinstance(found, Sent)
     assert read_blocks(found.blocks) == blocks
+
+
+def test_whatever_others_say_to_have_a_gateway_keeps_its_part_of_each_worker() -> None:
+    """And has all of it where they say nothing."""
+    link = Link(Sends("one"))
+    (worker,) = link.fleet.workers.values()
+    worker.peers = link.peers
+    worker.models = {"m": {}}
+    worker.health.answered()
+    alone = worker.free_slots
+    assert alone == worker.slots == 4
+    for there, free in ((1, 3), (2, 2), (3, 2), (10**6, 2)):
+        link.heard.take(Held(PLACES[0], there, there, 9, 1e12, 1e12, 1e12, 0, 0), 0.0)
+        assert worker.free_slots == free
+        assert worker.view(0.0).in_flight == there, "the plan is told nonetheless"
+    link.peers.leave("one")
+    assert worker.free_slots == alone
