@@ -246,11 +246,10 @@ class Hearing:
         try:
             async for texts in _lines(response):
                 began_s = time.perf_counter()
-                lines = [decode(text) for text in texts if text]
-                if lines and heard is None:
-                    heard = self._begin(ear, lines[0])
+                if heard is None and texts:
+                    heard = self._begin(ear, decode(texts[0]))
                 if heard is not None:
-                    self._take(ear, heard, lines)
+                    self._take(ear, heard, texts)
                 ears = sum(one.up for one in self._ears.values())
                 spent_s = time.perf_counter() - began_s
                 await asyncio.sleep(spent_s * (max(1, ears) / SHARE - 1))
@@ -278,16 +277,18 @@ class Hearing:
             log.info("a peer is heard", extra={"peer": ear.where})
         return heard
 
-    def _take(self, ear: Ear, heard: Heard, lines: Sequence[Line | None]) -> None:
-        now, lost = time.monotonic(), heard.lost
-        for line in lines:
-            heard.take(line, now)
-        if self._peers is not None:
-            self._peers.look()
-        ear.lines += len(lines)
-        ear.lost += heard.lost - lost
-        self._metrics.peer_lines.labels("heard").inc(len(lines))
-        self._metrics.peer_lines.labels("lost").inc(heard.lost - lost)
+    def _take(self, ear: Ear, heard: Heard, texts: Sequence[bytes]) -> None:
+        now, lines, lost = time.monotonic(), heard.lines, heard.lost
+        try:
+            for text in texts:
+                heard.take(decode(text), now)
+        finally:
+            lines, lost = heard.lines - lines, heard.lost - lost
+            ear.lines, ear.lost = ear.lines + lines, ear.lost + lost
+            self._metrics.peer_lines.labels("heard").inc(lines)
+            self._metrics.peer_lines.labels("lost").inc(lost)
+            if self._peers is not None:
+                self._peers.look()
 
 
 def _nobody(_: str) -> None:
@@ -303,7 +304,7 @@ def _check(response: aiohttp.ClientResponse) -> None:
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
-    """What has come, some lines at a time, empty ones too.
+    """What has come, some lines at a time; none where only heartbeats have.
 
     Raises:
         WireError: if one is too long.
@@ -311,7 +312,7 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]
     rest = b""
     async for part in response.content.iter_any():
         *lines, rest = (rest + part).split(b"\n")
+        for start in range(0, len(lines), LINES_A_TURN):
+            yield [line for line in lines[start : start + LINES_A_TURN] if line]
         if len(rest) > LONGEST_LINE:
             raise WireError(f"a line is of more than {LONGEST_LINE} bytes")
-        for start in range(0, len(lines), LINES_A_TURN):
-            yield lines[start : start + LINES_A_TURN]
