@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
+from hashlib import blake2b
 
 from router.http.asgi import Receive, Scope, Send, respond
 from router.http.errors import Headers, error_body
@@ -33,6 +34,11 @@ def is_challenge(status: int, www_authenticate: str | bytes | None) -> bool:
     """Whether it is an agent's word to who does not know its secret."""
     told = www_authenticate
     return status == 401 and told in (CHALLENGE[1], CHALLENGE[1].decode())
+
+
+def prompt_key(secret: bytes | None) -> str:
+    """What names of prompts begin with, for all who know the secret; without one, nothing."""
+    return "" if secret is None else blake2b(secret, digest_size=16, person=b"prompts").hexdigest()
 
 
 class GatewaysOnly:

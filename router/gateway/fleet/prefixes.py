@@ -116,9 +116,9 @@ class Prefixes:
     nobody else has brought there. So it is with what others have sent, as far as they tell.
     """
 
-    def __init__(self, others: Told | None = None) -> None:
-        """`others` are told of all that is sent here."""
-        self._others = others
+    def __init__(self, others: Told | None = None, key: str = "") -> None:
+        """`others` are told of all that is sent here; by `key` prompts are named (`hashed`)."""
+        self._others, self.key = others, key
         self._index: PrefixIndex[CachingWorker] = PrefixIndex()
         self._sessions = Sessions()
         # Blocks that no first token has shown to be there: how many have brought them; and theirs.
@@ -225,15 +225,17 @@ class Prefixes:
             cached[j] = max(0.0, min(tokens * request.sequences, most))
 
 
-def hashed(request: CompletionRequest, prompt_tokens: int) -> tuple[Hashed, float]:
+def hashed(request: CompletionRequest, prompt_tokens: int, key: str) -> tuple[Hashed, float]:
     """A request's prompt as far as caches go, and tokens in each block, over all its choices.
+
+    Its names are made with the `key`: who has another has other names for it.
 
     Several prompts in one request are taken to share nothing with others, what goes on from an
     answer begins with what is not in it, and of some nobody knows what an engine finds.
     """
     if len(request.prompts) > 1 or request.previous or request.unknown:
         return NO_PROMPT, 0.0
-    prompt, salt = request.prompts[0], request.model + request.apart
+    prompt, salt = request.prompts[0], key + request.model + request.apart
     if prompt.token_ids is not None:
         found, share = hash_ids(prompt.ids, salt), BLOCK_TOKENS / prompt.token_ids
     else:

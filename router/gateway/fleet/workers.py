@@ -36,6 +36,7 @@ from router.gateway.fleet.stalls import LEAST_PATIENCE_S
 from router.gateway.fleet.worker import Worker
 from router.http.connections import Connections
 from router.http.errors import ModelNotFoundError
+from router.http.secret import prompt_key
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewaySettings
 from router.settings.hardware import hardware
@@ -70,7 +71,7 @@ class Workers:
         self._speeds: dict[tuple[str, ...], FleetSpeeds] = {}
         self._group: asyncio.TaskGroup | None = None
         self._contexts: dict[str, tuple[int | None, bool]] = {}  # of models that are served
-        self.prefixes = Prefixes(told)
+        self.prefixes = Prefixes(told, prompt_key(connections.secret))
         self._caches = Caches(connections, self._cache_changed)
         self.conditions = Conditions(metrics, self._changed)
         self._connections, self._metrics = connections, metrics

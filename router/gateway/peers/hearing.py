@@ -7,7 +7,8 @@ Rules:
   tried again now and then: another may come there;
 - who tells nothing for `STATE_TIMEOUT_S`, or what is no line, is let go, and all that it has told
   is void: what is known of its sends is what it was before there were peers;
-- all of them have no more than `SHARE` of this process's time, however much they tell;
+- all of them have no more than `SHARE` of this process's time, and `BURST_S` beside that, however
+  much they tell;
 - only who asks for the secret is told it, as agents are (`router.http.secret`).
 """
 
@@ -46,7 +47,7 @@ PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 # After which one is tried again that was this gateway itself, or is heard by another name.
 AGAIN_S = 10.0
 LOOK_S = 1.0  # between looks for processes that have come
-SHARE = 0.25
+SHARE, BURST_S = 0.25, 0.05
 LINES_A_TURN = 64  # some two milliseconds
 
 
@@ -137,6 +138,7 @@ class Hearing:
         self._ears: dict[str, Ear] = {}
         self._tasks = set[asyncio.Task[None]]()
         self._said = Repeats(log)
+        self._spent_s, self._spent_at_s = 0.0, 0.0  # beyond their share, and as of when
 
     def told(self) -> list[dict[str, Any]]:
         """All gateways that are listened to, for who looks at them; not this one."""
@@ -250,15 +252,20 @@ class Hearing:
                     heard = self._begin(ear, decode(texts[0]))
                 if heard is not None:
                     self._take(ear, heard, texts)
-                ears = sum(one.up for one in self._ears.values())
-                spent_s = time.perf_counter() - began_s
-                await asyncio.sleep(spent_s * (max(1, ears) / SHARE - 1))
+                await asyncio.sleep(self._rest_s(began_s, time.perf_counter()))
         finally:
             ear.up = False
             if heard is not None and (ear.sibling or self._peers is None):
                 heard.forget()
             elif heard is not None and self._peers is not None:
                 self._peers.leave(ear.gateway)
+
+    def _rest_s(self, began_s: float, now: float) -> float:
+        """How long whoever was listened to since then is to wait."""
+        idle_s = max(0.0, began_s - self._spent_at_s)
+        self._spent_s = max(0.0, self._spent_s - SHARE * idle_s) + (1 - SHARE) * (now - began_s)
+        self._spent_at_s = now
+        return max(0.0, self._spent_s - BURST_S) / SHARE
 
     def _begin(self, ear: Ear, first: Line | None) -> Heard:
         if not isinstance(first, Gateway):
