@@ -162,7 +162,7 @@ def peers(workers: Sequence[str], number: int, *flags: str) -> Iterator[list[Gat
 def slow(url: str) -> AbstractContextManager[object]:
     """An answer that has begun, and goes on for as long as its client stays."""
     body = {"model": "plain", "prompt": "How many clips? " * 100, "max_tokens": 999, "stream": True}
-    return http.stream("POST", url + "/v1/completions", json=body, headers={"x-pace": "1"})
+    return http.stream("POST", url + "/v1/completions", json=body, headers={"x-pace": "0.2"})
 
 
 @pytest.mark.parametrize("processes", [1, 2])
