@@ -264,7 +264,7 @@ def _put_door(
         metrics.requests.labels("other", error.outcome.value).inc()
 
     for path, endpoint in app.state.hot.items():
-        app.state.hot[path] = Door(endpoint, keys=keys, refused=refused)
+        app.state.hot[path] = Door(endpoint, keys=keys, refused=refused, guarded=guarded)
     app.add_middleware(Door, keys=keys, refused=refused, guarded=guarded)
 
 

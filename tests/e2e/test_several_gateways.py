@@ -219,10 +219,10 @@ def test_what_is_sent_is_told_to_gateways_alone(tmp_path: Path) -> None:
     with plain_servers(1) as urls:
         named, guarded = ("--keys", str(keys)), ("--secret-file", str(secret))
         with Gateway(urls) as alone:
-            assert http.get(alone.url + page).status_code == 404
+            assert http.post(alone.url + page).status_code == 404
         with peers(urls, 2, *guarded) as (one, _):
             for wrong in ("", "b" * 32):
-                answer = http.get(one.url + page, headers={"x-makespan-secret": wrong})
+                answer = http.post(one.url + page, headers={"x-makespan-secret": wrong})
                 assert answer.status_code == 401
                 assert "a" * 32 not in answer.text
         ports = free_ports(2)
@@ -233,7 +233,7 @@ def test_what_is_sent_is_told_to_gateways_alone(tmp_path: Path) -> None:
             both = [stack.enter_context(Process(*own, str(port))) for port in ports]
             for made in both:
                 made.wait_for("(a peer is heard)")
-            answer = http.get(f"http://127.0.0.1:{ports[0]}{page}")
+            answer = http.post(f"http://127.0.0.1:{ports[0]}{page}")
             assert answer.status_code == 401
             assert "--secret-file" in answer.text
         with Process(*flags, "--port", "0") as refused:

@@ -222,14 +222,14 @@ class Hearing:
             connector = aiohttp.UnixConnector(ear.where)
             async with (
                 aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-                session.get("http://sibling" + SENDS_PATH) as response,
+                session.post("http://sibling" + SENDS_PATH) as response,
             ):
                 _check(response)
                 yield response
             return
         headers = {GATEWAY.decode(): self._connections.gateway}
         for told in (False, True):
-            async with self._connections.session.get(
+            async with self._connections.session.post(
                 ear.where + SENDS_PATH, headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
                 challenge = response.headers.get(CHALLENGE[0].decode())

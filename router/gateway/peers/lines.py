@@ -1,4 +1,4 @@
-"""What gateways tell each other: JSON lines from `SENDS_PATH`, for as long as both live.
+"""What gateways tell each other: JSON lines, answers to ``POST SENDS_PATH`` as long as both live.
 
 Rules:
 - the first line names the gateway, so that nobody listens to itself, or twice to one;

@@ -31,6 +31,7 @@ from router.gateway.peers.lines import (
     encode,
     pack_blocks,
 )
+from router.http.asgi import Responder
 from router.wire import HEARTBEAT_S, STATE_EVERY_S
 from solver.routing.sums import NOTHING, Backlog, LoadSums
 
@@ -71,43 +72,53 @@ class SentRequest(Hashable, Protocol):
 
 
 class Listener:
-    """Whoever reads; `elsewhere`: it is no process of this gateway."""
+    """Whoever reads; `elsewhere`: it is no process of this gateway.
 
-    def __init__(self, *, elsewhere: bool) -> None:
+    What it can take is written at once: whoever plans next there is to know of it.
+    """
+
+    def __init__(self, sends: Sends, out: Responder, *, elsewhere: bool) -> None:
         self.elsewhere = elsewhere
+        self._sends, self._out = sends, out
         self._lines, self._bytes = list[bytes](), 0
         # Whether it is to hear of all that holds, and how many lines it has lost before.
         self._anew, self._lost = True, 0
-        self._ready = asyncio.Event()
-        self._ready.set()
+        self._written = asyncio.Event()
+        self._written.set()
 
     def put(self, text: bytes) -> None:
         """One more line."""
+        self._written.set()
         if self._anew:
             self._lost += self._lost > 0
+        elif not (self._lines or self._out.paused):
+            self._out.write(text)
         elif self._bytes + len(text) > MOST_WAITING_BYTES:
             self._anew, self._lost = True, len(self._lines) + 1
             self._lines.clear()
         else:
             self._lines.append(text)
             self._bytes += len(text)
-        self._ready.set()
 
-    async def wait(self) -> bool:
-        """Until there is something to take, or a heartbeat is due: whether there is."""
+    def flush(self) -> None:
+        """It has taken all that was written: what has come since is written now."""
+        anew, lines = self._anew, self._lines
+        text = b"".join(self._sends.anew(self._lost, elsewhere=self.elsewhere) if anew else lines)
+        lines.clear()
+        self._anew, self._lost, self._bytes = False, 0, 0
+        if text:
+            self._out.write(text)
+
+    async def keep_up(self) -> None:
+        """Flush once it has taken what was written; if nothing was for a while, a heartbeat."""
         with suppress(TimeoutError):
             async with asyncio.timeout(HEARTBEAT_S):
-                await self._ready.wait()
-        return self._ready.is_set()
-
-    def take(self, sends: Sends) -> bytes:
-        """All that waits."""
-        self._ready.clear()
-        lines = sends.anew(self._lost, elsewhere=self.elsewhere) if self._anew else self._lines
-        text = b"".join(lines)
-        self._lines.clear()
-        self._anew, self._lost, self._bytes = False, 0, 0
-        return text
+                await self._written.wait()
+        if not self._written.is_set():
+            self._out.write(HEARTBEAT)
+        self._written.clear()
+        await self._out.drain()
+        self.flush()
 
 
 @dataclass(slots=True)

@@ -46,7 +46,8 @@ class Peering:
             return
         secrets = read_secrets(self._settings.secret_file)
         telling = Telling(self.sends, secrets, drain)
-        app.router.routes.append(Route(SENDS_PATH, telling, methods=["GET"]))
+        app.router.routes.append(Route(SENDS_PATH, telling, methods=["POST"]))
+        app.state.hot[SENDS_PATH.encode()] = telling  # it writes to its listeners at once
         self._hearing = Hearing(
             self._settings,
             self._connections,

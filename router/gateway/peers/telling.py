@@ -1,4 +1,4 @@
-"""``/makespan/v1/sends``: what this gateway sends, for other gateways, and processes of this one.
+"""``POST /makespan/v1/sends``: what this gateway sends, for others, and processes of this one.
 
 Rules:
 - where gateways have a secret, only who knows it is told anything; processes of this gateway come
@@ -12,12 +12,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from fastapi import HTTPException
-
-from router.gateway.peers.sends import HEARTBEAT, Listener, Sends
+from router.gateway.peers.sends import Listener, Sends
 from router.gateway.siblings.together import ALONE
-from router.http.asgi import ClientDisconnected, DisconnectWatch, Receive, Scope, Send
+from router.http.asgi import (
+    ClientDisconnected,
+    DisconnectWatch,
+    Receive,
+    Responder,
+    Scope,
+    Send,
+    respond,
+    responder,
+)
 from router.http.drain import Drain
+from router.http.errors import error_body
 from router.http.secret import GatewaysOnly
 
 STUCK_S = 10.0
@@ -43,24 +51,28 @@ class Telling:
     async def _tell(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._over or self._sends.listeners >= MOST_LISTENERS:
             why = "is shutting down" if self._over else "is listened to by too many"
-            raise HTTPException(503, f"the gateway {why}")
-        listener = Listener(elsewhere=not scope.get(ALONE))
-        self._sends.join(listener)
+            body = error_body(f"The gateway {why}.", "service_unavailable")
+            await respond(send, 503, [(b"content-type", b"application/json")], body)
+            return
+        out = responder(send)
+        listener = Listener(self._sends, out, elsewhere=not scope.get(ALONE))
         try:
             with DisconnectWatch(receive, send):
-                await self._feed(listener, send)
+                await self._feed(listener, out)
         except (ClientDisconnected, TimeoutError):
             pass
         finally:
             self._sends.leave(listener)
 
-    async def _feed(self, listener: Listener, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": HEAD})
+    async def _feed(self, listener: Listener, out: Responder) -> None:
+        out.start(200, HEAD)
+        listener.flush()
+        self._sends.join(listener)
         while not self._over:
-            body = listener.take(self._sends) if await listener.wait() else HEARTBEAT
             async with asyncio.timeout(STUCK_S):
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+                await listener.keep_up()
+        out.end()
+        await out.drain()
 
     @property
     def _over(self) -> bool:

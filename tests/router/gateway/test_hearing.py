@@ -61,7 +61,7 @@ class Half:
         urls = list[str]()
         for serve in serves:
             app = web.Application()
-            app.router.add_get(SENDS_PATH, serve)
+            app.router.add_post(SENDS_PATH, serve)
             runner = web.AppRunner(app, shutdown_timeout=0.1)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -28,6 +28,7 @@ from router.gateway.peers.lines import (
 )
 from router.gateway.peers.peers import Peers
 from router.gateway.peers.sends import Listener, Sends
+from router.http.asgi import Responder
 from router.wire import LONGEST_NAME, WireError
 from solver.cost.profiles import PROFILES
 from solver.routing.marks import MARKS, NAME_BYTES, Beginnings
@@ -82,11 +83,34 @@ class Fleet:
         return 0.0 if found is None else float(found[0, 0])
 
 
+class Out(Responder):
+    """A client that takes so many lines, and what it has not read yet."""
+
+    def __init__(self, most: int = 1 << 20) -> None:
+        self._text, self._most, self._written = b"", most, 0
+
+    @property
+    def paused(self) -> bool:  # type: ignore[override]
+        return self._written >= self._most
+
+    def write(self, data: bytes) -> None:
+        self._text += data
+        self._written += data.count(b"\n")
+
+    def drained(self) -> None:
+        self._written = 0
+
+    def take(self) -> bytes:
+        text, self._text = self._text, b""
+        return text
+
+
 class Link:
     """One gateway's word on its way to another, as far as that has read it."""
 
-    def __init__(self, sends: Sends, *, elsewhere: bool = True) -> None:
-        self.sends, self.listener = sends, Listener(elsewhere=elsewhere)
+    def __init__(self, sends: Sends, *, elsewhere: bool = True, most: int = 1 << 20) -> None:
+        self.out = Out(most)
+        self.listener = Listener(sends, self.out, elsewhere=elsewhere)
         sends.join(self.listener)
         self.fleet, self.peers = Fleet(), Peers(Sends("other"))
         joined = self.peers.join(sends.gateway, self.fleet)
@@ -94,8 +118,9 @@ class Link:
         self.heard = joined
 
     def read(self, now: float = 0.0) -> None:
-        text = self.listener.take(self.sends)
-        for line in filter(None, text.split(b"\n")):
+        self.out.drained()
+        self.listener.flush()
+        for line in filter(None, self.out.take().split(b"\n")):
             self.heard.take(decode(line), now)
         self.peers.look()
 
@@ -150,16 +175,16 @@ STEPS = st.lists(
 )
 
 
-@given(STEPS, st.sampled_from([1, 300, 1 << 20]))
+@given(STEPS, st.sampled_from([1, 300, 1 << 20]), st.sampled_from([1, 4, 1 << 20]))
 def test_whoever_reads_late_or_loses_lines_ends_with_all_that_holds(
-    steps: list[tuple[str, int]], room: int
+    steps: list[tuple[str, int]], room: int, most: int
 ) -> None:
     """And never waits for anything but its own reading."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sends_module, "MOST_WAITING_BYTES", room)
         patch.setattr(sends_module, "STATE_EVERY_S", 0.0)
         sends = Sends("one")
-        link, requests = Link(sends), [Request(1 + k) for k in range(6)]
+        link, requests = Link(sends, most=most), [Request(1 + k) for k in range(6)]
         under_way, held = set[Request](), dict[str, LoadSums]()
         for what, k in steps:
             if what == "read":
