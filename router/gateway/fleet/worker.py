@@ -275,6 +275,11 @@ class Worker:
         if self.siblings is not None or self.peers is not None:
             self._tell_others(self.load.own)
 
+    def forgotten(self) -> None:
+        """It has left the fleet, and nobody looks at it any more."""
+        if self.peers is not None:
+            self.peers.tell(self.place, NOTHING)
+
     def _tell_others(self, own: LoadSums) -> None:
         if self.siblings is not None:
             self.siblings.tell(self.place, own)

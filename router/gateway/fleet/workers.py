@@ -279,6 +279,7 @@ class Workers:
         self._all.remove(worker)
         address.workers.remove(worker)
         self._contexts.clear()
+        worker.forgotten()
         self.prefixes.forget(worker)
         if not address.workers:
             self._forget(address, worker)

@@ -8,8 +8,7 @@ Rules:
 - who tells nothing for `STATE_TIMEOUT_S`, or what is no line, is let go, and all that it has told
   is void: what is known of its sends is what it was before there were peers;
 - all of them have no more than `SHARE` of this process's time, and `BURST_S` beside that, however
-  much they tell;
-- only who asks for the secret is told it, as agents are (`router.http.secret`).
+  much they tell.
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import aiohttp
@@ -29,17 +26,17 @@ from router.gateway.fleet.discovery.sources import Discovery, sources
 from router.gateway.fleet.reports import complaint
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
+from router.gateway.peers.ears import Ear, UnheardError, lines_of, open_stream
 from router.gateway.peers.heard import Foreign, Heard
-from router.gateway.peers.lines import LONGEST_LINE, SENDS_PATH, Gateway, Line, decode
+from router.gateway.peers.lines import Gateway, Line, decode
 from router.gateway.peers.peers import Peers
 from router.gateway.peers.sends import Sends
 from router.gateway.siblings.folder import Folder
 from router.http.connections import Connections
-from router.http.secret import CHALLENGE, is_challenge
 from router.observe.metrics import GatewayMetrics
 from router.observe.repeats import Repeats
 from router.settings.gateway import GatewaySettings
-from router.wire import GATEWAY, STATE_TIMEOUT_S, WireError
+from router.wire import WireError
 
 log = logging.getLogger(__name__)
 
@@ -48,48 +45,6 @@ PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 AGAIN_S = 10.0
 LOOK_S = 1.0  # between looks for processes that have come
 SHARE, BURST_S = 0.25, 0.05
-LINES_A_TURN = 64  # some two milliseconds
-
-
-class UnheardError(Exception):
-    """Nobody to listen to, for the next seconds; the message says why."""
-
-    def __init__(self, why: str, again_s: float = 0.0) -> None:
-        super().__init__(why)
-        self.again_s = again_s
-
-
-@dataclass(eq=False, slots=True)
-class Ear:
-    """One stream.
-
-    Attributes:
-        where: it comes from there.
-        sibling: from a process of this gateway.
-        wanted: it is to be opened again when it ends.
-        up: it is open, and `gateway` tells; else `why` not.
-        lines, lost: so far, and those that it says were lost.
-    """
-
-    where: str
-    sibling: bool = False
-    wanted: bool = True
-    up: bool = False
-    gateway: str = ""
-    why: str = "it has not answered yet"
-    lines: int = 0
-    lost: int = 0
-
-    def told(self) -> dict[str, Any]:
-        """For who looks at it."""
-        return {
-            "url": self.where,
-            "gateway": self.gateway or None,
-            "up": self.up,
-            "reason": None if self.up else self.why,
-            "lines": self.lines,
-            "lost": self.lost,
-        }
 
 
 class _Books:
@@ -190,7 +145,7 @@ class Hearing:
         while ear.wanted:
             began_s, again_s = time.monotonic(), 0.0
             try:
-                async with self._open(ear) as response:
+                async with open_stream(ear, self._connections, self._connect_s) as response:
                     await self._listen(ear, response)
                 ear.why = "it ended its stream"
             except UnheardError as error:
@@ -210,43 +165,11 @@ class Hearing:
             await asyncio.sleep(again_s or PAUSES_S[min(failures, len(PAUSES_S) - 1)])
         del self._ears[ear.where]
 
-    @asynccontextmanager
-    async def _open(self, ear: Ear) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Its stream.
-
-        Raises:
-            UnheardError: if it says no.
-        """
-        timeout = aiohttp.ClientTimeout(sock_connect=self._connect_s, sock_read=STATE_TIMEOUT_S)
-        if ear.sibling:
-            connector = aiohttp.UnixConnector(ear.where)
-            async with (
-                aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-                session.post("http://sibling" + SENDS_PATH) as response,
-            ):
-                _check(response)
-                yield response
-            return
-        headers = {GATEWAY.decode(): self._connections.gateway}
-        for told in (False, True):
-            async with self._connections.session.post(
-                ear.where + SENDS_PATH, headers=headers, timeout=timeout, allow_redirects=False
-            ) as response:
-                challenge = response.headers.get(CHALLENGE[0].decode())
-                if not is_challenge(response.status, challenge):
-                    _check(response)
-                    yield response
-                    return
-            if told or self._connections.secret is None:
-                whose = "another" if told else "a"
-                raise UnheardError(f"it has {whose} secret: give all gateways one --secret-file")
-            headers |= self._connections.secret_line
-
     async def _listen(self, ear: Ear, response: aiohttp.ClientResponse) -> None:
         """Until it ends, or tells what is no line."""
         heard: Heard | None = None
         try:
-            async for texts in _lines(response):
+            async for texts in lines_of(response):
                 began_s = time.perf_counter()
                 if heard is None and texts:
                     heard = self._begin(ear, decode(texts[0]))
@@ -300,26 +223,3 @@ class Hearing:
 
 def _nobody(_: str) -> None:
     """What siblings have at workers is on their board."""
-
-
-def _check(response: aiohttp.ClientResponse) -> None:
-    """Raises `UnheardError` if it is no stream."""
-    if response.status == 404:
-        raise UnheardError("it tells nothing: give it --peers, too")
-    if response.status != 200:
-        raise UnheardError(f"it answers {response.status}")
-
-
-async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
-    """What has come, some lines at a time; none where only heartbeats have.
-
-    Raises:
-        WireError: if one is too long.
-    """
-    rest = b""
-    async for part in response.content.iter_any():
-        *lines, rest = (rest + part).split(b"\n")
-        for start in range(0, len(lines), LINES_A_TURN):
-            yield [line for line in lines[start : start + LINES_A_TURN] if line]
-        if len(rest) > LONGEST_LINE:
-            raise WireError(f"a line is of more than {LONGEST_LINE} bytes")

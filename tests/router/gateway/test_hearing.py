@@ -11,6 +11,7 @@ from aiohttp import web
 
 from router.gateway.fleet.discovery.source import Endpoint
 from router.gateway.fleet.workers import Workers
+from router.gateway.peers import ears
 from router.gateway.peers import hearing as hearing_module
 from router.gateway.peers.hearing import BURST_S, SHARE, Hearing
 from router.gateway.peers.lines import LONGEST_LINE, SENDS_PATH, Anew, Gateway, Held, encode
@@ -97,7 +98,7 @@ def saying(*parts: bytes, ends: bool = False) -> Serve:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for long."""
-    monkeypatch.setattr(hearing_module, "STATE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(ears, "STATE_TIMEOUT_S", 0.5)
     monkeypatch.setattr(hearing_module, "PAUSES_S", (0.01, 3600.0))
 
 
