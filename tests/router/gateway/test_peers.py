@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.gateway.fleet.kv.caches import WorkerCache
+from router.gateway.fleet.kv.stream import Stream
 from router.gateway.fleet.prefixes import Prefixes
 from router.gateway.fleet.worker import Worker
 from router.gateway.peers import heard as heard_module
@@ -35,6 +37,7 @@ from solver.routing.marks import MARKS, NAME_BYTES, Beginnings
 from solver.routing.prefixes import MOST_BLOCKS
 from solver.routing.slots import PlainSlots
 from solver.routing.sums import NOTHING, Backlog, LoadSums
+from tests.router.gateway.kv.publisher import Publisher, prompt_of
 
 PLACES = ["http://a", "http://b#1"]
 
@@ -355,3 +358,37 @@ def test_whatever_others_say_to_have_a_gateway_keeps_its_part_of_each_worker() -
         assert worker.view(0.0).in_flight == there, "the plan is told nonetheless"
     link.peers.leave("one")
     assert worker.free_slots == alone
+
+
+def test_what_another_sends_is_foreseen_where_the_engine_tells_of_its_cache() -> None:
+    """Until that tells: it finds there what the other brings, and not what that will push out."""
+    sends, publisher, stream = Sends("one"), Publisher(), Stream(1 << 20, replays=False)
+    stream.linked()
+    list(stream.live(*publisher.change(9)))
+    link = Link(sends)
+    (worker,) = link.fleet.workers.values()
+    worker.cache = WorkerCache([stream], reports=True)
+    assert worker.told_cache is not None
+    theirs, mine = Request(0), Request(0)
+    for one in (theirs, mine):
+        one.marks, one.block_tokens, one.prompt_tokens = prompt_of(1).marks, 128.0, 600
+
+    def found() -> float:
+        table = link.fleet.prefixes.cached_tokens([mine], [worker])
+        return 0.0 if table is None else float(table[0, 0])
+
+    assert found() == 0
+    sends.sent(theirs, PLACES[0], marks=True)
+    link.read()
+    assert found() == 512
+    sends.left(theirs)
+    link.read()
+    assert found() == 0, "it had not begun"
+    sends.sent(theirs, PLACES[0], marks=True)
+    link.read()
+    list(stream.live(*publisher.change(1)))
+    sends.begun(theirs)
+    sends.left(theirs)
+    link.read()
+    assert found() == 512, "it has been told of"
+    assert not len(stream.cache.foreseen)
