@@ -1,6 +1,7 @@
 """What knowing caches takes, and what it gains.
 
     .venv/bin/python -m tests.bench.bench_caches events     # CPU time and memory a block
+    .venv/bin/python -m tests.bench.bench_caches peers      # what telling each other costs a prompt
     .venv/bin/python -m tests.bench.bench_caches fleet --agents 16 --requests 500
     .venv/bin/python -m tests.bench.bench_caches vllm --turns 5   # needs .venv-vllm
     .venv/bin/python -m tests.bench.bench_caches mooncake   # simulated: hit rates and first tokens
@@ -29,6 +30,7 @@ import msgspec
 
 from router.gateway.app import GC_ALLOCATIONS
 from router.gateway.fleet.kv.stream import Stream
+from router.gateway.peers.sends import Sends
 from router.kv_wire import session_name
 from router.lab.simulation.run import Choice, assembled
 from router.lab.simulation.traces import dataset
@@ -36,13 +38,15 @@ from solver.batching.kv import BLOCK_TOKENS as SIMULATED
 from solver.cost.profiles import PROFILES
 from solver.routing import formulas
 from solver.routing.cached_blocks import CachedBlocks
-from solver.routing.marks import NAME_BYTES, PARTS, Beginnings
+from solver.routing.marks import NAME_BYTES, PARTS, Beginnings, hash_text
+from solver.routing.sums import LoadSums
 from solver.sim.report import report
 from solver.sim.request import Request
 from solver.sim.worker import WorkerSetting
 from tests import http
 from tests.engines.publishing_vllm import SLOTS, serving, text
 from tests.helpers import Process, free_ports
+from tests.router.gateway.test_peers import PLACES, Link
 
 PER_S, BLOCK_TOKENS = 20_000, 16
 TIMES = 7  # the least counts: what shares the machine only adds to it
@@ -131,6 +135,44 @@ def in_memory(marks: int, kept: int, told: int, rng: random.Random) -> float:
         cache.store(range(first, first + told), None, 128, prompt)
         cache.remove(range(first + told - 1, first + kept - 1, -1))
     return (tracemalloc.get_traced_memory()[0] - before) / len(cache)
+
+
+class Prompt:
+    """On its way to a worker."""
+
+    block_tokens, sequences, session, attempt = 128.0, 1, "", ""
+
+    def __init__(self, text: str) -> None:
+        found = hash_text(text, "model")
+        self.marks, self.blocks, self.prompt_tokens = found.marks, found.blocks, len(text) // 4
+
+
+def peers(_options: argparse.Namespace) -> None:
+    """CPU time of telling of a prompt and its load, from begin to end, and of hearing of it."""
+    rng, count = random.Random(1), 400
+    for size in (80, 4000, 32_000):
+        prompts = [Prompt(letters(rng, size)) for _ in range(count)]
+        tells = hears = float("inf")
+        for _ in range(TIMES):
+            sends = Sends("one")
+            link = Link(sends)
+            link.read()
+            began = time.process_time()
+            for k, prompt in enumerate(prompts):
+                sends.sent(prompt, PLACES[0], marks=True)
+                sends.hold(PLACES[0], LoadSums(2 + k % 2, 1))
+                sends.begun(prompt)
+                sends.left(prompt)
+                sends.hold(PLACES[0], LoadSums(1, k % 2))
+            told = time.process_time()
+            written = len(link.out.text)
+            link.read()
+            tells = min(tells, told - began)
+            hears = min(hears, time.process_time() - told)
+        print(
+            f"{size} characters: {written / count:.0f} bytes, "
+            f"{1e6 * tells / count:.0f} us to tell, {1e6 * hears / count:.0f} us to hear"
+        )
 
 
 @dataclass(frozen=True)
@@ -240,12 +282,12 @@ def fleet(options: argparse.Namespace) -> None:
         prompt = rng.choice(documents) + letters(rng, rng.randrange(100, 1500))
         return {"model": "llama-65b", "prompt": prompt, "max_tokens": rng.randrange(8, 64)}
 
-    for publish, peers in product((True, False), arrangements(options)):
+    for publish, told in product((True, False), arrangements(options)):
         with (
             agents(options, publish=publish) as workers,
-            gateways(workers, options.gateways, publish=publish, peers=peers) as urls,
+            gateways(workers, options.gateways, publish=publish, peers=told) as urls,
         ):
-            compare(urls, body, options, "exact" if publish else "estimated", peers=peers)
+            compare(urls, body, options, "exact" if publish else "estimated", peers=told)
 
 
 def arrangements(options: argparse.Namespace) -> list[bool]:
@@ -265,10 +307,10 @@ def vllm(options: argparse.Namespace) -> None:
 
     flags = ["--plain-slots", str(SLOTS)]
     with serving(options.ranks) as worker:
-        for peers in arrangements(options):
-            found = gateways([worker], options.gateways, *flags, publish=True, peers=peers)
+        for told in arrangements(options):
+            found = gateways([worker], options.gateways, *flags, publish=True, peers=told)
             with found as urls:
-                compare(urls, body, options, f"{options.ranks} ranks", peers=peers)
+                compare(urls, body, options, f"{options.ranks} ranks", peers=told)
 
 
 def mooncake(options: argparse.Namespace) -> None:
@@ -336,6 +378,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parts = parser.add_subparsers(required=True)
     parts.add_parser("events").set_defaults(run=events)
+    parts.add_parser("peers").set_defaults(run=peers)
     live = parts.add_parser("fleet")
     live.add_argument("--agents", type=int, default=16)
     live.add_argument("--requests", type=int, default=500)

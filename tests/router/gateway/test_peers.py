@@ -90,21 +90,21 @@ class Out(Responder):
     """A client that takes so many lines, and what it has not read yet."""
 
     def __init__(self, most: int = 1 << 20) -> None:
-        self._text, self._most, self._written = b"", most, 0
+        self.text, self._most, self._written = b"", most, 0
 
     @property
     def paused(self) -> bool:  # type: ignore[override]
         return self._written >= self._most
 
     def write(self, data: bytes) -> None:
-        self._text += data
+        self.text += data
         self._written += data.count(b"\n")
 
     def drained(self) -> None:
         self._written = 0
 
     def take(self) -> bytes:
-        text, self._text = self._text, b""
+        text, self.text = self.text, b""
         return text
 
 
