@@ -34,6 +34,7 @@ from router.gateway.fleet.discovery.sources import Discovery, sources
 from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.forwarder import Forwarder
+from router.gateway.peers.service import Peering
 from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.planner import Planner
 from router.gateway.planning.recaller import Recaller
@@ -83,19 +84,19 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     keys = None if settings.keys is None else Keys(settings.keys, tally)
     settings = settings.share()
     discovery = Discovery(sources(settings.worker), settings.named_workers())
-    metrics = GatewayMetrics()
+    metrics, drain, tracing = GatewayMetrics(), Drain(), open_tracing(settings, "gateway")
     connections = Connections(
         trusted(settings.worker_ca),
         next(iter(read_secrets(settings.secret_file)), None),
         None if folder is None else folder.name,
     )
     board = None if folder is None else Board(folder.board, 2 * settings.processes)
-    workers, weight = Workers(settings, connections, metrics, board), _weight(keys)
+    peering, weight = Peering(settings, connections, folder), _weight(keys)
+    workers = Workers(settings, connections, metrics, board, peering.peers, peering.sends)
     planner = Planner(settings.plan_deadline_s, metrics)
     dispatcher = Dispatcher(settings, workers, planner, metrics, weight)
-    sharing = Sharing(workers, dispatcher, connections, board)
-    recaller = Recaller(workers, connections)
-    dispatcher.after_dispatch = recaller.maybe_recall
+    sharing = Sharing(workers, dispatcher, connections, board, peering.peers)
+    recaller = _recaller(workers, connections, dispatcher)
     traffic, forwarder = _traffic_log(settings, metrics), Forwarder(settings, connections)
     accounts = Accounts(metrics, settings.remember, traffic, weight)
     shedding = Shedding(settings, workers, dispatcher, recaller)
@@ -107,9 +108,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     bodies = BodyReader(settings.max_body_bytes, decodes=True)
     memory = BodyMemory(settings.max_bodies_bytes, dispatcher.room.bodies_full, weight)
-    drain, tracing = Drain(), open_tracing(settings, "gateway")
-    endpoints: dict[str, Endpoint] = {}  # of lines of batches, by path
     watches = Watches(workers, connections)
+    endpoints: dict[str, Endpoint] = {}  # of lines of batches, by path
     batches = batch_service(settings, endpoints, keys, workers, names, accounts, drain, metrics)
     frames = Frames(
         workers,
@@ -131,7 +131,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             board.close()
 
     lifespan = _lifespan(
-        [one for one in (keys, traffic, _worker_keys(settings, connections)) if one],
+        [one for one in (keys, traffic, peering, _worker_keys(settings, connections)) if one],
         connections,
         planner,
         discovery,
@@ -162,7 +162,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     # Answers to pages of other origins get headers on the way.
     endpoints |= _add_planned(app, planned, hot=not settings.allowed_origins)
-    add_routes(app, workers, dispatcher, accounts, metrics, drain, names)
+    add_routes(app, workers, dispatcher, accounts, metrics, drain, names, peering)
+    peering.add(app, workers, metrics, drain)
     _add_pages(app, events, docs=settings.docs)
     add_batches(app, batches)
     app.router.default = endpoints["/v1/embeddings"] = Relay(
@@ -181,9 +182,16 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     answer_head(app)
     add_error_handlers(app)
     _answer_for_all(app, folder, frames, kept)
-    _put_door(app, keys, metrics)
+    _put_door(app, keys, metrics, peering.guarded)
     app.add_middleware(Browsers, origins=settings.allowed_origins)
     return app
+
+
+def _recaller(workers: Workers, connections: Connections, dispatcher: Dispatcher) -> Recaller:
+    """Asked after each dispatch."""
+    recaller = Recaller(workers, connections)
+    dispatcher.after_dispatch = recaller.maybe_recall
+    return recaller
 
 
 def _add_planned(
@@ -245,7 +253,9 @@ def _answer_for_all(app: FastAPI, folder: Folder | None, frames: Frames, kept: K
         app.state.beside = Beside(Alone(app, frames.all, kept.page), folder.socket_of(os.getpid()))
 
 
-def _put_door(app: FastAPI, keys: Keys | None, metrics: GatewayMetrics) -> None:
+def _put_door(
+    app: FastAPI, keys: Keys | None, metrics: GatewayMetrics, guarded: Sequence[str]
+) -> None:
     """Before everything that it answers, where there are keys."""
     if keys is None:
         return
@@ -254,8 +264,8 @@ def _put_door(app: FastAPI, keys: Keys | None, metrics: GatewayMetrics) -> None:
         metrics.requests.labels("other", error.outcome.value).inc()
 
     for path, endpoint in app.state.hot.items():
-        app.state.hot[path] = Door(endpoint, keys=keys, refused=refused)
-    app.add_middleware(Door, keys=keys, refused=refused)
+        app.state.hot[path] = Door(endpoint, keys=keys, refused=refused, guarded=guarded)
+    app.add_middleware(Door, keys=keys, refused=refused, guarded=guarded)
 
 
 def _stop_if_broken(drain: Drain, task: asyncio.Task[None]) -> None:
@@ -269,7 +279,7 @@ def _stop_if_broken(drain: Drain, task: asyncio.Task[None]) -> None:
 
 
 def _lifespan(
-    more: Sequence[Keys | TrafficLog | Reread[Mapping[str, str]]],
+    more: Sequence[Keys | TrafficLog | Peering | Reread[Mapping[str, str]]],
     connections: Connections,
     planner: Planner,
     discovery: Discovery,

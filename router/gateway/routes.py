@@ -12,6 +12,7 @@ from router.gateway.accounting.keys import GRANT, Grant
 from router.gateway.fleet.model_names import ModelNames
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
+from router.gateway.peers.service import Peering
 from router.gateway.planning.dispatcher import Dispatcher
 from router.http.drain import Drain
 from router.http.errors import ModelNotFoundError
@@ -26,11 +27,12 @@ def add_routes(
     metrics: GatewayMetrics,
     drain: Drain,
     names: ModelNames,
+    peering: Peering,
 ) -> None:
     """Everything but the completion endpoints."""
     _add_health(app, workers, dispatcher, metrics, drain)
     _add_models(app, names)
-    _add_plans(app, workers, dispatcher, accounts)
+    _add_plans(app, workers, dispatcher, accounts, peering)
 
 
 def _add_health(
@@ -82,12 +84,19 @@ def _add_models(app: FastAPI, names: ModelNames) -> None:
         return entry
 
 
-def _add_plans(app: FastAPI, workers: Workers, dispatcher: Dispatcher, accounts: Accounts) -> None:
+def _add_plans(
+    app: FastAPI,
+    workers: Workers,
+    dispatcher: Dispatcher,
+    accounts: Accounts,
+    peering: Peering,
+) -> None:
     @app.get("/makespan/v1/workers")
     async def read_workers() -> dict[str, Any]:
-        """Each worker, as this gateway sees it and as its agent reports."""
+        """Each worker, as this gateway sees it and as its agent reports; and other gateways."""
         now = time.monotonic()
-        return {"workers": [_worker(worker, now) for worker in workers]}
+        told = [_worker(worker, now) for worker in workers]
+        return {"workers": told, "peers": peering.told()}
 
     @app.get("/makespan/v1/plans/latest")
     async def latest_plan() -> dict[str, Any]:
@@ -126,6 +135,7 @@ def _worker(worker: Worker, now: float) -> dict[str, Any]:
             "blocks": None if worker.cache is None else worker.cache.count(),
         },
         "in_flight": len(worker.load),
+        "elsewhere": worker.far.sequences,
         "backlog_s": worker.backlog_s(0, now),
         "cost_ms": worker.cost.to_ms(),
         "agent": None if state is None else state.to_json(),

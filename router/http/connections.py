@@ -105,8 +105,12 @@ class Connections:
 
     def to_agent(self, url: str) -> dict[str, str]:
         """Headers of what only agents are sent: of the one at `url`."""
-        secret = {} if self.secret is None else {SECRET.decode(): self.secret.decode()}
-        return secret | self.to_worker(url)
+        return self.secret_line | self.to_worker(url)
+
+    @property
+    def secret_line(self) -> dict[str, str]:
+        """The header by which agents, and gateways, are told the secret; none if there is none."""
+        return {} if self.secret is None else {SECRET.decode(): self.secret.decode()}
 
     def to_worker(self, url: str) -> dict[str, str]:
         """Headers of whatever the worker at `url` is asked: its key, if it has one."""

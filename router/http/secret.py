@@ -1,5 +1,7 @@
 """Agents take requests from their gateways alone, where they have a secret that both know.
 
+By the same secret gateways know each other (`router.gateway.peers`).
+
 Rules:
 - a request to an agent carries the secret in a header of its own, which ends there: neither engines
   nor clients ever get it, and what a client sends under that name stays at the gateway;
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
+from hashlib import blake2b
 
 from router.http.asgi import Receive, Scope, Send, respond
 from router.http.errors import Headers, error_body
@@ -33,15 +36,21 @@ def is_challenge(status: int, www_authenticate: str | bytes | None) -> bool:
     return status == 401 and told in (CHALLENGE[1], CHALLENGE[1].decode())
 
 
+def prompt_key(secret: bytes | None) -> str:
+    """What names of prompts begin with, for all who know the secret; without one, nothing."""
+    return "" if secret is None else blake2b(secret, digest_size=16, person=b"prompts").hexdigest()
+
+
 class GatewaysOnly:
-    """An ASGI application before an agent's."""
+    """An ASGI application before another one; `refusal` is told to who stays outside."""
 
     def __init__(
         self,
         app: Callable[[Scope, Receive, Send], Awaitable[None]],
         secrets: Sequence[bytes],
+        refusal: str = REFUSAL,
     ) -> None:
-        self._app, self._secrets = app, tuple(secrets)
+        self._app, self._secrets, self._refusal = app, tuple(secrets), refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse who does not know a secret; what knows of it is taken off the request."""
@@ -56,7 +65,7 @@ class GatewaysOnly:
             await self._app(scope, receive, send)
             return
         headers: Headers = [(b"content-type", b"application/json"), CHALLENGE]
-        body = error_body(REFUSAL, "invalid_request_error", code="unauthorized")
+        body = error_body(self._refusal, "invalid_request_error", code="unauthorized")
         await respond(send, 401, headers, body)
 
     def _is_known(self, told: bytes) -> bool:

@@ -299,6 +299,19 @@ class GatewayMetrics(_Metrics):
         "began anew (restarts), and what could not be read (garbage).",
         labels=("what",),
     )
+    peers = gauge(
+        "makespan_peers",
+        "Other gateways that this one is to listen to (--peers), by whether they tell what they "
+        "send.",
+        labels=("state",),
+        together="max",
+    )
+    peer_lines = counter(
+        "makespan_peer_lines",
+        "What other gateways, and processes of this one, tell of their sends, in lines: heard, "
+        "lost, as the reader was too slow (what holds is told again then), and garbage.",
+        labels=("what",),
+    )
     tenant_slot_seconds = counter(
         "makespan_tenant_slot_seconds",
         "Engine time that requests of a tenant have taken, in slot-seconds by the cost models of "

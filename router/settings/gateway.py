@@ -257,6 +257,12 @@ class GatewaySettings(GatewayTuning, Served):
         "default in the gateway's own namespace; PORT: the pods' own, by number or name); "
         "https+dns:// and https+kubernetes:// where those speak TLS.",
     )
+    peers: FleetOf = Field(
+        (),
+        description="Other gateways before the same workers, named as workers are; this one may be "
+        "among them. All tell each other what they send, and plan with it. Give it to each of "
+        "them; with keys it needs secret_file.",
+    )
     worker_ca: Path | None = Field(
         None,
         description="File of the authorities that certificates of https:// workers are to be "
@@ -308,6 +314,15 @@ class GatewaySettings(GatewayTuning, Served):
             raise ValueError(
                 "processes: several have a supervisor of their own, which opens their sockets; "
                 "give no fd"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _peers_known(self) -> Self:
+        if self.peers and self.keys is not None and self.secret_file is None:
+            raise ValueError(
+                "peers: where clients need keys gateways need a secret, by which they know each "
+                "other: give all of them the same secret_file"
             )
         return self
 

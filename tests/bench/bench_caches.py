@@ -1,14 +1,15 @@
 """What knowing caches takes, and what it gains.
 
     .venv/bin/python -m tests.bench.bench_caches events     # CPU time and memory a block
+    .venv/bin/python -m tests.bench.bench_caches peers      # what telling each other costs a prompt
     .venv/bin/python -m tests.bench.bench_caches fleet --agents 16 --requests 500
-    .venv/bin/python -m tests.bench.bench_caches vllm --ranks 2   # needs .venv-vllm
+    .venv/bin/python -m tests.bench.bench_caches vllm --turns 5   # needs .venv-vllm
     .venv/bin/python -m tests.bench.bench_caches mooncake   # simulated: hit rates and first tokens
     .venv/bin/python -m tests.bench.bench_caches conversations   # the same of drawn ones
 
 `fleet` and `vllm` set what two gateways, or so many `--gateways`, predicted of caches beside what
 engines found, of emulated agents that publish and that do not, and of a vLLM with a tiny model and
-little memory.
+little memory; so often as `--turns` say, as peers, which tell each other what they send, and not.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count, islice, product
 from typing import Any
 
 import msgspec
 
 from router.gateway.app import GC_ALLOCATIONS
 from router.gateway.fleet.kv.stream import Stream
+from router.gateway.peers.sends import Sends
 from router.kv_wire import session_name
 from router.lab.simulation.run import Choice, assembled
 from router.lab.simulation.traces import dataset
@@ -36,13 +38,16 @@ from solver.batching.kv import BLOCK_TOKENS as SIMULATED
 from solver.cost.profiles import PROFILES
 from solver.routing import formulas
 from solver.routing.cached_blocks import CachedBlocks
-from solver.routing.marks import NAME_BYTES, PARTS, Beginnings
+from solver.routing.marks import NAME_BYTES, PARTS, Beginnings, hash_text
+from solver.routing.sums import LoadSums
 from solver.sim.report import report
 from solver.sim.request import Request
 from solver.sim.worker import WorkerSetting
 from tests import http
 from tests.engines.publishing_vllm import SLOTS, serving, text
 from tests.helpers import Process
+from tests.ports import free_ports
+from tests.router.gateway.test_peers import PLACES, Link
 
 PER_S, BLOCK_TOKENS = 20_000, 16
 TIMES = 7  # the least counts: what shares the machine only adds to it
@@ -133,6 +138,44 @@ def in_memory(marks: int, kept: int, told: int, rng: random.Random) -> float:
     return (tracemalloc.get_traced_memory()[0] - before) / len(cache)
 
 
+class Prompt:
+    """On its way to a worker."""
+
+    block_tokens, sequences, session, attempt = 128.0, 1, "", ""
+
+    def __init__(self, text: str) -> None:
+        found = hash_text(text, "model")
+        self.marks, self.blocks, self.prompt_tokens = found.marks, found.blocks, len(text) // 4
+
+
+def peers(_options: argparse.Namespace) -> None:
+    """CPU time of telling of a prompt and its load, from begin to end, and of hearing of it."""
+    rng, count = random.Random(1), 400
+    for size in (80, 4000, 32_000):
+        prompts = [Prompt(letters(rng, size)) for _ in range(count)]
+        tells = hears = float("inf")
+        for _ in range(TIMES):
+            sends = Sends("one")
+            link = Link(sends)
+            link.read()
+            began = time.process_time()
+            for k, prompt in enumerate(prompts):
+                sends.sent(prompt, PLACES[0], marks=True)
+                sends.hold(PLACES[0], LoadSums(2 + k % 2, 1))
+                sends.begun(prompt)
+                sends.left(prompt)
+                sends.hold(PLACES[0], LoadSums(1, k % 2))
+            told = time.process_time()
+            written = len(link.out.text)
+            link.read()
+            tells = min(tells, told - began)
+            hears = min(hears, time.process_time() - told)
+        print(
+            f"{size} characters: {written / count:.0f} bytes, "
+            f"{1e6 * tells / count:.0f} us to tell, {1e6 * hears / count:.0f} us to hear"
+        )
+
+
 @dataclass(frozen=True)
 class Answer:
     """Of one request's prompt: tokens taken to be cached, found to be, and all."""
@@ -158,17 +201,31 @@ def agents(options: argparse.Namespace, *, publish: bool) -> Iterator[list[str]]
 
 
 @contextmanager
-def gateways(workers: list[str], count: int, *more: str, publish: bool) -> Iterator[list[str]]:
-    """So many gateways before the same workers."""
+def gateways(
+    workers: list[str], count: int, *more: str, publish: bool, peers: bool
+) -> Iterator[list[str]]:
+    """So many gateways before the same workers, which know each other as `peers` or do not."""
     with ExitStack() as stack:
-        flags = ["--port", "0", "--worker", ",".join(workers), *more]
+        ports = free_ports(count)
+        flags = ["--worker", ",".join(workers), *more]
         flags += [] if publish else ["--no-cache-events"]
-        each = [stack.enter_context(Process("gateway", *flags)) for _ in range(count)]
+        if peers:
+            flags += ["--peers", ",".join(f"http://127.0.0.1:{port}" for port in ports)]
+        each = [
+            stack.enter_context(Process("gateway", "--port", str(port), *flags)) for port in ports
+        ]
         found = [one.wait_for(r"listening url=(\S+)") for one in each]
         wanted = "exact" if publish else "estimated"
-        while not all(knowledge(url) == {wanted} for url in found):
+        heard = count - 1 if peers else 0
+        while not all(knowledge(url) == {wanted} and listens_to(url) == heard for url in found):
             time.sleep(0.1)
         yield found
+
+
+def listens_to(gateway: str) -> int:
+    """How many others tell it what they send."""
+    told = http.get(gateway + "/makespan/v1/workers").json()["peers"]
+    return sum(one["up"] for one in told)
 
 
 def knowledge(gateway: str) -> set[str]:
@@ -196,7 +253,9 @@ def letters(rng: random.Random, count: int) -> str:
 Body = Callable[[int], dict[str, Any]]
 
 
-def compare(urls: list[str], body: Body, options: argparse.Namespace, title: str) -> None:
+def compare(
+    urls: list[str], body: Body, options: argparse.Namespace, title: str, *, peers: bool
+) -> None:
     """So many requests, to one gateway after the other in turn: predicted and found."""
     numbers = range(options.requests)
     with ThreadPoolExecutor(options.clients) as pool:
@@ -205,8 +264,9 @@ def compare(urls: list[str], body: Body, options: argparse.Namespace, title: str
     predicted = sum(one.predicted for one in answers)
     found, prompt = sum(one.found for one in answers), sum(one.prompt for one in answers)
     apart = sum(abs(one.predicted - one.found) for one in answers)
+    who = f"{len(urls)} gateways{', peers' if peers else ''}"
     print(
-        f"{title:<10} predicted {predicted:.0f} found {found}: "
+        f"{title:<10} {who:<18} predicted {predicted:.0f} found {found}: "
         f"error {100 * (predicted - found) / found:.2f} %, each by itself "
         f"{100 * apart / found:.2f} %; hit rate {100 * found / prompt:.1f} %",
         flush=True,
@@ -223,12 +283,17 @@ def fleet(options: argparse.Namespace) -> None:
         prompt = rng.choice(documents) + letters(rng, rng.randrange(100, 1500))
         return {"model": "llama-65b", "prompt": prompt, "max_tokens": rng.randrange(8, 64)}
 
-    for publish in (True, False):
+    for publish, told in product((True, False), arrangements(options)):
         with (
             agents(options, publish=publish) as workers,
-            gateways(workers, options.gateways, publish=publish) as urls,
+            gateways(workers, options.gateways, publish=publish, peers=told) as urls,
         ):
-            compare(urls, body, options, "exact" if publish else "estimated")
+            compare(urls, body, options, "exact" if publish else "estimated", peers=told)
+
+
+def arrangements(options: argparse.Namespace) -> list[bool]:
+    """Whether gateways are peers, in turn; of one there is nothing to tell."""
+    return [False] if options.gateways == 1 else [False, True] * options.turns
 
 
 def vllm(options: argparse.Namespace) -> None:
@@ -242,11 +307,11 @@ def vllm(options: argparse.Namespace) -> None:
         return {"model": "tiny", "prompt": prompt, "max_tokens": 8, "ignore_eos": True}
 
     flags = ["--plain-slots", str(SLOTS)]
-    with (
-        serving(options.ranks) as worker,
-        gateways([worker], options.gateways, *flags, publish=True) as urls,
-    ):
-        compare(urls, body, options, f"{options.ranks} ranks")
+    with serving(options.ranks) as worker:
+        for told in arrangements(options):
+            found = gateways([worker], options.gateways, *flags, publish=True, peers=told)
+            with found as urls:
+                compare(urls, body, options, f"{options.ranks} ranks", peers=told)
 
 
 def mooncake(options: argparse.Namespace) -> None:
@@ -314,6 +379,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parts = parser.add_subparsers(required=True)
     parts.add_parser("events").set_defaults(run=events)
+    parts.add_parser("peers").set_defaults(run=peers)
     live = parts.add_parser("fleet")
     live.add_argument("--agents", type=int, default=16)
     live.add_argument("--requests", type=int, default=500)
@@ -321,6 +387,7 @@ def main() -> None:
     live.add_argument("--speed", type=float, default=40.0)
     live.add_argument("--kv-tokens", type=int, default=8192)
     live.add_argument("--gateways", type=int, default=2)
+    live.add_argument("--turns", type=int, default=1)
     live.set_defaults(run=fleet)
     real = parts.add_parser("vllm")
     real.add_argument("--ranks", type=int, default=1)
@@ -328,6 +395,7 @@ def main() -> None:
     real.add_argument("--requests", type=int, default=500)
     real.add_argument("--clients", type=int, default=4)
     real.add_argument("--gateways", type=int, default=2)
+    real.add_argument("--turns", type=int, default=1)
     real.set_defaults(run=vllm)
     trace = parts.add_parser("mooncake")
     trace.add_argument("--kv-tokens", type=int, default=524_288)

@@ -167,8 +167,12 @@ def test_nobody_speaks_but_who_has_to(overlay: str) -> None:
     assert selected(overlay, peer["podSelector"]) == {"makespan-gateway"}
     assert [port["port"] for port in callers["ports"]] == ["http"]
     assert [set(peer) for peer in scrapers["from"]] == [{"namespaceSelector"}]
-    (peer,) = gateway["egress"][0]["to"]
-    assert selected(overlay, peer["podSelector"]) == {"makespan-agent"}
+    to = [selected(overlay, peer["podSelector"]) for peer in gateway["egress"][0]["to"]]
+    assert to == [{"makespan-agent"}, {"makespan-gateway"}]
+    let_in = [
+        peer["podSelector"] for peer in gateway["ingress"][0]["from"] if "podSelector" in peer
+    ]
+    assert [selected(overlay, one) for one in let_in] == [{"makespan-gateway"}], "its peers"
     # The API server, where the gateway watches who the agents are: behind its Service or itself.
     assert {"ports": [{"protocol": "TCP", "port": port} for port in (443, 6443)]} in gateway[
         "egress"

@@ -7,10 +7,12 @@ import random
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
+from router.settings.keys import Key, hash_of
 from solver.routing.rolling import lead
 from tests import http
 from tests.e2e.clients import Ask, ask_all
@@ -25,12 +27,22 @@ PORT = r"^port (\d+)$"
 
 
 class Gateway(Process):
-    """A gateway that knows nothing of others."""
+    """A gateway that knows nothing of others, or of its `peers`."""
 
-    def __init__(self, workers: Sequence[str]) -> None:
-        super().__init__("gateway", "--worker", ",".join(workers), "--port", "0")
+    def __init__(self, workers: Sequence[str], *flags: str, port: int = 0) -> None:
+        super().__init__("gateway", "--worker", ",".join(workers), "--port", str(port), *flags)
         self.url = self.wait_for(r"listening url=(\S+)")
         eventually(lambda: all(up for up, _ in self.workers()))
+
+    def told(self, what: str) -> list[int]:
+        """A figure of each worker."""
+        told = http.get(self.url + "/makespan/v1/workers").json()["workers"]
+        return [one[what] for one in told]
+
+    def hears(self) -> int:
+        """How many others tell it what they send."""
+        told = http.get(self.url + "/makespan/v1/workers").json()["peers"]
+        return sum(one["up"] for one in told)
 
     def workers(self) -> list[tuple[bool, int]]:
         """Of each whether it is up, and what its agent has, from whomever."""
@@ -135,3 +147,95 @@ def test_processes_do_not_overfill_servers_that_tell_nothing() -> None:
         peaks = [http.get(one + "/seen").json()["peak"] for one in urls]
     # In the moment in which one sends, each other may, too.
     assert slots <= max(peaks) <= slots + lead(slots, 1) + processes - 1, peaks
+
+
+@contextmanager
+def peers(workers: Sequence[str], number: int, *flags: str) -> Iterator[list[Gateway]]:
+    """So many that tell each other what they send."""
+    ports = free_ports(number)
+    named = ("--peers", ",".join(f"http://127.0.0.1:{port}" for port in ports))
+    with ExitStack() as stack:
+        made = [stack.enter_context(Gateway(workers, *named, *flags, port=port)) for port in ports]
+        eventually(lambda: all(one.hears() == number - 1 for one in made))
+        yield made
+
+
+def slow(url: str) -> AbstractContextManager[object]:
+    """An answer that has begun, and goes on for as long as its client stays."""
+    body = {"model": "plain", "prompt": "How many clips? " * 100, "max_tokens": 999, "stream": True}
+    return http.stream("POST", url + "/v1/completions", json=body, headers={"x-pace": "0.2"})
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_peers_see_each_others_load_at_plain_servers_until_it_ends(processes: int) -> None:
+    several = ("--processes", str(processes))
+    with plain_servers(2) as urls, peers(urls, 2, *several) as (one, other):
+        with ExitStack() as stack:
+            for _ in range(5):
+                stack.enter_context(slow(one.url))
+            eventually(lambda: sum(other.told("elsewhere")) == 5)
+            assert other.told("elsewhere") == one.told("in_flight")
+            assert sum(other.told("in_flight")) == 0
+            assert sum(one.told("elsewhere")) == 0
+            assert min(other.told("backlog_s")) > 0
+        eventually(lambda: sum(other.told("elsewhere")) == 0)
+        assert other.hears() == 1
+
+
+def test_what_a_peer_had_is_nothing_once_it_is_gone() -> None:
+    with plain_servers(1) as urls, peers(urls, 2) as (one, other):
+        with slow(one.url):
+            eventually(lambda: other.told("elsewhere") == [1])
+            one.process.kill()
+            eventually(lambda: other.told("elsewhere") == [0])
+        assert other.hears() == 0
+        down = 'makespan_peers{state="down"}'
+        eventually(lambda: scrape(other.url).values.get(down) == 1)
+        assert scrape(other.url).values['makespan_peer_lines_total{what="heard"}'] > 0
+
+
+def test_peers_share_plain_servers_and_nobody_waits_for_who_is_not_there() -> None:
+    """Each gets its part, and all is answered."""
+    slots, number = 4, 3
+    with plain_servers(2) as urls, peers(urls, number, "--plain-slots", str(slots)) as made:
+        body = {"model": "plain", "prompt": "a", "max_tokens": 20}
+
+        def ask(k: int) -> int:
+            return http.post(made[k % number].url + "/v1/completions", json=body).status_code
+
+        with ThreadPoolExecutor(48) as pool:
+            assert set(pool.map(ask, range(4 * 48))) == {200}
+        peaks = [http.get(one + "/seen").json()["peak"] for one in urls]
+        eventually(lambda: all(sum(one.told("elsewhere")) == 0 for one in made))
+    alone = slots + lead(slots, 1)
+    assert slots <= max(peaks) < number * alone, "less than of those that know nothing"
+
+
+def test_what_is_sent_is_told_to_gateways_alone(tmp_path: Path) -> None:
+    """By their secret, be there keys or not; and nowhere without peers."""
+    page, secret = "/makespan/v1/sends", tmp_path / "secret"
+    secret.write_text("a" * 32)
+    keys = tmp_path / "keys.toml"
+    keys.write_text(Key(sha256=hash_of("mk-one"), tenant="one").to_toml())
+    with plain_servers(1) as urls:
+        named, guarded = ("--keys", str(keys)), ("--secret-file", str(secret))
+        with Gateway(urls) as alone:
+            assert http.post(alone.url + page).status_code == 404
+        with peers(urls, 2, *guarded) as (one, _):
+            for wrong in ("", "b" * 32):
+                answer = http.post(one.url + page, headers={"x-makespan-secret": wrong})
+                assert answer.status_code == 401
+                assert "a" * 32 not in answer.text
+        ports = free_ports(2)
+        told_peers = ("--peers", ",".join(f"http://127.0.0.1:{port}" for port in ports))
+        flags = ("gateway", "--worker", urls[0], *told_peers, *named)
+        with ExitStack() as stack:
+            own = (*flags, *guarded, "--port")
+            both = [stack.enter_context(Process(*own, str(port))) for port in ports]
+            for made in both:
+                made.wait_for("(a peer is heard)")
+            answer = http.post(f"http://127.0.0.1:{ports[0]}{page}")
+            assert answer.status_code == 401
+            assert "--secret-file" in answer.text
+        with Process(*flags, "--port", "0") as refused:
+            refused.wait_for("(peers: where clients need keys gateways need a secret)")

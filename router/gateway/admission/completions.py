@@ -289,7 +289,8 @@ class Completions:
             )
         record.prompt_tokens, record.kind = size.job.prompt_tokens, size.kind
         record.expected_tokens, exchange.most = size.job.expected_tokens, size.most
-        prompt, block_tokens = hashed(request, size.job.prompt_tokens)
+        key = self._workers.prefixes.key
+        prompt, block_tokens = hashed(request, size.job.prompt_tokens, key)
         if self._accounts.logs:
             exchange.blocks = prompt.blocks
         return Ticket(

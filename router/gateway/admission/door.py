@@ -4,6 +4,7 @@ Rules:
 - a request's key is looked at here and nowhere else. What it allows goes along in the request's
   scope (`GRANT`); the key itself is taken off, in whichever headers it stands, so that neither
   workers nor logs ever have it;
+- what has a guard of its own is let through to that (`guarded`);
 - `OPEN` is open to all: load balancers and Kubernetes's probes have no keys, and it says whether
   this gateway serves, nothing of requests;
 - the gateway's own pages (`is_own`) want a key with the right `admin`, metrics among them, as they
@@ -14,7 +15,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from router.gateway.accounting.keys import GRANT, Keys
 from router.gateway.admission.headers import request_id
@@ -39,12 +40,20 @@ def is_own(path: str) -> bool:
 class Door:
     """An ASGI application before another one; `refused` hears of whoever stays outside."""
 
-    def __init__(self, app: App, *, keys: Keys, refused: Callable[[RouterError], None]) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        keys: Keys,
+        refused: Callable[[RouterError], None],
+        guarded: Collection[str] = (),
+    ) -> None:
         self._app, self._keys, self._refused = app, keys, refused
+        self._open = OPEN | set(guarded)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
-        if scope["type"] == "http" and not scope.get(ALONE) and scope["path"] not in OPEN:
+        if scope["type"] == "http" and not scope.get(ALONE) and scope["path"] not in self._open:
             try:
                 scope = self._let_in(scope)
             except RouterError as error:

@@ -46,6 +46,31 @@ class Siblings(Protocol):
         ...
 
 
+class Peers(Protocol):
+    """Gateways elsewhere, as far as they tell each other what they send.
+
+    Attributes:
+        count: how many of them do.
+        wanting, backlog: in how many of them requests wait for room, and how much.
+    """
+
+    count: int
+    wanting: int
+    backlog: Backlog
+
+    def tell(self, place: str, held: LoadSums) -> None:
+        """This gateway has this in flight at a worker that tells of none of it."""
+        ...
+
+    def wait(self, backlog: Backlog) -> None:
+        """What waits in this gateway for room."""
+        ...
+
+    def held(self, place: str) -> LoadSums:
+        """What they have in flight at a worker, all together."""
+        ...
+
+
 def sums_of(beside: Beside) -> LoadSums:
     """Others' requests at an agent, as a load has them."""
     return LoadSums(

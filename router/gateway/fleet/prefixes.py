@@ -22,6 +22,11 @@ class CachingWorker(Hashable, Protocol):
     """A worker, as far as its cache goes."""
 
     @property
+    def place(self) -> str:
+        """Where it is, for all who send there."""
+        ...
+
+    @property
     def has_prefix_cache(self) -> bool:
         """Whether it has one."""
         ...
@@ -61,6 +66,22 @@ class HashedRequest(Hashable, InSession, Protocol):
         ...
 
 
+class Told(Protocol):
+    """Others who send to the same workers, and are told what is sent here."""
+
+    def sent(self, request: HashedRequest, place: str, *, marks: bool) -> None:
+        """A prompt goes to a worker; `marks`: that one's engine tells of its cache by them."""
+        ...
+
+    def begun(self, request: HashedRequest) -> None:
+        """Its first token has come."""
+        ...
+
+    def left(self, request: HashedRequest) -> None:
+        """It has left, however."""
+        ...
+
+
 # Blocks, and how many requests have brought each.
 Brought = dict[int, int]
 
@@ -92,10 +113,12 @@ class Prefixes:
 
     Who comes next with the same beginning finds it there. What is sent counts at once, so that
     those who come together go together; but who leaves before its first token takes along what
-    nobody else has brought there.
+    nobody else has brought there. So it is with what others have sent, as far as they tell.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, others: Told | None = None, key: str = "") -> None:
+        """`others` are told of all that is sent here; by `key` prompts are named (`hashed`)."""
+        self._others, self.key = others, key
         self._index: PrefixIndex[CachingWorker] = PrefixIndex()
         self._sessions = Sessions()
         # Blocks that no first token has shown to be there: how many have brought them; and theirs.
@@ -106,6 +129,12 @@ class Prefixes:
 
     def sent(self, request: HashedRequest, worker: CachingWorker) -> None:
         """A prompt with its blocks has gone to `worker`."""
+        self.book(request, worker)
+        if self._others is not None:
+            self._others.sent(request, worker.place, marks=worker.told_cache is not None)
+
+    def book(self, request: HashedRequest, worker: CachingWorker) -> None:
+        """The same, whoever has sent it."""
         told = worker.told_cache
         if told is not None and request.marks:
             tokens = request.prompt_tokens // request.sequences
@@ -122,6 +151,8 @@ class Prefixes:
 
     def begun(self, request: HashedRequest) -> None:
         """Its first token has come: its prompt is there."""
+        if self._others is not None:
+            self._others.begun(request)
         if (there := self._told.get(request)) is not None:
             told, coming = there
             told.begun(coming)
@@ -137,6 +168,8 @@ class Prefixes:
 
     def left(self, request: HashedRequest) -> None:
         """It has left its worker; perhaps it had not begun."""
+        if self._others is not None:
+            self._others.left(request)
         if (there := self._told.pop(request, None)) is not None:
             told, coming = there
             told.left(coming)
@@ -194,15 +227,17 @@ class Prefixes:
             cached[j] = max(0.0, min(tokens * request.sequences, most))
 
 
-def hashed(request: CompletionRequest, prompt_tokens: int) -> tuple[Hashed, float]:
+def hashed(request: CompletionRequest, prompt_tokens: int, key: str) -> tuple[Hashed, float]:
     """A request's prompt as far as caches go, and tokens in each block, over all its choices.
+
+    Its names are made with the `key`: who has another has other names for it.
 
     Several prompts in one request are taken to share nothing with others, what goes on from an
     answer begins with what is not in it, and of some nobody knows what an engine finds.
     """
     if len(request.prompts) > 1 or request.previous or request.unknown:
         return NO_PROMPT, 0.0
-    prompt, salt = request.prompts[0], request.model + request.apart
+    prompt, salt = request.prompts[0], key + request.model + request.apart
     if prompt.token_ids is not None:
         found, share = hash_ids(prompt.ids, salt), BLOCK_TOKENS / prompt.token_ids
     else:

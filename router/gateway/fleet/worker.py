@@ -6,7 +6,7 @@ It is a server, or one data-parallel rank of a server: see `address`.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from math import inf
+from math import ceil, inf
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ from router.gateway.fleet.health import Standing
 from router.gateway.fleet.kv.caches import WorkerCache
 from router.gateway.fleet.kv.loads import Loads
 from router.gateway.fleet.kv.stream import Knowledge
-from router.gateway.fleet.others import Siblings, sums_of
+from router.gateway.fleet.others import Peers, Siblings, sums_of
 from router.gateway.fleet.reports import PlainLook
 from router.kv_wire import Load
 from router.wire import MOST_CONTEXT, AgentState
@@ -47,8 +47,9 @@ class Worker:
         health: how its server is, as looks and answers tell.
         load: what this process has sent it and it has not finished, and what others have.
         siblings: whoever tells what other processes of this gateway have there, if there are any.
-        far, far_wanting, far_backlog: what other gateways have there, by its agent, how many want
-            more, and how much.
+        peers: whoever tells what other gateways have there, if they do.
+        far, far_wanting, far_backlog: what other gateways have there, by its agent, else by
+            themselves; how many want more, and how much.
         share: this process's part of its room.
         shared_s: when that was last looked at, on the monotonic clock.
         speed: learnt correction of the cost model of a worker without an agent.
@@ -81,6 +82,7 @@ class Worker:
         self.models: dict[str, dict[str, Any]] = {}
         self.load = WorkerLoad()
         self.siblings: Siblings | None = None
+        self.peers: Peers | None = None
         self.far, self.far_wanting, self.far_backlog = NOTHING, 0, Backlog()
         self.share, self.shared_s = Share(), -inf
         self.speed = SpeedEstimator()
@@ -99,13 +101,12 @@ class Worker:
         """It is this rank of its server, or all of that."""
         if rank == self.rank:
             return
-        if self.siblings is not None:
-            self.siblings.tell(self.place, NOTHING)
+        self._tell_others(NOTHING)
         suffix = "" if rank is None else f"#{rank}"
         self.rank, self.place = rank, self.url + suffix
         self.rank_line = "" if rank is None else f"{RANK.decode()}: {rank}\r\n"
         self.reported_name = urlsplit(self.url).netloc + suffix
-        self.tell_siblings()
+        self.tell_others()
 
     @property
     def up(self) -> bool:
@@ -229,13 +230,25 @@ class Worker:
         """Of its own, those `beside` count for nothing in this process's share."""
         if not self.available:
             return 0
-        if self.siblings is not None:
-            self.see_others()
+        self.see_others()
         free, most = capacity - self.load.sequences, self.health.places
+        if self.peers is not None:
+            free += self._over_part(capacity)
         places = min(free, most) if free > 0 else 0
         if self.share.most < inf:
             places = min(places, self.share.room(self.own_sequences - beside))
         return int(places)
+
+    def _over_part(self, capacity: int) -> int:
+        """How many peers say to have there of what is this gateway's part of its room.
+
+        That part is its own, whatever they say: they may be wrong, and who has more than its part
+        sends nothing until others have theirs (`solver.routing.share`).
+        """
+        if self.peers is None or self.state is not None:
+            return 0
+        part = ceil(capacity / (1 + self.peers.count))
+        return max(0, self.far.sequences - (capacity - part))
 
     @property
     def own_sequences(self) -> int:
@@ -251,13 +264,40 @@ class Worker:
 
     def see_others(self) -> None:
         """What others have there, as of now."""
+        if self.siblings is not None or self.peers is not None:
+            self._see_others()
+
+    def _see_others(self) -> None:
+        if self.peers is not None and self.state is None:
+            peers = self.peers
+            self.far, self.far_wanting = peers.held(self.place), peers.wanting
+            self.far_backlog = peers.backlog
         if self.siblings is not None:
             self.load.tell_others(self.far + self.siblings.held(self.place))
+        else:
+            self.load.tell_others(self.far)
 
-    def tell_siblings(self) -> None:
+    def tell_others(self) -> None:
         """What this process has there, as of now."""
+        if self.siblings is not None or self.peers is not None:
+            self._tell_others(self.load.own)
+
+    def forgotten(self) -> None:
+        """It has left the fleet, and nobody looks at it any more."""
+        if self.peers is not None:
+            self.peers.tell(self.place, NOTHING)
+
+    def _tell_others(self, own: LoadSums) -> None:
         if self.siblings is not None:
-            self.siblings.tell(self.place, self.load.own)
+            self.siblings.tell(self.place, own)
+        if self.peers is not None:
+            self.peers.tell(self.place, self._told_peers(own))
+
+    def _told_peers(self, own: LoadSums) -> LoadSums:
+        """What this gateway has there, all its processes together; an agent tells that itself."""
+        if self.state is not None:
+            return NOTHING
+        return own if self.siblings is None else own + self.siblings.held(self.place)
 
     def filled(self) -> None:
         """It says that others have filled it: so it is until it tells its state again."""
@@ -265,8 +305,7 @@ class Worker:
 
     def _tell_far(self, far: LoadSums, wanting: int) -> None:
         self.far, self.far_wanting = far, wanting
-        self.load.tell_others(far)
-        self.see_others()
+        self._see_others()
 
     @property
     def has_prefix_cache(self) -> bool:
@@ -374,9 +413,9 @@ class Worker:
         """
         self.load.add(key, job, now, streamed=streamed, paced=paced)
         self.share.sent(0 if paced else job.sequences)
-        if self.siblings is not None:  # of several processes none sees what keeps its own waiting
-            self.tell_siblings()
-        elif self.state is None:
+        self.tell_others()
+        # Nobody sees what of others' keeps its requests waiting there.
+        if self.state is None and self.siblings is None and not self.far.sequences:
             cost, own = self.cost, self._cost
             expected = Expected(
                 own.alpha_p_s,
@@ -404,7 +443,7 @@ class Worker:
         self.plain_slots.ended(key)
         if bounded:
             self.share.left(before - self.own_sequences)
-        self.tell_siblings()
+        self.tell_others()
 
     @property
     def wants_metrics(self) -> bool:
@@ -414,9 +453,8 @@ class Worker:
 
     def update_plain(self, look: PlainLook, now: float) -> None:
         """It answers without an agent, if there ever was one."""
-        self.state = None
+        self.state, self.far_backlog = None, Backlog()
         self._tell_far(NOTHING, 0)
-        self.far_backlog = Backlog()
         self.update_models(look.models)
         if self.loads.now(now) is not None:  # it tells sooner, and of itself
             return

@@ -29,13 +29,14 @@ from router.gateway.fleet.health import Standing
 from router.gateway.fleet.kv.caches import Caches
 from router.gateway.fleet.kv.loads import Loads
 from router.gateway.fleet.kv.stream import Knowledge
-from router.gateway.fleet.others import Siblings
-from router.gateway.fleet.prefixes import Prefixes
+from router.gateway.fleet.others import Peers, Siblings
+from router.gateway.fleet.prefixes import Prefixes, Told
 from router.gateway.fleet.reports import PlainLook, complaint, reports
 from router.gateway.fleet.stalls import LEAST_PATIENCE_S
 from router.gateway.fleet.worker import Worker
 from router.http.connections import Connections
 from router.http.errors import ModelNotFoundError
+from router.http.secret import prompt_key
 from router.observe.metrics import GatewayMetrics
 from router.settings.gateway import GatewaySettings
 from router.settings.hardware import hardware
@@ -62,7 +63,10 @@ class Workers:
         connections: Connections,
         metrics: GatewayMetrics,
         siblings: Siblings | None = None,
+        peers: Peers | None = None,
+        told: Told | None = None,
     ) -> None:
+        """`told` are those who hear what is sent here."""
         self._settings, self._cost = settings, hardware(settings.plain_cost).cost
         self._all: list[Worker] = []
         self._addresses: dict[str, Address[Worker]] = {}
@@ -70,16 +74,23 @@ class Workers:
         self._speeds: dict[tuple[str, ...], FleetSpeeds] = {}
         self._group: asyncio.TaskGroup | None = None
         self._contexts: dict[str, tuple[int | None, bool]] = {}  # of models that are served
-        self.prefixes = Prefixes()
+        self.prefixes = Prefixes(told, prompt_key(connections.secret))
         self._caches = Caches(connections, self._cache_changed)
         self.conditions = Conditions(metrics, self._changed)
         self._connections, self._metrics = connections, metrics
-        self._siblings = siblings
+        self._siblings, self._peers = siblings, peers
         self.on_change: Callable[[], None] = lambda: None
         self.on_shared: Callable[[], None] = lambda: None
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._all)
+
+    def find(self, place: str) -> Worker | None:
+        """The one that is called so by all who send there."""
+        url = place.partition("#")[0]
+        address = self._addresses.get(url)
+        there = () if address is None else address.workers
+        return next((one for one in there if one.place == place), None)
 
     def available(self) -> list[Worker]:
         """Those that take new requests, be it as the last resort."""
@@ -230,7 +241,7 @@ class Workers:
             prefix_cache=settings.plain_prefix_cache,
             address=address,
         )
-        worker.siblings = self._siblings
+        worker.siblings, worker.peers = self._siblings, self._peers
         return worker
 
     def _start(self, address: Address[Worker]) -> None:
@@ -274,6 +285,7 @@ class Workers:
         self._all.remove(worker)
         address.workers.remove(worker)
         self._contexts.clear()
+        worker.forgotten()
         self.prefixes.forget(worker)
         if not address.workers:
             self._forget(address, worker)

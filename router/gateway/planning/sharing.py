@@ -1,10 +1,11 @@
 """Workers that others send to as well: siblings of this process, or gateways elsewhere.
 
 What others have there is part of each worker's load: of siblings it is on their board at once, of
-others an agent tells (`Worker.see_others`). Here is the clock: now and then this process's share of
-each worker's room is looked at again (`solver.routing.share`), siblings are told how far its
-requests are and what its tenants have had, plans are made again where somebody else's have ended,
-and agents hear that requests wait for room that others have.
+others an agent tells, or they do so themselves, as peers (`Worker.see_others`). Here is the clock:
+now and then this process's share of each worker's room is looked at again
+(`solver.routing.share`), siblings and peers are told how far its requests are, siblings what its
+tenants have had, plans are made again where somebody else's have ended, and agents and peers hear
+that requests wait for room that others have.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Protocol
 
 import aiohttp
 
-from router.gateway.fleet.others import Siblings
+from router.gateway.fleet.others import Peers, Siblings
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.planning.ticket import Ticket
@@ -67,9 +68,10 @@ class Sharing:
         planning: Planning,
         connections: Connections,
         siblings: Siblings | None,
+        peers: Peers | None = None,
     ) -> None:
         self._workers, self._planning = workers, planning
-        self._connections, self._siblings = connections, siblings
+        self._connections, self._siblings, self._peers = connections, siblings, peers
         self._shared = False  # as of the last look
         self._others_came = asyncio.Event()
         workers.on_shared = self._others_came.set
@@ -82,16 +84,20 @@ class Sharing:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            if self._siblings is None and not self._shared:
+            if not (self._has_others or self._shared):
                 await self._others_came.wait()
                 self._others_came.clear()
-            crowded = self._siblings is not None and self._planning.backlog.requests > 0
+            crowded = self._has_others and self._planning.backlog.requests > 0
             await asyncio.sleep(LOOK_S if crowded else IDLE_S)
             self.look(time.monotonic())
 
+    @property
+    def _has_others(self) -> bool:
+        return self._siblings is not None or self._peers is not None
+
     def look(self, now: float) -> None:
         """Bring the shares up to date; of workers that nobody else uses, nothing is to be done."""
-        shared = self._siblings is not None or any(one.is_shared for one in self._workers)
+        shared = self._has_others or any(one.is_shared for one in self._workers)
         before, self._shared = self._shared, shared
         if not (shared or before):
             return
@@ -100,12 +106,15 @@ class Sharing:
             self._siblings.wait(mine)
             others = self._siblings.backlog()
             self._portion = self._look_at_tenants(self._siblings, now)
+        if self._peers is not None:
+            self._peers.wait(mine + others)
         rooms, self._rooms = self._rooms, {}
         siblings_wanting = 0 if self._siblings is None else self._siblings.wanting()
         for worker in self._workers:
             self._look_at(worker, siblings_wanting, now)
             self._rooms[worker] = worker.online_room
-            if mine.requests and worker.far.sequences and not self._rooms[worker]:
+            awaited = mine.requests and worker.far.sequences and not self._rooms[worker]
+            if awaited and worker.state is not None:
                 self._want(worker, mine + others, now)
         far = max(
             (one.far_backlog for one in self._workers if not one.down),
@@ -127,7 +136,7 @@ class Sharing:
 
     def _look_at(self, worker: Worker, siblings_wanting: int, now: float) -> None:
         worker.see_others()
-        worker.tell_siblings()
+        worker.tell_others()
         others, wanting = worker.firm(worker.load.others), worker.far_wanting
         content = 0 if wanting else worker.far.sequences
         if self._siblings is not None:

@@ -116,13 +116,13 @@ TABLE = [
 ]  # fmt: skip
 
 
-def marks(api: apis.Api, body: dict[str, Any]) -> bytes:
+def marks(api: apis.Api, body: dict[str, Any], key: str = "") -> bytes:
     raw = orjson.dumps(body)
     if len(raw) > SMALL:
         request = outline_shortened(asyncio.run(shorten(raw)), len(raw), api)
     else:
         request = outline(raw, api)
-    found, _ = hashed(request, 700)
+    found, _ = hashed(request, 700, key)
     return found.marks
 
 
@@ -157,3 +157,12 @@ def test_of_some_prompts_nothing_is_predicted(more: dict[str, Any]) -> None:
 @pytest.mark.parametrize("more", [{"prompt_logprobs": None}, {"echo": True}, {"logprobs": 1}])
 def test_what_asks_for_no_probabilities_of_a_prompt_hides_nothing(more: dict[str, Any]) -> None:
     assert marks(apis.COMPLETIONS, plain(**more)) == marks(apis.COMPLETIONS, plain())
+
+
+def test_who_has_another_secret_has_other_names_for_all_of_a_prompt() -> None:
+    body = {"model": "m", "prompt": TEXT}
+    one, other, same = (marks(apis.COMPLETIONS, body, key) for key in ("a", "b", "a"))
+    assert one == same
+    assert common_marks(one, other) == 0
+    names = zip(*[iter(one)] * 3, *[iter(other)] * 3, strict=True)
+    assert sum(row[:3] == row[3:] for row in names) <= 1, "but for chance"

@@ -18,7 +18,7 @@ from tests.router.gateway.kv.publisher import Publisher, prompt_of
 class Caching:
     """A worker with room enough."""
 
-    has_prefix_cache, kv_free, cache_room = True, 1e9, inf
+    has_prefix_cache, kv_free, cache_room, place = True, 1e9, inf, "http://a"
 
     def __init__(self, told_cache: WorkerCache | None = None) -> None:
         self.told_cache = told_cache
