@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, Protocol, TypeVar
 
@@ -40,8 +41,9 @@ class GroupedQueue(Generic[R, K]):
     def __init__(self) -> None:
         self.groups: dict[K, list[Entry[R]]] = {}
         self.prompt_tokens, self.output_tokens = 0, 0.0
-        # Of each: its key, its entry, and the output tokens counted for it.
-        self._where: dict[R, tuple[K, Entry[R], float]] = {}
+        # Of each: its key, its entry, and the output tokens counted for it; first whose turn it is
+        # in `next_in_turn`.
+        self._where: OrderedDict[R, tuple[K, Entry[R], float]] = OrderedDict()
         self._serial = 0
 
     def __len__(self) -> int:
@@ -83,15 +85,24 @@ class GroupedQueue(Generic[R, K]):
         """As it was put in."""
         return self._where[request][1][0]
 
-    def move(self, request: R, by: float) -> None:
-        """Its rank is higher by so much."""
-        key, (rank, _, _), _ = self._where[request]
-        self.discard(request)
-        self.put(request, rank + by, key)
+    def next_in_turn(self) -> R:
+        """Each of them once before any a second time; there must be one."""
+        request = next(iter(self._where))
+        self._where.move_to_end(request)
+        return request
 
     def grown(self, request: R) -> float:
-        """How many more output tokens are expected of it than when it was put in."""
+        """How many more output tokens are expected of it than were counted for it."""
         return request.job.expected_tokens - self._where[request][2]
+
+    def move(self, request: R, by: float) -> None:
+        """Its rank is higher by so much; of equal rank, who was put in first still goes first."""
+        key, entry, expected = self._where[request]
+        mine, moved = self.groups[key], (entry[0] + by, entry[1], request)
+        del mine[bisect_left(mine, entry)]
+        insort(mine, moved)
+        self._where[request] = key, moved, request.job.expected_tokens
+        self.output_tokens += request.job.expected_tokens - expected
 
     def pop(self, key: K) -> list[R]:
         """Let a whole group go."""

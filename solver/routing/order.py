@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 from solver.batching.queue import Sized, effective_arrival_s
 from solver.cost.model import CostModel
+from solver.routing.formulas import LOST_S
 from solver.routing.grouped_queue import Entry, GroupedQueue, Waiting
 from solver.routing.problem import Job
 
@@ -27,11 +28,10 @@ SHORT_FIRST = 0.5
 LONG_FIRST = -1.0
 # Who has waited for so many times its target for a first token shows that the line is too long for
 # all to be in time; from then on whoever has waited for half of its target, as what is left is for
-# its prefill, goes behind those that came up to `LATE_S` later: for as long as an answer can be
-# lost at all (`solver.routing.formulas.LOST_S`). A longer time carries a longer rush, and starves
-# those who ask one after another, of whom the lucky come again and again: what lasts is for
-# admission to refuse.
-TOO_LONG, HALF, LATE_S = 2.0, 0.5, 10.0
+# its prefill, goes behind those that came up to `LATE_S` later: until half of what it can
+# lose by being late is lost. A longer time carries a longer rush, and starves those who ask one
+# after another, of whom the lucky come again and again: what lasts is for admission to refuse.
+TOO_LONG, HALF, LATE_S = 2.0, 0.5, LOST_S
 
 
 class Unsent(Sized, Waiting, Protocol):
@@ -77,7 +77,7 @@ def place_in_order(request: Unsent, prompt_s: float, round_s: float) -> float:
 
 
 def moves_s(job: Job, tokens: float, round_s: float) -> float:
-    """By how much its rank is higher as it is expected to make so many more."""
+    """Seconds by which its rank is higher as so many more output tokens are expected of it."""
     return _share(job) * tokens / job.sequences * round_s
 
 

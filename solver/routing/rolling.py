@@ -26,7 +26,6 @@ can be planned without a place in any queue (`select_alone`, `bind_alone`), to t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -170,7 +169,6 @@ class RollingHorizon(Generic[R, W]):
         self._made = made
         self._windows: WindowPolicy[R] = WindowPolicy(max_wait_s, max_size)
         self._unsent: TenantsQueue[R] = TenantsQueue(self.shares)
-        self._in_turn: deque[R] = deque()  # whose place was found longest ago; some have gone
         self._stale = False
         self._closed: Window[R] | None = None
         self._fleet: Fleet[W] = Fleet()
@@ -324,24 +322,17 @@ class RollingHorizon(Generic[R, W]):
                 whole = self._is_whole(request, members, workers)
                 self.shares.join(request, request.job.tenant, whole=whole)
                 self._unsent.put_for(request, rank, members)
-                self._in_turn.append(request)
         self._place_again(workers)
 
     def _place_again(self, workers: Sequence[W]) -> None:
         """The next `AGAIN` of all that wait, with what has been learnt of their lengths."""
-        if not (workers and self._in_turn):
+        if not workers:
             return
-        round_s = workers[0].round_s
-        for _ in range(AGAIN):
-            while self._in_turn and self._in_turn[0] not in self._unsent:
-                self._in_turn.popleft()
-            if not self._in_turn:
-                return
-            self._in_turn.rotate(-1)
-            request = self._in_turn[-1]
+        for _ in range(min(AGAIN, len(self._unsent))):
+            request = self._unsent.next_in_turn()
             request.predict_again()
             if grown := self._unsent.grown(request):
-                self._unsent.move(request, moves_s(request.job, grown, round_s))
+                self._unsent.move(request, moves_s(request.job, grown, workers[0].round_s))
 
     def _release(self, now: float, workers: Sequence[W], *, bulk: bool) -> None:
         """Who was held back, and may go now or should look around again."""

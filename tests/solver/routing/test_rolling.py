@@ -340,6 +340,20 @@ def test_who_came_before_anything_was_known_of_lengths_keeps_its_turn(
     assert order == asks
 
 
+@pytest.mark.parametrize("then", [10.0, 900.0])
+def test_a_single_worker_has_them_as_they_came_whatever_is_learnt_meanwhile(then: float) -> None:
+    by: RollingHorizon[Ask, Place] = RollingHorizon(eligible=eligible)
+    known, place = [500.0], Place("a")
+    asks = [Learner("a", k / 1000, 500.0, targets=TTFT, known=known) for k in range(20)]
+    for ask in asks:
+        by.add(ask, ask.arrival_s)
+    known.append(then)
+    for k in range(3):
+        selection = by.select(1.0 + k, [place])
+        assert selection is not None
+        assert selection.requests == asks
+
+
 def test_who_is_late_is_put_behind_others_once() -> None:
     """However often it is held back and looks around again."""
     by = rolling()
