@@ -64,7 +64,7 @@ def _most(request: CompletionRequest, context: int | None, choices: int) -> Usag
     """Servers differ in what they make where no limit is asked for."""
     longest = UNLIMITED if context is None else context
     asked = longest if request.max_tokens is None else max(request.max_tokens, request.other_limit)
-    return Usage(longest * choices, (min(longest, asked)) * choices)
+    return Usage(longest * choices, min(longest, asked) * choices)
 
 
 def _nothing_new() -> None:
