@@ -71,7 +71,7 @@ def read_batch(path: Path, advanced: Callable[[int], None] = lambda _: None) -> 
                         wrong[number] = str(error)
                 advanced(file.tell() if number % 256 == 0 else 0)
     except OSError as error:
-        raise BadSettings(f"{path}: {error.strerror or error}") from error
+        raise BadSettings.of_file(path, error) from error
     first = next((f"line {number}: {why}" for number, why in wrong.items()), "")
     if not lines:
         raise BadSettings(f"{path}: no line is a request of a batch; {first or 'it is empty'}")
