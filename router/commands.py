@@ -89,8 +89,6 @@ def run(arguments: Sequence[str]) -> None:
     except (BadSettings, ProblemError) as error:
         print(f"makespan {name}: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
