@@ -13,6 +13,7 @@ import re
 import stat
 import tomllib
 from codecs import BOM_UTF8
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -48,6 +49,17 @@ class BadSettings(Exception):
         """
         words = str(getattr(error, "strerror", None) or error)
         return cls(": ".join(part for part in (setting, str(path), words) if part))
+
+
+def readable_by(read: Callable[[str], object]) -> BeforeValidator:
+    """Keeps a setting's text, which `read` must be able to read: else its ValueError is told."""
+
+    def check(value: object) -> str:
+        text = str(value)
+        read(text)
+        return text
+
+    return BeforeValidator(check)
 
 
 def _split(value: Any) -> Any:  # noqa: ANN401
