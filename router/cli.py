@@ -10,10 +10,13 @@ import sys
 
 
 def main() -> None:
-    """Run one command; exits with 2 on a bad setting, having named it."""
-    from router.commands import run
+    """Run one command; exits with 2 on a bad setting, having named it, and with 130 at Ctrl-C."""
+    try:
+        from router.commands import run
 
-    run(sys.argv[1:])
+        run(sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ flags win over variables, variables over the file.
 def run(arguments: Sequence[str]) -> None:
     """Run one command; exits with 2 on a bad setting, having named it."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_usage(), end="")
+        print(_usage(), end="", file=sys.stdout if arguments else sys.stderr)
         sys.exit(0 if arguments else 2)
     name, *rest = arguments
     if rest and f"{name} {rest[0]}" in SETTINGS:  # of a group
@@ -77,7 +77,7 @@ def run(arguments: Sequence[str]) -> None:
     if group := [one for one in SETTINGS if one.startswith(f"{name} ")]:
         _list(name, group, rest)
     if name not in SETTINGS:
-        print(f"makespan: unknown command {name!r}; one of: {', '.join(SETTINGS)}", file=sys.stderr)
+        print(f"makespan: unknown command {name!r}; see `makespan --help`", file=sys.stderr)
         sys.exit(2)
     try:
         with _importing():
@@ -89,8 +89,6 @@ def run(arguments: Sequence[str]) -> None:
     except (BadSettings, ProblemError) as error:
         print(f"makespan {name}: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -101,7 +99,7 @@ def _list(name: str, group: Iterable[str], asked: Sequence[str]) -> NoReturn:
     helps = bool(asked) and asked[0] in ("-h", "--help", "help")
     if asked and not helps:
         print(f"makespan {name}: unknown command {asked[0]!r}; one of:", file=sys.stderr)
-    print(_lines(map(settings_of, group)))
+    print(_lines(map(settings_of, group)), file=sys.stdout if helps else sys.stderr)
     sys.exit(0 if helps else 2)
 
 

@@ -17,8 +17,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Generic, TypeAlias, TypeVar
@@ -55,9 +56,19 @@ class Search(Generic[Q, P]):
     supersedes: Callable[[P, P], bool]
 
 
+@contextmanager
+def deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started meanwhile never hear of it, not even as they load: it is their parent's."""
+    resource_tracker.ensure_running()  # its own start would end this
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _child(pipe: Connection, search: Search[Q, P]) -> None:
     """Answer what comes through `pipe` until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # who stops all at once means us, too
     search.warm_up()
     try:
@@ -111,7 +122,8 @@ class SolverProcess(Generic[Q, P]):
         self._process = context.Process(
             target=_child, args=(theirs, self._search), name="makespan-solver", daemon=True
         )
-        self._process.start()
+        with deaf_to_ctrl_c():
+            self._process.start()
         theirs.close()
         self._asked_s = time.monotonic()
         loop = asyncio.get_running_loop()

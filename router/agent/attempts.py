@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
+from math import inf
 from typing import Protocol
 
-from router.http.errors import RecalledError
+from router.http.errors import ExpiredError, RecalledError
 from router.wire import Recall
 
 
@@ -27,12 +30,17 @@ class Attempts:
         self._ids: dict[str, list[str]] = {}
 
     @contextmanager
-    def register(self, name: str | None, ids: list[str]) -> Iterator[None]:
-        """For as long as it is here."""
+    def register(self, name: str | None, ids: list[str], deadline_s: float = inf) -> Iterator[None]:
+        """For as long as it is here; should it not begin in `deadline_s` from now, it expires."""
         mine = name is not None and self._ids.setdefault(name, ids) is ids
+        expire = partial(self._queue.withdraw, ids, ExpiredError())
+        loop = asyncio.get_running_loop()
+        alarm = None if deadline_s == inf else loop.call_later(deadline_s, expire)
         try:
             yield
         finally:
+            if alarm is not None:
+                alarm.cancel()
             if mine and name is not None:
                 del self._ids[name]
 

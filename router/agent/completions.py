@@ -1,33 +1,28 @@
-"""The agent's completion endpoints, as raw ASGI."""
+"""The completion endpoints of an agent whose engine is its own."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
-from math import inf
+from contextlib import AbstractContextManager
 
 from router.agent.answers import AnswerFormatter, usage
 from router.agent.answers import Usage as UsageObject
 from router.agent.attempts import Attempts
 from router.agent.conversations import Body, Form, Formatter
+from router.agent.endpoint import ClientResponse, Endpoint, attempt_of
 from router.agent.engines.base import Answer
 from router.agent.faults import HEADER as FAULT
 from router.agent.faults import parse_faults
 from router.agent.gateways import Gateways
 from router.agent.loop import ChoiceOutput, EngineLoop, EngineRequest
 from router.agent.queue_position import read_hint, read_queue_position
-from router.agent.request_trace import RequestTrace, begin_request_trace, end_request_trace
+from router.agent.request_trace import RequestTrace
 from router.http.apis import Api
 from router.http.asgi import (
-    ClientDisconnected,
     DisconnectWatch,
     Receive,
     Scope,
-    Send,
     header,
     read_body,
     respond,
@@ -35,13 +30,9 @@ from router.http.asgi import (
 from router.http.bodies import check_json
 from router.http.drain import Drain
 from router.http.errors import (
-    EngineFailed,
-    ExpiredError,
-    Headers,
     NoCapacityError,
     Outcome,
     RequestError,
-    RouterError,
 )
 from router.http.schemas import CompletionRequest, load, read
 from router.http.usage import ResponseInfo, Usage
@@ -49,14 +40,13 @@ from router.kv_wire import SESSION, wants_full_report
 from router.observe.metrics import AgentMetrics
 from router.observe.tracing import Tracing
 from router.settings.agent import AgentSettings
-from router.wire import ATTEMPT, RECALLED, REQUEST_ID, WORKER
 
 log = logging.getLogger(__name__)
 
 MOST_BODY_BYTES = 64 << 20  # the gateway's limit is the one that users meet
 
 
-class Completions:
+class Completions(Endpoint):
     """One of the planned paths of one engine; `form`, where it is not a chat's own."""
 
     def __init__(
@@ -71,37 +61,16 @@ class Completions:
         api: Api,
         form: Form | None = None,
     ) -> None:
-        self._api, self._form = api, form
-        self._settings, self._loop, self._metrics = settings, loop, metrics
-        self._attempts, self._drain = attempts, drain
-        self._tracing, self._gateways = tracing, gateways
+        super().__init__(settings.name, attempts, gateways, metrics, drain, tracing, api)
+        self._settings, self._loop, self._form = settings, loop, form
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        trace = begin_request_trace(self._tracing, scope, self._settings.name, chat=self._api.chat)
-        outcome = Outcome.FAILED
-        try:
-            outcome = await self._answer(scope, receive, send, trace)
-        except ClientDisconnected:
-            outcome = Outcome.CANCELLED
-        except RouterError as error:
-            outcome, trace.status, trace.error = error.outcome, error.status, str(error)
-            trace.ended_s = time.time()
-            own = [(RECALLED, b"1")] if outcome is Outcome.RECALLED else []
-            name = (header(scope, REQUEST_ID) or b"").decode("latin-1")
-            headers = [*error.headers(), *own, *self._headers(scope)]
-            await respond(send, error.status, headers, self._api.error(error, name))
-        except asyncio.CancelledError:
-            log.warning("cut short, as the time to drain is over")
-        finally:
-            self._metrics.requests.labels(self._settings.model, outcome.value).inc()
-            end_request_trace(self._tracing, trace, outcome)
+    @property
+    def _model(self) -> str:
+        return self._settings.model
 
-    async def _answer(
-        self, scope: Scope, receive: Receive, send: Send, trace: RequestTrace
+    async def _serve(
+        self, scope: Scope, receive: Receive, answer: ClientResponse, trace: RequestTrace
     ) -> Outcome:
-        if self._drain.begun:
-            raise NoCapacityError("This worker is shutting down.", retry_after_s=1.0)
         if self._loop.broken:
             raise NoCapacityError("This worker's engine has broken down.", retry_after_s=10.0)
         check_json(scope)
@@ -127,19 +96,18 @@ class Completions:
         )
         formatter = self._formatter(request, data, prompt_tokens)
         hint, position = read_hint(scope), read_queue_position(scope)
-        name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None
-        with DisconnectWatch(receive, send):
+        name = attempt_of(scope)
+        with DisconnectWatch(receive, answer.send):
             await faults.inject()
             self._gateways.check_room(name, self._loop.stats.slots)
             ids = self._loop.submit(engine_request, hint, time.monotonic(), position)
             try:
                 with (
-                    self._attempts.register(name, ids),
+                    self._attempts.register(name, ids, position.deadline_s),
                     self._holding(name, engine_request, hint),
-                    self._until(position.deadline_s, ids),
                 ):
-                    answer = self._stream if request.stream else self._full
-                    return await answer(send, scope, engine_request, formatter, trace)
+                    say = self._stream if request.stream else self._full
+                    return await say(answer, engine_request, formatter, trace)
             finally:
                 self._loop.cancel(ids)
 
@@ -159,19 +127,6 @@ class Completions:
         return self._gateways.hold(
             name, len(answers), prompt, expected, lambda: engine_request.made
         )
-
-    @contextmanager
-    def _until(self, deadline_s: float, ids: list[str]) -> Iterator[None]:
-        """Should it not have begun by then, it has expired."""
-        if deadline_s == inf:
-            yield
-            return
-        expire = partial(self._loop.withdraw, ids, ExpiredError())
-        alarm = asyncio.get_running_loop().call_later(deadline_s, expire)
-        try:
-            yield
-        finally:
-            alarm.cancel()
 
     def _prepare(self, request: CompletionRequest, body: Body) -> list[Answer]:
         """One answer a choice; refuses what could never fit."""
@@ -203,48 +158,27 @@ class Completions:
 
     async def _stream(
         self,
-        send: Send,
-        scope: Scope,
+        answer: ClientResponse,
         engine_request: EngineRequest,
         formatter: Formatter,
         trace: RequestTrace,
     ) -> Outcome:
         kind = (b"content-type", b"text/event-stream; charset=utf-8")
-        headers = [kind, (b"cache-control", b"no-cache"), *self._headers(scope)]
-        left, made = len(engine_request.answers), 0
-        started = False
+        left = len(engine_request.answers)
         while left:
-            try:
-                outputs = await engine_request.take()
-            except EngineFailed as error:
-                if not started:
-                    raise
-                trace.error = str(error)
-                name = (header(scope, REQUEST_ID) or b"").decode("latin-1")
-                last = self._api.last_event(error, made, name)
-                await send({"type": "http.response.body", "body": last})
-                return error.outcome
-            if not started:
-                start = {"type": "http.response.start", "status": 200, "headers": headers}
-                await send(start)
-                started = True
-            made += len(outputs)
+            outputs = await engine_request.take()
+            if not answer.begun:
+                await answer.begin(200, [kind, (b"cache-control", b"no-cache")], streaming=True)
+            answer.events += len(outputs)
             left -= sum(output.token.finish_reason is not None for output in outputs)
-            event = {
-                "type": "http.response.body",
-                "body": formatter.chunk(outputs),
-                "more_body": True,
-            }
-            await send(event)
-        self._answered(trace, engine_request, made, formatter)
-        end = formatter.end(self._usage(engine_request, made))
-        await send({"type": "http.response.body", "body": end})
+            await answer.pass_on(formatter.chunk(outputs))
+        self._answered(trace, engine_request, answer.events, formatter)
+        await answer.finish(formatter.end(self._usage(engine_request, answer.events)))
         return Outcome.COMPLETED
 
     async def _full(
         self,
-        send: Send,
-        scope: Scope,
+        answer: ClientResponse,
         engine_request: EngineRequest,
         formatter: Formatter,
         trace: RequestTrace,
@@ -258,7 +192,7 @@ class Completions:
         self._answered(trace, engine_request, len(outputs), formatter)
         body = formatter.full(outputs, self._usage(engine_request, len(outputs)))
         kind = (b"content-type", b"application/json")
-        await respond(send, 200, [kind, *self._headers(scope)], body)
+        await respond(answer.send, 200, [kind, *answer.own], body)
         return Outcome.COMPLETED
 
     def _answered(
@@ -280,10 +214,3 @@ class Completions:
         return usage(
             engine_request.prompt_tokens, made, engine_request.cached_tokens // engine_request.n
         )
-
-    def _headers(self, scope: Scope) -> Headers:
-        headers = [(WORKER, self._settings.name.encode())]
-        request_id = header(scope, REQUEST_ID)
-        if request_id is not None:
-            headers += self._api.named(request_id.decode("latin-1"))
-        return headers

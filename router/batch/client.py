@@ -9,6 +9,8 @@ from typing import Any, Self
 import httpx
 import orjson
 
+from router.settings.base import BadSettings
+
 # For an answer; an upload of 200 MiB has as long between two of its parts.
 ANSWER_S = 60.0
 
@@ -41,14 +43,15 @@ class BatchClient:
         """A file's object.
 
         Raises:
-            BatchError: if it cannot be read, or is refused.
+            BadSettings: if it cannot be read.
+            BatchError: if it is refused.
         """
         try:
             with path.open("rb") as file:
                 parts = {"file": (path.name, file, "application/jsonl")}
                 return self._ask("POST", "/v1/files", files=parts, data={"purpose": "batch"})
         except OSError as error:
-            raise BatchError(f"{path}: {error.strerror}") from error
+            raise BadSettings.of_file(path, error) from error
 
     def create(self, file: str, endpoint: str, window: str) -> dict[str, Any]:
         """A batch's object.
@@ -118,7 +121,7 @@ class BatchClient:
 
 def _path(batch: str) -> str:
     if not batch.isascii() or not batch.replace("_", "").replace("-", "").isalnum():
-        raise BatchError(f"batch: {batch!r} is no id of a batch, which is like batch_0123abcd")
+        raise BadSettings(f"batch: {batch!r} is no id of a batch, which is like batch_0123abcd")
     return f"/v1/batches/{batch}"
 
 

@@ -1,7 +1,8 @@
 """The commands: what is printed, and with which status they end.
 
-Status 0: as it should be; 1: the batch has not been completed, or has no such file; 3: the gateway
-does not answer, or refuses. What is told beside the answer goes to standard error.
+Status 0: as it should be; 1: the batch has not been completed, or has no such file; 2: an argument
+or a file is wrong; 3: the gateway does not answer, or refuses. What is told beside the answer goes
+to standard error.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import orjson
 from tqdm import tqdm
 
 from router.batch.client import BatchClient, BatchError
+from router.files import writable
+from router.settings.base import BadSettings
 from router.settings.batch import (
     BatchCancelSettings,
     BatchListSettings,
@@ -94,7 +97,7 @@ def _endpoint(path: Path) -> str:
     """That of the first line that says one.
 
     Raises:
-        BatchError: if none of the first does.
+        BadSettings: if it cannot be read, or none of the first does.
     """
     try:
         with path.open("rb") as file:
@@ -106,8 +109,8 @@ def _endpoint(path: Path) -> str:
                 if isinstance(url, str):
                     return url
     except OSError as error:
-        raise BatchError(f"{path}: {error.strerror}") from error
-    raise BatchError(f"{path}: its first lines name no 'url'; say --endpoint /v1/completions")
+        raise BadSettings.of_file(path, error) from error
+    raise BadSettings(f"{path}: its first lines name no 'url'; say --endpoint /v1/completions")
 
 
 def _watch(name: str, client: BatchClient, *, json: bool) -> int:
@@ -162,14 +165,7 @@ def _results(settings: BatchResultsSettings, client: BatchClient) -> int:
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
         return 0
-    part = settings.out.with_name(settings.out.name + ".part")
-    try:
-        with part.open("wb") as to:
-            for piece in client.content(file):
-                to.write(piece)
-        part.replace(settings.out)  # there is all of it, or what was there before
-    except OSError as error:
-        raise BatchError(f"out: {settings.out}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with writable(settings.out) as to:
+        for piece in client.content(file):
+            to.write(piece)
     return 0

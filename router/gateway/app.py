@@ -241,7 +241,7 @@ def _traffic_log(settings: GatewaySettings, metrics: GatewayMetrics) -> TrafficL
     try:
         path.open("ab").close()
     except OSError as error:
-        raise BadSettings(f"traffic_log: {path}: {error.strerror}") from error
+        raise BadSettings.of_file(path, error, "traffic_log") from error
     return TrafficLog(path, settings.traffic_log_bytes, metrics)
 
 

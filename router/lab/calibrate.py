@@ -14,11 +14,11 @@ from typing import Any
 import aiohttp
 import orjson
 
+from router.files import writable
 from router.lab.calibration.limits import Limits, limits_of
 from router.lab.calibration.probe_engine import EngineProbe
 from router.lab.calibration.probe_http import HttpProbe
 from router.lab.calibration.shapes import Shapes
-from router.lab.files import writable
 from router.lab.pictures.scatter import scatter
 from router.lab.simulate import progress
 from router.settings.agent import AgentSettings

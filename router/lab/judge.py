@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from router.lab.files import writable
+from router.files import writable
 from router.lab.judging.page import judgement
 from router.lab.judging.situations import Situation, chosen, traffic
 from router.lab.judging.verdict import Judged, Verdict, against, against_best, lines, rivals

@@ -15,7 +15,7 @@ from statistics import mean
 
 import orjson
 
-from router.lab.files import writable
+from router.files import writable
 from router.lab.pictures.gantt import gantt
 from router.lab.simulation.pool import over
 from router.lab.simulation.traces import dataset

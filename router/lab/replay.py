@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import orjson
 
-from router.lab.files import writable
+from router.files import writable
 from router.lab.pictures.gantt import fleet_gantt, gantt
 from router.lab.replay_goodput import answers_json, find, for_people
 from router.lab.reports.report import Run, Traffic, report

@@ -9,7 +9,7 @@ from typing import IO, Protocol
 import orjson
 from tqdm import tqdm
 
-from router.lab.files import writable
+from router.files import writable
 from router.lab.pictures.gantt import fleet_gantt, gantt
 from router.lab.simulation.run import Choice, fleet, load, setting
 from router.settings.simulate import SimulateSettings

@@ -13,9 +13,10 @@ import re
 import stat
 import tomllib
 from codecs import BOM_UTF8
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -39,6 +40,26 @@ DATASETS = PREFIX + "DATASETS"  # where the benches look for public data sets
 
 class BadSettings(Exception):
     """A setting is unknown or wrong; the message names it."""
+
+    @classmethod
+    def of_file(cls, path: str | Path, error: Exception, setting: str = "") -> Self:
+        """Of a file that cannot be read or written: its name, and the system's or a reader's words.
+
+        `setting` is the one that names it, where it is not an argument of the command.
+        """
+        words = str(getattr(error, "strerror", None) or error)
+        return cls(": ".join(part for part in (setting, str(path), words) if part))
+
+
+def readable_by(read: Callable[[str], object]) -> BeforeValidator:
+    """Keeps a setting's text, which `read` must be able to read: else its ValueError is told."""
+
+    def check(value: object) -> str:
+        text = str(value)
+        read(text)
+        return text
+
+    return BeforeValidator(check)
 
 
 def _split(value: Any) -> Any:  # noqa: ANN401
@@ -203,7 +224,7 @@ def read_tables(path: str | Path | None) -> dict[str, Any]:
     try:
         found = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BadSettings(f"config: {path}: {error}") from error
+        raise BadSettings.of_file(path, error, "config") from error
     for name, table in found.items():
         if isinstance(table, dict) and "config" in table:
             raise BadSettings(f"{path}: [{name}] config: it is this file that is read")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from argparse import Action, ArgumentParser
 from collections.abc import Mapping
 from pkgutil import resolve_name
@@ -46,6 +47,8 @@ VALUES = {
     "Slo": "TEXT",
     "SecretStr": "TEXT",
 }
+NO_DEFAULT = re.compile(r" \(default: (?:None|\(\)|)\)")
+TUPLE = re.compile(r"(?<=\(default: )\((.*?),?\)(?=\))")
 
 
 def settings_of(name: str) -> type[Settings]:
@@ -73,6 +76,7 @@ def load(command: type[Command], arguments: list[str]) -> Command:
             cli_parse_args=arguments,
             cli_prog_name=f"makespan {command.table}",
             cli_show_env_vars=True,
+            cli_exit_on_error=False,
             add_argument_method=_add_argument,
         )
         file = flags().get("config") or os.environ.get(f"{PREFIX}CONFIG")
@@ -80,24 +84,31 @@ def load(command: type[Command], arguments: list[str]) -> Command:
         source: dict[str, Any] = {"_cli_settings_source": flags}
         return command(**source)
     except ValidationError as error:
-        found = {e["loc"]: _what(e) for e in error.errors()}
+        found = {e["loc"]: _what(e, command) for e in error.errors()}
         table = read_tables(file).get(command.table, {})
         in_file = {(e["loc"][0],) for e in error.errors() if e["loc"] and _is_in(table, e)}
         where = f"{file}: [{command.table}] "
         problems = [
-            f"{where if place[:1] in in_file else ''}{_where(place)}: {what}"
+            (where if place[:1] in in_file else "") + ": ".join([*_name(place), what])
             for place, what in found.items()
             if not any(place == other[: len(place)] != other for other in found)  # its part's
         ]
         raise BadSettings("; ".join(problems)) from error
     except SettingsError as error:
-        raise BadSettings(str(error)) from error
+        what = str(error).removeprefix("error parsing CLI: ")
+        raise BadSettings(f"{what}; {_see(command)}") from error
 
 
-def _what(error: ErrorDetails) -> str:
+def _what(error: ErrorDetails, command: type[Settings]) -> str:
     if error["type"] == "extra_forbidden":
-        return "not known; `makespan COMMAND --help` lists what is"
+        return f"not known; {_see(command)}"
+    if error["type"] == "missing":
+        return f"needed; {_see(command)}"
     return error["msg"].removeprefix("Value error, ")
+
+
+def _see(command: type[Settings]) -> str:
+    return f"see `makespan {command.table} --help`"
 
 
 def _is_in(table: Mapping[str, object], error: ErrorDetails) -> bool:
@@ -107,17 +118,20 @@ def _is_in(table: Mapping[str, object], error: ErrorDetails) -> bool:
 
 
 def _add_argument(parser: ArgumentParser, *flags: str, **options: Any) -> Action:  # noqa: ANN401
-    """A flag, whose value is called by what it means to people, and not by its type in Python."""
+    """A flag, with its value and default as people know them, and not as Python does."""
     if "metavar" in options:
         one = options["metavar"].removeprefix("tuple[").removesuffix(",...]")
         more = "" if one == options["metavar"] else ",..."
         is_folder = one == "Path" and options.get("help", "").startswith("Folder")
         options["metavar"] = ("DIR" if is_folder else VALUES.get(one, one)) + more
+    told = NO_DEFAULT.sub("", options.get("help", ""))
+    options["help"] = TUPLE.sub(lambda found: found[1].replace("'", "").replace(", ", ","), told)
     return parser.add_argument(*flags, **options)
 
 
-def _where(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location) or "settings"
+def _name(location: tuple[int | str, ...]) -> list[str]:
+    """None of what is wrong with several together: that names them itself."""
+    return [".".join(map(str, location))] if location else []
 
 
 def known_environment() -> frozenset[str]:

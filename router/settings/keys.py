@@ -84,10 +84,8 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     try:
         text = read_regular(path).decode("utf-8")
         tables = tomllib.loads(text)
-    except OSError as error:
-        raise BadSettings(f"keys: {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # not only TOML's: of long numbers, or deep lists
-        raise BadSettings(f"keys: {path}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:  # of long numbers, or deep lists
+        raise BadSettings.of_file(path, error, "keys") from error
     entries = tables.pop("key", [])
     if tables or not isinstance(entries, list) or not entries:
         what = f"{next(iter(tables))}: not known here" if tables else "there is no [[key]] in it"

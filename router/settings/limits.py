@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Annotated
 
-from pydantic import AfterValidator
-
+from router.settings.base import readable_by
 from solver.batching.priority import Priority
 from solver.batching.targets import DEFAULT_TARGETS, NO_TARGETS, Targets
 
@@ -69,9 +68,4 @@ def _seconds(text: str) -> float:
     return value / 1000
 
 
-def _checked(value: str) -> str:
-    first_token_limits(value)
-    return value
-
-
-FirstTokenLimits = Annotated[str, AfterValidator(_checked)]
+FirstTokenLimits = Annotated[str, readable_by(first_token_limits)]

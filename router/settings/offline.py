@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, Field
 from pydantic_settings import NoDecode
 
-from router.settings.base import Comma, Settings, Speeds
+from router.settings.base import Comma, Settings, Speeds, readable_by
 from router.settings.hardware import Cost
 from router.settings.limits import FirstTokenLimits, Limits, first_token_limits
 from solver.batching.policies import POLICIES
@@ -28,11 +29,6 @@ else:
     PolicyName = Literal[tuple(POLICIES)]
     DispatcherName = Literal[tuple(DISPATCHERS)]
     Order = Literal[ORDERS]
-
-
-def _lengths(value: str) -> str:
-    length_forecaster(value, 0)
-    return value
 
 
 def _knowledge(value: str) -> str:
@@ -73,11 +69,6 @@ def read_weight(text: str) -> tuple[str, float]:
     raise ValueError(f"{text!r} is not like search=3, with a weight above 0")
 
 
-def _weight(text: str) -> str:
-    read_weight(text)
-    return text
-
-
 # Columns of a trace by our names.
 COLUMNS = (
     *("prompt_tokens", "output_tokens", "arrival_s", "arrival_ms", "arrival_us", "arrival_ns"),
@@ -97,14 +88,9 @@ def read_column(text: str) -> tuple[str, str]:
     return ours, theirs
 
 
-def _column(text: str) -> str:
-    read_column(text)
-    return text
-
-
-Columns = Annotated[tuple[Annotated[str, AfterValidator(_column)], ...], NoDecode, Comma]
-Weights = Annotated[tuple[Annotated[str, AfterValidator(_weight)], ...], NoDecode, Comma]
-Lengths = Annotated[str, AfterValidator(_lengths)]
+Columns = Annotated[tuple[Annotated[str, readable_by(read_column)], ...], NoDecode, Comma]
+Weights = Annotated[tuple[Annotated[str, readable_by(read_weight)], ...], NoDecode, Comma]
+Lengths = Annotated[str, readable_by(partial(length_forecaster, seed=0))]
 Arrivals = Annotated[str, AfterValidator(_arrivals)]
 
 

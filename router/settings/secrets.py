@@ -34,7 +34,7 @@ def read_secrets(path: Path | None) -> tuple[bytes, ...]:
             if line.strip()
         ]
     except OSError as error:
-        raise BadSettings(f"secret_file: {path}: {error.strerror}") from error
+        raise BadSettings.of_file(path, error, "secret_file") from error
     if not lines:
         raise BadSettings(f"secret_file: {path} is empty; {MAKE_ONE}")
     for number, line in enumerate(lines, 1):
@@ -60,9 +60,8 @@ def check_certificate(certificate: Path | None, key: Path | None) -> bool:
         raise BadSettings(f"{missing}: {given} is of no use without it")
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        why = error.strerror or str(error)
-        raise BadSettings(f"tls_cert, tls_key: {certificate}, {key}: {why}") from error
+    except OSError as error:
+        raise BadSettings.of_file(f"{certificate}, {key}", error, "tls_cert, tls_key") from error
     return True
 
 
@@ -76,8 +75,8 @@ def trusted(authorities: Path | None) -> ssl.SSLContext | None:
         return None
     try:
         return ssl.create_default_context(cafile=authorities)
-    except (OSError, ssl.SSLError) as error:
-        raise BadSettings(f"worker_ca: {authorities}: {error.strerror or error}") from error
+    except OSError as error:
+        raise BadSettings.of_file(authorities, error, "worker_ca") from error
 
 
 def read_keys(files: Sequence[str]) -> Mapping[str, str]:
@@ -106,7 +105,7 @@ def read_key(path: Path, setting: str) -> str:
     try:
         key = read_regular(path).strip().partition(b"\n")[0].strip()
     except OSError as error:
-        raise BadSettings(f"{setting}: {path}: {error.strerror}") from error
+        raise BadSettings.of_file(path, error, setting) from error
     if not 0 < len(key) <= MOST_KEY or not key.isascii() or not key.decode().isprintable():
         raise BadSettings(
             f"{setting}: {path} has no key: one line of ASCII's printable characters, at most "

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator
-
+from router.settings.base import readable_by
 from router.settings.slo import seconds
 from solver.batching.targets import NO_TARGETS, Targets
 
@@ -42,10 +41,4 @@ def write_targets(targets: Targets) -> str:
     return ",".join(parts) or NONE
 
 
-def _checked(value: Any) -> str:  # noqa: ANN401
-    text = str(value)
-    read_targets(text)
-    return text
-
-
-TargetsText = Annotated[str, BeforeValidator(_checked)]
+TargetsText = Annotated[str, readable_by(read_targets)]

@@ -270,11 +270,6 @@ def first_come_first_served(round_s: float) -> Callable[[Sized], float]:
     return lambda item: effective_arrival_s(item, round_s)
 
 
-def rank_key(order: str, round_s: float) -> Callable[[Sized], float]:
-    """The key of an order; lists of slots take what comes longest first, and know no priorities."""
-    return _KEYS["longest" if order == "paper" else order](round_s)
-
-
 def make_queue(order: str, slots: int, round_s: float) -> RequestQueue:
     """The queue of an engine with `slots`, whose decode rounds take about `round_s` seconds."""
     if order == "paper":

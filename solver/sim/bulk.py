@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import log2
 
 from solver.batching.kv import BLOCK_TOKENS
 from solver.batching.priority import Priority
+from solver.cost.estimators import size_of, tokens_of
 from solver.lengths.distribution import bin_of
 from solver.routing.backlog import Backlog
 from solver.routing.dispatchers.base import Arrival, Dispatcher, Ended, Placement, Workers
@@ -108,11 +108,11 @@ def _room(view: WorkerView) -> int:
 
 def _kind(arrival: Arrival, firsts: Counter[int]) -> Kind:
     shared = arrival.hash_ids[:1] if arrival.hash_ids and firsts[arrival.hash_ids[0]] > 1 else ()
-    size = int(4 * log2(arrival.prompt_tokens))
+    size = size_of(arrival.prompt_tokens)
     return Kind(
         batch=f"{arrival.tenant} {arrival.due_s}",
         tenant=arrival.tenant,
-        prompt_tokens=round(2 ** ((size + 0.5) / 4)),
+        prompt_tokens=tokens_of(size),
         due_s=arrival.due_s,
         prefix=shared[0] if shared else None,
         shared_tokens=min(BLOCK_TOKENS, arrival.prompt_tokens - 1) if shared else 0,

@@ -35,8 +35,8 @@ from solver.arrays import BoolArray, FloatArray
 from solver.batching.kv import BLOCK_TOKENS
 from solver.batching.target_bounds import ROUNDING, Asked, Demand, EngineKind
 from solver.sim.goodput_lp import Row, kinds_of, solve
+from solver.sim.intervals import Intervals
 from solver.sim.request import Request
-from solver.sim.windows import Intervals
 from solver.sim.worker import Worker
 
 # Times that rows are added, how many each time, and by how much of an interval one must be broken.

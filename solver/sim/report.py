@@ -12,12 +12,12 @@ from solver.arrays import FloatArray
 from solver.batching.bounds import Engine, Work, engine_bound, fleet_bound
 from solver.batching.kv import BLOCK_TOKENS
 from solver.batching.ledger import STATES
+from solver.cost.model import Action
 from solver.packing.problem import TOLERANCE
 from solver.routing.fair import Weight, alike
 from solver.sim.fairness import Fairness, fairness
 from solver.sim.fleet import Fleet
 from solver.sim.request import Request
-from solver.sim.schedule import StageKind
 from solver.sim.worker import Worker
 
 QUANTILES = (50, 95, 99)
@@ -95,7 +95,7 @@ def report(fleet: Fleet, weight: Weight = alike) -> Report:
     slots = sum(worker.setting.slots for worker in workers)
     output = sum(request.output_tokens for request in requests)
     prompt = sum(request.prompt_tokens for request in requests)
-    stages = {kind: sum(worker.stages[kind] for worker in workers) for kind in StageKind}
+    stages = {kind: sum(worker.stages[kind] for worker in workers) for kind in Action}
     fair = fairness(fleet, weight)
     return Report(
         makespan_s=makespan,
@@ -104,9 +104,9 @@ def report(fleet: Fleet, weight: Weight = alike) -> Report:
         gap_ratio=makespan / bound - 1.0,
         utilization=(slot_s["prefill"] + slot_s["decode"]) / (slots * makespan),
         generation_tokens_per_s=output / makespan,
-        prefill_stages=stages[StageKind.PREFILL],
-        decode_rounds=stages[StageKind.DECODE],
-        mixed_iterations=stages[StageKind.MIXED],
+        prefill_stages=stages[Action.PREFILL],
+        decode_rounds=stages[Action.DECODE],
+        mixed_iterations=stages[Action.MIXED],
         cache_hit_ratio=sum(worker.cached_prompt for worker in workers) / prompt,
         preemptions=sum(worker.batcher.preemptions for worker in workers),
         ttft_s=mean_and_quantiles(time_to_first_token(fleet)),

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Self
 
 from solver.batching.sequence import Stage
 from solver.cost.model import Action
-
-
-class StageKind(StrEnum):
-    """What an iteration carries."""
-
-    PREFILL = "prefill"
-    DECODE = "decode"
-    MIXED = "mixed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +30,7 @@ class ScheduleLine:
     """
 
     worker: str
-    kind: StageKind
+    kind: Action
     start_s: float
     end_s: float
     rounds: int
@@ -56,7 +47,7 @@ class ScheduleLine:
         """What `worker` did in a stage, of `rounds` decode rounds if it is one of decoding."""
         return cls(
             worker=worker,
-            kind=StageKind(stage.action.value),
+            kind=stage.action,
             start_s=start_s,
             end_s=end_s,
             rounds=rounds if stage.action is Action.DECODE else 1,

@@ -17,7 +17,7 @@ from solver.batching.policy import IterationPolicy
 from solver.batching.queue import make_queue
 from solver.batching.sequence import Sequence, Stage
 from solver.batching.stepping_back import BulkLoad
-from solver.cost.model import CostModel
+from solver.cost.model import Action, CostModel
 from solver.lengths.distribution import LengthDistribution
 from solver.routing.dispatchers.base import Arrival
 from solver.routing.fair import Turn
@@ -26,7 +26,7 @@ from solver.routing.rolling import lead
 from solver.sim.cache_views import CacheView, cache_view
 from solver.sim.decoding import NOT_DECODING, Decoding, Running
 from solver.sim.request import Request
-from solver.sim.schedule import ScheduleLine, StageKind
+from solver.sim.schedule import ScheduleLine
 from solver.sim.stage_rounds import rounds_by
 
 # A limit on lengths that nobody reaches.
@@ -113,7 +113,7 @@ class Worker:
                 self.batcher.cache,
                 lambda: setting.kv_tokens - self.tokens,
             )
-        self.stages = dict.fromkeys(StageKind, 0)
+        self.stages = dict.fromkeys(Action, 0)
         self.stage_end_s = inf
         self.now_s = 0.0
         self.cached_prompt = 0
@@ -353,7 +353,7 @@ class Worker:
                 self.cached_prompt += chunk.sequence.cached
         if self._record is not None:
             self._record(ScheduleLine.of(self.name, stage, self._start_s, now, self._rounds))
-        self.stages[StageKind(stage.action.value)] += self._rounds
+        self.stages[stage.action] += self._rounds
         before = self.batcher.progress.rounds
         self.batcher.finish_stage(stage, [s.id for s in ended], now, self._rounds)
         for chunk in stage.prefill:

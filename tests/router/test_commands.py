@@ -38,8 +38,37 @@ def test_a_group_lists_its_commands(
         run(["batch", *asked])
     told = capsys.readouterr()
     assert ("'sumbit'" in told.err) is (asked == ["sumbit"])
-    listed = [line.split()[:2] for line in told.out.splitlines()]
-    assert listed == [name.split() for name in SETTINGS if name.startswith("batch ")]
+    listed = [line.split()[:2] for line in (told.err if status else told.out).splitlines()]
+    assert listed[-6:] == [name.split() for name in SETTINGS if name.startswith("batch ")]
+    assert not (status and told.out)
+
+
+@pytest.mark.parametrize(
+    ("asked", "wrong"),
+    [
+        ("nothing", "'nothing'"),
+        ("gateway", "worker: needed"),
+        ("gateway --wroker http://a", "--wroker"),
+        ("gateway --port", "--port"),
+        ("gateway more --worker http://a", "more"),
+        ("gateway --worker http://a --port x", "port: "),
+        ("gateway --worker http://a --config nowhere", "config: nowhere: No such file"),
+        ("agent --engine openai", "agent: upstream: "),
+        ("bench", "WHAT"),
+        ("plan --problem nowhere", "nowhere: No such file"),
+        ("batch submit nowhere", "nowhere: No such file"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(
+    asked: str, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(asked.split())
+    told = capsys.readouterr()
+    assert not told.out
+    assert told.err.startswith("makespan")
+    assert told.err.count("\n") == 1
+    assert wrong in told.err
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,18 @@
-"""The sidecar's completion endpoints, as raw ASGI: hold, forward, follow."""
+"""The sidecar's completion endpoints: hold, forward, follow."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
-from math import inf
+from contextlib import AbstractContextManager, suppress
 
 from router.agent.attempts import Attempts
+from router.agent.endpoint import ClientResponse, Endpoint, attempt_of
 from router.agent.gateways import Gateways
 from router.agent.queue_position import read_hint, read_queue_position
 from router.agent.request_trace import (
     RequestTimings,
     RequestTrace,
-    begin_request_trace,
-    end_request_trace,
 )
 from router.agent.sidecar.engine import Engine
 from router.agent.sidecar.gate import Gate, PendingRelease
@@ -28,24 +22,17 @@ from router.agent.sidecar.stream_parser import NamedEvents, StreamEvent, StreamP
 from router.agent.sidecar.upstream import PendingRequest, Upstream
 from router.http.apis import Api
 from router.http.asgi import (
-    ClientDisconnected,
     DisconnectWatch,
     Receive,
     Scope,
-    Send,
-    header,
-    respond,
 )
 from router.http.bodies import BodyReader
 from router.http.connections import Reply
 from router.http.drain import Drain
 from router.http.errors import (
-    ExpiredError,
-    Headers,
     NoCapacityError,
     Outcome,
     RequestError,
-    RouterError,
     outcome_of_status,
 )
 from router.http.event_meter import EventMeter
@@ -53,61 +40,13 @@ from router.http.schemas import CompletionRequest
 from router.http.usage import JsonMeter, Usage
 from router.observe.metrics import AgentMetrics
 from router.observe.tracing import Tracing
-from router.wire import ATTEMPT, RECALLED, REQUEST_ID, WORKER
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2.0  # when to come back to a sidecar whose server is down
 
 
-@dataclass(slots=True)
-class _ClientResponse:
-    """What has gone back to the client so far."""
-
-    send: Send
-    own: Headers
-    api: Api
-    begun: bool = field(default=False, init=False)
-    streaming: bool = field(default=False, init=False)
-
-    async def begin(self, reply: Reply) -> None:
-        """The head, as it came, with the worker's own name."""
-        names = {name for name, _ in self.own}
-        headers = [pair for pair in reply.headers if pair[0] not in names]
-        self.begun, self.streaming = True, reply.is_stream
-        start = {"type": "http.response.start", "status": reply.status}
-        await self.send({**start, "headers": [*headers, *self.own]})
-
-    async def pass_on(self, chunk: bytes) -> None:
-        """Some bytes of the body."""
-        await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
-
-    async def finish(self) -> None:
-        """The body is complete."""
-        await self.send({"type": "http.response.body", "body": b""})
-
-    @property
-    def name(self) -> str:
-        """The request's, as its answer tells it; empty if it has none."""
-        found = next((value for name, value in self.own if name == REQUEST_ID), b"")
-        return found.decode("latin-1")
-
-    async def send_error(self, error: RouterError) -> None:
-        """The error as a response, or at the end of a stream that has begun."""
-        if not self.begun:
-            recalled = [(RECALLED, b"1")] if error.outcome is Outcome.RECALLED else []
-            headers = [*error.headers(), *recalled, *self.own]
-            body = self.api.error(error, self.name)
-            await respond(self.send, error.status, headers, body)
-        elif self.streaming:
-            event = self.api.last_event(error, 0, self.name)
-            await self.send({"type": "http.response.body", "body": event})
-        else:
-            log.warning("answer cut short")
-            raise error  # the server closes the connection: half a JSON body is no answer
-
-
-class Completions:
+class Completions(Endpoint):
     """One of the upstream's paths that are planned."""
 
     def __init__(
@@ -125,35 +64,17 @@ class Completions:
         tracing: Tracing,
         api: Api,
     ) -> None:
-        self._name, self._upstream, self._engine = name, upstream, engine
-        self._gate, self._sizer, self._api = gate, sizer, api
-        self._attempts, self._metrics, self._drain = attempts, metrics, drain
-        self._tracing, self._bodies, self._gateways = tracing, bodies, gateways
+        super().__init__(name, attempts, gateways, metrics, drain, tracing, api)
+        self._upstream, self._engine = upstream, engine
+        self._gate, self._sizer, self._bodies = gate, sizer, bodies
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        answer = _ClientResponse(send, self._headers(scope), self._api)
-        trace = begin_request_trace(self._tracing, scope, self._name, chat=self._api.chat)
-        outcome = Outcome.FAILED
-        try:
-            outcome = await self._serve(scope, receive, answer, trace)
-        except ClientDisconnected:
-            outcome = Outcome.CANCELLED
-        except RouterError as error:
-            outcome, trace.status, trace.error = error.outcome, error.status, str(error)
-            trace.ended_s = time.time()
-            await answer.send_error(error)
-        except asyncio.CancelledError:  # the time to drain is over
-            await answer.send_error(NoCapacityError("This worker is shutting down.", 1.0))
-        finally:
-            self._metrics.requests.labels(self._upstream.model, outcome.value).inc()
-            end_request_trace(self._tracing, trace, outcome)
+    @property
+    def _model(self) -> str:
+        return self._upstream.model
 
     async def _serve(
-        self, scope: Scope, receive: Receive, answer: _ClientResponse, trace: RequestTrace
+        self, scope: Scope, receive: Receive, answer: ClientResponse, trace: RequestTrace
     ) -> Outcome:
-        if self._drain.begun:
-            raise NoCapacityError("This worker is shutting down.", retry_after_s=1.0)
         if not self._upstream.up:
             raise NoCapacityError("This worker's engine is down.", retry_after_s=RETRY_AFTER_S)
         body = await self._bodies.read(scope, receive)
@@ -167,16 +88,13 @@ class Completions:
             most=self._engine.max_model_len,
         )
         trace.expect(request)
-        name = (header(scope, ATTEMPT) or b"").decode("latin-1") or None
+        name = attempt_of(scope)
         with DisconnectWatch(receive, answer.send), self._upstream.pending() as pending:
             self._gateways.check_room(name, self._engine.stats.slots)
             held = self._gate.hold(sized)
             try:
                 with self._holding(name, held):
-                    with (
-                        self._attempts.register(name, [sized.id]),
-                        self._until(position.deadline_s, held),
-                    ):
+                    with self._attempts.register(name, [sized.id], position.deadline_s):
                         await held.released
                     trace.timings.begin(time.monotonic())
                     return await self._forward(scope, body, answer, held, pending, trace)
@@ -195,24 +113,11 @@ class Completions:
         expected = sum(one.expected_tokens for one in sequences)
         return self._gateways.hold(name, len(sequences), prompt, expected, lambda: held.made)
 
-    @contextmanager
-    def _until(self, deadline_s: float, held: PendingRelease) -> Iterator[None]:
-        """Should it not have been released by then, it has expired."""
-        if deadline_s == inf:
-            yield
-            return
-        expire = partial(self._gate.withdraw, [held.request.id], ExpiredError())
-        alarm = asyncio.get_running_loop().call_later(deadline_s, expire)
-        try:
-            yield
-        finally:
-            alarm.cancel()
-
     async def _forward(
         self,
         scope: Scope,
         body: bytes,
-        answer: _ClientResponse,
+        answer: ClientResponse,
         held: PendingRelease,
         pending: PendingRequest,
         trace: RequestTrace,
@@ -234,7 +139,7 @@ class Completions:
     async def _relay(
         self,
         reply: Reply,
-        answer: _ClientResponse,
+        answer: ClientResponse,
         held: PendingRelease,
         pending: PendingRequest,
         trace: RequestTrace,
@@ -246,7 +151,7 @@ class Completions:
             self._upstream.saw_bytes()
             if not answer.begun:
                 self._upstream.answered(pending)
-                await answer.begin(reply)
+                await answer.begin(reply.status, reply.headers, streaming=reply.is_stream)
             if reply.is_stream:
                 self._count_events(held, parser.feed(chunk), trace.timings)
                 if parser.done:  # the connection's end may come a turn of the event loop later
@@ -263,7 +168,7 @@ class Completions:
         self._gate.remove(held)  # the server is done with it, even if its client reads on for long
         if not answer.begun:
             self._upstream.answered(pending)
-            await answer.begin(reply)
+            await answer.begin(reply.status, reply.headers, streaming=reply.is_stream)
         if reply.status == 200 and trace.recorded:
             trace.answered(meter.usage(), meter.response_info())
         await answer.finish()
@@ -285,10 +190,3 @@ class Completions:
         for event in events:
             if event.ended:
                 self._gate.end(held, event.index)
-
-    def _headers(self, scope: Scope) -> Headers:
-        headers = [(WORKER, self._name.encode())]
-        request_id = header(scope, REQUEST_ID)
-        if request_id is not None:
-            headers += self._api.named(request_id.decode("latin-1"))
-        return headers

@@ -25,12 +25,11 @@ from router.gateway.batches.database import Database
 from router.gateway.batches.files import STATES, Found, find, not_found, page
 from router.gateway.batches.lines import TOGETHER, Counts, count
 from router.gateway.batches.results import Problem, failed_line
-from router.gateway.batches.tables import OPEN, Line, Status, batches, files, lines
+from router.gateway.batches.tables import OPEN, USAGE, Line, Status, batches, files, lines
 
 # Of what is wrong with a batch's lines, so much is told by itself; the error file has all.
 MOST_ERRORS = 100
 EXPIRED = Problem("batch_expired", "This request could not be run before the batch's window ended.")
-_USAGE = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 
 
 class Batches:
@@ -70,7 +69,7 @@ class Batches:
                 "total": 0,
                 "completed": 0,
                 "failed": 0,
-                **dict.fromkeys(_USAGE, 0),
+                **dict.fromkeys(USAGE, 0),
             }
             made: Found = (await connection.execute(insert(batches).returning(batches), row)).one()
             return made
@@ -237,9 +236,9 @@ class Batches:
             "completed": counts.done,
             "failed": counts.failed + counts.expired,
         }
-        sums = select(*(func.coalesce(func.sum(lines.c[one]), 0) for one in _USAGE))
+        sums = select(*(func.coalesce(func.sum(lines.c[one]), 0) for one in USAGE))
         used = (await connection.execute(sums.where(lines.c.batch == name))).one()
-        values |= {one: int(n) for one, n in zip(_USAGE, used, strict=True)}
+        values |= {one: int(n) for one, n in zip(USAGE, used, strict=True)}
         for kind, column in (("output", "output_file"), ("errors", "error_file")):
             values[column] = await self._file(connection, name, kind, now)
         step = update(batches).where(batches.c.id == name, batches.c.status.in_(OPEN))

@@ -22,7 +22,7 @@ import orjson
 
 from router.gateway.batches.lines import Result
 from router.gateway.batches.results import Problem, failed_line
-from router.gateway.batches.tables import Line
+from router.gateway.batches.tables import USAGE, Line
 from router.http.apis import APIS, Api
 from router.http.errors import RequestError
 from router.http.outline import limit_of
@@ -130,10 +130,6 @@ def _refuse(message: str, code: str, status: int = 400) -> None:
     raise RequestError(message, param="file", code=code, status=status)
 
 
-# What the rules of a line are about, one by one.
-_FIELDS = ("custom_id", "custom_id", "method", "url", "body", "body.model", "body.stream")
-
-
 @dataclass(frozen=True, slots=True)
 class Checked:
     """A line that has been looked at: as a row of `lines`, and what is wrong with it, if it is."""
@@ -168,10 +164,7 @@ class LineCheck:
             "state": Line.WAITING,
             "owner": None,
             "result": None,
-            "input_tokens": 0,
-            "cached_tokens": 0,
-            "output_tokens": 0,
-            "reasoning_tokens": 0,
+            **dict.fromkeys(USAGE, 0),
         }
         data: Any = None
         try:
@@ -200,28 +193,32 @@ class LineCheck:
             (
                 named,
                 "invalid_custom_id",
+                "custom_id",
                 f"must be a string of 1 to {LONGEST_ID} characters, without NUL",
             ),
             (
                 custom_id not in self._ids if named else True,
                 "duplicate_custom_id",
+                "custom_id",
                 "is another line's; each needs its own",
             ),
-            (data.get("method") == "POST", "invalid_method", "must be 'POST'"),
+            (data.get("method") == "POST", "invalid_method", "method", "must be 'POST'"),
             (
                 data.get("url") == self._endpoint,
                 "invalid_url",
+                "url",
                 f"must be '{self._endpoint}', which is the batch's endpoint",
             ),
-            (body is not None, "invalid_body", "must be a JSON object"),
-            (_is_text(model), "missing_model", "must name a model"),
+            (body is not None, "invalid_body", "body", "must be a JSON object"),
+            (_is_text(model), "missing_model", "body.model", "must name a model"),
             (
                 not (body or {}).get("stream"),
                 "stream_unsupported",
+                "body.stream",
                 "must not be set: a batch has answers in one piece",
             ),
         )
-        for (good, code, what), field in zip(rules, _FIELDS, strict=True):
+        for good, code, field, what in rules:
             if not good:
                 return Problem(code, f"'{field}' {what}.", field)
         return None

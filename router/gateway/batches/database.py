@@ -154,7 +154,7 @@ def _sqlite(folder: Path | None) -> tuple[AsyncEngine, AsyncEngine]:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (folder / FILE).touch(mode=0o600)
     except OSError as error:
-        raise BadSettings(f"data: {folder}: {error.strerror}") from error
+        raise BadSettings.of_file(folder, error, "data") from error
     url = f"sqlite+aiosqlite:///{folder / FILE}"
     readers = create_async_engine(url, pool_size=CONNECTIONS, max_overflow=0)
     writer = create_async_engine(url, pool_size=1, max_overflow=0)

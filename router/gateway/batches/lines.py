@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from router.gateway.batches.tables import Line, Status, batches, lines, runners
+from router.gateway.batches.tables import USAGE, Line, Status, batches, lines, runners
 
 BEAT_S = 2.0
 # Three beats: one may be late, another one lost.
@@ -170,15 +170,7 @@ async def record(connection: AsyncConnection, owner: str, results: Sequence[Resu
     if not results:
         return
     values: dict[str, Any] = {
-        name: bindparam(f"new_{name}")
-        for name in (
-            "state",
-            "result",
-            "input_tokens",
-            "cached_tokens",
-            "output_tokens",
-            "reasoning_tokens",
-        )
+        name: bindparam(f"new_{name}") for name in ("state", "result", *USAGE)
     }
     written = (
         update(lines)
@@ -192,10 +184,7 @@ async def record(connection: AsyncConnection, owner: str, results: Sequence[Resu
             "at": one.number,
             "new_state": one.state,
             "new_result": one.text,
-            "new_input_tokens": one.input_tokens,
-            "new_cached_tokens": one.cached_tokens,
-            "new_output_tokens": one.output_tokens,
-            "new_reasoning_tokens": one.reasoning_tokens,
+            **{f"new_{name}": getattr(one, name) for name in USAGE},
         }
         for one in results
     ]

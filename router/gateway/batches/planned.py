@@ -21,12 +21,12 @@ from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from math import inf, log2
+from math import inf
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from router.gateway.batches.lines import Waiting
 from solver.batching.online import KEPT_FREE
-from solver.cost.estimators import BYTES_PER_TOKEN
+from solver.cost.estimators import A_OCTAVE, BYTES_PER_TOKEN, size_of, tokens_of
 from solver.lengths.distribution import EDGES, bin_of
 from solver.routing.backlog import Backlog
 from solver.routing.bulk_plan import Asked, BulkPlan, plan_of
@@ -45,8 +45,6 @@ PLAN_EACH_S = 1.0
 MOST_HERE = 32
 # Of a line's bytes what is not its prompt: names, and the object around it.
 AROUND_BYTES = 160
-# Sizes of prompts in an octave that are told apart: 19 %.
-A_OCTAVE = 4
 
 W = TypeVar("W")
 
@@ -241,18 +239,18 @@ class Planned(Generic[W]):
 
     def _kind(self, line: Waiting) -> Kind:
         tokens = max(1, (line.length - AROUND_BYTES) / BYTES_PER_TOKEN)
-        size, prefix = int(A_OCTAVE * log2(tokens)), self._beginning(line)
+        size, prefix = size_of(tokens), self._beginning(line)
         limit = 0 if not line.tokens else EDGES[bin_of(line.tokens)]
         key = line.batch, line.model, size, prefix, limit
         if key not in self._kinds and len(self._kinds) >= MOST_KINDS:
-            key = line.batch, line.model, A_OCTAVE * int(log2(tokens)), None, 0  # roughly, then
+            key = line.batch, line.model, size - size % A_OCTAVE, None, 0  # roughly, then
         kind = self._kinds.get(key)
         if kind is None:
             kind = self._kinds[key] = self._new_kind(line, *key[2:])
         return kind
 
     def _new_kind(self, line: Waiting, size: int, prefix: int | None, limit: int) -> Kind:
-        about = max(1, round(2 ** ((size + 0.5) / A_OCTAVE)))
+        about = tokens_of(size)
         shared = 0 if prefix is None else min(BLOCK_TOKENS, about - 1)
         # By what the time is when it comes: clocks are set, and machines sleep.
         due_s = self._due.setdefault(line.batch, line.expires_s - time.time() + self._clock())

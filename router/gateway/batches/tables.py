@@ -48,6 +48,8 @@ class Status(StrEnum):
 
 # Of batches in which something is still to be done.
 OPEN = (Status.VALIDATING, Status.IN_PROGRESS, Status.FINALIZING, Status.CANCELLING)
+# Tokens, of a line and of all of a batch.
+USAGE = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 
 metadata = MetaData()
 
@@ -103,10 +105,7 @@ batches = Table(
     Column("expired_at", Double),
     Column("cancelling_at", Double),
     Column("cancelled_at", Double),
-    Column("input_tokens", BigInteger, nullable=False),
-    Column("cached_tokens", BigInteger, nullable=False),
-    Column("output_tokens", BigInteger, nullable=False),
-    Column("reasoning_tokens", BigInteger, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in USAGE),
     Index("batches_by_age", "tenant", "created_at", "id"),
     Index("batches_by_status", "status"),
 )
@@ -125,10 +124,7 @@ lines = Table(
     Column("state", Integer, nullable=False),
     Column("owner", String(64)),  # the runner that has it
     Column("result", LargeBinary),  # a line of the output or error file
-    Column("input_tokens", Integer, nullable=False),
-    Column("cached_tokens", Integer, nullable=False),
-    Column("output_tokens", Integer, nullable=False),
-    Column("reasoning_tokens", Integer, nullable=False),
+    *(Column(name, Integer, nullable=False) for name in USAGE),
     Index("lines_by_state", "batch", "state", "number"),
     Index("lines_by_owner", "owner"),
 )

@@ -9,7 +9,6 @@ from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import log2
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +17,11 @@ import orjson
 from router.http.apis import APIS
 from router.http.errors import RequestError
 from router.settings.base import BadSettings
-from solver.cost.estimators import BYTES_PER_TOKEN
+from solver.cost.estimators import BYTES_PER_TOKEN, size_of, tokens_of
 from solver.routing.kinds import Kind
 from solver.routing.prefixes import BLOCK_TOKENS, id_blocks, text_blocks
 
 _BY_PATH = {api.path: api for api in APIS}
-# Kinds of about the same size: a quarter of an octave, 19 %.
-A_OCTAVE = 4
 
 
 class BatchLine(NamedTuple):
@@ -71,7 +68,7 @@ def read_batch(path: Path, advanced: Callable[[int], None] = lambda _: None) -> 
                         wrong[number] = str(error)
                 advanced(file.tell() if number % 256 == 0 else 0)
     except OSError as error:
-        raise BadSettings(f"{path}: {error.strerror or error}") from error
+        raise BadSettings.of_file(path, error) from error
     first = next((f"line {number}: {why}" for number, why in wrong.items()), "")
     if not lines:
         raise BadSettings(f"{path}: no line is a request of a batch; {first or 'it is empty'}")
@@ -117,8 +114,8 @@ def _kinds(lines: Sequence[BatchLine]) -> Iterator[Kind]:
             count[first] += 1
             common[first] = _alike(common.get(first, line.blocks), line.blocks)
     for line in lines:
-        size = int(A_OCTAVE * log2(line.prompt_tokens))
-        about = round(2 ** ((size + 0.5) / A_OCTAVE))
+        size = size_of(line.prompt_tokens)
+        about = tokens_of(size)
         label = Label(line.model, line.max_tokens, size)
         if line.blocks and count[line.blocks[0]] > 1:
             shared = min(about - 1, BLOCK_TOKENS * len(common[line.blocks[0]]))

@@ -16,6 +16,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from router.lab.simulation.pool import give_up
+from router.solver_process import deaf_to_ctrl_c
 from solver.packing.problem import Problem
 
 # CP-SAT has whole numbers only: tenths of a millisecond.
@@ -99,13 +101,18 @@ class OtherSolver:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        if kind is None:
+            self._pool.shutdown()
+        else:
+            give_up(self._pool)
 
     def run(self, problem: Problem, deadline_s: float) -> SolverResult | None:
         """None where the problem is too large for it, or it is not installed."""
         if problem.requests * problem.workers > MOST_PAIRS:
             return None
         try:
-            return self._pool.submit(self._solve, problem, deadline_s).result()
+            with deaf_to_ctrl_c():
+                answer = self._pool.submit(self._solve, problem, deadline_s)
+            return answer.result()
         except ModuleNotFoundError:
             return None

@@ -31,7 +31,7 @@ def read_problem(path: Path) -> Problem:
     try:
         data: Any = orjson.loads(path.read_bytes())
     except OSError as error:
-        raise BadSettings(f"{path}: {error.strerror}") from error
+        raise BadSettings.of_file(path, error) from error
     except orjson.JSONDecodeError as error:
         raise BadSettings(f"{path}: not JSON: {error}") from error
     if not isinstance(data, dict):
@@ -47,7 +47,7 @@ def read_problem(path: Path) -> Problem:
     try:
         return Problem.of(**{name: value for name, value in data.items() if value is not None})
     except ProblemError as error:
-        raise BadSettings(f"{path}: {error}") from error
+        raise BadSettings.of_file(path, error) from error
 
 
 def _unlimited(value: Any) -> Any:  # noqa: ANN401

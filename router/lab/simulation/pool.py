@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from router.solver_process import deaf_to_ctrl_c
+
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -30,15 +32,23 @@ def over(function: Callable[[A], B], items: Sequence[A], unit: str) -> list[B]:
         ProcessPoolExecutor(processes, context, _end_with_parent) as pool,
         tqdm(total=len(items), unit=f" {unit}", disable=None, leave=False) as bar,
     ):
-        running = {pool.submit(function, item): k for k, item in enumerate(items)}
         try:
+            with deaf_to_ctrl_c():
+                running = {pool.submit(function, item): k for k, item in enumerate(items)}
             for future in as_completed(running):
                 results[running[future]] = future.result()
                 bar.update()
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            give_up(pool)
             raise
     return [results[k] for k in range(len(items))]
+
+
+def give_up(pool: ProcessPoolExecutor) -> None:
+    """End this process's children at once, whatever they do, and the pool with them."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    pool.shutdown(cancel_futures=True)
 
 
 def _end_with_parent() -> None:

@@ -159,7 +159,7 @@ def read_trace(
             for number, row in enumerate(islice(rows(lines, length), most)):
                 reader.take(row, number, lines.number)
     except (OSError, EOFError) as error:
-        raise BadSettings(f"{path}: {error}") from error
+        raise BadSettings.of_file(path, error) from error
     return reader.trace()
 
 

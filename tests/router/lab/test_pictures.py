@@ -32,8 +32,9 @@ from router.lab.reports.report import Run, Traffic, report
 from router.lab.reports.words import summary
 from router.lab.simulation.runs import ordered
 from router.look.palette import COLOURS, DARK, LIGHT
+from solver.cost.model import Action
 from solver.sim.report import QUARTERS
-from solver.sim.schedule import ScheduleLine, StageKind
+from solver.sim.schedule import ScheduleLine
 
 NASTY = "a<b> & \"c\" 'd' </svg><script>alert(1)</script>"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -51,13 +52,7 @@ def line(
 ) -> ScheduleLine:
     """A line whose requests are on the slots that end their names, unless told otherwise."""
     prefill = prefill or {}
-    kind = (
-        StageKind.MIXED
-        if prefill and decode
-        else StageKind.PREFILL
-        if prefill
-        else StageKind.DECODE
-    )
+    kind = Action.MIXED if prefill and decode else Action.PREFILL if prefill else Action.DECODE
     slots = slots or {name: int(name[1:]) for name in (*prefill, *decode)}
     return ScheduleLine(worker, kind, start_s, end_s, 1, prefill, tuple(decode), slots, {})
 
@@ -76,9 +71,7 @@ def schedule(load: Load, slots: int, least: int = 1, worker: str = "w") -> list[
             prompts = {name: prompt for name, prompt, _ in batch}
             place = {name: at[name] for name in prompts}
             lines.append(
-                ScheduleLine(
-                    worker, StageKind.PREFILL, now, now + took_s, 1, prompts, (), place, {}
-                )
+                ScheduleLine(worker, Action.PREFILL, now, now + took_s, 1, prompts, (), place, {})
             )
         else:
             rounds = min(left.values())
@@ -86,7 +79,7 @@ def schedule(load: Load, slots: int, least: int = 1, worker: str = "w") -> list[
             place = {name: at[name] for name in left}
             lines.append(
                 ScheduleLine(
-                    worker, StageKind.DECODE, now, now + took_s, rounds, {}, tuple(left), place, {}
+                    worker, Action.DECODE, now, now + took_s, rounds, {}, tuple(left), place, {}
                 )
             )
             left = {name: tokens - rounds for name, tokens in left.items()}

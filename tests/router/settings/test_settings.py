@@ -257,6 +257,17 @@ def test_help_calls_values_by_what_they_mean_to_people(
         assert word.isupper() or re.fullmatch(r"\{.*\}", word), one
 
 
+@pytest.mark.parametrize("command", all_settings())
+def test_help_shows_defaults_as_they_would_be_given(
+    command: type[Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        load(command, ["--help"])
+    shown = re.findall(r"\(default: (.*?)\)", " ".join(capsys.readouterr().out.split()))
+    assert shown
+    assert not {"None", "", "("} & {one[:1] if one[:1] == "(" else one for one in shown}
+
+
 def test_help_tells_folders_from_files(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         load(GatewaySettings, ["--help"])

@@ -19,7 +19,7 @@ def read_lengths(path: Path) -> dict[str, int]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise BadSettings(f"lengths: {error}") from error
+        raise BadSettings.of_file(path, error, "lengths") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

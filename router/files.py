@@ -28,7 +28,7 @@ def writable(path: Path) -> Iterator[IO[bytes]]:
             with _replaced(path.resolve()) as file:
                 yield file
     except OSError as error:
-        raise BadSettings(f"{path}: {error.strerror or error}") from error
+        raise BadSettings.of_file(path, error) from error
 
 
 @contextmanager

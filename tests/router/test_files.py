@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from router.cli import main
-from router.lab.files import writable
+from router.files import writable
 from router.settings.base import BadSettings
 
 
