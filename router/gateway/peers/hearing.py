@@ -8,7 +8,7 @@ Rules:
 - who tells nothing for `STATE_TIMEOUT_S`, or what is no line, is let go, and all that it has told
   is void: what is known of its sends is what it was before there were peers;
 - all of them have no more than `SHARE` of this process's time, and `BURST_S` beside that, however
-  much they tell.
+  much they tell: of the time that it works, not of that in which others have its core.
 """
 
 from __future__ import annotations
@@ -170,12 +170,13 @@ class Hearing:
         heard: Heard | None = None
         try:
             async for texts in lines_of(response):
-                began_s = time.perf_counter()
+                began_s, worked_s = time.perf_counter(), time.thread_time()
                 if heard is None and texts:
                     heard = self._begin(ear, decode(texts[0]))
                 if heard is not None:
                     self._take(ear, heard, texts)
-                await asyncio.sleep(self._rest_s(began_s, time.perf_counter()))
+                worked_s = time.thread_time() - worked_s
+                await asyncio.sleep(self._rest_s(began_s, time.perf_counter(), worked_s))
         finally:
             ear.up = False
             if heard is not None and (ear.sibling or self._peers is None):
@@ -183,11 +184,11 @@ class Hearing:
             elif heard is not None and self._peers is not None:
                 self._peers.leave(ear.gateway)
 
-    def _rest_s(self, began_s: float, now: float) -> float:
-        """How long whoever was listened to since then is to wait."""
+    def _rest_s(self, began_s: float, now: float, worked_s: float) -> float:
+        """How long whoever was listened to since then, in so much of this process's work, waits."""
         idle_s = max(0.0, began_s - self._spent_at_s)
-        self._spent_s = max(0.0, self._spent_s - SHARE * idle_s) + (1 - SHARE) * (now - began_s)
-        self._spent_at_s = now
+        spent_s = max(0.0, self._spent_s - SHARE * idle_s) + worked_s
+        self._spent_s, self._spent_at_s = max(0.0, spent_s - SHARE * (now - began_s)), now
         return max(0.0, self._spent_s - BURST_S) / SHARE
 
     def _begin(self, ear: Ear, first: Line | None) -> Heard:
