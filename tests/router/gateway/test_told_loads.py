@@ -85,11 +85,12 @@ def test_whatever_changes_and_however_fast_peers_hear_in_the_end_what_is_there(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sends_module, "time", SimpleNamespace(monotonic=lambda: now_s))
         sends, board = Sends("one"), Board()
+        siblings: Any = board
         link = Link(sends, most=3)
         worker = Worker(URL, PlainSlots(4), PROFILES["llama-65b-ascend"].cost)
-        worker.siblings, worker.peers = board, Peers(sends)
+        worker.siblings, worker.peers = siblings, Peers(sends)
         workers: Any = Fleet([worker])
-        sharing = Sharing(workers, Planning(), Connections(), board, worker.peers)
+        sharing = Sharing(workers, Planning(), Connections(), siblings, worker.peers)
         for (what, k), pause_s in steps:
             now_s += pause_s
             if what == "sent":
