@@ -14,10 +14,11 @@ RUNNING = (b"vllm:num_requests_running", b"sglang:num_running_reqs", b"trtllm_nu
 WAITING = (b"vllm:num_requests_waiting", b"sglang:num_queue_reqs", b"trtllm_num_requests_waiting")
 # The most that run at once, as the engine was started.
 SLOTS = (b"sglang:max_running_requests",)
-# Information metrics: names, and the labels that hold tokens a block and blocks.
+# Information metrics: names, the labels that hold tokens a block and blocks, and how many blocks
+# are nobody's: vLLM has one that stands for none.
 CACHE_CONFIG = {
-    b"vllm:cache_config_info": (b"block_size", b"num_gpu_blocks"),
-    b"sglang:cache_config_info": (b"page_size", b"num_pages"),
+    b"vllm:cache_config_info": (b"block_size", b"num_gpu_blocks", 1),
+    b"sglang:cache_config_info": (b"page_size", b"num_pages", 0),
 }
 BLOCK_TOKENS, BLOCKS = b"trtllm_kv_cache_tokens_per_block", b"trtllm_kv_cache_max_blocks"
 # Which adapters have running requests, by comma, and how many there may be; of its lines the latest
@@ -81,11 +82,11 @@ def _find(page: bytes) -> _Found:
 
 def _signals(found: _Found) -> Signals:
     kv = 0.0
-    for name, names in CACHE_CONFIG.items():
+    for name, (sizes, counts, nobodys) in CACHE_CONFIG.items():
         for labels, _ in found[name]:
             told = dict(_LABEL.findall(labels))
-            size, count = (_number(told.get(label, b"")) for label in names)
-            kv += (size or 0.0) * (count or 0.0)
+            size, count = (_number(told.get(label, b"")) for label in (sizes, counts))
+            kv += (size or 0.0) * max(0.0, (count or 0.0) - nobodys)
     kv = kv or (_first(found, (BLOCK_TOKENS,)) or 0) * (_first(found, (BLOCKS,)) or 0)
     slots = _first(found, SLOTS)
     adapters, most = _adapters(found)

@@ -244,7 +244,8 @@ class CachedBlocks:
         need = self.foreseen.need
         if self._kept_of is None or self._kept_of[0] != (need, room):
             size = max(1, self._block_tokens)
-            free = max(0, int(room) // size - len(self._where))
+            not_full = sum([one is not None and not one.need for one in self._live])
+            free = max(0, int(room) // size - len(self._where) - not_full)
             busy = {one for one in self._live.values() if one is not None}
             kept_of = self._tree.paths.pushed_out(need // size - free, busy)
             self._kept_of = (need, room), kept_of

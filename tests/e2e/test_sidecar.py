@@ -298,7 +298,7 @@ def test_slots_and_memory_are_learnt_from_the_engines_metrics(plain: Plain) -> N
     with sidecar(plain.url, "--slots", "8") as agent:
         url = url_of(agent)
         eventually(lambda: state(url)["slots"] == 3)
-        assert state(url)["kv_tokens"] == 10_240
+        assert state(url)["kv_tokens"] == 10_224
         with ThreadPoolExecutor(20) as pool:
             answers = list(pool.map(lambda _: post(url, PLAIN), range(20)))
         assert {answer.status_code for answer in answers} == {200}

@@ -101,7 +101,9 @@ class Worker:
         """It is this rank of its server, or all of that."""
         if rank == self.rank:
             return
-        self._tell_others(NOTHING)
+        if self.siblings is not None:
+            self.siblings.tell(self.place, NOTHING)
+        self.forgotten()  # its other processes tell of where it is now as well
         suffix = "" if rank is None else f"#{rank}"
         self.rank, self.place = rank, self.url + suffix
         self.rank_line = "" if rank is None else f"{RANK.decode()}: {rank}\r\n"
@@ -280,18 +282,16 @@ class Worker:
     def tell_others(self) -> None:
         """What this process has there, as of now."""
         if self.siblings is not None or self.peers is not None:
-            self._tell_others(self.load.own)
+            own = self.load.own
+            if self.siblings is not None:
+                self.siblings.tell(self.place, own)
+            if self.peers is not None:
+                self.peers.tell(self.place, self._told_peers(own))
 
     def forgotten(self) -> None:
-        """It has left the fleet, and nobody looks at it any more."""
+        """It has left the fleet, or its place, and nobody looks there any more."""
         if self.peers is not None:
             self.peers.tell(self.place, NOTHING)
-
-    def _tell_others(self, own: LoadSums) -> None:
-        if self.siblings is not None:
-            self.siblings.tell(self.place, own)
-        if self.peers is not None:
-            self.peers.tell(self.place, self._told_peers(own))
 
     def _told_peers(self, own: LoadSums) -> LoadSums:
         """What this gateway has there, all its processes together; an agent tells that itself."""

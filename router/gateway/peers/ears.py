@@ -5,8 +5,10 @@ Only who asks for the secret is told it, as agents are (`router.http.secret`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ from router.http.secret import CHALLENGE, is_challenge
 from router.wire import GATEWAY, STATE_TIMEOUT_S, WireError
 
 LINES_A_TURN = 64  # some two milliseconds
+MOST_AT_ONCE = 1 << 16
 
 
 class UnheardError(Exception):
@@ -104,16 +107,65 @@ def _check(response: aiohttp.ClientResponse) -> None:
         raise UnheardError(f"it answers {response.status}")
 
 
-async def lines_of(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
-    """What has come, some lines at a time; none where only heartbeats have.
+class Lines:
+    """What has come over one stream, line by line, and has not been taken yet."""
 
-    Raises:
-        WireError: if one is too long.
-    """
-    rest = b""
-    async for part in response.content.iter_any():
-        *lines, rest = (rest + part).split(b"\n")
-        for start in range(0, len(lines), LINES_A_TURN):
-            yield [line for line in lines[start : start + LINES_A_TURN] if line]
-        if len(rest) > LONGEST_LINE:
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response, self._rest = response, b""
+        self._lines = deque[bytes]()
+        self._socket = _socket_of(response)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def put(self, part: bytes) -> None:
+        """More has come; heartbeats are no lines."""
+        *lines, self._rest = (self._rest + part).split(b"\n")
+        self._lines.extend(filter(None, lines))
+
+    def check(self) -> None:
+        """Whether what has come may be the beginning of one more.
+
+        Raises:
+            WireError: if it is too long for that.
+        """
+        if len(self._rest) > LONGEST_LINE:
             raise WireError(f"a line is of more than {LONGEST_LINE} bytes")
+
+    def look(self) -> None:
+        """Put what is there by now, though the loop has not come to it: it reads in its own turn.
+
+        Over TLS only the loop can read.
+
+        Raises:
+            OSError, aiohttp.ClientError: as the loop will find out as well.
+        """
+        connection = self._response.connection
+        if self._socket is None or connection is None or connection.protocol is None:
+            return
+        with suppress(BlockingIOError):
+            if data := self._socket.recv(MOST_AT_ONCE):
+                connection.protocol.data_received(data)
+        with suppress(RuntimeError):  # the stream's own task waits for the next byte: there is none
+            self.put(self._response.content.read_nowait())
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Take some, one after the other: what is not gone on with is not taken."""
+        for _ in range(min(LINES_A_TURN, len(self._lines))):
+            yield self._lines[0]
+            self._lines.popleft()
+
+    def close(self) -> None:
+        """Nobody looks any more."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def _socket_of(response: aiohttp.ClientResponse) -> socket.socket | None:
+    """The same as the loop reads from; None: nobody else can."""
+    transport = None if response.connection is None else response.connection.transport
+    if transport is None or transport.get_extra_info("ssl_object") is not None:
+        return None
+    theirs = transport.get_extra_info("socket")
+    return None if theirs is None else socket.fromfd(theirs.fileno(), theirs.family, theirs.type)

@@ -5,10 +5,12 @@ Rules:
   again after growing pauses;
 - a name that leads to this gateway itself, or to one that is heard already, is left alone, and
   tried again now and then: another may come there;
+- before a plan is made, what all have told until then is taken (`catch_up`): the loop comes to it
+  when it has done what came before, or whatever else came with it;
 - who tells nothing for `STATE_TIMEOUT_S`, or what is no line, is let go, and all that it has told
   is void: what is known of its sends is what it was before there were peers;
 - all of them have no more than `SHARE` of this process's time, and `BURST_S` beside that, however
-  much they tell.
+  much they tell: of the time that it works, not of that in which others have its core.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -26,9 +29,9 @@ from router.gateway.fleet.discovery.sources import Discovery, sources
 from router.gateway.fleet.reports import complaint
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
-from router.gateway.peers.ears import Ear, UnheardError, lines_of, open_stream
+from router.gateway.peers.ears import Ear, Lines, UnheardError, open_stream
 from router.gateway.peers.heard import Foreign, Heard
-from router.gateway.peers.lines import Gateway, Line, decode
+from router.gateway.peers.lines import Gateway, decode
 from router.gateway.peers.peers import Peers
 from router.gateway.peers.sends import Sends
 from router.gateway.siblings.folder import Folder
@@ -69,6 +72,15 @@ class _Books:
         self._prefixes.left(prompt)
 
 
+@dataclass(eq=False, slots=True)
+class _Stream:
+    """What comes from one, and what it has told; None before it has said who it is."""
+
+    ear: Ear
+    lines: Lines
+    heard: Heard | None = None
+
+
 class Hearing:
     """See the module.
 
@@ -91,6 +103,7 @@ class Hearing:
         self._own = _Books(workers, None)
         self._siblings = _Books(workers, sends)
         self._ears: dict[str, Ear] = {}
+        self._streams = list[_Stream]()
         self._tasks = set[asyncio.Task[None]]()
         self._said = Repeats(log)
         self._spent_s, self._spent_at_s = 0.0, 0.0  # beyond their share, and as of when
@@ -167,30 +180,59 @@ class Hearing:
 
     async def _listen(self, ear: Ear, response: aiohttp.ClientResponse) -> None:
         """Until it ends, or tells what is no line."""
-        heard: Heard | None = None
+        stream = _Stream(ear, Lines(response))
+        self._streams.append(stream)
         try:
-            async for texts in lines_of(response):
-                began_s = time.perf_counter()
-                if heard is None and texts:
-                    heard = self._begin(ear, decode(texts[0]))
-                if heard is not None:
-                    self._take(ear, heard, texts)
-                await asyncio.sleep(self._rest_s(began_s, time.perf_counter()))
+            async for part in response.content.iter_any():
+                stream.lines.put(part)
+                for rest_s in self._turns(stream):
+                    await asyncio.sleep(rest_s)
+                stream.lines.check()
         finally:
-            ear.up = False
+            self._streams.remove(stream)
+            stream.lines.close()
+            ear.up, heard = False, stream.heard
             if heard is not None and (ear.sibling or self._peers is None):
                 heard.forget()
             elif heard is not None and self._peers is not None:
                 self._peers.leave(ear.gateway)
 
-    def _rest_s(self, began_s: float, now: float) -> float:
-        """How long whoever was listened to since then is to wait."""
-        idle_s = max(0.0, began_s - self._spent_at_s)
-        self._spent_s = max(0.0, self._spent_s - SHARE * idle_s) + (1 - SHARE) * (now - began_s)
-        self._spent_at_s = now
-        return max(0.0, self._spent_s - BURST_S) / SHARE
+    def catch_up(self) -> None:
+        """Take what all have told until now, as far as their time goes: somebody is to decide."""
+        for stream in self._streams:
+            if self._resting_s(time.perf_counter()) > 0:
+                break
+            if stream.heard is None:
+                continue
+            try:
+                stream.lines.look()
+                for rest_s in self._turns(stream):
+                    if rest_s > 0:
+                        break
+            except Exception:  # its own task comes upon it as well, and lets it go
+                log.debug("a peer is not caught up with", exc_info=True)
 
-    def _begin(self, ear: Ear, first: Line | None) -> Heard:
+    def _turns(self, stream: _Stream) -> Iterator[float]:
+        """Take its lines, some at a time: seconds until it is to go on."""
+        while stream.lines:
+            began_s, worked_s = time.perf_counter(), time.thread_time()
+            if stream.heard is None:
+                stream.heard = self._begin(stream.ear, stream.lines)
+            self._take(stream.ear, stream.heard, stream.lines)
+            worked_s = time.thread_time() - worked_s
+            self._spent_s, self._spent_at_s = self._still_spent_s(began_s) + worked_s, began_s
+            yield self._resting_s(time.perf_counter())
+
+    def _still_spent_s(self, now: float) -> float:
+        """What they have had beyond their share."""
+        return max(0.0, self._spent_s - SHARE * max(0.0, now - self._spent_at_s))
+
+    def _resting_s(self, now: float) -> float:
+        """How long nobody is to be listened to."""
+        return max(0.0, self._still_spent_s(now) - BURST_S) / SHARE
+
+    def _begin(self, ear: Ear, lines: Lines) -> Heard:
+        first = decode(next(iter(lines)))
         if not isinstance(first, Gateway):
             raise WireError("it does not begin with who tells")
         ear.gateway = first.name
@@ -207,7 +249,7 @@ class Hearing:
             log.info("a peer is heard", extra={"peer": ear.where})
         return heard
 
-    def _take(self, ear: Ear, heard: Heard, texts: Sequence[bytes]) -> None:
+    def _take(self, ear: Ear, heard: Heard, texts: Iterable[bytes]) -> None:
         now, lines, lost = time.monotonic(), heard.lines, heard.lost
         try:
             for text in texts:

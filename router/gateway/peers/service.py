@@ -57,6 +57,7 @@ class Peering:
             metrics,
             self._folder,
         )
+        workers.before_plan = self._hearing.catch_up
 
     async def run(self) -> None:
         """Listen, until cancelled."""

@@ -271,6 +271,7 @@ class Dispatcher:
         self._rushed = True
         asyncio.get_running_loop().call_soon(self._rest)
         try:
+            self._workers.before_plan()
             now = time.monotonic()
             selection = self._rolling.select_alone(ticket, now, self._able())
             if selection is None:
@@ -307,6 +308,7 @@ class Dispatcher:
         """What to plan now; those whom nobody may serve any more are refused."""
         if not len(self._rolling) and not len(self._stranded):
             return None
+        self._workers.before_plan()
         workers = self._able()
         self._before = self._rolling.unplanned
         selection = self._rolling.select(time.monotonic(), workers)

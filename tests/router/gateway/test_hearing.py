@@ -173,15 +173,19 @@ def test_only_who_asks_for_the_secret_is_told_it() -> None:
     assert set(heard) == {None}
 
 
+@pytest.mark.parametrize("beside_s", [0.0, 5.0])
 def test_however_much_they_tell_they_have_a_part_of_the_time(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, beside_s: float
 ) -> None:
-    """By a clock of which every line takes a tenth of a second."""
+    """By a clock of which every line takes a tenth of a second, while others have the core or not.
+
+    What these take is nothing that peers have had, and they wait for none of it.
+    """
     clock, took, rested = [0.0], [0.0], [0.0]
     sleep = asyncio.sleep
 
     def decode(text: bytes) -> object:
-        clock[0] += 0.1
+        clock[0] += 0.1 + beside_s
         took[0] += 0.1
         return decode_line(text)
 
@@ -199,8 +203,11 @@ def test_however_much_they_tell_they_have_a_part_of_the_time(
 
     monkeypatch.setattr(hearing_module, "decode", decode)
     monkeypatch.setattr("router.gateway.peers.hearing.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("router.gateway.peers.hearing.time.thread_time", lambda: took[0])
     monkeypatch.setattr(hearing_module, "PAUSES_S", (3600.0,))
     monkeypatch.setattr(hearing_module, "LOOK_S", 3600.0)
     monkeypatch.setattr("router.gateway.peers.hearing.asyncio.sleep", rest)
     asyncio.run(run())
-    assert took[0] <= SHARE * (took[0] + rested[0]) + 2 * BURST_S
+    had = SHARE * (clock[0] if beside_s else took[0] + rested[0])
+    assert took[0] <= had + 2 * BURST_S
+    assert (rested[0] < took[0] / 10) == (beside_s > 0)

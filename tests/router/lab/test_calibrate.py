@@ -380,14 +380,14 @@ ODD_INFO = {"max_num_seqs": -1, "a": {"max_num_seqs": True}, "b": [{"max_num_seq
     ("pages", "limits"),
     [
         ({}, Limits()),
-        ({"/metrics": VLLM}, Limits(None, 128_000)),
+        ({"/metrics": VLLM}, Limits(None, 127_984)),
         (
             {"/metrics": VLLM, "/v1/models": {"data": [{"id": "m", "max_model_len": 2048}]}},
-            Limits(None, 128_000, None, 2048),
+            Limits(None, 127_984, None, 2048),
         ),
         (
             {"/metrics": VLLM, "/server_info": VLLM_INFO},
-            Limits(256, 128_000, 8192, 4096),
+            Limits(256, 127_984, 8192, 4096),
         ),
         (
             {"/metrics": SGLANG, "/get_server_info": SGLANG_INFO},

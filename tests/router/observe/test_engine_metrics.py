@@ -37,10 +37,10 @@ HISTOGRAM = "".join(
 @pytest.mark.parametrize(
     ("page", "signals"),
     [
-        (VLLM, Signals(16, 3, 8192)),
+        (VLLM, Signals(16, 3, 8176)),
         (SGLANG, Signals(5, 0, 9000, 48)),
         (TENSORRT, Signals(3, 1, 3200)),
-        (VLLM.replace("\n", "\r\n"), Signals(16, 3, 8192)),
+        (VLLM.replace("\n", "\r\n"), Signals(16, 3, 8176)),
         (SGLANG.strip(), Signals(5, 0, 9000, 48)),
         ('vllm:num_requests_running{engine="0"} NaN\nvllm:num_requests_waiting -1', Signals()),
         ("<html>vllm:num_requests_running 3</html>", Signals()),
@@ -67,12 +67,12 @@ vllm:cache_config_info{block_size="16",engine="10",num_gpu_blocks="256"} 1.0
 @pytest.mark.parametrize(
     ("page", "each"),
     [
-        (RANKS, (Signals(12, 3, 8192), Signals(7, 0, 4096))),
+        (RANKS, (Signals(12, 3, 8176), Signals(7, 0, 4080))),
         (
             RANKS.replace("vllm:num_requests_running", "sglang:num_running_reqs")
             .replace("vllm:num_requests_waiting", "sglang:num_queue_reqs")
             .replace("engine=", 'tp_rank="0",dp_rank='),
-            (Signals(12, 3, 8192), Signals(7, 0, 4096)),
+            (Signals(12, 3, 8176), Signals(7, 0, 4080)),
         ),
         (RANKS.replace('"10"', '"9"'), ()),
         (RANKS.replace('"10"', '"ten"'), ()),
