@@ -55,7 +55,6 @@ from router.http.errors import (
     Outcome,
     RouterError,
     WorkerFailed,
-    WorkerRefused,
     WorkerUnreachable,
     outcome_of_status,
 )
@@ -228,8 +227,10 @@ class Relay:
                 last = len(tried) > self._tuning.retries or self._work.another(work, tried) is None
                 try:
                     return await self._attempt(scope, headers, body, worker, passing, last=last)
-                except WorkerUnreachable:
+                except WorkerUnreachable as error:
                     other = self._work.another(work, tried)
+                    if (last or other is None) and error.untouched:
+                        raise self._nobody(work.model) from error
                     if last or other is None:
                         raise
                 finally:
@@ -265,11 +266,8 @@ class Relay:
             reply = await self._forwarder.relay(
                 scope["method"], url, headers, passing.name, body, worker
             )
-        except WorkerRefused as error:
-            self._workers.conditions.lost(worker, error.reason)
-            raise
         except WorkerUnreachable as error:
-            self._workers.conditions.failed(worker, error.reason, trial=False)
+            self._workers.conditions.unreached(worker, error, trial=False)
             raise
         try:
             if verdict(reply.status) is not Verdict.ANSWER and not last:
