@@ -50,6 +50,7 @@ from router.http.drain import Drain
 from router.http.encodings import HEADER as CONTENT_ENCODING
 from router.http.encodings import encoding_of
 from router.http.errors import (
+    Cramped,
     Headers,
     NoCapacityError,
     Outcome,
@@ -229,9 +230,9 @@ class Relay:
                     return await self._attempt(scope, headers, body, worker, passing, last=last)
                 except WorkerUnreachable as error:
                     other = self._work.another(work, tried)
-                    if (last or other is None) and error.untouched:
-                        raise self._nobody(work.model) from error
                     if last or other is None:
+                        if isinstance(error, Cramped):
+                            raise self._nobody(work.model) from error
                         raise
                 finally:
                     self._work.left(worker)
