@@ -37,6 +37,7 @@ Answer: TypeAlias = P | Exception | None  # None: that was all
 STUCK_S = 30.0
 END_S = 5.0  # for a child to leave by itself
 PAUSE_S = 0.2  # before a new one starts, lest one that cannot start keeps a core busy
+AGAIN_S = 30.0  # after which one is started again that this machine has had no room for
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +116,26 @@ class SolverProcess(Generic[Q, P]):
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the child, inside a running event loop; it is not ready until it has loaded."""
+        """Start the child, inside a running event loop; it is not ready until it has loaded.
+
+        Raises:
+            OSError: if this machine lets nobody start.
+        """
         self._should_run = True
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
+        ours, theirs = context.Pipe()
+        process = context.Process(
             target=_child, args=(theirs, self._search), name="makespan-solver", daemon=True
         )
-        with deaf_to_ctrl_c():
-            self._process.start()
-        theirs.close()
+        try:
+            with deaf_to_ctrl_c():
+                process.start()
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._pipe, self._process = ours, process
         self._asked_s = time.monotonic()
         loop = asyncio.get_running_loop()
         self._asking = loop.create_task(asyncio.to_thread(_await_ready, self._pipe))
@@ -161,7 +172,7 @@ class SolverProcess(Generic[Q, P]):
     def ready(self) -> bool:
         """Whether the child could begin something now; starts it, and brings a stuck one back."""
         if self._should_run is None:
-            self.start()
+            self._start_again()
         if self._process is None:
             return False
         if self._asking is not None and not self._asking.done():
@@ -251,8 +262,13 @@ class SolverProcess(Generic[Q, P]):
         asyncio.get_running_loop().call_later(PAUSE_S, self._start_again)
 
     def _start_again(self) -> None:
-        if self._should_run and self._process is None:
+        if self._should_run is False or self._process is not None:
+            return
+        try:
             self.start()
+        except OSError as error:  # no files, memory or processes are left
+            log.warning("the solver's process cannot start", extra={"why": str(error)})
+            asyncio.get_running_loop().call_later(AGAIN_S, self._start_again)
 
 
 def _is_last(answer: object) -> bool:

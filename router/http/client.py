@@ -7,6 +7,7 @@ was closed meanwhile. What a connection does is `router.http.worker_connection`'
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections import deque
 from urllib.parse import urlsplit
@@ -18,6 +19,15 @@ from router.http.worker_reply import Reply
 
 class NotConnected(OSError):
     """No connection could be made: nobody listens there, or nobody knows the name."""
+
+
+# What a machine says that has no room for one more connection: files, memory, ports.
+_FULL = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
+
+
+def is_own_lack(error: OSError) -> bool:
+    """Whether no connection was made for lack of room here, which says nothing of the worker."""
+    return error.errno in _FULL
 
 
 class ConnectTimeout(TimeoutError):

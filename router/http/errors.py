@@ -14,7 +14,8 @@ RouterError
 └── WorkerError             the worker that had it failed: 502
     ├── WorkerUnreachable   before it answered: the request may be tried elsewhere
     │   ├── WorkerUnconnected   no connection came about: nothing of the request has been sent
-    │   │   └── WorkerRefused   nobody listens there
+    │   │   ├── WorkerRefused   nobody listens there
+    │   │   └── Cramped         this process itself has no room for one
     │   └── WorkerBusy      it is full, or takes nothing for a while
     ├── WorkerFailed        in the middle of its answer
     └── EngineFailed        at an agent: its engine has broken down, and the request with it
@@ -289,6 +290,10 @@ class WorkerUnconnected(WorkerUnreachable):
 
 class WorkerRefused(WorkerUnconnected):
     """Nobody listens at its address."""
+
+
+class Cramped(WorkerUnconnected):
+    """Whoever it would have led to: this process may open no more files, or has no port left."""
 
 
 class WorkerBusy(WorkerUnreachable):

@@ -125,7 +125,13 @@ class Cycle(RequestResponseCycle, Direct):
             self._tasks.discard(self)
 
     def cancel(self, msg: object = None) -> None:  # noqa: ARG002
-        """What uvicorn does to tasks once the time to drain is over."""
+        """What uvicorn does to tasks once the time to drain is over, one after the other.
+
+        In a moment: a task that came into their set now might be cancelled before it begins.
+        """
+        self._loop.call_soon(self._stop)
+
+    def _stop(self) -> None:
         if self._stopped is not None:
             self._stopped()
 

@@ -10,8 +10,9 @@
 - What is no request is refused, and the connection ends, once those before it have their answers.
 - Who sends requests ahead of their answers is read on as these are taken: `MOST_AHEAD` wait, and
   what comes in one read from the socket.
-- Clients have `CLIENTS_SHARE` of the files that the process may open; beyond that who connects
-  takes the place of one that waits for no answer.
+- Clients have `CLIENTS_SHARE` of the files that the process may open beside its own; beyond that
+  who connects takes the place of one that waits for no answer.
+- Where the server is about to go, a request that has been sent by then gets its answer.
 - HTTP/1.0 knows no chunks: an answer of unknown length ends with its connection.
 - A request has one host (RFC 9112 section 3.2): else 400.
 - Where only this machine can connect, a request names this machine as its host, or one that is
@@ -43,9 +44,9 @@ MOST_AHEAD = 16
 # After a refusal so long what still comes is read and dropped: closing at once would reset the
 # connection, and the client might never see why.
 LINGER_S = 2.0
-# Of the files that it may open those of clients, so that workers can always be reached; and how
-# many of them are looked at for one that is idle.
-CLIENTS_SHARE, MOST_LOOKED_AT = 0.75, 100
+# Of the files that it may open those of clients, so that workers can always be reached, beside its
+# own (some twenty: sockets, pipes, logs); and how many of them are looked at for one that is idle.
+CLIENTS_SHARE, OWN_FILES, MOST_LOOKED_AT = 0.75, 32, 100
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 
@@ -184,6 +185,11 @@ class BoundedProtocol(HotProtocol):
             self._await_request(left_s)
         else:
             super().timeout_keep_alive_handler()
+
+    def shutdown(self) -> None:
+        """The server is about to go: in two moments, for what has come by then is read first."""
+        stop = super().shutdown
+        self.loop.call_later(MOMENT_S, self.loop.call_later, MOMENT_S, stop)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ANN401
         """The requests before it have been answered."""
@@ -378,7 +384,7 @@ def bounded_protocol(client_timeout_s: float, hosts: Hosts) -> type[asyncio.Prot
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     class _Protocol(BoundedProtocol):
-        most_connections = int(soft * CLIENTS_SHARE)
+        most_connections = max(1, int((soft - OWN_FILES) * CLIENTS_SHARE))
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
             super().__init__(*args, client_timeout_s=client_timeout_s, hosts=hosts, **kwargs)

@@ -86,9 +86,18 @@ class _Server(uvicorn.Server):
         self._leaves_s = time.monotonic() + LEAVE_S
         for server in self.servers:
             server.close()
+        self._say_close()
+        self._look()
+
+    def _say_close(self) -> None:
+        """Answers that begin from now on end their connections."""
         self.config.encoded_headers = [*self.config.encoded_headers, CLOSE]
         self.server_state.default_headers = self.config.encoded_headers
-        self._look()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Part of uvicorn's server."""
+        self._say_close()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Part of uvicorn's server."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +232,21 @@ async def test_it_starts_when_it_is_first_asked_whether_it_is_ready() -> None:
 
 def window(seed: int) -> joint.Question:
     return question(6, 3, seed)
+
+
+async def test_where_no_child_can_start_there_is_none_until_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_room(_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    solver = SolverProcess(PACKING)
+    with monkeypatch.context() as patched:
+        patched.setattr(SpawnProcess, "start", no_room)
+        patched.setattr(solver_process, "AGAIN_S", 0.0)
+        assert not any(solver.ready() for _ in range(3))
+        assert solver.pid is None
+    try:
+        await until(solver.ready)
+    finally:
+        solver.stop()

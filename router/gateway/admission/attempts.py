@@ -35,6 +35,7 @@ from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.ticket import Placement, Ticket
 from router.http.errors import (
+    Cramped,
     Headers,
     ModelNotFoundError,
     NoCapacityError,
@@ -226,12 +227,9 @@ class Attempts:
             del failure  # its frames would hold it: a circle is garbage
 
     def _not_reached(self, ticket: Ticket, worker: Worker, error: WorkerUnconnected) -> None:
-        """Whether nobody listens there is soon seen; a host that says nothing costs its time."""
-        if isinstance(error, WorkerRefused):
-            self._conditions.lost(worker, error.reason)
-            return
-        self._conditions.failed(worker, error.reason, trial=ticket.trial)
-        if self._dispatcher.others(ticket, worker):
+        self._conditions.unreached(worker, error, trial=ticket.trial)
+        known = isinstance(error, WorkerRefused | Cramped)
+        if not known and self._dispatcher.others(ticket, worker):
             self._dispatcher.exclude(ticket, worker)
 
     async def _forward(

@@ -50,12 +50,12 @@ from router.http.drain import Drain
 from router.http.encodings import HEADER as CONTENT_ENCODING
 from router.http.encodings import encoding_of
 from router.http.errors import (
+    Cramped,
     Headers,
     NoCapacityError,
     Outcome,
     RouterError,
     WorkerFailed,
-    WorkerRefused,
     WorkerUnreachable,
     outcome_of_status,
 )
@@ -228,9 +228,11 @@ class Relay:
                 last = len(tried) > self._tuning.retries or self._work.another(work, tried) is None
                 try:
                     return await self._attempt(scope, headers, body, worker, passing, last=last)
-                except WorkerUnreachable:
+                except WorkerUnreachable as error:
                     other = self._work.another(work, tried)
                     if last or other is None:
+                        if isinstance(error, Cramped):
+                            raise self._nobody(work.model) from error
                         raise
                 finally:
                     self._work.left(worker)
@@ -265,11 +267,8 @@ class Relay:
             reply = await self._forwarder.relay(
                 scope["method"], url, headers, passing.name, body, worker
             )
-        except WorkerRefused as error:
-            self._workers.conditions.lost(worker, error.reason)
-            raise
         except WorkerUnreachable as error:
-            self._workers.conditions.failed(worker, error.reason, trial=False)
+            self._workers.conditions.unreached(worker, error, trial=False)
             raise
         try:
             if verdict(reply.status) is not Verdict.ANSWER and not last:

@@ -15,6 +15,7 @@ from math import inf
 
 from router.gateway.fleet.health import Health, Standing
 from router.gateway.fleet.worker import Worker
+from router.http.errors import Cramped, WorkerRefused, WorkerUnreachable
 from router.observe.metrics import GatewayMetrics
 from router.observe.repeats import Repeats
 
@@ -74,6 +75,19 @@ class Conditions:
         """A request has failed there; `begun`: it had begun to answer it well."""
         now = time.monotonic()
         self._tell(worker, lambda health: health.failed(now, why, trial=trial, begun=begun))
+
+    def unreached(self, worker: Worker, error: WorkerUnreachable, *, trial: bool) -> None:
+        """A request has not come there, or got no answer.
+
+        Whether nobody listens is soon seen; a host that says nothing costs its time; and where it
+        is this process that has no room for a connection, its worker is as if it were full.
+        """
+        if isinstance(error, WorkerRefused):
+            self.lost(worker, error.reason)
+        elif isinstance(error, Cramped):
+            self.busy(worker, error.reason, None, trial=trial)
+        else:
+            self.failed(worker, error.reason, trial=trial)
 
     def busy(self, worker: Worker, why: str, for_s: float | None, *, trial: bool) -> None:
         """It is full, or takes nothing for `for_s` seconds."""

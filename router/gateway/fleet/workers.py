@@ -34,6 +34,7 @@ from router.gateway.fleet.prefixes import Prefixes, Told
 from router.gateway.fleet.reports import PlainLook, complaint, reports
 from router.gateway.fleet.stalls import LEAST_PATIENCE_S
 from router.gateway.fleet.worker import Worker
+from router.http.client import is_own_lack
 from router.http.connections import Connections
 from router.http.errors import ModelNotFoundError
 from router.http.secret import prompt_key
@@ -334,7 +335,12 @@ class Workers:
             self.conditions.missed(worker, why)
 
     def _broken(self, worker: Worker, error: Exception) -> None:
-        """A look was answered badly, or not at all."""
+        """A look was answered badly, or not at all.
+
+        One for which there was no room here says nothing of a worker that is not down.
+        """
+        if isinstance(error, OSError) and is_own_lack(error) and not worker.down:
+            return
         once = isinstance(error, aiohttp.ClientError | OSError)
         refused = isinstance(error, aiohttp.ClientConnectorError)
         if once and not refused and not worker.down and worker.state is None:

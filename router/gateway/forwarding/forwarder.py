@@ -12,9 +12,15 @@ from router.gateway.fleet.address import RANK
 from router.gateway.fleet.reports import complaint
 from router.gateway.fleet.worker import Worker
 from router.gateway.forwarding.remembered import Remembered, remembered
-from router.http.client import ConnectTimeout, NotConnected
+from router.http.client import ConnectTimeout, NotConnected, is_own_lack
 from router.http.connections import Connections
-from router.http.errors import Headers, WorkerRefused, WorkerUnconnected, WorkerUnreachable
+from router.http.errors import (
+    Cramped,
+    Headers,
+    WorkerRefused,
+    WorkerUnconnected,
+    WorkerUnreachable,
+)
 from router.http.reply import HOP_BY_HOP
 from router.http.request_headers import AUTHORIZATION, KEY_HEADERS
 from router.http.secret import SECRET
@@ -63,6 +69,7 @@ class Forwarder:
 
         Raises:
             WorkerRefused: if nobody listens there.
+            Cramped: if this process has no room for a connection.
             WorkerUnconnected: if no connection comes about in time.
             WorkerUnreachable: if none begins.
             WorkerFailed: if it begins with a head that is too large: the work is done.
@@ -162,7 +169,8 @@ class Forwarder:
     def failure(self, worker: Worker, error: OSError) -> WorkerUnreachable:
         """What it means that no answer has begun."""
         if isinstance(error, NotConnected):
-            return WorkerRefused.of(worker.name, complaint(error))
+            kind = Cramped if is_own_lack(error) else WorkerRefused
+            return kind.of(worker.name, complaint(error))
         if isinstance(error, ConnectTimeout):
             return WorkerUnconnected.of(worker.name, complaint(error, self._connect_s))
         return WorkerUnreachable.of(worker.name, complaint(error, self._silence_s))

@@ -134,6 +134,8 @@ class Waiting(Line, frozen=True, tag="waiting"):
 
 _KINDS = Gateway | Anew | Sent | Begun | Left | Held | Waiting
 _TAGS = frozenset(("gateway", "anew", "sent", "begun", "left", "held", "waiting"))
+# A number may be too large for it, and arrays too deep.
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 _encoder, _decoder = msgspec.json.Encoder(), msgspec.json.Decoder(_KINDS)
 
 
@@ -150,7 +152,7 @@ def decode(text: bytes) -> _KINDS | None:
     """
     try:
         line = _decoder.decode(text)
-    except (msgspec.MsgspecError, ValueError) as error:  # a number may be too large for it
+    except _UNREADABLE as error:
         if _is_newer(text):
             return None
         raise WireError(f"not what a gateway tells ({error}): {text[:200]!r}") from error
@@ -168,7 +170,7 @@ def _has_names(line: Sent) -> bool:
 def _is_newer(text: bytes) -> bool:
     try:
         kind, *_ = msgspec.json.decode(text, type=list[object])
-    except (msgspec.MsgspecError, ValueError):
+    except _UNREADABLE:
         return False
     return isinstance(kind, str) and kind not in _TAGS
 

@@ -26,7 +26,7 @@ class Folder:
     """See the module."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._others = path, list[int]()
 
     @property
     def name(self) -> str:
@@ -48,9 +48,11 @@ class Folder:
         return self.path / f"tally-{tally.LAYOUT}"
 
     def others(self) -> list[int]:
-        """The other processes that may answer."""
-        pids = {int(one.stem) for one in self.path.glob("*.sock")}
-        return sorted(pids - {os.getpid()})
+        """The other processes that may answer; if nobody can look, those that did before."""
+        with suppress(OSError):  # no more files may be open
+            pids = {int(one.stem) for one in self.path.glob("*.sock")}
+            self._others = sorted(pids - {os.getpid()})
+        return self._others
 
     def keep(self, metrics: bytes) -> None:
         """What this process has last told."""

@@ -67,14 +67,14 @@ def urls(*addresses: str, port: int = 8100) -> dict[str, bool]:
 class Names:
     """A name server that answers one thing after another, the last for ever."""
 
-    def __init__(self, *answers: list[str] | OSError) -> None:
+    def __init__(self, *answers: list[str] | Exception) -> None:
         self._answers, self.asked = list(answers), 0
 
     async def resolve(self, name: str) -> list[str]:
         assert name == "agents"
         self.asked += 1
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-        if isinstance(answer, OSError):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
@@ -84,7 +84,8 @@ async def test_a_name_that_is_not_resolved_keeps_its_workers_and_is_logged_once(
 ) -> None:
     caplog.set_level(logging.INFO)
     lost = socket.gaierror(-2, "Name or service not known")
-    names = Names(lost, ["10.0.0.2", "10.0.0.1"], lost, lost, ["10.0.0.1", "10.0.0.2"], ["fd00::1"])
+    odd = UnicodeError("label empty or too long")  # as of a name that is none
+    names = Names(lost, ["10.0.0.2", "10.0.0.1"], lost, odd, ["10.0.0.1", "10.0.0.2"], ["fd00::1"])
     listener = Listener(Dns(DnsName("agents", 8100), names.resolve, every_s=0))
     await listener.until(lambda: names.asked > 7)
     assert listener.told == [urls("10.0.0.1", "10.0.0.2"), urls("[fd00::1]")]

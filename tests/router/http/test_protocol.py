@@ -25,7 +25,7 @@ from router.http.asgi import (
     respond,
 )
 from router.http.hosts import Hosts, hosts_of
-from router.http.protocol import MOST_AHEAD, SLICE, bounded_protocol
+from router.http.protocol import MOST_AHEAD, OWN_FILES, SLICE, bounded_protocol
 from router.http.refusals import HEAD_BYTES, MOST_FIELDS
 from tests.waiting import until
 
@@ -342,7 +342,7 @@ def test_where_other_machines_connect_any_name_will_do_unless_some_are_named() -
 async def test_clients_leave_files_for_workers_and_who_is_idle_makes_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (8, 8))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (OWN_FILES + 8,) * 2)
     async with server() as (echo, port):
         first = await asyncio.open_connection("127.0.0.1", port)
         first[1].write(post("/wait", BODY))
@@ -360,7 +360,7 @@ async def test_clients_leave_files_for_workers_and_who_is_idle_makes_room(
 async def test_where_nobody_is_idle_who_comes_is_not_let_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (4, 4))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (OWN_FILES + 4,) * 2)
     async with server() as (echo, port):
         busy = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         for _, writer in busy:
@@ -371,3 +371,28 @@ async def test_where_nobody_is_idle_who_comes_is_not_let_in(
         for reader, writer in busy:
             assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
             writer.transport.abort()
+
+
+async def test_what_was_sent_before_the_server_goes_is_answered() -> None:
+    for before in (False, True):
+        async with server() as (echo, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            if before:  # an idle connection, as clients keep them
+                writer.write(post())
+                await reader.readuntil(b"\r\n\r\n%d" % len(BODY))
+            await until(lambda: len(echo.connections) == 1)
+            writer.write(post())
+            for one in list(echo.connections):
+                one.shutdown()
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            assert echo.seen == 1 + before
+            writer.close()
+
+
+async def test_who_is_idle_is_let_go_when_the_server_goes() -> None:
+    async with server() as (echo, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await until(lambda: len(echo.connections) == 1)
+        next(iter(echo.connections)).shutdown()
+        assert await reader.read() == b""
+        writer.close()

@@ -46,9 +46,10 @@ class Dns:
         while True:
             try:
                 addresses = sorted(set(await self._resolve(self._name.name)))
-            except OSError as error:
+            except Exception as error:  # whatever it is, the workers that are known are served
                 if not failing:
-                    log.warning("name not resolved", extra=self._extra(why=str(error)))
+                    why = str(error) or type(error).__name__
+                    log.warning("name not resolved", extra=self._extra(why=why))
                 failing = True
             else:
                 if failing:
