@@ -12,6 +12,7 @@ import ssl
 from collections import deque
 from urllib.parse import urlsplit
 
+from router.http.known_head import KnownAnswers
 from router.http.timeouts import limited
 from router.http.worker_connection import Connection, Reader
 from router.http.worker_reply import Reply
@@ -68,6 +69,7 @@ class _Origin:
         self.port = parts.port or (443 if self.secure else 80)
         self.host_line = b"host: " + parts.netloc.encode("latin-1") + b"\r\n"
         self.idle: deque[Connection] = deque()
+        self.answers = KnownAnswers()
 
 
 def _request(method: bytes, target: bytes, origin: _Origin, head: bytes, body: bytes) -> bytes:
@@ -170,7 +172,7 @@ class Client:
         try:
             async with limited(limit_s):
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(origin.idle, self._keep_alive_s),
+                    lambda: Connection(origin.idle, self._keep_alive_s, origin.answers),
                     origin.host,
                     origin.port,
                     ssl=self._tls if origin.secure else None,

@@ -1,11 +1,13 @@
-"""A head that has come before: who keeps a connection sends the same one with each of its requests.
+"""A head that has come before: who keeps a connection sends the same one again and again.
 
 Rules:
-- known is a head that the parser has taken whole from one read, with its body and nothing else;
+- known is a head that a parser has taken whole from one read, with its body and nothing else;
 - one that differs from it in nothing but the digits of its body's length says the same, and is not
   parsed again, if its body has come with it and nothing else;
-- all else goes to the parser, which waits for the next request as if none had passed it by;
-- whose heads differ each time, as they carry an id, is soon not looked at any more.
+- all else goes to the parser, which waits for the next head as if none had passed it by;
+- heads that differ each time, as they carry an id, are soon not looked at any more: of a client's,
+  none that follows `MOST_NEW` others; of a worker's answers one in `NEW_EVERY`, as its clock may be
+  in them.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from router.http.asgi import FIELDS, SAID
+from router.http.errors import Headers
+from router.http.reply import HeadKind
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)\r\n", re.IGNORECASE)
 _LENGTH_FIELD = b"content-length"
@@ -23,10 +27,43 @@ _UNUSUAL = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"trailer"))
 _MOST_DIGITS = 9
 # Heads of one connection, one after the other, that were none of those before.
 MOST_NEW = 4
+NEW_EVERY = 8
 
 
-class KnownHead:
-    """One of them.
+class SameHead:
+    """What is around the digits of its body's length."""
+
+    __slots__ = ("_after", "_before", "_digits_at")
+
+    def __init__(self, before: bytes, after: bytes) -> None:
+        self._before, self._after, self._digits_at = before, after, len(before)
+
+    def body_of(self, data: bytes) -> bytes | None:
+        """The body, if `data` is this head again, with all of its body and nothing else."""
+        if not data.startswith(self._before):
+            return None
+        start = self._digits_at
+        stop = data.find(b"\r", start, start + _MOST_DIGITS + 1)
+        digits = data[start:stop]
+        if not (digits.isdigit() and data.startswith(self._after, stop)):
+            return None
+        body = data[stop + len(self._after) :]
+        return body if len(body) == int(digits) else None
+
+
+def _around(data: bytes, length: int, headers: Headers, begin: bytes) -> tuple[bytes, bytes] | None:
+    """Of what came in one read, to the last byte of its body; None: it is not to be known."""
+    head = data[: len(data) - length]
+    lengths = list(_LENGTH.finditer(head))
+    whole = head.startswith(begin) and head.find(b"\r\n\r\n") == len(head) - 4
+    usual = _UNUSUAL.isdisjoint([name for name, _ in headers])
+    if not (whole and usual) or len(lengths) != 1 or int(lengths[0][1]) != length:
+        return None
+    return head[: lengths[0].start(1)], head[lengths[0].end(1) :]
+
+
+class KnownHead(SameHead):
+    """Of requests.
 
     Attributes:
         endpoint: what answers it.
@@ -34,7 +71,7 @@ class KnownHead:
             a copy.
     """
 
-    __slots__ = ("_after", "_before", "_digits_at", "endpoint", "scope")
+    __slots__ = ("endpoint", "scope")
 
     def __init__(
         self,
@@ -43,7 +80,7 @@ class KnownHead:
         endpoint: Any,  # noqa: ANN401
         scope: Mapping[str, Any],
     ) -> None:
-        self._before, self._after, self._digits_at = before, after, len(before)
+        super().__init__(before, after)
         headers = [pair for pair in scope["headers"] if pair[0] != _LENGTH_FIELD]
         fields = dict(reversed(headers))
         self.endpoint = endpoint
@@ -57,25 +94,51 @@ class KnownHead:
         endpoint: Any,  # noqa: ANN401
         scope: Mapping[str, Any],
     ) -> KnownHead | None:
-        """Of what came in one read, to the last byte of its body; None: it is not to be known."""
-        head = data[: len(data) - length]
-        names = [name for name, _ in scope["headers"]]
-        whole = head.startswith(b"POST ") and head.find(b"\r\n\r\n") == len(head) - 4
-        if not whole or names.count(_LENGTH_FIELD) != 1 or not _UNUSUAL.isdisjoint(names):
-            return None
-        lengths = list(_LENGTH.finditer(head))
-        if len(lengths) != 1 or int(lengths[0][1]) != length:
-            return None
-        return cls(head[: lengths[0].start(1)], head[lengths[0].end(1) :], endpoint, scope)
+        """Of one that came in one read, with a body of this length; None: it is not to be known."""
+        found = _around(data, length, scope["headers"], b"POST ")
+        return None if found is None else cls(*found, endpoint, scope)
 
-    def body_of(self, data: bytes) -> bytes | None:
-        """The body, if `data` is this head again, with all of its body and nothing else."""
-        if not data.startswith(self._before):
+
+class KnownAnswer(SameHead):
+    """Of a worker's answers, after which its connection may be used again.
+
+    Attributes:
+        kind: what it says.
+    """
+
+    __slots__ = ("kind",)
+
+    def __init__(self, before: bytes, after: bytes, kind: HeadKind) -> None:
+        super().__init__(before, after)
+        self.kind = kind
+
+
+class KnownAnswers:
+    """Heads of one worker's answers.
+
+    Attributes:
+        kind: of its latest answer: the next one's is mostly that.
+    """
+
+    __slots__ = ("_known", "_new", "kind")
+
+    def __init__(self) -> None:
+        self.kind: HeadKind | None = None
+        self._known: KnownAnswer | None = None
+        self._new = 0  # one after the other, that were none of those before
+
+    def find(self, data: bytes) -> tuple[HeadKind, bytes] | None:
+        """What a read says, and the body in it, if it is a known head and all of its body."""
+        known = self._known
+        body = None if known is None else known.body_of(data)
+        if known is None or body is None:
             return None
-        start = self._digits_at
-        stop = data.find(b"\r", start, start + _MOST_DIGITS + 1)
-        digits = data[start:stop]
-        if not (digits.isdigit() and data.startswith(self._after, stop)):
-            return None
-        body = data[stop + len(self._after) :]
-        return body if len(body) == int(digits) else None
+        self._new = 0
+        return known.kind, body
+
+    def note(self, data: bytes, length: int, headers: Headers, kind: HeadKind) -> None:
+        """That was a whole answer, with a body of this length, in one read."""
+        if self._new % NEW_EVERY == 0:
+            found = _around(data, length, headers, b"HTTP/1.1 ")
+            self._known = None if found is None else KnownAnswer(*found, kind)
+        self._new += 1

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from router.http.apis import CHOICES, Api
+from router.http.apis import Api
 from router.http.errors import RequestError
 from router.http.schemas import (
     MOST_TOKENS,
@@ -49,12 +49,12 @@ _UNKNOWN = frozenset(("prompt_logprobs", "truncate_prompt_tokens"))
 # An answer that begins with its prompt has that one's probabilities, too, if it has any.
 _ECHOED = frozenset(("logprobs", "top_logprobs", "logprob_token_ids"))
 
-# What few bodies have.
-_RARE = _UNKNOWN | frozenset((
-    *CHOICES,
-    *("stop", "stop_sequences", "stop_token_ids", "ignore_eos", "stream_options", "echo"),
-    *("prompt_cache_key", "service_tier", "previous_response_id", "conversation", "priority"),
-    _ADAPTERS,
+# What most bodies have, and what says no more than `_outline` reads of each; with anything else all
+# is looked for that could be there.
+_PLAIN = frozenset((
+    *("model", "messages", "prompt", "input", "instructions", "system", "tools", "tool_choice"),
+    *("max_tokens", "stream", "temperature", "top_p", "top_k", "min_p", "seed", "user"),
+    *("frequency_penalty", "presence_penalty", "response_format", "metadata"),
 ))  # fmt: skip
 
 _LONGEST_NUMBER = 32
@@ -74,16 +74,12 @@ def outline(body: bytes, api: Api) -> CompletionRequest:
     Raises:
         RequestError: if it cannot be routed.
     """
-    data = load(body)
-    check_session(data)
-    return _outline(data, len(body), api)
+    return _outline(load(body), len(body), api, LONGEST_SESSION)
 
 
 def outline_shortened(found: Shortened, size: int, api: Api) -> CompletionRequest:
     """The same of a body of `size` bytes, of which not everything was looked at."""
-    data = load(found.body)
-    check_session(data, STUB)
-    request = _outline(data, size, api)
+    request = _outline(load(found.body), size, api, STUB)
     each = found.token_ids // len(request.prompts)
     prompts = [
         prompt if prompt.token_ids is None else replace(prompt, token_ids=prompt.token_ids + each)
@@ -94,30 +90,33 @@ def outline_shortened(found: Shortened, size: int, api: Api) -> CompletionReques
     return replace(request, prompts=tuple(prompts))
 
 
-def _outline(data: dict[str, Any], size: int, api: Api) -> CompletionRequest:
-    prompts, rare = api.prompts(data, size), not _RARE.isdisjoint(data)
-    n = max((1, *(_count(data.get(name)) or 1 for name in api.choices))) if rare else 1
-    require_few_answers(len(prompts), n)
+def _outline(data: dict[str, Any], size: int, api: Api, longest_session: int) -> CompletionRequest:
+    prompts = api.prompts(data, size)
+    plain = _PLAIN.issuperset(data) and len(prompts) == 1
+    if not plain:
+        check_session(data, longest_session)
     request = CompletionRequest(
-        chat=api.chat,
-        model=model_of(data),
-        prompts=prompts,
-        max_tokens=limit_of(data, api),
-        n=n,
-        stream=data.get("stream") is True,
+        api.chat,
+        model_of(data, plain=plain),
+        prompts,
+        limit_of(data, api),
+        1,
+        data.get("stream") is True,
         include_usage=False,
         ignore_eos=False,
         stop=(),
-        apart=apart(data),
-        other_limit=_most_asked(data),
+        apart=_of_first(data),
     )
-    if rare:
+    if not plain:
         _add_rare(request, data, api)
     return request
 
 
 def _add_rare(request: CompletionRequest, data: dict[str, Any], api: Api) -> None:
-    """What only `_RARE` fields say."""
+    """What only fields say that few bodies have."""
+    request.n = max((1, *(_count(data.get(name)) or 1 for name in api.choices)))
+    require_few_answers(len(request.prompts), request.n)
+    request.apart, request.other_limit = apart(data), _most_asked(data)
     options = data.get("stream_options")
     request.include_usage = isinstance(options, dict) and options.get("include_usage") is True
     request.ignore_eos = data.get("ignore_eos") is True
@@ -130,13 +129,13 @@ def _add_rare(request: CompletionRequest, data: dict[str, Any], api: Api) -> Non
     request.claims = claims_of(data, keeps=api.kept)
 
 
-def model_of(data: dict[str, Any]) -> str:
-    """The model that a body names; empty if it names none.
+def model_of(data: dict[str, Any], *, plain: bool = False) -> str:
+    """The model that a body names; empty if it names none. `plain`: it has but plain fields.
 
     Raises:
         RequestError: if it is no name, or in a field that only some engines take for it.
     """
-    if list(map(str.lower, data)).count("model") > ("model" in data):
+    if not plain and list(map(str.lower, data)).count("model") > ("model" in data):
         name = next(name for name in data if name != "model" and name.lower() == "model")
         message = f"'{name}' is a model for some engines and nothing for others; say 'model'."
         raise RequestError(message, param=name, code="ambiguous_model")
@@ -195,19 +194,34 @@ def apart(data: Mapping[str, Any]) -> str:
 
     Who says the first message is of that: a template begins with it.
     """
-    found: dict[str, Any] = {}
-    if not _APART.isdisjoint(data):
-        found = {name: value for name in _APART if (value := data.get(name)) is not None}
+    if _APART.isdisjoint(data):
+        return _of_first(data)
+    found = {name: value for name in _APART if (value := data.get(name)) is not None}
+    role = _first_role(data)
+    return _digest(found | {"role": role} if role else found)
+
+
+def _first_role(data: Mapping[str, Any]) -> str:
+    """Of the first message, if a template puts it before all."""
     messages = data.get("messages")
     first = messages[0] if isinstance(messages, list) and messages else None
     role = first.get("role") if isinstance(first, dict) else None
-    if isinstance(role, str) and role != "user":
-        found["role"] = role  # a template puts it before all
-    return (
-        blake2b(orjson.dumps(found, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
-        if found
-        else ""
-    )
+    return role if isinstance(role, str) and role != "user" else ""
+
+
+def _of_first(data: Mapping[str, Any]) -> str:
+    """As `apart`, of who says the first message alone."""
+    role = _first_role(data)
+    return (_OF_ROLES.get(role) or _digest({"role": role})) if role else ""
+
+
+def _digest(found: Mapping[str, Any]) -> str:
+    if not found:
+        return ""
+    return blake2b(orjson.dumps(found, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
+
+
+_OF_ROLES = {role: _digest({"role": role}) for role in ("system", "developer", "assistant")}
 
 
 def _is_unknown(data: dict[str, Any]) -> bool:
@@ -230,9 +244,9 @@ def limit_of(data: Mapping[str, Any], api: Api) -> int | None:
 
 
 def _most_asked(data: Mapping[str, Any]) -> int:
-    """By whichever name; below 0 there is no limit."""
-    most = 0
-    for name in _LIMITS.intersection(data):
+    """By whichever name, if by several; below 0 there is no limit."""
+    names, most = _LIMITS.intersection(data), 0
+    for name in names if len(names) > 1 else ():
         asked = _count(data[name])
         if asked is not None and asked < 0:
             return MOST_TOKENS

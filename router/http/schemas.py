@@ -71,7 +71,7 @@ NO_CLAIMS = Claims()
 class CompletionRequest:
     """What is known of a request. `max_tokens` None: none was asked for.
 
-    `other_limit`: what it asks for by all names that some engine has for that, at most.
+    `other_limit`: what it asks for at most, by the several names that engines have for that.
     `stop_tokens`: it may stop at tokens that it names. `previous`: the answer that it goes on
     from, by its name. `session`: the conversation that it belongs to, if its body says so. `tier`:
     its ``service_tier``. `apart`: by what else than its prompt its engine tells caches apart.

@@ -23,7 +23,7 @@ MOST_JSON_BYTES, MOST_PARTS = 128 << 10, 5_000
 MOST_TOKENS = 1 << 30
 # Of messages' prompts, what their input tokens are without.
 _BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
-_EVENT = b"\ndata:"
+_EVENT, _USAGE = b"\ndata:", b'"usage":'
 # By its first bytes an answer says what it is.
 HEAD_BYTES = 512
 _ID = re.compile(rb'"id"\s*:\s*"([\w.:-]{1,200})"')
@@ -43,6 +43,8 @@ class Usage(NamedTuple):
 
     def within(self, most: Usage) -> Usage:
         """The same, or as much of it as there can be: an engine that tells more has miscounted."""
+        if self[0] <= most[0] and self[1] <= most[1] and self[2] <= self[0]:
+            return self
         prompt = min(self.prompt_tokens, most.prompt_tokens)
         output = min(self.completion_tokens, most.completion_tokens)
         return Usage(prompt, output, min(self.cached_tokens, prompt))
@@ -166,18 +168,21 @@ class JsonMeter:
         self._parts: list[bytes] = []
         self._size = 0
         self._large: JsonField | None = None  # looks for it where that is too much
-        self._head = b""
+        self._head = b""  # of a large one
 
     @property
     def answer_id(self) -> str | None:
         """What the answer calls itself."""
-        found = _ID.search(self._head)
+        found = _ID.search(self._text if self._large is None else self._head, 0, HEAD_BYTES)
         return None if found is None else found[1].decode()
+
+    @property
+    def _text(self) -> bytes:
+        """All of it, unless that is too much."""
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
     def feed(self, chunk: bytes) -> int:
         """More of it; no tokens can be told from it alone."""
-        if len(self._head) < HEAD_BYTES:
-            self._head += chunk[:HEAD_BYTES]
         if self._large is not None:
             self._large.feed(chunk)
             return 0
@@ -189,19 +194,23 @@ class JsonMeter:
 
     def _look(self) -> JsonField:
         if self._large is None:
-            self._large = JsonField("usage")
-            self._large.feed(b"".join(self._parts))
+            self._large, text = JsonField("usage"), self._text
+            self._large.feed(text)
+            self._head = text[:HEAD_BYTES]
             self._parts.clear()
         return self._large
 
     def _whole(self) -> bytes | None:
         """All of it, if it may be read."""
-        text = b"".join(self._parts)
+        text = self._text
         small = self._large is None and text.count(b"{") + text.count(b"[") <= MOST_PARTS
         return text if small else None
 
     def usage(self) -> Usage | None:
         """The answer's usage object, if it has one."""
+        end = _from_usage(self._text)
+        if end is not None:
+            return self._reading(end)
         text = self._whole()
         if text is not None:
             return _usage(text, self._reading)
@@ -269,9 +278,18 @@ def _usage(text: bytes, read: Reading) -> Usage | None:
         return None
 
 
+def _from_usage(text: bytes) -> dict[str, Any] | None:
+    """What an answer says from its usage object on, if that is near its end: engines put it last.
+
+    What is no end of the answer's own object, but of one within it, has a brace too many.
+    """
+    at = text.rfind(_USAGE, max(0, len(text) - TAIL_BYTES))
+    return None if at < 0 else _read(b"{" + text[at:])
+
+
 def usage_at_end(text: bytes) -> Any:  # noqa: ANN401
     """The object in the last bytes of an answer; within a string its name would have escapes."""
-    _, name, rest = text.rpartition(b'"usage":')
+    _, name, rest = text.rpartition(_USAGE)
     try:
         usage, _ = JSONDecoder().raw_decode(rest.decode("utf-8", "replace").lstrip())
     except (ValueError, RecursionError):

@@ -9,7 +9,7 @@ Rules:
   client costs no memory;
 - who lets go of an answer before its end closes the connection, so that the worker sees it.
 
-HTTP is parsed by `httptools`, as by the server.
+HTTP is parsed by `httptools`, as by the server; heads that come again are known.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Protocol, cast
 import httptools
 
 from router.http.errors import Headers, WorkerFailed
+from router.http.known_head import KnownAnswers
 from router.http.reply import HeadKind
 from router.http.worker_reply import Reply
 
@@ -57,17 +58,19 @@ class Reader(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """One connection to a worker; `idle` is where it waits for its next request."""
+    """One connection to a worker; `idle` is where it waits for its next request.
 
-    def __init__(self, idle: deque[Connection], keep_alive_s: float) -> None:
-        self._idle, self._keep_alive_s = idle, keep_alive_s
+    `answers` is what is known of that worker's.
+    """
+
+    def __init__(self, idle: deque[Connection], keep_alive_s: float, answers: KnownAnswers) -> None:
+        self._idle, self._keep_alive_s, self._answers = idle, keep_alive_s, answers
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._reader: Reader | None = None  # until the answer's beginning
         self._asked: Reader | None = None  # and to its end
         self._reply: Reply | None = None
-        self._kind: HeadKind | None = None  # of its latest answer: the next one's is mostly that
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = self._limit_s = self._heard_s = self._asked_s = 0.0
         self._paused = self._reusable = False
@@ -158,11 +161,18 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Part of `asyncio.Protocol`."""
         self._heard_s = self._loop.time()
+        begins = self._reader is not None and not self._bare_bytes
+        found = self._answers.find(data) if begins else None
+        if found is not None:
+            self._take_known(*found)
+            return
         self._bare_bytes += len(data)
         try:
             if self._reader is None and self._reply is None:
                 raise BadAnswer("it sent what nobody asked for")
             self._parser.feed_data(data)
+            if begins and self._complete:
+                self._know(data)
             if self._body:
                 self._bare_bytes = 0
             elif self._bare_bytes > MOST_HEAD_BYTES:
@@ -179,6 +189,20 @@ class Connection(asyncio.Protocol):
             self._fail(error)
         else:
             self._pass_on()
+
+    def _take_known(self, kind: HeadKind, body: bytes) -> None:
+        """All of an answer, whose head has come before."""
+        self._in_head, self._reusable, self._framed, self._complete = False, True, True, True
+        self._reply = Reply(self, kind, b"%d" % len(body))
+        self._body = [body] if body else []
+        self._pass_on()
+
+    def _know(self, data: bytes) -> None:
+        """All of an answer has come in one read: what its head says is to be known."""
+        kind = self._answers.kind
+        by_length = self._reusable and self._length is not None
+        if by_length and kind is not None and not kind.ends_itself:
+            self._answers.note(data, sum(map(len, self._body)), self._headers, kind)
 
     def _pass_on(self) -> None:
         reply, reader = self._reply, self._reader
@@ -217,12 +241,12 @@ class Connection(asyncio.Protocol):
             self._headers, self._length = [], None
             return
         self._in_head, self._reusable = False, self._parser.should_keep_alive()
-        kind = self._kind
+        kind = self._answers.kind
         if kind is None or not kind.is_of(status, self._headers):
             codings = [value for name, value in self._headers if name == b"transfer-encoding"]
             if codings and [value.strip().lower() for value in codings] != [b"chunked"]:
                 raise BadAnswer("it is coded by something else than 'chunked'")
-            kind = self._kind = HeadKind(status, self._headers)
+            kind = self._answers.kind = HeadKind(status, self._headers)
         self._framed = self._length is not None or kind.ends_itself
         self._reply = Reply(self, kind, self._length)
 

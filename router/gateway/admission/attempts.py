@@ -14,7 +14,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from math import inf
 
 from router.gateway.accounting.accounts import Accounts
@@ -22,7 +21,7 @@ from router.gateway.admission.answers import Answers, GoOn
 from router.gateway.admission.billing import Billing, note_unseen
 from router.gateway.admission.headers import for_worker, named_for_cache
 from router.gateway.admission.kept_answers import KeptAnswers
-from router.gateway.admission.retries import Retries, Tries, least_patience_s, patience_s
+from router.gateway.admission.retries import Retries, Tries, Waiting
 from router.gateway.admission.shedding import Shedding
 from router.gateway.explanations.choice import Choice
 from router.gateway.fleet.conditions import Conditions
@@ -183,11 +182,7 @@ class Attempts:
         """For as long as it is at a worker."""
         choice = exchange.record.choice
         assert choice is not None
-        patience = partial(patience_s, ticket, worker, choice)
-        may_leave = partial(self._retries.after_silence, ticket, worker, tries)
-        return worker.stall_guard.watch(
-            least_patience_s(worker), patience, may_leave, trial=ticket.trial, out=exchange.out
-        )
+        return Waiting(self._retries, ticket, worker, tries, choice, exchange.out)
 
     async def _attempt(self, exchange: Exchange, ticket: Ticket, at: Begun) -> Outcome:
         """Forward to one worker.

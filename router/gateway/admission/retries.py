@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from math import inf
 
 from router.gateway.explanations.choice import Choice
-from router.gateway.fleet.stalls import LEAST_PATIENCE_S
+from router.gateway.fleet.stalls import LEAST_PATIENCE_S, Watched
 from router.gateway.fleet.worker import Worker
 from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.ticket import Ticket
+from router.http.asgi import Responder
 from router.settings.gateway import GatewayTuning
 
 # Retries in a row, if there were none for long: a worker's slots' worth fails at once.
@@ -124,19 +125,35 @@ class Retries:
         return alone and full_s < left_s
 
 
-def least_patience_s(worker: Worker) -> float:
-    """Seconds for which a request waits in silence, whatever was predicted."""
-    return LEAST_PATIENCE_S if worker.state is None else LEAST_AGENT_S
+class Waiting(Watched):
+    """A request at its worker: how long it waits there, and whether it may leave."""
 
+    def __init__(
+        self,
+        retries: Retries,
+        ticket: Ticket,
+        worker: Worker,
+        tries: Tries,
+        choice: Choice,
+        out: Responder,
+    ) -> None:
+        least_s = LEAST_PATIENCE_S if worker.state is None else LEAST_AGENT_S
+        super().__init__(worker.stall_guard, least_s, out, trial=ticket.trial)
+        self._retries, self._ticket, self._worker = retries, ticket, worker
+        self._tries, self._choice = tries, choice
 
-def patience_s(ticket: Ticket, worker: Worker, choice: Choice) -> float:
-    """Seconds for which its worker may send nothing at all before it begins to answer."""
-    job, least_s = ticket.job, least_patience_s(worker)
-    if ticket.streamed:
-        return max(least_s, PATIENCE * choice.first_token_s(job.weight))
-    times = PATIENCE
-    alone = worker.load.sequences <= job.sequences and worker.up
-    if alone and worker.stall_guard.heard_s > -inf and job.lengths is not None:
-        long = job.lengths.quantile(LONG_ANSWER) / max(1.0, job.lengths.mean)
-        times = min(MOST_PATIENCE, max(PATIENCE, LONG_PATIENCE * long))
-    return max(least_s, times * choice.finish_s)
+    def may_leave(self) -> bool:
+        """Part of `Watched`."""
+        return self._retries.after_silence(self._ticket, self._worker, self._tries)
+
+    def patience(self) -> float:
+        """Part of `Watched`: for how long its worker may send nothing at all before it begins."""
+        job, worker = self._ticket.job, self._worker
+        if self._ticket.streamed:
+            return max(self.least_s, PATIENCE * self._choice.first_token_s(job.weight))
+        times = PATIENCE
+        alone = worker.load.sequences <= job.sequences and worker.up
+        if alone and worker.stall_guard.heard_s > -inf and job.lengths is not None:
+            long = job.lengths.quantile(LONG_ANSWER) / max(1.0, job.lengths.mean)
+            times = min(MOST_PATIENCE, max(PATIENCE, LONG_PATIENCE * long))
+        return max(self.least_s, times * self._choice.finish_s)

@@ -36,9 +36,7 @@ class Watched:
     """A request, for as long as it is at its worker: between `begin` and `end`, or a context.
 
     Attributes:
-        least_s, patience: seconds of the worker's silence that it waits for its first byte at
-            least, and in fact: what only those want to know who have waited for that long.
-        may_leave: whether another worker can serve it.
+        least_s: seconds of the worker's silence that it waits for its first byte at least.
         trial: it shows whether the worker is well again.
         told: it has counted as overdue.
         held_s: when its client was last seen to keep its answer from coming.
@@ -59,17 +57,21 @@ class Watched:
     def __init__(
         self,
         guard: StallGuard,
-        least_s: float,
-        patience: Callable[[], float],
-        may_leave: Callable[[], bool],
+        least_s: float = inf,
+        out: Responder | None = None,
         *,
-        trial: bool,
-        out: Responder | None,
+        trial: bool = False,
     ) -> None:
-        self._guard, self._out = guard, out
-        self.least_s, self.patience = least_s, patience
-        self.may_leave, self.trial = may_leave, trial
+        self._guard, self._out, self.least_s, self.trial = guard, out, least_s, trial
         self.sent_s = time.monotonic()
+
+    def patience(self) -> float:
+        """Seconds that it waits in fact: what only those want to know who have waited long."""
+        return inf
+
+    def may_leave(self) -> bool:
+        """Whether another worker can serve it."""
+        return False
 
     def begin(self, leave: Callable[[], object]) -> None:
         """It is there from now on; `leave` takes it away."""
@@ -176,20 +178,12 @@ class StallGuard:
         """For how long nothing has come, though some answer has begun and not ended."""
         return max((one.silent_s(now) for one in self.watched), default=0.0)
 
-    def watch(
-        self,
-        least_s: float = inf,
-        patience: Callable[[], float] = lambda: inf,
-        may_leave: Callable[[], bool] = lambda: False,
-        *,
-        trial: bool = False,
-        out: Responder | None = None,
-    ) -> Watched:
+    def watch(self, least_s: float = inf, out: Responder | None = None) -> Watched:
         """For as long as one request is at the worker, and its answer goes `out`.
 
         What it gives is called at its bytes.
         """
-        return Watched(self, least_s, patience, may_leave, trial=trial, out=out)
+        return Watched(self, least_s, out)
 
     def _set_all(self) -> None:
         for one in self.watched:

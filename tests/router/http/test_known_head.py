@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +14,10 @@ from uvicorn.server import ServerState
 
 from router.http.asgi import Receive, Scope, Send, read_body, respond
 from router.http.hosts import Hosts
-from router.http.known_head import MOST_NEW
+from router.http.known_head import MOST_NEW, NEW_EVERY, KnownAnswers
 from router.http.protocol import BoundedProtocol, bounded_protocol
+from router.http.worker_connection import Connection
+from router.http.worker_reply import Reply
 
 ORDERS = 1500
 
@@ -180,3 +183,89 @@ def test_the_parser_takes_a_length_as_it_is_taken_here() -> None:
         parser = httptools.HttpRequestParser(SimpleNamespace(on_body=seen.append))
         parser.feed_data(b"POST / HTTP/1.1\r\ncontent-length: %b\r\n\r\nabc" % digits)
         assert seen == [b"abc"]
+
+
+class Heard:
+    """All that a worker's connection tells of one answer."""
+
+    paused = False
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def answered(self, reply: Reply) -> None:
+        self.told += [reply.status, reply.headers, reply.is_stream]
+        self.reply = reply
+        reply.attach(self.told.append, self, self.end)  # type: ignore[arg-type]
+
+    def failed(self, error: Exception) -> None:
+        self.told.append(repr(error))
+
+    def end(self) -> None:
+        self.told += ["over", repr(self.reply._failure)]
+
+
+class ToWorker:
+    """Connections to one worker, one after the other as they end."""
+
+    def __init__(self) -> None:
+        self.idle: deque[Connection] = deque()
+        self.answers = KnownAnswers()
+
+    def hear(self, *parts: bytes) -> list[object]:
+        """What is told of an answer that comes in such parts."""
+        if not self.idle:
+            fresh = Connection(self.idle, 60.0, self.answers)
+            fresh.connection_made(Written())
+            self.idle.append(fresh)
+        connection, heard = self.idle.pop(), Heard()
+        connection.ask(b"?", 60.0, heard)
+        for part in parts:
+            connection.data_received(part)
+        told = [*heard.told, connection in self.idle]
+        if connection not in self.idle:
+            connection.abort()
+        return told
+
+
+def good(body: bytes, *fields: bytes, status: bytes = b"200 OK") -> bytes:
+    lines = (b"HTTP/1.1 " + status, *fields, b"Content-Length: %d" % len(body))
+    return b"\r\n".join((*lines, b"Server: one", b"", body))
+
+
+async def test_a_worker_that_answers_alike_is_parsed_no_more() -> None:
+    worker, dated = ToWorker(), good(b"{}", b"Date: now")
+    for text in (good(b"{}"), good(b"[1]"), dated, dated.replace(b"now", b"one second later")):
+        worker.hear(text)
+        before = worker.hear(text)
+        with_none = ToWorker().hear(text)
+        connection = worker.idle[-1]
+        del connection._parser  # nobody asks it
+        assert worker.hear(text) == before == with_none
+        worker.idle.clear()
+
+
+async def test_answers_of_other_heads_each_are_kept_no_longer() -> None:
+    worker = ToWorker()
+    kept = set()
+    for i in range(4 * NEW_EVERY):
+        worker.hear(good(b"{}", b"x-request-id: %d" % i))
+        kept.add(id(worker.answers._known))
+    assert len(kept) <= 4
+
+
+async def test_a_worker_is_heard_as_by_who_knows_no_head() -> None:
+    """Seeded, likewise: the same is told, and the connection is as good as then."""
+    dice, whole = random.Random(11), 0
+    for _ in range(ORDERS):
+        fields = dice.choice(((), (b"X: y",), (b"Connection: close",), (b"Retry-After: 1",)))
+        status = dice.choice((b"200 OK", b"503 Full", b"204 None"))
+        like = good(b"z" * dice.choice((0, 1, 3, 12)), *fields, status=status)
+        said = spoilt(good(b"0123456789"[: dice.randrange(11)], *fields, status=status), dice)
+        worker = ToWorker()
+        for _ in range(3):
+            worker.hear(like)
+        told = worker.hear(*said)
+        assert told == ToWorker().hear(*said), (like, said)
+        whole += told[-1] is True
+    assert whole > ORDERS / 5
