@@ -85,14 +85,14 @@ class OneByOne:
         return bool(formulas.is_open(self._rooms[j], placed))
 
 
-class _Columns(dict[int, Figures]):
-    """Those of an array that are looked at."""
+class Columns(dict[int, Figures]):
+    """Those of arrays that are looked at."""
 
-    def __init__(self, array: FloatArray) -> None:
-        self._array = array
+    def __init__(self, arrays: Figures) -> None:
+        self._arrays = arrays
 
     def __missing__(self, k: int) -> Figures:
-        found = self[k] = self._array[:, k].tolist()
+        found = self[k] = [array.item(k) for array in self._arrays]
         return found
 
 
@@ -102,7 +102,7 @@ class SomePairs(OneByOne):
     def __init__(self, pairs: Pairs) -> None:
         self.n, self.m, asked = pairs.n, pairs.m, pairs.requests
         *figures, self._pairs = pairs.figures
-        self._workers, self._rooms, self._requests = map(_Columns, figures)
+        self._workers, self._rooms, self._requests = map(Columns, figures)
         columns = (getattr(asked, name)[:, 0].tolist() for name in COLUMNS)
         self._rows = list(zip(*columns, strict=True))
 
@@ -113,8 +113,24 @@ class SomePairs(OneByOne):
         return self._rows[i]
 
 
-class FewPairs(OneByOne):
+class AllPairs(OneByOne):
     """All pairs of a few requests and workers."""
+
+    def costs_at_first(self, i: int) -> list[float]:
+        """(m,) what a request costs on each worker with nothing placed; infinite: it must not."""
+        raise NotImplementedError
+
+    def open_at_first(self) -> list[bool]:
+        """(m,) as `is_open`, with nothing placed."""
+        return [self.is_open(j, NOTHING) for j in range(self.m)]
+
+    def all_wait(self, placed: Sequence[Placed]) -> list[bool]:
+        """(m,) as `waits`."""
+        return list(map(self.waits, range(self.m), placed))
+
+
+class FewPairs(AllPairs):
+    """The same in plain numbers."""
 
     def __init__(self, asked: Asked) -> None:
         rows, self._eligible = asked.rows, asked.eligible
