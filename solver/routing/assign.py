@@ -28,8 +28,8 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.routing.asked import MOST_WORKERS, Asked
 from solver.routing.columns import Load, Requests
-from solver.routing.few import NOTHING, AllPairs, FewPairs, OneByOne, Placed, SomePairs
-from solver.routing.formulas import clearly_more
+from solver.routing.few import AllPairs, FewPairs, OneByOne, Placed, SomePairs
+from solver.routing.formulas import NOTHING, clearly_more
 from solver.routing.found import Cost, FewInTurn, Found, InTurn, ManyInTurn
 from solver.routing.lone import LonePairs
 from solver.routing.objective import Pairs

@@ -13,12 +13,11 @@ from solver.arrays import FloatArray
 from solver.routing import formulas
 from solver.routing.asked import Asked
 from solver.routing.columns import COLUMNS, OUTPUT, OVERRUN, SEQUENCES, TTFT, WAITED, WEIGHT
-from solver.routing.formulas import NUMBERS, Figures
+from solver.routing.formulas import NOTHING, NUMBERS, Figures
 from solver.routing.objective import Pairs
 
-# What sums up `OneByOne.sizes` on a worker, and what it is where there is nothing.
+# What sums up `OneByOne.sizes` on a worker.
 Placed = tuple[float, float, float]
-NOTHING: Placed = (0.0, 0.0, 0.0)
 
 
 class OneByOne:
@@ -85,14 +84,14 @@ class OneByOne:
         return bool(formulas.is_open(self._rooms[j], placed))
 
 
-class Columns(dict[int, Figures]):
-    """Those of arrays that are looked at."""
+class _Columns(dict[int, Figures]):
+    """Those of an array that are looked at."""
 
-    def __init__(self, arrays: Figures) -> None:
-        self._arrays = arrays
+    def __init__(self, array: FloatArray) -> None:
+        self._array = array
 
     def __missing__(self, k: int) -> Figures:
-        found = self[k] = [array.item(k) for array in self._arrays]
+        found = self[k] = self._array[:, k].tolist()
         return found
 
 
@@ -102,7 +101,7 @@ class SomePairs(OneByOne):
     def __init__(self, pairs: Pairs) -> None:
         self.n, self.m, asked = pairs.n, pairs.m, pairs.requests
         *figures, self._pairs = pairs.figures
-        self._workers, self._rooms, self._requests = map(Columns, figures)
+        self._workers, self._rooms, self._requests = map(_Columns, figures)
         columns = (getattr(asked, name)[:, 0].tolist() for name in COLUMNS)
         self._rows = list(zip(*columns, strict=True))
 

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from solver.arrays import FloatArray
-from solver.routing.few import NOTHING, AllPairs, OneByOne, Placed, SomePairs
+from solver.routing.few import AllPairs, OneByOne, Placed, SomePairs
+from solver.routing.formulas import NOTHING
 from solver.routing.objective import ALL, Pairs
 
 # So many requests are valued in arrays at once; so many pairs, one by one, take as long.

@@ -14,12 +14,26 @@ from solver.arrays import BoolArray
 from solver.routing import formulas
 from solver.routing.asked import Asked
 from solver.routing.columns import OUTPUT, WEIGHT
-from solver.routing.few import NOTHING, AllPairs, Columns, Placed
-from solver.routing.formulas import ARRAYS, NUMBERS, Figures
+from solver.routing.few import AllPairs, Placed
+from solver.routing.formulas import ARRAYS, NOTHING, NUMBERS, Figures
+
+
+class _Of(dict[int, Figures]):
+    """What arrays say of the workers that are looked at."""
+
+    def __init__(self, arrays: Figures) -> None:
+        self.arrays = arrays
+
+    def __missing__(self, j: int) -> Figures:
+        found = self[j] = [array.item(j) for array in self.arrays]
+        return found
 
 
 class LonePairs(AllPairs):
     """The pairs of one request, the only one of what is asked."""
+
+    _workers: _Of
+    _rooms: _Of
 
     def __init__(self, asked: Asked) -> None:
         (self._only,), self.n, self.m = asked.rows, 1, len(asked.known)
@@ -49,9 +63,8 @@ class LonePairs(AllPairs):
         if forbidden is not None:
             costs = np.where(forbidden, inf, costs)
         self._costs: list[float] = costs.tolist()
-        self._figures, self._limits, self._of_pairs = workers, formulas.rooms(load, ARRAYS), pair
-        self._workers, self._rooms = Columns(workers), Columns(self._limits)
-        self._requests = [request]
+        self._workers, self._rooms = _Of(workers), _Of(formulas.rooms(load, ARRAYS))
+        self._requests, self._pairs = [request], _Of(pair)
 
     def _forbidden(self, asked: Asked) -> BoolArray | None:
         if asked.eligible is None:
@@ -61,7 +74,7 @@ class LonePairs(AllPairs):
         return forbidden
 
     def _pair(self, i: int, j: int) -> Figures:  # noqa: ARG002
-        return [figure.item(j) for figure in self._of_pairs]
+        return self._pairs[j]
 
     def _row(self, i: int) -> Figures:  # noqa: ARG002
         return self._only
@@ -72,8 +85,8 @@ class LonePairs(AllPairs):
 
     def open_at_first(self) -> list[bool]:
         """(m,) as `is_open`, with nothing placed."""
-        return formulas.is_open(self._limits, NOTHING).tolist()  # type: ignore[no-any-return]
+        return formulas.is_open(self._rooms.arrays, NOTHING).tolist()  # type: ignore[no-any-return]
 
     def all_wait(self, placed: Sequence[Placed]) -> list[bool]:
         """(m,) as `waits`."""
-        return formulas.waits(self._figures, np.array(placed).T).tolist()  # type: ignore[no-any-return]
+        return formulas.waits(self._workers.arrays, np.array(placed).T).tolist()  # type: ignore[no-any-return]
