@@ -30,7 +30,7 @@ class Asked:
     Attributes:
         rows: of each request, as `solver.routing.columns.row_of`.
         known: of each worker, as `solver.routing.columns.numbers`.
-        lately: of each worker, requests and seconds of prefill that it was sent, a second.
+        lately: (2, m) requests and seconds of prefill that each worker was sent, a second.
         level_s: as of `Load`.
         placed: (3, m) sequences, seconds of prefill and prompt tokens that wait for each worker
             besides; None: nothing does.
@@ -41,7 +41,7 @@ class Asked:
 
     rows: Sequence[Figures]
     known: Sequence[Figures]
-    lately: Sequence[tuple[float, float]]
+    lately: FloatArray
     level_s: float
     placed: FloatArray | None = None
     cached: FloatArray | None = None
@@ -61,17 +61,12 @@ class Asked:
     @cached_property
     def load(self) -> Load:
         """As arrays."""
-        return Load.from_numbers(self.columns, self.rates, self.level_s, self.placed)
+        return Load.from_numbers(self.columns, self.lately, self.level_s, self.placed)
 
     @property
     def columns(self) -> FloatArray:
         """(`solver.routing.columns.NUMBERS`, m) of the workers."""
         return np.array(self.known, dtype=np.float64).T if self.table is None else self.table
-
-    @property
-    def rates(self) -> FloatArray:
-        """(2, m) what they were sent lately."""
-        return np.array(self.lately).T
 
     @property
     def open(self) -> bool:

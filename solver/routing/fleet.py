@@ -140,7 +140,7 @@ class Fleet(Generic[W]):
     def _regroup(self, workers: Sequence[W], now: float) -> None:
         """Others are there: what is remembered of those who stay stays."""
         known = {id(worker): j for j, worker in enumerate(self.workers)}
-        self._lately.regroup([known.get(id(worker)) for worker in workers], now)
+        self._lately.regroup([known.get(id(worker)) for worker in workers])
         self.workers = list(workers)
         self.views = [worker.view(now) for worker in self.workers]
         self._known = [numbers(view) for view in self.views]

@@ -12,24 +12,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import exp
 
+import numpy as np
+
+from solver.arrays import FloatArray
 from solver.routing.formulas import QUEUED_S
 
 # Some iterations with long prompts.
 LATELY_S = 3.0
+# What was sent is kept in units that grow as what came before fades; after so long, in new ones.
+MOST_S = 64.0 * LATELY_S
 
 
 class Lately:
     """Requests, and seconds of prefill, of m workers; see the module."""
 
     def __init__(self) -> None:
-        # Of each worker: requests, seconds of their prefill, and as of when.
-        self._sent: list[tuple[float, float, float]] = []
+        # (2, m) requests, and seconds of their prefills, as much as they were worth at that time.
+        self._sent, self._since_s = np.zeros((2, 0)), 0.0
         self._busy_s = 0.0
         self._as_of_s: float | None = None
 
-    def regroup(self, before: Sequence[int | None], now: float) -> None:
+    def regroup(self, before: Sequence[int | None]) -> None:
         """Others are there: of each, where it stood before, or that it is new."""
-        self._sent = [(0.0, 0.0, now) if j is None else self._sent[j] for j in before]
+        sent, self._sent = self._sent, np.zeros((2, len(before)))
+        for j, k in enumerate(before):
+            if k is not None:
+                self._sent[:, j] = sent[:, k]
 
     def seen(self, now: float, *, busy: bool) -> None:
         """Whether anything is in flight; taken to have been so since the last look."""
@@ -40,14 +48,14 @@ class Lately:
 
     def sent(self, j: int, prefill_s: float, now: float) -> None:
         """Worker j was sent one more."""
-        count, seconds, as_of_s = self._sent[j]
-        fade = 1.0 if as_of_s == now else exp((as_of_s - now) / LATELY_S)
-        self._sent[j] = count * fade + 1.0, seconds * fade + prefill_s, now
+        if now - self._since_s > MOST_S:
+            self._sent *= exp((self._since_s - now) / LATELY_S)
+            self._since_s = now
+        worth = exp((now - self._since_s) / LATELY_S)
+        self._sent[0, j] += worth
+        self._sent[1, j] += worth * prefill_s
 
-    def a_second(self, now: float) -> list[tuple[float, float]]:
-        """(m, 2) requests, and seconds of prefill, that each was sent a second."""
-        each_s = max(QUEUED_S, self._busy_s)
-        return [
-            (count * (fade := exp((as_of_s - now) / LATELY_S) / each_s), seconds * fade)
-            for count, seconds, as_of_s in self._sent
-        ]
+    def a_second(self, now: float) -> FloatArray:
+        """(2, m) requests, and seconds of prefill, that each was sent a second."""
+        fade = exp((self._since_s - now) / LATELY_S)
+        return self._sent * (fade / max(QUEUED_S, self._busy_s))

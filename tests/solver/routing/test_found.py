@@ -37,7 +37,7 @@ def alike(asked: Asked, kinds: int) -> Asked:
     """On workers of so many kinds that differ in nothing else: costs that are equal."""
     workers = range(len(asked.known))
     known = [asked.known[j % kinds] for j in workers]
-    lately = [asked.lately[j % kinds] for j in workers]
+    lately = asked.lately[:, [j % kinds for j in workers]]
     return replace(asked, known=known, lately=lately, placed=None, cached=None)
 
 
