@@ -30,7 +30,7 @@ class Asked:
     Attributes:
         rows: of each request, as `solver.routing.columns.row_of`.
         known: of each worker, as `solver.routing.columns.numbers`.
-        lately: (2, m) requests and seconds of prefill that each worker was sent, a second.
+        lately: (m,) requests, and seconds of prefill, that each worker was sent a second.
         level_s: as of `Load`.
         placed: (3, m) sequences, seconds of prefill and prompt tokens that wait for each worker
             besides; None: nothing does.
@@ -41,7 +41,7 @@ class Asked:
 
     rows: Sequence[Figures]
     known: Sequence[Figures]
-    lately: FloatArray
+    lately: tuple[Sequence[float], Sequence[float]]
     level_s: float
     placed: FloatArray | None = None
     cached: FloatArray | None = None
@@ -61,7 +61,7 @@ class Asked:
     @cached_property
     def load(self) -> Load:
         """As arrays."""
-        return Load.from_numbers(self.columns, self.lately, self.level_s, self.placed)
+        return Load.from_numbers(self.columns, np.array(self.lately), self.level_s, self.placed)
 
     @property
     def columns(self) -> FloatArray:

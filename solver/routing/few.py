@@ -139,7 +139,7 @@ class FewPairs(AllPairs):
         typical = fsum([row[OUTPUT] for row in rows]) / self.n
         each, all_s, in_flight = [], [], []
         placed = [None] * self.m if asked.placed is None else asked.placed.T.tolist()
-        rates = asked.lately.T.tolist()
+        rates = zip(*asked.lately, strict=True)
         for known, lately, more in zip(asked.known, rates, placed, strict=True):
             load, ahead_s = formulas.load_of(known, lately, more, NUMBERS)
             figures, left = formulas.worker_figures(load, typical, NUMBERS)

@@ -12,9 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import exp
 
-import numpy as np
-
-from solver.arrays import FloatArray
 from solver.routing.formulas import QUEUED_S
 
 # Some iterations with long prompts.
@@ -27,17 +24,17 @@ class Lately:
     """Requests, and seconds of prefill, of m workers; see the module."""
 
     def __init__(self) -> None:
-        # (2, m) requests, and seconds of their prefills, as much as they were worth at that time.
-        self._sent, self._since_s = np.zeros((2, 0)), 0.0
+        # (m,) each, as much as they were worth at that time.
+        self._requests, self._prefill_s, self._since_s = list[float](), list[float](), 0.0
         self._busy_s = 0.0
         self._as_of_s: float | None = None
 
     def regroup(self, before: Sequence[int | None]) -> None:
         """Others are there: of each, where it stood before, or that it is new."""
-        sent, self._sent = self._sent, np.zeros((2, len(before)))
-        for j, k in enumerate(before):
-            if k is not None:
-                self._sent[:, j] = sent[:, k]
+        self._requests, self._prefill_s = (
+            [0.0 if k is None else sent[k] for k in before]
+            for sent in (self._requests, self._prefill_s)
+        )
 
     def seen(self, now: float, *, busy: bool) -> None:
         """Whether anything is in flight; taken to have been so since the last look."""
@@ -49,13 +46,16 @@ class Lately:
     def sent(self, j: int, prefill_s: float, now: float) -> None:
         """Worker j was sent one more."""
         if now - self._since_s > MOST_S:
-            self._sent *= exp((self._since_s - now) / LATELY_S)
+            self._requests, self._prefill_s = self._faded(exp((self._since_s - now) / LATELY_S))
             self._since_s = now
         worth = exp((now - self._since_s) / LATELY_S)
-        self._sent[0, j] += worth
-        self._sent[1, j] += worth * prefill_s
+        self._requests[j] += worth
+        self._prefill_s[j] += worth * prefill_s
 
-    def a_second(self, now: float) -> FloatArray:
-        """(2, m) requests, and seconds of prefill, that each was sent a second."""
+    def a_second(self, now: float) -> tuple[list[float], list[float]]:
+        """(m,) requests, and seconds of prefill, that each was sent a second."""
         fade = exp((self._since_s - now) / LATELY_S)
-        return self._sent * (fade / max(QUEUED_S, self._busy_s))
+        return self._faded(fade / max(QUEUED_S, self._busy_s))
+
+    def _faded(self, to: float) -> tuple[list[float], list[float]]:
+        return [sent * to for sent in self._requests], [sent * to for sent in self._prefill_s]

@@ -38,7 +38,8 @@ class LonePairs(AllPairs):
     def __init__(self, asked: Asked) -> None:
         (self._only,), self.n, self.m = asked.rows, 1, len(asked.known)
         prompt, output, overrun, _, weight, waited_s, ttft_s, tpot_s = self._only
-        load, ahead_s = formulas.load_of(asked.columns, asked.lately, asked.placed, ARRAYS)
+        lately = np.array(asked.lately)
+        load, ahead_s = formulas.load_of(asked.columns, lately, asked.placed, ARRAYS)
         workers, left = formulas.worker_figures(load, self._only[OUTPUT], ARRAYS)
         uncached, twice = float(prompt), 0.0
         if asked.cached is not None:

@@ -29,9 +29,9 @@ def found() -> Lately:
 
 
 def share(found: Lately, now: float) -> float:
-    (_, nothing), (seconds, no_prefill) = found.a_second(now).tolist()
+    (_, nothing), (seconds, no_prefill) = found.a_second(now)
     assert nothing == no_prefill == 0.0
-    return float(seconds)
+    return seconds
 
 
 @pytest.mark.parametrize("seconds", [1.5, 3.0, 30.0])
@@ -61,7 +61,8 @@ def test_a_pause_of_one_worker_counts(found: Lately) -> None:
 def test_the_first_of_all_is_as_if_it_had_come_within_what_may_be_queued(found: Lately) -> None:
     found.seen(0.0, busy=False)
     found.sent(0, 0.5, 0.0)
-    assert found.a_second(0.0)[:, 0] == pytest.approx((1.0 / QUEUED_S, 0.5 / QUEUED_S))
+    requests, prefill_s = found.a_second(0.0)
+    assert (requests[0], prefill_s[0]) == pytest.approx((1.0 / QUEUED_S, 0.5 / QUEUED_S))
 
 
 def test_who_begins_beside_a_busy_fleet_has_not_been_there_before() -> None:
@@ -80,9 +81,9 @@ def test_who_stays_keeps_what_it_was_sent(found: Lately) -> None:
     steadily(found, since=0.0, until=3.0)
     before = share(found, 3.0)
     found.regroup([None, 0])
-    new, kept = found.a_second(3.0).T.tolist()
-    assert new == [0.0, 0.0]
-    assert kept[1] == pytest.approx(before)
+    requests, prefill_s = found.a_second(3.0)
+    assert requests[0] == prefill_s[0] == 0.0
+    assert prefill_s[1] == pytest.approx(before)
 
 
 @pytest.mark.parametrize("began", [0.0, 1e6])
