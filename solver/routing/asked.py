@@ -19,7 +19,7 @@ from solver.routing.columns import BETA_P, PROMPT, Load, Requests
 from solver.routing.formulas import ARRAYS, Figures
 
 # Arrays are quicker beyond so many pairs of a request and a worker; and beyond so many workers,
-# where these alone are looked at.
+# where these alone are looked at, or one request.
 MOST_PAIRS, MOST_WORKERS = 64, 16
 
 
@@ -30,21 +30,23 @@ class Asked:
     Attributes:
         rows: of each request, as `solver.routing.columns.row_of`.
         known: of each worker, as `solver.routing.columns.numbers`.
-        lately: of each worker, requests and seconds of prefill that it was sent, a second.
+        lately: (m,) requests, and seconds of prefill, that each worker was sent a second.
         level_s: as of `Load`.
         placed: (3, m) sequences, seconds of prefill and prompt tokens that wait for each worker
             besides; None: nothing does.
         cached: (n, m) prompt tokens of request i that worker j has in its cache; None: none.
         eligible: for each request the workers that may serve it; None: all of them.
+        table: `known` in an array that nobody changes, if there is one.
     """
 
     rows: Sequence[Figures]
     known: Sequence[Figures]
-    lately: Sequence[tuple[float, float]]
+    lately: tuple[Sequence[float], Sequence[float]]
     level_s: float
     placed: FloatArray | None = None
     cached: FloatArray | None = None
     eligible: Sequence[frozenset[int]] | None = None
+    table: FloatArray | None = None
 
     @property
     def few(self) -> bool:
@@ -59,8 +61,12 @@ class Asked:
     @cached_property
     def load(self) -> Load:
         """As arrays."""
-        known, lately = np.array(self.known, dtype=np.float64).T, np.array(self.lately).T
-        return Load.from_numbers(known, lately, self.level_s, self.placed)
+        return Load.from_numbers(self.columns, np.array(self.lately), self.level_s, self.placed)
+
+    @property
+    def columns(self) -> FloatArray:
+        """(`solver.routing.columns.NUMBERS`, m) of the workers."""
+        return np.array(self.known, dtype=np.float64).T if self.table is None else self.table
 
     @property
     def open(self) -> bool:
@@ -88,4 +94,5 @@ class Asked:
             self.placed,
             None if cached is None else cached[i : i + 1],
             None if eligible is None else [eligible[i]],
+            self.table,
         )

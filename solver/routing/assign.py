@@ -26,11 +26,12 @@ from math import fsum, inf
 import numpy as np
 
 from solver.arrays import BoolArray, FloatArray, IntArray
-from solver.routing.asked import Asked
+from solver.routing.asked import MOST_WORKERS, Asked
 from solver.routing.columns import Load, Requests
-from solver.routing.few import NOTHING, FewPairs, OneByOne, Placed, SomePairs
-from solver.routing.formulas import clearly_more
+from solver.routing.few import AllPairs, FewPairs, OneByOne, Placed, SomePairs
+from solver.routing.formulas import NOTHING, clearly_more
 from solver.routing.found import Cost, FewInTurn, Found, InTurn, ManyInTurn
+from solver.routing.lone import LonePairs
 from solver.routing.objective import Pairs
 from solver.routing.turns import Turns
 
@@ -104,13 +105,13 @@ class Settled:
 
 def plan_in_turn(asked: Asked) -> Assignment:
     """The plan; see the module. Each request must be allowed somewhere."""
-    if not asked.few:
-        return assign(asked.requests, asked.load)
-    pairs = FewPairs(asked)
-    return (_at_once(pairs) if pairs.n == 1 else None) or in_turn(FewInTurn(pairs))
+    if len(asked.rows) == 1:
+        pairs = LonePairs(asked) if len(asked.known) > MOST_WORKERS else FewPairs(asked)
+        return _at_once(pairs) or in_turn(FewInTurn(pairs))
+    return in_turn(FewInTurn(FewPairs(asked))) if asked.few else assign(asked.requests, asked.load)
 
 
-def _at_once(pairs: FewPairs) -> Assignment | None:
+def _at_once(pairs: AllPairs) -> Assignment | None:
     """The plan of one request that finds a slot where it costs least; None: there is more to it."""
     costs = pairs.costs_at_first(0)
     least_s = min(costs)

@@ -242,5 +242,15 @@ def water_level_s(
     `prompt_tokens` and `output_tokens` are those of all together.
     """
     prompt, output = np.asarray(prompt_tokens / count), np.asarray(output_tokens / count)
-    each_s = request_s(cost_of(known), prompt, output, known[SLOTS])
-    return formulas.level_s(count, known[BACKLOG].tolist(), each_s.tolist())
+    return level_s(count, known[BACKLOG], request_s(cost_of(known), prompt, output, known[SLOTS]))
+
+
+def level_s(count: int, busy_s: FloatArray, each_s: FloatArray) -> float:
+    """As `formulas.level_s`, to the last bit: of many workers."""
+    order = np.lexsort((each_s, busy_s))
+    start_s, a_second = busy_s[order], 1.0 / np.maximum(formulas.LEAST_EACH_S, each_s[order])
+    done = start_s * a_second
+    done[0] += count
+    levels = np.cumsum(done) / np.cumsum(a_second)
+    above = np.flatnonzero(start_s[1:] >= levels[:-1])
+    return float(levels[above[0] if len(above) else -1])

@@ -13,12 +13,11 @@ from solver.arrays import FloatArray
 from solver.routing import formulas
 from solver.routing.asked import Asked
 from solver.routing.columns import COLUMNS, OUTPUT, OVERRUN, SEQUENCES, TTFT, WAITED, WEIGHT
-from solver.routing.formulas import NUMBERS, Figures
+from solver.routing.formulas import NOTHING, NUMBERS, Figures
 from solver.routing.objective import Pairs
 
-# What sums up `OneByOne.sizes` on a worker, and what it is where there is nothing.
+# What sums up `OneByOne.sizes` on a worker.
 Placed = tuple[float, float, float]
-NOTHING: Placed = (0.0, 0.0, 0.0)
 
 
 class OneByOne:
@@ -113,8 +112,24 @@ class SomePairs(OneByOne):
         return self._rows[i]
 
 
-class FewPairs(OneByOne):
+class AllPairs(OneByOne):
     """All pairs of a few requests and workers."""
+
+    def costs_at_first(self, i: int) -> list[float]:
+        """(m,) what a request costs on each worker with nothing placed; infinite: it must not."""
+        raise NotImplementedError
+
+    def open_at_first(self) -> list[bool]:
+        """(m,) as `is_open`, with nothing placed."""
+        return [self.is_open(j, NOTHING) for j in range(self.m)]
+
+    def all_wait(self, placed: Sequence[Placed]) -> list[bool]:
+        """(m,) as `waits`."""
+        return list(map(self.waits, range(self.m), placed))
+
+
+class FewPairs(AllPairs):
+    """The same in plain numbers."""
 
     def __init__(self, asked: Asked) -> None:
         rows, self._eligible = asked.rows, asked.eligible
@@ -124,7 +139,8 @@ class FewPairs(OneByOne):
         typical = fsum([row[OUTPUT] for row in rows]) / self.n
         each, all_s, in_flight = [], [], []
         placed = [None] * self.m if asked.placed is None else asked.placed.T.tolist()
-        for known, lately, more in zip(asked.known, asked.lately, placed, strict=True):
+        rates = zip(*asked.lately, strict=True)
+        for known, lately, more in zip(asked.known, rates, placed, strict=True):
             load, ahead_s = formulas.load_of(known, lately, more, NUMBERS)
             figures, left = formulas.worker_figures(load, typical, NUMBERS)
             self._workers.append(figures)

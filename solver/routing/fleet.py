@@ -91,7 +91,7 @@ class Fleet(Generic[W]):
 
     def open(self) -> list[W]:
         """Those that may be sent something, with nothing placed there besides."""
-        alpha_p_s, room, queued_s, kv_now = np.array(self._figures()).T[CLOSING]
+        alpha_p_s, room, queued_s, kv_now = self._columns()[CLOSING]
         rooms = formulas.room_of(alpha_p_s, room, queued_s, kv_now, formulas.ARRAYS)
         may = formulas.is_open(rooms, (0.0, 0.0, 0.0))
         return [self.workers[j] for j in np.flatnonzero(may)]
@@ -113,27 +113,34 @@ class Fleet(Generic[W]):
 
         `waiting` requests in all, with so many prompt and output tokens together, are to come.
         """
+        table = self._columns() if len(self.views) > MOST_WORKERS else None
         lately = self._lately.a_second(now)
-        level_s = self._level_s(*waiting)
-        return Asked(rows, self._figures(), lately, level_s, placed, cached, eligible)
+        level_s = self._level_s(*waiting, table)
+        return Asked(rows, self._figures(), lately, level_s, placed, cached, eligible, table)
 
-    def _level_s(self, count: int, prompt_tokens: float, output_tokens: float) -> float:
-        if len(self.views) > MOST_WORKERS:
-            return water_level_s(count, prompt_tokens, output_tokens, self._up_to_date())
+    def _level_s(
+        self, count: int, prompt_tokens: float, output_tokens: float, table: FloatArray | None
+    ) -> float:
+        if table is not None:
+            return water_level_s(count, prompt_tokens, output_tokens, table)
         prompt, output = prompt_tokens / count, output_tokens / count
         each_s = [request_s(view.cost, prompt, output, view.slots) for view in self.views]
         return formulas.level_s(count, [view.backlog_s for view in self.views], each_s)
 
-    def _up_to_date(self) -> FloatArray:
+    def _columns(self) -> FloatArray:
+        """(`NUMBERS`, m) the same as `_figures`, which nobody changes."""
         for j in self._stale:
             self._table[:, j] = self._known[j]
         self._stale.clear()
-        return self._table
+        table = self._table.copy()
+        if self.closed:
+            table[ROOM] -= self.closed
+        return table
 
     def _regroup(self, workers: Sequence[W], now: float) -> None:
         """Others are there: what is remembered of those who stay stays."""
         known = {id(worker): j for j, worker in enumerate(self.workers)}
-        self._lately.regroup([known.get(id(worker)) for worker in workers], now)
+        self._lately.regroup([known.get(id(worker)) for worker in workers])
         self.workers = list(workers)
         self.views = [worker.view(now) for worker in self.workers]
         self._known = [numbers(view) for view in self.views]

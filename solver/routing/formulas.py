@@ -56,6 +56,8 @@ EXPECTED_S = DEFAULT_TARGETS[Priority.DEFAULT].ttft_s
 # A number, or an array of them; and several, in the order of whoever makes them.
 Number = Any
 Figures = Any
+# Sequences, seconds of prefill and prompt tokens, where nothing is placed.
+NOTHING = 0.0, 0.0, 0.0
 
 
 @dataclass(frozen=True, slots=True)

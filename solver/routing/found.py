@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from solver.arrays import FloatArray
-from solver.routing.few import NOTHING, FewPairs, OneByOne, Placed, SomePairs
+from solver.routing.few import AllPairs, OneByOne, Placed, SomePairs
+from solver.routing.formulas import NOTHING
 from solver.routing.objective import ALL, Pairs
 
 # So many requests are valued in arrays at once; so many pairs, one by one, take as long.
@@ -123,16 +124,17 @@ class InTurn(Found):
 class FewInTurn(InTurn):
     """Of few pairs."""
 
-    def __init__(self, pairs: FewPairs) -> None:
+    def __init__(self, pairs: AllPairs) -> None:
         super().__init__(pairs)
+        self._pairs = pairs
         self._costs = [pairs.costs_at_first(i) for i in range(pairs.n)]
         self.first_s = [min(costs) for costs in self._costs]
-        self.shut = [0.0 if pairs.is_open(j, NOTHING) else inf for j in range(pairs.m)]
+        self.shut = [0.0 if is_open else inf for is_open in pairs.open_at_first()]
         self.open = self.shut.count(0.0)
 
     def full(self) -> list[float]:
         """(m,) infinite where that is so, or where it finds no free slot, else 0."""
-        waits = map(self.pairs.waits, range(self.pairs.m), self.placed)
+        waits = self._pairs.all_wait(self.placed)
         return [inf if wait else shut for shut, wait in zip(self.shut, waits, strict=True)]
 
     def _least_known(self, i: int, shut: Numbers | None) -> Cost:

@@ -16,20 +16,25 @@ from solver.routing.formulas import QUEUED_S
 
 # Some iterations with long prompts.
 LATELY_S = 3.0
+# What was sent is kept in units that grow as what came before fades; after so long, in new ones.
+MOST_S = 64.0 * LATELY_S
 
 
 class Lately:
     """Requests, and seconds of prefill, of m workers; see the module."""
 
     def __init__(self) -> None:
-        # Of each worker: requests, seconds of their prefill, and as of when.
-        self._sent: list[tuple[float, float, float]] = []
+        # (m,) each, as much as they were worth at that time.
+        self._requests, self._prefill_s, self._since_s = list[float](), list[float](), 0.0
         self._busy_s = 0.0
         self._as_of_s: float | None = None
 
-    def regroup(self, before: Sequence[int | None], now: float) -> None:
+    def regroup(self, before: Sequence[int | None]) -> None:
         """Others are there: of each, where it stood before, or that it is new."""
-        self._sent = [(0.0, 0.0, now) if j is None else self._sent[j] for j in before]
+        self._requests, self._prefill_s = (
+            [0.0 if k is None else sent[k] for k in before]
+            for sent in (self._requests, self._prefill_s)
+        )
 
     def seen(self, now: float, *, busy: bool) -> None:
         """Whether anything is in flight; taken to have been so since the last look."""
@@ -40,14 +45,17 @@ class Lately:
 
     def sent(self, j: int, prefill_s: float, now: float) -> None:
         """Worker j was sent one more."""
-        count, seconds, as_of_s = self._sent[j]
-        fade = 1.0 if as_of_s == now else exp((as_of_s - now) / LATELY_S)
-        self._sent[j] = count * fade + 1.0, seconds * fade + prefill_s, now
+        if now - self._since_s > MOST_S:
+            self._requests, self._prefill_s = self._faded(exp((self._since_s - now) / LATELY_S))
+            self._since_s = now
+        worth = exp((now - self._since_s) / LATELY_S)
+        self._requests[j] += worth
+        self._prefill_s[j] += worth * prefill_s
 
-    def a_second(self, now: float) -> list[tuple[float, float]]:
-        """(m, 2) requests, and seconds of prefill, that each was sent a second."""
-        each_s = max(QUEUED_S, self._busy_s)
-        return [
-            (count * (fade := exp((as_of_s - now) / LATELY_S) / each_s), seconds * fade)
-            for count, seconds, as_of_s in self._sent
-        ]
+    def a_second(self, now: float) -> tuple[list[float], list[float]]:
+        """(m,) requests, and seconds of prefill, that each was sent a second."""
+        fade = exp((self._since_s - now) / LATELY_S)
+        return self._faded(fade / max(QUEUED_S, self._busy_s))
+
+    def _faded(self, to: float) -> tuple[list[float], list[float]]:
+        return [sent * to for sent in self._requests], [sent * to for sent in self._prefill_s]

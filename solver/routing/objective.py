@@ -38,6 +38,7 @@ Every term grows, or stays, with what was placed on the worker before: what make
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import cached_property
 from math import fsum
 
 import numpy as np
@@ -45,10 +46,8 @@ import numpy as np
 from solver.arrays import BoolArray, FloatArray, IntArray
 from solver.routing import formulas
 from solver.routing.columns import Load, Requests
-from solver.routing.formulas import ARRAYS, FIRST_TOKEN, MAKESPAN
+from solver.routing.formulas import ARRAYS, FIRST_TOKEN, MAKESPAN, NOTHING, Figures
 
-# Rows of what is known of requests that are worked out last.
-LAST, TAIL = 6, 7
 # One, all of a range, or those of an array.
 Index = int | slice | IntArray
 ALL = slice(None)
@@ -103,51 +102,35 @@ class Pairs:
         else:
             self.typical = fsum(requests.output[:, 0].tolist()) / self.n if self.n else 1.0
         known = formulas.load_figures(load)
-        figures, left = formulas.worker_figures(known, self.typical, ARRAYS)
-        self._workers = np.array(figures)
+        self._workers, left = formulas.worker_figures(known, self.typical, ARRAYS)
+        self._rooms = formulas.rooms(known, ARRAYS)
+        prompt, output, weight = requests.prompt, requests.output, requests.weight
         slack_s = requests.ttft_s - requests.waited_s
-        asked = formulas.request_figures(
-            (
-                *(requests.prompt, requests.output, requests.overrun, requests.weight),
-                *(slack_s, requests.tpot_s),
-            ),
-            ARRAYS,
+        *asked, variance = formulas.request_figures(
+            (prompt, output, requests.overrun, weight, slack_s, requests.tpot_s), ARRAYS
         )
-        last = np.zeros((self.n, 1))  # to be worked out, and so is the weight of the tail
-        self._requests = np.array((*asked[:LAST], last, requests.weight, asked[LAST]))[:, :, 0]
-        self._pairs = np.stack(
-            formulas.pair_figures(
-                known,
-                left,
-                requests.uncached,
-                requests.twice,
-                requests.prompt,
-                requests.output,
-                ARRAYS,
-            )
+        self._pairs = formulas.pair_figures(
+            known, left, requests.uncached, requests.twice, prompt, output, ARRAYS
         )
         self.prefill_s: FloatArray = self._pairs[0]
-        self._rooms = np.array(formulas.rooms(known, ARRAYS))
-        self._nothing = np.zeros((3, self.m))
-        worker, request, pair = self._figures(ALL, ALL)
-        self._at_first = formulas.seconds(worker, request[0], pair[0], self._nothing, ARRAYS)
-        expected, long = self._at_best_s()
+        felt = formulas.seconds(self._workers, prompt, self.prefill_s, NOTHING, ARRAYS)
+        self._at_first = felt
+        expected, long = (self._at_best_s(felt, tokens) for tokens in asked[1:3])
         if whole is not None:
             self.scale_s: float = whole.scale_s
         else:
             in_flight, expected_s = fsum(load.in_flight.tolist()), fsum(expected.tolist())
             self.scale_s = formulas.tail_scale_s(load.left_s, expected_s, in_flight, self.n)
-        self._requests[LAST] = np.maximum(load.level_s, long)
-        self._requests[TAIL] /= 2.0 * self.scale_s
+        last = np.maximum(load.level_s, long)[:, None]
+        self._requests = *asked, last, weight / (2.0 * self.scale_s), variance
 
-    def _at_best_s(self) -> tuple[FloatArray, FloatArray]:
-        """(n,) seconds until each would end where that is soonest: expected, at a high quantile."""
-        _, first, rest = self._at_first
-        ends = first + self._requests[1:3, :, None] * rest
+    def _at_best_s(self, felt: Figures, tokens: FloatArray) -> FloatArray:
+        """(n,) seconds until each would end where that is soonest, with so many tokens (n, 1)."""
+        _, first, rest = felt
+        ends = first + tokens * rest
         if self.allowed is not None:
-            ends[:, ~self.allowed] = np.inf
-        expected, long = ends.min(axis=2)
-        return expected, long
+            ends[~self.allowed] = np.inf
+        return np.asarray(ends.min(axis=1))
 
     def sizes(self, i: Index, j: Index) -> tuple[FloatArray, FloatArray, FloatArray]:
         """What requests add to workers: sequences, seconds of prefill, prompt tokens."""
@@ -192,7 +175,7 @@ class Pairs:
 
     def costs_at_first(self) -> FloatArray:
         """(n, m) those with nothing placed."""
-        total = formulas.cost_s(*self._figures(ALL, ALL), self._nothing, self._at_first, ARRAYS)
+        total = formulas.cost_s(*self._figures(ALL, ALL), NOTHING, self._at_first, ARRAYS)
         return self._where_allowed(ALL, ALL, total)
 
     def _where_allowed(self, i: Index, j: Index, costs: FloatArray) -> FloatArray:
@@ -202,27 +185,28 @@ class Pairs:
 
     def is_open(self, j: Index, placed: FloatArray) -> BoolArray:
         """Whether workers may be sent something."""
-        return np.asarray(formulas.is_open(self._rooms[:, j], placed))
+        return np.asarray(formulas.is_open(self.figures[1][:, j], placed))
 
     def waits(self, j: Index, placed: FloatArray) -> BoolArray:
         """Whether one more finds no free slot on workers."""
-        return np.asarray(formulas.waits(self._workers[:, j], placed))
+        return np.asarray(formulas.waits(self.figures[0][:, j], placed))
 
-    @property
+    @cached_property
     def figures(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Of workers (..., m), their rooms, requests (..., n), and pairs (..., n, m)."""
-        return self._workers, self._rooms, self._requests, self._pairs
+        requests = np.array(self._requests)[:, :, 0]
+        return np.array(self._workers), np.array(self._rooms), requests, np.array(self._pairs)
 
-    def _figures(self, i: Index, j: Index) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def _figures(self, i: Index, j: Index) -> tuple[Figures, Figures, Figures]:
         """What formulas ask of workers, requests and pairs."""
+        if i is ALL and j is ALL:
+            return self._workers, self._requests, self._pairs
+        workers, _, requests, pairs = self.figures
         if isinstance(i, int | slice) or isinstance(j, int | slice):
-            request = self._requests[:, i]
+            request = requests[:, i]
             if isinstance(i, slice) and isinstance(j, slice):
                 request = request[..., None]
-            return self._workers[:, j], request, self._pairs[:, i, j]
-        pairs = self._pairs.reshape(len(self._pairs), -1)  # it is quicker to take than to index
-        return (
-            self._workers.take(j, axis=1),
-            self._requests.take(i, axis=1),
-            pairs.take(i * self.m + j, axis=1),
-        )
+            return workers[:, j], request, pairs[:, i, j]
+        cells = i * self.m + j  # it is quicker to take than to index
+        flat = pairs.reshape(len(pairs), -1)
+        return workers.take(j, axis=1), requests.take(i, axis=1), flat.take(cells, axis=1)

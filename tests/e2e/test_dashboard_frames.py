@@ -274,7 +274,7 @@ def test_an_explanations_parts_add_up_to_the_cost_that_decides(told: Told) -> No
     terms[Term.PREFILL], terms[Term.DECODE] = (0.3, 1.0), (4.0, 3.5)
     terms[Term.OTHERS], terms[Term.LATE] = (0.2, 0.5), (0.0, 0.25)
     view = WorkerView(PROFILES["llama-2-70b-a100-tp4"].cost, 4, 0, 0.0, 0.0, None)
-    asked = Asked([row_of(Job(100, 50.0), 0.0)], [numbers(view)] * 2, [(0.0, 0.0)] * 2, 1.0)
+    asked = Asked([row_of(Job(100, 50.0), 0.0)], [numbers(view)] * 2, ([0.0, 0.0], [0.0, 0.0]), 1.0)
     seen = Seen(7, "in_turn", told.at, ("a", "b"), (0,), asked)
     choice = Choice(seen, 0)
     choice.__dict__["terms"] = terms  # as if it had been asked for

@@ -24,20 +24,17 @@ LEAST = 1  # vLLM's --max-loras, unless its metrics have told
 
 
 class Adapters:
-    """Those of one worker."""
+    """Those of one worker; `listed` are all that it serves."""
 
     def __init__(self) -> None:
-        self._listed: frozenset[str] = frozenset()
+        self.listed: frozenset[str] = frozenset()
         self._loaded: OrderedDict[str, None] = OrderedDict()
         self._most = LEAST
 
-    def __bool__(self) -> bool:
-        return bool(self._listed)
-
     def list(self, models: Mapping[str, Mapping[str, Any]]) -> None:
         """It lists these models."""
-        self._listed = frozenset(name for name, entry in models.items() if entry.get("parent"))
-        for name in self._loaded.keys() - self._listed:
+        self.listed = frozenset(name for name, entry in models.items() if entry.get("parent"))
+        for name in self._loaded.keys() - self.listed:
             del self._loaded[name]
 
     def see(self, running: Collection[str], most: int | None) -> None:
@@ -48,7 +45,7 @@ class Adapters:
 
     def use(self, model: str) -> None:
         """A request for it has been sent there, or is seen to run."""
-        if model not in self._listed:
+        if model not in self.listed:
             return
         self._loaded[model] = None
         self._loaded.move_to_end(model)
@@ -57,7 +54,7 @@ class Adapters:
 
     def lacks(self, model: str) -> bool:
         """Whether it would have to load this one."""
-        return model in self._listed and model not in self._loaded
+        return model in self.listed and model not in self._loaded
 
 
 class Loading(Protocol):
@@ -78,7 +75,7 @@ def with_loading(
     models: Sequence[str], workers: Sequence[Loading], cached: FloatArray | None
 ) -> FloatArray | None:
     """(n, m) prompt tokens that need no prefill, less those that loading is as long as."""
-    having = [(j, worker) for j, worker in enumerate(workers) if worker.adapters]
+    having = [(j, worker) for j, worker in enumerate(workers) if worker.adapters.listed]
     for j, worker in having:
         if not worker.cost.beta_p_s:
             continue  # where no prefill takes longer than another, nothing is as long

@@ -361,13 +361,18 @@ class Worker:
         """What the planner sees of it; the same as before until something has changed."""
         if self.siblings is not None:
             self.see_others()
-        load, slots, cost, health = self.load, self.slots, self.cost, self.health
+        load, state, health = self.load, self.state, self.health
+        if state is None:
+            cost, slots = self.cost, self.plain_slots.limit.limit
+        else:
+            cost, slots = self._cost, state.slots
         load.advance(cost, slots, now)
-        of_load = load.changes, self.state, cost, slots
-        seen = of_load, health.open, health.places, self.leaving, self.share.most
-        if self._view is None or self._view[0] != seen:
-            self._view = seen, self._new_view(now)
-        return self._view[1]
+        of_health = health.open, health.places, self.leaving, self.share.most
+        seen = load.changes, state, cost, slots, *of_health
+        view = self._view
+        if view is None or view[0] != seen:
+            view = self._view = seen, self._new_view(now)
+        return view[1]
 
     def _new_view(self, now: float) -> WorkerView:
         load, cost, slots, state = self.load, self.cost, self.slots, self.state
@@ -449,7 +454,7 @@ class Worker:
     def wants_metrics(self) -> bool:
         """Whether its engine's metrics would tell of adapters, or, while it works, of slots."""
         slots = self.plain_slots.known is not Known.SET and len(self.load) > 0
-        return slots or bool(self.adapters)
+        return slots or bool(self.adapters.listed)
 
     def update_plain(self, look: PlainLook, now: float) -> None:
         """It answers without an agent, if there ever was one."""

@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solver.routing.asked import MOST_PAIRS, Asked
-from solver.routing.assign import assign, plan_in_turn
-from solver.routing.few import NOTHING, FewPairs
+from solver.routing.assign import Assignment, assign, in_turn, plan_in_turn
+from solver.routing.few import FewPairs, Placed
+from solver.routing.formulas import NOTHING
+from solver.routing.found import FewInTurn
+from solver.routing.lone import LonePairs
 from solver.routing.objective import ALL, Pairs
 from tests.solver.routing.windows import window
 
@@ -21,7 +24,12 @@ FEW = st.integers(1, MOST_PAIRS).flatmap(
     )
 )
 
-ONE = st.builds(window, st.just(1), st.integers(1, 12), st.integers(0, 1 << 32))
+ONE = st.builds(window, st.just(1), st.integers(1, 40), st.integers(0, 1 << 32))
+
+
+def told(plan: Assignment) -> tuple[object, ...]:
+    """All of it."""
+    return plan.workers, plan.go, plan.costs_s, plan.planned, plan.bound_s
 
 
 @given(FEW)
@@ -40,11 +48,24 @@ def test_plain_numbers_are_those_of_the_arrays_to_the_last_bit(asked: Asked) -> 
 @given(FEW | ONE)
 @settings(max_examples=100)
 def test_the_plan_is_the_same(asked: Asked) -> None:
-    assert asked.few
-    few, usual = plan_in_turn(asked), assign(asked.requests, asked.load)
-    assert (few.workers, few.go, few.planned) == (usual.workers, usual.go, usual.planned)
-    assert few.costs_s == usual.costs_s
-    assert few.bound_s == usual.bound_s
+    assert told(plan_in_turn(asked)) == told(assign(asked.requests, asked.load))
+
+
+@given(ONE, st.lists(st.tuples(*[st.integers(0, 3).map(float)] * 3), min_size=40, max_size=40))
+@settings(max_examples=60)
+def test_so_are_one_requests_numbers_where_workers_are_arrays(
+    asked: Asked, placed: list[Placed]
+) -> None:
+    few, lone = FewPairs(asked), LonePairs(asked)
+    assert lone.costs_at_first(0) == few.costs_at_first(0)
+    assert lone.open_at_first() == few.open_at_first()
+    assert lone.all_wait(placed[: few.m]) == few.all_wait(placed[: few.m])
+    for j, there in zip(range(few.m), placed, strict=False):
+        assert lone.cost(0, j, there) == few.cost(0, j, there)
+        assert lone.sizes(0, j) == few.sizes(0, j)
+        assert lone.is_open(j, there) == few.is_open(j, there)
+    for pairs in (few, lone):
+        assert told(in_turn(FewInTurn(pairs))) == told(assign(asked.requests, asked.load))
 
 
 @given(FEW)

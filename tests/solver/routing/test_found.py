@@ -37,8 +37,8 @@ def alike(asked: Asked, kinds: int) -> Asked:
     """On workers of so many kinds that differ in nothing else: costs that are equal."""
     workers = range(len(asked.known))
     known = [asked.known[j % kinds] for j in workers]
-    lately = [asked.lately[j % kinds] for j in workers]
-    return replace(asked, known=known, lately=lately, placed=None, cached=None)
+    requests, prefill_s = ([sent[j % kinds] for j in workers] for sent in asked.lately)
+    return replace(asked, known=known, lately=(requests, prefill_s), placed=None, cached=None)
 
 
 COST, ON = CostModel(0.02, 0.0003, 0.03, 0.001), range(16)

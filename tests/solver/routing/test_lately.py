@@ -24,13 +24,13 @@ def steadily(
 @pytest.fixture
 def found() -> Lately:
     made = Lately()
-    made.regroup([None, None], 0.0)
+    made.regroup([None, None])
     return made
 
 
 def share(found: Lately, now: float) -> float:
-    (_, seconds), other = found.a_second(now)
-    assert other == (0.0, 0.0)
+    (_, nothing), (seconds, no_prefill) = found.a_second(now)
+    assert nothing == no_prefill == 0.0
     return seconds
 
 
@@ -61,12 +61,13 @@ def test_a_pause_of_one_worker_counts(found: Lately) -> None:
 def test_the_first_of_all_is_as_if_it_had_come_within_what_may_be_queued(found: Lately) -> None:
     found.seen(0.0, busy=False)
     found.sent(0, 0.5, 0.0)
-    assert found.a_second(0.0)[0] == pytest.approx((1.0 / QUEUED_S, 0.5 / QUEUED_S))
+    requests, prefill_s = found.a_second(0.0)
+    assert (requests[0], prefill_s[0]) == pytest.approx((1.0 / QUEUED_S, 0.5 / QUEUED_S))
 
 
 def test_who_begins_beside_a_busy_fleet_has_not_been_there_before() -> None:
     begins = Lately()
-    begins.regroup([None, None], 5000.0)
+    begins.regroup([None, None])
     steadily(begins, since=5000.0, until=5001.5)
     assert share(begins, 5001.5) == pytest.approx(0.2, rel=0.1)
 
@@ -79,7 +80,16 @@ def test_what_was_long_ago_is_forgotten(found: Lately) -> None:
 def test_who_stays_keeps_what_it_was_sent(found: Lately) -> None:
     steadily(found, since=0.0, until=3.0)
     before = share(found, 3.0)
-    found.regroup([None, 0], 3.0)
-    new, kept = found.a_second(3.0)
-    assert new == (0.0, 0.0)
-    assert kept[1] == pytest.approx(before)
+    found.regroup([None, 0])
+    requests, prefill_s = found.a_second(3.0)
+    assert requests[0] == prefill_s[0] == 0.0
+    assert prefill_s[1] == pytest.approx(before)
+
+
+@pytest.mark.parametrize("began", [0.0, 1e6])
+def test_however_long_it_lasts(began: float) -> None:
+    once = Lately()
+    once.regroup([None, None])
+    for hour in range(4):
+        steadily(once, since=began + 3600 * hour, until=began + 3600 * hour + 9.0)
+        assert share(once, began + 3600 * hour + 9.0) == pytest.approx(0.2, rel=0.1)

@@ -66,7 +66,10 @@ def window(n: int, m: int, seed: int) -> Asked:
     return Asked(
         [row_of(job, rng.uniform(0.0, 3.0)) for job in jobs],
         [numbers(worker(rng)) for _ in range(m)],
-        [(rng.choice([0.0, 4.0]), rng.choice([0.0, 0.2, 0.95])) for _ in range(m)],
+        (
+            [rng.choice([0.0, 4.0]) for _ in range(m)],
+            [rng.choice([0.0, 0.2, 0.95]) for _ in range(m)],
+        ),
         rng.uniform(0.0, 60.0),
         np.array([rng.choice([(0, 0.0, 0), (1, 0.2, 700)]) for _ in range(m)]).T,
         cached,
