@@ -7,7 +7,7 @@ explains or improves a plan, in arrays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,8 +15,8 @@ import numpy as np
 
 from solver.arrays import FloatArray
 from solver.routing import formulas
-from solver.routing.columns import BETA_P, PROMPT, Load, Requests
-from solver.routing.formulas import ARRAYS, Figures
+from solver.routing.columns import BETA_P, CLOSING, PROMPT, Load, Requests
+from solver.routing.formulas import ARRAYS, NOTHING, NUMBERS, Calculus, Figures, Number
 
 # Arrays are quicker beyond so many pairs of a request and a worker; and beyond so many workers,
 # where these alone are looked at, or one request.
@@ -71,8 +71,14 @@ class Asked:
     @property
     def open(self) -> bool:
         """Whether any worker may be sent something; else there is nothing to plan."""
-        rooms = formulas.rooms(formulas.load_figures(self.load), ARRAYS)
-        return bool(np.any(formulas.is_open(rooms, (0.0, 0.0, 0.0))))
+        if self.table is not None:
+            placed = NOTHING if self.placed is None else self.placed
+            return bool(np.any(_is_open(self.table[CLOSING], placed, ARRAYS)))
+        there = [NOTHING] * len(self.known) if self.placed is None else self.placed.T.tolist()
+        return any(
+            _is_open([row[k] for k in CLOSING], placed, NUMBERS)
+            for row, placed in zip(self.known, there, strict=True)
+        )
 
     def uncached(self, i: int, j: int) -> float:
         """Prompt tokens of a request that a worker would have to prefill."""
@@ -96,3 +102,8 @@ class Asked:
             None if eligible is None else [eligible[i]],
             self.table,
         )
+
+
+def _is_open(closing: Iterable[Number], placed: Figures, at: Calculus) -> Number:
+    alpha_p_s, room, queued_s, kv_now = closing
+    return formulas.is_open(formulas.room_of(alpha_p_s, room, queued_s, kv_now, at), placed)

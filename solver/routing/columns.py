@@ -218,6 +218,8 @@ _VIEWED = (
 NUMBERS = COST_TERMS + _VIEWED
 SLOTS, BACKLOG = NUMBERS.index("slots"), NUMBERS.index("backlog_s")
 BETA_P = NUMBERS.index("beta_p_s")
+# By what `formulas.room_of` tells whether a worker is open.
+CLOSING = [NUMBERS.index(name) for name in ("alpha_p_s", "room", "prefill_s", "kv_now")]
 numbers: Callable[[WorkerView], tuple[float, ...]] = attrgetter(
     *(f"cost.{name}" for name in COST_TERMS), *_VIEWED
 )

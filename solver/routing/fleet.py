@@ -17,13 +17,12 @@ from solver.arrays import FloatArray
 from solver.cost.model import request_s
 from solver.routing import formulas
 from solver.routing.asked import MOST_WORKERS, Asked
-from solver.routing.columns import NUMBERS, numbers, table, water_level_s
+from solver.routing.columns import CLOSING, NUMBERS, numbers, table, water_level_s
 from solver.routing.formulas import Figures
 from solver.routing.lately import Lately
 from solver.routing.problem import WorkerView
 
 ROOM = NUMBERS.index("room")
-CLOSING = [NUMBERS.index(name) for name in ("alpha_p_s", "room", "prefill_s", "kv_now")]
 
 
 class Viewed(Protocol):

@@ -65,6 +65,11 @@ class Held(Generic[R, W]):
         """When somebody should look around again; None if nobody is held."""
         return min((line.last_s + HELD_S for line in self._lines.values()), default=None)
 
+    def is_late(self, now: float) -> bool:
+        """Whether somebody should have done so by now."""
+        deadline = self.next_deadline()
+        return deadline is not None and deadline <= now
+
     def put_off(self, now: float) -> None:
         """There is nothing to look at: nobody has room."""
         for line in self._lines.values():
@@ -100,7 +105,7 @@ class Held(Generic[R, W]):
         found, first = [], set()
         for worker, line in self._lines.items():
             entries = self._queue.groups[worker]
-            late = now >= line.last_s + HELD_S
+            late = line.last_s + HELD_S <= now
             if worker not in there:
                 found += entries
             elif worker in free and now > line.first_s:

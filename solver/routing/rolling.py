@@ -244,10 +244,7 @@ class RollingHorizon(Generic[R, W]):
             # A single worker's in the order of arrival: it has an order of its own.
             requests = self._unsent.by_arrival()
             return self._selection(now, workers, requests, single_worker=True)
-        for bulk in self._kinds():
-            if some := self._some(now, workers, bulk=bulk):
-                return self._selection(now, workers, some, single_worker=False)
-        return None
+        return self._select_kind(now, workers)
 
     def select_alone(self, request: R, now: float, workers: Sequence[W]) -> Selection[R, W] | None:
         """As `add` and `select` for one who comes while nobody waits; it stays the caller's.
@@ -282,13 +279,27 @@ class RollingHorizon(Generic[R, W]):
         self._fleet.sent(j, selection.asked.prefill_s(0, j), now)
         return selection.workers[j]
 
-    def _kinds(self) -> list[bool]:
-        """Whether bulk work waits, and other; whichever is first in the order comes first."""
+    def _select_kind(self, now: float, workers: Sequence[W]) -> Selection[R, W] | None:
+        """Some of bulk work, or of other, if any worker is open for them."""
+        for bulk in self._kinds(now):
+            if some := self._some(now, workers, bulk=bulk):
+                selection = self._selection(now, workers, some, single_worker=False)
+                if selection.asked.open:
+                    return selection
+        return None
+
+    def _kinds(self, now: float) -> list[bool]:
+        """Whether bulk work waits, and other.
+
+        Whichever has somebody held who is to look around comes first, or else whichever is first in
+        the order: so nobody's turn to look waits for others who cannot be sent.
+        """
         first: dict[bool, float] = {bulk: inf for bulk, held in self._held.items() if len(held)}
         for key, entries in self._unsent.groups.items():
             if entries:
                 first[key.bulk] = min(entries[0][0], first.get(key.bulk, inf))
-        return sorted(first, key=lambda bulk: (first[bulk], bulk))
+        late = {bulk: self._held[bulk].is_late(now) for bulk in first}
+        return sorted(first, key=lambda bulk: (not late[bulk], first[bulk], bulk))
 
     def _some(self, now: float, workers: Sequence[W], *, bulk: bool) -> Sequence[R]:
         """The first of bulk work, or of other, that somebody has room for."""

@@ -77,8 +77,6 @@ class Makespan:
         rolling = self._rolling
         before = rolling.unplanned
         while (selection := rolling.select(now, workers)) is not None:
-            if not (selection.asked.few or selection.single_worker or selection.asked.open):
-                return
             plan, sent = plan_in_turn(selection.asked), 0
             for i, worker in rolling.bind(selection, plan, now):
                 arrival, sent = selection.requests[i], sent + 1
