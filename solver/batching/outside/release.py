@@ -39,7 +39,7 @@ from solver.batching.online import KEPT_FREE, OnlineHere
 from solver.batching.outside.flight import InFlight
 from solver.batching.outside.held import HeldRequest, Release, first_of
 from solver.batching.policy import EngineView, IterationPolicy
-from solver.batching.queue import RequestQueue, make_queue
+from solver.batching.queue import make_queue
 from solver.batching.sequence import Reason
 from solver.cost.model import CostModel
 from solver.cost.online import OnlineFit
@@ -68,7 +68,6 @@ class Releaser:
         now: float,
         *,
         lead: int = 0,
-        waiting: RequestQueue | None = None,
     ) -> None:
         """`policy` None: the engine has its own."""
         self.slots, self.kv_tokens, self.policy, self.lead = slots, kv_tokens, policy, lead
@@ -78,9 +77,7 @@ class Releaser:
         self.busy_period: BusyPeriod | None = None
         self.efficiency = 0.0
         self.queued = 0
-        if waiting is None:
-            waiting = make_queue("longest", slots, cost.decode_s(slots))
-        self._queue = waiting
+        self._queue = make_queue("longest", slots, cost.decode_s(slots))
         self._held: dict[str, HeldRequest] = {}
         self._back = OnlineHere()  # of each request its first sequence
         self._here: set[str] = set()  # requests held or in flight
