@@ -118,9 +118,7 @@ def chart(
     return panel
 
 
-def number(
-    title: str, description: str, unit: str, query: Query, limits: Limits, *, width: int = 4
-) -> Stat:
+def number(title: str, description: str, unit: str, query: Query, limits: Limits) -> Stat:
     """One number, coloured by its limits, with its course behind it."""
     return (
         Stat()
@@ -128,7 +126,7 @@ def number(
         .description(description)
         .datasource(SOURCE)
         .unit(unit)
-        .span(width)
+        .span(4)
         .height(4)
         .thresholds(limits.build())
         .color_mode(common.BigValueColorMode.VALUE)

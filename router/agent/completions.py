@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import AbstractContextManager
 
@@ -10,7 +9,7 @@ from router.agent.answers import AnswerFormatter, usage
 from router.agent.answers import Usage as UsageObject
 from router.agent.attempts import Attempts
 from router.agent.conversations import Body, Form, Formatter
-from router.agent.endpoint import ClientResponse, Endpoint, attempt_of
+from router.agent.endpoint import MOST_BODY_BYTES, ClientResponse, Endpoint, attempt_of
 from router.agent.engines.base import Answer
 from router.agent.faults import HEADER as FAULT
 from router.agent.faults import parse_faults
@@ -40,10 +39,6 @@ from router.kv_wire import SESSION, wants_full_report
 from router.observe.metrics import AgentMetrics
 from router.observe.tracing import Tracing
 from router.settings.agent import AgentSettings
-
-log = logging.getLogger(__name__)
-
-MOST_BODY_BYTES = 64 << 20  # the gateway's limit is the one that users meet
 
 
 class Completions(Endpoint):

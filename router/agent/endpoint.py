@@ -28,6 +28,8 @@ from router.wire import ATTEMPT, RECALLED, WORKER
 
 log = logging.getLogger(__name__)
 
+MOST_BODY_BYTES = 64 << 20  # the gateway's limit is the one that users meet
+
 
 class ClientResponse:
     """What goes back to the client.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 
 import numpy as np
@@ -123,27 +123,12 @@ def _run(settings: ReplaySettings, choice: Choice) -> Run:
 def _run_of(choice: Choice, found: Report, first_s: Sequence[float]) -> Run:
     picked = np.linspace(0, len(first_s) - 1, min(POINTS, len(first_s))).round().astype(int)
     return Run(
+        **{one.name: getattr(found, one.name) for one in fields(found)},
         policy=choice.policy,
         dispatch=choice.dispatch,
         workers=choice.workers,
-        makespan_s=found.makespan_s,
-        lower_bound_s=found.lower_bound_s,
-        arrivals_s=found.arrivals_s,
-        gap_ratio=found.gap_ratio,
-        utilization=found.utilization,
-        generation_tokens_per_s=found.generation_tokens_per_s,
-        ttft_s=found.ttft_s,
-        e2e_s=found.e2e_s,
-        tpot_s=found.tpot_s,
-        stall_s=found.stall_s,
-        goodput=found.goodput,
-        service_by_length=found.service_by_length,
         ttft_curve=[first_s[k] for k in picked],
-        requests=found.requests,
         load=choice.load,
-        tenants=found.tenants,
-        largest_difference_slot_s=found.largest_difference_slot_s,
-        jain_index=found.jain_index,
     )
 
 

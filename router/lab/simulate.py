@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import IO, Protocol
+from typing import IO
 
 import orjson
 from tqdm import tqdm
@@ -119,26 +119,7 @@ def _table(settings: SimulateSettings, result: Report) -> str:
     return "\n".join([*rows, "", *_by_length(result), *by_tenant(result)])
 
 
-class Shared(Protocol):
-    """What came of tenants' shares."""
-
-    @property
-    def tenants(self) -> Mapping[str, Mapping[str, float]]:
-        """As of `solver.sim.report.Report`."""
-        ...
-
-    @property
-    def largest_difference_slot_s(self) -> float:
-        """The same."""
-        ...
-
-    @property
-    def jain_index(self) -> float:
-        """The same."""
-        ...
-
-
-def by_tenant(result: Shared) -> list[str]:
+def by_tenant(result: Report) -> list[str]:
     """Lines of each tenant, and how evenly they were served; none where there is but one."""
     if not result.tenants:
         return []

@@ -9,8 +9,7 @@ Rules:
 - where online work was here lately, a bulk prompt is cut into chunks of that length, so that who
   comes waits for one iteration at most; and a share of the slots is left free for it.
 
-Must not know: policies, clocks, queues, whose slots and memory they are. An engine of ours has them
-in a `solver.batching.slot_table`, one with its own in a `solver.batching.outside.follow`.
+Must not know: policies, clocks, queues, whose slots and memory they are.
 """
 
 from __future__ import annotations
@@ -18,36 +17,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from collections.abc import Sequence as Many
 from math import inf
-from typing import Protocol
 
+from solver.batching.decoders import Decoders
 from solver.batching.online import KEPT_FREE, OnlineHere
 from solver.batching.sequence import Sequence
 from solver.cost.model import CostModel
-
-
-class Decoders(Protocol):
-    """Those who decode in one engine, of whom bulk work can be paused.
-
-    Attributes:
-        slots: sequences that it runs at once.
-        decoding: who makes a token each round; `bulk`: of these, bulk work.
-        paused: bulk work that could decode and stands still; the youngest first.
-        kv_decoding: cached tokens of those decoding.
-    """
-
-    slots: int
-    decoding: dict[str, Sequence]
-    bulk: dict[str, Sequence]
-    paused: dict[str, Sequence]
-    kv_decoding: int
-
-    def pause(self) -> None:
-        """The youngest bulk work that decodes stands still from now on, with slot and memory."""
-        ...
-
-    def resume(self) -> None:
-        """The oldest of those paused decodes on."""
-        ...
 
 
 class Pacing(OnlineHere):

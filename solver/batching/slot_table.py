@@ -20,33 +20,27 @@ from collections.abc import Sequence as Many
 from itertools import chain
 from math import inf
 
+from solver.batching.decoders import Decoders
 from solver.batching.kv import WATERMARK, PrefixCache, count_fitting
-from solver.batching.progress import Progress
 from solver.batching.sequence import Sequence
 
 
-class SlotTable:
+class SlotTable(Decoders):
     """Slots and memory of one engine; see the module's rules.
 
     Attributes:
         prefilling: who holds a slot and whose prefill is not over.
         preempted: who holds a slot, but no memory.
-        decoding: who makes a token each round; `bulk`: of these, bulk work, the youngest last.
-        paused: bulk work that could decode and stands still; the youngest first.
-        progress: where those decoding stand, and what has ended.
-        kv_held, kv_decoding: cached tokens of all, and of those decoding.
+        kv_held: cached tokens of all.
         preemptions: sequences that have lost their memory, so far.
     """
 
     def __init__(self, slots: int, kv_tokens: float, cache: PrefixCache | None) -> None:
-        self.slots, self.kv_tokens, self.cache = slots, kv_tokens, cache
-        self.progress = Progress(slots)
+        super().__init__(slots)
+        self.kv_tokens, self.cache = kv_tokens, cache
         self.prefilling: dict[str, Sequence] = {}
         self.preempted: dict[str, Sequence] = {}
-        self.decoding: dict[str, Sequence] = {}
-        self.bulk: dict[str, Sequence] = {}
-        self.paused: dict[str, Sequence] = {}
-        self.kv_held = self.kv_decoding = 0
+        self.kv_held = 0
         self._spare = 0  # tokens that those who hold memory are left
         self.preemptions = 0
         self._free = list(range(slots))
@@ -101,7 +95,7 @@ class SlotTable:
     def begin_decoding(self, sequence: Sequence) -> None:
         """Its prefill is over."""
         del self.prefilling[sequence.id]
-        self._start_decoding(sequence)
+        self._start(sequence)
         if self.cache is not None:
             room = self.kv_tokens - self.kv_held
             self.cache.store(sequence.hash_ids, sequence.prompt_tokens, room, sequence.id)
@@ -146,23 +140,11 @@ class SlotTable:
         heapq.heappush(self._free, sequence.slot)
         sequence.slot = -1
 
-    def pause(self) -> None:
-        """The youngest bulk work that decodes stands still from now on, with slot and memory."""
-        sequence = next(reversed(self.bulk.values()))
-        del self.decoding[sequence.id]
-        self._stop_decoding(sequence, ended=False)
-        self.paused[sequence.id] = sequence
-
-    def resume(self) -> None:
-        """The oldest of those paused decodes on."""
-        _, sequence = self.paused.popitem()
-        self._start_decoding(sequence)
-
     def release(self, sequence_id: str, *, ended: bool) -> Sequence:
         """It holds its slot no longer; `ended`: it has made its last token."""
-        sequence = self.decoding.pop(sequence_id, None)
+        sequence = self.decoding.get(sequence_id)
         if sequence is not None:
-            self._stop_decoding(sequence, ended=ended)
+            self._stop(sequence, ended=ended)
         else:
             sequence = self.prefilling.pop(sequence_id, None) or self.paused.pop(sequence_id, None)
         if sequence is not None:
@@ -174,26 +156,14 @@ class SlotTable:
 
     def _lose_memory(self, sequence: Sequence) -> None:
         """What it has made stays known, and is prefilled again with its prompt."""
-        if self.decoding.pop(sequence.id, None) is not None:
-            self._stop_decoding(sequence, ended=False)
+        if sequence.id in self.decoding:
+            self._stop(sequence, ended=False)
         elif self.paused.pop(sequence.id, None) is None:
             del self.prefilling[sequence.id]
         self._free_memory(sequence)
         sequence.prefilled = sequence.cached = 0
         sequence.restarts += 1
         self.preemptions += 1
-
-    def _start_decoding(self, sequence: Sequence) -> None:
-        self.decoding[sequence.id] = sequence
-        if sequence.is_bulk:
-            self.bulk[sequence.id] = sequence
-        self.progress.join(sequence)
-        self.kv_decoding += sequence.context
-
-    def _stop_decoding(self, sequence: Sequence, *, ended: bool) -> None:
-        self.bulk.pop(sequence.id, None)
-        self.progress.leave(sequence, ended=ended)
-        self.kv_decoding -= sequence.context
 
     def _free_memory(self, sequence: Sequence) -> None:
         self.kv_held -= sequence.context

@@ -13,6 +13,7 @@ from weakref import ref
 # and 68.43 tokens on average); the ratio learnt starts from here.
 BYTES_PER_TOKEN = 3.5
 MOST_BYTES_PER_TOKEN = 16.0
+PRIOR_TOKENS = 200.0  # that weigh as much as what is known beforehand
 
 
 # Sizes of prompts that are told apart where many are planned as one, in an octave: 19 %.
@@ -32,9 +33,9 @@ def tokens_of(size: int) -> int:
 class TokenEstimator:
     """Prompt tokens from the prompt's bytes, with a ratio learnt from reported usage."""
 
-    def __init__(self, prior_tokens: float = 200.0) -> None:
-        self._tokens = prior_tokens
-        self._bytes = prior_tokens * BYTES_PER_TOKEN
+    def __init__(self) -> None:
+        self._tokens = PRIOR_TOKENS
+        self._bytes = PRIOR_TOKENS * BYTES_PER_TOKEN
 
     def estimate(self, prompt_bytes: int) -> int:
         """Expected prompt tokens, at least 1."""

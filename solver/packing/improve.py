@@ -39,8 +39,9 @@ LONG_DEADLINE_S = 1.0
 FEW_SEARCH_S, SEARCH_S = 0.02, 2.0
 # A linear program of so many pairs takes a few hundred milliseconds.
 RELAXED_PAIRS = 40_000
-# Without a deadline, local search ends after so many looks at the time.
-LOOKS = 1000
+# Without a deadline, local search ends after so many looks at the time; what it has found is passed
+# on after so many.
+LOOKS, FEW_LOOKS = 1000, 200
 # What a solver takes for equal may be off by this much, relative.
 SOLVER_TOLERANCE = 1e-6
 
@@ -228,10 +229,10 @@ class Improver:
         yield None, self._bound_s, Method.MILP
 
 
-def _looks(left_s: SecondsLeft, most: int = 200) -> SecondsLeft:
+def _looks(left_s: SecondsLeft) -> SecondsLeft:
     """As `left_s`, but over after so many looks, so that what was found is passed on."""
     looks = count(1)
-    return lambda: left_s() if next(looks) <= most else 0.0
+    return lambda: left_s() if next(looks) <= FEW_LOOKS else 0.0
 
 
 def _rounded(problem: Problem, share: FloatArray) -> IntArray:

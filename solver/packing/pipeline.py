@@ -125,7 +125,7 @@ def _descended(
     return search
 
 
-def first_plan_or_queue(problem: Problem, steps: int = FIRST_STEPS) -> tuple[Problem, Plan]:
+def first_plan_or_queue(problem: Problem) -> tuple[Problem, Plan]:
     """The first plan; where memory is too tight for one, that of the problem without its limits.
 
     For live traffic: what does not fit at once queues until memory falls free. Returns the problem
@@ -135,12 +135,12 @@ def first_plan_or_queue(problem: Problem, steps: int = FIRST_STEPS) -> tuple[Pro
         InfeasibleProblem: if a request has no eligible worker.
     """
     try:
-        found = first_plan(problem, steps=steps)
+        found = first_plan(problem)
     except InfeasibleProblem:
         found = None
     if found is None:
         problem = replace(problem, kv_capacity=np.full(problem.workers, np.inf))
-        found = first_plan(problem, steps=steps)
+        found = first_plan(problem)
     assert found is not None  # without memory limits longest-first places everything
     return problem, found
 

@@ -5,8 +5,8 @@ Indices: i over requests (n of them), j over workers (m of them).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -55,8 +55,6 @@ class Problem:
         due_s: (n,) seconds from now until request i should be done; infinite: whenever.
         matrix_s, related_form: the costs, as a matrix or as work times slowness; one is there.
         spans_s: as `span_s`; None: no request takes longer than it costs.
-        toll_s: (n, m) the part of `span_s` that request i takes from others on worker j rather than
-            time of its own: it counts for who goes where, not for when. None: nothing.
     """
 
     initial_s: FloatArray
@@ -67,7 +65,6 @@ class Problem:
     matrix_s: FloatArray | None
     related_form: RelatedCosts | None
     spans_s: FloatArray | None
-    toll_s: FloatArray | None = None
 
     @classmethod
     def of(
@@ -76,7 +73,6 @@ class Problem:
         initial_s: ArrayLike | None = None,
         *,
         span_s: ArrayLike | None = None,
-        toll_s: ArrayLike | None = None,
         kv_tokens: ArrayLike | None = None,
         kv_capacity: ArrayLike | None = None,
         eligible: ArrayLike | None = None,
@@ -106,11 +102,8 @@ class Problem:
             allowed = mask("eligible", eligible, (n, m))
             cost = np.where(allowed, cost, np.inf)
         span = None if span_s is None else array("span_s", span_s, 2, (n, m))
-        toll = None if toll_s is None else array("toll_s", toll_s, 2, (n, m))
-        if toll is not None:
-            span = toll if span is None else span + toll
         others = vectors(n, m, initial_s, kv_tokens, kv_capacity, weight, due_s)
-        return cls(*others, matrix_s=cost, related_form=None, spans_s=span, toll_s=toll)
+        return cls(*others, matrix_s=cost, related_form=None, spans_s=span)
 
     @classmethod
     def related_of(
@@ -119,8 +112,6 @@ class Problem:
         slowness: ArrayLike,
         initial_s: ArrayLike | None = None,
         *,
-        kv_tokens: ArrayLike | None = None,
-        kv_capacity: ArrayLike | None = None,
         weight: ArrayLike | None = None,
         due_s: ArrayLike | None = None,
     ) -> Problem:
@@ -134,8 +125,7 @@ class Problem:
             raise ProblemError("slowness: there is no worker")
         if not (np.isfinite(work).all() and np.isfinite(slow).all() and slow.min() > 0):
             raise ProblemError("work_s, slowness: must be finite, and slowness > 0")
-        n, m = len(work), len(slow)
-        others = vectors(n, m, initial_s, kv_tokens, kv_capacity, weight, due_s)
+        others = vectors(len(work), len(slow), initial_s, None, None, weight, due_s)
         return cls(*others, matrix_s=None, related_form=RelatedCosts(work, slow), spans_s=None)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -185,32 +175,11 @@ class Problem:
         """(n, m) when request i ends on worker j if it is all that is added there."""
         return np.maximum(self.initial_s + self.cost_s, self.span_s)
 
-    def restricted(self, rows: Sequence[int], allowed: BoolArray) -> Problem:
-        """Of these requests alone, and of the pairs (n, m) that are `allowed`."""
-        keep = np.asarray(rows, dtype=np.intp)
-        return replace(
-            self,
-            kv_tokens=self.kv_tokens[keep],
-            weight=self.weight[keep],
-            due_s=self.due_s[keep],
-            matrix_s=np.where(allowed[keep], self.cost_s[keep], np.inf),
-            related_form=None,
-            spans_s=None if self.spans_s is None else self.spans_s[keep],
-            toll_s=None if self.toll_s is None else self.toll_s[keep],
-        )
-
     def costs_of(self, chosen: IntArray) -> FloatArray:
         """(n,) what each request costs the worker that is chosen for it."""
         if self.related_form is not None:
             return self.related_form.work_s * self.related_form.slowness[chosen]
         return self.cost_s[np.arange(self.requests), chosen]
-
-    def own_spans_of(self, chosen: IntArray) -> FloatArray:
-        """(n,) as `spans_of`, without what requests take from others."""
-        spans = self.spans_of(chosen)
-        if self.toll_s is None:
-            return spans
-        return spans - self.toll_s[np.arange(self.requests), chosen]
 
     def spans_of(self, chosen: IntArray) -> FloatArray:
         """(n,) how long each request takes at least on the worker that is chosen for it."""

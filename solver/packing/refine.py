@@ -56,7 +56,7 @@ def ends(problem: Problem, assignment: IntArray, order: IntArray) -> FloatArray:
     """(n,) seconds until each request is done if workers serve what they have in this order."""
     end = np.empty(problem.requests)
     load = problem.initial_s.tolist()
-    cost, span = problem.costs_of(assignment).tolist(), problem.own_spans_of(assignment)
+    cost, span = problem.costs_of(assignment).tolist(), problem.spans_of(assignment)
     for i, j in zip(order.tolist(), assignment[order].tolist(), strict=True):
         load[j] += cost[i]
         end[i] = load[j]

@@ -13,12 +13,13 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from router.agent.attempts import Attempts
+from router.agent.endpoint import MOST_BODY_BYTES
 from router.agent.gateways import Gateways
 from router.agent.routes import add_routes
 from router.agent.sidecar.completions import Completions
 from router.agent.sidecar.engine import Engine
 from router.agent.sidecar.gate import Gate
-from router.agent.sidecar.proxy import MOST_BODY_BYTES, ModelEndpoint, Proxy
+from router.agent.sidecar.proxy import ModelEndpoint, Proxy
 from router.agent.sidecar.reporter import SidecarReporter
 from router.agent.sidecar.sizing import RequestSizer
 from router.agent.sidecar.upstream import Upstream

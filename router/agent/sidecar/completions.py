@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import AbstractContextManager, suppress
 
@@ -30,7 +29,6 @@ from router.http.bodies import BodyReader
 from router.http.connections import Reply
 from router.http.drain import Drain
 from router.http.errors import (
-    NoCapacityError,
     Outcome,
     RequestError,
     outcome_of_status,
@@ -40,10 +38,6 @@ from router.http.schemas import CompletionRequest
 from router.http.usage import JsonMeter, Usage
 from router.observe.metrics import AgentMetrics
 from router.observe.tracing import Tracing
-
-log = logging.getLogger(__name__)
-
-RETRY_AFTER_S = 2.0  # when to come back to a sidecar whose server is down
 
 
 class Completions(Endpoint):
@@ -75,8 +69,7 @@ class Completions(Endpoint):
     async def _serve(
         self, scope: Scope, receive: Receive, answer: ClientResponse, trace: RequestTrace
     ) -> Outcome:
-        if not self._upstream.up:
-            raise NoCapacityError("This worker's engine is down.", retry_after_s=RETRY_AFTER_S)
+        self._upstream.check()
         body = await self._bodies.read(scope, receive)
         position = read_queue_position(scope)
         request = await self._outline(body)

@@ -6,6 +6,7 @@ import logging
 
 import orjson
 
+from router.agent.endpoint import MOST_BODY_BYTES
 from router.agent.sidecar.upstream import Upstream
 from router.http.asgi import (
     ClientDisconnected,
@@ -17,11 +18,9 @@ from router.http.asgi import (
     respond,
     respond_error,
 )
-from router.http.errors import NoCapacityError, RouterError
+from router.http.errors import RouterError
 
 log = logging.getLogger(__name__)
-
-MOST_BODY_BYTES = 64 << 20
 
 
 def target_of(scope: Scope) -> str:
@@ -47,8 +46,7 @@ class Proxy:
             await respond_error(send, error, [])
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._upstream.up:
-            raise NoCapacityError("This worker's engine is down.", retry_after_s=2.0)
+        self._upstream.check()
         body = await read_body(scope, receive, MOST_BODY_BYTES)
         with DisconnectWatch(receive, send):
             with self._upstream.pending() as pending:

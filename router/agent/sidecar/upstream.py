@@ -15,7 +15,7 @@ from yarl import URL
 
 from router.agent.sidecar.health import PROBE_TIMEOUT_S, QUICK_S, REPROBE_TIMEOUT_S, HealthCheck
 from router.http.connections import Connections, Reply, read_bounded, told_of
-from router.http.errors import Headers, WorkerUnreachable
+from router.http.errors import Headers, NoCapacityError, WorkerUnreachable
 from router.http.reply import hop_by_hop
 from router.http.request_headers import KEY_HEADERS
 from router.settings.agent import AgentSettings
@@ -23,6 +23,8 @@ from router.settings.secrets import bearer, read_key
 
 log = logging.getLogger(__name__)
 
+DOWN = "This worker's engine is down."
+RETRY_AFTER_S = 2.0  # when to come back to it then
 CONNECT_S = 2.0
 PROBE_INTERVAL_S = 0.5  # between probes
 MOST_PAGE_BYTES = 1 << 20  # of models and metrics, which have some tens of thousands
@@ -82,6 +84,15 @@ class Upstream:
         """What it says of the model."""
         return self.models.get(self.model, {})
 
+    def check(self) -> None:
+        """Whether it serves.
+
+        Raises:
+            NoCapacityError: if it is down.
+        """
+        if not self.up:
+            raise NoCapacityError(DOWN, retry_after_s=RETRY_AFTER_S)
+
     @contextmanager
     def pending(self) -> Iterator[PendingRequest]:
         """For all of a request: until its client was sent a byte, it fails with the server.
@@ -97,7 +108,7 @@ class Upstream:
             if not pending.aborted or pending.task is None:
                 raise
             pending.task.uncancel()
-            raise WorkerUnreachable("This worker's engine is down.") from None
+            raise WorkerUnreachable(DOWN) from None
         finally:
             self._pending.discard(pending)
             self._sent.discard(pending)

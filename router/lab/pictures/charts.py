@@ -74,7 +74,6 @@ def lines_chart(
     with_legend: bool = True,
     level: float | None = None,
     width: float = 620.0,
-    height: float = 380.0,
 ) -> str:
     """Curves over a common pair of axes; y begins at 0, unless it is logarithmic.
 
@@ -90,13 +89,13 @@ def lines_chart(
     inks = [index if one.pen is None else one.pen for index, one in enumerate(series)]
     entries = [(_mark(one, ink), one.name) for one, ink in zip(series, inks, strict=True)]
     keys = legend(entries, LEFT, 42, width - LEFT - RIGHT) if with_legend else []
-    top, bottom = 50.0 + ROW * len(keys), height - 46
+    top, bottom = 50.0 + ROW * len(keys), HEIGHT - 46
     x = _x_scale(x_ticks or [at for at, _ in points], width, log=log_x, exact=bool(x_ticks))
     y = _y_scale([value for _, value in points], bottom, top, log=log_y)
     curves = [_curve(one, ink, x, y) for one, ink in zip(series, inks, strict=True)]
     return picture(
         width,
-        height,
+        HEIGHT,
         title,
         f"{y_label} over {x_label}: " + ", ".join(one.name for one in series) + ".",
         text(LEFT, 26, title, "title"),
@@ -108,7 +107,7 @@ def lines_chart(
     )
 
 
-LEFT, RIGHT = 66.0, 22.0
+LEFT, RIGHT, HEIGHT = 66.0, 22.0, 380.0
 
 
 def _x_scale(values: Sequence[float], width: float, *, log: bool, exact: bool) -> Scale:
@@ -163,7 +162,6 @@ def bars(
     *,
     x_label: str,
     title: str,
-    bound_words: str = "lower bound",
     width: float = 620.0,
 ) -> str:
     """Horizontal bars from 0 with their values, each with a mark at its bound.
@@ -178,7 +176,7 @@ def bars(
     bottom = top + pitch * len(rows)
     high = max(max(row.value, row.bound or 0.0) for row in rows)
     x = Scale(0.0, rounded_up(high or 1.0), left, width - RIGHT - 40)
-    key = legend([(element("path", d="M8 -1v12", class_="bound"), bound_words)], left, 38, width)
+    key = legend([(element("path", d="M8 -1v12", class_="bound"), "lower bound")], left, 38, width)
     return picture(
         width,
         bottom + 46,

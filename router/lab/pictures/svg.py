@@ -179,10 +179,10 @@ def x_axis(scale: Scale, top: float, bottom: float, label: str, at: Sequence[flo
     return "".join(parts)
 
 
-def y_axis(scale: Scale, left: float, right: float, label: str, at: Sequence[float] = ()) -> str:
+def y_axis(scale: Scale, left: float, right: float, label: str) -> str:
     """Ticks, faint lines and an upright label left of a plot."""
     parts = []
-    for value in at or scale.ticks():
+    for value in scale.ticks():
         y = scale(value)
         parts.append(line(left, y, right, y, "grid"))
         parts.append(text(left - 6, y + 4, tick_label(value), "tick end"))

@@ -8,9 +8,11 @@ keep as many targets, by latency. Of a burst the makespan is what was made of it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf, isfinite, prod
 from statistics import fmean
+
+from solver.sim.report import Report
 
 Kind = tuple[str, str]  # policy and dispatcher
 # Of a burst all requests come within this share of the lower bound, so that nine tenths at least of
@@ -20,53 +22,24 @@ BURST = 0.1
 BY_MAKESPAN, BY_GOODPUT = "makespan", "goodput, then latency"
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(Report):
     """One policy and dispatcher on so many workers, and what came of it.
 
     Attributes:
         policy, dispatch, workers: what was tried.
-        makespan_s: when the last request was done.
-        lower_bound_s: what no schedule can beat on these workers.
-        arrivals_s: when the last request came.
-        gap_ratio: makespan over bound, less 1.
-        utilization: prefill and decode over all slot-time, 0 to 1.
-        generation_tokens_per_s: output tokens over the makespan.
-        ttft_s, e2e_s, tpot_s: time to first token, of the whole request, and per output token:
-            ``mean``, ``p50``, ``p95`` and ``p99``, in seconds.
-        stall_s: the longest gap between two of a request's tokens, alike.
-        goodput: share of the requests that kept both of their targets, 0 to 1.
-        service_by_length: see `solver.sim.report.Report`.
         ttft_curve: a sorted sample of times to first token, at most about 200.
-        requests: how many were served.
         load: percent of what the workers could serve at most; None: as the trace's arrivals say.
         gantt_svg: a picture of the schedule by `router.lab.pictures.gantt`, put into the page as it
-        is.
-        tenants, largest_difference_slot_s, jain_index: see `solver.sim.report.Report`.
+            is.
     """
 
     policy: str
     dispatch: str
     workers: int
-    makespan_s: float
-    lower_bound_s: float
-    gap_ratio: float
-    utilization: float
-    generation_tokens_per_s: float
-    ttft_s: Mapping[str, float]
-    e2e_s: Mapping[str, float]
-    tpot_s: Mapping[str, float]
-    stall_s: Mapping[str, float]
-    goodput: float
-    service_by_length: Mapping[str, Mapping[str, float]]
     ttft_curve: Sequence[float]
-    requests: int
-    arrivals_s: float = 0.0
     load: int | None = None
     gantt_svg: str = ""
-    tenants: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    largest_difference_slot_s: float = 0.0
-    jain_index: float = 1.0
 
     @property
     def kind(self) -> Kind:

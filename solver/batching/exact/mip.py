@@ -79,7 +79,6 @@ def solve(
     upper_s: float = inf,
     time_limit_s: float | None = None,
     node_limit: int | None = None,
-    gap: float = 1e-6,
 ) -> EngineOutcome:
     """The shortest makespan of requests given as (prompt tokens, output tokens).
 
@@ -97,9 +96,7 @@ def solve(
     scaled = replace(case, cost=cost.scaled(1 / unit_s))
     model = engine_model(scaled, case.most_bins(limit_s), limit_s / unit_s)
     compiled = compile_model(model)
-    highs = load_program(
-        compiled.numbers, gap=gap, time_limit_s=time_limit_s, node_limit=node_limit
-    )
+    highs = load_program(compiled.numbers, time_limit_s=time_limit_s, node_limit=node_limit)
     highs.run()
     stop = _why_stopped(highs)
     schedule = _read(model, case) if read_values(highs, compiled) else None

@@ -106,12 +106,6 @@ class InFlight:
         return any(not flight.sequence.is_bulk for flight in self._prefilling.values())
 
     @property
-    def ending(self) -> int:
-        """Those that are making the last token that they may make."""
-        seen = (flight for flight in self._flights.values() if flight.streamed and flight.begun)
-        return sum(flight.made >= flight.sequence.max_tokens - 1 for flight in seen)
-
-    @property
     def free_rows(self) -> list[int]:
         """Slots that nobody holds, lowest first."""
         return sorted(self._rows)

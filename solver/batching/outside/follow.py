@@ -17,8 +17,8 @@ import heapq
 from dataclasses import dataclass
 from math import inf
 
+from solver.batching.decoders import Decoders
 from solver.batching.policy import Decision, EngineView, IterationPolicy
-from solver.batching.progress import Progress
 from solver.batching.queue import RequestQueue, longest_first
 from solver.batching.sequence import Sequence
 from solver.batching.slot_wait import SlotWait
@@ -63,13 +63,11 @@ class Iteration:
         return Action.MIXED if self.prompt_tokens else Action.DECODE
 
 
-class Follower:
+class Follower(Decoders):
     """An engine as the policies see it, and what its iterations cost.
 
     Attributes:
-        progress: where those decoding stand, and what has ended.
         cost: the engine's cost model now.
-        decoding, bulk, paused, kv_decoding: as `solver.batching.pacing.Decoders` has them.
         just_stalled: whether decoding has just stood still for a prefill.
     """
 
@@ -82,12 +80,8 @@ class Follower:
         cost: CostModel,
         fit: OnlineFit | None = None,
     ) -> None:
-        self.slots, self.policy, self.cost = slots, policy, cost
-        self.progress = Progress(slots)
-        self.decoding: dict[str, Sequence] = {}
-        self.bulk: dict[str, Sequence] = {}
-        self.paused: dict[str, Sequence] = {}
-        self.kv_decoding = 0
+        super().__init__(slots)
+        self.policy, self.cost = policy, cost
         self._kv_capacity, self._budget = kv_capacity, prefill_budget
         self._fit, self._rounds, self._learnt = fit, 0, 0
         self._free = list(range(slots))
@@ -115,30 +109,6 @@ class Follower:
         self._stop(sequence, ended=ended)
         heapq.heappush(self._free, sequence.slot)
         sequence.slot = -1
-
-    def pause(self) -> None:
-        """The youngest bulk work that decodes stands still from the next iteration on."""
-        sequence = next(reversed(self.bulk.values()))
-        self._stop(sequence, ended=False)
-        self.paused[sequence.id] = sequence
-
-    def resume(self) -> None:
-        """The oldest of those paused decodes on."""
-        _, sequence = self.paused.popitem()
-        self._start(sequence)
-
-    def _start(self, sequence: Sequence) -> None:
-        self.progress.join(sequence)
-        self.decoding[sequence.id] = sequence
-        if sequence.is_bulk:
-            self.bulk[sequence.id] = sequence
-        self.kv_decoding += sequence.context
-
-    def _stop(self, sequence: Sequence, *, ended: bool) -> None:
-        self.progress.leave(sequence, ended=ended)
-        del self.decoding[sequence.id]
-        self.bulk.pop(sequence.id, None)
-        self.kv_decoding -= sequence.context
 
     def correct(self, sequence: Sequence, made: int) -> None:
         """The engine says how many tokens it has made: not one a round, or not every round."""

@@ -39,8 +39,9 @@ from solver.batching.online import KEPT_FREE, OnlineHere
 from solver.batching.outside.flight import InFlight
 from solver.batching.outside.held import HeldRequest, Release, first_of
 from solver.batching.policy import EngineView, IterationPolicy
-from solver.batching.queue import RequestQueue, make_queue
+from solver.batching.queue import make_queue
 from solver.batching.sequence import Reason
+from solver.batching.slot_wait import SlotWait
 from solver.cost.model import CostModel
 from solver.cost.online import OnlineFit
 
@@ -68,7 +69,6 @@ class Releaser:
         now: float,
         *,
         lead: int = 0,
-        waiting: RequestQueue | None = None,
     ) -> None:
         """`policy` None: the engine has its own."""
         self.slots, self.kv_tokens, self.policy, self.lead = slots, kv_tokens, policy, lead
@@ -78,15 +78,13 @@ class Releaser:
         self.busy_period: BusyPeriod | None = None
         self.efficiency = 0.0
         self.queued = 0
-        if waiting is None:
-            waiting = make_queue("longest", slots, cost.decode_s(slots))
-        self._queue = waiting
+        self._queue = make_queue("longest", slots, cost.decode_s(slots))
         self._held: dict[str, HeldRequest] = {}
         self._back = OnlineHere()  # of each request its first sequence
         self._here: set[str] = set()  # requests held or in flight
         self._ending: set[str] = set()  # all tokens made, and the answer not over
         self._ending_s = now  # since when there are such
-        self._waited_slot_s, self._waited_rounds = 0.0, 0
+        self._slot_wait = SlotWait()
         self._held_back, self._held_s, self._held_round = 0, now, 0
         self._again_s: float | None = None
 
@@ -180,7 +178,8 @@ class Releaser:
                 (s, request.streamed) for request in release.requests for s in request.sequences
             ]
             self.in_flight.release([s for s, _ in pairs], [seen for _, seen in pairs], now)
-            self._waited_slot_s, self._waited_rounds, self._held_back = 0.0, 0, 0
+            self._slot_wait.reset()
+            self._held_back = 0
             yield release
         self._book(now)
 
@@ -259,8 +258,8 @@ class Releaser:
             prompt_tokens=sum(request.prompt_tokens for request in fitting),
             kv_tokens=self.kv_tokens,
             kv_held=self.kv_held,
-            waited_slot_s=self._waited_slot_s,
-            waited_rounds=self._waited_rounds,
+            waited_slot_s=self._slot_wait.slot_s,
+            waited_rounds=self._slot_wait.rounds,
             prefill_budget=inf,
             just_stalled=False,
             progress=self.in_flight.progress,
@@ -298,8 +297,7 @@ class Releaser:
     def _count_waiting(self, now: float) -> None:
         """What slots have stood idle, with somebody held back who could have filled them."""
         rounds = self.in_flight.progress.rounds
-        self._waited_slot_s += self._held_back * (now - self._held_s)
-        self._waited_rounds += self._held_back * (rounds - self._held_round)
+        self._slot_wait.add(self._held_back, rounds - self._held_round, now - self._held_s)
         self._held_s, self._held_round, self._held_back = now, rounds, 0
 
     def _book(self, now: float) -> None:

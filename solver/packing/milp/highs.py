@@ -14,24 +14,25 @@ from solver.packing.milp.compile import Compiled, Program
 # Costs of a packing's relaxation are all zero but one, which leaves dual simplex without a sense of
 # direction; so much more noise than usual gives it one.
 PERTURBATION = 30.0
+# A plan within so much of the best, relative to it, is taken for the best.
+GAP = 1e-6
 
 
 def load_program(
     program: Program,
     *,
     relaxed: bool = False,
-    gap: float = 0.0,
     time_limit_s: float | None = None,
     node_limit: int | None = None,
 ) -> highspy.Highs:
     """HiGHS with the program and when to stop, ready to run; a limit that is None does not apply.
 
-    `gap` is relative to the objective. A time limit is not reproducible, a node limit is.
+    It stops within `GAP` of the best. A time limit is not reproducible, a node limit is.
     """
     h = highspy.Highs()
     h.silent()
     h.setOptionValue("threads", 1)  # changing it later in a process makes run() fail
-    h.setOptionValue("mip_rel_gap", gap)
+    h.setOptionValue("mip_rel_gap", GAP)
     if relaxed:  # as measured on dense packings: both about halve the time
         h.setOptionValue("presolve", "off")
         h.setOptionValue("dual_simplex_cost_perturbation_multiplier", PERTURBATION)

@@ -172,24 +172,23 @@ def solve(
     *,
     bound_s: float = 0.0,
     left_s: SecondsLeft | None = None,
-    gap: float = 1e-6,
     allowed: BoolArray | None = None,
 ) -> Outcome:
     """Improve on `incumbent`, or find a first plan if there is none.
 
     There must be a request, and each must fit somewhere by itself.
 
-    Stops when the finish is proven within `gap` of the best, or when about `left_s()` seconds,
-    asked once the model is built, have passed. HiGHS may overrun that: whoever has a deadline must
-    not wait for the answer. Only the pairs `allowed` are looked at; the bound is then that of plans
-    made of these.
+    Stops when the finish is proven to be the best (within `highs.GAP`), or when about `left_s()`
+    seconds, asked once the model is built, have passed. HiGHS may overrun that: whoever has a
+    deadline must not wait for the answer. Only the pairs `allowed` are looked at; the bound is then
+    that of plans made of these.
     """
     if allowed is None:
         allowed = admissible_pairs(
             problem, latest_finish_s(problem) if incumbent is None else incumbent.finish_s
         )
     numbers, columns = program(problem, allowed, bound_s)
-    h = load_program(numbers, gap=gap, time_limit_s=None if left_s is None else left_s())
+    h = load_program(numbers, time_limit_s=None if left_s is None else left_s())
     if incumbent is not None:
         _start_from(h, columns, incumbent.assignment, incumbent.finish_s)
     h.run()

@@ -347,6 +347,18 @@ def run(policy: str, workers: int = 1, makespan_s: float = 100.0, p99: float = 3
         service_by_length={q: {"e2e_s": 1.0, "service_ratio": 0.9} for q in QUARTERS},
         ttft_curve=[0.5, 0.9, 2.0, p99],
         requests=1319,
+        arrivals_s=0.0,
+        prefill_stages=20,
+        decode_rounds=900,
+        mixed_iterations=0,
+        cache_hit_ratio=0.0,
+        preemptions=0,
+        slot_seconds={},
+        prompt_tokens=90_258,
+        output_tokens=454_838,
+        tenants={},
+        largest_difference_slot_s=0.0,
+        jain_index=1.0,
     )
 
 

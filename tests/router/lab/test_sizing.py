@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from router.lab.simulation.run import Choice
 from router.lab.simulation.runs import Run
 from router.lab.simulation.sizing import ACROSS, Goal, across, answers, search
 from router.settings.slo import Slo, seconds
-from solver.sim.report import QUARTERS
 from tests.router.lab.test_pictures import outline
+from tests.router.lab.test_pictures import run as finished
 
 Replay = Callable[..., tuple[int, str, str]]
 
@@ -27,23 +28,9 @@ LIMIT = Slo("ttft", "p99", 2.0)
 
 def run_of(choice: Choice, p99_s: float) -> Run:
     spread = {"mean": p99_s / 4, "p50": p99_s / 4, "p95": p99_s / 2, "p99": p99_s}
-    return Run(
-        policy=choice.policy,
-        dispatch=choice.dispatch,
-        workers=choice.workers,
-        makespan_s=3600.0,
-        lower_bound_s=3000.0,
-        gap_ratio=0.2,
-        utilization=0.5,
-        generation_tokens_per_s=10.0,
-        ttft_s=spread,
-        e2e_s=spread,
-        tpot_s=spread,
-        stall_s=spread,
-        goodput=0.97,
-        service_by_length={q: {"e2e_s": 1.0, "service_ratio": 0.9} for q in QUARTERS},
-        ttft_curve=[p99_s],
-        requests=10,
+    found = finished(choice.policy, choice.workers, 3600.0)
+    return replace(
+        found, dispatch=choice.dispatch, ttft_s=spread, e2e_s=spread, tpot_s=spread, requests=10
     )
 
 

@@ -93,7 +93,7 @@ from solver.cost.model import CostModel
 from solver.batching.exact import mip
 from solver.packing.milp import model
 
-assert model.solve(KINDS["equal"](40, 16, 0), None, gap=0.5).assignment is not None
+assert model.solve(KINDS["equal"](8, 2, 0), None).assignment is not None
 assert mip.solve([(3, 4), (5, 2)], 1, CostModel(0.1, 0.1, 0.1, 0.1)).optimal
 assert "pyomo" in asked and "scipy" not in asked
 """
