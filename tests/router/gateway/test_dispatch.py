@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from router.gateway.planning.dispatcher import MOST_ANEW
 from router.gateway.planning.isolation import UnplannableError
 from router.gateway.planning.planner import Planned
 from router.gateway.planning.ticket import Placement, Ticket
 from router.http.errors import NoCapacityError
 from solver.routing.asked import Asked
 from solver.routing.rolling import WINDOW
+from solver.routing.sums import LoadSums
 from tests.router.gateway.fleet import Half, half, random_tickets, state, ticket
 from tests.waiting import PATIENCE_S, until
 
@@ -119,6 +121,32 @@ async def test_those_who_come_together_are_planned_together() -> None:
             placing = (made.dispatcher.place(ticket(str(k))) for k in range(5))
             placements = await asyncio.gather(*placing)
             assert [len(one.plan.requests) for one in placements] == expected
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 99])
+async def test_what_others_have_told_before_a_plan_or_while_it_is_made_counts_in_it(
+    at: int,
+) -> None:
+    """Where they go on telling, some of it: a plan is made a few times at most."""
+    looks = 0
+    async with half(2, window_max_wait_s=10.0) as made:
+        best = next(worker for worker in made.workers if worker.name == "w1")
+
+        def tell() -> bool:
+            nonlocal looks
+            looks += 1
+            if looks == at:
+                best.load.tell_others(LoadSums(99, 99, 99_000, 9_000.0))
+            return looks <= at
+
+        await made.dispatcher.place(ticket("a"))
+        await asyncio.sleep(0)
+        made.workers.before_plan = tell
+        placing = made.dispatcher.place(ticket("b"))
+        with pytest.raises(StopIteration) as ended:
+            placing.send(None)
+    assert ended.value.value.worker.name == ("w0" if at <= MOST_ANEW else "w1")
+    assert looks <= MOST_ANEW + 1
 
 
 async def test_who_cannot_be_planned_alone_is_planned_by_the_task(
