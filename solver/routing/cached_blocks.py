@@ -149,12 +149,12 @@ class CachedBlocks:
     def _remove(self, block: int, tier: Tier) -> bool:
         known = block in self._where
         if known and not self._tiers.leave(block, tier):
-            self._forget(block)
+            self._take(block, evicted=True)
         return known
 
-    def _forget(self, block: int) -> None:
+    def _take(self, block: int, *, evicted: bool) -> None:
         self._tiers.pop(block, None)
-        self._tree.take(block)
+        self._tree.take(block, evicted=evicted)
 
     @property
     def _is_full(self) -> bool:
@@ -167,7 +167,7 @@ class CachedBlocks:
             self._partial = True
             count = max(1, int(self._most * DROPPED_SHARE))
             for block in self._where.oldest(count):
-                self._forget(block)
+                self._take(block, evicted=False)
 
     def expect(self, prompt: Beginnings, tokens: int, room: float, *, sure: bool) -> Coming:
         """A prompt of so many tokens is sent there; see `held_tokens` and `Foreseen.sent`."""

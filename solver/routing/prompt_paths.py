@@ -5,7 +5,7 @@ Rules:
 - marks are kept little further than there are blocks: a node that nothing follows grows with what
   is told, and shrinks with what goes;
 - prompts are used when they are told of, their beginnings last: an engine that needs room takes
-  first what was used least lately, and of that the ends;
+  first what was used least lately, and of that the ends; what it takes is what was;
 - where a block ends in a prompt is reckoned by the tokens in each of the prompt's own blocks, or as
   was learnt (`Partings`).
 
@@ -196,6 +196,22 @@ class Paths:
             node.unlink()
             node.use_before(root)
             node = node.parent
+
+    def age(self, node: Node) -> None:
+        """An engine that needed room has taken some of it: nobody was used less lately.
+
+        So were those before it that were used with it, as it is the end of theirs.
+        """
+        root, chain = self._root, [node]
+        if node.parent is None or root.newer is node:
+            return
+        while (one := chain[-1]).newer is one.parent and one.parent is not root:
+            chain.append(one.newer)
+        for one in chain:
+            one.unlink()
+        oldest = root.newer
+        for one in chain:
+            one.use_before(oldest)
 
     def pushed_out(self, count: int, busy: Iterable[Node]) -> dict[Node, int]:
         """Who loses so many blocks that are used least lately, and how many each keeps.

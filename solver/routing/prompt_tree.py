@@ -51,11 +51,13 @@ class PromptTree:
         """They follow `parent` in a prompt, or begin it; whether it is known where that is."""
         return self._goes_on(blocks, parent, prompt) or self._place(blocks, parent, prompt)
 
-    def take(self, block: int) -> bool:
-        """It is there no more; whether it was."""
+    def take(self, block: int, *, evicted: bool = True) -> bool:
+        """It is there no more, as the engine needed its room, or is not kept; whether it was."""
         nodes = self.where.pop(block)
         for node in nodes:
             node.take(block)
+            if evicted:
+                self.paths.age(node)
         for node in nodes:  # one may be another's parent
             self.paths.prune(node)
         return bool(nodes)

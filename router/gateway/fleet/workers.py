@@ -56,7 +56,7 @@ class Workers:
     """Follows every worker while the gateway runs.
 
     `on_change` is called at each report, `on_shared` at each that tells of other gateways there.
-    `before_plan` brings what others have told of them up to date.
+    `before_plan` takes what others have told of them until now; whether they had told more.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Workers:
         self._siblings, self._peers = siblings, peers
         self.on_change: Callable[[], None] = lambda: None
         self.on_shared: Callable[[], None] = lambda: None
-        self.before_plan: Callable[[], None] = lambda: None
+        self.before_plan: Callable[[], bool] = lambda: False
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._all)

@@ -108,18 +108,23 @@ def _check(response: aiohttp.ClientResponse) -> None:
 
 
 class Lines:
-    """What has come over one stream, line by line, and has not been taken yet."""
+    """What has come over one stream, line by line, and has not been taken yet.
+
+    `socket` is what it comes by; None where only the loop can read, as over TLS.
+    """
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response, self._rest = response, b""
         self._lines = deque[bytes]()
-        self._socket = _socket_of(response)
+        self._put = 0  # bytes
+        self.socket = _socket_of(response)
 
     def __len__(self) -> int:
         return len(self._lines)
 
     def put(self, part: bytes) -> None:
         """More has come; heartbeats are no lines."""
+        self._put += len(part)
         *lines, self._rest = (self._rest + part).split(b"\n")
         self._lines.extend(filter(None, lines))
 
@@ -132,20 +137,30 @@ class Lines:
         if len(self._rest) > LONGEST_LINE:
             raise WireError(f"a line is of more than {LONGEST_LINE} bytes")
 
-    def look(self) -> None:
-        """Put what is there by now, though the loop has not come to it: it reads in its own turn.
+    @property
+    def waits(self) -> bool:
+        """Whether the loop has read more than was put, or there are lines to be taken."""
+        return bool(self._lines) or self._response.content.total_bytes > self._put
 
-        Over TLS only the loop can read.
+    def read(self) -> None:
+        """Let the stream have what its socket has, as the loop would in a turn to come.
 
         Raises:
-            OSError, aiohttp.ClientError: as the loop will find out as well.
+            OSError: as the loop will find out as well.
         """
         connection = self._response.connection
-        if self._socket is None or connection is None or connection.protocol is None:
+        if self.socket is None or connection is None or connection.protocol is None:
             return
         with suppress(BlockingIOError):
-            if data := self._socket.recv(MOST_AT_ONCE):
+            if data := self.socket.recv(MOST_AT_ONCE):
                 connection.protocol.data_received(data)
+
+    def fetch(self) -> None:
+        """Put what the stream has.
+
+        Raises:
+            aiohttp.ClientError: if it has broken off.
+        """
         with suppress(RuntimeError):  # the stream's own task waits for the next byte: there is none
             self.put(self._response.content.read_nowait())
 
@@ -157,13 +172,13 @@ class Lines:
 
     def close(self) -> None:
         """Nobody looks any more."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None
 
 
 def _socket_of(response: aiohttp.ClientResponse) -> socket.socket | None:
-    """The same as the loop reads from; None: nobody else can."""
+    """The same that the loop reads from; None: nobody else can."""
     transport = None if response.connection is None else response.connection.transport
     if transport is None or transport.get_extra_info("ssl_object") is not None:
         return None

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import selectors
 import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ class Hearing:
         self._siblings = _Books(workers, sends)
         self._ears: dict[str, Ear] = {}
         self._streams = list[_Stream]()
+        self._ready = selectors.DefaultSelector()  # whose next bytes have come
         self._tasks = set[asyncio.Task[None]]()
         self._said = Repeats(log)
         self._spent_s, self._spent_at_s = 0.0, 0.0  # beyond their share, and as of when
@@ -130,6 +132,7 @@ class Hearing:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._ready.close()
 
     async def _look(self) -> None:
         """Who of this gateway's processes has come, and who is heard."""
@@ -182,6 +185,8 @@ class Hearing:
         """Until it ends, or tells what is no line."""
         stream = _Stream(ear, Lines(response))
         self._streams.append(stream)
+        if stream.lines.socket is not None:
+            self._ready.register(stream.lines.socket, selectors.EVENT_READ, stream)
         try:
             async for part in response.content.iter_any():
                 stream.lines.put(part)
@@ -190,6 +195,8 @@ class Hearing:
                 stream.lines.check()
         finally:
             self._streams.remove(stream)
+            if stream.lines.socket is not None:
+                self._ready.unregister(stream.lines.socket)
             stream.lines.close()
             ear.up, heard = False, stream.heard
             if heard is not None and (ear.sibling or self._peers is None):
@@ -197,20 +204,29 @@ class Hearing:
             elif heard is not None and self._peers is not None:
                 self._peers.leave(ear.gateway)
 
-    def catch_up(self) -> None:
-        """Take what all have told until now, as far as their time goes: somebody is to decide."""
+    def catch_up(self) -> bool:
+        """Take what all have told until now, as far as their time goes: somebody is to decide.
+
+        Whether they had told anything more.
+        """
+        more = False
+        ready = {key.data for key, _ in self._ready.select(0)} if self._ready.get_map() else ()
         for stream in self._streams:
+            if stream.heard is None or not (stream in ready or stream.lines.waits):
+                continue
             if self._resting_s(time.perf_counter()) > 0:
                 break
-            if stream.heard is None:
-                continue
             try:
-                stream.lines.look()
+                if stream in ready:
+                    stream.lines.read()
+                stream.lines.fetch()
                 for rest_s in self._turns(stream):
+                    more = True
                     if rest_s > 0:
                         break
             except Exception:  # its own task comes upon it as well, and lets it go
                 log.debug("a peer is not caught up with", exc_info=True)
+        return more
 
     def _turns(self, stream: _Stream) -> Iterator[float]:
         """Take its lines, some at a time: seconds until it is to go on."""

@@ -31,7 +31,7 @@ from router.gateway.planning.isolation import (
     check_size,
     each_alone,
 )
-from router.gateway.planning.planner import Planner
+from router.gateway.planning.planner import Planned, Planner
 from router.gateway.planning.plans import Plans
 from router.gateway.planning.room import Room
 from router.gateway.planning.stranded import Stranded
@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 
 # Requests that begin to be forwarded in one turn of the loop.
 SENDS_A_TURN = 16
+# So often one that comes alone is planned, while others tell of more.
+MOST_ANEW = 3
 TicketSelection = Selection[Ticket, Worker]
 # Uncached prompt tokens, and output tokens.
 Spent = tuple[float, float]
@@ -271,12 +273,10 @@ class Dispatcher:
         self._rushed = True
         asyncio.get_running_loop().call_soon(self._rest)
         try:
-            self._workers.before_plan()
-            now = time.monotonic()
-            selection = self._rolling.select_alone(ticket, now, self._able())
-            if selection is None:
+            made = self._plan_alone(ticket)
+            if made is None:
                 return None
-            planned = self._planner.plan_alone(selection.asked)
+            selection, planned, now = made
             worker = self._rolling.bind_alone(selection, planned.assignment, now)
             if worker is None:
                 return None
@@ -287,6 +287,22 @@ class Dispatcher:
         except Exception:  # the task comes upon it as well, and finds out whose it is
             log.debug("a request could not be planned alone", exc_info=True)
         return None
+
+    def _plan_alone(self, ticket: Ticket) -> tuple[TicketSelection, Planned, float] | None:
+        """What is planned, how, and as of when: once more if others have sent something meanwhile.
+
+        None: it is to wait.
+        """
+        made = None
+        for _ in range(MOST_ANEW):
+            if not self._workers.before_plan() and made is not None:
+                break
+            now = time.monotonic()
+            selection = self._rolling.select_alone(ticket, now, self._able())
+            if selection is None:
+                return None
+            made = selection, self._planner.plan_alone(selection.asked), now
+        return made
 
     def _rest(self) -> None:
         """Whoever comes from now on has not come with the one before, which is on its way."""

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from router.gateway.planning.dispatcher import MOST_ANEW
 from router.gateway.planning.isolation import UnplannableError
 from router.gateway.planning.planner import Planned
 from router.gateway.planning.ticket import Placement, Ticket
 from router.http.errors import NoCapacityError
 from solver.routing.asked import Asked
 from solver.routing.rolling import WINDOW
+from solver.routing.sums import NOTHING, LoadSums
 from tests.router.gateway.fleet import Half, half, random_tickets, state, ticket
 from tests.waiting import PATIENCE_S, until
 
@@ -119,6 +121,34 @@ async def test_those_who_come_together_are_planned_together() -> None:
             placing = (made.dispatcher.place(ticket(str(k))) for k in range(5))
             placements = await asyncio.gather(*placing)
             assert [len(one.plan.requests) for one in placements] == expected
+
+
+async def test_what_others_have_told_before_a_plan_or_while_it_is_made_counts_in_it() -> None:
+    """Where they go on telling, some of it: a plan is made a few times at most."""
+    looks = due = 0
+
+    def tell() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == due:
+            best.load.tell_others(LoadSums(99, 99, 99_000, 9_000.0))
+        return looks <= due
+
+    async with half(2, window_max_wait_s=10.0) as made:
+        best = next(worker for worker in made.workers if worker.name == "w1")
+        await made.dispatcher.place(ticket("a"))
+        made.workers.before_plan = tell
+        for due, goes_to in ((1, "w0"), (2, "w0"), (MOST_ANEW, "w0"), (99, "w1")):
+            best.load.tell_others(NOTHING)
+            looks = 0
+            await asyncio.sleep(0)
+            other = ticket(str(due))
+            placing = made.dispatcher.place(other)
+            with pytest.raises(StopIteration) as ended:
+                placing.send(None)
+            placed = ended.value.value.worker
+            assert (placed.name, looks <= MOST_ANEW + 1) == (goes_to, True), due
+            placed.load.remove(other)
 
 
 async def test_who_cannot_be_planned_alone_is_planned_by_the_task(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 
 import pytest
 from aiohttp import web
@@ -139,6 +140,44 @@ def test_the_others_are_heard_whoever_is_wrong() -> None:
         async with half.before(ODD["garbage"], good, twin, own, no_hello):
             await half.until(lambda: half.peers.count == 1 and half.lines("garbage") >= 2)
             assert half.peers.held(PLACE).sequences == 3, "once, and nothing of oneself"
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("soon")
+def test_who_is_to_decide_knows_what_has_been_told_though_the_loop_has_not_turned() -> None:
+    """And nothing of it is lost, or taken twice, when the loop does; who goes wrong goes then."""
+    wires = list[asyncio.Transport]()
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(HELLO + THERE)
+        wires.append(cast(asyncio.Transport, request.transport))
+        await asyncio.Event().wait()
+        return response
+
+    async def run() -> None:
+        half = Half()
+
+        def at_once(text: bytes) -> bool:
+            wires[0].write(b"%x\r\n%b\r\n" % (len(text), text))
+            return any(half.hearing.catch_up() for _ in range(10_000))
+
+        async with half.before(serve):
+            await half.until(lambda: half.peers.held(PLACE).sequences == 3)
+            for sequences in range(4, 9):
+                line = encode(Held(PLACE, sequences, 0, 0, 0.0, 0.0, 0.0, 0, 0))
+                assert not at_once(line[:20])
+                assert at_once(line[20:])
+                assert half.peers.held(PLACE).sequences == sequences
+                assert not half.hearing.catch_up()
+                await asyncio.sleep(0.01)
+                assert half.lines("heard") == sequences
+            assert not at_once(b"garbage\n")
+            assert half.peers.held(PLACE).sequences == 8
+            await half.until(lambda: half.peers.count == 0)
+            assert half.peers.held(PLACE) == NOTHING
 
     asyncio.run(run())
 
