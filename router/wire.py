@@ -84,20 +84,27 @@ GATEWAY = b"x-makespan-gateway"
 # What no engine has more of, so that sums of it stay numbers to plan with: a million slots, or a
 # trillion cached tokens.
 MOST_SLOTS, MOST_TOKENS, MOST_CONTEXT = 1 << 20, 1 << 40, 1 << 31
+MOST_PART = 1_000_000
 LONGEST_NAME = 512
 # A state is far shorter, whatever names are in it.
 LONGEST_STATE = 16_384
 MOST_NAMES_BYTES = 8192  # of the names of models in it, as JSON
+MOST_RECALLED = 1 << 15  # more than an agent has of one gateway
 # Of what is wrong with a message, so much is told; it may be all of the message.
 LONGEST_COMPLAINT = 200
 
 Slots = Annotated[int, Field(ge=1, le=MOST_SLOTS)]
+Slot = Annotated[int, Field(ge=0, le=MOST_SLOTS)]
 Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
 Count = Annotated[int, Field(ge=0, le=MOST_CONTEXT)]
 Amount = Annotated[float, Field(ge=0, le=MOST_TOKENS, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+# Of anything else, as of times on some clock.
+Number = Annotated[float, Field(ge=-MOST_TOKENS, le=MOST_TOKENS, allow_inf_nan=False)]
+# A part of something, as somebody has measured it: what should be 1 may come out above.
+Part = Annotated[float, Field(ge=0, le=MOST_PART, allow_inf_nan=False)]
 # It goes into headers and log lines: no control characters.
 NAME = r"^[^\x00-\x1f\x7f-\x9f]+$"
+Attempt = Annotated[str, Field(max_length=LONGEST_NAME)]
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME, pattern=NAME)]
 
 
@@ -189,11 +196,11 @@ class AgentState:
     slots: Slots
     kv_tokens: Annotated[Tokens, Field(ge=1)]
     max_model_len: Annotated[Count, Field(ge=1)]
-    cost_ms: dict[str, Finite]
+    cost_ms: dict[str, Number]
     running: Count
     queued: Count
     kv_held: Tokens
-    utilization: Finite
+    utilization: Part
     draining: bool
     prefix_cache: bool = False
     beside: Beside = Beside()
@@ -256,9 +263,9 @@ def _read(reader: TypeAdapter[Message], what: str, text: bytes) -> Message:
 
 
 # A slot, and from when to when it was held.
-SlotStay = tuple[int, Finite, Finite]
+SlotStay = tuple[Slot, Number, Number]
 # From when to when prompts were prefilled, whether all others stood still, and whose slots it was.
-PrefillSpan = tuple[Finite, Finite, bool, Annotated[tuple[int, ...], Field(fail_fast=True)]]
+PrefillSpan = tuple[Number, Number, bool, Annotated[tuple[Slot, ...], Field(fail_fast=True)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,12 +283,12 @@ class SlotReport:
             decodes.
     """
 
-    now_s: Finite
+    now_s: Number
     slots: Slots
-    seconds: dict[str, Finite]
-    efficiency: Finite
-    since_s: Finite
-    until_s: Finite
+    seconds: dict[str, Number]
+    efficiency: Part
+    since_s: Number
+    until_s: Number
     held: Annotated[list[SlotStay], Field(fail_fast=True)] | None
     fills: Annotated[list[PrefillSpan], Field(fail_fast=True)]
 
@@ -302,8 +309,8 @@ class Recall:
     A gateway cannot see which of the requests that do not stream have begun: it names more.
     """
 
-    requests: Annotated[tuple[str, ...], Field(fail_fast=True)]
-    most: Annotated[int, Field(ge=0)] | None = None
+    requests: Annotated[tuple[Attempt, ...], Field(fail_fast=True, max_length=MOST_RECALLED)]
+    most: Count | None = None
 
     def encode(self) -> bytes:
         """One JSON object."""

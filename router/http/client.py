@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import ssl
-from collections import deque
 from urllib.parse import urlsplit
 
 from router.http.known_head import KnownAnswers
 from router.http.timeouts import limited
-from router.http.worker_connection import Connection, Reader
+from router.http.worker_connection import Connection, Idle, Reader
 from router.http.worker_reply import Reply
 
 
@@ -68,7 +67,7 @@ class _Origin:
         self.host = parts.hostname or ""
         self.port = parts.port or (443 if self.secure else 80)
         self.host_line = b"host: " + parts.netloc.encode("latin-1") + b"\r\n"
-        self.idle: deque[Connection] = deque()
+        self.idle = Idle()
         self.answers = KnownAnswers()
 
 

@@ -3,6 +3,9 @@
 Rules:
 - it goes back for reuse only when its answer has ended, said nothing against it, and left nothing
   behind it;
+- a second answer that is late enough is taken for that to the next request, and nobody can tell: a
+  worker that has ever sent what nobody asked for is asked over one connection a request. A 408 is
+  no such answer: some servers close so what is idle;
 - an answer whose framing is not known for sure is none: of transfer codings it knows ``chunked``;
 - who takes nothing of a request for `UNREAD_S` is no longer waited for;
 - a reader that cannot keep up stops the worker's sending (TCP's own flow control), so that a slow
@@ -15,6 +18,7 @@ HTTP is parsed by `httptools`, as by the server; heads that come again are known
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from typing import Protocol, cast
 
@@ -25,6 +29,8 @@ from router.http.known_head import KnownAnswers
 from router.http.reply import HeadKind
 from router.http.worker_reply import Reply
 
+log = logging.getLogger(__name__)
+
 # A head beyond this is none: answers of engines have a few hundred bytes. Nor is as much that says
 # nothing, in the extensions of chunks or in trailers.
 MOST_HEAD_BYTES = 65_536
@@ -32,6 +38,7 @@ LEAST_STATUS, LARGEST_STATUS = 100, 599
 # A server that is busy with others' prompts reads on within seconds; what it has not read yet is
 # in its kernel's buffers and ours.
 UNREAD_S = 15.0
+_IDLED = (b"HTTP/1.1 408", b"HTTP/1.0 408")
 
 
 class _LargeHead(WorkerFailed):
@@ -43,6 +50,20 @@ class _LargeHead(WorkerFailed):
 
 class BadAnswer(OSError):
     """What came is no answer to the request, or not all of one."""
+
+
+class Idle(deque["Connection"]):
+    """Connections to one worker that wait for a request; `trusted`: they may carry another."""
+
+    trusted = True
+
+    def distrust(self) -> None:
+        """It has sent what nobody asked for, and may do so again."""
+        if self.trusted:
+            log.warning("a worker answers without being asked: no connection to it is kept")
+        self.trusted = False
+        while self:
+            self.pop().abort()
 
 
 class Reader(Protocol):
@@ -63,7 +84,7 @@ class Connection(asyncio.Protocol):
     `answers` is what is known of that worker's.
     """
 
-    def __init__(self, idle: deque[Connection], keep_alive_s: float, answers: KnownAnswers) -> None:
+    def __init__(self, idle: Idle, keep_alive_s: float, answers: KnownAnswers) -> None:
         self._idle, self._keep_alive_s, self._answers = idle, keep_alive_s, answers
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
@@ -169,6 +190,8 @@ class Connection(asyncio.Protocol):
         self._bare_bytes += len(data)
         try:
             if self._reader is None and self._reply is None:
+                if data.strip() and not data.startswith(_IDLED):
+                    self._idle.distrust()
                 raise BadAnswer("it sent what nobody asked for")
             self._parser.feed_data(data)
             if begins and self._complete:
@@ -220,6 +243,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Part of `httptools`."""
         if self._complete:
+            self._idle.distrust()
             raise BadAnswer("it sent more than its answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -264,7 +288,7 @@ class Connection(asyncio.Protocol):
         reply, transport = self._reply, self._transport
         assert reply is not None
         self._reply = self._asked = None
-        good = self._framed and self._complete and self._reusable
+        good = self._framed and self._complete and self._reusable and self._idle.trusted
         self._new_head()
         if self._paused:
             self.resume()

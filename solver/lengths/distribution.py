@@ -98,6 +98,11 @@ class LengthDistribution:
         longer = self._survival(self.made + max(tokens, 0) + 1)
         return 1.0 - longer / self._survival(self.made + 1)
 
+    def later(self, tokens: float) -> float:
+        """Probability that more than so many are to come, and half of that of as many."""
+        most = int(tokens)
+        return 1.0 - (self.cdf(most) + self.cdf(most - 1)) / 2.0 if most > 0 else 1.0
+
     def quantile(self, q: float) -> int:
         """The least number that is not exceeded with probability `q`."""
         if self.max_remaining == 1:

@@ -255,6 +255,29 @@ def test_what_is_the_requests_fault_counts_against_nobody(
     assert all(one["health"] == "up" for one in made.workers())
 
 
+TERSE = b'{"choices": [{"text": "a"}], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}'
+
+
+@pytest.mark.parametrize("odd", [status(400), status(404), whole(TERSE)])
+def test_who_ends_at_once_what_others_work_on_gets_no_more_than_its_share(odd: Answer) -> None:
+    """Each of its answers may be the request's own fault, or short: all of them are not."""
+    count = 90
+    with (
+        FaultyServer(odd) as quick,
+        FaultyServer(after(0.3)) as first,
+        FaultyServer(after(0.3)) as second,
+        gateway(quick, first, second) as made,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        answers = list(pool.map(lambda _: made.ask(max_tokens=64), range(count)))
+        assert all(answer.content for answer in answers)
+        # Of whom nobody has heard anything it gets some more.
+        assert quick.calls <= count / 3 + 16
+        assert all(one["health"] == "up" for one in made.workers())
+        assert not made.worker(first)["reason"]
+        assert not made.worker(second)["reason"]
+
+
 def test_full_workers_are_planned_again_and_not_ejected() -> None:
     """Each refuses what is beyond two at once, as vLLM with ``--max-num-queued-reqs``."""
 

@@ -128,6 +128,8 @@ class Answers:
             return Outcome.FAILED
         if reply.status == 200 and not exchange.wrong:
             self._answered(exchange, ticket, worker, usage, occupancy)
+        elif 400 <= reply.status < 500:
+            self._dispatcher.ended(ticket, worker, None)
         return outcome_of_status(reply.status)
 
     def _answered(
@@ -148,6 +150,8 @@ class Answers:
             if exchange.answer_id is not None:
                 self._kept.remember(exchange.answer_id, worker, record.tenant, usage.tokens)
         self._learn(worker, exchange, ticket, occupancy)
+        if record.output_tokens is not None:
+            self._dispatcher.ended(ticket, worker, record.output_tokens / record.choices)
         if self._shedding.on:
             felt = Felt.of(exchange.timing(), record.output_tokens, record.choices)
             self._shedding.saw(worker, felt)

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 # prompts that are under way say so.
 STALLED_S, STALLED_PREFILLS = 5.0, 3.0
 MOST_REASONS = 10  # of one standing that are logged in a minute
+# Why somebody stands out.
+ODD = "it ends requests far sooner than others do: it gets no more than its even share"
 FRESH_S = 0.5  # who has sent a byte since is not silent; less than any patience
 
 
@@ -94,6 +96,10 @@ class Conditions:
         now = time.monotonic()
         self._tell(worker, lambda health: health.busy(now, why, for_s, trial=trial))
 
+    def stand(self, worker: Worker, stands_out: bool, more: float) -> None:
+        """Whether it stands out among others, and how much more it may be sent (`evenness`)."""
+        self._tell(worker, lambda health: health.stand(ODD if stands_out else "", more))
+
     def left(self, worker: Worker) -> None:
         """A request that was to show whether it is well again has left it."""
         now = time.monotonic()
@@ -150,7 +156,8 @@ class Conditions:
             about = {"worker": name, "models": list(worker.models)} if up else about
             log.log(logging.INFO if up else logging.WARNING, what, extra=about)
         elif up and health.reason:
-            what = "worker takes nothing for a moment"
+            odd = health.reason == ODD
+            what = "worker stands out" if odd else "worker takes nothing for a moment"
             self._said.say(logging.INFO, what, worker.url, about, most=MOST_REASONS)
         elif not up:
             self._said.say(logging.WARNING, what, worker.url, about, most=MOST_REASONS)

@@ -19,6 +19,8 @@ Rules:
   twice that the next time, and so on; a good answer to it brings it back;
 - suspects are the last resort but one, the ejected the last: where nobody else is left, a bad
   answer says more than none. Who is ``down`` gets nothing;
+- who stands out among others (`evenness`) is up, is sent as much as it is told that it may, and
+  beyond that gets nothing new while others can serve;
 - who says that it is full, or for how long it takes nothing, is left alone for that time, and then
   tried with one request; that is no failure, and its standing stays.
 
@@ -86,6 +88,7 @@ class Health:
 
     def __init__(self) -> None:
         self._lost, self._slow = "it has not answered yet", ""
+        self._odd, self._more = "", inf
         self._misses = 0
         self._hold: _Hold | None = None
         self._failing = 0.0
@@ -198,6 +201,11 @@ class Health:
         self._hold = _Hold(standing, why, until_s)
         self._settle()
 
+    def stand(self, odd: str, more: float) -> None:
+        """How it stands out, if it does, and how much `more` it may be sent before others are."""
+        self._odd, self._more = odd, more
+        self._settle()
+
     def left(self, now: float, *, trial: bool) -> None:
         """A request has left it: a trial that has told nothing is due again."""
         if trial and self._hold is not None and self._hold.sent:
@@ -250,6 +258,11 @@ class Health:
         self.rank = _RANKS[self.standing]
         if hold is not None and hold.due and not self._slow:
             self.rank = 0
+        self.reason = self.reason or self._odd
+        if self._more < 1 and self.rank == 0:
+            self.rank = _RANKS[Standing.SUSPECT]
+        elif self._more >= 1:
+            self.places = min(self.places, self._more)
 
     @staticmethod
     def _places(hold: _Hold) -> float:

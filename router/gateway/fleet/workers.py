@@ -25,6 +25,7 @@ import aiohttp
 from router.gateway.fleet.address import Address
 from router.gateway.fleet.conditions import Conditions
 from router.gateway.fleet.discovery.source import Endpoint
+from router.gateway.fleet.evenness import Evenness
 from router.gateway.fleet.health import Standing
 from router.gateway.fleet.kv.caches import Caches
 from router.gateway.fleet.kv.loads import Loads
@@ -79,6 +80,7 @@ class Workers:
         self.prefixes = Prefixes(told, prompt_key(connections.secret))
         self._caches = Caches(connections, self._cache_changed)
         self.conditions = Conditions(metrics, self._changed)
+        self.evenness = Evenness(self, self.conditions.stand)
         self._connections, self._metrics = connections, metrics
         self._siblings, self._peers = siblings, peers
         self.on_change: Callable[[], None] = lambda: None
@@ -207,6 +209,7 @@ class Workers:
         """Its health has changed."""
         standing = worker.health.standing
         if standing is Standing.DOWN and before is not Standing.DOWN:
+            self.evenness.forget(worker)
             self._forget_caches(worker.address)
             worker.address.refuses = False
         self.on_change()
@@ -299,6 +302,7 @@ class Workers:
         """With the `last` of its workers."""
         del self._addresses[address.url]
         self.conditions.forget(last)
+        self.evenness.forget(last)
         self._caches.forget(address)
         if address in self._tasks:
             self._tasks.pop(address).cancel()

@@ -205,6 +205,14 @@ class Dispatcher:
         if streams:
             worker.begun(ticket, time.monotonic())
 
+    def ended(self, ticket: Ticket, worker: Worker, made: float | None) -> None:
+        """It has ended there with so many tokens an answer; None: it was found at fault."""
+        lengths = ticket.job.lengths
+        if made is None:
+            self._workers.evenness.ended(worker, 1.0)
+        elif lengths is not None:
+            self._workers.evenness.ended(worker, lengths.later(made))
+
     def answered(self, ticket: Ticket, worker: Worker, tokens: int) -> None:
         """Its answer, in a session, has ended well; with its prompt it has so many tokens."""
         if ticket.job.sequences == 1:
@@ -442,6 +450,7 @@ class Dispatcher:
             ticket.over_share_s = self._rolling.shares.over_s(ticket.job.tenant, now)
         self._stranded.served(ticket)
         self._workers.prefixes.sent(ticket, worker)
+        self._workers.evenness.sent(worker, ticket.model)
         worker.adapters.use(ticket.model)
         return Placement(worker, record, i)
 

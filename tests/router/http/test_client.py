@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -329,6 +328,21 @@ async def test_more_than_was_asked_for_ends_the_connection() -> None:
         await worker.gone.wait()
 
 
+async def test_who_has_answered_unasked_is_asked_over_one_connection_a_request() -> None:
+    """Its next late answer would be taken for that to the next request."""
+    idled = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n"
+    for unasked, kept in ((WHOLE, False), (b"HTTP", False), (idled, True), (b"\r\n", True)):
+        pieces = [WHOLE, b"", b"", unasked]
+        async with serving(pieces) as worker, asyncio.timeout(PATIENCE_S):
+            with suppress(WorkerFailed):
+                await post(worker)
+            await worker.gone.wait()
+            pieces[:] = [WHOLE]
+            for _ in range(3):
+                assert await post(worker) == (200, b"hello")
+            assert worker.connections == (2 if kept else 4), unasked
+
+
 async def test_silence_ends_a_request_before_and_within_its_answer() -> None:
     async with serving(b"") as worker:
         with pytest.raises(TimeoutError):
@@ -382,7 +396,7 @@ async def test_who_lets_go_as_its_answer_ends_leaves_the_connection_to_the_next(
     async with serving(WHOLE) as worker:
         next_one: list[Awaited] = []
 
-        class Idle(deque[Connection]):
+        class Idle(worker_connection.Idle):
             def append(self, connection: Connection) -> None:
                 if next_one:
                     return super().append(connection)
