@@ -78,7 +78,8 @@ class Cycle(RequestResponseCycle, Direct):
         receive: Any = self.receive
         self._loop = loop
         if not self.more_body:
-            scope[BODY] = bytes(self.body)
+            if BODY not in scope:
+                scope[BODY] = bytes(self.body)
             if self._begin is not None:
                 self._begin(scope, receive, self)
                 return
@@ -87,6 +88,9 @@ class Cycle(RequestResponseCycle, Direct):
     def run(self, work: Coroutine[Any, Any, object]) -> None:
         """Part of `Direct`."""
         self._unwatch()
+        scope: Any = self.scope
+        if not self.body:  # for whoever reads it as ASGI has it
+            self.body += scope.get(BODY, b"")
         if self.body or not self.more_body:
             self.message_event.set()
         self._task = self._loop.create_task(self._answer(work))
@@ -272,10 +276,11 @@ class HotProtocol(SlowReaders):
             return False
         self._new_heads, self.expect_100_continue = 0, False
         scope: Any = known.scope.copy()
+        scope[BODY] = body
         self.scope = scope
         self.event.clear()
         self.cycle = self._hot_cycle = cycle = Cycle(self, known.endpoint, keep_alive=True)
-        cycle.body, cycle.more_body = bytearray(body), False
+        cycle.more_body = False
         cycle.begin(self.loop)
         return True
 
