@@ -223,7 +223,14 @@ class Cycle(RequestResponseCycle, Direct):
 
 
 class HotProtocol(SlowReaders):
-    """See the module."""
+    """See the module.
+
+    Attributes:
+        latest: the head that was known last on any connection of this server: a new one's client
+            is mostly of the same kind.
+    """
+
+    latest: KnownHead | None = None
 
     def __init__(self, *args: Any, **parts: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(*args, **parts)
@@ -232,7 +239,7 @@ class HotProtocol(SlowReaders):
         )
         self._hot_cycle: Cycle | None = None
         self._new: Cycle | None = None  # and not begun
-        self._known: KnownHead | None = None
+        self._known = self.latest
         self._new_heads = 0
         self.event = asyncio.Event()  # of one request after the other
 
@@ -269,7 +276,7 @@ class HotProtocol(SlowReaders):
     def take_known(self, data: bytes) -> bool:
         """Begin with a request whose head has come before; whether it is one."""
         known, cycle = self._known, self.cycle
-        if known is None or not cycle.response_complete:
+        if known is None or not (cycle is None or cycle.response_complete):
             return False
         body = known.body_of(data)
         if body is None:
@@ -292,6 +299,7 @@ class HotProtocol(SlowReaders):
         self._new_heads += 1
         if 1 < self._new_heads <= MOST_NEW:  # not for who asks but once
             self._known = KnownHead.of(data, len(cycle.body), cycle.endpoint, cycle.scope)
+            type(self).latest = self._known
 
     def _take_usual_scope(self) -> None:
         """That which frameworks ask for."""
