@@ -78,7 +78,8 @@ class Cycle(RequestResponseCycle, Direct):
         receive: Any = self.receive
         self._loop = loop
         if not self.more_body:
-            scope[BODY] = bytes(self.body)
+            if BODY not in scope:
+                scope[BODY] = bytes(self.body)
             if self._begin is not None:
                 self._begin(scope, receive, self)
                 return
@@ -87,6 +88,9 @@ class Cycle(RequestResponseCycle, Direct):
     def run(self, work: Coroutine[Any, Any, object]) -> None:
         """Part of `Direct`."""
         self._unwatch()
+        scope: Any = self.scope
+        if not self.body:  # for whoever reads it as ASGI has it
+            self.body += scope.get(BODY, b"")
         if self.body or not self.more_body:
             self.message_event.set()
         self._task = self._loop.create_task(self._answer(work))
@@ -225,7 +229,14 @@ class Cycle(RequestResponseCycle, Direct):
 
 
 class HotProtocol(SlowReaders):
-    """See the module."""
+    """See the module.
+
+    Attributes:
+        latest: the head that was known last on any connection of this server: a new one's client
+            is mostly of the same kind.
+    """
+
+    latest: KnownHead | None = None
 
     def __init__(self, *args: Any, **parts: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(*args, **parts)
@@ -234,7 +245,7 @@ class HotProtocol(SlowReaders):
         )
         self._hot_cycle: Cycle | None = None
         self._new: Cycle | None = None  # and not begun
-        self._known: KnownHead | None = None
+        self._known = self.latest
         self._new_heads = 0
         self.event = asyncio.Event()  # of one request after the other
 
@@ -271,17 +282,18 @@ class HotProtocol(SlowReaders):
     def take_known(self, data: bytes) -> bool:
         """Begin with a request whose head has come before; whether it is one."""
         known, cycle = self._known, self.cycle
-        if known is None or not cycle.response_complete:
+        if known is None or not (cycle is None or cycle.response_complete):
             return False
         body = known.body_of(data)
         if body is None:
             return False
         self._new_heads, self.expect_100_continue = 0, False
         scope: Any = known.scope.copy()
+        scope[BODY] = body
         self.scope = scope
         self.event.clear()
         self.cycle = self._hot_cycle = cycle = Cycle(self, known.endpoint, keep_alive=True)
-        cycle.body, cycle.more_body = bytearray(body), False
+        cycle.more_body = False
         cycle.begin(self.loop)
         return True
 
@@ -293,6 +305,7 @@ class HotProtocol(SlowReaders):
         self._new_heads += 1
         if 1 < self._new_heads <= MOST_NEW:  # not for who asks but once
             self._known = KnownHead.of(data, len(cycle.body), cycle.endpoint, cycle.scope)
+            type(self).latest = self._known
 
     def _take_usual_scope(self) -> None:
         """That which frameworks ask for."""

@@ -1,4 +1,4 @@
-"""A head that has come before: who keeps a connection sends the same one again and again.
+"""A head that has come before: on a kept connection, or on another by a client of the same kind.
 
 Rules:
 - known is a head that a parser has taken whole from one read, with its body and nothing else;

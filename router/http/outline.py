@@ -92,7 +92,8 @@ def outline_shortened(found: Shortened, size: int, api: Api) -> CompletionReques
 
 def _outline(data: dict[str, Any], size: int, api: Api, longest_session: int) -> CompletionRequest:
     prompts = api.prompts(data, size)
-    plain = _PLAIN.issuperset(data) and len(prompts) == 1
+    role = _first_role(data)
+    plain = _PLAIN.issuperset(data) and len(prompts) == 1 and role in _OF_ROLES
     if not plain:
         check_session(data, longest_session)
     request = CompletionRequest(
@@ -105,7 +106,7 @@ def _outline(data: dict[str, Any], size: int, api: Api, longest_session: int) ->
         include_usage=False,
         ignore_eos=False,
         stop=(),
-        apart=_of_first(data),
+        apart=_OF_ROLES[role] if plain else apart(data),
     )
     if not plain:
         _add_rare(request, data, api)
@@ -116,7 +117,7 @@ def _add_rare(request: CompletionRequest, data: dict[str, Any], api: Api) -> Non
     """What only fields say that few bodies have."""
     request.n = max((1, *(_count(data.get(name)) or 1 for name in api.choices)))
     require_few_answers(len(request.prompts), request.n)
-    request.apart, request.other_limit = apart(data), _most_asked(data)
+    request.other_limit = _most_asked(data)
     options = data.get("stream_options")
     request.include_usage = isinstance(options, dict) and options.get("include_usage") is True
     request.ignore_eos = data.get("ignore_eos") is True
@@ -194,9 +195,9 @@ def apart(data: Mapping[str, Any]) -> str:
 
     Who says the first message is of that: a template begins with it.
     """
-    if _APART.isdisjoint(data):
-        return _of_first(data)
-    found = {name: value for name in _APART if (value := data.get(name)) is not None}
+    found: dict[str, Any] = {}
+    if not _APART.isdisjoint(data):
+        found = {name: value for name in _APART if (value := data.get(name)) is not None}
     role = _first_role(data)
     return _digest(found | {"role": role} if role else found)
 
@@ -209,19 +210,14 @@ def _first_role(data: Mapping[str, Any]) -> str:
     return role if isinstance(role, str) and role != "user" else ""
 
 
-def _of_first(data: Mapping[str, Any]) -> str:
-    """As `apart`, of who says the first message alone."""
-    role = _first_role(data)
-    return (_OF_ROLES.get(role) or _digest({"role": role})) if role else ""
-
-
 def _digest(found: Mapping[str, Any]) -> str:
     if not found:
         return ""
     return blake2b(orjson.dumps(found, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
 
 
-_OF_ROLES = {role: _digest({"role": role}) for role in ("system", "developer", "assistant")}
+# As `apart`, of who says the first message alone.
+_OF_ROLES = {"": ""} | {role: _digest({"role": role}) for role in ("system", "developer")}
 
 
 def _is_unknown(data: dict[str, Any]) -> bool:

@@ -1,4 +1,7 @@
-"""What the head of a request says, found out once for all that come with the same head."""
+"""What the head of a request says, found out once for all that come with the same head.
+
+What it says depends on what its key allows: once that has changed, it is found out anew.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from router.http.asgi import SAID, Scope, fields
 from router.http.bodies import check_type
 from router.http.encodings import HEADER as CONTENT_ENCODING
 from router.http.request_headers import Urgency, read_keepalive, read_urgency
+from router.settings.keys import Key
 from router.wire import EXPECTED_TOKENS, WHY
 from solver.batching.priority import Priority
 from solver.batching.targets import Targets
@@ -56,12 +60,14 @@ def said_in(
     Raises:
         RequestError: naming the header that is wrong.
     """
-    kept: dict[str, Said] | None = scope.get(SAID)
-    found = kept.get(SAID) if kept else None
-    if found is None:
+    kept: dict[str, tuple[Key | None, Said]] | None = scope.get(SAID)
+    grant: Grant | None = scope.get(GRANT)
+    key = None if grant is None else grant.key
+    of, found = kept[SAID] if kept else (None, None)
+    if found is None or of is not key:
         found = _read(scope, defaults, keepalive_s, record)
         if kept is not None:
-            kept[SAID] = found
+            kept[SAID] = key, found
     record.targets, record.tenant = found.urgency.targets, found.tenant
     return found
 

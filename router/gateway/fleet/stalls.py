@@ -41,7 +41,8 @@ class Watched:
         told: it has counted as overdue.
         held_s: when its client was last seen to keep its answer from coming.
 
-    A context is one of its task, which is cancelled to give it up.
+    A context is one of its task, which is cancelled to give it up; what it gives is called at the
+    worker's bytes, whose answer goes `out`.
 
     Raises:
         WorkerStalled: in place of what is inside, if the request is given up.
@@ -177,13 +178,6 @@ class StallGuard:
     def stalled_s(self, now: float) -> float:
         """For how long nothing has come, though some answer has begun and not ended."""
         return max((one.silent_s(now) for one in self.watched), default=0.0)
-
-    def watch(self, least_s: float = inf, out: Responder | None = None) -> Watched:
-        """For as long as one request is at the worker, and its answer goes `out`.
-
-        What it gives is called at its bytes.
-        """
-        return Watched(self, least_s, out)
 
     def _set_all(self) -> None:
         for one in self.watched:

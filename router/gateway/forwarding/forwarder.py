@@ -21,7 +21,6 @@ from router.http.errors import (
     WorkerUnconnected,
     WorkerUnreachable,
 )
-from router.http.reply import HOP_BY_HOP
 from router.http.request_headers import AUTHORIZATION, KEY_HEADERS
 from router.http.secret import SECRET
 from router.http.worker_connection import Connection, Reader
@@ -31,16 +30,12 @@ from router.wire import REQUEST_ID, TOLD
 
 _SET_ANEW = TOLD | {REQUEST_ID}
 _NOT_SENT = _SET_ANEW | {b"accept-encoding", b"content-type", SECRET}
-_LEFT_OUT = _NOT_SENT | HOP_BY_HOP
 _AUTHORIZATION = f"{AUTHORIZATION.decode()}: "
-_RANK = frozenset((RANK,))  # a client's own is of no server that has been chosen for it
+# A client's own rank is of no server that has been chosen for it.
+_NOT_TO_RANKS = _NOT_SENT | {RANK}
 _AT_FAULT = (400, 422)  # with what a server says that a rank is none
 # What of an answer is read is read as it is.
 _NOT_RELAYED = _SET_ANEW | {b"accept-encoding", SECRET}
-
-
-def _left_out(headers: Remembered) -> frozenset[bytes]:
-    return _LEFT_OUT if headers.hops is HOP_BY_HOP else _NOT_SENT | headers.hops
 
 
 class Forwarder:
@@ -75,10 +70,9 @@ class Forwarder:
             WorkerFailed: if it begins with a head that is too large: the work is done.
         """
         headers = remembered(headers)
-        left_out = _left_out(headers)
         if worker.rank is not None and not worker.address.refuses:
-            return self._send_to_rank(url, headers, left_out, extra, body, worker)
-        return self._send("POST", url, headers, left_out, extra, body, worker, fresh=fresh)
+            return self._send_to_rank(url, headers, extra, body, worker)
+        return self._send("POST", url, headers, _NOT_SENT, extra, body, worker, fresh=fresh)
 
     def send_at_once(
         self,
@@ -93,15 +87,13 @@ class Forwarder:
         """As `send`, if a connection is idle: the reader is told what becomes of it."""
         if worker.rank is not None and not worker.address.refuses:
             return None
-        headers = remembered(headers)
-        head = self._head(headers, _left_out(headers), extra, worker)
+        head = self._head(remembered(headers), _NOT_SENT, extra, worker)
         return self._client.post_at_once(url, head, body, silence_s=self._silence_s, reader=reader)
 
     async def _send_to_rank(
         self,
         url: str,
         headers: Remembered,
-        left_out: frozenset[bytes],
         extra: str,
         body: bytes,
         worker: Worker,
@@ -110,7 +102,7 @@ class Forwarder:
 
         If it is well then, it was the rank that was at fault, and not the client.
         """
-        lines, left_out = extra + worker.rank_line, left_out | _RANK
+        lines, left_out = extra + worker.rank_line, _NOT_TO_RANKS
         reply = await self._send("POST", url, headers, left_out, lines, body, worker)
         if reply.status not in _AT_FAULT:
             return reply
@@ -129,17 +121,11 @@ class Forwarder:
             WorkerUnreachable, WorkerFailed: as `send`.
         """
         extra = f"{REQUEST_ID.decode()}: {name}\r\n"
-        headers = remembered(headers)
-        left_out = _NOT_RELAYED | headers.hops
-        return await self._send(method, url, headers, left_out, extra, body, worker)
+        return await self._send(method, url, remembered(headers), _NOT_RELAYED, extra, body, worker)
 
     def has_key(self, worker: Worker) -> bool:
         """Whether the worker gets a key of its own, and not the client's."""
         return bool(self._connections.to_worker(worker.url))
-
-    def _own(self, worker: Worker) -> str:
-        """What a worker is told: its key if it has one, and an agent the fleet's secret."""
-        return self._connections.lines(worker.url, agent=worker.state is not None)
 
     async def _send(
         self,
@@ -178,8 +164,11 @@ class Forwarder:
     def _head(
         self, headers: Remembered, left_out: frozenset[bytes], extra: str, worker: Worker
     ) -> bytes:
-        """Lines of the client's headers, but for those that are left out, and of our own."""
-        own = self._own(worker)
+        """Lines of the client's headers, but for those that are left out, and of our own.
+
+        Those are a worker's key if it has one, and, for an agent, the fleet's secret.
+        """
+        own = self._connections.lines(worker.url, agent=worker.state is not None)
         if own:
             extra += own
             if _AUTHORIZATION in own:

@@ -8,27 +8,23 @@ from router.kv_wire import SESSION, apart_from_names
 
 
 class Remembered(list[tuple[bytes, bytes]]):
-    """Headers that nobody changes.
+    """Headers that nobody changes."""
 
-    Attributes:
-        hops: names of those that stay behind.
-    """
-
-    __slots__ = ("_lines", "hops")
+    __slots__ = ("_lines",)
 
     def __init__(self, headers: Headers) -> None:
         super().__init__(headers)
-        self.hops = hop_by_hop(headers)
         self._lines: dict[frozenset[bytes], bytes] = {}
 
     def lines(self, left_out: frozenset[bytes]) -> bytes:
-        """Lines of all others: a few sets of names are left out."""
+        """Lines of all others that go on: a few sets of names are left out."""
         found = self._lines.get(left_out)
         if found is None:
+            stay = left_out | hop_by_hop(self)
             found = self._lines[left_out] = b"".join(
                 b"%b: %b\r\n" % (name, apart_from_names(value) if name == SESSION else value)
                 for name, value in self
-                if name not in left_out
+                if name not in stay
             )
         return found
 

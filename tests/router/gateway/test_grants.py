@@ -6,9 +6,14 @@ from math import isfinite
 
 import pytest
 
-from router.gateway.accounting.keys import Grant
+from router.gateway.accounting.keys import GRANT, Grant
+from router.gateway.admission.said import said_in
+from router.gateway.explanations.request_record import RequestRecord
+from router.http.asgi import SAID
 from router.http.errors import OverLimitError
 from router.settings.keys import Key, hash_of
+from solver.batching.priority import Priority
+from solver.batching.targets import NO_TARGETS
 
 LEAST, MOST = 1 / 1440, 1e12
 
@@ -45,3 +50,20 @@ def test_as_many_as_are_left_may_be_had_at_once(limit: float) -> None:
         assert left <= limit
     with pytest.raises(OverLimitError):
         grant.reserve(1.0)
+
+
+def test_a_head_that_comes_again_says_what_its_key_allows_by_now() -> None:
+    grant = Grant(Key(sha256=hash_of("a"), tenant="before"))
+    headers = [(b"content-type", b"application/json"), (b"x-makespan-priority", b"interactive")]
+    scope = {"headers": headers, GRANT: grant, SAID: {}}
+    defaults = dict.fromkeys(Priority, NO_TARGETS)
+
+    def said() -> tuple[str, Priority]:
+        record = RequestRecord("a", "m", stream=False, received_s=0.0)
+        found = said_in(scope, defaults, 0.0, record)
+        assert record.tenant == found.tenant
+        return found.tenant, found.urgency.priority
+
+    assert said() == said() == ("before", grant.key.priority)
+    grant.become(Key(sha256=hash_of("a"), tenant="now", priority=Priority.BULK))
+    assert said() == said() == ("now", Priority.BULK)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from router.gateway.fleet import stalls
-from router.gateway.fleet.stalls import StallGuard, WorkerStalled
+from router.gateway.fleet.stalls import StallGuard, Watched, WorkerStalled
 from router.http.asgi import Responder
 from router.http.errors import Headers
 
@@ -39,7 +39,7 @@ async def test_who_is_there_when_it_is_lost_and_who_comes_later_is_given_up() ->
     stall_guard = StallGuard()
 
     async def request() -> None:
-        with stall_guard.watch():
+        with Watched(stall_guard):
             await asyncio.Event().wait()
 
     early = asyncio.create_task(request())
@@ -53,7 +53,7 @@ async def test_who_is_there_when_it_is_lost_and_who_comes_later_is_given_up() ->
 
 async def test_who_is_found_again_in_time_goes_on() -> None:
     stall_guard = StallGuard()
-    with stall_guard.watch() as on_progress:
+    with Watched(stall_guard) as on_progress:
         stall_guard.arm()
         stall_guard.disarm()
         on_progress()
@@ -62,7 +62,7 @@ async def test_who_is_found_again_in_time_goes_on() -> None:
 
 async def test_every_byte_counts_from_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     stall_guard = StallGuard()
-    with stall_guard.watch() as on_progress:
+    with Watched(stall_guard) as on_progress:
         stall_guard.arm()
         monkeypatch.setattr(stalls, "STALL_TIMEOUT_S", 3600.0)
         on_progress()
@@ -71,7 +71,7 @@ async def test_every_byte_counts_from_anew(monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_a_client_that_takes_no_more_is_no_silence_of_the_worker() -> None:
     stall_guard, out = StallGuard(), Slow()
-    with stall_guard.watch(out=out) as on_progress, stall_guard.watch() as of_another:
+    with Watched(stall_guard, out=out) as on_progress, Watched(stall_guard) as of_another:
         on_progress()
         began = stall_guard.heard_s
         assert stall_guard.stalled_s(began + 9.0) == 9.0
@@ -87,11 +87,11 @@ async def test_a_client_that_takes_no_more_is_no_silence_of_the_worker() -> None
 
 async def test_what_ends_for_another_reason_is_left_alone() -> None:
     stall_guard = StallGuard()
-    with pytest.raises(TimeoutError), stall_guard.watch():
+    with pytest.raises(TimeoutError), Watched(stall_guard):
         raise TimeoutError
 
     async def request() -> None:
-        with stall_guard.watch():
+        with Watched(stall_guard):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(request())

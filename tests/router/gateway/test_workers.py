@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from router.gateway.fleet.discovery.source import Endpoint
-from router.gateway.fleet.stalls import LEAST_PATIENCE_S
+from router.gateway.fleet.stalls import LEAST_PATIENCE_S, Watched
 from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import WATCH_S
 from router.gateway.planning.planner import Planned
@@ -150,11 +150,11 @@ async def test_it_is_looked_often_only_where_somebodys_patience_may_end() -> Non
         worker = next(iter(made.workers))
         assert made.workers._watch_s() == LEAST_PATIENCE_S
         guard = worker.stall_guard
-        with guard.watch(0.3):
+        with Watched(guard, 0.3):
             assert WATCH_S < made.workers._watch_s() <= 0.3
-        with guard.watch(0.0):
+        with Watched(guard, 0.0):
             assert made.workers._watch_s() == WATCH_S
-        with guard.watch() as heard:
+        with Watched(guard) as heard:
             assert made.workers._watch_s() == LEAST_PATIENCE_S
             heard()
             assert made.workers._watch_s() == WATCH_S, "it might stall"

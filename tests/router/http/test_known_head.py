@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +15,7 @@ from router.http.asgi import Receive, Scope, Send, read_body, respond
 from router.http.hosts import Hosts
 from router.http.known_head import MOST_NEW, NEW_EVERY, KnownAnswers
 from router.http.protocol import BoundedProtocol, bounded_protocol
-from router.http.worker_connection import Connection
+from router.http.worker_connection import Connection, Idle
 from router.http.worker_reply import Reply
 
 ORDERS = 1500
@@ -68,8 +67,10 @@ class Written(asyncio.Transport):
     resume_reading = pause_reading
 
 
-def connected() -> tuple[BoundedProtocol, Written]:
-    config = uvicorn.Config(Echo(), http=bounded_protocol(60.0, Hosts()), log_config=None)
+def connected(kind: Any = None) -> tuple[BoundedProtocol, Written]:  # noqa: ANN401
+    """A connection to a server of this kind, or to one of its own."""
+    http = kind or bounded_protocol(60.0, Hosts())
+    config = uvicorn.Config(Echo(), http=http, log_config=None)
     config.load()
     made: Any = config.http_protocol_class
     protocol = made(config=config, server_state=ServerState(), app_state={})
@@ -126,6 +127,23 @@ async def test_the_same_head_with_any_body_is_parsed_no_more() -> None:
     end(protocol)
 
 
+async def test_a_head_is_known_on_new_connections_too() -> None:
+    first, transport = connected()
+    for _ in range(2):
+        await ask(first, transport, post(b"{}"))
+    another, transport = connected(type(first))
+    counted = Parsed(another)
+    another.parser = counted  # type: ignore[assignment]
+    known, _ = await ask(another, transport, post(b"[1]"))
+    parsed = counted.bytes
+    answer, _ = await ask(another, transport, post(b"[2]", b"x-other: 1"))
+    assert b"[1]" in known
+    assert b"[2]" in answer
+    assert (parsed, counted.bytes) == (0, len(post(b"[2]", b"x-other: 1")))
+    for one in (first, another):
+        end(one)
+
+
 async def test_whoever_sends_another_head_each_time_is_not_looked_at_for_long() -> None:
     protocol, transport = connected()
     for i in range(2 * MOST_NEW):
@@ -162,11 +180,14 @@ async def test_whatever_comes_is_taken_as_by_who_knows_no_head() -> None:
         fields = dice.choice(((), (b"X: y",), (b"Transfer-Encoding: chunked",), (b"Expect: no",)))
         like = post(b"z" * dice.choice((1, 3, 12)), *fields, path=dice.choice((b"/hot", b"/hot?a")))
         asked = spoilt(post(b"0123456789"[: dice.randrange(11)], *fields), dice)
-        found = []
+        found, fresh = [], dice.random() < 0.5
         for knows in (True, False):
             protocol, transport = connected()
             for _ in range(3):
                 await ask(protocol, transport, like)
+            if fresh:  # another connection, to the same server
+                end(protocol)
+                protocol, transport = connected(type(protocol))
             if not knows:
                 protocol._known = None
             found.append(await ask(protocol, transport, *asked, post(b"after")))
@@ -209,7 +230,7 @@ class ToWorker:
     """Connections to one worker, one after the other as they end."""
 
     def __init__(self) -> None:
-        self.idle: deque[Connection] = deque()
+        self.idle = Idle()
         self.answers = KnownAnswers()
 
     def hear(self, *parts: bytes) -> list[object]:

@@ -18,7 +18,7 @@ from router.http import apis, json_slices
 from router.http import shorten as module
 from router.http.bodies import BodyReader
 from router.http.errors import RequestError
-from router.http.outline import outline, outline_shortened
+from router.http.outline import _PLAIN, outline, outline_shortened
 from router.http.schemas import MOST_TOKENS, NO_CLAIMS, Prompt
 from router.http.shorten import KEPT, MOST_UNITS, STUB, shorten
 
@@ -90,8 +90,8 @@ FIELDS = (
     *("n", "best_of", "n_cmpl", "stop", "stop_sequences", "stop_token_ids", "ignore_eos"),
     *("stream", "stream_options", "prompt_cache_key", "service_tier", "previous_response_id"),
     *("priority", "lora_path", "prompt_logprobs", "truncate_prompt_tokens", "cache_salt"),
-    *("max_tokens", "max_completion_tokens", "n_predict", "Model", "session_id", "conversation"),
-    *("documents", "reasoning", "tools", "temperature", "user"),
+    *("max_completion_tokens", "n_predict", "Model", "session_id", "conversation", "documents"),
+    *sorted(_PLAIN - {"model", "messages", "prompt", "input"}),
 )
 VALUES = (None, 1, -1, 2.5, "7", "x", True, False, [1], ["a"], {"include_usage": True})
 
