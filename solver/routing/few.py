@@ -1,7 +1,8 @@
 """Pairs of a request and a worker, one at a time, in plain numbers.
 
 At low load most windows hold one request, and arrays of two or three numbers cost more than what is
-done with them; and of a larger plan only few pairs are looked at again (`solver.routing.found`).
+done with them; and of a larger plan only few pairs are looked at again (`solver.routing.found`). So
+many requests are valued in arrays once, and where workers are few, in numbers from then on.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from solver.routing import columns, formulas
 from solver.routing.asked import MOST_PAIRS, Asked
 from solver.routing.assign import Assignment, assign, in_turn, plan_in_turn
 from solver.routing.few import FewPairs, ManyPairs, Placed
@@ -87,3 +88,16 @@ def test_one_of_them_alone_is_a_row_of_all(asked: Asked) -> None:
         for field in fields(alone):
             mine, all_of_them = getattr(alone, field.name), getattr(asked.requests, field.name)
             assert mine is all_of_them or mine.tolist() == all_of_them[i : i + 1].tolist()
+
+
+# Some of them equal, and some beyond all levels.
+SECONDS = st.sampled_from([0.0, 0.0, 0.3, 2.5, 1e9]) | st.floats(0.0, 60.0)
+
+
+@given(st.integers(1, 300), st.lists(st.tuples(SECONDS, SECONDS), min_size=1, max_size=40))
+def test_the_level_is_that_of_plain_numbers_to_the_last_bit(
+    count: int, workers: list[tuple[float, float]]
+) -> None:
+    busy_s, each_s = zip(*workers, strict=True)
+    found = columns.level_s(count, np.array(busy_s), np.array(each_s))
+    assert found == formulas.level_s(count, busy_s, each_s)
