@@ -18,9 +18,9 @@ from solver.routing import formulas
 from solver.routing.columns import BETA_P, CLOSING, PROMPT, Load, Requests
 from solver.routing.formulas import ARRAYS, NOTHING, NUMBERS, Calculus, Figures, Number
 
-# Arrays are quicker beyond so many pairs of a request and a worker; and beyond so many workers,
-# where these alone are looked at, or one request.
-MOST_PAIRS, MOST_WORKERS = 64, 16
+# Arrays are quicker beyond so many pairs of a request and a worker; beyond so many workers, where
+# these alone are looked at, or one request; and beyond so many in each turn of a larger plan.
+MOST_PAIRS, MOST_WORKERS, MOST_IN_TURN = 32, 16, 8
 
 
 @dataclass(eq=False)

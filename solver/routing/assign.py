@@ -26,9 +26,9 @@ from math import fsum, inf
 import numpy as np
 
 from solver.arrays import BoolArray, FloatArray, IntArray
-from solver.routing.asked import MOST_WORKERS, Asked
+from solver.routing.asked import MOST_IN_TURN, MOST_WORKERS, Asked
 from solver.routing.columns import Load, Requests
-from solver.routing.few import AllPairs, FewPairs, OneByOne, Placed, SomePairs
+from solver.routing.few import AllPairs, FewPairs, ManyPairs, OneByOne, Placed, SomePairs
 from solver.routing.formulas import NOTHING, clearly_more
 from solver.routing.found import Cost, FewInTurn, Found, InTurn, ManyInTurn
 from solver.routing.lone import LonePairs
@@ -108,12 +108,16 @@ def plan_in_turn(asked: Asked) -> Assignment:
     if len(asked.rows) == 1:
         pairs = LonePairs(asked) if len(asked.known) > MOST_WORKERS else FewPairs(asked)
         return _at_once(pairs) or in_turn(FewInTurn(pairs))
-    return in_turn(FewInTurn(FewPairs(asked))) if asked.few else assign(asked.requests, asked.load)
+    if asked.few:
+        return in_turn(FewInTurn(FewPairs(asked)))
+    if len(asked.known) <= MOST_IN_TURN:
+        return in_turn(FewInTurn(ManyPairs(asked)))
+    return assign(asked.requests, asked.load)
 
 
 def _at_once(pairs: AllPairs) -> Assignment | None:
     """The plan of one request that finds a slot where it costs least; None: there is more to it."""
-    costs = pairs.costs_at_first(0)
+    (costs,) = pairs.costs_s
     least_s = min(costs)
     j = costs.index(least_s)
     if not pairs.is_open(j, NOTHING) or pairs.would_wait(0, j, NOTHING):

@@ -1,7 +1,8 @@
 """Pairs of a request and a worker, one at a time, in plain numbers.
 
 At low load most windows hold one request, and arrays of two or three numbers cost more than what is
-done with them; and of a larger plan only few pairs are looked at again (`solver.routing.found`).
+done with them; and of a larger plan only few pairs are looked at again (`solver.routing.found`). So
+many requests are valued in arrays once, and where workers are few, in numbers from then on.
 """
 
 from __future__ import annotations
@@ -113,11 +114,13 @@ class SomePairs(OneByOne):
 
 
 class AllPairs(OneByOne):
-    """All pairs of a few requests and workers."""
+    """All pairs of requests and workers, and what they cost with nothing placed.
 
-    def costs_at_first(self, i: int) -> list[float]:
-        """(m,) what a request costs on each worker with nothing placed; infinite: it must not."""
-        raise NotImplementedError
+    Attributes:
+        costs_s: (n, m) what each request costs on each worker; infinite: it must not go there.
+    """
+
+    costs_s: Sequence[list[float]]
 
     def open_at_first(self) -> list[bool]:
         """(m,) as `is_open`, with nothing placed."""
@@ -128,8 +131,33 @@ class AllPairs(OneByOne):
         return list(map(self.waits, range(self.m), placed))
 
 
-class FewPairs(AllPairs):
-    """The same in plain numbers."""
+class Listed(AllPairs):
+    """The same in lists of plain numbers."""
+
+    _rows: Sequence[Figures]
+    _pairs: Sequence[Sequence[Figures]]
+
+    def _pair(self, i: int, j: int) -> Figures:
+        return self._pairs[i][j]
+
+    def _row(self, i: int) -> Figures:
+        return self._rows[i]
+
+
+class ManyPairs(Listed):
+    """Those of many requests on few workers: valued in arrays first, and one by one since."""
+
+    def __init__(self, asked: Asked) -> None:
+        pairs = Pairs(asked.requests, asked.load)
+        self.n, self.m, self._rows = pairs.n, pairs.m, asked.rows
+        self.costs_s = pairs.costs_at_first().tolist()
+        *figures, of_pairs = pairs.figures
+        self._workers, self._rooms, self._requests = (one.T.tolist() for one in figures)
+        self._pairs = of_pairs.transpose(1, 2, 0).tolist()
+
+
+class FewPairs(Listed):
+    """Those of few requests on few workers."""
 
     def __init__(self, asked: Asked) -> None:
         rows, self._eligible = asked.rows, asked.eligible
@@ -158,6 +186,7 @@ class FewPairs(AllPairs):
             (*figures, max(level_s, long_s), row[WEIGHT] / tail, variance)
             for ((*figures, variance), _, long_s), row in zip(seen, rows, strict=True)
         ]
+        self.costs_s = [self._costs_at_first(i) for i in range(self.n)]
 
     def _see(
         self, asked: Asked, i: int, workers: Sequence[tuple[Figures, float]]
@@ -191,14 +220,7 @@ class FewPairs(AllPairs):
         self._at_first.append(all_felt)
         return request, expected_s, long_s
 
-    def _pair(self, i: int, j: int) -> Figures:
-        return self._pairs[i][j]
-
-    def _row(self, i: int) -> Figures:
-        return self._rows[i]
-
-    def costs_at_first(self, i: int) -> list[float]:
-        """(m,) what a request costs on each worker with nothing placed; infinite: it must not."""
+    def _costs_at_first(self, i: int) -> list[float]:
         request, may = self._requests[i], None if self._eligible is None else self._eligible[i]
         found, pairs, all_felt = list[float](), self._pairs[i], self._at_first[i]
         for j, worker in enumerate(self._workers):

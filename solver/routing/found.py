@@ -127,7 +127,7 @@ class FewInTurn(InTurn):
     def __init__(self, pairs: AllPairs) -> None:
         super().__init__(pairs)
         self._pairs = pairs
-        self._costs = [pairs.costs_at_first(i) for i in range(pairs.n)]
+        self._costs = pairs.costs_s
         self.first_s = [min(costs) for costs in self._costs]
         self.shut = [0.0 if is_open else inf for is_open in pairs.open_at_first()]
         self.open = self.shut.count(0.0)

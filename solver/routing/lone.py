@@ -63,7 +63,7 @@ class LonePairs(AllPairs):
         costs = formulas.cost_s(workers, request, pair, NOTHING, felt, ARRAYS)
         if forbidden is not None:
             costs = np.where(forbidden, inf, costs)
-        self._costs: list[float] = costs.tolist()
+        self.costs_s = [costs.tolist()]
         self._workers, self._rooms = _Of(workers), _Of(formulas.rooms(load, ARRAYS))
         self._requests, self._pairs = [request], _Of(pair)
 
@@ -79,10 +79,6 @@ class LonePairs(AllPairs):
 
     def _row(self, i: int) -> Figures:  # noqa: ARG002
         return self._only
-
-    def costs_at_first(self, i: int) -> list[float]:  # noqa: ARG002
-        """(m,) what it costs on each worker; infinite: it must not go there."""
-        return self._costs
 
     def open_at_first(self) -> list[bool]:
         """(m,) as `is_open`, with nothing placed."""

@@ -32,9 +32,9 @@ def test_the_latest_line_counts() -> None:
 
 def test_what_was_used_longest_ago_is_let_go_of() -> None:
     adapters = Adapters()
-    assert not adapters
+    assert not adapters.listed
     adapters.list(MODELS)
-    assert adapters
+    assert adapters.listed
     assert [adapters.lacks(name) for name in MODELS] == [False, True, True, True]
     adapters.see(("a", "b", "none"), 2)
     assert [adapters.lacks(name) for name in MODELS] == [False, False, False, True]

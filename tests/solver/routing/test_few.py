@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from itertools import product
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from solver.routing import columns, formulas
 from solver.routing.asked import MOST_PAIRS, Asked
 from solver.routing.assign import Assignment, assign, in_turn, plan_in_turn
-from solver.routing.few import FewPairs, Placed
+from solver.routing.few import FewPairs, ManyPairs, Placed
 from solver.routing.formulas import NOTHING
 from solver.routing.found import FewInTurn
 from solver.routing.lone import LonePairs
@@ -37,12 +39,22 @@ def told(plan: Assignment) -> tuple[object, ...]:
 def test_plain_numbers_are_those_of_the_arrays_to_the_last_bit(asked: Asked) -> None:
     few, pairs = FewPairs(asked), Pairs(asked.requests, asked.load)
     nothing = np.zeros((3, pairs.m))
-    found = [few.costs_at_first(i) for i in range(pairs.n)]
-    assert found == pairs.costs(ALL, ALL, nothing).tolist()
+    assert few.costs_s == pairs.costs(ALL, ALL, nothing).tolist()
     may = pairs.is_open(ALL, nothing).tolist()
     assert [few.is_open(j, NOTHING) for j in range(pairs.m)] == may
     prefill_s = [[asked.prefill_s(i, j) for j in range(pairs.m)] for i in range(pairs.n)]
     assert prefill_s == pairs.prefill_s.tolist()
+
+
+@given(FEW)
+@settings(max_examples=30)
+def test_so_are_those_that_were_valued_in_arrays_first(asked: Asked) -> None:
+    few, many, there = FewPairs(asked), ManyPairs(asked), (1.0, 0.2, 700.0)
+    assert many.costs_s == few.costs_s
+    for i, j in product(range(few.n), range(few.m)):
+        assert many.cost(i, j, there) == few.cost(i, j, there)
+        assert many.sizes(i, j) == few.sizes(i, j)
+        assert many.is_open(j, there) == few.is_open(j, there)
 
 
 @given(FEW | ONE)
@@ -57,7 +69,7 @@ def test_so_are_one_requests_numbers_where_workers_are_arrays(
     asked: Asked, placed: list[Placed]
 ) -> None:
     few, lone = FewPairs(asked), LonePairs(asked)
-    assert lone.costs_at_first(0) == few.costs_at_first(0)
+    assert lone.costs_s == few.costs_s
     assert lone.open_at_first() == few.open_at_first()
     assert lone.all_wait(placed[: few.m]) == few.all_wait(placed[: few.m])
     for j, there in zip(range(few.m), placed, strict=False):
@@ -76,3 +88,16 @@ def test_one_of_them_alone_is_a_row_of_all(asked: Asked) -> None:
         for field in fields(alone):
             mine, all_of_them = getattr(alone, field.name), getattr(asked.requests, field.name)
             assert mine is all_of_them or mine.tolist() == all_of_them[i : i + 1].tolist()
+
+
+# Some of them equal, and some beyond all levels.
+SECONDS = st.sampled_from([0.0, 0.0, 0.3, 2.5, 1e9]) | st.floats(0.0, 60.0)
+
+
+@given(st.integers(1, 300), st.lists(st.tuples(SECONDS, SECONDS), min_size=1, max_size=40))
+def test_the_level_is_that_of_plain_numbers_to_the_last_bit(
+    count: int, workers: list[tuple[float, float]]
+) -> None:
+    busy_s, each_s = zip(*workers, strict=True)
+    found = columns.level_s(count, np.array(busy_s), np.array(each_s))
+    assert found == formulas.level_s(count, busy_s, each_s)
