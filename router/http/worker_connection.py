@@ -190,9 +190,7 @@ class Connection(asyncio.Protocol):
         self._bare_bytes += len(data)
         try:
             if self._reader is None and self._reply is None:
-                if data.strip() and not data.startswith(_IDLED):
-                    self._idle.distrust()
-                raise BadAnswer("it sent what nobody asked for")
+                self._refuse(data)
             self._parser.feed_data(data)
             if begins and self._complete:
                 self._know(data)
@@ -212,6 +210,12 @@ class Connection(asyncio.Protocol):
             self._fail(error)
         else:
             self._pass_on()
+
+    def _refuse(self, data: bytes) -> NoReturn:
+        """Nobody has asked for it."""
+        if data.strip() and not data.startswith(_IDLED):
+            self._idle.distrust()
+        raise BadAnswer("it sent what nobody asked for")
 
     def _take_known(self, kind: HeadKind, body: bytes) -> None:
         """All of an answer, whose head has come before."""
