@@ -6,10 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
+
+if TYPE_CHECKING:
+    from solver.sim.report import Report
 
 LATENCIES: Mapping[str, str] = {
     "ttft": "time to first token",
@@ -20,25 +23,6 @@ FIGURES = ("mean", "p50", "p95", "p99")
 UNITS: Mapping[str, float] = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ms|s|min|h)")
 MOST_WORKERS = 1000
-
-
-class Figures(Protocol):
-    """What came of a run: each latency's figures, in seconds."""
-
-    @property
-    def ttft_s(self) -> Mapping[str, float]:
-        """Of the time to first token."""
-        ...
-
-    @property
-    def e2e_s(self) -> Mapping[str, float]:
-        """From end to end."""
-        ...
-
-    @property
-    def tpot_s(self) -> Mapping[str, float]:
-        """Of the time per output token."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +49,7 @@ class Slo:
         """For people: p99 of the time to first token."""
         return f"{self.figure} {LATENCIES[self.latency]}"
 
-    def of(self, run: Figures) -> float:
+    def of(self, run: Report) -> float:
         """The run's figure, in seconds."""
         values = {"ttft": run.ttft_s, "e2e": run.e2e_s, "tpot": run.tpot_s}[self.latency]
         return values[self.figure]

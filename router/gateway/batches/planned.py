@@ -92,7 +92,9 @@ class _Line:
 
 
 class Planned(Generic[W]):
-    """An `Order`; see the module.
+    """See the module. It runs in one event loop and does not wait; processes have one each.
+
+    What one gives may have been claimed by another process: then it is lost here.
 
     Args:
         see: the workers, as of now.
@@ -124,13 +126,13 @@ class Planned(Generic[W]):
         self._due: dict[str, float] = {}  # by batch, when it ends, by the clock
 
     def add(self, lines: Sequence[Waiting]) -> None:
-        """Part of `Order`."""
+        """These wait: of a batch that has begun, or given back."""
         for line in lines:
             self._leave(line)
         self._backlog.add([_Line(line, self._kind(line)) for line in lines])
 
     def take(self, room: int) -> list[Waiting]:
-        """Part of `Order`."""
+        """The next lines, at most `room`; they wait no longer."""
         if not len(self._backlog):
             return []
         seen, now = self._see(), self._clock()
@@ -150,34 +152,34 @@ class Planned(Generic[W]):
         return taken
 
     def worker(self, line: Waiting) -> W | None:
-        """Part of `Order`."""
+        """To whom it should go, of those that take requests; None: whoever is best then."""
         given = self._at.get((line.batch, line.number))
         return None if given is None else given[0]
 
     def ended(self, line: Waiting, input_tokens: int, output_tokens: int) -> None:
-        """Part of `Order`; lengths are learnt where all requests end."""
+        """It has been answered, as long as that; 0: nobody has said."""
         given = self._at.get((line.batch, line.number))
         if given is not None and output_tokens:
             self._backlog.ended(given[1], input_tokens, output_tokens, self._clock())
         self._leave(line)
 
     def lost(self, line: Waiting) -> None:
-        """Part of `Order`."""
+        """It does not run here any more, or never did: another process has it."""
         self._leave(line)
 
     def drop(self, batch: str) -> None:
-        """Part of `Order`."""
+        """The batch's lines are not to be run any more."""
         self._backlog.drop(batch)
         self._prefixes.pop(batch, None)
         self._due.pop(batch, None)
         self._kinds = {key: kind for key, kind in self._kinds.items() if kind.batch != batch}
 
     def waiting(self, batch: str) -> int:
-        """Part of `Order`."""
+        """Lines of a batch that it knows to wait."""
         return self._backlog.waiting(batch)
 
     def outlook(self, batch: str) -> dict[str, Any]:
-        """Part of `Order`: seconds from now, for lengths as expected."""
+        """What is told of a batch's finish, in seconds from now; empty: nothing is known of it."""
         found = self._backlog.outlook(self._clock(), batch)
         if found is None:
             return {}
@@ -194,7 +196,7 @@ class Planned(Generic[W]):
         return told
 
     def close(self) -> None:
-        """Part of `Order`."""
+        """Nothing is asked of it any more."""
         if self._planner is not None:
             self._planner.stop()
 

@@ -28,7 +28,7 @@ from router.gateway.batches.files import Files, Found
 from router.gateway.batches.inside import Endpoint
 from router.gateway.batches.jobs import Jobs
 from router.gateway.batches.lines import BEAT_S, Counts
-from router.gateway.batches.order import Order
+from router.gateway.batches.planned import Planned
 from router.gateway.batches.tables import Line, Status
 from router.gateway.batches.under_way import UnderWay, end
 from router.http.drain import Drain
@@ -62,7 +62,7 @@ class Runner:
         database: Database,
         files: Files,
         batches: Batches,
-        order: Order,
+        order: Planned[Any],
         endpoint: Callable[[str], Endpoint],
         rights: Callable[[str, str], dict[str, Any]],
         room: Callable[[], int],

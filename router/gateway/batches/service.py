@@ -16,7 +16,7 @@ from router.gateway.batches.database import Database
 from router.gateway.batches.files import Files, Found
 from router.gateway.batches.inside import Endpoint
 from router.gateway.batches.lines import Counts
-from router.gateway.batches.order import InOrder, Order
+from router.gateway.batches.planned import Planned
 from router.gateway.batches.removal import Removal
 from router.gateway.batches.runner import Runner
 from router.gateway.batches.tables import OPEN
@@ -53,10 +53,10 @@ class Service:
         seconds: Callable[[Work], float],
         drain: Drain,
         metrics: GatewayMetrics,
-        order: Order | None = None,
+        order: Planned[Any],
     ) -> None:
         files, batches = Files(database, most_bytes), Batches(database)
-        self._order: Order = order or InOrder()
+        self._order = order
         self.runner = Runner(
             database, files, batches, self._order, endpoint, rights, room, drain, metrics
         )

@@ -13,7 +13,7 @@ from router.gateway.batches.database import StoreLost
 from router.gateway.batches.files import Files, Found
 from router.gateway.batches.inside import Asked, Endpoint, ask
 from router.gateway.batches.lines import Result, Waiting
-from router.gateway.batches.order import Order
+from router.gateway.batches.planned import Planned
 from router.gateway.batches.results import answered
 from router.gateway.planning.ticket import NEAR
 from router.http.errors import RequestError
@@ -42,7 +42,7 @@ class UnderWay:
     def __init__(
         self,
         files: Files,
-        order: Order,
+        order: Planned[Any],
         endpoint: Callable[[str], Endpoint],
         rights: Callable[[str, str], dict[str, Any]],
         ended: Callable[[], None],

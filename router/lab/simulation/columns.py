@@ -94,7 +94,7 @@ class Columns:
         prompt, output = one(PROMPT), one(OUTPUT)
         if prompt is None or output is None:
             missing = (PROMPT if prompt is None else OUTPUT)[0]
-            there = ", ".join(str(name) for name in row if name not in names)
+            there = ", ".join(str(name) for name in row if name not in names) or "none"
             raise BadRow(
                 f"{missing}: no such column; there are: {there}; say which is which by "
                 f"--columns {PROMPT[0]}=NAME,{OUTPUT[0]}=NAME,{ARRIVAL}=NAME"

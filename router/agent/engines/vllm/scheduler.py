@@ -94,9 +94,7 @@ class Makespan(Scheduler):
         self._decoding: dict[Request, Sequence] = {}
         self._seen: list[Request] = []  # those who decoded at the last step
         self._steps: deque[Iteration] = deque()
-        self._still: list[
-            Request
-        ] = []  # who stands still in the next step, as bulk work steps back
+        self._still: list[Request] = []  # who stands still next, as bulk work steps back
         self._most_new: int | None = None  # of those who wait, for the same reason
         self._alone = False  # vLLM decides until a prefill has gone through
         self._since_s: float | None = None  # the end of the last step; None: the engine was idle

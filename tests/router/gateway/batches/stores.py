@@ -7,6 +7,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from router.gateway.batches.database import Database
+from router.gateway.batches.planned import Planned, Seen
+from solver.cost.profiles import PROFILES
+from solver.routing.kinds import Length
+from solver.routing.problem import WorkerView
 
 NOTHING: Mapping[str, int] = dict.fromkeys(
     (
@@ -15,6 +19,12 @@ NOTHING: Mapping[str, int] = dict.fromkeys(
     ),
     0,
 )
+
+
+def ordered() -> Planned[str]:
+    """The order of lines of a fleet of one worker with room for all of them."""
+    view = WorkerView(PROFILES["llama-65b-ascend"].cost, 64, 0, 0.0, 0.0, None)
+    return Planned(lambda: Seen(["one"], [view], [{"m"}]), lambda *_: Length(10.0), lambda: 0)
 
 
 @asynccontextmanager

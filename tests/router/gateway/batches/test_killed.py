@@ -25,7 +25,6 @@ from router.gateway.batches.database import Database
 from router.gateway.batches.files import CHUNK, Files
 from router.gateway.batches.inside import Answer
 from router.gateway.batches.lines import LEASE_S
-from router.gateway.batches.order import InOrder
 from router.gateway.batches.runner import Runner
 from router.gateway.batches.tables import OPEN, Line, lines
 from router.gateway.batches.upload import Upload
@@ -33,6 +32,7 @@ from router.http.asgi import BODY, Receive, Scope, Send
 from router.http.drain import Drain
 from router.observe.metrics import GatewayMetrics
 from tests.postgres import Postgres, postgres
+from tests.router.gateway.batches.stores import ordered
 from tests.waiting import PATIENCE_S
 
 ENDPOINT = "/v1/completions"
@@ -44,7 +44,8 @@ MOST_WRITES, BEFORE = 60, 9
 
 
 def line(k: int) -> bytes:
-    body = {"model": "m", "prompt": f"{k} " + "x" * (CHUNK // COUNT)}
+    # They begin alike, so they are run in the order of their file.
+    body = {"model": "m", "prompt": "x" * (CHUNK // COUNT) + f" {k}"}
     return json.dumps(
         {"custom_id": f"{k}", "method": "POST", "url": ENDPOINT, "body": body}
     ).encode()
@@ -140,12 +141,12 @@ class Gateway:
         self._known = known  # lines that have their results already
         self._files, self._batches = Files(store), Batches(store)
         self._runner = Runner(
-            store, self._files, self._batches, InOrder(), lambda _: self._answer, lambda *_: {},
+            store, self._files, self._batches, ordered(), lambda _: self._answer, lambda *_: {},
             lambda: ROOM, Drain(), GatewayMetrics(),
         )  # fmt: skip
 
     async def _answer(self, scope: Scope, _: Receive, send: Send) -> None:
-        k = int(json.loads(scope[BODY])["prompt"].split()[0])
+        k = int(json.loads(scope[BODY])["prompt"].split()[-1])
         assert k not in self._known, "it has its answer"
         if self._what != "run" and k >= ROOM:
             assert isinstance(send, Answer)

@@ -15,7 +15,6 @@ from router.gateway.batches.batches import Batches
 from router.gateway.batches.database import FILE, Database, StoreLost
 from router.gateway.batches.files import Files
 from router.gateway.batches.lines import LEASE_S, Result, Waiting
-from router.gateway.batches.order import InOrder
 from router.gateway.batches.tables import Line, Status, metadata
 from router.gateway.batches.tables import lines as table
 from router.settings.base import BadSettings
@@ -179,20 +178,3 @@ async def test_counts_are_those_of_the_table(database: Database) -> None:
         counts = await lines.count(connection, [name, "batch_none"])
     assert counts[name].left == total == COUNT
     assert counts["batch_none"].left == 0
-
-
-def test_in_order_lines_that_begin_alike_go_together_and_the_next_end_first() -> None:
-    def some(name: str, prefixes: list[int], expires_s: float) -> list[Waiting]:
-        return [Waiting(name, k + 1, 0, 0, p, 0, expires_s) for k, p in enumerate(prefixes)]
-
-    order = InOrder()
-    order.add(some("late", [0, 0], 9.0))
-    order.add(some("soon", [5, 0, 7, 5, 7], 3.0))
-    assert (order.waiting("soon"), order.waiting("late")) == (5, 2)
-    taken = [(one.batch, one.number) for one in order.take(3) + order.take(100)]
-    assert taken == [("soon", 1), ("soon", 4), ("soon", 2), ("soon", 3), ("soon", 5),
-                     ("late", 1), ("late", 2)]  # fmt: skip
-    assert order.take(5) == []
-    order.add(some("late", [0, 0], 9.0))
-    order.drop("late")
-    assert order.take(5) == []

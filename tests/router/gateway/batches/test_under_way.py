@@ -9,9 +9,9 @@ from typing import Any, cast
 from router.gateway.batches.files import Files
 from router.gateway.batches.inside import Answer
 from router.gateway.batches.lines import Waiting
-from router.gateway.batches.order import InOrder
 from router.gateway.batches.under_way import UnderWay
 from router.http.asgi import Receive, Scope, Send
+from tests.router.gateway.batches.stores import ordered
 
 
 class InMemory:
@@ -35,7 +35,7 @@ async def test_a_line_that_is_dropped_again_and_again_ends_in_good_order() -> No
         ended.append(True)
 
     under_way = UnderWay(
-        cast("Files", InMemory()), InOrder(), lambda _: endpoint, lambda *_: {}, lambda: None, print
+        cast("Files", InMemory()), ordered(), lambda _: endpoint, lambda *_: {}, lambda: None, print
     )
     batch: Any = SimpleNamespace(
         id="b", tenant="", key="", endpoint="/v1/completions", input_file=""
