@@ -10,9 +10,6 @@ Rules:
 - a worker stands out where the mean of its `LATEST` ends is above that of others that serve the
   same by `SIGMAS` standard deviations, and for as long as it is by half of them. What predictions
   are wrong by, and what clients ask that nobody would answer, all of them have alike;
-- while others have requests, and have ended none to speak of (`HEARD`), nobody knows what is usual,
-  and predictions soon say what the one has shown who ends any: if no agent tells how fast that is,
-  it stands back, too;
 - who stands out, and has been sent more since then than others on average, stands back: it gets
   nothing new while they can serve;
 - who is alone is compared with nobody.
@@ -61,13 +58,9 @@ class _Ends:
 
 @dataclass(slots=True)
 class _Out:
-    """A worker that stands out, and what has been sent since: there, and to who serves the same.
-
-    `told`: others have shown what is usual, or it would be too much whatever that is.
-    """
+    """A worker that stands out, and what has been sent since: there, and to who serves the same."""
 
     worker: Worker
-    told: bool
     own: int = 0
     others: int = 0
 
@@ -106,15 +99,11 @@ class Evenness:
         count, sigmas = sum(len(one.latest) for one in found), SIGMAS / 2 if out else SIGMAS
         usual = sum(one.total for one in found) / count if count >= HEARD else _USUAL
         told = bool(beside) and ends.is_above(usual, count if count >= HEARD else 0, sigmas)
-        busy = worker.state is None and any(len(one.load) for one in beside)
-        unknown = count < HEARD <= len(ends.latest) and busy
-        if not (told or unknown):
+        if not told:
             self._let_go(worker)
         elif out is None:
-            self._out[worker.health] = _Out(worker, told)
-            self._stand(worker, told, 1)
-        else:
-            out.told = told
+            self._out[worker.health] = _Out(worker)
+            self._stand(worker, True, 1)
 
     def sent(self, worker: Worker, model: str) -> None:
         """A request for a model goes there."""
@@ -127,7 +116,7 @@ class Evenness:
                 continue
             others = len({one.health for one in self._beside(out.worker)})
             more = 1 + out.others // others - out.own if others else inf
-            self._stand(out.worker, out.told, more)
+            self._stand(out.worker, True, more)
 
     def forget(self, worker: Worker) -> None:
         """It is down, or gone: who comes up there may be another."""
