@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from sys import maxsize
 
 from solver.routing.block_places import Where
-from solver.routing.block_tree import ANSWER, MOST_AT_A_NODE, Node
+from solver.routing.block_tree import ANSWER, FEW, MOST_AT_A_NODE, Node
 from solver.routing.marks import MARKS, NAME_BYTES, Beginnings, Partings, common_marks
 
 # A block may end so much after a mark, in a router's blocks, about three tokens: one that ends *at*
@@ -200,12 +200,12 @@ class Paths:
     def age(self, node: Node) -> None:
         """An engine that needed room has taken some of it: nobody was used less lately.
 
-        So were those before it that were used with it, as it is the end of theirs.
+        So were those before it that were used with it, as it is the end of theirs: some of them.
         """
         root, chain = self._root, [node]
         if node.parent is None or root.newer is node:
             return
-        while (one := chain[-1]).newer is one.parent and one.parent is not root:
+        while len(chain) < FEW and (one := chain[-1]).newer is one.parent is not root:
             chain.append(one.newer)
         for one in chain:
             one.unlink()
