@@ -370,8 +370,9 @@ class RollingHorizon(Generic[R, W]):
             )
             for key in keys
         }
+        slots = sum(view.slots for view in self._fleet.views)
         return self.shares.in_turn(
-            lines, each, self._slot_s, now, lambda request: self._at_once_s(request, now)
+            lines, each, self._slot_s, now, lambda request: self._at_once_s(request, now), slots
         )
 
     def _held_tokens(self, requests: Sequence[R]) -> FloatArray | None:
