@@ -12,15 +12,10 @@ Rules:
   costs together (`solver.routing.objective`), so caches, speeds and the makespan count as before;
 - who is more urgent goes before as ever: among the first of all tenants, the one of least rank
   names the priority whose turn it is;
-- a tenant that had nothing waiting begins at the least level of those that have, or, where nobody
-  has, of whoever was sent last, but for what they, and it, have been charged and is still to come:
-  it is next until as much is under way of its own, and what it did not use is not saved up, nor is
-  it owed to those who used it; and what was had while nobody waited is nobody's debt. So levels of
-  answers that turn out shorter, as those that end first do, are no debt of whoever comes meanwhile;
-- who takes no more than a share, but for chance, does not wait for its turn: a tenant of which no
-  more is under way than its part by weight, and `OVER` of that, counts as having had the least as
-  long as it is ahead of that by less than all slots do in `BURST_S`. Among such, ranks decide. So
-  who sends two in a row does not wait for all others;
+- a tenant that had nothing waiting begins at the least level of those that have, without what they
+  have been charged and is still to come: it is next until as much is under way of its own, and what
+  it did not use is not saved up, nor is it owed to those who used it. So levels of answers that
+  turn out shorter, as those that end first do, are no debt of whoever comes meanwhile;
 - a request whose tenant has nothing else waiting, and has had no more than any that has, *comes
   back*: for `FIRST_S` it goes before its equals, may be sent ahead where others may not while turns
   are taken (`solver.routing.rolling`), ranks in a worker's queue as if its turn had come `BACK_S`
@@ -67,10 +62,6 @@ FIRST_S = 1.0
 # who come back a second, one in 200 of an engine's tokens that cannot mix less (at 0.25 s one in
 # 100, and with no bound none).
 COMPANY_S = 0.4
-# People wait so long for a first token: what all slots do meanwhile is a burst, and so much more
-# than a part is chance. With neither, late first tokens of four tenants who send alike came after
-# twice the time that they take in the order of arrival.
-BURST_S, OVER = 2.0, 0.25
 # Levels are kept in units that grow as what was had before fades; beyond so many doublings, anew.
 MOST_DOUBLINGS = 64.0
 
@@ -122,7 +113,6 @@ class FairShares(Generic[R]):
         self._elsewhere, self._others = Elsewhere(), dict[str, float]()  # in units as `_had`
         self._names: dict[Hashable, str] = {}  # of those that wait
         self._contended_s = -inf  # when turns were taken last
-        self._last: str | None = None  # who was sent last
         self._charges = Charges()
 
     def _look_who(self) -> None:
@@ -167,20 +157,13 @@ class FairShares(Generic[R]):
         if name in mine:
             mine[name] += 1
             return
-        if name not in (waiting := self._all_waiting):
-            if waiting and not whole and self._level(name) <= min(map(self._level, waiting)):
+        if name not in (waiting := self._all_waiting) and waiting:
+            if not whole and self._level(name) <= min(map(self._level, waiting)):
                 self._back[request] = inf
-            self._begin(name, waiting)
+            least = min(map(self._served, waiting))
+            begins = least * self.weight(name) - self._others.get(name, 0.0)
+            self._had[name] = max(self._had[name], begins)
         mine[name] = 1
-
-    def _begin(self, name: str, waiting: Collection[str]) -> None:
-        """It had nothing waiting, others perhaps had."""
-        if not waiting:
-            waiting = [self._last] if self._last in self._had else [name]
-        to_come = self._level(name) - self._served(name)
-        begins = min(map(self._served, waiting)) + to_come
-        had = begins * self.weight(name) - self._others.get(name, 0.0)
-        self._had[name] = max(self._had[name], had)
 
     def is_back(self, request: Hashable) -> bool:
         """Whether it comes back; see the module."""
@@ -216,7 +199,7 @@ class FairShares(Generic[R]):
         made: Callable[[], float | None] = lambda: 0.0,
     ) -> None:
         """A request is sent, and is expected to be so large; see `Charges.add`."""
-        name = self._last = self.see(tenant)
+        name = self.see(tenant)
         lasts_s = size.lasts_s if lasts_s is None else lasts_s
         self._charges.add(request, name, size, now, lasts_s, made)
         self._add(name, size.slot_s, now)
@@ -298,13 +281,11 @@ class FairShares(Generic[R]):
         slot_s: Callable[[R], float],
         now: float,
         at_once_s: Callable[[R], float] = lambda _: 0.0,
-        slots: int = 0,
     ) -> list[R]:
         """Of requests that wait, at most so many that the same workers may serve, who is next.
 
         `slot_s` is what each is expected to take, on a worker like any, and `at_once_s` by how much
         its tenant's level counts as higher for what would come with it; ranks order each line.
-        Workers have so many `slots`.
         """
         self._renew(now)
         grown = 2.0 ** ((now - self._since_s) / HALF_LIFE_S)
@@ -316,7 +297,7 @@ class FairShares(Generic[R]):
         def above(key: Group, request: R) -> float:
             return float(at_once_s(request) * grown / self.weight(key.tenant))
 
-        turns = Lines(lines, levels, back, above, self._bursts(levels, slots * grown, now))
+        turns = Lines(lines, levels, back, above)
         left, found = dict(most), list[R]()
         while (taken := turns.next()) is not None:
             key, request = taken
@@ -325,20 +306,6 @@ class FairShares(Generic[R]):
             more = slot_s(request) * grown / self.weight(key.tenant)
             turns.served(key, more, ended=not left[key.members])
         return found
-
-    def _bursts(self, levels: Mapping[str, float], grown: float, now: float) -> dict[str, float]:
-        """Up to which levels those that take no more than a share count as having had the least.
-
-        `grown`: what all slots do in a second, in units of `_had`.
-        """
-        if not levels:
-            return {}
-        to_come = {name: self._charges.to_come(name, now) for name in self._had}
-        among = [name for name, slot_s in to_come.items() if slot_s > 0 or name in levels]
-        weights = {name: self._weight(name) for name in among}
-        part = (1.0 + OVER) * sum(to_come.values()) / sum(weights.values())
-        until = min(levels.values()) + BURST_S * grown / max(weights.values())
-        return {name: until for name in levels if to_come.get(name, 0.0) <= part * weights[name]}
 
     def _level(self, name: str) -> float:
         had = self._had.get(name, 0.0) + self._others.get(name, 0.0)

@@ -2,8 +2,7 @@
 
 Rules:
 - the more urgent go first: among the first of all lines, the one of least rank names the priority
-  whose turn it is; of those, who comes back, then the least level, then the least rank; up to a
-  level of its own each counts as having the least;
+  whose turn it is; of those, who comes back, then the least level, then the least rank;
 - levels rise as lines are served, so a window is the order that one by one would have been;
 - of each priority there are two heaps of the first of the lines, by rank and by level; what has
   gone on since it was put in is passed over, or put in again.
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from heapq import heappop, heappush
-from math import inf
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from solver.batching.priority import Priority
@@ -44,8 +42,7 @@ _Place = tuple[float, int]  # rank and serial number
 class Lines(Generic[R]):
     """See the module; `back` are those who come back.
 
-    `above`: by how much the level of a line counts as higher while a request is its first; `until`:
-    up to which each tenant's counts as the least.
+    `above`: by how much the level of a line counts as higher while a request is its first.
     """
 
     def __init__(
@@ -54,10 +51,8 @@ class Lines(Generic[R]):
         levels: dict[str, float],
         back: Container[Hashable],
         above: Callable[[Group, R], float],
-        until: Mapping[str, float],
     ) -> None:
         self._lines, self._levels, self._back, self._above = lines, levels, back, above
-        self._until, self._least = until, min(levels.values(), default=0.0)
         self._at = dict.fromkeys(lines, 0)
         self._ended: set[Members] = set()
         self._by_rank: dict[Priority, list[tuple[_Place, Group, int]]] = {}
@@ -101,8 +96,7 @@ class Lines(Generic[R]):
             heappush(by_level, (later, self._level(key, request), place, key, at))
 
     def _level(self, key: Group, request: R) -> float:
-        level = self._levels[key.tenant] + self._above(key, request)
-        return self._least if level <= self._until.get(key.tenant, -inf) else level
+        return self._levels[key.tenant] + self._above(key, request)
 
     def _turn(self) -> Priority | None:
         """The priority of the least rank."""

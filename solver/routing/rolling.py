@@ -370,9 +370,8 @@ class RollingHorizon(Generic[R, W]):
             )
             for key in keys
         }
-        slots = sum(view.slots for view in self._fleet.views)
         return self.shares.in_turn(
-            lines, each, self._slot_s, now, lambda request: self._at_once_s(request, now), slots
+            lines, each, self._slot_s, now, lambda request: self._at_once_s(request, now)
         )
 
     def _held_tokens(self, requests: Sequence[R]) -> FloatArray | None:

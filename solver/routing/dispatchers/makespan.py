@@ -27,9 +27,6 @@ Parameters:
   waits for another.
 - `solver.routing.fair.HALF_LIFE_S`: 60 s, after which engine time that a tenant has had counts
   half, where several wait and take turns by what they have had for their weights.
-- `solver.routing.fair.BURST_S`, `solver.routing.fair.OVER`: 2 s and 0.25; a tenant ahead by less
-  than all slots do in that time, of which no more is under way than its part and a quarter, goes
-  as it comes.
 - `solver.routing.warm.WARM_S`: 120 s, by which who finds all of its prompt in a cache goes before
   others of its tenant's line.
 

@@ -191,34 +191,6 @@ def test_who_was_served_alone_owes_nobody_when_others_come() -> None:
     assert then == {"first": 30, "second": 30}
 
 
-def test_what_was_had_while_nobody_waited_is_nobodys_debt() -> None:
-    served = Served()
-    for _ in range(50):
-        served.come(Ask("first"))
-        served.serve()
-    served.come(*(Ask(name) for _ in range(30) for name in ("second", "first")))
-    assert Counter(ask.tenant for ask in served.serve(20)) == {"first": 10, "second": 10}
-
-
-@pytest.mark.parametrize(("under_way", "order"), [(1.2, "aaaaaabbbbbb"), (2.0, "bbbbbbaaaaaa")])
-def test_ranks_decide_between_tenants_that_take_no_more_than_a_share(
-    under_way: float, order: str
-) -> None:
-    """The first has more under way than the other: by chance, or clearly more than its share."""
-    served = Served()
-    for name, slot_s in (("a", 10.0 * under_way), ("b", 10.0)):
-        served.shares.charge(name, name, sized(slot_s), 0.0, 100.0)
-    served.come(*(Ask(name) for name in "ab" for _ in range(6)))
-    for name, level in (("a", 22.0), ("b", 20.0)):  # as they may be once turns have been taken
-        served.shares.spend(name, level - served.shares.levels(0.0)[name], 0.0)
-    served.order(1)
-    lines = {key: line for key, line in served.queue.groups.items() if line}
-    for slots, expected in ((10, order), (0, "bbbbbbaaaaaa")):
-        now = 2 * FIRST_S  # nobody comes back any more
-        found = served.shares.in_turn(lines, {None: 12}, lambda _: 0.1, now, slots=slots)
-        assert "".join(ask.tenant for ask in found) == expected
-
-
 def test_who_comes_begins_at_what_others_have_had_without_what_is_still_to_come() -> None:
     """So it has as much under way as they have before they get more."""
     served = Served()
