@@ -12,6 +12,8 @@ Rules:
   are wrong by, and what clients ask that nobody would answer, all of them have alike;
 - who stands out, and has been sent more since then than others on average, stands back: it gets
   nothing new while they can serve;
+- others that have ended hardly any (`HEARD`) may be hung if they have something to do: until they
+  have shown what is usual, only who has found fault with everything stands back for them;
 - who is alone is compared with nobody.
 
 Must not know: what a status or an answer means, and who goes where.
@@ -48,6 +50,11 @@ class _Ends:
             self.total -= self.latest[0]
         self.latest.append(later)
         self.total += later
+
+    @property
+    def are_all_at_fault(self) -> bool:
+        """Whether it has found fault with all of them."""
+        return self.total == len(self.latest)
 
     def is_above(self, usual: float, others: int, sigmas: float) -> bool:
         """Whether their mean is by more than chance; `others` have told what is usual, or none."""
@@ -97,8 +104,12 @@ class Evenness:
         beside = self._beside(worker)
         found = [one for one in map(self._ends.get, {one.health for one in beside}) if one]
         count, sigmas = sum(len(one.latest) for one in found), SIGMAS / 2 if out else SIGMAS
-        usual = sum(one.total for one in found) / count if count >= HEARD else _USUAL
-        told = bool(beside) and ends.is_above(usual, count if count >= HEARD else 0, sigmas)
+        if count >= HEARD:
+            told = ends.is_above(sum(one.total for one in found) / count, count, sigmas)
+        else:
+            may_be_hung = any(len(one.load) for one in beside)
+            knows = bool(beside) and (not may_be_hung or ends.are_all_at_fault)
+            told = knows and ends.is_above(_USUAL, 0, sigmas)
         if not told:
             self._let_go(worker)
         elif out is None:
