@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solver.batching.batcher import Batcher
-from solver.batching.online import FIRST_TOKEN_ITERATIONS
+from solver.batching.online import FIRST_TOKEN_ITERATIONS, TURN_S
 from solver.batching.policies import POLICIES
 from solver.batching.priority import Priority
 from solver.batching.queue import ORDERS, make_queue
@@ -136,6 +136,32 @@ def test_bulk_work_that_was_overtaken_for_long_has_its_turn() -> None:
     run.check()
     ends = dict(zip((r.id for r in run.fleet.requests), run.fleet.end_s.tolist(), strict=True))
     assert max(ends[f"b{k}"] for k in range(5)) < max(ends.values()) - 60
+
+
+@pytest.mark.parametrize(
+    ("cost", "count", "size", "kv_tokens"),
+    [
+        ("mixed", 1, (200, 300), inf),  # it decodes when the first who is waited for comes
+        ("exclusive", 1, (3000, 3), inf),  # it is in its prefill
+        ("mixed", 2, (900, 400), 2400.0),  # one decodes, and the other has lost its memory
+    ],
+)
+def test_bulk_work_that_stands_still_in_its_slot_has_its_turn_too(
+    cost: str, count: int, size: tuple[int, int], kv_tokens: float
+) -> None:
+    """Somebody always decodes whose targets leave it no room, for twice as long."""
+    slow = COSTS[cost].scaled(10.0)
+    first_s = 0.85 * (size[1] - 3) * slow.decode_s(count) + 0.1
+    way = Way(slow.to_ms(), 8, order="fcfs", kv_tokens=kv_tokens, prefill_budget=512)
+    every_s = 30 * slow.decode_s(2)
+    stream = online(int(2 * TURN_S / every_s), every_s, Targets(2, 0.001), first_s)
+    run = simulate([*bulk(count, *size), *stream], way)
+    run.check()
+    ends = dict(zip((r.id for r in run.fleet.requests), run.fleet.end_s.tolist(), strict=True))
+    assert max(ends.values()) > 1.8 * TURN_S
+    for k in range(count):
+        assert TURN_S < ends[f"b{k}"] < 1.5 * TURN_S
+    assert (run.report.preemptions > 0) == (kv_tokens < inf)
 
 
 MEMORY = 400
