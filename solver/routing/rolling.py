@@ -246,6 +246,7 @@ class RollingHorizon(Generic[R, W]):
             return self._selection(now, workers, requests, single_worker=True)
         for bulk in self._kinds():
             if some := self._some(now, workers, bulk=bulk):
+                self._held[not bulk].put_off(now)  # or it would be due until this kind is sent
                 return self._selection(now, workers, some, single_worker=False)
         return None
 
