@@ -13,7 +13,7 @@ BLOCK_TOKENS = 512
 WATERMARK = 0.01
 
 
-def count_fitting(needs: Iterable[int], room: float) -> int:
+def count_fitting(needs: Iterable[float], room: float) -> int:
     """How many of the first that need so many tokens fit into `room` tokens.
 
     Nobody overtakes the first one that does not fit.

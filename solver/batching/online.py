@@ -3,8 +3,9 @@
 Online is whatever somebody waits for: all priorities but bulk. Rules:
 - an iteration with bulk work may last as long as the tightest target of those online lets it, and
   of the last that was here, as long as it has gone lately;
-- bulk work that its rank puts before online work that waits has had its turn (it has waited for
-  longer than any head start): it is online from then on.
+- bulk work that its rank puts before online work that waits has its turn (it has waited for longer
+  than any head start): it is online from then on. So is what holds a slot, stands still there, and
+  came so long ago.
 
 Must not know: slots, memory, engines. What follows from it inside an engine is
 `solver.batching.stepping_back`'s, and before one `solver.batching.outside.release`'s.
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Many
 from math import inf
 
-from solver.batching.priority import Priority
+from solver.batching.priority import HEAD_START_S, Priority
 from solver.batching.sequence import Sequence
 from solver.batching.targets import Targets
 
@@ -27,6 +28,8 @@ LATELY_S = 60.0
 # Of slots and memory, what is left free for online work: an eighth, as much as a worker is sent
 # ahead of what it can start.
 KEPT_FREE = 1 / 8
+# Seconds after which bulk work ranks before whatever comes.
+TURN_S = HEAD_START_S[Priority.DEFAULT] - HEAD_START_S[Priority.BULK]
 
 
 def iteration_s(targets: Targets) -> float:
@@ -87,12 +90,22 @@ class OnlineHere:
             if not behind:
                 return
             if sequence.is_bulk:
-                self.bulk -= 1
-                sequence.priority = Priority.DEFAULT
-                self._count(sequence)
+                self._give_turn(sequence)
                 self.waiting += 1
             else:
                 behind -= 1
+
+    def has_turn(self, sequence: Sequence, now: float) -> bool:
+        """Whether bulk work that holds a slot, and stands still there, has its turn now."""
+        due = sequence.is_bulk and now - sequence.arrival_s >= TURN_S
+        if due:
+            self._give_turn(sequence)
+        return due
+
+    def _give_turn(self, sequence: Sequence) -> None:
+        self.bulk -= 1
+        sequence.priority = Priority.DEFAULT
+        self._count(sequence)
 
     def _count(self, sequence: Sequence) -> None:
         limit_s = iteration_s(sequence.targets)

@@ -5,7 +5,8 @@ Rules:
 - beside online work that decodes, an iteration carries so much bulk work that it lasts no longer
   than the tightest target of those online lets it (`solver.batching.online`). What is over that is
   *paused*, the youngest first: it keeps its slot and its memory, is no part of iterations, and goes
-  on, the oldest first, as soon as there is room again; until then no other bulk work comes in;
+  on, the oldest first, as soon as there is room again, or when it has its turn; until then no
+  other bulk work comes in;
 - where online work was here lately, a bulk prompt is cut into chunks of that length, so that who
   comes waits for one iteration at most; and a share of the slots is left free for it.
 
@@ -14,7 +15,7 @@ Must not know: policies, clocks, queues, whose slots and memory they are.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from collections.abc import Sequence as Many
 from math import inf
 
@@ -43,6 +44,7 @@ class Pacing(OnlineHere):
 
         `filling` have a slot and are not prefilled yet, `free` slots are nobody's.
         """
+        self._take_turns_held([*filling, *(one for one in found if one.slot >= 0)], now)
         online, here = [one for one in found if not one.is_bulk], self._decoders
         if online or not all(one.is_bulk for one in filling):
             return online, True
@@ -100,6 +102,14 @@ class Pacing(OnlineHere):
         if not self._decodes_online():
             tokens = max(tokens, 1.0, cost.prefill_tokens(2 * cost.alpha_p_s))
         return tokens // 1
+
+    def _take_turns_held(self, unprefilled: Iterable[Sequence], now: float) -> None:
+        """Who stands still in its slot has its turn in time, as has who waits for one."""
+        for sequence in unprefilled:
+            self.has_turn(sequence, now)
+        paused = self._decoders.paused
+        while paused and self.has_turn(next(reversed(paused.values())), now):
+            self._decoders.resume()
 
     def _decodes_online(self) -> bool:
         return len(self._decoders.decoding) > len(self._decoders.bulk)

@@ -6,7 +6,8 @@ Rules:
   waits again as it did at first, with what it has made;
 - a preempted sequence holds its slot but no memory; the last admitted is preempted first, and bulk
   work before any other;
-- admission leaves those who run a round's tokens, and those with a target some rounds more;
+- admission leaves those who run a round's tokens, and those with a target some rounds more; but
+  whatever is left free, one is always admitted to an engine that holds nothing;
 - the prefix cache has what is left of the memory beside those who run, and nothing else.
 
 Must not know: the queue, policies, stages, clocks. Who is admitted, and when, is
@@ -68,13 +69,21 @@ class SlotTable(Decoders):
         return heapq.nsmallest(most, self._free)
 
     def count_fitting(self, candidates: Many[Sequence]) -> int:
-        """How many of them memory has room for; one always fits into an engine that is empty."""
+        """How many of them memory has room for now."""
         if self.kv_tokens == inf:
             return len(candidates)
-        room = self.kv_tokens * (1 - WATERMARK) - self.kv_held - self._spare
-        count = count_fitting((sequence.context + sequence.spare for sequence in candidates), room)
+        room = self.kv_tokens * (1 - WATERMARK) - self._spare
+        return self.count_within([one.context + one.spare for one in candidates], room)
+
+    def count_within(self, needs: Many[float], room: float) -> int:
+        """How many who need so many tokens fit into `room` beside what is held.
+
+        One always fits where nothing is held: whatever is left free of memory, on purpose too, must
+        not keep out for ever who fits into the engine alone.
+        """
+        count = count_fitting(needs, room - self.kv_held)
         empty = not self.decoding and not self.prefilling and not self.paused
-        return max(count, min(1, len(candidates))) if empty else count
+        return max(count, min(1, len(needs))) if empty else count
 
     def rounds_that_fit(self) -> int:
         """Decode rounds that those decoding can make before memory runs out; memory is limited."""

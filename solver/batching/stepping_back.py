@@ -2,7 +2,8 @@
 
 Online is whatever somebody waits for: all priorities but bulk. Rules, besides those of
 `solver.batching.pacing` on who comes in and who stands still:
-- where online work was here lately, a share of memory is left free for it;
+- where online work was here lately, a share of memory is left free for it, but by no engine that
+  holds nothing: what fits there alone is served;
 - nothing that runs is thrown away unless online work lacks a slot or memory: then the youngest bulk
   sequence is evicted, and waits again with what it has made;
 - bulk work that has had its turn is online from then on, so it starves nowhere.
@@ -75,9 +76,5 @@ class SteppingBack(Pacing):
         chosen, online = self.let_in(found, table.prefilling.values(), free, cost, now)
         if online:
             return chosen, True
-        kv, room = table.kv_held, (1 - KEPT_FREE) * table.kv_tokens
-        for count, sequence in enumerate(chosen):
-            kv, room = kv + sequence.context, room - sequence.expected_left
-            if kv > room:
-                return chosen[:count], False
-        return chosen, False
+        needs = [one.context + one.expected_left for one in chosen]
+        return chosen[: table.count_within(needs, (1 - KEPT_FREE) * table.kv_tokens)], False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import time
 from collections import deque
 from importlib.util import find_spec
 from itertools import pairwise
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from solver.batching.online import TURN_S
 from solver.batching.outside.follow import Follower
 from solver.batching.policies import POLICIES
 from solver.batching.priority import Priority
@@ -168,12 +170,13 @@ def test_a_request_may_leave_at_any_time(bench: Bench, own: Run) -> None:
 
 
 def request(key: str, outputs: int, *, priority: int = 0, came_s: float = 0.0) -> Any:
-    """As vLLM's engine makes them."""
+    """As vLLM's engine makes them; `came_s`: so long after now."""
     from vllm import SamplingParams
     from vllm.v1.request import Request
 
     params = SamplingParams(max_tokens=outputs, ignore_eos=True)
     ids = list(range(10, 40))
+    came_s += time.time()
     return Request(key, ids, params, None, arrival_time=came_s, priority=priority)
 
 
@@ -253,6 +256,21 @@ def test_bulk_work_stands_still_beside_online_work_and_loses_nothing(
         step(scheduler)
     assert [one.num_output_tokens for one in bulk] == [60] * len(bulk)
     assert not settled(scheduler).paused
+
+
+def test_bulk_work_that_came_long_ago_stands_still_no_longer(bench: Bench) -> None:
+    scheduler = bench.make_scheduler("adaptive", json.dumps(MIXES), targets="tpot=1ms")
+    old = [request(f"b{k}", 60, priority=1, came_s=-TURN_S) for k in range(3)]
+    for one in (*old, request("late", 60, priority=1)):
+        scheduler.add_request(one)
+    while not all(one.num_output_tokens > 3 for one in old):
+        step(scheduler)
+    scheduler.add_request(online := request("online", 20))
+    assert set(step(scheduler)) == {"online"}
+    while not online.is_finished():
+        assert set(step(scheduler)) == {"online", "b0", "b1", "b2"}
+    while scheduler.has_requests():
+        step(scheduler)
 
 
 def test_if_memory_runs_out_bulk_work_loses_its_own(bench: Bench) -> None:

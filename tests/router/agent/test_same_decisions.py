@@ -22,6 +22,7 @@ from router.agent.queue_position import QueuePosition
 from router.observe.metrics import AgentMetrics
 from solver.batching.batcher import Batcher
 from solver.batching.policies import POLICIES
+from solver.batching.priority import Priority
 from solver.batching.queue import ORDERS
 from solver.batching.sequence import Stage
 from solver.batching.targets import NO_TARGETS, Targets
@@ -32,6 +33,7 @@ from solver.sim.worker import NO_LIMIT, Worker, WorkerSetting
 PAPER = CostModel(alpha_p_s=0.025, beta_p_s=0.00013, alpha_d_s=0.029, beta_d_s=0.00021)
 WORTH_WAITING = replace(PAPER, alpha_p_s=0.9)  # a stage of few is dear, so policies wait
 MIXING = CostModel(0.020, 0.0001, 0.015, 0.0001, 0.00001, 0.022, 0.0001, 0.0001)
+MIXES = [Priority.DEFAULT], list(Priority)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class VirtualEngine(EmulatedEngine):
                 words=Words(random.Random(0)),
             )
             job = EngineRequest([answer], request.prompt_tokens)
-            position = QueuePosition(targets=request.targets)
+            position = QueuePosition(priority=request.priority, targets=request.targets)
             self.loop.submit(job, expected, request.arrival_s, position)
         return len(self._arriving) < count
 
@@ -167,7 +169,11 @@ def scripts(draw: st.DrawFn, policy: str) -> Script:
     times = accumulate(draw(st.one_of(st.just([0.0] * n), gaps)))
     timed = enumerate(zip(times, lengths, strict=True), start=1)
     wanted = draw(st.sampled_from([NO_TARGETS, Targets(tpot_s=0.001)]))
-    requests = [Request(str(k), *each, at, wanted=wanted) for k, (at, each) in timed]
+    kinds = st.lists(st.sampled_from(draw(st.sampled_from(MIXES))), min_size=n, max_size=n)
+    requests = [
+        Request(str(k), *each, at, priority=kind, wanted=None if kind is Priority.BULK else wanted)
+        for (k, (at, each)), kind in zip(timed, draw(kinds), strict=True)
+    ]
     known = draw(st.booleans())
     most = max(prompt + output for prompt, output in lengths)
     setting = WorkerSetting(

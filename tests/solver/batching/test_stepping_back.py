@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solver.batching.online import FIRST_TOKEN_ITERATIONS
+from solver.batching.batcher import Batcher
+from solver.batching.online import FIRST_TOKEN_ITERATIONS, TURN_S
 from solver.batching.policies import POLICIES
 from solver.batching.priority import Priority
+from solver.batching.queue import ORDERS, make_queue
+from solver.batching.sequence import Sequence
 from solver.batching.targets import Targets
 from solver.cost.profiles import PROFILES
 from solver.sim.request import Request
@@ -133,3 +136,93 @@ def test_bulk_work_that_was_overtaken_for_long_has_its_turn() -> None:
     run.check()
     ends = dict(zip((r.id for r in run.fleet.requests), run.fleet.end_s.tolist(), strict=True))
     assert max(ends[f"b{k}"] for k in range(5)) < max(ends.values()) - 60
+
+
+@pytest.mark.parametrize(
+    ("cost", "count", "size", "kv_tokens"),
+    [
+        ("mixed", 1, (200, 300), inf),  # it decodes when the first who is waited for comes
+        ("exclusive", 1, (3000, 3), inf),  # it is in its prefill
+        ("mixed", 2, (900, 400), 2400.0),  # one decodes, and the other has lost its memory
+    ],
+)
+def test_bulk_work_that_stands_still_in_its_slot_has_its_turn_too(
+    cost: str, count: int, size: tuple[int, int], kv_tokens: float
+) -> None:
+    """Somebody always decodes whose targets leave it no room, for twice as long."""
+    slow = COSTS[cost].scaled(10.0)
+    first_s = 0.85 * (size[1] - 3) * slow.decode_s(count) + 0.1
+    way = Way(slow.to_ms(), 8, order="fcfs", kv_tokens=kv_tokens, prefill_budget=512)
+    every_s = 30 * slow.decode_s(2)
+    stream = online(int(2 * TURN_S / every_s), every_s, Targets(2, 0.001), first_s)
+    run = simulate([*bulk(count, *size), *stream], way)
+    run.check()
+    ends = dict(zip((r.id for r in run.fleet.requests), run.fleet.end_s.tolist(), strict=True))
+    assert max(ends.values()) > 1.8 * TURN_S
+    for k in range(count):
+        assert TURN_S < ends[f"b{k}"] < 1.5 * TURN_S
+    assert (run.report.preemptions > 0) == (kv_tokens < inf)
+
+
+MEMORY = 400
+# Shares of an engine's memory: of many sizes, nearly all of it, and all.
+shares = st.one_of(st.floats(0.01, 0.2), st.floats(0.01, 1.0), st.floats(0.8, 1.0), st.just(1.0))
+asked = st.tuples(
+    shares,
+    st.integers(1, 30),
+    st.floats(0.0, 1.0),
+    st.sampled_from(Priority),
+    st.sampled_from((0.001, 0.02, 0.1, inf)),
+)
+
+
+@given(
+    st.lists(asked, min_size=1, max_size=20),
+    st.sampled_from((0.5, 30.0, 2000.0)),
+    st.sampled_from(sorted(POLICIES)),
+    st.sampled_from(ORDERS),
+    st.sampled_from(sorted(COSTS)),
+    st.sampled_from((1, 2, 3, 8, 16)),
+    st.sampled_from((inf, 16.0)),
+)
+@settings(max_examples=150)
+def test_an_engine_never_idles_while_somebody_waits_who_fits_into_it_alone(
+    load: list[tuple[float, int, float, Priority, float]],
+    span_s: float,
+    policy: str,
+    order: str,
+    name: str,
+    slots: int,
+    budget: float,
+) -> None:
+    """Whatever came before, so nobody is held back until something else comes, or time passes."""
+    cost = COSTS[name]
+    waiting = make_queue(order, slots, cost.decode_s(slots))
+    core = Batcher(
+        slots, MEMORY, cost, POLICIES[policy](), 0.0, waiting=waiting, prefill_budget=budget
+    )
+    todo = list[tuple[Sequence, int]]()
+    for k, (share, most, at, priority, tpot_s) in enumerate(load):
+        size = max(2, int(share * MEMORY))
+        output = min(most, size - 1)
+        targets = Targets() if priority is Priority.BULK else Targets(1.0, tpot_s)
+        sequence = Sequence(str(k), size - output, 15.0, output, at * span_s)
+        todo.append((replace(sequence, priority=priority, targets=targets), output))
+    todo.sort(key=lambda one: one[0].arrival_s, reverse=True)
+    left, now = dict[str, int](), 0.0
+    while todo or left:
+        while todo and (todo[-1][0].arrival_s <= now or not left):
+            sequence, output = todo.pop()
+            now, left[sequence.id] = max(now, sequence.arrival_s), output
+            core.add(sequence, now)
+        stage = core.next_stage(now)
+        assert stage is not None, "it idles"
+        assert stage.prefill or stage.decode
+        now += stage.duration_s(cost)
+        for one in stage.decode:
+            left[one.id] -= 1
+        ended = [one.id for one in stage.decode if not left[one.id]]
+        for key in ended:
+            del left[key]
+        core.finish_stage(stage, ended, now)
+    assert (core.kv_held, core.running, core.queued) == (0, 0, 0)

@@ -3,10 +3,14 @@
 Rules:
 - vLLM's numbers of priority: lower is first, 0 is what those have who say nothing, and above 0 is
   bulk work, until it has had its turn;
-- a request is expected to make all tokens that it may make.
+- a request is expected to make all tokens that it may make;
+- when it came is told by the clock that steps are timed by, so that one can say for how long it has
+  waited.
 """
 
 from __future__ import annotations
+
+import time
 
 from vllm.v1.request import Request
 
@@ -25,6 +29,7 @@ class KnownRequests:
     def __init__(self, targets: Targets, online: OnlineHere) -> None:
         self._targets, self._online = targets, online
         self._sequences: dict[Request, Sequence] = {}
+        self._ahead_s = time.time() - time.perf_counter()  # vLLM stamps arrivals by the first
 
     def of(self, request: Request) -> Sequence:
         """Its sequence; it is here from now on."""
@@ -53,7 +58,7 @@ class KnownRequests:
             request.num_prompt_tokens,
             float(limit),
             limit,
-            request.arrival_time,
+            request.arrival_time - self._ahead_s,
             priority=priority,
             targets=NO_TARGETS if priority is Priority.BULK else self._targets,
         )
