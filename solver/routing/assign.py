@@ -6,6 +6,8 @@ Rules:
 - a request whose first token is awaited does not wait for somebody's end while another worker has
   a free slot and keeps its targets, or begins it soon while waiting would miss them all the same:
   when answers end is known least of all, and a target that nobody keeps is worth no wait;
+- nor does it wait for memory while another worker keeps its targets for no more than `WORTH` times
+  the cost: how long that takes hangs on how far others' answers grow meanwhile;
 - a request waits for a worker that has no room only if the cheapest that has room costs clearly
   more, as costs are predictions: by `DOUBT`, and more, if it is awaited, the less is known of its
   length; while it waits it counts as planned there, so that those behind it see the queue;
@@ -35,6 +37,10 @@ from solver.routing.lone import LonePairs
 from solver.routing.objective import Pairs
 from solver.routing.turns import Turns
 
+# Who waits for what may come at any time, and gives up where going costs as much again, pays at
+# most twice what whoever knew when would (ski rental: Karlin and others, Competitive snoopy
+# caching, Algorithmica 1988).
+WORTH = 2.0
 # Of a request: what it costs, on which worker, and whether it goes there now.
 Choice = tuple[float, int, bool]
 
@@ -245,8 +251,9 @@ def need_not_wait(
     """Whether request i goes to a worker with a free slot rather than wait for its wish.
 
     It does where it keeps its targets, and where it begins soon and would miss them at its wish.
+    If it lacks only memory there, it does where it keeps them for no more than `WORTH` its cost.
     """
-    felt = pairs.seconds(i, *free)
+    felt, for_slot = pairs.seconds(i, *free), pairs.waits(*wish)
     if pairs.in_time(i, felt):
-        return True
-    return pairs.is_soon(i, felt) and not pairs.in_time(i, pairs.seconds(i, *wish))
+        return for_slot or pairs.cost(i, *free) <= WORTH * pairs.cost(i, *wish)
+    return for_slot and pairs.is_soon(i, felt) and not pairs.in_time(i, pairs.seconds(i, *wish))

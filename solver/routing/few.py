@@ -59,8 +59,13 @@ class OneByOne:
         return cost_s
 
     def would_wait(self, i: int, j: int, placed: Placed) -> bool:
-        """Whether somebody waits for its first token, and it would wait for somebody's end."""
-        return bool(self._row(i)[TTFT] < inf) and self.waits(j, placed)
+        """Whether somebody waits for its first token, and it would wait for somebody's end.
+
+        For the slot that this frees, or the memory.
+        """
+        if not self._row(i)[TTFT] < inf:
+            return False
+        return self.waits(j, placed) or bool(formulas.is_full(self._workers[j], placed))
 
     def waits(self, j: int, placed: Placed) -> bool:
         """Whether one more finds no free slot on a worker."""

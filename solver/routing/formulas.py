@@ -250,6 +250,11 @@ def waits(worker: Figures, placed: Figures) -> Number:
     return worker[0] + placed[0] >= worker[10]
 
 
+def is_full(worker: Figures, placed: Figures) -> Number:
+    """Whether its memory has room for no more."""
+    return placed[2] >= worker[3]
+
+
 def late_s(request: Figures, felt: Figures, at: Calculus) -> Number:
     """Seconds beyond its targets."""
     _, first, rest = felt

@@ -95,6 +95,21 @@ def test_who_is_awaited_does_not_stand_beside_a_free_slot_that_keeps_its_targets
     assert spread(late, *here)[1] <= 1
 
 
+def test_who_is_awaited_does_not_wait_for_memory_beside_a_place_that_is_not_twice_as_dear() -> None:
+    """The fast one has slots, and no memory."""
+    awaited, full = Job(50, 100.0, targets=Targets(2.0, 1.0)), replace(view(8, speed=4.0), kv_now=0)
+    dearer = []
+    for slow in (3.5, 3.0, 2.5, 2.0, 1.5, 1.0, 0.5):
+        here = [full, view(0, speed=slow)]
+        asked = requests(awaited, workers=2)
+        there = Pairs(asked, load(*here)).costs_at_first()[0]
+        dearer.append(there[1] / there[0])
+        assert spread([awaited], *here) == [0, int(dearer[-1] <= 2.0)]
+    assert dearer[0] < 1.5 < dearer[2] < 2.0 < dearer[-1]
+    late = replace(awaited, targets=Targets(2.0, 0.001))
+    assert spread([late], full, view(0, speed=2.5)) == [0, 0], "it keeps no target there either"
+
+
 @pytest.mark.parametrize("prompt", [20, 2000])
 def test_a_burst_on_equal_workers_is_balanced(prompt: int) -> None:
     counts = spread([Job(prompt, 100.0, targets=PERSON)] * 12, *(view() for _ in range(4)))
