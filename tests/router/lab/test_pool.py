@@ -16,12 +16,15 @@ from router.lab.simulation.pool import over
 from tests.helpers import ROOT
 from tests.waiting import eventually
 
+# It hears of Ctrl-C even where tests run in the background, which are deaf to it.
 DRIVER = """
+import signal
 import sys
 from tests.router.lab.test_pool import idle
 from router.lab.simulation.pool import over
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         over(idle, [sys.argv[1]] * 4, "runs")
     except KeyboardInterrupt:
