@@ -15,6 +15,7 @@ import logging
 import multiprocessing
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -59,13 +60,25 @@ class Search(Generic[Q, P]):
 
 @contextmanager
 def deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes started meanwhile never hear of it, not even as they load: it is their parent's."""
+    """Processes started meanwhile never hear of it, not even as they load: it is their parent's.
+
+    A parent that it would interrupt hears of it once they are started: none is left half begun.
+    """
     resource_tracker.ensure_running()  # its own start would end this
+    heard = list[int]()
+    main = threading.current_thread() is threading.main_thread()
+    waits = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if waits:  # a mask is not enough: other threads take it, and it interrupts this one
+        signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if waits:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if heard:
+            raise KeyboardInterrupt
 
 
 def _child(pipe: Connection, search: Search[Q, P]) -> None:
