@@ -73,10 +73,10 @@ class Asked:
         """Whether any worker may be sent something; else there is nothing to plan."""
         if self.table is not None:
             placed = NOTHING if self.placed is None else self.placed
-            return bool(np.any(_is_open(self.table[CLOSING], placed, ARRAYS)))
+            return bool(np.any(may_take(self.table[CLOSING], placed, ARRAYS)))
         there = [NOTHING] * len(self.known) if self.placed is None else self.placed.T.tolist()
         return any(
-            _is_open([row[k] for k in CLOSING], placed, NUMBERS)
+            may_take([row[k] for k in CLOSING], placed, NUMBERS)
             for row, placed in zip(self.known, there, strict=True)
         )
 
@@ -104,6 +104,7 @@ class Asked:
         )
 
 
-def _is_open(closing: Iterable[Number], placed: Figures, at: Calculus) -> Number:
+def may_take(closing: Iterable[Number], placed: Figures, at: Calculus) -> Number:
+    """Whether workers, of which this is known at `CLOSING`, may be sent something."""
     alpha_p_s, room, queued_s, kv_now = closing
     return formulas.is_open(formulas.room_of(alpha_p_s, room, queued_s, kv_now, at), placed)

@@ -16,7 +16,7 @@ import numpy as np
 from solver.arrays import FloatArray
 from solver.cost.model import request_s
 from solver.routing import formulas
-from solver.routing.asked import MOST_WORKERS, Asked
+from solver.routing.asked import MOST_WORKERS, Asked, may_take
 from solver.routing.columns import CLOSING, NUMBERS, numbers, table, water_level_s
 from solver.routing.formulas import Figures
 from solver.routing.lately import Lately
@@ -90,9 +90,7 @@ class Fleet(Generic[W]):
 
     def open(self) -> list[W]:
         """Those that may be sent something, with nothing placed there besides."""
-        alpha_p_s, room, queued_s, kv_now = self._columns()[CLOSING]
-        rooms = formulas.room_of(alpha_p_s, room, queued_s, kv_now, formulas.ARRAYS)
-        may = formulas.is_open(rooms, (0.0, 0.0, 0.0))
+        may = may_take(self._columns()[CLOSING], formulas.NOTHING, formulas.ARRAYS)
         return [self.workers[j] for j in np.flatnonzero(may)]
 
     def sent(self, j: int, prefill_s: float, now: float) -> None:

@@ -121,10 +121,6 @@ class GroupedQueue(Generic[R, K]):
             self._where[request] = key, entry, expected
         self.groups = {key: sorted(mine) for key, mine in found.items()}
 
-    def in_order(self, but: K) -> list[R]:
-        """All, but for one group."""
-        return merged([mine for key, mine in self.groups.items() if key != but])
-
     def by_arrival(self) -> list[R]:
         """All, as they were put in."""
         entries = sorted((where[1] for where in self._where.values()), key=lambda entry: entry[1])

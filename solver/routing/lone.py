@@ -13,7 +13,6 @@ import numpy as np
 from solver.arrays import BoolArray
 from solver.routing import formulas
 from solver.routing.asked import Asked
-from solver.routing.columns import OUTPUT, WEIGHT
 from solver.routing.few import AllPairs, Placed
 from solver.routing.formulas import ARRAYS, NOTHING, NUMBERS, Figures
 
@@ -40,7 +39,7 @@ class LonePairs(AllPairs):
         prompt, output, overrun, _, weight, waited_s, ttft_s, tpot_s = self._only
         lately = np.array(asked.lately)
         load, ahead_s = formulas.load_of(asked.columns, lately, asked.placed, ARRAYS)
-        workers, left = formulas.worker_figures(load, self._only[OUTPUT], ARRAYS)
+        workers, left = formulas.worker_figures(load, output, ARRAYS)
         uncached, twice = float(prompt), 0.0
         if asked.cached is not None:
             uncached = np.maximum(0.0, prompt - asked.cached[0])
@@ -58,7 +57,7 @@ class LonePairs(AllPairs):
         )
         in_flight = fsum(workers[0].tolist())
         scale_s = formulas.tail_scale_s(fsum(ahead_s.tolist()), expected_s, in_flight, 1)
-        tail = self._only[WEIGHT] / (2.0 * scale_s)
+        tail = weight / (2.0 * scale_s)
         request = *figures, max(asked.level_s, long_s), tail, variance
         costs = formulas.cost_s(workers, request, pair, NOTHING, felt, ARRAYS)
         if forbidden is not None:
