@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from tests.engines.tiny_model import make_tiny_model
+from tests.engines.tiny_model import LONGEST, make_tiny_model
 from tests.engines.vllm_runs import ENVIRONMENT, OURS, stop
 from tests.ports import free_ports
 
@@ -42,14 +42,14 @@ def start(model: Path, port: int, log: Path, flags: Sequence[str] = ()) -> subpr
     """The server's process, in a group of its own."""
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--enforce-eager", "--dtype", "float32", "--max-model-len", "1024"]
+    command += ["--enforce-eager", "--dtype", "float32", "--max-model-len", str(LONGEST)]
     command += ["--max-num-seqs", "4", "--scheduler-cls", OURS, *flags]
     environment = {
         **os.environ,
         **ENVIRONMENT,
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
         "VLLM_ENABLE_RESPONSES_API_STORE": "1",
-        "MAKESPAN_VLLM_TARGETS": "tpot=1ms",  # so bulk work has no room beside anybody
+        "MAKESPAN_VLLM_TARGETS": "tpot=0.01ms",  # so bulk work has no room beside anybody
     }
     with log.open("wb") as file:
         return subprocess.Popen(
@@ -120,8 +120,8 @@ def test_every_request_gets_the_tokens_that_it_asked_for(server: str) -> None:
     assert answers == {k: 1 + 5 * k for k in range(16)}
 
 
-def test_bulk_work_stands_still_while_others_decode(server: str) -> None:
-    """It came first and is shorter, and yet it ends last, unless it had nearly ended before."""
+def test_bulk_work_ends_after_online_work(server: str) -> None:
+    """It came first and is shorter. Five times, as a busy server may read of them one by one."""
 
     def ask(tokens: int, priority: int) -> float:
         body = {"model": "tiny", "prompt": "a", "max_tokens": tokens, "ignore_eos": True}
@@ -130,16 +130,12 @@ def test_bulk_work_stands_still_while_others_decode(server: str) -> None:
         return time.monotonic()
 
     def is_last(pool: ThreadPoolExecutor) -> bool:
-        bulk = [pool.submit(ask, 900, 1) for _ in range(2)]
-        running = 'vllm:num_requests_running{engine="0",model_name="tiny"} 2'
-        while running not in told_by(server, "/metrics", method="GET")[1]:
-            if any(one.done() for one in bulk):
-                break  # it was not seen in time
-        online_s = ask(1000, 0)
-        return online_s < min(one.result() for one in bulk)
+        bulk = [pool.submit(ask, LONGEST - 100, 1) for _ in range(2)]
+        online_s = ask(LONGEST - 50, 0)
+        return online_s < min([one.result() for one in bulk])
 
     with ThreadPoolExecutor(2) as pool:
-        assert any(is_last(pool) for _ in range(10))
+        assert any(is_last(pool) for _ in range(5))
 
 
 def told_by(url: str, path: str, body: object = None, method: str = "POST") -> tuple[int, str]:
