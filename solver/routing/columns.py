@@ -133,10 +133,8 @@ class Load:
         share: of its time that goes into their prefills.
         room: sequences that may be sent to it.
         yielding: of those in flight, sequences that give up their slots.
-        pace_s: from token to token, as it goes now.
         level_s: seconds until the whole fleet has done all, work taken as liquid.
         left_s: seconds that those in flight still take, summed up over the fleet.
-        even_s: as `formulas.even_s`.
     """
 
     cost: CostColumns
@@ -152,10 +150,8 @@ class Load:
     share: FloatArray
     room: FloatArray
     yielding: FloatArray
-    pace_s: FloatArray
     level_s: float
     left_s: float
-    even_s: float
 
     @classmethod
     def of(cls, views: Sequence[WorkerView], lately: FloatArray, level_s: float) -> Load:
@@ -184,7 +180,7 @@ class Load:
         """
         figures, ahead_s = formulas.load_of(known, lately, placed, ARRAYS)
         in_flight, slots, running, queued, kv_now, context, left, kv = figures[COSTS : COSTS + 8]
-        rate, share, room, yielding, pace_s = figures[COSTS + 8 :]
+        rate, share, room, yielding = figures[COSTS + 8 :]
         return cls(
             cost_of(known),
             slots,
@@ -199,10 +195,8 @@ class Load:
             share,
             room,
             yielding,
-            pace_s,
             level_s,
             fsum(ahead_s.tolist()),
-            formulas.even_s(pace_s.tolist()),
         )
 
 

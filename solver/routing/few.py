@@ -183,7 +183,6 @@ class FewPairs(Listed):
             in_flight.append(figures[0])
         self._pairs: list[list[Figures]] = []
         self._at_first: list[list[Figures]] = []
-        self._even_s = formulas.even_s([load[-1] for load, _ in each])
         seen = [self._see(asked, i, each) for i in range(self.n)]
         expected_s = fsum([one[1] for one in seen])
         scale_s = formulas.tail_scale_s(fsum(all_s), expected_s, fsum(in_flight), self.n)
@@ -210,12 +209,11 @@ class FewPairs(Listed):
         if asked.cached is not None:
             tokens = [asked.uncached(i, j) for j in range(self.m)]
             least = min(tokens)
-        own = prompt, output, tpot_s
         pairs, all_felt, expected_s, long_s = list[Figures](), list[Figures](), inf, inf
         for j, (known, left) in enumerate(workers):
             if asked.cached is not None:
                 uncached, twice = tokens[j], tokens[j] - least
-            pair = formulas.pair_figures(known, left, uncached, twice, own, self._even_s, NUMBERS)
+            pair = formulas.pair_figures(known, left, uncached, twice, prompt, output, NUMBERS)
             felt = formulas.seconds(self._workers[j], prompt, pair[0], NOTHING, NUMBERS)
             pairs.append(pair)
             all_felt.append(felt)

@@ -7,9 +7,9 @@ figures, to the last bit, as they come from here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import fsum, inf
+from math import inf
 from operator import attrgetter
 from typing import Any
 
@@ -28,10 +28,7 @@ FIRST_TOKEN = 2.0
 LATE, LOST_S = 8.0, 10.0
 # What others lose counts as much where their tokens come at the limit. Where much sooner, a tenth:
 # nobody sees it, and it only makes ends later. Between the two the chance that one is late for it
-# rises steeply, by the cube, as over a whole answer its rounds are nearly those of any other. It
-# falls as it rose where they come too late already, and would in the whole fleet if its prefill
-# was spread evenly: who is lost loses no more, and what makes some workers late keeps off those
-# that are in time. Where all could be in time, nobody is given up.
+# rises steeply, by the cube, as over a whole answer its rounds are nearly those of any other.
 IN_TIME = 0.1
 # That all is done holds nobody up in a stream, and everybody in a batch; half is enough for
 # the batch, as the term is zero for all but the few who end last.
@@ -95,7 +92,7 @@ NUMBERS = Calculus(_larger, _smaller, _either)
 load_figures: Callable[[Any], Figures] = attrgetter(
     *(f"cost.{name}" for name in ("alpha_p_s", "beta_p_s", "alpha_d_s", "beta_d_s", "gamma_d_s")),
     *("in_flight", "slots", "running", "queued_s", "kv_now", "context", "left", "kv"),
-    *("rate", "share", "room", "yielding", "pace_s"),
+    *("rate", "share", "room", "yielding"),
 )
 
 
@@ -111,20 +108,14 @@ def load_of(
     kv_now, queued_s, room, _, yielding = known[10:]
     rate, share = lately[0], at.minimum(MOST_PREFILL_SHARE, lately[1])
     round_s = alpha_d + beta_d * at.minimum(slots, in_flight + 1.0) + gamma * kv
-    pace_s = at.maximum(LEAST_EACH_S, round_s) / (1.0 - share)
-    ahead_s = in_flight * left * pace_s
+    ahead_s = in_flight * left * round_s / (1.0 - share)
     context = at.maximum(1.0, kv / at.maximum(1.0, running))  # of what runs, not of what waits
     if placed is not None:
         sequences, prefill_s, prompt = placed
         in_flight, queued_s, kv = in_flight + sequences, queued_s + prefill_s, kv + prompt
         room, kv_now = room - sequences, kv_now - prompt
     has = in_flight, slots, running, queued_s, kv_now, context, left, kv
-    return (*known[:5], *has, rate, share, room, yielding, pace_s), ahead_s
-
-
-def even_s(pace_s: Sequence[float]) -> float:
-    """Seconds from token to token on m workers, were prefill spread evenly over them."""
-    return len(pace_s) / fsum([1.0 / each_s for each_s in pace_s])
+    return (*known[:5], *has, rate, share, room, yielding), ahead_s
 
 
 def level_s(count: float, busy_s: Iterable[float], each_s: Iterable[float]) -> float:
@@ -148,7 +139,7 @@ def worker_figures(load: Figures, typical: Number, at: Calculus) -> tuple[Figure
     Where nothing is in flight yet, those who will be before it are `typical`: like those planned.
     """
     alpha_p, _, alpha_d, beta_d, gamma, in_flight, slots, _, queued_s = load[:9]
-    kv_now, context, left, kv, rate, share, _, yielding, _ = load[9:]
+    kv_now, context, left, kv, rate, share, _, yielding = load[9:]
     longer, idle = 1.0 / (1.0 - share), left <= 0.0
     left = at.maximum(1.0, at.where(idle, typical, left))
     going = at.where(idle, slots, at.minimum(at.maximum(in_flight, 1.0), slots))
@@ -185,24 +176,21 @@ def pair_figures(
     left: Number,
     uncached: Number,
     twice: Number,
-    request: tuple[Number, Number, Number],
-    even_s: float,
+    prompt: Number,
+    output: Number,
     at: Calculus,
 ) -> Figures:
     """Seconds of its prefill there; by which that stalls others, its tokens do, and who asks again.
 
-    And what those who run there lose by a second, beside others, at most. `twice` of its uncached
-    tokens another worker has; `request` are prompt, output, and seconds between tokens asked for.
+    `twice` of its uncached tokens another worker has.
     """
-    prompt, output, tpot_s = request
     beta_p, beta_d, gamma, slots, running = load[1], load[3], load[4], load[6], load[7]
     prefill_s, again_s = beta_p * uncached, TWICE * beta_p * twice
     stalled = at.minimum(running, slots - 1.0)
     stalls_s = stalled * (prefill_s + again_s)
     side_by_side = output * left / (output + left)
     step_s = (beta_d + gamma * (prompt + output / 2)) * side_by_side
-    lost = at.where(even_s > tpot_s, at.minimum(1.0, tpot_s / load[17]), 1.0)
-    return prefill_s, stalls_s, step_s, (1.0 + FIRST_TOKEN) * again_s, LATE * lost * lost * lost
+    return prefill_s, stalls_s, step_s, (1.0 + FIRST_TOKEN) * again_s
 
 
 def rooms(load: Figures, at: Calculus) -> Figures:
@@ -250,10 +238,10 @@ def others_s(
 
     `pace` are seconds from token to token there, and those that are asked for.
     """
-    (prefill_s, stalls_s, step_s, again_s, most), (rest, tpot_s) = pair, pace
+    (prefill_s, stalls_s, step_s, again_s), (rest, tpot_s) = pair, pace
     behind_s = worker[9] * prefill_s * (worker[2] + placed[1] + prefill_s / 2)
     spent = at.minimum(1.0, rest / tpot_s)
-    price = at.where(tpot_s < inf, IN_TIME + most * spent * spent * spent, 1.0)
+    price = at.where(tpot_s < inf, IN_TIME + LATE * spent * spent * spent, 1.0)
     return price * (stalls_s + in_flight * step_s) + again_s + behind_s
 
 

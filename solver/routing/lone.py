@@ -44,8 +44,7 @@ class LonePairs(AllPairs):
         if asked.cached is not None:
             uncached = np.maximum(0.0, prompt - asked.cached[0])
             twice = uncached - uncached.min()
-        even_s, own = formulas.even_s(load[-1].tolist()), (prompt, output, tpot_s)
-        pair = formulas.pair_figures(load, left, uncached, twice, own, even_s, ARRAYS)
+        pair = formulas.pair_figures(load, left, uncached, twice, prompt, output, ARRAYS)
         felt = formulas.seconds(workers, prompt, pair[0], NOTHING, ARRAYS)
         *figures, variance = formulas.request_figures(
             (prompt, output, overrun, weight, ttft_s - waited_s, tpot_s), NUMBERS

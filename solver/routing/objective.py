@@ -12,11 +12,10 @@ it and added up (`TERMS`), so that one can be traded for another and a choice be
   the variance, who may become long is drawn to where tokens come fast;
 - others: what it takes from those who run there: its prefill stalls them, and its tokens make the
   rounds longer that both run in, which counts the more, the less is left of what they have from
-  token to token, and less where that is lost; and from who comes behind it: with u seconds of its
-  own prefill, q queued there and r requests a second, r (q + u / 2) of them come before it is done
-  and wait u longer (who comes later may go elsewhere, as that is seen then); and from who asks for
-  what its prompt pushes out of that worker's cache, as much as for what of it another worker has,
-  held twice then;
+  token to token; and from who comes behind it: with u seconds of its own prefill, q queued there
+  and r requests a second, r (q + u / 2) of them come before it is done and wait u longer (who
+  comes later may go elsewhere, as that is seen then); and from who asks for what its prompt pushes
+  out of that worker's cache, as much as for what of it another worker has, held twice then;
 - slot: what holding a slot for T seconds takes from who comes next: T times the chance that none
   is free;
 - late: seconds beyond its targets, of the first token and of all that follow it: the first count
@@ -110,9 +109,9 @@ class Pairs:
         *asked, variance = formulas.request_figures(
             (prompt, output, requests.overrun, weight, slack_s, requests.tpot_s), ARRAYS
         )
-        uncached, twice = requests.uncached, requests.twice
-        own = prompt, output, requests.tpot_s
-        self._pairs = formulas.pair_figures(known, left, uncached, twice, own, load.even_s, ARRAYS)
+        self._pairs = formulas.pair_figures(
+            known, left, requests.uncached, requests.twice, prompt, output, ARRAYS
+        )
         self.prefill_s: FloatArray = self._pairs[0]
         felt = formulas.seconds(self._workers, prompt, self.prefill_s, NOTHING, ARRAYS)
         self._at_first = felt

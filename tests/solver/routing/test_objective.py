@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solver.arrays import FloatArray
 from solver.batching.targets import NO_TARGETS, Targets
 from solver.cost.profiles import PROFILES
 from solver.errors import ProblemError
@@ -187,30 +186,8 @@ def test_what_others_lose_counts_the_more_the_less_is_left_of_their_time(
     )
     terms, other = free.terms(0, ALL, nothing), asked.terms(0, ALL, nothing)
     rest_s = terms[Term.DECODE] / (job.weight * job.expected_tokens / job.sequences)
-    price = IN_TIME + LATE * (np.minimum(1.0, rest_s / tpot_s) * kept(here, tpot_s)) ** 3
+    price = IN_TIME + LATE * np.minimum(1.0, rest_s / tpot_s) ** 3
     assert other[Term.OTHERS] == pytest.approx(price * terms[Term.OTHERS], rel=1e-6, abs=1e-9)
-
-
-def kept(there: Load, tpot_s: float) -> FloatArray:
-    """(m,) what those who are late already still lose, by the cube root."""
-    given_up = there.even_s > tpot_s
-    return np.asarray(np.minimum(1.0, tpot_s / there.pace_s) if given_up else 1.0)
-
-
-def test_who_is_late_is_given_up_only_where_not_all_could_be_in_time() -> None:
-    """One worker mostly prefills: its prefill would delay all, or all could carry it in time."""
-    views, job = [view(8), view(8), view(8)], Job(4000, 100.0, targets=Targets(tpot_s=0.1))
-    nothing = np.zeros((3, 3))
-
-    def others_s(*shares: float) -> list[float]:
-        there = Load.of(views, np.array([[0.0] * 3, shares]), 10.0)
-        terms = Pairs(Requests.of([job], [0.0], 3), there).terms(0, ALL, nothing)
-        return list(map(float, terms[Term.OTHERS]))
-
-    light, _, late = others_s(0.1, 0.1, 0.8)
-    assert light < late, "all could be in time"
-    light, limit, late = others_s(0.5, 0.68, 0.9)
-    assert late < light < limit, "they could not: those at their limit are spared"
 
 
 @given(st.lists(VIEWS, min_size=2, max_size=4), JOBS, st.data())
