@@ -99,7 +99,6 @@ class FleetScale:
         self.changes += 1
 
 
-
 class ScaleEstimator:
     """How much slower a worker really is than its cost model says, from finished requests.
 
