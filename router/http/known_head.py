@@ -3,7 +3,8 @@
 Rules:
 - known is a head that a parser has taken whole from one read, with its body and nothing else;
 - one that differs from it in nothing but the digits of its body's length says the same, and is not
-  parsed again, if its body has come with it and nothing else;
+  parsed again, if its body has come with it and nothing else, and these digits are how anybody
+  writes its length: without zeros before them;
 - all else goes to the parser, which waits for the next head as if none had passed it by;
 - heads that differ each time, as they carry an id, are soon not looked at any more: of a client's,
   none that follows `MOST_NEW` others; of a worker's answers one in `NEW_EVERY`, as its clock may be
@@ -33,22 +34,22 @@ NEW_EVERY = 8
 class SameHead:
     """What is around the digits of its body's length."""
 
-    __slots__ = ("_after", "_before", "_digits_at")
+    __slots__ = ("_after", "_before", "_digits_at", "_ends_at")
 
     def __init__(self, before: bytes, after: bytes) -> None:
         self._before, self._after, self._digits_at = before, after, len(before)
+        self._ends_at = len(before) + _MOST_DIGITS + len(after)  # at most
 
     def body_of(self, data: bytes) -> bytes | None:
         """The body, if `data` is this head again, with all of its body and nothing else."""
         if not data.startswith(self._before):
             return None
-        start = self._digits_at
-        stop = data.find(b"\r", start, start + _MOST_DIGITS + 1)
-        digits = data[start:stop]
-        if not (digits.isdigit() and data.startswith(self._after, stop)):
+        start, after = self._digits_at, self._after
+        stop = data.find(after, start, self._ends_at)
+        if stop < 0:
             return None
-        body = data[stop + len(self._after) :]
-        return body if len(body) == int(digits) else None
+        body = data[stop + len(after) :]
+        return body if data[start:stop] == b"%d" % len(body) else None
 
 
 def _around(data: bytes, length: int, headers: Headers, begin: bytes) -> tuple[bytes, bytes] | None:

@@ -74,13 +74,13 @@ class FleetScale:
     Attributes:
         members: how many there are.
         time: observations, as a mean over the members.
+        total, weight: the sum of the logarithms of all that is remembered, and their weight.
         changes: counts them, so that what follows is computed once.
     """
 
     def __init__(self) -> None:
         self._members: set[ref[ScaleEstimator]] = set()  # those that are gone leave it
-        self._total = self._weight = 0.0  # of what all have seen, as of `time`
-        self.time = 0.0
+        self.total = self.weight = self.time = 0.0
         self.changes = self.members = 0
 
     def add(self, member: ScaleEstimator) -> None:
@@ -93,14 +93,10 @@ class FleetScale:
         self.members = len(self._members) or 1
         passed = 1.0 / self.members
         fades = math.exp(-passed / MEMORY)
-        self._total = self._total * fades + weight * log
-        self._weight = self._weight * fades + weight
+        self.total = self.total * fades + weight * log
+        self.weight = self.weight * fades + weight
         self.time += passed
         self.changes += 1
-
-    def known(self) -> tuple[float, float]:
-        """The mean over all that is remembered, as a logarithm, and its weight."""
-        return self._total / max(self._weight, 1e-9), self._weight
 
 
 class ScaleEstimator:
@@ -125,10 +121,11 @@ class ScaleEstimator:
         if unheard < 1 or unheard < fleet.members // UNHEARD:
             return self._factor
         self._as_of = fleet.changes
-        mean, known = fleet.known()
+        known = fleet.weight
         if not known:
             return self._factor
-        total, weight = self.remembered()
+        mean, fades = fleet.total / max(known, 1e-9), self._fades()
+        total, weight = self._total * fades, self._weight * fades
         log = (total + PRIOR * mean) / (weight + PRIOR)
         if fleet.members > 1:
             log -= OPTIMISM * PRIOR / (weight + PRIOR)
@@ -141,12 +138,8 @@ class ScaleEstimator:
         """Whether it learns with `fleet`."""
         return self._fleet is fleet
 
-    def remembered(self) -> tuple[float, float]:
-        """The sum of logarithms that it has seen, and their weight, as of now."""
-        fades = self._fades()
-        return self._total * fades, self._weight * fades
-
     def _fades(self) -> float:
+        """What has been seen is worth so much of what it was."""
         return math.exp((self._time - self._fleet.time) / MEMORY)
 
     def observe(self, predicted_s: float, actual_s: float, weight: float = 1.0) -> None:
@@ -190,7 +183,7 @@ class SpeedEstimator:
         if changes != self._as_of:
             self._as_of = changes
             rounds, prefills = self.rounds.factor, self.prefills.factor
-            made_of = rounds, prefills, fleet.prefills.known()[1]
+            made_of = rounds, prefills, fleet.prefills.weight
             if made_of != self._made_of:
                 self._made_of, weight = made_of, made_of[2]
                 share = weight / (weight + PRIOR)

@@ -30,7 +30,7 @@ REVERSED_WIDTHS, REVERSED_HALF = WIDTHS[::-1].copy(), HALF[::-1].copy()
 
 def bin_of(tokens: int) -> int:
     """The bin in which a length falls."""
-    return bisect_right(EDGES, min(max(tokens, 1), MOST_TOKENS)) - 1
+    return bisect_right(EDGES, tokens, 1, BINS) - 1
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ class LengthDistribution:
         """Probability of at most `tokens` to come."""
         if tokens >= self.max_remaining:
             return 1.0
-        longer = self._survival(self.made + max(tokens, 0) + 1)
-        return 1.0 - longer / self._survival(self.made + 1)
+        return 1.0 - self._survival(self.made + max(tokens, 0) + 1) / self._here
 
     def later(self, tokens: float) -> float:
         """Probability that more than so many are to come, and half of that of as many."""
@@ -107,7 +106,7 @@ class LengthDistribution:
         """The least number that is not exceeded with probability `q`."""
         if self.max_remaining == 1:
             return 1
-        longer = (1.0 - q) * self._survival(self.made + 1)
+        longer = (1.0 - q) * self._here
         k = bisect_left(self.survival, -longer, key=neg)
         if k == 0:
             return 1
@@ -131,11 +130,16 @@ class LengthDistribution:
         """What is to come when `made` tokens more have come without an end."""
         return replace(self, made=self.made + made)
 
+    @cached_property
+    def _here(self) -> float:
+        """The survival that probabilities of what is to come are shares of."""
+        return self._survival(self.made + 1)
+
     def _survival(self, tokens: int) -> float:
         """Probability of a length of at least `tokens`."""
-        k = bin_of(tokens)
+        k, survival = bin_of(tokens), self.survival
         into = (tokens - EDGES[k]) / (EDGES[k + 1] - EDGES[k])
-        return self.survival[k] + (self.survival[k + 1] - self.survival[k]) * into
+        return survival[k] + (survival[k + 1] - survival[k]) * into
 
     def _survival_sum(self, tokens: int) -> float:
         """The sum of `_survival` from `tokens` on."""

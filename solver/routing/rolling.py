@@ -178,16 +178,13 @@ class RollingHorizon(Generic[R, W]):
 
     def __len__(self) -> int:
         """Requests that have not been sent."""
-        return self.unplanned + self._held_back
+        held = self._held
+        return len(self._windows) + len(self._unsent) + len(held[False]) + len(held[True])
 
     @property
     def unplanned(self) -> int:
         """Of these, those that are not held back for a worker in particular."""
         return len(self._windows) + len(self._unsent)
-
-    @property
-    def _held_back(self) -> int:
-        return len(self._held[False]) + len(self._held[True])
 
     def add(self, request: R, now: float) -> None:
         """It joins the open window."""

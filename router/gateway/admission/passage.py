@@ -80,7 +80,7 @@ class Passage:
         self._out, self._about = out, (exchange.record.id, exchange.record.trace_id)
 
     def begin(self) -> None:
-        """Ask for a place.
+        """Ask for a place, where log lines are about the request already.
 
         Raises:
             UnplannableError: if its size is none.
@@ -88,7 +88,10 @@ class Passage:
         self._out.watch(self._left, self._stopped)
         placement = None if self._over else self._dispatcher.ask(self._ticket, self)
         if placement is not None:
-            self._do(self._send, placement)
+            try:
+                self._send(placement)
+            except Exception as error:
+                self._hand_over(error)
 
     def _do(self, step: Callable[..., None], *about: object) -> None:
         before = set_about(self._about)

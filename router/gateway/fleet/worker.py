@@ -371,11 +371,11 @@ class Worker:
         seen = load.changes, state, cost, slots, *of_health
         view = self._view
         if view is None or view[0] != seen:
-            view = self._view = seen, self._new_view(now)
+            view = self._view = seen, self._new_view(cost, slots, now)
         return view[1]
 
-    def _new_view(self, now: float) -> WorkerView:
-        load, cost, slots, state = self.load, self.cost, self.slots, self.state
+    def _new_view(self, cost: CostModel, slots: int, now: float) -> WorkerView:
+        load, state = self.load, self.state
         view = WorkerView(
             cost=cost,
             slots=slots,

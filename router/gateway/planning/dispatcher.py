@@ -373,8 +373,9 @@ class Dispatcher:
                 if cached is None:
                     cached = np.zeros((len(tickets), len(workers)))
                 cached[i, workers.index(only)] = ticket.carried
-        if any(worker.adapters.listed for worker in workers):
-            return with_loading([ticket.model for ticket in tickets], workers, cached)
+        for worker in workers:
+            if worker.adapters.listed:
+                return with_loading([ticket.model for ticket in tickets], workers, cached)
         return cached
 
     async def _handle(self, selection: TicketSelection) -> bool:

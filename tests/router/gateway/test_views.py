@@ -50,7 +50,7 @@ def test_a_view_is_what_it_would_be_if_it_were_made_now(
     for change, key, later_s in steps:
         CHANGES[change](worker, key, now)
         now += later_s
-        assert worker.view(now) == worker._new_view(now)
+        assert worker.view(now) == worker._new_view(worker.cost, worker.slots, now)
         assert worker.view(now) is worker.view(now)
         if worker.state is None:
             assert worker.cost == COST.scaled(*worker.speed.factors)

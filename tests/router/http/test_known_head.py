@@ -7,7 +7,6 @@ import random
 from types import SimpleNamespace
 from typing import Any
 
-import httptools
 import uvicorn
 from uvicorn.server import ServerState
 
@@ -195,15 +194,6 @@ async def test_whatever_comes_is_taken_as_by_who_knows_no_head() -> None:
         assert found[0] == found[1], (like, asked)
         answered += found[0][0].count(b"HTTP/1.1 200 ")
     assert answered > ORDERS / 2  # and not all was refused
-
-
-def test_the_parser_takes_a_length_as_it_is_taken_here() -> None:
-    """Digits alone, as many as there may be, with zeros before them or without."""
-    for digits in (b"3", b"03", b"000000003"):
-        seen: list[bytes] = []
-        parser = httptools.HttpRequestParser(SimpleNamespace(on_body=seen.append))
-        parser.feed_data(b"POST / HTTP/1.1\r\ncontent-length: %b\r\n\r\nabc" % digits)
-        assert seen == [b"abc"]
 
 
 class Heard:
