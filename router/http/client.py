@@ -187,5 +187,4 @@ class Client:
         """Close those that wait; others close as their requests end."""
         self._keep_alive_s = 0.0
         for origin in self._origins.values():
-            while origin.idle:
-                origin.idle.pop().abort()
+            origin.idle.close()
