@@ -53,6 +53,7 @@ from router.http.errors import (
     Cramped,
     Headers,
     NoCapacityError,
+    NoMemoryError,
     Outcome,
     RouterError,
     WorkerFailed,
@@ -110,6 +111,9 @@ class Relay:
         except RouterError as error:
             outcome = error.outcome
             await passing.send_error(error)
+        except MemoryError:
+            outcome = NoMemoryError.outcome
+            await passing.send_error(NoMemoryError())
         except asyncio.CancelledError:  # the time to drain is over
             await passing.send_error(NoCapacityError("The gateway is shutting down.", 1.0))
         finally:
