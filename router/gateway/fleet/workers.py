@@ -228,8 +228,8 @@ class Workers:
                     log.info(what, extra={"worker": worker.name, "in_flight": len(worker.load)})
             self._settle(address)
         for url, tls_name in wanted.items():
+            self._connections.expect(url, tls_name)  # another one may have come to the same place
             if url not in self._addresses:
-                self._connections.expect(url, tls_name)
                 self._add(url)
         self.on_change()
 
@@ -307,6 +307,7 @@ class Workers:
         self.conditions.forget(last)
         self.evenness.forget(last)
         self._caches.forget(address)
+        self._connections.forget(address.url)
         if address in self._tasks:
             self._tasks.pop(address).cancel()
 

@@ -193,6 +193,26 @@ async def test_what_is_known_of_the_like_goes_with_the_last_of_them() -> None:
         assert len(made.workers._speeds) == 1
 
 
+async def test_of_workers_that_have_left_nothing_is_kept() -> None:
+    async with half(1, plan_deadline_s=0) as made:
+        connections = made.workers._connections
+        for k in range(20):
+            made.workers.update([Endpoint(f"https://w{k}:1", tls_name=f"pod{k}")])
+            connections.client._at(f"https://w{k}:1/v1/completions")
+            connections.client._at(f"https://w{k}:1/v1/embeddings")
+        assert connections._tls_names == {("w19", 1): "pod19"}
+        assert list(connections.client._origins) == ["https://w19:1"]
+        assert all(url.startswith("https://w19:1/") for url in connections.client._targets)
+
+
+async def test_who_comes_to_the_same_place_has_the_name_that_it_came_with() -> None:
+    async with half(1, plan_deadline_s=0) as made:
+        names = made.workers._connections._tls_names
+        for name in ("pod1", "pod2", None):
+            made.workers.update([Endpoint("https://w:1", tls_name=name)])
+            assert names.get(("w", 1)) == name
+
+
 async def test_looks_at_dead_addresses_take_turns_however_they_fail(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
