@@ -33,7 +33,7 @@ from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.forwarding.passing import Passing
-from router.gateway.forwarding.verdict import Verdict, verdict
+from router.gateway.forwarding.verdict import Verdict, redirects, verdict
 from router.gateway.planning.dispatcher import Dispatcher
 from router.http.asgi import (
     ClientDisconnected,
@@ -275,6 +275,8 @@ class Relay:
             self._workers.conditions.unreached(worker, error, trial=False)
             raise
         try:
+            if redirects(reply.status):
+                raise WorkerFailed(f"The worker answered {reply.status}, a redirect.")
             if verdict(reply.status) is not Verdict.ANSWER and not last:
                 raise WorkerUnreachable(f"The worker answered {reply.status}.")
             await passing.relay(reply, worker.name)
