@@ -3,8 +3,7 @@
 Rules:
 - so many begin in a second at most, however many are down; more of those that have not failed since
   they came or were up last, and a fleet that starts is seen at once;
-- whoever has failed least often is next: who is new, or has just gone, waits for none of those that
-  have been dead for long;
+- who is new, or was up a moment ago, waits for none of those that have been dead for long;
 - of equals, whoever has waited longest is next.
 
 Must not know: what a look is, and who is well.
@@ -22,6 +21,9 @@ from math import inf
 LOOKS_PER_S, FIRST_PER_S, AT_ONCE_S = 100.0, 500.0, 0.5
 
 
+LONG_S = 60.0  # who restarts is back sooner
+
+
 class Turns:
     """Whoever wants one waits for its turn."""
 
@@ -31,10 +33,10 @@ class Turns:
         self._next_s = -inf
         self._timer: asyncio.TimerHandle | None = None
 
-    async def wait(self, failures: int) -> None:
-        """Until it is the turn of one that has failed so often since it was last up."""
+    async def wait(self, rank: int) -> None:
+        """Until its turn: who has the lowest rank is next, 0 whoever has not failed yet."""
         turn = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (failures, next(self._order), turn))
+        heapq.heappush(self._waiting, (rank, next(self._order), turn))
         if self._timer is None:
             self._give()
         await turn
@@ -46,9 +48,9 @@ class Turns:
         now = loop.time()
         self._next_s = max(self._next_s, now - AT_ONCE_S)
         while self._waiting and self._next_s <= now:
-            failures, _, turn = heapq.heappop(self._waiting)
+            rank, _, turn = heapq.heappop(self._waiting)
             if not turn.done():  # else who waited has left
                 turn.set_result(None)
-                self._next_s += 1 / (LOOKS_PER_S if failures else FIRST_PER_S)
+                self._next_s += 1 / (LOOKS_PER_S if rank else FIRST_PER_S)
         if self._waiting:
             self._timer = loop.call_at(self._next_s, self._give)

@@ -34,7 +34,7 @@ from router.gateway.fleet.others import Peers, Siblings
 from router.gateway.fleet.prefixes import Prefixes, Told
 from router.gateway.fleet.reports import PlainLook, complaint, reports
 from router.gateway.fleet.stalls import LEAST_PATIENCE_S
-from router.gateway.fleet.turns import Turns
+from router.gateway.fleet.turns import LONG_S, Turns
 from router.gateway.fleet.worker import Worker
 from router.http.client import is_own_lack
 from router.http.connections import Connections
@@ -317,21 +317,24 @@ class Workers:
 
     async def _follow(self, address: Address[Worker]) -> None:
         """Look at it again and again."""
-        failures = 0
+        failures, up_s = 0, time.monotonic()
         while True:
             if address.first.down:
-                await self._turns.wait(failures)
+                long = time.monotonic() - up_s > LONG_S
+                await self._turns.wait(failures and 1 + long)
             asked_s = time.monotonic()
             try:
                 await self._listen(address)
                 failures = 0
                 self.conditions.lost(address.first, "its agent ended the state stream")
             except TimeoutError as error:
-                failures += address.first.down
+                failures = failures + 1 if address.first.down else 0
                 self._silent(address.first, asked_s, complaint(error))
             except Exception as error:  # whatever one worker says, the others are followed on
-                failures += address.first.down
+                failures = failures + 1 if address.first.down else 0
                 self._broken(address.first, error)
+            if not failures:
+                up_s = time.monotonic()
             wait_s = RECONNECT_S[min(failures, len(RECONNECT_S) - 1)]
             await asyncio.sleep(wait_s)
 
