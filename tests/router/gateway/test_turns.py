@@ -1,4 +1,4 @@
-"""Workers that are down are looked at in turns, whoever has failed least often first."""
+"""Workers that are down are looked at in turns, whoever has the lowest rank first."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ async def test_many_dead_addresses_are_looked_at_seldom_all_together() -> None:
     mine = Turns()
 
     async def dead() -> None:
-        for failures in range(10**6):
-            await mine.wait(failures)
+        for rank in range(10**6):
+            await mine.wait(rank)
             looks.append(loop.time())
 
     at_once, count = AT_ONCE_S * FIRST_PER_S, 300
@@ -33,20 +33,20 @@ async def test_many_dead_addresses_are_looked_at_seldom_all_together() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_who_has_failed_least_often_is_next_and_who_leaves_takes_no_turn(
+async def test_who_has_the_lowest_rank_is_next_and_who_leaves_takes_no_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(turns, "AT_ONCE_S", 0.0)
     mine, order = Turns(), list[str]()
 
-    async def look(name: str, failures: int) -> None:
-        await mine.wait(failures)
+    async def look(name: str, rank: int) -> None:
+        await mine.wait(rank)
         order.append(name)
 
     loop = asyncio.get_running_loop()
     await look("first", 0)
     asked = {"dead": 9, "gone": 0, "longer dead": 12, "new": 0, "just lost": 1, "new, too": 0}
-    tasks = {name: loop.create_task(look(name, failures)) for name, failures in asked.items()}
+    tasks = {name: loop.create_task(look(name, rank)) for name, rank in asked.items()}
     await asyncio.sleep(0)
     tasks.pop("gone").cancel()
     await asyncio.gather(*tasks.values())
