@@ -77,6 +77,12 @@ def _request(method: bytes, target: bytes, origin: _Origin, head: bytes, body: b
     )  # fmt: skip
 
 
+def _split(url: str) -> tuple[str, str]:
+    """Where it leads, and what is asked for there."""
+    slash = url.find("/", url.find("://") + 3)
+    return url[:slash], url[slash:]
+
+
 class Client:
     """Kept connections to all workers: as many as there are requests."""
 
@@ -145,14 +151,13 @@ class Client:
         """Where it leads, and what is asked for there."""
         found = self._targets.get(url)
         if found is None:
-            slash = url.find("/", url.find("://") + 3)
-            where = url[:slash]
+            where, target = _split(url)
             origin = self._origins.get(where)
             if origin is None:
                 origin = self._origins[where] = _Origin(where)
             if len(self._targets) >= MOST_TARGETS:
                 self._targets.clear()
-            found = self._targets[url] = origin, url[slash:].encode("latin-1")
+            found = self._targets[url] = origin, target.encode("latin-1")
         return found
 
     @staticmethod
@@ -183,9 +188,15 @@ class Client:
             raise NotConnected(error.errno, error.strerror or str(error)) from error
         return connection
 
+    def forget(self, url: str) -> None:
+        """Close those to this worker that wait, and keep nothing of it."""
+        origin = self._origins.pop(_split(url + "/")[0], None)
+        if origin is not None:
+            origin.idle.close()
+            self._targets.clear()  # the others' are soon found again
+
     def close(self) -> None:
         """Close those that wait; others close as their requests end."""
         self._keep_alive_s = 0.0
         for origin in self._origins.values():
-            while origin.idle:
-                origin.idle.pop().abort()
+            origin.idle.close()

@@ -60,6 +60,11 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
 
+def _where(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or 443
+
+
 def told_of(error: Exception) -> str:
     """What went wrong, without the request: aiohttp's errors carry its headers, keys and all."""
     if isinstance(error, aiohttp.ClientResponseError):
@@ -136,12 +141,16 @@ class Connections:
 
     def expect(self, url: str, tls_name: str | None) -> None:
         """Who is at this address has a certificate of that name; None: of the URL's own."""
-        parts = urlsplit(url)
-        where = (parts.hostname or "", parts.port or 443)
+        where = _where(url)
         if tls_name is None:
             self._tls_names.pop(where, None)
         else:
             self._tls_names[where] = tls_name
+
+    def forget(self, url: str) -> None:
+        """Nobody will be asked there any more."""
+        self._tls_names.pop(_where(url), None)
+        self.client.forget(url)
 
     async def close(self) -> None:
         """Close them all."""

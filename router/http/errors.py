@@ -7,6 +7,7 @@ RouterError
 │   └── ForbiddenError      its key does not allow it: 403
 ├── OverLimitError          its key has had its minute's requests or tokens: 429 with Retry-After
 ├── NoCapacityError         nobody can take it now: 503 with Retry-After
+│   ├── NoMemoryError       this process has no memory for it: 503
 │   ├── OutOfReachError     it certainly misses a target, and is shed: 503
 │   └── WorkerFullError     an agent that several gateways fill: it is planned again
 ├── ExpiredError            its deadline passed before work on it began: 504
@@ -199,6 +200,13 @@ class NoCapacityError(RouterError):
     def headers(self) -> Headers:
         """With ``Retry-After`` in whole seconds, at least 1."""
         return [*super().headers(), retry_after(self.retry_after_s)]
+
+
+class NoMemoryError(NoCapacityError):
+    """This process has no memory for it, which says nothing of the request."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no memory for this request now.", 1.0)
 
 
 # When to come back where nothing but another worker would help: new ones take a minute to start.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from router.http.errors import RequestError
+from router.http.errors import NoMemoryError, RequestError
 
 # OpenAI's default for /v1/completions; chat has none and runs to the end of the context.
 DEFAULT_COMPLETION_TOKENS = 16
@@ -156,14 +156,22 @@ def load(body: bytes) -> dict[str, Any]:
 
     Raises:
         RequestError: if it is none.
+        NoMemoryError: if nobody can tell.
     """
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        if lacks_memory(error):
+            raise NoMemoryError from error
         raise RequestError(f"The request's body is not valid JSON: {error}") from error
     if not isinstance(data, dict):
         raise RequestError(f"The request's body must be a JSON object, not {_kind(data)}.")
     return data
+
+
+def lacks_memory(error: orjson.JSONDecodeError) -> bool:
+    """Whether it is not the text that is wrong: `orjson` tells of either by the same error."""
+    return error.msg.startswith("Not enough memory")
 
 
 def _kind(value: object) -> str:

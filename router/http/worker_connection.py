@@ -4,8 +4,9 @@ Rules:
 - it goes back for reuse only when its answer has ended, said nothing against it, and left nothing
   behind it;
 - a second answer that is late enough is taken for that to the next request, and nobody can tell: a
-  worker that has ever sent what nobody asked for is asked over one connection a request. A 408 is
-  no such answer: some servers close so what is idle;
+  worker that has sent what nobody asked for is asked over one connection a request, until `PROOF`
+  of these, listened to one after the other for as long as they would have been kept, have brought
+  nothing more. A 408 is no such answer: some servers close so what is idle;
 - an answer whose framing is not known for sure is none: of transfer codings it knows ``chunked``;
 - who takes nothing of a request for `UNREAD_S` is no longer waited for;
 - a reader that cannot keep up stops the worker's sending (TCP's own flow control), so that a slow
@@ -38,6 +39,9 @@ LEAST_STATUS, LARGEST_STATUS = 100, 599
 # A server that is busy with others' prompts reads on within seconds; what it has not read yet is
 # in its kernel's buffers and ours.
 UNREAD_S = 15.0
+# A minute of silence and more, with keep-alive of four seconds; and who errs again after as many
+# requests as can be sent meanwhile, begins anew.
+PROOF = 16
 _IDLED = (b"HTTP/1.1 408", b"HTTP/1.0 408")
 
 
@@ -53,17 +57,37 @@ class BadAnswer(OSError):
 
 
 class Idle(deque["Connection"]):
-    """Connections to one worker that wait for a request; `trusted`: they may carry another."""
+    """Connections to one worker that wait for a request.
+
+    Attributes:
+        trusted: they may carry another.
+        heard: the one that is listened to while it is not.
+    """
 
     trusted = True
+    heard: Connection | None = None
+    _silent = 0
 
     def distrust(self) -> None:
         """It has sent what nobody asked for, and may do so again."""
         if self.trusted:
             log.warning("a worker answers without being asked: no connection to it is kept")
-        self.trusted = False
+        self.trusted, self._silent = False, 0
+        self.close()
+
+    def close(self) -> None:
+        """Those that wait, and the one that is listened to."""
         while self:
             self.pop().abort()
+        if self.heard is not None:
+            self.heard.abort()
+
+    def was_silent(self) -> None:
+        """Nothing came over the one that was listened to, in all its time."""
+        self._silent += 1
+        if self._silent >= PROOF and not self.trusted:
+            log.info("a worker answers only when asked: connections to it are kept again")
+            self.trusted = True
 
 
 class Reader(Protocol):
@@ -163,6 +187,8 @@ class Connection(asyncio.Protocol):
         elif self._reader is not None or self._reply is not None:
             self._fail(TimeoutError(f"nothing came for {self._limit_s:g} s"))
         else:
+            if self is self._idle.heard:
+                self._idle.was_silent()
             self.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -292,13 +318,18 @@ class Connection(asyncio.Protocol):
         reply, transport = self._reply, self._transport
         assert reply is not None
         self._reply = self._asked = None
-        good = self._framed and self._complete and self._reusable and self._idle.trusted
+        good = self._framed and self._complete and self._reusable
         self._new_head()
         if self._paused:
             self.resume()
-        if good and transport is not None and not transport.is_closing():
+        idle = self._idle
+        kept = good and (idle.trusted or idle.heard is None)
+        if kept and transport is not None and not transport.is_closing():
             self._watch(self._keep_alive_s)
-            self._idle.append(self)
+            if idle.trusted:
+                idle.append(self)
+            else:
+                idle.heard = self
         else:
             self.abort()
         reply.end()
@@ -341,5 +372,7 @@ class Connection(asyncio.Protocol):
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if self in self._idle:
+        if self is self._idle.heard:
+            self._idle.heard = None
+        elif self in self._idle:
             self._idle.remove(self)

@@ -275,6 +275,19 @@ def test_who_ends_at_once_what_others_work_on_gets_no_more_than_its_share(odd: A
         assert not made.worker(second)["reason"]
 
 
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_no_client_is_sent_to_an_address_behind_the_gateway(code: int) -> None:
+    inner = "http://10.0.0.9/v1"
+    leads = status(code, location=inner)
+    with FaultyServer(leads, others=leads) as bad, gateway(bad) as made:
+        for path in ("/v1/embeddings", *["/v1/completions"] * 6):
+            body = {"model": MODEL, "prompt": "?", "input": "?", "max_tokens": 4}
+            answer = http.post(f"{made.url}{path}", json=body)
+            assert (answer.status_code, "location" in answer.headers) == (502, False)
+            assert "10.0.0.9" not in answer.text
+        assert made.lines(f"it redirects a request to {inner}: name that server instead")
+
+
 def test_full_workers_are_planned_again_and_not_ejected() -> None:
     """Each refuses what is beyond two at once, as vLLM with ``--max-num-queued-reqs``."""
 

@@ -23,7 +23,7 @@ from router.gateway.fleet.conditions import Conditions
 from router.gateway.fleet.worker import Worker
 from router.gateway.forwarding.exchange import Exchange
 from router.gateway.forwarding.forwarder import Forwarder
-from router.gateway.forwarding.verdict import Verdict, verdict, wait_s
+from router.gateway.forwarding.verdict import Verdict, redirects, verdict, wait_s
 from router.gateway.planning.dispatcher import Dispatcher
 from router.gateway.planning.ticket import Ticket
 from router.http.errors import (
@@ -166,6 +166,10 @@ class Answers:
         if reply.is_compressed:
             raise WorkerFailed("Its answer is compressed, which nobody has asked for.")
         status = reply.status
+        if redirects(status):
+            to = (reply.header(b"location") or b"").decode("latin-1")
+            reason = f"it redirects a request to {to[:200]}: name that server instead"
+            raise WorkerFailed(f"The worker answered {status}, a redirect.", reason)
         kind = verdict(status, has_deadline=ticket.due_s != inf, planned=True)
         if status == 401 and self._knows_not_us(reply, worker):
             kind = Verdict.FAILED
@@ -178,9 +182,6 @@ class Answers:
             raise GoOn(WorkerBusy("The worker's slots are taken by other gateways.", "full"))
         if kind is Verdict.FAILED:
             why = f"it answered a request with {status}"
-            if 300 <= status < 400:
-                to = (reply.header(b"location") or b"").decode("latin-1")
-                why = f"it redirects a request to {to[:200]}: name that server instead"
             self._conditions.failed(worker, why, trial=ticket.trial)
             if self._retries.after_failure(ticket, worker, tries):
                 raise GoOn(WorkerUnreachable(f"The worker answered {status}.", f"status_{status}"))

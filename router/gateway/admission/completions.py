@@ -48,6 +48,7 @@ from router.http.drain import Drain
 from router.http.encodings import HEADER as CONTENT_ENCODING
 from router.http.errors import (
     NoCapacityError,
+    NoMemoryError,
     Outcome,
     RequestError,
     RouterError,
@@ -155,6 +156,9 @@ class Completions:
             outcome = error.outcome
             await exchange.send_error(error)
             error.__traceback__ = None  # its frames hold it: a circle is garbage
+        except MemoryError:
+            outcome = NoMemoryError.outcome
+            await exchange.send_error(NoMemoryError())
         except asyncio.CancelledError:  # the time to drain is over
             await exchange.send_error(NoCapacityError("The gateway is shutting down.", 1.0))
         finally:

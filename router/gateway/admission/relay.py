@@ -33,7 +33,7 @@ from router.gateway.fleet.worker import Worker
 from router.gateway.fleet.workers import Workers
 from router.gateway.forwarding.forwarder import Forwarder
 from router.gateway.forwarding.passing import Passing
-from router.gateway.forwarding.verdict import Verdict, verdict
+from router.gateway.forwarding.verdict import Verdict, redirects, verdict
 from router.gateway.planning.dispatcher import Dispatcher
 from router.http.asgi import (
     ClientDisconnected,
@@ -53,6 +53,7 @@ from router.http.errors import (
     Cramped,
     Headers,
     NoCapacityError,
+    NoMemoryError,
     Outcome,
     RouterError,
     WorkerFailed,
@@ -110,6 +111,9 @@ class Relay:
         except RouterError as error:
             outcome = error.outcome
             await passing.send_error(error)
+        except MemoryError:
+            outcome = NoMemoryError.outcome
+            await passing.send_error(NoMemoryError())
         except asyncio.CancelledError:  # the time to drain is over
             await passing.send_error(NoCapacityError("The gateway is shutting down.", 1.0))
         finally:
@@ -271,6 +275,8 @@ class Relay:
             self._workers.conditions.unreached(worker, error, trial=False)
             raise
         try:
+            if redirects(reply.status):
+                raise WorkerFailed(f"The worker answered {reply.status}, a redirect.")
             if verdict(reply.status) is not Verdict.ANSWER and not last:
                 raise WorkerUnreachable(f"The worker answered {reply.status}.")
             await passing.relay(reply, worker.name)

@@ -26,7 +26,7 @@ from router.gateway.batches.tables import USAGE, Line
 from router.http.apis import APIS, Api
 from router.http.errors import RequestError
 from router.http.outline import limit_of
-from router.http.schemas import MOST_TOKENS, Prompt
+from router.http.schemas import MOST_TOKENS, Prompt, lacks_memory
 from solver.routing.prefixes import id_blocks, text_blocks
 
 MOST_LINES = 50_000
@@ -171,6 +171,8 @@ class LineCheck:
             data = orjson.loads(raw)
             problem = self._problem(data)
         except orjson.JSONDecodeError as error:
+            if lacks_memory(error):
+                raise MemoryError from error  # and nothing is said of the line
             problem = Problem("invalid_json_line", f"This line is no JSON: {error}.")
         if isinstance(data, dict) and isinstance(custom_id := data.get("custom_id"), str):
             row["custom_id"] = custom_id.replace("\0", "")[:LONGEST_ID]

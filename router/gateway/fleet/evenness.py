@@ -12,8 +12,9 @@ Rules:
   are wrong by, and what clients ask that nobody would answer, all of them have alike;
 - who stands out, and has been sent more since then than others on average, stands back: it gets
   nothing new while they can serve;
-- others that have ended hardly any (`HEARD`) may be hung if they have something to do: until they
-  have shown what is usual, only who has found fault with everything stands back for them;
+- others that have ended hardly any (`HEARD`) may be hung if they have something to do, and answer
+  none of it yet: until they do, or have shown what is usual, only who has found fault with
+  everything stands back for them;
 - who is alone is compared with nobody.
 
 Must not know: what a status or an answer means, and who goes where.
@@ -107,7 +108,7 @@ class Evenness:
         if count >= HEARD:
             told = ends.is_above(sum(one.total for one in found) / count, count, sigmas)
         else:
-            may_be_hung = any(len(one.load) for one in beside)
+            may_be_hung = any(len(one.load) and not one.stall_guard.answers for one in beside)
             knows = bool(beside) and (not may_be_hung or ends.are_all_at_fault)
             told = knows and ends.is_above(_USUAL, 0, sigmas)
         if not told:

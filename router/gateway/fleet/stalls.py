@@ -149,6 +149,11 @@ class StallGuard:
         self.watched: set[Watched] = set()
         self.armed = False
 
+    @property
+    def answers(self) -> bool:
+        """Whether it has begun to answer some of them."""
+        return any(one.begun for one in self.watched)
+
     def arm(self) -> None:
         """The agent is silent."""
         if not self.armed:
@@ -170,7 +175,7 @@ class StallGuard:
 
     def first_s(self, now: float) -> float:
         """Seconds until the first of them may be overdue; 0 if one has begun, and might stall."""
-        if any(one.begun for one in self.watched):
+        if self.answers:
             return 0.0
         waits = (max(one.sent_s, self.heard_s) + one.least_s for one in self.watched)
         return max(0.0, min(waits, default=inf) - now)

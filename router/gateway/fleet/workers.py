@@ -10,7 +10,6 @@ A worker that leaves the fleet is drained: it gets nothing new, what queues ther
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +18,7 @@ from functools import partial
 from math import inf
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 import aiohttp
 
@@ -34,6 +34,7 @@ from router.gateway.fleet.others import Peers, Siblings
 from router.gateway.fleet.prefixes import Prefixes, Told
 from router.gateway.fleet.reports import PlainLook, complaint, reports
 from router.gateway.fleet.stalls import LEAST_PATIENCE_S
+from router.gateway.fleet.turns import LONG_S, Turns
 from router.gateway.fleet.worker import Worker
 from router.http.client import is_own_lack
 from router.http.connections import Connections
@@ -74,8 +75,10 @@ class Workers:
         self._all: list[Worker] = []
         self._addresses: dict[str, Address[Worker]] = {}
         self._tasks: dict[Address[Worker], asyncio.Task[None]] = {}
-        self._speeds: dict[tuple[str, ...], FleetSpeeds] = {}
+        # For as long as anybody serves the like: a worker may tell of other models at each look.
+        self._speeds: WeakValueDictionary[tuple[str, ...], FleetSpeeds] = WeakValueDictionary()
         self._group: asyncio.TaskGroup | None = None
+        self._turns = Turns()
         self._contexts: dict[str, tuple[int | None, bool]] = {}  # of models that are served
         self.prefixes = Prefixes(told, prompt_key(connections.secret))
         self._caches = Caches(connections, self._cache_changed)
@@ -225,8 +228,8 @@ class Workers:
                     log.info(what, extra={"worker": worker.name, "in_flight": len(worker.load)})
             self._settle(address)
         for url, tls_name in wanted.items():
+            self._connections.expect(url, tls_name)  # another one may have come to the same place
             if url not in self._addresses:
-                self._connections.expect(url, tls_name)
                 self._add(url)
         self.on_change()
 
@@ -304,6 +307,7 @@ class Workers:
         self.conditions.forget(last)
         self.evenness.forget(last)
         self._caches.forget(address)
+        self._connections.forget(address.url)
         if address in self._tasks:
             self._tasks.pop(address).cancel()
 
@@ -313,18 +317,24 @@ class Workers:
 
     async def _follow(self, address: Address[Worker]) -> None:
         """Look at it again and again."""
-        failures = 0
+        failures, up_s = 0, time.monotonic()
         while True:
+            if address.first.down:
+                long = time.monotonic() - up_s > LONG_S
+                await self._turns.wait(failures and 1 + long)
             asked_s = time.monotonic()
             try:
                 await self._listen(address)
                 failures = 0
                 self.conditions.lost(address.first, "its agent ended the state stream")
             except TimeoutError as error:
+                failures = failures + 1 if address.first.down else 0
                 self._silent(address.first, asked_s, complaint(error))
             except Exception as error:  # whatever one worker says, the others are followed on
-                failures += address.first.down
+                failures = failures + 1 if address.first.down else 0
                 self._broken(address.first, error)
+            if not failures:
+                up_s = time.monotonic()
             wait_s = RECONNECT_S[min(failures, len(RECONNECT_S) - 1)]
             await asyncio.sleep(wait_s)
 
@@ -413,12 +423,8 @@ class Workers:
 
     def _rename(self) -> None:
         """One that comes late may take a name from one behind it, one that goes may free it."""
+        taken = set[str]()
         for worker in self._all:
-            worker.name = self._name(worker)
-
-    def _name(self, worker: Worker) -> str:
-        """What it calls itself, with its address if one before it in the list does so too."""
-        before = itertools.takewhile(lambda other: other is not worker, self._all)
-        if any(other.reported_name == worker.reported_name for other in before):
-            return f"{worker.reported_name}@{urlsplit(worker.url).netloc}"
-        return worker.reported_name
+            name = worker.reported_name
+            worker.name = f"{name}@{urlsplit(worker.url).netloc}" if name in taken else name
+            taken.add(name)

@@ -8,7 +8,8 @@
 | 429 | takes nothing until its Retry-After | goes elsewhere |
 | 503 | is full, loads or shuts down | is planned again |
 | 504 of a request with a deadline | serves | has expired |
-| 3xx, other 5xx; of what is planned other 2xx, which answer nothing | has failed | goes elsewhere |
+| 3xx but 304 | has failed | goes elsewhere, and its client never to where that leads |
+| 304, other 5xx; of what is planned other 2xx, which answer nothing | has failed | goes elsewhere |
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ def verdict(status: int, *, has_deadline: bool = False, planned: bool = False) -
     if status == 504 and has_deadline:
         return Verdict.ANSWER
     return Verdict.FAILED if 300 <= status < 400 or status >= 500 else Verdict.ANSWER
+
+
+def redirects(status: int) -> bool:
+    """Whether it sends whoever asks to another place."""
+    return 300 <= status < 400 and status != 304
 
 
 def wait_s(retry_after: bytes | None, kind: Verdict) -> float | None:

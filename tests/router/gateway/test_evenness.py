@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import product
 
 from router.gateway.fleet.evenness import LATEST
+from router.gateway.fleet.stalls import Watched
 from router.gateway.fleet.worker import Worker
+from solver.routing.problem import Job
 from tests.router.gateway.fleet import Half, half, state
 
 MODEL = "llama-65b"
@@ -77,6 +81,27 @@ async def test_where_all_end_alike_the_quickest_is_free_to_be() -> None:
             sent = shares(made, [ends] * 4)
             assert sent[0] > REQUESTS - 6 * LATE
             assert not any(one.health.reason for one in made.workers)
+
+
+async def test_while_others_have_ended_nothing_it_counts_whether_they_have_begun_any() -> None:
+    for begun, ends, out in (
+        (False, short, False),
+        (False, at_fault, True),
+        (True, short, True),
+        (True, honest, False),
+    ):
+        rng = random.Random(1)
+        async with half(3, plan_deadline_s=0) as made:
+            first, *others = made.workers
+            with ExitStack() as watched:
+                for one in others:
+                    one.load.add("long", Job(70, 300.0), time.monotonic(), streamed=True)
+                    heard = watched.enter_context(Watched(one.stall_guard))
+                    if begun:
+                        heard()
+                for _ in range(LATEST):
+                    made.workers.evenness.ended(first, ends(rng))
+                assert bool(first.health.reason) == out, (begun, ends)
 
 
 async def test_who_is_alone_is_compared_with_nobody() -> None:

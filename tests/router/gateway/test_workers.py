@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
+from router.gateway.fleet import turns
+from router.gateway.fleet import workers as fleet
+from router.gateway.fleet.address import Address
 from router.gateway.fleet.discovery.source import Endpoint
+from router.gateway.fleet.reports import PlainLook
 from router.gateway.fleet.stalls import LEAST_PATIENCE_S, Watched
 from router.gateway.fleet.worker import Worker
-from router.gateway.fleet.workers import WATCH_S
+from router.gateway.fleet.workers import WATCH_S, Workers
 from router.gateway.planning.planner import Planned
 from router.gateway.planning.recaller import movable_from
 from router.gateway.planning.ticket import Ticket
 from solver.routing.asked import Asked
 from tests.router.gateway.fleet import Half, half, state, ticket
+from tests.waiting import until
 
 FIRST, SECOND, THIRD = (Endpoint(f"http://w{k}:1") for k in range(3))
 
@@ -161,3 +168,79 @@ async def test_it_is_looked_often_only_where_somebodys_patience_may_end() -> Non
         assert made.workers._watch_s() == LEAST_PATIENCE_S
         worker.health.silent("nothing")
         assert made.workers._watch_s() == WATCH_S, "any byte clears it"
+
+
+async def test_who_has_the_same_name_as_one_before_it_is_told_apart() -> None:
+    async with half(4, plan_deadline_s=0) as made:
+        for worker, name in zip(made.workers, ("a", "b", "a", "b"), strict=True):
+            worker.update_state(state(name))
+            made.workers._mark_up(worker)
+        made.workers._rename()
+        assert names(made) == ["a", "b", "a@w2:1", "b@w3:1"]
+
+
+async def test_what_is_known_of_the_like_goes_with_the_last_of_them() -> None:
+    """A server may tell of other models at each look."""
+    async with half(2, plan_deadline_s=0) as made:
+        for k in range(50):
+            for worker in made.workers:
+                look = PlainLook({f"model {k}": {}})
+                made.workers.take_report(worker.address, look)
+            first, second = made.workers
+            assert first.speed.is_of(made.workers._speeds[(f"model {k}",)])
+            assert first.speed._fleet is second.speed._fleet
+        gc.collect()
+        assert len(made.workers._speeds) == 1
+
+
+async def test_of_workers_that_have_left_nothing_is_kept() -> None:
+    async with half(1, plan_deadline_s=0) as made:
+        connections = made.workers._connections
+        for k in range(20):
+            made.workers.update([Endpoint(f"https://w{k}:1", tls_name=f"pod{k}")])
+            connections.client._at(f"https://w{k}:1/v1/completions")
+            connections.client._at(f"https://w{k}:1/v1/embeddings")
+        assert connections._tls_names == {("w19", 1): "pod19"}
+        assert list(connections.client._origins) == ["https://w19:1"]
+        assert all(url.startswith("https://w19:1/") for url in connections.client._targets)
+
+
+async def test_who_comes_to_the_same_place_has_the_name_that_it_came_with() -> None:
+    async with half(1, plan_deadline_s=0) as made:
+        names = made.workers._connections._tls_names
+        for name in ("pod1", "pod2", None):
+            made.workers.update([Endpoint("https://w:1", tls_name=name)])
+            assert names.get(("w", 1)) == name
+
+
+async def test_looks_at_dead_addresses_take_turns_however_they_fail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "AT_ONCE_S", 0.0)
+    monkeypatch.setattr(turns, "LOOKS_PER_S", 1000.0)
+    monkeypatch.setattr(fleet, "RECONNECT_S", (0.0,))
+    for failure in (ConnectionRefusedError(111, "refused"), TimeoutError()):
+        await _take_turns(monkeypatch, failure)
+
+
+async def _take_turns(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+    looks, new = list[str](), "http://new:1"
+
+    async def fails(_: Workers, address: Address[Worker]) -> None:
+        looks.append(address.url)
+        raise failure
+
+    monkeypatch.setattr(Workers, "_listen", fails)
+    dead = [Endpoint(f"http://dead{k}:1") for k in range(20)]
+    async with half(1) as made:
+        made.workers.update(dead)
+        task = asyncio.create_task(made.workers.run())
+        await until(lambda: len(looks) > 100)
+        times = Counter(looks)
+        assert max(times.values()) - min(times[one.url] for one in dead) <= 1
+        before = len(looks)
+        made.workers.update([*dead, Endpoint(new)])
+        await until(lambda: new in looks)
+        assert looks.index(new) - before <= 2, "who is new is next"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -343,6 +343,54 @@ async def test_who_has_answered_unasked_is_asked_over_one_connection_a_request()
             assert worker.connections == (2 if kept else 4), unasked
 
 
+async def test_who_answers_only_when_asked_for_long_enough_is_trusted_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_connection, "PROOF", 3)
+    pieces = [WHOLE, b"", b"", WHOLE]
+    async with serving(pieces, keep_alive_s=0.05) as worker, asyncio.timeout(PATIENCE_S):
+        idle = worker.client._at(worker.url + "/")[0].idle
+
+        async def prove(times: int) -> None:
+            for _ in range(times):
+                await post(worker)
+                await until(lambda: idle.heard is None)
+
+        async def err() -> None:
+            pieces[:] = [WHOLE, b"", b"", WHOLE]
+            with suppress(WorkerFailed):
+                await post(worker)
+            await until(lambda: idle.heard is None and not idle)
+            pieces[:] = [WHOLE]
+
+        await err()
+        await prove(2)
+        found = [idle.trusted]
+        await err()  # all begins anew
+        for times in (2, 1):
+            await prove(times)
+            found.append(idle.trusted)
+        assert found == [False, False, True]
+        before = worker.connections
+        assert (await post(worker), len(idle), idle.heard) == ((200, b"hello"), 1, None)
+        await err()
+        assert (idle.trusted, worker.connections - before) == (False, 1)
+
+
+async def test_one_connection_at_a_time_shows_whether_a_worker_answers_unasked() -> None:
+    async with serving(WHOLE) as worker, asyncio.timeout(PATIENCE_S):
+        idle = worker.client._at(worker.url + "/")[0].idle
+        idle.distrust()
+        heard = set[Connection | None]()
+        for k in range(1, 4):
+            assert await post(worker) == (200, b"hello")
+            assert (worker.connections, len(idle)) == (k, 0)
+            heard.add(idle.heard)
+        assert len(heard - {None}) == len(heard) == 1
+        worker.client.close()
+        assert idle.heard is None
+
+
 async def test_silence_ends_a_request_before_and_within_its_answer() -> None:
     async with serving(b"") as worker:
         with pytest.raises(TimeoutError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import orjson
@@ -158,3 +160,30 @@ def test_default_output_limits_are_openais() -> None:
     assert parse(body(CHAT), chat=True).output_limit(1000) == 1000
     limited = parse(body(CHAT, max_tokens=5, max_completion_tokens=7), chat=True)
     assert limited.output_limit(1000) == 7
+
+
+# A process may have little more memory than it has, and gets a body that wants several times as
+# much to be read; it prints what it would answer.
+_CRAMPED = """
+import resource
+from pathlib import Path
+
+from router.http.errors import RouterError
+from router.http.schemas import load
+
+body = b'{"prompt":"' + b"x" * (32 << 20) + b'"}'
+held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + (64 << 20), resource.RLIM_INFINITY))
+try:
+    load(body)
+except RouterError as error:
+    print(error.status, error.headers()[-1][0].decode())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit address space")
+def test_where_memory_runs_low_the_request_is_not_to_blame() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _CRAMPED], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["503", "retry-after"]
