@@ -131,9 +131,9 @@ class AllPairs(OneByOne):
         """(m,) as `is_open`, with nothing placed."""
         return [self.is_open(j, NOTHING) for j in range(self.m)]
 
-    def all_wait(self, placed: Sequence[Placed]) -> list[bool]:
-        """(m,) as `waits`."""
-        return list(map(self.waits, range(self.m), placed))
+    def all_wait_at_first(self) -> list[bool]:
+        """(m,) as `waits`, with nothing placed."""
+        return [self.waits(j, NOTHING) for j in range(self.m)]
 
 
 class Listed(AllPairs):

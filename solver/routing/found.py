@@ -45,8 +45,8 @@ class Found:
     placed: Sequence[Placed]
     shut: Numbers
 
-    def full(self) -> Numbers:
-        """(m,) infinite where that is so, or where it finds no free slot, else 0."""
+    def full(self) -> Numbers | None:
+        """(m,) infinite where that is so, or where it finds no free slot, else 0; None: all are."""
         raise NotImplementedError
 
     def least(self, i: int, shut: Numbers | None = None) -> Cost:
@@ -67,12 +67,18 @@ class InTurn(Found):
     first_s: Sequence[float]
     # (n, m) as they are now, infinite where they may have grown since they were worked out.
     _costs: Numbers
+    _full: Numbers  # see `full`
+    _free: int  # how many are not full
 
     def __init__(self, pairs: OneByOne) -> None:
         self.pairs, self.placed = pairs, [NOTHING] * pairs.m
         # Of these workers, what they were then: (n,).
         self._before: dict[int, list[float]] = {}
         self._looks = 0
+
+    def full(self) -> Numbers | None:
+        """(m,) infinite where that is so, or where it finds no free slot, else 0; None: all are."""
+        return self._full if self._free else None
 
     def least(self, i: int, shut: Numbers | None = None) -> Cost:
         """What request i costs where that is least, and not `shut`; infinite: there is nobody."""
@@ -106,6 +112,9 @@ class InTurn(Found):
         if not (self.shut[j] or self.pairs.is_open(j, placed)):
             self.shut[j] = inf
             self.open -= 1
+        if not self._full[j] and (self.shut[j] or self.pairs.waits(j, placed)):
+            self._full[j] = inf
+            self._free -= 1
         self._doubt(i + 1, j)
 
     def rest(self, start: int) -> list[Cost]:
@@ -126,16 +135,13 @@ class FewInTurn(InTurn):
 
     def __init__(self, pairs: AllPairs) -> None:
         super().__init__(pairs)
-        self._pairs = pairs
         self._costs = pairs.costs_s
         self.first_s = [min(costs) for costs in self._costs]
         self.shut = [0.0 if is_open else inf for is_open in pairs.open_at_first()]
         self.open = self.shut.count(0.0)
-
-    def full(self) -> list[float]:
-        """(m,) infinite where that is so, or where it finds no free slot, else 0."""
-        waits = self._pairs.all_wait(self.placed)
-        return [inf if wait else shut for shut, wait in zip(self.shut, waits, strict=True)]
+        waits = pairs.all_wait_at_first()
+        self._full = [inf if wait else shut for shut, wait in zip(self.shut, waits, strict=True)]
+        self._free = self._full.count(0.0)
 
     def _least_known(self, i: int, shut: Numbers | None) -> Cost:
         costs = self._costs[i]
@@ -163,13 +169,10 @@ class ManyInTurn(InTurn):
         self.shut = np.where(is_open, 0.0, inf)
         self.open = int(is_open.sum())
         self._full = np.where(pairs.waits(ALL, self._sums), inf, self.shut)
+        self._free = int(np.count_nonzero(self._full == 0.0))
         # Those that have been placed on, and up to where costs there have been looked at.
         self._used: dict[int, None] = {}
         self._until = pairs.n
-
-    def full(self) -> FloatArray:
-        """(m,) infinite where that is so, or where it finds no free slot, else 0."""
-        return self._full
 
     def _least_known(self, i: int, shut: Numbers | None) -> Cost:
         costs = self._costs[i]
@@ -179,10 +182,8 @@ class ManyInTurn(InTurn):
         return costs.item(j), j
 
     def _doubt(self, start: int, j: int) -> None:
-        placed, self._used[j] = self.placed[j], None
-        self._sums[:, j] = placed
-        if self.shut[j] or self.pairs.waits(j, placed):
-            self._full[j] = inf
+        self._used[j] = None
+        self._sums[:, j] = self.placed[j]
         if self._looks >= LOOKS or start == self._until:
             self._look_ahead(start, AHEAD)
         elif j not in self._before:

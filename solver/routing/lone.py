@@ -5,7 +5,6 @@ It comes to the figures of `solver.routing.few` and `solver.routing.objective`, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import fsum, inf
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from solver.arrays import BoolArray
 from solver.routing import formulas
 from solver.routing.asked import Asked
-from solver.routing.few import AllPairs, Placed
+from solver.routing.few import AllPairs
 from solver.routing.formulas import ARRAYS, NOTHING, NUMBERS, Figures
 
 
@@ -83,6 +82,6 @@ class LonePairs(AllPairs):
         """(m,) as `is_open`, with nothing placed."""
         return formulas.is_open(self._rooms.arrays, NOTHING).tolist()  # type: ignore[no-any-return]
 
-    def all_wait(self, placed: Sequence[Placed]) -> list[bool]:
-        """(m,) as `waits`."""
-        return formulas.waits(self._workers.arrays, np.array(placed).T).tolist()  # type: ignore[no-any-return]
+    def all_wait_at_first(self) -> list[bool]:
+        """(m,) as `waits`, with nothing placed."""
+        return formulas.waits(self._workers.arrays, NOTHING).tolist()  # type: ignore[no-any-return]
