@@ -44,7 +44,8 @@ class LonePairs(AllPairs):
             uncached = np.maximum(0.0, prompt - asked.cached[0])
             twice = uncached - uncached.min()
         pair = formulas.pair_figures(load, left, uncached, twice, prompt, output, ARRAYS)
-        felt = formulas.seconds(workers, prompt, pair[0], NOTHING, ARRAYS)
+        there = formulas.standing(workers, NOTHING, ARRAYS)
+        felt = formulas.seconds(there, prompt, pair[0], ARRAYS)
         *figures, variance = formulas.request_figures(
             (prompt, output, overrun, weight, ttft_s - waited_s, tpot_s), NUMBERS
         )
@@ -58,10 +59,11 @@ class LonePairs(AllPairs):
         scale_s = formulas.tail_scale_s(fsum(ahead_s.tolist()), expected_s, in_flight, 1)
         tail = weight / (2.0 * scale_s)
         request = *figures, max(asked.level_s, long_s), tail, variance
-        costs = formulas.cost_s(workers, request, pair, NOTHING, felt, ARRAYS)
+        costs = formulas.cost_s(there, request, pair, felt, ARRAYS)
         if forbidden is not None:
             costs = np.where(forbidden, inf, costs)
         self.costs_s = [costs.tolist()]
+        self._standing = {}
         self._workers, self._rooms = _Of(workers), _Of(formulas.rooms(load, ARRAYS))
         self._requests, self._pairs = [request], _Of(pair)
 
