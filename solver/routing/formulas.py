@@ -246,9 +246,7 @@ def seconds(standing: Figures, prompt: Number, prefill_s: Number, at: Calculus) 
     return wait, wait + (prefill_s + queued_s), rest
 
 
-def others_s(
-    standing: Figures, pair: Figures, pace: tuple[Number, Number], at: Calculus
-) -> Number:
+def others_s(standing: Figures, pair: Figures, pace: tuple[Number, Number], at: Calculus) -> Number:
     """What those who run there, and those who come behind it, lose.
 
     `pace` are seconds from token to token there, and those that are asked for.
