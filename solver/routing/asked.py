@@ -20,7 +20,7 @@ from solver.routing.formulas import ARRAYS, NOTHING, NUMBERS, Calculus, Figures,
 
 # Arrays are quicker beyond so many pairs of a request and a worker; beyond so many workers, where
 # these alone are looked at, or one request; and beyond so many in each turn of a larger plan.
-MOST_PAIRS, MOST_WORKERS, MOST_IN_TURN = 32, 16, 16
+MOST_PAIRS, MOST_WORKERS, MOST_IN_TURN = 32, 16, 8
 
 
 @dataclass(eq=False)
