@@ -233,7 +233,8 @@ def _choose(found: Found, i: int, wish: Cost) -> Choice:
     if not (found.shut[j] or would_wait):
         return wish_s, j, True
     if would_wait:
-        cost_s, k = found.least(i, found.full())
+        full = found.full()
+        cost_s, k = (inf, j) if full is None else found.least(i, full)
         there, wished = (k, found.placed[k]), (j, found.placed[j])
         if cost_s < inf and need_not_wait(pairs, i, there, wished):
             return cost_s, k, True

@@ -33,6 +33,7 @@ class OneByOne:
     _workers: Sequence[Figures] | Mapping[int, Figures]
     _rooms: Sequence[Figures] | Mapping[int, Figures]
     _requests: Sequence[Figures] | Mapping[int, Figures]
+    _standing: dict[int, tuple[Placed, Figures]]  # of each worker, with what was placed there last
 
     def _pair(self, i: int, j: int) -> Figures:
         """As `formulas.pair_figures`."""
@@ -53,10 +54,18 @@ class OneByOne:
 
     def cost(self, i: int, j: int, placed: Placed) -> float:
         """What a request costs on a worker, to which it may go."""
-        worker, request, pair = self._workers[j], self._requests[i], self._pair(i, j)
-        felt = formulas.seconds(worker, request[0], pair[0], placed, NUMBERS)
-        cost_s: float = formulas.cost_s(worker, request, pair, placed, felt, NUMBERS)
+        there, request, pair = self._there(j, placed), self._requests[i], self._pair(i, j)
+        felt = formulas.seconds(there, request[0], pair[0], NUMBERS)
+        cost_s: float = formulas.cost_s(there, request, pair, felt, NUMBERS)
         return cost_s
+
+    def _there(self, j: int, placed: Placed) -> Figures:
+        """As `formulas.standing`."""
+        known = self._standing.get(j)
+        if known is None or known[0] is not placed:
+            there = formulas.standing(self._workers[j], placed, NUMBERS)
+            known = self._standing[j] = placed, there
+        return known[1]
 
     def would_wait(self, i: int, j: int, placed: Placed) -> bool:
         """Whether somebody waits for its first token, and it would wait for somebody's end.
@@ -74,7 +83,7 @@ class OneByOne:
     def seconds(self, i: int, j: int, placed: Placed) -> Figures:
         """What a request is expected to feel on a worker, as `formulas.seconds`."""
         request, own_s = self._requests[i], self._pair(i, j)[0]
-        return formulas.seconds(self._workers[j], request[0], own_s, placed, NUMBERS)
+        return formulas.seconds(self._there(j, placed), request[0], own_s, NUMBERS)
 
     def in_time(self, i: int, felt: Figures) -> bool:
         """Whether a request that feels so keeps its targets."""
@@ -105,7 +114,7 @@ class SomePairs(OneByOne):
     """Those of arrays that are looked at."""
 
     def __init__(self, pairs: Pairs) -> None:
-        self.n, self.m, asked = pairs.n, pairs.m, pairs.requests
+        self.n, self.m, asked, self._standing = pairs.n, pairs.m, pairs.requests, {}
         *figures, self._pairs = pairs.figures
         self._workers, self._rooms, self._requests = map(_Columns, figures)
         columns = (getattr(asked, name)[:, 0].tolist() for name in COLUMNS)
@@ -131,9 +140,9 @@ class AllPairs(OneByOne):
         """(m,) as `is_open`, with nothing placed."""
         return [self.is_open(j, NOTHING) for j in range(self.m)]
 
-    def all_wait(self, placed: Sequence[Placed]) -> list[bool]:
-        """(m,) as `waits`."""
-        return list(map(self.waits, range(self.m), placed))
+    def all_wait_at_first(self) -> list[bool]:
+        """(m,) as `waits`, with nothing placed."""
+        return [self.waits(j, NOTHING) for j in range(self.m)]
 
 
 class Listed(AllPairs):
@@ -154,7 +163,7 @@ class ManyPairs(Listed):
 
     def __init__(self, asked: Asked) -> None:
         pairs = Pairs(asked.requests, asked.load)
-        self.n, self.m, self._rows = pairs.n, pairs.m, asked.rows
+        self.n, self.m, self._rows, self._standing = pairs.n, pairs.m, asked.rows, {}
         self.costs_s = pairs.costs_at_first().tolist()
         *figures, of_pairs = pairs.figures
         self._workers, self._rooms, self._requests = (one.T.tolist() for one in figures)
@@ -168,6 +177,7 @@ class FewPairs(Listed):
         rows, self._eligible = asked.rows, asked.eligible
         self._rows, self.n, self.m = rows, len(rows), len(asked.known)
         self._workers: list[Figures] = []
+        self._standing = {}
         self._rooms: list[Figures] = []
         typical = fsum([row[OUTPUT] for row in rows]) / self.n
         each, all_s, in_flight = [], [], []
@@ -214,7 +224,7 @@ class FewPairs(Listed):
             if asked.cached is not None:
                 uncached, twice = tokens[j], tokens[j] - least
             pair = formulas.pair_figures(known, left, uncached, twice, prompt, output, NUMBERS)
-            felt = formulas.seconds(self._workers[j], prompt, pair[0], NOTHING, NUMBERS)
+            felt = formulas.seconds(self._there(j, NOTHING), prompt, pair[0], NUMBERS)
             pairs.append(pair)
             all_felt.append(felt)
             if may is None or j in may:
@@ -228,10 +238,10 @@ class FewPairs(Listed):
     def _costs_at_first(self, i: int) -> list[float]:
         request, may = self._requests[i], None if self._eligible is None else self._eligible[i]
         found, pairs, all_felt = list[float](), self._pairs[i], self._at_first[i]
-        for j, worker in enumerate(self._workers):
+        for j in range(self.m):
             if may is None or j in may:
-                cost = formulas.cost_s(worker, request, pairs[j], NOTHING, all_felt[j], NUMBERS)
-                found.append(cost)
+                there = self._there(j, NOTHING)
+                found.append(formulas.cost_s(there, request, pairs[j], all_felt[j], NUMBERS))
             else:
                 found.append(inf)
         return found

@@ -210,39 +210,52 @@ def is_open(room: Figures, placed: Figures) -> Number:
     return (placed[0] < room[0]) & (placed[1] <= room[1]) & (placed[2] < room[2])
 
 
-def seconds(
-    worker: Figures, prompt: Number, prefill_s: Number, placed: Figures, at: Calculus
-) -> Figures:
+def standing(worker: Figures, placed: Figures, at: Calculus) -> Figures:
+    """What workers come to with what is placed there: all that does not depend on the request.
+
+    Sequences in flight, those beyond its places with one more, its queue, free memory, cached
+    tokens and seconds of an end, of a round, of a token in it, of who comes behind, and how full.
+    """
+    in_flight, slots, queued_s, kv_now, context, turn, alone, beta, gamma, rate, places = worker
+    sequences, prefill_s, prompt = placed
+    in_flight = in_flight + sequences
+    more, full = in_flight + 1.0, at.minimum(1.0, in_flight / slots)
+    return (
+        in_flight,
+        at.maximum(0.0, more - places),
+        queued_s + prefill_s,
+        kv_now - prompt,
+        context,
+        turn,
+        alone + beta * at.minimum(slots, more) + gamma * prompt,
+        gamma,
+        rate,
+        full * full,
+    )
+
+
+def seconds(standing: Figures, prompt: Number, prefill_s: Number, at: Calculus) -> Figures:
     """(until a slot is free, until the first token, from token to token) in seconds.
 
     A share of the time goes into others' prefills, so rounds are that much further apart.
     """
-    in_flight, slots, queued_s, kv_now, context, turn, alone, beta, gamma = worker[:9]
-    more, places = in_flight + placed[0] + 1.0, worker[10]
-    rest = gamma * prompt + (alone + beta * at.minimum(slots, more) + gamma * placed[2])
-    crowded = (prompt - (kv_now - placed[2])) / context
-    ends = at.maximum(at.maximum(0.0, more - places), crowded)
+    _, beyond, queued_s, kv_now, context, turn, round_s, gamma = standing[:8]
+    rest = gamma * prompt + round_s
+    ends = at.maximum(beyond, (prompt - kv_now) / context)
     wait = ends * turn * rest
-    return wait, wait + (prefill_s + (queued_s + placed[1])), rest
+    return wait, wait + (prefill_s + queued_s), rest
 
 
-def others_s(
-    worker: Figures,
-    pair: Figures,
-    placed: Figures,
-    in_flight: Number,
-    pace: tuple[Number, Number],
-    at: Calculus,
-) -> Number:
-    """What those who run there, `in_flight`, and those who come behind it lose.
+def others_s(standing: Figures, pair: Figures, pace: tuple[Number, Number], at: Calculus) -> Number:
+    """What those who run there, and those who come behind it, lose.
 
     `pace` are seconds from token to token there, and those that are asked for.
     """
     (prefill_s, stalls_s, step_s, again_s), (rest, tpot_s) = pair, pace
-    behind_s = worker[9] * prefill_s * (worker[2] + placed[1] + prefill_s / 2)
+    behind_s = standing[8] * prefill_s * (standing[2] + prefill_s / 2)
     spent = at.minimum(1.0, rest / tpot_s)
     price = at.where(tpot_s < inf, IN_TIME + LATE * spent * spent * spent, 1.0)
-    return price * (stalls_s + in_flight * step_s) + again_s + behind_s
+    return price * (stalls_s + standing[0] * step_s) + again_s + behind_s
 
 
 def waits(worker: Figures, placed: Figures) -> Number:
@@ -276,17 +289,15 @@ def soon_s(ttft_s: Number, waited_s: Number, at: Calculus) -> Number:
 
 
 def cost_s(
-    worker: Figures, request: Figures, pair: Figures, placed: Figures, felt: Figures, at: Calculus
+    standing: Figures, request: Figures, pair: Figures, felt: Figures, at: Calculus
 ) -> Number:
     """The sum of the terms; `request` has its level and tail's weight before its variance."""
     _, first, rest = felt
     _, output, long, weight, _, tpot_s, last, tail, variance = request
-    in_flight = worker[0] + placed[0]
-    full = at.minimum(1.0, in_flight / worker[1])
     own, lost = first + output * rest, lost_s(request, felt, at)
-    total = others_s(worker, pair, placed, in_flight, (rest, tpot_s), at)
+    total = others_s(standing, pair, (rest, tpot_s), at)
     total = total + weight * (own + FIRST_TOKEN * first + lost)
-    total = total + tail * (own * own + variance * rest * rest) + full * full * own
+    total = total + tail * (own * own + variance * rest * rest) + standing[9] * own
     return total + MAKESPAN * at.maximum(0.0, first + long * rest - last)
 
 

@@ -45,8 +45,8 @@ class Found:
     placed: Sequence[Placed]
     shut: Numbers
 
-    def full(self) -> Numbers:
-        """(m,) infinite where that is so, or where it finds no free slot, else 0."""
+    def full(self) -> Numbers | None:
+        """(m,) infinite where that is so, or where it finds no free slot, else 0; None: all are."""
         raise NotImplementedError
 
     def least(self, i: int, shut: Numbers | None = None) -> Cost:
@@ -65,36 +65,32 @@ class InTurn(Found):
     open: int
     placed: list[Placed]
     first_s: Sequence[float]
-    # (n, m) as they are now, infinite where they may have grown since they were worked out.
+    # (n, m) as they are now, or less where they may have grown since they were worked out.
     _costs: Numbers
+    _full: Numbers  # see `full`
+    _free: int  # how many are not full
 
     def __init__(self, pairs: OneByOne) -> None:
         self.pairs, self.placed = pairs, [NOTHING] * pairs.m
-        # Of these workers, what they were then: (n,).
-        self._before: dict[int, list[float]] = {}
+        # Where they may have grown, and where the next one's have been looked at since.
+        self._doubtful, self._looked = set[int](), set[int]()
         self._looks = 0
+
+    def full(self) -> Numbers | None:
+        """(m,) infinite where that is so, or where it finds no free slot, else 0; None: all are."""
+        return self._full if self._free else None
 
     def least(self, i: int, shut: Numbers | None = None) -> Cost:
         """What request i costs where that is least, and not `shut`; infinite: there is nobody."""
-        best = self._least_known(i, shut)
-        if not self._before:
-            return best
-        least_s, costs = best[0], self._costs[i]
-        doubtful = [
-            (before_s, j)
-            for j, column in self._before.items()
-            if (before_s := column[i]) <= least_s and before_s < inf
-        ]
-        for before in sorted(doubtful):
-            if before > best:
-                break
-            j = before[1]
-            if shut is None or not shut[j]:
-                costs[j] = cost_s = self.pairs.cost(i, j, self.placed[j])
-                self._before[j][i] = inf
-                self._looks += 1
-                best = min(best, (cost_s, j))
-        return best
+        known = self._costs[i]
+        costs = known if shut is None else self._sum(known, shut)
+        while True:
+            least = cost_s, j = self._least_of(costs)
+            if j not in self._doubtful or j in self._looked or cost_s == inf:
+                return least
+            known[j] = costs[j] = self.pairs.cost(i, j, self.placed[j])
+            self._looked.add(j)
+            self._looks += 1
 
     def place(self, i: int, j: int) -> None:
         """Request i is placed on worker j, and those after it come next."""
@@ -106,19 +102,33 @@ class InTurn(Found):
         if not (self.shut[j] or self.pairs.is_open(j, placed)):
             self.shut[j] = inf
             self.open -= 1
-        self._doubt(i + 1, j)
+        if not self._full[j] and (self.shut[j] or self.pairs.waits(j, placed)):
+            self._full[j] = inf
+            self._free -= 1
+        self._looked.clear()
+        self._doubtful.add(j)
+        self._placed(i + 1, j)
 
     def rest(self, start: int) -> list[Cost]:
         """What all from `start` on cost where that is least, if nobody is placed any more."""
-        return [self.least(i) for i in range(start, self.pairs.n)]
+        found = list[Cost]()
+        for i in range(start, self.pairs.n):
+            self._looked.clear()
+            found.append(self.least(i))
+        return found
 
-    def _least_known(self, i: int, shut: Numbers | None) -> Cost:
-        """The least of `_costs`."""
+    @staticmethod
+    def _least_of(costs: Numbers) -> Cost:
+        """The least, and where it stands."""
         raise NotImplementedError
 
-    def _doubt(self, start: int, j: int) -> None:
-        """What all from `start` on cost there is known no more."""
+    @staticmethod
+    def _sum(costs: Numbers, more: Numbers) -> Numbers:
+        """Both, in new ones."""
         raise NotImplementedError
+
+    def _placed(self, start: int, j: int) -> None:
+        """More is placed there, and who comes next is `start`."""
 
 
 class FewInTurn(InTurn):
@@ -126,29 +136,22 @@ class FewInTurn(InTurn):
 
     def __init__(self, pairs: AllPairs) -> None:
         super().__init__(pairs)
-        self._pairs = pairs
         self._costs = pairs.costs_s
         self.first_s = [min(costs) for costs in self._costs]
         self.shut = [0.0 if is_open else inf for is_open in pairs.open_at_first()]
         self.open = self.shut.count(0.0)
+        waits = pairs.all_wait_at_first()
+        self._full = [inf if wait else shut for shut, wait in zip(self.shut, waits, strict=True)]
+        self._free = self._full.count(0.0)
 
-    def full(self) -> list[float]:
-        """(m,) infinite where that is so, or where it finds no free slot, else 0."""
-        waits = self._pairs.all_wait(self.placed)
-        return [inf if wait else shut for shut, wait in zip(self.shut, waits, strict=True)]
-
-    def _least_known(self, i: int, shut: Numbers | None) -> Cost:
-        costs = self._costs[i]
-        if shut is not None:
-            costs = list(map(add, costs, shut))
+    @staticmethod
+    def _least_of(costs: list[float]) -> Cost:
         least = min(costs)
         return least, costs.index(least)
 
-    def _doubt(self, start: int, j: int) -> None:
-        if j not in self._before:
-            self._before[j] = [costs[j] for costs in self._costs]
-            for costs in self._costs[start:]:
-                costs[j] = inf
+    @staticmethod
+    def _sum(costs: list[float], more: list[float]) -> list[float]:
+        return list(map(add, costs, more))
 
 
 class ManyInTurn(InTurn):
@@ -163,32 +166,25 @@ class ManyInTurn(InTurn):
         self.shut = np.where(is_open, 0.0, inf)
         self.open = int(is_open.sum())
         self._full = np.where(pairs.waits(ALL, self._sums), inf, self.shut)
+        self._free = int(np.count_nonzero(self._full == 0.0))
         # Those that have been placed on, and up to where costs there have been looked at.
         self._used: dict[int, None] = {}
         self._until = pairs.n
 
-    def full(self) -> FloatArray:
-        """(m,) infinite where that is so, or where it finds no free slot, else 0."""
-        return self._full
-
-    def _least_known(self, i: int, shut: Numbers | None) -> Cost:
-        costs = self._costs[i]
-        if shut is not None:
-            costs = costs + shut
+    @staticmethod
+    def _least_of(costs: FloatArray) -> Cost:
         j = int(costs.argmin())
         return costs.item(j), j
 
-    def _doubt(self, start: int, j: int) -> None:
-        placed, self._used[j] = self.placed[j], None
-        self._sums[:, j] = placed
-        if self.shut[j] or self.pairs.waits(j, placed):
-            self._full[j] = inf
+    @staticmethod
+    def _sum(costs: FloatArray, more: FloatArray) -> FloatArray:
+        return costs + more
+
+    def _placed(self, start: int, j: int) -> None:
+        self._used[j] = None
+        self._sums[:, j] = self.placed[j]
         if self._looks >= LOOKS or start == self._until:
             self._look_ahead(start, AHEAD)
-        elif j not in self._before:
-            costs = self._costs[: self._until, j]
-            self._before[j] = costs.tolist()
-            costs[start:] = inf
 
     def rest(self, start: int) -> list[Cost]:
         """What all from `start` on cost where that is least, if nobody is placed any more."""
@@ -205,5 +201,5 @@ class ManyInTurn(InTurn):
         i, on = np.divmod(cells, m)
         placed = np.take(self._sums, on, axis=1)
         self._costs.put(cells, self._arrays.costs(i, on, placed))
-        self._before.clear()
+        self._doubtful.clear()
         self._looks = 0

@@ -5,7 +5,6 @@ It comes to the figures of `solver.routing.few` and `solver.routing.objective`, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import fsum, inf
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from solver.arrays import BoolArray
 from solver.routing import formulas
 from solver.routing.asked import Asked
-from solver.routing.few import AllPairs, Placed
+from solver.routing.few import AllPairs
 from solver.routing.formulas import ARRAYS, NOTHING, NUMBERS, Figures
 
 
@@ -45,7 +44,8 @@ class LonePairs(AllPairs):
             uncached = np.maximum(0.0, prompt - asked.cached[0])
             twice = uncached - uncached.min()
         pair = formulas.pair_figures(load, left, uncached, twice, prompt, output, ARRAYS)
-        felt = formulas.seconds(workers, prompt, pair[0], NOTHING, ARRAYS)
+        there = formulas.standing(workers, NOTHING, ARRAYS)
+        felt = formulas.seconds(there, prompt, pair[0], ARRAYS)
         *figures, variance = formulas.request_figures(
             (prompt, output, overrun, weight, ttft_s - waited_s, tpot_s), NUMBERS
         )
@@ -59,10 +59,11 @@ class LonePairs(AllPairs):
         scale_s = formulas.tail_scale_s(fsum(ahead_s.tolist()), expected_s, in_flight, 1)
         tail = weight / (2.0 * scale_s)
         request = *figures, max(asked.level_s, long_s), tail, variance
-        costs = formulas.cost_s(workers, request, pair, NOTHING, felt, ARRAYS)
+        costs = formulas.cost_s(there, request, pair, felt, ARRAYS)
         if forbidden is not None:
             costs = np.where(forbidden, inf, costs)
         self.costs_s = [costs.tolist()]
+        self._standing = {}
         self._workers, self._rooms = _Of(workers), _Of(formulas.rooms(load, ARRAYS))
         self._requests, self._pairs = [request], _Of(pair)
 
@@ -83,6 +84,6 @@ class LonePairs(AllPairs):
         """(m,) as `is_open`, with nothing placed."""
         return formulas.is_open(self._rooms.arrays, NOTHING).tolist()  # type: ignore[no-any-return]
 
-    def all_wait(self, placed: Sequence[Placed]) -> list[bool]:
-        """(m,) as `waits`."""
-        return formulas.waits(self._workers.arrays, np.array(placed).T).tolist()  # type: ignore[no-any-return]
+    def all_wait_at_first(self) -> list[bool]:
+        """(m,) as `waits`, with nothing placed."""
+        return formulas.waits(self._workers.arrays, NOTHING).tolist()  # type: ignore[no-any-return]

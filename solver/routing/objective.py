@@ -113,8 +113,9 @@ class Pairs:
             known, left, requests.uncached, requests.twice, prompt, output, ARRAYS
         )
         self.prefill_s: FloatArray = self._pairs[0]
-        felt = formulas.seconds(self._workers, prompt, self.prefill_s, NOTHING, ARRAYS)
-        self._at_first = felt
+        there = formulas.standing(self._workers, NOTHING, ARRAYS)
+        felt = formulas.seconds(there, prompt, self.prefill_s, ARRAYS)
+        self._at_first = there, felt
         expected, long = (self._at_best_s(felt, tokens) for tokens in asked[1:3])
         if whole is not None:
             self.scale_s: float = whole.scale_s
@@ -140,24 +141,21 @@ class Pairs:
     def terms(self, i: Index, j: Index, placed: FloatArray) -> tuple[FloatArray, ...]:
         """The terms, in the order of `Term`."""
         worker, request, pair = self._figures(i, j)
-        seconds = formulas.seconds(worker, request[0], pair[0], placed, ARRAYS)
+        there = formulas.standing(worker, placed, ARRAYS)
+        seconds = formulas.seconds(there, request[0], pair[0], ARRAYS)
         wait, first, rest = seconds
-        in_flight, slots = worker[:2]
         _, output, long, weight, _, tpot_s, last, tail, variance = request
-        in_flight = in_flight + placed[0]
-        full = np.minimum(1.0, in_flight / slots)
         decode = output * rest
         own = first + decode
         blind = (1.0 + FIRST_TOKEN) * weight
         lost = formulas.lost_s(request, seconds, ARRAYS)
-        seen = worker, pair, placed, in_flight
         return (
             blind * wait,
             blind * (first - wait),
             weight * decode,
             tail * (own * own + variance * rest * rest),
-            formulas.others_s(*seen, (rest, tpot_s), ARRAYS),
-            full * full * own,
+            formulas.others_s(there, pair, (rest, tpot_s), ARRAYS),
+            there[9] * own,
             weight * lost,
             MAKESPAN * np.maximum(0.0, first + long * rest - last),
         )
@@ -168,14 +166,14 @@ class Pairs:
         Summed up by what they share, as a decision waits for it.
         """
         worker, request, pair = self._figures(i, j)
-        felt = formulas.seconds(worker, request[0], pair[0], placed, ARRAYS)
-        return self._where_allowed(
-            i, j, formulas.cost_s(worker, request, pair, placed, felt, ARRAYS)
-        )
+        there = formulas.standing(worker, placed, ARRAYS)
+        felt = formulas.seconds(there, request[0], pair[0], ARRAYS)
+        return self._where_allowed(i, j, formulas.cost_s(there, request, pair, felt, ARRAYS))
 
     def costs_at_first(self) -> FloatArray:
         """(n, m) those with nothing placed."""
-        total = formulas.cost_s(*self._figures(ALL, ALL), NOTHING, self._at_first, ARRAYS)
+        there, felt = self._at_first
+        total = formulas.cost_s(there, self._requests, self._pairs, felt, ARRAYS)
         return self._where_allowed(ALL, ALL, total)
 
     def _where_allowed(self, i: Index, j: Index, costs: FloatArray) -> FloatArray:
