@@ -115,12 +115,10 @@ async def test_a_child_that_dies_at_work_costs_only_what_it_would_have_found(
 ) -> None:
     assert planner.solver.pid is not None
     os.kill(planner.solver.pid, signal.SIGSTOP)
-    usual_s, planner.deadline_s = planner.deadline_s, PATIENCE_S  # it dies before it is late
     planning = asyncio.create_task(planner.plan(POOR))
     await asyncio.sleep(0.1)
     os.kill(planner.solver.pid, signal.SIGKILL)
     problem, plan = await planning
-    planner.deadline_s = usual_s
     check(problem, plan)
     assert plan.method is Method.HEURISTIC
     await solved(planner)
@@ -135,7 +133,6 @@ async def test_what_a_dead_child_held_is_closed_before_any_garbage_is_collected(
 
     gc.collect()
     gc.disable()
-    planner.deadline_s = PATIENCE_S  # it dies before it is late
     try:
         before = held()
         for at_work in (False, True):
