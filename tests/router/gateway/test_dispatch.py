@@ -172,9 +172,9 @@ async def test_who_cannot_start_soon_waits_at_the_gateway() -> None:
         placement = await made.dispatcher.place(first)
         await made.dispatcher.place(ticket("b"))
         waiting = asyncio.create_task(made.dispatcher.place(ticket("c")))
+        await until(lambda: made.dispatcher.unsent == 1)
         await asyncio.sleep(0.05)
         assert not waiting.done()
-        assert made.dispatcher.unsent == 1
         made.dispatcher.release(first, placement.worker)
         assert (await asyncio.wait_for(waiting, PATIENCE_S)).plan.reason == "worker_free"
         assert made.dispatcher.unsent == 0
@@ -209,7 +209,7 @@ async def test_who_leaves_while_waiting_takes_no_place() -> None:
         first = await made.dispatcher.place(ticket("a"))
         await made.dispatcher.place(ticket("b"))
         waiting = asyncio.create_task(made.dispatcher.place(ticket("c")))
-        await asyncio.sleep(0.05)
+        await until(lambda: made.dispatcher.unsent == 1)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         assert (made.dispatcher.unsent, len(first.worker.load)) == (0, 2)

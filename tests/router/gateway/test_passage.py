@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -18,7 +19,6 @@ from tests.faulty_server import (
     Answer,
     Call,
     FaultyServer,
-    after,
     chunk,
     good,
     never,
@@ -172,7 +172,14 @@ def test_comments_end_with_their_stream(answer: Answer) -> None:
 
 
 async def comments_end(answer: Answer) -> None:
-    with FaultyServer(after(0.3, answer), others=elsewhere) as server:
+    heard = threading.Event()
+
+    async def once_heard(call: Call) -> None:
+        while not heard.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await answer(call)
+
+    with FaultyServer(once_heard, others=elsewhere) as server:
         async with gateway(server.url) as (port, busy):
             while f'"{MODEL}"' not in await page(port, "/v1/models"):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -181,6 +188,7 @@ async def comments_end(answer: Answer) -> None:
                 asked(True).replace(b"\r\n\r\n", b"\r\nx-makespan-keepalive-s: 0.1\r\n\r\n")
             )
             told = await reader.readuntil(b": waiting")
+            heard.set()
             if answer is never:
                 writer.transport.abort()
             else:

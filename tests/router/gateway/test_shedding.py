@@ -205,12 +205,13 @@ async def test_who_has_not_begun_in_time_is_taken_back_from_an_agent() -> None:
     soon = Targets(0.1, 0.1)
     async with shed(slots=8) as made:
         (worker,) = made.half.workers
-        waiting, begun, gone, patient = [
-            (await made.place(targets))[0] for targets in (soon, soon, soon, NO_TARGETS)
-        ]
-        worker.load.progress(begun, 1)
+        begun, _ = await made.place(soon)
+        worker.load.progress(begun, 1)  # each before the loop turns: before its time is over
+        gone, _ = await made.place(soon)
         made.half.dispatcher.release(gone, worker)
         made.shedding.left(gone, worker)
+        patient, _ = await made.place(NO_TARGETS)
+        waiting, _ = await made.place(soon)  # whose time is over last
         await until(lambda: bool(made.recaller.asked))
         assert made.recaller.asked == [("w0", waiting, 1)]
         worker.state = None
