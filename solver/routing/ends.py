@@ -1,7 +1,8 @@
 """In which order prompts have left an engine: what it lets go of first, it needs room of first.
 
 Several routers hear of ends each in its own order, and what others tell comes later than what is
-answered here. But an engine makes a token of each answer at a time.
+answered here. But an engine makes a token of each answer at a time (one that guesses several, or
+takes memory from who runs, may let go in another order: then it is foreseen a little wrong).
 
 Rules:
 - who was taken in before another, and made no more tokens, has ended before it: of one iteration
