@@ -26,6 +26,7 @@ from collections.abc import Iterable, Sequence
 from math import inf
 
 from solver.routing.block_tree import Node
+from solver.routing.ends import Ends
 from solver.routing.foreseen import Coming, Foreseen
 from solver.routing.marks import MARKS, NAME_BYTES, Beginnings, Partings
 from solver.routing.prompt_tree import PromptTree
@@ -55,12 +56,14 @@ class CachedBlocks:
         self._live = dict[Coming | None, Node | None]()
         self._prompt: Beginnings | None = None
         self._coming: Coming | None = None
+        self._ends = Ends()
         self.clear()
 
     def clear(self) -> None:
         """It has nothing, and what it has from now on is known."""
         self.foreseen.clear()
         self._live.clear()
+        self._ends.clear()
         self._begin(0)
 
     def _begin(self, block_tokens: int) -> None:
@@ -96,8 +99,7 @@ class CachedBlocks:
                 self._tiers.mark(known, tier, frozenset())
             return
         if prompt is not self._prompt:
-            self._prompt = prompt
-            self._coming = self.foreseen.told(prompt.marks)
+            self._begin_prompt(prompt)
         if block_tokens != self._block_tokens and not self._take_size(block_tokens, len(blocks)):
             self.unknown += len(blocks)
             return
@@ -114,6 +116,12 @@ class CachedBlocks:
             self._tiers.mark(self._kept(blocks), tier, new)
         if self._is_full:
             self._bound()
+
+    def _begin_prompt(self, prompt: Beginnings) -> None:
+        """It is this prompt's blocks that are told of now."""
+        self._prompt, self._coming = prompt, self.foreseen.told(prompt.marks)
+        if self._coming is not None:
+            self._ends.told(self._coming)
 
     def _take_size(self, block_tokens: int, count: int) -> bool:
         """So many blocks are of another size: whether that is the one that counts from now on."""
@@ -181,13 +189,17 @@ class CachedBlocks:
         self._kept_of = None
         return coming
 
-    def left(self, coming: Coming) -> None:
-        """It is no more in the engine: what is there of it is the last to go from now on."""
+    def left(self, coming: Coming, made: int = 0) -> None:
+        """It is no more in the engine, which has made so many tokens of it, if somebody says so.
+
+        What is there of it is the last to go from now on, but for that of who has ended behind it.
+        """
         self.foreseen.left(coming)
-        if self._live.pop(coming, None) is not None and (
-            runs := self._runs(coming.marks, None, inf)
-        ):
-            self._tree.paths.use(runs[-1][0])
+        coming.made = made
+        if self._live.pop(coming, None) is not None:
+            for one in self._ends.ended(coming):
+                if runs := self._runs(one.marks, None, inf):
+                    self._tree.paths.use(runs[-1][0])
         self._kept_of = None
 
     def held_tokens(

@@ -31,16 +31,18 @@ MOST_UNTOLD = 64
 class Coming:
     """One prompt on its way: its marks, its tokens if they are found, and how many need room.
 
-    `sure`: its engine will tell of it. `sent` and `begun` say when, in turns; `told`: that has been
-    told; `over`: it is foreseen no more.
+    `sure`: its engine will tell of it. `sent`, `begun` and `told` say when, in turns; 0: it was not
+    told of. `made`: tokens of its answer, once all of it is there; 0: nobody says. `over`: it is
+    foreseen no more.
     """
 
-    __slots__ = ("begun", "marks", "need", "over", "sent", "sure", "tokens", "told")
+    __slots__ = ("begun", "made", "marks", "need", "over", "sent", "sure", "tokens", "told")
 
     def __init__(self, marks: bytes, tokens: int, need: int, sent: int, *, sure: bool) -> None:
         self.marks, self.tokens, self.need, self.sent, self.sure = marks, tokens, need, sent, sure
         self.begun: int | None = None
-        self.told = self.over = False
+        self.told = self.made = 0
+        self.over = False
 
 
 class Foreseen:
@@ -106,7 +108,8 @@ class Foreseen:
         first = next((one for one in there if not one.told), None)
         if first is None:
             return there[-1]
-        first.told = True
+        self._turn += 1
+        first.told = self._turn
         self._take_need(first)
         if first.begun is not None:
             self._remove(first)

@@ -152,7 +152,10 @@ class Attempts:
         """It has left a worker, however that has ended."""
         if self._shedding.on:
             self._shedding.left(ticket, worker)
-        self._dispatcher.release(ticket, worker, self._billing.bill(exchange, ticket, worker))
+        usage, one = exchange.usage, ticket.job.sequences == 1
+        made = usage.completion_tokens if usage is not None and one else 0
+        spent = self._billing.bill(exchange, ticket, worker)
+        self._dispatcher.release(ticket, worker, spent, made)
 
     def _leave(
         self, exchange: Exchange, ticket: Ticket, worker: Worker, error: WorkerUnreachable

@@ -77,8 +77,8 @@ class Told(Protocol):
         """Its first token has come."""
         ...
 
-    def left(self, request: HashedRequest) -> None:
-        """It has left, however."""
+    def left(self, request: HashedRequest, made: int) -> None:
+        """It has left, however; see `Prefixes.left`."""
         ...
 
 
@@ -166,13 +166,16 @@ class Prefixes:
         if worker.has_prefix_cache:
             self._sessions.answered(request, worker, tokens)
 
-    def left(self, request: HashedRequest) -> None:
-        """It has left its worker; perhaps it had not begun."""
+    def left(self, request: HashedRequest, made: int = 0) -> None:
+        """It has left its worker; perhaps it had not begun.
+
+        `made`: tokens of its one answer, if that is whole and the engine has counted them; else 0.
+        """
         if self._others is not None:
-            self._others.left(request)
+            self._others.left(request, made)
         if (there := self._told.pop(request, None)) is not None:
             told, coming = there
-            told.left(coming)
+            told.left(coming, made)
         if (brought := self._waiting.pop(request, None)) is None:
             return
         worker, blocks = brought

@@ -68,8 +68,8 @@ class Books(Protocol):
         """Its first token has come."""
         ...
 
-    def left(self, prompt: Foreign) -> None:
-        """It has left."""
+    def left(self, prompt: Foreign, made: int) -> None:
+        """It has left; see `Left`."""
         ...
 
 
@@ -99,7 +99,7 @@ class Heard:
             if (prompt := self._prompts.get(line.number)) is not None:
                 self._books.begun(prompt)
         elif isinstance(line, Left):
-            self._left(line.number)
+            self._left(line.number, line.made)
         elif isinstance(line, Held):
             self._hold(line.place, line.sums)
         elif isinstance(line, Waiting):
@@ -138,10 +138,10 @@ class Heard:
         )
         self._books.sent(prompt, worker)
 
-    def _left(self, number: int) -> None:
+    def _left(self, number: int, made: int = 0) -> None:
         prompt = self._prompts.pop(number, None)
         if prompt is not None:
-            self._books.left(prompt)
+            self._books.left(prompt, made)
 
     def _hold(self, place: str, sums: LoadSums) -> None:
         if sums == NOTHING:

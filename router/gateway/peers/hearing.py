@@ -68,9 +68,9 @@ class _Books:
         """Part of `Books`."""
         self._prefixes.begun(prompt)
 
-    def left(self, prompt: Foreign) -> None:
+    def left(self, prompt: Foreign, made: int) -> None:
         """Part of `Books`."""
-        self._prefixes.left(prompt)
+        self._prefixes.left(prompt, made)
 
 
 @dataclass(eq=False, slots=True)

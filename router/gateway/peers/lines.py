@@ -86,9 +86,13 @@ class Begun(Line, frozen=True, tag="begun"):
 
 
 class Left(Line, frozen=True, tag="left"):
-    """One that was sent has left its worker."""
+    """One that was sent has left its worker; tokens `made` of it, if that is known and it is whole.
+
+    Who was taken in before another, and made no more, has left the engine before it.
+    """
 
     number: _Number
+    made: _Tokens = 0
 
 
 class Held(Line, frozen=True, tag="held"):

@@ -178,11 +178,11 @@ class Sends:
             if self._listeners:
                 self._tell(Begun(told.number), own=told.own)
 
-    def left(self, request: SentRequest) -> None:
-        """It has left its worker, however; unknown ones are ignored."""
+    def left(self, request: SentRequest, made: int = 0) -> None:
+        """It has left its worker, however; unknown ones are ignored. `made`: see `Left`."""
         told = self._under_way.pop(request, None)
         if told is not None and self._listeners:
-            self._tell(Left(told.number), own=told.own)
+            self._tell(Left(told.number, made), own=told.own)
 
     def hold(self, place: str, sums: LoadSums) -> None:
         """This gateway has this at a worker; how far that is, is told now and then."""

@@ -218,12 +218,17 @@ class Dispatcher:
         if ticket.job.sequences == 1:
             self._workers.prefixes.answered(ticket, worker, tokens)
 
-    def release(self, ticket: Ticket, worker: Worker, spent: Spent = NOTHING) -> None:
-        """The request has left its worker, however it ended, and that has done so much for it."""
+    def release(
+        self, ticket: Ticket, worker: Worker, spent: Spent = NOTHING, made: int = 0
+    ) -> None:
+        """The request has left its worker, however it ended, and that has done so much for it.
+
+        `made`: see `Prefixes.left`.
+        """
         if self._rolling.shares.several:
             self._rolling.shares.settle(ticket, *spent, time.monotonic())
         worker.ended(ticket)
-        self._workers.prefixes.left(ticket)
+        self._workers.prefixes.left(ticket, made)
         if ticket.trial:
             self._workers.conditions.left(worker)
         if worker.leaving:  # log lines of that are not about the request

@@ -65,7 +65,7 @@ class Fleet:
         self.prefixes = Prefixes()
         for worker in self.workers.values():
             worker._prefix_cache = True
-        self.there = list[Foreign]()
+        self.there, self.made = list[Foreign](), list[int]()
 
     def find(self, place: str) -> Worker | None:
         return self.workers.get(place)
@@ -77,9 +77,10 @@ class Fleet:
     def begun(self, prompt: Foreign) -> None:
         self.prefixes.begun(prompt)
 
-    def left(self, prompt: Foreign) -> None:
+    def left(self, prompt: Foreign, made: int) -> None:
         self.there.remove(prompt)
-        self.prefixes.left(prompt)
+        self.made.append(made)
+        self.prefixes.left(prompt, made)
 
     def held(self) -> float:
         found = self.prefixes.cached_tokens([Request(99)], list(self.workers.values()))
@@ -139,9 +140,10 @@ def test_what_another_sends_is_foreseen_and_goes_with_it() -> None:
     assert link.fleet.held() == 0, "it had not begun"
     sends.sent(request, PLACES[0], marks=False)
     sends.begun(request)
-    sends.left(request)
+    sends.left(request, 8)
     link.read()
     assert link.fleet.held() == 500
+    assert link.fleet.made == [0, 8], "tokens of its answer, once it is whole"
     sends.sent(request, "http://nobody", marks=False)
     link.read()
     assert not link.fleet.there
@@ -312,6 +314,7 @@ def test_what_is_no_line_is_said_to_be_none(text: bytes) -> None:
         b"[1]",
         b'["left"]',
         b'["left", -1]',
+        b'["left", 1, -1]',
         b"[" * 16_000,
         b'["left", ' + b"[" * 16_000,
         b'["novelty", ' + b'{"a":' * 8000,

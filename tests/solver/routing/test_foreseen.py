@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solver.routing.cached_blocks import CachedBlocks
+from solver.routing.ends import Ends
 from solver.routing.foreseen import MOST_UNTOLD, Coming, Foreseen
 from solver.routing.marks import Beginnings, hash_ids
 from solver.routing.prefixes import BLOCK_TOKENS, ID_BYTES
@@ -160,26 +161,37 @@ def test_what_is_found_was_foreseen_when_it_was_sent(queue: int, late: int, shar
 class Gateways:
     """Two that send to one engine, each told by the other of what it sends: lines may be late.
 
-    So may the engine's events, for each by itself: `late` says by how many sends at most, of lines
-    and of events; ends of requests are lines. All requests of an engine end in any order.
+    So may the engine's events, for each by itself: by how many sends at most say `lines`, `events`
+    and `ends`, lines of requests that have ended. These end in any order, or, if all make as many
+    tokens, in the order in which the engine took them in; `told`: how many is told.
     """
 
-    def __init__(self, seed: int, lines: int, events: int, blocks: int = 128) -> None:
-        self.rng, self.lines, self.events = random.Random(seed), lines, events
-        self.pool, self.room = Pool(blocks), blocks * SIZE
+    def __init__(
+        self,
+        seed: int,
+        lines: int,
+        events: int,
+        ends: int = 0,
+        *,
+        alike: bool = False,
+        told: int = 0,
+    ) -> None:
+        self.rng, self.late = random.Random(seed), [lines, events, ends]
+        self.alike, self.told = alike, told
+        self.pool, self.room = Pool(128), 128 * SIZE
         self.caches = [CachedBlocks(1 << 20) for _ in range(2)]
         self.comings = [dict[Tokens, Coming](), dict[Tokens, Coming]()]
         self.queue = deque[tuple[Tokens, int]]()
         self.runs = dict[Tokens, tuple[int, list[int]]]()
         self.foreseen, self.known = dict[Tokens, float](), dict[Tokens, float]()
-        # By gateway, and of lines and of events: what waits there, in order, and until when.
-        self.waits = {(g, what): deque[tuple[int, Do]]() for g in range(2) for what in range(2)}
+        # By gateway, of lines, events and ends: what waits there, in order, and until when.
+        self.waits = {(g, what): deque[tuple[int, Do]]() for g in range(2) for what in range(3)}
         self.now = 0
         self.found = self.missed = self.apart = self.blind = 0.0
 
     def _later(self, gateway: int, what: int, do: Do) -> None:
-        waits, most = self.waits[gateway, what], (self.lines, self.events)[what]
-        due = self.now + self.rng.randint(0, most)
+        waits = self.waits[gateway, what]
+        due = self.now + self.rng.randint(0, self.late[what])
         waits.append((max(due, waits[-1][0] if waits else 0), do))
 
     def _settle(self) -> None:
@@ -187,9 +199,9 @@ class Gateways:
             while waits and waits[0][0] <= self.now:
                 waits.popleft()[1]()
 
-    def _line(self, own: int, do: Callable[[int], None]) -> None:
+    def _line(self, own: int, do: Callable[[int], None], what: int = 0) -> None:
         do(own)
-        self._later(1 - own, 0, lambda: do(1 - own))
+        self._later(1 - own, what, lambda: do(1 - own))
 
     def send(self, gateway: int, tokens: Tokens) -> None:
         """One is sent; what runs, waits and is told goes on meanwhile."""
@@ -210,7 +222,8 @@ class Gateways:
 
     def _admit(self, tokens: Tokens, gateway: int) -> None:
         if len(self.runs) == 3:
-            self.end(self.rng.choice(list(self.runs)))
+            runs = list(self.runs)
+            self.end(runs[0] if self.alike else self.rng.choice(runs))
         found, gone, names = self.pool.admit(tokens)
         self.runs[tokens] = gateway, names
         prompt = prompt_of(tokens)
@@ -234,7 +247,8 @@ class Gateways:
         """It has been answered."""
         gateway, names = self.runs.pop(tokens)
         self.pool.end(names)
-        self._line(gateway, lambda g: self.caches[g].left(self.comings[g].pop(tokens)))
+        made, what = self.told, 2 if self.late[2] else 0
+        self._line(gateway, lambda g: self.caches[g].left(self.comings[g].pop(tokens), made), what)
 
     def finish(self) -> None:
         """All is answered, and told."""
@@ -242,7 +256,7 @@ class Gateways:
             self._admit(*self.queue.popleft())
         for tokens in list(self.runs):
             self.end(tokens)
-        self.now += self.lines + self.events
+        self.now += sum(self.late)
         self._settle()
 
 
@@ -265,13 +279,49 @@ def test_two_that_tell_each_other_foresee_what_both_bring(
     assert both.apart <= share * both.found
     assert both.apart < both.blind
     assert lines or (abs(both.missed) <= 0.04 * both.found and 3 * both.apart < both.blind)
-    both.lines = both.events = 0
+    both.late = [0, 0, 0]
     both.send(0, next(some))
     both.finish()
     for cache in both.caches:
         assert {block for block in both.pool.cached if block in cache._where} == both.pool.cached
         assert len(cache) == len(both.pool.cached)
         assert (len(cache.foreseen), cache.foreseen.need) == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("ends", [2, 3])
+def test_who_was_taken_in_first_and_made_no_more_has_ended_first(seed: int, ends: int) -> None:
+    """Whenever others' ends are heard: what the engine lets go of first is pushed out first."""
+    apart = []
+    for told in (0, 8):
+        both, some = Gateways(seed, 0, 0, ends, alike=True, told=told), prompts(seed)
+        for _ in range(400):
+            both.send(both.rng.randrange(2), next(some))
+        apart.append(both.apart / both.found)
+    unknown, known = apart
+    assert known < 0.7 * unknown
+    assert known < 0.02
+
+
+@given(st.data(), st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=24))
+def test_ends_are_in_an_order_that_the_engine_can_have(
+    data: st.DataObject, taken: list[tuple[int, int]]
+) -> None:
+    """Whichever are heard first; tokens made are 0 where nobody says."""
+    comings = []
+    for k, (sent, made) in enumerate(taken):
+        coming = Coming(b"abc", 1, 0, sent, sure=True)
+        coming.told, coming.made = k if made != 3 else 0, made
+        comings.append(coming)
+    ends, order = Ends(), list[Coming]()
+    for coming in data.draw(st.permutations(comings)):
+        behind = ends.ended(coming)
+        kept = len(order) + 1 - len(behind)
+        assert behind == [coming, *order[kept:]]
+        order = [*order[:kept], *behind]
+    for k, one in enumerate(order):
+        for other in order[:k]:
+            assert not (0 < one.told < other.told and 0 < one.made <= other.made)
 
 
 def test_what_is_taken_for_room_was_used_least_lately_whatever_was_told_before() -> None:

@@ -80,10 +80,10 @@ class WorkerCache:
         for one, its in zip(self.streams, coming, strict=True):
             one.cache.foreseen.begun(its)
 
-    def left(self, coming: Sequence[Coming]) -> None:
-        """It has left; perhaps it had not begun."""
+    def left(self, coming: Sequence[Coming], made: int) -> None:
+        """It has left; perhaps it had not begun. Tokens `made` of it, or 0: see `CachedBlocks`."""
         for one, its in zip(self.streams, coming, strict=True):
-            one.cache.left(its)
+            one.cache.left(its, made)
 
     def count(self) -> dict[str, int]:
         """Of all its ranks: blocks known, blocks told of, and what went wrong."""
