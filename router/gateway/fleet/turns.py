@@ -19,9 +19,8 @@ from math import inf
 # A look at a dead address costs a millisecond: so many take a tenth of a core, and the first ones
 # half of it. At once are as many first ones as the largest fleet that is planned for.
 LOOKS_PER_S, FIRST_PER_S, AT_ONCE_S = 100.0, 500.0, 0.5
-
-
-LONG_S = 60.0  # who restarts is back sooner
+# Seconds after which who is down has been so for long: who restarts is back sooner.
+LONG_S = 60.0
 
 
 class Turns:
