@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 
 import pytest
 
@@ -45,9 +46,12 @@ async def test_who_has_the_lowest_rank_is_next_and_who_leaves_takes_no_turn(
 
     loop = asyncio.get_running_loop()
     await look("first", 0)
+    mine._next_s = inf  # until all have asked
     asked = {"dead": 9, "gone": 0, "longer dead": 12, "new": 0, "just lost": 1, "new, too": 0}
     tasks = {name: loop.create_task(look(name, rank)) for name, rank in asked.items()}
     await asyncio.sleep(0)
     tasks.pop("gone").cancel()
+    mine._next_s = -inf
+    mine._give()
     await asyncio.gather(*tasks.values())
     assert order == ["first", "new", "new, too", "just lost", "dead", "longer dead"]
